@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from everest.prepare.encode_settings import EncodeSettings, JobShare
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
-
-DEFAULT = EncodeSettings()
 
 Root = Annotated[
     str | None,
@@ -27,17 +24,11 @@ def encode(
     data: Root = None,
     short_side: Annotated[
         int, typer.Option("--short-side", min=16, help="Pixels, at most; smaller videos keep their size.")
-    ] = DEFAULT.short_side,
-    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = DEFAULT.gop,
+    ] = 256,  # our choice, for crops of 224
+    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = 12,
     crf: Annotated[
         int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")
-    ] = DEFAULT.crf,
-    fast_decode: Annotated[
-        bool, typer.Option("--fast-decode", help="Faster to read, a little larger (x264's fastdecode).")
-    ] = DEFAULT.fast_decode,
-    part: Annotated[
-        str, typer.Option("--shard", metavar="I/N", help="Only part I of N, for several machines.")
-    ] = "1/1",
+    ] = 18,  # visually close to the source
     workers: Annotated[
         int, typer.Option("--workers", min=0, help="Processes that encode; 0: one a core.")
     ] = 0,
@@ -48,43 +39,35 @@ def encode(
 ) -> None:
     """Encode videos again so that training reads them faster; prints the new lists and folder.
 
-    Worth it for large frames and distant keyframes; small files can grow, which the command reports.
+    Worth it for large frames and distant keyframes; small files can grow.
 
     Example: everest prepare encode train.csv test.csv --output small
     """
     import os
 
     from everest.lists.inputs import read_originals
-    from everest.prepare.encode import encode_videos, measure_gain, poor_gain
+    from everest.prepare.encode import encode_videos
+    from everest.prepare.encoding import EncodeSettings
 
-    settings = EncodeSettings(short_side=short_side, gop=gop, crf=crf, fast_decode=fast_decode)
     with Display(quiet=quiet) as display:
         encoded = encode_videos(
             list(read_originals(sources, data)),
             output,
-            settings,
-            part=JobShare.read(part),
+            EncodeSettings(short_side=short_side, gop=gop, crf=crf),
             workers=workers or os.cpu_count() or 1,
             timeout=timeout,
             overwrite=overwrite,
             report=display.report,
         )
-    pairs = [(source, str(file.path)) for source, file in encoded.files.items()]
-    document: dict[str, Any] = encoded.to_dict()
-    document["clips_per_second"] = measure_gain(pairs) if pairs else None
+    document = encoded.to_dict()
     print_json(document) if as_json else typer.echo("\n".join(document["lists"] or [str(output)]))
     if not quiet:
-        size, speed = document["bytes"], document["clips_per_second"]
+        size = document["bytes"]
         say(
             f"{document['videos']} videos, {document['encoded']} encoded now, "
             f"{len(document['failed'])} failed; "
             f"{size['before'] / 1e6:.1f} MB became {size['after'] / 1e6:.1f} MB"
         )
-        if speed:
-            say(f"clips per CPU second: {speed['before']:.1f} before, {speed['after']:.1f} after")
-            verdict = poor_gain(speed, encoded.files.values())
-            if verdict is not None:
-                say(verdict)
     if encoded.failed:
         raise typer.Exit(4)
 
@@ -107,8 +90,8 @@ def shard(
 
     Example: everest prepare shard train.csv --output shards
     """
-    from everest.lists.class_folders import refuse_split_folders
     from everest.lists.inputs import read_originals
+    from everest.lists.reading import refuse_split_folders
     from everest.prepare.shard import write_shards
 
     (videos,) = read_originals([source], data)

@@ -16,10 +16,6 @@ def index(
     folder: Annotated[
         Path, typer.Argument(parser=local_path, metavar="FOLDER", help="The data set: data.root of a recipe.")
     ],
-    layout: Annotated[
-        str | None,
-        typer.Option("--layout", metavar="NAME", help="ucf101, hmdb51, ssv2, kinetics, … [detected]."),
-    ] = None,
     annotations: Annotated[
         Path | None,
         typer.Option(
@@ -32,7 +28,6 @@ def index(
     split: Annotated[
         int, typer.Option("--split", min=1, max=3, help="The official split of UCF101, HMDB51.")
     ] = 1,
-    task: o.TaskName = None,
     output: o.ListsFolder = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -45,7 +40,7 @@ def index(
     from everest.prepare.index import index_folder, recipe_lines, write_index
     from everest.system.text import counted
 
-    result = index_folder(folder, annotations=annotations, layout=layout, split=split, task=task)
+    result = index_folder(folder, annotations=annotations, split=split)
     target = output or folder
     written = write_index(result, target, overwrite=overwrite)
     data, document = recipe_lines(result, target), result.to_dict()
@@ -55,11 +50,9 @@ def index(
         say(f"{result.layout}: {lists}{classes}")
         if result.notice is not None:
             say(result.notice)
-        if document["missing"] or document["extra"] or document["unlistable"]:
-            say(
-                f"{counted(document['missing'], 'video')} missing, {document['extra']} in no list, "
-                f"{document['unlistable']} with names that no list can hold: {written[-1]}"
-            )
+        if document["missing"] or document["extra"]:
+            missing = counted(document["missing"], "video")
+            say(f"{missing} missing, {document['extra']} in no list: {written[-1]}")
     if as_json:
         print_json(document | {"written": [str(path) for path in written], "data": data})
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,8 +15,6 @@ from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
     from everest.config.settings import DataSettings
-
-SHARES: Final = "70/15/15"  # of the videos in class folders; our choice: enough to test on in small sets
 
 
 def suggest(
@@ -180,8 +178,8 @@ class _DividedFolder:
     """The lists of class folders, made in a folder of their own and moved next to the recipe at the end."""
 
     def __init__(self, data: str, recipe: Path, *, group: str | None, overwrite: bool) -> None:
+        from everest.suggest.division import LabeledVideos
         from everest.system.storage import parse_location
-        from everest_cli.prepare_split import split_source
 
         root = parse_location(data)
         if not isinstance(root, Path):
@@ -195,16 +193,10 @@ class _DividedFolder:
         if self._folder.exists() and not overwrite:
             raise RecipeError(f"{self._folder}: exists; name another recipe, or use --overwrite")
         self._part = self._folder.with_name(f"{self._folder.name}.part")
-        self._group = group
         self.clear()
-        self._document = split_source(
-            root, shares=SHARES, group=group, root=root.absolute(), output=self._part, overwrite=False
-        )
-        self.lists = {
-            name: str(self._part / f"{name}.csv")
-            for name, row in self._document["lists"].items()
-            if row["videos"]
-        }
+        self._videos = LabeledVideos.read(root, root=root.absolute(), group=group)
+        self._lists = self._videos.split()
+        self.lists = self._videos.write(self._lists, self._part)
 
     def in_place(self, value: Any) -> Any:
         """A value or a section of the recipe, with the paths that the lists have after `move`."""
@@ -213,16 +205,17 @@ class _DividedFolder:
         return value.replace(str(self._part), str(self._folder)) if isinstance(value, str) else value
 
     def move(self, *, quiet: bool) -> None:
-        """Move the lists to their folder, and print their counts."""
-        from everest_cli.split_text import print_split
+        """Move the lists to their folder, and print their sizes."""
+        from everest.lists.sample import ListSize
 
         self._folder.mkdir(exist_ok=True)
         for name in ("train.csv", "val.csv", "test.csv", "classes.txt"):  # of an earlier recipe
             (self._folder / name).unlink(missing_ok=True)
         for file in self._part.iterdir():
             file.replace(self._folder / file.name)
-        if not quiet:
-            print_split(self._document | {"folder": self._folder}, group=self._group)
+        sizes = [f"{name}: {ListSize.of(samples)}" for name, samples in self._lists.items()]
+        for text in () if quiet else (*self._videos.notices, *sizes, f"lists: {self._folder}"):
+            say(text)
 
     def clear(self) -> None:
         """Remove the lists that were not moved."""

@@ -32,7 +32,7 @@ STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage
 DATA_SETS = {name: name.upper() for name in ("ucf101", "hmdb51", "ssv2", "kinetics", "oscc", "diving48")}
-DATA_SETS |= {"epic-kitchens-100": "EPIC", "finegym288": "FINEGYM"}
+DATA_SETS |= {"epic-kitchens-100": "EPIC"}
 # What makes a run of any recipe small; nothing else of a command is changed.
 SMALL = [
     *("data.size=32", "data.frames=4", "model.backbone=vit-tiny", "model.tubelet=[2, 8, 8]", "model.depth=1"),

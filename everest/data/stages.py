@@ -28,7 +28,7 @@ from everest.data.views import (
     ValidationViews,
 )
 from everest.errors import DataError, RecipeError
-from everest.lists.classes import Classes, certain_classes_notice
+from everest.lists.classes import Classes
 from everest.lists.labels import indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
@@ -119,8 +119,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True, training=True)
-    certain = certain_classes_notice(samples.samples, classes)
-    notices = _given(samples.notice, unused_validation(data), certain, *clips.notices)
+    notices = _given(samples.notice, unused_validation(data), *clips.notices)
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
     weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
     return replace(clips, notices=notices, heads=classes.heads, sample_weights=weights), classes

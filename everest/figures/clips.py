@@ -53,7 +53,7 @@ def _small_video(sample: Sample) -> bytes:
     timed = (TimedFrame(frame.contiguous().numpy(), number, 1 / shown) for number, frame in enumerate(small))
     with TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
-        write_timed_frames(clip, timed, shown, crf=QUALITY, gop=12, tune=None, comment="")
+        write_timed_frames(clip, timed, shown, crf=QUALITY, gop=12, comment="")
         return clip.read_bytes()
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from everest.config.heads import MULTI_LABEL, Head, Heads, Task, named_heads
+from everest.config.heads import Head, Heads, Task, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, first_names
-from everest.lists.labels import indices
+from everest.lists.labels import column_of, indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 
@@ -58,11 +58,6 @@ class Classes:
         """The names of the classes of a head, or their indices."""
         return [self.name(label) for label in range(head.outputs)]
 
-    def titles(self, head: Head, labels: Iterable[int]) -> list[str]:
-        """The names of some classes of a head, after the name of the head if there are several."""
-        start = f"{head.name} " if head.name else ""
-        return [start + self.name(label) for label in labels]
-
 
 def _scaled(head: Head, samples: SampleList, position: int) -> Head:
     """Returns a head of numbers with their mean and std; another head as it is."""
@@ -70,7 +65,7 @@ def _scaled(head: Head, samples: SampleList, position: int) -> Head:
         return head
     numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
     mean, std = float(numbers.mean()), float(numbers.std())
-    name = f"label.{head.name}" if head.name else "label"
+    name = column_of(head)
     if np.ptp(numbers) == 0:
         raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
     if std < SMALLEST_STD * abs(mean):
@@ -102,7 +97,7 @@ def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
     for position, head in enumerate(classes.heads):
         used = {label for sample in samples for label in indices(sample.labels[position])}
         count = 0 if head.task == "regression" else head.outputs
-        empty += classes.titles(head, (label for label in range(count) if label not in used))
+        empty += [f"{head.name} {classes.name(x)}".strip() for x in range(count) if x not in used]
     return empty
 
 
@@ -112,19 +107,3 @@ def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) 
     if not empty:
         return None
     return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {first_names(empty)}"
-
-
-def certain_classes_notice(samples: Sequence[Sample], classes: Classes) -> str | None:
-    """Returns a line about the multi-label classes that all samples have, which a model cannot learn."""
-    certain = []
-    for position, head in enumerate(classes.heads):
-        if head.task == MULTI_LABEL and samples:
-            common = set.intersection(*(set(indices(sample.labels[position])) for sample in samples))
-            certain += [f"'{name}'" for name in classes.titles(head, sorted(common))]
-    if not certain:
-        return None
-    one = len(certain) == 1
-    return (
-        f"all videos of data.train have the {'class' if one else 'classes'} {first_names(certain)}, so a "
-        f"model cannot learn {'it' if one else 'them'}"
-    )

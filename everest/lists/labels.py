@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -22,23 +22,21 @@ JOINED_BY: Final = "|"  # the classes of a multi-label cell
 NUMBERS: Final = "labels that are numbers need data.task regression (--task regression)"
 SEVERAL: Final = f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
 ONE_CLASS: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
-SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma"
+SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma, or has a header"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelRules:
     """The labels that a row may have."""
 
-    names: tuple[str, ...] = ()  # of the classes, in the order of their indices
-    num_classes: int | None = None  # indices are below; None: below the number of names, if there are any
-    task: Task = "single-label"  # of the only head
-    heads: Heads = ()  # if a sample has several labels
+    heads: Heads  # one for each label; the only one has no name; 0 outputs: any number of classes
+    names: tuple[str, ...] = ()  # of the classes of the only head, in the order of their indices
     of_model: bool = False  # whether a trained model fixes task and classes
 
     @property
-    def has_names(self) -> bool:
+    def may_name(self) -> bool:
         """Whether the classes may have names: several heads have none, and numbers are no classes."""
-        return not self.heads and self.task != "regression"
+        return not self.heads[0].name and self.heads[0].task != "regression"
 
     def read(self, row: ListRow) -> tuple[Label, ...]:
         """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
@@ -47,44 +45,41 @@ class LabelRules:
         is an integer, labels are read as names only. Several classes are joined by `|`; an empty cell has
         none. A number is a decimal.
         """
-        if self.heads:
-            return tuple(_label_of_head(head, row) for head in self.heads)
-        text = row.values.get("label")
-        if self.task == MULTI_LABEL:
-            return (_classes_in(text or "", self._index),)
+        return tuple(self._label(head, row) for head in self.heads)
+
+    def _label(self, head: Head, row: ListRow) -> Label:
+        column = column_of(head)
+        text = row.values.get(column)
+        if head.task == MULTI_LABEL:
+            parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
+            if "" in parts:
+                raise ValueError(f"{column} '{shown(text)}': nothing between two '{JOINED_BY}'")
+            classes = sorted(self._index(head, part) for part in parts)
+            if len(set(classes)) < len(classes):
+                raise ValueError(f"{column} '{shown(text)}' has a class twice")
+            return tuple(classes)
         if text is None:
-            raise ValueError(f"no label in {quoted(row.text)}; {self._no_label(row)}")
-        return (self._number(text) if self.task == "regression" else self._index(text),)
+            raise ValueError(f"no {column} in {quoted(row.text)}; {SEPARATED}")
+        return _number_in(column, text) if head.task == "regression" else self._index(head, text)
 
-    def _number(self, text: str) -> float:
-        try:
-            return _number_in("label", text)
-        except ValueError as problem:
-            if self.of_model and not is_number_like(text):
-                raise ValueError(f"{problem}; the model predicts numbers (regression)") from None
-            raise
-
-    def _no_label(self, row: ListRow) -> str:
-        """Returns why a row has no label, or what helps."""
-        if row.header is None or "label" not in row.header.names:
-            return SEPARATED
-        if self.task == "single-label":
-            return "the column label is empty; videos without a class need data.task multi-label"
-        return "the column label is empty"
-
-    def _index(self, text: str) -> int:
+    def _index(self, head: Head, text: str) -> int:
         """Returns the index of a class; raises ValueError if there is no such class."""
         if text in self._index_of:
             return self._index_of[text]
+        column = column_of(head)
         if not self._has_integer_names:
+            count = head.outputs or len(self.names)
             if is_integer(text):
-                return _in_range("label", int(text), self.num_classes or len(self.names))
+                if int(text) < 0 or 0 < count <= int(text):
+                    allowed = f"from 0 to {count - 1}" if count else "from 0"
+                    raise ValueError(f"{column} {text} is out of range: labels count {allowed}")
+                return int(text)
             if is_number_like(text):
-                kind = f"the model predicts classes ({self.task})" if self.of_model else NUMBERS
-                raise ValueError(f"label '{shown(text)}' is not an integer from 0; {kind}")
+                kind = f"the model predicts classes ({head.task})" if self.of_model else NUMBERS
+                raise ValueError(f"{column} '{shown(text)}' is not an integer from 0; {kind}")
         no_names = "; other labels are numbers, and data.classes is not set"
         hint = did_you_mean(text, self.names) if self.names else no_names
-        if self.task == "single-label" and JOINED_BY in text:
+        if head.task == "single-label" and JOINED_BY in text:
             hint = f"; {ONE_CLASS if self.of_model else SEVERAL}"
         raise ValueError(f"unknown class '{shown(text)}'{hint}")
 
@@ -118,52 +113,16 @@ def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
     return values
 
 
-def columns_of(heads: Iterable[str]) -> list[str]:
-    """Returns the columns of a list that hold the labels of several heads."""
-    return [f"{HEAD_PREFIX}{name}" for name in heads]
-
-
-def missing_columns(rows: Sequence[ListRow], heads: Heads) -> list[str]:
-    """Return the columns of heads that a list does not have."""
-    header = rows[0].header
-    columns = header.names if header is not None else tuple(rows[0].values)
-    return [name for name in columns_of(head.name for head in heads) if name not in columns]
-
-
-def _label_of_head(head: Head, row: ListRow) -> Label:
-    """Returns the label in the column of a head, whose classes have no names."""
-    (column,) = columns_of([head.name])
-    text = row.values.get(column, "")
-
-    def index(text: str) -> int:
-        if not is_integer(text):
-            raise ValueError(f"the column {column} needs a number")
-        return _in_range(column, int(text), head.outputs)
-
-    if head.task == MULTI_LABEL:
-        return _classes_in(text, index)
-    return _number_in(column, text) if head.task == "regression" else index(text)
-
-
-def _classes_in(text: str, index: Callable[[str], int]) -> tuple[int, ...]:
-    """Returns the indices of the classes of a multi-label cell, ascending."""
-    parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
-    if "" in parts:
-        raise ValueError(f"label '{shown(text)}': nothing between two '{JOINED_BY}'")
-    indices = sorted(map(index, parts))
-    if len(set(indices)) < len(indices):
-        raise ValueError(f"label '{shown(text)}' has a class twice")
-    return tuple(indices)
+def column_of(head: Head) -> str:
+    """Returns the column of a list that holds the labels of a head."""
+    return f"{HEAD_PREFIX}{head.name}" if head.name else "label"
 
 
 def _number_in(column: str, text: str) -> float:
     """Returns the number of a regression cell."""
     number = as_number(text)
-    if number is None:
-        point = "; write decimals with a point" if "," in text else ""
-        raise ValueError(f"{column} '{shown(text)}' is no number{point}")
-    if not text.isascii():  # float() accepts the digits of every script
-        raise ValueError(f"{column} '{shown(text)}' is no number; write it with the digits 0 to 9")
+    if number is None or not text.isascii():  # float() accepts the digits of every script
+        raise ValueError(f"{column} '{shown(text)}' is no number; write it as 1.5")
     if not isfinite(number) or "_" in text:
         raise ValueError(f"{column} '{shown(text)}' is no finite number")
     if abs(number) > LARGEST_NUMBER:
@@ -202,11 +161,3 @@ def is_integer(text: str) -> bool:
 def is_number_like(text: str) -> bool:
     """Whether a text means any number: `1.0`, `+1`, `1e3`, `nan` and `²` do, `1_0` does not."""
     return text.isnumeric() or (as_number(text) is not None and "_" not in text)
-
-
-def _in_range(name: str, label: int, num_classes: int) -> int:
-    """Returns the label if it is an index below `num_classes` (0: any index), else raises ValueError."""
-    if label < 0 or 0 < num_classes <= label:
-        allowed = f"from 0 to {num_classes - 1}" if num_classes else "from 0"
-        raise ValueError(f"{name} {label} is out of range: labels count {allowed}")
-    return label

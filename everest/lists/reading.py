@@ -7,32 +7,41 @@ A folder of images counts as a video.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Final
 
-from everest.config.heads import MULTI_LABEL, Heads, Task
-from everest.errors import DataError, did_you_mean, first_names
+from everest.config.heads import MULTI_LABEL, Head, Heads, Task
+from everest.errors import DataError, RecipeError, did_you_mean, first_names, shown
+from everest.lists.label_facts import find_task, found_notice, open_heads
 from everest.lists.labels import (
     JOINED_BY,
-    SEPARATED,
     SEVERAL,
     LabelRules,
-    columns_of,
-    missing_columns,
+    column_of,
     names_used,
 )
-from everest.lists.sample import Sample, refuse, samples_of_list
-from everest.lists.shards import INDEX_SUFFIX, find_index, read_index
-from everest.lists.text import ListRow, quoted, read_rows
-from everest.system.storage import Location
+from everest.lists.sample import Sample, sample_of_row
+from everest.lists.shards import find_index, read_index
+from everest.lists.text import ListRow, read_rows
+from everest.system.storage import Location, RemotePath, join_location
+from everest.system.text import is_unicode
 from everest.video.folders import (
     as_data_error,
+    cause_of_missing,
     loose_videos_notice,
     no_list,
+    split_folders,
     videos_by_subfolder,
     videos_under,
 )
+from everest.video.source import Member
+
+SHOWN: Final = 5  # problems that a message shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +50,13 @@ class SampleList:
 
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...] | None  # None: only the indices of the classes are known
-    rows: Sequence[ListRow] | None = None  # of each sample, if other columns are needed; None for a folder
-    notice: str | None = None  # about the columns of a sheet: which are read, and which are ignored
+    heads: Heads = ()  # one for each label of a sample; the only one has no name
+    notice: str | None = None  # about columns that are ignored, or a task that the labels show
+
+    @property
+    def task(self) -> Task:
+        """Of the first label."""
+        return self.heads[0].task if self.heads else "single-label"
 
 
 def read_samples(
@@ -56,8 +70,6 @@ def read_samples(
     labeled: bool = True,
     names_classes: bool = True,
     may_miss: bool = False,
-    class_column: str | None = None,
-    used_columns: Collection[str] = (),
 ) -> SampleList:
     """Read and check a list or a folder.
 
@@ -71,103 +83,142 @@ def read_samples(
         names_classes: whether names used in the source may define the classes. This holds for the training
             set only: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
-        class_column: the column of classes in a sheet; None finds it by its name.
-        used_columns: further columns that the caller reads, as written; the notice calls others ignored.
     """
-    rows = _rows(source, class_column)
-    rules = LabelRules(
-        names=tuple(classes or ()),
-        num_classes=num_classes,
-        task=task,
-        heads=heads,
-        of_model=not names_classes,
-    )
-    names: tuple[str, ...] = ()
-    if rows is None and labeled:
-        samples, names = _of_class_folders(source, rules)
-    elif rows is None:
-        samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
-        if not samples:
-            raise DataError(f"{source}: no videos in it")
-    elif labeled:
-        rules = _rules_of_list(source, rows, rules)
-        names = rules.names if rules.has_names else ()
-        samples = samples_of_list(source, rows, root, rules, may_miss=may_miss)
-    else:
-        samples = samples_of_list(source, rows, root, None, may_miss=may_miss)
-    header = rows[0].header if rows else None
-    notices = [header.notice(used=used_columns) if header else None]
-    if rows is None and labeled:
-        notices.append(loose_videos_notice(source))
-    if not classes and task == "single-label" and any(JOINED_BY in name for name in names):
-        notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
-    notice = "\n".join(text for text in notices if text is not None) or None
-    return SampleList(samples=samples, class_names=names or None, notice=notice)
-
-
-def _rows(source: Location, class_column: str | None) -> Sequence[ListRow] | None:
-    """The rows of a list or of the index of shards; None of a folder of videos."""
+    heads = heads or (Head(task=task, outputs=num_classes or 0),)
+    rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{no_list(source)}; set data.root, by --data DIR")
         index = find_index(source)
-        if index:
-            return read_index(index)
-        return read_rows(source, class_column=class_column) if source.is_file() else None
+        rows = read_index(index) if index else read_rows(source) if source.is_file() else None
+    return _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
 
 
-def read_list(path: Path, class_column: str | None = None) -> list[ListRow] | None:
-    """The rows of a list; None for a folder."""
-    with as_data_error(path):
-        if not path.exists():
-            raise DataError(f"{path}: no such list or folder")
-        if path.name.endswith(INDEX_SUFFIX):
-            raise DataError(f"{path}: an index of shards; name the list or folder that they were made from")
-        return read_rows(path, class_column=class_column) if path.is_file() else None
+def read_labeled(
+    source: Path,
+    *,
+    root: Path,
+    classes: Sequence[str] | None = None,
+    task: Task | None = None,
+    heads: Heads = (),
+    class_column: str | None = None,
+    group_column: str | None = None,
+    names_classes: bool = True,
+    may_miss: bool = False,
+) -> SampleList:
+    """Read a list or a folder with the labels and the task that it shows, as `everest prepare` does.
+
+    Args:
+        classes: names in the order of their indices; None: the names used in the source, sorted.
+        task: what a label is; None: as the labels show.
+        heads: known from another list; empty: as the columns `label.NAME` show.
+        class_column: the column of classes in a sheet; None finds it by its name.
+        group_column: the column of groups in a sheet; None: `group`.
+        names_classes: see `read_samples`.
+        may_miss: ignore missing videos, unless all of them are missing.
+    """
+    with as_data_error(source):
+        if not source.exists():
+            raise DataError(f"{source}: no such list or folder")
+        if find_index(source):
+            raise DataError(f"{source}: an index of shards; name the list or folder that they were made from")
+        is_list = source.is_file()
+        rows = read_rows(source, class_column=class_column, group_column=group_column) if is_list else None
+    if rows is None:
+        if class_column is not None or group_column is not None:
+            raise RecipeError(f"{source}: a folder, which has no columns")
+        refuse_split_folders(source)
+        found, header = task or "single-label", None
+        labeled = any(videos_by_subfolder(source).values())
+    else:
+        found, header = task or find_task(rows, names=classes or ()), rows[0].header
+        heads = heads or open_heads(rows)
+        labeled = header.has_classes if header else "label" in rows[0].values
+    heads = heads or (Head(task=found, outputs=0),)
+    rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
+    data = _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
+    notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
+    if header is not None and header.unassigned and not labeled:
+        notices.append(f"{header.no_classes(source)}; read without labels")
+    return replace(data, notice="\n".join(filter(None, notices)) or None)
+
+
+def _samples_of(
+    source: Location,
+    rows: Sequence[ListRow] | None,
+    root: Location,
+    rules: LabelRules | None,
+    *,
+    may_miss: bool,
+) -> SampleList:
+    """The samples of the rows of a list, or of a folder (None); rules of None ignore labels."""
+    names: tuple[str, ...] = ()
+    if rows is not None:
+        rules = rules and _rules_of_list(source, rows, rules)
+        samples = _samples_of_list(source, rows, root, rules, may_miss=may_miss)
+        names = rules.names if rules else ()
+        header = rows[0].header
+        notices = [header.notice() if header else None]
+    elif rules is not None:
+        samples, names = _of_class_folders(source, rules)
+        notices = [loose_videos_notice(source)]
+    else:
+        samples, notices = tuple(Sample(path=str(video.absolute())) for video in videos_under(source)), []
+        if not samples:
+            raise DataError(f"{source}: no videos in it")
+    if rules and rules.heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
+        notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
+    return SampleList(
+        samples=samples,
+        class_names=names or None,
+        heads=rules.heads if rules else (),
+        notice="\n".join(filter(None, notices)) or None,
+    )
 
 
 def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
     """The rules with the names of the classes; refuses a list without the labels that the rules need."""
     header = rows[0].header
-    missing = missing_columns(rows, rules.heads)
+    columns = header.names if header else tuple(rows[0].values)
+    missing = [column for head in rules.heads if head.name and (column := column_of(head)) not in columns]
     if missing and rows[0].member is None:  # the index of shards leaves out empty columns
-        columns = header.names if header else tuple(rows[0].values)
         raise DataError(
             f"{source}: the list has no column {', '.join(missing)}, which data.heads names; its columns are "
             f"{', '.join(columns)}"
         )
     if header and header.unassigned and not header.has_classes:
-        raise header.no_classes(source)
-    if rules.has_names:
-        names = rules.names or names_used(rows, rules.task)
-        _check_names(source, names, rules)
-        rules = replace(rules, names=names)
-    _refuse_empty_columns(source, rows, rules)
+        raise DataError(header.no_classes(source))
+    names = (rules.names or names_used(rows, rules.heads[0].task)) if rules.may_name else ()
+    _check_names(source, names, rules)
+    rules = replace(rules, names=names)
+    # A model that is not trained on the list may find no video with a class in it.
+    for head in rules.heads:
+        is_empty = not any(column_of(head) in row.values for row in rows)
+        if head.task == MULTI_LABEL and is_empty and not rules.of_model:
+            raise DataError(f"{source}: no video has a class in the column {column_of(head)}")
     return rules
 
 
 def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """The videos of the subfolders, and the names of the classes."""
-    if rules.heads:
-        columns = ", ".join(columns_of(head.name for head in rules.heads))
-        raise DataError(f"{folder}: data.heads needs a list with the columns {columns}")
-    if rules.task != "single-label":
+    (head, *others) = rules.heads
+    if others or head.name or head.task != "single-label":
         raise DataError(
-            f"{folder}: data.task {rules.task} needs a list; a class folder gives one class to a video"
+            f"{folder}: data.heads, or data.task {head.task}, needs a list; a class folder gives one class "
+            "to a video"
         )
     by_class = videos_by_subfolder(folder)
     names = rules.names or tuple(by_class)
     _check_names(folder, names, rules)
     if not by_class:
         raise DataError(f"{folder}: no subfolders; a folder of labeled videos has one for every class")
-    unknown = [name for name in by_class if name not in names]
-    lines = [f"{folder / name}: unknown class{did_you_mean(name, names)}" for name in unknown]
-    refuse(lines, "classes are unknown")
+    unknown = [name for name, videos in by_class.items() if videos and name not in names]
+    _refuse([f"{folder / name}: unknown class{did_you_mean(name, names)}" for name in unknown])
     if not any(by_class.values()):
         raise DataError(f"{folder}: no videos in its {len(by_class)} subfolders")
     fix = "no videos in this class folder; remove it, or name the classes in data.classes"
-    empty = [f"{folder / name}: {fix}" for name, videos in by_class.items() if not videos]
-    refuse([] if rules.names else empty, "class folders are empty")
+    empty = [name for name, videos in by_class.items() if not videos and name not in rules.names]
+    _refuse([f"{folder / name}: {fix}" for name in empty])
     samples = tuple(
         Sample(path=str(video.absolute()), labels=(label,))
         for label, name in enumerate(names)
@@ -176,42 +227,111 @@ def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample
     return samples, names
 
 
+def refuse_split_folders(folder: Location) -> None:
+    """Raise DataError if a folder has subfolders named train, val or test, which are no classes."""
+    splits = split_folders(folder)
+    if splits:
+        raise DataError(
+            f"{folder}: its folders {', '.join(sorted(splits.values()))} are lists, not classes; `everest "
+            f"prepare index {shlex.quote(str(folder))}` writes these lists"
+        )
+
+
 def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> None:
     """Raise DataError if these names, given or used in the source, cannot be the classes."""
-    first = first_names(names)
+    first, head = first_names(names), rules.heads[0]
     if names and rules.of_model and not rules.names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "
             "no class names; set data.classes or use numbers"
         )
-    if names and rules.num_classes not in (None, len(names)):
-        raise DataError(
-            f"{source}: data.num_classes is {rules.num_classes}, there are {len(names)} ({first})"
-        )
+    if names and head.outputs not in (0, len(names)):
+        raise DataError(f"{source}: data.num_classes is {head.outputs}, there are {len(names)} ({first})")
     for name in names:
-        if rules.task == MULTI_LABEL and JOINED_BY in name:
+        if head.task == MULTI_LABEL and JOINED_BY in name:
             raise DataError(
                 f"{source}: the class '{name}' has a '{JOINED_BY}' in its name, which joins classes; "
                 "rename it"
             )
 
 
-def _refuse_empty_columns(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> None:
-    """Raise DataError if a label column is empty in every row; single cells may be, for multi-label.
+def _samples_of_list(
+    file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, may_miss: bool
+) -> tuple[Sample, ...]:
+    """The samples of a list; raises DataError with the first wrong rows, or the first missing videos."""
+    samples: list[Sample] = []
+    problems: list[str] = []
+    class_of: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its first row
+    for row in rows:
+        try:
+            sample = sample_of_row(row, root, rules.read(row) if rules else ())
+            samples.append(sample)
+            if len(sample.labels) == 1 and isinstance(sample.labels[0], int):
+                label, first = class_of.setdefault(sample.video_id, (sample.labels[0], row))
+                if label != sample.labels[0]:
+                    here, there = (shown(each.values.get("label", "")) for each in (row, first))
+                    raise ValueError(
+                        f"{sample.video_id} has the class '{here}' here and '{there}' in line "
+                        f"{first.where.rpartition(':')[2]}; keep one of the rows"
+                    )
+        except ValueError as problem:
+            problems.append(f"{row.where}: {problem}")
+    _refuse(problems)
+    videos = {sample.path: sample.video for sample in samples}
+    # The shards that an index names are known to be there.
+    files = {path: video for path, video in videos.items() if not isinstance(video, Member)}
+    missing = _missing(files)
+    absent = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.path in missing]
+    causes = [_cause(file, row, root, files[sample.path]) for row, sample in absent[:SHOWN]]
+    if files and len(missing) == len(files):
+        raise DataError(
+            f"{file}: none of its {len(files)} videos exists, first {absent[0][1].path}{causes[0]}; paths "
+            f"are relative to {root}; name their folder by --data DIR"
+        )
+    if not may_miss:
+        lines = [f"{row.where}: {missing[sample.path]}" for row, sample in absent]
+        lines[:SHOWN] = [line + cause for line, cause in zip(lines, causes, strict=False)]
+        _refuse(lines)
+    return tuple(samples)
 
-    A model that is not trained on the list may find no video with a class in it.
-    """
-    nothing, trains = "so there is nothing to learn", not rules.of_model
-    if not rules.heads and not any("label" in row.values for row in rows):
-        header = rows[0].header
-        is_column = header is not None and "label" in header.names
-        if is_column and rules.task == MULTI_LABEL:
-            if trains:
-                raise DataError(f"{source}: the column label is empty in all rows, {nothing}")
-            return
-        reason = "the column label is empty in all rows" if is_column else SEPARATED
-        raise DataError(f"{rows[0].where}: no label in {quoted(rows[0].text)}; {reason}")
-    for head in rules.heads:
-        (column,) = columns_of([head.name])
-        if trains and head.task == MULTI_LABEL and not any(column in row.values for row in rows):
-            raise DataError(f"{source}: no video has a class in the column {column}, {nothing}")
+
+def _cause(file: Location, row: ListRow, root: Location, video: Location) -> str:
+    """Why a video of a list is missing, as far as it is known."""
+    if not is_unicode(str(video)):
+        return f"; {file} is not in UTF-8, save it in that encoding"
+    next_to_list = join_location(file.absolute().parent, row.values["path"])
+    with suppress(OSError):
+        if next_to_list.exists():
+            return (
+                f", but there is {next_to_list}: paths are not relative to the list, but to --data ({root})"
+            )
+    return cause_of_missing(video)
+
+
+def _missing(videos: Mapping[str, Location]) -> dict[str, str]:
+    """The paths of a list without a video, and why."""
+    missing = {}
+
+    @cache  # lists each folder of a storage once
+    def children(folder: RemotePath) -> set[RemotePath]:
+        try:
+            return set(folder.iterdir())
+        except FileNotFoundError:
+            return set()
+
+    for path, video in sorted(videos.items()):
+        try:
+            exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
+        except OSError as error:  # a name that is too long, a folder that may not be entered
+            missing[path] = f"cannot look for {path}: {error.strerror}"
+        else:
+            if not exists:
+                missing[path] = f"no file {path}"
+    return missing
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    """Raise DataError if there are problems: the first of them, and their number if there are more."""
+    more = [f"… {len(problems)} in all"] if len(problems) > SHOWN else []
+    if problems:
+        raise DataError("\n".join([*problems[:SHOWN], *more]))

@@ -23,7 +23,6 @@ from everest.video.folders import (
     missing,
     no_list,
     split_folders,
-    subfolders,
     videos_under,
 )
 
@@ -107,20 +106,17 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
         folder = key if is_key else split_folders(root, labeled=labeled).get(key)
         if folder is not None:
             return root / folder, f"{root}: no {source}, so the folder {folder} is read"
-    folders, any_video = subfolders(root), next(videos_under(root), None) is not None
+    any_video = next(videos_under(root), None) is not None
     is_open = data.num_classes is None and data.heads is None and data.classes is None
-    to_divide = is_open and not split_folders(root)
-    command = f"everest prepare {'split' if to_divide else 'index'} {shlex.quote(str(root))}"
+    verb = "split" if is_open and not split_folders(root) else "index"
+    command = f"everest prepare {verb} {shlex.quote(str(root))}"
     if any_video and not labeled and is_open:
         return root, (
             f"{root}: no {source}, so all videos below it are used; `{command}` makes lists that keep test "
             "videos apart"
         )
-    problem = f"{no_list(location)}; set data.root, by --data DIR"
-    if any_video and (folders or not labeled):
-        from_what = f" from its {len(folders)} folders" if folders and to_divide else ""
-        problem += f", or run `{command}`, which writes {source}{from_what}; then repeat this command"
-    raise DataError(problem)
+    fix = f", or run `{command}`, which writes {source}; then repeat this command" if any_video else ""
+    raise DataError(f"{no_list(location)}; set data.root, by --data DIR{fix}")
 
 
 def unused_validation(data: DataSettings) -> str | None:

@@ -12,14 +12,14 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError
-from everest.lists.header import COLUMNS, Header, find_header, is_header, looks_like_header
+from everest.lists.header import COLUMNS, Header, find_header, is_header
 from everest.system.storage import Location
-from everest.system.text import is_unicode
-from everest.video.folders import VIDEO_SUFFIXES, as_data_error, refuse_video
+from everest.system.text import counted, is_unicode
+from everest.video.folders import as_data_error, refuse_video
 from everest.video.source import Member
 
 _NUL: Final = re.compile("\0")  # in no name of a file
@@ -41,11 +41,14 @@ class ListRow:
     header: Header | None = None  # of the list
 
 
-def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRow]:
+def read_rows(
+    file: Location, *, class_column: str | None = None, group_column: str | None = None
+) -> list[ListRow]:
     """Reads the rows of a list.
 
     Args:
         class_column: the column of classes in a sheet; None finds it by its name.
+        group_column: the column of groups in a sheet; None: `group`.
     """
     lines = read_lines(file, any_names=True)
     if not lines:
@@ -57,37 +60,21 @@ def read_rows(file: Location, *, class_column: str | None = None) -> list[ListRo
                 "(a path that begins with # is written ./#…)"
             )
     fields_of_lines = _split(file, lines)
-    header = find_header(f"{file}:{lines[0][0]}", fields_of_lines, class_column=class_column)
+    header = find_header(
+        f"{file}:{lines[0][0]}", fields_of_lines, class_column=class_column, group_column=group_column
+    )
+    columns: Sequence[str] = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
     if header is not None:
-        columns: Sequence[str] = header.names
-        lines, fields_of_lines = lines[1:], fields_of_lines[1:]
-    else:
-        columns = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
-        if all(PurePath(line.rpartition(";")[0]).suffix.lower() in VIDEO_SUFFIXES for _, line in lines):
-            raise DataError(
-                f"{file}:{lines[0][0]}: fields are separated by ';', which needs a header; add the line "
-                "path;label on top"
-            )
-        if looks_like_header(fields_of_lines):
-            raise DataError(
-                f"{file}:{lines[0][0]}: {quoted(lines[0][1])} looks like a header with an unknown column; "
-                "name its columns path and label"
-            )
+        columns, lines, fields_of_lines = header.names, lines[1:], fields_of_lines[1:]
     if not lines:
         raise DataError(f"{file}: the list has a header and no line under it")
     rows = []
     for (number, line), fields in zip(lines, fields_of_lines, strict=True):
         if len(fields) != len(columns):
-            fix = "quote paths with spaces, or separate by tabs; further columns need a header"
-            if len(fields) < len(columns):
-                fix = "fill in what is missing, separated like the other lines"
-            elif not fields[-1]:
-                fix = "the line ends in a separator: remove it"
-            elif len(fields) == 3 and fields[1].isdecimal() and fields[2].isdecimal():
-                fix = "of `path frames label` leave out the number of frames; further columns need a header"
             raise DataError(
-                f"{file}:{number}: {len(fields)} field{'s' if len(fields) > 1 else ''} where "
-                f"{', '.join(columns)} are expected; {fix}; the line is {quoted(line)}"
+                f"{file}:{number}: {counted(len(fields), 'field')} where {', '.join(columns)} are expected; "
+                "quote paths with spaces, or separate by tabs; further columns need a header; the line is "
+                f"{quoted(line)}"
             )
         values = {column: value for column, value in zip(columns, fields, strict=True) if value}
         if not all(is_unicode(value) for column, value in values.items() if column != "path"):

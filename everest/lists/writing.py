@@ -10,8 +10,8 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, Label, columns_of, indices, is_integer, is_number_like
+from everest.lists.header import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
+from everest.lists.labels import JOINED_BY, Label, indices, is_integer, is_number_like
 from everest.lists.sample import Sample
 from everest.system.files import atomic_file, refuse_inputs
 from everest.system.text import is_file_name, is_unicode
@@ -60,7 +60,7 @@ def write_list(
     refuse_unlistable(samples)
     columns = ["path"]
     if any(sample.labels for sample in samples):
-        columns += columns_of(heads) or ["label"]
+        columns += [f"{HEAD_PREFIX}{name}" for name in heads] or ["label"]
     segment = [
         name for name in SEGMENT_COLUMNS if any(getattr(sample, name) is not None for sample in samples)
     ]

@@ -1,208 +1,161 @@
-"""Check a data set before a run: every video decoded completely, labels, lengths, copies.
+"""Check a data set before a run: every video decoded completely, lengths, classes, copies.
 
 The result of each file is kept in a journal, so a check that was killed is resumed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from everest.config.heads import Task
+from everest.errors import DataError
 from everest.inference.journal import open_journal
-from everest.lists.checked import CheckedList, CheckedSample
-from everest.lists.labels import LabelRules
+from everest.lists.label_facts import count_classes
+from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.prepare.examine import Inspection, examine, min_median_max, num_frames
-from everest.prepare.label_checks import (
-    check_labels,
-    class_counts,
-    number_counts,
-    rare_classes,
-    training_source,
-)
 from everest.system.events import Report, notice
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import NO_SECONDS
 
 JOURNAL: Final = "checked_videos.jsonl"
+RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
 _INSPECTION: Final = TypeAdapter(Inspection)
-
-Kind = Literal["listed", "file", "frames"]
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """One of several rows with the same content."""
-
-    source: CheckedList
-    row: CheckedSample
-
-    @property
-    def scope(self) -> Hashable:
-        """Rows are compared if this is equal: the segment and, for pre-training, the list."""
-        sample = self.row.sample
-        own_list = self.source.path if self.source.pretrains else None
-        return sample.start, sample.end, sample.start_frame, sample.end_frame, own_list
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duplicate:
-    """Rows with the same content.
-
-    listed: the same file and segment; file: files with the same bytes; frames: the same number of frames and
-    the same first frames (everest.prepare.examine.COMPARED), as in a copy in another container.
-    """
-
-    kind: Kind
-    copies: Sequence[Copy]
-
-    @property
-    def leaks(self) -> bool:
-        """Whether several lists have a copy, so that a model is evaluated on training videos."""
-        return len({copy.source.path for copy in self.copies}) > 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """For scripts."""
-        labels = {copy.row.sample.labels for copy in self.copies if copy.row.sample.labels}
-        return {
-            "kind": self.kind,
-            "videos": list(dict.fromkeys(copy.row.sample.video_id for copy in self.copies)),
-            "lists": list(dict.fromkeys(str(copy.source.path) for copy in self.copies)),
-            "rows": [copy.row.where for copy in self.copies],
-            "leak": self.leaks,
-            "labels_differ": len(labels) > 1,
-        }
-
-
-def find_duplicates(sources: Sequence[CheckedList], inspections: Mapping[str, Inspection]) -> list[Duplicate]:
-    """All duplicates, the surest kind first; rows joined by one kind count as one row for the next.
-
-    A list for pre-training is compared with itself only.
-    """
-    copies = [Copy(source, row) for source in sources for row in source.rows]
-    duplicates: list[Duplicate] = []
-    kinds: tuple[tuple[Kind, Callable[[Sample, Inspection], Hashable]], ...] = (
-        ("listed", lambda sample, inspection: sample.path),
-        ("file", lambda sample, inspection: inspection.content),
-        (
-            "frames",
-            lambda sample, inspection: inspection.beginning and (inspection.beginning, inspection.frames),
-        ),
-    )
-    for kind, key_of in kinds:
-        groups: dict[Hashable, list[Copy]] = {}
-        for copy in copies:
-            sample = copy.row.sample
-            key = key_of(sample, inspections[sample.path])
-            if key is not None:
-                groups.setdefault((key, copy.scope), []).append(copy)
-        duplicates += [Duplicate(kind=kind, copies=group) for group in groups.values() if len(group) > 1]
-        repeated = {id(copy) for group in groups.values() for copy in group[1:]}
-        copies = [copy for copy in copies if id(copy) not in repeated]
-    return duplicates
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """The result of a check."""
 
-    sources: Sequence[CheckedList]
+    lists: Mapping[str, SampleList]  # by name; the first is the training list
     inspections: Mapping[str, Inspection]  # by path, in the order of the lists
     bad: Mapping[str, str]  # video (or segment) to what is wrong with it
-    labels: Sequence[str]  # what is wrong with the labels
-    unused_classes: Sequence[str]
-    task: Task
-    classes: Sequence[Mapping[str, Any]]  # videos of each, see `class_counts`
-    rare_classes: Sequence[Mapping[str, Any]]  # in the training list
-    numbers: Mapping[str, Mapping[str, float]]  # see `number_counts`
     short: Mapping[str, int]  # frames of each video that is shorter than a clip
-    duplicates: Sequence[Duplicate]
+    duplicates: Sequence[Mapping[str, Any]]  # see `find_duplicates`
 
     @property
-    def leaks(self) -> list[Duplicate]:
-        return [duplicate for duplicate in self.duplicates if duplicate.leaks]
+    def leaks(self) -> int:
+        """The duplicates that are in several lists, so that a model is evaluated on training videos."""
+        return sum(duplicate["leak"] for duplicate in self.duplicates)
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts. The same for an interrupted and an uninterrupted check."""
         good = [inspection for inspection in self.inspections.values() if inspection.reason is None]
-        lengths = [inspection.length for inspection in good if inspection.length is not None]
+        lengths = [inspection.seconds for inspection in good if inspection.seconds is not None]
+        classes = _class_counts(self.lists)
+        training = next(iter(self.lists))
+        rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
         return {
             "checked": len(self.inspections),
             "ok": len(good),
             "bad": [{"path": path, "reason": reason} for path, reason in self.bad.items()],
             "frames": min_median_max([inspection.frames for inspection in good]),
             "seconds": min_median_max(lengths),
-            "duplicates": [duplicate.to_dict() for duplicate in self.duplicates],
-            "leaks": len(self.leaks),
-            "labels": list(self.labels),
-            "unused_classes": list(self.unused_classes),
-            "task": self.task,
-            "classes": list(self.classes),
-            "rare_classes": list(self.rare_classes),
-            "numbers": dict(self.numbers),
+            "duplicates": list(self.duplicates),
+            "leaks": self.leaks,
+            "task": self.lists[training].task,
+            "classes": classes,
+            "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda x: x["videos"]),
             "short": [{"path": path, "frames": frames} for path, frames in self.short.items()],
         }
 
 
-def check_sources(
-    sources: Sequence[CheckedList],
-    rules: LabelRules,
+def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
+    """The videos of each class in each list, also of known classes that no video has."""
+    first = next(iter(lists.values()))
+    rows = []
+    for position, head in enumerate([head.name for head in first.heads] or [""]):
+        counts = {
+            name: count_classes(sample.labels[position] for sample in data.samples if sample.labels)
+            for name, data in lists.items()
+        }
+        known = range(len(first.class_names or ()))
+        for index in sorted(set(known).union(*counts.values())):
+            title = first.class_names[index] if first.class_names else str(index)
+            found = {name: count[index] for name, count in counts.items() if count[index]}
+            rows.append({"class": f"{head} {title}".strip(), "videos": sum(found.values()), "lists": found})
+    return rows
+
+
+def find_duplicates(
+    lists: Mapping[str, SampleList], inspections: Mapping[str, Inspection], *, apart: str | None = None
+) -> list[dict[str, Any]]:
+    """The samples with the same segment of the same file, or of files with the same bytes.
+
+    Args:
+        apart: a list that may repeat the videos of others (for pre-training); only its own are compared.
+    """
+    copies: dict[Hashable, list[tuple[str, Sample]]] = {}
+    for name, data in lists.items():
+        for sample in data.samples:
+            content = inspections[sample.path].content or sample.path
+            segment = (sample.start, sample.end, sample.start_frame, sample.end_frame)
+            copies.setdefault((content, segment, name == apart), []).append((name, sample))
+    return [
+        {
+            "videos": list(dict.fromkeys(sample.video_id for _, sample in group)),
+            "lists": list(dict.fromkeys(name for name, _ in group)),
+            "leak": len({name for name, _ in group}) > 1,
+            "labels_differ": len({sample.labels for _, sample in group if sample.labels}) > 1,
+        }
+        for group in copies.values()
+        if len(group) > 1
+    ]
+
+
+def check_lists(
+    lists: Mapping[str, SampleList],
     *,
     span: int | None,
     fps: float | None = None,
+    apart: str | None = None,
     journal: Path,
     workers: int,
     limit: float,
     report: Report,
     restart: bool = False,
-    training: Path | None = None,
 ) -> Check:
     """Decode all videos and compare the results with the lists.
 
     Args:
+        lists: by name; the first is the one that models are trained on.
         span: frames from the first to the last of a clip; None accepts any length.
         fps: frames per second that `span` counts; None: of each file.
+        apart: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
         restart: forget the results in the journal.
         workers: processes that decode.
         limit: seconds for a video.
-        training: the path of the source that models are trained on; None: as the names of the lists show.
     """
-    paths = list(dict.fromkeys(row.sample.path for source in sources for row in source.rows))
+    samples = [sample for data in lists.values() for sample in data.samples]
+    for sample in samples:
+        if sample.member is not None:
+            raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
+    paths = list(dict.fromkeys(sample.path for sample in samples))
     inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
     bad = {path: result.reason for path, result in inspections.items() if result.reason is not None}
     short = {}
-    for sample in (row.sample for source in sources for row in source.rows):
+    for sample in samples:
         result = inspections[sample.path]
         if result.reason is None:
-            frames = num_frames(sample, result.frames, result.length)
-            if result.length is None and (sample.start, sample.end) != (None, None):
+            frames = num_frames(sample, result.frames, result.seconds)
+            if result.seconds is None and (sample.start, sample.end) != (None, None):
                 bad[sample.video_id] = NO_SECONDS
             elif frames <= 0:
-                has = f"{result.frames} frames" + (f" in {result.length:.2f} s" if result.length else "")
+                has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
                 bad[sample.video_id] = f"no frame is in the segment; the video has {has}"
-            elif span and (counted := num_frames(sample, result.frames, result.length, fps)) < span:
+            elif span and (counted := num_frames(sample, result.frames, result.seconds, fps)) < span:
                 short[sample.video_id] = counted
-    trained = next((source for source in sources if source.path == training), None)
-    trained = trained or training_source(sources)
-    label_problems, unused_classes = check_labels(sources, rules, training=trained)
     return Check(
-        sources=sources,
+        lists=lists,
         inspections=inspections,
         bad=bad,
-        labels=label_problems,
-        unused_classes=unused_classes,
-        task=rules.task,
-        classes=class_counts(sources, rules),
-        rare_classes=rare_classes(trained, rules),
-        numbers=number_counts(sources),
         short=short,
-        duplicates=find_duplicates(sources, inspections),
+        duplicates=find_duplicates(lists, inspections, apart=apart),
     )
 
 

@@ -1,26 +1,19 @@
-"""Encode many videos again for training, in several processes and on several machines if needed.
+"""Encode many videos again for training, in several processes.
 
 Finished files are kept: a file records how it was made, and appears under its name only when it is complete.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from statistics import median
 from typing import Any, Final
 
-from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
-from everest.data.views import PretrainViews
 from everest.errors import RecipeError
 from everest.lists.header import COLUMNS
 from everest.lists.inputs import SourceList
-from everest.lists.sample import Sample
-from everest.prepare.encode_settings import EncodeSettings, JobShare
-from everest.prepare.encoding import EncodedFile, encode_video
+from everest.prepare.encoding import EncodedFile, EncodeSettings, encode_video
 from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
@@ -28,14 +21,7 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.video.file_processes import Failure, map_apart
 from everest.video.stream import VideoError
 
-MARK: Final = ".encode-"  # prefix of hidden files whose names hold the settings and the job share
-VIDEOS: Final = 16  # to measure, spread over the list
-ROUNDS: Final = 3  # after one in which the files are opened for the first time
-TRIED: Final = 8  # our choice: videos after which the gain is measured for the first time
-LEAST_GAIN: Final = 1.1  # our choice: of clips per second, below which encoding is not worth it
-VIEWS: Final = PretrainViews(  # the clips of most recipes
-    frames=16, stride=4, size=(224, 224), flip=True, sampling="dense", views_per_decode=1
-)
+MARK: Final = ".encode-"  # prefix of hidden files whose names hold the settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +30,7 @@ class EncodeSummary:
 
     files: dict[str, EncodedFile]  # by source
     failed: list[tuple[str, str]]  # source and reason
-    lists: list[Path]  # the new lists; a part of the videos has none
+    lists: list[Path]  # the new lists
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON."""
@@ -66,65 +52,38 @@ def encode_videos(
     output: Path,
     settings: EncodeSettings,
     *,
-    part: JobShare,
     workers: int,
     timeout: float,
     overwrite: bool,
     report: Report,
 ) -> EncodeSummary:
-    """Encode all videos of lists and folders, or a part of them.
+    """Encode all videos of lists and folders.
 
     Args:
         timeout: seconds for a video.
     """
     targets = name_targets(originals, output)
-    fast = "-fast" if settings.fast_decode else ""
-    mark = f"{MARK}{settings.short_side}-{settings.gop}-{settings.crf}{fast}-part-"
+    mark = output / f"{MARK}{settings.short_side}-{settings.gop}-{settings.crf}"
     _check_output(originals, output, mark, overwrite=overwrite)
-    chosen = dict(list(targets.items())[part.number - 1 :: part.of])
     files: dict[str, EncodedFile] = {}
     failed: list[tuple[str, str]] = []
-    mark_file = output / f"{mark}{part.number}-of-{part.of}"
-    with sole_writer(mark_file):
-        write_text(mark_file, "")
-        results = map_apart(
-            _Encode(chosen, settings, overwrite), list(chosen), workers=workers, limit=timeout
-        )
+    with sole_writer(mark):
+        write_text(mark, "")
+        encode = _Encode(targets, settings, overwrite)
+        results = map_apart(encode, list(targets), workers=workers, limit=timeout)
         for done, (source, result) in enumerate(results, start=1):
-            report({"event": "video", "done": done, "videos": len(chosen)})
+            report({"event": "video", "done": done, "videos": len(targets)})
             if isinstance(result, EncodedFile):
                 files[source] = result
-                if len(files) == TRIED and len(chosen) >= 2 * TRIED:
-                    gain = measure_gain([(source, str(file.path)) for source, file in files.items()])
-                    text = poor_gain(gain, files.values())
-                    if text is not None:
-                        report(notice(f"first {len(files)} of {len(chosen)} videos: {text}"))
             else:
                 failed.append((source, result.reason))
                 report(notice(f"{source}: {result.reason}"))
         failed.sort()
-        lists = _write_lists(originals, output, files, failed) if part.of == 1 else []
+        lists = _write_lists(originals, output, files, failed)
     return EncodeSummary(files=files, failed=failed, lists=lists)
 
 
-def poor_gain(clips_per_second: Mapping[str, float], files: Collection[EncodedFile]) -> str | None:
-    """Returns why training should read the originals; None if the encoded files are worth it.
-
-    Args:
-        clips_per_second: of `measure_gain`.
-        files: that were encoded.
-    """
-    gain = clips_per_second["after"] / max(clips_per_second["before"], 1e-9)
-    if gain >= LEAST_GAIN:
-        return None
-    growth = sum(file.bytes for file in files) / max(sum(file.source_bytes for file in files), 1)
-    return (
-        f"encoding is not worth it: the new files are read {gain:.2f} times as fast and are {growth:.1f} "
-        "times as large; train on the originals"
-    )
-
-
-def _check_output(originals: Sequence[SourceList], output: Path, mark: str, *, overwrite: bool) -> None:
+def _check_output(originals: Sequence[SourceList], output: Path, mark: Path, *, overwrite: bool) -> None:
     """Raise RecipeError if `output` would replace a source, other files, or videos with other settings."""
     for original in originals:
         source = original.location.resolve()
@@ -140,7 +99,7 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: str, *, o
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(MARK))
     for file in output.glob(f"{MARK}*"):
-        if file.name.startswith(mark):
+        if file == mark:
             continue
         if not overwrite:
             raise RecipeError(
@@ -151,31 +110,20 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: str, *, o
 
 
 def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Path]:
-    """The target of each video: the same path below `output` as below its root, with the suffix .mp4.
-
-    Videos whose paths differ in the suffix only keep their suffix before .mp4.
-    """
-    sources_of: dict[PurePosixPath, list[str]] = {}
+    """The target of each video: the same path below `output` as below its root, with the suffix .mp4."""
+    targets: dict[str, Path] = {}
+    source_of: dict[Path, str] = {}
     for original in originals:
         for path in original.paths():
             # A path that stays inside a folder: no root, no protocol, no steps upward.
-            steps = PurePosixPath(path.split("://", 1)[-1]).parts
-            source = str(original.video(path))
+            source, steps = str(original.video(path)), PurePosixPath(path.split("://", 1)[-1]).parts
             inside = [step for step in steps if step not in ("/", "..")] or [PurePosixPath(source).name]
-            name = PurePosixPath(*inside).with_suffix("")  # of `.`, a folder of images, its own name
-            sources = sources_of.setdefault(name, [])
-            if source not in sources:
-                sources.append(source)
-    targets: dict[str, Path] = {}
-    source_of: dict[Path, str] = {}
-    for name, sources in sources_of.items():
-        for source in sources:
-            suffix = PurePosixPath(source).suffix if len(sources) > 1 else ""
-            target = targets[source] = output / f"{name}{suffix}.mp4"
+            target = targets[source] = output / PurePosixPath(*inside).with_suffix(".mp4")
             first = source_of.setdefault(target, source)
             if first != source:
                 raise RecipeError(
-                    f"{first} and {source} would both become {target}; give --data, a folder above both"
+                    f"{first} and {source} would both become {target}; give --data, a folder above both, or "
+                    "rename one"
                 )
     return targets
 
@@ -225,27 +173,3 @@ def _write_lists(
 def _list_name(original: SourceList) -> str:
     """The name of the new list."""
     return f"{original.location.stem}.csv"
-
-
-def measure_gain(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
-    """Measure clips per second of CPU time in one process, read as pre-training reads them.
-
-    Args:
-        pairs: paths or URLs of videos before and after.
-    Returns:
-        `{"before", "after"}`.
-    """
-    chosen = pairs[:: max(len(pairs) // VIDEOS, 1)][:VIDEOS]
-    seconds: dict[str, list[float]] = {"before": [], "after": []}
-    for _ in range(1 + ROUNDS):
-        for name, paths in zip(seconds, zip(*chosen, strict=True), strict=True):
-            samples = [Sample(path=path) for path in paths]
-            clips = VideoClips(
-                samples, make_views=VIEWS, seed=0, num_noise=0, decoder="auto", replace_bad=False
-            )
-            order = [[(0, index)] for index in range(len(paths))]
-            start = time.process_time()
-            for _clip in batches(make_loader(clips, order, workers=0, timeout=0)):
-                pass
-            seconds[name].append(time.process_time() - start)
-    return {name: round(len(chosen) / median(times[1:]), 1) for name, times in seconds.items()}

@@ -10,10 +10,7 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 from statistics import median
-from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ConfigDict, FiniteFloat, InstanceOf, NonNegativeInt
 
 from everest.data.footage import Timeline, num_timeline_frames
@@ -23,9 +20,7 @@ from everest.video.file import clear_video_cache, inspect_video
 from everest.video.folders import cause_of_missing
 from everest.video.reader import TOLERANCE, image_frames, known_damage, probe, read_image
 from everest.video.source import Video
-from everest.video.stream import VideoError, as_video_error, decoder_errors
-
-COMPARED: Final = 8  # our choice: frames at the beginning that are compared to find copies in other files
+from everest.video.stream import VideoError, as_video_error
 
 _digest = partial(hashlib.blake2b, digest_size=16)
 
@@ -39,17 +34,10 @@ class Inspection:
     size: int = 0  # bytes; with `modified`, identifies the version of the file
     modified: int = 0  # nanoseconds since 1970
     frames: NonNegativeInt = 0
-    seconds: FiniteFloat | None = None  # at the nominal frame rate; None: a folder of images
-    duration: FiniteFloat | None = None  # seconds until the last frame ends; None: unknown, or no video
+    seconds: FiniteFloat | None = None  # until the last frame ends; None: a folder of images, or no video
     content: str | None = None  # hash of the bytes
-    beginning: str | None = None  # hash of the first frames; None if each is of a single color
     reason: InstanceOf[str] | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
-
-    @property
-    def length(self) -> float | None:
-        """Seconds, by the times of the frames if known, else at the nominal rate; None: images."""
-        return self.seconds if self.duration is None else self.duration
 
     def is_current(self) -> bool:
         """Whether the file is still the one that was decoded, and the result still holds."""
@@ -81,43 +69,27 @@ def examine(path: str) -> Inspection:
 def _video(path: Path, blank: Inspection) -> Inspection:
     with as_video_error(path), path.open("rb") as file:
         content = hashlib.file_digest(file, _digest).hexdigest()
-    opening = inspect_video(path)
+    inspect_video(path)  # names what is no video
     losses: list[Loss] = []
-    count, first = 0, []
     with closing(decode_frames(path, losses=losses)) as frames:
-        for frame, _ in frames:
-            if count < COMPARED:
-                with decoder_errors(path):
-                    first.append(frame.to_ndarray(format="rgb24"))
-            count += 1
+        count = sum(1 for _ in frames)
     return replace(
         blank,
         frames=count,
-        seconds=round(count / (opening.info.fps or 1), 3),
-        duration=round(Timeline.of(path).end, 6),
+        seconds=round(Timeline.of(path).end, 6),
         content=content,
-        beginning=_hash_frames(first),
         reason=damage(path, frames=count, losses=losses),
     )
 
 
 def _images(folder: Path, blank: Inspection) -> Inspection:
-    digest, first = _digest(), []
+    digest = _digest()
     with as_video_error(folder):
         files = image_frames(folder)
-        for number, file in enumerate(files):
+        for file in files:
             digest.update(file.read_bytes())
-            image = read_image(file)  # all are decoded, to find damage
-            if number < COMPARED:
-                first.append(image)
-    return replace(blank, frames=len(files), content=digest.hexdigest(), beginning=_hash_frames(first))
-
-
-def _hash_frames(frames: Sequence[NDArray[np.uint8]]) -> str | None:
-    """The hash of (H, W, 3) frames; None if each is of a single color: many videos begin black."""
-    if all(np.ptp(frame, axis=(0, 1)).max() == 0 for frame in frames):
-        return None
-    return _digest(b"".join(frame.tobytes() for frame in frames)).hexdigest()
+            read_image(file)  # to find damage
+    return replace(blank, frames=len(files), content=digest.hexdigest())
 
 
 def damage(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -10,15 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from everest.config.heads import MULTI_LABEL, Task
-from everest.errors import DataError, RecipeError
-from everest.lists.class_folders import deeper_folders_notice, folder_samples, join_copies
+from everest.errors import DataError
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.lists.writing import names_needed, refuse_existing, unlistable, write_lines, write_list
+from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.layout import EXPECTATIONS, FOLDERS, AnnotatedSample, find_layout
 from everest.prepare.layout_readers import READERS
 from everest.system.files import write_table
-from everest.video.folders import VIDEO_SUFFIXES, loose_videos_notice, videos_under
+from everest.video.folders import (
+    VIDEO_SUFFIXES,
+    loose_videos_notice,
+    split_folders,
+    videos_by_subfolder,
+    videos_under,
+)
 
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
@@ -38,8 +42,7 @@ class Index:
     sources: Sequence[Path] = ()  # the annotation files
     missing: Sequence[tuple[str, str]] = ()  # list, and the preferred name of the file
     extra: Sequence[Path] = ()  # videos in no list
-    unlistable: Sequence[tuple[str, str]] = ()  # path, and why no list can hold it
-    notice: str | None = None  # about folders inside class folders, and videos next to them
+    notice: str | None = None  # about videos next to class folders
 
     def to_dict(self) -> dict[str, Any]:
         """The counts, for people and scripts."""
@@ -49,47 +52,32 @@ class Index:
             "classes": len(self.class_names) or None,
             "missing": len(self.missing),
             "extra": len(self.extra),
-            "unlistable": len(self.unlistable),
         }
 
 
-def index_folder(
-    folder: Path, *, annotations: Path | None, layout: str | None, split: int, task: Task | None = None
-) -> Index:
+def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index:
     """Recognize the data set in a folder and find the videos of its lists.
 
     Args:
         annotations: the folder of the annotations, if it is not inside `folder`.
-        layout: its name; None takes the layout that fits.
         split: the number of the official split, if there are several.
-        task: multi-label joins the classes of a video that is in several class folders.
     """
     for searched in (folder, annotations or folder):
         if not searched.is_dir():
             raise DataError(f"{searched}: no such folder")
     root = folder.absolute()
-    known, sources = find_layout(annotations or folder, layout, split=split) or (None, {})
-    if known is not None and task not in (None, "single-label"):
-        raise RecipeError(f"--task {task}: goes with class folders, not with annotations of {known.title}")
-    if task == "regression":
-        raise RecipeError(
-            f"--task regression: the folders of {folder} give classes; `everest prepare split LIST` reads "
-            "numbers"
-        )
+    known, sources = find_layout(annotations or folder, split=split) or (None, {})
     videos = list(videos_under(root))
     missing: list[tuple[str, str]] = []
-    settings: dict[str, Any] = {}
     found = None
     if known is None:
-        lists, names = folder_samples(root)
-        if not lists:
+        if not videos:
             raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
-        if names:
-            deeper = deeper_folders_notice(root, itertools.chain(*lists.values()), names)
-            found = "\n".join(filter(None, (loose_videos_notice(root), deeper))) or None
+        lists, names = folder_samples(root)
+        found = loose_videos_notice(root) if names else None
     else:
         published = READERS[known.name](sources)
-        names, settings = published.class_names, {**known.settings, **published.settings}
+        names = published.class_names
         lists, missing = match_files(published.lists, videos)
         if not any(lists.values()):
             wanted = next((name for _, name in missing), "any video")
@@ -98,47 +86,43 @@ def index_folder(
                 f"{wanted}) among the {len(videos)} below it; expected are {known.expects}"
             )
     used = {sample.path for samples in lists.values() for sample in samples}
-    if task == MULTI_LABEL and names:
-        lists = {name: join_copies(samples) for name, samples in lists.items()}
-        settings["task"] = task
-    refused = {path: problem for path in used if (problem := unlistable(path)) is not None}
     return Index(
         layout=known.name if known else FOLDERS,
         root=root,
-        lists=_listable(lists, refused, is_annotated=known is not None),
+        lists={
+            # Without any label, they are for pre-training only, which their names show.
+            name if known is None or any(sample.labels for sample in samples) else name + UNLABELLED: samples
+            for name, samples in lists.items()
+            if samples
+        },
         class_names=names,
         heads=known.heads if known else {},
-        settings=settings,
+        settings=known.settings if known else {},
         sources=[file for files in sources.values() for file in files],
         missing=missing,
         extra=[video for video in videos if str(video) not in used],
-        unlistable=sorted(refused.items()),
         notice=found,
     )
 
 
-def _listable(
-    lists: Mapping[str, Sequence[Sample]], refused: Mapping[str, str], *, is_annotated: bool
-) -> dict[str, list[Sample]]:
-    """The lists without the refused paths, by their names; lists without samples are left out.
+def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[str, ...]]:
+    """The samples of each list, and the sorted class names, which are empty without class folders.
 
-    Lists from annotations in which no sample has a label are for pre-training only, which their names show.
+    `train`, `val` and `test` with class folders in them give a list each, without the videos of folders next
+    to them; class folders, or videos alone, give `all`, to be divided by `everest prepare split`.
     """
-    listed: dict[str, list[Sample]] = {}
-    for name, samples in lists.items():
-        kept = [sample for sample in samples if sample.path not in refused]
-        if kept:
-            unlabelled = is_annotated and not any(sample.labels for sample in kept)
-            listed[name + UNLABELLED if unlabelled else name] = kept
-    if not listed:
-        path, problem = min(refused.items())
-        raise DataError(f"{path!r}: {problem}, which no list can hold, as with all {len(refused)} videos")
-    return listed
+    splits = split_folders(root)
+    folders = {key: root / name for key, name in splits.items()} if splits else {"all": root}
+    by_list = [videos_by_subfolder(folder) for folder in folders.values()]
+    names = tuple(sorted({name for by_class in by_list for name, videos in by_class.items() if videos}))
+    if not names:
+        return {"all": read_samples(root, root=root, labeled=False).samples}, ()
+    return {key: read_samples(each, root=root, classes=names).samples for key, each in folders.items()}, names
 
 
 def match_files(
     lists: Mapping[str, Sequence[AnnotatedSample]], videos: Sequence[Path]
-) -> tuple[dict[str, list[Sample]], list[tuple[str, str]]]:
+) -> tuple[Mapping[str, Sequence[Sample]], list[tuple[str, str]]]:
     """Find the file of each annotated sample by its name, at any depth and whatever its suffix.
 
     Among files of one name, the file in the most of the sample's folders is taken.
@@ -179,12 +163,12 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
     problems = [
         *(("missing", name, video) for name, video in index.missing),
         *(("extra", "", os.path.relpath(video, index.root)) for video in index.extra),
-        *((problem, "", path) for path, problem in index.unlistable),
     ]
     written = list(paths.values())
     written += [folder / CLASSES] if index.class_names else []
     written += [folder / REPORT] if problems else []
     refuse_existing(written, overwrite=overwrite, read=index.sources)
+    refuse_unlistable(sample for samples in index.lists.values() for sample in samples)
     for name, samples in index.lists.items():
         write_list(
             paths[name],

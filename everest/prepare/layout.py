@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 from pydantic import TypeAdapter
 
 from everest.config.yaml import read_yaml
-from everest.errors import DataError, RecipeError, unknown_name
+from everest.errors import DataError, RecipeError
 from everest.lists.stage import LIST_FILES
 from everest.lists.text import read_lines
 from everest.system.json_text import read_json
@@ -51,7 +50,6 @@ class Annotations:
 
     lists: Mapping[str, Sequence[AnnotatedSample]]  # by the list's name: train, val, test
     class_names: tuple[str, ...] = ()  # in the order of their labels
-    settings: Mapping[str, Any] = field(default_factory=dict)  # which replace the ones of the layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +71,7 @@ LAYOUTS: Final = {
     layout.name: layout
     for layout in TypeAdapter(list[Layout]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 }
-FOLDERS: Final = "folders"  # no annotations: everest.lists.class_folders
+FOLDERS: Final = "folders"  # no annotations: everest.prepare.index.folder_samples
 EXPECTATIONS: Final = "\n".join(  # a line for each layout with the files it expects
     [
         *(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values()),
@@ -84,24 +82,18 @@ _SUFFIXES: Final = (".txt", ".csv", ".json")
 _TIME: Final = re.compile(r"(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d(\.\d+)?)")
 
 
-def find_layout(folder: Path, name: str | None, *, split: int) -> tuple[Layout, Sources] | None:
+def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources] | None:
     """The layout of the annotations below a folder, and their files; None if there are no annotations.
 
     Args:
-        name: the expected layout; None takes the one that fits.
         split: of UCF101 and HMDB51, which have three.
     """
-    if name == FOLDERS:
-        return None
-    if name is not None and name not in LAYOUTS:
-        raise unknown_name("--layout", name, [*LAYOUTS, FOLDERS])
     files: list[Path] = []  # texts, tables and JSON documents at any depth, sorted by name
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         files += [Path(parent, name) for name in sorted(names) if name.endswith(_SUFFIXES)]
-    candidates = [LAYOUTS[name]] if name else list(LAYOUTS.values())
     matches: list[tuple[Layout, Sources]] = []
-    for layout in candidates:
+    for layout in LAYOUTS.values():
         sources: dict[str, list[Path]] = {}
         for role, pattern in {**layout.needs, **layout.may_have}.items():
             fits = re.compile(pattern.replace("{split}", str(split))).fullmatch
@@ -111,14 +103,11 @@ def find_layout(folder: Path, name: str | None, *, split: int) -> tuple[Layout, 
             ]
         if all(sources[role] for role in layout.needs):
             matches.append((layout, sources))
-    if name and not matches:
-        raise DataError(
-            f"{folder}: not all of {LAYOUTS[name].title} (split {split}) is there; expected below it are "
-            f"{LAYOUTS[name].expects}"
-        )
     if len(matches) > 1:
         listed = ", ".join(layout.name for layout, _ in matches)
-        raise RecipeError(f"{folder}: annotations of {listed} are below it; choose one by --layout")
+        raise RecipeError(
+            f"{folder}: annotations of {listed} are below it; name the folder of one by --annotations"
+        )
     return matches[0] if matches else None
 
 
@@ -218,9 +207,3 @@ def seconds_of(stamp: str) -> float:
         raise ValueError(f"'{stamp}' is no time as 00:01:02.34")
     whole = int(match["hours"]) * 3600 + int(match["minutes"]) * 60
     return round(whole + float(match["seconds"]), 6)
-
-
-def unique_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names; a name of several labels gets the label appended. FineGym288 has three such pairs."""
-    count = Counter(names)
-    return tuple(f"{name} #{label}" if count[name] > 1 else name for label, name in enumerate(names))

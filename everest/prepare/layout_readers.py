@@ -26,15 +26,9 @@ from everest.prepare.layout import (
     read_annotations,
     read_lists,
     seconds_of,
-    unique_names,
 )
 
 _SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val": "val", "test": "test"}
-# The name of an element: video, seconds of the event in the video, seconds of the element in the event
-# (sdolivia.github.io/FineGym; YouTube ids may contain underscores).
-_ELEMENT: Final = re.compile(
-    r"(?P<video>.+)_E_(?P<event>\d+)_(?P<event_end>\d+)_A_(?P<start>\d+)_(?P<end>\d+)"
-)
 
 
 def _read_ucf101(sources: Sources) -> Annotations:
@@ -188,7 +182,7 @@ def _read_diving48(sources: Sources) -> Annotations:
     if vocabulary is not None:
         dives = read_annotations(vocabulary)
         with naming(f"{vocabulary}: entry 1"):
-            names = unique_names([dive if isinstance(dive, str) else " ".join(dive) for dive in dives])
+            names = tuple(dive if isinstance(dive, str) else " ".join(dive) for dive in dives)
     return Annotations(lists=lists, class_names=names)
 
 
@@ -204,37 +198,6 @@ def _read_epic(sources: Sources) -> Annotations:
     return Annotations(lists=read_lists(sources, sample))
 
 
-def _read_finegym(sources: Sources) -> Annotations:
-    """Lines `VIDEO_E_start_end_A_start_end label`, in seconds; files are elements, events or whole videos."""
-
-    def sample(role: str, line: str) -> AnnotatedSample:
-        name, _, label = line.partition(" ")
-        match = _ELEMENT.fullmatch(name)
-        if match is None or not label.strip().isdecimal():
-            raise ValueError(f"a line is `VIDEO_E_start_end_A_start_end label`, this is {quoted(line)}")
-        video, event, start = match["video"], int(match["event"]), int(match["start"])
-        end = max(int(match["end"]), start + 1)  # of elements shorter than a second, both are equal
-        refs = (
-            VideoRef(name),
-            VideoRef(f"{video}_E_{match['event']}_{match['event_end']}", start=start, end=end),
-            VideoRef(video, start=event + start, end=event + end),
-        )
-        return AnnotatedSample(refs, (int(label),))
-
-    lists = read_lists(sources, sample)
-    names: list[str] = []  # from lines `Clabel: 0; set: 11; Glabel: 3; (VT) name`
-    categories = only(sources, "classes")
-    for place, line in entries(categories) if categories else ():
-        fields = line.split(";", maxsplit=3)
-        if len(fields) < 4 or fields[0].split(":")[-1].strip() != str(len(names)):
-            raise DataError(
-                f"{place}: a line is `Clabel: {len(names)}; set: N; Glabel: N; name`, this is {quoted(line)}"
-            )
-        names.append(fields[3].strip())
-    settings = {"num_classes": len(names)} if names else {}
-    return Annotations(lists=lists, class_names=unique_names(names), settings=settings)
-
-
 READERS: Final[dict[str, Callable[[Sources], Annotations]]] = {
     "ucf101": _read_ucf101,
     "hmdb51": _read_hmdb51,
@@ -243,6 +206,4 @@ READERS: Final[dict[str, Callable[[Sources], Annotations]]] = {
     "oscc": _read_oscc,
     "diving48": _read_diving48,
     "epic-kitchens-100": _read_epic,
-    "finegym288": _read_finegym,
-    "finegym99": _read_finegym,
 }

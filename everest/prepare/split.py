@@ -1,45 +1,101 @@
 """Divide a data set into lists: whole groups of videos, each class in the same shares, reproducible by seed.
 
-everest.lists.groups forms the groups, everest.prepare.assignment chooses the list of each.
+Clips of one recording, person or scene look alike. If some of them are in training and others in a test set,
+the test measures memory; so a group stays in one list. everest.prepare.assignment chooses the list of each.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.groups import GroupOf
 from everest.lists.labels import Label, indices, read_class_names
 from everest.lists.sample import Sample
 from everest.lists.writing import names_readable, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES
+from everest.system.text import escape_bytes
 
 NAMES: Final = ("train", "val", "test")
 BINS: Final = 10  # our choice: bins of numbers, each of which is divided like a class
+FOLDER: Final = "folder"
+PATH: Final = "path:"
+COLUMN: Final = "column:"
+
+
+def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
+    """The samples with their groups as a list holds them: bytes that are not UTF-8 as `\\xXX`.
+
+    Args:
+        text: of `--group`. `folder` takes the folder, `column:NAME` the group that was read from this column,
+            `path:REGEX` (or an expression with a `/`) a part of the path, another expression a part of the
+            file name.
+        root: the folder that paths are taken relative to.
+    """
+    if text.startswith(COLUMN):
+        for sample in samples:
+            if sample.group is None:
+                raise DataError(f"{sample.video_id}: --group {text}: the column is empty; fill it in")
+        return list(samples)
+    paths = [Path(sample.path) for sample in samples]
+    below = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
+    if text == FOLDER:
+        groups = [path.parent.as_posix() for path in below]
+    else:
+        groups = [_matched(text, path) for path in below]
+    pairs = zip(samples, groups, strict=True)
+    return [replace(sample, group=escape_bytes(group).strip()) for sample, group in pairs]
+
+
+def _matched(text: str, path: Path) -> str:
+    """The part of a path, or of its name, that the parentheses of an expression mark."""
+    try:
+        pattern = re.compile(text.removeprefix(PATH))
+    except re.error as error:
+        raise RecipeError(
+            f"--group {text}: neither '{FOLDER}' nor a regular expression ({error}), nor '{COLUMN}NAME'"
+        ) from error
+    if pattern.groups != 1:
+        raise RecipeError(
+            f"--group {text}: one pair of parentheses has to mark what names the group, as in _g(\\d+)_"
+        )
+    match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
+    if match is None or not match.group(1):
+        raise DataError(f"{path}: --group {text} does not fit it; '{PATH}REGEX' matches whole paths")
+    return match.group(1)
+
+
+def group_of(sample: Sample) -> str:
+    """The group of a sample, else its file, whatever links lead to it."""
+    if sample.group is not None:
+        return sample.group
+    return os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path
 
 
 def read_shares(text: str) -> dict[str, float]:
-    """The shares of `80/10/10` (train, val, test) or `80/20` (train, test), which add up to one."""
+    """The shares of `70/15/15` (train, val, test) or `80/20` (train, test), which add up to one."""
     try:
         numbers = [float(part) for part in text.split("/")]
     except ValueError:
         numbers = []
     is_finite = sum(numbers) < float("inf")
     if len(numbers) not in (2, 3) or not (is_finite and all(number > 0 for number in numbers)):
-        raise RecipeError(f"--shares {text}: give two (train/test) or three (train/val/test): 80/10/10")
+        raise RecipeError(f"--shares {text}: give two (train/test) or three (train/val/test): 70/15/15")
     names = NAMES if len(numbers) == 3 else ("train", "test")
     return {name: number / sum(numbers) for name, number in zip(names, numbers, strict=True)}
 
 
 def split_samples(
-    samples: Sequence[Sample], shares: Mapping[str, float], *, group_of: GroupOf, seed: int
+    samples: Sequence[Sample], shares: Mapping[str, float], *, seed: int
 ) -> dict[str, list[Sample]]:
     """Assign whole groups to lists, so that each list has its share of all samples and of every class.
 
@@ -47,16 +103,16 @@ def split_samples(
     and numbers by the bin that they are in. The first of several labels is balanced. Samples keep their
     order. See `everest.prepare.assignment.assign`.
     """
-    members: dict[str, list[int]] = {}
+    by_group: dict[str, list[int]] = {}
     for number, sample in enumerate(samples):
-        members.setdefault(group_of(sample), []).append(number)
-    groups = [np.array(numbers) for numbers in members.values()]
+        by_group.setdefault(group_of(sample), []).append(number)
+    members = [np.array(numbers) for numbers in by_group.values()]
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
-    classes = _classes_to_balance(labels, most_bins=int(len(groups) * min(shares.values())))
-    chosen = assign(groups, classes, np.array(list(shares.values())), np.random.default_rng(seed))
+    classes = _classes_to_balance(labels, most_bins=int(len(members) * min(shares.values())))
+    chosen = assign(members, classes, np.array(list(shares.values())), np.random.default_rng(seed))
     lists = {}
     for number, name in enumerate(shares):
-        numbers = [groups[group] for group in np.flatnonzero(chosen == number)]
+        numbers = [members[group] for group in np.flatnonzero(chosen == number)]
         lists[name] = [samples[index] for index in sorted(itertools.chain(*numbers))]
     return lists
 

@@ -1,4 +1,4 @@
-"""Statistics of a data set: colors, lengths, class balance, motion.
+"""Statistics of a data set: colors, lengths, class balance, motion of objects and of the camera.
 
 F frames, H height, W width.
 """
@@ -11,24 +11,27 @@ from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from everest.config.heads import MULTI_LABEL, Task
 from everest.data.footage import Timeline
-from everest.lists.label_facts import are_equal, classes_of_a_video, imbalance, number_facts
+from everest.lists.label_facts import imbalance, number_facts
 from everest.lists.labels import indices
+from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
-from everest.prepare.camera_stats import APART, CameraShares, camera_shares, mean_shares
+from everest.methods.alignment import previous_frames
+from everest.methods.camera import FIT
 from everest.prepare.examine import min_median_max, num_frames
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
-from everest.video.reader import luma, probe, read_frames
+from everest.video.pixels import IMAGENET
+from everest.video.reader import probe, read_frames
 from everest.video.stream import VideoError
 
 PLACES: Final = 8  # our choice: where a video is measured
-SIDE: Final = 160  # pixels of a thumbnail's longer side
+SIDE: Final = 160  # pixels of the longer side of the frames that the camera is measured in
 CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
 TOO_SHORT: Final = 0.05  # our choice: share of the videos that may be shorter than a clip of this stride
 MOTION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
@@ -38,138 +41,96 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measured:
-    """Measurements of some frames of a video. All videos have the same weight, however large and long."""
+    """Measurements of pairs of neighboring frames of a video."""
 
     mean: Floats  # (3,) of red, green, blue in [0, 1]
     square: Floats  # (3,) mean of the squares
-    luma: Floats  # (2,) mean, and mean of the squares, of luma (ITU-R 601) in [0, 1]
     motion: float  # mean absolute difference of neighboring gray frames, in [0, 1]
-    camera: CameraShares
+    moving: float  # share of pairs between which the camera moves
+    unexplained: float  # share with a large change that is no motion of the camera: a cut, a fast object
     frames: int
     seconds: float | None  # None: a folder of images
-    thumbnail: NDArray[np.uint8]  # (H, W, 3) of the middle
 
 
 def measure(path: str) -> Measured | Failure:
-    """Measure neighboring frames at some places of a video, and the camera between frames farther apart."""
+    """Measure neighboring frames at some places of a video."""
     try:
         info = probe(path)
-        near, far = _pairs(info.frames, 1), _pairs(info.frames, APART)
-        near = near if len(near) else np.zeros((1, 2), int)  # of a single frame
-        ids = np.concatenate([near, far]).flatten()
-        read = read_frames(path, ids.tolist()).numpy()  # (2 * pairs, H, W, 3)
+        first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES).astype(int))
+        ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1).flatten()
+        frames = read_frames(path, ids.tolist()).numpy()  # (F, H, W, 3), pair after pair
         seconds = None if info.fps is None else Timeline.of(path).end
     except VideoError as error:
         return Failure(error.reason)
     finally:
         clear_video_cache()
-    frames = read[: near.size]  # (F, H, W, 3)
-    mean, square = _moments(frames)
-    of_luma = np.concatenate(_moments(np.stack([luma(frame) for frame in frames])))  # (2,)
+    # Moments from counts are exact and need no copy in floating point.
+    counts = np.stack([np.bincount(frames[..., color].ravel(), minlength=256) for color in range(3)])
+    shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
     gray = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
     step = -(-max(frames.shape[1:3]) // SIDE)
-    small = np.stack([np.asarray(Image.fromarray(frame).reduce(step)) for frame in read])
-    pairs = small.reshape(-1, 2, *small.shape[1:])
+    small = np.stack([np.asarray(Image.fromarray(frame).reduce(step)) for frame in frames])
+    clips = torch.from_numpy(small.reshape(-1, 2, *small.shape[1:])).permute(0, 4, 1, 2, 3)
+    camera = previous_frames(clips, lag=1, align="affine", pixels=IMAGENET)
     return Measured(
-        mean=mean,
-        square=square,
-        luma=of_luma,
+        mean=shares @ levels,
+        square=shares @ levels**2,
         motion=float(np.abs(gray[1::2] - gray[::2]).mean()),
-        camera=CameraShares(
-            *camera_shares(pairs[: len(near)]),
-            *(camera_shares(pairs[len(near) :]) if len(far) else (None, None)),
-        ),
+        moving=camera.moves.float().mean().item(),
+        unexplained=(~camera.moves & (camera.change > FIT)).float().mean().item(),
         frames=info.frames,
         seconds=seconds,
-        thumbnail=small[near.size // 2],
     )
-
-
-def _pairs(frames: int, apart: int) -> NDArray[np.int64]:
-    """Frames (M, 2) that are `apart`, at PLACES of a video; of a shorter one none."""
-    if frames <= apart:
-        return np.empty((0, 2), int)
-    first = np.unique(np.linspace(0, frames - 1 - apart, PLACES).astype(int))
-    return np.stack([first, first + apart], axis=1)
-
-
-def _moments(frames: NDArray[np.uint8]) -> tuple[Floats, Floats]:
-    """The mean (C,) and the mean of the squares (C,) of each channel of (F, H, W, C), in [0, 1].
-
-    Moments from counts are exact and need no copy in floating point.
-    """
-    channels = range(frames.shape[-1])
-    counts = np.stack([np.bincount(frames[..., c].ravel(), minlength=256) for c in channels])  # (C, 256)
-    shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
-    return shares @ levels, shares @ levels**2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stats:
-    """Statistics of the videos of a list."""
+    """Statistics of the videos of a list. All videos have the same weight, however large and long."""
 
-    samples: Sequence[Sample]  # all, also those that were not measured
+    data: SampleList
     measured: Mapping[str, Measured]  # by path
     skipped: Mapping[str, str]  # path to reason
-    by_class: Mapping[str, Sequence[Sample]]  # a sample of several classes is in each; `all` without classes
-    task: Task = "single-label"  # of the first label
     fps: float | None = None  # that lengths count; None: of each file
-    channels: int = 3  # of mean and std; 1: luma
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""
-        videos = list(self.measured.values())
-        gray = self.channels == 1
-        mean = np.mean([video.luma[:1] if gray else video.mean for video in videos], axis=0)  # (C,)
-        square = np.mean([video.luma[1:] if gray else video.square for video in videos], axis=0)  # (C,)
-        seconds = [video.seconds for video in videos if video.seconds is not None]
-        counts = {name: len(samples) for name, samples in self.by_class.items()}
-        labels = [sample.labels[0] for sample in self.samples if sample.labels]
+        samples, videos = self.data.samples, list(self.measured.values())
+        mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
+        square = np.mean([video.square for video in videos], axis=0)  # (3,)
+        pairs = [(x, self.measured[x.path]) for x in samples if x.path in self.measured]
+        lengths = [max(num_frames(x, video.frames, video.seconds, self.fps), 0) for x, video in pairs]
+        by_class = samples_by_class(self.data)
         return {
-            "videos": len(self.samples),
+            "videos": len(samples),
             "measured": len(videos),
             "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped.items()],
             "mean": [round(value, 5) for value in mean.tolist()],
             "std": [round(value, 5) for value in np.sqrt(square - mean**2).tolist()],
-            "seconds": min_median_max(seconds),
+            "seconds": min_median_max([video.seconds for video in videos if video.seconds is not None]),
             "frames": min_median_max([video.frames for video in videos]),
+            "motion": round(fmean(video.motion for video in videos), 5),
             "classes": [
-                {"class": name, "videos": count, "motion": self.motion(name)}
-                for name, count in counts.items()
+                {"class": name, "videos": len(of_class), "motion": self._motion(of_class)}
+                for name, of_class in by_class.items()
             ],
-            "camera": mean_shares([video.camera for video in videos]),
-            "fps": self.fps,
-            "strides": {str(frames): largest_stride(self.lengths, frames) for frames in CLIPS},
-            "task": self.task,
-            "has_classes": self.has_classes,
-            "imbalance": round(imbalance(counts.values()), 3),
-            "classes_of_a_video": classes_of_a_video(labels),
-            "numbers": number_facts(labels),
-            "equal_numbers": are_equal(labels),
+            "imbalance": round(imbalance([len(of_class) for of_class in by_class.values()]), 3),
+            "numbers": number_facts(sample.labels[0] for sample in samples if sample.labels),
+            "camera": {
+                "moving": round(fmean(video.moving for video in videos), 4),
+                "unexplained": round(fmean(video.unexplained for video in videos), 4),
+            },
+            "strides": {str(frames): largest_stride(lengths, frames) for frames in CLIPS},
+            "task": self.data.task,
         }
 
-    @property
-    def has_classes(self) -> bool:
-        """Whether a video has a class; without, `by_class` has all videos as `all`."""
-        return any(indices(sample.labels[0]) for sample in self.samples if sample.labels)
-
-    @property
-    def lengths(self) -> list[int]:
-        """Frames of each sample whose video was measured, as clips count them."""
-        pairs = [
-            (sample, self.measured[sample.path]) for sample in self.samples if sample.path in self.measured
-        ]
-        return [max(num_frames(sample, video.frames, video.seconds, self.fps), 0) for sample, video in pairs]
-
-    def motion(self, name: str) -> float | None:
-        """The mean motion of the videos of a class; None if none could be read."""
-        paths = [sample.path for sample in self.by_class[name] if sample.path in self.measured]
-        return round(fmean(self.measured[path].motion for path in paths), 5) if paths else None
+    def _motion(self, samples: Sequence[Sample]) -> float | None:
+        """The mean motion of the videos of samples; None if none could be read."""
+        motions = [self.measured[x.path].motion for x in samples if x.path in self.measured]
+        return round(fmean(motions), 5) if motions else None
 
 
 def take_stats(
-    samples: Sequence[Sample],
-    names: Sequence[str] | None,
+    data: SampleList,
     *,
     most: int | None,
     seed: int,
@@ -177,29 +138,20 @@ def take_stats(
     limit: float,
     report: Report,
     fps: float | None = None,
-    channels: int = 3,
-    task: Task = "single-label",
 ) -> Stats:
     """Measure videos.
 
     Args:
-        samples: each counts for the class, or for each of the classes, of its first label.
-        names: of the classes in the order of the labels; None names them by their labels.
         most: videos of each class, drawn at random; None takes all.
         limit: seconds for a video.
         fps: frames per second that lengths count; None: of each file.
-        channels: of the mean and std; 1: luma.
-        task: of the first label.
     """
-    by_class = _by_class(samples, names)
-    classless = [sample for sample in samples if task == MULTI_LABEL and sample.labels == ((),)]
     rng = np.random.default_rng(seed)
-    chosen: list[str] = []
-    for of_class in (*by_class.values(), classless):
-        numbers = range(len(of_class))
-        if most is not None and most < len(of_class):
-            numbers = np.sort(rng.choice(len(of_class), most, replace=False))
-        chosen += [of_class[number].path for number in numbers]
+    chosen = [sample.path for sample in data.samples]
+    if most is not None:
+        groups = list(samples_by_class(data).values()) or [list(data.samples)]
+        draws = [(group, np.sort(rng.permutation(len(group))[:most])) for group in groups]
+        chosen = [group[number].path for group, numbers in draws for number in numbers]
     paths = list(dict.fromkeys(chosen))
     measured: dict[str, Measured] = {}
     skipped: dict[str, str] = {}
@@ -213,25 +165,17 @@ def take_stats(
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     ordered = {path: measured[path] for path in paths if path in measured}
-    return Stats(
-        samples=samples,
-        measured=ordered,
-        skipped=dict(sorted(skipped.items())),
-        by_class=by_class,
-        task=task,
-        fps=fps,
-        channels=channels,
-    )
+    return Stats(data=data, measured=ordered, skipped=dict(sorted(skipped.items())), fps=fps)
 
 
-def _by_class(samples: Sequence[Sample], names: Sequence[str] | None) -> dict[str, list[Sample]]:
-    """The samples of each class in the order of the labels; all of them if they have no classes."""
+def samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
+    """The samples of each class of the first label, in the order of the labels; empty without classes."""
     by_class: dict[int, list[Sample]] = {}
-    for sample in samples:
+    for sample in data.samples:
         for index in indices(sample.labels[0]) if sample.labels else ():
             by_class.setdefault(index, []).append(sample)
-    named = {names[index] if names else str(index): by_class[index] for index in sorted(by_class)}
-    return named or {"all": list(samples)}
+    names = data.class_names
+    return {names[index] if names else str(index): by_class[index] for index in sorted(by_class)}
 
 
 def largest_stride(lengths: Sequence[int], frames: int) -> int | None:

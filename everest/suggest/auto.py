@@ -1,16 +1,14 @@
-"""Recipes that commands make: `auto`, and one with the mean and std of the pixels of a data set."""
+"""The recipe `auto`, made for a data set and this machine."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from everest.config.recipe import load_recipe
-from everest.config.recipe_files import AUTO, RecipeFile, find_recipe
-from everest.config.yaml import write_yaml
+from everest.config.recipe_files import AUTO, RecipeFile
 from everest.errors import RecipeError
 from everest.lists.stage import LIST_FILES
 from everest.suggest.choices import Purpose
@@ -21,7 +19,6 @@ from everest.suggest.suggest import choose_values, recipe_text
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
 OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
-DIGITS: Final = 4  # our choice, of a mean and std: a fortieth of a level of a byte
 
 
 def auto_recipe(
@@ -50,24 +47,3 @@ def auto_recipe(
     choices = choose_values(facts, device, purpose=purpose)
     text = recipe_text(choices, section, base=DEVICES[device].base, facts=facts)
     return RecipeFile(name=AUTO, label=AUTO, text=text, folder=None)
-
-
-def pixel_settings(document: dict[str, Any], *, channels: int) -> dict[str, Any]:
-    """The values of a recipe's data section for the statistics of `Stats.to_dict`."""
-    gray = {"channels": 1} if channels == 1 else {}
-    return gray | {key: [round(value, DIGITS) for value in document[key]] for key in ("mean", "std")}
-
-
-def check_base(base: str, *, channels: int) -> None:
-    """Raise RecipeError unless a recipe can be the base of one for clips of `channels` channels."""
-    load_recipe(base, overrides=[f"data.channels={channels}", "data.mean=null", "data.std=null"])
-
-
-def pixel_recipe(output: Path, base: str, settings: dict[str, Any], *, source: Path) -> str:
-    """The text of a recipe with these data settings, which extends `base`."""
-    found = find_recipe(base)
-    named = found.name if found.folder is None else str(found.identity)
-    values = {"base": named, "summary": f"{found.name}, with the mean and std of {source.name}"}
-    text = write_yaml(values | {"data": settings})
-    load_recipe(RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent))
-    return text

@@ -42,7 +42,6 @@ def write_timed_frames(
     *,
     crf: int,
     gop: int,
-    tune: str | None,
     comment: str,
 ) -> int:
     """Write frames as they arrive, each at its own time, as an mp4 file; the first one sets the size.
@@ -50,7 +49,6 @@ def write_timed_frames(
     Args:
         rate: nominal frames per second.
         crf, gop: as for `write_video`.
-        tune: x264's name of a use, such as `fastdecode`.
         comment: text for the file's metadata.
     Returns:
         The number of frames.
@@ -64,7 +62,7 @@ def write_timed_frames(
         for pixels, time, unit in frames:
             if stream is None:
                 height, width, _ = pixels.shape
-                stream = _add_h264(container, rate, (height, width), crf=crf, gop=gop, tune=tune)
+                stream = _add_h264(container, rate, (height, width), crf=crf, gop=gop)
                 stream.codec_context.time_base = unit
             frame = VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = time, unit
@@ -96,11 +94,10 @@ def _add_h264(
     *,
     crf: int,
     gop: int,
-    tune: str | None = None,
 ) -> VideoStream:
     """Add an H.264 stream, yuv420p, of an even size (height, width) to a file that is being written."""
     # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
-    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"} | ({"tune": tune} if tune else {})
+    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"}
     stream = container.add_stream("libx264", rate=rate, options=options)
     stream.height, stream.width = size
     stream.pix_fmt = "yuv420p"

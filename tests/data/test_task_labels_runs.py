@@ -39,9 +39,9 @@ def error_of(*arguments: object, code: int = 4) -> str:
         ("multi-label", ["a|b", "c|a|c"], "csv:3: label 'c|a|c' has a class twice"),
         ("multi-label", ["a|", "c"], "csv:2: label 'a|': nothing between two '|'"),
         ("multi-label", ["1|2", "nan"], "csv:3: label 'nan' is not an integer from 0"),
-        ("multi-label", ["", ""], "train.csv: the column label is empty in all rows, so there is nothing to"),
-        ("regression", ["0.5", "\u0663.\u0665"], "' is no number; write it with the digits 0 to 9"),
-        ("regression", ["0.5", "\uff11"], "' is no number; write it with the digits 0 to 9"),
+        ("multi-label", ["", ""], "train.csv: no video has a class in the column label"),
+        ("regression", ["0.5", "\u0663.\u0665"], "' is no number; write it as 1.5"),
+        ("regression", ["0.5", "\uff11"], "' is no number; write it as 1.5"),
         ("regression", ["0.5", "nan"], "csv:3: label 'nan' is no finite number"),
         ("regression", ["0.5", "-inf"], "csv:3: label '-inf' is no finite number"),
         ("regression", ["0.5", "run"], "csv:3: label 'run' is no number"),
@@ -56,17 +56,11 @@ def test_fine_tuning_refuses_labels_of_another_kind(tmp_path, clip_files, task, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_label_with_a_bar_and_a_class_that_all_training_videos_have_are_noticed(tmp_path, clip_files):
-    def noticed(task: str, *labels: str) -> str:
-        write(tmp_path, "train.csv", list(labels), clip_files)
-        return called(*finetune(recipe(tmp_path, task=task), "--dry-run")).stderr
-
+def test_a_label_with_a_bar_is_noticed(tmp_path, clip_files):
     write(tmp_path, "test.csv", ["b"], clip_files)
-    shown = noticed("single-label", "a|b", "a", "b", "a|b")
+    write(tmp_path, "train.csv", ["a|b", "a", "b", "a|b"], clip_files)
+    shown = called(*finetune(recipe(tmp_path, task="single-label"), "--dry-run")).stderr
     assert "train.csv: a label with '|' is read as one class; several classes joined by '|' need" in shown
-    shown = noticed("multi-label", "a|b", "b", "c|b")
-    assert shown.count("all videos of data.train have the class 'b', so a model cannot learn it") == 1
-    assert "all videos of data.train" not in noticed("multi-label", "a|b", "b", "")
 
 
 @pytest.mark.parametrize(
@@ -74,8 +68,8 @@ def test_a_label_with_a_bar_and_a_class_that_all_training_videos_have_are_notice
     [
         ("{tags: {multi-label: 3}}", ["", ""], "train.csv: no video has a class in the column label.tags"),
         ("{tags: {multi-label: 2}}", ["0|2", ""], "csv:2: label.tags 2 is out of range: labels count from 0"),
-        ("{tags: {multi-label: 3}}", ["0|0", ""], "csv:2: label '0|0' has a class twice"),
-        ("{tags: {multi-label: 3}}", ["0|x", ""], "csv:2: the column label.tags needs a number"),
+        ("{tags: {multi-label: 3}}", ["0|0", ""], "csv:2: label.tags '0|0' has a class twice"),
+        ("{tags: {multi-label: 3}}", ["0|x", ""], "csv:2: unknown class 'x'; other labels are numbers"),
         ("{tags: regression}", ["0.5", "x"], "csv:3: label.tags 'x' is no number"),
         ("{tags: regression}", ["0.5", "nan"], "csv:3: label.tags 'nan' is no finite number"),
     ],
@@ -94,8 +88,7 @@ def test_a_list_without_the_column_of_a_head_is_one_line(tmp_path: Path, clip_fi
     missing = "train.csv: the list has no column label.speed"
     shown = error_of(*finetune(path))
     assert shown.endswith(f"{missing}, which data.heads names; its columns are path, {column}")
-    checked = called("prepare check -q", "--recipe", path, tmp_path / "train.csv", code=4).stdout
-    assert f"labels: 1\n  {tmp_path}/{missing}\n" in checked
+    assert missing in error_of("prepare check -q", "--recipe", path)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +117,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str
         ("multi-label", ["a", "b|d"], "test.csv:3: unknown class 'd'; known: a, b, c"),
         ("multi-label", ["a|a", "b"], "test.csv:2: label 'a|a' has a class twice"),
         ("regression", ["1", "nan"], "test.csv:3: label 'nan' is no finite number"),
-        ("regression", ["1", "a"], "test.csv:3: label 'a' is no number; the model predicts numbers (regres"),
+        ("regression", ["1", "a"], "test.csv:3: label 'a' is no number"),
     ],
 )
 def test_evaluation_refuses_labels_of_another_kind(runs, clip_files, task, labels, message):

@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prepare_commands import everest, rows_of, touch
+from prepare_commands import everest, touch
 
 from everest.data.stages import fingerprint
 from everest.errors import DataError
-from everest.lists.groups import grouping, with_groups
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_labeled, read_samples
 from everest.lists.sample import Sample
 from everest.lists.writing import is_listable_group, write_list
+from everest.prepare.split import with_groups
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +47,10 @@ def test_a_group_does_not_change_which_clips_a_run_resumes_with(root: Path):
     assert segments[0].video_id != segments[1].video_id
 
 
-def test_of_columns_with_similar_names_only_the_exact_one_is_used(root: Path):
-    for names, group, ignored in (
-        ("Group,group", "y", "Group"),
-        ("Group,GROUP", None, "Group, GROUP"),
-        ("groups,note", None, "groups, note"),
-    ):
-        found = read(root, f"path,label,{names}\na.mp4,0,x,y\n")
-        assert found.samples == (Sample(path=f"{root}/a.mp4", labels=(0,), group=group),)
-        assert found.notice == f"{root}/list.csv: ignored columns: {ignored}"
-
-
 def test_the_column_may_hold_the_classes_if_it_is_named_for_that(root: Path):
-    with pytest.raises(DataError, match=r"hold the classes \(group\); .* --class-column group`"):
+    with pytest.raises(DataError, match=r"hold the classes \(group\); .* --class-column NAME`"):
         read(root, "path,group\na.mp4,salt\nb.mp4,sugar\n")
-    found = read(root, "path,group\na.mp4,salt\nb.mp4,sugar\n", class_column="group")
+    found = read_labeled(root / "list.csv", root=root, class_column="group")
     assert found.class_names == ("salt", "sugar")
     assert [sample.group for sample in found.samples] == [None, None]
 
@@ -106,7 +95,7 @@ def ucf_names(tmp_path):
     return tmp_path
 
 
-def groups_of(file, root):
+def groups_in(file, root):
     return {Path(x.path).name: x.group for x in read_samples(file, root=root).samples}
 
 
@@ -119,51 +108,34 @@ def test_the_groups_of_a_split_are_a_column_of_its_lists(ucf_names, options):
     everest("prepare", "split", sheet, "--shares", "60/20/20", *options)
     lists = [sheet.parent / f"{name}.csv" for name in ("train", "val", "test")]
     for file in lists:
-        for name, group in groups_of(file, sheet.parent).items():
+        for name, group in groups_in(file, sheet.parent).items():
             assert group == ("m" if "animal" in options[1] else "g") + name.split("_g")[1][:2]
-    everest("prepare", "split", "--check", *lists, "--group", "column:group")
     everest("prepare", "split", lists[0], "--group", "column:group", "--output", sheet.parent / "again")
-    first = groups_of(lists[0], sheet.parent)
-    again = [groups_of(file, sheet.parent) for file in (sheet.parent / "again").glob("*.csv")]
+    first = groups_in(lists[0], sheet.parent)
+    again = [groups_in(file, sheet.parent) for file in (sheet.parent / "again").glob("*.csv")]
     assert {name: group for part in again for name, group in part.items()} == first
 
 
 def test_folders_are_written_relative_to_the_root(ucf_names):
     everest("prepare", "split", ucf_names / "all.csv", "--group", "folder", "--shares", "1/1")
-    found = groups_of(ucf_names / "train.csv", ucf_names) | groups_of(ucf_names / "test.csv", ucf_names)
+    found = groups_in(ucf_names / "train.csv", ucf_names) | groups_in(ucf_names / "test.csv", ucf_names)
     assert found == {path.name: path.parent.name for path in ucf_names.rglob("*.avi")}
 
 
-def test_a_split_without_groups_keeps_the_column_and_divides_as_before(ucf_names):
+def test_the_column_of_a_list_keeps_groups_together_unless_another_is_named(ucf_names):
     plain = (ucf_names / "all.csv").read_text().splitlines()
     lines = [f"{line.replace(' ', ',')},{line.split('_g')[1][:2]}\n" for line in plain]
     (ucf_names / "grouped.csv").write_text("path,label,group\n" + "".join(lines))
-    everest("prepare", "split", ucf_names / "all.csv", "--output", ucf_names / "plain")
+    shown = everest("prepare", "split", ucf_names / "all.csv", "--output", ucf_names / "plain")
+    assert "without --group, clips of one recording" in shown.stderr
     shown = everest("prepare", "split", ucf_names / "grouped.csv", "--output", ucf_names / "grouped")
-    assert "the column 'group' is not used; --group column:group keeps groups together" in shown.stderr
-    assert "ignored columns" not in shown.stderr
-    for name in ("train", "val", "test"):
-        before, after = (ucf_names / folder / f"{name}.csv" for folder in ("plain", "grouped"))
-        assert rows_of(before, ucf_names) == rows_of(after, ucf_names)
-        assert before.read_text().startswith("path,label\n")
-        assert after.read_text().startswith("path,label,group\n")
-        assert all(group == name.split("_g")[1][:2] for name, group in groups_of(after, ucf_names).items())
-    lists = [ucf_names / "grouped" / f"{name}.csv" for name in ("train", "test")]
-    checked = everest("prepare", "split", "--check", *lists, "--data", ucf_names)
-    assert "--group column:group" in checked.stderr
+    assert "without --group" not in shown.stderr
+    lists = [ucf_names / "grouped" / f"{name}.csv" for name in ("train", "val", "test")]
+    groups = [set(groups_in(file, ucf_names).values()) for file in lists if file.exists()]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 5
 
 
-def test_one_video_with_two_groups_and_a_group_without_a_name_are_refused(ucf_names):
-    rows = "".join(f"Run/v_Run_g01_c01.avi,0,{group}\n" for group in "ab")
-    (ucf_names / "two.csv").write_text(f"path,label,group\n{rows}")
-    message = everest("prepare", "split", ucf_names / "two.csv", "--group", "column:group", code=4).stderr
-    assert "two.csv:3: the column 'group' is 'b', and 'a' in another row of" in message
-    message = everest("prepare", "split", ucf_names / "all.csv", "--group", r"^(x*)v_", code=4).stderr
-    assert "no list can hold its group, ''; rename the group" in message
-    assert not (ucf_names / "train.csv").exists()
-
-
-def test_bytes_that_are_not_utf_8_are_written_as_their_numbers(tmp_path):
+def test_bytes_that_are_not_utf_8_are_written_as_their_numbers():
     samples = [Sample(path=os.fsdecode(b"/v/caf\xe9/a.mp4"))]
-    (found,) = with_groups(samples, grouping("folder"), base=Path("/v"))
+    (found,) = with_groups(samples, "folder", root=Path("/v"))
     assert found.group == r"caf\xe9"

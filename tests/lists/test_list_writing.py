@@ -9,7 +9,7 @@ from everest.errors import DataError
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.text import read_rows
-from everest.lists.writing import names_needed, unlistable, write_lines, write_list
+from everest.lists.writing import unlistable, write_list
 
 # All that a file system accepts, the hardest more often.
 SIGNS = st.one_of(
@@ -72,15 +72,6 @@ def test_names_of_any_bytes_are_written_and_read_back(folder, names):
         write_list(folder / "list.csv", samples, root=folder)
         rows = read_rows(folder / "list.csv")
         assert [Path(folder, row.values["path"]) for row in rows] == [Path(x.path) for x in samples]
-
-
-def test_names_that_are_numbers_have_to_be_written_and_surrogates_of_no_byte_are_none(tmp_path):
-    assert names_needed(["run", "10"]) == ["run", "10"]
-    assert names_needed(["run", "walk"]) == ()
-    write_lines(tmp_path / "classes.txt", ["10", "run"])
-    assert (tmp_path / "classes.txt").read_bytes() == b"10\nrun\n"
-    for text in ("\ud800.mp4", "\udcc3\udca9.mp4"):
-        assert unlistable(text) == "a character that no file name has"
 
 
 def test_several_labels_have_a_column_each_and_paths_outside_the_root_stay_absolute(tmp_path):

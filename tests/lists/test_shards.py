@@ -23,7 +23,6 @@ from everest.errors import DataError
 from everest.lists.inputs import SourceList
 from everest.lists.reading import SampleList, read_samples
 from everest.prepare.shard import plan_shards
-from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import video_bytes
 
@@ -96,14 +95,6 @@ def test_any_reader_of_webdataset_finds_video_and_label(index: Path, videos: Pat
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in tar} == {(0, 0, 0, "", "", 0o644)}
 
 
-def test_only_integers_are_numbers_for_other_readers(videos: Path, tmp_path: Path):
-    (videos / "named.csv").write_text("clip0.mp4,1_0\nclip1.mp4,two\n")
-    everest(videos / "named.csv", "-o", tmp_path / "named")
-    with tarfile.open(tmp_path / "named" / "named-000000.tar") as tar:
-        read = [json.loads(tar.extractfile(f"{number:09d}.json").read()) for number in range(2)]
-    assert [row["label"] for row in read] == ["1_0", "two"]
-
-
 def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
     for name in ("ü ber", 'q"uote', "new\nline", "a.b.c", "-dash", "x" * 180):
         (videos / name).mkdir()
@@ -126,16 +117,6 @@ def test_class_folders_become_the_same_classes(clip_files: Path, tmp_path: Path)
     here, there = labeled(tmp_path / "set", tmp_path), labeled(tmp_path / "shards", tmp_path / "set")
     assert there.class_names == here.class_names == ("hug", "kick", "wave")
     assert [(s.path, s.labels) for s in there.samples] == [(s.path, s.labels) for s in here.samples]
-
-
-def test_folders_that_are_lists_are_no_classes(clip_files: Path, tmp_path: Path):
-    for folder in ("Train/wave", "Train/hug", "Test/wave", "Test/hug"):
-        (tmp_path / "set" / folder).mkdir(parents=True)
-        shutil.copy(clip_files / "clip0.mp4", tmp_path / "set" / folder)
-    assert "its folders Test, Train are lists, not classes; `everest prepare index" in error(
-        tmp_path / "set", "-o", tmp_path / "shards", code=4
-    )
-    assert not (tmp_path / "shards").exists()
 
 
 def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
@@ -243,13 +224,6 @@ def test_shards_of_a_video_that_changed_or_without_an_index_are_not_replaced(vid
     index.unlink()
     (index.parent / "other.index.json").write_text("{}")
     assert "holds shards of another train" in error(*command, code=2)
-
-
-def test_a_second_writer_is_refused_while_the_first_one_lives(videos: Path, tmp_path: Path):
-    with sole_writer(tmp_path / "out" / "train.index.json"):
-        shown = error(videos / "train.csv", "-o", tmp_path / "out", code=2)
-    assert "another process writes there now" in shown
-    everest(videos / "train.csv", "-o", tmp_path / "out")
 
 
 def test_sources_that_cannot_be_read_are_named(videos: Path, tmp_path: Path):

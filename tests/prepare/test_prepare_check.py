@@ -14,7 +14,7 @@ from prepare_commands import check as checked
 from prepare_commands import everest
 from processes import kill_when
 from small_runs import json_of, refused
-from timed_videos import repack, write_frames, write_numbered
+from timed_videos import write_frames, write_numbered
 
 from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
@@ -88,32 +88,26 @@ def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suf
     assert re.match("damaged|no frame can be decoded", examine(str(file)).reason or "fine")
 
 
-def test_copies_are_found_within_and_between_lists(videos: Path, tmp_path: Path):
+def test_copies_are_found_within_and_between_lists_and_parts_are_no_copies(videos: Path, tmp_path: Path):
     shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
-    repack(videos / "clip1.mp4", videos / "packed.mkv")
-    (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 0\nclip2.mp4 1\n")
-    (videos / "test.csv").write_text("copy.mp4 0\npacked.mkv 1\nclip3.mp4 0\n")
-    result = check(videos / "train.csv", videos / "test.csv", output=tmp_path / "out", code=4)
-    found = {
-        row["kind"]: ({Path(video).name for video in row["videos"]}, row["leak"], row["labels_differ"])
-        for row in result["duplicates"]
-    }
-    assert found == {
-        "listed": ({"clip2.mp4"}, False, True),
-        "file": ({"clip0.mp4", "copy.mp4"}, True, False),
-        "frames": ({"clip1.mp4", "packed.mkv"}, True, False),
-    }
-    assert result["leaks"] == 2
-
-
-def test_copies_in_one_list_are_no_failure_and_parts_of_a_video_are_no_copies(videos: Path, tmp_path: Path):
-    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
-    (videos / "train.csv").write_text("clip0.mp4 0\ncopy.mp4 0\nclip1.mp4 1\n")
-    result = check(videos / "train.csv", output=tmp_path / "out")
-    assert [row["kind"] for row in result["duplicates"]] == ["file"]
+    train, test = (videos / f"{name}.csv" for name in ("train", "test"))
+    train.write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 0\nclip2.mp4 0\n")
+    test.write_text("copy.mp4 1\nclip3.mp4 0\n")
+    result = check(train, test, output=tmp_path / "out", code=4)
+    assert result["duplicates"] == [
+        {
+            "videos": [f"{videos}/clip0.mp4", f"{videos}/copy.mp4"],
+            "lists": [str(train), str(test)],
+            "leak": True,
+            "labels_differ": True,
+        },
+        {"videos": [f"{videos}/clip2.mp4"], "lists": [str(train)], "leak": False, "labels_differ": False},
+    ]
+    assert result["leaks"] == 1
+    assert len(check(train, output=tmp_path / "out")["duplicates"]) == 1  # in one list: no failure
     rows = "clip0.mp4,0,0,1\nclip0.mp4,1,1,2\nclip1.mp4,0,5,6\n"
-    (videos / "train.csv").write_text(f"path,label,start,end\n{rows}")
-    result = check(videos / "train.csv", output=tmp_path / "parts", code=4)
+    train.write_text(f"path,label,start,end\n{rows}")
+    result = check(train, output=tmp_path / "parts", code=4)
     assert result["duplicates"] == []
     assert [(row["path"], row["reason"]) for row in result["bad"]] == [
         (f"{videos}/clip1.mp4#5.0s-6.0s", "no frame is in the segment; the video has 32 frames in 2.00 s")
@@ -123,10 +117,9 @@ def test_copies_in_one_list_are_no_failure_and_parts_of_a_video_are_no_copies(vi
 def test_segments_are_compared_with_the_times_of_the_frames_not_the_nominal_rate(tmp_path: Path):
     write_numbered(tmp_path / "a.mkv", range(0, 60, 2), Fraction(1, 30))
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0,1\na.mkv,1,1.2,1.8\n")
-    result = check(tmp_path / "train.csv", "--fix", output=tmp_path / "out")
+    result = check(tmp_path / "train.csv", output=tmp_path / "out")
     assert (result["bad"], result["frames"]["max"]) == ([], 30)
     assert result["seconds"]["max"] == pytest.approx(2.0, abs=0.05)
-    assert not (tmp_path / "train.clean.csv").exists()
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0,1\na.mkv,1,2.2,2.8\n")
     result = check(tmp_path / "train.csv", output=tmp_path / "out", code=4)
     assert re.search(r"the video has 30 frames in (1\.97|2\.00) s", result["bad"][0]["reason"])
@@ -173,53 +166,10 @@ def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, t
     assert [row["frames"] for row in result["short"]] == [32] * 4  # 16 frames, 4 apart
 
 
-@pytest.mark.parametrize(
-    ("text", "classes", "problems"),
-    [
-        ("clip0.mp4 0\nclip1.mp4 2\n", None, ["csv:2: no sample has label 1, and labels go up to 2"]),
-        ("clip0.mp4 0\nclip1.mp4 99999999999\n", None, ["no sample has label 1, 2, 3, 4, 5, 6,"]),
-        ("clip0.mp4 0\nclip1.mp4 9\n", "run\nwalk\n", [r"train.csv:2: label 9 is out of range"]),
-        ("clip0.mp4,run\nclip1.mp4,wlak\n", "run\nwalk\n", ["unknown class 'wlak'; did you mean"]),
-        ("clip0.mp4,run\nclip1.mp4,Run\n", None, ["train.csv:2) and 'run' ("]),
-        ("clip0.mp4,\u00e9t\u00e9\nclip1.mp4,e\u0301te\u0301\n", None, ["the Unicode form of their"]),
-        ("clip0.mp4,\u00e9t\u00e9\nclip1.mp4,E\u0301te\u0301\n", None, ["differ in case only; are they"]),
-        ("path,label\nclip0.mp4,0\n,1\nclip1.mp4,1\n", None, ["train.csv:3: no path"]),
-        ("\ufeffpath,label\r\nclip0.mp4,0\r\nclip1.mp4,1\r\n", None, []),
-        ("path,label.a,label.b\nclip0.mp4,0,0\nclip1.mp4,1,x\n", None, ["csv:3: the column label.b needs"]),
-    ],
-)  # fmt: skip
-def test_labels_are_verified(videos, tmp_path, text, classes, problems):
-    (videos / "train.csv").write_text(text, newline="")
-    options = []
-    if classes:
-        (videos / "classes.txt").write_text(classes)
-        options = ["--classes", videos / "classes.txt"]
-    result = check(videos / "train.csv", *options, output=tmp_path / "out", code=4 if problems else 0)
-    assert len(result["labels"]) == len(problems)
-    assert all(problem in line for problem, line in zip(problems, result["labels"], strict=True))
-    assert result["checked"] == result["ok"] == 2  # videos are looked at whatever their labels
-
-
-def test_a_video_of_two_labels_and_a_class_without_a_video_are_reported(videos: Path, tmp_path: Path):
-    (videos / "classes.txt").write_text("run\nwalk\nswim\n")
-    result = check(videos / "train.csv", "--classes", videos / "classes.txt", output=tmp_path / "out")
-    assert result["unused_classes"] == ["swim"]
-    (videos / "train.csv").write_text("clip0.mp4 0\nclip1.mp4 1\nclip2.mp4 1\nclip0.mp4 1\n")
-    result = check(videos / "train.csv", "--fix", output=tmp_path / "two", code=4)
-    file, clip = videos / "train.csv", videos / "clip0.mp4"
-    assert result["labels"] == [
-        f"{file}:1: {clip} has the class '0' here and '1' in line 4; keep one of the rows",
-        f"{file}:4: {clip} has the class '1' here and '0' in line 1; keep one of the rows",
-    ]
-    assert (videos / "train.clean.csv").read_text() == "clip1.mp4 1\nclip2.mp4 1\n"
-    file.write_text("path,label,start,end\nclip0.mp4,0,0,1\nclip0.mp4,1,1,2\nclip1.mp4,1,,\nclip1.mp4,1,,\n")
-    assert check(file, output=tmp_path / "parts")["labels"] == []
-
-
 def test_a_missing_video_is_named_with_its_cause(videos: Path, tmp_path: Path):
     (videos / "sub").mkdir()
     (videos / "clip1.mp4").rename(videos / "sub" / "clip1.mp4")
-    (videos / "train.csv").write_text("path,label\nclip0,run\nsub\\clip1.mp4,walk\n")
+    (videos / "train.csv").write_text("path,label\nclip0,run\nsub\\clip1.mp4,walk\nclip2.mp4,run\n")
     reasons = [row["reason"] for row in check(videos / "train.csv", output=tmp_path / "out", code=4)["bad"]]
     assert reasons == [
         "No such file or directory, but there is clip0.mp4; write names with their endings",
@@ -243,76 +193,28 @@ def test_a_video_in_place_of_a_list_and_one_without_a_class_are_named(clip_files
     assert "left out, next to the class folders and without a class: loose.mp4" in shown.stderr
 
 
-def test_folders_for_pretraining_name_no_class_and_may_repeat_other_lists(videos: Path, tmp_path: Path):
+def test_the_lists_of_a_recipe_are_read_as_its_stages_read_them(videos: Path, tmp_path: Path):
     (videos / "more" / "beach").mkdir(parents=True)
     shutil.copy(videos / "clip1.mp4", videos / "more" / "beach" / "again.mp4")
     (videos / "train.csv").write_text("clip0.mp4 run\nclip1.mp4 walk\n")
-    (videos / "test.csv").write_text("clip2.mp4 wlak\n")
+    (videos / "test.csv").write_text("clip2.mp4 walk\n")
     options = ["--recipe", "custom", "--data", videos, "--set", "data.pretrain=more"]
-    result = check(*options, output=tmp_path / "out", code=4)
-    assert result["checked"] == 4
-    assert result["labels"] == [f"{videos}/test.csv:1: unknown class 'wlak'; did you mean 'walk'?"]
-    assert (result["unused_classes"], result["duplicates"]) == ([], [])
+    result = check(*options, output=tmp_path / "out")
+    assert (result["checked"], result["duplicates"]) == (4, [])  # videos for pre-training may repeat others
+    assert [row["class"] for row in result["classes"]] == ["run", "walk"]
+    (videos / "test.csv").write_text("clip2.mp4 wlak\n")
+    message = checked(*options, "-o", tmp_path / "out", code=4).stderr
+    assert f"{videos}/test.csv:1: unknown class 'wlak'; did you mean 'walk'?" in message
+    assert (
+        "has the lists, the classes and the task" in checked(*options, "--task", "regression", code=2).stderr
+    )
 
 
-def test_class_folders_of_several_sources_share_their_classes_and_have_to_differ(tmp_path, clip_files):
-    places = ("train/run", "train/walk", "test/walk", "same/\u00e9t\u00e9", "same/e\u0301te\u0301")
-    put(clip_files, *(tmp_path / place for place in places[:4]))
-    put(clip_files, tmp_path / places[4])
+def test_class_folders_of_several_sources_share_their_classes(tmp_path: Path, clip_files: Path):
+    put(clip_files, *(tmp_path / place for place in ("train/run", "train/walk", "test/walk")))
     result = check(tmp_path / "train", tmp_path / "test", output=tmp_path / "out")
-    assert (result["labels"], result["checked"]) == ([], 3)
-    (problem,) = check(tmp_path / "same", output=tmp_path / "out", code=4)["labels"]
-    assert problem.endswith("differ in the Unicode form of their letters only; are they one?")
-
-
-def test_class_names_have_to_differ(videos: Path, tmp_path: Path):
-    arguments = [videos / "train.csv", "--classes", videos / "classes.txt", "-o", tmp_path / "out"]
-    for names, message in (
-        ("run\nrun\n", "class 'run' is in line 1 already"),
-        ("run\nRUN\n", "'run' and 'RUN'"),
-        ("", "no class names"),
-    ):
-        (videos / "classes.txt").write_text(names)
-        assert message in checked(*arguments, code=4).stderr
-
-
-def test_cleaned_lists_lose_bad_rows_and_training_what_is_tested(videos: Path, tmp_path: Path):
-    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
-    (videos / "broken.mp4").write_bytes(b"")
-    train = 'path,label\nclip0.mp4,0\nclip1.mp4,1\n"clip1.mp4",1\nbroken.mp4,0\nclip2.mp4,x\n\nclip3.mp4,0\n'
-    (videos / "train.csv").write_text(train)
-    (videos / "test.csv").write_text("copy.mp4 0\nclip2.mp4 1\n")
-    lists = [videos / "train.csv", videos / "test.csv"]
-    result = check(*lists, "--fix", output=tmp_path / "out", code=4)
-    assert result["written"] == [str(tmp_path / "out" / "bad_videos.csv"), str(videos / "train.clean.csv")]
-    assert (videos / "train.clean.csv").read_text() == "path,label\nclip1.mp4,1\nclip3.mp4,0\n"
-    assert (videos / "train.csv").read_text() == train
-    assert check(videos / "train.clean.csv", videos / "test.csv", output=tmp_path / "out")["bad"] == []
-    shown = checked(*lists, "--fix", "-o", tmp_path / "out", code=2).stderr
-    assert "train.clean.csv: exists; move it away, or use --overwrite" in shown
-
-
-def test_of_three_lists_with_a_video_only_the_last_keeps_it_or_its_copy(videos: Path, tmp_path: Path):
-    shutil.copy(videos / "clip0.mp4", videos / "copy.mp4")
-    lists = [videos / f"{name}.csv" for name in ("train", "val", "test")]
-    for number, (file, names) in enumerate(
-        zip(lists, (("clip0", "copy"), ("clip0",), ("copy",)), strict=True), start=1
-    ):
-        file.write_text("".join(f"{name}.mp4 0\n" for name in names) + f"clip{number}.mp4 1\n")
-    check(*lists, "--fix", output=tmp_path / "out", code=4)
-    assert (videos / "train.clean.csv").read_text() == "clip1.mp4 1\n"
-    assert (videos / "val.clean.csv").read_text() == "clip2.mp4 1\n"
-    assert not (videos / "test.clean.csv").exists()
-
-
-@pytest.mark.parametrize(("first", "second"), [("run", "walk"), ("0.5", "1.5")])  # names, not numbers
-def test_a_cleaned_list_of_class_folders_names_the_classes(tmp_path, clip_files, first, second):
-    put(clip_files, *(tmp_path / "set" / name for name in (first, second, first)))
-    (tmp_path / "set" / first / "clip0.mp4").write_bytes(b"")
-    check(tmp_path / "set", "--fix", output=tmp_path, code=4)
-    labels = [first, second] if first == "run" else [0, 1]
-    rows = f"path,label\n{first}/clip2.mp4,{labels[0]}\n{second}/clip1.mp4,{labels[1]}\n"
-    assert (tmp_path / "set.clean.csv").read_text() == rows
+    assert result["checked"] == 3
+    assert [row["videos"] for row in result["classes"]] == [1, 2]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -450,11 +352,3 @@ def test_a_file_that_may_not_be_read_is_named_and_not_remembered(clip_files, mon
     found = examine(str(clip_files / "clip0.mp4"))
     assert found.reason == "cannot be read: Permission denied"
     assert not found.lasting
-
-
-def test_odd_names_are_checked_in_folders(clip_files: Path, tmp_path: Path):
-    put(clip_files, tmp_path / "set" / "run")
-    names = ["ü ñ.mp4", 'quote".mp4', "two\nlines.mp4", "[red].mp4"]
-    for name in names:
-        (tmp_path / "set" / "run" / name).touch()
-    assert bad(check(tmp_path / "set", output=tmp_path, code=4)) == dict.fromkeys(names, "empty file")

@@ -9,11 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prepare_commands import everest, rows_of, split, touch
 
-from everest.lists.groups import grouping
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.prepare.assignment import assign
-from everest.prepare.split import read_shares, split_samples
+from everest.prepare.split import read_shares, split_samples, with_groups
 from everest.suggest.data_section import data_section
 
 
@@ -26,18 +25,23 @@ def samples_of(classes, group_size):
     ]
 
 
+def divided(samples, shares, seed=0, group=None):
+    grouped = with_groups(samples, group, root=Path("/v")) if group else samples
+    return split_samples(grouped, read_shares(shares), seed=seed)
+
+
 SHARES = st.sampled_from(["80/10/10", "70/30", "1/1/1", "98/1/1"])
 CLASSES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
 @given(classes=CLASSES, shares=SHARES, seed=st.integers(0, 9))
-@example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)  # needs two groups to change places
+@example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)
 @example(classes=[3, 3, 18], shares="80/10/10", seed=0)  # the class of 18 gives val and test one video less
 @settings(max_examples=50)
 def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, shares, seed):
     parts = read_shares(shares)
     samples = samples_of(classes, 1)
-    lists = split_samples(samples, parts, group_of=grouping(None), seed=seed)
+    lists = divided(samples, shares, seed)
     assert sorted(s.path for part in lists.values() for s in part) == sorted(s.path for s in samples)
     # A class of too few videos for its shares still has one in each list, which others give.
     given = sum(count >= len(parts) and count * min(parts.values()) < 1 for count in classes)
@@ -56,8 +60,7 @@ def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, 
 def test_groups_stay_whole_and_no_single_move_brings_the_shares_nearer(classes, shares, group_size, seed):
     samples = samples_of(classes, group_size)
     labels = np.array([sample.labels[0] for sample in samples])
-    group_of = grouping(r"(c\d+_g\d+)_")
-    names = [group_of(sample) for sample in samples]
+    names = [sample.group for sample in with_groups(samples, r"(c\d+_g\d+)_", root=Path("/v"))]
     groups = [np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)]
     parts = np.array(list(read_shares(shares).values()))
     chosen = assign(groups, labels, parts, np.random.default_rng(seed))
@@ -89,22 +92,22 @@ def test_groups_stay_whole_and_no_single_move_brings_the_shares_nearer(classes, 
 
 
 def test_the_same_seed_cuts_alike_and_another_does_not():
-    samples, groups = samples_of([40, 40], 4), grouping(r"(c\d_g\d+)_")
-    cuts = [split_samples(samples, read_shares("80/20"), group_of=groups, seed=seed) for seed in (1, 1, 2)]
+    samples = samples_of([40, 40], 4)
+    cuts = [divided(samples, "80/20", seed, r"(c\d_g\d+)_") for seed in (1, 1, 2)]
     assert cuts[0] == cuts[1] != cuts[2]
 
 
 def test_many_classes_that_do_not_divide_evenly_meet_their_shares_and_even_ones_exactly():
     even = samples_of([25] * 160, 1)
-    lists = split_samples(even, read_shares("80/10/10"), group_of=grouping(None), seed=0)
+    lists = divided(even, "80/10/10")
     assert [len(part) for part in lists.values()] == [3200, 400, 400]
     classes = [3 + 7 * number % 57 for number in range(300)]
-    lists = split_samples(samples_of(classes, 1), read_shares("80/10/10"), group_of=grouping(None), seed=0)
+    lists = divided(samples_of(classes, 1), "80/10/10")
     for part, share in zip(lists.values(), (0.8, 0.1, 0.1), strict=True):
         counts = Counter(sample.labels[0] for sample in part)
         # Of 3 to 9 videos, val and test have one, which train gives.
         assert all(
-            abs(counts[label] - share * count) < (1 if count >= 10 else 2)
+            abs(counts[label] - share * count) < (1.5 if count >= 10 else 2)
             for label, count in enumerate(classes)
         )
 
@@ -136,7 +139,12 @@ def test_a_list_of_another_split_does_not_remain_next_to_a_new_one(ucf_names):
     assert (ucf_names / "train.csv").read_text() == before
     (ucf_names / "val.csv").unlink()
     split(*other)
-    split("--check", ucf_names / "train.csv", ucf_names / "test.csv")
+
+
+def test_the_shares_are_70_15_15_unless_given(tmp_path):
+    touch(tmp_path, *(f"{name}/{number}.mp4" for name in ("run", "walk") for number in range(20)))
+    told = json.loads(split(tmp_path, "--json").stdout)
+    assert {name: row["videos"] for name, row in told["lists"].items()} == {"train": 28, "val": 6, "test": 6}
 
 
 def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
@@ -148,43 +156,9 @@ def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
     assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
     (name,) = groups["val"]
     assert told["lists"]["val"] == {
-        **{"videos": 6, "share": 0.2, "groups": 1, "group_names": [name], "classes": {"0": 3, "1": 3}}
+        **{"videos": 6, "groups": [name], "classes": {"0": 3, "1": 3}, "numbers": None}
     }
     assert f"val: 6 videos (20.0%) of 1 group: {name}\n" in shown.stderr
-    lists = [ucf_names / f"{name}.csv" for name in rows]
-    split("--check", *lists, "--group", r"_g(\d+)_")
-
-
-def test_labels_of_two_kinds_are_refused(ucf_names):
-    (ucf_names / "both.csv").write_text("path,label,label.verb\nRun/v_Run_g01_c01.avi,0,1\n")
-    shown = split(ucf_names / "both.csv", code=4)
-    assert "both.csv: has columns label and label.NAME" in shown.stderr
-
-
-def test_a_group_in_two_lists_is_a_leak(ucf_names):
-    (ucf_names / "a.csv").write_text("Run/v_Run_g01_c01.avi 0\nRun/v_Run_g02_c01.avi 0\n")
-    (ucf_names / "b.csv").write_text("Run/v_Run_g01_c02.avi 0\nWalk/v_Walk_g03_c01.avi 0\n")
-    lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
-    alone = split("--check", *lists)
-    unknown = "no video is in two of the 2 lists. Without --group, nothing is known about leakage"
-    assert unknown in alone.stderr
-    assert "no group" not in alone.stderr
-    shown = split("--check", *lists, "--group", r"_g(\d+)_", "--json", code=4)
-    (leak,) = json.loads(shown.stdout)["leaks"]
-    assert leak == {"group": "01", "lists": {str(lists[0]): 1, str(lists[1]): 1}}
-    assert "1 groups are in several lists" in shown.stderr
-
-
-def test_a_video_is_one_however_its_path_is_written(ucf_names):
-    (ucf_names / "link.avi").symlink_to(ucf_names / "Run" / "v_Run_g02_c01.avi")
-    (ucf_names / "a.csv").write_text("Run/v_Run_g01_c01.avi 0\nRun/v_Run_g02_c01.avi 0\n")
-    (ucf_names / "b.csv").write_text("Walk/../Run/v_Run_g01_c01.avi 0\nlink.avi 0\n")
-    lists = [ucf_names / "a.csv", ucf_names / "b.csv"]
-    shown = split("--check", *lists, "--json", code=4)
-    videos = [(ucf_names / "Run" / f"v_Run_g0{number}_c01.avi").resolve() for number in (1, 2)]
-    assert [leak["group"] for leak in json.loads(shown.stdout)["leaks"]] == list(map(str, videos))
-    twice = split("--check", lists[0], ucf_names / "Run" / ".." / "a.csv", code=2)
-    assert "a list is given twice" in twice.stderr
 
 
 @pytest.mark.parametrize(
@@ -196,11 +170,11 @@ def test_a_video_is_one_however_its_path_is_written(ucf_names):
         (["--shares", "1e308/1e308"], 2, "--shares 1e308/1e308: give two"),
         (["--group", "g(\\d"], 2, "neither 'folder' nor a regular expression"),
         (["--group", "g\\d"], 2, "one pair of parentheses"),
-        (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not fit its name"),
+        (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not fit it"),
         (["--group", "_g(\\d+)_", "--output", "/dev/null/x"], 5, "cannot write"),
-        (["--group", "^(Run|Walk)"], 4, "does not fit its name, v_Run_g01_c01.avi; 'path:^(Run|Walk)'"),
-        (["--group", "column:animal"], 2, "all.csv has no header that names columns"),
-        (["--class-column", "animal"], 2, "--class-column animal: no column of"),
+        (["--group", "^(Run|Walk)"], 4, "v_Run_g01_c01.avi: --group ^(Run|Walk) does not fit it"),
+        (["--group", "column:animal"], 2, "--group column:animal: no such column in"),
+        (["--class-column", "animal"], 2, "--class-column animal: no such column in"),
     ],
 )
 def test_what_cannot_be_meant(ucf_names, options, code, message):
@@ -225,7 +199,10 @@ def test_a_sheet_is_split_by_its_columns(sheet):
     assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
     groups = [{path.split("_g")[1][:2] for path, *_ in found} for found in rows.values()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 5
-    notice = "paths from the column 'file name'; labels from the column 'Behavior'; ignored columns: note\n"
+    notice = (
+        "path from the column 'file name'; label from the column 'Behavior'; group from the column 'animal'; "
+        "ignored columns: note\n"
+    )
     assert shown.stderr.count(notice) == 1
     assert (sheet.parent / "classes.txt").read_text() == "run fast\nwalk fast\n"
     assert "walk fast" in (sheet.parent / "val.csv").read_text()  # needs no file of names
@@ -238,30 +215,13 @@ def test_the_class_column_can_be_named(sheet):
     assert "--class-column animals: no such column in" in message
     assert "did you mean 'animal'?" in message
     folder = split(sheet.parent, "--class-column", "animal", code=2).stderr
-    assert "is a folder, which has no columns" in folder
-
-
-def test_one_video_with_two_groups_is_refused_and_an_unknown_class_column_noticed(sheet):
+    assert "a folder, which has no columns" in folder
     text = sheet.read_text()
-    sheet.write_text(text + 'Run/v_Run_g01_c01.avi,run fast,m09,"a, b"\n')
-    message = split(sheet, "--group", "column:animal", code=4).stderr
-    assert "sheet.csv:32: the column 'animal' is 'm09', and 'm01' in another row of" in message
-    sheet.write_text(text.replace("Behavior", "treatment"))
-    shown = split(sheet)
+    sheet.write_text(text.replace("Behavior", "treatment").replace(",m01,", ",,", 1))
+    shown = split(sheet, "--output", sheet.parent / "unlabeled")
     assert "no column is known to hold the classes (treatment, animal, note)" in shown.stderr
-    assert "--class-column NAME names it" in shown.stderr
-
-
-def test_groups_of_a_column_are_found_in_several_lists(sheet):
-    header, *lines = sheet.read_text().splitlines(keepends=True)
-    lists = [sheet.with_name("a.csv"), sheet.with_name("b.csv")]
-    lists[0].write_text(header + "".join(lines[:2]))
-    lists[1].write_text(header + "".join(lines[2:4]))
-    shown = split("--check", *lists, "--group", "column:animal", code=4)
-    assert shown.stdout == f"m01: 2 in {lists[0]}, 1 in {lists[1]}\n"
-    lists[1].write_text(header + lines[2].replace(",m01,", ",,"))
-    empty = split("--check", *lists, "--group", "column:animal", code=4).stderr
-    assert "b.csv:2: the column 'animal' is empty, so the group is not known" in empty
+    empty = split(sheet, "--group", "column:animal", "--overwrite", code=4).stderr
+    assert "--group column:animal: the column is empty; fill it in" in empty
 
 
 @pytest.mark.parametrize("group", ["path:^(Run|Walk)", "^(Run|Walk)/"])
@@ -324,38 +284,14 @@ def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
     assert not (tmp_path / "train.csv").exists()
 
 
-def test_a_name_that_no_list_can_hold_is_reported_first_and_deeper_folders_are_noticed(tmp_path):
-    touch(tmp_path, *(f"run/{number}.mp4" for number in range(9)), "walk/two\nlines.mp4")
-    message = split(tmp_path, code=4).stderr
-    assert "a line break in its name, which no list can hold; rename it" in message
-    assert not list(tmp_path.glob("*.csv"))
-    names = ("meet/push", "meet/wave", "road")
-    touch(tmp_path / "deep", *(f"{name}/{number}.mp4" for name in names for number in range(3)))
-    notice = f"{tmp_path}/deep: deeper folders are no classes of their own (meet/push, meet/wave); "
-    assert notice in split(tmp_path / "deep").stderr
-
-
-@pytest.mark.parametrize("command", ["split", "check", "stats"])
+@pytest.mark.parametrize("command", ["split", "check", "stats", "shard -o shards"])
 @pytest.mark.parametrize("names", [("train", "test"), ("Training", "Validation"), ("Train", "test", "other")])
 def test_folders_of_splits_are_no_classes(tmp_path: Path, command: str, names: tuple[str, ...]):
     touch(tmp_path, *(f"{name}/{label}/1.mp4" for name in names for label in ("run", "walk")))
     before = sorted(tmp_path.rglob("*"))
-    message = everest("prepare", command, tmp_path, code=4).stderr
+    message = everest(f"prepare {command}", tmp_path, code=4).stderr
     assert f"are lists, not classes; `everest prepare index {tmp_path}` writes these lists" in message
     assert len(message.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
     everest("prepare", "index", tmp_path)
     assert len((tmp_path / "train.csv").read_text().splitlines()) == 3  # with the header
-
-
-def test_windows_are_called_windows(tmp_path):
-    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
-    rows = [
-        f"{name}.mp4,{label},{start},{start + 1},{name}"
-        for name in "abc"
-        for start, label in ((0, "x"), (1, "y"))
-    ]
-    (tmp_path / "windows.csv").write_text("\n".join(["path,label,start,end,group", *rows]))
-    shown = split(tmp_path / "windows.csv", "--group", "column:group", "--shares", "50/50").stderr
-    assert "train: 4 windows (66.7%) of 2 groups: " in shown
-    assert "test: 2 windows (33.3%) of 1 group: " in shown

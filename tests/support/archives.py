@@ -15,7 +15,6 @@ MISSING = {  # list and name, as the report tells it
     "oscc": ("train", "u-gone"),
     "diving48": ("test", "-mmq0PT-u8k_00155"),
     "epic-kitchens-100": ("val", "P02_103"),
-    "finegym288": ("val", "zz_top_E_000100_000110_A_0001_0002"),
 }
 
 
@@ -161,30 +160,7 @@ def epic(root: Path) -> None:
     _touch(root, "P01/P01_01.MP4", "P01/videos/P01_11.MP4", "P02/P02_09.MP4", "P02/P02_77.MP4")
 
 
-def finegym288(root: Path) -> None:
-    """Files cut to elements, to events, and whole; an element within a second; two classes of one name."""
-    categories = (
-        "Clabel: 0; set: 1; Glabel: 1; (VT) round-off, flic-flac on\n"
-        "Clabel: 1; set: 32; Glabel: 180; (BB) salto backward tucked\n"
-        "Clabel: 2; set: 35; Glabel: 216; (BB) salto backward tucked\n"
-    )
-    _write(root, "categories/gym288_categories.txt", categories)
-    train = (
-        "A0xAXXysHUo_E_002184_002237_A_0035_0036 2\n0LtLS9wROrk_E_002407_002435_A_0003_0003 1\n"
-        "A_B_video01_E_000010_000020_A_0002_0005 0\n"
-    )
-    _write(root, "annotations/gym288_train_element_v1.1.txt", train)
-    _write(root, "annotations/gym288_val_element.txt", "zz_top_E_000100_000110_A_0001_0002 0\n")
-    _touch(
-        root,
-        "subactions/A0xAXXysHUo_E_002184_002237_A_0035_0036.mp4",
-        "events/0LtLS9wROrk_E_002407_002435.mp4",
-        "videos/A_B_video01.mp4",
-        "videos/unused.mp4",
-    )
-
-
 ARCHIVES: dict[str, Callable[[Path], None]] = {
-    archive.__name__: archive for archive in (ucf101, hmdb51, ssv2, kinetics, oscc, diving48, finegym288)
+    archive.__name__: archive for archive in (ucf101, hmdb51, ssv2, kinetics, oscc, diving48)
 }
 ARCHIVES["epic-kitchens-100"] = epic

@@ -25,8 +25,7 @@ from video_kinds import (
     write_with_sound,
 )
 
-from everest.prepare.encode_settings import EncodeSettings
-from everest.prepare.encoding import encode_video
+from everest.prepare.encoding import EncodeSettings, encode_video
 from everest.prepare.examine import examine
 from everest.video.file import clear_video_cache
 from everest.video.reader import (
@@ -116,7 +115,7 @@ def test_frames_that_refer_to_others_before_the_recording_are_left_out(
     assert 9 <= numbers[0] <= 13
     assert known_damage(file) is None
     assert examine(str(file)).reason is None
-    settings = EncodeSettings(short_side=48, gop=12, crf=10, fast_decode=False)
+    settings = EncodeSettings(short_side=48, gop=12, crf=10)
     encode_video(str(file), tmp_path / "encoded.mp4", settings, overwrite=False)
     assert shown(tmp_path / "encoded.mp4") == numbers
 

@@ -215,7 +215,7 @@ def as_json(run: Commands, folder: Path) -> Iterator[tuple[str, Any]]:
     commands: dict[str, tuple[object, ...]] = {
         "predict": ("predict", video, "--checkpoint", classifier),
         "predict list": ("predict", lists, "--checkpoint", classifier, "--top", 1),
-        "timeline": ("predict", video, "--checkpoint", classifier, "--timeline", "--window", "0.5"),
+        "timeline": ("timeline", video, "--checkpoint", classifier, "--window", "0.5"),
         "eval": ("eval", "--checkpoint", classifier),
         "probe": ("probe", "--checkpoint", encoder),
         "profile": ("profile", "--recipe", recipe),

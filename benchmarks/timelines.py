@@ -3,8 +3,8 @@
     python benchmarks/timelines.py WORK
 
 The clips of each group (a person, a sequence) become one recording, with still parts in between. `prepare
-windows` labels their windows, `recipes suggest` chooses all settings, `finetune` trains, and `predict` scores
-the timelines of the recordings of the test groups. One core; the results are in results/timelines.json.
+windows` labels their windows, `recipes suggest` chooses all settings, `finetune` trains, and `timeline`
+scores the recordings of the test groups. One core; the results are in results/timelines.json.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def line_of(bouts: Segments, frames: int, fps: int) -> list[str]:
 
 def score(run: Path, part: Path, recordings: dict[Path, Segments], fps: int, *options: str) -> dict[str, Any]:
     """Predict and score the recordings of one list."""
-    command = ("predict", part, "-c", run, "--timeline", "--truth", part.with_suffix(".csv"), *options)
+    command = ("timeline", part, "-c", run, "--truth", part.with_suffix(".csv"), *options)
     document = json.loads(everest(*command, "--json", "-q", "--gpus", "cpu"))
     truth: list[str] = []
     predicted: list[str] = []

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from everest.functions import evaluate as evaluate
     from everest.functions import extract as extract
     from everest.functions import predict as predict
-    from everest.functions import predict_timeline as predict_timeline
+    from everest.functions import timeline as timeline
     from everest.methods import strategies as strategies
     from everest.methods import targets as targets
     from everest.methods.grid import TokenSelection as TokenSelection
@@ -34,7 +34,7 @@ _NAMES = {
     "everest.checkpoints.describe": ("load_model",),
     "everest.config.recipe": ("load_recipe",),
     "everest.engine.network": ("parameter_groups",),
-    "everest.functions": ("evaluate", "extract", "predict", "predict_timeline"),
+    "everest.functions": ("evaluate", "extract", "predict", "timeline"),
     "everest.methods.grid": ("TokenSelection",),
     "everest.stages": ("finetune", "pretrain"),
     "everest.video.pixels": ("normalize",),

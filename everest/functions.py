@@ -18,11 +18,11 @@ from torch import Tensor
 
 from everest.errors import DataError, unknown_name
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
-from everest.inference import predictions, timeline
-from everest.inference.bouts import BoutRules
+from everest.inference import predictions
 from everest.inference.features import LEVELS
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
+from everest.inference.timelines import Timelines, compute_timelines
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.models.classifier import VideoClassifier
@@ -76,17 +76,12 @@ def predict(
     )
 
 
-def predict_timeline(
+def timeline(
     model: VideoClassifier,
     videos: Videos,
     *,
     window: float | None = None,
     step: float | None = None,
-    top: int | None = None,
-    background: float | None = None,
-    threshold: tuple[float, float] | None = None,
-    smooth: float = 0.0,
-    min_seconds: float = 0.0,
     data: str | Path | None = None,
     clips: int = 1,
     crops: int = 1,
@@ -94,40 +89,25 @@ def predict_timeline(
     batch: int = 1,
     precision: str | None = None,
     report: Report = silent,
-) -> list[dict[str, Any]]:
-    """Predict the classes of windows that slide over videos, as `everest predict --timeline --json`.
+) -> Timelines:
+    """Compute the probabilities of windows that slide over videos, as `everest timeline`.
 
     Args:
         window: seconds; None: the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
-        background: windows whose highest probability is below this have no class in `bouts`; of single-label
-            heads.
-        threshold: multi-label classes begin at the first probability and last as long as the second one.
-        smooth: bouts follow from the mean probabilities over this many seconds.
-        min_seconds: shorter bouts take the class of their longer neighbors.
         batch: windows in one forward pass. For the others see `predict`.
     Returns:
-        `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each video,
-        in seconds. Bouts are neighboring windows of one class: `{"start", "end", "start_frame", "end_frame",
-        "label", "index", "probability"}`; bouts of multi-label classes overlap, and numbers have none. With
-        several heads `bouts` has such a list for each head. A video that is unreadable, or damaged at some
-        frame, also has `error`.
+        `videos`, each with `starts` and `ends` in seconds, (W,), and `outputs`, (W, outputs of all heads).
+        `bouts(BoutRules(…))` gives the bouts of each video by head, `rows()` the document of `everest
+        timeline --json`, and `save(path)` writes a file that `Timelines.load` reads. A video that is
+        unreadable, or damaged at some frame, has `error`.
     Raises:
         CheckpointError, DataError, RecipeError: see `predict`; or a clip spans the whole video, so there is
-            no default window; or `window` or `step` is below 0.001 or not finite; or a rule of the bouts is
-            out of range, or goes with no head.
+            no default window; or `window` or `step` is below 0.001 or not finite.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    rules = BoutRules(background=background, threshold=threshold, smooth=smooth, min_seconds=min_seconds)
-    return timeline.predict_timeline(
-        opened,
-        _samples(videos, data),
-        window=window,
-        step=step,
-        top=top,
-        batch=batch,
-        report=report,
-        rules=rules,
+    return compute_timelines(
+        opened, _samples(videos, data), window=window, step=step, batch=batch, report=report
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from everest.errors import RecipeError
 from everest_cli import options as o
+from everest_cli.option_groups import grouped
 from everest_cli.output import print_json
+from everest_cli.timeline_options import RuleOptions
 
 if TYPE_CHECKING:
     from everest.metrics.budget import Bouts
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
 WINDOW_SECONDS: Final = 10.0  # our choice
 
 
+@grouped
 def budget(
+    rules: RuleOptions,
     timeline: Annotated[
-        Path, typer.Option("--timeline", metavar="T", help="JSON file of predict --timeline --json.")
+        Path, typer.Option("--timeline", metavar="T", help="File of everest timeline --save.")
     ],
     checked: Annotated[
         Path | None,
@@ -47,20 +51,29 @@ def budget(
     --draw also writes LIST.html, a page with the windows as playing clips. With --checked, it draws windows
     that are not in F, and LIST begins with the rows of F.
 
-    Example: everest budget --timeline timeline.json --checked checked.csv
+    Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
     from dataclasses import replace
 
+    from everest.annotations.bout_table import read_window_length
     from everest.errors import DataError, first_names
-    from everest.inference.truth import read_drawn_length, read_timelines, read_truth
+    from everest.inference.scores import annotation_bouts, check_one_head, read_truth
+    from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget
-    from everest_cli.prediction_text import budget_text
 
     if draw is None and checked is None:
         raise RecipeError("give --draw N with --output LIST, or --checked F for the windows that were drawn")
     if (draw is None) != (output is None):
         raise RecipeError("--draw N and --output LIST go together")
-    extents, predicted = read_timelines(timeline)
+    timelines = Timelines.load(timeline)
+    check_one_head(timelines.classes.heads, option="--timeline")
+    extents, predicted = {}, {}
+    for video, bouts in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
+        if len(video.starts):
+            extents[video.video] = video.extent
+            predicted[video.video] = annotation_bouts(video.video, {"": next(iter(bouts.values()))})
+    if not extents:
+        raise DataError(f"{timeline}: no video of this timeline has a window")
     of_person, seconds = {}, None
     if checked is not None:
         bouts, unknown = read_truth(checked, extents, keep_windows=True)
@@ -70,7 +83,7 @@ def budget(
         of_person = {
             video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents
         }
-        seconds = read_drawn_length(checked)
+        seconds = read_window_length(checked)
     if draw is not None and output is not None:
         if window is not None and seconds not in (None, window):
             raise RecipeError(f"--window {window:g}: windows of {checked} have {seconds:g} s; leave it out")
@@ -82,7 +95,7 @@ def budget(
     if as_json:
         print_json(document)
     else:
-        typer.echo(budget_text(document), nl=False)
+        typer.echo(_text(document), nl=False)
 
 
 def _draw(
@@ -124,3 +137,18 @@ def _draw(
     write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
     typer.echo(output)
     typer.echo(page)
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    """A line for the seconds and for the bouts of each class."""
+    lines = [
+        f"{document['checked']} of {document['windows']} windows of {document['window']:g} s are checked",
+        f"  {'class':<24}{'':<9}{'model':>10}{'checked':>10}{'estimate':>10}  95 % interval",
+    ]
+    for entry in document["classes"]:
+        for what in ("seconds", "bouts"):
+            row = entry[what]
+            low, high = row["interval"]
+            values = "".join(f"{row[key]:>10.1f}" for key in ("naive", "checked", "estimate"))
+            lines.append(f"  {entry['name']:<24}{what:<9}{values}  {low:.1f} to {high:.1f}")
+    return "".join(f"{line}\n" for line in lines)

@@ -18,9 +18,7 @@ def extract(
     model: ModelOptions,
     out: Annotated[
         Path,
-        typer.Option(
-            "--output", "-o", metavar="F", help="A .safetensors or .npz file; a folder with npy-per-video."
-        ),
+        typer.Option("--output", "-o", metavar="F", help="A .safetensors or .npz file."),
     ],
     features: Annotated[
         Literal["video", "views", "tokens"],
@@ -36,10 +34,6 @@ def extract(
         float | None,
         typer.Option("--step", min=0.001, metavar="SECONDS", help="Step of the windows [--window]."),
     ] = None,
-    to: Annotated[
-        Literal["file", "npy-per-video"],
-        typer.Option("--to", help="One file, or a folder with an array for each video."),
-    ] = "file",
     overwrite: o.OverwriteFile = False,
 ) -> None:
     """Write features of videos or windows and print the file's name; a killed call resumes when repeated.
@@ -65,7 +59,6 @@ def extract(
             report=display.report,
             window=window,
             step=step,
-            per_video=to == "npy-per-video",
         )
     typer.echo(out)
     if skipped:

@@ -39,6 +39,7 @@ from everest_cli import (
     search,
     select_frames,
     sweep,
+    timeline,
     train_tokenizer,
     visualize_mask,
     weights,
@@ -155,7 +156,8 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "doctor": (doctor.doctor, "Examine this machine; print problems with their fixes."),
     },
     "Use": {
-        "predict": (predict.predict, "Predict classes of videos, or over time in long ones."),
+        "predict": (predict.predict, "Predict classes or numbers of videos."),
+        "timeline": (timeline.timeline, "Predict classes over time; bouts, scores, files, figures."),
         "budget": (budget.budget, "Estimate seconds and bouts per class, with intervals."),
         "extract": (extract.extract, "Write features of videos or windows to a file."),
         "search": (search.search, "Find videos and moments similar to an example."),

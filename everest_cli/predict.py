@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import csv
+import io
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Final, Literal, get_args
 
 import typer
 
 from everest.errors import RecipeError
+from everest.system.json_text import json_text
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
-from everest_cli.output import Display, say
-from everest_cli.prediction_output import PredictionFormat, PredictionOutput, format_of
-from everest_cli.timeline_options import TimelineOptions
+from everest_cli.output import Display
 
-if TYPE_CHECKING:
-    from everest.annotations.bout import Bout
+PredictionFormat = Literal["table", "json", "csv"]
+Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
+
+COLUMNS: Final = (
+    *("video", "head", "rank", "label", "index", "probability", "present", "threshold", "value", "error"),
+)
 
 
 @grouped
 def predict(
     model: ModelOptions,
-    of_timeline: TimelineOptions,
     videos: o.Videos,
     top: Annotated[
         int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5, and all present].")
@@ -32,73 +37,95 @@ def predict(
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Predict the most likely classes or the numbers of videos, or of every window of long ones.
+    """Predict the most likely classes or the numbers of videos, or of the segments of a list.
 
-    Example: everest predict match.mp4 --checkpoint runs/finetune --timeline --step 1 -o match.srt
+    Example: everest predict match.mp4 --checkpoint runs/finetune --top 3
     """
-    from everest.lists.inputs import named_samples
-    from everest_cli.prediction_text import by_head
-
-    of_timeline.check()
-    timeline, plot, truth, to = of_timeline.timeline, of_timeline.plot, of_timeline.truth, of_timeline.to
-    if to is not None and (kind is not None or as_json or output is None):
-        raise RecipeError(f"--to {to}: needs --output, and no --format or --json")
-    text = "table" if to else format_of(kind, output, as_json=as_json)
-    target = PredictionOutput(path=output, text=text, to=to, plot=plot, overwrite=overwrite)
-    target.check(timeline=timeline)
-    of_timeline.check_rules(as_json=text == "json")
-
     from everest.checkpoints.load import all_weights
-    from everest.inference.predictions import predict
-    from everest.inference.timeline import predict_timeline
-    from everest.inference.top_classes import check_options
-    from everest.inference.truth import check_classes, check_scored, read_truth, score_timelines
+    from everest.inference.predictions import check_top, predict
+    from everest.lists.inputs import named_samples
+    from everest.system.files import check_new_file, refuse_inputs, write_text
 
-    rules = of_timeline.rules()
-    opened = model.open(views=1 if timeline else None)
-    classes = opened.classes  # also refuses an autoencoder, before the videos are listed
-    check_options(
-        classes.heads,
-        top=top,
-        rules=rules,
-        bouts=of_timeline.bouts,
-        annotations=to is not None,
-    )
+    if as_json and kind not in (None, "json"):
+        raise RecipeError(f"--json and --format {kind}: choose one")
+    if output is not None:
+        check_new_file(output, option="--output", overwrite=overwrite)
+    opened = model.open()
+    check_top(opened.classes, top)  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
-    true_bouts: dict[str, list[Bout]] = {}
-    if truth is not None:
-        check_scored(classes.heads)
-        true_bouts, _ = read_truth(truth, [sample.path for sample in samples])
-    inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
-    target.check_samples(samples, inputs if truth is None else [*inputs, truth])
-    scores = None
+    if output is not None:
+        inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
+        refuse_inputs(output, inputs, option="--output")
     with Display(quiet=model.quiet) as display:
-        if truth is not None:  # before anything is computed
-            check_classes(true_bouts, classes.of_head(classes.heads[0]), report=display.report)
-        if timeline:
-            rows = predict_timeline(
-                opened,
-                samples,
-                window=of_timeline.window,
-                step=of_timeline.step,
-                top=top,
-                batch=model.batch,
-                report=display.report,
-                rules=rules,
-            )
-        else:
-            rows = predict(
-                opened, samples, top=top, batch=model.batch, workers=model.workers, report=display.report
-            )
-        if truth is not None:
-            scores = score_timelines(samples, rows, true_bouts, report=display.report)
-    for row in rows:
-        found = [bout for bouts_of_head in by_head(row.get("bouts", [])).values() for bout in bouts_of_head]
-        if found and rules.background is not None and all(bout["label"] is None for bout in found):
-            say(f"{row['video']}: all is background; without --background the probabilities are shown")
-        if plot is not None and row["windows"]:
-            of_person = None if scores is None else true_bouts[samples[0].path]
-            target.draw(row, classes, rules.background, of_person)
-    target.write(samples, rows, scores, bouts=of_timeline.bouts, classes=classes)
+        rows = predict(
+            opened, samples, top=top, batch=model.batch, workers=model.workers, report=display.report
+        )
+    suffix = "" if output is None else output.suffix.removeprefix(".").lower()
+    by_suffix = suffix if suffix in get_args(PredictionFormat) else "table"
+    text = TEXTS["json" if as_json else kind or by_suffix](rows)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(output, text)
+        typer.echo(output)
     if any("error" in row for row in rows):
         raise typer.Exit(4)
+
+
+def as_table(rows: Rows) -> str:
+    """The classes of a video below each other.
+
+    Multi-label classes are marked as present, or with the threshold that they do not reach.
+    """
+    lines: list[str] = []
+    for row in rows:
+        lines.append(row["video"])
+        lines += [f"  {_line(head, each)}" for head, each in _predictions(row)]
+        if "error" in row:
+            lines.append(f"  {row['error']}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _line(head: str, part: dict[str, Any]) -> str:
+    name = " ".join(filter(None, [head, part.get("label")]))
+    if "value" in part:
+        return f"{name} {part['value']:.6g}".lstrip()
+    mark = ""
+    if "present" in part:
+        mark = " (present)" if part["present"] else f" (below its threshold, {part['threshold']:.1%})"
+    return f"{part['probability']:6.1%}  {name}{mark}"
+
+
+def as_csv(rows: Rows) -> str:
+    """A line per predicted class, number or unreadable video; columns that are always empty are left out."""
+    lines: list[dict[str, Any]] = []
+    for row in rows:
+        ranks: dict[str, int] = {}
+        for head, each in _predictions(row):
+            ranks[head] = ranks.get(head, 0) + 1
+            rank = {} if "value" in each else {"rank": ranks[head]}
+            present = {"present": int(each["present"])} if "present" in each else {}
+            lines.append(
+                {"video": row["video"], **({"head": head} if head else {}), **rank, **each, **present}
+            )
+        if "error" in row:
+            lines.append({"video": row["video"], "error": row["error"]})
+    columns = [name for name in COLUMNS if any(name in line for line in lines)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def _predictions(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the predictions of a video, each after its head; the name of the only head is empty."""
+    for head, predictions in row.get("heads", {"": row.get("predictions", [])}).items():
+        yield from ((head, each) for each in predictions)
+
+
+TEXTS: Final[dict[str, Callable[[Rows], str]]] = {
+    "table": as_table,
+    "json": lambda rows: json_text(rows, indent=2) + "\n",
+    "csv": as_csv,
+}

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from everest.annotations.kinds import Kind
-from everest.errors import DataError, RecipeError, first_names
+from everest.errors import DataError, first_names
 from everest_cli import options as o
 from everest_cli.option_values import local_path
 from everest_cli.output import print_json, say
+from everest_cli.timeline_options import AnnotationKind, kind_of
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout
     from everest.annotations.matching import VideoNames
+    from everest.annotations.times import VideoTimes
 
 
 def convert_annotations(
     files: Annotated[
         list[Path], typer.Argument(parser=local_path, metavar="FILE…", help="Annotation files of any kinds.")
     ],
-    kind: Annotated[
-        Kind | None, typer.Option("--kind", metavar="KIND", help="Kind of the files [by ending and content].")
-    ] = None,
     fps: o.FileFps = None,
     videos: Annotated[
         list[Path] | None,
@@ -37,12 +35,12 @@ def convert_annotations(
         ),
     ] = None,
     to: Annotated[
-        Kind | None,
-        typer.Option("--to", metavar="KIND", help="Convert to csv, boris, elan, … (docs/annotations.md)."),
+        AnnotationKind | None,
+        typer.Option("--to", help="Kind of --output [by its ending].", show_default=False),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="File; a folder if a file is of one video."),
+        typer.Option("--output", "-o", metavar="OUT", help="Convert; a folder if a file is of one video."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -54,22 +52,22 @@ def convert_annotations(
 
     Example: everest prepare annotations project.boris --to elan -o elan
     """
-    if to is not None and output is None:
-        raise RecipeError("--output: name the file to write")
-    if to is None and output is not None:
-        raise RecipeError(f"--output {output}: nothing to write; add --to")
+    kind = kind_of(output, to, get_args(AnnotationKind))
 
-    from everest.annotations.bout import LONGEST, UNSCORED
-    from everest.annotations.formats import read_annotations
+    from everest.annotations.bout import LONGEST, UNSCORED, by_video
+    from everest.annotations.formats import files_of, read_annotations, write_annotations
     from everest.annotations.labeled import seconds_of_classes
     from everest.annotations.matching import VideoNames
     from everest.lists.inputs import named_videos
+    from everest.system.files import check_new_file, refuse_inputs
 
     names = VideoNames(named_videos(videos or []))
-    bouts = [bout for file in files for bout in read_annotations(file, fps=fps, kind=kind, videos=names)]
-    bouts, unmatched, notices = _matched(bouts, names) if videos else (bouts, [], [])
-    classes = seconds_of_classes([bout for bout in bouts if bout.label != UNSCORED])
+    bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
+    unmatched, notices, times = [], [], {}
+    if videos:
+        bouts, unmatched, notices, times = _matched(bouts, names)
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
+    classes = seconds_of_classes([bout for bout in bouts if bout.label != UNSCORED])
     document: dict[str, Any] = {
         "videos": len({bout.video for bout in bouts}),
         "bouts": len(bouts) - len(unscored),
@@ -81,8 +79,11 @@ def convert_annotations(
         "unmatched": unmatched,
         "written": [],
     }
-    if to is not None and output is not None:
-        document["written"] = _convert(output, to, bouts, names, fps, files, overwrite=overwrite)
+    if kind is not None and output is not None:
+        for file in files_of(output, by_video(bouts), kind):
+            refuse_inputs(file, [*files, *names.videos], option="--output")
+            check_new_file(file, option="--output", overwrite=overwrite)
+        document["written"] = [str(file) for file in write_annotations(output, bouts, kind, times=times)]
     if not quiet:
         _show(document, notices)
     if as_json:
@@ -91,13 +92,16 @@ def convert_annotations(
         typer.echo("\n".join(document["written"]))
 
 
-def _matched(bouts: Sequence[Bout], names: VideoNames) -> tuple[list[Bout], list[str], list[str]]:
-    """The bouts of the user's videos, by their paths; the annotated names without a video; notices."""
+def _matched(
+    bouts: Sequence[Bout], names: VideoNames
+) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
+    """The bouts of the user's videos, by their paths; the annotated names without a video; notices; times."""
     from dataclasses import replace
 
     from everest.annotations.bout import LONGEST
     from everest.annotations.matching import late_notices, match_videos
     from everest.annotations.scored import unscored_until
+    from everest.annotations.times import VideoTimes
     from everest.video.stream import VideoError
 
     matched, unmatched = match_videos(bouts, names)
@@ -106,58 +110,22 @@ def _matched(bouts: Sequence[Bout], names: VideoNames) -> tuple[list[Bout], list
             f"no annotated video is in --videos: {first_names(unmatched)} in the annotations, "
             f"{first_names([video.name for video in names.videos])} in the folder"
         )
-    ends, notices = {}, []
+    notices, times = [], {}
     if unmatched:
         notices.append(f"left out, no such video in --videos: {first_names(unmatched, 10)}")
     for video in matched:
         try:
-            times = names.times(str(video))
-            ends |= {} if times is None else {video: times.seconds}
+            times[video] = VideoTimes.of(str(video))
         except VideoError as error:
             notices.append(f"{error}; whether its bouts fit in it is not known")
+    ends = {video: of.seconds for video, of in times.items()}
     notices += late_notices(matched, ends)
     found = [
         replace(bout, video=str(video))
         for video, each in matched.items()
         for bout in unscored_until(each, ends.get(video, LONGEST))
     ]
-    return found, unmatched, notices
-
-
-def _convert(
-    output: Path,
-    to: Kind,
-    bouts: Sequence[Bout],
-    names: VideoNames,
-    fps: float | None,
-    files: Sequence[Path],
-    *,
-    overwrite: bool,
-) -> list[str]:
-    """Write the bouts as another kind; returns the files."""
-    from everest.annotations.bout import LONGEST, by_video
-    from everest.annotations.formats import FORMATS, files_of, write_annotations
-    from everest.annotations.times import VideoTimes
-    from everest.system.files import check_new_file, refuse_inputs
-    from everest.video.stream import VideoError
-
-    times = {}
-    for video, each in by_video(bouts).items():
-        try:
-            known = names.times(video)
-        except VideoError:  # of which `_matched` has given a notice
-            if FORMATS[to].needs_times and fps is None:
-                raise
-            known = None
-        if known is None and fps is not None:
-            end = max((bout.end for bout in each if bout.end < LONGEST), default=LONGEST)
-            known = VideoTimes.until(end, fps, video)
-        if known is not None:
-            times[video] = known
-    for file in files_of(output, by_video(bouts), to):
-        refuse_inputs(file, [*files, *names.videos], option="--output")
-        check_new_file(file, option="--output", overwrite=overwrite)
-    return [str(file) for file in write_annotations(output, bouts, to, times=times)]
+    return found, unmatched, notices, {str(video): of for video, of in times.items()}
 
 
 def _show(document: Mapping[str, Any], notices: Sequence[str]) -> None:

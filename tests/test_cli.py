@@ -24,6 +24,7 @@ from everest_cli.main import app, as_user_error
 
 COMMANDS = [
     *("pretrain", "finetune", "train-tokenizer", "eval", "predict", "extract", "probe", "convert", "export"),
+    "timeline",
     "budget",
     *("visualize-mask", "select-frames", "profile", "prepare", "recipes", "runs", "plot", "demo", "doctor"),
     *("weights", "sweep", "search"),

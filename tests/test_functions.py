@@ -110,8 +110,8 @@ def test_predictions_are_those_of_the_command(classifier: VideoClassifier, clip_
 
 def test_timelines_are_those_of_the_command(classifier: VideoClassifier, clip_files: Path):
     video = clip_files / "clip1.mp4"
-    shown = json_of("predict --timeline --window 0.5 --step 0.25", video, "-c", classifier.file)
-    assert everest.predict_timeline(classifier, [video], window=0.5, step=0.25) == shown
+    shown = json_of("timeline --window 0.5 --step 0.25", video, "-c", classifier.file)
+    assert everest.timeline(classifier, [video], window=0.5, step=0.25).rows() == shown
 
 
 def test_an_unreadable_video_has_an_error(classifier: VideoClassifier, clip_files: Path, tmp_path: Path):
@@ -187,12 +187,14 @@ def test_odd_arguments_are_refused(classifier: VideoClassifier, clip_files: Path
         (everest.extract, {"clips": 0}, "clips=0: must be at least 1"),
         (everest.extract, {"batch": 0}, "batch=0: must be at least 1"),
         (everest.extract, {"level": "vide"}, "level: unknown name 'vide'; did you mean 'video'"),
-        *((everest.predict_timeline, {"window": odd}, f"--window: {seconds}") for odd in odd_seconds),
-        *((everest.predict_timeline, {"step": odd}, f"--step: {seconds}") for odd in odd_seconds),
+        *((everest.timeline, {"window": odd}, f"--window: {seconds}") for odd in odd_seconds),
+        *((everest.timeline, {"step": odd}, f"--step: {seconds}") for odd in odd_seconds),
         *(
             (function, {option: number}, f"{option}={number}: must be at least 1$")
-            for function in (everest.predict, everest.predict_timeline)
-            for option in ("top", "batch")
+            for function, option in (
+                *((everest.predict, option) for option in ("top", "batch")),
+                (everest.timeline, "batch"),
+            )
             for number in (0, -1)
         ),
     ):

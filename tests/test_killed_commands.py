@@ -16,7 +16,7 @@ def commands(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
     active = ["--seconds", 1, "--by", "activity", "--count", 3]
     return {
         "windows": ["prepare", "windows", videos, *active, "-o", out / "w.csv", "-q"],
-        "extract, windows": ["extract", table, "-c", run, *windows, "--to", "npy-per-video", "-o", out, "-q"],
+        "extract, windows": ["extract", table, "-c", run, *windows, "-o", out / "f.npz", "-q"],
         "extract": ["extract", table, "-c", run, "-o", out / "f.npz", "--workers", 0],
         "eval": ["eval", "-c", run, "--data", videos, "--report", out],
         "export": ["export", run, "--to", "hf", "-o", out, "-q"],

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, Observation, events_of, paired, point_labels
-from everest.annotations.bout import LONGEST, Bout
-from everest.annotations.matching import VideoNames, media_path, stem
+from everest.annotations.boris_events import Event, Observation, paired
+from everest.annotations.bout import LONGEST, Bout, merge_overlaps
+from everest.annotations.matching import VideoNames, stem
 from everest.annotations.scored import Span, unscored_bouts
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
@@ -23,7 +23,12 @@ from everest.system.json_text import json_text, read_json
 NO_TIME: Final = "an event has the time NaN; correct or delete it in BORIS"
 
 
-def read_project(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def has_keys(document: Any) -> bool:
+    """Whether a JSON document is of this kind."""
+    return isinstance(document, dict) and {"observations", "behaviors_conf"} <= set(document)
+
+
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of all observations of a project, and the time outside their intervals.
 
     Time is unscored if no observation of its video includes it.
@@ -93,15 +98,20 @@ def _events(rows: Iterable[Sequence[Any]], states: set[str]) -> Iterator[Event]:
         )
 
 
-def project_text(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
+def write(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
 ) -> str:
     """A project with one observation for each video, and a behavior for each class, also without bouts."""
     every = [bout for each in bouts.values() for bout in each]
-    points = point_labels(every)
-    labels = sorted({*classes, *(bout.label for bout in every)})
+    states = {bout.label for bout in every if bout.seconds}
+    points = {bout.label for bout in every} - states
     subjects = sorted({bout.subject for bout in every} - {""})
     now = datetime.now().isoformat(timespec="seconds")
+    count = Counter(map(stem, bouts))
+    observations = {
+        stem(video) if count[stem(video)] == 1 else video: _observation(video, each, points, times, now)
+        for video, each in bouts.items()
+    }
     document = {
         "time_format": "hh:mm:ss",
         "project_name": "everest",
@@ -114,57 +124,56 @@ def project_text(
         "behaviors_conf": {
             str(number): {
                 "type": "Point event" if name in points else "State event",
-                "key": "",
                 "code": name,
-                "description": "",
-                "category": "",
+                **dict.fromkeys(("key", "description", "category", "excluded", "coding map"), ""),
                 "modifiers": {},
-                "excluded": "",
-                "coding map": "",
             }
-            for number, name in enumerate(labels)
+            for number, name in enumerate(sorted({*classes, *states, *points}))
         },
-        "behavioral_categories": [],
-        "independent_variables": {},
-        "coding_map": {},
-        "behaviors_coding_map": [],
-        "converters": {},
-        "observations": {
-            name: _observation(
-                media_path(video), events_of(bouts[video], points, name), times.get(video), now
-            )
-            for name, video in observation_names(bouts).items()
-        },
+        **{name: [] for name in ("behavioral_categories", "behaviors_coding_map")},
+        **{name: {} for name in ("independent_variables", "coding_map", "converters")},
+        "observations": observations,
     }
     return json_text(document, indent=1)
 
 
-def observation_names(videos: Iterable[str]) -> dict[str, str]:
-    """The videos by the names of their observations: without folder and ending, if no two are then equal."""
-    videos = list(videos)
-    count = Counter(map(stem, videos))
-    return {stem(video) if count[stem(video)] == 1 else video: video for video in videos}
+def _observation(
+    video: str, bouts: Iterable[Bout], points: Collection[str], times: Mapping[str, VideoTimes], now: str
+) -> dict[str, Any]:
+    """The observation of a video. Overlapping bouts are merged.
 
-
-def _observation(media: str, events: Sequence[Event], times: VideoTimes | None, now: str) -> dict[str, Any]:
-    facts = {} if times is None else {"length": {media: times.seconds}, "fps": {media: times.fps}}
-    rows = [
-        # BORIS orders by time, and reads every second event of a state as its stop.
-        [round(event.time, 3), event.subject, event.behavior, "", event.comment, "NA"]
-        for event in events
-    ]
+    Args:
+        points: the classes that have point events only.
+    """
+    media = str(Path(video).absolute()) if Path(video).exists() else video
+    running: dict[tuple[str, str], float] = {}
+    events = []
+    for bout in merge_overlaps(bouts):
+        key = bout.subject, bout.label
+        if bout.start < running.get(key, 0):
+            raise DataError(
+                f"{video}: bouts of '{shown(bout.label)}' with different origins overlap at "
+                f"{bout.start:.3f} s, which BORIS cannot hold; remove one"
+            )
+        running[key] = bout.end
+        comment = "" if bout.origin == "manual" else bout.origin
+        for time in (bout.start,) if bout.label in points else (bout.start, bout.end):
+            events.append([round(time, 3), *key, "", comment, "NA"])
+    facts = {}
+    if video in times:
+        facts = {"length": {media: times[video].seconds}, "fps": {media: times[video].fps}}
     return {
         "file": {"1": [media]},
         "type": "MEDIA",
         "date": now,
         "description": "",
         "time offset": 0.0,
-        "events": rows,
+        # BORIS orders by time, and reads every second event of a state as its stop.
+        "events": sorted(events, key=lambda event: event[0]),
         "observation time interval": [0, 0],
         "independent_variables": {},
-        "visualize_spectrogram": False,
-        "visualize_waveform": False,
         "close_behaviors_between_videos": False,
         "scan_sampling_time": 0,
+        **dict.fromkeys(("visualize_spectrogram", "visualize_waveform"), False),
         "media_info": {**facts, "hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}},
     }

@@ -10,12 +10,12 @@ and issue 468 on the offset).
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, Literal
 
-from everest.annotations.bout import LONGEST, Bout, merge_overlaps, origin_in
+from everest.annotations.bout import LONGEST, Bout, origin_in
 from everest.annotations.matching import VideoNames
 from everest.annotations.scored import Span
 from everest.errors import DataError, shown
@@ -112,37 +112,3 @@ def _unpaired(event: Event, where: str) -> DataError:
         f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; "
         f"{FIX_UNPAIRED}"
     )
-
-
-def events_of(bouts: Iterable[Bout], points: Collection[str], where: str) -> list[Event]:
-    """The events of the bouts of a video, in the order of their times. Overlapping bouts are merged.
-
-    Args:
-        points: the classes whose bouts have one event; see `point_labels`.
-    """
-    running: dict[tuple[str, str], float] = {}
-    events = []
-    for bout in merge_overlaps(bouts):
-        key = bout.subject, bout.label
-        if bout.start < running.get(key, 0):
-            raise DataError(
-                f"{where}: bouts of '{shown(bout.label)}' with different origins overlap at "
-                f"{bout.start:.3f} s, which BORIS cannot hold; remove one"
-            )
-        running[key] = bout.end
-        comment = "" if bout.origin == "manual" else bout.origin
-        fields = {"behavior": bout.label, "subject": bout.subject, "comment": comment}
-        if bout.label in points:
-            events.append(Event(time=bout.start, status="POINT", **fields))
-        else:
-            events.append(Event(time=bout.start, status="START", **fields))
-            events.append(Event(time=bout.end, status="STOP", **fields))
-    return sorted(events, key=lambda event: event.time)
-
-
-def point_labels(bouts: Iterable[Bout]) -> set[str]:
-    """The classes that have point events only."""
-    labels: dict[str, float] = {}
-    for bout in bouts:
-        labels[bout.label] = max(bout.seconds, labels.get(bout.label, 0))
-    return {label for label, longest in labels.items() if longest == 0}

@@ -10,130 +10,125 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
-from everest.annotations.boris import observation_names
 from everest.annotations.boris_events import (
     FIX_UNPAIRED,
-    NO_SUBJECT,
     Event,
     Observation,
     Status,
-    events_of,
     paired,
-    point_labels,
 )
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.lines import fields_of, in_line, number_in, separator_of
-from everest.annotations.matching import VideoNames, media_path
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoNames
 from everest.errors import shown
 
 ID: Final = "Observation id"
 START: Final = "Start (s)"  # of aggregated events
+STOP: Final = "Stop (s)"
+OFFSET: Final = "Time offset (s)"
 PLAYER: Final = "Player #1"  # other players show the same time from another camera
 MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
 UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
 NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
 # These columns are before the variables of the user, all others after them; a variable may have any name.
-FIRST: Final = (ID, "Source", "Media duration (s)", "Time offset (s)", "Media file path", "Media file")
-# The columns that are written, as in version 8.
-_ABOUT: Final = (ID, "Observation date", "Description", "Observation type", "Source", "Time offset (s)")
-_SHARED: Final = (*_ABOUT, "Media duration (s)", "FPS", "Subject", "Behavior", "Behavioral category")
-_IMAGES: Final = ("Image index start", "Image index stop", "Image file path start", "Image file path stop")
-_EVENT: Final = ("Behavior type", "Time", MEDIA[0], "Image index", "Image file path", "Comment")
-_SPAN: Final = ("Behavior type", START, "Stop (s)", "Duration (s)", MEDIA[0])
+FIRST: Final = (ID, "Source", "Media duration (s)", OFFSET, "Media file path", "Media file")
 
-Row = dict[str, str]
+STATUSES: Final[tuple[Status, ...]] = get_args(Status)
+
+Cells = dict[str, str]  # of a row, by the names of the columns
+Row = tuple[Cells, Event, float]  # with its stop, of an aggregated event
 
 
-def is_header(fields: Sequence[str]) -> str | None:
-    """The kind of table that a line begins: `boris-aggregated`, `boris-events`, or None."""
+def has_columns(fields: Sequence[str]) -> bool:
+    """Whether a line names the columns of one of both tables."""
     names = set(fields)
-    if {"Behavior", START, "Stop (s)"} <= names:
-        return "boris-aggregated"
-    is_events = {"Behavior", "Time"} <= names and names & {"Status", "Behavior type"}
-    return "boris-events" if is_events else None
-
-
-def read_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
-    """Read the bouts of a table of events or of aggregated events."""
-    text = path.read_text(encoding="utf-8-sig")
-    found = ((line, separator_of(line, is_header)) for line in text.split("\n"))
-    separator = next((each for line, each in found if is_header(fields_of(line, each))), ",")
-    reader = csv.reader(io.StringIO(text), delimiter=separator)
-    lines = [(reader.line_num, fields) for fields in reader if any(fields)]
-    begin = next((place for place, (_, fields) in enumerate(lines) if is_header(fields)), None)
-    if begin is None:
-        raise ValueError("no line with the names of the columns")
-    about = [fields for _, fields in lines[:begin] if len(fields) > 1 and fields[1]]
-    names = lines[begin][1]
-    places = {name: names.index(name) for name in names if name in FIRST}
-    places |= {name: len(names) - 1 - names[::-1].index(name) for name in names if name not in FIRST}
-    rows = []
-    for number, fields in lines[begin + 1 :]:
-        with in_line(number):
-            rows.append(_row(fields, places, len(names)))
-    general = {fields[0]: fields[1] for fields in about}
-    queue = tuple(fields[1] for fields in about if fields[0] == PLAYER)
-    bouts: list[Bout] = []
-    for row in rows:
-        row[ID] = row.get(ID) or general.get(ID, "")
-    for name, group in groupby(sorted(rows, key=lambda row: row[ID]), key=lambda row: row[ID]):
-        found = list(group)
-        where = f"{path}, observation '{name}'"
-        observation = _observation(found, queue, general.get("Time offset (s)", ""), where)
-        for start, end, event in _bouts(found, where):
-            bouts += observation.bouts(start, end, event, videos)
-    return bouts
-
-
-def _row(fields: Sequence[str], places: Mapping[str, int], count: int) -> Row:
-    """The cells of a line; ValueError if one is missing, or if its times or its status are none."""
-    if len(fields) < count:
-        raise ValueError(f"it has {len(fields)} fields, and the header {count}")
-    row = {name: fields[at] for name, at in places.items()}
-    if UNPAIRED in (row.get(START), row.get("Stop (s)")):
-        raise ValueError(f"'{shown(row['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
-    start = _time(row)
-    end = number_in(row["Stop (s)"]) if START in row else start
-    if end < start:
-        raise ValueError(f"its stop, {end:g} s, is before its start, {start:g} s; fix it in BORIS")
-    if end > LONGEST:
-        raise ValueError(f"the time {end:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
-    _status(row)
-    return row
-
-
-def _observation(rows: Sequence[Row], queue: tuple[str, ...], offset: str, where: str) -> Observation:
-    """The media of an observation: stated in each row or before the table, else those that rows name."""
-    first = rows[0]
-    media, lengths = queue, ()
-    if "Source" in first:  # `player #1:a.mp4;b.mp4|player #2:c.mp4`, and `12.000;10.000|22.000`
-        source = first["Source"].split("|")[0].removeprefix("player #1:")
-        media = tuple(name for name in source.split(";") if name not in NO_MEDIA)
-        lengths = tuple(map(_number, first.get("Media duration (s)", "").split("|")[0].split(";")))
-    named = [name for row in sorted(rows, key=_time) for name in [_media(row)] if name not in NO_MEDIA]
-    media = media or tuple(dict.fromkeys(named)) or (rows[0][ID],)
-    if len(lengths) != len(media):
-        lengths = (None,) * len(media)
-    return Observation(
-        where=where,
-        media=media,
-        seconds=lengths,
-        offset=_number(first.get("Time offset (s)", offset)) or 0.0,
+    return {"Behavior", START, STOP} <= names or (
+        {"Behavior", "Time"} <= names and not names.isdisjoint(("Status", "Behavior type"))
     )
 
 
-def _media(row: Row) -> str:
-    return next((row[name] for name in MEDIA if name in row), "")
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+    """Read the bouts of a table of events or of aggregated events."""
+    text = path.read_text(encoding="utf-8-sig")
+    found = ((line, separator_of(line, has_columns)) for line in text.split("\n"))
+    separator = next((each for line, each in found if has_columns(fields_of(line, each))), ",")
+    reader = csv.reader(io.StringIO(text), delimiter=separator)
+    lines = [(reader.line_num, fields) for fields in reader if any(fields)]
+    begin = next((place for place, (_, fields) in enumerate(lines) if has_columns(fields)), None)
+    if begin is None:
+        raise ValueError("no line with the names of the columns")
+    about = [fields for _, fields in lines[:begin] if len(fields) > 1 and fields[1]]
+    general = {key: value for key, value, *_ in about if key in (ID, OFFSET)}
+    names = lines[begin][1]
+    places = {name: names.index(name) for name in names if name in FIRST}
+    places |= {name: len(names) - 1 - names[::-1].index(name) for name in names if name not in FIRST}
+    by_observation: dict[str, list[Row]] = defaultdict(list)
+    for number, fields in lines[begin + 1 :]:
+        with in_line(number):
+            if len(fields) < len(names):
+                raise ValueError(f"it has {len(fields)} fields, and the header {len(names)}")
+            cells = general | {name: fields[at] for name, at in places.items()}
+            by_observation[cells.get(ID, "")].append((cells, *_event(cells)))
+    queue = tuple(name for key, name, *_ in about if key == PLAYER)
+    bouts: list[Bout] = []
+    for name, rows in by_observation.items():
+        where = f"{path}, observation '{name}'"
+        observation = _observation(rows, queue or (name,), where)
+        if START in names:
+            spans = ((event.time, stop, event) for _, event, stop in rows)
+        else:
+            spans = paired((event for _, event, _ in rows), where)
+        for start, stop, event in spans:
+            bouts += observation.bouts(start, stop, event, videos)
+    return bouts
 
 
-def _time(row: Row) -> float:
-    return number_in(row[START if START in row else "Time"])  # a variable of the user may be called Time
+def _event(cells: Cells) -> tuple[Event, float]:
+    """The event of a row, and its stop, which is its start in a table of events."""
+    if UNPAIRED in (cells.get(START), cells.get(STOP)):
+        raise ValueError(f"'{shown(cells['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
+    start = number_in(cells[START if START in cells else "Time"])  # a variable of the user may be called Time
+    stop = number_in(cells.get(STOP, str(start)))
+    if stop < start:
+        raise ValueError(f"its stop, {stop:g} s, is before its start, {start:g} s; fix it in BORIS")
+    if stop > LONGEST:
+        raise ValueError(f"the time {stop:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
+    written = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
+    found: list[Status] = [each for each in STATUSES if each in written]
+    if START not in cells and written and not found:
+        raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
+    event = Event(
+        time=start,
+        status=found[0] if found else "POINT",
+        behavior=cells["Behavior"],
+        subject=cells.get("Subject", ""),
+        modifiers="|".join(value for name, value in cells.items() if name.startswith("Modifier")),
+        comment=cells.get("Comment", cells.get("Comment start", "")),
+    )
+    return event, stop
+
+
+def _observation(rows: Sequence[Row], queue: tuple[str, ...], where: str) -> Observation:
+    """The media of an observation: stated in each row, else those that rows name, else the `queue`."""
+    first = rows[0][0]
+    media, lengths = (), ()
+    if "Source" in first:  # `player #1:a.mp4;b.mp4|player #2:c.mp4`, and `12.000;10.000|22.000`
+        media = tuple(first["Source"].split("|")[0].removeprefix("player #1:").split(";"))
+        lengths = tuple(map(_number, first.get("Media duration (s)", "").split("|")[0].split(";")))
+    column = next((name for name in MEDIA if name in first), "")
+    named = [cells.get(column, "") for cells, event, _ in sorted(rows, key=lambda row: row[1].time)]
+    media = tuple(name for name in media or dict.fromkeys(named) if name not in NO_MEDIA) or queue
+    return Observation(
+        where=where,
+        media=media,
+        seconds=lengths if len(lengths) == len(media) else (None,) * len(media),
+        offset=_number(first.get(OFFSET, "")) or 0.0,
+    )
 
 
 def _number(text: str) -> float | None:
@@ -142,74 +137,3 @@ def _number(text: str) -> float | None:
         return number_in(text)
     except ValueError:
         return None
-
-
-def _status(row: Row) -> Status:
-    """Whether an event starts a state, stops it, or is a point, as a row of aggregated events is."""
-    written = [row[name] for name in ("Behavior type", "Status") if row.get(name)]
-    if START in row or not written:
-        return "POINT"
-    for status in get_args(Status):
-        if status in written:
-            return status
-    raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(get_args(Status))}")
-
-
-def _bouts(rows: Sequence[Row], where: str) -> Iterator[tuple[float, float, Event]]:
-    """Yield start, end and first event of each bout."""
-    events = []
-    for row in rows:
-        modifiers = "|".join(value for name, value in row.items() if name.startswith("Modifier"))
-        event = Event(
-            time=_time(row),
-            status=_status(row),
-            behavior=row["Behavior"],
-            subject=row.get("Subject", ""),
-            modifiers=modifiers,
-            comment=row.get("Comment", row.get("Comment start", "")),
-        )
-        if START in row:
-            yield event.time, number_in(row["Stop (s)"]), event
-        else:
-            events.append(event)
-    yield from paired(events, where)
-
-
-def events_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """Tabular events with the columns of version 8, but for the duration of the observation."""
-    points = point_labels(bout for each in bouts.values() for bout in each)
-    rows: list[Sequence[str]] = [[*_SHARED, *_EVENT]]
-    for name, video in observation_names(bouts).items():
-        about = _cells(name, video, times)
-        for event in events_of(bouts[video], points, name):
-            who = [event.subject or NO_SUBJECT, event.behavior, "", event.status]
-            where = [f"{event.time:.3f}", media_path(video), "NA", "NA", event.comment]
-            rows.append([*about, *who, *where])
-    return _tsv(rows)
-
-
-def aggregated_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """Aggregated events with the columns of version 8, but for the durations of coding and subject."""
-    rows: list[Sequence[str]] = [[*_SHARED, *_SPAN, *_IMAGES, "Comment start", "Comment stop"]]
-    for name, video in observation_names(bouts).items():
-        about = _cells(name, video, times)
-        for bout in bouts[video]:
-            kind, length = ("STATE", f"{bout.seconds:.3f}") if bout.seconds else ("POINT", "NA")
-            who = [bout.subject or NO_SUBJECT, bout.label, "", kind]
-            span = [f"{bout.start:.3f}", f"{bout.end:.3f}", length, media_path(video)]
-            comment = "" if bout.origin == "manual" else bout.origin
-            rows.append([*about, *who, *span, *(["NA"] * len(_IMAGES)), comment, ""])
-    return _tsv(rows)
-
-
-def _cells(name: str, video: str, times: Mapping[str, VideoTimes]) -> list[str]:
-    """The cells that are equal in all rows of an observation."""
-    known = times.get(video)
-    facts = ["NA", "NA"] if known is None else [f"{known.seconds:.3f}", f"{known.fps:.3f}"]
-    return [name, "", "", "Media file(s)", f"player #1:{media_path(video)}", "0.0", *facts]
-
-
-def _tsv(rows: Sequence[Sequence[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, delimiter="\t", lineterminator="\n").writerows(rows)
-    return text.getvalue()

@@ -1,6 +1,5 @@
 """Plain tables of bouts, csv or tsv: `video,start,end,label`, and `origin` and `subject` if there are any.
 
-`everest predict --timeline --bouts` writes such a table with further columns; its bouts are automated.
 `everest budget --draw` writes one with the column `window`, the exact length of its windows in seconds; the
 rows that a person adds may end before it.
 """
@@ -27,20 +26,17 @@ COLUMNS: Final = ("video", "start", "end", "label")
 WINDOW: Final = "window"
 
 
-def is_header(fields: Sequence[str]) -> bool:
+def has_columns(fields: Sequence[str]) -> bool:
     """Whether a line names the columns of a table of bouts."""
     return set(COLUMNS) <= {field.strip().lower() for field in fields}
 
 
-def read_bout_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
-    """Read a bout from each row with a label; rows of background have none."""
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+    """Read a bout from each row with a label."""
     header, rows = _table(path)
     missing = [name for name in COLUMNS if name not in header]
     if missing:
         raise ValueError(f"it has no column '{missing[0]}'")
-    if "rank" in header:
-        raise ValueError("its rows are windows with several classes each; write bouts (--bouts)")
-    default = "automated" if "probability" in header else "manual"
     bouts = []
     for fields in filter(any, rows):
         with in_line(rows.line_num):
@@ -48,7 +44,7 @@ def read_bout_table(path: Path, fps: float | None, videos: VideoNames) -> list[B
                 raise ValueError(f"it has {len(fields)} fields, and the header {len(header)}")
             row = dict(zip(header, map(str.strip, fields), strict=False))
             if row["label"]:
-                bouts.append(_bout(row, row.get("origin") or default))
+                bouts.append(_bout(row, row.get("origin") or "manual"))
     return bouts
 
 
@@ -69,7 +65,7 @@ def _bout(row: Mapping[str, str], origin: str) -> Bout:
 
 
 def read_window_length(path: Path) -> float | None:
-    """Read the column `window` of a table that `read_bout_table` has read; None if it has no such column."""
+    """Read the column `window` of a table that `read` has read; None if it has no such column."""
     header, rows = _table(path)
     if WINDOW not in header:
         return None
@@ -90,11 +86,13 @@ def read_window_length(path: Path) -> float | None:
 def _table(path: Path) -> tuple[list[str], Reader]:
     """The names of the columns, in lower case, and the rows below them."""
     text = path.read_text(encoding="utf-8-sig")
-    rows = csv.reader(io.StringIO(text), delimiter=separator_of(text.partition("\n")[0], is_header))
+    rows = csv.reader(io.StringIO(text), delimiter=separator_of(text.partition("\n")[0], has_columns))
     return [field.strip().lower() for field in next(rows, [])], rows
 
 
-def bout_table_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+def write(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
+) -> str:
     """A comma-separated table; times are the shortest decimals that are read back as the same numbers."""
     has_subjects = any(bout.subject for each in bouts.values() for bout in each)
     text = io.StringIO()

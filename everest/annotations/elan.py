@@ -24,16 +24,6 @@ from everest.annotations.times import VideoTimes, from_milliseconds, millisecond
 ROOT: Final = "ANNOTATION_DOCUMENT"
 TIER_TYPE: Final = "default-lt"
 _SCHEMA: Final = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
-# ELAN writes these four into every file.
-_CONSTRAINTS: Final = {
-    "Time_Subdivision": "Time subdivision of parent annotation's time interval, no time gaps allowed within "
-    "this interval",
-    "Symbolic_Subdivision": "Symbolic subdivision of a parent annotation. Annotations refering to the same "
-    "parent are ordered",
-    "Symbolic_Association": "1-1 association with a parent annotation",
-    "Included_In": "Time alignable annotations within the parent annotation's time interval, gaps are "
-    "allowed",
-}
 
 
 class _NoDocumentType(ElementTree.TreeBuilder):
@@ -51,7 +41,7 @@ def parse_xml(content: bytes) -> ElementTree.Element:
         raise ValueError(f"not XML: {error}") from error
 
 
-def read_elan(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of the tiers without a parent."""
     root = parse_xml(path.read_bytes())
     if root.tag != ROOT:
@@ -84,8 +74,8 @@ def read_elan(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     return bouts
 
 
-def elan_text(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
+def write(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
 ) -> str:
     """The document of one video: a tier for each class, subject and origin. Overlapping bouts are merged.
 
@@ -148,8 +138,6 @@ def elan_text(
         LINGUISTIC_TYPE_ID=TIER_TYPE,
         TIME_ALIGNABLE="true",
     )
-    for stereotype, description in _CONSTRAINTS.items():
-        _child(root, "CONSTRAINT", DESCRIPTION=description, STEREOTYPE=stereotype)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -11,8 +11,7 @@ F frames, C classes.
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,19 +30,24 @@ NUMBERS: Final = ("", "frame", "frames")  # names of the column of the frame num
 PROBABILITY: Final = "Probability_"
 COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
 POSE: Final = ("_x", "_y", "_p")
-CLASS_VALUES: Final = frozenset({"0", "1", "0.0", "1.0"})
-NOT_LABELED: Final = frozenset({"-1", "-1.0", "", "nan", "NaN", "NA"})
+NO_LABEL: Final = -1
+OTHER: Final = -2  # a number of a feature
+CODES: Final = {
+    **{"0": 0, "0.0": 0, "1": 1, "1.0": 1},
+    **dict.fromkeys(("-1", "-1.0", "", "nan", "NaN", "NA"), NO_LABEL),
+}
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
 
 
-def is_header(fields: Sequence[str]) -> bool:
+def has_columns(fields: Sequence[str]) -> bool:
     """Whether a line names the columns of a frame table: the first, the number of the frame, has no name."""
     is_simba = {suffix for name in fields for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
-    return fields[:1] in ([""], ["frame"]) and len(fields) > 1 and (BACKGROUND in fields or is_simba)
+    is_unnamed = fields[:1] == [""] and (BACKGROUND in fields or is_simba)
+    return len(fields) > 1 and (is_unnamed or fields[0] == "frame")
 
 
-def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.
@@ -83,45 +87,41 @@ def read_frame_table(path: Path, fps: float | None, videos: VideoNames) -> list[
 def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
     """The names of the classes, whether a model found them, and whether each frame has each: (F, C).
 
-    The classes are the last columns of 0 and 1; `unscored` follows them. The file is read twice, because it
-    may have 500 columns.
+    The classes are the last columns of 0 and 1; `unscored` follows them.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        separator = separator_of(file.readline(), is_header)
+        separator = separator_of(file.readline(), has_columns)
         file.seek(0)
-        rows = csv.reader(file, delimiter=separator)
-        header = next(rows, [])
-        predicted = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
-        skipped = {place for place, name in enumerate(header) if name.startswith((PROBABILITY, COUNTS))}
-        places = {place for place, name in enumerate(header) if name not in NUMBERS} - skipped
-        numbers = []
-        for row in filter(None, rows):
+        table = csv.reader(file, delimiter=separator)
+        header = next(table, [])
+        rows, numbers = [], []
+        for row in filter(None, table):
             if len(row) < len(header):
-                raise ValueError(f"line {rows.line_num} has {len(row)} fields, and the header {len(header)}")
-            places = {place for place in places if row[place] in CLASS_VALUES | NOT_LABELED}
+                raise ValueError(f"line {table.line_num} has {len(row)} fields, and the header {len(header)}")
+            rows.append(np.array([CODES.get(cell, OTHER) for cell in row[: len(header)]], np.int8))
             numbers.append(row[0])
-    end = len(header)
-    while end - 1 in places | skipped:
-        end -= 1
-    chosen = sorted(
+    if not rows:
+        raise ValueError("it has no row of a frame")
+    codes = np.stack(rows)  # (rows, columns)
+    predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
+    is_other = (codes == OTHER).any(axis=0) | [name in NUMBERS for name in header]
+    is_skipped = np.array([name.startswith((PROBABILITY, COUNTS)) for name in header])
+    first = np.flatnonzero(is_other & ~is_skipped).max(initial=-1) + 1
+    places = np.flatnonzero(~is_other & ~is_skipped).tolist()
+    background = [place for place in places if header[place] == BACKGROUND]
+    chosen = [
         place
         for place in places
-        if header[place] != BACKGROUND and (header[place] in predicted if predicted else place >= end)
-    )
-    if not chosen and header[-1:] != [BACKGROUND]:
+        if place not in background and (header[place] in predicted if predicted else place >= first)
+    ]
+    if not chosen and header[-1] != BACKGROUND:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
-    if not numbers:
-        raise ValueError("it has no row of a frame")
     frames = _frames_of(numbers) if header[0] in NUMBERS else np.arange(len(numbers))
+    is_labeled = (codes[:, chosen + background] != NO_LABEL).all(axis=1)
     values = np.zeros((frames[-1] + 1, len(chosen) + 1), np.int8)
     values[:, -1] = 1  # no row
-    scored = [*chosen, *(place for place in places if header[place] == BACKGROUND)]
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=separator)
-        next(rows)
-        for frame, row in zip(frames, filter(None, rows), strict=True):
-            if not any(row[place] in NOT_LABELED for place in scored):
-                values[frame] = [*(float(row[place]) == 1 for place in chosen), 0]
+    values[frames[is_labeled], -1] = 0
+    values[frames[is_labeled], :-1] = codes[is_labeled][:, chosen]
     return [*(header[place] for place in chosen), UNSCORED], bool(predicted), values
 
 
@@ -136,26 +136,3 @@ def _frames_of(numbers: Sequence[str]) -> NDArray[np.int64]:
     if not is_rising or frames[0] < 0 or not frames[-1] < MOST_FRAMES:
         return np.arange(len(numbers))
     return frames.astype(np.int64)
-
-
-def frame_table_text(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str] = ()
-) -> str:
-    """DeepEthogram's labels of one video, -1 where it is unscored. A point event lasts one frame."""
-    ((video, of_video),) = bouts.items()
-    labels = sorted({*classes, *(bout.label for bout in of_video)} - {BACKGROUND, UNSCORED})
-    values = np.zeros((times[video].frames, 1 + len(labels)), np.int8)  # (F, C), background first
-    for bout in of_video:
-        if bout.label in labels:
-            first, after = times[video].span(bout)
-            values[first:after, 1 + labels.index(bout.label)] = 1
-    values[:, 0] = ~values.any(axis=1)
-    for bout in of_video:
-        if bout.label == UNSCORED:
-            first, after = times[video].span(bout)
-            values[first:after] = -1
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["", BACKGROUND, *labels])
-    writer.writerows([number, *row] for number, row in enumerate(values.tolist()))
-    return text.getvalue()

@@ -8,21 +8,27 @@ Source: labelstud.io/tags/video and /tags/timelinelabels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
 from everest.annotations.bout import Bout, Origin
-from everest.annotations.matching import VideoNames, media_path
-from everest.annotations.times import VideoTimes
-from everest.errors import DataError, shown
-from everest.system.json_text import json_text, read_json
+from everest.annotations.matching import VideoNames
+from everest.errors import DataError
+from everest.system.json_text import read_json
 
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
-_NAMES: Final = {"from_name": "timelineLabels", "to_name": "video", "type": "timelinelabels"}
 
 
-def read_label_studio(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def has_keys(document: Any) -> bool:
+    """Whether a JSON document, or the first of its tasks, is of this kind."""
+    return isinstance(document, dict) and bool(
+        {"annotations", "predictions", "video", "data"} & set(document)
+    )
+
+
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of all tasks.
 
     Of several annotations of a task the last that is not canceled counts; a task without any has the bouts
@@ -35,22 +41,21 @@ def read_label_studio(path: Path, fps: float | None, videos: VideoNames) -> list
         video = next((value for key, value in data.items() if _is_video(key, value)), None)
         if video is None:
             raise ValueError(f"task {number} names no video (data.video)")
-        results = [result for result in _results(task) if result.get("value", result).get("timelinelabels")]
-        for labels in (result.get("value", result)["timelinelabels"] for result in results):
-            if not isinstance(labels, list):
-                raise ValueError(f"task {number}: timelinelabels is '{shown(labels)}' and no list of classes")
-        rate = float(fps or data.get("fps") or max(map(_stated_rate, _results(task)), default=0))
-        if results and not rate:
+        values = [(result.get("value", result), result.get("origin", "")) for result in _results(task)]
+        labeled = [(value, origin) for value, origin in values if value.get("timelinelabels")]
+        rate = float(fps or data.get("fps") or 0)
+        if labeled and not rate:
             raise DataError(
                 f"{path}: its times are frames, and it does not state their rate; set --fps to the frameRate "
                 "of the labeling interface (24 if it has none)"
             )
-        for result in results:
-            value, origin = result.get("value", result), _ORIGINS.get(result.get("origin", ""), "manual")
-            for span in value["ranges"]:
+        for value, origin in labeled:
+            if not isinstance(value["timelinelabels"], list):
+                raise ValueError(f"task {number}: timelinelabels is no list of classes")
+            for span, label in product(value["ranges"], value["timelinelabels"]):
                 start, end = (span["start"] - 1) / rate, span["end"] / rate
-                for label in value["timelinelabels"]:
-                    bouts.append(Bout(video=video, start=start, end=end, label=label, origin=origin))
+                of_person = _ORIGINS.get(origin, "manual")
+                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=of_person))
     return bouts
 
 
@@ -68,32 +73,3 @@ def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from finished[-1]["result"]
     elif task.get("predictions"):
         yield from ({"origin": "prediction"} | result for result in task["predictions"][-1]["result"])
-
-
-def _stated_rate(result: Mapping[str, Any]) -> float:
-    """The frame rate, which a rectangle (`videorectangle`) states by its frames and seconds; else 0."""
-    value = result.get("value", result)
-    frames, seconds = value.get("framesCount"), value.get("duration")
-    return frames / seconds if frames and seconds else 0.0
-
-
-def label_studio_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """Tasks to import: predictions if all bouts of a video are automated, else one annotation.
-
-    A point event lasts one frame. The labeling interface takes the rate from the task by `frameRate="$fps"`.
-    """
-    tasks = []
-    for number, (video, of_video) in enumerate(bouts.items(), start=1):
-        fps = times[video].fps
-        results = []
-        for place, bout in enumerate(of_video):
-            first, end = round(bout.start * fps), round(bout.end * fps)
-            origin = {"automated": "prediction", "curated": "prediction-changed"}.get(bout.origin, "manual")
-            span = {"start": first + 1, "end": max(end, first + 1)}
-            value = {"ranges": [span], "timelinelabels": [bout.label]}
-            results.append({"id": f"{number}-{place}", **_NAMES, "origin": origin, "value": value})
-        is_predicted = all(bout.origin == "automated" for bout in of_video)
-        state, other = ("predictions", "annotations") if is_predicted else ("annotations", "predictions")
-        data = {"video": media_path(video), "fps": fps}
-        tasks.append({"id": number, "data": data, state: [{"result": results}] if results else [], other: []})
-    return json_text(tasks, indent=1)

@@ -25,20 +25,17 @@ from everest.lists.labels import JOINED_BY
 from everest.lists.sample import Sample
 from everest.video.reader import TOLERANCE
 
-SHARE: Final = 0.5  # our choice
+SHARE: Final = 0.5  # of a window or of a bout; our choice
 
 Labels = dict[str, float]  # the seconds of each class in a window, in the order of the names
 
 
-def label_windows(
-    windows: Sequence[tuple[float, float]], bouts: Sequence[Bout], *, share: float = SHARE
-) -> list[Labels]:
+def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout]) -> list[Labels]:
     """The classes of the windows of a video, each with its seconds in the window.
 
     Args:
         windows: W of (start, end) in seconds, in the order of their starts.
         bouts: of this video; times after the last window are ignored.
-        share: of the window or of the bout; see above.
     """
     starts, ends = np.array(windows, np.float64).reshape(-1, 2).T  # (W,)
     last_ends = np.maximum.accumulate(ends)  # of overlapping segments, a later window may end earlier
@@ -48,7 +45,7 @@ def label_windows(
     labels: list[Labels] = [{} for _ in windows]
     for label, of_label in sorted(by_label.items()):
         seconds = _covered(of_label, ends) - _covered(of_label, starts)  # (W,)
-        has_label = seconds >= share * (ends - starts) - TOLERANCE
+        has_label = seconds >= SHARE * (ends - starts) - TOLERANCE
         for bout in of_label:
             first, after = (
                 np.searchsorted(last_ends, bout.start, "right"),
@@ -58,7 +55,7 @@ def label_windows(
                 after = np.searchsorted(starts, bout.start, "right")
             near = slice(first, after)
             inside = np.minimum(ends[near], bout.end) - np.maximum(starts[near], bout.start)
-            has_label[near] |= (inside >= share * bout.seconds - TOLERANCE) & (ends[near] > bout.start)
+            has_label[near] |= (inside >= SHARE * bout.seconds - TOLERANCE) & (ends[near] > bout.start)
         for place in np.flatnonzero(has_label):
             labels[place][label] = float(seconds[place])
     return labels
@@ -82,8 +79,6 @@ def labeled_samples(
     bouts: Mapping[str, Sequence[Bout]],
     *,
     task: Task | None = None,
-    share: float = SHARE,
-    background: str = BACKGROUND,
 ) -> tuple[list[Sample], list[str], Task]:
     """Give windows the classes of the bouts in them.
 
@@ -91,9 +86,8 @@ def labeled_samples(
         samples: segments of videos in seconds; the segments of a video in the order of their starts and ends.
             Leave out those that touch unscored time first (everest.annotations.scored.are_scored).
         bouts: by `Sample.path`.
-        task: single-label gives a window the class with the most seconds in it, and `background` if it has
+        task: single-label gives a window the class with the most seconds in it, and background if it has
             none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
-        share: see `label_windows`.
     Returns:
         The samples with their labels, the names of the classes, and the task.
     """
@@ -104,20 +98,23 @@ def labeled_samples(
         raise DataError("there is no window to label")
     # A bout of the background states that nothing happens.
     of_classes = {
-        path: [bout for bout in bouts.get(path, ()) if bout.label not in (background, UNSCORED)]
+        path: [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         for path in windows
     }
-    found = {path: iter(label_windows(each, of_classes[path], share=share)) for path, each in windows.items()}
+    found = {path: iter(label_windows(each, of_classes[path])) for path, each in windows.items()}
     labels = [next(found[sample.path]) for sample in samples]
     names = sorted({name for each in labels for name in each})
     if task is None:
         task = MULTI_LABEL if any(map(classes_overlap, of_classes.values())) else "single-label"
     for name in names:
-        if (why := unlistable_class(name)) is not None:
-            raise DataError(f"the name of the class {name!r} {why}; rename it in the annotations")
+        if JOINED_BY in name or name != name.strip() or not name.isprintable():
+            raise DataError(
+                f"the name of the class {name!r} has a '{JOINED_BY}', a space at its end or a line break, "
+                "which no list can hold; rename it in the annotations"
+            )
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
-        chosen = [max(each, key=each.__getitem__, default=background) for each in labels]
+        chosen = [max(each, key=each.__getitem__, default=BACKGROUND) for each in labels]
         names = sorted(set(chosen))
         numbered = [(names.index(name),) for name in chosen]
     else:
@@ -127,15 +124,6 @@ def labeled_samples(
         names,
         task,
     )
-
-
-def unlistable_class(name: str) -> str | None:
-    """Returns why a list cannot hold the name of a class, or None if it can."""
-    if not name:
-        return "is empty"
-    if JOINED_BY in name or name != name.strip() or not name.isprintable():
-        return f"has a '{JOINED_BY}', a space at its end or a line break, which no list can hold"
-    return None
 
 
 def classes_overlap(bouts: Sequence[Bout]) -> bool:

@@ -33,11 +33,6 @@ def stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
 
 
-def media_path(video: str) -> str:
-    """The path of a video for a program that opens it: absolute if the file is on this machine."""
-    return str(Path(video).absolute()) if Path(video).exists() else video
-
-
 class VideoNames:
     """The user's videos."""
 

@@ -1,7 +1,6 @@
 """Subtitles: SubRip, `.srt`, and WebVTT, `.vtt`; a line of a cue is the class of a bout.
 
-SubRip has no field for the origin and the subject of a bout. WebVTT has them as a class and a voice:
-`<v SUBJECT><c.automated>LABEL</c>`, which players do not show.
+They have no field for the origin and the subject of a bout.
 
 Source: w3.org/TR/webvtt1.
 """
@@ -10,13 +9,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.bout import Bout, Origin, origin_in
+from everest.annotations.bout import Bout
 from everest.annotations.lines import in_line
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
@@ -26,74 +24,51 @@ _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
 _TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
 _IN_TEXT: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
 _NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of WebVTT begin
-_PERCENT: Final = re.compile(r" \d{1,3}%$")  # after the labels that `everest predict --format srt` writes
-_VOICE: Final = re.compile(r"^<v(?:\.[^ >]*)? ([^>]*)>")
-_CLASS: Final = re.compile(r"<c\.([^>]*)>")
 _TAG: Final = re.compile(r"</?[^>]*>")
 
 Row = tuple[int, str]  # a line and its number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cue:
-    """Lines of text that are shown for some time."""
-
-    start: int  # milliseconds
-    end: int
-    lines: tuple[str, ...]
-
-
-def srt_text(cues: Iterable[Cue]) -> str:
-    """The SubRip file of some cues."""
+def write_srt(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
+) -> str:
+    """The SubRip file of the bouts of one video."""
+    ((_, of_video),) = bouts.items()
     return "\n".join(
-        "\n".join([str(number), f"{_stamp(cue.start, ',')} --> {_stamp(cue.end, ',')}", *cue.lines, ""])
-        for number, cue in enumerate(cues, start=1)
+        f"{number}\n{_span_text(bout, ',')}\n{bout.label}\n" for number, bout in enumerate(of_video, start=1)
     )
 
 
-def bouts_srt_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
-    """The SubRip file of the bouts of one video."""
-    ((_, of_video),) = bouts.items()
-    spans = [(*milliseconds(bout), bout.label) for bout in of_video]
-    return srt_text(Cue(start=start, end=end, lines=(label,)) for start, end, label in spans)
-
-
-def bouts_vtt_text(bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes]) -> str:
+def write_vtt(
+    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
+) -> str:
     """The WebVTT file of the bouts of one video."""
     ((_, of_video),) = bouts.items()
-    blocks = ["WEBVTT\n"]
-    for bout in of_video:
-        start, end = milliseconds(bout)
-        voice = f"<v {html.escape(bout.subject, quote=False)}>" if bout.subject else ""
-        text = f"{voice}<c.{bout.origin}>{html.escape(bout.label, quote=False)}</c>"
-        blocks.append(f"{_stamp(start, '.')} --> {_stamp(end, '.')}\n{text}\n")
-    return "\n".join(blocks)
+    cues = [f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in of_video]
+    return "\n".join(["WEBVTT\n", *cues])
 
 
-def read_subtitles(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
-    """Read a bout for each line of each cue; the video has the name of the file.
+def _span_text(bout: Bout, point: str) -> str:
+    """The times of a bout as hours:minutes:seconds.milliseconds."""
+    stamps = []
+    for time in milliseconds(bout):
+        seconds, thousandths = divmod(time, 1000)
+        minutes, second = divmod(seconds, 60)
+        stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
+    return " --> ".join(stamps)
 
-    If each line ends with a percentage, a model wrote it; it is removed, and the bouts are automated.
-    """
+
+def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+    """Read a bout for each line of each cue; the video has the name of the file."""
     text = path.read_text(encoding="utf-8-sig")
     is_vtt = text.startswith("WEBVTT")
-    cues = [cue for block in _blocks(text) for cue in _cue(block, is_vtt=is_vtt)]
-    lines = [(times, number, row) for times, rows in cues for number, row in rows]
-    has_percent = bool(lines) and all(_PERCENT.search(row) for _, _, row in lines)
     bouts = []
-    for times, number, line in lines:
-        label, subject = _PERCENT.sub("", line) if has_percent else line, ""
-        origin: Origin = "automated" if has_percent else "manual"
-        if is_vtt:
-            voice, known = _VOICE.search(label), _CLASS.search(label)
-            subject = html.unescape(voice[1]) if voice else ""
-            origin = origin_in(known[1] if known else "", origin)
-            label = html.unescape(_TAG.sub("", label)).strip()
-        with in_line(number):
-            start, end = from_milliseconds(*times)
-            bouts.append(
-                Bout(video=path.stem, start=start, end=end, label=label, origin=origin, subject=subject)
-            )
+    for block in _blocks(text):
+        for (start, end), rows in _cue(block, is_vtt=is_vtt):
+            for number, row in rows:
+                label = html.unescape(_TAG.sub("", row)).strip() if is_vtt else row
+                with in_line(number):
+                    bouts.append(Bout(video=path.stem, start=start, end=end, label=label))
     return bouts
 
 
@@ -105,7 +80,7 @@ def _blocks(text: str) -> Iterator[list[Row]]:
             yield list(block)
 
 
-def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[int, int], list[Row]]]:
+def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[float, float], list[Row]]]:
     """Yield times and text of the cue of a block, if it has one. A number or a name may precede the times."""
     rows = block[1:] if is_vtt and block[0][0] == 1 else block  # after the line WEBVTT
     place = next((place for place, (_, row) in enumerate(rows[:2]) if "-->" in row), None)
@@ -121,8 +96,8 @@ def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[int, int], l
         yield _span(line), texts
 
 
-def _span(line: str) -> tuple[int, int]:
-    """Start and end of a cue in milliseconds; ValueError if the line has none."""
+def _span(line: str) -> tuple[float, float]:
+    """Start and end of a cue in seconds; ValueError if the line has none."""
     found = _TIMES.match(line)
     if found is None:
         raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
@@ -131,11 +106,4 @@ def _span(line: str) -> tuple[int, int]:
         ((hours * 60 + minutes) * 60 + seconds) * 1000 + thousandths
         for hours, minutes, seconds, thousandths in (numbers[:4], numbers[4:])
     )
-    return start, end
-
-
-def _stamp(time: int, point: str) -> str:
-    """Format milliseconds as hours:minutes:seconds.milliseconds."""
-    seconds, thousandths = divmod(time, 1000)
-    minutes, second = divmod(seconds, 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}"
+    return from_milliseconds(start, end)

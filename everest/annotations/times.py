@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import Bout
-from everest.errors import DataError, shown
 from everest.video.reader import frame_times, probe
 from everest.video.source import Video
 
@@ -39,16 +38,6 @@ class VideoTimes:
         """The times of F frames at a constant rate."""
         return cls(borders=np.arange(frames + 1) / fps, fps=fps)
 
-    @classmethod
-    def until(cls, end: float, fps: float, video: str) -> VideoTimes:
-        """The times of the frames up to the end of the last bout of a video that is not available."""
-        if end * fps > MOST_FRAMES:
-            raise DataError(
-                f"{shown(video)}: its last bout ends at {end:.15g} s, and at {fps:g} frames a second this is "
-                f"after frame {MOST_FRAMES}, the most of a video; correct the bout or --fps"
-            )
-        return cls.at_rate(fps, max(round(end * fps), 1))
-
     @property
     def frames(self) -> int:
         """F."""
@@ -58,16 +47,6 @@ class VideoTimes:
     def seconds(self) -> float:
         """The length of the video."""
         return float(self.borders[-1])
-
-    def span(self, bout: Bout) -> tuple[int, int]:
-        """The first frame of a bout and the frame after its last, by the nearest borders; at least one frame.
-
-        Programs round times to milliseconds, so that a time may be just before or after its frame.
-        """
-        middles = (self.borders[1:] + self.borders[:-1]) / 2
-        first, after = np.searchsorted(middles, [bout.start, bout.end], side="right").tolist()
-        first = min(first, self.frames - 1)
-        return first, max(after, first + 1)
 
 
 def milliseconds(bout: Bout) -> tuple[int, int]:

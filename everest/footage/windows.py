@@ -22,7 +22,7 @@ from everest.errors import DataError, RecipeError
 from everest.footage.activity import why_none, window_activity
 from everest.footage.labeled_list import Labeling
 from everest.footage.selection import choose_windows
-from everest.inference.predictions import check_seconds
+from everest.inference.windows import check_seconds
 from everest.lists.sample import Sample
 from everest.lists.writing import refuse_unlistable, write_list
 from everest.system.events import Report, notice

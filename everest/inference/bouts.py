@@ -1,236 +1,197 @@
-"""Bouts of a timeline: neighboring windows of one class, merged.
+"""Bouts: neighboring windows of one class, merged.
 
 Windows may overlap: each gives its class to the times that are nearest to its center. Times between windows
 that are apart belong to no bout.
 
-W windows, F frames, C classes, G groups of windows.
+W windows, F frames, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
-from statistics import fmean
 from typing import Any, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from everest.annotations.bout import Bout
+from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.errors import RecipeError
 from everest.video.reader import TOLERANCE, frame_range
 
-Span = tuple[float, float]  # seconds
-Class = tuple[str | None, int | None]  # name and index; None of the background
+Floats = NDArray[Any]  # float32 or float64
+Rows = list[dict[str, Any]]
+
+NO_CLASS: Final = -1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """A part of a video."""
-
-    start: float  # seconds
-    end: float
-    first: int  # number of its first frame
-    length: int  # frames
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BoutRules:
     """How bouts follow from the probabilities of windows."""
 
     background: float | None = None  # single-label: less probable windows have no class
     threshold: tuple[float, float] | None = None  # multi-label: high and low; None: the model's, for both
     smooth: float = 0.0  # seconds; see `smoothed`
-    min_seconds: float = 0.0  # see `merge_windows`
+    min_seconds: float = 0.0  # see `without_short`
+
+    def check(self, heads: Heads) -> None:
+        """Raise RecipeError for a rule that is out of range, or that goes with no head."""
+        tasks = {head.task for head in heads}
+        for option, value, task in (
+            ("--background", self.background, "single-label"),
+            ("--threshold", self.threshold, MULTI_LABEL),
+        ):
+            if value is not None and task not in tasks:
+                raise RecipeError(f"{option}: is for {task} models, this one is {', '.join(sorted(tasks))}")
+        for option, seconds in (("--smooth", self.smooth), ("--min-seconds", self.min_seconds)):
+            if not 0 <= seconds < inf:
+                raise RecipeError(f"{option}: must be a number of seconds from 0 on, not {seconds}")
+        if self.background is not None and not 0 <= self.background <= 1:
+            raise RecipeError(f"--background: must be from 0 to 1, not {self.background}")
+        if self.threshold is not None and not 0 <= self.threshold[1] <= self.threshold[0] <= 1:
+            shown = ",".join(map(str, self.threshold))
+            raise RecipeError(f"--threshold: must be HIGH,LOW with 1 >= HIGH >= LOW >= 0, not {shown}")
 
 
 PLAIN: Final = BoutRules()
 
 
-def merge_windows(
-    windows: Sequence[Window],
-    best: Sequence[dict[str, Any]],
-    times: NDArray[np.float64],
-    *,
-    background: float | None,
-    min_seconds: float = 0.0,
-) -> list[dict[str, Any]]:
-    """Return the bouts of W windows in their order, as `everest predict --timeline --json`.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Windows:
+    """The windows of a video, with increasing starts and ends, and the times of its frames."""
+
+    starts: Floats  # (W,) seconds
+    ends: Floats  # (W,)
+    times: Floats  # (F,) seconds of each frame of the video
+    frames: tuple[int, int]  # first frame, and the one after the last, of the segment
+    spans: Floats = field(init=False)  # (W, 2) seconds without overlaps, each of which is halved
+
+    def __post_init__(self) -> None:
+        borders = (self.ends[:-1] + self.starts[1:]) / 2
+        spans = np.stack([self.starts, self.ends], axis=1)
+        spans[1:, 0] = np.maximum(spans[1:, 0], borders)
+        spans[:-1, 1] = np.minimum(spans[:-1, 1], borders)
+        object.__setattr__(self, "spans", spans)
+
+    def runs(self, classes: NDArray[Any]) -> Iterator[tuple[int, int]]:
+        """Yield the first window, and the one after the last, of each run of equal classes without gaps."""
+        is_new = (classes[1:] != classes[:-1]) | (self.spans[1:, 0] > self.spans[:-1, 1] + TOLERANCE)
+        borders = [0, *(np.flatnonzero(is_new) + 1).tolist(), len(classes)]
+        return ((first, after) for first, after in pairwise(borders) if first < after)
+
+
+def bouts_of_head(
+    windows: Windows, outputs: Floats, head: Head, names: Sequence[str], rules: BoutRules
+) -> Rows:
+    """Return the bouts of a head, by their start and then by class; those of a multi-label head may overlap.
 
     Args:
-        windows: with increasing starts and ends.
-        best: the most likely class of each: `label`, `index`, `probability`.
-        times: seconds of each frame, (F,).
-        background: windows whose highest probability is below this have no class.
-        min_seconds: the windows of a shorter bout, or of a shorter stretch without a class, take the class of
-            the nearest window of a longer one, unless there is a gap between; if there is none, they have no
-            class.
+        outputs: (W, C) probabilities.
+        names: of the C classes.
     Returns:
         `{"start", "end", "start_frame", "end_frame", "label", "index", "probability"}` of each bout: seconds
-        and frames, the end excluded; null as the class of background; the mean over the windows of their
-        highest probability.
+        and frames, the end excluded; null as the class of a background of a single-label head; the mean over
+        the windows of the probability of their class, or of the most likely class if they have none. Numbers
+        have no bouts.
     """
-    spans = spans_of(windows)
-    classes: list[Class] = [
-        (each["label"], each["index"])
-        if background is None or each["probability"] >= background
-        else (None, None)
-        for each in best
+    if head.task == "regression" or not len(outputs):
+        return []
+    if rules.smooth:
+        outputs = smoothed(windows, outputs, rules.smooth)
+    if head.task != MULTI_LABEL:
+        best = outputs.max(axis=1)
+        classes = np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1))
+        return _bouts(windows, classes, best, names, rules.min_seconds)
+    high, low = (np.array(each, np.float32) for each in rules.threshold or (head.thresholds,) * 2)
+    present = present_classes(windows, outputs, high, low)
+    bouts = [
+        bout
+        for index in np.flatnonzero(present.any(axis=0)).tolist()
+        for bout in _bouts(
+            windows,
+            np.where(present[:, index], index, NO_CLASS),
+            outputs[:, index],
+            names,
+            rules.min_seconds,
+        )
+        if bout["label"] is not None
     ]
+    return sorted(bouts, key=lambda bout: (bout["start"], bout["index"]))
+
+
+def _bouts(
+    windows: Windows,
+    classes: NDArray[np.int64],
+    probabilities: Floats,
+    names: Sequence[str],
+    min_seconds: float,
+) -> Rows:
+    """The bouts of windows of the given classes, (W,), and their probabilities, (W,)."""
     if min_seconds:
-        classes = _without_short(classes, spans, min_seconds)
-    groups = _groups(classes, spans)
+        classes = without_short(windows, classes, min_seconds)
     bouts = []
-    for group in groups:
-        first, last = group[0], group[-1]
-        start, end = spans[first][0], spans[last][1]
-        start_frame, end_frame = frame_range(times, start, end)
-        label, index = classes[first]
+    for first, after in windows.runs(classes):
+        start, end = float(windows.spans[first, 0]), float(windows.spans[after - 1, 1])
+        start_frame, end_frame = frame_range(windows.times, start, end)
+        index = int(classes[first])
         bouts.append(
             {
                 "start": round(start, 3),
                 "end": round(end, 3),
-                "start_frame": max(start_frame, windows[first].first),
-                "end_frame": min(end_frame, windows[last].first + windows[last].length),
-                "label": label,
-                "index": index,
-                "probability": round(fmean(best[number]["probability"] for number in group), 6),
+                "start_frame": max(start_frame, windows.frames[0]),
+                "end_frame": min(end_frame, windows.frames[1]),
+                "label": None if index == NO_CLASS else names[index],
+                "index": None if index == NO_CLASS else index,
+                "probability": round(float(probabilities[first:after].mean(dtype=np.float64)), 6),
             }
         )
     return bouts
 
 
-def spans_of(windows: Sequence[Window]) -> list[Span]:
-    """Return the seconds of each window without its overlaps, each of which is halved."""
-    borders = [(before.end + after.start) / 2 for before, after in pairwise(windows)]
-    return [
-        (max(window.start, before), min(window.end, after))
-        for window, before, after in zip(windows, [-inf, *borders], [*borders, inf], strict=False)
-    ]
+def without_short(windows: Windows, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
+    """Return the classes, (W,), without the runs that are shorter than `seconds`.
 
-
-def _touches(spans: Sequence[Span], number: int) -> bool:
-    """Whether a window follows the one before it without a gap."""
-    return number > 0 and spans[number][0] <= spans[number - 1][1] + TOLERANCE
-
-
-def _groups(classes: Sequence[Class], spans: Sequence[Span]) -> list[list[int]]:
-    """Return the numbers of neighboring windows of one class, (G,) of (windows,)."""
-    groups: list[list[int]] = []
-    for number in range(len(spans)):
-        if _touches(spans, number) and classes[number] == classes[number - 1]:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return groups
-
-
-def _without_short(classes: Sequence[Class], spans: Sequence[Span], min_seconds: float) -> list[Class]:
-    """Return the classes of windows with the classes of short groups replaced; see `merge_windows`."""
-    is_lasting = np.zeros(len(spans), dtype=np.bool_)
-    for group in _groups(classes, spans):
-        is_lasting[group] = spans[group[-1]][1] - spans[group[0]][0] >= min_seconds - TOLERANCE
-    nearest: list[list[int | None]] = []  # lasting window before, and after, each window, without a gap
-    for order in (range(len(spans)), range(len(spans) - 1, -1, -1)):
-        found: list[int | None] = [None] * len(spans)
-        previous: int | None = None  # the window visited last
-        for number in order:
-            if is_lasting[number]:
-                found[number] = number
-            elif previous is not None and _touches(spans, max(number, previous)):
-                found[number] = found[previous]
-            previous = number
-        nearest.append(found)
-    centers = [(start + end) / 2 for start, end in spans]
-    replaced: list[Class] = []
-    for center, *both in zip(centers, *nearest, strict=True):
-        options = [number for number in both if number is not None]
-        best = min(options, key=lambda number: abs(centers[number] - center), default=None)
-        replaced.append((None, None) if best is None else classes[best])
+    Their windows take the class of the nearest window of a longer run, unless there is a gap between; if
+    there is none, they have no class.
+    """
+    replaced = np.full_like(classes, NO_CLASS)
+    centers = windows.spans.mean(axis=1)
+    is_lasting = np.zeros(len(classes), np.bool_)
+    for first, after in windows.runs(classes):
+        length = windows.spans[after - 1, 1] - windows.spans[first, 0]
+        is_lasting[first:after] = length >= seconds - TOLERANCE
+    for first, after in windows.runs(np.zeros_like(classes)):  # stretches without a gap
+        lasting = first + np.flatnonzero(is_lasting[first:after])
+        for window in range(first, after) if len(lasting) else ():
+            place = int(np.searchsorted(lasting, window))
+            near = lasting[max(place - 1, 0) : place + 1]  # before and after, or the window itself
+            replaced[window] = classes[min(near, key=lambda other: abs(centers[other] - centers[window]))]
     return replaced
 
 
-def smoothed(windows: Sequence[Window], probabilities: Tensor, seconds: float) -> Tensor:
-    """Return the mean over the windows whose centers are at most half of `seconds` away.
-
-    Args:
-        probabilities: (W, C).
-    """
-    centers = np.array([(window.start + window.end) / 2 for window in windows])
-    first = torch.from_numpy(np.searchsorted(centers, centers - seconds / 2 - TOLERANCE))
-    end = torch.from_numpy(np.searchsorted(centers, centers + seconds / 2 + TOLERANCE))
-    sums = torch.cat([torch.zeros(1, probabilities.size(1)), probabilities.double().cumsum(dim=0)])
-    means = (sums[end] - sums[first]) / (end - first)[:, None]
-    return means.to(probabilities.dtype)
+def smoothed(windows: Windows, outputs: Floats, seconds: float) -> Floats:
+    """Return the mean of (W, C) over the windows whose centers are at most half of `seconds` away."""
+    centers = (windows.starts + windows.ends) / 2
+    first = np.searchsorted(centers, centers - seconds / 2 - TOLERANCE)
+    end = np.searchsorted(centers, centers + seconds / 2 + TOLERANCE)
+    sums = np.concatenate([np.zeros((1, outputs.shape[1])), outputs.cumsum(axis=0, dtype=np.float64)])
+    return ((sums[end] - sums[first]) / (end - first)[:, None]).astype(outputs.dtype)
 
 
-def present_classes(windows: Sequence[Window], probabilities: Tensor, high: Tensor, low: Tensor) -> Tensor:
-    """Return the classes of each window, (W, C) bool, with hysteresis.
+def present_classes(windows: Windows, outputs: Floats, high: Floats, low: Floats) -> NDArray[np.bool_]:
+    """Return the classes of each window, (W, C), with hysteresis.
 
     A class is present from a window of at least its `high` probability, in both directions, for as long as
     the probability is at least `low` and there is no gap.
 
     Args:
-        probabilities: (W, C).
-        high, low: (C,).
+        outputs: (W, C) probabilities.
+        high, low: (C,), or a number for all classes.
     """
-    present, spans = probabilities >= high, spans_of(windows)
-    neighbors = [(number - 1, number) for number in range(len(spans)) if _touches(spans, number)]
-    lasts = probabilities >= low
-    for before, after in neighbors:
-        present[after] |= present[before] & lasts[after]
-    for before, after in reversed(neighbors):
-        present[before] |= present[after] & lasts[before]
+    lasts, present = outputs >= low, outputs >= high
+    for index in range(outputs.shape[1]):
+        for first, after in windows.runs(lasts[:, index]):
+            present[first:after, index] = present[first:after, index].any()
     return present
-
-
-def bouts_of_classes(
-    windows: Sequence[Window],
-    probabilities: Tensor,
-    present: Tensor,
-    names: Sequence[str],
-    times: NDArray[np.float64],
-    *,
-    min_seconds: float = 0.0,
-) -> list[dict[str, Any]]:
-    """Return the bouts of a multi-label head: of each class, the runs of neighboring windows that have it.
-
-    Args:
-        probabilities, present: (W, C), the latter bool.
-        names: of the classes.
-    Returns:
-        The fields of `merge_windows`, by their start and then by class. Bouts of several classes overlap.
-    """
-    bouts = []
-    for index in present.any(dim=0).nonzero()[:, 0].tolist() if len(windows) else ():
-        has, absent = {"label": names[index], "index": index}, {"label": None, "index": None}
-        columns = zip(present[:, index].tolist(), probabilities[:, index].tolist(), strict=True)
-        each = [{**(has if there else absent), "probability": probability} for there, probability in columns]
-        merged = merge_windows(windows, each, times, background=None, min_seconds=min_seconds)
-        bouts += [bout for bout in merged if bout["index"] is not None]
-    return sorted(bouts, key=lambda bout: (bout["start"], bout["index"]))
-
-
-def automated_bouts(video: str, bouts: Any) -> list[Bout]:
-    """The bouts of a video for an annotation file, with the origin `automated`; background has none.
-
-    Args:
-        video: its name in the file.
-        bouts: of `predict_timeline`: a list, or a list for each head, whose name then precedes the class.
-    """
-    by_head = bouts if isinstance(bouts, dict) else {"": bouts}
-    return [
-        Bout(
-            video=video,
-            start=bout["start"],
-            end=bout["end"],
-            label=" ".join(filter(None, [head, bout["label"]])),
-            origin="automated",
-        )
-        for head, of_head in by_head.items()
-        for bout in of_head
-        if bout["label"] is not None
-    ]

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,13 +22,11 @@ from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import Values, check_batch, over_videos
-from everest.inference.predictions import check_seconds
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.window_features import DAMAGED, add_window_rows, write_arrays
-from everest.lists.inputs import refuse_same_stems
+from everest.inference.windows import DAMAGED, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.files import atomic_file, check_new_file, check_new_folder, refuse_inputs
+from everest.system.files import atomic_file, check_new_file, refuse_inputs
 from everest.system.weights import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
@@ -54,7 +53,6 @@ def extract(
     report: Report,
     window: float | None = None,
     step: float | None = None,
-    per_video: bool = False,
 ) -> list[tuple[str, str]]:
     """Write the features of videos, one row for each readable video or window, and the names of the videos.
 
@@ -68,13 +66,18 @@ def extract(
         window: seconds; a row for each window that slides over a video, with its start and end. None: a row
             for each video.
         step: seconds from the start of one window to the start of the next; None: `window`.
-        per_video: write a folder with an array for each video, see `write_arrays`.
     Returns:
         The unreadable videos, each with the reason. A video that is damaged somewhere is among them; it has
         the intact windows.
     """
     check_batch(batch)
-    _check(samples, out, level=level, window=window, step=step, per_video=per_video)
+    if level not in LEVELS:
+        raise unknown_name("--features", level, LEVELS)
+    if window is None and step is not None:
+        raise RecipeError("--step: belongs to --window; set the seconds of a window")
+    check_seconds(window=window, step=step)
+    if out.suffix not in SUFFIXES:
+        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     parts = out.with_name(f"{out.name}.parts")
     inputs = [*all_weights(model.file), *(sample.video for sample in samples)]
     for path in (out, parts):
@@ -91,10 +94,7 @@ def extract(
     }
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
     replaces_own = not overwrite and parts.is_dir() and saved_plan(parts) == plan
-    if per_video:
-        check_new_folder(out, overwrite=overwrite or replaces_own)
-    else:
-        check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
+    check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
     row_of = LEVELS[level]
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
         if store.samples and window is None:
@@ -112,37 +112,12 @@ def extract(
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding}
         if window is not None:
             header |= {"window": window, "step": step}
-        if names and per_video:
-            write_arrays(out, samples, names, store.arrays(), header=header)
-        elif names:
+        if names:
             _write_features(store.arrays(), names, out, header)
         store.remove()
     if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
-
-
-def _check(
-    samples: Sequence[Sample],
-    out: Path,
-    *,
-    level: str,
-    window: float | None,
-    step: float | None,
-    per_video: bool,
-) -> None:
-    """Raise RecipeError for options that do not go together, see `extract`."""
-    if level not in LEVELS:
-        raise unknown_name("--features", level, LEVELS)
-    if window is None and (step is not None or per_video):
-        raise RecipeError("--step and --to npy-per-video belong to --window: set the seconds of a window")
-    check_seconds(window=window, step=step)
-    if per_video:
-        if level != "video":
-            raise RecipeError(f"--features {level}: an array for each video has one row for each window")
-        refuse_same_stems([Path(sample.path) for sample in samples], kind="arrays")
-    elif out.suffix not in SUFFIXES:
-        raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
 
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
@@ -181,6 +156,43 @@ def add_rows(
     for pairs in encoded:
         for sample, values in pairs:  # values: of its views, or why it cannot be read
             store.add(sample.video_id, values if isinstance(values, str) else row_of(values))
+
+
+def add_window_rows(
+    store: RowStore,
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    row_of: RowOf,
+    *,
+    window: float,
+    step: float,
+    batch: int,
+    report: Report,
+) -> None:
+    """Add the rows of the windows that a store does not have yet, with their `starts` and `ends` in seconds.
+
+    Args:
+        batch: windows in one forward pass, also of several videos.
+    """
+    items = window_items(
+        samples, model.views, window=window, step=step, done=list(store.samples), report=report
+    )
+    while part := list(islice(items, batch)):
+        clips = [result[1] for _, result in part if not isinstance(result, str)]
+        rows: Iterator[dict[str, Tensor]] = iter(())
+        if clips:
+            values = model.encode(torch.stack(clips).flatten(0, 1))._asdict()
+            by_window = {name: of.unflatten(0, (len(clips), -1)) for name, of in values.items()}  # (W, V, …)
+            rows = (row_of({name: of[i] for name, of in by_window.items()}) for i in range(len(clips)))
+        for sample, result in part:
+            if isinstance(result, str):
+                if result != DAMAGED:
+                    report(notice(f"{sample.video_id}: {result}"))
+                store.add(sample.video_id, result)
+            else:
+                times = {"starts": result[0].start, "ends": result[0].end}
+                seconds = {name: torch.tensor(time, dtype=torch.float64) for name, time in times.items()}
+                store.add(sample.video_id, {**next(rows), **seconds})
 
 
 def _write_features(

@@ -1,34 +1,21 @@
-"""The most likely classes or the numbers of videos, and the views of windows that slide over long footage.
-
-A window is processed like a video of its own: the same frames, the same views. Each frame is decoded once,
-however much the windows overlap, and dropped after the last window that needs it.
-
-W windows, V views, C channels, T frames, H W pixels.
-"""
+"""The most likely classes or the numbers of videos, as plain values."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from everest.data.footage import footages, segment
-from everest.data.views import EvalViews
+from everest.config.heads import MULTI_LABEL, Head
 from everest.errors import RecipeError
-from everest.inference.bouts import Window
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
-from everest.inference.top_classes import answers_of, check_options
+from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report
-from everest.video.reader import TOLERANCE, frame_range, frame_times, intact_frames, known_damage, probe
-from everest.video.source import Video
 
-SHORTEST: Final = 0.001  # seconds of a window or a step
+TOP: Final = 5  # classes, unless another number is requested
 
 
 def predict(
@@ -51,7 +38,7 @@ def predict(
         head. An unreadable video has `error` instead.
     """
     classes = model.classes
-    check_options(classes.heads, top=top)
+    check_top(classes, top)
     batches = over_videos(
         model,
         samples,
@@ -69,66 +56,43 @@ def predict(
     ]
 
 
-def check_windows(views: EvalViews, *, window: float | None, step: float | None) -> None:
-    """Raise RecipeError if windows have no default length; see also `check_seconds`."""
-    if window is None and views.sampling != "dense":
-        raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
-    check_seconds(window=window, step=step)
+def check_top(classes: Classes, top: int | None) -> None:
+    """Raise RecipeError for a number of classes below 1, or of a model that predicts numbers only."""
+    if top is not None and top < 1:
+        raise RecipeError(f"top={top}: must be at least 1")
+    if top is not None and all(head.task == "regression" for head in classes.heads):
+        raise RecipeError("--top: goes with classes, and this model predicts numbers; leave it out")
 
 
-def check_seconds(**options: float | None) -> None:
-    """Raise RecipeError for the length or the step of windows that is below 0.001 seconds or not finite."""
-    for name, seconds in options.items():
-        if seconds is not None and not SHORTEST <= seconds < math.inf:
-            raise RecipeError(f"--{name}: must be a number of seconds from {SHORTEST} on, not {seconds}")
+def answers_of(answers: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
+    """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
 
-
-def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: float | None) -> list[Window]:
-    """Return the windows from the start of a video to its end; the last one ends with the video.
-
-    Windows in which no frame is shown are skipped.
+    Of classes the `top` most likely ones, of several classes also whether each is `present`, and from which
+    `threshold` on; of a number its `value`.
     """
-    times = frame_times(sample.video)
-    fps = probe(sample.video).fps or 1.0
-    first, length = segment(sample)
-    begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
-    window = views.seconds(fps) if window is None else window
-    step = window if step is None else step
-    count = max(int((end - begin - window) / step + TOLERANCE), 0) + 1  # windows that end within the video
-    starts = [begin + number * step for number in range(count)]
-    if starts[-1] + window < end - TOLERANCE:
-        starts.append(max(end - window, begin))
-    windows = []
-    for start in starts:
-        inside, after = frame_range(times, start, start + window)
-        inside, after = max(inside, first), min(after, first + length)
-        if inside < after:
-            until = min(start + window, end)
-            windows.append(Window(start=start, end=until, first=inside, length=after - inside))
-    return windows
+    parts = answers.split([head.outputs for head in classes.heads])
+    predictions = {
+        head.name: answers_of_head(part, head, classes, top)
+        for head, part in zip(classes.heads, parts, strict=True)
+    }
+    return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}
 
 
-def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
-    """Yield the views (V, C, T, H, W) uint8 of each window in turn; None if one of its frames is damaged."""
-    spans = [(window.first, window.length) for window in windows]
-    needed = [views.windows(footage) for footage in footages(path, spans, views.fps)]  # (clips, T) each
-    lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # from each window to the end
-    wanted = np.unique(np.stack(needed)).tolist()
-    frames = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)
-    held: dict[int, Tensor | None] = {}  # (C, 1, H', W') by number
-    for ids, oldest in zip(needed, lowest, strict=True):
-        held = {number: frame for number, frame in held.items() if number >= oldest}
-        while ids.max() not in held:
-            number, frame = next(frames)
-            held[number] = None if frame is None else views.resized(frame[None])
-        numbers, indices = np.unique(ids, return_inverse=True)
-        shown = [frame for number in numbers.tolist() if (frame := held[number]) is not None]
-        is_intact = len(shown) == len(numbers)
-        yield torch.stack(views.cut(torch.cat(shown, dim=1), indices)) if is_intact else None
+def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int | None) -> list[dict[str, Any]]:
+    """Return the predictions of one head, from its (outputs,) answers; classes in the order of probability.
 
-
-def damage_of(sample: Sample, windows: Sequence[Window], skipped: Iterable[Window]) -> str | None:
-    """What is missing from a sample: known damage of the file, and the windows that were `skipped` for it."""
-    is_open = sample.end is None and sample.end_frame is None
-    within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
-    return known_damage(sample.video, [(window.start, window.end) for window in skipped], within=within)
+    Args:
+        top: number of classes; None: 5, and all others of a multi-label head that are present.
+    """
+    if head.task == "regression":
+        return [{"value": float(f"{answers.item():.6g}")}]
+    several, thresholds, count = head.task == MULTI_LABEL, head.thresholds, top or TOP
+    best = answers.topk(len(answers) if several else min(count, len(answers)))
+    found: list[dict[str, Any]] = []
+    for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+        row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
+        if several:
+            row |= {"present": probability >= thresholds[index], "threshold": round(thresholds[index], 6)}
+        if len(found) < count or (top is None and row["present"]):
+            found.append(row)
+    return found

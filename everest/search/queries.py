@@ -19,7 +19,7 @@ from everest.errors import DataError, RecipeError
 from everest.inference.features import LEVELS
 from everest.inference.model import OpenedModel
 from everest.inference.over_videos import over_videos
-from everest.inference.predictions import windows_of
+from everest.inference.windows import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats
 from everest.system.events import silent

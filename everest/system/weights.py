@@ -61,7 +61,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
     with atomic_file(path) as part, part.open("wb") as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
-        for _, tensor in ordered:
+        for tensor in (tensor for _, tensor in ordered if tensor.numel()):
             file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 

@@ -1,11 +1,9 @@
-import json
 from pathlib import Path
 
 import pytest
 from small_runs import called, json_of, refused, run
 
 from everest.annotations.formats import read_annotations
-from everest.annotations.kinds import KINDS
 
 # 2 s each; names as another computer wrote them.
 BOUTS = """\
@@ -36,26 +34,17 @@ def test_the_summary_counts_videos_bouts_and_seconds(bouts: Path, clip_files: Pa
     assert document["classes"] == {"walk": {"bouts": 2, "seconds": 1.5}, "run": {"bouts": 1, "seconds": 1.0}}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["csv", "boris", "elan", "srt", "vtt"])
 def test_every_kind_is_written_and_read_again(bouts: Path, clip_files: Path, tmp_path: Path, kind: str):
-    output = tmp_path / "converted"
+    output = tmp_path / ("a.boris" if kind == "boris" else "converted")
     files = run(
         "prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output, "-q"
     ).splitlines()
     assert all(Path(file).is_relative_to(output) for file in files)
-    found = [each for file in files for each in read_annotations(Path(file), kind=kind, fps=16)]
+    found = [each for file in files for each in read_annotations(Path(file))]
     spans = {(Path(each.video).stem, each.start, each.end, each.label) for each in found}
     assert spans == {("clip0", 0, 1, "walk"), ("clip0", 1, 2, "run"), ("clip1", 0.5, 1, "walk")}
     assert refused("prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output, code=2)
-
-
-def test_frames_are_counted_by_a_rate_too(bouts: Path, tmp_path: Path):
-    options = ["--to", "label-studio", "-o", tmp_path / "tasks.json", "-q"]
-    assert "the times of C:\\lab\\clip0.mp4" in refused("prepare annotations", bouts, *options, code=4)
-    run("prepare annotations", bouts, *options, "--fps", 10)
-    tasks = json.loads((tmp_path / "tasks.json").read_text())
-    assert tasks[0]["data"] == {"video": "C:\\lab\\clip0.mp4", "fps": 10}
-    assert tasks[0]["annotations"][0]["result"][1]["value"]["ranges"] == [{"start": 11, "end": 20}]
 
 
 def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Path):
@@ -67,11 +56,10 @@ def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Pa
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--to", "elan"], 2, "--output: name the file to write"),
-        (["-o", "x.csv"], 2, "nothing to write; add --to"),
-        (["--to", "csv", "-o", "bouts.csv", "--overwrite"], 2, "is an input of this command"),
+        (["--to", "elan"], 2, "--to elan: needs --output, the file to write"),
+        (["-o", "x.json"], 2, "end its name in .csv, .boris, .eaf, .srt, .vtt, or add --to"),
+        (["-o", "bouts.csv", "--overwrite"], 2, "is an input of this command"),
         (["--to", "csv", "-o", "bouts.csv"], 2, "is an input of this command"),
-        (["--kind", "boris"], 4, "cannot be read as boris"),
         (["--videos", "nowhere"], 4, "nowhere: no such video or folder"),
         (["--videos", "OTHER"], 4, "no annotated video is in --videos: C:\\lab\\clip0.mp4, clip1, clip9"),
     ],
@@ -86,26 +74,16 @@ def test_wrong_input_is_named(bouts, clip_files, tmp_path, monkeypatch, options,
     assert not (tmp_path / "x.csv").exists()
 
 
-def test_a_damaged_video_is_named_and_stops_only_what_needs_its_times(bouts: Path, tmp_path: Path):
+def test_a_damaged_video_is_named_and_its_bouts_are_written(bouts: Path, tmp_path: Path):
     videos, output = tmp_path / "videos", tmp_path / "out.csv"
     videos.mkdir()
     (videos / "clip0.mp4").write_bytes(b"no video")
-    options = [bouts, "--videos", videos, "-o", output, "--to"]
-    assert "whether its bouts fit in it is not known" in called("prepare annotations", *options, "csv").stderr
+    shown = called("prepare annotations", bouts, "--videos", videos, "-o", output)
+    assert "whether its bouts fit in it is not known" in shown.stderr
     assert [each.video for each in read_annotations(output)] == [str(videos / "clip0.mp4")] * 2
-    message = refused("prepare annotations", *options, "frames", "--overwrite", code=4)
-    assert message.startswith(f"error: {videos / 'clip0.mp4'}: ")
 
 
-@pytest.mark.parametrize(
-    ("end", "to", "message"),
-    [
-        *(("1e308", kind, "bouts.csv: cannot be read as csv: line 2: ") for kind in KINDS),
-        ("1e14", "frames", "seconds is no interval of a video"),
-        ("9e6", "frames", "a.mp4: its last bout ends at 9000000 s, and at 10 frames a second"),
-    ],
-)
-def test_an_end_that_no_video_has_is_refused(bouts: Path, tmp_path: Path, end: str, to: str, message: str):
-    bouts.write_text(f"video,start,end,label\na.mp4,0,{end},walk\n")
-    options = ["--to", to, "--fps", 10, "-o", tmp_path / "new"]
-    assert message in refused("prepare annotations", bouts, *options, code=4)
+def test_an_end_that_no_video_has_is_refused(bouts: Path, tmp_path: Path):
+    for end, message in (("1e308", "cannot be read as csv: line 2: "), ("1e14", "is no interval of a video")):
+        bouts.write_text(f"video,start,end,label\na.mp4,0,{end},walk\n")
+        assert message in refused("prepare annotations", bouts, "-o", tmp_path / "new.csv", code=4)

@@ -188,7 +188,7 @@ def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Pat
 
 
 def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_rate(run, data, tmp_path):
-    (row,) = json_of("predict --timeline --gpus cpu", "-c", run, data / "clip0.mp4")
+    (row,) = json_of("timeline --gpus cpu", "-c", run, data / "clip0.mp4")
     first = row["windows"][0]
     assert first["end"] - first["start"] == pytest.approx(4 * 2 / FPS, abs=1e-3)
     written = json_of("export --to torch", run, "-o", tmp_path / "m.pt2")

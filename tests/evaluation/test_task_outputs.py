@@ -7,23 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from processes import everest as everest_process
 from small_runs import called, json_of, refused, run
 from task_runs import COLUMNS, NAMES, SCORES, write_list
 
 import everest
-from everest.config.heads import Head, named_heads
+from everest.config.heads import Head
 from everest.evaluation.metric_text import metric_rows
 from everest.evaluation.report import worst_videos
-from everest.figures.timeline import draw_task_timeline
-from everest.inference.bouts import Window, bouts_of_classes, merge_windows
-from everest.inference.top_classes import answers_of_head
+from everest.inference.predictions import answers_of_head
 from everest.lists.classes import Classes
 from everest.metrics.predicted import HeadPredictions
-from everest_cli.prediction_text import as_csv, as_srt, as_table
 
 FLAGS = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
 SHARES = np.array([[0.9, 0.2, 0.1], [0.1, 0.6, 0.7], [0.3, 0.1, 0.2], [0.8, 0.9, 0.1]], dtype=np.float32)
@@ -110,71 +105,39 @@ def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_f
     assert list(answer) == ["value"]
     assert abs(answer["value"] - np.mean(SCORES)) < 3 * np.std(SCORES)
     assert f"{answer['value']:.6g}" in run("predict", video, "-c", scores_run, "-q")
-    options = ["--timeline", "--window", 0.5, "-q"]
-    windows = json.loads(run("predict", video, "-c", scores_run, *options, "--json", "--plot", plot))[0]
+    options = ["-c", scores_run, "--window", 0.5, "-q"]
+    (windows,) = json.loads(run("timeline", video, *options, "--json", "--plot", plot))
     assert windows["bouts"] == []
-    assert everest.predict_timeline(model, video, window=0.5) == [windows]
-    subtitles = run("predict", video, "-c", scores_run, *options, "--format", "srt").splitlines()
-    assert subtitles[2::4] == [f"{each['predictions'][0]['value']:.3g}" for each in windows["windows"]]
+    assert everest.timeline(model, video, window=0.5).rows() == [windows]
+    lines = run("timeline", video, *options).splitlines()
+    values = [f"{each['predictions'][0]['value']:.6g}" for each in windows["windows"]]
+    assert [line.split()[-1] for line in lines[1:]] == values
     with Image.open(plot) as picture:
         assert picture.width > 1000
 
 
 def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: Path, clip_files: Path):
-    background = ["--timeline", "--background", 0.5, "--json"]
-    for options, message in (
-        (["--top", 2], "--top: goes with classes"),
-        (["--timeline", "--bouts"], "--bouts: goes with classes"),
-        (["--timeline", "--to", "csv", "-o", "bouts.csv"], "--to: goes with classes"),
-        (background, "--background: goes with classes"),
+    for command, options, message in (
+        ("predict", ["--top", 2], "--top: goes with classes, and this model predicts numbers"),
+        ("timeline", ["-o", "bouts.csv"], "--to csv: goes with classes, and this model predicts numbers"),
+        ("timeline", ["--background", 0.5], "--background: is for single-label models"),
+        ("timeline", ["--threshold", 0.5], "--threshold: is for multi-label models"),
     ):
-        command = ("predict -q", clip_files / "clip0.mp4", "-c", scores_run, *options)
-        assert message in refused(*command, code=2)
+        words = (command, clip_files / "clip0.mp4", "-q", "-c", scores_run, *options)
+        assert message in refused(*words, code=2)
     for run_folder, task in ((scores_run, "regression"), (tags_run, "multi-label")):
         other = ["--set=data.task=single-label", "--set=data.num_classes=2"]
         text = refused("eval -q -c", run_folder, *other, code=6)
-        assert f"trained with data.task {task}, the recipe has single-label" in text
-    text = refused("predict -q", clip_files / "clip0.mp4", "-c", tags_run, *background, code=2)
-    assert "--background: is for models with one class per window" in text
+        assert f"trained for data.task {task}, the recipe has single-label" in text
 
 
 def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip_files, tmp_path):
-    options = ["--timeline", "--window", 0.5, "-q", "--json", "--plot", tmp_path / "t.png"]
-    (row,) = json.loads(run("predict", clip_files / "clip0.mp4", "-c", mixed_run, *options))
+    options = ["--window", 0.5, "-q", "--json", "--plot", tmp_path / "t.png"]
+    (row,) = json.loads(run("timeline", clip_files / "clip0.mp4", "-c", mixed_run, *options))
     assert list(row["bouts"]) == ["verb", "tags", "score"]
     assert row["bouts"]["verb"]
     assert row["bouts"]["score"] == []
     assert (tmp_path / "t.png").is_file()
-
-
-@given(present=st.lists(st.lists(st.booleans(), min_size=3, max_size=3), max_size=9), step=st.integers(1, 12))
-@settings(max_examples=40)
-def test_the_bouts_of_a_class_are_those_of_a_timeline_of_this_class(present: list[list[bool]], step: int):
-    windows = [
-        Window(start=i * step / 8, end=i * step / 8 + 1, first=2 * i * step, length=16)
-        for i in range(len(present))
-    ]
-    times = np.arange(300) / 16
-    flags = torch.tensor(present).reshape(-1, 3)
-    shares = torch.rand(flags.shape, generator=torch.Generator().manual_seed(0))
-    found = bouts_of_classes(windows, shares, flags, NAMES, times)
-    assert [(b["start"], b["index"]) for b in found] == sorted((b["start"], b["index"]) for b in found)
-    for index, name in enumerate(NAMES):
-        best = [
-            {"label": name, "index": index if flag else None, "probability": share}
-            for flag, share in zip(flags[:, index].tolist(), shares[:, index].tolist(), strict=True)
-        ]
-        best = [each if each["index"] is not None else {**each, "label": None} for each in best]
-        alone = merge_windows(windows, best, times, background=None)
-        assert [b for b in found if b["index"] == index] == [b for b in alone if b["index"] is not None]
-
-
-def several(start: float, *flags: bool) -> dict:
-    classes = [
-        {"label": name, "index": i, "probability": 0.9 if flag else 0.1, "present": flag}
-        for i, (name, flag) in enumerate(zip(NAMES, flags, strict=True))
-    ]
-    return {"start": start, "end": start + 1, "predictions": classes}
 
 
 def test_every_class_that_is_present_is_among_the_predictions():
@@ -197,38 +160,3 @@ def test_the_table_of_metrics_names_the_views_of_a_video(classifier_run: Path):
         options = ["--set", f"eval.clips={clips}", "--set", f"eval.crops={crops}"]
         header = run("eval", "-c", classifier_run, "-q", *options).splitlines()[1]
         assert header.split("┃")[1].strip() == f"views of a video: {views}"
-
-
-def test_subtitles_show_the_present_classes_only():
-    windows = [several(0, True, False, True), several(0.5, *[False] * 3), several(1, False, True, False)]
-    row = {"video": "a.mp4", "windows": windows, "bouts": []}
-    assert as_srt([row]).split("\n\n") == [
-        "1\n00:00:00,000 --> 00:00:00,500\nrun 90%\nwalk 90%",
-        "2\n00:00:01,000 --> 00:00:02,000\nsit 90%\n",
-    ]
-    assert as_table([row]).count("(present)") == 3
-    assert len(as_csv([row]).splitlines()) == 1 + 9
-
-
-def test_the_lanes_of_each_head_have_the_names_of_its_classes(tmp_path: Path):
-    heads = named_heads({"mood": {"multi-label": 2}, "place": {"multi-label": 2}})
-    bout = {"start": 0, "end": 2, "index": 0, "probability": 0.5}
-    bouts = {"mood": [bout | {"label": "calm"}], "place": [bout | {"label": "lake"}]}
-    windows = [{"start": 0, "end": 4, "heads": {}}]
-    figure = draw_task_timeline(tmp_path / "t.png", windows, bouts, heads, title="a.mp4")
-    names = [panel.get_yticklabels()[0].get_text() for panel in figure.axes]
-    assert names == ["calm  2.0 s, 50.0%", "lake  2.0 s, 50.0%"]
-
-
-def test_nothing_is_cut_on_the_figure_of_a_timeline(tmp_path: Path):
-    heads = named_heads({"tags": {"multi-label": 30}, "score": "regression"})
-    windows = [{"start": i, "end": i + 1, "heads": {"score": [{"value": i**2}]}} for i in range(40)]
-    bouts = [
-        {"start": i, "end": i + 2, "label": f"$class_{i} {'x' * i}", "index": i, "probability": 0.5}
-        for i in range(30)
-    ]
-    for shown in (bouts, []):
-        draw_task_timeline(tmp_path / "t.png", windows, {"tags": shown, "score": []}, heads, title="$a.mp4")
-        with Image.open(tmp_path / "t.png") as picture:
-            pixels = np.asarray(picture.convert("L"))
-        assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255

@@ -43,7 +43,7 @@ def _watch(rng: Random, folder: Path, bases: Bases, video: str) -> Case:
     model, clip = "-c classifier --gpus cpu --workers 0 -q", "--frames 4 --stride 1 --size 32"
     commands = {
         "predict": f"predict {video} {model} --json",
-        "timeline": f"predict {video} {model} --timeline --step 0.3 --json",
+        "timeline": f"timeline {video} {model} --step 0.3 --json",
         "extract": f"extract {video} {model} -o out/x.safetensors",
         "frames": f"select-frames {video} {clip} --json",
         "mask": f"visualize-mask {video} {clip} -o out",

@@ -19,7 +19,7 @@ def written(folder: Path, container: str, codec: str, accident: str) -> Path:
 )
 def test_a_timeline_goes_on_after_a_damage(classifier_run, tmp_path, container, accident, until):
     file = written(tmp_path, container, "h264-b", accident)
-    command = ["predict", file, "-c", classifier_run, "--timeline", "--window", 0.2]
+    command = ["timeline", file, "-c", classifier_run, "--window", 0.2]
     (row,) = json_of(*command, code=4)
     assert row["error"].startswith("damaged: no intact frames from ")
     assert len(row["windows"]) >= 2
@@ -32,7 +32,7 @@ def test_a_timeline_goes_on_after_a_damage(classifier_run, tmp_path, container, 
 
 def test_joined_streams_have_a_whole_timeline(classifier_run: Path, tmp_path: Path):
     file = written(tmp_path, "ts", "h264-b", "joined")
-    (row,) = json_of("predict", file, "-c", classifier_run, "--timeline", "--window", 0.4)
+    (row,) = json_of("timeline", file, "-c", classifier_run, "--window", 0.4)
     assert "error" not in row
     assert row["windows"][-1]["end"] == pytest.approx(2 * COUNT / RATE, abs=0.01)
 
@@ -48,6 +48,6 @@ def test_the_windows_before_and_after_a_damage_have_features(autoencoder_run: Pa
 
 def test_the_default_window_of_a_browser_video_is_a_clip(classifier_run: Path, tmp_path: Path):
     file = written(tmp_path, "webm", "vp9", "states 1000 frames per second")
-    first, *_ = json.loads(called("predict --timeline --json", file, "-c", classifier_run).stdout)
+    first, *_ = json.loads(called("timeline --json", file, "-c", classifier_run).stdout)
     lengths = [window["end"] - window["start"] for window in first["windows"]]
     assert max(lengths) > 0.3

@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import everest
 from everest.data.views import EvalViews
 from everest.lists.sample import Sample
 from everest_cli.option_groups import is_on_cpu
+from everest_cli.predict import as_csv, as_table
 
 VIEWS = ["--clips", "2", "--crops", "1"]
 
@@ -176,3 +178,29 @@ def test_errors_are_one_line_and_no_prediction_replaces_its_video(classifier_run
         assert message in called(*words, *weights, code=code).stderr
     assert Path(clip).read_bytes() == (clip_files / "clip0.mp4").read_bytes()
     assert not out.exists()
+
+
+def test_several_heads_and_errors_have_their_columns():
+    found = [{"label": "cut", "index": 3, "probability": 0.75}]
+    predictions = [
+        {"video": "a, b.mp4", "heads": {"verb": found, "noun": found}},
+        {"video": "c.mp4", "error": "empty file"},
+    ]
+    assert list(csv.reader(io.StringIO(as_csv(predictions)))) == [
+        ["video", "head", "rank", "label", "index", "probability", "error"],
+        *(["a, b.mp4", head, "1", "cut", "3", "0.75", ""] for head in ("verb", "noun")),
+        ["c.mp4", *[""] * 5, "empty file"],
+    ]
+    assert as_table(predictions) == (
+        "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  empty file\n"
+    )
+
+
+def test_formats_that_contradict_and_files_that_exist_are_refused(classifier_run, clip_files, tmp_path):
+    (tmp_path / "old.csv").write_text("mine")
+    for options, message in (
+        (["--json", "--format", "csv"], "--json and --format csv: choose one"),
+        (["-o", tmp_path / "old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
+    ):
+        assert message in refused("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options, code=2)
+    assert (tmp_path / "old.csv").read_text() == "mine"

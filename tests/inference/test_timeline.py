@@ -1,86 +1,44 @@
-import csv
-import io
 import json
 import re
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
-import torch
 from damage import with_hole
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from frame_spans import frame_span
 from PIL import Image
-from small_runs import json_of, refused, run
+from small_runs import called, json_of, refused, run
 
-from everest.data.views import EvalViews
-from everest.inference.predictions import window_clips, windows_of
-from everest.lists.sample import Sample
-from everest.video import backends
-from everest_cli.prediction_text import as_csv, as_srt, as_table
+import everest
+from everest.annotations.formats import read_annotations, recognize
+from everest.annotations.times import VideoTimes
+from everest.inference.bouts import BoutRules
+from everest.inference.scores import annotation_bouts
+from everest.inference.timelines import Timelines
 
-SECONDS = 2.0  # of a clip file: 32 frames, 16 a second
-VIEWS = EvalViews(frames=4, stride=2, size=(32, 32), clips=2, crops=3, sampling="dense")
-
-
-@given(window=st.floats(0.07, 3), step=st.floats(0.05, 3))
-@settings(max_examples=60)
-def test_windows_follow_each_other_and_the_last_ends_with_the_video(clip_files, window, step):
-    found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=window, step=step)
-    assert found[0].start == 0
-    assert found[-1].end == pytest.approx(SECONDS)
-    for place, one in enumerate(found[:-1]):
-        assert one.start == pytest.approx(place * step)
-        assert one.end == pytest.approx(one.start + window)
-    if step <= window:
-        seen = {frame for one in found for frame in range(one.first, one.first + one.length)}
-        assert seen == set(range(32))
+OPTIONS = ["--window", 0.5, "--step", 0.25, "-q"]
 
 
-def test_a_window_of_a_clip_is_the_default(clip_files: Path):
-    found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=None, step=None)
-    assert [(one.start, one.end, one.first, one.length) for one in found] == [
-        (0.5 * place, 0.5 * place + 0.5, 8 * place, 8) for place in range(4)
-    ]
-
-
-def test_a_segment_is_a_video_of_its_own(clip_files: Path):
-    sample = Sample(path=str(clip_files / "clip0.mp4"), start=0.5, end=1.75)
-    found = windows_of(sample, VIEWS, window=0.5, step=0.5)
-    assert [(one.start, one.first, one.length) for one in found] == [(0.5, 8, 8), (1.0, 16, 8), (1.25, 20, 8)]
-
-
-@pytest.mark.parametrize(("window", "step"), [(0.5, 0.0625), (1.0, 0.3), (0.25, 0.5), (5.0, 1.0)])
-def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
-    clip_files: Path, monkeypatch: pytest.MonkeyPatch, window: float, step: float
-):
-    path = clip_files / "clip3.mp4"
-    windows = windows_of(Sample(path=str(path)), VIEWS, window=window, step=step)
-    shown = []
-    decode_frames = backends.decode_frames
-
-    def counting(*arguments, **options):
-        for frame in decode_frames(*arguments, **options):
-            shown.append(frame.frame.pts)
-            yield frame
-
-    with monkeypatch.context() as counted:
-        counted.setattr(backends, "decode_frames", counting)
-        clips = list(window_clips(path, windows, VIEWS))
-    assert len(shown) == len(set(shown)) <= 32
-    for one, clip in zip(windows, clips, strict=True):
-        alone = Sample(path=str(path), start=one.start, end=one.end)
-        assert torch.equal(clip, VIEWS(alone, np.random.default_rng(), "auto").frames)
+@pytest.fixture(scope="module")
+def saved(classifier_run: Path, clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The saved timelines of clip0 and clip1."""
+    file = tmp_path_factory.mktemp("saved") / "t.safetensors"
+    videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
+    run("timeline", *videos, "-c", classifier_run, *OPTIONS, "--save", file)
+    return file
 
 
 def test_the_classes_of_a_window_are_those_of_the_segment(classifier_run, clip_files, tmp_path):
     video = clip_files / "clip1.mp4"
-    options = ["-c", classifier_run, "--timeline", "--window", 0.75, "--step", 0.25]
-    (row,) = json_of("predict", video, *options)
+    options = ["-c", classifier_run, "--window", 0.75, "--step", 0.25]
+    (row,) = json_of("timeline", video, *options)
     segments = [f"{video},{one['start']},{one['end']}" for one in row["windows"]]
     (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *segments]))
     alone = json_of("predict", tmp_path / "list.csv", "-c", classifier_run, "--clips", 1, "--crops", 1)
-    (at_once,) = json_of("predict", video, *options, "--batch", 4)
+    (at_once,) = json_of("timeline", video, *options, "--batch", 4)
     assert len(row["windows"]) == 6
     for one, other, batched in zip(row["windows"], alone, at_once["windows"], strict=True):
         assert one["predictions"] == other["predictions"]
@@ -92,11 +50,11 @@ def test_the_classes_of_a_window_are_those_of_the_segment(classifier_run, clip_f
 def test_windows_around_the_damage_are_reported(classifier_run: Path, clip_files: Path, tmp_path: Path):
     with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
     (tmp_path / "text.mp4").write_text("no video")
-    options = ["-c", classifier_run, "--timeline", "--step", 0.25]
-    expected = json_of("predict", clip_files / "clip2.mp4", *options)[0]["windows"]
+    options = ["-c", classifier_run, "--step", 0.25]
+    expected = json_of("timeline", clip_files / "clip2.mp4", *options)[0]["windows"]
     videos = [tmp_path / "hole.mp4", tmp_path / "text.mp4"]
     for batch in (1, 3):
-        damaged, text = json_of("predict", *videos, *options, "--batch", batch, code=4)
+        damaged, text = json_of("timeline", *videos, *options, "--batch", batch, code=4)
         assert re.fullmatch(r"damaged: no intact frames from \d\.\d\d to \d\.\d\d s", damaged["error"])
         starts = [one["start"] for one in damaged["windows"]]
         assert set(starts) < {one["start"] for one in expected}
@@ -104,77 +62,164 @@ def test_windows_around_the_damage_are_reported(classifier_run: Path, clip_files
         no_windows = {"windows": [], "bouts": [], "error": "not a video file"}
         assert text == {"video": str(tmp_path / "text.mp4"), **no_windows}
         assert damaged["bouts"][-1]["end"] == damaged["windows"][-1]["end"]
+    saved = ["-o", tmp_path / "a.csv", "-q"]
+    assert run("timeline", *videos, *options, *saved, code=4).split() == [str(tmp_path / "a.csv")]
+    assert {each.video for each in read_annotations(tmp_path / "a.csv")} == {str(videos[0])}
+    again = json_of("timeline", tmp_path / "a.safetensors", code=4)
+    assert [row["error"] for row in again] == [damaged["error"], "not a video file"]
+    nothing = ["-o", tmp_path / "none.eaf", "--plot", tmp_path / "none.png", "-q"]
+    assert run("timeline", videos[1], *options, *nothing, code=4) == ""
+    assert not list(tmp_path.glob("none.[ep]*"))
 
 
-def test_every_format_contains_the_same(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    video = clip_files / "clip1.mp4"
-    options = ["-c", classifier_run, "--timeline", "--window", 1, "--step", 0.5, "--top", 2, "-q"]
-    (row,) = json.loads(run("predict", video, *options, "--format", "json"))
+def test_a_saved_timeline_is_read_without_model_and_videos(saved: Path, classifier_run, clip_files, tmp_path):
+    videos = [clip_files / "clip0.mp4", clip_files / "clip1.mp4"]
+    computed = json_of("timeline", *videos, "-c", classifier_run, *OPTIONS)
+    assert json_of("timeline", saved) == computed
+    timelines = everest.timeline(everest.load_model(classifier_run), videos, window=0.5, step=0.25)
+    assert timelines.rows() == computed
+    rules = ["--smooth", 1, "--min-seconds", 0.6]
+    by_rules = timelines.bouts(BoutRules(smooth=1, min_seconds=0.6))
+    smooth = json_of("timeline", saved, *rules)
+    assert [row["bouts"] for row in smooth] == [bouts[""] for bouts in by_rules]
+    assert [row["windows"] for row in smooth] == [row["windows"] for row in computed]
+    gone = replace(timelines, videos=[replace(video, path="/gone/a.mp4") for video in timelines.videos[:1]])
+    gone.save(tmp_path / "gone.safetensors")
+    run("timeline", tmp_path / "gone.safetensors", "-q", "-o", tmp_path / "gone.boris")
+    frames = VideoTimes.at_rate(16, 32)
+    found = [(each.label, *frame_span(frames, each)) for each in read_annotations(tmp_path / "gone.boris")]
+    bouts = computed[0]["bouts"]
+    assert sorted(found) == sorted((bout["label"], bout["start_frame"], bout["end_frame"]) for bout in bouts)
+
+
+def test_files_that_are_no_saved_timeline_are_named(saved: Path, classifier_run: Path, tmp_path: Path):
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(saved.read_bytes()[:-9])
+    for file in (damaged, classifier_run / "model.safetensors", tmp_path / "none.safetensors"):
+        assert f"{file}: not a file of `everest timeline --save`" in refused("timeline", file, code=4)
+    timelines = Timelines.load(saved)
+    video = timelines.videos[0]
+    short = replace(video, outputs=video.outputs[1:])
+    replace(timelines, videos=[short]).save(damaged)
+    assert "the shapes of" in refused("timeline", damaged, code=4)
+
+
+def test_the_table_has_the_bouts(saved: Path):
+    rows = json_of("timeline", saved)
+    for row in rows:
+        bouts = row["bouts"]
+        assert (bouts[0]["start"], bouts[0]["start_frame"]) == (0, 0)
+        assert (bouts[-1]["end"], bouts[-1]["end_frame"]) == (2, 32)
+        assert all(a["end"] == b["start"] and a["end_frame"] == b["start_frame"] for a, b in pairwise(bouts))
+    lines = run("timeline", saved).splitlines()
+    assert len(lines) == sum(1 + len(row["bouts"]) for row in rows)
+    assert lines[0] == rows[0]["video"]
+    first = rows[0]["bouts"][0]
+    assert lines[1].split() == [
+        *("0.00", "to", f"{first['end']:.2f}", "s", f"{first['probability']:.1%}", first["label"])
+    ]
+
+
+def test_improbable_windows_are_background(saved: Path, tmp_path: Path):
+    rows = json_of("timeline", saved, "--background", 1)
+    for row in rows:
+        (bout,) = row["bouts"]
+        best = [window["predictions"][0]["probability"] for window in row["windows"]]
+        assert bout["probability"] == pytest.approx(fmean(best), abs=1e-5)
+        times = {"start": 0, "end": 2, "start_frame": 0, "end_frame": 32}
+        assert {**bout, "probability": 0} == {**times, "label": None, "index": None, "probability": 0}
+    assert "  background" in run("timeline", saved, "--background", 1)
+    for kind, named in (("boris", r'"code": "CLASS"'), ("elan", 'TIER_ID="CLASS (automated)"')):
+        output = tmp_path / f"file.{kind}"
+        (first, *_) = run("timeline", saved, "--background", 1, "--to", kind, "-o", output).splitlines()
+        text = (output / "clip0.eaf" if kind == "elan" else output).read_text()
+        assert all(named.replace("CLASS", name) in text for name in ("0", "1"))
+        assert read_annotations(Path(first)) == []
+
+
+@pytest.mark.parametrize("kind", ["csv", "elan", "srt", "vtt", "boris"])
+def test_every_kind_has_the_bouts_of_the_timeline(saved: Path, tmp_path: Path, kind: str):
+    files = run("timeline", saved, "--to", kind, "-o", tmp_path / "out").splitlines()
+    assert len(files) == (2 if kind in ("elan", "vtt", "srt") else 1)
+    found = [each for file in files for each in read_annotations(Path(file))]
+    assert {recognize(Path(file)) for file in files} == {kind}
+    times = VideoTimes.at_rate(16, 32)
     expected = [
-        (one["start"], one["end"], rank, found["label"], found["probability"])
-        for one in row["windows"]
-        for rank, found in enumerate(one["predictions"], start=1)
+        (Path(row["video"]).stem, bout["label"], bout["start_frame"], bout["end_frame"])
+        for row in json_of("timeline", saved)
+        for bout in row["bouts"]
     ]
-    table, kinds = tmp_path / "windows.csv", (float, float, int, str, float)
-    assert run("predict", video, *options, "-o", table).strip() == str(table)
-    lines = [
-        [line[name] for name in ("start", "end", "rank", "label", "probability")]
-        for line in csv.DictReader(table.read_text().splitlines())
-    ]
-    assert [tuple(kind(cell) for kind, cell in zip(kinds, line, strict=True)) for line in lines] == expected
-    cues = run("predict", video, *options, "--format", "srt").split("\n\n")
-    assert [cue.split("\n")[:2] for cue in cues] == [
-        ["1", "00:00:00,000 --> 00:00:00,500"],
-        ["2", "00:00:00,500 --> 00:00:01,000"],
-        ["3", "00:00:01,000 --> 00:00:02,000"],
-    ]
-    for cue, one in zip(cues, row["windows"], strict=True):
-        assert [line.split()[0] for line in cue.split("\n")[2:4]] == [p["label"] for p in one["predictions"]]
-    first, *others = run("predict", video, *options).splitlines()
-    assert (first, len(others)) == (str(video), 3)
+    frames = [(Path(each.video).stem, each.label, *frame_span(times, each)) for each in found]
+    assert sorted(frames) == sorted(expected)
+    if kind not in ("srt", "vtt"):
+        assert {each.origin for each in found} == {"automated"}
 
 
-def test_several_heads_and_errors_have_their_columns():
-    found = [{"label": "cut", "index": 3, "probability": 0.75}]
-    predictions = [
-        {"video": "a, b.mp4", "heads": {"verb": found, "noun": found}},
-        {"video": "c.mp4", "error": "empty file"},
-    ]
-    assert list(csv.reader(io.StringIO(as_csv(predictions)))) == [
-        ["video", "head", "rank", "label", "index", "probability", "error"],
-        *(["a, b.mp4", head, "1", "cut", "3", "0.75", ""] for head in ("verb", "noun")),
-        ["c.mp4", *[""] * 5, "empty file"],
-    ]
-    assert as_table(predictions) == (
-        "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  empty file\n"
-    )
+def test_the_json_file_is_what_json_prints(saved: Path, tmp_path: Path):
+    run("timeline", saved, "-o", tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text()) == json_of("timeline", saved)
 
 
-def test_subtitles_count_hours():
-    found = [{"label": "serve", "index": 0, "probability": 0.5}]
-    windows = [{"start": 3725.5, "end": 3727.04, "predictions": found}]
-    assert as_srt([{"video": "a.mp4", "windows": windows}]) == "1\n01:02:05,500 --> 01:02:07,040\nserve 50%\n"
+def test_bouts_of_heads_have_the_name_of_the_head():
+    bout = {"start": 0, "end": 1.5, "label": "cut", "index": 1, "probability": 0.5}
+    found = annotation_bouts("a.mp4", {"verb": [bout, {**bout, "label": None}], "noun": [bout]})
+    spans = [(each.label, each.start, each.end) for each in found]
+    assert spans == [("verb cut", 0, 1.5), ("noun cut", 0, 1.5)]
 
 
-def test_options_that_do_not_go_together_are_named(classifier_run: Path, clip_files: Path, tmp_path: Path):
-    (tmp_path / "old.csv").write_text("mine")
-    seconds = "must be a number of seconds from 0.001 on, not inf"
+def test_rules_change_the_bouts_of_a_model_and_not_its_windows(tags_run: Path, clip_files, tmp_path):
+    saved = tmp_path / "t.safetensors"
+    called("timeline", clip_files / "clip1.mp4", "-c", tags_run, "--window", 0.5, "-q", "--save", saved)
+    (plain,) = json_of("timeline", saved)
+    (all_present,) = json_of("timeline", saved, "--threshold", "0,0", "--smooth", 1)
+    assert all_present["windows"] == plain["windows"]
+    assert {bout["label"] for bout in all_present["bouts"]} == {"run", "sit", "walk"}
+    assert all((bout["start"], bout["end"]) == (0, 2) for bout in all_present["bouts"])
+    (none_lasts,) = json_of("timeline", saved, "--threshold", "0", "--min-seconds", 3)
+    assert none_lasts["bouts"] == []
     for options, message in (
-        (["--window", 1], "--window belongs to --timeline"),
-        (["--timeline", "--window", "inf"], f"--window: {seconds}"),
-        (["--timeline", "--step", "inf"], f"--step: {seconds}"),
-        (["--format", "srt"], "subtitles need the times of --timeline"),
-        (["--timeline", "-o", tmp_path / "t.srt", clip_files], "subtitles are of one video, not of 5"),
-        (["--json", "--format", "csv"], "--json and --format csv: choose one"),
-        (["-o", tmp_path / "old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
+        (["--background", 0.5], "--background: is for single-label models"),
+        (["--threshold", "0.4,0.6"], "must be HIGH,LOW with 1 >= HIGH >= LOW >= 0"),
+        (["--threshold", "much"], "give HIGH,LOW or one number"),
     ):
-        command = ("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options)
-        assert message in refused(*command, code=2)
+        assert message in refused("timeline", saved, *options, code=2)
+
+
+def test_options_that_do_not_go_together_are_named(saved, classifier_run, clip_files, tmp_path):
+    video, seconds = [clip_files / "clip0.mp4", "-c", classifier_run], "must be a number of seconds from"
+    (tmp_path / "old.csv").write_text("mine")
+    for words, message in (
+        ([*video, "--window", "inf"], f"--window: {seconds} 0.001 on, not inf"),
+        ([*video, "--step", "inf"], f"--step: {seconds} 0.001 on, not inf"),
+        (video[:1], "--checkpoint: name the model"),
+        ([*video, "-o", tmp_path / "old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
+        ([*video, "-o", tmp_path / "t.png"], "end its name in .csv, .boris"),
+        ([*video, "--save", tmp_path / "t.json"], "end its name in .safetensors"),
+        ([*video, "--plot", tmp_path / "t.pdf"], "end its name in .png"),
+        ([saved, "-c", classifier_run], "belong to videos, not a saved file"),
+        ([saved, "--to", "csv"], "--to csv: needs --output"),
+        ([saved, "--to", "elam", "-o", tmp_path / "a"], "'elam' is not one of"),
+        ([saved, "-o", saved, "--to", "csv"], "is an input of this command"),
+        ([saved, "-o", tmp_path / "t.png", "--to", "csv", "--plot", f"{tmp_path}/./t.png"], "also the file"),
+        ([saved, "--threshold", "0.5"], "--threshold: is for multi-label models"),
+        ([saved, "--background", "nan"], "--background: must be from 0 to 1, not nan"),
+        ([saved, "--min-seconds", "inf"], f"--min-seconds: {seconds} 0 on, not inf"),
+    ):
+        assert message in refused("timeline", *words, code=2)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_a_folder_of_images_has_no_timeline(classifier_run: Path, tmp_path: Path):
     for number in range(4):
         Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
-    (found,) = json_of("predict --timeline", tmp_path, "-c", classifier_run, code=4)
+    (found,) = json_of("timeline", tmp_path, "-c", classifier_run, code=4)
     assert "a folder of images has no seconds" in found["error"]
+
+
+def test_names_that_are_not_utf8_are_saved(saved: Path, tmp_path: Path):
+    timelines = Timelines.load(saved)
+    odd = replace(timelines.videos[0], video="a\udcff.mp4", path="/a\udcff.mp4")
+    replace(timelines, videos=[odd]).save(tmp_path / "odd.safetensors")
+    (found,) = Timelines.load(tmp_path / "odd.safetensors").videos
+    assert (found.video, found.path, found.frames, found.fps) == (odd.video, odd.path, (0, 32), 16.0)
+    assert np.array_equal(found.borders, odd.borders)

@@ -28,7 +28,7 @@ from everest.system.files import atomic_file, check_new_file, check_new_folder
 from everest.system.json_text import json_text, nonfinite_as_null, parse_json, validated
 from everest.system.run_folder import RunFolder
 from everest_cli.output import print_json
-from everest_cli.prediction_text import as_json
+from everest_cli.predict import TEXTS
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_a_document_of_measured_numbers_is_json_in_every_program(value):
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_no_command_prints_a_number_that_is_not_finite(number: float, capsys: pytest.CaptureFixture[str]):
-    for write in (print_json, as_json):
+    for write in (print_json, TEXTS["json"]):
         with pytest.raises(ValueError, match="JSON"):
             write([{"top1": number}])
     assert capsys.readouterr().out == ""

@@ -1,12 +1,14 @@
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from small_runs import called, json_of, refused, run
 from task_runs import task_run
+
+from everest.config.heads import Head
+from everest.inference.timelines import Timelines, VideoTimeline
+from everest.lists.classes import Classes
 
 KEYS = ("frame_accuracy", "edit", "f1@10", "f1@25", "f1@50", "map@0.5")
 
@@ -20,8 +22,8 @@ def truth(tmp_path: Path) -> Path:
 
 def test_scores_are_in_json_and_in_the_table(classifier_run: Path, clip_files: Path, truth: Path):
     videos = [clip_files / "clip1.mp4", clip_files / "clip2.mp4"]
-    options = ["--timeline", "--window", 0.5, "-q", "--truth", truth]
-    command = ("predict", *videos, "-c", classifier_run, *options)
+    options = ["--window", 0.5, "-q", "--truth", truth]
+    command = ("timeline", *videos, "-c", classifier_run, *options)
     document = json_of(*command)
     assert len(document["timelines"]) == document["videos"] == 2
     # Frame by frame, 16 a second, from the bouts in the same document.
@@ -38,8 +40,8 @@ def test_scores_are_in_json_and_in_the_table(classifier_run: Path, clip_files: P
     assert "most frequent class     75.0" in table
     for title, key in (("frame accuracy", "frame_accuracy"), ("edit score", "edit"), ("mAP@0.5", "map@0.5")):
         assert f"  {title:<22}{document[key]:6.1f}" in table
-    shown = called(*command, "--format", "csv")
-    assert shown.stdout.startswith("video,start,end,rank,label")
+    shown = called(*command, "-o", truth.with_name("bouts.csv"))
+    assert shown.stdout == f"{truth.with_name('bouts.csv')}\n"
     assert "frame accuracy" in shown.stderr
 
 
@@ -47,15 +49,15 @@ def test_only_the_time_of_a_segment_is_scored(classifier_run: Path, clip_files: 
     path = tmp_path / "list.csv"
     path.write_text(f"path,start,end\n{clip_files}/clip1.mp4,0.5,1.5\n")
     (tmp_path / "truth.csv").write_text(f"video,start,end,label\n{clip_files}/clip1.mp4,0,2,1\n")
-    options = ["--timeline", "-q", "--truth", tmp_path / "truth.csv"]
-    document = json_of("predict", path, "-c", classifier_run, *options)
+    options = ["-q", "--truth", tmp_path / "truth.csv"]
+    document = json_of("timeline", path, "-c", classifier_run, *options)
     assert document["frames"] == 16
     (entry,) = [entry for entry in document["classes"] if entry["name"] == "1"]
     assert entry["truth"] == {"bouts": 1, "seconds": 1.0}
 
 
 def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_files, tmp_path):
-    command = ["predict", clip_files / "clip1.mp4", "--timeline", "-q", "--truth", tmp_path / "t.csv"]
+    command = ["timeline", clip_files / "clip1.mp4", "-q", "--truth", tmp_path / "t.csv"]
     for lines, message in (
         ("clip1.mp4,0,x,0\n", "t.csv: cannot be read as csv: line 2: 'x' is no number"),
         ("clip1.mp4,2,1,0\n", "clip1.mp4, 0: 2.0 to 1.0 seconds is no interval"),
@@ -70,23 +72,14 @@ def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_f
     assert "the model has no class 'jump', of which the truth has 1 bout" in shown.stderr
     assert "one head of classes" in refused(*command, "-c", scores_run, code=2)
     named = task_run(tmp_path, clip_files, "named")
-    assert "a model whose head has no name; this one is 'verb'" in refused(*command, "-c", named, code=2)
-
-
-def test_the_truth_is_drawn_above_the_prediction(classifier_run, tags_run, clip_files, truth, tmp_path):
-    (tmp_path / "tags.csv").write_text("video,start,end,label\nclip1.mp4,0,1,walk\nclip1.mp4,0.5,1.5,run\n")
-    for name, model, of_person in (("one", classifier_run, truth), ("tags", tags_run, tmp_path / "tags.csv")):
-        options = ["--timeline", "--window", 0.5, "-q", "--truth", of_person]
-        plot = ["--plot", tmp_path / f"{name}.png"]
-        called("predict", clip_files / "clip1.mp4", "-c", model, *options, *plot)
-        with Image.open(tmp_path / f"{name}.png") as image:
-            assert image.width > 1000
+    (tmp_path / "t.csv").write_text("video,start,end,label\nclip1.mp4,0,1,0\n")
+    assert json_of(*command, "-c", named)["frames"] == 32
 
 
 def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_files: Path, tmp_path: Path):
     videos = [clip_files / f"clip{number}.mp4" for number in range(4)]
-    timeline, checked = tmp_path / "t.json", tmp_path / "checked.csv"
-    called("predict", *videos, "-c", classifier_run, "--timeline", "--step", 0.25, "-q", "-o", timeline)
+    timeline, checked = tmp_path / "t.safetensors", tmp_path / "checked.csv"
+    called("timeline", *videos, "-c", classifier_run, "--step", 0.25, "-q", "--save", timeline)
     budget = ("budget", "--timeline", timeline)
     called(*budget, "--draw", 6, "--window", 0.5, "-o", checked)
     marks = checked.read_text().splitlines()
@@ -125,20 +118,28 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert "is an input of this command" in on_input
     assert "give --draw N" in refused(*budget, code=2)
     of_video = ["--timeline", marks[1].split(",")[0], "--checked", checked]
-    assert "no timeline of one head" in refused("budget", *of_video, code=4)
+    assert "not a file of `everest timeline --save`" in refused("budget", *of_video, code=4)
 
 
 @pytest.mark.parametrize("window", [10, 0.335, 0.333333, 1.005, 7.7777, 3.3333])
 @pytest.mark.parametrize("length", [9.3, 83.217])
 def test_a_draw_is_read_with_the_length_by_which_it_was_made(window: float, length: float, tmp_path: Path):
-    timeline, checked = tmp_path / "t.json", tmp_path / "checked.csv"
+    timeline, checked = tmp_path / "t.safetensors", tmp_path / "checked.csv"
     ends = [length - 0.7 * number for number in range(10)]
-    rows = [
-        {"video": f"{number}.mp4", "windows": [{"start": 0.0, "end": end}], "bouts": []}
+    videos = [
+        VideoTimeline(
+            video=f"{number}.mp4",
+            path=f"{number}.mp4",
+            starts=np.array([0.0]),
+            ends=np.array([end]),
+            outputs=np.array([[1.0, 0.0]], np.float32),
+            borders=np.array([0.0, end]),
+            frames=(0, 1),
+        )
         for number, end in enumerate(ends)
     ]
-    rows[0]["bouts"].append({"start": 0.0, "end": 1.0, "label": "a"})
-    timeline.write_text(json.dumps({"timelines": rows}))
+    classes = Classes(heads=(Head(outputs=2),), names=("a", "b"))
+    Timelines(classes=classes, videos=videos).save(timeline)
     budget = ("budget", "--timeline", timeline)
     called(*budget, "--draw", 9, "--window", window, "-o", checked)
     text = checked.read_text().replace("to check", "checked")

@@ -1,0 +1,159 @@
+"""Timelines next to the annotations of a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.annotations.formats import read_annotations
+from everest.annotations.matching import VideoNames, match_videos
+from everest.annotations.scored import Span, spans_outside, unscored_spans
+from everest.config.heads import Heads
+from everest.errors import DataError, RecipeError, did_you_mean, first_names
+from everest.inference.bouts import Rows
+from everest.inference.timelines import Timelines, VideoTimeline
+from everest.lists.classes import Classes
+from everest.metrics.timeline import VideoTimelines, timeline_metrics
+from everest.system.events import Report, notice
+from everest.system.text import counted
+from everest.video.reader import frame_range
+
+Bouts = dict[str, list[Bout]]  # by video
+
+
+def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:
+    """Read the bouts of a person, in a file of any kind that `everest.annotations` reads.
+
+    Args:
+        videos: paths; a file may name them as `everest.annotations.matching` allows.
+        keep_windows: see `read_annotations`.
+    Returns:
+        The bouts of each video that has any, and the names that are none of the videos.
+    """
+    paths = {Path(video): video for video in videos}
+    names = VideoNames(paths)
+    matched, unknown = match_videos(read_annotations(path, videos=names, keep_windows=keep_windows), names)
+    if not matched:
+        raise DataError(f"{path}: has no bout of these videos; it names {first_names(unknown) or 'none'}")
+    return {paths[video]: bouts for video, bouts in matched.items()}, unknown
+
+
+def check_one_head(heads: Heads, *, option: str) -> None:
+    """Raise RecipeError unless the model of timelines has a single head, of classes."""
+    if len(heads) != 1 or heads[0].task == "regression":
+        found = ", ".join(f"{head.name} ({head.task})".strip() for head in heads)
+        raise RecipeError(f"{option}: needs a model of one head of classes; this one has {found}")
+
+
+def annotation_bouts(video: str, bouts: dict[str, Rows]) -> list[Bout]:
+    """The bouts of a video for an annotation file, with the origin `automated`; background has none.
+
+    Args:
+        video: its name in the file.
+        bouts: by head, whose name precedes the class.
+    """
+    return [
+        Bout(
+            video=video,
+            start=bout["start"],
+            end=bout["end"],
+            label=" ".join(filter(None, [head, bout["label"]])),
+            origin="automated",
+        )
+        for head, of_head in bouts.items()
+        for bout in of_head
+        if bout["label"] not in (None, BACKGROUND)
+    ]
+
+
+def score_timelines(
+    timelines: Timelines,
+    bouts: Sequence[dict[str, Rows]],
+    truth: Bouts,
+    *,
+    report: Report,
+) -> dict[str, Any]:
+    """Return the metrics of timelines; a video that the truth does not name is left out, with a notice.
+
+    Unscored time does not count: each stretch between is scored as a timeline of its own.
+
+    Args:
+        bouts: of `Timelines.bouts`. Only the time of windows is scored.
+        truth: by the path of a video.
+    Returns:
+        `timeline_metrics`, and `unscored`: the seconds that do not count.
+    """
+    stretches: list[VideoTimelines] = []
+    videos, unscored = 0, 0.0
+    for video, by_head in zip(timelines.videos, bouts, strict=True):
+        of_person = truth.get(video.path)
+        if of_person is None:
+            report(notice(f"{video.video}: not scored: not in the truth"))
+        elif len(video.starts):
+            begin, end = video.extent
+            scored = spans_outside([(0.0, begin), *unscored_spans(of_person)], end)
+            (predicted,) = by_head.values()
+            found = _stretches(video, predicted, of_person, scored)
+            stretches += found
+            videos += bool(found)
+            unscored += end - begin - sum(stop - start for start, stop in scored)
+    if unscored > 1e-6:
+        report(notice(f"not scored: {unscored:.1f} s that no one has labeled (unscored)"))
+    if not stretches:
+        why = "all time of the videos is unscored" if unscored else "no video of the truth could be read"
+        raise DataError(why)
+    return {
+        **timeline_metrics(stretches),
+        "videos": videos,
+        "unscored": round(unscored, 3),
+    }
+
+
+def check_truth(truth: Bouts, classes: Classes, *, report: Report) -> None:
+    """Refuse a truth that shares no class with the model; report the classes that the model lacks."""
+    check_one_head(classes.heads, option="--truth")
+    known = classes.of_head(classes.heads[0])
+    every = [bout.label for of_video in truth.values() for bout in of_video]
+    used = [label for label in every if label not in (BACKGROUND, UNSCORED)]
+    unknown = {label: used.count(label) for label in used if label not in known}
+    for label, count in unknown.items():
+        report(notice(f"the model has no class '{label}', of which the truth has {counted(count, 'bout')}"))
+    if unknown and len(unknown) == len(set(used)):
+        label = next(iter(unknown))
+        raise DataError(f"the truth has no class of the model: '{label}'{did_you_mean(label, known)}")
+
+
+def _stretches(
+    video: VideoTimeline, predicted: Rows, truth: Sequence[Bout], scored: Sequence[Span]
+) -> list[VideoTimelines]:
+    """The bouts of a video in each stretch of time that has a frame."""
+    times = video.windows.times
+    of_person = [bout for bout in truth if bout.label != UNSCORED]
+    of_model = [(bout, row["probability"]) for row in predicted for bout in annotation_bouts("", {"": [row]})]
+    stretches = []
+    for begin, end in scored:
+        # Programs round times to milliseconds.
+        first, last = frame_range(times, begin - 0.0005, end - 0.0005)
+        inside = [(_cut(bout, begin, end), probability) for bout, probability in of_model]
+        pairs = [(bout, probability) for bout, probability in inside if bout is not None]
+        if first < last:
+            stretches.append(
+                VideoTimelines(
+                    times=times[first:last],
+                    end=end,
+                    truth=[cut for bout in of_person if (cut := _cut(bout, begin, end)) is not None],
+                    predicted=[bout for bout, _ in pairs],
+                    scores=[probability for _, probability in pairs],
+                )
+            )
+    return stretches
+
+
+def _cut(bout: Bout, begin: float, end: float) -> Bout | None:
+    """The part of a bout in a stretch of time; None if it has none."""
+    if not bout.start < end or not (bout.end > begin or bout.start >= begin):
+        return None
+    return replace(bout, start=max(bout.start, begin), end=min(max(bout.end, begin), end))

@@ -1,0 +1,224 @@
+"""The outputs of a classifier over the time of recordings: computed once, saved, and read again.
+
+Bouts, scores, figures and files follow from them without the model and without the videos.
+
+W windows, O outputs of all heads, V views, C channels, T frames, H W pixels, F frames of a video.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from pydantic import InstanceOf, TypeAdapter
+from torch import Tensor
+
+from everest.annotations.times import VideoTimes
+from everest.config.heads import Head
+from everest.errors import DataError, UserError
+from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, Windows, bouts_of_head
+from everest.inference.model import OpenedModel
+from everest.inference.over_videos import check_batch
+from everest.inference.predictions import answers_of
+from everest.inference.windows import DAMAGED, Window, check_windows, window_items
+from everest.lists.classes import Classes
+from everest.lists.sample import Sample
+from everest.system.events import Report, notice
+from everest.system.json_text import parse_json, validated
+from everest.system.weights import read_tensors, write_tensors
+from everest.system.weights_header import open_safetensors
+
+FORMAT: Final = "everest-timelines"
+ARRAYS: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Recording:
+    """A video file, or a segment of it."""
+
+    video: InstanceOf[str]  # as results name it; not `str`: names of files need not be UTF-8
+    path: InstanceOf[str]  # of the file
+    frames: tuple[int, int] = (0, 0)  # first frame, and the one after the last, of the segment
+    fps: float = 1.0  # mean of the file
+    error: InstanceOf[str] | None = None  # why it is unreadable, or what is damaged and left out
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VideoTimeline(Recording):
+    """The outputs of a classifier for the windows of a recording."""
+
+    starts: Floats  # (W,) seconds
+    ends: Floats  # (W,)
+    outputs: Floats  # (W, O) float32: probabilities, or numbers
+    borders: Floats  # (F + 1,) seconds between the frames of the file; (1,) of an unreadable one
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Start of the first window and end of the last in seconds; there must be a window."""
+        return float(self.starts[0]), float(self.ends[-1])
+
+    @property
+    def windows(self) -> Windows:
+        return Windows(starts=self.starts, ends=self.ends, times=self.borders[:-1], frames=self.frames)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Timelines:
+    """The timelines of some recordings by one model. `everest.timeline` computes them."""
+
+    classes: Classes
+    videos: list[VideoTimeline]
+
+    def bouts(self, rules: BoutRules = PLAIN) -> list[dict[str, Rows]]:
+        """Return the bouts of each recording by head; a single head may have the empty name."""
+        rules.check(self.classes.heads)
+        return [
+            {
+                head.name: bouts_of_head(video.windows, part, head, self.classes.of_head(head), rules)
+                for head, part in self._by_head(video)
+            }
+            for video in self.videos
+        ]
+
+    def rows(self, bouts: Sequence[dict[str, Rows]] | None = None) -> Rows:
+        """Return the document of `everest timeline --json`.
+
+        Args:
+            bouts: of the recordings; None: by no rule.
+        Returns:
+            `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each
+            recording. With several heads `bouts` has a list for each head. A recording that is unreadable, or
+            damaged somewhere, has `error`.
+        """
+        return [
+            {
+                "video": video.video,
+                "windows": [
+                    {"start": round(start, 3), "end": round(end, 3), **answers_of(row, self.classes)}
+                    for start, end, row in zip(
+                        video.starts.tolist(),
+                        video.ends.tolist(),
+                        torch.from_numpy(video.outputs),
+                        strict=True,
+                    )
+                ],
+                **({} if video.error is None else {"error": video.error}),
+                "bouts": of_video.get("", of_video),
+            }
+            for video, of_video in zip(self.videos, bouts or self.bouts(), strict=True)
+        ]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file: `N.starts`, `N.ends`, `N.outputs` and `N.borders` of recording N."""
+        tensors = {
+            f"{number}.{name}": torch.from_numpy(getattr(video, name))
+            for number, video in enumerate(self.videos)
+            for name in ARRAYS
+        }
+        names = [field.name for field in fields(Recording)]
+        header = {
+            "classes": asdict(self.classes),
+            "videos": [{name: getattr(video, name) for name in names} for video in self.videos],
+        }
+        texts = {name: json.dumps(value) for name, value in header.items()}
+        write_tensors(Path(path), tensors, metadata={"format": FORMAT, **texts})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Timelines:
+        """Read what `save` wrote; DataError if the file is of another kind, or damaged."""
+        path = Path(path)
+        try:
+            with open_safetensors(path) as file:
+                header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ValueError(f"its format is {header.get('format', 'not stated')}")
+            classes = validated(_CLASSES, parse_json(header["classes"]))
+            recordings = validated(_RECORDINGS, parse_json(header["videos"]))
+            tensors = read_tensors(path)
+            videos = [_timeline(each, number, tensors, classes) for number, each in enumerate(recordings)]
+        except (UserError, ValueError, KeyError) as error:
+            raise DataError(f"{path}: not a file of `everest timeline --save` ({error})") from error
+        return cls(classes=classes, videos=videos)
+
+    def _by_head(self, video: VideoTimeline) -> Iterator[tuple[Head, Floats]]:
+        """Yield each head with its outputs (W, outputs of the head)."""
+        ends = np.cumsum([head.outputs for head in self.classes.heads])
+        yield from zip(self.classes.heads, np.split(video.outputs, ends[:-1], axis=1), strict=True)
+
+
+_CLASSES: Final = TypeAdapter(Classes)
+_RECORDINGS: Final = TypeAdapter(list[Recording])
+
+
+def _timeline(
+    recording: Recording, number: int, tensors: dict[str, Tensor], classes: Classes
+) -> VideoTimeline:
+    arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    if shapes["outputs"] != (*shapes["starts"], classes.count) or shapes["starts"] != shapes["ends"]:
+        raise ValueError(f"the shapes of {recording.video} are {shapes}")
+    return VideoTimeline(**vars(recording), **arrays)
+
+
+def compute_timelines(
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    *,
+    window: float | None,
+    step: float | None,
+    batch: int,
+    report: Report,
+) -> Timelines:
+    """Compute the outputs of a classifier for every window of every video or segment.
+
+    Args:
+        window: seconds; None: the length of a clip at the model's stride.
+        step: seconds from the start of one window to the start of the next; None: `window`.
+        batch: windows in one forward pass.
+    """
+    check_batch(batch)
+    check_windows(model.views, window=window, step=step)
+    videos = [_compute(model, sample, window, step, batch, report) for sample in samples]
+    return Timelines(classes=model.classes, videos=videos)
+
+
+def _compute(
+    model: OpenedModel,
+    sample: Sample,
+    window: float | None,
+    step: float | None,
+    batch: int,
+    report: Report,
+) -> VideoTimeline:
+    windows: list[Window] = []  # the intact ones
+    outputs = [torch.zeros(0, model.classes.count)]
+    error = None
+    items = window_items([sample], model.views, window=window, step=step, report=report)
+    while part := list(islice(items, batch)):
+        intact = [result for _, result in part if not isinstance(result, str)]
+        if intact:
+            clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
+            answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+            outputs.append(model.mean_answers(answers))
+            windows += [current for current, _ in intact]
+        for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
+            error = reason
+            report(notice(f"{sample.video_id}: {reason}"))
+    times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
+    return VideoTimeline(
+        video=sample.video_id,
+        path=sample.path,
+        outputs=torch.cat(outputs).float().numpy(),
+        starts=np.array([one.start for one in windows]),
+        ends=np.array([one.end for one in windows]),
+        borders=times.borders,
+        frames=(windows[0].first, windows[-1].first + windows[-1].length) if windows else (0, 0),
+        fps=times.fps,
+        error=error,
+    )

@@ -1,0 +1,272 @@
+"""`everest timeline`"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+from everest.errors import RecipeError
+from everest_cli import options as o
+from everest_cli.option_groups import ModelOptions, grouped
+from everest_cli.output import Display
+from everest_cli.timeline_options import FileKind, RuleOptions, kind_of
+
+if TYPE_CHECKING:
+    from everest.inference.bouts import Rows
+    from everest.inference.timelines import Timelines
+
+SAVED = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineModel(ModelOptions):
+    """The model, which saved timelines do without."""
+
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            metavar="C",
+            help=f"{o.CHECKPOINT_HELP} Not with a saved file.",
+            show_default=False,
+        ),
+    ] = ""
+
+
+@grouped
+def timeline(
+    model: TimelineModel,
+    rules: RuleOptions,
+    videos: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="VIDEO…", help="Videos, folders of videos, or lists; or one saved file instead."
+        ),
+    ],
+    window: Annotated[
+        float | None,
+        typer.Option("--window", min=0.001, metavar="SECONDS", help="Length of a window [a clip's span]."),
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(
+            "--step", min=0.001, metavar="SECONDS", help="From a window to the next [--window: no overlap]."
+        ),
+    ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save", metavar="F", help="Save all probabilities [OUTPUT.safetensors beside --output]."
+        ),
+    ] = None,
+    output: o.OutputFile = None,
+    to: Annotated[
+        FileKind | None, typer.Option("--to", help="Kind of --output [by its ending].", show_default=False)
+    ] = None,
+    truth: Annotated[
+        Path | None,
+        typer.Option("--truth", metavar="F", help="Annotations of a person, of any kind: print scores."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="F", help="Draw the recordings, and --truth, to this PNG."),
+    ] = None,
+    overwrite: o.OverwriteFile = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Predict classes over time: a window slides over each video; equal neighbors are a bout.
+
+    The probabilities are saved. Given the saved file instead of videos, the command opens no model.
+
+    Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
+    """
+    from everest.checkpoints.load import all_weights
+    from everest.inference.scores import check_truth, read_truth, score_timelines
+    from everest.inference.timelines import Timelines, compute_timelines
+    from everest.lists.inputs import named_samples
+    from everest.system.json_text import json_text
+
+    kind = kind_of(output, to, get_args(FileKind))
+    bout_rules = rules.rules()
+    inputs: list[object] = [*videos, *model.inputs, *([truth] if truth else [])]
+    timelines = samples = opened = None
+    if len(videos) == 1 and videos[0].suffix == SAVED:
+        if window or step or save or model.checkpoint:
+            raise RecipeError("--checkpoint, --window, --step and --save belong to videos, not a saved file")
+        timelines = Timelines.load(videos[0])
+        classes, names = timelines.classes, [video.path for video in timelines.videos]
+    else:
+        if not model.checkpoint:
+            raise RecipeError("--checkpoint: name the model, or give one file of --save in place of videos")
+        opened = model.open(views=1)
+        classes = opened.classes  # also refuses an autoencoder, before the videos are listed
+        samples = named_samples(videos, root=model.data)
+        names = [sample.path for sample in samples]
+        inputs += [*all_weights(opened.file), *(sample.video for sample in samples)]
+        save = save or (output.with_suffix(SAVED) if output else None)
+        if save is not None and save.suffix != SAVED:
+            raise RecipeError(f"--save {save}: end its name in {SAVED}")
+    bout_rules.check(classes.heads)
+    if kind not in (None, "json") and all(head.task == "regression" for head in classes.heads):
+        raise RecipeError(f"--to {kind}: goes with classes, and this model predicts numbers; use json")
+    files = _output_files(output, kind, names)
+    _check_targets({"--output": [*files], "--save": [save], "--plot": [plot]}, inputs, overwrite=overwrite)
+    of_person = {} if truth is None else read_truth(truth, names)[0]
+    scores = None
+    with Display(quiet=model.quiet) as display:
+        if truth is not None:  # before anything is computed
+            check_truth(of_person, classes, report=display.report)
+        if timelines is None:
+            assert opened is not None
+            assert samples is not None
+            timelines = compute_timelines(
+                opened, samples, window=window, step=step, batch=model.batch, report=display.report
+            )
+            if save is not None:
+                timelines.save(save)
+        bouts = timelines.bouts(bout_rules)
+        if truth is not None:
+            scores = score_timelines(timelines, bouts, of_person, report=display.report)
+    if plot is not None and any(len(video.starts) for video in timelines.videos):
+        from everest.figures.timeline import draw_timelines
+
+        draw_timelines(plot, timelines, bouts, of_person)
+    rows = timelines.rows(bouts) if as_json or kind in (None, "json") else []
+    text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
+    if as_json:
+        typer.echo(text, nl=False)
+    elif output is None:
+        typer.echo(bouts_table(rows), nl=False)
+    if scores is not None and not as_json:
+        typer.echo(scores_text(scores), nl=False, err=output is not None)
+    for file in _write(files, kind, timelines, bouts, text):
+        typer.echo(file, err=as_json)
+    if any(video.error for video in timelines.videos):
+        raise typer.Exit(4)
+
+
+def _output_files(
+    output: Path | None, kind: str | None, names: Sequence[str]
+) -> Mapping[Path, Sequence[str]]:
+    """The files of --output, each with the paths of its videos."""
+    from everest.annotations.formats import files_of
+
+    if output is None or kind is None:
+        return {}
+    videos = list(dict.fromkeys(names))
+    return {output: videos} if kind == "json" else files_of(output, videos, kind)
+
+
+def _check_targets(
+    targets: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
+) -> None:
+    """Refuse files, by their options, that exist, that are inputs, or that two options name."""
+    from everest.figures.drawing import check_target
+    from everest.system.files import check_new_file, refuse_inputs
+
+    taken: dict[Path, str] = {}
+    for option, paths in targets.items():
+        for path in filter(None, paths):
+            if (other := taken.setdefault(path.resolve(), option)) != option:
+                raise RecipeError(f"{option} {path}: also the file of {other}; choose another name")
+            refuse_inputs(path, inputs, option=option)
+            check = check_target if option == "--plot" else check_new_file
+            check(path, option=option, overwrite=overwrite)
+
+
+def _write(
+    files: Mapping[Path, Sequence[str]],
+    kind: str | None,
+    timelines: Timelines,
+    bouts: Sequence[dict[str, Rows]],
+    text: str,
+) -> Iterator[Path]:
+    """Write the bouts of the videos that could be read, without background, or `text`; yields the files."""
+    from everest.annotations.bout import BACKGROUND
+    from everest.annotations.formats import write_annotations
+    from everest.annotations.times import VideoTimes
+    from everest.inference.scores import annotation_bouts
+    from everest.system.files import write_text
+
+    if kind is None or kind == "json":
+        for file in files:
+            write_text(file, text)
+            yield file
+        return
+    classes = timelines.classes
+    names = [
+        " ".join(filter(None, [head.name, name]))
+        for head in classes.heads
+        if head.task != "regression"
+        for name in classes.of_head(head)
+        if name != BACKGROUND
+    ]
+    for file, paths in files.items():
+        pairs = [
+            (video, of_video)
+            for video, of_video in zip(timelines.videos, bouts, strict=True)
+            if video.path in paths and len(video.starts)
+        ]
+        times = {video.path: VideoTimes(borders=video.borders, fps=video.fps) for video, _ in pairs}
+        every = [bout for video, of_video in pairs for bout in annotation_bouts(video.path, of_video)]
+        if pairs:
+            yield from write_annotations(file, every, kind, times=times, classes=names)
+
+
+def bouts_table(rows: Rows) -> str:
+    """A line for each bout of a recording, and for each window of numbers."""
+    lines: list[str] = []
+    for row in rows:
+        lines.append(row["video"])
+        bouts = row["bouts"] if isinstance(row["bouts"], dict) else {"": row["bouts"]}
+        parts = [
+            (
+                bout["start"],
+                bout["end"],
+                f"{head} {bout['label'] or 'background'}",
+                f"{bout['probability']:.1%}",
+            )
+            for head, of_head in bouts.items()
+            for bout in of_head
+        ]
+        parts += [
+            (window["start"], window["end"], head, f"{answers[0]['value']:.6g}")
+            for window in row["windows"]
+            for head, answers in window.get("heads", {"": window.get("predictions", ())}).items()
+            if "value" in answers[0]
+        ]
+        for start, end, name, value in sorted(parts):
+            lines.append(f"  {start:8.2f} to {end:8.2f} s  {value:>8}  {name.strip()}".rstrip())
+        if "error" in row:
+            lines.append(f"  {row['error']}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def scores_text(scores: Mapping[str, Any]) -> str:
+    """The metrics of timelines in percent, and a line per class."""
+    titles = {
+        **{"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"},
+        **{"edit": "edit score", **{f"f1@{k}": f"F1@{k}" for k in (10, 25, 50)}, "map@0.5": "mAP@0.5"},
+    }
+    lines = [
+        "",
+        f"  {'percent':<22}",
+        *(f"  {title:<22}{_cell(scores[key])}" for key, title in titles.items()),
+    ]
+    width = max(len(entry["name"]) for entry in [{"name": "class"}, *scores["classes"]])
+    columns = ("frame F1", "AP@0.5", "true bouts", "predicted", "true s", "predicted s")
+    lines += ["", f"  {'class':<{width}}" + "".join(f"  {name:>11}" for name in columns)]
+    for entry in scores["classes"]:
+        cells = [_cell(entry[key]) for key in ("f1", "ap@0.5")]
+        cells += [f"{entry[of][what]:g}" for what in ("bouts", "seconds") for of in ("truth", "predicted")]
+        lines.append(f"  {entry['name']:<{width}}" + "".join(f"  {cell:>11}" for cell in cells))
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _cell(percent: float | None) -> str:
+    return f"{'-' if percent is None else f'{percent:.1f}':>6}"

@@ -1,0 +1,94 @@
+import warnings
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from everest.annotations.bout import Bout
+from everest.config.heads import Head
+from everest.figures.timeline import LANES, PANELS, draw_timelines
+from everest.inference.timelines import Timelines, VideoTimeline
+from everest.lists.classes import Classes
+
+
+def timelines(*heads: Head, seconds: int, names: tuple[str, ...], videos: int = 1) -> Timelines:
+    """Recordings with a window a second, and random outputs."""
+    outputs = np.random.default_rng(0).dirichlet(np.ones(sum(head.outputs for head in heads)), seconds)
+    starts = np.arange(seconds, dtype=np.float64)
+    each = [
+        VideoTimeline(
+            video=f"${number}.mp4",
+            path=f"${number}.mp4",
+            frames=(0, seconds),
+            starts=starts,
+            ends=starts + 1,
+            outputs=outputs.astype(np.float32),
+            borders=np.arange(seconds + 1, dtype=np.float64),
+        )
+        for number in range(videos)
+    ]
+    return Timelines(classes=Classes(heads=heads, names=names), videos=each)
+
+
+@pytest.mark.parametrize("videos", [1, PANELS + 2])
+def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: int):
+    drawn = timelines(
+        Head(outputs=25), seconds=400, names=tuple(f"$class_{i}" for i in range(25)), videos=videos
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, if there is no place for the bars
+        figure = draw_timelines(tmp_path / "t.png", drawn, drawn.bouts(), {})
+    with Image.open(tmp_path / "t.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
+    assert len(figure.axes) == min(videos, PANELS)
+    assert ("2 other panels not shown" in figure.get_suptitle()) == (videos > PANELS)
+    for panel in figure.axes:
+        assert len(panel.get_yticklabels()) == LANES
+        assert "5 other classes not shown" in panel.get_title(loc="left")
+
+
+def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
+    drawn = timelines(Head(outputs=3), seconds=10, names=("background", "run", "sit"))
+    spans = [(0, 5, "background", 0), (5, 9, "run", 1), (9, 10, "sit", 2)]
+    bouts = [
+        {"start": a, "end": b, "label": name, "index": index, "probability": 0.5}
+        for a, b, name, index in spans
+    ]
+    truth = [Bout(video="a", start=6, end=10, label="run"), Bout(video="a", start=0, end=1, label="unscored")]
+    figure = draw_timelines(tmp_path / "t.png", drawn, [{"": bouts}], {"$0.mp4": truth})
+    (panel,) = figure.axes
+    assert [label.get_text() for label in panel.get_yticklabels()] == [
+        "run  4.0 s, true 4.0 s",
+        "sit  1.0 s, true 0.0 s",
+        "background  5.0 s",
+    ]
+    FigureCanvasAgg(figure).draw()
+    tops = [tick.get_window_extent().y1 for tick in panel.get_yticklabels()]
+    assert all(above > below for above, below in pairwise(tops))
+
+
+def test_heads_of_every_task_have_a_panel(tmp_path: Path):
+    heads = (
+        Head(name="verb", outputs=2),
+        Head(name="tags", task="multi-label", outputs=3),
+        Head(name="_$", task="regression", outputs=1),
+    )
+    drawn = timelines(*heads, seconds=5, names=("a", "b", "c"))
+    figure = draw_timelines(tmp_path / "t.png", drawn, drawn.bouts(), {})
+    assert [panel.get_title(loc="left") for panel in figure.axes] == [
+        *(rf"\$0.mp4, {name}" for name in ("verb", "tags", r"_\$"))
+    ]
+    (curve,) = figure.axes[2].lines
+    assert np.array_equal(curve.get_ydata(), drawn.videos[0].outputs[:, 5])
+
+
+def test_a_video_of_no_length_is_drawn(tmp_path: Path):
+    drawn = timelines(Head(outputs=2), seconds=1, names=("a", "b"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw_timelines(tmp_path / "t.png", drawn, [{"": []}], {})
+    assert (tmp_path / "t.png").stat().st_size > 0

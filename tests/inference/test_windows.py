@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from everest.data.views import EvalViews
+from everest.inference.windows import window_clips, windows_of
+from everest.lists.sample import Sample
+from everest.video import backends
+
+SECONDS = 2.0  # of a clip file: 32 frames, 16 a second
+VIEWS = EvalViews(frames=4, stride=2, size=(32, 32), clips=2, crops=3, sampling="dense")
+
+
+@given(window=st.floats(0.07, 3), step=st.floats(0.05, 3))
+@settings(max_examples=60)
+def test_windows_follow_each_other_and_the_last_ends_with_the_video(clip_files, window, step):
+    found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=window, step=step)
+    assert found[0].start == 0
+    assert found[-1].end == pytest.approx(SECONDS)
+    for place, one in enumerate(found[:-1]):
+        assert one.start == pytest.approx(place * step)
+        assert one.end == pytest.approx(one.start + window)
+    if step <= window:
+        seen = {frame for one in found for frame in range(one.first, one.first + one.length)}
+        assert seen == set(range(32))
+
+
+def test_a_window_of_a_clip_is_the_default(clip_files: Path):
+    found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=None, step=None)
+    assert [(one.start, one.end, one.first, one.length) for one in found] == [
+        (0.5 * place, 0.5 * place + 0.5, 8 * place, 8) for place in range(4)
+    ]
+
+
+def test_a_segment_is_a_video_of_its_own(clip_files: Path):
+    sample = Sample(path=str(clip_files / "clip0.mp4"), start=0.5, end=1.75)
+    found = windows_of(sample, VIEWS, window=0.5, step=0.5)
+    assert [(one.start, one.first, one.length) for one in found] == [(0.5, 8, 8), (1.0, 16, 8), (1.25, 20, 8)]
+
+
+@pytest.mark.parametrize(("window", "step"), [(0.5, 0.0625), (1.0, 0.3), (0.25, 0.5), (5.0, 1.0)])
+def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch, window: float, step: float
+):
+    path = clip_files / "clip3.mp4"
+    windows = windows_of(Sample(path=str(path)), VIEWS, window=window, step=step)
+    shown = []
+    decode_frames = backends.decode_frames
+
+    def counting(*arguments, **options):
+        for frame in decode_frames(*arguments, **options):
+            shown.append(frame.frame.pts)
+            yield frame
+
+    with monkeypatch.context() as counted:
+        counted.setattr(backends, "decode_frames", counting)
+        clips = list(window_clips(path, windows, VIEWS))
+    assert len(shown) == len(set(shown)) <= 32
+    for one, clip in zip(windows, clips, strict=True):
+        alone = Sample(path=str(path), start=one.start, end=one.end)
+        assert torch.equal(clip, VIEWS(alone, np.random.default_rng(), "auto").frames)

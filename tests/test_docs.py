@@ -23,8 +23,10 @@ from everest.system.weights import Weights
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # They train a tokenizer, run jobs in processes of their own, or write many files.
-LONG = ("lvmae", "sweeps", "shards", "performance", "running", "methods", "reports", "ten-minutes", "files")
-LONG_FOLDERS = ("tutorials",)
+LONG = (
+    *("lvmae", "sweeps", "hardware", "performance", "running", "methods", "reports", "ten-minutes", "files"),
+    *("pretraining", "long-recordings", "using", "export", "starting", "recipes"),
+)
 NO_COMMANDS = ("index", "changelog", "contributing", "faq", "python")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
@@ -43,10 +45,6 @@ SMALL_LVMAE = [
     *("tokenizer.batch_size=4", "data.frames=16", "model.depth=1", "pretrain.epochs=1"),
     *("pretrain.batch_size=4", "finetune.epochs=1", "finetune.batch_size=4"),
 ]
-
-
-def is_long(page: Path) -> bool:
-    return page.stem in LONG or page.parent.name in LONG_FOLDERS
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -171,7 +169,7 @@ def test_every_row_of_the_paper_makes_a_step(row: str, desk: Path):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] * is_long(page)) for page in PAGES],
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG)) for page in PAGES],
     ids=lambda page: str(page.relative_to(ROOT).with_suffix("")).removeprefix("docs/"),
 )
 def test_every_command_of_a_page_runs(page: Path, desk: Path):

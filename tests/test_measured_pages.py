@@ -5,7 +5,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import pytest
 from view_labels import BEST, SCRATCH, best_key, measured_units
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +16,7 @@ def results(name: str) -> dict[str, Any]:
 
 def missing(page: str, rows: list[str]) -> list[str]:
     """The rows that are not lines of a page."""
-    lines = (ROOT / "docs" / page).read_text().splitlines()
+    lines = (ROOT / page).read_text().splitlines()
     return [row for row in rows if row not in lines]
 
 
@@ -30,25 +29,7 @@ def test_timelines():
             others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
             rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
     assert rows
-    assert missing("timelines.md", rows) == []
-
-
-def test_searching_by_encoders_that_have_not_seen_the_groups():
-    arms = {
-        "recipe `small-views`": "contrast, uniform and camera",
-        "pixels (EVEREST)": "everest",
-        "untrained": "random encoder",
-        "none: the mean frame difference": "difference image",
-    }
-    found = results("view_features")["results"]
-    rows = []
-    for title, arm in arms.items():
-        of_sets = [
-            [unit[name]["retrieval"] for unit in found[arm].values()]
-            for name in ("weizmann10", "interaction6", "surveillance2")
-        ]
-        rows.append(f"| {title} | {' | '.join(f'{fmean(values):.1f} %' for values in of_sets)} |")
-    assert missing("searching.md", rows) == []
+    assert missing("docs/timelines.md", rows) == []
 
 
 def test_costs_of_views():
@@ -68,7 +49,7 @@ def test_curves_between_views():
             cells = [f"{low:.2f} to {high:.2f}" for low, high in values]
             rows.append(f"| {title} | `{key}` | {' | '.join(cells)} |")
     assert len(rows) == 6
-    assert missing("pretraining-works.md", rows) == []
+    assert missing("benchmarks/pretraining.md", rows) == []
 
 
 SETS = {
@@ -76,61 +57,10 @@ SETS = {
     "six interactions": "interaction6",
     "eight camera motions": "cameramotion8",
 }
-ARMS = {
-    "none (an untrained encoder)": "random encoder",
-    "an image of frame differences, no encoder": "difference image",
-    "predicting pixels (EVEREST)": "everest",
-    "between views, as suggested": "the same, 4 times the steps",
-    "logistic regression on an untrained encoder": "random encoder",
-    "logistic regression on frame differences": "difference image",
-    "logistic regression on suggested pre-training": "the same, 4 times the steps",
-}
 
 
 def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.split("|")[1:-1]]
-
-
-def evidence(part: str) -> list[list[str]]:
-    """The rows of a table of benchmarks/evidence/tables.md, which is compared with the results elsewhere."""
-    text = (ROOT / "benchmarks" / "evidence" / "tables.md").read_text()
-    table = text.partition(f"<!-- evidence: {part} -->")[2].partition("<!-- end of")[0]
-    return [cells(line) for line in table.splitlines() if line.startswith("| ")]
-
-
-def tutorial_rows(page: str) -> dict[str, list[str]]:
-    lines = (ROOT / "docs" / "tutorials" / page).read_text().splitlines()
-    return {row[0]: row[1:] for row in map(cells, lines) if row}
-
-
-@pytest.mark.parametrize(
-    ("page", "part"), [("unlabeled-archive.md", "features-knn"), ("few-labels.md", "features-few")]
-)
-def test_tutorials_have_the_accuracies_of_frozen_features(page: str, part: str):
-    table = evidence(part)
-    columns = [table[0].index(name) for name in SETS.values()]
-    values = {row[0]: [row[column].partition("<br>")[0] for column in columns] for row in table}
-    rows = {title: row for title, row in tutorial_rows(page).items() if title in ARMS}
-    assert len(rows) >= 3
-    assert rows == {title: values[ARMS[title]] for title in rows}
-
-
-def test_the_tutorial_on_few_labels_has_the_gains_of_fine_tuning():
-    header, _, *table = evidence("labels")
-    scratch, pretrained = header.index("from scratch"), header.index("the same, 4 times the steps")
-    values = {}
-    for row in table:
-        accuracy, _, difference = row[pretrained].partition("<br>")
-        values[tuple(row[:3])] = [*(cell.partition(" (")[0] for cell in (row[scratch], accuracy)), difference]
-    lines = (ROOT / "docs" / "tutorials" / "few-labels.md").read_text().splitlines()
-    sets = SETS | {
-        "fights, surveillance cameras": "surveillance2",
-        "table tennis": "tabletennis2",
-        "26 silently spoken letters": "letters26",
-    }
-    rows = [row for row in map(cells, lines) if row and row[0] in sets and len(row) == 6]
-    assert len(rows) == 20
-    assert [row[3:] for row in rows] == [values[sets[row[0]], row[1], row[2]] for row in rows]
 
 
 LONGER = "the same, 4 times the steps"
@@ -173,11 +103,3 @@ def test_the_readme_has_the_accuracies_of_real_clips():
                 shown = units[arm] if all(units.values()) else shown
             expected[title].append(f"{fmean(shown.values()):.0f}")
     assert {title: table[title] for title in expected} == expected
-
-
-def test_the_tutorial_on_a_moving_camera_has_the_differences_of_the_claims():
-    values = {row[0]: f"{row[2]} ({row[3]})" for row in evidence("claims") if "without the motion" in row[0]}
-    shown = [row[-1].strip("*") for row in tutorial_rows("moving-camera.md").values() if " to " in row[-1]]
-    assert len(shown) == 6
-    assert "-13.1 (-18.9 to -7.3)" in shown  # the claim is that it is worse: +13.1, with the other sign
-    assert {value for value in shown if not value.startswith("-13.1")} <= set(values.values())

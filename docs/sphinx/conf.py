@@ -28,11 +28,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "sphinx_design",
 ]
-exclude_patterns = ["examples"]  # programs and their notebook; the page examples.md links to them
+exclude_patterns = ["examples"]  # programs and their notebook; using.md links to them
 
-myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4  # pages link to headings as GitHub numbers them
 
 default_role = "code"  # docstrings write names in single backticks

@@ -1,4 +1,4 @@
-"""The parts of pages that are made from the code when the documentation is built.
+"""The parts of pages that are made from the code when the documentation is built, and links out of it.
 
 A page has the line `<!-- generated: NAME -->` where the part of this name comes. Nothing of it is committed,
 so that it cannot be stale.
@@ -25,12 +25,15 @@ PARTS: dict[str, Callable[[], str]] = {
     "weights": weights_part,
 }
 MARK = re.compile(r"<!-- generated: (\w+) -->")
+# Links to files that are not built: on GitHub a link, here a path.
+OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(benchmarks/[^)#]+\.md)[^)]*\)")
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:
-    """Put the parts in place of their marks, in the text of a page that Sphinx has read.
+    """Put the parts in place of their marks, and paths in place of links to files that are not built.
 
     Raises:
         KeyError: a page marks a part that does not exist.
     """
-    source[0] = MARK.sub(lambda mark: PARTS[mark[1]](), source[0])
+    text = OUTSIDE.sub(r"\1 (`\2`)", source[0])
+    source[0] = MARK.sub(lambda mark: PARTS[mark[1]](), text)

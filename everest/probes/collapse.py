@@ -1,7 +1,7 @@
 """Detects a broken pre-training run from its probes.
 
 All functions take the rows of metrics.jsonl that probes have written, the oldest first. The first one is of
-the encoder before the first step. docs/pretraining-works.md has the measurements behind the thresholds.
+the encoder before the first step. benchmarks/pretraining.md has the measurements behind the thresholds.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from everest.methods.selector import measure
 from everest.models.mae import MaskedAutoencoder
 
 ROOT = Path(__file__).resolve().parents[2]
-# The code that docs/extending.md shows, and things that are no strategy.
+# The code that docs/methods.md shows, and things that are no strategy.
 PAGE = (ROOT / "docs" / "methods.md").read_text()
 (SHOWN,) = re.findall(r"```python\n# mypackage/methods\.py\n(.*?)```", PAGE, flags=re.DOTALL)
 ODD = """

@@ -13,7 +13,7 @@ from everest_cli.output import probe_line
 STEPS, VIDEOS = 1500, 240
 RUN = {"steps": STEPS, "videos": VIDEOS, "held_out": 64}
 # k-NN, RankMe, feature std, held-out loss and the loss of the mean target, before the first step, after a
-# fifth of the run and at its end: docs/pretraining-works.md has the settings.
+# fifth of the run and at its end: benchmarks/pretraining.md has the settings.
 HEALTHY = {
     "rendered": (
         [10.0, 7.69, 0.244, 0.3676, 0.0247],

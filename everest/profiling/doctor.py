@@ -76,7 +76,7 @@ def verdict(results: Sequence[CheckResult]) -> str:
     if broken:
         return f"everest does not work on this machine: fix {', '.join(broken)} first."
     gpus = sum(result.name.startswith("GPU ") and result.state == "ok" for result in results)
-    device = "the CPU: begin with `everest recipes suggest VIDEOS --output my.yaml`"
+    device = "the CPU: begin with `everest train VIDEOS`"
     if gpus:
         device = counted(gpus, "GPU")
     elif any(result.name == "MPS" for result in results):

@@ -46,7 +46,7 @@ GPU = CheckResult("GPU 0", "ok", "H200")
 
 def test_the_verdict_is_a_sentence():
     works, mac = "everest works on this machine, on", CheckResult("MPS", "ok", "a Mac's GPU")
-    begin = "begin with `everest recipes suggest VIDEOS --output my.yaml`."
+    begin = "begin with `everest train VIDEOS`."
     for results, sentence in (
         ([OK], f"{works} the CPU: {begin}"),
         ([OK, GPU], f"{works} 1 GPU."),

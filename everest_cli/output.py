@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import io
+import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -29,7 +32,21 @@ def say(text: str, *, everywhere: bool = False) -> None:
     """Print a line on stderr; of several processes only the first one does, unless `everywhere`."""
     if not (everywhere or is_main()):  # torchrun and Slurm show the output of all
         return
-    typer.echo(escape_bytes(text), err=True)
+    with _even_unread():
+        typer.echo(escape_bytes(text), err=True)
+
+
+@contextmanager
+def _even_unread() -> Iterator[None]:
+    """Around messages on stderr: a closed terminal, an ended pipe or a full disk behind it is no error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.EPIPE, errno.ENOSPC):
+            raise
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
 
 
 def keep_bytes_of_names() -> None:
@@ -160,7 +177,8 @@ class Display:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._progress is not None:
-            self._progress.stop()
+            with _even_unread():
+                self._progress.stop()
 
     def report(self, event: dict[str, Any]) -> None:
         """Show one event; the loops call this."""
@@ -188,7 +206,10 @@ class Display:
 
     def _line(self, text: str) -> None:
         if self._progress is not None:
-            self._progress.console.print(escape_bytes(text), markup=False, highlight=False, soft_wrap=True)
+            with _even_unread():
+                self._progress.console.print(
+                    escape_bytes(text), markup=False, highlight=False, soft_wrap=True
+                )
         else:
             say(text)
 
@@ -200,7 +221,8 @@ class Display:
             self._began = (now, done)
         self._done = done
         if self._progress is not None:
-            self._progress.update(self._task, completed=done, total=total, description=text)
+            with _even_unread():
+                self._progress.update(self._task, completed=done, total=total, description=text)
         elif done == total or now - self._said_at >= PLAIN_SECONDS:
             self._said_at = now
             since, before = self._began

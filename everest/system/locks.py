@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -53,8 +53,18 @@ def claimed(run: Path) -> AbstractContextManager[None]:
 
 def is_running(run: Path) -> bool:
     """Whether a process trains the run."""
+    lock_file = run / f".{TRAINING}{LOCK}"
+    if not lock_file.exists():
+        return False
+    if sys.platform == "win32":
+        with suppress(OSError), FileLock(lock_file, timeout=0):  # Timeout is an OSError
+            return False
+        return True
+
+    import fcntl
+
     try:
-        descriptor = os.open(run / f".{TRAINING}{LOCK}", os.O_RDONLY)
+        descriptor = os.open(lock_file, os.O_RDONLY)
     except FileNotFoundError:
         return False
     try:

@@ -14,8 +14,9 @@ from typing import Any, Final
 from everest.errors import UserError
 from everest.system.processes import is_main
 
-# Ctrl-C, kill, Slurm's warning before the time limit.
-STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal; Ctrl-Break of Windows.
+NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
+STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 PARENT: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 PARENT_SECONDS: Final = 0.25  # our choice: between two looks at the parent
 GRACE_SECONDS: Final = 10.0  # our choice: for processes to exit by themselves after one has failed
@@ -113,7 +114,11 @@ def _catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dic
     """
     if threading.current_thread() is not threading.main_thread():
         return {}
-    return {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler_before in before.items():
+        if number.name != "SIGHUP" or handler_before != signal.SIG_IGN:  # nohup: outlive the terminal
+            signal.signal(number, handler)
+    return before
 
 
 def _restore(handlers: dict[int, Any]) -> None:

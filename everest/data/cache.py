@@ -2,11 +2,13 @@
 
 F frames, H height, W width, C channels. The cache holds all frames of a video, or of the segment that a list
 names, as decoded. Clips are cut from them, so that a run with a cache equals a run without it to the bit. The
-processes of a machine share one folder, where the frames stay.
+processes of a machine share one folder: in memory, where the last process removes the frames, or on the disk,
+where they stay.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import tempfile
@@ -14,18 +16,22 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 import numpy as np
 import psutil
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
+from everest.system.posix import free_host_memory
 from everest.video.folders import images_in
 from everest.video.reader import VideoError, image_folder, probe, read_frames
 from everest.video.source import Video, as_video, video_version
 
+MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
+LOCKED: Final = ".lock"  # a file, held while a process enters or leaves
 LARGEST: Final = 2**30  # bytes of a cached video; a longer one is decoded again each time
 SHARE: Final = 0.9  # of the free space that may be filled
 PROBED: Final = 16  # videos or segments from which the size of all is estimated
@@ -82,16 +88,27 @@ def cache_folder() -> Path:
     return Path(os.environ.get("EVEREST_CACHE") or usual / "everest")
 
 
-def open_cache(samples: Sequence[Sample], bytes_of: Callable[[Sample], int]) -> FrameCache:
-    """Opens the cache of `data.cache: disk`; EnvironmentProblem if the frames do not fit.
+def open_cache(
+    kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], bytes_of: Callable[[Sample], int]
+) -> FrameCache | None:
+    """Opens the cache that `data.cache` names.
 
     Args:
         samples: videos, or segments of them, without repetitions.
         bytes_of: returns the bytes of the frames of one (`frame_bytes`), or raises VideoError.
     """
-    folder = cache_folder() / "frames"
+    if kind == "none":
+        return None
+    if kind == "memory":
+        if not MEMORY.is_dir():
+            raise EnvironmentProblem(f"data.cache: no {MEMORY} here, which 'memory' needs; use 'disk'")
+        folder = MEMORY / f"everest-{os.getuid()}"
+    else:
+        folder = cache_folder() / "frames"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if kind == "memory":
+            atexit.register(enter(folder))
         sizes = []
         for sample in samples[:: max(len(samples) // PROBED, 1)]:
             with suppress(VideoError):  # reported when it is read
@@ -99,14 +116,43 @@ def open_cache(samples: Sequence[Sample], bytes_of: Callable[[Sample], int]) -> 
         needed = len(samples) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
+        if kind == "memory":
+            free = min(free, free_host_memory())
         if needed - cached > SHARE * free:
+            alternatives = "'none'" if kind == "disk" else "'disk' or 'none'"
             raise EnvironmentProblem(
                 f"data.cache: the frames of {len(samples)} videos need about {needed / 2**30:.2g} GiB, "
-                f"{folder} has {free / 2**30:.2g} GiB free; use 'none'"
+                f"{folder} has {free / 2**30:.2g} GiB free; use {alternatives}"
             )
     except OSError as error:
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {error.strerror or error}") from error
     return FrameCache(folder)
+
+
+def enter(folder: Path) -> Callable[[], None]:
+    """Mark a folder in memory, which exists, as used by this process.
+
+    The folder itself and its lock stay, so that no process loses the folder that it enters.
+
+    Returns:
+        A function for the end of the process: the last process to leave removes the frames.
+    """
+    lock, owner = FileLock(folder / LOCKED), os.getpid()
+    mark = folder / f"{owner}.user"
+    with lock:
+        mark.touch()
+
+    def leave() -> None:
+        if os.getpid() != owner:  # a worker inherits this handler
+            return
+        with lock:
+            mark.unlink(missing_ok=True)
+            if not any(psutil.pid_exists(int(other.stem)) for other in folder.glob("*.user")):
+                for file in folder.glob("*.*"):
+                    if file.name != LOCKED:
+                        file.unlink(missing_ok=True)  # a reader of a killed run may rename it
+
+    return leave
 
 
 def frame_bytes(path: Video, frames: int, channels: int = 3) -> int:

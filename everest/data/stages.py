@@ -231,9 +231,11 @@ def clips_of(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
-        cache=open_cache(list(distinct.values()), partial(segment_bytes, channels=data.channels))
-        if cached and data.cache == "disk"
-        else None,
+        cache=open_cache(
+            data.cache if cached else "none",
+            list(distinct.values()),
+            partial(segment_bytes, channels=data.channels),
+        ),
         notices=notices,
     )
 

@@ -1,5 +1,7 @@
 import dataclasses
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 from small_runs import RECIPE, metrics, run
 
 from everest.data import cache as cache_module
-from everest.data.cache import FrameCache, open_cache
+from everest.data.cache import FrameCache, enter, open_cache
 from everest.data.dataset import VideoClips
 from everest.data.footage import segment_bytes
 from everest.data.loader import batches, make_loader
@@ -109,14 +111,14 @@ def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_d
     monkeypatch.setenv("EVEREST_CACHE", str(small_disk))
     names = [str(shutil.copy(video, tmp_path / f"{i}.mp4")) for i in range(8)]  # 288 KiB each, decoded
     videos = [Sample(path=name) for name in names]
-    assert open_cache(videos[:6], segment_bytes) == FrameCache(small_disk / "frames")
+    assert open_cache("disk", videos[:6], segment_bytes) == FrameCache(small_disk / "frames")
     with pytest.raises(EnvironmentProblem, match=r"8 videos need about .* GiB, .* GiB free; use 'none'"):
-        open_cache(videos, segment_bytes)
+        open_cache("disk", videos, segment_bytes)
     segments = [Sample(path=name, start_frame=8, end_frame=20) for name in names]  # 108 KiB each
-    assert open_cache(segments, segment_bytes) == FrameCache(small_disk / "frames")
+    assert open_cache("disk", segments, segment_bytes) == FrameCache(small_disk / "frames")
     parts = [Sample(path=names[0], start_frame=first) for first in range(12)]
     with pytest.raises(EnvironmentProblem, match=r"12 videos need about"):  # as many segments of one
-        open_cache(parts, segment_bytes)
+        open_cache("disk", parts, segment_bytes)
 
 
 def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
@@ -126,6 +128,60 @@ def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
         frames = kept.read(name, [3, 30], span=(0, 32), decoder="auto")
         assert torch.equal(frames, read_frames(video, [3, 30]))
     assert 3 <= len(list(small_disk.glob("*.npy"))) < 12
+
+
+PROGRAM = """
+import sys
+from everest.data.cache import open_cache
+videos = [sys.argv[1:], lambda path: 0]
+open_cache("memory", *videos)  # of the videos to train on; the next is of those to validate on
+kept = open_cache("memory", *videos)
+kept.read(sys.argv[1], [1], span=(0, 32), decoder="auto")
+print(kept.folder, len(list(kept.folder.glob("*.npy"))))
+"""
+
+
+def test_memory_goes_with_the_last_process(video):
+    if not cache_module.MEMORY.is_dir():
+        pytest.skip("no files in memory on this system")
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(video)], capture_output=True, text=True, check=True
+    )
+    assert ended.stderr == ""
+    shown = ended.stdout.split()
+    folder = Path(shown[0])
+    assert int(shown[1]) >= 1
+    assert list(folder.glob("*.user")) or [file.name for file in folder.iterdir()] == [".lock"]
+
+
+COMES_AND_GOES = """
+import sys
+from pathlib import Path
+from everest.data.cache import enter
+folder = Path(sys.argv[1])
+for turn in range(300):
+    leave = enter(folder)
+    file = folder / f"{sys.argv[2]}-{turn}.npy"
+    file.touch()
+    assert list(folder.glob("*.user")) and file.is_file()
+    leave()
+"""
+
+
+def test_processes_come_and_go_at_once(tmp_path):
+    commands = [[sys.executable, "-c", COMES_AND_GOES, str(tmp_path), str(i)] for i in range(3)]
+    processes = [subprocess.Popen(command) for command in commands]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_folder_in_memory_that_was_removed_costs_nothing(tmp_path):
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    leave = enter(folder)
+    shutil.rmtree(folder)
+    leave()
+    assert [file.name for file in folder.iterdir()] == [".lock"]
 
 
 def test_a_run_with_a_cache_equals_the_run_without(clip_files, tmp_path, monkeypatch):

@@ -111,7 +111,6 @@ def test_the_prepared_model_is_gone_when_the_memory_of_the_device_is_released(
 def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
     shown = called(*command(clip_files, tmp_path / "run", "pretrain.probe.every=1")).stderr
     assert shown.count("is trained first") == 1
-    assert shown.count("probes took") == 1
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,6 @@ def test_the_end_of_a_run_compares_its_metrics_with_guessing(recipe: Path, tmp_p
     # One of seven other clips.
     assert "retrieve their own video within the batch (view_top1; chance 14%)" in shown
     assert "(guessing: 1)" in shown
-    assert f"--init {tmp_path / 'run-pretrain'} --output {tmp_path / 'run'}\n" in shown
+    assert f"--init {tmp_path / 'run-pretrain'} --output {tmp_path / 'run-pretrain'}-finetune" in shown
     missing = refused("probe", "-c", tmp_path / "run-pretrain", "--set", "data.test=null", code=2)
     assert "data.test: not set; name a list or a folder of videos (--set data.test=train.csv takes" in missing

@@ -128,7 +128,7 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
     for run_folder, task in ((scores_run, "regression"), (tags_run, "multi-label")):
         other = ["--set=data.task=single-label", "--set=data.num_classes=2"]
         text = refused("eval -q -c", run_folder, *other, code=6)
-        assert f"trained for data.task {task}, the recipe has single-label" in text
+        assert f"trained with data.task {task}, the recipe has single-label" in text
 
 
 def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip_files, tmp_path):

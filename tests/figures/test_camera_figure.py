@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import json_of, refused, run
+from small_runs import json_of, refused
 
 import everest
 from everest.errors import RecipeError
@@ -93,7 +93,6 @@ def test_stats_tell_how_often_the_camera_moves(video: Path):
     camera = json_of("prepare stats", video.parent)["camera"]
     assert 0.3 < camera["moving"] < 0.7
     assert camera["unexplained"] <= 0.2
-    assert "(docs/camera-motion.md)" in run("prepare stats", video.parent)
 
 
 def test_stats_of_large_frames_find_a_slow_camera(tmp_path: Path):
@@ -108,14 +107,3 @@ def test_stats_of_large_frames_find_a_slow_camera(tmp_path: Path):
     write_video(tmp_path / "slow.mp4", torch.from_numpy(np.stack(frames)), 10)
     shares = json_of("prepare stats", tmp_path)["camera"]
     assert shares["moving"] > 0.7
-    assert shares["moving_apart"] > 0.7
-
-
-def test_short_videos_have_no_pairs_that_are_far_apart(tmp_path: Path):
-    write_video(tmp_path / "short.mp4", pan(), 10)
-    shares = json_of("prepare stats", tmp_path)["camera"]
-    assert shares["moving"] > 0.7
-    assert shares["moving_apart"] is None
-    assert "all videos are too short for pairs farther apart" in run("prepare stats", tmp_path)
-    write_video(tmp_path / "long.mp4", pan().repeat(2, 1, 1, 1), 10)
-    assert json_of("prepare stats", tmp_path)["camera"]["moving_apart"] == 0

@@ -9,17 +9,23 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image, ImageChops
 
+from everest.config.heads import Head
 from everest.figures.curves import Curve, RunCurves, draw_curves
 from everest.figures.drawing import notice_boxes
 from everest.figures.frame_selection import FrameDraw, FrameView, draw_selection
 from everest.figures.pictures import FigureRow, draw_rows
-from everest.figures.timeline import draw_timeline
+from everest.figures.timeline import draw_timelines
+from everest.inference.timelines import Timelines, VideoTimeline
+from everest.lists.classes import Classes
 from everest.methods.strategies import RedundancyRobust
 
 NOTICE = "figures show boxes for letters that no font has; install a font with them, such as fonts-noto-cjk"
 NAME = "\u65e5\u672c"  # Japan
-BOUT = {"start": 0.0, "end": 1.0, "start_frame": 0, "end_frame": 9}
-BOUT |= {"index": 0, "label": NAME, "probability": 0.9}
+TIMELINE = VideoTimeline(
+    **{"video": NAME, "path": NAME, "frames": (0, 1), "borders": np.array([0.0, 1.0])},
+    **{"starts": np.array([0.0]), "ends": np.array([1.0]), "outputs": np.array([[1.0, 0.0]], np.float32)},
+)
+TIMELINES = Timelines(classes=Classes(heads=(Head(outputs=2),), names=(NAME, "b")), videos=[TIMELINE])
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +39,7 @@ def _only_fonts_of_matplotlib(monkeypatch: pytest.MonkeyPatch):
 def drawn(path: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        draw_timeline(path, {"": [BOUT]}, title=NAME, background=None)
+        draw_timelines(path, TIMELINES, TIMELINES.bouts(), {})
     return path
 
 

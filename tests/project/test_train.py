@@ -13,6 +13,7 @@ from small_runs import called, json_of, refused, sets
 import everest
 from everest.annotations.bout import Bout
 from everest.config.recipe import load_recipe
+from everest.inference.timelines import Timelines
 from everest.lists.reading import read_samples
 from everest.metrics.names import METRICS
 from everest.project.lists import window_seconds
@@ -100,7 +101,7 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_fold
     message = refused("train", class_folders, "-o", trained, *FEW, code=2)
     assert 'group ("(p\\\\d)_", now null); choose another folder, or use --overwrite' in message
     wrong = ["--group", "(x)", "--overwrite", *FEW]
-    assert "does not fit its name" in refused("train", class_folders, "-o", trained, *wrong, code=4)
+    assert "does not fit it" in refused("train", class_folders, "-o", trained, *wrong, code=4)
     assert (trained / "result.json").read_bytes() == before
     copy = shutil.copytree(trained, trained.with_name("copy"))
     called("train", class_folders, "-o", copy, "--overwrite", *FEW)
@@ -141,7 +142,7 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     for more in ([], ["--overwrite"]):
-        assert "is not empty" in refused("train", class_folders, "-o", tmp_path / "notes", *more, code=2)
+        assert "holds other files" in refused("train", class_folders, "-o", tmp_path / "notes", *more, code=2)
 
 
 def test_lists_that_are_divided_are_used_and_a_single_list_is_divided(class_folders: Path, tmp_path: Path):
@@ -163,10 +164,9 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
     document = json_of("train", recordings, *annotations, "-o", tmp_path / "project", *FEW)
     assert 0 <= document["mean_class_accuracy"] <= 100
     assert {"frame_accuracy", "f1@50", "top1", "interval", "linear_pixels"} <= document.keys()
-    timeline = json.loads(Path(document["timeline"]).read_text())
-    (row,) = timeline["timelines"]
-    assert timeline["frame_accuracy"] == document["frame_accuracy"]
-    assert (tmp_path / "project" / "report" / f"{Path(row['video']).stem}.png").exists()
+    (video,) = Timelines.load(document["timeline"]).videos
+    assert Path(video.path).parent == recordings
+    assert (tmp_path / "project" / "report" / "timeline.png").exists()
     data = load_recipe(tmp_path / "project" / "recipe.yaml").data
     samples = [read_samples(Path(getattr(data, name)), root=Path(data.root)).samples for name in LISTS]
     assert [len({sample.path for sample in of_list}) for of_list in samples] == [2, 1, 1]

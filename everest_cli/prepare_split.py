@@ -95,7 +95,7 @@ def split(
 
 def _about(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:
     """The number of samples of a list, their groups, and their classes or numbers."""
-    from everest.lists.label_facts import count_classes, number_facts
+    from everest.lists.labels import count_classes, number_facts
 
     labels = [sample.labels[0] for sample in samples if sample.labels]
     counts = sorted(count_classes(labels).items())

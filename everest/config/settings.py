@@ -22,7 +22,7 @@ from everest.config.stage_settings import (
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import settings
-from everest.system.cores import num_readers
+from everest.system.machine import num_readers
 from everest.video.pixels import USUAL, PixelStatistics
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}

@@ -25,7 +25,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
-from everest.system.posix import free_host_memory
+from everest.system.machine import free_host_memory
 from everest.video.folders import images_in
 from everest.video.reader import VideoError, image_folder, probe, read_frames
 from everest.video.source import Video, as_video, video_version

@@ -21,7 +21,7 @@ from everest.data.dataset import Clip, StepSampler, VideoClips
 from everest.data.ring import Ring, free_shared_memory, require_shared_memory, ring_bytes
 from everest.data.workers import Division, Group, SampleKey, WorkerCrash, Workers, divide
 from everest.errors import DataError
-from everest.system.cores import num_readers
+from everest.system.machine import num_readers
 from everest.system.processes import local_processes
 
 STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come

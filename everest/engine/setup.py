@@ -32,8 +32,8 @@ from everest.models.memory import WEIGHT_BYTES, PassMemory, count_weights, froze
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import bytes_per_value, free_memory
-from everest.system.cores import num_readers
 from everest.system.files import FIX
+from everest.system.machine import num_readers
 from everest.system.processes import local_processes
 from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location

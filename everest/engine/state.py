@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from everest.engine.context import RunContext
 from everest.engine.network import EMA, MODEL, Network, part_of
 from everest.errors import CheckpointError, EnvironmentProblem
-from everest.models.lora import merged
+from everest.models.partial import merged
 from everest.system.compute import HostCopy
 from everest.system.json_text import json_text, parse_json
 from everest.system.run_folder import ENDED

@@ -22,7 +22,7 @@ from everest.engine.plan import StagePlan
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
-from everest.system.cores import num_cores, num_trainers
+from everest.system.machine import num_cores, num_trainers
 from everest.system.run_folder import NONFINITE, Row
 
 RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns

@@ -17,13 +17,15 @@ from typing import Final
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, RecipeError, did_you_mean, first_names, shown
-from everest.lists.label_facts import find_task, found_notice, open_heads
 from everest.lists.labels import (
     JOINED_BY,
     SEVERAL,
     LabelRules,
     column_of,
+    find_task,
+    found_notice,
     names_used,
+    open_heads,
 )
 from everest.lists.sample import Sample, sample_of_row
 from everest.lists.shards import find_index, read_index

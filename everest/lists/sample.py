@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from everest.lists.header import GROUP_COLUMN
 from everest.lists.labels import Label
-from everest.lists.text import ListRow
+from everest.lists.text import GROUP_COLUMN, ListRow
 from everest.system.storage import Location, join_location, parse_location
 from everest.system.text import counted
 from everest.video.source import Member, Video

@@ -13,8 +13,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, TypeAdapter
 
 from everest.errors import DataError
-from everest.lists.header import is_known
-from everest.lists.text import ListRow
+from everest.lists.text import ListRow, is_known
 from everest.system.json_text import parse_json, validated
 from everest.system.storage import Location
 from everest.system.text import is_file_name, is_plain, is_unicode

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.header import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.lists.labels import JOINED_BY, Label, indices, is_integer, is_number_like
 from everest.lists.sample import Sample
+from everest.lists.text import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.system.files import atomic_file, refuse_inputs
 from everest.system.text import is_file_name, is_unicode
 

@@ -16,12 +16,10 @@ from everest.errors import EnvironmentProblem
 from everest.methods.camera_task import NUMBERS
 from everest.methods.external import is_import_path
 from everest.models.block import Blocks
-from everest.models.lora import LowRank
-from everest.models.meta import model_on_meta
-from everest.models.partial import Stage, choose_trained, freeze_layers
+from everest.models.meta import model_on_meta, peak_bytes
+from everest.models.partial import LowRank, Stage, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec
-from everest.system.live_bytes import peak_bytes
-from everest.system.posix import free_host_memory
+from everest.system.machine import free_host_memory
 from everest.system.text import counted
 from everest.tokenizer.spec import TokenizerSpec
 from everest.tokenizer.targets import FrozenTokenizer

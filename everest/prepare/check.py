@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from everest.errors import DataError
 from everest.inference.journal import open_journal
-from everest.lists.label_facts import count_classes
+from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.prepare.examine import Inspection, examine, min_median_max, num_frames

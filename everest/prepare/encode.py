@@ -11,8 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from everest.errors import RecipeError
-from everest.lists.header import COLUMNS
 from everest.lists.inputs import SourceList
+from everest.lists.text import COLUMNS
 from everest.prepare.encoding import EncodedFile, EncodeSettings, encode_video
 from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, refuse_inputs, write_table, write_text

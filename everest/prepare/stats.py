@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.data.footage import Timeline
-from everest.lists.label_facts import imbalance, number_facts
-from everest.lists.labels import indices
+from everest.lists.labels import imbalance, indices, number_facts
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames

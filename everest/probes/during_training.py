@@ -33,8 +33,8 @@ from everest.inference.model import encode
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
 from everest.lists.stage import read_stage
-from everest.models.lora import merged
 from everest.models.mae import MaskedAutoencoder, Reconstruction
+from everest.models.partial import merged
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel

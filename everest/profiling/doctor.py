@@ -19,8 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, Literal
 
 from everest.errors import EnvironmentProblem
-from everest.system.cores import num_cores, num_readers
-from everest.system.posix import free_host_memory, host_memory
+from everest.system.machine import free_host_memory, host_memory, num_cores, num_readers
 from everest.system.text import counted
 
 if TYPE_CHECKING:

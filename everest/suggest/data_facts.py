@@ -12,7 +12,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import footage_of
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.errors import DataError
-from everest.lists.label_facts import count_classes, imbalance
+from everest.lists.labels import count_classes, imbalance
 from everest.lists.sample import ListSize, Sample
 from everest.lists.stage import read_stage
 from everest.suggest.choices import ProbeList, probe_list

@@ -10,8 +10,7 @@ from typing import Any
 
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
-from everest.lists.label_facts import find_task, found_notice
-from everest.lists.labels import names_used, read_class_names
+from everest.lists.labels import find_task, found_notice, names_used, read_class_names
 from everest.lists.shards import find_index, read_index
 from everest.lists.stage import LIST_FILES
 from everest.lists.text import read_rows

@@ -12,7 +12,7 @@ from everest.config.settings import Recipe
 from everest.profiling.loading import TrainingStage, reading_speed, stage_clips
 from everest.profiling.measure import measure
 from everest.suggest.choices import Purpose
-from everest.system.cores import num_cores
+from everest.system.machine import num_cores
 
 
 @dataclass(frozen=True, kw_only=True)

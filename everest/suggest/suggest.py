@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from everest.config.yaml import write_yaml
 from everest.engine.plan import PEAK_LR
-from everest.lists.label_facts import IMBALANCED
+from everest.lists.labels import IMBALANCED
 from everest.lists.sample import ListSize
 from everest.suggest.choices import MOST_SHARE, Choice, Purpose, choose_every
 from everest.suggest.data_facts import DataFacts

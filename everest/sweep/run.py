@@ -18,12 +18,12 @@ from everest.config.yaml import write_yaml
 from everest.metrics.names import value_text
 from everest.sweep.plan import RUNS, SweepPlan, Work
 from everest.sweep.results import RESULTS, WorkRow, collect, metric_title, read_work
-from everest.system.cores import JOBS, num_cores
 from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_error, write_text
 from everest.system.json_text import json_text, parse_json
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
+from everest.system.machine import JOBS, num_cores
 from everest.system.run_folder import TOKENIZER
 from everest.system.signals import SignalForwarder, Stopped, signal_name
 

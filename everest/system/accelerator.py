@@ -17,7 +17,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.compute import computes_bf16, configure_cpu
-from everest.system.posix import free_host_memory, peak_resident_bytes
+from everest.system.machine import free_host_memory, peak_resident_bytes
 from everest.system.processes import is_launched
 from everest.system.signals import Stopped
 

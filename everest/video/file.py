@@ -27,8 +27,8 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 
 from everest.system.storage import RemotePath
+from everest.video.cuts import end_before, missing_end, promised_seconds
 from everest.video.decoding import Loss, decode_frames
-from everest.video.endings import end_before, missing_end, promised_seconds
 from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream

@@ -29,8 +29,8 @@ import numpy as np
 from av import VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 
+from everest.video.cuts import MOST_HELD
 from everest.video.decoding import Decoded, Entry, Loss, decode_frames
-from everest.video.endings import MOST_HELD
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, packets
 from everest.video.times import Repaired, places_with, repaired

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.video.cuts import is_cut
+from everest.video.cuts import is_cut, missing_end, promised_seconds
 from everest.video.decoding import judged_packets
-from everest.video.endings import missing_end, promised_seconds
 from everest.video.file import inspect_video
 from everest.video.reader import image_folder
 from everest.video.source import Video

@@ -10,11 +10,10 @@ from video_kinds import CONTAINERS, Case, write_case
 
 from everest.config.heads import named_heads
 from everest.errors import DataError, RecipeError
-from everest.lists.header import find_header
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_labeled, read_samples
 from everest.lists.sample import Sample
-from everest.lists.text import read_lines
+from everest.lists.text import find_header, read_lines
 
 NAMES = ("jump", "run", "walk")
 

@@ -18,8 +18,7 @@ from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.models.block import Block
 from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
-from everest.models.lora import LowRank, add_adapters, merged
-from everest.models.partial import choose_trained
+from everest.models.partial import LowRank, add_adapters, choose_trained, merged
 from everest.models.positions import RotaryPositions, place_angles
 from everest.models.recomputed import RecomputedSwiglu
 from everest.profiling.profile import stage_spec

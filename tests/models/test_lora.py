@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings, PixelPretrainSettings
 from everest.models.block import Block
-from everest.models.lora import LowRank, merged
-from everest.models.partial import choose_trained
+from everest.models.partial import LowRank, choose_trained, merged
 from everest.models.recomputed import ActivationLinear, NormLinear
 
 ALL = ("qkv", "proj", "fc1", "fc2")

@@ -17,11 +17,11 @@ from small_runs import called, json_of, refused
 from everest.sweep.plan import make_plan
 from everest.sweep.request import read_request
 from everest.sweep.run import Processes, run_sweep
-from everest.system.cores import num_cores
 from everest.system.events import silent
 from everest.system.files import is_unfinished
 from everest.system.launch import Devices
 from everest.system.locks import is_running
+from everest.system.machine import num_cores
 from everest.system.signals import Stopped
 
 

@@ -26,7 +26,7 @@ from everest.system.compute import (
     is_eager_on_cpu,
     matmul_stays_float32,
 )
-from everest.system.cores import JOBS, num_cores, num_readers
+from everest.system.machine import JOBS, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 
 
@@ -97,7 +97,7 @@ def test_a_step_reuses_the_memory_of_the_step_before():
 ONE_CORE = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from everest.system.cores import num_cores, num_readers
+from everest.system.machine import num_cores, num_readers
 print(num_cores(), num_readers())
 """
 

@@ -121,6 +121,9 @@ def as_user_error(error: Exception) -> UserError | None:
     return None
 
 
+# An argument's name says what it is; help needs no types of Python beside it.
+setattr(typer.core.TyperArgument, "display_type_rich", lambda self, ctx: None)  # noqa: B010
+
 app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,

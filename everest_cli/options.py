@@ -149,15 +149,17 @@ Evaluation = Annotated[
     typer.Option("--evaluation", metavar="F", help="Output of everest eval --json, for the model card."),
 ]
 Clips = Annotated[
-    int | None, typer.Option("--clips", min=1, help="Clips of a video [as in the run's evaluation].")
+    int | None,
+    typer.Option("--clips", metavar="N", min=1, help="Clips of a video [as in the run's evaluation]."),
 ]
 Crops = Annotated[
-    int | None, typer.Option("--crops", min=1, help="Crops of a clip [as in the run's evaluation].")
+    int | None,
+    typer.Option("--crops", metavar="N", min=1, help="Crops of a clip [as in the run's evaluation]."),
 ]
 Batch = Annotated[
     int, typer.Option("--batch", min=1, metavar="N", help="Videos or windows in one forward pass.")
 ]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Processes that decode videos.")]
+Workers = Annotated[int, typer.Option("--workers", metavar="N", min=0, help="Processes that decode videos.")]
 
 
 ClassesFile = Annotated[

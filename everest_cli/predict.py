@@ -28,7 +28,8 @@ def predict(
     model: ModelOptions,
     videos: o.Videos,
     top: Annotated[
-        int | None, typer.Option("--top", "-k", min=1, help="Number of classes [5, and all present].")
+        int | None,
+        typer.Option("--top", "-k", metavar="K", min=1, help="Number of classes [5, and all present]."),
     ] = None,
     kind: Annotated[
         PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")

@@ -30,7 +30,7 @@ def encode(
         int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")
     ] = 18,  # visually close to the source
     workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes that encode; 0: one a core.")
+        int, typer.Option("--workers", metavar="N", min=0, help="Processes that encode; 0: one a core.")
     ] = 0,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for a video.")] = 3600,
     overwrite: o.OverwriteFile = False,

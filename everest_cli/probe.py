@@ -18,8 +18,8 @@ def probe(
         str, typer.Option("--probes", metavar="NAME,…", help="Probes to train.")
     ] = "knn,linear,attentive",
     keep: o.Keep = None,
-    clips: Annotated[int, typer.Option("--clips", min=1, help="Clips of a video.")] = 1,
-    crops: Annotated[int, typer.Option("--crops", min=1, help="Crops of a clip.")] = 1,
+    clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Clips of a video.")] = 1,
+    crops: Annotated[int, typer.Option("--crops", metavar="N", min=1, help="Crops of a clip.")] = 1,
     batch: o.Batch = 1,
     gpus: o.OneGpu = "auto",
     seed: o.Seed = None,

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 def profile(
     backbone: Annotated[
-        str | None, typer.Option("--backbone", "-b", help="vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g.")
+        str | None,
+        typer.Option("--backbone", "-b", metavar="NAME", help="vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option("--method", "-m", help="everest, videomae, st-mae, videomae-v2 [everest].")
+        str | None,
+        typer.Option(
+            "--method", "-m", metavar="NAME", help="everest, videomae, st-mae, videomae-v2 [everest]."
+        ),
     ] = None,
     recipe: Annotated[
         str | None, typer.Option("--recipe", "-r", metavar="R", help="A recipe instead of a method.")

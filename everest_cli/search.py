@@ -22,7 +22,9 @@ def search(
         Path, typer.Option("--features", metavar="F", help="A .safetensors file of everest extract.")
     ],
     writer: WriterOptions,
-    top: Annotated[int, typer.Option("--top", "-k", min=1, help="Number of results for each query.")] = 10,
+    top: Annotated[
+        int, typer.Option("--top", "-k", metavar="K", min=1, help="Number of results for each query.")
+    ] = 10,
     page: Annotated[
         Path | None,
         typer.Option("--page", metavar="F", help="Also write a page with the clips of the results."),

@@ -14,24 +14,35 @@ from everest_cli.output import print_json, say
 
 def select_frames(
     videos: o.VideosOrFolders,
-    alpha: Annotated[float, typer.Option("--alpha", min=1.0, help="Candidate frames per drawn frame.")] = 1.5,
-    keep: Annotated[float, typer.Option("--keep", help="Keep ratio over all candidate tokens.")] = 0.3,
-    frames: Annotated[int, typer.Option("--frames", min=2, help="Frames of the drawn clip.")] = 16,
+    alpha: Annotated[
+        float, typer.Option("--alpha", metavar="A", min=1.0, help="Candidate frames per drawn frame.")
+    ] = 1.5,
+    keep: Annotated[
+        float, typer.Option("--keep", metavar="SHARE", help="Keep ratio over all candidate tokens.")
+    ] = 0.3,
+    frames: Annotated[
+        int, typer.Option("--frames", metavar="N", min=2, help="Frames of the drawn clip.")
+    ] = 16,
     stride: Annotated[
         int | None,
         typer.Option(
-            "--stride", min=1, help="Take candidates N frames apart from the middle [the whole video]."
+            "--stride",
+            metavar="N",
+            min=1,
+            help="Take candidates N frames apart from the middle [the whole video].",
         ),
     ] = None,
     fps: o.Fps = None,
-    size: Annotated[int, typer.Option("--size", min=16, help="Shorter side, without a checkpoint.")] = 224,
+    size: Annotated[
+        int, typer.Option("--size", metavar="N", min=16, help="Shorter side, without a checkpoint.")
+    ] = 224,
     align: o.Align = None,
     cuts: o.Cuts = None,
     checkpoint: o.Embedding = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="DIR", help="Write VIDEO-frames.png there.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the draw.")] = 0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:

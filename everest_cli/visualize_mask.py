@@ -21,7 +21,8 @@ def visualize_mask(
         typer.Option("--recipe", "-r", metavar="R", help="Clips and tokens of a recipe."),
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option("--strategy", help="Token selection [redundancy-robust, or of C or R].")
+        str | None,
+        typer.Option("--strategy", metavar="NAME", help="Token selection [redundancy-robust, or of C or R]."),
     ] = None,
     keep: Annotated[
         str | None,
@@ -37,23 +38,28 @@ def visualize_mask(
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", min=2, help="Frames of a clip [16, or of C or R].")
+        int | None, typer.Option("--frames", metavar="N", min=2, help="Frames of a clip [16, or of C or R].")
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option("--stride", min=1, help="Frames from one frame to the next [4, or of C or R]."),
+        typer.Option(
+            "--stride", metavar="N", min=1, help="Frames from one frame to the next [4, or of C or R]."
+        ),
     ] = None,
     fps: o.Fps = None,
     size: Annotated[
         int | None,
         typer.Option(
-            "--size", min=16, help="Shorter side in pixels [224, or of R]; a transformer has its own."
+            "--size",
+            metavar="N",
+            min=16,
+            help="Shorter side in pixels [224, or of R]; a transformer has its own.",
         ),
     ] = None,
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the figures.")
     ] = Path(),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of random selections.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of random selections.")] = 0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:

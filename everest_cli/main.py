@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
 from everest.system.launch import LOST
@@ -122,7 +122,7 @@ def as_user_error(error: Exception) -> UserError | None:
 
 
 # An argument's name says what it is; help needs no types of Python beside it.
-setattr(typer.core.TyperArgument, "display_type_rich", lambda self, ctx: None)  # noqa: B010
+setattr(TyperArgument, "display_type_rich", lambda self, ctx: None)  # noqa: B010
 
 app = typer.Typer(
     cls=Commands,

@@ -48,7 +48,6 @@ def evaluate(
     if weights.suffix == ONNX_SUFFIX:  # which cannot follow these options
         given = {
             "--set finetune.selection": selects,
-            "--precision": run.precision is not None,
             "--which": run.which is not None,
             "--gpus": gpus not in ("auto", "cpu"),
         }

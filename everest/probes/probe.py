@@ -96,8 +96,7 @@ def encode_set(
 
     recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
-        workers = recipe.train.num_workers
-        add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report, compute=compute)
+        add_rows(store, model, samples, row_of, batch=batch, report=report, compute=compute)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
         readable = [

@@ -84,7 +84,6 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
         ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
         ("--to torch --precision int8 -o m.pt2", "needs --to onnx"),
         ("--to onnx --calibrate list.csv -o m.onnx", "leave --calibrate out"),
-        ("--to onnx --data videos -o m.onnx", "--data: has no effect without --calibrate LIST"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(classifier_run: Path, options: str, message: str):
@@ -171,7 +170,7 @@ def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, c
         [sys.executable, EXAMPLE, onnx_file, video], capture_output=True, text=True, check=True
     )
     found = {label: float(value) for label, value in map(str.split, result.stdout.splitlines())}
-    (row,) = json_of("predict --clips 1 --crops 1 -q --checkpoint", classifier_run, video)
+    (row,) = json_of("predict --views 1x1 -q --checkpoint", classifier_run, video)
     expected = {each["label"]: each["probability"] for each in row["predictions"]}
     assert found == pytest.approx(expected, abs=2e-3)
     assert list(found) == list(expected)

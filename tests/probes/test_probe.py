@@ -117,7 +117,7 @@ def test_an_encoder_of_either_kind_is_probed_the_same_each_time(runs, clip_files
 
 
 def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
-    options = [clip_files / "train.csv", "-c", runs["finetune"], "--clips", 1, "--crops", 1]
+    options = [clip_files / "train.csv", "-c", runs["finetune"], "--views", "1x1"]
     samples = [Sample(path=str(clip_files / f"clip{i}.mp4"), labels=(i % 2,)) for i in range(4)]
     recipe = load_recipe(runs["finetune"] / "recipe.yaml")
     model = OpenedModel.open(runs["finetune"] / "best.safetensors", recipe=recipe, clips=1, crops=1)

@@ -81,8 +81,8 @@ def encode_set(
         if needed > free:
             raise EnvironmentProblem(
                 f"the tokens of {len(samples)} videos need {needed / 2**30:.3g} GiB, {disk} has "
-                f"{free / 2**30:.3g} GiB free; name another disk by TMPDIR, lower --keep, or leave the "
-                "attentive probe out: --probes knn,linear"
+                f"{free / 2**30:.3g} GiB free; name another disk by TMPDIR, or leave the attentive probe "
+                "out: --probes knn,linear"
             )
 
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}

@@ -67,7 +67,7 @@ def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(cli
     transformers = pytest.importorskip("transformers")
     spec = replace(CLASSIFIER, model=replace(SMALL, pooling=pooling))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
-    document = json_of("export --to hf -q", checkpoint, "--out", tmp_path / "hf")
+    document = json_of("export --to hf", checkpoint, "--out", tmp_path / "hf")
     reference, loading = transformers.VideoMAEForVideoClassification.from_pretrained(
         tmp_path / "hf", output_loading_info=True
     )
@@ -254,7 +254,7 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
 
 def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    run("export --to torch -q --uint8", checkpoint, "--out", tmp_path / "m.pt2")
+    run("export --to torch --uint8", checkpoint, "--out", tmp_path / "m.pt2")
     frames = torch.randint(0, 256, (2, 8, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         logits, _ = torch.export.load(tmp_path / "m.pt2").module()(frames)
@@ -283,7 +283,7 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
     def exported(spec: ModelSpec, name: str) -> dict[str, Any]:
         checkpoint = saved(tmp_path / "model.safetensors", spec)
         replace(read_weights(checkpoint), clip={"stride": 3, "sampling": "dense"}).save(checkpoint)
-        return json_of("export --to hf -q", checkpoint, "--out", tmp_path / name)
+        return json_of("export --to hf", checkpoint, "--out", tmp_path / name)
 
     notes = exported(CLASSIFIER, "hf")["notes"]
     assert "all 64 tokens, this model was trained with 38" in notes[0]
@@ -353,7 +353,7 @@ def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path
     assert "end its name in .onnx" in refused("export --to onnx", checkpoint, "--out", there, code=2)
     assert there.read_text() == "precious"
     assert (folder / "model.safetensors").read_bytes() == before
-    run("export --to hf -q --overwrite", checkpoint, "--out", folder)
+    run("export --to hf --overwrite", checkpoint, "--out", folder)
     assert (folder / "model.safetensors").read_bytes() != before
     written = {"config.json", "preprocessor_config.json", "README.md", "model.safetensors"}
     assert {path.name for path in folder.iterdir()} == {"thesis.txt", *written}

@@ -104,7 +104,7 @@ def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classif
 @pytest.mark.slow
 def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(mixed_run, tmp_path):
     file = tmp_path / "clips.onnx"  # it takes normalized clips
-    run("export --to onnx -q", mixed_run, "-o", file)
+    run("export --to onnx", mixed_run, "-o", file)
     recipe = ["--recipe", mixed_run / "recipe.yaml", "-q"]
     of_file, expected = (json_of("eval --checkpoint", each, *recipe) for each in (file, mixed_run))
     for head, metric in (("verb", "top1"), ("tags", "map"), ("score", "mae")):
@@ -115,8 +115,8 @@ def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpo
 def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_run: Path, tmp_path: Path):
     command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
     for option in (
-        "--precision=bf16",
         "--which=newest",
+        "--set=train.precision=bf16",
         "--set=finetune.selection.keep_ratio=0.5",
     ):
         message = refused(*command, option, code=2)
@@ -155,7 +155,7 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
 
 def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: Path, clip_files: Path):
     for checkpoint, data in ((onnx_file, ["--data", clip_files / "train.csv"]), (classifier_run, [])):
-        document = json_of("profile --latency -q --gpus cpu --checkpoint", checkpoint, *data)
+        document = json_of("profile --latency --gpus cpu --checkpoint", checkpoint, *data)
         latency = document["latency"]
         parts = [latency[f"{part}_ms"] for part in ("decode", "transform", "network")]
         assert min(parts) > 0

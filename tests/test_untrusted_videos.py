@@ -43,7 +43,7 @@ COMMANDS = {
     "extract": ("VIDEOS", "-c", "RUN", "--gpus", "cpu", "-o", "OUT.npz"),
     "visualize-mask": ("VIDEOS", "--frames", "4", "--size", "32", "-o", "OUT"),
     "select-frames": ("VIDEOS", "--frames", "4", "--size", "32"),
-    "prepare stats": ("VIDEOS/train.csv"),
+    "prepare stats": ("VIDEOS/train.csv",),
     "prepare check": ("VIDEOS/train.csv", "-o", "OUT"),
     "prepare encode": ("VIDEOS/train.csv", "-o", "OUT"),
 }

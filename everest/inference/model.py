@@ -81,7 +81,6 @@ class OpenedModel:
         clips: int | None = None,
         crops: int | None = None,
         keep: float | None = None,
-        precision: str | None = None,
         cpu: bool = False,
         notify: Callable[[str], None] | None = None,
     ) -> OpenedModel:
@@ -90,7 +89,6 @@ class OpenedModel:
         Args:
             recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recipe_of.
             clips, crops: views of a video; None: as in the evaluation of the recipe.
-            precision: as `train.precision`; None: the recipe's.
             cpu: use the CPU even if there is a GPU.
             notify: receives a notice when there is no recipe next to the weights.
         """
@@ -108,7 +106,7 @@ class OpenedModel:
             recipe = as_trained(recipe, opened.spec, source=opened.file)
         module = opened.transformer
         describe(module, recipe, file=opened.file, class_names=opened.weights.classes)
-        accelerator = make_accelerator(precision or recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
+        accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
         return cls(
             module=module.to(accelerator.device),
             recipe=_with_views(recipe, clips, crops),

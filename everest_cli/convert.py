@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -47,11 +48,10 @@ def convert(
         str | None, typer.Option("--size", metavar="N|HxW", help="Side, or height x width of a frame [224].")
     ] = None,
     heads: Annotated[
-        int | None, typer.Option("--heads", metavar="N", min=1, help="Attention heads of an unknown width.")
-    ] = None,
-    decoder_heads: Annotated[
-        int | None,
-        typer.Option("--decoder-heads", metavar="N", min=1, help="Attention heads of its decoder."),
+        str | None,
+        typer.Option(
+            "--heads", metavar="N[,M]", help="Attention heads of an unknown width, and of its decoder."
+        ),
     ] = None,
     classes: Annotated[
         Path | None,
@@ -59,7 +59,6 @@ def convert(
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
-    quiet: o.NoReport = False,
 ) -> None:
     """Convert a checkpoint of another program to everest's format; prints the path written.
 
@@ -86,8 +85,7 @@ def convert(
         family=family.replace("_", "-") if family else None,
         frames=frames,
         size=None if size is None else read_size(size),
-        heads=heads,
-        decoder_heads=decoder_heads,
+        **_read_heads(heads),
     )
     foreign = read_foreign(path)
     if inspect or out is None:
@@ -98,10 +96,18 @@ def convert(
     conversion = convert(foreign, hints, partial=partial, classes=names)
     conversion.weights.save(out)
     document = {**describe(foreign, conversion.identity), "written": str(out)}
-    if not quiet:
-        for line in _lines(document):
-            say(line)
+    for line in _lines(document):
+        say(line)
     print_json(document) if as_json else typer.echo(out)
+
+
+def _read_heads(text: str | None) -> dict[str, int]:
+    """Parse --heads: the attention heads of the encoder, then of the decoder."""
+    if text is None:
+        return {}
+    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", text, re.ASCII):
+        raise RecipeError(f"--heads {text}: give N, or N,M with the heads of the decoder, such as 12,6")
+    return dict(zip(("heads", "decoder_heads"), map(int, text.split(",")), strict=False))
 
 
 def _check_out(out: Path | None, *, inspect: bool, overwrite: bool) -> None:

@@ -23,9 +23,6 @@ def demo(
         ),
     ] = None,
     overwrite: o.Overwrite = False,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the videos and the training.")
-    ] = 0,
     quiet: o.Quiet = False,
 ) -> None:
     """Pre-train, fine-tune and evaluate on rendered videos, in minutes; prints the report.
@@ -39,6 +36,6 @@ def demo(
     folder = output or Path("runs") / recipe
     run = run_lvmae_demo if recipe == "lvmae-demo" else run_demo
     with demo_folder(folder, overwrite=overwrite), Display(quiet=quiet) as display:
-        run(folder, seed=seed, report=display.report)
+        run(folder, report=display.report)
     typer.echo((folder / REPORT).read_text("utf-8"), nl=False)
     typer.echo(folder / REPORT)

@@ -39,16 +39,12 @@ def evaluate(
     from everest.system.run_folder import RECIPE
 
     weights, recipe = run.find()
-    selects = any(
-        key[:2] == ("finetune", "selection")
-        for _, values in read_overrides(run.overrides or (), [])
-        for key in values
-    )
-
+    changed = {key[:2] for _, values in read_overrides(run.overrides or (), []) for key in values}
+    selects = ("finetune", "selection") in changed
     if weights.suffix == ONNX_SUFFIX:  # which cannot follow these options
         given = {
             "--set finetune.selection": selects,
-            "--precision": run.precision is not None,
+            "--set train.precision": ("train", "precision") in changed,
             "--which": run.which is not None,
             "--gpus": gpus not in ("auto", "cpu"),
         }

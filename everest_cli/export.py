@@ -43,7 +43,6 @@ def export(
         Path | None,
         typer.Option("--calibrate", metavar="LIST", help="List or folder of typical videos, for int8."),
     ] = None,
-    data: o.ListRoot = None,
     uint8: Annotated[
         bool,
         typer.Option("--uint8", help="The graph takes uint8 frames (B, T, H, W, 3) and normalizes them."),
@@ -52,21 +51,18 @@ def export(
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
-    quiet: o.NoReport = False,
 ) -> None:
     """Export a model and check its outputs against everest's; prints the path.
 
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
     _check(out, to, keep=keep, uint8=uint8, precision=precision, calibrate=calibrate, overwrite=overwrite)
-    if data is not None and calibrate is None:
-        raise RecipeError("--data: has no effect without --calibrate LIST, whose videos it has")
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.evaluation.card import model_card, read_evaluation
     from everest.system.files import refuse_inputs, write_text
 
-    weights = find_weights(checkpoint, which=which, quiet=quiet)
+    weights = find_weights(checkpoint, which=which)
     refuse_inputs(out, all_weights(weights), option="--output")
     opened = open_model(weights, kind="transformer")
     measured = None if evaluation is None else read_evaluation(evaluation)
@@ -85,17 +81,16 @@ def export(
 
         clips = []
         if calibrate is not None:
-            samples = named_samples([calibrate], root=data)
+            samples = named_samples([calibrate], root=None)
             clips = calibration_clips(opened, samples, source=calibrate, notify=say)
         exported = exportable(opened, keep=keep, uint8=uint8, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
         document = _write_graph(out, exported, clips, to)
         write_text(_card_of(out), card)
-    if not quiet:
-        on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
-        say(f"differs from everest by {document['difference']:.1e} at most, on {on}")
-        for note in document["notes"]:
-            say(f"note: {note}")
+    on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
+    say(f"differs from everest by {document['difference']:.1e} at most, on {on}")
+    for note in document["notes"]:
+        say(f"note: {note}")
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
+from everest_cli.option_values import read_views
 from everest_cli.output import Display
 
 
@@ -24,6 +25,7 @@ def extract(
         Literal["video", "views", "tokens"],
         typer.Option("--features", help="One per video, per view or per token."),
     ] = "video",
+    views: o.Views = None,
     window: Annotated[
         float | None,
         typer.Option(
@@ -44,7 +46,7 @@ def extract(
     from everest.lists.inputs import named_samples
     from everest.system.files import refuse_inputs
 
-    opened = model.open(views=None if window is None else 1)
+    opened = model.open(**read_views(views or (None if window is None else "1x1")))
     samples = named_samples(videos, root=model.data)
     refuse_inputs(out, [*videos, *model.inputs], option="--output")
     with Display(quiet=model.quiet) as display:
@@ -54,7 +56,6 @@ def extract(
             out,
             level=features,
             batch=model.batch,
-            workers=model.workers,
             overwrite=overwrite,
             report=display.report,
             window=window,

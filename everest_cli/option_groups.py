@@ -18,6 +18,7 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.inference.model import OpenedModel
+    from everest.search.feature_file import FeatureFile
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -78,13 +79,9 @@ class ModelOptions:
     checkpoint: o.Checkpoint
     recipe: o.HowSeen = None
     keep: o.Keep = None
-    clips: o.Clips = None
-    crops: o.Crops = None
     batch: o.Batch = 1
     data: o.ListRoot = None
     which: o.WhichWeights = None
-    workers: o.Workers = 2
-    precision: o.PrecisionMode = None
     gpus: o.OneGpu = "auto"
     quiet: o.Quiet = False
 
@@ -93,11 +90,11 @@ class ModelOptions:
         """The files that an output must not replace."""
         return [Path(self.recipe)] if self.recipe else []
 
-    def open(self, *, views: int | None = None) -> OpenedModel:
+    def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
         """Open the model on its device.
 
         Args:
-            views: clips and crops of a video, if the options leave them out; None: as in the evaluation.
+            clips, crops: views of a video; None: as in the evaluation.
         """
         from everest.checkpoints.load import find_weights
         from everest.inference.model import OpenedModel
@@ -105,10 +102,9 @@ class ModelOptions:
         return OpenedModel.open(
             find_weights(self.checkpoint, which=self.which, quiet=self.quiet),
             recipe=read_recipe(self.recipe) if self.recipe else None,
-            clips=self.clips or views,
-            crops=self.crops or views,
+            clips=clips,
+            crops=crops,
             keep=self.keep,
-            precision=self.precision,
             cpu=is_on_cpu(self.gpus),
             notify=say,
         )
@@ -120,17 +116,13 @@ class WriterOptions:
 
     checkpoint: o.Writer = None
     recipe: o.HowSeen = None
-    keep: o.Keep = None
-    clips: o.Clips = None
-    crops: o.Crops = None
-    which: o.WhichWeights = None
-    gpus: o.OneGpu = "auto"
 
-    def open(self, *, views: int | None) -> OpenedModel | None:
-        """Open the model on its device; None if no checkpoint is given. See `ModelOptions.open`."""
+    def open(self, file: FeatureFile) -> OpenedModel | None:
+        """Open the model on its device, with the views of a file; None if no checkpoint is given."""
         if self.checkpoint is None:
             return None
-        return ModelOptions(**{**vars(self), "checkpoint": self.checkpoint, "quiet": True}).open(views=views)
+        given = {**vars(self), "checkpoint": self.checkpoint, "keep": file.keep, "quiet": True}
+        return ModelOptions(**given).open(clips=file.clips, crops=file.crops)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +134,10 @@ class LabeledListOptions:
     data: o.DataRoot = None
     overrides: o.Overrides = None
     which: o.WhichWeights = None
-    precision: o.PrecisionMode = None
     as_json: o.AsJson = False
     quiet: o.Quiet = False
 
-    def find(self, *, seed: int | None = None) -> tuple[Path, Recipe]:
+    def find(self) -> tuple[Path, Recipe]:
         """Find the weights, and read the recipe with the changes of the options."""
         from everest.checkpoints.load import find_weights, recipe_of_run
 
@@ -155,8 +146,6 @@ class LabeledListOptions:
             self.recipe or str(recipe_of_run(weights)),
             data=self.data,
             overrides=self.overrides,
-            precision=self.precision,
-            seed=seed,
             imports=self.recipe is not None,
         )
         return weights, recipe

@@ -98,6 +98,20 @@ def read_size(text: str) -> int | tuple[int, int]:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
+def read_views(text: str | None) -> dict[str, int]:
+    """Parse the clips and crops of --views, `2x3`; empty for None.
+
+    Raises:
+        RecipeError: the text is not two numbers from 1 on.
+    """
+    if text is None:
+        return {}
+    if not re.fullmatch(r"[1-9]\d{0,8}x[1-9]\d{0,8}", text, re.ASCII):
+        raise RecipeError(f"--views {text}: give CLIPSxCROPS, such as 1x1 or 5x3")
+    clips, crops = map(int, text.split("x"))
+    return {"clips": clips, "crops": crops}
+
+
 def local_path(text: str) -> Path:
     """Parse a path on this machine.
 

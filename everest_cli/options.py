@@ -75,8 +75,6 @@ DryRun = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-NoReport = Annotated[bool, typer.Option("--quiet", "-q", help="No report on stderr.")]
-OnlyNames = Annotated[bool, typer.Option("--quiet", "-q", help="Only the names.")]
 OutputFile = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name.")
 ]
@@ -148,18 +146,15 @@ Evaluation = Annotated[
     Path | None,
     typer.Option("--evaluation", metavar="F", help="Output of everest eval --json, for the model card."),
 ]
-Clips = Annotated[
-    int | None,
-    typer.Option("--clips", metavar="N", min=1, help="Clips of a video [as in the run's evaluation]."),
-]
-Crops = Annotated[
-    int | None,
-    typer.Option("--crops", metavar="N", min=1, help="Crops of a clip [as in the run's evaluation]."),
+Views = Annotated[
+    str | None,
+    typer.Option(
+        "--views", metavar="CLIPSxCROPS", help="Views of a video, such as 1x1 [as in the run's evaluation]."
+    ),
 ]
 Batch = Annotated[
     int, typer.Option("--batch", min=1, metavar="N", help="Videos or windows in one forward pass.")
 ]
-Workers = Annotated[int, typer.Option("--workers", metavar="N", min=0, help="Processes that decode videos.")]
 
 
 ClassesFile = Annotated[
@@ -182,13 +177,4 @@ TaskName = Annotated[
 ListsFolder = Annotated[
     Path | None,
     typer.Option("--output", "-o", metavar="DIR", help="Folder for the lists [the videos' folder]."),
-]
-PrepareWorkers = Annotated[
-    int | None, typer.Option("--workers", metavar="N", min=1, help="Processes [as cores].")
-]
-Limit = Annotated[
-    float,
-    typer.Option(
-        "--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer counts as unreadable."
-    ),
 ]

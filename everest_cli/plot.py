@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from everest_cli import options as o
-
 
 def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
@@ -19,15 +17,16 @@ def plot(
     out: Annotated[Path, typer.Option("--output", "-o", metavar="F", help="The PNG to write.")] = Path(
         "curves.png"
     ),
-    overwrite: o.OverwriteFile = False,
 ) -> None:
     """Draw losses, validations, probes and learning rates of runs; prints the figure's path.
+
+    It replaces an earlier figure of the same name.
 
     Example: everest plot runs/pretrain runs/other --x gflops
     """
     from everest.figures.curves import draw_curves, read_curves
-    from everest.figures.drawing import check_target
+    from everest.figures.drawing import check_target, is_png
 
-    check_target(out, option="--output", overwrite=overwrite)
+    check_target(out, option="--output", overwrite=is_png(out))
     draw_curves(out, read_curves(runs, x=x), x=x)
     typer.echo(out)

@@ -13,6 +13,7 @@ from everest.errors import RecipeError
 from everest.system.json_text import json_text
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
+from everest_cli.option_values import read_views
 from everest_cli.output import Display
 
 PredictionFormat = Literal["table", "json", "csv"]
@@ -34,6 +35,7 @@ def predict(
     kind: Annotated[
         PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
     ] = None,
+    views: o.Views = None,
     output: o.OutputFile = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -51,16 +53,14 @@ def predict(
         raise RecipeError(f"--json and --format {kind}: choose one")
     if output is not None:
         check_new_file(output, option="--output", overwrite=overwrite)
-    opened = model.open()
+    opened = model.open(**read_views(views))
     check_top(opened.classes, top)  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
     if output is not None:
         inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
         refuse_inputs(output, inputs, option="--output")
     with Display(quiet=model.quiet) as display:
-        rows = predict(
-            opened, samples, top=top, batch=model.batch, workers=model.workers, report=display.report
-        )
+        rows = predict(opened, samples, top=top, batch=model.batch, report=display.report)
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
     by_suffix = suffix if suffix in get_args(PredictionFormat) else "table"
     text = TEXTS["json" if as_json else kind or by_suffix](rows)

@@ -44,7 +44,6 @@ def convert_annotations(
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Read annotations of times: print their classes, or convert them.
 
@@ -84,8 +83,7 @@ def convert_annotations(
             refuse_inputs(file, [*files, *names.videos], option="--output")
             check_new_file(file, option="--output", overwrite=overwrite)
         document["written"] = [str(file) for file in write_annotations(output, bouts, kind, times=times)]
-    if not quiet:
-        _show(document, notices)
+    _show(document, notices)
     if as_json:
         print_json(document)
     elif document["written"]:

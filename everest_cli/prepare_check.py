@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from everest.errors import EnvironmentProblem, RecipeError, first_names
+from everest.system.machine import num_cores
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.option_values import local_path, read_recipe
@@ -35,7 +35,6 @@ def check(
     recipe: RecipeOption = None,
     data: o.Root = None,
     overrides: o.Overrides = None,
-    classes: o.ClassesFile = None,
     task: o.TaskName = None,
     output: Annotated[
         Path | None,
@@ -43,8 +42,12 @@ def check(
             "--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal [the list's folder]."
         ),
     ] = None,
-    workers: o.PrepareWorkers = None,
-    limit: o.Limit = 1800.0,
+    limit: Annotated[
+        float,
+        typer.Option(
+            "--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer counts as unreadable."
+        ),
+    ] = 1800.0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
@@ -61,10 +64,10 @@ def check(
     from everest.system.run_folder import BAD_VIDEOS
 
     if recipe is None:
-        chosen = _read_sources(sources or [], data, classes, task, overrides)
+        chosen = _read_sources(sources or [], data, task, overrides)
     else:
-        if sources or classes or task:
-            raise RecipeError(f"--recipe {recipe}: has the lists, the classes and the task; leave them out")
+        if sources or task:
+            raise RecipeError(f"--recipe {recipe}: has the lists and the task; leave them out")
         chosen = _read_recipe(recipe, data, overrides)
     for listed in chosen.lists.values():
         if listed.notice is not None:
@@ -84,7 +87,7 @@ def check(
             fps=chosen.fps,
             apart=chosen.apart,
             journal=journal,
-            workers=workers or os.cpu_count() or 1,
+            workers=num_cores(),
             limit=limit,
             report=display.report,
             restart=overwrite,
@@ -110,25 +113,22 @@ class _Chosen:
 def _read_sources(
     sources: list[Path],
     data: Path | None,
-    classes: Path | None,
     task: Task | None,
     overrides: list[str] | None,
 ) -> _Chosen:
-    from everest.lists.labels import read_class_names
     from everest.lists.reading import read_labeled
 
     if not sources:
         raise RecipeError("nothing to check: name lists or folders, or a --recipe")
     if overrides:
         raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
-    names = read_class_names(classes) if classes else None
     lists: dict[str, SampleList] = {}
     for source in sources:
         first = next(iter(lists.values()), None)
         lists[str(source)] = read_labeled(
             source,
             root=data or (source if source.is_dir() else source.parent),
-            classes=names if first is None else first.class_names,
+            classes=None if first is None else first.class_names,
             task=task if first is None else first.task,
             heads=() if first is None else first.heads,
             names_classes=first is None or not first.heads,

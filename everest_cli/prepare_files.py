@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.output import Display, print_json, say
 
+MOST_BYTES: Final = 10**9  # of the videos of a shard
 Root = Annotated[
     str | None,
     typer.Option("--data", metavar="DIR", help="Folder that paths are relative to [the list's, or FOLDER]."),
@@ -29,9 +30,6 @@ def encode(
     crf: Annotated[
         int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")
     ] = 18,  # visually close to the source
-    workers: Annotated[
-        int, typer.Option("--workers", metavar="N", min=0, help="Processes that encode; 0: one a core.")
-    ] = 0,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for a video.")] = 3600,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -43,18 +41,17 @@ def encode(
 
     Example: everest prepare encode train.csv test.csv --output small
     """
-    import os
-
     from everest.lists.inputs import read_originals
     from everest.prepare.encode import encode_videos
     from everest.prepare.encoding import EncodeSettings
+    from everest.system.machine import num_cores
 
     with Display(quiet=quiet) as display:
         encoded = encode_videos(
             list(read_originals(sources, data)),
             output,
             EncodeSettings(short_side=short_side, gop=gop, crf=crf),
-            workers=workers or os.cpu_count() or 1,
+            workers=num_cores(),
             timeout=timeout,
             overwrite=overwrite,
             report=display.report,
@@ -76,9 +73,6 @@ def shard(
     source: Annotated[str, typer.Argument(metavar="LIST", help="A list of videos, or a folder; or its URL.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the shards.")],
     data: Root = None,
-    size: Annotated[
-        int, typer.Option("--size", metavar="MB", min=1, help="Largest size of a shard's videos.")
-    ] = 1000,
     count: Annotated[
         int, typer.Option("--count", metavar="N", min=1, help="Largest number of videos in a shard.")
     ] = 10000,
@@ -101,7 +95,7 @@ def shard(
         document = write_shards(
             videos,
             output,
-            max_bytes=size * 10**6,
+            max_bytes=MOST_BYTES,
             max_count=count,
             overwrite=overwrite,
             report=display.report,

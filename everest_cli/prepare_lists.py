@@ -31,7 +31,6 @@ def index(
     output: o.ListsFolder = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Write lists from the annotations of a data set; prints the lines for a recipe.
 
@@ -44,15 +43,14 @@ def index(
     target = output or folder
     written = write_index(result, target, overwrite=overwrite)
     data, document = recipe_lines(result, target), result.to_dict()
-    if not quiet:
-        lists = ", ".join(f"{name} {len(samples)}" for name, samples in result.lists.items())
-        classes = f"; {counted(len(result.class_names), 'class')}" if result.class_names else ""
-        say(f"{result.layout}: {lists}{classes}")
-        if result.notice is not None:
-            say(result.notice)
-        if document["missing"] or document["extra"]:
-            missing = counted(document["missing"], "video")
-            say(f"{missing} missing, {document['extra']} in no list: {written[-1]}")
+    lists = ", ".join(f"{name} {len(samples)}" for name, samples in result.lists.items())
+    classes = f"; {counted(len(result.class_names), 'class')}" if result.class_names else ""
+    say(f"{result.layout}: {lists}{classes}")
+    if result.notice is not None:
+        say(result.notice)
+    if document["missing"] or document["extra"]:
+        missing = counted(document["missing"], "video")
+        say(f"{missing} missing, {document['extra']} in no list: {written[-1]}")
     if as_json:
         print_json(document | {"written": [str(path) for path in written], "data": data})
     else:

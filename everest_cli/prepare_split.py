@@ -55,7 +55,6 @@ def split(
     output: o.ListsFolder = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Split a data set into train, val and test: equal shares of every class, groups kept together.
 
@@ -84,12 +83,11 @@ def split(
         "task": videos.task,
         "next": commands,
     }
-    if not quiet:
-        for text in videos.notices:
-            say(text)
-        _print_lists(document["lists"], ListSize.of(videos.samples).unit)
-        say(f"lists: {folder}")
-        say("\n  ".join(["next:", *commands]))
+    for text in videos.notices:
+        say(text)
+    _print_lists(document["lists"], ListSize.of(videos.samples).unit)
+    say(f"lists: {folder}")
+    say("\n  ".join(["next:", *commands]))
     print_json(document) if as_json else typer.echo("\n".join(document["written"]))
 
 

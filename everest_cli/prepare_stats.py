@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from everest.system.machine import num_cores
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.option_values import local_path
@@ -24,15 +24,8 @@ def stats(
         int | None,
         typer.Option("--videos", metavar="N", min=1, help="Use N random videos of each class [all]."),
     ] = None,
-    fps: o.FileFps = None,
     data: o.Root = None,
-    classes: o.ClassesFile = None,
     task: o.TaskName = None,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the choice of videos.")
-    ] = 0,
-    workers: o.PrepareWorkers = None,
-    limit: o.Limit = 600.0,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -42,14 +35,12 @@ def stats(
 
     Example: everest prepare stats train.csv
     """
-    from everest.lists.labels import read_class_names
     from everest.lists.reading import read_labeled
     from everest.prepare.stats import take_stats
 
     listed = read_labeled(
         source,
         root=data or (source if source.is_dir() else source.parent),
-        classes=read_class_names(classes) if classes else None,
         task=task,
     )
     if listed.notice is not None:
@@ -58,11 +49,8 @@ def stats(
         statistics = take_stats(
             listed,
             most=most,
-            seed=seed,
-            workers=workers or os.cpu_count() or 1,
-            limit=limit,
+            workers=num_cores(),
             report=display.report,
-            fps=fps,
         )
     document = statistics.to_dict()
     print_json(document) if as_json else _print_stats(document)

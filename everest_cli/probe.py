@@ -17,25 +17,22 @@ def probe(
     probes: Annotated[
         str, typer.Option("--probes", metavar="NAME,…", help="Probes to train.")
     ] = "knn,linear,attentive",
-    keep: o.Keep = None,
-    clips: Annotated[int, typer.Option("--clips", metavar="N", min=1, help="Clips of a video.")] = 1,
-    crops: Annotated[int, typer.Option("--crops", metavar="N", min=1, help="Crops of a clip.")] = 1,
     batch: o.Batch = 1,
     gpus: o.OneGpu = "auto",
-    seed: o.Seed = None,
 ) -> None:
     """Probe a frozen encoder: train classifiers on its features of data.train, evaluate them on data.test.
 
+    The features are of the central clip of each video.
+
     Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
     """
-    weights, recipe = run.find(seed=seed)
+    weights, recipe = run.find()
 
     from everest.inference.model import OpenedModel
     from everest.probes.probe import probe
 
     names = [name.strip() for name in probes.split(",")]
-    on_cpu = is_on_cpu(gpus)
-    model = OpenedModel.open(weights, recipe=recipe, clips=clips, crops=crops, keep=keep, cpu=on_cpu)
+    model = OpenedModel.open(weights, recipe=recipe, clips=1, crops=1, cpu=is_on_cpu(gpus))
     with Display(quiet=run.quiet) as display:
         result = probe(model, names, batch=batch, report=display.report)
     print_json(result) if run.as_json else _print(result)

@@ -75,7 +75,6 @@ def profile(
     ] = None,
     gpus: o.OneGpu = "auto",
     as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
 ) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
@@ -91,7 +90,7 @@ def profile(
     if gpu is None and (videos is not None or epochs is not None):
         raise RecipeError("--videos and --epochs plan a run on a GPU: add --gpu")
     if checkpoint is not None:
-        print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json, quiet=quiet)
+        print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
         return
     if recipe is not None:
         from everest.config.recipe_files import find_recipe, with_bases

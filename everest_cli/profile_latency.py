@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from everest.data.views import EvalViews
 
 
-def print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bool, quiet: bool) -> None:
+def print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bool) -> None:
     """Measure a checkpoint or an ONNX file, and print the document or a table.
 
     Args:
@@ -26,7 +26,7 @@ def print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: boo
     from everest.lists.inputs import named_samples
     from everest.profiling.latency import measure_latency, render_video
 
-    answer, views, about = _opened(checkpoint, cpu=cpu, quiet=quiet)
+    answer, views, about = _opened(checkpoint, cpu=cpu)
     with TemporaryDirectory() as folder:
         path = data
         if path is None:
@@ -44,20 +44,18 @@ def print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: boo
     )
 
 
-def _opened(
-    checkpoint: str, *, cpu: bool, quiet: bool
-) -> tuple[Callable[[Tensor], object], EvalViews, dict[str, Any]]:
+def _opened(checkpoint: str, *, cpu: bool) -> tuple[Callable[[Tensor], object], EvalViews, dict[str, Any]]:
     """Open a model: its answers, its views with one clip and crop, and facts for the document."""
     from everest.checkpoints.graph import open_exported
     from everest.checkpoints.load import ONNX_SUFFIX, find_weights
     from everest.inference.model import OpenedModel
 
-    file = find_weights(checkpoint, quiet=quiet)
+    file = find_weights(checkpoint)
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
         about = {"checkpoint": str(file), "precision": exported.precision, "device": "cpu"}
         return lambda clips: exported.answers(exported(clips)), exported.clip.views(), about
-    model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=None if quiet else say)
+    model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=say)
     precision = {"no": "fp32"}.get(model.accelerator.mixed_precision, model.accelerator.mixed_precision)
     about = {"checkpoint": str(file), "precision": precision, "device": str(model.module.device)}
     is_classifier = model.module.classes != ()

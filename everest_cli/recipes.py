@@ -21,7 +21,6 @@ app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")(s
 @app.command("list", epilog="Example: everest recipes list --json")
 def list_recipes(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list of names and summaries.")] = False,
-    quiet: o.OnlyNames = False,
 ) -> None:
     """Name and summary of every shipped recipe."""
     from everest.config.recipe_files import shipped_names, shipped_recipe
@@ -29,8 +28,6 @@ def list_recipes(
     rows = [{"name": name, "summary": shipped_recipe(name).summary} for name in shipped_names()]
     if as_json:
         print_json(rows)
-    elif quiet:
-        typer.echo("\n".join(row["name"] for row in rows))
     else:
         _print_table(rows)
 

@@ -21,7 +21,6 @@ def runs(
         "runs"
     ),
     as_json: o.AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths.")] = False,
 ) -> None:
     """List run folders with their recipe, progress and state.
 
@@ -39,8 +38,6 @@ def runs(
             say(f"damaged: {run.problem}")
     if as_json:
         print_json([asdict(run) for run in summaries])
-    elif quiet:
-        typer.echo("".join(f"{run.path}\n" for run in summaries), nl=False)
     elif summaries:
         _print_table(summaries)
 

@@ -47,7 +47,7 @@ def search(
     if page is not None:
         refuse_inputs(page, [features, *map(Path, queries), *map(Path, file.files)], option="--page")
         check_new_file(page, option="--page", overwrite=overwrite)
-    model = writer.open(views=None if file.window is None else 1)
+    model = writer.open(file)
     found = [read_query(text, file, model) for text in queries]
     results = [(query, nearest(file, query, top=top)) for query in found]
     if page is not None:

@@ -36,8 +36,6 @@ def select_frames(
     size: Annotated[
         int, typer.Option("--size", metavar="N", min=16, help="Shorter side, without a checkpoint.")
     ] = 224,
-    align: o.Align = None,
-    cuts: o.Cuts = None,
     checkpoint: o.Embedding = None,
     picture: Annotated[
         Path | None, typer.Option("--picture", metavar="DIR", help="Write VIDEO-frames.png there.")
@@ -69,7 +67,7 @@ def select_frames(
         raise RecipeError(f"--frames {frames}: {drawn} frames are drawn together; give a multiple of {drawn}")
     clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
-        selector=RedundancyRobust(keep_ratio=keep, align=align or "none", cuts=cuts or "ignore"),
+        selector=RedundancyRobust(keep_ratio=keep),
         frames=frames,
         stride=stride or 1,
         whole_video=stride is None,

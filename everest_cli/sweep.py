@@ -66,9 +66,6 @@ def sweep(
         str | None,
         typer.Option("--init", metavar="C", help="Weights that the first stage starts from, or none. [none]"),
     ] = None,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="ARM", help="Compare with this arm. [the first]")
-    ] = None,
     data: o.DataRoot = None,
     jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Jobs at once.")] = 1,
     gpus: o.Gpus = "auto",
@@ -92,7 +89,6 @@ def sweep(
         seeds=seeds,
         stages=stages,
         init=init,
-        against=against,
     )
 
     from everest.sweep.plan import make_plan

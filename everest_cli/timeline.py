@@ -103,7 +103,7 @@ def timeline(
     else:
         if not model.checkpoint:
             raise RecipeError("--checkpoint: name the model, or give one file of --save in place of videos")
-        opened = model.open(views=1)
+        opened = model.open(clips=1, crops=1)
         classes = opened.classes  # also refuses an autoencoder, before the videos are listed
         samples = named_samples(videos, root=model.data)
         names = [sample.path for sample in samples]

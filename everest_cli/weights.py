@@ -22,7 +22,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table."
 
 
 @app.command("list", epilog="Example: everest weights list")
-def list_weights(as_json: o.AsJson = False, quiet: o.OnlyNames = False) -> None:
+def list_weights(as_json: o.AsJson = False) -> None:
     """Print the public weights that everest reads: method, backbone, data, license, what they give."""
     from rich.table import Column
 
@@ -31,8 +31,6 @@ def list_weights(as_json: o.AsJson = False, quiet: o.OnlyNames = False) -> None:
     table = public_weights()
     if as_json:
         print_json([_document(weights) for weights in table])
-    elif quiet:
-        typer.echo("\n".join(weights.name for weights in table))
     else:
         rows = [(row.name, row.method, row.backbone, row.data, row.license, row.gives) for row in table]
         titles = ("weights", "method", "backbone", "trained on", "license", "gives")

@@ -26,12 +26,12 @@ class DemoResult:
 
 
 @one_thread()
-def run_demo(folder: Path, *, seed: int, report: Report) -> DemoResult:
+def run_demo(folder: Path, *, report: Report) -> DemoResult:
     """Render the set, run every stage with the `demo` recipe, write the report.
 
     `folder` then holds the videos, a run folder per stage, `report.md` and its image.
     """
-    steps = DemoSteps(folder=folder, seed=seed, report=report)
+    steps = DemoSteps(folder=folder, report=report)
     steps.render(DEMO_SET)
     recipe = steps.recipe("demo")
     pretraining, pretrained, from_scratch = RUNS

@@ -28,13 +28,13 @@ class LvmaeResult:
 
 
 @one_thread()
-def run_lvmae_demo(folder: Path, *, seed: int, report: Report) -> LvmaeResult:
+def run_lvmae_demo(folder: Path, *, report: Report) -> LvmaeResult:
     """Render the set, run both stages and the fine-tunings with the `lvmae-demo` recipe, write the report.
 
     The model of short clips starts from the same pre-trained encoder and is evaluated on enough clips to
     cover the video: it sees both events, but not their order.
     """
-    steps = DemoSteps(folder=folder, seed=seed, report=report)
+    steps = DemoSteps(folder=folder, report=report)
     steps.render(event_set())
     recipe = steps.recipe("lvmae-demo")
     tokenizing, tokens, pretraining, long, long_from_scratch, short = LVMAE_RUNS

@@ -91,19 +91,18 @@ class DemoSteps:
     """The stages of a demo, all on the CPU. Each writes a run folder of its name to `folder`."""
 
     folder: Path
-    seed: int
     report: Report
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage, in the order of the stages
 
     def render(self, videos: RenderedSet) -> None:
         """Write the videos that `recipe` reads."""
         with self._timed("rendering videos"):
-            videos.write(self.folder / VIDEOS, seed=self.seed)
+            videos.write(self.folder / VIDEOS)
 
     def recipe(self, name: str, *overrides: str) -> Recipe:
         """Load a shipped recipe with the rendered videos as its data."""
         root = f'data.root="{(self.folder / VIDEOS).resolve()}"'
-        return load_recipe(name, overrides=[root, f"train.seed={self.seed}", *overrides])
+        return load_recipe(name, overrides=[root, *overrides])
 
     def tokenizer(self, name: str, recipe: Recipe) -> Path:
         """Train a tokenizer; returns its weights."""

@@ -17,11 +17,11 @@ def commands(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
     return {
         "windows": ["prepare", "windows", videos, *active, "-o", out / "w.csv", "-q"],
         "extract, windows": ["extract", table, "-c", run, *windows, "-o", out / "f.npz", "-q"],
-        "extract": ["extract", table, "-c", run, "-o", out / "f.npz", "--workers", 0],
+        "extract": ["extract", table, "-c", run, "-o", out / "f.npz"],
         "eval": ["eval", "-c", run, "--data", videos, "--report", out],
-        "export": ["export", run, "--to", "hf", "-o", out, "-q"],
+        "export": ["export", run, "--to", "hf", "-o", out],
         "shard": ["prepare", "shard", table, "-o", out, "--count", 2, "-q"],
-        "extract, safetensors": ["extract", table, "-c", run, "-o", out / "f.safetensors", "--workers", 0],
+        "extract, safetensors": ["extract", table, "-c", run, "-o", out / "f.safetensors"],
     }
 
 

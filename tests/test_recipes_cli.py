@@ -19,7 +19,6 @@ def test_list_names_every_recipe_with_its_summary():
     assert [row["name"] for row in rows] == shipped_names()
     assert {"ucf101", "hmdb51", "k400", "ssv2", "oscc", "videomae-ucf101", "custom"} <= set(shipped_names())
     assert all(row["summary"] for row in rows)
-    assert recipes("list", "-q").stdout.split() == shipped_names()
     lines = recipes("list").stdout.splitlines()[1:]  # not a terminal: each recipe is on one line
     assert [line.split()[0] for line in lines] == shipped_names()
 

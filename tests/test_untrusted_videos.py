@@ -43,9 +43,9 @@ COMMANDS = {
     "extract": ("VIDEOS", "-c", "RUN", "--gpus", "cpu", "-o", "OUT.npz"),
     "visualize-mask": ("VIDEOS", "--frames", "4", "--size", "32", "-o", "OUT"),
     "select-frames": ("VIDEOS", "--frames", "4", "--size", "32"),
-    "prepare stats": ("VIDEOS/train.csv", "--workers", "1"),
-    "prepare check": ("VIDEOS/train.csv", "--workers", "1", "-o", "OUT"),
-    "prepare encode": ("VIDEOS/train.csv", "--workers", "1", "-o", "OUT"),
+    "prepare stats": ("VIDEOS/train.csv"),
+    "prepare check": ("VIDEOS/train.csv", "-o", "OUT"),
+    "prepare encode": ("VIDEOS/train.csv", "-o", "OUT"),
 }
 
 
@@ -106,10 +106,10 @@ def test_lists_keep_the_bytes_of_names_on_their_whole_way(odd_classes: Path, odd
     shutil.copytree(odd_names, tmp_path / "videos")
     (tmp_path / "videos" / NAMES[0]).write_bytes(b"no video")
     source = tmp_path / "videos" / "train.csv"
-    check = called("prepare", "check", source, "-o", tmp_path / "check", "--workers", 1, code=4)
+    check = called("prepare", "check", source, "-o", tmp_path / "check", code=4)
     assert f"{escape_bytes(NAMES[0])}: not a video file" in check.stderr
     assert BYTES[0] in (tmp_path / "check" / "bad_videos.csv").read_bytes()
-    called("prepare", "encode", source, "-o", tmp_path / "small", "--workers", 1, code=4)
+    called("prepare", "encode", source, "-o", tmp_path / "small", code=4)
     small = tmp_path / "small" / "train.csv"
     assert BYTES[3] in small.read_bytes()
     index = called("prepare", "shard", small, "-o", tmp_path / "shards").stdout.strip()

@@ -22,7 +22,6 @@ from everest.config.stage_settings import (
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import settings
-from everest.system.machine import num_readers
 from everest.video.pixels import USUAL, PixelStatistics
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
@@ -95,11 +94,6 @@ class TrainSettings:
     compile: v.Compile = "auto"  # auto: each block on a GPU; true: the whole model
     clip_grad: v.Positive | None = None  # largest gradient norm; released scripts: none
     ema: v.Decay | None = None  # decay; released scripts: none
-
-    @property
-    def num_workers(self) -> int:
-        """`workers`, on this machine."""
-        return num_readers() if self.workers == "auto" else self.workers
 
     @property
     def save_steps(self) -> int | None:

@@ -37,6 +37,14 @@ FALLBACK: Final = (
 _MISSING: Final = re.compile(r"Glyph \d+ .* missing from")
 
 
+def is_png(path: Path) -> bool:
+    """Whether a file exists and is a PNG."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"\x89PNG"
+
+
 def check_target(path: Path, *, option: str, overwrite: bool) -> None:
     """Check that a PNG can be written to `path`, and replaces a file only with --overwrite.
 

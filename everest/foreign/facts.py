@@ -212,7 +212,7 @@ def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "")
     for size in BACKBONES.values():
         if getattr(size, f"{stack}width") == width:
             heads = heads or getattr(size, f"{stack}heads")
-    option = f"--{stack.replace('_', '-')}heads N"
+    option = "--heads N,M" if stack else "--heads N"
     if not heads:
         text = f"no released model is {width} wide, so its attention heads are unknown; set {option}"
         raise facts.error(text)

@@ -48,9 +48,9 @@ def extract(
     *,
     level: str,
     batch: int,
-    workers: int,
     overwrite: bool,
     report: Report,
+    workers: int | None = None,
     window: float | None = None,
     step: float | None = None,
 ) -> list[tuple[str, str]]:
@@ -62,6 +62,7 @@ def extract(
     Args:
         level: `video`, the mean over its views, `views`, or `tokens` (LEVELS has the shapes).
         batch: videos or windows in one forward pass.
+        workers: processes that read videos; None: as the recipe's `train.workers`.
         overwrite: replace the file, and start again.
         window: seconds; a row for each window that slides over a video, with its start and end. None: a row
             for each video.
@@ -110,6 +111,7 @@ def extract(
         skipped = [(video, text) for video, text in store.samples if text not in (None, DAMAGED)]
         names = [video for video, problem in store.samples if problem is None]
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding}
+        header |= {"clips": model.recipe.eval.clips, "crops": model.recipe.eval.crops, "keep": model.keep}
         if window is not None:
             header |= {"window": window, "step": step}
         if names:
@@ -134,8 +136,8 @@ def add_rows(
     row_of: RowOf,
     *,
     batch: int,
-    workers: int,
     report: Report,
+    workers: int | None = None,
     compute: Callable[[Tensor], Values] | None = None,
 ) -> None:
     """Add the rows of the samples that a store does not have yet.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor
 
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches, choose_workers, make_loader
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
@@ -32,7 +32,7 @@ def over_videos(
     compute: Callable[[Tensor], Values],
     *,
     batch: int,
-    workers: int,
+    workers: int | None,
     report: Report,
     done: int = 0,
 ) -> Iterator[list[tuple[Sample, Values | str]]]:
@@ -41,7 +41,7 @@ def over_videos(
     Args:
         compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
         batch: videos in one forward pass.
-        workers: processes that read videos.
+        workers: processes that read videos; None: as the recipe's `train.workers`.
         done: number of videos that are done already; they are skipped.
     """
     check_batch(batch)
@@ -57,9 +57,9 @@ def over_videos(
     if not parts:
         return
     order = [[(0, index) for index in part] for part in parts]
-    loader = make_loader(
-        clips, order, workers=min(workers, len(order) - 1), timeout=model.recipe.train.data_timeout
-    )
+    settings = model.recipe.train
+    chosen = choose_workers(clips, order, settings.workers if workers is None else workers)
+    loader = make_loader(clips, order, workers=min(chosen, len(order) - 1), timeout=settings.data_timeout)
     for part, clip in zip(parts, batches(loader), strict=True):
         failures = [json.loads(text) for text in clip.failed]  # of each video: (path, reason) pairs
         readable = [row for row, failed in enumerate(failures) if not failed]

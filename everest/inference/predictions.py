@@ -24,7 +24,7 @@ def predict(
     *,
     top: int | None,
     batch: int,
-    workers: int,
+    workers: int | None = None,
     report: Report,
 ) -> list[dict[str, Any]]:
     """Return the `top` most likely classes of every video, by the mean of its views' probabilities.
@@ -32,6 +32,7 @@ def predict(
     Args:
         top: number of classes; None: 5, and all that are present of several.
         batch: videos in one forward pass.
+        workers: processes that read videos; None: as the recipe's `train.workers`.
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
         `answers_of` for the predictions of other tasks. With several heads `heads` has such a list for each

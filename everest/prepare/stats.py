@@ -29,6 +29,7 @@ from everest.video.pixels import IMAGENET
 from everest.video.reader import probe, read_frames
 from everest.video.stream import VideoError
 
+LIMIT: Final = 1800  # seconds for a video; one that takes longer is unreadable
 PLACES: Final = 8  # our choice: where a video is measured
 SIDE: Final = 160  # pixels of the longer side of the frames that the camera is measured in
 CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
@@ -89,7 +90,6 @@ class Stats:
     data: SampleList
     measured: Mapping[str, Measured]  # by path
     skipped: Mapping[str, str]  # path to reason
-    fps: float | None = None  # that lengths count; None: of each file
 
     def to_dict(self) -> dict[str, Any]:
         """For scripts."""
@@ -97,7 +97,7 @@ class Stats:
         mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
         square = np.mean([video.square for video in videos], axis=0)  # (3,)
         pairs = [(x, self.measured[x.path]) for x in samples if x.path in self.measured]
-        lengths = [max(num_frames(x, video.frames, video.seconds, self.fps), 0) for x, video in pairs]
+        lengths = [max(num_frames(x, video.frames, video.seconds), 0) for x, video in pairs]
         by_class = samples_by_class(self.data)
         return {
             "videos": len(samples),
@@ -132,20 +132,15 @@ def take_stats(
     data: SampleList,
     *,
     most: int | None,
-    seed: int,
     workers: int,
-    limit: float,
     report: Report,
-    fps: float | None = None,
 ) -> Stats:
     """Measure videos.
 
     Args:
-        most: videos of each class, drawn at random; None takes all.
-        limit: seconds for a video.
-        fps: frames per second that lengths count; None: of each file.
+        most: videos of each class, drawn at random, always the same; None takes all.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     chosen = [sample.path for sample in data.samples]
     if most is not None:
         groups = list(samples_by_class(data).values()) or [list(data.samples)]
@@ -154,7 +149,7 @@ def take_stats(
     paths = list(dict.fromkeys(chosen))
     measured: dict[str, Measured] = {}
     skipped: dict[str, str] = {}
-    for path, result in map_apart(measure, paths, workers=workers, limit=limit):
+    for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
         if isinstance(result, Measured):
             measured[path] = result
         else:
@@ -164,7 +159,7 @@ def take_stats(
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     ordered = {path: measured[path] for path in paths if path in measured}
-    return Stats(data=data, measured=ordered, skipped=dict(sorted(skipped.items())), fps=fps)
+    return Stats(data=data, measured=ordered, skipped=dict(sorted(skipped.items())))
 
 
 def samples_by_class(data: SampleList) -> dict[str, list[Sample]]:

@@ -81,8 +81,8 @@ def encode_set(
         if needed > free:
             raise EnvironmentProblem(
                 f"the tokens of {len(samples)} videos need {needed / 2**30:.3g} GiB, {disk} has "
-                f"{free / 2**30:.3g} GiB free; name another disk by TMPDIR, lower --keep, or leave the "
-                "attentive probe out: --probes knn,linear"
+                f"{free / 2**30:.3g} GiB free; name another disk by TMPDIR, or leave the attentive probe "
+                "out: --probes knn,linear"
             )
 
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
@@ -96,8 +96,7 @@ def encode_set(
 
     recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
-        workers = recipe.train.num_workers
-        add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report, compute=compute)
+        add_rows(store, model, samples, row_of, batch=batch, report=report, compute=compute)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
         readable = [

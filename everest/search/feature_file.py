@@ -36,6 +36,9 @@ class _Header:
     encoding: dict[str, Any]
     window: float | None = None
     step: float | None = None
+    clips: int | None = None
+    crops: int | None = None
+    keep: float | None = None
 
 
 _HEADER: Final = TypeAdapter(_Header)
@@ -54,6 +57,9 @@ class FeatureFile:
     encoding: dict[str, Any]  # everest.inference.features.encoding_of
     window: float | None  # seconds
     step: float | None
+    clips: int | None  # views of a video, and the keep ratio of its tokens, as OpenedModel.open takes them
+    crops: int | None
+    keep: float | None
 
     @cached_property
     def files(self) -> list[str]:
@@ -100,8 +106,7 @@ class FeatureFile:
             raise RecipeError(f"{model.file}: {self.path} was written by other weights; give those")
         if different := differing(self.encoding, now):
             raise RecipeError(
-                f"{self.path}: was written with other {first_names(different)}; give the same --recipe, "
-                "--clips, --crops and --keep"
+                f"{self.path}: was written with other {first_names(different)}; give the same --recipe"
             )
 
 

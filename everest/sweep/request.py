@@ -61,7 +61,7 @@ def read_request(
         source: a shipped recipe's name, or the path of a recipe or of a sweep file.
         overrides: of --set.
         over: of --over; they replace the arms of a file.
-        options: `seeds`, `stages`, `init` and `against`; None: not given.
+        options: `seeds`, `stages` and `init`; None: not given.
     """
     file = find_recipe(source)
     written: dict[str, Any] = file.values() if is_sweep(file) else {}

@@ -29,7 +29,7 @@ def test_the_summary_counts_videos_bouts_and_seconds(bouts: Path, clip_files: Pa
         "  walk: 3 bouts, 2.5 s",
         "  run: 1 bout, 1.0 s",
     ]
-    document = json_of("prepare annotations", bouts, "--videos", clip_files, "-q")
+    document = json_of("prepare annotations", bouts, "--videos", clip_files)
     assert (document["videos"], document["bouts"], document["unmatched"]) == (2, 3, ["clip9.mp4"])
     assert document["classes"] == {"walk": {"bouts": 2, "seconds": 1.5}, "run": {"bouts": 1, "seconds": 1.0}}
 
@@ -37,9 +37,7 @@ def test_the_summary_counts_videos_bouts_and_seconds(bouts: Path, clip_files: Pa
 @pytest.mark.parametrize("kind", ["csv", "boris", "elan", "srt", "vtt"])
 def test_every_kind_is_written_and_read_again(bouts: Path, clip_files: Path, tmp_path: Path, kind: str):
     output = tmp_path / ("a.boris" if kind == "boris" else "converted")
-    files = run(
-        "prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output, "-q"
-    ).splitlines()
+    files = run("prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output).splitlines()
     assert all(Path(file).is_relative_to(output) for file in files)
     found = [each for file in files for each in read_annotations(Path(file))]
     spans = {(Path(each.video).stem, each.start, each.end, each.label) for each in found}

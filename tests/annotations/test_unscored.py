@@ -138,9 +138,9 @@ def test_annotations_state_unscored_time_and_convert_it(tmp_path: Path, clip_fil
         "  run: 1 bout, 1.0 s",
         "unscored in 1 video: 1.0 s",
     ]
-    document = json_of("prepare annotations", file, "--videos", clip_files, "-q")
+    document = json_of("prepare annotations", file, "--videos", clip_files)
     assert document["unscored"] == {"videos": 1, "seconds": 1.0}
-    run("prepare annotations", file, "--videos", clip_files, "-o", tmp_path / "back.eaf", "-q")
+    run("prepare annotations", file, "--videos", clip_files, "-o", tmp_path / "back.eaf")
     assert unscored(read_annotations(tmp_path / "back.eaf")) == [(1.0, 2.0)]
 
 

@@ -67,7 +67,7 @@ def test_transformers_computes_the_same_logits_from_all_tokens_of_real_clips(cli
     transformers = pytest.importorskip("transformers")
     spec = replace(CLASSIFIER, model=replace(SMALL, pooling=pooling))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
-    document = json_of("export --to hf -q", checkpoint, "--out", tmp_path / "hf")
+    document = json_of("export --to hf", checkpoint, "--out", tmp_path / "hf")
     reference, loading = transformers.VideoMAEForVideoClassification.from_pretrained(
         tmp_path / "hf", output_loading_info=True
     )
@@ -93,7 +93,7 @@ def test_transformers_predicts_the_same_of_masked_clips(clips: Tensor, tmp_path:
     checkpoint = saved(
         tmp_path / "model.safetensors", replace(AUTOENCODER, norms=Norms(after_encoder=after_encoder))
     )
-    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf")
     reference = transformers.VideoMAEForPreTraining.from_pretrained(tmp_path / "hf").eval()
     reference.decoder.norm.eps = 1e-6  # as a note of the export states
     model, ids = everest.load_model(checkpoint), torch.arange(64).expand(3, -1)
@@ -114,8 +114,8 @@ def test_transformers_predicts_the_same_of_masked_clips(clips: Tensor, tmp_path:
 @pytest.mark.parametrize("spec", [CLASSIFIER, AUTOENCODER], ids=["classifier", "pretrain"])
 def test_a_folder_of_transformers_comes_back_with_the_same_weights(tmp_path: Path, spec: ModelSpec):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
-    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
-    run("convert", tmp_path / "hf", "--out", tmp_path / "back.safetensors", "-q")
+    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf")
+    run("convert", tmp_path / "hf", "--out", tmp_path / "back.safetensors")
     before, after = load_file(checkpoint), load_file(tmp_path / "back.safetensors")
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -124,7 +124,7 @@ def test_a_folder_of_transformers_comes_back_with_the_same_weights(tmp_path: Pat
 def test_transformers_preprocesses_frames_in_the_same_way(shared: Path, tmp_path: Path):
     transformers = pytest.importorskip("transformers")
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER, classes=None)
-    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    run("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf")
     processor = transformers.AutoVideoProcessor.from_pretrained(tmp_path / "hf")
     video = next((shared / "videos" / "actions" / "tennis").rglob("*.mp4"))
     frames = everest.read_clip(video, frames=8, stride=2, size=64).transpose(0, 1)  # (T, 3, H, W)
@@ -174,7 +174,7 @@ def test_models_that_transformers_lacks_are_refused(tmp_path: Path, spec: ModelS
 def test_onnxruntime_keeps_the_same_tokens_and_computes_the_same(clips, tmp_path, spec, keep):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
     share = [] if keep is None else ["--keep", keep]
-    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q", *share)
+    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", *share)
     session = onnx_session(tmp_path / "m.onnx")
     model = everest.load_model(checkpoint)
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
 def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(clips, tmp_path, distance):
     spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
     checkpoint = saved(tmp_path / "model.safetensors", spec)
-    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx", "-q")
+    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx")
     session = onnx_session(tmp_path / "m.onnx")
     clips = clips.clone()
     clips[..., :40, :] = clips[:, :, :2, :40].repeat(1, 1, 4, 1, 1)  # frozen: more than the 40 % left out
@@ -223,7 +223,7 @@ def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(clips, tmp_path
 @pytest.mark.parametrize("spec", [CLASSIFIER, ATTENTIVE], ids=["mean", "class-attention"])
 def test_a_program_of_torch_computes_the_same_without_our_code(clips, tmp_path, spec):
     checkpoint = saved(tmp_path / "model.safetensors", spec)
-    run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2", "-q")
+    run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2")
     about = {"classes": ""}
     program = torch.export.load(tmp_path / "m.pt2", extra_files=about).module()
     model = everest.load_model(checkpoint)
@@ -240,7 +240,7 @@ def test_a_program_of_torch_computes_the_same_without_our_code(clips, tmp_path, 
 )
 def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Path, to: str, name: str):
     checkpoint = saved(tmp_path / "model.safetensors", AUTOENCODER)
-    run("export", checkpoint, "--to", to, "--out", tmp_path / name, "-q")
+    run("export", checkpoint, "--to", to, "--out", tmp_path / name)
     model = everest.load_model(checkpoint)
     with torch.no_grad():
         expected = model.encoder(clips, torch.arange(64).expand(3, -1)).mean(dim=1)
@@ -254,7 +254,7 @@ def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Pa
 
 def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    run("export --to torch -q --uint8", checkpoint, "--out", tmp_path / "m.pt2")
+    run("export --to torch --uint8", checkpoint, "--out", tmp_path / "m.pt2")
     frames = torch.randint(0, 256, (2, 8, 64, 64, 3), dtype=torch.uint8)
     with torch.no_grad():
         logits, _ = torch.export.load(tmp_path / "m.pt2").module()(frames)
@@ -283,7 +283,7 @@ def test_differences_of_transformers_are_noted(tmp_path: Path):
     def exported(spec: ModelSpec, name: str) -> dict[str, Any]:
         checkpoint = saved(tmp_path / "model.safetensors", spec)
         replace(read_weights(checkpoint), clip={"stride": 3, "sampling": "dense"}).save(checkpoint)
-        return json_of("export --to hf -q", checkpoint, "--out", tmp_path / name)
+        return json_of("export --to hf", checkpoint, "--out", tmp_path / name)
 
     notes = exported(CLASSIFIER, "hf")["notes"]
     assert "all 64 tokens, this model was trained with 38" in notes[0]
@@ -353,7 +353,7 @@ def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path
     assert "end its name in .onnx" in refused("export --to onnx", checkpoint, "--out", there, code=2)
     assert there.read_text() == "precious"
     assert (folder / "model.safetensors").read_bytes() == before
-    run("export --to hf -q --overwrite", checkpoint, "--out", folder)
+    run("export --to hf --overwrite", checkpoint, "--out", folder)
     assert (folder / "model.safetensors").read_bytes() != before
     written = {"config.json", "preprocessor_config.json", "README.md", "model.safetensors"}
     assert {path.name for path in folder.iterdir()} == {"thesis.txt", *written}
@@ -361,13 +361,13 @@ def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path
 
 def test_new_weights_are_never_next_to_an_old_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first, folder = saved(tmp_path / "model.safetensors", CLASSIFIER), tmp_path / "hf"
-    run("export", first, "--to", "hf", "--out", folder, "-q")
+    run("export", first, "--to", "hf", "--out", folder)
 
     def full_disk(*_: object) -> None:
         assert not (folder / "config.json").exists()
         raise EnvironmentProblem("the disk is full")
 
-    command = ("export", first, "--to", "hf", "--out", folder, "-q")
+    command = ("export", first, "--to", "hf", "--out", folder)
     with monkeypatch.context() as patch:
         patch.setattr("everest.checkpoints.transformers.write_text", full_disk)
         assert "the disk is full" in refused(*command, "--overwrite", code=5)

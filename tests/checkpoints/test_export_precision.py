@@ -84,7 +84,6 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
         ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
         ("--to torch --precision int8 -o m.pt2", "needs --to onnx"),
         ("--to onnx --calibrate list.csv -o m.onnx", "leave --calibrate out"),
-        ("--to onnx --data videos -o m.onnx", "--data: has no effect without --calibrate LIST"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(classifier_run: Path, options: str, message: str):
@@ -105,7 +104,7 @@ def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classif
 @pytest.mark.slow
 def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(mixed_run, tmp_path):
     file = tmp_path / "clips.onnx"  # it takes normalized clips
-    run("export --to onnx -q", mixed_run, "-o", file)
+    run("export --to onnx", mixed_run, "-o", file)
     recipe = ["--recipe", mixed_run / "recipe.yaml", "-q"]
     of_file, expected = (json_of("eval --checkpoint", each, *recipe) for each in (file, mixed_run))
     for head, metric in (("verb", "top1"), ("tags", "map"), ("score", "mae")):
@@ -116,8 +115,8 @@ def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpo
 def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_run: Path, tmp_path: Path):
     command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
     for option in (
-        "--precision=bf16",
         "--which=newest",
+        "--set=train.precision=bf16",
         "--set=finetune.selection.keep_ratio=0.5",
     ):
         message = refused(*command, option, code=2)
@@ -156,7 +155,7 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
 
 def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: Path, clip_files: Path):
     for checkpoint, data in ((onnx_file, ["--data", clip_files / "train.csv"]), (classifier_run, [])):
-        document = json_of("profile --latency -q --gpus cpu --checkpoint", checkpoint, *data)
+        document = json_of("profile --latency --gpus cpu --checkpoint", checkpoint, *data)
         latency = document["latency"]
         parts = [latency[f"{part}_ms"] for part in ("decode", "transform", "network")]
         assert min(parts) > 0
@@ -171,7 +170,7 @@ def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, c
         [sys.executable, EXAMPLE, onnx_file, video], capture_output=True, text=True, check=True
     )
     found = {label: float(value) for label, value in map(str.split, result.stdout.splitlines())}
-    (row,) = json_of("predict --clips 1 --crops 1 -q --checkpoint", classifier_run, video)
+    (row,) = json_of("predict --views 1x1 -q --checkpoint", classifier_run, video)
     expected = {each["label"]: each["probability"] for each in row["predictions"]}
     assert found == pytest.approx(expected, abs=2e-3)
     assert list(found) == list(expected)

@@ -29,7 +29,7 @@ def opened(checkpoint: Path, clip_files: Path) -> tuple[VideoClassifier, Tensor]
 def test_a_graph_of_numbers_computes_them_in_their_unit(scores_run, clip_files, tmp_path, to):
     model, clips = opened(scores_run, clip_files)
     out, about = tmp_path / {"torch": "m.pt2", "onnx": "m.onnx"}[to], {"heads": ""}
-    run("export", scores_run, "--to", to, "--out", out, "-q")
+    run("export", scores_run, "--to", to, "--out", out)
     with torch.no_grad():
         expected = model.answers(model(clips))  # (2, 1)
         if to == "torch":
@@ -72,10 +72,10 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
 
 
 def test_transformers_gets_several_classes_as_its_problem_type_and_gives_them_back(tags_run, tmp_path):
-    run("export", tags_run, "--to", "hf", "--out", tmp_path / "hf", "-q")
+    run("export", tags_run, "--to", "hf", "--out", tmp_path / "hf")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["problem_type"] == "multi_label_classification"
-    run("convert", tmp_path / "hf", "--out", tmp_path / "back.safetensors", "-q")
+    run("convert", tmp_path / "hf", "--out", tmp_path / "back.safetensors")
     model, back = everest.load_model(tags_run), everest.load_model(tmp_path / "back.safetensors")
     assert back.classes == model.classes == NAMES
     assert (back.heads[0].task, back.heads[0].outputs) == ("multi-label", 3)
@@ -83,10 +83,10 @@ def test_transformers_gets_several_classes_as_its_problem_type_and_gives_them_ba
 
 def test_a_number_of_transformers_is_a_number_here(tags_run: Path, tmp_path: Path):
     folder = tmp_path / "hf"
-    run("export", tags_run, "--to", "hf", "--out", folder, "-q")
+    run("export", tags_run, "--to", "hf", "--out", folder)
     config = json.loads((folder / "config.json").read_text()) | {"problem_type": "regression"}
     (folder / "config.json").write_text(json.dumps(config))
-    given = ("convert", folder, "--out", tmp_path / "number.safetensors", "-q")
+    given = ("convert", folder, "--out", tmp_path / "number.safetensors")
     assert "regression has one output" in refused(*given, code=6)
     del config["problem_type"], config["id2label"], config["label2id"]
     (folder / "config.json").write_text(json.dumps(config))
@@ -105,5 +105,5 @@ def test_transformers_gets_no_numbers_and_no_named_heads(scores_run, mixed_run, 
         (mixed_run, "data.heads"),
         (named_run, "data.heads"),
     ):
-        assert reason in refused("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", "-q", code=6)
+        assert reason in refused("export", checkpoint, "--to", "hf", "--out", tmp_path / "hf", code=6)
         assert not (tmp_path / "hf").exists()

@@ -115,7 +115,7 @@ def test_gray_bytes_and_normalized_clips_give_the_same(gray_runs: Path, clip_fil
 def test_commands_use_gray_clips_with_and_without_the_recipe(gray_runs, recipe, clip_files, tmp_path):
     run, video = gray_runs / "finetune", clip_files / "clip1.mp4"
     alone = Path(shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors"))
-    command = ["predict", video, "--clips", 2, "--crops", 3, "--gpus", "cpu", "--workers", 0]
+    command = ["predict", video, "--views", "2x3", "--gpus", "cpu"]
     predicted = json_of(*command, "-c", run)
     assert predicted == json_of(*command, "-c", alone)
     assert predicted == json_of(*command, "-c", run, "--recipe", recipe)  # the weights decide

@@ -181,7 +181,7 @@ def test_weights_alone_read_the_clips_of_training(run: Path, alone: Path, data: 
 
 
 def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Path, data: Path):
-    command = ["predict", data / "clip1.mp4", "--clips", 2, "--crops", 3, "--gpus", "cpu", "--workers", 0]
+    command = ["predict", data / "clip1.mp4", "--views", "2x3", "--gpus", "cpu"]
     with_recipe = json_of(*command, "-c", run / "model.safetensors")
     assert with_recipe == json_of(*command, "-c", alone)
     assert with_recipe != json_of(*command, "-c", run, "--recipe", data / "tiny.yaml")

@@ -98,7 +98,7 @@ def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
         make_run(tmp_path / name)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "recipe.yaml").write_text("name: alone\n")
-    paths = listed(tmp_path, "-q").stdout.splitlines()
+    paths = [row["path"] for row in json.loads(listed(tmp_path, "--json").stdout)]
     assert paths == [str(tmp_path / name) for name in ("a", "a/inside", "b/deep/run", "state/first")]
 
 

@@ -78,7 +78,7 @@ def test_a_figure_shows_the_tokens_of_a_view(views_run: Path, tmp_path: Path, cl
 
 @pytest.mark.slow
 def test_a_program_of_torch_computes_the_features_of_views(views_run: Path, tmp_path: Path):
-    run("export", views_run, "--to", "torch", "--out", tmp_path / "views.pt2", "-q")
+    run("export", views_run, "--to", "torch", "--out", tmp_path / "views.pt2")
     model = load_model(views_run)
     clips = torch.randn(3, 3, 4, 32, 32)
     with torch.no_grad():

@@ -12,7 +12,7 @@ def test_a_card_has_data_metrics_with_intervals_license_and_cost(classifier_run:
     evaluation = json_of("eval -q --checkpoint", classifier_run)
     (tmp_path / "eval.json").write_text(json.dumps(evaluation))
     options = ["--evaluation", tmp_path / "eval.json"]
-    run("export --to hf -q", classifier_run, "-o", tmp_path / "hf", *options)
+    run("export --to hf", classifier_run, "-o", tmp_path / "hf", *options)
     text = (tmp_path / "hf" / "README.md").read_text()
     (command,) = [line for line in text.splitlines() if line.startswith("everest predict")]
     assert (tmp_path / "hf" / command.split()[-1]).is_file()
@@ -34,7 +34,7 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
         "origin": None,
     }
     replace(weights, origin=origin).save(tmp_path / "alone.safetensors")
-    run("export --to hf -q", tmp_path / "alone.safetensors", "-o", tmp_path / "hf")
+    run("export --to hf", tmp_path / "alone.safetensors", "-o", tmp_path / "hf")
     text = (tmp_path / "hf" / "README.md").read_text()
     assert "add their license" in text
     assert "started from `videomae.safetensors`, license: cc-by-nc-4.0" in text
@@ -49,7 +49,7 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
 
 def test_a_card_next_to_a_graph_has_the_tokens_that_it_encodes(classifier_run: Path, tmp_path: Path):
     file, card = tmp_path / "m.pt2", tmp_path / "m.pt2.CARD.md"
-    command = ("export --to torch -q --keep 0.25", classifier_run, "-o", file)
+    command = ("export --to torch --keep 0.25", classifier_run, "-o", file)
     document = json_of(*command)
     assert document["written"] == [str(file), str(card)]
     text = card.read_text()

@@ -54,14 +54,9 @@ def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
         everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
 
 
-def test_select_frames_can_ignore_cuts_and_take_fewer_tokens_than_a_strategy_shows(video: Path):
-    options = ["--frames", "8", "--size", "64"]
-    select = ["select-frames", video, *options, "--alpha", "2", "--stride", "1"]
-    plain = json_of(*select)
-    aware = json_of(*select, "--align", "affine", "--cuts", "detect")
-    assert plain["counts"][4] > 2 * aware["counts"][4]
+def test_select_frames_can_take_fewer_tokens_than_a_strategy_shows(video: Path):
     # The draw counts kept tokens only, so `visible_ratio` does not limit --keep.
-    document = json_of("select-frames", video, *options, "--keep", "0.05", "--align", "shift")
+    document = json_of("select-frames", video, "--frames", "8", "--size", "64", "--keep", "0.05")
     assert sum(document["counts"]) == int(0.05 * 6 * 16)  # six pairs of 4 x 4 tokens
 
 

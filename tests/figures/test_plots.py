@@ -125,7 +125,7 @@ def test_one_figure_of_several_runs_has_its_size(tmp_path: Path):
     assert plot(one, two, "--out", out).stdout == f"{out}\n"
     with Image.open(out) as picture:
         assert (picture.format, picture.size) == ("PNG", (1200, 800))
-    assert plot(one, "--x", "hours", "--out", out, "--overwrite").stdout == f"{out}\n"
+    assert plot(one, "--x", "hours", "--out", out).stdout == f"{out}\n"
 
 
 def test_runs_are_named_differently_and_drawn_once_and_may_be_more_than_colors(tmp_path: Path):
@@ -185,7 +185,7 @@ def test_a_broken_checkpoint_is_reported(tmp_path: Path):
     assert plot(run, "--x", "gflops", "--out", tmp_path / "c.png").stdout
 
 
-def test_a_picture_is_replaced_only_with_overwrite(tmp_path: Path):
+def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=2)
     (tmp_path / "folder.png").mkdir()
     for out, message in (
@@ -193,11 +193,9 @@ def test_a_picture_is_replaced_only_with_overwrite(tmp_path: Path):
         (tmp_path / "folder.png", "is a folder"),
     ):
         assert message in plot(run, "--out", out, code=2).stderr
-    picture = tmp_path / "c.png"
-    plot(run, "--out", picture)
-    before = picture.read_bytes()
-    assert "c.png: exists" in plot(run, run, "--x", "hours", "--out", picture, code=2).stderr
-    assert picture.read_bytes() == before
+    (other := tmp_path / "c.png").write_text("not a picture")
+    assert "c.png: exists; choose another name" in plot(run, "--out", other, code=2).stderr
+    assert other.read_text() == "not a picture"
 
 
 def test_rows_that_no_run_writes_are_reported(tmp_path: Path):

@@ -41,7 +41,7 @@ def test_labeled_windows_are_a_list(windows: list, clip_files: Path, tmp_path: P
     assert list(rows[1].values()) == [str(clip_files / "clip0.mp4"), "run", "0.5", "1.5", "clip0"]
     # Half of the second window is run and half walk: the first name. The bout of clip1 is in two windows.
     assert [row["label"] for row in rows] == ["walk", "run", "run", "walk", "walk", "background"]
-    lists = run("prepare split", output, "--group", "column:group", "--shares", "50/50", "-q").splitlines()
+    lists = run("prepare split", output, "--group", "column:group", "--shares", "50/50").splitlines()
     groups = [
         {row["group"] for row in csv.DictReader(Path(file).read_text().splitlines())} for file in lists[:2]
     ]

@@ -293,7 +293,7 @@ def test_heads_of_an_unknown_width_must_be_given():
     state = tiny("videomae_pretrain_base")
     with pytest.raises(CheckpointError, match=r"48 wide.*--heads N"):
         convert(foreign(state), Hints())
-    with pytest.raises(CheckpointError, match=r"24 wide.*--decoder-heads N"):
+    with pytest.raises(CheckpointError, match=r"24 wide.*--heads N,M"):
         convert(foreign(state), Hints(heads=3))
     with pytest.raises(CheckpointError, match="7 heads do not divide a width of 48; set --heads N"):
         convert(foreign(state), Hints(heads=7, decoder_heads=3))

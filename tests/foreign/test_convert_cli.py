@@ -17,7 +17,7 @@ from everest.models.of_recipe import classifier_spec
 from everest.system.weights import read_weights
 from everest.tokenizer.spec import tokenizer_spec
 
-HEADS = ["--heads", "3", "--decoder-heads", "3"]
+HEADS = ["--heads", "3,3"]
 CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
 
 
@@ -51,7 +51,7 @@ def test_the_path_is_the_result_and_the_report_goes_to_stderr(tmp_path: Path):
     assert printed == f"{out}\n"
     assert {"family: videomae", "stage: pretrain"} <= set(reported.splitlines())
     assert "license: not stated" in reported
-    assert convert(given, "--out", out, *HEADS, "--overwrite", "-q") == (f"{out}\n", "")
+    assert convert(given, "--out", out, *HEADS, "--overwrite") == (printed, reported)
     origin = read_weights(out).origin
     assert origin is not None
     assert (origin["family"], origin["file"], origin["fresh"]) == ("videomae", str(given), [])
@@ -90,7 +90,7 @@ def test_a_size_may_be_height_and_width(tmp_path: Path):
     given = saved(tmp_path / "x.pth", tiny("videomae_pretrain_base"))
     assert json_of("convert", given, "--inspect", *HEADS, "--size", "64x96")["size"] == [64, 96]
     out = tmp_path / "out.safetensors"
-    convert(given, "--out", out, *HEADS, "--size", "64x96", "--frames", "4", "-q")
+    convert(given, "--out", out, *HEADS, "--size", "64x96", "--frames", "4")
     assert read_weights(out).settings["size"] == [64, 96]
     for text in ("64x", "0", "0x64", "64x-96", "64x96x3", "a", "64x99999", "[64, 96]", "9" * 5000):
         message = refused("convert", given, "--inspect", *HEADS, "--size", text, code=2)

@@ -256,7 +256,7 @@ def test_an_imported_encoder_is_used_by_every_command(container, recipe, tmp_pat
     run("convert", given, "-o", out, "--partial", "--heads", "3")
     assert read_weights(out).settings["model"]["class_token"] is True
     features = tmp_path / "features.safetensors"
-    run("extract", clip_files, "-c", out, "-o", features, "--workers", "0", "-q")
+    run("extract", clip_files, "-c", out, "-o", features, "-q")
     assert load_file(features)["features"].shape[1] == 48
     if container == "model_state":
         return

@@ -189,7 +189,7 @@ def test_a_classifier_is_an_encoder_with_partial(tmp_path: Path):
     assert "everest has no attentive pooler of several blocks" in message
     assert "--partial` takes the encoder, which is all that finetune needs" in message
     assert "no attentive pooler" in refused("extract", tmp_path, "-c", tmp_path / "hf", "-o", "f.npz", code=6)
-    run("convert", tmp_path / "hf", "-o", tmp_path / "e.safetensors", "--partial", "-q")
+    run("convert", tmp_path / "hf", "-o", tmp_path / "e.safetensors", "--partial")
     model, clips = opened(tmp_path / "e.safetensors"), clips_for(reference)
     with torch.no_grad():
         expected = reference.vjepa2(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
@@ -220,8 +220,8 @@ def test_without_a_configuration_the_clip_and_the_heads_have_to_be_given(folder:
     message = refused("convert", alone, "-o", out, code=6)
     assert "set --heads and --frames and --size" in message
     assert not out.exists()
-    run("convert", alone, "-o", out, "-q", "--heads", 4, "--frames", 4, "--size", 32)
-    run("convert", folder, "-o", tmp_path / "same.safetensors", "-q")
+    run("convert", alone, "-o", out, "--heads", 4, "--frames", 4, "--size", 32)
+    run("convert", folder, "-o", tmp_path / "same.safetensors")
     found, same = opened(out), opened(tmp_path / "same.safetensors")
     clips = torch.randn(1, 3, 4, 32, 32)
     with torch.no_grad():
@@ -303,7 +303,7 @@ def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_coun
     ("to", "name"), [("torch", "m.pt2"), pytest.param("onnx", "m.onnx", marks=pytest.mark.slow)]
 )
 def test_exports_select_inside(folder: Path, tmp_path: Path, to: str, name: str):
-    document = json_of("export -q", folder, "--to", to, "-o", tmp_path / name, "--keep", "0.5")
+    document = json_of("export", folder, "--to", to, "-o", tmp_path / name, "--keep", "0.5")
     assert document["difference"] < 1e-4
     assert "features, kept" in document["notes"][0]
     assert "an encoder alone" in refused("export", folder, "--to", "hf", "-o", tmp_path / "hf", code=6)

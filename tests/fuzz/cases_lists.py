@@ -41,7 +41,7 @@ def make_list(rng: Random, folder: Path, bases: Bases) -> Case:
         return case_of(f"prepare shard {path} -o out -q --json", CODES)
     if command == "predict":
         bases.copy("classifier", folder)
-        return case_of(f"predict {path} -c classifier --gpus cpu --workers 0 --json -q", CODES)
+        return case_of(f"predict {path} -c classifier --gpus cpu --json -q", CODES)
     bases.copy("recipe.yaml", folder)
     changes = [f"data.train={name}", "data.num_classes=null", "data.val=null"]
     if classes:

@@ -40,7 +40,7 @@ def _watch(rng: Random, folder: Path, bases: Bases, video: str) -> Case:
     command = rng.choices(("predict", "timeline", "frames", "extract", "mask"), weights=(8, 3, 4, 2, 1))[0]
     if command in ("predict", "timeline", "extract"):
         bases.copy("classifier", folder)
-    model, clip = "-c classifier --gpus cpu --workers 0 -q", "--frames 4 --stride 1 --size 32"
+    model, clip = "-c classifier --gpus cpu -q", "--frames 4 --stride 1 --size 32"
     commands = {
         "predict": f"predict {video} {model} --json",
         "timeline": f"timeline {video} {model} --step 0.3 --json",

@@ -17,7 +17,7 @@ from small_runs import called, refused
 import everest
 from everest.inference.row_store import RowStore, open_row_store
 
-VIEWS = ["--clips", "2", "--crops", "1"]
+VIEWS = ["--views", "2x1"]
 
 
 def extracted(folder: Path, *options: object) -> dict[str, torch.Tensor]:
@@ -96,7 +96,7 @@ def test_a_killed_call_resumes_and_ends_with_the_same_features(classifier_run, c
     rows = [f"{clip_files}/clip{place % 4}.mp4" for place in range(40)]
     rows[1] = f"{tmp_path}/text.mp4"
     (tmp_path / "list.txt").write_text("\n".join(rows))
-    options = [str(tmp_path / "list.txt"), "-c", str(classifier_run), "--workers", "0", "--batch", "3"]
+    options = [str(tmp_path / "list.txt"), "-c", str(classifier_run), "--batch", "3"]
     out, parts = tmp_path / "f.safetensors", tmp_path / "f.safetensors.parts"
     kill_after_23("extract", *options, "--out", out)
     assert not out.exists()

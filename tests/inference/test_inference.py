@@ -19,7 +19,7 @@ from everest.lists.sample import Sample
 from everest_cli.option_groups import is_on_cpu
 from everest_cli.predict import as_csv, as_table
 
-VIEWS = ["--clips", "2", "--crops", "1"]
+VIEWS = ["--views", "2x1"]
 
 
 def views(video: Path, *, frames: int, size: int, stride: int, clips: int) -> Tensor:
@@ -76,7 +76,7 @@ def test_images_of_different_sizes_stop_no_other_video(classifier_run, clip_file
     (tmp_path / "images").mkdir()
     for number in range(8):
         Image.new("RGB", (40 + number, 48)).save(tmp_path / "images" / f"{number}.png")
-    options = ["-c", classifier_run, "--workers", 0]
+    options = ["-c", classifier_run]
     images, clip = json_of("predict", tmp_path / "images", clip_files / "clip0.mp4", *options, code=4)
     assert images["error"] == "images of different sizes"
     assert "predictions" in clip
@@ -169,7 +169,7 @@ def test_errors_are_one_line_and_no_prediction_replaces_its_video(classifier_run
         (["predict", clip, "--keep", 0], 2, "--keep 0: must be more than 0"),
         (["predict", clip, "--keep", 0.001], 2, "leave some of 32 tokens"),
         (["predict", clip, "-o", clip, "--overwrite", "--format", "csv"], 2, "is an input of this command"),
-        (["predict", clip, "--clips", 1_000_000], 2, "in memory at once; at most 512"),
+        (["predict", clip, "--views", "1000000x1"], 2, "in memory at once; at most 512"),
         (["extract", broken, "--out", out], 4, "none of 1 videos can be read"),
     ):
         weights = [] if "-c" in words else ["-c", classifier_run]

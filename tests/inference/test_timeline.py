@@ -37,7 +37,7 @@ def test_the_classes_of_a_window_are_those_of_the_segment(classifier_run, clip_f
     (row,) = json_of("timeline", video, *options)
     segments = [f"{video},{one['start']},{one['end']}" for one in row["windows"]]
     (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *segments]))
-    alone = json_of("predict", tmp_path / "list.csv", "-c", classifier_run, "--clips", 1, "--crops", 1)
+    alone = json_of("predict", tmp_path / "list.csv", "-c", classifier_run, "--views", "1x1")
     (at_once,) = json_of("timeline", video, *options, "--batch", 4)
     assert len(row["windows"]) == 6
     for one, other, batched in zip(row["windows"], alone, at_once["windows"], strict=True):

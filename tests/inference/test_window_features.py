@@ -37,7 +37,7 @@ def test_a_row_of_a_window_is_that_of_the_segment(autoencoder_run: Path, clip_fi
     rows = zip(found["video_ids"].tolist(), found["starts"].tolist(), found["ends"].tolist(), strict=True)
     lines = [f"{names[video]},{start},{end}" for video, start, end in rows]
     (tmp_path / "list.csv").write_text("\n".join(["path,start,end", *lines]))
-    one_view = ["--clips", 1, "--crops", 1]
+    one_view = ["--views", "1x1"]
     called("extract", tmp_path / "list.csv", "-c", autoencoder_run, *one_view, "-o", alone, "-q")
     assert torch.equal(found["features"], load_file(alone)["features"])
 

@@ -88,7 +88,7 @@ def test_weights_are_loaded_as_they_were_saved(checkpoint: Path, spec: ModelSpec
 
 def test_commands_use_it(checkpoint: Path, recipe: Path, clip_files: Path, tmp_path: Path):
     out = tmp_path / "f.safetensors"
-    run("extract", clip_files, "-c", checkpoint, "-o", out, "--clips", "1", "--crops", "1", "-q")
+    run("extract", clip_files, "-c", checkpoint, "-o", out, "--views", "1x1", "-q")
     features = load_file(out)["features"]
     model, file = everest.load_model(checkpoint), clip_files / "clip2.mp4"
     expected = everest.extract(model, clip_files, clips=1, crops=1).features
@@ -128,7 +128,7 @@ def test_what_needs_classes_says_to_train_them(checkpoint: Path, recipe: Path, c
 @pytest.mark.parametrize("keep", [None, 0.5])
 def test_a_torch_program_selects_inside(checkpoint: Path, tmp_path: Path, keep: float | None):
     share = [] if keep is None else ["--keep", keep]
-    run("export", checkpoint, "--to", "torch", "-o", tmp_path / "m.pt2", "-q", *share)
+    run("export", checkpoint, "--to", "torch", "-o", tmp_path / "m.pt2", *share)
     program, model = torch.export.load(tmp_path / "m.pt2").module(), everest.load_model(checkpoint)
     clips = torch.randn(3, 3, 4, 32, 32)
     with torch.no_grad():
@@ -140,7 +140,7 @@ def test_a_torch_program_selects_inside(checkpoint: Path, tmp_path: Path, keep: 
 @pytest.mark.parametrize("keep", [None, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_onnxruntime_computes_the_same(checkpoint: Path, tmp_path: Path, keep: float | None):
     share = [] if keep is None else ["--keep", keep]
-    run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", "-q", *share)
+    run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", *share)
     session = onnx_session(tmp_path / "m.onnx")
     model, clips = everest.load_model(checkpoint), torch.randn(3, 3, 4, 32, 32)
     features, kept = session.run(["features", "kept"], {"frames": clips.numpy()})

@@ -27,7 +27,7 @@ from everest.video.reader import frame_times, frames_between, probe, read_frames
 SIZES = st.integers(1, 5000)
 
 
-everest, error, summary = (partial(call, "prepare encode --workers 1") for call in (called, refused, json_of))
+everest, error, summary = (partial(call, "prepare encode") for call in (called, refused, json_of))
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -177,7 +177,7 @@ def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i:02d}.mp4")
     everest(videos, "-o", tmp_path / "whole")
     parts = tmp_path / "parts"
-    command = ["prepare", "encode", videos, "-o", parts, "--workers", 1]
+    command = ["prepare", "encode", videos, "-o", parts]
     kill_when(lambda: len(list(parts.glob("*.mp4"))) >= 5, *command)
     shown = summary(videos, "-o", parts)
     assert 0 < shown["encoded"] < 44

@@ -86,7 +86,7 @@ def test_every_row_of_every_layout(archive):
 
 def test_what_is_missing_and_what_is_too_much_is_reported(archive):
     name, root = archive
-    told = json.loads(index(root, "--json", "-q").stdout)
+    told = json.loads(index(root, "--json").stdout)
     report = (root / "index_report.csv").read_text().splitlines()
     assert f"missing,{','.join(MISSING[name])}" in report
     assert told["missing"] == sum(line.startswith("missing,") for line in report)

@@ -13,7 +13,7 @@ from everest.config.recipe import load_recipe
 from everest.prepare.stats import measure
 from everest.video.reader import read_frames
 
-stats = partial(json_of, "prepare stats -q --workers 1")
+stats = partial(json_of, "prepare stats -q")
 
 
 @pytest.fixture
@@ -31,9 +31,6 @@ def test_the_largest_stride_that_fits_is_reported(clip_files: Path, tmp_path: Pa
     (tmp_path / "list.csv").write_text("".join(f"clip{number}.mp4 0\n" for number in range(4)))
     options = [tmp_path / "list.csv", "--data", clip_files]
     assert stats(*options)["strides"] == {"8": 4, "16": 2, "32": 1}  # of 32 frames
-    slower = stats(*options, "--fps", 8)  # two seconds
-    assert slower["strides"] == {"8": 2, "16": 1, "32": None}
-    assert slower["frames"]["max"] == 32  # of the files
     (tmp_path / "list.csv").write_text("path,end_frame\nclip0.mp4,31\nclip1.mp4,9\n")
     assert stats(*options)["strides"] == {"8": 1, "16": None, "32": None}
     text = shown(*options, "-q").stdout
@@ -78,6 +75,6 @@ def test_balance_and_lengths_of_a_list_and_what_cannot_be_read(clip_files: Path,
     assert (result["videos"], result["measured"], result["imbalance"]) == (5, 4, 1.5)
     assert result["seconds"] == {"min": 2.0, "median": 2.0, "max": 2.0}
     assert result["skipped"] == [{"path": str(tmp_path / "set" / "bad.mp4"), "reason": "empty file"}]
-    assert stats(tmp_path / "set" / "train.csv", "--videos", 1, "--seed", 1)["measured"] <= 2
+    assert stats(tmp_path / "set" / "train.csv", "--videos", 1)["measured"] <= 2
     (tmp_path / "set" / "train.csv").write_text("bad.mp4 1\n")
     assert "none of 1 videos can be read" in shown(tmp_path / "set" / "train.csv", code=4).stderr

@@ -115,7 +115,7 @@ def extracted(
     """Files of features: of videos, and of windows."""
     folder = tmp_path_factory.mktemp("features")
     files = {"videos": folder / "videos.safetensors", "windows": folder / "windows.safetensors"}
-    called("extract", clip_files, "-c", autoencoder_run, "-o", files["videos"], "-q")
+    called("extract", clip_files, "-c", autoencoder_run, "--views", "2x1", "-o", files["videos"], "-q")
     window = ["--window", 0.75, "--step", 0.25]
     called("extract", clip_files, "-c", autoencoder_run, *window, "-o", files["windows"], "-q")
     return files
@@ -144,7 +144,9 @@ def test_a_model_must_be_the_one_that_wrote_the_file(
     command = ["search", copy, "--features", extracted["videos"]]
     assert "is not in" in refused(*command, code=2)
     assert "was written by other weights; give those" in refused(*command, "-c", classifier_run, code=2)
-    message = refused(*command, "-c", autoencoder_run, "--clips", 1, code=2)
+    recipe = tmp_path / "other.yaml"
+    recipe.write_text((autoencoder_run / "recipe.yaml").read_text().replace("stride: 2", "stride: 1"))
+    message = refused(*command, "-c", autoencoder_run, "--recipe", recipe, code=2)
     assert "was written with other views" in message
     message = refused(
         "search", f"{copy}@7", "--features", extracted["windows"], "-c", autoencoder_run, code=4

@@ -228,7 +228,7 @@ def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored
 def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_files: Path, tmp_path: Path):
     for name, source in (("here", clip_files), ("there", stored)):
         # A process of its own: those that encode keep the environment that the first of them was started in.
-        everest("prepare", "encode", f"{source}/train.csv", "-o", tmp_path / name, "--workers", 1, "-q")
+        everest("prepare", "encode", f"{source}/train.csv", "-o", tmp_path / name, "-q")
         run("prepare", "shard", f"{source}/train.csv", "-o", tmp_path / name / "shards", "-q")
     here, marks_here = without_versions(tmp_path / "here")
     there, marks_there = without_versions(tmp_path / "there")

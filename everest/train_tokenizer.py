@@ -23,8 +23,8 @@ from everest.errors import RecipeError
 from everest.figures.pictures import draw_examples
 from everest.foreign.imagenet import load_network
 from everest.system.files import write_text
-from everest.system.json_text import json_text, nonfinite_as_null, read_json
 from everest.system.run_folder import REPORT_IMAGE
+from everest.system.text import json_text, nonfinite_as_null, read_json
 from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips, tokenizer_clips
 from everest.tokenizer.loss import BETAS, TokenizerLosses, TokenizerObjective, first_step, tokenizer_objective
 from everest.tokenizer.network import AdaptiveTokenizer

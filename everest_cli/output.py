@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from everest.system.json_text import json_text
 from everest.system.processes import is_main
-from everest.system.text import escape_bytes
+from everest.system.text import escape_bytes, json_text
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

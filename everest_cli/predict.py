@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 import typer
 
 from everest.errors import RecipeError
-from everest.system.json_text import json_text
+from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.option_values import read_views

@@ -89,7 +89,7 @@ def timeline(
     from everest.inference.scores import check_truth, read_truth, score_timelines
     from everest.inference.timelines import Timelines, compute_timelines
     from everest.lists.inputs import named_samples
-    from everest.system.json_text import json_text
+    from everest.system.text import json_text
 
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()

@@ -12,7 +12,7 @@ from typing import Any
 
 from everest.annotations.bout import Bout, origin_in
 from everest.annotations.matching import VideoNames
-from everest.system.json_text import read_json
+from everest.system.text import read_json
 
 
 def has_keys(document: Any) -> bool:

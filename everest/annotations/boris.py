@@ -18,7 +18,7 @@ from everest.annotations.matching import VideoNames, stem
 from everest.annotations.scored import Span, unscored_bouts
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
-from everest.system.json_text import json_text, read_json
+from everest.system.text import json_text, read_json
 
 NO_TIME: Final = "an event has the time NaN; correct or delete it in BORIS"
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
-from everest.config.heads import BACKGROUND as BACKGROUND
+from everest.config.best import BACKGROUND as BACKGROUND
 from everest.errors import DataError, shown
 
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person

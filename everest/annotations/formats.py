@@ -30,7 +30,7 @@ from everest.annotations.scored import outside_unscored
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.files import write_text
-from everest.system.json_text import read_json
+from everest.system.text import read_json
 from everest.video.folders import as_data_error, refuse_video
 
 NOT_UTF8: Final = "it is no text in UTF-8; save it in this encoding"

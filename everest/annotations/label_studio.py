@@ -16,7 +16,7 @@ from typing import Any, Final
 from everest.annotations.bout import Bout, Origin
 from everest.annotations.matching import VideoNames
 from everest.errors import DataError
-from everest.system.json_text import read_json
+from everest.system.text import read_json
 
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 

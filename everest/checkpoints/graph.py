@@ -30,7 +30,7 @@ from everest.models.cost import count_tokens
 from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
-from everest.system.json_text import parse_json
+from everest.system.text import parse_json
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from everest.config.heads import ALLOWED, named_heads
+from everest.config.best import ALLOWED
+from everest.config.heads import named_heads
 from everest.config.settings import Recipe
 from everest.config.sizes import LEAST_PLACES, discriminator_halvings
 from everest.config.stage_settings import PixelPretrainSettings, TokenTargetSettings, ViewPretrainSettings

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from everest.config.heads import best_metric
+from everest.config.best import best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import cache_folder, open_cache

@@ -26,8 +26,8 @@ from everest.engine.network import EMA, MODEL, Network, part_of
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.partial import merged
 from everest.system.compute import HostCopy
-from everest.system.json_text import json_text, parse_json
 from everest.system.run_folder import ENDED
+from everest.system.text import json_text, parse_json
 from everest.system.weights import Weights, full_tensor, read_tensors, state_hash, write_tensors
 from everest.system.weights_header import FORMAT, read_header, read_metadata
 

@@ -22,8 +22,8 @@ from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProbl
 from everest.foreign.preprocessor import PREPROCESSORS
 from everest.foreign.translation import FAMILIES, family_of
 from everest.system.hub import fetch, is_hub_name, license_of
-from everest.system.json_text import read_json
 from everest.system.run_folder import WEIGHTS
+from everest.system.text import read_json
 from everest.system.weights import PICKLES
 from everest.system.weights_header import FORMAT, read_metadata
 

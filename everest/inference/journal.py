@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 
 from everest.errors import RecipeError
 from everest.system.files import write_error
-from everest.system.json_text import parse_json, validated
 from everest.system.locks import sole_writer
+from everest.system.text import parse_json, validated
 
 SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 

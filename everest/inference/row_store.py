@@ -21,8 +21,7 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.inference.journal import Journal, open_journal, write_all
 from everest.system.files import write_error, write_text
-from everest.system.json_text import read_json, validated
-from everest.system.text import is_plain
+from everest.system.text import is_plain, read_json, validated
 
 JOURNAL: Final = "journal.jsonl"
 PLAN: Final = "plan.json"

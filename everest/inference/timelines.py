@@ -30,7 +30,7 @@ from everest.inference.windows import DAMAGED, Window, check_windows, window_ite
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.json_text import parse_json, validated
+from everest.system.text import parse_json, validated
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import open_safetensors
 

@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, T
 
 from everest.errors import DataError
 from everest.lists.text import ListRow, is_known
-from everest.system.json_text import parse_json, validated
 from everest.system.storage import Location
-from everest.system.text import is_file_name, is_plain, is_unicode
+from everest.system.text import is_file_name, is_plain, is_unicode, parse_json, validated
 from everest.video.folders import as_data_error
 from everest.video.source import Member, video_version
 

@@ -24,7 +24,7 @@ from everest.errors import RecipeError
 from everest.methods.camera_task import NUMBERS
 from everest.models.block import Block
 from everest.models.embedding import TubeletEmbedding
-from everest.models.meta import model_on_meta
+from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm

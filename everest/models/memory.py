@@ -1,7 +1,6 @@
 """The memory of a model: weights, each clip in training and in inference, and frozen networks.
 
-Clips are measured in a pass without numbers, so that no layer has to be described here.
-"""
+Clips are measured in a pass without numbers, so that no layer has to be described here."""
 
 from __future__ import annotations
 
@@ -11,14 +10,19 @@ from functools import cached_property
 from typing import Final
 
 import torch
+from torch import Tensor
 
 from everest.errors import EnvironmentProblem
 from everest.methods.camera_task import NUMBERS
 from everest.methods.external import is_import_path
+from everest.methods.grid import TokenGrid, TokenSelection
+from everest.methods.selector import Selector
+from everest.methods.targets import TargetMaker
 from everest.models.block import Blocks
-from everest.models.meta import model_on_meta, peak_bytes
+from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, Stage, choose_trained, freeze_layers
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, Transformer
+from everest.system.live_bytes import peak_bytes
 from everest.system.machine import free_host_memory
 from everest.system.text import counted
 from everest.tokenizer.spec import TokenizerSpec
@@ -221,3 +225,49 @@ class PassMemory:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmeasured(Selector):
+    """Chooses as many tokens as another strategy, without measuring them."""
+
+    of: Selector
+
+    @property
+    def uses_importance(self) -> bool:
+        return False
+
+    def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
+        return self.of(grid, importance=noise[:, : grid.num_tokens], noise=noise)
+
+
+class NoTargets(TargetMaker):
+    """Placeholder targets of a given width; targets of other packages may need real values."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
+        return torch.empty(*ids.shape, self.width, device=ids.device)
+
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        return prediction
+
+
+def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
+    """Build a spec's model on the meta device, with placeholder targets.
+
+    Args:
+        measures: whether it measures the importance of tokens.
+    """
+    with torch.device("meta"):
+        model = spec.without_files().build()
+    if isinstance(model, MaskedAutoencoder):
+        model.targets = NoTargets(model.targets.width)
+    if not measures:
+        model.selector = Unmeasured(of=spec.selection)
+    return model

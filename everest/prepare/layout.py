@@ -18,7 +18,7 @@ from everest.config.yaml import read_yaml
 from everest.errors import DataError, RecipeError
 from everest.lists.stage import LIST_FILES
 from everest.lists.text import read_lines
-from everest.system.json_text import read_json
+from everest.system.text import read_json
 from everest.video.folders import as_data_error
 
 Sources = Mapping[str, Sequence[Path]]  # the annotation files by role

@@ -26,9 +26,9 @@ from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
 from everest.lists.text import is_known
 from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_text
-from everest.system.json_text import parse_json
 from everest.system.locks import sole_writer
 from everest.system.storage import Location
+from everest.system.text import parse_json
 from everest.video.folders import VIDEO_SUFFIXES, as_data_error
 from everest.video.reader import image_folder
 from everest.video.source import video_bytes, video_version

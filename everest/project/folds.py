@@ -22,7 +22,7 @@ from everest.project.recordings import SCORES, score
 from everest.project.request import FINETUNE, RESULT, write_document
 from everest.suggest.division import group_of
 from everest.system.events import Report, notice
-from everest.system.json_text import read_json
+from everest.system.text import read_json
 
 
 def measure_folds(

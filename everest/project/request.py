@@ -10,8 +10,8 @@ from typing import Any, Final
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, differing
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
-from everest.system.json_text import json_text, read_json
 from everest.system.locks import refuse_trained
+from everest.system.text import json_text, read_json
 
 PROJECT, RECIPE, RESULT = "project.json", "recipe.yaml", "result.json"
 LISTS, PRETRAIN, FINETUNE, REPORT, FOLDS = "lists", "pretrain", "finetune", "report", "folds"

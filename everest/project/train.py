@@ -36,10 +36,10 @@ from everest.suggest.devices import this_device
 from everest.suggest.suggestion import suggest_recipe
 from everest.system.events import Report, notice, silent
 from everest.system.files import write_text
-from everest.system.json_text import read_json
 from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
+from everest.system.text import read_json
 
 TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
 

@@ -12,7 +12,7 @@ from everest.suggest.data_facts import DataFacts
 from everest.suggest.devices import StageTime
 from everest.system.text import counted
 
-MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/pretraining.md)
+MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)
 TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
 LABEL_MORE: Final = "label videos of more groups (persons, animals, places), the rarest classes first"
 
@@ -34,7 +34,7 @@ def doubt_about_pretraining(facts: DataFacts) -> str | None:
     return (
         f"--unlabeled: {counted(facts.pretrain.samples, 'video')} may not be worth the time with "
         f"{labels:.3g} labels a class: it gained with up to {MOST_LABELS} labels a class and several times "
-        "as many unlabeled videos (docs/pretraining.md)"
+        "as many unlabeled videos (docs/start/choosing.md)"
     )
 
 

@@ -19,7 +19,7 @@ from everest.errors import DataError, RecipeError, differing, first_names
 from everest.inference.features import encoding_of
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
-from everest.system.json_text import parse_json, validated
+from everest.system.text import parse_json, validated
 from everest.system.weights_header import open_safetensors
 
 SUFFIX: Final = ".safetensors"

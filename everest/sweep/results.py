@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from everest.config.heads import BACKGROUND, OVER_BACKGROUND
+from everest.config.best import BACKGROUND, OVER_BACKGROUND
 from everest.engine.health import Validations
 from everest.engine.listing import metric_of_run, read_run, summarize
 from everest.errors import RecipeError
@@ -19,8 +19,8 @@ from everest.metrics.names import CHANCES, METRICS, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import RUNS, PlannedArm, SweepPlan, Work
-from everest.system.json_text import nonfinite_as_null, read_json
 from everest.system.run_folder import WEIGHTS
+from everest.system.text import nonfinite_as_null, read_json
 from everest.system.weights_header import read_header
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged

@@ -20,12 +20,12 @@ from everest.sweep.plan import RUNS, SweepPlan, Work
 from everest.sweep.results import RESULTS, WorkRow, collect, metric_title, read_work
 from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_error, write_text
-from everest.system.json_text import json_text, parse_json
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
 from everest.system.machine import JOBS, num_cores
 from everest.system.run_folder import TOKENIZER
 from everest.system.signals import SignalForwarder, Stopped, signal_name
+from everest.system.text import json_text, parse_json
 
 PLAN_FILE: Final = "sweep.yaml"
 JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed

@@ -20,7 +20,7 @@ from typing_extensions import TypedDict  # pydantic does not take typing's on Py
 
 from everest.errors import RecipeError
 from everest.system.files import write_error, write_table, write_text
-from everest.system.json_text import json_text, nonfinite_as_null, parse_json, read_json, validated
+from everest.system.text import json_text, nonfinite_as_null, parse_json, read_json, validated
 
 RECIPE: Final = "recipe.yaml"
 ENVIRONMENT: Final = "env.json"

@@ -1,14 +1,17 @@
-"""Texts for people: counts of things, and file names that are not UTF-8.
-
-The bytes of such a name are kept by Python as lone surrogates (PEP 383). Lists, CSV files and stdout keep the
-bytes (`surrogateescape`), and JSON has them as `\\udcXX`, which Python reads back. Figures, pages and
-messages need text; they show `\\xXX`.
-"""
+"""Text: names that are not UTF-8, counts of things, JSON."""
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from typing import Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from everest.errors import shown
 
 
 def counted(number: int, noun: str) -> str:
@@ -44,3 +47,51 @@ def is_file_name(text: str) -> bool:
 def is_plain(name: str) -> bool:
     """Whether a text is the name of a file inside a folder, and no path that may leave it."""
     return name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_file_name(name)
+
+
+Value = TypeVar("Value")
+
+
+def json_text(document: Any, *, indent: int | None = None) -> str:
+    """A JSON document; a number that is not finite is a fault of the caller (ValueError)."""
+    return json.dumps(document, indent=indent, allow_nan=False)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON document."""
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("values nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file."""
+    if path.exists() and not path.is_file():
+        raise ValueError("not a regular file")
+    return parse_json(path.read_text(encoding="utf-8-sig"))  # Windows programs write a byte order mark
+
+
+def _finite(text: str) -> float:
+    """A number of a document; `NaN` and `Infinity`, which Python also reads, are none."""
+    number = float(text)
+    if text.endswith(("NaN", "Infinity")):
+        raise ValueError(f"{text} is no JSON value")
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large for a number")
+    return number
+
+
+def nonfinite_as_null(value: Any) -> Any:
+    """A document of measured numbers, with None for each number that is not finite."""
+    return to_jsonable_python(value, inf_nan_mode="null")
+
+
+def validated(adapter: TypeAdapter[Value], value: Any) -> Value:
+    """The adapter's type that a JSON value describes; ValueError: the first problem, after its key."""
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        key, problem = shown(".".join(map(str, first["loc"]))), shown(first["msg"], most=200)
+        raise ValueError(f"{key}: {problem}" if key else problem) from error

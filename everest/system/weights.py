@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from everest.errors import CheckpointError, shown
 from everest.system.files import atomic_file
-from everest.system.json_text import validated
+from everest.system.text import validated
 from everest.system.weights_header import WeightsHeader, open_safetensors, read_header
 
 TYPES: Final = {

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import CheckpointError, EnvironmentProblem, shown
-from everest.system.json_text import json_text, parse_json, validated
+from everest.system.text import json_text, parse_json, validated
 
 FORMAT: Final = "everest"
 VERSION: Final = 1  # of the header

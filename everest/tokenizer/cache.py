@@ -42,8 +42,8 @@ from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
 from everest.lists.sample import Sample
 from everest.system.files import write_text
-from everest.system.json_text import json_text, parse_json, read_json, validated
 from everest.system.storage import parse_location
+from everest.system.text import json_text, parse_json, read_json, validated
 from everest.tokenizer.layers import FSQ
 from everest.tokenizer.spec import TokenizerSpec, TokenizerUse
 from everest.tokenizer.targets import TeacherUse

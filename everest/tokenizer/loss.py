@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
-from everest.models.meta import peak_bytes
+from everest.system.live_bytes import peak_bytes
 from everest.tokenizer.discriminator import Discriminator
 from everest.tokenizer.network import TokenizerReconstruction
 from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings

@@ -19,10 +19,10 @@ from everest.config.recipe import load_recipe
 from everest.config.stage_settings import TokenTargetSettings
 from everest.models.mae import MaskedAutoencoder
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
-from everest.models.meta import LiveBytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import stage_cost, stage_spec
+from everest.system.live_bytes import LiveBytes
 from everest.tokenizer.targets import FrozenTokenizer
 
 

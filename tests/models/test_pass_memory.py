@@ -22,7 +22,7 @@ from everest.config.stage_settings import (
 from everest.engine.plan import StagePlan, plan_stage
 from everest.errors import EnvironmentProblem
 from everest.models.memory import PassMemory
-from everest.system import posix
+from everest.system import machine
 
 GIB = 2**30
 
@@ -119,7 +119,9 @@ def test_a_cpu_is_checked_with_the_weights_of_all_processes(
 ):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
-    monkeypatch.setattr(posix, "OWN_GROUPS", Path("none"))  # nor a limit of the container that runs this test
+    monkeypatch.setattr(
+        machine, "OWN_GROUPS", Path("none")
+    )  # nor the limit of a container
     memory = memory_of(of_32_clips())
     if told is EnvironmentProblem:
         with pytest.raises(

@@ -9,9 +9,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everest.models.mae import MaskedAutoencoder
-from everest.models.meta import LiveBytes
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
+from everest.system.live_bytes import LiveBytes
 from everest.tokenizer.targets import FrozenTokenizer
 
 

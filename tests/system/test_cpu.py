@@ -17,7 +17,7 @@ from everest.methods.alignment import previous_frames
 from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
-from everest.system import cores, posix
+from everest.system import machine
 from everest.system.accelerator import make_accelerator
 from everest.system.compute import (
     configure_cpu,
@@ -112,7 +112,7 @@ def test_a_process_bound_to_one_core_has_one_reader():
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     quota, all_cores = tmp_path / "cpu.max", len(os.sched_getaffinity(0))
-    monkeypatch.setattr(cores, "QUOTA", quota)
+    monkeypatch.setattr(machine, "QUOTA", quota)
     assert num_cores() == all_cores
     limits = {"100000 100000": 1, "150000 100000": 1, "1 100000": 1, "max 100000": all_cores, "": all_cores}
     for text, expected in limits.items():
@@ -122,7 +122,7 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
 
 GIB = 2**30
 GROUPS_V1 = "5:cpuset:/\n4:hugetlb,memory:/slurm/job_7\n1:name=systemd:/\n0::/\n"
-FILES, FILES_V1 = posix.MEMORY_FILES, posix.MEMORY_FILES_V1
+FILES, FILES_V1 = machine.MEMORY_FILES, machine.MEMORY_FILES_V1
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def group_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for `groups` and `own`, the files of control groups; 32 of the 64 GiB are free."""
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=64 * GIB, available=32 * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=8 * GIB))
-    monkeypatch.setattr(posix, "CONTROL_GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(posix, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(machine, "CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(machine, "OWN_GROUPS", tmp_path / "own")
     return tmp_path
 
 
@@ -159,22 +159,22 @@ def test_the_memory_of_a_container_or_job_counts(group_files: Path, groups, fold
     if groups is not None:
         (group_files / "own").write_text(groups)
     total, free = found
-    assert (posix.host_memory(), posix.free_host_memory()) == (total * GIB, free * GIB)
-    assert posix.free_host_memory(with_swap=True) == (free + 8) * GIB
+    assert (machine.host_memory(), machine.free_host_memory()) == (total * GIB, free * GIB)
+    assert machine.free_host_memory(with_swap=True) == (free + 8) * GIB
 
 
 def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(group_files: Path):
     (group_files / "groups").mkdir()
     (group_files / "own").write_bytes(b"\n7\nx:y\n0::/caf\xe9\n")
     (group_files / "groups" / "memory.max").write_text(f"{GIB}\n")
-    assert (posix.host_memory(), posix.free_host_memory()) == (GIB, GIB)
+    assert (machine.host_memory(), machine.free_host_memory()) == (GIB, GIB)
     (group_files / "groups" / "memory.current").write_text(f"{2 * GIB}\n")  # until the system frees some
-    assert (posix.host_memory(), posix.free_host_memory()) == (GIB, 0)
+    assert (machine.host_memory(), machine.free_host_memory()) == (GIB, 0)
 
 
 def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(cores, "num_cores", lambda: 16)
-    monkeypatch.setattr(cores, "READER_BYTES", 1)
+    monkeypatch.setattr(machine, "num_cores", lambda: 16)
+    monkeypatch.setattr(machine, "READER_BYTES", 1)
     monkeypatch.delenv(JOBS, raising=False)
     for processes, jobs, readers in ((1, None, 16), (2, "4", 2), (1, "4", 4), (1, "", 16), (9, "9", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))

@@ -25,8 +25,8 @@ from everest.inference.row_store import open_row_store
 from everest.prepare.examine import Inspection
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder
-from everest.system.json_text import json_text, nonfinite_as_null, parse_json, validated
 from everest.system.run_folder import RunFolder
+from everest.system.text import json_text, nonfinite_as_null, parse_json, validated
 from everest_cli.output import print_json
 from everest_cli.predict import TEXTS
 

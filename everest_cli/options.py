@@ -81,16 +81,11 @@ OutputFile = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-RATES = {"min": 0.001, "max": 10_000}
-Fps = Annotated[
-    float | None,
-    typer.Option(
-        "--fps", metavar="N", **RATES, help="Count frames at N per second [as the file, or the checkpoint's]."
-    ),
-]
 FileFps = Annotated[
     float | None,
-    typer.Option("--fps", metavar="N", **RATES, help="Count frames at N per second [as the file]."),
+    typer.Option(
+        "--fps", metavar="N", min=0.001, max=10_000, help="Count frames at N per second [as the file]."
+    ),
 ]
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 

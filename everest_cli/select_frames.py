@@ -32,7 +32,6 @@ def select_frames(
             help="Take candidates N frames apart from the middle [the whole video].",
         ),
     ] = None,
-    fps: o.Fps = None,
     size: Annotated[
         int, typer.Option("--size", metavar="N", min=16, help="Shorter side, without a checkpoint.")
     ] = 224,
@@ -75,7 +74,7 @@ def select_frames(
         size=size,
         seed=seed,
         model=None if opened is None else opened.transformer,
-        fps=fps or (None if clip is None else clip.fps),
+        fps=None if clip is None else clip.fps,
     )
     paths = named_videos(videos)
     if picture is not None:

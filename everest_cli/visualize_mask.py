@@ -46,7 +46,6 @@ def visualize_mask(
             "--stride", metavar="N", min=1, help="Frames from one frame to the next [4, or of C or R]."
         ),
     ] = None,
-    fps: o.Fps = None,
     size: Annotated[
         int | None,
         typer.Option(
@@ -72,7 +71,7 @@ def visualize_mask(
     from everest.lists.inputs import named_videos, refuse_same_stems
 
     settings = {"slice_cap": slice_cap, "align": align, "cuts": cuts}
-    clip = {"frames": frames, "stride": stride, "fps": fps, "size": size}
+    clip = {"frames": frames, "stride": stride, "size": size}
     request = request_masks(
         None if checkpoint is None else open_model(checkpoint),
         None if recipe is None else read_recipe(recipe),

@@ -133,7 +133,7 @@ def request_masks(
         ratios: keep ratios, one row each; none: the strategy's own.
         compare: draw the common strategies or, for a tokenizer, other scores next to its own.
         settings: of the strategy, by their names in a recipe.
-        clip: frames, stride, fps and size that are given.
+        clip: frames, stride and size that are given.
     """
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")

@@ -10,7 +10,7 @@ from .mutations import damage_bytes
 from .safetensors_file import damage_file
 
 CODES = frozenset({2, 4, 6})
-CPU = "--cpu -q"
+CPU = "--gpus cpu -q"
 
 
 def make_weights(rng: Random, folder: Path, bases: Bases) -> Case:

@@ -99,11 +99,21 @@ def test_classes_have_the_names_of_their_folders(tmp_path: Path, clip_files: Pat
     assert everest.load_model(run).classes == ("run", "walk")
 
 
-@pytest.mark.parametrize("options", [{}, {"clips": 2, "crops": 1, "keep": 0.5, "top": 1, "batch": 3}])
-def test_predictions_are_those_of_the_command(classifier: VideoClassifier, clip_files: Path, options: dict):
-    given = [text for name, value in options.items() for text in (f"--{name}", value)]
+@pytest.mark.parametrize(
+    ("options", "given"),
+    [
+        ({}, ""),
+        (
+            {"clips": 2, "crops": 1, "keep": 0.5, "top": 1, "batch": 3},
+            "--views 2x1 --keep 0.5 --top 1 --batch 3",
+        ),
+    ],
+)
+def test_predictions_are_those_of_the_command(
+    classifier: VideoClassifier, clip_files: Path, options: dict, given: str
+):
     videos = clip_files / "train.csv"
-    expected = json_of("predict", videos, "-c", classifier.file, *given)
+    expected = json_of("predict", videos, "-c", classifier.file, *given.split())
     assert everest.predict(classifier, videos, **options) == expected
     assert everest.predict(classifier, [str(videos)], workers=1, **options) == expected
 

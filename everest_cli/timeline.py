@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from everest.errors import RecipeError
+from everest.system.events import notice
 from everest_cli import options as o
 from everest_cli.option_groups import ModelOptions, grouped
 from everest_cli.output import Display
@@ -127,8 +128,12 @@ def timeline(
             timelines = compute_timelines(
                 opened, samples, window=window, step=step, batch=model.batch, report=display.report
             )
-            if save is not None:
+            if save is not None and any(len(video.starts) for video in timelines.videos):
                 timelines.save(save)
+        else:
+            for video in timelines.videos:
+                if video.error is not None:
+                    display.report(notice(f"{video.video}: {video.error}"))
         bouts = timelines.bouts(bout_rules)
         if truth is not None:
             scores = score_timelines(timelines, bouts, of_person, report=display.report)

@@ -49,7 +49,7 @@ def train(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="Maximum hours of training in all."),
+        typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="Hours of training, about."),
     ] = None,
     task: o.TaskName = None,
     overrides: o.Overrides = None,

@@ -21,7 +21,7 @@ from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.hub import warn_on_main
-from everest.system.run_folder import BEST, RECIPE, WEIGHTS
+from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -53,13 +53,15 @@ class LoadedModel:
 def find_weights(
     checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False, notify: Notify = warn_on_main
 ) -> Path:
-    """Return the safetensors file of a run folder, a file or hf:OWNER/NAME.
+    """Return the safetensors file of a run folder, a folder of `everest train`, a file or hf:OWNER/NAME.
 
     Args:
         which: of a run folder; None: the best on `data.val` if there are any, else the newest.
         notify: receives which weights were chosen unless `quiet`, and the license of a checkpoint of the hub.
     """
     path = locate(str(checkpoint), notify=notify)
+    if (path / PROJECT).is_file():
+        path /= FINETUNE
     if path.is_dir():
         best, newest = path / BEST, path / WEIGHTS
         if which != "newest" and best.is_file():
@@ -74,7 +76,8 @@ def find_weights(
                 return file
         refuse_broken_links(newest)
         if not any((path / name).is_file() for name in PICKLED):
-            raise CheckpointError(f"{path}: no {WEIGHTS} in it; wait until the run has saved")
+            fix = "name a run folder that has saved, or a .safetensors file"
+            raise CheckpointError(f"{path}: no {WEIGHTS} in it; {fix}")
     else:
         refuse_broken_links(path)
         if not path.exists():

@@ -90,7 +90,7 @@ def read_samples(
     rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
     with as_data_error(source):
         if not source.exists():
-            raise DataError(f"{no_list(source)}; set data.root, by --data DIR")
+            raise DataError(f"{no_list(source)}; set data.root")
         index = find_index(source)
         rows = read_index(index) if index else read_rows(source) if source.is_file() else None
     return _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)

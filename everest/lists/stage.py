@@ -98,7 +98,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
     root = parse_location(data.root)
     with as_data_error(root):
         if not root.is_dir():
-            raise DataError(f"data.root: {missing(root, 'folder')}; set it by --data DIR")
+            raise DataError(f"data.root: {missing(root, 'folder')}; set it")
         location = join_location(root, source)
         if source != LIST_FILES.get(key) or location.exists():
             return location, None
@@ -116,7 +116,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
             "videos apart"
         )
     fix = f", or run `{command}`, which writes {source}; then repeat this command" if any_video else ""
-    raise DataError(f"{no_list(location)}; set data.root, by --data DIR{fix}")
+    raise DataError(f"{no_list(location)}; set data.root{fix}")
 
 
 def unused_validation(data: DataSettings) -> str | None:

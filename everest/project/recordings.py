@@ -45,7 +45,8 @@ def score_recordings(
     bouts = timelines.bouts(BoutRules(smooth=smooth))
     scores, truth = score(timelines, bouts, annotations, report)
     draw_timelines(folder / FIGURE, timelines, bouts, truth)
-    return {key: scores[key] for key in SCORES} | {"smooth": smooth, "timeline": str(folder / TIMELINE)}
+    files = {"timeline": str(folder / TIMELINE), "figure": str(folder / FIGURE)}
+    return {key: scores[key] for key in SCORES} | {"smooth": smooth, **files}
 
 
 def score(

@@ -11,13 +11,15 @@ from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, differing
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
+from everest.system.run_folder import FINETUNE, PROJECT, RECIPE
 from everest.system.text import json_text, read_json
 
-PROJECT, RECIPE, RESULT = "project.json", "recipe.yaml", "result.json"
-LISTS, PRETRAIN, FINETUNE, REPORT, FOLDS = "lists", "pretrain", "finetune", "report", "folds"
+RESULT = "result.json"
+LISTS, PRETRAIN, REPORT, FOLDS = "lists", "pretrain", "report", "folds"
 # In the order of their removal: a folder without a request has none of the others.
 OWN: Final = (RESULT, REPORT, FOLDS, FINETUNE, PRETRAIN, LISTS, RECIPE, PROJECT)
 PLANNED: Final = "root"  # in project.json once the lists and the recipe are written
+BUDGETS: Final = tuple(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
 FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
 
 
@@ -50,6 +52,9 @@ class Request:
             raise RecipeError(f"--folds {self.folds}: needs at least {FEWEST_FOLDS}")
         if self.hours is not None and not 0 < self.hours < float("inf"):
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
+        budget = next((text for text in self.overrides if text.startswith(BUDGETS)), None)
+        if self.hours is not None and budget is not None:
+            raise RecipeError(f"--hours: chooses the steps, and --set {budget} states them; leave one out")
 
 
 def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str, Any] | None:
@@ -60,7 +65,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
     """
     path = folder / PROJECT
     if not path.exists():
-        check_new_folder(folder)
+        check_new_folder(folder, fix="choose another folder")
         return None
     if overwrite:
         for recipe in folder.rglob(RECIPE):

@@ -13,18 +13,16 @@ from typing import Any, Final
 
 from everest import stages
 from everest.config.heads import Task
-from everest.errors import UserError
+from everest.engine.plan import FEWEST_STEPS
+from everest.errors import DataError, UserError
 from everest.project.folds import measure_folds
 from everest.project.lists import ProjectLists, make_lists
 from everest.project.measure import measure_run
 from everest.project.request import (
-    FINETUNE,
     FOLDS,
     LISTS,
     PLANNED,
     PRETRAIN,
-    PROJECT,
-    RECIPE,
     RESULT,
     Request,
     clear,
@@ -37,7 +35,7 @@ from everest.suggest.suggestion import suggest_recipe
 from everest.system.events import Report, notice, silent
 from everest.system.files import write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import RunFolder
+from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
 from everest.system.text import read_json
 
@@ -90,7 +88,7 @@ def train(
         task=task,
         folds=folds,
         hours=hours,
-        overrides=list(overrides),
+        overrides=_with_warmup(overrides),
     )
     folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
     request.check(folder)
@@ -101,12 +99,27 @@ def train(
         with sole_writer(folder / PROJECT):
             project = find_project(folder, request, overwrite=overwrite)
             return _train(project or _start(request, folder, report), folder, report)
+    except DataError as error:
+        if (folder / LISTS).exists():  # the lists keep the videos that were there at the start
+            raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
+        raise
     except Stopped as stopped:  # whose message names the folder of a stage
         name = signal.Signals(stopped.number).name
         raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
     finally:
         with suppress(OSError):  # it holds files, as after a success
             folder.rmdir() if is_new else None
+
+
+def _with_warmup(overrides: Sequence[str]) -> list[str]:
+    """The overrides; a number of steps brings a warm-up of a tenth, which fits it."""
+    values = {key: value for key, _, value in (text.partition("=") for text in overrides)}
+    added = [
+        f"{stage}.warmup_steps={int(steps) // 10}"
+        for stage in ("pretrain", "finetune")
+        if (steps := values.get(f"{stage}.steps", "")).isdecimal() and f"{stage}.warmup_steps" not in values
+    ]
+    return [*overrides, *added]
 
 
 def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectLists, str, dict[str, Any]]:
@@ -128,6 +141,10 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
     if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
         report(notice(doubt))
     times = suggestion.times
+    for time in times if hours is not None else ():
+        if time.steps < FEWEST_STEPS:
+            few = f"--hours leaves {time.steps} steps for {time.stage}; a model needs {FEWEST_STEPS} or more"
+            report(notice(f"warning: {few}, so give more hours"))
     seconds = [(trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times]
     plan = {
         "lists": lists.sizes(),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.suggest.data_facts import DataFacts
 from everest.suggest.devices import StageTime
@@ -31,10 +32,12 @@ def doubt_about_pretraining(facts: DataFacts) -> str | None:
     labels = facts.train.samples / facts.classes
     if labels <= MOST_LABELS and facts.pretrain.samples >= TIMES_AS_MANY * facts.train.samples:
         return None
+    reason = f"with {labels:.3g} labels per class, training from scratch does about as well"
+    if labels <= MOST_LABELS:
+        reason = f"it gained with at least {TIMES_AS_MANY} unlabeled videos for each labeled one"
     return (
-        f"--unlabeled: {counted(facts.pretrain.samples, 'video')} may not be worth the time with "
-        f"{labels:.3g} labels a class: it gained with up to {MOST_LABELS} labels a class and several times "
-        "as many unlabeled videos (docs/start/choosing.md)"
+        f"--unlabeled: pre-training on {counted(facts.pretrain.samples, 'video')} is probably not worth its "
+        f"time: {reason} (docs/start/choosing.md)"
     )
 
 
@@ -64,7 +67,9 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
             f"F1@50 {result['f1@50'] or 0:.1f} %"
         )
     lines += [result["judgment"]] if result["judgment"] else []
-    lines += [f"page: {of['report']}" for of in result.get("folds", [result])]
+    parts = result.get("folds", [result])
+    lines += [f"page: {part['report']}" for part in parts]
+    lines += [f"picture: {part['figure']}" for part in parts if "figure" in part]
     return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
 
 
@@ -83,7 +88,10 @@ def judge(result: Mapping[str, Any]) -> str | None:
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
     if linear is not None and sign * result[name] <= sign * linear:
         small = f"a linear model of small images ({value_text(name, linear)})"
-        return f"no better than {small}, so it has learned little about motion: {LABEL_MORE}"
+        if "folds" not in result and result["groups"] < FEW_GROUPS:
+            of = f"{result['videos']} tests of {counted(result['groups'], 'group')}"
+            return f"no better than {small}, but {of} decide little: test all by --folds 5"
+        return f"no better than {small}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if interval is None:
         return "the test has one group, so nothing is known of others: use --folds, or label more groups"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:

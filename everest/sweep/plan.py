@@ -216,7 +216,7 @@ def _check_lists(recipe: Recipe, stage: StageName) -> None:
     for key in keys[stage]:
         location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
         if not location.exists():
-            raise DataError(f"data.{key}: {no_list(location)}; set data.root by --data DIR")
+            raise DataError(f"data.{key}: {no_list(location)}; set data.root")
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_lists_that_are_missed_are_not_replaced_by_all_videos(recipe: Path, tree
     recipe.write_text(OPEN.replace("frames: 4", "frames: 4, num_classes: 2"))  # a known data set
     for command in ("finetune --init none", "pretrain"):
         message = refused(command, *options, code=4)
-        makes = f"set data.root, by --data DIR, or run `everest prepare index {tree}`, which writes train.csv"
+        makes = f"set data.root, or run `everest prepare index {tree}`, which writes train.csv"
         assert makes in message
 
 
@@ -56,7 +56,7 @@ def test_a_folder_that_does_not_exist_is_named_before_its_files(recipe, tmp_path
     wrong = tmp_path / "wrong"
     for command in ("finetune --init none", "pretrain"):
         message = refused(command, "--recipe", recipe, "--data", wrong, "--gpus", "cpu", code=4)
-        assert message == f"error: data.root: {wrong}: no such folder; set it by --data DIR\n"
+        assert message == f"error: data.root: {wrong}: no such folder; set it\n"
     (tmp_path / "list.csv").write_text("clip0.mp4 0\n")
     message = refused("prepare stats", tmp_path / "list.csv", "--data", wrong, code=4)
     assert f"none of its 1 videos exists, first {wrong}/clip0.mp4; paths are relative to {wrong}" in message

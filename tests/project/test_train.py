@@ -30,6 +30,7 @@ RESULT: dict[str, Any] = {
     "majority": 60.0,
     "majority_class": "run",
     "linear_pixels": 70.0,
+    **{"videos": 20, "groups": 20},
 }
 
 
@@ -203,7 +204,8 @@ def test_unlabeled_videos_are_trained_on_first(class_folders: Path, tmp_path: Pa
     few = [*FEW, *sets("pretrain.steps=2", "pretrain.warmup_steps=1", "pretrain.batch_size=4")]
     options = ["--unlabeled", unlabeled, "-o", tmp_path / "project", *few]
     shown = called("train", class_folders, *options)
-    assert "--unlabeled: 4 videos may not be worth the time with 6 labels a class" in shown.stderr
+    doubt = "--unlabeled: pre-training on 4 videos is probably not worth its time: with 6 labels per class"
+    assert doubt in shown.stderr
     start = json.loads((tmp_path / "project" / "finetune" / "env.json").read_text())["init"]
     assert start == str(tmp_path / "project" / "pretrain" / "model.safetensors")
     options[1] = class_folders
@@ -268,9 +270,20 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     assert judge(RESULT) is None
     assert "always predicting 'run' (60.0 %)" in str(judge(RESULT | {"top1": 60.0}))
     assert "a linear model of small images (70.0 %)" in str(judge(RESULT | {"top1": 70.0}))
+    assert "test all by --folds 5" in str(judge(RESULT | {"top1": 70.0, "groups": 2}))
     assert "the interval includes" in str(judge(RESULT | {"interval": [59.0, 99.0]}))
     assert "the test has one group" in str(judge(RESULT | {"interval": None}))
     numbers = {"metric": "mae", "mae": 1.0, "chance": 2.0, "majority": None, "majority_class": None}
     numbers |= {"linear_pixels": 1.5, "interval": [0.5, 1.5]}
     assert judge(numbers) is None
     assert "no better than guessing (2): label" in str(judge(numbers | {"mae": 2.0}))
+
+
+def test_a_project_is_a_checkpoint_and_steps_bring_their_warm_up(trained: Path, class_folders: Path):
+    video = next((class_folders / "down").glob("*.mp4"))
+    by_project, by_run = (json_of("predict", video, "-c", each) for each in (trained, trained / "finetune"))
+    assert by_project == by_run
+    request = json.loads((trained / "project.json").read_text())["request"]
+    assert "finetune.warmup_steps=0" in request["overrides"]
+    refusal = refused("train", class_folders, "--hours", "1", "--set=finetune.steps=9", "--dry-run", code=2)
+    assert "--hours: chooses the steps, and --set finetune.steps=9 states them" in refusal

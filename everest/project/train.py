@@ -88,7 +88,7 @@ def train(
         task=task,
         folds=folds,
         hours=hours,
-        overrides=_with_warmup(overrides),
+        overrides=with_warmup(overrides),
     )
     folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
     request.check(folder)
@@ -111,7 +111,7 @@ def train(
             folder.rmdir() if is_new else None
 
 
-def _with_warmup(overrides: Sequence[str]) -> list[str]:
+def with_warmup(overrides: Sequence[str]) -> list[str]:
     """The overrides; a number of steps brings a warm-up of a tenth, which fits it."""
     values = {key: value for key, _, value in (text.partition("=") for text in overrides)}
     added = [

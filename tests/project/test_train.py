@@ -17,6 +17,7 @@ from everest.inference.timelines import Timelines
 from everest.lists.reading import read_samples
 from everest.metrics.names import METRICS
 from everest.project.lists import window_seconds
+from everest.project.train import with_warmup
 from everest.project.verdict import judge
 from everest.video.writer import write_video
 
@@ -283,7 +284,8 @@ def test_a_project_is_a_checkpoint_and_steps_bring_their_warm_up(trained: Path, 
     video = next((class_folders / "down").glob("*.mp4"))
     by_project, by_run = (json_of("predict", video, "-c", each) for each in (trained, trained / "finetune"))
     assert by_project == by_run
-    request = json.loads((trained / "project.json").read_text())["request"]
-    assert "finetune.warmup_steps=0" in request["overrides"]
+    assert with_warmup(["finetune.steps=250"]) == ["finetune.steps=250", "finetune.warmup_steps=25"]
+    given = ["finetune.steps=250", "finetune.warmup_steps=3"]
+    assert with_warmup(given) == given
     refusal = refused("train", class_folders, "--hours", "1", "--set=finetune.steps=9", "--dry-run", code=2)
     assert "--hours: chooses the steps, and --set finetune.steps=9 states them" in refusal

@@ -153,7 +153,7 @@ def _check_held_out(source: str | None, settings: DataSettings, data: str, *, di
         fix = "--pretrain" if source else "--train"
         say(
             f"warning: {option} has {videos} of the validation or test list, such as {shared[0]}: an "
-            f"encoder that has seen them is evaluated too well; {fix} LIST names the videos without them"
+            f"encoder that has seen them gets too good a result; {fix} LIST names the videos without them"
         )
 
 

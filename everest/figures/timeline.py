@@ -22,6 +22,7 @@ from everest.inference.bouts import Rows
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.system.text import counted
 
+BARS: Final = COLORS[:-1]  # black is for a person
 PANELS: Final = 24  # our choice: the first ones; the figure counts the others
 LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
 LONGEST_NAME: Final = 40  # letters
@@ -72,7 +73,7 @@ def draw_timelines(
             panel.set_title(plain(", ".join(filter(None, words))), loc="left", fontsize=11)
             panel.set_xlim(*video.extent)
         axes[-1].set_xlabel("seconds")
-        words = ["the height of a bar is its mean probability"] if any(seconds) else []
+        words = ["pale: a bout; strong: its mean probability, as height"] if any(seconds) else []
         words += ["black: ground truth"] if truth else []
         if len(panels) > PANELS:
             words.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown")
@@ -106,7 +107,7 @@ def _draw_lanes(
     full = 1 - GAP - share  # of a lane, the height of a probability of 1
     texts = []
     for lane, name in enumerate(list(seconds)[:LANES]):
-        color = COLORS[names.index(name) % len(COLORS)] if name in names else "black"
+        color = BARS[names.index(name) % len(BARS)] if name in names else "black"
         rows = [row for row in predicted if (row["label"] or BACKGROUND) == name]
         times = [(row["start"], row["end"]) for row in rows]
         _draw_bars(panel, times, -lane - 1, [full] * len(rows), GRAY if name == BACKGROUND else color, PALE)

@@ -34,12 +34,12 @@ def read_recipe(
     """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run.
 
     Args:
-        cpu, purpose: of the recipe `auto`; see everest.suggest.auto.
+        cpu, purpose: of the recipe `auto`; see everest.suggest.suggestion.
     """
     from everest.config.recipe_files import AUTO, find_recipe, with_bases
 
     if name == AUTO:
-        from everest.suggest.auto import auto_recipe
+        from everest.suggest.suggestion import auto_recipe
 
         source = auto_recipe(data, purpose=purpose, overrides=overrides or (), cpu=cpu)
     else:

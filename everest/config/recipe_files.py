@@ -18,7 +18,7 @@ from typing import Any, Final
 from everest.config.yaml import read_yaml
 from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, similar, unknown_name
 
-AUTO: Final = "auto"  # in place of a name: the recipe that everest.suggest.auto makes
+AUTO: Final = "auto"  # in place of a name: the recipe that everest.suggest.suggestion makes
 SUFFIXES: Final = (".yaml", ".yml")
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 

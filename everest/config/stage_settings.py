@@ -135,7 +135,7 @@ Views = Annotated[ContrastSettings | SigregSettings, Discriminator("loss")]
 
 
 @settings
-class Pretraining:
+class CommonPretrainSettings:
     """The self-supervised stage, EVEREST Table 7; the objectives have further keys."""
 
     objective: Literal["pixels", "views"]
@@ -162,7 +162,7 @@ class Pretraining:
 
 
 @settings
-class PixelPretrainSettings(Pretraining):
+class PixelPretrainSettings(CommonPretrainSettings):
     """Pre-training that predicts the `target` of hidden tokens."""
 
     objective: Literal["pixels"] = "pixels"
@@ -192,7 +192,7 @@ class PixelPretrainSettings(Pretraining):
 
 
 @settings
-class ViewPretrainSettings(Pretraining):
+class ViewPretrainSettings(CommonPretrainSettings):
     """Pre-training that compares several clips of each video, and predicts nothing."""
 
     objective: Literal["views"] = "views"

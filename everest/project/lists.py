@@ -21,7 +21,7 @@ from everest.lists.sample import ListSize
 from everest.lists.stage import LIST_FILES, read_stage
 from everest.project.request import Request
 from everest.suggest.data_section import data_section, has_class_folders, with_task
-from everest.suggest.division import LabeledVideos
+from everest.suggest.division import SHARES, LabeledVideos
 from everest.suggest.next_commands import shared_videos
 from everest.system.events import Report, notice
 from everest.system.text import counted
@@ -29,7 +29,6 @@ from everest.video.folders import split_folders
 
 # Our choice, in seconds. Windows of 1 s were measured (docs/timelines.md).
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
-HELD: Final = 0.15  # share of the validation list and of the test list
 STEP: Final = 0.5  # of a window, from one to the next
 
 
@@ -116,7 +115,7 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
 
 def _shares(groups: int) -> dict[str, float]:
     """70/15/15 percent, but at least a group for each list; two groups are for training and the test."""
-    held = max(HELD, 1 / groups)
+    held = max(SHARES["test"], 1 / groups)
     return {"train": 1 - 2 * held, "val": held, "test": held} if groups > 2 else {"train": held, "test": held}
 
 

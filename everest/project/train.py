@@ -71,7 +71,7 @@ def train(
             of a list, the recording of a window, else each video alone.
         task: single-label, multi-label or regression; None: as the labels show.
         folds: leave each of so many parts of the groups out in turn; the last model learns from all videos.
-        hours: at most for all training, by the speed measured on this machine.
+        hours: about so many for all training, by the speed measured on this machine.
         overrides: `section.key=value` texts, which win over the suggested recipe.
         overwrite: replace the project in `output`.
         dry_run: only make the plan, and write nothing.
@@ -98,11 +98,11 @@ def train(
     try:
         with sole_writer(folder / PROJECT):
             project = find_project(folder, request, overwrite=overwrite)
-            return _train(project or _start(request, folder, report), folder, report)
-    except DataError as error:
-        if (folder / LISTS).exists():  # the lists keep the videos that were there at the start
-            raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
-        raise
+            project = project or _start(request, folder, report)
+            try:
+                return _train(project, folder, report)
+            except DataError as error:  # the lists and the run keep the videos that were there at the start
+                raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
     except Stopped as stopped:  # whose message names the folder of a stage
         name = signal.Signals(stopped.number).name
         raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
@@ -163,12 +163,15 @@ def _try_plan(request: Request, report: Report) -> dict[str, Any]:
 
 
 def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
-    """Make the plan, and write it, project.json last. After an error nothing of it is left."""
-    if (folder / PROJECT).exists():  # which is removed only if its successor can be made
+    """Make the plan, and write it. After an error nothing of it is left.
+
+    project.json without a plan is written first, and marks the folder as ours.
+    """
+    if (folder / RECIPE).exists():  # a project, which is removed only if its successor can be made
         _try_plan(request, silent)
     clear(folder)
     try:
-        write_document(folder / PROJECT, {"request": asdict(request)})  # first: it marks the folder as ours
+        write_document(folder / PROJECT, {"request": asdict(request)})
         lists, recipe, plan = _make_plan(request, folder, report)
         for line in plan["lines"]:
             report(notice(line))

@@ -1,21 +1,26 @@
-"""A suggested recipe for a section of lists, with the time of its stages on this machine."""
+"""A suggested recipe for lists, with the time of its stages on this machine; the recipe `auto`."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from everest.config.recipe import load_recipe
-from everest.config.recipe_files import RecipeFile
+from everest.config.recipe_files import AUTO, RecipeFile
 from everest.config.settings import DataSettings, Recipe
 from everest.errors import RecipeError
-from everest.suggest.auto import BASE, OF_CLIPS
+from everest.lists.stage import LIST_FILES
 from everest.suggest.choices import Purpose
 from everest.suggest.data_facts import DataFacts, examine_data
-from everest.suggest.devices import DEVICES, StageTime, measure_speeds, stage_times
+from everest.suggest.data_section import data_section, with_task
+from everest.suggest.devices import DEVICES, StageTime, measure_speeds, stage_times, this_device
 from everest.suggest.suggest import choose_values, recipe_text
+
+BASE: Final = "custom"  # has the lists that `everest prepare` writes
+OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
 
 
 class Suggestion(NamedTuple):
@@ -48,7 +53,7 @@ def suggest_recipe(
         measured: whether the speed is measured; it is that of this machine.
         overrides: `section.key=value` texts, which the stages will be given, too.
     """
-    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
+    of_data = _of_data(overrides)
     given = load_recipe(BASE, overrides=of_data).data if of_data else DataSettings()
     settings = replace(given, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
@@ -72,3 +77,39 @@ def suggest_recipe(
         file = suggested({str(stage): steps for stage, steps in most.items()})
         recipe = load_recipe(file, overrides=overrides)
     return Suggestion(file.text, recipe, facts, stage_times(recipe, purpose, speeds, samples))
+
+
+def auto_recipe(
+    data: str | None, *, purpose: Purpose, overrides: Sequence[str] = (), cpu: bool = False
+) -> RecipeFile:
+    """Suggest the recipe `auto` for the lists in the folder `data`.
+
+    Args:
+        data: the folder of the lists; None: there is none.
+        overrides: `section.key=value` texts, which may name other lists.
+        cpu: suggest for the CPU even if there is a GPU.
+    """
+    if data is None:
+        raise RecipeError("--recipe auto: needs --data DIR, the videos that the recipe is for")
+    labeled, of_data = purpose != "pretrain", _of_data(overrides)
+    given = load_recipe(BASE, overrides=[*of_data, f"data.root={json.dumps(data)}"]).data
+    lists = {key: name for key, default in LIST_FILES.items() if (name := getattr(given, key)) != default}
+    section = data_section(data, **lists, labeled=labeled)
+    if labeled and given.heads is None:
+        chosen = any(text.startswith("data.task=") for text in of_data)
+        section, _ = with_task(section, given.task if chosen else None)
+    suggestion = suggest_recipe(
+        section,
+        "cpu" if cpu else this_device(),
+        purpose=purpose,
+        output=Path(AUTO),
+        measured=False,
+        overrides=overrides,
+        notify=lambda text: None,  # they are shown when the recipe is read
+    )
+    return RecipeFile(name=AUTO, label=AUTO, text=suggestion.text, folder=None)
+
+
+def _of_data(overrides: Sequence[str]) -> list[str]:
+    """The overrides that a suggestion follows."""
+    return [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]

@@ -56,6 +56,7 @@ def budget(
     from dataclasses import replace
 
     from everest.annotations.bout_table import read_window_length
+    from everest.annotations.formats import recognize
     from everest.errors import DataError, first_names
     from everest.inference.scores import annotation_bouts, check_one_head, read_truth
     from everest.inference.timelines import Timelines
@@ -83,7 +84,7 @@ def budget(
         of_person = {
             video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents
         }
-        seconds = read_window_length(checked)
+        seconds = read_window_length(checked) if recognize(checked) == "csv" else None
     if draw is not None and output is not None:
         if window is not None and seconds not in (None, window):
             raise RecipeError(f"--window {window:g}: windows of {checked} have {seconds:g} s; leave it out")

@@ -90,6 +90,14 @@ class ModelOptions:
         """The files that an output must not replace."""
         return [Path(self.recipe)] if self.recipe else []
 
+    @property
+    def changed(self) -> list[str]:
+        """The names of the options that were given and change the outputs."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "quiet"}
+        return [
+            name for name, value in named.items() if value not in (None, getattr(ModelOptions, name, None))
+        ]
+
     def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
         """Open the model on its device.
 

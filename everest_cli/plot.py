@@ -25,8 +25,8 @@ def plot(
     Example: everest plot runs/pretrain runs/other --x gflops
     """
     from everest.figures.curves import draw_curves, read_curves
-    from everest.figures.drawing import check_target, is_png
+    from everest.figures.drawing import check_target, is_own_figure
 
-    check_target(out, option="--output", overwrite=is_png(out))
+    check_target(out, option="--output", overwrite=is_own_figure(out))
     draw_curves(out, read_curves(runs, x=x), x=x)
     typer.echo(out)

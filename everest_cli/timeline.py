@@ -56,7 +56,7 @@ def timeline(
     step: Annotated[
         float | None,
         typer.Option(
-            "--step", min=0.001, metavar="SECONDS", help="From a window to the next [--window: no overlap]."
+            "--step", min=0.001, metavar="SECONDS", help="Time between window starts [--window: no overlap]."
         ),
     ] = None,
     save: Annotated[
@@ -75,14 +75,14 @@ def timeline(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="F", help="Draw the recordings, and --truth, to this PNG."),
+        typer.Option("--plot", metavar="F", help="Draw the timelines (and --truth) to this PNG."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
     """Predict classes over time: a window slides over each video; equal neighbors are a bout.
 
-    The probabilities are saved. Given the saved file instead of videos, the command opens no model.
+    With --output or --save, the probabilities are saved. Given that file instead of videos, no model is needed.
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
@@ -97,19 +97,23 @@ def timeline(
     inputs: list[object] = [*videos, *model.inputs, *([truth] if truth else [])]
     timelines = samples = opened = None
     if len(videos) == 1 and videos[0].suffix == SAVED:
-        if window or step or save or model.checkpoint:
-            raise RecipeError("--checkpoint, --window, --step and --save belong to videos, not a saved file")
+        given = [f"--{name}" for name, value in (("window", window), ("step", step), ("save", save)) if value]
+        given += [f"--{name}" for name in model.changed]
+        if given:
+            raise RecipeError(f"{', '.join(given)}: for videos, not for a saved file; leave it out")
         timelines = Timelines.load(videos[0])
         classes, names = timelines.classes, [video.path for video in timelines.videos]
     else:
         if not model.checkpoint:
-            raise RecipeError("--checkpoint: name the model, or give one file of --save in place of videos")
+            raise RecipeError(
+                "--checkpoint: name a model, or give one file saved by --save instead of videos"
+            )
         opened = model.open(clips=1, crops=1)
         classes = opened.classes  # also refuses an autoencoder, before the videos are listed
         samples = named_samples(videos, root=model.data)
         names = [sample.path for sample in samples]
         inputs += [*all_weights(opened.file), *(sample.video for sample in samples)]
-        save = save or (output.with_suffix(SAVED) if output else None)
+        save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
             raise RecipeError(f"--save {save}: end its name in {SAVED}")
     bout_rules.check(classes.heads)
@@ -153,6 +157,15 @@ def timeline(
         typer.echo(file, err=as_json)
     if any(video.error for video in timelines.videos):
         raise typer.Exit(4)
+
+
+def _saved_beside(output: Path) -> Path:
+    """The saved file next to an output, which may be a folder of subtitles."""
+    from everest.annotations.formats import FORMATS
+
+    endings = {".csv", ".json", *(each.ending for each in FORMATS.values() if each.ending)}
+    stem = output.stem if output.suffix.lower() in endings else output.resolve().name
+    return output.with_name(stem + SAVED) if output.name else output / f"timeline{SAVED}"
 
 
 def _output_files(

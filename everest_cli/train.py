@@ -38,7 +38,7 @@ def train(
         typer.Option(
             "--group",
             metavar="G",
-            help="What keeps videos in one list, as in `everest prepare split` [column group, recordings].",
+            help="How to group videos that must share a list; see `everest prepare split` [column group, recordings].",
         ),
     ] = None,
     folds: Annotated[
@@ -49,7 +49,7 @@ def train(
     ] = None,
     hours: Annotated[
         float | None,
-        typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="Hours of training, about."),
+        typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="Approximate hours of training."),
     ] = None,
     task: o.TaskName = None,
     overrides: o.Overrides = None,
@@ -60,7 +60,7 @@ def train(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train a model of your videos and test it; repeat the command to resume.
+    """Train and test a model on your videos; repeat the command to resume.
 
     Example: everest train VIDEOS --output runs/mine
     """

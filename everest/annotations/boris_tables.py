@@ -78,7 +78,7 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     bouts: list[Bout] = []
     for name, rows in by_observation.items():
         where = f"{path}, observation '{name}'"
-        observation = _observation(rows, queue or (name,), where)
+        observation = _observation(rows, queue, name, where)
         if START in names:
             spans = ((event.time, stop, event) for _, event, stop in rows)
         else:
@@ -113,16 +113,16 @@ def _event(cells: Cells) -> tuple[Event, float]:
     return event, stop
 
 
-def _observation(rows: Sequence[Row], queue: tuple[str, ...], where: str) -> Observation:
-    """The media of an observation: stated in each row, else those that rows name, else the `queue`."""
+def _observation(rows: Sequence[Row], queue: tuple[str, ...], name: str, where: str) -> Observation:
+    """The media of an observation: stated in each row or before the table, else those that rows name."""
     first = rows[0][0]
-    media, lengths = (), ()
+    media, lengths = queue, ()
     if "Source" in first:  # `player #1:a.mp4;b.mp4|player #2:c.mp4`, and `12.000;10.000|22.000`
         media = tuple(first["Source"].split("|")[0].removeprefix("player #1:").split(";"))
         lengths = tuple(map(_number, first.get("Media duration (s)", "").split("|")[0].split(";")))
     column = next((name for name in MEDIA if name in first), "")
     named = [cells.get(column, "") for cells, event, _ in sorted(rows, key=lambda row: row[1].time)]
-    media = tuple(name for name in media or dict.fromkeys(named) if name not in NO_MEDIA) or queue
+    media = tuple(file for file in media or dict.fromkeys(named) if file not in NO_MEDIA) or (name,)
     return Observation(
         where=where,
         media=media,

@@ -45,10 +45,10 @@ class Format:
     """How a kind of file is recognized, read and written."""
 
     read: Read
-    write: Write | None = None  # bouts and times by video, and classes, also those without bouts; None: not
-    ending: str = ""  # by which it is recognized, and that of a folder's files; else by its content:
-    has_keys: Callable[[Any], bool] | None = None  # of a JSON document, of a list its first item
-    has_columns: Callable[[Sequence[str]], bool] | None = None  # of a line of a table
+    write: Write | None = None  # bouts and times by video, and all classes; None: it cannot be written
+    ending: str = ""  # recognizes the kind; also of the files in a folder
+    has_keys: Callable[[Any], bool] | None = None  # recognizes JSON (a list by its first item)
+    has_columns: Callable[[Sequence[str]], bool] | None = None  # recognizes the header of a table
     is_of_one_video: bool = False
 
 
@@ -89,7 +89,7 @@ def read_annotations(
             bouts = FORMATS[kind].read(path, fps, videos or VideoNames())
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
-                    raise ValueError(f"'{bout.label}' of the video '{bout.video}': names are texts")
+                    raise ValueError(f"'{bout.label}' of the video '{bout.video}': names must be text")
             return bouts if keep_windows else outside_unscored(bouts)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as {kind}: {_reason(error)}") from error
@@ -107,7 +107,7 @@ def _reason(error: Exception) -> str:
         case OverflowError():
             return "a number is too large for a time"
         case TypeError() | AttributeError() | IndexError():
-            return "its values are not structured as in files of this kind"
+            return "unexpected structure; export the file again"
     return shown(str(error), most=300)
 
 
@@ -125,22 +125,22 @@ def recognize(path: Path) -> str:
             first = document[0] if isinstance(document, list) and document else document
             found = (kind for kind, form in FORMATS.items() if form.has_keys and form.has_keys(first))
         else:
-            rows = [fields_of(line, separator) for line in lines for separator in SEPARATORS]
             found = (
                 kind
-                for fields in rows
+                for line in lines
+                for separator in SEPARATORS
                 for kind, form in FORMATS.items()
-                if form.has_columns and form.has_columns(fields)
+                if form.has_columns and form.has_columns(fields_of(line, separator))
             )
+        for kind in found:
+            return kind
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: {NOT_UTF8}") from error
     except ValueError as error:
         raise DataError(f"{path}: damaged JSON: {shown(error, most=200)}") from error
-    except csv.Error:
-        found = iter(())
-    for kind in found:
-        return kind
-    raise DataError(f"{path}: no kind of annotations that everest reads ({', '.join(FORMATS)})")
+    except csv.Error as error:
+        raise DataError(f"{path}: cannot be read as a table ({error})") from error
+    raise DataError(f"{path}: unknown kind of annotations; everest reads {', '.join(FORMATS)}")
 
 
 def files_of(path: Path, videos: Iterable[str], kind: str) -> dict[Path, list[str]]:

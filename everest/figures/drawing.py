@@ -37,12 +37,12 @@ FALLBACK: Final = (
 _MISSING: Final = re.compile(r"Glyph \d+ .* missing from")
 
 
-def is_png(path: Path) -> bool:
-    """Whether a file exists and is a PNG."""
+def is_own_figure(path: Path) -> bool:
+    """Whether a file exists and is a figure of matplotlib, such as an earlier one of everest."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
-        return file.read(4) == b"\x89PNG"
+        return b"Software\0Matplotlib" in file.read(200)
 
 
 def check_target(path: Path, *, option: str, overwrite: bool) -> None:

@@ -75,12 +75,14 @@ def _add_by_score(
     ]
     ranked.sort()
     counts = [int(taken.sum()) for taken in chosen]
+    missing = count - sum(counts)
     while apart > 0:
         for _, row, number in ranked:
-            if sum(counts) >= count:
+            if missing <= 0:
                 return
             near = chosen[row][max(number - apart + 1, 0) : number + apart]
             if counts[row] < limits[row] and not near.any():
                 chosen[row][number] = True
                 counts[row] += 1
+                missing -= 1
         apart //= 2

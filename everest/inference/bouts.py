@@ -44,10 +44,12 @@ class BoutRules:
             ("--threshold", self.threshold, MULTI_LABEL),
         ):
             if value is not None and task not in tasks:
-                raise RecipeError(f"{option}: is for {task} models, this one is {', '.join(sorted(tasks))}")
+                raise RecipeError(
+                    f"{option}: is only for {task} models; this one is {', '.join(sorted(tasks))}"
+                )
         for option, seconds in (("--smooth", self.smooth), ("--min-seconds", self.min_seconds)):
             if not 0 <= seconds < inf:
-                raise RecipeError(f"{option}: must be a number of seconds from 0 on, not {seconds}")
+                raise RecipeError(f"{option}: must be at least 0 seconds, not {seconds}")
         if self.background is not None and not 0 <= self.background <= 1:
             raise RecipeError(f"--background: must be from 0 to 1, not {self.background}")
         if self.threshold is not None and not 0 <= self.threshold[1] <= self.threshold[0] <= 1:

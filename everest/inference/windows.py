@@ -134,14 +134,15 @@ def window_items(
         done: the first items, which are skipped: the video of each, and the reason if it is one.
     """
     at = 0  # number of items passed
+    passed: set[str] = set()  # videos
     for sample in samples:
         try:
             windows = windows_of(sample, views, window=window, step=step)
             for text in repairs(sample.video):
                 report(notice(text))
             own = done[at : at + len(windows)]
-            if any(video != sample.video_id for video, _ in own):
-                raise _changed(sample)
+            for other in (video for video, _ in own if video != sample.video_id):
+                raise _changed(other if other in passed else sample.video_id)
             at += len(own)
             is_damaged = [reason is not None for _, reason in own]
             remaining = windows[len(own) :]
@@ -158,14 +159,12 @@ def window_items(
             if at >= len(done):
                 yield sample, error.reason
             elif done[at][1] is None:  # it could be read before
-                raise _changed(sample) from error
+                raise _changed(done[at][0] if done[at][0] in passed else sample.video_id) from error
             at += 1
+        passed.add(sample.video_id)
     if at < len(done):
-        raise _changed(samples[-1])
+        raise _changed(done[at][0])
 
 
-def _changed(sample: Sample) -> RecipeError:
-    return RecipeError(
-        f"{sample.video_id}: it, or the video before it, has changed since the interrupted call; start again "
-        "with --overwrite"
-    )
+def _changed(video: str) -> RecipeError:
+    return RecipeError(f"{video}: has changed since the interrupted call; start again with --overwrite")

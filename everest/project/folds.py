@@ -29,7 +29,7 @@ from everest.system.text import read_json
 def measure_folds(
     project: dict[str, Any], folder: Path, finetune: Callable[..., Path], report: Report
 ) -> dict[str, Any]:
-    """Train and measure each fold that is not measured yet; returns the measures of all together.
+    """Train and test the remaining folds; returns the metrics over all folds.
 
     Args:
         project: the document of project.json.

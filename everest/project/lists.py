@@ -72,8 +72,8 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     root, train = (source, None) if source.is_dir() else (source.parent, source.name)
     if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
         raise DataError(
-            f"{source}: no folders of two classes or more with videos, and no train.csv; make a folder for "
-            "each class, name a list, or name the bouts of recordings by --annotations"
+            f"{source}: neither class folders nor a train.csv; make one folder of videos per class, "
+            "give a list, or give the bouts of recordings with --annotations"
         )
     section = data_section(str(root), train=train, pretrain=request.unlabeled)
     if section.get("test") is None:
@@ -82,7 +82,9 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         raise DataError(f"{source}: no test list; `everest train {source / 'train.csv'}` divides one list")
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
-            raise RecipeError(f"{option}: {source} is divided already; name one list, which is divided")
+            raise RecipeError(
+                f"{option}: {source} already has train and test lists; give a single list instead"
+            )
     return ProjectLists(section=with_task(section, request.task)[0])
 
 
@@ -107,7 +109,7 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
             of_fold = {"train": list(chain(*others)), "val": val, "test": test}
             folds.append(videos.write(of_fold, folder / f"fold{fold + 1}"))
     if not lists.get("test", True) or any(len(fold) < 3 for fold in folds):
-        raise DataError(f"{request.videos}: too few groups for each list to have one; label more")
+        raise DataError(f"{request.videos}: too few groups to fill every list; label more groups")
     written: dict[str, Any] = videos.write(lists, folder)
     section = data_section(str(root), **written, pretrain=request.unlabeled)
     return ProjectLists(section=with_task(section, videos.task)[0], folds=folds, window=window)
@@ -153,8 +155,10 @@ def _refuse_unusable(videos: LabeledVideos, request: Request) -> None:
         what = "all labels are the same" if labels else "has no labels"
         raise DataError(f"{request.videos}: {what}; two classes or more are needed")
     if request.folds is not None and videos.task != "single-label":
-        raise RecipeError(f"--folds: goes with one class for each video, not with {videos.task} labels")
+        raise RecipeError(f"--folds: needs one class per video, not {videos.task} labels; omit --folds")
     groups, fewest = len(videos.groups), request.folds or 2
     if groups < fewest:
         unit = "recording" if request.annotations else "group"
-        raise DataError(f"{request.videos}: {counted(groups, unit)}, and {fewest} are needed; label more")
+        raise DataError(
+            f"{request.videos}: only {counted(groups, unit)}, but at least {fewest} are needed; label more"
+        )

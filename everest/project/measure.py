@@ -1,4 +1,4 @@
-"""The accuracy of a model beside what needs none: chance, the most frequent class, small images.
+"""Accuracy of a model next to its baselines: chance, the most frequent class, and a linear model.
 
 N videos, B clips, C channels, T frames, H W pixels, P places of an image.
 """

@@ -143,7 +143,9 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
     times = suggestion.times
     for time in times if hours is not None else ():
         if time.steps < FEWEST_STEPS:
-            few = f"--hours leaves {time.steps} steps for {time.stage}; a model needs {FEWEST_STEPS} or more"
+            few = (
+                f"--hours leaves only {time.steps} steps for {time.stage}; at least {FEWEST_STEPS} are needed"
+            )
             report(notice(f"warning: {few}, so give more hours"))
     seconds = [(trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times]
     plan = {
@@ -188,7 +190,7 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
 def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
     """Run the stages of a document of project.json; each resumes its own run."""
     if (folder / RESULT).exists():
-        report(notice(f"{folder}: is finished; --overwrite trains again"))
+        report(notice(f"{folder}: already finished; use --overwrite to train again"))
         return read_json(folder / RESULT)
     request, window, init = project["request"], project["window"], None
     recipe, overrides = folder / RECIPE, request["overrides"]

@@ -90,10 +90,10 @@ def judge(result: Mapping[str, Any]) -> str | None:
         small = f"a linear model of small images ({value_text(name, linear)})"
         if "folds" not in result and result["groups"] < FEW_GROUPS:
             of = f"{result['videos']} tests of {counted(result['groups'], 'group')}"
-            return f"no better than {small}, but {of} decide little: test all by --folds 5"
+            return f"no better than {small}, but {of} are too few to tell: test on all videos with --folds 5"
         return f"no better than {small}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if interval is None:
-        return "the test has one group, so nothing is known of others: use --folds, or label more groups"
+        return "no interval, because the test has one group: use --folds, or label more groups"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
         return f"the interval includes {answer}: more test groups, or --folds, are needed to tell"
     return None

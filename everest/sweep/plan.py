@@ -224,7 +224,7 @@ def _check_lists(recipe: Recipe, stage: StageName) -> None:
     for key in keys[stage]:
         location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
         if not location.exists():
-            raise DataError(f"data.{key}: {no_list(location)}; set data.root")
+            raise DataError(f"data.{key}: {no_list(location)}; set data.root (--data DIR)")
     probe, classes = recipe.pretrain.probe, {"data.classes": recipe.data.classes}
     files: dict[StageName, dict[str, str | None]] = {
         "pretrain": {"pretrain.probe.list": probe.list if probe.every else None},

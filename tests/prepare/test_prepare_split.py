@@ -170,9 +170,9 @@ def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
         (["--shares", "1e308/1e308"], 2, "--shares 1e308/1e308: give two"),
         (["--group", "g(\\d"], 2, "neither 'folder' nor a regular expression"),
         (["--group", "g\\d"], 2, "one pair of parentheses"),
-        (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not fit it"),
+        (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not match this path"),
         (["--group", "_g(\\d+)_", "--output", "/dev/null/x"], 5, "cannot write"),
-        (["--group", "^(Run|Walk)"], 4, "v_Run_g01_c01.avi: --group ^(Run|Walk) does not fit it"),
+        (["--group", "^(Run|Walk)"], 4, "v_Run_g01_c01.avi: --group ^(Run|Walk) does not match this path"),
         (["--group", "column:animal"], 2, "--group column:animal: no such column in"),
         (["--class-column", "animal"], 2, "--class-column animal: no such column in"),
     ],
@@ -221,7 +221,7 @@ def test_the_class_column_can_be_named(sheet):
     shown = split(sheet, "--output", sheet.parent / "unlabeled")
     assert "no column is known to hold the classes (treatment, animal, note)" in shown.stderr
     empty = split(sheet, "--group", "column:animal", "--overwrite", code=4).stderr
-    assert "--group column:animal: the column is empty; fill it in" in empty
+    assert "no group in the column 'animal'; fill it in" in empty
 
 
 @pytest.mark.parametrize("group", ["path:^(Run|Walk)", "^(Run|Walk)/"])

@@ -35,7 +35,7 @@ CLASSES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
 @given(classes=CLASSES, shares=SHARES, seed=st.integers(0, 9))
-@example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)
+@example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)  # needs two groups to change places
 @example(classes=[3, 3, 18], shares="80/10/10", seed=0)  # the class of 18 gives val and test one video less
 @settings(max_examples=50)
 def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, shares, seed):
@@ -107,7 +107,7 @@ def test_many_classes_that_do_not_divide_evenly_meet_their_shares_and_even_ones_
         counts = Counter(sample.labels[0] for sample in part)
         # Of 3 to 9 videos, val and test have one, which train gives.
         assert all(
-            abs(counts[label] - share * count) < (1.5 if count >= 10 else 2)
+            abs(counts[label] - share * count) < (1 if count >= 10 else 2)
             for label, count in enumerate(classes)
         )
 

@@ -19,9 +19,9 @@ from everest.inference.scores import read_truth
 from everest.lists.inputs import named_samples
 from everest.lists.sample import ListSize
 from everest.lists.stage import LIST_FILES, read_stage
+from everest.prepare.division import SHARES, LabeledVideos
 from everest.project.request import Request
 from everest.suggest.data_section import data_section, has_class_folders, with_task
-from everest.suggest.division import SHARES, LabeledVideos
 from everest.suggest.next_commands import shared_videos
 from everest.system.events import Report, notice
 from everest.system.text import counted

@@ -103,7 +103,7 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_fold
     message = refused("train", class_folders, "-o", trained, *FEW, code=2)
     assert 'group ("(p\\\\d)_", now null); choose another folder, or use --overwrite' in message
     wrong = ["--group", "(x)", "--overwrite", *FEW]
-    assert "does not fit it" in refused("train", class_folders, "-o", trained, *wrong, code=4)
+    assert "does not match this path" in refused("train", class_folders, "-o", trained, *wrong, code=4)
     assert (trained / "result.json").read_bytes() == before
     copy = shutil.copytree(trained, trained.with_name("copy"))
     called("train", class_folders, "-o", copy, "--overwrite", *FEW)

@@ -192,7 +192,7 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
         check = "check with everest eval --set finetune.selection.keep_ratio=1"
         yield f"transformers encodes all {counts.total} tokens, {trained}; {check}"
     if spec.kind == "classifier" and any(head.chosen_thresholds for head in spec.answered):
-        yield "it stores no thresholds; --to onnx and --to torch state them in `heads`"
+        yield "it stores no thresholds; --to onnx states them in `heads`"
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
     if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != TORCH_EPS:
         fix = f"set model.{norm}.eps = {spec.norms.last_eps:g} after loading"

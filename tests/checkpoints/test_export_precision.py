@@ -82,7 +82,7 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     ("options", "message"),
     [
         ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
-        ("--to torch --precision int8 -o m.pt2", "needs --to onnx"),
+        ("--to hf --precision int8 -o hf", "needs --to onnx"),
         ("--to onnx --calibrate list.csv -o m.onnx", "leave --calibrate out"),
     ],
 )

@@ -265,7 +265,7 @@ def test_commands_end_with_their_code(classifier_run: Path, clip_files: Path, tm
     for command in (
         ["predict", clip_files / "clip0.mp4", "-c", file],
         ["extract", clip_files / "clip0.mp4", "-c", file, "-o", tmp_path / "o.npz"],
-        ["export", file, "--to", "torch", "-o", tmp_path / "o.pt2"],
+        ["export", file, "--to", "onnx", "-o", tmp_path / "o.onnx"],
         ["convert", file, "--inspect"],
     ):
         assert refused(*command, code=6).count("\n") == 1

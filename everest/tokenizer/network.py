@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.methods.grid import TokenGrid, num_kept
 from everest.tokenizer.layers import FSQ, make_decoder, make_encoder
 from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
+from everest.tokenizer.spec import TokenizerSpec
 
 # Our choice: the most values of a chunk in the encoder's first layer, unless a single window has more.
 CHUNK_VALUES: Final = 2**23
@@ -49,41 +49,22 @@ class AdaptiveTokenizer(nn.Module):
     Clips are float (B, 3, T, H, W) in [0, 1], T a multiple of the window, H and W of the tubelet; methods
     raise the ValueError of `grid` for others.
 
-    Args:
-        window: frames that are encoded together: at least two slices, because the first is always kept.
-        keep: ratio of the other tokens of a window that a clip is rebuilt from in training.
-        select: how gradients pass the selection of these tokens (everest.tokenizer.scorer).
-        temperature: of the selection.
-        checkpointing: recompute activations in the backward pass.
+    A window has at least two slices, because all tokens of its first one are kept.
     """
 
     target_mean: Tensor  # (D,) of the values over the training set, set at the end of training
     target_std: Tensor  # (D,)
 
-    def __init__(
-        self,
-        config: TokenizerConfig,
-        *,
-        window: int,
-        keep: float,
-        select: TopKKind = "straight-through",
-        temperature: float = 0.5,
-        checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, spec: TokenizerSpec) -> None:
         super().__init__()
-        time = config.stride[0]
-        if window % time or window < 2 * time:
-            raise ValueError(f"a window of {window} frames must be a multiple of {time}, twice at least")
-        self.config = config
+        config = spec.config
+        self.spec = spec
         self.tubelet = config.tubelet
-        self.window = window
-        self.slices = window // time  # of a window
-        self.keep = keep
-        self.select: TopKKind = select
-        self.temperature = temperature
-        self.encoder = make_encoder(config, checkpointing=checkpointing)
+        self.window = spec.window
+        self.slices = spec.window // config.stride[0]  # of a window
+        self.encoder = make_encoder(config, checkpointing=spec.checkpointing)
         self.quantizer = FSQ(config.levels)
-        self.decoder = make_decoder(config, checkpointing=checkpointing)
+        self.decoder = make_decoder(config, checkpointing=spec.checkpointing)
         self.scorer = TokenScorer(config.stride, config.scorer_channels)
         self.register_buffer("target_mean", torch.zeros(len(config.levels)))
         self.register_buffer("target_std", torch.ones(len(config.levels)))
@@ -105,7 +86,7 @@ class AdaptiveTokenizer(nn.Module):
 
     def scaled(self, clip: Tensor) -> Tensor:
         """Resize clips (B, 3, T, H, W) to the height and width in which the tokenizer works."""
-        scale = self.config.input_scale
+        scale = self.spec.config.input_scale
         return clip if scale == 1.0 else F.interpolate(clip, scale_factor=(1.0, scale, scale), mode="area")
 
     def encode(self, clip: Tensor) -> TokenizerOutput:
@@ -132,8 +113,9 @@ class AdaptiveTokenizer(nn.Module):
         A divisor of the windows of a clip, or a multiple: then several clips are coded together.
         """
         frames, height, width = clip.shape[2:]
-        windows, channels = frames // self.window, self.config.channels * self.config.multipliers[0]
-        values = channels * prod(self.config.stem_grid(self.window, (height, width)))
+        windows, config = frames // self.window, self.spec.config
+        channels = config.channels * config.multipliers[0]
+        values = channels * prod(config.stem_grid(self.window, (height, width)))
         most = max(1, CHUNK_VALUES // values)
         if most >= windows:
             return most // windows * windows
@@ -167,7 +149,8 @@ class AdaptiveTokenizer(nn.Module):
         windows = _split(scores.unsqueeze(1), self.slices)[:, 0]  # (B * W, slices, h, w)
         ranked = windows[:, 1:].flatten(1)  # (B * W, ranked tokens)
         num_selected = num_kept(ranked.size(1), keep)
-        selected = soft_topk_mask(ranked, num_selected, self.select, self.temperature, generator)
+        kind, temperature = self.spec.select, self.spec.temperature
+        selected = soft_topk_mask(ranked, num_selected, kind, temperature, generator)
         first_slice = torch.ones_like(windows[:, :1])
         mask = torch.cat([first_slice, selected.view_as(windows[:, 1:])], dim=1)
         return _join(mask.unsqueeze(1), len(scores))[:, 0]
@@ -183,7 +166,7 @@ class AdaptiveTokenizer(nn.Module):
         self.grid(clip)
         frames = self.scaled(clip)
         if mask is None:
-            mask = self.select_tokens(self.scorer(frames), keep=self.keep if keep is None else keep)
+            mask = self.select_tokens(self.scorer(frames), keep=self.spec.keep if keep is None else keep)
         return self._rebuild(frames, mask)
 
     def decode(self, values: Tensor, grid: TokenGrid) -> Tensor:
@@ -202,7 +185,7 @@ class AdaptiveTokenizer(nn.Module):
         """
         self.grid(clip)
         frames = self.scaled(clip)
-        mask = self.select_tokens(self.scorer(frames), keep=self.keep, generator=generator)
+        mask = self.select_tokens(self.scorer(frames), keep=self.spec.keep, generator=generator)
         if all_tokens:  # the mask stays in the graph: DDP waits for a gradient of every weight
             mask = 1 + 0 * mask
         rebuilt = self._rebuild(frames, mask)

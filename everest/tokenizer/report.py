@@ -9,7 +9,6 @@ grid of tokens.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,13 +79,13 @@ def measure_tokenizer(
             continue
         frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (n, 3, T, H, W)
         scaled, output = model.scaled(frames), model.encode(frames)
-        mask = model.select_tokens(output.scores, keep=model.keep)
+        mask = model.select_tokens(output.scores, keep=model.spec.keep)
         generator = torch.Generator(frames.device).manual_seed(1)
         noise = torch.rand(mask.shape, generator=generator, device=frames.device)
-        masks = (mask, model.select_tokens(noise, keep=model.keep), torch.ones_like(mask))
+        masks = (mask, model.select_tokens(noise, keep=model.spec.keep), torch.ones_like(mask))
         rebuilt = [model.reconstruct(frames, mask=mask) for mask in masks]
         # By their number, which is known: a boolean index would wait for the device.
-        num_codes = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), model.keep)
+        num_codes = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), model.spec.keep)
         ids = mask.flatten(1).topk(num_codes).indices.sort().values  # (n, K)
         batch = {
             "own": psnr(rebuilt[0], scaled),  # (n,) in dB, from the tokens that the tokenizer selects
@@ -133,7 +132,6 @@ def _figures(clips: dict[str, Tensor], model: AdaptiveTokenizer) -> dict[str, An
         },
         "overlap": {"scorer": mean_overlap(kept), "frame_difference": mean_overlap(kept_by_change)},
         "slice_shares": slice_shares(kept, model.slices - 1),
-        "score_entropy": score_entropy(clips["scores"]),
         "codebook": codebook_use(clips["codes"].flatten(), model.quantizer),
     }
 
@@ -145,7 +143,6 @@ def scalar_figures(figures: dict[str, Any]) -> dict[str, float]:
         "change_ratio": figures["change"]["scorer"]["ratio"],
         "overlap": figures["overlap"]["scorer"],
         "largest_slice_share": max(figures["slice_shares"]),
-        "score_entropy": figures["score_entropy"],
         "perplexity": figures["codebook"]["perplexity"],
     }
 
@@ -230,12 +227,6 @@ def slice_shares(kept: Tensor, slices: int) -> list[float]:
     """The share of all kept tokens (n, N) bool that is in each ranked slice."""
     counts = kept.unflatten(1, (slices, -1)).sum(dim=(0, 2))
     return (counts / counts.sum()).tolist()
-
-
-def score_entropy(scores: Tensor) -> float:
-    """Entropy of normalized scores (n, N), relative to equal scores, averaged over clips."""
-    shares = scores / scores.sum(dim=1, keepdim=True)
-    return (torch.special.entr(shares).sum(dim=1) / math.log(scores.size(1))).mean().item()
 
 
 def codebook_use(codes: Tensor, quantizer: FSQ) -> dict[str, Any]:

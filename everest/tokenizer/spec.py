@@ -27,12 +27,12 @@ class TokenizerSpec:
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     kind: Literal["tokenizer"] = "tokenizer"
     config: TokenizerConfig
-    window: int  # frames
+    window: int  # frames that are encoded together
     size: tuple[Side, Side]  # height, width of the training clips; other sizes work as well
-    keep: float
-    select: TopKKind
-    temperature: float
-    checkpointing: bool = False
+    keep: float  # ratio of the ranked tokens of a window that a clip is rebuilt from in training
+    select: TopKKind = "straight-through"  # how gradients pass their selection (everest.tokenizer.scorer)
+    temperature: float = 0.5  # of the selection
+    checkpointing: bool = False  # recompute activations in the backward pass
 
     def dump(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -54,14 +54,7 @@ class TokenizerSpec:
         """Make the module with new weights, from torch's default generator."""
         from everest.tokenizer.network import AdaptiveTokenizer  # here: few models have a tokenizer
 
-        return AdaptiveTokenizer(
-            self.config,
-            window=self.window,
-            keep=self.keep,
-            select=self.select,
-            temperature=self.temperature,
-            checkpointing=self.checkpointing,
-        )
+        return AdaptiveTokenizer(self)
 
 
 _SPEC = TypeAdapter(TokenizerSpec)

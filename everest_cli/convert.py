@@ -62,7 +62,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint of another program to everest's format; prints the path written.
 
-    Reads EVEREST, VideoMAE (V2), ST-MAE, MME, MVD, transformers (VideoMAE and V-JEPA 2). Pickles are read as
+    Reads EVEREST, VideoMAE (V2), MME, MVD, transformers (VideoMAE and V-JEPA 2). Pickles are read as
     data: none can run code.
 
     Example: everest convert checkpoint-799.pth --output videomae.safetensors
@@ -89,13 +89,13 @@ def convert(
     )
     foreign = read_foreign(path)
     if inspect or out is None:
-        document = describe(foreign, identify(foreign, hints))
+        document = describe(identify(foreign, hints))
         print_json(document) if as_json else typer.echo("\n".join(_lines(document)))
         return
     names = None if classes is None else read_class_names(classes)
     conversion = convert(foreign, hints, partial=partial, classes=names)
     conversion.weights.save(out)
-    document = {**describe(foreign, conversion.identity), "written": str(out)}
+    document = {**describe(conversion.identity), "written": str(out)}
     for line in _lines(document):
         say(line)
     print_json(document) if as_json else typer.echo(out)

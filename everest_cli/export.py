@@ -37,10 +37,6 @@ def export(
         Path | None,
         typer.Option("--calibrate", metavar="LIST", help="List or folder of typical videos, for int8."),
     ] = None,
-    uint8: Annotated[
-        bool,
-        typer.Option("--uint8", help="The graph takes uint8 frames (B, T, H, W, 3) and normalizes them."),
-    ] = False,
     evaluation: o.Evaluation = None,
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
@@ -50,7 +46,7 @@ def export(
 
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
-    _check(out, to, keep=keep, uint8=uint8, precision=precision, calibrate=calibrate, overwrite=overwrite)
+    _check(out, to, keep=keep, precision=precision, calibrate=calibrate, overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.evaluation.card import model_card, read_evaluation
@@ -77,7 +73,7 @@ def export(
         if calibrate is not None:
             samples = named_samples([calibrate], root=None)
             clips = calibration_clips(opened, samples, source=calibrate, notify=say)
-        exported = exportable(opened, keep=keep, uint8=uint8, precision=precision)
+        exported = exportable(opened, keep=keep, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
         document = _write_onnx(out, exported, clips)
         write_text(_card_of(out), card)
@@ -93,7 +89,6 @@ def _check(
     to: Format,
     *,
     keep: float | None,
-    uint8: bool,
     precision: GraphPrecision,
     calibrate: Path | None,
     overwrite: bool,
@@ -109,11 +104,8 @@ def _check(
             "without it, leave --calibrate out"
         )
     if to == "hf":
-        if uint8 or keep not in (None, 1):
-            raise RecipeError(
-                "--to hf: transformers normalizes frames itself and encodes all tokens; use --uint8 and "
-                "--keep with --to onnx"
-            )
+        if keep not in (None, 1):
+            raise RecipeError("--to hf: transformers encodes all tokens; use --keep with --to onnx")
         check_new_folder(out, overwrite=overwrite)
         return
     if out.suffix != ".onnx":
@@ -132,8 +124,10 @@ def _write_onnx(out: Path, exported: Graph, clips: list[Tensor]) -> dict[str, An
     from everest.checkpoints.describe import sampled_frames
     from everest.checkpoints.graph_files import write_onnx
 
-    notes = [f"frames ({exported.layout}) to {', '.join(exported.outputs)}"]
-    difference = write_onnx(out, exported, calibration=[exported.input(pixels) for pixels in clips])
+    spec = exported.spec
+    shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
+    notes = [f"frames ({shape}, normalized) to {', '.join(exported.outputs)}"]
+    difference = write_onnx(out, exported, calibration=[spec.pixels.normalize(pixels) for pixels in clips])
     document: dict[str, Any] = {
         "written": [str(out), str(_card_of(out))],
         "precision": exported.precision,

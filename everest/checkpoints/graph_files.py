@@ -47,7 +47,7 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     """Write an .onnx file and return the difference between onnxruntime's outputs and the model's.
 
     Args:
-        calibration: batches of clips as the graph takes them, for int8; the difference is measured on them.
+        calibration: batches of normalized clips, for int8; the difference is measured on them.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -70,12 +70,13 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
     """Compare the outputs of a written file with the model's.
 
     Args:
-        run: computes the outputs of the file for clips as the graph takes them.
+        run: computes the outputs of the file for normalized clips.
         what: the subject of the message.
         calibration: of a file in int8 at least two clips, on which it is compared. A file in float32 is
             compared on `sample_pixels`.
     """
-    batches = calibration or [graph.input(sample_pixels(graph.spec, batch)) for batch in BATCHES]
+    spec = graph.spec
+    batches = calibration or [spec.pixels.normalize(sample_pixels(spec, batch)) for batch in BATCHES]
     (expected, *kept), (outputs, *kept_by_file) = (
         [torch.cat(parts) for parts in zip(*map(compute, batches), strict=True)] for compute in (graph, run)
     )
@@ -110,7 +111,7 @@ def _onnx_program(graph: Graph) -> Any:
         length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
         return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 
-    clips = graph.input(sample_pixels(graph.spec, TRACED))
+    clips = graph.spec.pixels.normalize(sample_pixels(graph.spec, TRACED))
     traced = torch.export.export(graph, (clips,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
     program = torch.onnx.export(
         traced,

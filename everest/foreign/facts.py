@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isqrt
 from typing import Any, Final, Literal
 
 from everest.config.heads import MULTI_LABEL
@@ -18,8 +17,8 @@ from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import Family, Translation
 from everest.methods.grid import TokenGrid
-from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
-from everest.models.positions import BASE, SPATIAL, TEMPORAL, ComputedPositions, position_table
+from everest.methods.strategies import AllTokens, RedundancyRobust, Tube
+from everest.models.positions import BASE, ComputedPositions, position_table
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 
@@ -72,14 +71,6 @@ class ForeignFacts:
                 text = f"its {stack} has a block {shown(number)}, at most {MOST_BLOCKS} are possible"
                 raise self.error(text)
         return max((int(number) + 1 for number in numbers), default=0)
-
-    def rows(self, positions: str) -> int | None:
-        """The number of slices or places that learned positions are for; None: the file has none."""
-        shape = self.shapes.get(f"encoder.{positions}")
-        if shape is not None and len(shape) != 3:
-            name = self.translation.take[f"encoder.{positions}"][0]
-            raise self.error(f"{name} is {list(shape)}, not learned positions [1, N, D]")
-        return None if shape is None else shape[1]
 
     def number(self, config: str, argument: str | None = None) -> int | None:
         """A value of transformers' config.json or of a saved command line; None: neither has it."""
@@ -152,19 +143,9 @@ def _check_architecture(facts: ForeignFacts) -> None:
 def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tuple[int, int], TokenGrid]:
     """Return the frames, (height, width) and tokens of a clip: of the user, of the file, or as released."""
     (frames_key, size_key), (released_frames, released_side) = facts.names.clip_keys, facts.names.clip
-    slices, places = facts.rows(TEMPORAL), facts.rows(SPATIAL)
-    frames = facts.hints.frames or (slices and slices * tubelet[0])
-    frames = frames or facts.number(frames_key, "num_frames") or released_frames
+    frames = facts.hints.frames or facts.number(frames_key, "num_frames") or released_frames
     size, stored = facts.hints.size, facts.foreign.config.get(size_key)
-    if size is None and places is not None:
-        side = isqrt(places)
-        if side**2 != places:
-            raise facts.error(
-                f"its learned positions are for {places} places, which form no square; "
-                "set --size HEIGHTxWIDTH of its training"
-            )
-        size = (side * tubelet[1], side * tubelet[2])
-    elif size is None and isinstance(stored, list):
+    if size is None and isinstance(stored, list):
         if len(stored) != 2 or not all(type(side) is int for side in stored):
             raise facts.error(f"{size_key} is {shown(stored)}, not a size in pixels; fix its config.json")
         size = (stored[0], stored[1])
@@ -175,12 +156,6 @@ def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tupl
         grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
     except UserError as error:
         raise facts.error(f"{error}; {FIX_CLIP}") from error
-    for rows, expected, what in ((slices, grid.t, "slices"), (places, grid.per_slice, "places")):
-        if rows not in (None, expected):
-            raise facts.error(
-                f"its learned positions are for {rows} {what}, a clip of {frames} x {height} x {width} "
-                f"has {expected}; {FIX_CLIP}"
-            )
     return frames, (height, width), grid
 
 
@@ -192,16 +167,13 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
         default = (BACKBONES[backbone_of(width)].decoder_width,)
         width = facts.shapes.get("decoder.norm.weight", default)[0]
         sizes |= {"decoder_width": width, "decoder_heads": _heads(facts, width, "decoder_")}
-    # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's one norm
-    # comes after the average.
+    # The norm of a classifier comes after the average, or before the first token is taken.
     norm = facts.translation.take.get("norm.weight", ("fc_norm.weight",))[0]
-    averages = facts.program == "st-mae" or norm.endswith("fc_norm.weight")
     return ModelSettings(
         **backbone_settings(**sizes, mlp=facts.shapes.get(FIRST_MLP, (None,))[0]),
         tubelet=tubelet,
         positions=_positions(facts, grid),
-        class_token="encoder.class_token" in facts.shapes,
-        pooling="mean" if averages else "first",
+        pooling="mean" if norm.endswith("fc_norm.weight") else "first",
         decoder_depth=decoder_depth or ModelSettings().decoder_depth,
     )
 
@@ -281,8 +253,4 @@ def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
     target, selection = PixelTargetSettings(normalize=normalize), Tube(mask_ratio=round(1 - visible, 6))
     if facts.program == "everest":
         selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
-    elif facts.program == "st-mae":
-        normalize = "token" if args.get("norm_pix_loss", True) else False
-        target = PixelTargetSettings(normalize=normalize, frames="half")
-        selection = RandomSpaceTime(visible_ratio=visible)
     return {"kind": "pretrain", "target": target, "selection": selection}

@@ -63,14 +63,14 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
             "more videos with data.pretrain"
         )
     if recipe.pretrain.cache is not None:
-        from everest.tokenizer.cache import open_token_cache
+        from everest.tokenizer.cache import TokenCache
 
-        clips.tokens = tokens = open_token_cache(recipe, clips)
+        clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
     probes = recipe.pretrain.probe.every and not context.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
-        from everest.checkpoints.teacher import attach_teacher
+        from everest.checkpoints.frozen import attach_teacher
 
         attach_teacher(training.state.trained_model, recipe)
     if not probes:
@@ -86,7 +86,7 @@ def _spec(recipe: Recipe) -> ModelSpec:
     if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
         return pretrain_spec(recipe, tokenizer=None)
 
-    from everest.checkpoints.pretraining_spec import spec_of_pretraining
+    from everest.checkpoints.frozen import spec_of_pretraining
 
     return spec_of_pretraining(recipe)
 

@@ -24,8 +24,7 @@ from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header
-from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 Which = Literal["newest", "best"]
 Kind = Literal["classifier", "transformer", "tokenizer"]  # transformer: any but a tokenizer

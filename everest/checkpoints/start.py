@@ -20,7 +20,6 @@ from everest.system.files import absolute
 from everest.system.hub import is_hub_name
 from everest.system.run_folder import (
     BEST,
-    ENDED,
     ENVIRONMENT,
     INIT,
     INIT_NAME,
@@ -32,7 +31,7 @@ from everest.system.run_folder import (
     RunFolder,
 )
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import TokenizerSpec
 
 Part = tuple[str, tuple[str, ...], str | None]  # see `_parts`
 NORM: Final = "encoder.norm."  # the last one, which not every encoder has
@@ -81,24 +80,15 @@ class Start:
     saved: ModelSpec  # the model that they were saved of
     weights: Weights | None  # None for a run that has a state: its tensors are all there
 
-    def notices(self) -> Iterator[str]:
-        """Yield the name and step of the weights, and a warning if their own run has not reached its end."""
+    def notice(self) -> str:
+        """The name and the step of the weights, and the steps of their run."""
         file, name, step = Path(self.init.file), Path(self.init.name), self.origin.get("step")
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
         run = RunFolder(file.parent)
         plan = run.read_env(PLAN) if file.name in (WEIGHTS, BEST) and run.is_run() else None
         steps = plan.get("steps") if isinstance(plan, dict) else None
         reached = f", step {step}{f' of {steps}' if steps else ''}" if step else ""
-        yield f"weights: encoder of {label}{reached}"
-        if not isinstance(step, int) or not isinstance(steps, int) or step == steps:
-            return
-        rows = run.rows()
-        last = step if file.name == WEIGHTS else max((row["step"] for row in rows), default=0)
-        if last < steps and not any(ENDED in row for row in rows):
-            yield (
-                f"warning: {label} has not reached its last step ({last} of {steps}); let that run finish "
-                "first, for a better encoder"
-            )
+        return f"weights: encoder of {label}{reached}"
 
     def other_rate(self, fps: float | None) -> str | None:
         """A notice if the weights were trained at another frame rate than `fps`, or None."""

@@ -78,5 +78,5 @@ class RunContext:
 
         start = read_start(self.init, resumed=self.run if self.resumed else None)
         if start.weights is not None:
-            self.notices(start.notices())
+            self.notice(start.notice())
         return start

@@ -9,20 +9,60 @@ B batch, T frames, H W pixels, D code dimensions, N = t*h*w tokens, W windows of
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from math import prod
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
+from everest.config.sizes import TokenizerConfig
+from everest.config.tokenizer import TokenizerSettings
+from everest.config.values import Side
+from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid, num_kept
+from everest.system.weights import read_spec
 from everest.tokenizer.layers import FSQ, make_decoder, make_encoder
 from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
-from everest.tokenizer.spec import TokenizerSpec
 
 # Our choice: the most values of a chunk in the encoder's first layer, unless a single window has more.
 CHUNK_VALUES: Final = 2**23
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """All that is needed to rebuild a tokenizer: the `settings` of its safetensors file."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    kind: Literal["tokenizer"] = "tokenizer"
+    config: TokenizerConfig
+    window: int  # frames that are encoded together
+    size: tuple[Side, Side]  # height, width of the training clips; other sizes work as well
+    keep: float  # ratio of the ranked tokens of a window that a clip is rebuilt from in training
+    temperature: float = 0.5  # of the gradient to the scores (everest.tokenizer.scorer)
+    checkpointing: bool = False  # recompute activations in the backward pass
+
+    def dump(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return _SPEC.dump_python(self, mode="json")
+
+    @staticmethod
+    def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
+        """Read the values that `dump` returns, from the file `source`."""
+        spec = read_spec(_SPEC, settings, source=source)
+        sampling = {"frames": spec.window, "keep": spec.keep, "temperature": spec.temperature}
+        in_range = read_spec(_SETTINGS, asdict(spec.config) | sampling, source=source)
+        problem = next(in_range.problems(), None)
+        if problem is not None:
+            raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
+        return spec
+
+    def build(self) -> AdaptiveTokenizer:
+        """Make the module with new weights, from torch's default generator."""
+        return AdaptiveTokenizer(self)
 
 
 class TokenizerOutput(NamedTuple):
@@ -108,18 +148,11 @@ class AdaptiveTokenizer(nn.Module):
         return self.scorer.distances(self._in_chunks(self.scorer.features, clip))
 
     def windows_at_once(self, clip: Tensor) -> int:
-        """How many windows of the clips (B, C, T, H, W) are coded together.
-
-        A divisor of the windows of a clip, or a multiple: then several clips are coded together.
-        """
-        frames, height, width = clip.shape[2:]
-        windows, config = frames // self.window, self.spec.config
+        """How many windows of the clips (B, C, T, H, W) are coded together."""
+        config = self.spec.config
         channels = config.channels * config.multipliers[0]
-        values = channels * prod(config.stem_grid(self.window, (height, width)))
-        most = max(1, CHUNK_VALUES // values)
-        if most >= windows:
-            return most // windows * windows
-        return max(number for number in range(1, most + 1) if windows % number == 0)
+        values = channels * prod(config.stem_grid(self.window, (clip.size(3), clip.size(4))))
+        return max(1, CHUNK_VALUES // values)
 
     def clips_at_once(self, clip: Tensor) -> int:
         """How many of the clips (B, C, T, H, W) are coded together: 1 if each is coded in parts."""
@@ -128,10 +161,8 @@ class AdaptiveTokenizer(nn.Module):
     def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
         """Scale the windows of clips (B, 3, T, H, W), apply `module` to a chunk at a time and join."""
         self.grid(clip)
-        frames, clips = self.window * self.windows_at_once(clip), clip.split(self.clips_at_once(clip))
-        parts = (part for several in clips for part in several.split(frames, dim=2))
-        windows = [module(self.scaled(_split(part, self.window))) for part in parts]
-        return _join(torch.cat(windows), len(clip))
+        chunks = _split(clip, self.window).split(self.windows_at_once(clip))
+        return _join(torch.cat([module(self.scaled(chunk)) for chunk in chunks]), len(clip))
 
     def select_tokens(
         self, scores: Tensor, *, keep: float, generator: torch.Generator | None = None
@@ -149,8 +180,7 @@ class AdaptiveTokenizer(nn.Module):
         windows = _split(scores.unsqueeze(1), self.slices)[:, 0]  # (B * W, slices, h, w)
         ranked = windows[:, 1:].flatten(1)  # (B * W, ranked tokens)
         num_selected = num_kept(ranked.size(1), keep)
-        kind, temperature = self.spec.select, self.spec.temperature
-        selected = soft_topk_mask(ranked, num_selected, kind, temperature, generator)
+        selected = soft_topk_mask(ranked, num_selected, self.spec.temperature, generator)
         first_slice = torch.ones_like(windows[:, :1])
         mask = torch.cat([first_slice, selected.view_as(windows[:, 1:])], dim=1)
         return _join(mask.unsqueeze(1), len(scores))[:, 0]
@@ -196,6 +226,10 @@ class AdaptiveTokenizer(nn.Module):
         z = _join(self.encoder(_split(frames, self.window)), len(frames)) * mask.unsqueeze(1)
         values, _ = self.quantizer(z.movedim(1, -1))  # (B, t, h, w, D)
         return _join(self.decoder(_split(values.movedim(-1, 1), self.slices)), len(frames))
+
+
+_SPEC = TypeAdapter(TokenizerSpec)
+_SETTINGS = TypeAdapter(TokenizerSettings)
 
 
 def _split(x: Tensor, length: int) -> Tensor:

@@ -15,7 +15,7 @@ from everest.foreign.convert import Converted, convert
 from everest.foreign.facts import Hints
 from everest.foreign.files import read_foreign
 from everest.system.weights_header import read_metadata
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import TokenizerSpec
 
 HEADERS = {
     "settings list": ({"settings": "[]"}, "damaged (settings"),
@@ -118,7 +118,7 @@ def test_settings_of_no_model_are_refused(name: str, classifier_run: Path, tmp_p
 
 TOKENIZER = {
     "config": {"stem": [2, 4], "channels": 8, "multipliers": [1, 1], "time_down": [False], "blocks": 1},
-    **{"window": 8, "size": [32, 32], "keep": 0.25, "select": "perturbed", "temperature": 0.5},
+    **{"window": 8, "size": [32, 32], "keep": 0.25, "temperature": 0.5},
 }
 TOKENIZER["config"] |= {"decoder_blocks": 1}
 

@@ -10,8 +10,7 @@ import everest
 from everest.config.sizes import TokenizerConfig
 from everest.engine.network import parameter_groups
 from everest.system.weights import Weights
-from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
 

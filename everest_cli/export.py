@@ -61,9 +61,7 @@ def export(
         from everest.system.run_folder import WEIGHTS
 
         card = model_card(opened, evaluation=measured, file=WEIGHTS)
-        written = write_folder(out, opened, card=card)
-        files = list(map(str, written.files))
-        document = {"written": files, "difference": written.difference, "notes": written.notes}
+        document = write_folder(out, opened, card=card)
     else:
         from everest.checkpoints.graph import exportable
         from everest.checkpoints.graph_files import calibration_clips

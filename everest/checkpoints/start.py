@@ -163,15 +163,15 @@ def start_model(
     changes = " --set ".join(differing_settings(saved, spec))
     if changes:
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
-    own, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
+    initial, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
     # The last norm of the encoder may be in the weights alone or in the model alone.
-    norm = {name for name in own.keys() ^ tensors.keys() if name.startswith(NORM)}
+    norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
     expected, given = (
         {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
-        for part in (own, tensors)
+        for part in (initial, tensors)
     )
     require_fitting(expected, given, source=source)
-    if norm & own.keys():
+    if norm & initial.keys():
         notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
     resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
     if resized and spec.model.positions in ("flat", "separable"):
@@ -184,7 +184,7 @@ def start_model(
     for title, prefixes, problem in _parts(start, spec, weights.classes, classes):
         new, old = (
             {name: x.shape for name, x in part.items() if name.startswith(prefixes)}
-            for part in (own, tensors)
+            for part in (initial, tensors)
         )
         missing = sorted(new.keys() - old.keys())
         if not old:
@@ -200,7 +200,7 @@ def start_model(
             given |= {name: tensors[name] for name in new}
         if new:
             notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
-    load_tensors(model, own | given, source=source)
+    load_tensors(model, initial | given, source=source)
 
 
 def _parts(

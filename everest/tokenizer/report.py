@@ -149,23 +149,22 @@ def scalar_figures(figures: dict[str, Any]) -> dict[str, float]:
 
 def scorer_warnings(figures: dict[str, Any]) -> Iterator[str]:
     """Warn, one line per sign, that the scorer ranks something other than content."""
-    change = {name: values["ratio"] for name, values in figures["change"].items()}
-    overlap, shares = figures["overlap"], figures["slice_shares"]
-    most = max(range(len(shares)), key=shares.__getitem__)
-    if shares[most] > MOST_IN_A_SLICE / len(shares):
+    change, overlap, shares = figures["change"], figures["overlap"], figures["slice_shares"]
+    most, ratio, expected = max(shares), change["scorer"]["ratio"], change["frame_difference"]["ratio"]
+    if most > MOST_IN_A_SLICE / len(shares):
         yield (
-            f"{shares[most]:.0%} of the kept tokens are in slice {most + 2} of {len(shares) + 1}: the scorer "
-            "ranks positions in time, not content"
+            f"{most:.0%} of the kept tokens are in slice {shares.index(most) + 2} of {len(shares) + 1}: the "
+            "scorer ranks positions in time, not content"
         )
     if overlap["scorer"] > MOST_OVERLAP * overlap["frame_difference"]:
         yield (
             f"different clips keep the same positions (overlap {overlap['scorer']:.2f}, by frame difference "
             f"{overlap['frame_difference']:.2f})"
         )
-    if change["scorer"] < LEAST_CHANGE * change["frame_difference"]:
+    if ratio < LEAST_CHANGE * expected:
         yield (
-            f"the tokens with the highest scores change {change['scorer']:.1f} times as much as all tokens, "
-            f"by frame difference {change['frame_difference']:.1f}"
+            f"the tokens with the highest scores change {ratio:.1f} times as much as all tokens, by frame "
+            f"difference {expected:.1f}"
         )
 
 

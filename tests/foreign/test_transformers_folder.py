@@ -189,7 +189,7 @@ def test_a_stride_must_be_a_number_and_the_preprocessor_of_videos_comes_first(fo
 def test_frames_that_a_config_cannot_state_are_noted(tmp_path, stride, sampling, fps, text):
     clip = {"stride": stride, "sampling": sampling} | ({"fps": fps} if fps else {})
     opened = open_model(save_model(tmp_path / "model.safetensors", replace(SMALL, size=(32, 48)), clip=clip))
-    notes = write_folder(tmp_path / "hf", opened).notes
+    notes = write_folder(tmp_path / "hf", opened)["notes"]
     assert f"{text}, which its config.json cannot state" in notes
     assert "frame_sample_rate" not in json.loads((tmp_path / "hf" / "config.json").read_text())
     (note,) = [note for note in notes if "preprocessor" in note]  # the frames are not square

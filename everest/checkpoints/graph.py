@@ -61,7 +61,7 @@ class Graph(nn.Module):
         metadata: of the file; JSON unless a value is a string. `exportable` fills it.
     """
 
-    std: Tensor  # (outputs,) 1 for a class; of an encoder (0,), as `mean`
+    std: Tensor  # (outputs,) 1 for a class; of an encoder (1,), as `mean`
     mean: Tensor  # (outputs,) 0 for a class
 
     def __init__(self, model: SelectingModel, spec: ModelSpec, precision: GraphPrecision) -> None:
@@ -69,24 +69,22 @@ class Graph(nn.Module):
         self.model, self.spec, self.precision = model, spec, precision
         heads = model.heads if isinstance(model, VideoClassifier) else ()
         tasks = {head.task for head in heads}
-        self.has_numbers = "regression" in tasks
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
         self.outputs = (name,) if spec.kind == "pretrain" else (name, KEPT)
         self.head_widths = [head.outputs for head in heads] or [model.encoder.width]
-        each = [head for head in heads for _ in range(head.outputs)]  # head of each output
-        self.register_buffer("std", torch.tensor([head.std for head in each]), persistent=False)
-        self.register_buffer("mean", torch.tensor([head.mean for head in each]), persistent=False)
+        outputs = [head for head in heads for _ in range(head.outputs)] or [
+            Head(outputs=1)
+        ]  # the head of each one
+        self.register_buffer("std", torch.tensor([head.std for head in outputs]), persistent=False)
+        self.register_buffer("mean", torch.tensor([head.mean for head in outputs]), persistent=False)
         # A float32 number has 7 digits: two programs may round the last one of the mean differently.
-        units = [max(head.std, abs(head.mean) / MEAN_IN_STDS) for head in each]
-        self.unit = torch.tensor(units or [1.0])
+        self.unit = torch.maximum(self.std, self.mean.abs() / MEAN_IN_STDS)
         self.metadata: dict[str, str] = {}
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
         ids = self.model.kept_tokens(frames)
         outputs = self.model.head(self.model.pooled(self.model.encode(frames, ids)))
-        if self.has_numbers:
-            outputs = outputs * self.std + self.mean
-        return (outputs, ids)[: len(self.outputs)]
+        return (outputs * self.std + self.mean, ids)[: len(self.outputs)]
 
 
 def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPrecision = "fp32") -> Graph:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.config.values import Positions
-from everest.errors import CheckpointError, first_names, shown, unknown_name
+from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shown
 from everest.foreign.facts import ForeignFacts, Hints, model_spec
 from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
 from everest.foreign.preprocessor import preprocessor_notes
@@ -72,20 +72,20 @@ def identify(foreign: Foreign, hints: Hints) -> Identity:
     )
     spec = model_spec(facts)
     with torch.device("meta"):
-        own = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
+        ours = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
     zero = set()  # biases of stacks that have none of them (transformers: qv_bias false)
     for stack in ("encoder.", "decoder."):
-        biases = {key for key in own if key.startswith(stack) and key.endswith(BIASES)}
+        biases = {key for key in ours if key.startswith(stack) and key.endswith(BIASES)}
         if any(key.startswith(stack) for key in facts.shapes) and biases.isdisjoint(facts.shapes):
             zero |= biases
-    fitting = {key for key, shape in facts.shapes.items() if own.get(key) == shape}
+    fitting = {key for key, shape in facts.shapes.items() if ours.get(key) == shape}
     left = {part for key in facts.shapes.keys() - fitting for part in translation.take[key]}
     return Identity(
         facts=facts,
         spec=spec,
         classes=_class_names(foreign, spec),
         zero=frozenset(zero),
-        missing=tuple(sorted(own.keys() - fitting - zero)),
+        missing=tuple(sorted(ours.keys() - fitting - zero)),
         unexpected=tuple(sorted({*translation.unexpected, *left})),
         stride=facts.number(FRAME_SAMPLE_RATE),
         notes=(*foreign.notes, *_notes(facts), *preprocessor_notes(foreign.preprocessor, spec.size)),
@@ -94,19 +94,14 @@ def identify(foreign: Foreign, hints: Hints) -> Identity:
 
 def _program(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
     """Return the program among those with the same names, and its position table."""
+    programs = ALIASES if name == "videomae" else {name: FAMILIES[name].positions}
     hint = hints.family
-    if hint is not None and hint not in ALIASES and hint not in FAMILIES:
-        raise unknown_name("--family", hint, {*ALIASES, *FAMILIES})
-    if name != "videomae":
-        if hint not in (None, name):
-            raise CheckpointError(f"{foreign.path}: its keys belong to {name}, not to {hint}")
-        return name, FAMILIES[name].positions
     if hint is None:
         everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
-        hint = "everest" if everest else name
-    if hint not in ALIASES:
-        raise CheckpointError(f"{foreign.path}: its keys do not belong to {hint}, but to {name}")
-    return hint, ALIASES[hint]
+        hint = "everest" if everest and name == "videomae" else name
+    if hint not in programs:
+        raise RecipeError(f"--family {shown(hint)}: has other keys{did_you_mean(hint, programs)}")
+    return hint, programs[hint]
 
 
 def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int, ...]:

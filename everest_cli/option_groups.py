@@ -93,10 +93,8 @@ class ModelOptions:
     @property
     def changed(self) -> list[str]:
         """The names of the options that were given and change the outputs."""
-        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "quiet"}
-        return [
-            name for name, value in named.items() if value not in (None, getattr(ModelOptions, name, None))
-        ]
+        options = (field for field in fields(self) if field.name != "quiet")
+        return [option.name for option in options if getattr(self, option.name) not in (None, option.default)]
 
     def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
         """Open the model on its device.

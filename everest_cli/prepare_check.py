@@ -129,7 +129,7 @@ def _read_sources(
             source,
             root=data or (source if source.is_dir() else source.parent),
             classes=None if first is None else first.class_names,
-            task=task if first is None else first.task,
+            task=first.task if first is not None and first.heads else task,
             heads=() if first is None else first.heads,
             names_classes=first is None or not first.heads,
             may_miss=True,

@@ -89,6 +89,8 @@ def profile(
         raise RecipeError("--method and --recipe both name a recipe: leave one out")
     if gpu is None and (videos is not None or epochs is not None):
         raise RecipeError("--videos and --epochs plan a run on a GPU: add --gpu")
+    if (batch is not None or gpus != "auto") and not (measured or data or latency):
+        raise RecipeError("--batch and --gpus belong to --measure, --data or --latency; add one of them")
     if checkpoint is not None:
         print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
         return

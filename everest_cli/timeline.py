@@ -82,7 +82,8 @@ def timeline(
 ) -> None:
     """Predict classes over time: a window slides over each video; equal neighbors are a bout.
 
-    With --output or --save, the probabilities are saved. Given that file instead of videos, no model is needed.
+    With --output or --save, the probabilities are saved, too. That file can be given instead of videos and
+    a model.
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
@@ -105,9 +106,7 @@ def timeline(
         classes, names = timelines.classes, [video.path for video in timelines.videos]
     else:
         if not model.checkpoint:
-            raise RecipeError(
-                "--checkpoint: name a model, or give one file saved by --save instead of videos"
-            )
+            raise RecipeError("--checkpoint: name a model, or give a file of --save instead of videos")
         opened = model.open(clips=1, crops=1)
         classes = opened.classes  # also refuses an autoencoder, before the videos are listed
         samples = named_samples(videos, root=model.data)

@@ -38,7 +38,7 @@ def train(
         typer.Option(
             "--group",
             metavar="G",
-            help="How to group videos that must share a list; see `everest prepare split` [column group, recordings].",
+            help="What must share a list; see `everest prepare split` [column group, recordings].",
         ),
     ] = None,
     folds: Annotated[

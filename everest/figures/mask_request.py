@@ -167,7 +167,8 @@ def request_masks(
                 raise RecipeError(f"--{name} {clip[name]}: the model of --checkpoint takes {side}")
     if "stride" in clip:
         values["sampling"] = "dense"  # the others have no stride
-    selectors = _selectors(own, strategy, ratios, settings, compare=compare)
+    of_tokenizer = opened is not None and isinstance(opened.module, AdaptiveTokenizer)
+    selectors = _selectors(own, strategy, ratios, settings, compare=compare, of_tokenizer=of_tokenizer)
     sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
     if sees_camera and values.get("input_kind") == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
@@ -182,6 +183,7 @@ def _selectors(
     settings: Mapping[str, Any],
     *,
     compare: bool,
+    of_tokenizer: bool,
 ) -> list[tuple[str, Selector]]:
     """The strategies to draw below each other, with their titles.
 
@@ -190,7 +192,7 @@ def _selectors(
     """
     if compare and (strategy is not None or settings or len(ratios) > 1):
         raise RecipeError("--compare takes one --keep, and no --strategy, --align, --cuts or --slice-cap")
-    if isinstance(own, LearnedImportance) and own.mask_ratio == 1:  # a tokenizer: kept out of all tokens
+    if of_tokenizer and isinstance(own, LearnedImportance):
         if settings:
             raise RecipeError(f"--{next(iter(settings)).replace('_', '-')}: a tokenizer has no such setting")
         return [

@@ -152,11 +152,12 @@ def view_masks(
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if num_visible + num_targets == 0:
             raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
+        if isinstance(model, MaskedAutoencoder) and not num_visible:
+            raise RecipeError(f"--keep: {selector.strategy} lets the model see none of the tokens; keep more")
         predicted = None
         if (
             isinstance(model, MaskedAutoencoder)
             and not isinstance(model.targets, FeatureTargets)  # features have no pixels
-            and num_visible
             and num_targets
         ):
             prediction = model(x, selection=selection).prediction

@@ -124,9 +124,9 @@ def _number_in(column: str, text: str) -> float:
     """Returns the number of a regression cell."""
     number = as_number(text)
     if number is None or not text.isascii():  # float() accepts the digits of every script
-        raise ValueError(f"{column} '{shown(text)}' is no number; write it as 1.5")
+        raise ValueError(f"{column} '{shown(text)}' is not a number; write numbers like 1.5")
     if not isfinite(number) or "_" in text:
-        raise ValueError(f"{column} '{shown(text)}' is no finite number")
+        raise ValueError(f"{column} '{shown(text)}' is not a finite number")
     if abs(number) > LARGEST_NUMBER:
         raise ValueError(f"{column} {shown(text)} is beyond {LARGEST_NUMBER:g}; use another unit")
     return number

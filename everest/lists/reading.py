@@ -90,7 +90,7 @@ def read_samples(
     rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
     with as_data_error(source):
         if not source.exists():
-            raise DataError(f"{no_list(source)}; set data.root")
+            raise DataError(f"{no_list(source)}; set data.root (in most commands: --data DIR)")
         index = find_index(source)
         rows = read_index(index) if index else read_rows(source) if source.is_file() else None
     return _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
@@ -133,8 +133,10 @@ def read_labeled(
         found, header = task or "single-label", None
         labeled = any(videos_by_subfolder(source).values())
     else:
+        if not heads:
+            heads = open_heads(rows)
+            _check_columns(source, rows, heads, task=task, classes=classes)
         found, header = task or find_task(rows, names=classes or ()), rows[0].header
-        heads = heads or open_heads(rows)
         labeled = header.has_classes if header else "label" in rows[0].values
     heads = heads or (Head(task=found, outputs=0),)
     rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
@@ -143,6 +145,21 @@ def read_labeled(
     if header is not None and header.unassigned and not labeled:
         notices.append(f"{header.no_classes(source)}; read without labels")
     return replace(data, notice="\n".join(filter(None, notices)) or None)
+
+
+def _check_columns(
+    source: Path, rows: Sequence[ListRow], heads: Heads, *, task: Task | None, classes: Sequence[str] | None
+) -> None:
+    """Raise an error for labels, or for a task or class names, that would be ignored."""
+    if heads and any("label" in row.values for row in rows):
+        raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
+    for option, value in {"--task": task, "--classes": classes}.items():
+        if heads and value is not None:
+            raise RecipeError(
+                f"{option}: is for a column label; {source} has columns label.NAME; leave it out"
+            )
+    if task == "regression" and classes is not None:
+        raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
 
 
 def _samples_of(
@@ -334,6 +351,6 @@ def _missing(videos: Mapping[str, Location]) -> dict[str, str]:
 
 def _refuse(problems: Sequence[str]) -> None:
     """Raise DataError if there are problems: the first of them, and their number if there are more."""
-    more = [f"… {len(problems)} in all"] if len(problems) > SHOWN else []
+    more = [f"… {len(problems)} problems in all"] if len(problems) > SHOWN else []
     if problems:
         raise DataError("\n".join([*problems[:SHOWN], *more]))

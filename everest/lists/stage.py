@@ -98,7 +98,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
     root = parse_location(data.root)
     with as_data_error(root):
         if not root.is_dir():
-            raise DataError(f"data.root: {missing(root, 'folder')}; set it")
+            raise DataError(f"data.root: {missing(root, 'folder')}; set it (in most commands: --data DIR)")
         location = join_location(root, source)
         if source != LIST_FILES.get(key) or location.exists():
             return location, None
@@ -115,7 +115,9 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
             f"{root}: no {source}, so all videos below it are used; `{command}` makes lists that keep test "
             "videos apart"
         )
-    fix = f", or run `{command}`, which writes {source}; then repeat this command" if any_video else ""
+    fix = " (in most commands: --data DIR)"
+    if any_video:
+        fix = f", or run `{command}`, which writes {source}; then repeat this command"
     raise DataError(f"{no_list(location)}; set data.root{fix}")
 
 

@@ -10,6 +10,7 @@ UTF-8; a path may be any bytes (everest.system.text).
 from __future__ import annotations
 
 import csv
+import difflib
 import re
 import shlex
 from collections.abc import Sequence
@@ -144,6 +145,7 @@ SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 GROUP_COLUMN: Final = "group"
 COLUMNS: Final = ("path", "label", *SEGMENT_COLUMNS, GROUP_COLUMN)
 HEAD_PREFIX: Final = "label."
+SIMILAR: Final = 0.8  # our choice: of two names, from which one may be a misspelling of the other
 # Our choice: names of a column of paths, or of classes, in sheets; without spaces, in lower case.
 PATH_NAMES: Final = frozenset(
     {"file", "filename", "file_name", "filepath", "file_path", "full_path", "movie", "movie_path"}
@@ -232,10 +234,16 @@ def find_header(
     if not is_header(rows[0]) and not chosen:
         return None
     names = [_plain(field) if _plain(field) in COLUMNS else field for field in written]
+    if names.count(GROUP_COLUMN) > 1:  # only the column of exactly this name; others are ignored
+        pairs = zip(written, names, strict=True)
+        names = [field if name == GROUP_COLUMN else name for field, name in pairs]
     classes = [column for column in written if _plain(column) in CLASS_NAMES]
     if "label" not in names and not any(name.startswith(HEAD_PREFIX) for name in names) and len(classes) == 1:
         names[written.index(classes[0])] = "label"
-    for key, (_, column) in chosen.items():
+    for key, (option, column) in chosen.items():
+        before = names[written.index(str(column))]
+        if key == GROUP_COLUMN and (before == "label" or before.startswith(HEAD_PREFIX)):
+            raise RecipeError(f"{option}{column}: holds the labels in {where}; name another column")
         names = [f"{name} (not used)" if name == key else name for name in names]
         names[written.index(str(column))] = key
     paths = [column for column, name in zip(written, names, strict=True) if _plain(name) in PATH_NAMES]
@@ -243,11 +251,15 @@ def find_header(
         names[written.index(paths[0])] = "path"
     if "path" not in names or len(set(names)) < len(names) or len(set(written)) < len(written):
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
+    absent = [column for column in SEGMENT_COLUMNS if column not in names]
+    beginnings = tuple(f"{column}_" for column in ("start", "end") if column in absent)
     for index, name in enumerate(names):
+        plain = _plain(name)
+        is_similar = plain.startswith(beginnings) or difflib.get_close_matches(plain, absent, cutoff=SIMILAR)
         values = [row[index] for row in rows[1:] if index < len(row) and row[index]]
         # It would be ignored, and whole videos read in place of their segments.
         is_time = values and None not in map(as_number, values)
-        if not is_known(name) and _plain(name).startswith(("start", "end")) and is_time:
+        if not is_known(name) and is_similar and is_time:
             raise DataError(
                 f"{where}: unknown column '{name}', which may name a segment of each video; rename it to one "
                 f"of {', '.join(SEGMENT_COLUMNS)}, or remove it"

@@ -5,6 +5,7 @@ S lists, C classes, G groups, E entries: pairs of a group and a class in it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 NO_CLASS: Final = -1  # the class of samples without one
 NOWHERE: Final = -1  # a group that is in no list yet
-ROUNDING: Final = 1e-14  # of squared numbers of samples: a move that gains less gains nothing
+ROUNDING: Final = 1e-14  # of squared numbers of samples: a move or a swap that gains less gains nothing
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -28,7 +29,7 @@ def assign(
     """The list of every group (G,).
 
     Large groups are placed first, each where it leaves the least squared distance from the shares. Then
-    single groups are moved as long as that helps. A class of at least S groups that is
+    single groups are moved, and pairs change places, as long as that helps. A class of at least S groups that is
     missing in a list counts more than any distance. Groups of one class can always avoid that; of several
     classes, some assignments that do are not found, or there is none.
 
@@ -50,7 +51,7 @@ def assign(
     )
     for group in order:
         state.place(group)
-    while state.move(order):  # ends, as the distance falls every time
+    while state.move(order) or state.swap():  # ends, as the distance falls every time
         pass
     return state.chosen
 
@@ -62,7 +63,7 @@ class _Assignment:
         of_groups: the classes of the samples of each group.
         sizes: (G,) samples.
         lacking: (C + 1, S) the samples of each class that each list should have; the last row counts all.
-        least: what a move has to gain.
+        least: what a move or a swap has to gain.
     """
 
     def __init__(
@@ -94,24 +95,54 @@ class _Assignment:
 
     def move(self, order: Ints) -> bool:
         """Move each group to another list if that helps; returns whether any moved."""
-        costs = self._costs(0, len(self.chosen))
+        costs = self._costs(*self._changes(0, len(self.chosen)))
         moved = False
         for group in order[costs[order].min(axis=1) < -self._least]:
-            (cost,) = self._costs(group, group + 1)  # after the moves before it
+            (cost,) = self._costs(*self._changes(group, group + 1))  # after the moves before it
             if cost.min() < -self._least:
                 self._put(group, int(cost.argmin()))
                 moved = True
         return moved
+
+    def swap(self) -> bool:
+        """Let groups of two lists change places while that helps; returns whether any did.
+
+        Most often, each of two classes has one sample too many where the other lacks one.
+        """
+        swapped = False
+        for here, there in itertools.permutations(range(self._lacking.shape[1]), 2):
+            while (self.chosen == here).any() and self._swap(here, there):
+                swapped = True
+        return swapped
+
+    def _swap(self, here: int, there: int) -> bool:
+        """Move the cheapest group to the other list and the cheapest back, if both together help."""
+        saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
+        distance, missing = 0.0, 0
+        for source, target in ((here, there), (there, here)):
+            changes, lost = self._changes(0, len(self.chosen))
+            costs = np.where(self.chosen == source, self._costs(changes, lost)[:, target], np.inf)
+            group = int(costs.argmin())
+            distance, missing = distance + float(changes[group, target]), missing + int(lost[group, target])
+            self._put(group, target)
+        helps = missing < 0 or (missing == 0 and distance < -self._least)
+        if not helps:
+            self._lacking, self._present, self.chosen = saved
+        return helps
 
     def _entries(self, group: int) -> tuple[Ints, Ints]:
         """The rows and counts of one group."""
         entries = slice(self._first[group], self._first[group + 1])
         return self._rows[entries], self._counts[entries]
 
-    def _costs(self, start: int, stop: int) -> Floats:
-        """(G, S) what moving groups to each list adds to the distance, and to the worth of missing classes.
+    def _costs(self, changes: Floats, missing: Ints) -> Floats:
+        """(G, S) the distance and the worth of the missing classes."""
+        return changes + self._worth * missing
 
-        It is positive for the list that a group is in.
+    def _changes(self, start: int, stop: int) -> tuple[Floats, Ints]:
+        """(G, S) what moving groups to each list adds to the distance, and to the missing classes.
+
+        The distance is positive for the list that a group is in.
         """
         first = self._first[start : stop + 1]
         entries = slice(first[0], first[-1])
@@ -122,8 +153,7 @@ class _Assignment:
         is_last = np.take_along_axis(present, lists, axis=1) == 1  # (E, 1)
         missing = (is_last.astype(np.int64) - (present == 0)) * self._needed[rows][:, None]
         begins = first[:-1] - first[0]
-        changes, missing = np.add.reduceat(changes, begins, axis=0), np.add.reduceat(missing, begins, axis=0)
-        return changes + self._worth * missing
+        return np.add.reduceat(changes, begins, axis=0), np.add.reduceat(missing, begins, axis=0)
 
     def _put(self, group: int, target: int) -> None:
         """Move a group from its list, if it is in one, to another."""

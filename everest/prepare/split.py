@@ -42,9 +42,10 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
         root: the folder that paths are taken relative to.
     """
     if text.startswith(COLUMN):
+        column = text.removeprefix(COLUMN)
         for sample in samples:
             if sample.group is None:
-                raise DataError(f"{sample.video_id}: --group {text}: the column is empty; fill it in")
+                raise DataError(f"{sample.video_id}: no group in the column '{column}'; fill it in")
         return list(samples)
     paths = [Path(sample.path) for sample in samples]
     below = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
@@ -70,7 +71,7 @@ def _matched(text: str, path: Path) -> str:
         )
     match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
     if match is None or not match.group(1):
-        raise DataError(f"{path}: --group {text} does not fit it; '{PATH}REGEX' matches whole paths")
+        raise DataError(f"{path}: --group {text} does not match this path; '{PATH}REGEX' matches whole paths")
     return match.group(1)
 
 
@@ -79,6 +80,17 @@ def group_of(sample: Sample) -> str:
     if sample.group is not None:
         return sample.group
     return os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path
+
+
+def refuse_two_groups(samples: Sequence[Sample]) -> None:
+    """Raise DataError for a video, or segment, that a list has in two groups: it would be in two lists."""
+    groups: dict[str, str | None] = {}
+    for sample in samples:
+        first = groups.setdefault(sample.video_id, sample.group)
+        if first != sample.group:
+            raise DataError(
+                f"{sample.video_id}: is in the groups '{first or ''}' and '{sample.group or ''}'; keep one"
+            )
 
 
 def read_shares(text: str) -> dict[str, float]:

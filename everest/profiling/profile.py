@@ -9,9 +9,11 @@ from typing import Any, Final, Literal
 
 from everest.checkpoints.pretraining_spec import spec_of_pretraining
 from everest.config.heads import Head, named_heads
+from everest.config.merge import SET
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.errors import RecipeError
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, PassCost, count_frozen_macs, count_pass, count_tokens
@@ -28,6 +30,12 @@ METHODS: Final = {
     "videomae": "videomae-k400",
     "st-mae": "st-mae-k400",
     "videomae-v2": "videomae-v2-k400",
+}
+OPTIONS: Final = {  # of `everest profile`, by the keys that they set
+    "model.backbone": "--backbone",
+    "data.frames": "--frames",
+    "data.size": "--size",
+    "pretrain.selection.keep_ratio": "--keep",
 }
 RANKS: Final = (ByImportance, LearnedImportance)  # strategies whose keep ratio `--keep` sets
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
@@ -181,7 +189,14 @@ def changed_recipe(
     if isinstance(load_recipe(name).pretrain.selection, RANKS):
         values["pretrain.selection.keep_ratio"] = keep
     given = [f"{key}={value}" for key, value in values.items() if value is not None]
-    return load_recipe(name, overrides=[*given, *overrides])
+    try:
+        return load_recipe(name, overrides=[*given, *overrides])
+    except RecipeError as error:
+        text = str(error)
+        for key, option in OPTIONS.items():
+            if values.get(key) is not None:
+                text = text.replace(f"{SET}: {key}: ", f"{option}: ")
+        raise RecipeError(text) from error
 
 
 def profile(recipe: Recipe) -> dict[str, Any]:

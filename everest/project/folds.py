@@ -17,10 +17,10 @@ from everest.inference.bouts import BoutRules
 from everest.inference.timelines import Timelines
 from everest.lists.reading import read_samples
 from everest.metrics.intervals import bootstrap
+from everest.prepare.split import group_of
 from everest.project.measure import PREDICTIONS, measure_run
 from everest.project.recordings import SCORES, score
 from everest.project.request import RESULT, write_document
-from everest.suggest.division import group_of
 from everest.system.events import Report, notice
 from everest.system.run_folder import FINETUNE
 from everest.system.text import read_json

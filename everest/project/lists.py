@@ -19,9 +19,9 @@ from everest.inference.scores import read_truth
 from everest.lists.inputs import named_samples
 from everest.lists.sample import ListSize
 from everest.lists.stage import LIST_FILES, read_stage
+from everest.prepare.division import SHARES, LabeledVideos
 from everest.project.request import Request
 from everest.suggest.data_section import data_section, has_class_folders, with_task
-from everest.suggest.division import SHARES, LabeledVideos
 from everest.suggest.next_commands import shared_videos
 from everest.system.events import Report, notice
 from everest.system.text import counted
@@ -82,9 +82,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         raise DataError(f"{source}: no test list; `everest train {source / 'train.csv'}` divides one list")
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
-            raise RecipeError(
-                f"{option}: {source} already has train and test lists; give a single list instead"
-            )
+            raise RecipeError(f"{option}: {source} already has train and test lists; give one list instead")
     return ProjectLists(section=with_task(section, request.task)[0])
 
 
@@ -160,5 +158,5 @@ def _refuse_unusable(videos: LabeledVideos, request: Request) -> None:
     if groups < fewest:
         unit = "recording" if request.annotations else "group"
         raise DataError(
-            f"{request.videos}: only {counted(groups, unit)}, but at least {fewest} are needed; label more"
+            f"{request.videos}: only {counted(groups, unit)}, and {fewest} are needed; label more"
         )

@@ -47,18 +47,14 @@ class Request:
                 raise RecipeError(f"--output {folder}: is inside of {path}, which is read; name another")
         refuse_inputs(folder, [path for _, path in inputs], option="--output")
         if self.annotations is not None and not Path(self.videos).is_dir():
-            raise RecipeError(
-                f"{self.videos}: not a folder; --annotations needs the folder of the recordings"
-            )
+            raise RecipeError(f"{self.videos}: not a folder; --annotations needs one of recordings")
         if self.folds is not None and self.folds < FEWEST_FOLDS:
             raise RecipeError(f"--folds {self.folds}: needs at least {FEWEST_FOLDS}")
         if self.hours is not None and not 0 < self.hours < float("inf"):
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
         budget = next((text for text in self.overrides if text.startswith(BUDGETS)), None)
         if self.hours is not None and budget is not None:
-            raise RecipeError(
-                f"--hours and --set {budget} both set the number of steps; use only one of them"
-            )
+            raise RecipeError(f"--hours and --set {budget} both set the number of steps; use one of them")
 
 
 def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str, Any] | None:

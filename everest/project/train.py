@@ -143,9 +143,7 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
     times = suggestion.times
     for time in times if hours is not None else ():
         if time.steps < FEWEST_STEPS:
-            few = (
-                f"--hours leaves only {time.steps} steps for {time.stage}; at least {FEWEST_STEPS} are needed"
-            )
+            few = f"--hours leaves {time.steps} steps for {time.stage}; at least {FEWEST_STEPS} are needed"
             report(notice(f"warning: {few}, so give more hours"))
     seconds = [(trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times]
     plan = {

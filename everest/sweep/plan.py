@@ -18,12 +18,14 @@ from everest.checkpoints.start import find_init
 from everest.config.merge import SET
 from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
+from everest.config.stage_settings import ViewPretrainSettings
 from everest.data.stages import pretrain_key
 from everest.engine.start import MAY_CHANGE, flat
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.stage import find_source
 from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
 from everest.system.files import write_text
+from everest.system.storage import join_location, parse_location
 from everest.video.folders import no_list
 
 Notify = Callable[[str], None]
@@ -45,6 +47,12 @@ _IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
     "eval": ("data.pretrain",),
     "probe": ("data.pretrain", "data.val"),
 }
+_DEFAULTS: Final = {  # of both objectives
+    **flat(recipe_values(Recipe(name="views", pretrain=ViewPretrainSettings()))),
+    **flat(recipe_values(Recipe(name="pixels"))),
+    "train.seed": None,  # always part of the identity
+}
+_NO_DEFAULT: Final = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +213,7 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
 
 
 def _check_lists(recipe: Recipe, stage: StageName) -> None:
-    """Raise DataError if a list or folder of videos of a stage is missing: before hours of other stages."""
+    """Raise DataError if a list, or another file of a stage, is missing: before hours of other stages."""
     val = () if recipe.data.val is None else ("val",)
     keys: dict[StageName, tuple[str, ...]] = {
         "pretrain": (pretrain_key(recipe.data),),
@@ -216,11 +224,24 @@ def _check_lists(recipe: Recipe, stage: StageName) -> None:
     for key in keys[stage]:
         location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
         if not location.exists():
-            raise DataError(f"data.{key}: {no_list(location)}; set data.root")
+            raise DataError(f"data.{key}: {no_list(location)}; set data.root (--data DIR)")
+    probe, classes = recipe.pretrain.probe, {"data.classes": recipe.data.classes}
+    files: dict[StageName, dict[str, str | None]] = {
+        "pretrain": {"pretrain.probe.list": probe.list if probe.every else None},
+        "finetune": classes,
+        "probe": classes,
+    }
+    for key, file in files.get(stage, {}).items():
+        if file is not None:
+            location = join_location(parse_location(recipe.data.root), file)
+            if not location.exists():
+                raise DataError(f"{key}: {no_list(location)}; {stage} reads it")
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
     """The settings that the work of a stage depends on; the stages before it have their own.
+
+    Those at their defaults are left out, so that a later version with more settings has the same work.
 
     Args:
         own_root: whether the arm has a folder of videos of its own. Otherwise the folder may be moved.
@@ -233,5 +254,8 @@ def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict
     return {
         key: value
         for key, value in flat(recipe_values(recipe)).items()
-        if key.startswith(_READS[stage]) and key not in exempt and not f"{key}.".startswith(sections)
+        if key.startswith(_READS[stage])
+        and key not in exempt
+        and not f"{key}.".startswith(sections)
+        and _DEFAULTS.get(key, _NO_DEFAULT) != value
     }

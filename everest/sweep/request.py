@@ -181,7 +181,7 @@ def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
     for name, written in values.items():
         place = f"{origin}: {shown(name)}"
         own = {} if written is None else written
-        if not isinstance(own, dict) or not str(name).isprintable():
+        if not isinstance(own, dict) or not str(name).isprintable() or not str(name).strip():
             raise RecipeError(f"{place}: give a visible name, and settings such as {{finetune.steps: 900}}")
         stages, init = own.get("stages"), own.get("init")
         settings = {key: value for key, value in own.items() if key not in ("stages", "init")}

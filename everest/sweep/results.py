@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from everest.config.best import BACKGROUND, OVER_BACKGROUND
 from everest.engine.health import Validations
@@ -47,7 +50,7 @@ def read_work(work: Work, folder: Path) -> WorkRow | None:
             document = read_json(work.file(folder, "json"))
         except (OSError, ValueError):
             return None
-        return WorkRow(_numbers(document), 0.0, 0.0)
+        return WorkRow(_numbers(document), 0.0, 0.0) if isinstance(document, dict) else None
     run = folder / work.name
     if not run.is_dir() or summarize(run).state != "finished":
         return None
@@ -69,9 +72,10 @@ def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:
     metrics = {f"{place}{name}": document[name] for name in names if name in document}
     probes = document.get("probes", {})
     for probe in sorted(probes, key=lambda probe: probe != "linear"):  # it judges an encoder
-        values = {**probes[probe], "majority_top1": document.get("majority")}
-        first = next(METRICS[name] for name in METRICS if name in values)  # has the chance of the document
-        values[first.chance] = document["chance"]
+        first = next(METRICS[name] for name in METRICS if name in probes[probe])  # `chance` is of this one
+        values = {**probes[probe], first.chance: document["chance"]}
+        if "majority" in document:
+            values["majority_top1"] = document["majority"]
         metrics |= {f"{place}{PROBE}.{probe}.{name}": values[name] for name in names if name in values}
     for head, of_head in document.get("heads", {}).items():
         metrics |= _numbers(of_head, f"{head}.")
@@ -157,15 +161,62 @@ def _arm_rows(arm: PlannedArm, rows: Mapping[str, WorkRow]) -> dict[str, Any]:
     return {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "seeds": seeds}
 
 
+Number = Annotated[float, Field(ge=-1e100, le=1e100)]  # means and squares of larger ones may overflow
+
+
+class Jobs(TypedDict):
+    all: int
+    finished: int
+
+
+class SeedRow(TypedDict):
+    seed: int
+    gmacs: Number
+    hours: Number
+    metrics: dict[str, Number | None]
+
+
+class ArmRows(TypedDict):
+    arm: str
+    overrides: dict[str, str]
+    seeds: list[SeedRow]
+
+
+class FailedJob(TypedDict):
+    arms: list[str]
+    seed: int
+    job: str
+    error: str
+
+
+class Results(TypedDict):
+    """The keys of `results.json` that its report reads."""
+
+    recipe: str
+    summary: str
+    stages: list[str]
+    against: str
+    metric: str | None
+    jobs: Jobs
+    arms: Annotated[list[ArmRows], Field(min_length=1)]
+    failures: list[FailedJob]
+
+
+_RESULTS: Final = TypeAdapter(Results)
+
+
 def read_results(folder: Path) -> dict[str, Any]:
     """Read `results.json`."""
     path = folder / RESULTS
     try:
         document = read_json(path)
-        if not document["arms"]:
-            raise ValueError("no arms")
+        _RESULTS.validate_python(document, strict=True)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise RecipeError(f"{folder}: no {RESULTS}; name the folder of `everest sweep`") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except ValidationError as error:
+        first = error.errors()[0]
+        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
+        raise RecipeError(f"{path}: damaged ({problem}); repeat the command of the sweep") from error
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{path}: damaged ({error}); repeat the command of the sweep") from error
     return document

@@ -129,7 +129,7 @@ class _Sweep:
         is_trained = any(map(is_running, folders))
         if is_trained and work.name not in self.foreign:
             self.foreign.add(work.name)
-            self.report(notice(f"{run}: another process trains this run; the job starts when that ends"))
+            self.report(notice(f"{run}: another process is training this run; waiting for it"))
         return not is_trained
 
     def _start(self, work: Work, slot: int, environment: Mapping[str, str], signals: SignalForwarder) -> _Job:
@@ -228,6 +228,10 @@ def _plan_text(plan: SweepPlan) -> str:
 
 def last_error(log: Path, start: int) -> str:
     """The error in the messages of a failed command, in one line; those before byte `start` are older."""
-    lines = [line.strip() for line in log.read_bytes()[start:].decode(errors="replace").splitlines()]
+    try:
+        text = log.read_bytes()[start:].decode(errors="replace")
+    except OSError:  # it was deleted
+        text = ""
+    lines = [line.strip() for line in text.splitlines()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return (errors or [line for line in lines if line] or ["no message"])[-1]

@@ -106,8 +106,6 @@ def inspect_video(path: Video) -> VideoFile:
         size, changing = video_version(path)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
-    if size == 0:
-        raise VideoError(path, "empty file")
     return _inspect(path, size, changing)
 
 

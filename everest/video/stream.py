@@ -102,6 +102,8 @@ def open_container(path: Video) -> InputContainer:
         else:
             begin = source.read(HEAD)
             source.seek(0)
+        if not begin:
+            raise VideoError(path, "empty file")
         if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & ANIMATED:
             raise VideoError(path, "an animated WebP, which FFmpeg does not read; convert it to mp4 or gif")
         known = next((name for name, at, mark in KNOWN_FORMATS if begin[at:].startswith(mark)), None)

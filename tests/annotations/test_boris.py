@@ -171,6 +171,15 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
     assert [bout.origin for bout in read_annotations(file)][2:4] == ["curated", "curated"]
 
 
+def test_times_of_a_table_run_over_all_queued_files(tmp_path: Path):
+    """Rows may name the second file only."""
+    player = "Player #1\tC:\\videos\\cage{}.mp4\t\t\t\t\t\t\t\n"
+    second = EVENTS_7.replace("\\cage1.mp4\t2.000", "\\cage2.mp4\t2.000")
+    second = second.replace(player.format(1), player.format(1) + player.format(2))
+    with pytest.raises(DataError, match=r"has 2 queued media, .* length of C:\\videos\\cage1.mp4 is not"):
+        read_annotations(written(tmp_path, second))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -194,7 +203,7 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
         ({"events": [[float("nan"), "", "peck", "", "", "NA"]]}, "cages.boris: an event has the time NaN"),
         ({"events": [[10**400, "", "peck", "", ""]]}, "cannot be read as boris: a number is too large"),
         ({"events": [["x", "", "peck", "", ""]]}, "cannot be read as boris: could not convert"),
-        ({"events": None}, "cannot be read as boris: its values are not structured as in files of this kind"),
+        ({"events": None}, "cannot be read as boris: unexpected structure; export the file again"),
     ],
 )
 def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, changes: dict, message: str):

@@ -84,7 +84,7 @@ sit
 """
 SRT = "1\r\n00:00:00,250 --> 00:00:00,500\r\ngroom\r\n\r\n2\r\n00:00:01,000 --> 00:00:01,500\r\npeck\r\n"
 SRT_CUE = "1\n00:00:01,000 --> 00:00:02,000\nrun\n"
-STRUCTURE = "its values are not structured as in files of this kind"
+STRUCTURE = "unexpected structure; export the file again"
 CSV = "video,start,end,label\ncage1.mp4,0.25,0.5,groom\n"
 
 
@@ -222,8 +222,8 @@ def of_task(labels: Any, ranges: list) -> list:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", {"images": []}, "no kind of annotations that everest reads (csv, boris, boris-table, "),
-        ("a.csv", "path,label\na.mp4,1\n", "no kind of annotations that everest reads"),
+        ("a.json", {"images": []}, "unknown kind of annotations; everest reads csv, boris, boris-table, "),
+        ("a.csv", "path,label\na.mp4,1\n", "unknown kind of annotations; everest reads"),
         ("a.json", "[1, 2", "a.json: damaged JSON: Expecting ',' delimiter"),
         ("a.csv", f"{HEADER}\na.mp4,1\n", "line 2: it has 2 fields, and the header 4"),
         ("a.csv", f"{HEADER}\na.mp4,x,2,run\n", "line 2: 'x' is no number"),

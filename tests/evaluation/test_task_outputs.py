@@ -120,8 +120,8 @@ def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: 
     for command, options, message in (
         ("predict", ["--top", 2], "--top: goes with classes, and this model predicts numbers"),
         ("timeline", ["-o", "bouts.csv"], "--to csv: goes with classes, and this model predicts numbers"),
-        ("timeline", ["--background", 0.5], "--background: is for single-label models"),
-        ("timeline", ["--threshold", 0.5], "--threshold: is for multi-label models"),
+        ("timeline", ["--background", 0.5], "--background: is only for single-label models"),
+        ("timeline", ["--threshold", 0.5], "--threshold: is only for multi-label models"),
     ):
         words = (command, clip_files / "clip0.mp4", "-q", "-c", scores_run, *options)
         assert message in refused(*words, code=2)

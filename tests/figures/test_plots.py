@@ -196,6 +196,11 @@ def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):
     (other := tmp_path / "c.png").write_text("not a picture")
     assert "c.png: exists; choose another name" in plot(run, "--out", other, code=2).stderr
     assert other.read_text() == "not a picture"
+    Image.new("RGB", (8, 8)).save(photo := tmp_path / "photo.png")
+    before = photo.read_bytes()
+    assert "photo.png: exists; choose another name" in plot(run, "--out", photo, code=2).stderr
+    assert photo.read_bytes() == before
+    assert plot(run, "--out", tmp_path / "own.png").stdout == plot(run, "--out", tmp_path / "own.png").stdout
 
 
 def test_rows_that_no_run_writes_are_reported(tmp_path: Path):

@@ -181,7 +181,7 @@ def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path
     with pytest.raises(VideoError, match="folder of images"):
         packet_sizes(tmp_path)
     alone = refused("prepare", "windows", tmp_path / "empty.mp4", "--seconds=4", "-o", tmp_path / "n", code=4)
-    assert "not a video file" in alone
+    assert "empty file" in alone
 
 
 @pytest.mark.parametrize(

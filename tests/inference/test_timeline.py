@@ -178,7 +178,7 @@ def test_rules_change_the_bouts_of_a_model_and_not_its_windows(tags_run: Path, c
     (none_lasts,) = json_of("timeline", saved, "--threshold", "0", "--min-seconds", 3)
     assert none_lasts["bouts"] == []
     for options, message in (
-        (["--background", 0.5], "--background: is for single-label models"),
+        (["--background", 0.5], "--background: is only for single-label models"),
         (["--threshold", "0.4,0.6"], "must be HIGH,LOW with 1 >= HIGH >= LOW >= 0"),
         (["--threshold", "much"], "give HIGH,LOW or one number"),
     ):
@@ -191,19 +191,19 @@ def test_options_that_do_not_go_together_are_named(saved, classifier_run, clip_f
     for words, message in (
         ([*video, "--window", "inf"], f"--window: {seconds} 0.001 on, not inf"),
         ([*video, "--step", "inf"], f"--step: {seconds} 0.001 on, not inf"),
-        (video[:1], "--checkpoint: name the model"),
+        (video[:1], "--checkpoint: name a model"),
         ([*video, "-o", tmp_path / "old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
         ([*video, "-o", tmp_path / "t.png"], "end its name in .csv, .boris"),
         ([*video, "--save", tmp_path / "t.json"], "end its name in .safetensors"),
         ([*video, "--plot", tmp_path / "t.pdf"], "end its name in .png"),
-        ([saved, "-c", classifier_run], "belong to videos, not a saved file"),
+        ([saved, "-c", classifier_run], "for videos, not for a saved file"),
         ([saved, "--to", "csv"], "--to csv: needs --output"),
         ([saved, "--to", "elam", "-o", tmp_path / "a"], "'elam' is not one of"),
         ([saved, "-o", saved, "--to", "csv"], "is an input of this command"),
         ([saved, "-o", tmp_path / "t.png", "--to", "csv", "--plot", f"{tmp_path}/./t.png"], "also the file"),
-        ([saved, "--threshold", "0.5"], "--threshold: is for multi-label models"),
+        ([saved, "--threshold", "0.5"], "--threshold: is only for multi-label models"),
         ([saved, "--background", "nan"], "--background: must be from 0 to 1, not nan"),
-        ([saved, "--min-seconds", "inf"], f"--min-seconds: {seconds} 0 on, not inf"),
+        ([saved, "--min-seconds", "inf"], "--min-seconds: must be at least 0 seconds, not inf"),
     ):
         assert message in refused("timeline", *words, code=2)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]

@@ -80,13 +80,14 @@ def test_the_video_that_changed_during_a_break_is_named(classifier_run, clip_fil
     whole = [*own, (text, "no video"), *[(second, None)] * count]
     for number in range(len(whole) + 1):
         assert len(items_of(samples, views, whole[:number])) == len(whole) - number
-    for done in (
-        [*own, *own, (text, "no video")],  # the first had more windows
-        [*own[1:], (text, "no video")],  # it had fewer
-        [*own, (text, None)],  # the second could be read
-        [*whole, (second, None)],  # the last had more windows
+    for done, changed in (
+        ([*own, *own, (text, "no video")], first),  # it had more windows
+        ([*own[1:], (text, "no video")], first),  # it had fewer
+        ([*own, (text, None)], text),  # it could be read
+        ([*own, *[(text, None)] * 2, (second, None)], text),
+        ([*whole, (second, None)], second),
     ):
-        with pytest.raises(RecipeError, match="has changed since the interrupted call"):
+        with pytest.raises(RecipeError, match=f"^{changed}: has changed since the interrupted call"):
             items_of(samples, views, done)
 
 

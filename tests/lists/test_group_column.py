@@ -47,6 +47,13 @@ def test_a_group_does_not_change_which_clips_a_run_resumes_with(root: Path):
     assert segments[0].video_id != segments[1].video_id
 
 
+def test_of_columns_with_similar_names_only_the_exact_one_is_used(root: Path):
+    for names, group, ignored in (("Group,group", "y", "Group"), ("Group,GROUP", None, "Group, GROUP")):
+        found = read(root, f"path,label,{names}\na.mp4,0,x,y\n")
+        assert found.samples == (Sample(path=f"{root}/a.mp4", labels=(0,), group=group),)
+        assert found.notice == f"{root}/list.csv: ignored columns: {ignored}"
+
+
 def test_the_column_may_hold_the_classes_if_it_is_named_for_that(root: Path):
     with pytest.raises(DataError, match=r"hold the classes \(group\); .* --class-column NAME`"):
         read(root, "path,group\na.mp4,salt\nb.mp4,sugar\n")
@@ -133,6 +140,15 @@ def test_the_column_of_a_list_keeps_groups_together_unless_another_is_named(ucf_
     lists = [ucf_names / "grouped" / f"{name}.csv" for name in ("train", "val", "test")]
     groups = [set(groups_in(file, ucf_names).values()) for file in lists if file.exists()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 5
+
+
+@pytest.mark.parametrize("options", [(), ("--group", "column:group")])
+def test_one_video_in_two_groups_is_refused(ucf_names, options):
+    rows = "".join(f"Run/v_Run_g01_c01.avi,0,{group}\n" for group in "ab")
+    (ucf_names / "two.csv").write_text(f"path,label,group\n{rows}")
+    message = everest("prepare", "split", ucf_names / "two.csv", *options, code=4).stderr
+    assert "v_Run_g01_c01.avi: is in the groups 'a' and 'b'; keep one" in message
+    assert not (ucf_names / "train.csv").exists()
 
 
 def test_bytes_that_are_not_utf_8_are_written_as_their_numbers():

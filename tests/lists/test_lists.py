@@ -126,6 +126,7 @@ def test_pretraining_needs_no_labels_and_ignores_those_there(root):
         ("a.mp4\nb.mp4\n", {}, r":1: no label"),
         ("path,label\na.mp4,\n", {}, r":2: no label"),
         ("path label starts\na.mp4 0 1\n", {}, r":1: unknown column 'starts', which may name a segment"),
+        ("path label strat\na.mp4 0 1\n", {}, r":1: unknown column 'strat', which may name a segment"),
         ("label start\n0 1\n", {}, r":1: the header needs the column 'path'"),
         ("path path\na b\n", {}, r":1: the header needs .* every column once"),
         ("path,start,end\na.mp4,2,2\n", {"labeled": False}, r":2: the segment ends at 2\.0 and starts"),
@@ -152,7 +153,7 @@ def test_first_five_wrong_lines_are_named_and_all_counted(root):
     lines = str(caught.value).splitlines()
     assert len(lines) == 6
     assert lines[4].startswith(f"{root}/train.csv:5: label 9")
-    assert lines[5] == "… 12 in all"
+    assert lines[5] == "… 12 problems in all"
 
 
 NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
@@ -357,6 +358,7 @@ def test_further_columns_of_a_list_are_ignored_with_a_notice(root):
         ("path,label,animal\na.mp4,0,m3\nb.mp4,1,m4\n", "animal"),
         (",path,label\n0,a.mp4,run\n1,b.mp4,walk\n", "column 1"),  # the index of pandas
         ("path,label,state\na.mp4,0,Ohio\nb.mp4,1,Iowa\n", "state"),  # words: no misspelled start
+        ("path,label,endoscope\na.mp4,0,3\nb.mp4,1,4\n", "endoscope"),
     ):
         found = read(root, text)
         assert short(found, root) == [("a.mp4", 0), ("b.mp4", 1)]
@@ -395,6 +397,34 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
 def test_a_sheet_that_may_mean_several_things_is_refused_with_the_command(root, text, message):
     with pytest.raises(DataError, match=message):
         read(root, text, name="sheet.csv")
+
+
+def test_labels_and_options_that_would_be_ignored_are_refused(root):
+    sheet = root / "sheet.csv"
+    for header, options, message in (
+        ("label,label.verb", {}, r"sheet\.csv: has columns label and label\.NAME; rename label"),
+        (
+            "label.verb,x",
+            {"task": "multi-label"},
+            r"^--task: is for a column label; .*sheet\.csv has columns",
+        ),
+        ("label.verb,x", {"classes": ["0", "1"]}, r"^--classes: is for a column label; .*leave it out"),
+        ("label,x", {"classes": ["0"], "task": "regression"}, r"^--classes: has no effect with --task regre"),
+        (
+            "action,x",
+            {"group_column": "action"},
+            r"^--group column:action: holds the labels in .*csv:1; name",
+        ),
+        ("x,y", {"class_column": "x", "group_column": "x"}, r"^--group column:x: holds the labels"),
+        (
+            "label.subject,x",
+            {"group_column": "label.subject"},
+            r"^--group column:label\.subject: holds the la",
+        ),
+    ):
+        sheet.write_text(f"path,{header}\na.mp4,0,1\n".replace("path,action", "video,action"))
+        with pytest.raises((DataError, RecipeError), match=message):
+            read_labeled(sheet, root=root, **options)
 
 
 NAMES_OF_COLUMNS = st.sampled_from(

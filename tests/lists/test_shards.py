@@ -23,6 +23,7 @@ from everest.errors import DataError
 from everest.lists.inputs import SourceList
 from everest.lists.reading import SampleList, read_samples
 from everest.prepare.shard import plan_shards
+from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import video_bytes
 
@@ -224,6 +225,13 @@ def test_shards_of_a_video_that_changed_or_without_an_index_are_not_replaced(vid
     index.unlink()
     (index.parent / "other.index.json").write_text("{}")
     assert "holds shards of another train" in error(*command, code=2)
+
+
+def test_a_second_writer_is_refused_while_the_first_one_lives(videos: Path, tmp_path: Path):
+    with sole_writer(tmp_path / "out" / "train.index.json"):
+        shown = error(videos / "train.csv", "-o", tmp_path / "out", code=2)
+    assert "another process writes there now" in shown
+    everest(videos / "train.csv", "-o", tmp_path / "out")
 
 
 def test_sources_that_cannot_be_read_are_named(videos: Path, tmp_path: Path):

@@ -56,7 +56,9 @@ def test_a_folder_that_does_not_exist_is_named_before_its_files(recipe, tmp_path
     wrong = tmp_path / "wrong"
     for command in ("finetune --init none", "pretrain"):
         message = refused(command, "--recipe", recipe, "--data", wrong, "--gpus", "cpu", code=4)
-        assert message == f"error: data.root: {wrong}: no such folder; set it\n"
+        assert (
+            message == f"error: data.root: {wrong}: no such folder; set it (in most commands: --data DIR)\n"
+        )
     (tmp_path / "list.csv").write_text("clip0.mp4 0\n")
     message = refused("prepare stats", tmp_path / "list.csv", "--data", wrong, code=4)
     assert f"none of its 1 videos exists, first {wrong}/clip0.mp4; paths are relative to {wrong}" in message

@@ -128,7 +128,7 @@ def test_integers_stay_classes_and_columns_of_heads_have_their_own_tasks(tmp_pat
 @pytest.mark.parametrize(
     ("labels", "options", "code", "message"),
     [
-        (["0.5", "nan"], [], 4, "all.csv:3: label 'nan' is no finite number"),
+        (["0.5", "nan"], [], 4, "all.csv:3: label 'nan' is not a finite number"),
         (["0.5", ""], [], 4, "all.csv:3: no label in '1.mp4,'"),
         (
             ["1.0", "2"],
@@ -186,8 +186,8 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
         ({"train": ["0", "1"], "val": ["a"]}, [], "val.csv: its labels are names (a), and the checkpoint or"),
         ({"train": ["", ""]}, ["--task", "multi-label"], "train.csv: no video has a class in the column la"),
         ({"train": ["0", "run", "1", "walk"]}, [], "train.csv:3: unknown class 'run'; other labels are nu"),
-        ({"train": ["0.5", "run"]}, ["--task", "regression"], "train.csv:3: label 'run' is no number"),
-        ({"train": ["0.5", "nan"]}, [], "csv:3: label 'nan' is no finite"),
+        ({"train": ["0.5", "run"]}, ["--task", "regression"], "train.csv:3: label 'run' is not a number"),
+        ({"train": ["0.5", "nan"]}, [], "csv:3: label 'nan' is not a finite"),
     ],
 )
 def test_check_names_wrong_labels_before_it_decodes(videos, lists, options, problem):

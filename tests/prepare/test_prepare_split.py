@@ -35,7 +35,7 @@ CLASSES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
 
 @given(classes=CLASSES, shares=SHARES, seed=st.integers(0, 9))
-@example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)
+@example(classes=[17, 13, 23, 27, 57, 60], shares="80/10/10", seed=1)  # needs two groups to change places
 @example(classes=[3, 3, 18], shares="80/10/10", seed=0)  # the class of 18 gives val and test one video less
 @settings(max_examples=50)
 def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, shares, seed):
@@ -107,7 +107,7 @@ def test_many_classes_that_do_not_divide_evenly_meet_their_shares_and_even_ones_
         counts = Counter(sample.labels[0] for sample in part)
         # Of 3 to 9 videos, val and test have one, which train gives.
         assert all(
-            abs(counts[label] - share * count) < (1.5 if count >= 10 else 2)
+            abs(counts[label] - share * count) < (1 if count >= 10 else 2)
             for label, count in enumerate(classes)
         )
 
@@ -170,9 +170,9 @@ def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
         (["--shares", "1e308/1e308"], 2, "--shares 1e308/1e308: give two"),
         (["--group", "g(\\d"], 2, "neither 'folder' nor a regular expression"),
         (["--group", "g\\d"], 2, "one pair of parentheses"),
-        (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not fit it"),
+        (["--group", "_h(\\d+)_"], 4, "--group _h(\\d+)_ does not match this path"),
         (["--group", "_g(\\d+)_", "--output", "/dev/null/x"], 5, "cannot write"),
-        (["--group", "^(Run|Walk)"], 4, "v_Run_g01_c01.avi: --group ^(Run|Walk) does not fit it"),
+        (["--group", "^(Run|Walk)"], 4, "v_Run_g01_c01.avi: --group ^(Run|Walk) does not match this path"),
         (["--group", "column:animal"], 2, "--group column:animal: no such column in"),
         (["--class-column", "animal"], 2, "--class-column animal: no such column in"),
     ],
@@ -221,7 +221,7 @@ def test_the_class_column_can_be_named(sheet):
     shown = split(sheet, "--output", sheet.parent / "unlabeled")
     assert "no column is known to hold the classes (treatment, animal, note)" in shown.stderr
     empty = split(sheet, "--group", "column:animal", "--overwrite", code=4).stderr
-    assert "--group column:animal: the column is empty; fill it in" in empty
+    assert "no group in the column 'animal'; fill it in" in empty
 
 
 @pytest.mark.parametrize("group", ["path:^(Run|Walk)", "^(Run|Walk)/"])

@@ -81,7 +81,7 @@ def trained(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders: Path, trained: Path):
     shown = called("train", class_folders, "-o", trained, "--group", r"(p\d)_", *FEW)
     document = json_of("train", class_folders, "-o", trained, "--group", r"(p\d)_", *FEW)
-    assert "is finished; --overwrite trains again" in shown.stderr
+    assert "already finished; use --overwrite to train again" in shown.stderr
     assert shown.stdout.startswith(f"top-1 {document['top1']:.1f}")
     assert document["report"] == str(trained / "report" / "index.html")
     assert document["checkpoint"] == str(trained / "finetune" / "best.safetensors")
@@ -103,7 +103,7 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_fold
     message = refused("train", class_folders, "-o", trained, *FEW, code=2)
     assert 'group ("(p\\\\d)_", now null); choose another folder, or use --overwrite' in message
     wrong = ["--group", "(x)", "--overwrite", *FEW]
-    assert "does not fit it" in refused("train", class_folders, "-o", trained, *wrong, code=4)
+    assert "does not match this path" in refused("train", class_folders, "-o", trained, *wrong, code=4)
     assert (trained / "result.json").read_bytes() == before
     copy = shutil.copytree(trained, trained.with_name("copy"))
     called("train", class_folders, "-o", copy, "--overwrite", *FEW)
@@ -129,9 +129,11 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     (tmp_path / "empty").mkdir()
     output = ["-o", tmp_path / "project"]
     for source in (one, tmp_path / "empty"):
-        assert "no folders of two classes" in refused("train", source, *output, code=4)
+        assert "neither class folders nor a train.csv" in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
-    assert "1 group, and 2 are needed" in refused("train", class_folders, *output, "--group", "(p)", code=4)
+    assert "only 1 group, and 2 are needed" in refused(
+        "train", class_folders, *output, "--group", "(p)", code=4
+    )
     assert "1 group, and 3" in refused(
         "train", class_folders, *output, "--group", "(p)", "--folds", 3, code=4
     )
@@ -232,7 +234,7 @@ def test_other_tasks_are_measured_by_their_metric(
     assert document["majority"] is None
     assert METRICS[metric].title in called("train", root / "all.csv", *options).stdout
     message = refused("train", root / "all.csv", *options, "--dry-run", "--folds", "3", code=2)
-    assert f"goes with one class for each video, not with {task} labels" in message
+    assert f"needs one class per video, not {task} labels" in message
 
 
 @pytest.mark.slow
@@ -271,7 +273,7 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     assert judge(RESULT) is None
     assert "always predicting 'run' (60.0 %)" in str(judge(RESULT | {"top1": 60.0}))
     assert "a linear model of small images (70.0 %)" in str(judge(RESULT | {"top1": 70.0}))
-    assert "test all by --folds 5" in str(judge(RESULT | {"top1": 70.0, "groups": 2}))
+    assert "test on all videos with --folds 5" in str(judge(RESULT | {"top1": 70.0, "groups": 2}))
     assert "the interval includes" in str(judge(RESULT | {"interval": [59.0, 99.0]}))
     assert "the test has one group" in str(judge(RESULT | {"interval": None}))
     numbers = {"metric": "mae", "mae": 1.0, "chance": 2.0, "majority": None, "majority_class": None}
@@ -288,4 +290,4 @@ def test_a_project_is_a_checkpoint_and_steps_bring_their_warm_up(trained: Path, 
     given = ["finetune.steps=250", "finetune.warmup_steps=3"]
     assert with_warmup(given) == given
     refusal = refused("train", class_folders, "--hours", "1", "--set=finetune.steps=9", "--dry-run", code=2)
-    assert "--hours: chooses the steps, and --set finetune.steps=9 states them" in refusal
+    assert "--hours and --set finetune.steps=9 both set the number of steps" in refusal

@@ -558,7 +558,7 @@ def test_the_task_of_a_suggested_recipe_can_be_given(tmp_path: Path, clip_files:
     again = [SUGGEST, data, "--task", "regression", "-o", mine, "--overwrite"]
     assert "--task: has no effect with --unlabeled" in refused(*again, "--unlabeled", code=2)
     (data / "train.csv").write_text(f"{clip_files}/clip0.mp4,x\n{clip_files}/clip1.mp4,1\n")
-    assert "train.csv:1: label 'x' is no number" in refused(*again, code=4)
+    assert "train.csv:1: label 'x' is not a number" in refused(*again, code=4)
 
 
 @given(

@@ -5,6 +5,7 @@ import pytest
 from small_runs import small_recipe
 
 from everest.errors import DataError, RecipeError, UserError
+from everest.sweep import plan as plan_module
 from everest.sweep.plan import SweepPlan, make_plan
 from everest.sweep.request import read_request
 from everest.system.events import silent
@@ -39,6 +40,24 @@ def counts(plan: SweepPlan) -> dict[str, int]:
 )
 def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str, expected: dict[str, int]):
     assert counts(planned(recipe, over=[over], seeds="2")) == expected
+
+
+def test_each_work_is_used_by_the_arms_that_need_it(recipe: Path):
+    plan = planned(recipe, over=["pretrain.base_lr=0.1,0.2", "finetune.steps=3,4"], seeds="5,")
+    users: dict[str, list[list[str]]] = {}
+    for work in plan.works().values():
+        users.setdefault(work.stage, []).append(plan.users(work))
+    names = [arm.name for arm in plan.arms]
+    alone = [[name] for name in names]
+    assert users == {"pretrain": [names[:2], names[2:]], "finetune": alone, "eval": alone}
+    assert {work.recipe.train.seed for work in plan.works().values()} == {5}
+
+
+def test_a_setting_at_its_default_is_not_part_of_the_identity(recipe: Path):
+    """A later version adds settings, whose default changes nothing."""
+    settings = plan_module._stage_settings("pretrain", planned(recipe).arms[0].recipe, own_root=False)
+    assert "train.seed" in settings
+    assert "pretrain.weight_decay" not in settings
 
 
 def test_a_seed_changes_every_work(recipe: Path):
@@ -87,6 +106,8 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
         ("arms: {a: {}}", "recipe: "),
         ("recipe: gone.yaml\narms: {a: {}}", "recipe: .*gone.yaml: cannot be read"),
         ("recipe: tiny.yaml\narms: {a: 5}", "arms: a: give a visible name"),
+        ("recipe: tiny.yaml\narms: {' ': {}}", "arms:  : give a visible name"),
+        ("recipe: tiny.yaml\narms: {'': {}}", "arms: : give a visible name"),
         ("recipe: tiny.yaml\narms: []", "arms: give names"),
         ("recipe: tiny.yaml\narms: {a: {depth: 5, b: 1, c: 1}}", "arms: a: give settings in one line"),
         ("recipe: tiny.yaml\nset: {model: {depth: 1}}", "set: give settings in one line"),
@@ -109,6 +130,10 @@ def test_a_missing_file_of_any_stage_is_noticed_before_any_job(recipe: Path):
         planned(recipe, over=["data.train=gone.csv"])
     with pytest.raises(DataError, match=r"^val=gone.csv: data.val: .*gone.csv: no such list or folder"):
         planned(recipe, over=["data.val=train.csv,gone.csv"])
+    for setting in ("data.classes=gone.txt", "pretrain.probe.list=gone.csv"):
+        key, file = setting.split("=")
+        with pytest.raises(DataError, match=rf"{key}: .*{file}: no such list or folder; \w+ reads it"):
+            planned(recipe, overrides=["pretrain.probe.every=1", setting])
 
 
 def test_arms_that_run_the_same_jobs_are_refused(recipe: Path):

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from small_runs import run
 
+from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.sweep.figure import draw_report
+from everest.sweep.plan import Work
 from everest.sweep.report import make_report, notes, table_columns, table_rows
-from everest.sweep.results import metric_title, metrics_of_run, read_results
+from everest.sweep.results import WorkRow, metric_title, metrics_of_run, read_results, read_work
 from everest.sweep.statistics import paired, spread
 
 
@@ -122,10 +124,22 @@ def test_unknown_names_and_missing_results_are_refused(tmp_path: Path):
             make_report(document, **options)
     with pytest.raises(RecipeError, match=r"no results.json; name the folder"):
         read_results(tmp_path)
-    for damage in ("", "5", "{}", '{"arms": []}'):
+    for damage in ("", "5", "{}", '{"arms": []}', '{"arms": [{}]}', json.dumps(results(BOTH) | {"jobs": 5})):
         (tmp_path / "results.json").write_text(damage)
         with pytest.raises(RecipeError, match=r"results.json: damaged"):
             read_results(tmp_path)
+
+
+def test_the_chance_of_a_probe_is_that_of_its_first_metric(tmp_path: Path):
+    work = Work(stage="probe", key="k", seed=0, recipe=load_recipe("custom"), needs=None, init="none")
+    (tmp_path / "probe").mkdir()
+    for first, chance in {"map": "chance_map", "mae": "chance_mae", "top1": "chance_top1"}.items():
+        document = {"probes": {"linear": {first: 50.0}}, "chance": 10.0}
+        work.file(tmp_path, "json").write_text(json.dumps(document))
+        metrics = {f"probe.linear.{first}": 50.0, f"probe.linear.{chance}": 10.0}
+        assert read_work(work, tmp_path) == WorkRow(metrics, 0.0, 0.0)
+    work.file(tmp_path, "json").write_text("[]")
+    assert read_work(work, tmp_path) is None
 
 
 def test_less_is_better_for_errors():

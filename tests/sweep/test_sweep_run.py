@@ -16,7 +16,7 @@ from small_runs import called, json_of, refused
 
 from everest.sweep.plan import make_plan
 from everest.sweep.request import read_request
-from everest.sweep.run import Processes, run_sweep
+from everest.sweep.run import Processes, last_error, run_sweep
 from everest.system.events import silent
 from everest.system.files import is_unfinished
 from everest.system.launch import Devices
@@ -144,6 +144,10 @@ def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_la
             "skipped, because its finetune has failed",
         ]
         assert (len(errors), document["jobs"]) == (6, {"all": 6, "finished": 0})
+
+
+def test_a_log_that_was_deleted_has_no_message(tmp_path: Path):
+    assert last_error(tmp_path / "gone.log", 0) == "no message"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -184,7 +184,9 @@ def test_what_is_not_there_is_a_line(bucket: str, recipe: Path, tmp_path: Path):
         read_frames("xyz://a", [0])
     command = ["pretrain", "--recipe", recipe, "--data", f"{bucket}/none", "-o", tmp_path / "run"]
     message = refused(*command, code=4)
-    assert message == f"error: data.root: {bucket}/none: no such folder; set it\n"
+    assert (
+        message == f"error: data.root: {bucket}/none: no such folder; set it (in most commands: --data DIR)\n"
+    )
 
 
 def test_a_storage_that_does_not_answer_is_told_and_no_bad_video(nobody: None, monkeypatch):

@@ -11,12 +11,20 @@ from everest.config.heads import Task
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
-from everest.prepare.split import COLUMN, group_of, split_samples, with_groups, write_split
+from everest.prepare.split import (
+    COLUMN,
+    group_of,
+    refuse_two_groups,
+    split_samples,
+    with_groups,
+    write_split,
+)
 
 SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # our choice: enough to test on in small sets
 UNGROUPED: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
-    r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps those of anna together"
+    r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps those of anna "
+    "together"
 )
 
 
@@ -63,6 +71,7 @@ class LabeledVideos:
             samples = with_groups(samples, group, root=root)
         elif all(sample.group is None for sample in samples):
             notices.append(UNGROUPED)
+        refuse_two_groups(samples)
         return cls(
             source=source,
             root=root,

@@ -162,22 +162,23 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     from everest.foreign.convert import grouped
 
     for name, value in document.items():
-        title = FATES.get(name, name.replace("_", " "))
+        title = name.replace("_", " ")
         if name == "licence":
-            title, value = "license", value or "not stated; see its source"
-        if value is None or value == []:
+            yield f"license: {value or 'not stated; see its source'}"
+        elif value is None or value == []:
             continue
-        if name in FATES:
-            value = f"{len(value)} ({', '.join(grouped(value))})"
+        elif name in FATES:
+            yield f"{FATES[name]}: {len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
-            value = first_names(value, MOST_NAMES)
+            yield f"classes: {first_names(value, MOST_NAMES)}"
         elif name == "origin":  # the file, and the files that it started from
-            value = " from ".join(_files(value))
+            yield f"origin: {' from '.join(_files(value))}"
         elif isinstance(value, dict):
-            value = ", ".join(f"{key} {part}" for key, part in value.items())
+            yield f"{title}: {', '.join(f'{key} {part}' for key, part in value.items())}"
         elif isinstance(value, list):
-            value = ("; " if name == "notes" else " x ").join(map(str, value))
-        yield f"{title}: {value}"
+            yield f"{title}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
+        else:
+            yield f"{title}: {value}"
 
 
 def _files(origin: dict[str, Any] | None) -> Iterator[str]:

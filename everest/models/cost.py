@@ -9,7 +9,8 @@ its tokens; what this program saves beyond that is not subtracted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.errors import RecipeError
 from everest.methods.camera_task import NUMBERS
 from everest.models.block import Block
-from everest.models.embedding import TubeletEmbedding
 from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec
 
@@ -78,22 +78,6 @@ def counting() -> Iterator[FlopCounterMode]:
         yield counter
 
 
-def macs_by_kind(*modules: Mapping[Any, int], clips: int = 1) -> Macs:
-    """What FlopCounterMode has counted for a clip in modules, of which none is the embedding."""
-    each = 2 * clips
-    total = sum(sum(counts.values()) for counts in modules) // each
-    norm = sum(counts.get(_NORM, 0) for counts in modules) // each
-    linear = sum(counts.get(operation, 0) for counts in modules for operation in _LINEAR) // each
-    return Macs(linear=linear, attention=total - linear - norm, layer_norm=norm)
-
-
-def embedding_macs(embed: TubeletEmbedding, tokens: int) -> int:
-    """The multiply-accumulates of embedding tokens."""
-    with counting() as counter:
-        embed(torch.empty(1, tokens, embed.pixels.channels, *embed.tubelet, device="meta"))
-    return counter.get_total_flops() // 2
-
-
 def count_pass(spec: ModelSpec) -> PassCost:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
     # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.
@@ -108,18 +92,30 @@ def count_pass(spec: ModelSpec) -> PassCost:
     counts, root = counter.get_flop_counts(), type(model).__name__
 
     def of_modules(*names: str) -> Macs:
-        return macs_by_kind(*(counts.get(f"{root}.{name}", {}) for name in names), clips=clips)
+        """Of one clip, in modules of which none is the embedding."""
+        found = Counter[Any]()
+        for name in names:
+            found.update(counts.get(f"{root}.{name}", {}))
+        total, norm, linear = (
+            operations // (2 * clips)
+            for operations in (found.total(), found[_NORM], sum(found[product] for product in _LINEAR))
+        )
+        return Macs(linear=linear, attention=total - linear - norm, layer_norm=norm)
 
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     parts = [name for name, _ in model.named_children() if name != "encoder"]
     parts += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
-    embedding = embedding_macs(model.encoder.patch_embed, spec.offered_grid.num_tokens)
-    if spec.camera:  # of the first view of each video
-        embedding += embedding_macs(model.encoder.patch_embed, spec.grid.num_tokens) // clips
-    depth = len(model.encoder.blocks)
+    with counting() as counter:
+        token = torch.empty(1, 1, spec.channels, *spec.model.tubelet, device="meta")
+        model.encoder.patch_embed(token)
+    of_token, camera_tokens = counter.get_total_flops() // 2, spec.grid.num_tokens if spec.camera else 0
+    # The camera's task embeds the first view of each video once more.
+    embedding = of_token * spec.offered_grid.num_tokens + of_token * camera_tokens // clips
     return PassCost(
         macs=replace(of_modules(*parts), embedding=embedding),
-        encoder_blocks=tuple(of_modules(f"encoder.blocks.{number}").total for number in range(depth)),
+        encoder_blocks=tuple(
+            of_modules(f"encoder.blocks.{number}").total for number in range(len(model.encoder.blocks))
+        ),
         decoder_blocks=of_modules("decoder.blocks").total,
         checkpointing=spec.checkpointing,
     )

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from everest.config.model import ModelSettings
-from everest.config.values import Share
+from everest.config.values import Count, Share, Side
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import EPS, Block, Blocks
 from everest.models.embedding import TubeletEmbedding
@@ -55,21 +55,30 @@ class Norms:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The settings of a model with the clips that it takes: the same whatever the model is trained for.
+    """The settings of a model with the clips that it takes: the same whatever the model is trained for."""
 
-    Attributes:
-        grid: the clip's tokens, which fix their positions.
-        trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
-        checkpointing: recompute each block in the backward pass.
-        pixels: normalize clips of bytes, and fix the number of channels.
-    """
-
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    frames: Count
+    size: tuple[Side, Side]  # height, width
     model: ModelSettings
-    grid: TokenGrid
-    trained_grid: TokenGrid | None = None
-    checkpointing: bool = False
-    pixels: PixelStatistics = IMAGENET
-    norms: Norms = field(default_factory=Norms)
+    checkpointing: bool = False  # recompute each block in the backward pass
+    norms: Norms = field(default_factory=Norms)  # imported models may have other values
+    # Slices, rows and columns that interpolated positions were computed for.
+    position_grid: tuple[Count, Count, Count] | None = None
+    pixels: PixelStatistics = IMAGENET  # of the clips
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The clip's tokens, which fix their positions."""
+        return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
+
+    @property
+    def trained_grid(self) -> TokenGrid:
+        """The tokens that the positions were computed for."""
+        if self.position_grid is None:
+            return self.grid
+        t, h, w = self.position_grid
+        return TokenGrid(t=t, h=h, w=w)
 
     def make_positions(self, width: int, heads: int, *, class_token: bool = False) -> TokenPositions:
         """The positions of the encoder or the decoder; learned ones also for a class token."""
@@ -80,9 +89,8 @@ class Architecture:
             return LearnedPositions(grid, width, class_token=class_token)
         if positions == "flat" or positions == "separable":
             return FixedPositions(position_table(positions, grid, width))
-        trained = self.trained_grid or grid
-        table = position_table(INTERPOLATED[positions], trained, width)
-        return FixedPositions(interpolated_table(table, trained, grid))
+        table = position_table(INTERPOLATED[positions], self.trained_grid, width)
+        return FixedPositions(interpolated_table(table, self.trained_grid, grid))
 
 
 class Encoder(nn.Module):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from everest.config.values import Input
 from everest.errors import RecipeError
+from everest.methods.importance import TokenScores
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -52,6 +53,8 @@ class TubeletEmbedding(nn.Module):
     Args:
         pixels: of the clips: their number of channels, and how bytes are normalized.
     """
+
+    scores: TokenScores | None = None  # of the tokenizer of an autoencoder
 
     def __init__(
         self,

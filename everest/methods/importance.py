@@ -21,7 +21,7 @@ from everest.system.compute import computes_bf16, fusable, in_parts
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
-# Of a trained scorer: (B, N) float32 for clips (B, C, T, H, W), bytes or normalized; higher is more important.
+# Of a trained scorer: (B, N) float32 of clips (B, C, T, H, W), bytes or normalized; higher: more important.
 TokenScores = Callable[[Tensor], Tensor]
 
 

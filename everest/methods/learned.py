@@ -17,7 +17,7 @@ from everest.methods.grid import TokenGrid, TokenSelection, num_kept
 from everest.methods.importance import Embedding, change_importance, pixel_importance
 from everest.methods.masks import Tube
 from everest.methods.ranked import ranks_in_parts
-from everest.methods.selector import Selector, ascending, takes_bytes
+from everest.methods.selector import Selector, ascending
 
 ScoreName = Literal["learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all"]
 SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
@@ -51,7 +51,6 @@ class LearnedImportance(Selector):
     def needs_tokenizer(self) -> bool:
         return self.score == "learned"
 
-    @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         """(B, N) float32; None if the score does not depend on the clip."""
         match self.score:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from everest.config.stage_settings import (
     TargetSettings,
     Views,
 )
-from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne
+from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -39,7 +39,7 @@ from everest.video.pixels import USUAL
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class ModelSpec(Architecture):
     """All that is needed to rebuild a module: the `settings` of its safetensors file."""
 

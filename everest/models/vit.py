@@ -7,19 +7,17 @@ D width, t p q a tubelet's frames, rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from everest.config.model import ModelSettings
-from everest.config.values import Count, Share, Side
+from everest.config.values import Count, Share, Side, settings
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import EPS, Block, Blocks
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import (
-    INTERPOLATED,
     FixedPositions,
     LearnedPositions,
     RotaryPositions,
@@ -43,21 +41,19 @@ def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) ->
                     nn.init.zeros_(layer.bias)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Norms:
     """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
     eps: Share = EPS  # added to the variance
     last_eps: Share = EPS  # the same for the decoder's norm and for the norm after averaging
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Architecture:
     """The settings of a model with the clips that it takes: the same whatever the model is trained for."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     frames: Count
     size: tuple[Side, Side]  # height, width
     model: ModelSettings
@@ -87,9 +83,7 @@ class Architecture:
             return RotaryPositions(grid, width // heads)
         if positions == "learned-separable":
             return LearnedPositions(grid, width, class_token=class_token)
-        if positions == "flat" or positions == "separable":
-            return FixedPositions(position_table(positions, grid, width))
-        table = position_table(INTERPOLATED[positions], self.trained_grid, width)
+        table = position_table(positions, self.trained_grid, width)
         return FixedPositions(interpolated_table(table, self.trained_grid, grid))
 
 

@@ -34,37 +34,30 @@ _LINEAR: Final = (torch.ops.aten.mm, torch.ops.aten.addmm)  # all other products
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Macs:
-    """Multiply-accumulates of one clip's forward pass, by kind."""
+    """Multiply-accumulates of one clip's forward pass, by kind; and the part of the blocks."""
 
     embedding: int = 0
     linear: int = 0
     attention: int = 0
     layer_norm: int = 0
+    encoder_block: int = 0  # of each
+    decoder_blocks: int = 0  # of all
 
     @property
     def total(self) -> int:
         return self.embedding + self.linear + self.attention + self.layer_norm
 
-
-@dataclass(frozen=True, kw_only=True)
-class PassCost:
-    """The multiply-accumulates of one clip, and the blocks' part of them."""
-
-    macs: Macs
-    encoder_blocks: tuple[int, ...]  # of each
-    decoder_blocks: int  # of all
-    checkpointing: bool  # blocks repeat their forward pass in the backward pass
-
-    def training(self, *, frozen_layers: int = 0) -> int:
+    def training(self, spec: ModelSpec, *, frozen_layers: int = 0) -> int:
         """Forward and backward pass, the backward counted twice; too high for models with adapters.
 
         Args:
             frozen_layers: of the encoder, the embedding first; they have no backward pass.
         """
-        frozen = sum(self.encoder_blocks[: max(0, frozen_layers - 1)])
-        repeated = sum(self.encoder_blocks) - frozen + self.decoder_blocks if self.checkpointing else 0
-        frozen += self.macs.embedding if frozen_layers else 0
-        return self.macs.total + repeated + 2 * (self.macs.total - frozen)
+        frozen = self.encoder_block * max(0, frozen_layers - 1)
+        blocks = self.encoder_block * spec.model.backbone_size.depth + self.decoder_blocks
+        repeated = blocks - frozen if spec.checkpointing else 0  # in the backward pass
+        frozen += self.embedding if frozen_layers else 0
+        return self.total + repeated + 2 * (self.total - frozen)
 
 
 @contextmanager
@@ -78,7 +71,7 @@ def counting() -> Iterator[FlopCounterMode]:
         yield counter
 
 
-def count_pass(spec: ModelSpec) -> PassCost:
+def count_macs(spec: ModelSpec) -> Macs:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
     # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.
     model = model_on_meta(replace(spec, checkpointing=False), measures=False).train().requires_grad_(False)
@@ -93,14 +86,13 @@ def count_pass(spec: ModelSpec) -> PassCost:
 
     def of_modules(*names: str) -> Macs:
         """Of one clip, in modules of which none is the embedding."""
-        found = Counter[Any]()
+        operations = Counter[Any]()
         for name in names:
-            found.update(counts.get(f"{root}.{name}", {}))
-        total, norm, linear = (
-            operations // (2 * clips)
-            for operations in (found.total(), found[_NORM], sum(found[product] for product in _LINEAR))
-        )
-        return Macs(linear=linear, attention=total - linear - norm, layer_norm=norm)
+            operations.update(counts.get(f"{root}.{name}", {}))
+        norm, linear = operations[_NORM], sum(operations[product] for product in _LINEAR)
+        each = 2 * clips
+        attention = operations.total() - norm - linear
+        return Macs(linear=linear // each, attention=attention // each, layer_norm=norm // each)
 
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     parts = [name for name, _ in model.named_children() if name != "encoder"]
@@ -109,15 +101,12 @@ def count_pass(spec: ModelSpec) -> PassCost:
         token = torch.empty(1, 1, spec.channels, *spec.model.tubelet, device="meta")
         model.encoder.patch_embed(token)
     of_token, camera_tokens = counter.get_total_flops() // 2, spec.grid.num_tokens if spec.camera else 0
-    # The camera's task embeds the first view of each video once more.
-    embedding = of_token * spec.offered_grid.num_tokens + of_token * camera_tokens // clips
-    return PassCost(
-        macs=replace(of_modules(*parts), embedding=embedding),
-        encoder_blocks=tuple(
-            of_modules(f"encoder.blocks.{number}").total for number in range(len(model.encoder.blocks))
-        ),
+    return replace(
+        of_modules(*parts),
+        # The camera's task embeds the first view of each video once more.
+        embedding=of_token * spec.offered_grid.num_tokens + of_token * camera_tokens // clips,
+        encoder_block=of_modules("encoder.blocks.0").total,
         decoder_blocks=of_modules("decoder.blocks").total,
-        checkpointing=spec.checkpointing,
     )
 
 
@@ -127,11 +116,6 @@ def _for_all_tokens(
     """Compute a block for all its tokens (B, K, D), and return the last L: (B, L, D)."""
     outputs = forward(x, **options)
     return outputs if last is None else outputs[:, x.size(1) - last :]
-
-
-def count_macs(spec: ModelSpec) -> Macs:
-    """Count the multiply-accumulates of one clip's forward pass; see `count_pass`."""
-    return count_pass(spec).macs
 
 
 def count_frozen_macs(spec: ModelSpec) -> int | None:

@@ -86,9 +86,7 @@ class TubeletEmbedding(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights."""
-        first = self.proj if isinstance(self.proj, nn.Conv3d) else self.proj[0]
-        assert isinstance(first, nn.Conv3d)
-        return first.weight.dtype
+        return next(self.proj.parameters()).dtype
 
     def forward(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches (B, K, C, t, p, q) in their precision: (B, K, D).

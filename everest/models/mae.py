@@ -160,11 +160,8 @@ class MaskedAutoencoder(PretrainingModel):
             target = self.targets.values(frames if self.targets.of_frames else x, selection.target)
         else:
             target = gather_tokens(values, selection.target)  # (B, M, P)
-        parts: dict[str, Tensor] = {}
         loss = self.targets.loss(prediction, target, selection.scored())
-        if (camera_loss := self.camera_loss(frames, noise)) is not None:
-            parts["camera_loss"] = camera_loss
-            loss = loss + self.camera_weight * camera_loss
+        loss, parts = self.with_camera_loss(loss, frames, noise)
         return Reconstruction(
             loss=loss,
             parts=parts,

@@ -17,7 +17,6 @@ from everest.methods.camera_task import NUMBERS
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
-from everest.methods.targets import TargetMaker
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, Stage, choose_trained, freeze_layers
@@ -26,7 +25,7 @@ from everest.system.live_bytes import peak_bytes
 from everest.system.machine import free_host_memory
 from everest.system.text import counted
 from everest.tokenizer.spec import TokenizerSpec
-from everest.tokenizer.targets import FrozenTokenizer
+from everest.tokenizer.targets import FeatureTargets, FrozenTokenizer
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
 BF16_BYTES: Final = 2  # of a value
@@ -235,21 +234,11 @@ class Unmeasured(Selector):
         return self.of(grid, importance=noise[:, : grid.num_tokens], noise=noise)
 
 
-class NoTargets(TargetMaker):
+class NoTargets(FeatureTargets):
     """Placeholder targets of a given width; targets of other packages may need real values."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-
-    @property
-    def width(self) -> int:
-        return self._width
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         return torch.empty(*ids.shape, self.width, device=ids.device)
-
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        return prediction
 
 
 def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
@@ -261,7 +250,7 @@ def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
     with torch.device("meta"):
         model = spec.without_files().build()
     if isinstance(model, MaskedAutoencoder):
-        model.targets = NoTargets(model.targets.width)
+        model.targets = NoTargets(width=model.targets.width)
     if not measures:
         model.selector = Unmeasured(of=spec.selection)
     return model

@@ -51,11 +51,7 @@ class ByImportance(Selector):
         return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
 
     def kept(self, grid: TokenGrid, importance: Tensor) -> Tensor:
-        """(B, K) ids of the kept tokens of `grid`, the most important first.
-
-        Raises:
-            RecipeError: `slice_cap` leaves too few tokens.
-        """
+        """(B, K) ids of the kept tokens of `grid`, the most important first."""
         order, count = self.ranked(importance), num_kept(grid.num_tokens, self.keep_ratio)
         if self.slice_cap is not None:
             most = num_at_most(count, self.slice_cap)

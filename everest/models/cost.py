@@ -10,8 +10,7 @@ its tokens; what this program saves beyond that is not subtracted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -60,17 +59,16 @@ class Macs:
         return self.total + repeated + 2 * (self.total - frozen)
 
 
-@contextmanager
-def counting() -> Iterator[FlopCounterMode]:
-    """Count the operations of passes without gradients, two for each multiply-accumulate."""
+def counting() -> FlopCounterMode:
+    """Counts operations, two for each multiply-accumulate."""
 
     def norm_operations(shape: tuple[int, ...], *args: Any, **options: Any) -> int:
         return 2 * NORM_OPERATIONS * prod(shape)
 
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={_NORM: norm_operations}) as counter:
-        yield counter
+    return FlopCounterMode(display=False, custom_mapping={_NORM: norm_operations})
 
 
+@torch.no_grad()
 def count_macs(spec: ModelSpec) -> Macs:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
     # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.

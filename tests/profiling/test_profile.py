@@ -35,7 +35,7 @@ def test_every_printed_digit_of_computation_and_parameters_is_reproduced():
 def test_counts_are_those_of_fvcore_on_the_released_modules(golden: Callable[[str], Path]):
     told = json.loads(golden("paper_costs.json").read_text())
     ours = {
-        (str(figure.table), *astuple(cost_of(*figure.of).macs))
+        (str(figure.table), *astuple(cost_of(*figure.of).macs)[:4])
         for figure in paper_figures()
         if figure.of is not None and figure.unit == "GMACs"
     }

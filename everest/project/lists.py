@@ -27,7 +27,7 @@ from everest.system.events import Report, notice
 from everest.system.text import counted
 from everest.video.folders import split_folders
 
-# Our choice, in seconds. Windows of 1 s were measured (docs/timelines.md).
+# Our choice, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
 STEP: Final = 0.5  # of a window, from one to the next
 

@@ -24,24 +24,24 @@ WINDOW_SECONDS: Final = 10.0  # our choice
 def budget(
     rules: RuleOptions,
     timeline: Annotated[
-        Path, typer.Option("--timeline", metavar="T", help="File of everest timeline --save.")
+        Path, typer.Option("--timeline", metavar="T", help="File of `everest timeline --save`.")
     ],
     checked: Annotated[
         Path | None,
-        typer.Option("--checked", metavar="F", help="The windows of --draw with the bouts of a person."),
+        typer.Option("--checked", metavar="F", help="The list of --draw, with your bouts added."),
     ] = None,
     draw: Annotated[
-        int | None, typer.Option("--draw", min=2, metavar="N", help="Draw N windows to check, to --output.")
+        int | None, typer.Option("--draw", min=2, metavar="N", help="Write N random windows to --output.")
     ] = None,
     window: Annotated[
         float | None,
         typer.Option(
-            "--window", min=0.1, metavar="SECONDS", help="Length of the windows to draw [10, or as checked]."
+            "--window", min=0.1, metavar="SECONDS", help="Length of the windows [10, or as in --checked]."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed of --draw.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="LIST", help="CSV file of the windows to check.")
+        Path | None, typer.Option("--output", "-o", metavar="LIST", help="CSV list of windows to write.")
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,

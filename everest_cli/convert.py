@@ -31,14 +31,14 @@ def convert(
     ] = None,
     inspect: Annotated[bool, typer.Option("--inspect", help="Only identify the checkpoint.")] = False,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Use the tensors that fit; missing ones start fresh.")
+        bool, typer.Option("--partial", help="Convert what fits; initialize the rest.")
     ] = False,
     family: Annotated[
         str | None,
         typer.Option(
             "--family",
             metavar="NAME",
-            help="Decides between families with equal keys: videomae, videomae-v2, everest, mme, mvd.",
+            help="For checkpoints with equal parameter names: videomae, videomae-v2, everest, mme, mvd.",
         ),
     ] = None,
     frames: Annotated[
@@ -50,12 +50,12 @@ def convert(
     heads: Annotated[
         str | None,
         typer.Option(
-            "--heads", metavar="N[,M]", help="Attention heads of an unknown width, and of its decoder."
+            "--heads", metavar="N[,M]", help="Attention heads of an unusual width, and of its decoder."
         ),
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option("--classes", metavar="FILE", help="Class names of a classifier, one a line."),
+        typer.Option("--classes", metavar="FILE", help="Class names of a classifier, one per line."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,

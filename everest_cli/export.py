@@ -29,7 +29,7 @@ def export(
     checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
     to: Annotated[
         Format,
-        typer.Option("--to", help="A transformers folder, an ONNX file, or a program of torch.export."),
+        typer.Option("--to", help="A transformers folder, an ONNX file, or a torch.export program."),
     ],
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
@@ -37,7 +37,7 @@ def export(
     keep: o.Keep = None,
     precision: Annotated[
         GraphPrecision,
-        typer.Option("--precision", help="Of the network in an ONNX file; tokens are selected in float32."),
+        typer.Option("--precision", help="Precision of an ONNX network; tokens are selected in float32."),
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
@@ -45,7 +45,7 @@ def export(
     ] = None,
     uint8: Annotated[
         bool,
-        typer.Option("--uint8", help="The graph takes uint8 frames (B, T, H, W, 3) and normalizes them."),
+        typer.Option("--uint8", help="Take uint8 frames (B, T, H, W, 3) as input and normalize them."),
     ] = False,
     evaluation: o.Evaluation = None,
     which: o.WhichWeights = None,
@@ -134,7 +134,7 @@ def _card_of(out: Path) -> Path:
 
 
 def _write_graph(out: Path, exported: Graph, clips: list[Tensor], to: Format) -> dict[str, Any]:
-    """Write an ONNX file or a program of torch; `clips` calibrate int8."""
+    """Write an ONNX file or a torch.export program; `clips` calibrate int8."""
     from everest.checkpoints.describe import sampled_frames
     from everest.checkpoints.graph_files import write_onnx, write_program
 

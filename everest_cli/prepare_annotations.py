@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def convert_annotations(
     files: Annotated[
-        list[Path], typer.Argument(parser=local_path, metavar="FILE…", help="Annotation files of any kinds.")
+        list[Path], typer.Argument(parser=local_path, metavar="FILE…", help="Annotation files of any kind.")
     ],
     fps: o.FileFps = None,
     videos: Annotated[
@@ -40,12 +40,12 @@ def convert_annotations(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="Convert; a folder if a file is of one video."),
+        typer.Option("--output", "-o", metavar="OUT", help="Convert to this file, or folder of files."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Read annotations of times: print their classes, or convert them.
+    """Read annotation files: print bouts and seconds per class, or convert them.
 
     everest prepare windows --labels makes a list of labeled windows of them.
 

@@ -39,20 +39,20 @@ def check(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal [the list's folder]."
+            "--output", "-o", metavar="DIR", help="Folder for bad_videos.csv and progress [the list's]."
         ),
     ] = None,
     limit: Annotated[
         float,
         typer.Option(
-            "--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer counts as unreadable."
+            "--timeout", metavar="SECONDS", min=0.01, help="Longest time before a video counts as bad."
         ),
     ] = 1800.0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Verify labels, decode every video whole, find short ones and copies; exit code 4 if a check fails.
+    """Check labels, decode every video, find short ones and duplicates; exit code 4 on failure.
 
     A stopped check resumes when the same command is repeated.
 

@@ -44,21 +44,19 @@ def profile(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data", metavar="DIR", help="Also measure the loader on these videos; the videos of --latency."
-        ),
+        typer.Option("--data", metavar="DIR", help="Videos to measure the loader on, or for --latency."),
     ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option("--checkpoint", "-c", metavar="C", help="Checkpoint or ONNX file, for --latency."),
     ] = None,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Time a trained model from a video file to its answer.")
+        bool, typer.Option("--latency", help="Time a trained model from a video file to its output.")
     ] = False,
     overrides: o.Overrides = None,
-    comparing: Annotated[bool, typer.Option("--compare", help="All methods side by side.")] = False,
+    comparing: Annotated[bool, typer.Option("--compare", help="Compare all methods.")] = False,
     paper: Annotated[
-        bool, typer.Option("--paper", help="The cost tables of the paper next to everest's.")
+        bool, typer.Option("--paper", help="Print the paper's cost tables beside everest's values.")
     ] = False,
     measured: Annotated[bool, typer.Option("--measure", help="Time real steps on this device.")] = False,
     batch: Annotated[
@@ -68,10 +66,11 @@ def profile(
         int | None, typer.Option("--videos", metavar="N", min=1, help="Plan a pre-training run on N videos.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="E", min=1, help="Epochs of that run [the recipe's].")
+        int | None,
+        typer.Option("--epochs", metavar="E", min=1, help="Epochs of the planned run [the recipe's]."),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="G", help="GPU of that run: h200, a100, 4090, t4.")
+        str | None, typer.Option("--gpu", metavar="G", help="GPU of the planned run: h200, a100, 4090, t4.")
     ] = None,
     gpus: o.OneGpu = "auto",
     as_json: o.AsJson = False,

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def suggest(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder of class folders, or of the lists train.csv, …")
+        str, typer.Argument(metavar="DATA", help="Folder of class folders, or of lists (train.csv, …).")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The recipe.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The recipe to write.")],
     train: Annotated[
         str | None, typer.Option("--train", metavar="LIST", help="Training list [train.csv].")
     ] = None,
@@ -37,10 +37,10 @@ def suggest(
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option("--group", metavar="G", help="Of class folders: as in `everest prepare split`."),
+        typer.Option("--group", metavar="G", help="Groups of class folders; see `everest prepare split`."),
     ] = None,
     unlabeled: Annotated[
-        bool, typer.Option("--unlabeled", help="For pre-training only: the videos have no classes.")
+        bool, typer.Option("--unlabeled", help="Pre-train only, on videos without classes.")
     ] = False,
     task: o.TaskName = None,
     device: Annotated[

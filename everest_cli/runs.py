@@ -17,7 +17,7 @@ UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look, at any depth.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to search, at any depth.")] = Path(
         "runs"
     ),
     as_json: o.AsJson = False,

@@ -25,7 +25,7 @@ SAVED = ".safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineModel(ModelOptions):
-    """The model, which saved timelines do without."""
+    """The model; saved timelines do not need it."""
 
     checkpoint: Annotated[
         str,
@@ -71,7 +71,7 @@ def timeline(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option("--truth", metavar="F", help="Annotations of a person, of any kind: print scores."),
+        typer.Option("--truth", metavar="F", help="Ground-truth annotations of any kind, to print scores."),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -80,7 +80,7 @@ def timeline(
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Predict classes over time: a window slides over each video; equal neighbors are a bout.
+    """Predict classes over time with a sliding window; equal neighbors form a bout.
 
     With --output or --save, the probabilities are saved, too. That file can be given instead of videos and
     a model.

@@ -117,9 +117,9 @@ def _check_out(out: Path | None, *, inspect: bool, overwrite: bool) -> None:
     if inspect:
         return
     if out is None:
-        raise RecipeError("Missing option '--output'; with --inspect nothing is written")
+        raise RecipeError("--output: missing; name a .safetensors file, or use --inspect")
     if out.suffix != ".safetensors":
-        raise RecipeError(f"--output {out}: the output is a safetensors file; end its name in .safetensors")
+        raise RecipeError(f"--output {out}: end its name in .safetensors")
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
@@ -133,7 +133,7 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     if file is None:
         return False
     if not inspect:
-        raise CheckpointError(f"{path}: written by everest; every command reads it as it is")
+        raise CheckpointError(f"{path}: written by everest; use it without conversion")
     opened = open_model(file)
     weights, spec = opened.weights, opened.spec
     is_model = isinstance(spec, ModelSpec)

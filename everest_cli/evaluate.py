@@ -50,8 +50,8 @@ def evaluate(
         }
         if refused := [option for option, is_given in given.items() if is_given]:
             raise RecipeError(
-                f"{', '.join(refused)}: {weights} computes what it was exported for, on the CPU; evaluate "
-                "its checkpoint, or export it again"
+                f"{', '.join(refused)}: {weights} is exported and runs on the CPU as it is; evaluate its "
+                "checkpoint, or export it again"
             )
         gpus = "cpu"
     devices = training_command.launch(gpus, processes)

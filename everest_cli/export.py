@@ -88,7 +88,7 @@ def export(
         document = _write_graph(out, exported, clips, to)
         write_text(_card_of(out), card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
-    say(f"differs from everest by {document['difference']:.1e} at most, on {on}")
+    say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     for note in document["notes"]:
         say(f"note: {note}")
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
@@ -111,15 +111,12 @@ def _check(
         read_shares(str(keep))
     if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
         raise RecipeError(
-            "--precision int8 needs --to onnx and --calibrate LIST, with typical videos; "
-            "without it, leave --calibrate out"
+            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
+            "--calibrate needs --precision int8"
         )
     if to == "hf":
         if uint8 or keep not in (None, 1):
-            raise RecipeError(
-                "--to hf: transformers normalizes frames itself and encodes all tokens; use --uint8 and "
-                "--keep with --to onnx or --to torch"
-            )
+            raise RecipeError("--to hf: does not support --uint8 and --keep; use --to onnx or --to torch")
         check_new_folder(out, overwrite=overwrite)
         return
     if out.suffix != SUFFIXES[to]:

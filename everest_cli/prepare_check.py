@@ -67,7 +67,7 @@ def check(
         chosen = _read_sources(sources or [], data, task, overrides)
     else:
         if sources or task:
-            raise RecipeError(f"--recipe {recipe}: has the lists and the task; leave them out")
+            raise RecipeError(f"--recipe {recipe}: names the lists and the task; leave out SOURCE and --task")
         chosen = _read_recipe(recipe, data, overrides)
     for listed in chosen.lists.values():
         if listed.notice is not None:
@@ -121,7 +121,7 @@ def _read_sources(
     if not sources:
         raise RecipeError("nothing to check: name lists or folders, or a --recipe")
     if overrides:
-        raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
+        raise RecipeError("--set needs --recipe, whose values it changes")
     lists: dict[str, SampleList] = {}
     for source in sources:
         first = next(iter(lists.values()), None)
@@ -150,7 +150,7 @@ def _read_recipe(recipe: str, data: Path | None, overrides: list[str] | None) ->
         if path is not None and path not in named.values():  # data.test may be data.val
             named[key] = path
     if not named:
-        raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
+        raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
     lists: dict[str, SampleList] = {}
     classes = None
     for key in named:

@@ -62,11 +62,11 @@ def windows(
     from everest.system.text import counted
 
     if hours is not None and count is not None:
-        raise RecipeError("--hours and --count both state the number of windows; use one of them")
+        raise RecipeError("--hours and --count both limit the windows; use one of them")
     if hours is not None and not hours <= MOST_HOURS:
         raise RecipeError(f"--hours {hours:g}: must be a number of at most {MOST_HOURS} hours")
     if not labels and (fps or task):
-        raise RecipeError("--fps and --task belong to --labels")
+        raise RecipeError("--fps and --task need --labels")
     settings = WindowSettings(
         seconds=seconds,
         step=seconds if step is None else step,

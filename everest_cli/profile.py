@@ -83,13 +83,13 @@ def profile(
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
     """
     if (checkpoint is None) == latency:
-        raise RecipeError("--latency and --checkpoint go together: name the model that is timed")
+        raise RecipeError("--latency needs --checkpoint, and --checkpoint needs --latency")
     if method is not None and recipe is not None:
-        raise RecipeError("--method and --recipe both name a recipe: leave one out")
+        raise RecipeError("--method and --recipe both choose a recipe; use one of them")
     if gpu is None and (videos is not None or epochs is not None):
-        raise RecipeError("--videos and --epochs plan a run on a GPU: add --gpu")
+        raise RecipeError("--videos and --epochs need --gpu, which names the GPU of the planned run")
     if (batch is not None or gpus != "auto") and not (measured or data or latency):
-        raise RecipeError("--batch and --gpus belong to --measure, --data or --latency; add one of them")
+        raise RecipeError("--batch and --gpus need --measure, --data or --latency")
     if checkpoint is not None:
         print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
         return
@@ -126,7 +126,7 @@ def profile(
     )
     profiled = changed(recipe or METHODS[method])
     if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
-        raise RecipeError(f"--keep: {profiled.pretrain.selection.strategy} keeps no tokens by importance")
+        raise RecipeError(f"--keep: strategy {profiled.pretrain.selection.strategy} has no keep ratio")
     if profiled.pretrain.teacher or (profiled.tokenizer is not None and profiled.tokenizer.checkpoint):
         from everest.engine.tokenizer_first import with_absolute_paths
 

@@ -32,7 +32,7 @@ def runs(
 
     summaries = [summarize(run) for run in find_runs(folder)]
     if not summaries:
-        say(f"{folder}: no run folder in it")
+        say(f"{folder}: contains no run folders")
     for run in summaries:
         if run.problem:
             say(f"damaged: {run.problem}")

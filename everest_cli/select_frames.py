@@ -57,13 +57,13 @@ def select_frames(
     from everest.system.files import check_new_file, refuse_inputs
 
     if not 0 < keep <= 1:
-        raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
+        raise RecipeError(f"--keep {keep:g}: must be above 0 and at most 1")
     if not math.isfinite(alpha):
         raise RecipeError(f"--alpha {alpha:g}: give a number, such as 1.5")
     opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     drawn = TUBELET[0] if opened is None else opened.transformer.encoder.patch_embed.tubelet[0]
     if frames % drawn:
-        raise RecipeError(f"--frames {frames}: {drawn} frames are drawn together; give a multiple of {drawn}")
+        raise RecipeError(f"--frames {frames}: must be a multiple of {drawn}")
     clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
         selector=RedundancyRobust(keep_ratio=keep),

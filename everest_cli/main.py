@@ -99,7 +99,7 @@ def as_user_error(error: Exception) -> UserError | None:
         return EnvironmentProblem(f"the output cannot be written: {error.strerror}")
     if isinstance(error, OverflowError) or "overflow" in str(error).lower():  # torch's are RuntimeErrors
         why = str(error).splitlines()[0]
-        return RecipeError(f"a number is too large; use a smaller one ({why})")
+        return RecipeError(f"a number is too large to compute with, give a smaller one ({why})")
     # torch.OutOfMemoryError is a RuntimeError; torch may not be imported here.
     if (
         isinstance(error, MemoryError)

@@ -26,9 +26,9 @@ def encode(
     short_side: Annotated[
         int, typer.Option("--short-side", min=16, help="Maximum pixels; smaller videos keep their size.")
     ] = 256,  # our choice, for crops of 224
-    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames between keyframes.")] = 12,
+    gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = 12,
     crf: Annotated[
-        int, typer.Option("--crf", min=0, max=51, help="x264 quality: lower is better, 0 is lossless.")
+        int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")
     ] = 18,  # visually close to the source
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Maximum seconds per video.")] = 3600,
     overwrite: o.OverwriteFile = False,

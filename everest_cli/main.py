@@ -137,7 +137,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         ),
         "select-frames": (select_frames.select_frames, "Find the frames of a video that change most."),
         "profile": (profile.profile, "Compute cost, memory and hours before a run."),
-        "doctor": (doctor.doctor, "Examine this machine; print problems with their fixes."),
+        "doctor": (doctor.doctor, "Check this machine; print a fix for each problem."),
     },
     "Use": {
         "predict": (predict.predict, "Predict classes or numbers of videos."),
@@ -175,14 +175,14 @@ def everest(
     imports: Annotated[
         list[str] | None,
         typer.Option(
-            "--import", metavar="MODULE", help="Import a module of yours that weights or run folders name."
+            "--import", metavar="MODULE", help="Import your module, which weights or run folders refer to."
         ),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Efficient masked video autoencoders: pretrain, fine-tune and evaluate a video encoder.
+    """Train video classifiers and encoders on your own videos, and use them.
 
     Example: everest train VIDEOS --output runs/mine
     """

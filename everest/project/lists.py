@@ -29,7 +29,7 @@ from everest.video.folders import split_folders
 from everest.video.reader import probe
 from everest.video.stream import VideoError
 
-# Our choice, in seconds. Windows of 1 s were measured (docs/timelines.md).
+# Our choice, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
 STEP: Final = 0.5  # of a window, from one to the next
 

@@ -19,7 +19,7 @@ from everest.system.events import Report, notice, silent
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
 SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
-STEP: Final = 0.25  # of a window; docs/timelines.md
+STEP: Final = 0.25  # of a window; benchmarks/timelines.md
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
 
 

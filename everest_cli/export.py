@@ -31,7 +31,7 @@ def export(
     keep: o.Keep = None,
     precision: Annotated[
         GraphPrecision,
-        typer.Option("--precision", help="Of the network in an ONNX file; tokens are selected in float32."),
+        typer.Option("--precision", help="Precision of an ONNX network; tokens are selected in float32."),
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
@@ -76,7 +76,7 @@ def export(
         document = _write_onnx(out, exported, clips)
         write_text(_card_of(out), card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
-    say(f"differs from everest by {document['difference']:.1e} at most, on {on}")
+    say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     for note in document["notes"]:
         say(f"note: {note}")
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
@@ -98,12 +98,12 @@ def _check(
         read_shares(str(keep))
     if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
         raise RecipeError(
-            "--precision int8 needs --to onnx and --calibrate LIST, with typical videos; "
-            "without it, leave --calibrate out"
+            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
+            "--calibrate needs --precision int8"
         )
     if to == "hf":
         if keep not in (None, 1):
-            raise RecipeError("--to hf: transformers encodes all tokens; use --keep with --to onnx")
+            raise RecipeError("--to hf: does not support --keep; use --to onnx")
         check_new_folder(out, overwrite=overwrite)
         return
     if out.suffix != ".onnx":

@@ -62,7 +62,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint of another program to everest's format; prints the path written.
 
-    Reads EVEREST, VideoMAE (V2), MME, MVD, transformers (VideoMAE and V-JEPA 2). Pickles are read as
+    Reads EVEREST, VideoMAE (V2), ST-MAE, MME, MVD, transformers (VideoMAE and V-JEPA 2). Pickles are read as
     data: none can run code.
 
     Example: everest convert checkpoint-799.pth --output videomae.safetensors

@@ -26,8 +26,8 @@ from everest.system.weights import Weights, require_finite
 
 FEW: Final = 4  # names that a message lists one by one
 FRESH_SEED: Final = 0  # of the tensors that a checkpoint lacks, with --partial
-# Where the programs have their encoder: under its name, or at the top. Ours have neither a class token nor
-# learned positions, which other programs add to its tokens.
+# Where the programs have their encoder: under its name, or at the top. Some add a class token and learned
+# positions to its tokens.
 ENCODER: Final = re.compile(
     r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\."
     r"|(cls_token|pos_embed_(spatial|temporal|class))$"
@@ -257,6 +257,7 @@ def describe(identity: Identity) -> dict[str, Any]:
         "size": list(spec.size),
         "tubelet": list(spec.model.tubelet),
         "positions": spec.model.positions,
+        "class_token": spec.model.class_token,
         "pooling": spec.model.pooling if spec.kind == "classifier" else None,
         "num_classes": spec.num_classes,
         "classes": list(identity.classes) if identity.classes else None,

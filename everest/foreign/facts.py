@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, Final, Literal
 
 from everest.config.heads import MULTI_LABEL
@@ -17,8 +18,8 @@ from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import Family, Translation
 from everest.methods.grid import TokenGrid
-from everest.methods.strategies import AllTokens, RedundancyRobust, Tube
-from everest.models.positions import BASE, ComputedPositions, position_table
+from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
+from everest.models.positions import BASE, SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 
@@ -29,6 +30,7 @@ TORCH_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
 COMPUTED: Final[tuple[ComputedPositions, ...]] = ("separable", "flat")  # a table is compared in this order
 TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more
 EMBEDDING: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
+CLASS_TOKEN: Final = "encoder.class_token"
 FIRST_MLP: Final = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
 FIX_CLIP: Final = "set --frames and --size of its training"
 
@@ -135,6 +137,8 @@ def _check_architecture(facts: ForeignFacts) -> None:
             if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
                 needed = "none is possible" if expected is None else f"only {expected} is possible"
                 raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
+    if facts.program == "st-mae" and facts.stage == "classifier" and CLASS_TOKEN not in facts.shapes:
+        raise facts.error("it classifies without a class token, by a mean that leaves out the first token")
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
@@ -143,9 +147,14 @@ def _check_architecture(facts: ForeignFacts) -> None:
 def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tuple[int, int], TokenGrid]:
     """Return the frames, (height, width) and tokens of a clip: of the user, of the file, or as released."""
     (frames_key, size_key), (released_frames, released_side) = facts.names.clip_keys, facts.names.clip
-    frames = facts.hints.frames or facts.number(frames_key, "num_frames") or released_frames
+    learned = (facts.shapes.get(f"encoder.{name}", ()) for name in (TEMPORAL, SPATIAL))  # (1, N, D)
+    slices, places = (shape[1] if len(shape) == 3 else None for shape in learned)
+    frames = facts.hints.frames or (slices and slices * tubelet[0])
+    frames = frames or facts.number(frames_key, "num_frames") or released_frames
     size, stored = facts.hints.size, facts.foreign.config.get(size_key)
-    if size is None and isinstance(stored, list):
+    if size is None and places is not None:
+        size = (isqrt(places) * tubelet[1], isqrt(places) * tubelet[2])
+    elif size is None and isinstance(stored, list):
         if len(stored) != 2 or not all(type(side) is int for side in stored):
             raise facts.error(f"{size_key} is {shown(stored)}, not a size in pixels; fix its config.json")
         size = (stored[0], stored[1])
@@ -156,6 +165,11 @@ def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tupl
         grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
     except UserError as error:
         raise facts.error(f"{error}; {FIX_CLIP}") from error
+    if slices not in (None, grid.t) or places not in (None, grid.per_slice):
+        raise facts.error(
+            f"its learned positions are for {slices} slices of {places} places, a clip of "
+            f"{frames} x {height} x {width} has {grid.t} of {grid.per_slice}; {FIX_CLIP}"
+        )
     return frames, (height, width), grid
 
 
@@ -167,13 +181,15 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
         default = (BACKBONES[backbone_of(width)].decoder_width,)
         width = facts.shapes.get("decoder.norm.weight", default)[0]
         sizes |= {"decoder_width": width, "decoder_heads": _heads(facts, width, "decoder_")}
-    # The norm of a classifier comes after the average, or before the first token is taken.
+    # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's one norm
+    # comes after the average.
     norm = facts.translation.take.get("norm.weight", ("fc_norm.weight",))[0]
     return ModelSettings(
         **backbone_settings(**sizes, mlp=facts.shapes.get(FIRST_MLP, (None,))[0]),
         tubelet=tubelet,
         positions=_positions(facts, grid),
-        pooling="mean" if norm.endswith("fc_norm.weight") else "first",
+        class_token=CLASS_TOKEN in facts.shapes,
+        pooling="mean" if facts.program == "st-mae" or norm.endswith("fc_norm.weight") else "first",
         decoder_depth=decoder_depth or ModelSettings().decoder_depth,
     )
 
@@ -253,4 +269,8 @@ def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
     target, selection = PixelTargetSettings(normalize=normalize), Tube(mask_ratio=round(1 - visible, 6))
     if facts.program == "everest":
         selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
+    elif facts.program == "st-mae":
+        normalize = "token" if args.get("norm_pix_loss", True) else False
+        target = PixelTargetSettings(normalize=normalize, frames="half")
+        selection = RandomSpaceTime(visible_ratio=visible)
     return {"kind": "pretrain", "target": target, "selection": selection}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from everest.config.values import Positions
+from everest.models.positions import SPATIAL, TEMPORAL
 
 IDLE: Final = "without effect on our model"
 TABLES: Final = ("pos_embed", "encoder.pos_embed")  # positions that the programs store and everest computes
@@ -117,6 +118,19 @@ def _released(names: Collection[str]) -> Rules:
     return _IDLE + _CLASSIFIER + ([] if "fc_norm.weight" in names else _FIRST_TOKEN)
 
 
+# --- ST-MAE: separate queries, keys and values, a class token, learned positions of space and time
+
+_ST_MAE: Rules = [
+    ("cls_token", "encoder.class_token"),
+    ("pos_embed_class", "encoder.position.class_token"),
+    ("pos_embed_spatial", f"encoder.{SPATIAL}"),
+    ("pos_embed_temporal", f"encoder.{TEMPORAL}"),
+    (r"(blocks\.\d+\.attn)\.([qv])\.bias", r"encoder.\1.\2_bias"),
+    (r"(blocks\.\d+\.attn)\.([qkv])\.weight", r"encoder.\1.qkv.weight|\2"),
+    (r"head\.projection\.(weight|bias)", r"head.\1"),  # PySlowFast, which trained the released models
+]  # its decoder has parts that ours lacks
+
+
 # --- VideoMAE and V-JEPA 2 of transformers: separate queries, keys and values
 
 _LAYER: Final = r"(?:videomae\.)?(encoder|decoder)\.(?:decoder_layers|layer)\.(\d+)\."
@@ -178,6 +192,12 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
         clip_keys=("frames_per_clip", "crop_size"),
         eps=1e-6,
         left_out="everest has no attentive pooler of several blocks, so it cannot use the head behind it",
+    ),
+    "st-mae": Family(
+        title="ST-MAE (Feichtenhofer et al. 2022)",
+        recognize=lambda names: {"patch_embed.proj.weight", "pos_embed_spatial"} <= set(names),
+        rules=lambda names: _ST_MAE + _released(names),
+        positions="learned-separable",
     ),
     "videomae": Family(
         title="VideoMAE (Tong et al. 2022); EVEREST, VideoMAE V2, MME and MVD have the same names",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 # The width of an MLP over that of its block: in decoders, and in encoders that set no other one.
 MLP_RATIO: Final = 4
@@ -65,6 +65,7 @@ def rotary_channels(head_width: int) -> int:
 
 
 LEAST_PLACES: Final = 4  # our choice: the least height and width, in places, of a discriminator's last layer
+TopKKind = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field
 
 from everest.config import values as v
-from everest.config.sizes import MOST_CODE_BITS, TOKENIZERS, TokenizerConfig
+from everest.config.sizes import MOST_CODE_BITS, TOKENIZERS, TokenizerConfig, TopKKind
 from everest.config.values import settings
 from everest.errors import shown
 
@@ -51,7 +51,8 @@ class TokenizerSettings:
     input_scale: Annotated[float, Field(ge=1 / 64, le=1)] | None = None
     frames: v.Frames = 16  # of a window, which is encoded at once [P]
     keep: Annotated[float, Field(gt=0, le=1)] = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
-    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5  # of the gradient to the scores of tokens
+    select: TopKKind = "straight-through"  # how the choice of tokens passes a gradient to their scores
+    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5  # of the scores in `select`
     warmup: v.ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
     full_batches: v.Share = 0.25  # share of the other steps that keep all tokens
     epochs: v.Count | None = 30  # of the training of the tokenizer

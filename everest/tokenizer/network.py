@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
-from everest.config.sizes import TokenizerConfig
+from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import Side
 from everest.errors import CheckpointError
@@ -42,7 +42,8 @@ class TokenizerSpec:
     window: int  # frames that are encoded together
     size: tuple[Side, Side]  # height, width of the training clips; other sizes work as well
     keep: float  # ratio of the ranked tokens of a window that a clip is rebuilt from in training
-    temperature: float = 0.5  # of the gradient to the scores (everest.tokenizer.scorer)
+    select: TopKKind = "straight-through"  # how gradients pass their selection (everest.tokenizer.scorer)
+    temperature: float = 0.5  # of the selection
     checkpointing: bool = False  # recompute activations in the backward pass
 
     def dump(self) -> dict[str, Any]:
@@ -53,8 +54,9 @@ class TokenizerSpec:
     def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
         """Read the values that `dump` returns, from the file `source`."""
         spec = read_spec(_SPEC, settings, source=source)
-        sampling = {"frames": spec.window, "keep": spec.keep, "temperature": spec.temperature}
-        in_range = read_spec(_SETTINGS, asdict(spec.config) | sampling, source=source)
+        own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
+        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
+        in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
         problem = next(in_range.problems(), None)
         if problem is not None:
             raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
@@ -180,7 +182,8 @@ class AdaptiveTokenizer(nn.Module):
         windows = _split(scores.unsqueeze(1), self.slices)[:, 0]  # (B * W, slices, h, w)
         ranked = windows[:, 1:].flatten(1)  # (B * W, ranked tokens)
         num_selected = num_kept(ranked.size(1), keep)
-        selected = soft_topk_mask(ranked, num_selected, self.spec.temperature, generator)
+        kind, temperature = self.spec.select, self.spec.temperature
+        selected = soft_topk_mask(ranked, num_selected, kind, temperature, generator)
         first_slice = torch.ones_like(windows[:, :1])
         mask = torch.cat([first_slice, selected.view_as(windows[:, 1:])], dim=1)
         return _join(mask.unsqueeze(1), len(scores))[:, 0]

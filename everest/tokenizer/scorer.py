@@ -1,6 +1,6 @@
 """The scorer: a small network that scores tokens, and a differentiable selection of the highest scores.
 
-B batch, T frames, H W pixels, C channels, N tokens, K kept ones, t h w the grid of tokens.
+B batch, T frames, H W pixels, C channels, N tokens, K kept ones, S samples, t h w the grid of tokens.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from everest.config.sizes import TopKKind
 from everest.methods.importance import full_precision
 
 FLOOR: Final = 1e-6  # added under a root: at 0, if frames or all scores are equal, its gradient is not finite
+SAMPLES: Final = 32  # of noise, for `perturbed`
 
 
 class TokenScorer(nn.Module):
@@ -72,16 +74,20 @@ def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return shuffled.gather(1, order[:, :k])
 
 
-def soft_topk_mask(scores: Tensor, k: int, temperature: float, generator: torch.Generator) -> Tensor:
-    """Select the `k` highest scores of each row; its gradient is that of a sigmoid around the threshold.
+def soft_topk_mask(
+    scores: Tensor, k: int, kind: TopKKind, temperature: float, generator: torch.Generator
+) -> Tensor:
+    """Select the `k` highest scores of each row, with a gradient to the scores.
 
-    LVMAE does not specify its differentiable top-k, so this is our choice. Scores are standardized per clip
-    first: their scale drifts in training, which would change the effect of the temperature.
+    LVMAE does not specify its differentiable top-k, so both kinds are our choice. Scores are standardized per
+    clip first: their scale drifts in training, which would change the effect of the temperature.
 
     Args:
         scores: (B, N) float32.
-        temperature: of the sigmoid.
-        generator: for the order of ties; on the scores' device.
+        kind: `straight-through` uses the gradient of a sigmoid around the threshold; `perturbed` the gradient
+            of the mean selection under noise (Berthet et al. 2020).
+        temperature: of the sigmoid; the standard deviation of the noise.
+        generator: for the order of ties and for the noise; on the scores' device.
     Returns:
         (B, N) float32 mask of 0 and 1, with exactly `k` ones per row.
     """
@@ -91,7 +97,15 @@ def soft_topk_mask(scores: Tensor, k: int, temperature: float, generator: torch.
         return hard
     std = (scores.var(dim=1, keepdim=True, unbiased=False) + FLOOR).sqrt()
     standard = (scores - scores.mean(dim=1, keepdim=True)) / std  # (B, N)
-    # The threshold is halfway between the k-th and the next score.
-    threshold = standard.detach().topk(k + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)  # (B, 1)
-    soft = torch.sigmoid((standard - threshold) / temperature)
+    if kind == "perturbed":
+        shape = (SAMPLES, *standard.shape)
+        noise = torch.randn(shape, generator=generator, device=standard.device)  # (S, B, N)
+        noisy = standard.detach() + temperature * noise
+        selected = torch.zeros_like(noise).scatter_(2, noisy.topk(k, dim=2).indices, 1.0)
+        slope = (noise * standard).sum(dim=2, keepdim=True) / temperature  # (S, B, 1)
+        soft = (selected * slope).mean(dim=0)
+    else:
+        # The threshold is halfway between the k-th and the next score.
+        threshold = standard.detach().topk(k + 1, dim=1).values[:, -2:].mean(dim=1, keepdim=True)  # (B, 1)
+        soft = torch.sigmoid((standard - threshold) / temperature)
     return hard + (soft - soft.detach())  # this order gives exactly 0 and 1

@@ -32,6 +32,7 @@ def tokenizer_spec(recipe: Recipe) -> TokenizerSpec:
         window=settings.frames,
         size=recipe.data.frame_size,
         keep=settings.keep,
+        select=settings.select,
         temperature=settings.temperature,
         checkpointing=recipe.train.checkpointing,
     )

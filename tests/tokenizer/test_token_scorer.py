@@ -9,6 +9,7 @@ from everest.config.sizes import TOKENIZERS
 from everest.tokenizer.scorer import TokenScorer, soft_topk_mask, top_k
 
 STRIDES = [(2, 4), (2, 8), (2, 16), (1, 4), (4, 12)]
+KINDS = ["straight-through", "perturbed"]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -64,19 +65,21 @@ def test_the_first_slice_copies_the_second_in_float32_under_autocast(scorer: Tok
     assert torch.equal(scores[:, 0], scores[:, 1])
 
 
-def test_a_clip_of_equal_frames_has_finite_gradients_and_exactly_k(scorer: TokenScorer):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_of_equal_frames_has_finite_gradients_and_exactly_k(scorer: TokenScorer, kind: str):
     still = clip(2, 3, 1, 16, 16).expand(-1, -1, 16, -1, -1)
     scores = scorer(still)[:, 1:].flatten(1)
-    mask = soft_topk_mask(scores, 11, 0.5, seeded())
+    mask = soft_topk_mask(scores, 11, kind, 0.5, seeded())
     (mask * clip(*mask.shape)).sum().backward()
     gradients = [parameter.grad for parameter in scorer.parameters()]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
     assert mask.sum(dim=1).tolist() == [11, 11]
 
 
-def test_gradients_reach_the_scorer_with_a_still_clip_in_the_batch():
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_scorer_with_a_still_clip_in_the_batch(kind: str):
     torch.manual_seed(0)
-    model = tokenizer_of(TOKENIZERS["tiny"], window=8, keep=0.2)
+    model = tokenizer_of(TOKENIZERS["tiny"], window=8, keep=0.2, select=kind)
     frames = clip(2, 3, 8, 16, 16)
     frames[1] = frames[1, :, :1]
     model(frames, generator=seeded()).loss.backward()
@@ -99,10 +102,11 @@ def test_ties_are_broken_by_the_generator_and_not_by_place():
     seed=st.integers(0, 99),
     k=st.integers(1, 40),
     distinct=st.sampled_from([1, 3, 1000]),
+    kind=st.sampled_from(KINDS),
 )
-def test_exactly_k_are_kept_whatever_the_ties(seed, k, distinct):
+def test_exactly_k_are_kept_whatever_the_ties(seed, k, distinct, kind):
     scores = torch.randint(distinct, (3, 40), generator=seeded(seed)).float()
-    mask = soft_topk_mask(scores, k, 0.5, seeded(seed))
+    mask = soft_topk_mask(scores, k, kind, 0.5, seeded(seed))
     assert mask.sum(dim=1).tolist() == [k] * 3
     assert ((mask == 0) | (mask == 1)).all()
     lowest_kept = scores.masked_fill(mask == 0, torch.inf).min(dim=1).values
@@ -110,24 +114,26 @@ def test_exactly_k_are_kept_whatever_the_ties(seed, k, distinct):
     assert (lowest_kept >= highest_left).all()
 
 
-def test_the_scale_of_the_scores_changes_neither_choice_nor_strength():
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_scale_of_the_scores_changes_neither_choice_nor_strength(kind):
     """It drifts while the scorer is trained, and the temperature may not drift with it."""
     weights = clip(2, 50, seed=1)
     scores = clip(2, 50).mul(10).requires_grad_()
     gradients, masks = [], []
     for scale in (1.0, 1000.0):
-        mask = soft_topk_mask(scores * scale, 10, 0.5, seeded())
+        mask = soft_topk_mask(scores * scale, 10, kind, 0.5, seeded())
         gradients.append(torch.autograd.grad((mask * weights).sum(), scores)[0])
         masks.append(mask)
     assert torch.equal(masks[0], masks[1])
     assert torch.allclose(gradients[0], gradients[1], rtol=1e-3, atol=1e-6)
 
 
-def test_a_token_that_was_missed_rises():
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_that_was_missed_rises(kind):
     """The gradient of a score is the decrease of the loss if the token were kept."""
     scores = torch.linspace(1, 0, 20)[None].repeat(64, 1).requires_grad_()
     wanted = 6  # just below the five that are kept
-    mask = soft_topk_mask(scores, 5, 0.5, seeded())
+    mask = soft_topk_mask(scores, 5, kind, 0.5, seeded())
     (-mask[:, wanted]).sum().backward()
     assert scores.grad is not None
     assert scores.grad.mean(dim=0).argmin() == wanted

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
@@ -34,14 +34,6 @@ COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
 MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
 NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, little is learned
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretraining:
-    """A pre-training run that is ready for its first step."""
-
-    training: Training
-    prober: Prober | None  # None: the run is not probed
 
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
@@ -116,37 +108,44 @@ class CollapseWatch:
                 )
 
 
-def pretrain(stage: Pretraining) -> None:
-    """Train to the end of the plan.
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A pre-training run that is ready for its first step."""
 
-    Raises:
-        UserError: see everest.errors; the run can be resumed.
-    """
-    training, prober = stage.training, stage.prober
-    training.model.train()
-    collapse = CollapseWatch()
-    if prober is not None:
-        prober.resume()
-        prober.probe_if_due()  # also one that is missing because the run was killed in it
-    with training.running():
-        while training.has_steps:
-            training.begin_step()
-            for number in range(training.plan.accumulation):
-                clip = training.next_clip()
-                training.seed(number)
-                with training.accumulate(number):
-                    output = pretraining_output(training.model, clip)
-                    training.backward([output.loss], output.parts)
-            norms = training.clip_gradients()
-            training.step(norms)
-            collapse.add(training.log_step())
-            if prober is not None:
-                prober.probe_if_due()
-            if training.at_checkpoint:
-                _show_reconstruction(training)
-            training.save_if_due()
-            training.stop_if_asked()
-    _summarize(stage)
+    training: Training
+    prober: Prober | None  # None: the run is not probed
+
+    def losses(self, clip: Clip) -> list[Tensor]:
+        """The loss, a scalar, of clips on the device."""
+        return [pretraining_output(self.training.model, clip).loss]
+
+    def train(self) -> None:
+        """Train to the end of the plan."""
+        training, prober = self.training, self.prober
+        training.model.train()
+        collapse = CollapseWatch()
+        if prober is not None:
+            prober.resume()
+            prober.probe_if_due()  # also one that is missing because the run was killed in it
+        with training.running():
+            while training.has_steps:
+                training.begin_step()
+                for number in range(training.plan.accumulation):
+                    clip = training.next_clip()
+                    training.seed(number)
+                    with training.accumulate(number):
+                        output = pretraining_output(training.model, clip)
+                        training.backward([output.loss], output.parts)
+                norms = training.clip_gradients()
+                training.step(norms)
+                collapse.add(training.log_step())
+                if prober is not None:
+                    prober.probe_if_due()
+                if training.at_checkpoint:
+                    _show_reconstruction(training)
+                training.save_if_due()
+                training.stop_if_asked()
+        _summarize(self)
 
 
 def _summarize(stage: Pretraining) -> None:

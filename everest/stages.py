@@ -2,25 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Protocol, TypedDict, TypeVar, Unpack
 
-from everest import finetuning, pretraining
+from torch import Tensor
+
 from everest.checkpoints.start import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
-from everest.engine.context import RunOptions
+from everest.data.dataset import Clip
+from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.tokenizer_first import with_tokenizer
+from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
+from everest.finetuning import set_up_finetuning
+from everest.pretraining import Pretraining, set_up_pretraining
 from everest.suggest.choices import Purpose
 from everest.suggest.suggestion import auto_recipe
 from everest.system.events import Report, notice, silent
 from everest.system.run_folder import Decoder
-from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+from everest.train_tokenizer import set_up_tokenizer
+
+
+class Stage(Protocol):
+    """A stage that is ready for its first step."""
+
+    @property
+    def training(self) -> Training: ...
+
+    def losses(self, clip: Clip) -> Sequence[Tensor]:
+        """The losses of clips on the device: the model's, then one for each other network that learns."""
+        ...
+
+    def train(self) -> object:
+        """Train to the end of the plan."""
+        ...
+
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
+
+
+def run_stage(
+    set_up: Callable[[Recipe, RunContext], AnyStage],
+    recipe: Recipe,
+    options: RunOptions,
+    report: Report,
+    *,
+    trial: Callable[[Stage], None] | None = None,
+) -> AnyStage:
+    """Train a stage in its run folder, or resume its training.
+
+    Args:
+        trial: called in place of the training; nothing is written.
+    """
+    with run_context(options, recipe, report) as context:
+        stage = set_up(recipe, context)
+        if trial is not None:
+            trial(stage)
+            return stage
+        with start_or_resume(stage.training, recipe):
+            stage.train()
+    stage.training.accelerator.wait_for_everyone()
+    return stage
+
+
+def run_pretraining(
+    recipe: Recipe,
+    options: RunOptions,
+    report: Report,
+    *,
+    trial: Callable[[Stage], None] | None = None,
+) -> Pretraining:
+    """Pre-train, after training the recipe's tokenizer if it needs one and names none; see `run_stage`."""
+    recipe, options = with_tokenizer(
+        recipe,
+        options,
+        train=None if trial else lambda recipe, options: run_stage(set_up_tokenizer, recipe, options, report),
+        set_up=set_up_pretraining,
+        notify=lambda text: report(notice(text)),
+    )
+    return run_stage(set_up_pretraining, recipe, options, report, trial=trial)
 
 
 class StageOptions(TypedDict, total=False):
@@ -64,19 +128,8 @@ def pretrain(
     if init in (None, "none") and decoder is not None:
         raise RecipeError("decoder: only with init, which may have a decoder")
     settings = _recipe(recipe, options, purpose="pretrain")
-    settings, run = with_tokenizer(
-        settings,
-        _run_options("pretrain", recipe, init, options, decoder=decoder),
-        train=partial(_train_tokenizer, options=options),
-        set_up=pretraining.set_up_pretraining,
-        notify=lambda text: _report(options)(notice(text)),
-    )
-    with run_context(run, settings, _report(options)) as context:
-        stage = pretraining.set_up_pretraining(settings, context)
-        with start_or_resume(stage.training, settings):
-            pretraining.pretrain(stage)
-    stage.training.accelerator.wait_for_everyone()
-    return stage.training.run.path
+    run = _run_options("pretrain", recipe, init, options, decoder)
+    return run_pretraining(settings, run, options.get("report", silent)).training.run.path
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -92,39 +145,19 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     """
     settings = _recipe(recipe, options, purpose="scratch" if init in (None, "none") else "finetune")
     run = _run_options("finetune", recipe, init, options)
-    with run_context(run, settings, _report(options)) as context:
-        stage = finetuning.set_up_finetuning(settings, context)
-        with start_or_resume(stage.training, settings):
-            finetuning.finetune(stage)
-    stage.training.accelerator.wait_for_everyone()
-    return stage.training.run.path
-
-
-def _train_tokenizer(recipe: Recipe, run: RunOptions, *, options: StageOptions) -> None:
-    report = _report(options)
-    with run_context(run, recipe, report) as context:
-        stage = set_up_tokenizer(recipe, context)
-        with start_or_resume(stage.training, recipe):
-            quality = train_tokenizer(stage)
-    for warning in quality["warnings"] if quality else ():
-        report(notice(f"warning: {warning}"))
-
-
-def _report(options: StageOptions) -> Report:
-    return options.get("report", silent)
+    return run_stage(set_up_finetuning, settings, run, options.get("report", silent)).training.run.path
 
 
 def _recipe(recipe: str | Path, options: StageOptions, *, purpose: Purpose) -> Recipe:
-    root, overrides = options.get("data"), options.get("overrides", ())
-    root = None if root is None else str(root)
-    cpu, made = options.get("cpu", False), recipe == AUTO
+    data, overrides, report = options.get("data"), options.get("overrides", ()), options.get("report", silent)
+    root, cpu = None if data is None else str(data), options.get("cpu", False)
     return recipe_for_run(
-        auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu) if made else recipe,
+        auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu) if recipe == AUTO else recipe,
         data=root,
         overrides=overrides,
         precision=options.get("precision"),
         seed=options.get("seed"),
-        notify=lambda text: _report(options)(notice(text)),
+        notify=lambda text: report(notice(text)),
     )
 
 
@@ -133,14 +166,11 @@ def _run_options(
     recipe: str | Path,
     init: str | Path | None,
     options: StageOptions,
-    *,
     decoder: Decoder | None = None,
 ) -> RunOptions:
     output, overwrite = options.get("output"), options.get("overwrite", False)
     folder = None if output is None else Path(output)
-    weights = None
-    if init is not None and init != "none":
-        weights = find_init(init, output=folder, overwrite=overwrite, decoder=decoder)
+    is_new = init is None or init == "none"
     return RunOptions(
         command=command,
         recipe_file=str(recipe),
@@ -149,5 +179,5 @@ def _run_options(
         overwrite=overwrite,
         cpu=options.get("cpu", False),
         tracker=options.get("tracker", "none"),
-        init=weights,
+        init=None if is_new else find_init(init, output=folder, overwrite=overwrite, decoder=decoder),
     )

@@ -49,6 +49,51 @@ class TokenizerStage:
     validation_key: str  # of their list in `data`
     untrained: TokenScorer  # with the weights that training starts from, for comparison
 
+    def losses(self, clip: Clip) -> list[Tensor]:
+        """The losses of all networks, as in late steps: with the adversary, if there is one."""
+        return tokenizer_losses(self, clip, adversarial=self.objective.adversary is not None).losses
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end of the plan, measure the targets and validate.
+
+        Returns:
+            The contents of report.json in the main process.
+        """
+        training, adversary = self.training, self.objective.adversary
+        validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
+        adversary_start = first_step(training.plan.steps)
+        training.model.train()
+        if _is_due(training) and training.steps_done not in validated:
+            _validate(self)  # the run was stopped between save and validation
+        with training.running():
+            while training.has_steps:
+                training.begin_step()
+                adversarial = adversary is not None and training.steps_done >= adversary_start
+                if adversarial and training.steps_done == adversary_start:
+                    training.notice(
+                        f"the discriminator starts after step {adversary_start}: its term joins the loss"
+                    )
+                for number in range(training.plan.accumulation):
+                    clip = training.next_clip()
+                    training.seed(number)
+                    with training.accumulate(number):
+                        losses, parts = tokenizer_losses(self, clip, adversarial=adversarial)
+                        training.backward(losses, parts)
+                norms = training.clip_gradients()
+                training.step(norms)
+                training.log_step()
+                if _is_due(training):
+                    training.save()  # first: a validation may take long, and may fail
+                    _validate(self)
+                training.save_if_due()
+                training.stop_if_asked()
+        if not training.accelerator.is_main_process:
+            return {}
+        report = _finish(self)
+        for text in _report_lines(report):
+            training.notice(text)
+        return report
+
 
 def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     """Prepare everything up to the first step.
@@ -118,50 +163,6 @@ def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) ->
     rebuilt = training.model(frames, generator=generator, all_tokens=all_tokens)
     with training.accelerator.autocast():
         return stage.objective(rebuilt, adversarial=adversarial, rng=rng)
-
-
-def trial_losses(stage: TokenizerStage, clip: Clip) -> list[Tensor]:
-    """The losses of all networks, as in late steps: with the adversary, if there is one."""
-    return tokenizer_losses(stage, clip, adversarial=stage.objective.adversary is not None).losses
-
-
-def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
-    """Train to the end of the plan, measure the targets and validate.
-
-    Returns:
-        The contents of report.json in the main process.
-    Raises:
-        UserError: see everest.errors; the run can be resumed.
-    """
-    training, adversary = stage.training, stage.objective.adversary
-    validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
-    adversary_start = first_step(training.plan.steps)
-    training.model.train()
-    if _is_due(training) and training.steps_done not in validated:
-        _validate(stage)  # the run was stopped between save and validation
-    with training.running():
-        while training.has_steps:
-            training.begin_step()
-            adversarial = adversary is not None and training.steps_done >= adversary_start
-            if adversarial and training.steps_done == adversary_start:
-                training.notice(
-                    f"the discriminator starts after step {adversary_start}: its term joins the loss"
-                )
-            for number in range(training.plan.accumulation):
-                clip = training.next_clip()
-                training.seed(number)
-                with training.accumulate(number):
-                    losses, parts = tokenizer_losses(stage, clip, adversarial=adversarial)
-                    training.backward(losses, parts)
-            norms = training.clip_gradients()
-            training.step(norms)
-            training.log_step()
-            if _is_due(training):
-                training.save()  # first: a validation may take long, and may fail
-                _validate(stage)
-            training.save_if_due()
-            training.stop_if_asked()
-    return _finish(stage) if training.accelerator.is_main_process else {}
 
 
 def _is_due(training: Training) -> bool:
@@ -248,3 +249,17 @@ def measure_targets(model: AdaptiveTokenizer, clips: VideoClips, *, settings: Tr
     mean = total / count
     model.target_mean.copy_(mean)
     model.target_std.copy_((squares / count - mean.square()).clamp(min=LEAST_VARIANCE).sqrt())
+
+
+def _report_lines(report: dict[str, Any]) -> list[str]:
+    """The main figures of report.json, followed by its warnings."""
+    psnr, overlap, codebook = report["psnr"], report["overlap"], report["codebook"]
+    where = "held-out" if report["held_out"] else "training"
+    return [
+        f"{report['clips']} {where} clips, {report['kept']} of {report['ranked']} ranked tokens kept",
+        f"PSNR from the kept tokens {psnr['own']:.2f} dB, from as many random ones {psnr['random']:.2f} dB, "
+        f"from all {psnr['all']:.2f} dB",
+        f"overlap of different clips' choices {overlap['scorer']:.2f}",
+        f"perplexity of kept codes {codebook['perplexity']:.0f} of {codebook['tokens']} tokens",
+        *(f"warning: {text}" for text in report["warnings"]),
+    ]

@@ -170,7 +170,9 @@ def _run_options(
 ) -> RunOptions:
     output, overwrite = options.get("output"), options.get("overwrite", False)
     folder = None if output is None else Path(output)
-    is_new = init is None or init == "none"
+    weights = None
+    if init is not None and init != "none":
+        weights = find_init(init, output=folder, overwrite=overwrite, decoder=decoder)
     return RunOptions(
         command=command,
         recipe_file=str(recipe),
@@ -179,5 +181,5 @@ def _run_options(
         overwrite=overwrite,
         cpu=options.get("cpu", False),
         tracker=options.get("tracker", "none"),
-        init=None if is_new else find_init(init, output=folder, overwrite=overwrite, decoder=decoder),
+        init=weights,
     )

@@ -20,7 +20,6 @@ from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
-from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingOutput
 from everest.system.run_folder import Row
 
@@ -43,7 +42,12 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
     start = context.read_start()  # first: reading the data may take minutes
-    spec = _spec(recipe)
+    if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
+        spec = pretrain_spec(recipe, tokenizer=None)
+    else:
+        from everest.checkpoints.pretraining_spec import spec_of_pretraining
+
+        spec = spec_of_pretraining(recipe)
     if start is not None:
         spec = start.adapted(spec)
     if context.resumed:
@@ -71,16 +75,6 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     from everest.probes.during_training import Prober
 
     return Pretraining(training=training, prober=Prober(training, recipe, spec))
-
-
-def _spec(recipe: Recipe) -> ModelSpec:
-    """The model that is trained, with the facts of a frozen tokenizer or teacher if it learns from one."""
-    if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
-        return pretrain_spec(recipe, tokenizer=None)
-
-    from everest.checkpoints.pretraining_spec import spec_of_pretraining
-
-    return spec_of_pretraining(recipe)
 
 
 def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:

@@ -37,13 +37,13 @@ _MESSAGES = {
 }
 
 
-def explain_validation(error: ValidationError, section: KeyPath = ()) -> list[tuple[KeyPath, str]]:
-    """The key and the message of each problem.
+def explain_validation(error: ValidationError, section: KeyPath = ()) -> list[tuple[str, str]]:
+    """The key, with dots, and the message of each problem.
 
     Args:
         section: the one that was validated; empty: a whole recipe.
     """
-    problems: list[tuple[KeyPath, str]] = []
+    problems: list[tuple[str, str]] = []
     listed: set[KeyPath] = set()  # sections whose keys a message has listed
     errors = error.errors(include_url=False)
     for details in errors:
@@ -74,7 +74,7 @@ def explain_validation(error: ValidationError, section: KeyPath = ()) -> list[tu
                 text = _unknown_value(details["input"].get(key[-1]), context["expected_tags"])
         else:
             text = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=got, **context)
-        problems.append((key, text))
+        problems.append((".".join(key), text))
     return problems
 
 

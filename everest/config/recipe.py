@@ -24,7 +24,7 @@ from everest.system.storage import parse_location
 from everest.system.text import is_unicode
 
 Settings = TypeVar("Settings")
-Problems = list[tuple[KeyPath, str]]
+Problems = list[tuple[str, str]]  # a key with dots, and what is wrong
 
 _RECIPE = TypeAdapter(Recipe)
 _SELECTION: TypeAdapter[Selector] = TypeAdapter(PretrainSelection)
@@ -58,8 +58,8 @@ def load_recipe(
     # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
     values = json.dumps(merged.values)
     recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
-    problems = problems if recipe is None else _contradictions(recipe)
-    lines = [*merged.problems, *(f"{merged.place(key)}: {text}" for key, text in problems)]
+    problems = problems if recipe is None else contradictions(recipe)
+    lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))
     if notify:
@@ -123,7 +123,7 @@ def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) ->
     values = {"name": "notebook", **sections, "pretrain": pretrain}
     recipe, problems = _validated(lambda: _RECIPE.validate_python(values))
     if recipe is not None:
-        problems = [(key, text) for key, text in _contradictions(recipe) if key[0] in checked]
+        problems = [each for each in contradictions(recipe) if each[0].split(".")[0] in checked]
     return _without_problems(recipe, problems)
 
 
@@ -144,7 +144,7 @@ def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | N
         selector = replace(selector.keeping(keep), **{name: getattr(selector, name) for name in settings})
     # `keep` alone is checked already, and can be 1, which leaves pre-training nothing to predict.
     if selector is not None and settings:
-        problems = [((*SELECTION, key), text) for key, text in selector.problems()]
+        problems = [(f"pretrain.selection.{key}", text) for key, text in selector.problems()]
     return _without_problems(selector, problems)
 
 
@@ -156,13 +156,9 @@ def _validated(validate: Callable[[], Settings], section: KeyPath = ()) -> tuple
         return None, explain_validation(error, section)
 
 
-def _contradictions(recipe: Recipe) -> Problems:
-    return [(tuple(key.split(".")), text) for key, text in contradictions(recipe)]
-
-
 def _without_problems(settings: Settings | None, problems: Problems) -> Settings:
     if problems or settings is None:
-        raise RecipeError(one_per_line(f"{'.'.join(key)}: {text}" for key, text in problems))
+        raise RecipeError(one_per_line(f"{key}: {text}" for key, text in problems))
     return settings
 
 

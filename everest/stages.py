@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar, Unpack
 
 from torch import Tensor
 
@@ -18,13 +18,13 @@ from everest.engine.start import run_context, start_or_resume
 from everest.engine.tokenizer_first import with_tokenizer
 from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
-from everest.finetuning import set_up_finetuning
 from everest.pretraining import Pretraining, set_up_pretraining
-from everest.suggest.choices import Purpose
-from everest.suggest.suggestion import auto_recipe
 from everest.system.events import Report, notice, silent
 from everest.system.run_folder import Decoder
-from everest.train_tokenizer import set_up_tokenizer
+
+# A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
+if TYPE_CHECKING:
+    from everest.suggest.choices import Purpose
 
 
 class Stage(Protocol):
@@ -77,10 +77,16 @@ def run_pretraining(
     trial: Callable[[Stage], None] | None = None,
 ) -> Pretraining:
     """Pre-train, after training the recipe's tokenizer if it needs one and names none; see `run_stage`."""
+
+    def train_tokenizer(recipe: Recipe, options: RunOptions) -> None:
+        from everest.train_tokenizer import set_up_tokenizer
+
+        run_stage(set_up_tokenizer, recipe, options, report)
+
     recipe, options = with_tokenizer(
         recipe,
         options,
-        train=None if trial else lambda recipe, options: run_stage(set_up_tokenizer, recipe, options, report),
+        train=None if trial else train_tokenizer,
         set_up=set_up_pretraining,
         notify=lambda text: report(notice(text)),
     )
@@ -143,6 +149,8 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
+    from everest.finetuning import set_up_finetuning
+
     settings = _recipe(recipe, options, purpose="scratch" if init in (None, "none") else "finetune")
     run = _run_options("finetune", recipe, init, options)
     return run_stage(set_up_finetuning, settings, run, options.get("report", silent)).training.run.path
@@ -150,9 +158,13 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
 
 def _recipe(recipe: str | Path, options: StageOptions, *, purpose: Purpose) -> Recipe:
     data, overrides, report = options.get("data"), options.get("overrides", ()), options.get("report", silent)
-    root, cpu = None if data is None else str(data), options.get("cpu", False)
+    root, source = None if data is None else str(data), recipe
+    if recipe == AUTO:
+        from everest.suggest.suggestion import auto_recipe
+
+        source = auto_recipe(root, purpose=purpose, overrides=overrides, cpu=options.get("cpu", False))
     return recipe_for_run(
-        auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu) if recipe == AUTO else recipe,
+        source,
         data=root,
         overrides=overrides,
         precision=options.get("precision"),

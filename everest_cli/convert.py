@@ -162,6 +162,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     from everest.foreign.convert import grouped
 
     for name, value in document.items():
+        title = name.replace("_", " ")
         if name == "licence":
             yield f"license: {value or 'not stated; see its source'}"
         elif value is None or value == []:
@@ -170,9 +171,18 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
             yield f"{FATES[name]}: {len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
             yield f"classes: {first_names(value, MOST_NAMES)}"
+        elif name == "origin":  # the file, and the files that it started from
+            yield f"origin: {' from '.join(_files(value))}"
         elif isinstance(value, dict):
-            yield f"{name}: {', '.join(f'{key} {part}' for key, part in value.items())}"
+            yield f"{title}: {', '.join(f'{key} {part}' for key, part in value.items())}"
         elif isinstance(value, list):
-            yield f"{name}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
+            yield f"{title}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
         else:
-            yield f"{name.replace('_', ' ')}: {value}"
+            yield f"{title}: {value}"
+
+
+def _files(origin: dict[str, Any] | None) -> Iterator[str]:
+    """Yield the weights that weights started from, then the ones that these started from, and so on."""
+    while origin:
+        yield str(origin.get("file") or origin.get("family", "unknown"))
+        origin = origin.get("origin")

@@ -172,7 +172,7 @@ class Merged:
             self.write(key, Written(value, label, (*key[:1], *above, *key[1:]), number))
 
     def choose(self) -> None:
-        """Drop what lower files wrote for other choices. What is left over is an error, here or of the validation."""
+        """Drop what lower files wrote for other choices; what is left is an error, here or in validation."""
         self._draw_views()
         for section, variants in VARIANTS.items():
             tag = (*section, variants.tag)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -90,8 +91,7 @@ class TokenizerStage:
         if not training.accelerator.is_main_process:
             return {}
         report = _finish(self)
-        for text in _report_lines(report):
-            training.notice(text)
+        _show(training, report["step"], report["psnr"], report["warnings"])
         return report
 
 
@@ -179,13 +179,16 @@ def _validate(stage: TokenizerStage) -> None:
     figures = _report(stage, training.state.trained_model).figures
     training.model.train()
     training.log({"step": training.steps_done, **scalar_figures(figures)})
-    psnr = figures["psnr"]
-    measured = (
-        f"{psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from random ones, "
-        f"{psnr['all']:.2f} from all"
+    _show(training, training.steps_done, figures["psnr"], scorer_warnings(figures))
+
+
+def _show(training: Training, step: int, psnr: dict[str, float], warnings: Iterable[str]) -> None:
+    training.notice(
+        f"step {step}: PSNR {psnr['own']:.2f} dB from the kept tokens, {psnr['random']:.2f} from as many "
+        f"random ones, {psnr['all']:.2f} from all"
     )
-    for text in (measured, *scorer_warnings(figures)):
-        training.notice(f"step {training.steps_done}: {text}")
+    for text in warnings:
+        training.notice(f"warning: {text}")
 
 
 def _report(stage: TokenizerStage, model: nn.Module) -> TokenizerReport:
@@ -249,17 +252,3 @@ def measure_targets(model: AdaptiveTokenizer, clips: VideoClips, *, settings: Tr
     mean = total / count
     model.target_mean.copy_(mean)
     model.target_std.copy_((squares / count - mean.square()).clamp(min=LEAST_VARIANCE).sqrt())
-
-
-def _report_lines(report: dict[str, Any]) -> list[str]:
-    """The main figures of report.json, followed by its warnings."""
-    psnr, overlap, codebook = report["psnr"], report["overlap"], report["codebook"]
-    where = "held-out" if report["held_out"] else "training"
-    return [
-        f"{report['clips']} {where} clips, {report['kept']} of {report['ranked']} ranked tokens kept",
-        f"PSNR from the kept tokens {psnr['own']:.2f} dB, from as many random ones {psnr['random']:.2f} dB, "
-        f"from all {psnr['all']:.2f} dB",
-        f"overlap of different clips' choices {overlap['scorer']:.2f}",
-        f"perplexity of kept codes {codebook['perplexity']:.0f} of {codebook['tokens']} tokens",
-        *(f"warning: {text}" for text in report["warnings"]),
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar, Unpack
 
@@ -15,7 +16,6 @@ from everest.config.settings import Recipe
 from everest.data.dataset import Clip
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import run_context, start_or_resume
-from everest.engine.tokenizer_first import with_tokenizer
 from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
 from everest.pretraining import Pretraining, set_up_pretraining
@@ -77,20 +77,23 @@ def run_pretraining(
     trial: Callable[[Stage], None] | None = None,
 ) -> Pretraining:
     """Pre-train, after training the recipe's tokenizer if it needs one and names none; see `run_stage`."""
+    if recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
+        from everest.engine.tokenizer_first import with_tokenizer
 
-    def train_tokenizer(recipe: Recipe, options: RunOptions) -> None:
-        from everest.train_tokenizer import set_up_tokenizer
-
-        run_stage(set_up_tokenizer, recipe, options, report)
-
-    recipe, options = with_tokenizer(
-        recipe,
-        options,
-        train=None if trial else train_tokenizer,
-        set_up=set_up_pretraining,
-        notify=lambda text: report(notice(text)),
-    )
+        recipe, options = with_tokenizer(
+            recipe,
+            options,
+            train=None if trial else partial(_train_tokenizer, report),
+            set_up=set_up_pretraining,
+            notify=lambda text: report(notice(text)),
+        )
     return run_stage(set_up_pretraining, recipe, options, report, trial=trial)
+
+
+def _train_tokenizer(report: Report, recipe: Recipe, options: RunOptions) -> None:
+    from everest.train_tokenizer import set_up_tokenizer
+
+    run_stage(set_up_tokenizer, recipe, options, report)
 
 
 class StageOptions(TypedDict, total=False):

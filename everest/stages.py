@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar, Unpack
-
-from torch import Tensor
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from everest.checkpoints.start import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
-from everest.data.dataset import Clip
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.training import Training
@@ -24,35 +21,21 @@ from everest.system.run_folder import Decoder
 
 # A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
 if TYPE_CHECKING:
+    from everest.finetuning import Finetuning
     from everest.suggest.choices import Purpose
+    from everest.train_tokenizer import TokenizerStage
 
-
-class Stage(Protocol):
-    """A stage that is ready for its first step."""
-
-    @property
-    def training(self) -> Training: ...
-
-    def losses(self, clip: Clip) -> Sequence[Tensor]:
-        """The losses of clips on the device: the model's, then one for each other network that learns."""
-        ...
-
-    def train(self) -> object:
-        """Train to the end of the plan."""
-        ...
-
-
-AnyStage = TypeVar("AnyStage", bound=Stage)
+    Stage = Pretraining | Finetuning | TokenizerStage
 
 
 def run_stage(
-    set_up: Callable[[Recipe, RunContext], AnyStage],
+    set_up: Callable[[Recipe, RunContext], Stage],
     recipe: Recipe,
     options: RunOptions,
     report: Report,
     *,
     trial: Callable[[Stage], None] | None = None,
-) -> AnyStage:
+) -> Training:
     """Train a stage in its run folder, or resume its training.
 
     Args:
@@ -62,11 +45,11 @@ def run_stage(
         stage = set_up(recipe, context)
         if trial is not None:
             trial(stage)
-            return stage
+            return stage.training
         with start_or_resume(stage.training, recipe):
             stage.train()
     stage.training.accelerator.wait_for_everyone()
-    return stage
+    return stage.training
 
 
 def run_pretraining(
@@ -75,7 +58,7 @@ def run_pretraining(
     report: Report,
     *,
     trial: Callable[[Stage], None] | None = None,
-) -> Pretraining:
+) -> Training:
     """Pre-train, after training the recipe's tokenizer if it needs one and names none; see `run_stage`."""
     if recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
         from everest.engine.tokenizer_first import with_tokenizer
@@ -138,7 +121,7 @@ def pretrain(
         raise RecipeError("decoder: only with init, which may have a decoder")
     settings = _recipe(recipe, options, purpose="pretrain")
     run = _run_options("pretrain", recipe, init, options, decoder)
-    return run_pretraining(settings, run, options.get("report", silent)).training.run.path
+    return run_pretraining(settings, run, options.get("report", silent)).run.path
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -156,7 +139,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
 
     settings = _recipe(recipe, options, purpose="scratch" if init in (None, "none") else "finetune")
     run = _run_options("finetune", recipe, init, options)
-    return run_stage(set_up_finetuning, settings, run, options.get("report", silent)).training.run.path
+    return run_stage(set_up_finetuning, settings, run, options.get("report", silent)).run.path
 
 
 def _recipe(recipe: str | Path, options: StageOptions, *, purpose: Purpose) -> Recipe:

@@ -21,6 +21,7 @@ from everest_cli.output import Display
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.engine.context import RunOptions
+    from everest.engine.training import Training
     from everest.stages import Stage
     from everest.suggest.choices import Purpose
 
@@ -113,11 +114,11 @@ class TrainOptions:
             init=found,
         )
 
-    def train(self, run_stage: Callable[..., Stage], recipe: Recipe, run: RunOptions) -> Path | None:
+    def train(self, run_stage: Callable[..., Training], recipe: Recipe, run: RunOptions) -> Path | None:
         """Train a stage with a display, and print and return its run folder; None after --dry-run."""
         trial = _print_trial if self.dry_run else None
         with Display(quiet=self.quiet or not is_main()) as display:
-            training = run_stage(recipe, run, display.report, trial=trial).training
+            training = run_stage(recipe, run, display.report, trial=trial)
         if self.dry_run:
             return None
         training.accelerator.end_training()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +150,15 @@ def extract(
         raise unknown_name("level", level, LEVELS)
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     samples = _samples(videos, data)
-    pairs = [
-        pair
-        for pairs in over_videos(
-            opened,
-            samples,
-            lambda frames: opened.encode(frames)._asdict(),
-            batch=batch,
-            workers=workers,
-            report=report,
-        )
-        for pair in pairs
-    ]
+    encoded = over_videos(
+        opened,
+        samples,
+        lambda frames: opened.encode(frames)._asdict(),
+        batch=batch,
+        workers=workers,
+        report=report,
+    )
+    pairs = list(chain.from_iterable(encoded))
     skipped = [(sample.video_id, values) for sample, values in pairs if isinstance(values, str)]
     read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, str)]
     if not read:

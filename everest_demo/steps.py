@@ -19,8 +19,8 @@ from everest.engine.context import RunContext
 from everest.engine.start import start_or_resume
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import evaluate
-from everest.finetuning import finetune, set_up_finetuning
-from everest.pretraining import pretrain, set_up_pretraining
+from everest.finetuning import set_up_finetuning
+from everest.pretraining import set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import is_unfinished, write_text
@@ -28,7 +28,7 @@ from everest.system.locks import sole_writer
 from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 from everest.tokenizer.cache_writing import write_tokens
-from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+from everest.train_tokenizer import set_up_tokenizer
 from everest_demo.rendering import RenderedSet
 
 VIDEOS: Final = "demo-videos"
@@ -110,7 +110,7 @@ class DemoSteps:
         with self._timed(f"training a tokenizer ({name})"):
             stage = set_up_tokenizer(recipe, context)
             with start_or_resume(stage.training, recipe):
-                train_tokenizer(stage)
+                stage.train()
         return context.run.weights
 
     def tokens(self, recipe: Recipe, *, variants: int) -> None:
@@ -126,7 +126,7 @@ class DemoSteps:
         with self._timed(f"pre-training ({name})"):
             stage = set_up_pretraining(recipe, context)
             with start_or_resume(stage.training, recipe):
-                pretrain(stage)
+                stage.train()
         return context.run.weights
 
     def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:
@@ -135,7 +135,7 @@ class DemoSteps:
         with self._timed(f"fine-tuning ({name})"):
             stage = set_up_finetuning(recipe, context)
             with start_or_resume(stage.training, recipe):
-                finetune(stage)
+                stage.train()
         with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
             return evaluate(recipe, context.run.weights, accelerator, report=self.report)["top1"]

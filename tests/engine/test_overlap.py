@@ -16,7 +16,7 @@ from everest.engine.context import RunContext
 from everest.engine.start import start_run
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
-from everest.pretraining import Pretraining, pretrain, pretraining_output, set_up_pretraining
+from everest.pretraining import Pretraining, pretraining_output, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
@@ -66,7 +66,7 @@ def learned(training: Training) -> dict[str, Tensor]:
 
 def test_rows_and_weights_are_those_of_a_run_that_waits(recipe: Path, tmp_path: Path):
     for overlaps in (False, True):
-        pretrain(started(recipe, tmp_path / str(overlaps), overlaps=overlaps))
+        started(recipe, tmp_path / str(overlaps), overlaps=overlaps).train()
     assert same_run(tmp_path / "True", tmp_path / "False")
 
 
@@ -132,7 +132,7 @@ def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_p
 
 
 def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
-    pretrain(started(recipe, tmp_path / "whole", overlaps=False))
+    started(recipe, tmp_path / "whole", overlaps=False).train()
     training = started(recipe, tmp_path / "parts", overlaps=True).training
     steps = loop(training, set())
     for _ in range(2):
@@ -140,7 +140,7 @@ def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, 
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Stopped, match="saved after step 4 of 6"):  # the signal was read in the fourth step
         list(steps)
-    pretrain(started(recipe, tmp_path / "parts", overlaps=True, resumed=True))
+    started(recipe, tmp_path / "parts", overlaps=True, resumed=True).train()
     assert same_run(tmp_path / "parts", tmp_path / "whole")
 
 

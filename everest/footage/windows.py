@@ -19,9 +19,8 @@ from everest.annotations.bout import Bout
 from everest.annotations.matching import late_notices
 from everest.annotations.scored import are_outside, are_scored
 from everest.errors import DataError, RecipeError
-from everest.footage.activity import why_none, window_activity
 from everest.footage.labeled_list import Labeling
-from everest.footage.selection import choose_windows
+from everest.footage.selection import choose_windows, why_none, window_activity
 from everest.inference.windows import check_seconds
 from everest.lists.sample import Sample
 from everest.lists.writing import refuse_unlistable, write_list

@@ -16,7 +16,7 @@ from everest.engine.context import RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.tokenizer_first import with_tokenizer
 from everest.errors import RecipeError, unknown_name
-from everest.suggest.choices import Purpose
+from everest.suggest.devices import Purpose
 from everest.suggest.suggestion import auto_recipe
 from everest.system.events import Report, notice, silent
 from everest.system.run_folder import Decoder

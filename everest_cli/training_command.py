@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from everest.engine.context import RunContext, RunOptions
     from everest.engine.training import Training
     from everest.profiling.dry_run import LossesOf
-    from everest.suggest.choices import Purpose
+    from everest.suggest.devices import Purpose
 
 
 InitName = Annotated[

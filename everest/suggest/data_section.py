@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from everest.config.heads import MULTI_LABEL, Task
+from everest.config.heads import Task
 from everest.errors import DataError
-from everest.lists.labels import find_task, found_notice, names_used, read_class_names
+from everest.lists.labels import find_task, found_notice, read_class_names
 from everest.lists.shards import find_index, read_index
 from everest.lists.stage import LIST_FILES
 from everest.lists.text import read_rows
@@ -127,31 +126,9 @@ def _named_lists(location: Location, key: str) -> list[str]:
 
 
 def _class_file(train: str, root: Location) -> str | None:
-    """The file of class names of a training list, if there is one.
-
-    It is X_classes.txt next to X_train.csv; else such a file next to the list or in `root` whose names are
-    most of the labels: the other labels are typos.
-    """
-    folder, _, file = train.rpartition("/")
-    prefix = file.removesuffix(LIST_FILES["train"])
-    own = f"{folder}/{prefix}{CLASSES}" if folder else f"{prefix}{CLASSES}"
-    if prefix != file and (root / own).is_file():
-        return own
-    source = join_location(root, train)
-    with as_data_error(source):
-        if not source.is_file() or find_index(source):
-            return None
-        labels = set(names_used(read_rows(source), MULTI_LABEL))
-        common: dict[str, float] = {}  # share of the labels and names
-        for place in dict.fromkeys((folder, "")):
-            for path in (root / place if place else root).iterdir():
-                if labels and path.name.endswith(CLASSES):
-                    with suppress(DataError):  # no file of class names
-                        names = set(read_class_names(path))
-                        text = f"{place}/{path.name}" if place else path.name
-                        common[text] = len(labels & names) / len(labels | names)
-    best = max(sorted(common), key=lambda text: common[text], default=None)
-    return best if best is not None and common[best] > 0.5 else None
+    """The file of class names of a training list, `X_classes.txt` next to `X_train.csv`, if there is one."""
+    name = train.removesuffix(LIST_FILES["train"]) + CLASSES
+    return name if train.endswith(LIST_FILES["train"]) and (root / name).is_file() else None
 
 
 def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:

@@ -33,17 +33,12 @@ class _NoDocumentType(ElementTree.TreeBuilder):
         raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
 
 
-def parse_xml(content: bytes) -> ElementTree.Element:
-    """The root of an XML document; ValueError if it has a document type or is not XML."""
-    try:
-        return ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDocumentType()))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"not XML: {error}") from error
-
-
 def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of the tiers without a parent."""
-    root = parse_xml(path.read_bytes())
+    try:
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not XML: {error}") from error
     if root.tag != ROOT:
         raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
     media = root.find("HEADER/MEDIA_DESCRIPTOR")

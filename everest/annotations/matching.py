@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote
@@ -116,9 +117,5 @@ def _keys(name: str) -> list[tuple[int, str]]:
 
 def _equal_folders(video: Path, folders: list[str]) -> int:
     """The number of folders that a path ends with and an annotated name, too."""
-    count = 0
-    for folder, annotated in zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False):
-        if folder.casefold() != annotated.casefold():
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +29,7 @@ from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
 from everest.system.weights import write_tensors
+from everest.video.source import video_version
 
 # From the fields of everest.inference.model.Features, of one video's views.
 RowOf = Callable[[Values], dict[str, Tensor]]
@@ -89,6 +91,7 @@ def extract(
     plan = {
         **encoding,
         "videos": fingerprint(samples, Path(), None),
+        "versions of videos": _versions(samples),
         "features": level,
         "precision": model.accelerator.mixed_precision,
         **({} if window is None else {"window": window, "step": step}),
@@ -120,6 +123,15 @@ def extract(
     if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
+
+
+def _versions(samples: Sequence[Sample]) -> str:
+    """A hash of the sizes and times of the files: the rows of changed videos are not continued."""
+    digest = hashlib.sha256()
+    for video in dict.fromkeys(sample.video for sample in samples):
+        with suppress(OSError):  # a missing file
+            digest.update(repr(video_version(video)).encode())
+    return digest.hexdigest()[:16]
 
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
@@ -176,9 +188,8 @@ def add_window_rows(
     Args:
         batch: windows in one forward pass, also of several videos.
     """
-    items = window_items(
-        samples, model.views, window=window, step=step, done=list(store.samples), report=report
-    )
+    done = [problem for _, problem in store.samples]
+    items = window_items(samples, model.views, window=window, step=step, done=done, report=report)
     while part := list(islice(items, batch)):
         clips = [result[1] for _, result in part if not isinstance(result, str)]
         rows: Iterator[dict[str, Tensor]] = iter(())

@@ -179,10 +179,6 @@ class OpenedModel:
         require_finite_outputs(answers, source=self.source)
         return answers
 
-    def mean_answers(self, answers: Tensor) -> Tensor:
-        """The mean over the views of answers (…, views, outputs)."""
-        return answers.mean(dim=-2)
-
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:
         """Map (B, C, T, H, W) uint8 to the output of the encoder, float32 on the CPU, all finite."""

@@ -51,7 +51,7 @@ def predict(
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)
-        else {"video": sample.video_id, **answers_of(model.mean_answers(values["answers"]), classes, top)}
+        else {"video": sample.video_id, **answers_of(values["answers"].mean(dim=0), classes, top)}
         for pairs in batches
         for sample, values in pairs
     ]

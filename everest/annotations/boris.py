@@ -19,9 +19,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from everest.annotations.bout import LONGEST, Bout, merge_overlaps, origin_in
+from everest.annotations.bout import LONGEST, Bout, Span, merge_overlaps, origin_in, unscored_bouts
 from everest.annotations.matching import VideoNames, stem
-from everest.annotations.scored import Span, unscored_bouts
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.text import json_text, read_json

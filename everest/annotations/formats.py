@@ -23,10 +23,9 @@ from everest.annotations import (
     label_studio,
     subtitles,
 )
-from everest.annotations.bout import Bout, by_video
+from everest.annotations.bout import Bout, by_video, outside_unscored
 from everest.annotations.lines import SEPARATORS, fields_of
 from everest.annotations.matching import VideoNames, stem
-from everest.annotations.scored import outside_unscored
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.files import write_text

@@ -86,7 +86,7 @@ def extract(
     for path in (out, parts):
         refuse_inputs(path, inputs, option="--output")
     encoding = encoding_of(model)
-    step = window if step is None else step
+    sliding = {} if window is None else {"window": window, "step": window if step is None else step}
     # All that the rows follow from; a message names the keys.
     plan = {
         **encoding,
@@ -94,7 +94,7 @@ def extract(
         "versions of videos": _versions(samples),
         "features": level,
         "precision": model.accelerator.mixed_precision,
-        **({} if window is None else {"window": window, "step": step}),
+        **sliding,
     }
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
     replaces_own = not overwrite and parts.is_dir() and saved_plan(parts) == plan
@@ -105,18 +105,14 @@ def extract(
             report(notice(f"resuming after {len(store.samples)} of {len(samples)} videos"))
         elif store.samples:
             report(notice(f"resuming after {len(store.samples)} windows, in {store.samples[-1][0]}"))
-        if window is None or step is None:
-            add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report)
+        if sliding:
+            add_window_rows(store, model, samples, row_of, **sliding, batch=batch, report=report)
         else:
-            add_window_rows(
-                store, model, samples, row_of, window=window, step=step, batch=batch, report=report
-            )
+            add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report)
         skipped = [(video, text) for video, text in store.samples if text not in (None, DAMAGED)]
         names = [video for video, problem in store.samples if problem is None]
-        header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding}
+        header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding, **sliding}
         header |= {"clips": model.recipe.eval.clips, "crops": model.recipe.eval.crops, "keep": model.keep}
-        if window is not None:
-            header |= {"window": window, "step": step}
         if names:
             _write_features(store.arrays(), names, out, header)
         store.remove()

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoNames, match_videos
-from everest.annotations.scored import Span, spans_outside, unscored_spans
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import Rows

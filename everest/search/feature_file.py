@@ -112,7 +112,7 @@ def unit_rows(features: NDArray[Any]) -> Floats:
     """Features (N, D) divided by their norms; rows of zeros stay."""
     rows = features.astype(np.float32)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, np.float32(1))
+    return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 def read_feature_file(path: Path) -> FeatureFile:

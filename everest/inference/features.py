@@ -21,8 +21,7 @@ from torch import Tensor
 from everest.checkpoints.load import all_weights
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import Values, check_batch, over_videos
+from everest.inference.model import OpenedModel, Values, check_batch, over_videos
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
 from everest.inference.windows import DAMAGED, check_seconds, window_items
 from everest.lists.sample import Sample

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.errors import RecipeError
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import over_videos
+from everest.inference.model import OpenedModel, over_videos
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report

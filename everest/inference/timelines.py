@@ -22,8 +22,7 @@ from torch import Tensor
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, UserError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, Windows, bouts_of_head
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import check_batch
+from everest.inference.model import OpenedModel, check_batch
 from everest.inference.predictions import answers_of
 from everest.inference.windows import DAMAGED, Window, check_windows, window_items
 from everest.lists.classes import Classes

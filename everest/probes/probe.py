@@ -23,8 +23,7 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import Values
+from everest.inference.model import OpenedModel, Values
 from everest.inference.row_store import open_row_store
 from everest.lists.labels import Label
 from everest.lists.sample import Sample

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from everest.data.footage import Timeline
 from everest.errors import DataError, RecipeError
 from everest.inference.features import LEVELS
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import over_videos
+from everest.inference.model import OpenedModel, over_videos
 from everest.inference.windows import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats, unit_rows

@@ -68,12 +68,12 @@ class Bout:
 
 def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     """The bouts of each video, ordered by start, end and label; the videos in their first order."""
-    found: dict[str, list[Bout]] = defaultdict(list)
+    bouts_of: dict[str, list[Bout]] = defaultdict(list)
     for bout in bouts:
-        found[bout.video].append(bout)
+        bouts_of[bout.video].append(bout)
     return {
         video: sorted(each, key=lambda bout: (bout.start, bout.end, bout.label))
-        for video, each in found.items()
+        for video, each in bouts_of.items()
     }
 
 

@@ -67,9 +67,9 @@ def read_window_length(path: Path) -> float | None:
     except ValueError:
         length = math.nan
     if not 0 < length < math.inf:
-        found = ", ".join(texts[:3]) or "empty"
+        lengths = ", ".join(texts[:3]) or "empty"
         raise DataError(
-            f"{path}: the column '{WINDOW}' is {shown(found)}, not one length; keep it as --draw wrote it"
+            f"{path}: the column '{WINDOW}' is {shown(lengths)}, not one length; keep it as --draw wrote it"
         )
     return length
 

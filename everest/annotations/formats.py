@@ -122,16 +122,16 @@ def recognize(path: Path) -> str:
     if "".join(lines[:1]).lstrip()[:1] in ("{", "["):
         document = read_json(path)
         first = document[0] if isinstance(document, list) and document else document
-        found = (kind for kind, form in FORMATS.items() if form.has_keys and form.has_keys(first))
+        kinds = (kind for kind, form in FORMATS.items() if form.has_keys and form.has_keys(first))
     else:
-        found = (
+        kinds = (
             kind
             for line in lines
             for separator in SEPARATORS
             for kind, form in FORMATS.items()
             if form.has_columns and form.has_columns(fields_of(line, separator))
         )
-    for kind in found:
+    for kind in kinds:
         return kind
     raise DataError(f"{path}: unknown kind of annotations; everest reads {', '.join(FORMATS)}")
 

@@ -56,8 +56,8 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
                 raise ValueError(f"task {number}: timelinelabels is no list of classes")
             for span, label in product(value["ranges"], value["timelinelabels"]):
                 start, end = (span["start"] - 1) / rate, span["end"] / rate
-                of_person = _ORIGINS.get(origin, "manual")
-                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=of_person))
+                bout_origin = _ORIGINS.get(origin, "manual")
+                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=bout_origin))
     return bouts
 
 

@@ -56,8 +56,8 @@ class VideoNames:
             text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
         for key in _keys(last):
-            found = {video: _equal_folders(video, folders) for video in self._by_key.get(key, ())}
-            best = [video for video, count in found.items() if count == max(found.values())]
+            shared = {video: _equal_folders(video, folders) for video in self._by_key.get(key, ())}
+            best = [video for video, count in shared.items() if count == max(shared.values())]
             if len(best) > 1:
                 raise DataError(
                     f"the annotated video {shown(name)} may be {best[0]} or {best[1]}; name one of the "
@@ -84,14 +84,14 @@ def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, 
         The bouts of each video that has any, and the annotated names that match no video.
     """
     matched: dict[Path, list[Bout]] = defaultdict(list)
-    found: dict[str, Path | None] = {}
+    video_of: dict[str, Path | None] = {}
     for bout in bouts:
-        if bout.video not in found:
-            found[bout.video] = videos.find(bout.video)
-        video = found[bout.video]
+        if bout.video not in video_of:
+            video_of[bout.video] = videos.find(bout.video)
+        video = video_of[bout.video]
         if video is not None:
             matched[video].append(bout)
-    return dict(matched), [name for name, video in found.items() if video is None]
+    return dict(matched), [name for name, video in video_of.items() if video is None]
 
 
 def late_notices(matched: Mapping[Name, Sequence[Bout]], ends: Mapping[Name, float]) -> list[str]:

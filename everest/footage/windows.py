@@ -63,9 +63,9 @@ class Labeling:
         by_path = {Path(path): path for path in paths}
         names = VideoNames(by_path)
         read = [read_annotations(file, fps=self.fps, videos=names) for file in self.files]
-        found = [match_videos(bouts, names) for bouts in read]
-        unknown = list(dict.fromkeys(name for _, of_file in found for name in of_file))
-        matched, predicted = without_predictions([of_file for of_file, _ in found])
+        matches = [match_videos(bouts, names) for bouts in read]
+        unknown = list(dict.fromkeys(name for _, file_bouts in matches for name in file_bouts))
+        matched, predicted = without_predictions([file_bouts for file_bouts, _ in matches])
         if not matched:
             named = first_names(unknown) or "no video"
             raise DataError(f"--labels {self.files[0]}: has no bout of these videos; it names {named}")
@@ -77,7 +77,7 @@ class Labeling:
         ):
             if names_of:
                 report(notice(f"left out, {what}: {first_names(names_of)}"))
-        return {by_path[video]: of_video for video, of_video in matched.items()}
+        return {by_path[video]: video_bouts for video, video_bouts in matched.items()}
 
     def write(
         self, out: Path, windows: Sequence[Sample], bouts: Mapping[str, Sequence[Bout]], *, overwrite: bool
@@ -117,14 +117,14 @@ def without_predictions(
         The bouts of each video, and the videos of which predicted bouts are left out.
     """
     by_video: dict[Path, list[Sequence[Bout]]] = defaultdict(list)
-    for of_file in files:
-        for video, bouts in of_file.items():
+    for file_bouts in files:
+        for video, bouts in file_bouts.items():
             by_video[video].append(bouts)
     joined, left_out = {}, []
     for video, lists in by_video.items():
-        of_person = [bouts for bouts in lists if any(bout.origin != "automated" for bout in bouts)]
-        joined[video] = join_files(of_person or lists)
-        if of_person and len(of_person) < len(lists):
+        manual = [bouts for bouts in lists if any(bout.origin != "automated" for bout in bouts)]
+        joined[video] = join_files(manual or lists)
+        if manual and len(manual) < len(lists):
             left_out.append(video)
     return joined, left_out
 
@@ -198,25 +198,25 @@ def write_windows(
     bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
     if labeling is not None:
         samples = [sample for sample in samples if sample.path in bouts]
-    found = _all_candidates(samples, settings, bouts, result, report)
-    ends = {each.sample.path: each.end for each in found if each.end is not None}
+    candidates = _all_candidates(samples, settings, bouts, result, report)
+    ends = {each.sample.path: each.end for each in candidates if each.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
-    total, unscored = sum(len(each.starts) for each in found), sum(each.unscored for each in found)
+    total, unscored = sum(len(each.starts) for each in candidates), sum(each.unscored for each in candidates)
     if not total:
         raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
     if unscored:
         report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
     chosen = choose_windows(
-        [len(each.starts) for each in found],
-        [each.scores for each in found] if settings.by == "activity" else None,
+        [len(each.starts) for each in candidates],
+        [each.scores for each in candidates] if settings.by == "activity" else None,
         count=total if settings.count is None else settings.count,
         apart=max(int(np.ceil(settings.seconds / settings.step - TOLERANCE)), 1),
         seed=settings.seed,
     )
     windows = [
         replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
-        for each, numbers in zip(found, chosen, strict=True)
+        for each, numbers in zip(candidates, chosen, strict=True)
         for start, end in zip(each.starts[numbers].tolist(), each.ends[numbers].tolist(), strict=True)
     ]
     result.windows = len(windows)
@@ -240,12 +240,12 @@ def _all_candidates(
     report: Report,
 ) -> list[Candidates]:
     """The windows of each readable video; problems are added to the result."""
-    found = []
+    candidates = []
     read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
     for done, sample in enumerate(samples, start=1):
         try:
             each, problems = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
-            found.append(each)
+            candidates.append(each)
         except (VideoError, OSError) as error:
             why = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
             problems = {"failed": why}
@@ -253,10 +253,10 @@ def _all_candidates(
             getattr(result, problem).append({"path": sample.path, "reason": reason})
             report(notice(f"{sample.path}: {reason}; {FATES[problem]}"))
         report({"event": "video", "done": done, "videos": len(samples)})
-    if not found:
+    if not candidates:
         path, reason = result.failed[0].values()
         raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
-    return found
+    return candidates
 
 
 def _candidates(

@@ -168,8 +168,8 @@ class OpenedModel:
     def classifier(self) -> VideoClassifier:
         """The module; raises CheckpointError if the model is no classifier."""
         if not isinstance(self.module, VideoClassifier):
-            found = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
-            raise wrong_kind(found, "classifier", source=self.source)
+            kind = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
+            raise wrong_kind(kind, "classifier", source=self.source)
         return self.module
 
     @property

@@ -88,11 +88,11 @@ def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int | No
         return [{"value": float(f"{answers.item():.6g}")}]
     several, thresholds, count = head.task == MULTI_LABEL, head.thresholds, top or TOP
     best = answers.topk(len(answers) if several else min(count, len(answers)))
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
         if several:
             row |= {"present": probability >= thresholds[index], "threshold": round(thresholds[index], 6)}
-        if len(found) < count or (top is None and row["present"]):
-            found.append(row)
-    return found
+        if len(rows) < count or (top is None and row["present"]):
+            rows.append(row)
+    return rows

@@ -110,9 +110,9 @@ class Timelines:
                     )
                 ],
                 **({} if video.error is None else {"error": video.error}),
-                "bouts": of_video.get("", of_video),
+                "bouts": video_bouts.get("", video_bouts),
             }
-            for video, of_video in zip(self.videos, bouts or self.bouts(), strict=True)
+            for video, video_bouts in zip(self.videos, bouts or self.bouts(), strict=True)
         ]
 
     def save(self, path: str | Path) -> None:

@@ -222,11 +222,11 @@ def _probe_head(
         results[name] = measured(name, train.features, test.features)
         for each, rows in baselines.items() if name != "attentive" else ():  # it takes tokens
             rows[name] = measured(name, train.baselines[each], test.baselines[each])
-    found = {"probes": results, "baselines": baselines, "chance": references[chance]}
+    result = {"probes": results, "baselines": baselines, "chance": references[chance]}
     if head.task != "single-label":
-        return found
+        return result
     tested = label_array([row[position] for row in test.labels], head)
-    return found | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
+    return result | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
 
 
 def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Head) -> NDArray[Any]:

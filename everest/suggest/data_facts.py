@@ -117,15 +117,15 @@ def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeLis
 
 def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
     """The median frames, height and width of some of the videos or segments."""
-    found, problems = [], []
+    sizes, problems = [], []
     for sample in samples[:: max(1, len(samples) // MOST_PROBED)]:
         try:
             info, frames = probe(sample.video), footage_of(sample, fps).num_frames
         except VideoError as error:
             problems.append(str(error))
         else:
-            found.append((frames, info.height, info.width))
-    if not found:
+            sizes.append((frames, info.height, info.width))
+    if not sizes:
         raise DataError(f"none of the videos can be read; the first: {problems[0]}")
-    frames, height, width = map(median, zip(*found, strict=True))
+    frames, height, width = map(median, zip(*sizes, strict=True))
     return frames, height, width

@@ -43,24 +43,24 @@ def data_section(
         labeled: False lets the training list be missing: all videos below the folder are read then.
     """
     location = _folder(root)
-    found: dict[str, Any] = {}
+    section: dict[str, Any] = {}
     prefix = "" if train is None else Path(train).name.removesuffix(LIST_FILES["train"])
     for key, given in (("train", train), ("val", val), ("test", test)):
         if given:
-            found[key] = _given(location, key, given)
+            section[key] = _given(location, key, given)
         elif train is not None and Path(train) != Path(LIST_FILES["train"]):
             # Other lists, such as val.csv in `root`, may have the labels of another task.
             own = str(Path(train).with_name(f"{prefix}{LIST_FILES[key]}"))
             exists = (location / own).exists() or Path(own).exists()
-            found[key] = _given(location, key, own) if exists else None
+            section[key] = _given(location, key, own) if exists else None
         else:
-            found[key] = _find_list(location, key, labeled=labeled)
+            section[key] = _find_list(location, key, labeled=labeled)
     if pretrain is not None:
-        found["pretrain"] = _given(location, "pretrain", pretrain)
-    if found["train"] in (None, "train"):
+        section["pretrain"] = _given(location, "pretrain", pretrain)
+    if section["train"] in (None, "train"):
         folders = split_folders(location, labeled=labeled)
-        found |= {key: name for key, name in folders.items() if found[key] is None}
-    if found["train"] is None and labeled:
+        section |= {key: name for key, name in folders.items() if section[key] is None}
+    if section["train"] is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
         if lists := _named_lists(location, "train"):
             fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
@@ -68,11 +68,11 @@ def data_section(
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
             fix = f"`{command}` makes lists of its class folders, and a recipe"
         raise DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
-    if found["train"] is None:
-        del found["train"]
-    elif classes := _class_file(found["train"], location):
-        found["classes"] = classes
-    return {"root": str(location.resolve()), **found}
+    if section["train"] is None:
+        del section["train"]
+    elif classes := _class_file(section["train"], location):
+        section["classes"] = classes
+    return {"root": str(location.resolve()), **section}
 
 
 def _folder(root: str) -> Location:

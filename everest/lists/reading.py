@@ -206,7 +206,9 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
         )
     if header and header.unassigned and not header.has_classes:
         raise DataError(header.no_classes(source))
-    names = (rules.names or names_used(rows, rules.heads[0].task)) if rules.may_name else ()
+    first = rules.heads[0]
+    may_name = not first.name and first.task != "regression"  # several heads have no names
+    names = (rules.names or names_used(rows, first.task)) if may_name else ()
     _check_names(source, names, rules)
     rules = replace(rules, names=names)
     # A model that is not trained on the list may find no video with a class in it.

@@ -21,8 +21,7 @@ from everest.errors import DataError, unknown_name
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference import predictions
 from everest.inference.features import LEVELS
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import over_videos
+from everest.inference.model import OpenedModel, over_videos
 from everest.inference.timelines import Timelines, compute_timelines
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample

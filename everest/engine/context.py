@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class RunOptions:
     """The choices of a run that are not in its recipe."""
 
-    command: str  # names the default run folder
+    command: str  # names the default run folder: pretrain, finetune or train-tokenizer
     recipe_file: str  # or the name of a recipe
     output: Path | None = None
     resume: str = "auto"  # auto, never, or the folder of the run to resume
@@ -53,6 +53,7 @@ class RunContext:
     run: RunFolder
     resumed: bool  # the folder already holds the run
     report: Report
+    command: str  # of this stage: see `RunOptions`
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
     tracker: str = "none"  # this and the next two: see `RunOptions`

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from everest.data.loader import shared_bytes
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.tracking import check_tracker, make_tracker
 from everest.engine.training import Training
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, first_names
+from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
 from everest.system.accelerator import (
     decide_on_main,
@@ -32,6 +32,7 @@ from everest.system.events import Report
 from everest.system.files import FIX, UNFINISHED, is_unfinished
 from everest.system.locks import claimed, refuse_trained
 from everest.system.run_folder import (
+    COMMAND,
     DECODER,
     ENVIRONMENT,
     INIT,
@@ -48,7 +49,6 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.text import is_unicode
-from everest.system.weights_header import read_header
 from everest.tokenizer.clips import tokenizer_depends_on
 
 # The name of a recipe, the folder of the same videos, and how these are read and states are saved.
@@ -64,8 +64,6 @@ MAY_CHANGE: Final = {
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 TEACHER: Final = "pretrain.target.teacher"
 SHOWN: Final = 3  # settings that differ, in a message
-# The command that writes weights of a kind, where it has another name.
-COMMANDS: Final = {"classifier": "finetune", "encoder": "convert", "tokenizer": "train-tokenizer"}
 _STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 
 
@@ -89,6 +87,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
             run=run,
             resumed=resumed,
             report=report,
+            command=options.command,
             overlaps=accelerator.device.type == "cuda",
             tracker=options.tracker,
             init=options.init,
@@ -107,6 +106,8 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
         try:
             start_run(training, recipe)
             yield
+            if training.accelerator.is_main_process:
+                training.run.finish(training.steps_done)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(f"out of memory: {training.memory_advice()}") from error
         finally:
@@ -125,7 +126,9 @@ def start_run(training: Training, recipe: Recipe) -> None:
         start = {}
         if init is not None:
             start = {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
-        context.run.start(dump_recipe(recipe), plan=facts, one_batch=context.one_batch, start=start)
+        context.run.start(
+            dump_recipe(recipe), command=context.command, plan=facts, one_batch=context.one_batch, start=start
+        )
     context.accelerator.wait_for_everyone()
     training.notice(_summary(training))
     training.resume()
@@ -238,7 +241,7 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[st
         ) from error
     now, init = flat(recipe_values(recipe)), options.init
     may_change = set(MAY_CHANGE)
-    if options.command == COMMANDS["tokenizer"]:
+    if options.command == "train-tokenizer":
         may_change |= {key for key in then.keys() | now.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
     saved = run.weights.is_file()
@@ -249,11 +252,9 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[st
         may_change.add(TEACHER)
     then |= {"--init": run.read_env(INIT), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
     now |= {"--init": init and init.file, "--overfit-one-batch": options.one_batch}
+    then["command"], now["command"] = run.read_env(COMMAND), options.command
     if init is not None:
         then["--decoder"], now["--decoder"] = run.read_env(DECODER), init.decoder
-    with suppress(CheckpointError):  # weights that are damaged, or not there yet, are written from a state
-        kind = read_header(run.weights).kind
-        then["command"], now["command"] = COMMANDS.get(kind, kind), options.command
     return differing(*({key: of[key] for key in of if key not in may_change} for of in (then, now)))
 
 

@@ -26,7 +26,6 @@ from everest.engine.network import EMA, MODEL, Network, part_of
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.partial import merged
 from everest.system.compute import HostCopy
-from everest.system.run_folder import ENDED
 from everest.system.text import json_text, parse_json
 from everest.system.weights import Weights, full_tensor, read_tensors, state_hash, write_tensors
 from everest.system.weights_header import FORMAT, read_header, read_metadata
@@ -214,7 +213,7 @@ class TrainState:
             whose states were removed to save space.
         """
         run, step = self._run, 0
-        last = next((row["step"] for row in run.rows() if ENDED in row), steps)
+        last = run.finished or steps
         state = newest_state(run.state, notify=notify, check=self._check)
         if state is not None:
             step = state.step

@@ -23,7 +23,7 @@ from everest.engine.state import TrainState
 from everest.engine.step_log import StepLog, StepRecord, WaitWatch, waiting_advice
 from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.block import drop_paths
-from everest.system.run_folder import ENDED, Row
+from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights, set_gradient_exchange
 
@@ -86,7 +86,7 @@ class Training:
         self._batches: Iterator[Clip] = iter(())
         self._to_device = DeviceCopy(device)
         self._waits = WaitWatch()
-        self._has_ended = False
+        self._last_step = plan.steps
         self._warned: set[str] = set()
         self._pass = 0  # of the current step
         self._record = StepRecord(device)
@@ -96,7 +96,7 @@ class Training:
         """Resume from the run's newest state, if it has one. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self.is_loaded = notes is not None or self.steps_done == 0
-        self._has_ended = any(ENDED in row for row in self.run.rows())
+        self._last_step = self.run.finished or self.plan.steps
         if notes is not None:
             self.step_log.nonfinite.skipped = notes["skipped"]
             self.bad_videos.restore(notes["videos"], self.run.bad_videos())
@@ -142,7 +142,7 @@ class Training:
     @property
     def has_steps(self) -> bool:
         """Whether the run has steps left."""
-        return self.steps_done < self.plan.steps and not self._has_ended
+        return self.steps_done < self._last_step
 
     def begin_step(self) -> None:
         """Set the learning rate of the next step, and start its record."""
@@ -259,7 +259,7 @@ class Training:
 
     def stop_if_asked(self) -> None:
         """Raise Stopped after a signal to any process, unless the run is done."""
-        if self.step_log.stop_signal and self.steps_done < self.plan.steps:
+        if self.step_log.stop_signal and self.has_steps:
             self._stop(self.step_log.stop_signal, saved=True)
 
     # --- what the calls above use, and loops now and then
@@ -284,11 +284,10 @@ class Training:
         return rows
 
     def end(self, reason: str) -> None:
-        """End the run before the last step of its plan; it is finished, and cannot be resumed."""
-        if not self._has_ended:
-            self._has_ended = True
+        """End the run before the last step of its plan, unless it has ended here."""
+        if self.steps_done < self._last_step:
+            self._last_step = self.steps_done
             self.save()  # if the process was killed before the last weights were written
-            self.log({"step": self.steps_done, ENDED: reason})
             self.notice(reason)
 
     def log(self, row: dict[str, Any]) -> None:

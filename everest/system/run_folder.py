@@ -41,7 +41,8 @@ FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the cla
 TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PLAN: Final = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
 ONE_BATCH: Final = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
-ENDED: Final = "ended"  # in METRICS_FILE: why a run ended before its last step
+COMMAND: Final = "stage"  # in ENVIRONMENT: pretrain, finetune or train-tokenizer
+FINISHED: Final = "finished"  # in PLAN: the last step of a run that has nothing left to do
 # The values of env.json.
 PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # with versions
 INIT: Final = "init"  # the weights
@@ -75,6 +76,7 @@ class Plan(TypedDict):
     samples: str
     processes: int
     micro_batch: PositiveInt
+    finished: NotRequired[PositiveInt]
 
 
 _Number = Annotated[float, Field(strict=True, ge=-3.5e38, le=3.5e38)]  # of float32
@@ -134,6 +136,7 @@ class RunFolder:
         self,
         recipe_text: str,
         *,
+        command: str,
         plan: dict[str, Any],
         one_batch: bool = False,
         start: Mapping[str, Any] | None = None,
@@ -145,6 +148,7 @@ class RunFolder:
         """
         self.clear()
         values = {**current_environment(), INIT: None, **(start or {}), PLAN: plan, ONE_BATCH: one_batch}
+        values[COMMAND] = command
         write_text(self.path / ENVIRONMENT, json_text(values, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
@@ -178,6 +182,16 @@ class RunFolder:
             return None if plan is None else validated(_PLAN, plan)
         except ValueError as error:
             raise RecipeError(f"{self.path / ENVIRONMENT}: damaged (plan: {error})") from error
+
+    @property
+    def finished(self) -> int | None:
+        """The last step of a run that has nothing left to do, else None."""
+        plan = self.plan()
+        return None if plan is None else plan.get(FINISHED)
+
+    def finish(self, step: int) -> None:
+        """Note that the run has nothing left to do after `step` updates."""
+        self.note(PLAN, {**self.environment()[PLAN], FINISHED: step})
 
     def read_env(self, key: str) -> Any:
         """A value of env.json; None if there is no such value, or no readable file."""

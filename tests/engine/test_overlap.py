@@ -34,6 +34,7 @@ def started(
         run=RunFolder(folder),
         resumed=resumed,
         report=silent,
+        command="pretrain",
         overlaps=overlaps,
     )
     stage = set_up_pretraining(settings, context)

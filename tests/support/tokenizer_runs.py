@@ -40,5 +40,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
 def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerStage:
     settings = load_recipe(recipe, overrides=list(overrides))
     accelerator = make_accelerator(settings.train.precision, tf32=settings.train.tf32, cpu=True)
-    context = RunContext(accelerator=accelerator, run=RunFolder(folder), resumed=False, report=silent)
+    context = RunContext(
+        accelerator=accelerator,
+        run=RunFolder(folder),
+        resumed=False,
+        report=silent,
+        command="train-tokenizer",
+    )
     return set_up_tokenizer(settings, context)

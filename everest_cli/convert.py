@@ -162,17 +162,26 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     from everest.foreign.convert import grouped
 
     for name, value in document.items():
+        title = FATES.get(name, name.replace("_", " "))
         if name == "licence":
-            yield f"license: {value or 'not stated; see its source'}"
-        elif value is None or value == []:
+            title, value = "license", value or "not stated; see its source"
+        if value is None or value == []:
             continue
-        elif name in FATES:
-            yield f"{FATES[name]}: {len(value)} ({', '.join(grouped(value))})"
+        if name in FATES:
+            value = f"{len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
-            yield f"classes: {first_names(value, MOST_NAMES)}"
+            value = first_names(value, MOST_NAMES)
+        elif name == "origin":  # the file, and the files that it started from
+            value = " from ".join(_files(value))
         elif isinstance(value, dict):
-            yield f"{name}: {', '.join(f'{key} {part}' for key, part in value.items())}"
+            value = ", ".join(f"{key} {part}" for key, part in value.items())
         elif isinstance(value, list):
-            yield f"{name}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
-        else:
-            yield f"{name.replace('_', ' ')}: {value}"
+            value = ("; " if name == "notes" else " x ").join(map(str, value))
+        yield f"{title}: {value}"
+
+
+def _files(origin: dict[str, Any] | None) -> Iterator[str]:
+    """Yield the weights that weights started from, then the ones that these started from, and so on."""
+    while origin:
+        yield str(origin.get("file") or origin.get("family", "unknown"))
+        origin = origin.get("origin")

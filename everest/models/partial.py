@@ -28,6 +28,7 @@ from everest.models.video_model import PretrainingModel
 from everest.models.vit import Encoder
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
+PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
 
 
 def require_start(stage: Stage) -> None:
@@ -82,9 +83,6 @@ def frozen_layers(stage: Stage | None, depth: int) -> int:
     if stage.lora.rank:
         return 1  # all blocks have adapters
     return stage.frozen_layers(depth) if isinstance(stage, FinetuneSettings) else 0
-
-
-PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
 
 
 class LowRank(nn.Module):

@@ -92,12 +92,22 @@ class FeatureFile:
         start, end = float(self.starts[row]), float(self.ends[row])
         return replace(sample, start=start, end=end, start_frame=None, end_frame=None)
 
+    @cached_property
+    def _spans(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Start and end (N,) of each row, in seconds; or in frames, and whether they are that (N,)."""
+        if self.starts is not None and self.ends is not None:
+            return self.starts, self.ends, np.zeros(self.starts.shape, bool)
+        samples, ids = [Sample.of_video_id(name) for name in self.videos], self.video_ids
+        starts = np.array([each.start or each.start_frame or 0 for each in samples], np.float64)
+        ends = np.array([each.end or each.end_frame or np.inf for each in samples], np.float64)
+        in_frames = np.array([(each.start_frame, each.end_frame) != (None, None) for each in samples])
+        return starts[ids], ends[ids], in_frames[ids]
+
     def overlapping(self, row: int) -> NDArray[np.int64]:
-        """The rows of windows that share a part of their file with that of `row`, and `row` itself."""
-        if self.starts is None or self.ends is None:
-            return np.array([row])
-        rows = self.rows_of_file(self.files[self.video_ids[row]])
-        return rows[(self.starts[rows] < self.ends[row]) & (self.ends[rows] > self.starts[row])]
+        """The rows of the same file that may share a part of the time of `row`, itself included."""
+        rows, (starts, ends, in_frames) = self.rows_of_file(self.files[self.video_ids[row]]), self._spans
+        is_apart = (starts[rows] >= ends[row]) | (ends[rows] <= starts[row])
+        return rows[~is_apart | (in_frames[rows] != in_frames[row])]
 
     def require_model(self, model: OpenedModel) -> None:
         """Raise RecipeError unless a model computes features that are comparable with these."""

@@ -17,6 +17,15 @@ JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many ru
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
 READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
+CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # of Linux: containers and jobs of Slurm with their limits
+OWN_GROUPS: Final = Path("/proc/self/cgroup")
+# Of a control group: the files with its limit and its use, and the parts of the use in memory.stat that the
+# system frees when they are needed.
+MEMORY_FILES: Final = ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"))
+MEMORY_FILES_V1: Final = (
+    *("memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ("total_inactive_file", "total_active_file"),
+)
 
 
 def num_cores() -> int:
@@ -39,17 +48,6 @@ def num_readers() -> int:
     memory = host_memory()  # what is free changes from run to run
     possible = min(num_cores(), memory // READER_BYTES)
     return max(1, min(possible // num_trainers(), MOST_READERS))
-
-
-CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # of Linux: containers and jobs of Slurm with their limits
-OWN_GROUPS: Final = Path("/proc/self/cgroup")
-# Of a control group: the files with its limit and its use, and the parts of the use in memory.stat that the
-# system frees when they are needed.
-MEMORY_FILES: Final = ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"))
-MEMORY_FILES_V1: Final = (
-    *("memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ("total_inactive_file", "total_active_file"),
-)
 
 
 def peak_resident_bytes() -> int:

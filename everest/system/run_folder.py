@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field, PositiveInt, TypeAdapter
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError
 from everest.system.files import write_error, write_table, write_text
 from everest.system.text import json_text, nonfinite_as_null, parse_json, read_json, validated
 
@@ -28,6 +28,7 @@ METRICS_FILE: Final = "metrics.jsonl"
 WEIGHTS: Final = "model.safetensors"
 BEST: Final = "best.safetensors"
 BAD_VIDEOS: Final = "bad_videos.csv"
+BAD_COLUMNS: Final = ("path", "reason")
 NONFINITE: Final = "nonfinite.json"
 REPORT: Final = "report.json"  # of a tokenizer: its quality on held-out videos
 REPORT_IMAGE: Final = "report.png"
@@ -242,7 +243,7 @@ class RunFolder:
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
         """Write bad_videos.csv: `path,reason`, one row a video."""
-        write_table(self.path / BAD_VIDEOS, [("path", "reason"), *sorted(reasons.items())])
+        write_table(self.path / BAD_VIDEOS, [BAD_COLUMNS, *sorted(reasons.items())])
 
     def write_nonfinite(self, *, step: int, figures: Mapping[str, float], videos: list[str]) -> None:
         """Write nonfinite.json: the last step with a non-finite loss or gradient, and its videos."""
@@ -255,8 +256,14 @@ class RunFolder:
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return {row[0]: row[1] for row in list(csv.reader(file))[1:] if len(row) == 2}
+        try:
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                header, *rows = csv.reader(file, strict=True)
+            if header != list(BAD_COLUMNS):
+                raise ValueError
+            return dict(rows)
+        except (csv.Error, ValueError) as error:
+            raise DataError(f"{path}: damaged; remove it") from error
 
 
 def default_folder(command: str, recipe: str) -> Path:

@@ -229,6 +229,8 @@ WITHOUT_EFFECT = [  # of the first override, with a choice of the recipe or the 
     ("small-views", ("pretrain.views.temperature=0.2", "pretrain.views.loss=sigreg")),
     ("ssv2", ("data.num_classes=3", HEADS), "data.heads"),
     ("small", ("data.num_classes=3", "data.task=regression")),
+    ("ucf101", ("pretrain.warmup_epochs=3", "pretrain.steps=100")),
+    ("ucf101", ("finetune.warmup_steps=5",), "finetune.epochs=100"),
 ]
 
 
@@ -371,7 +373,7 @@ def test_a_layer_cannot_have_epochs_and_steps_or_neither(tmp_path):
     assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
     for section in ("{steps: 5, epochs: 7}", "{epochs: null}"):
         path = write(tmp_path, f"base: ucf101\npretrain: {section}\n")
-        assert "pretrain.steps: a stage has epochs or steps; set one" in "".join(problems_of(path))
+        assert "pretrain.steps: give either epochs or steps" in "".join(problems_of(path))
 
 
 def test_the_draw_of_views_is_short_for_a_selection():

@@ -257,9 +257,13 @@ def test_of_the_tasks_of_slurm_only_the_first_prints(recipe: Path, tmp_path: Pat
     [
         ("WORLD_SIZE=2", "the environment has WORLD_SIZE, but not RANK, LOCAL_RANK, MASTER_PORT, "),
         ("RANK=7 LOCAL_RANK=7 WORLD_SIZE=1", "but not MASTER_PORT, MASTER_ADDR: a "),
+        (
+            "RANK=x LOCAL_RANK=0 WORLD_SIZE=1 MASTER_PORT=1 MASTER_ADDR=here",
+            "RANK=x in the environment is not a number; unset it",
+        ),
     ],
 )
-def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables: str, problem: str):
+def test_incomplete_or_wrong_variables_of_a_launcher_are_named(monkeypatch, variables: str, problem: str):
     monkeypatch.setenv("LOCAL_RANK", "-1")
     assert not is_launched()
     monkeypatch.delenv("LOCAL_RANK")
@@ -271,6 +275,21 @@ def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables: st
 
 def test_a_dry_run_that_waits_for_a_batch_has_no_signal():
     assert StopSignal().number == 0
+
+
+def test_the_end_of_the_parent_is_no_second_signal():
+    code = (
+        "import os, signal, time\n"
+        "from everest.system.signals import StopSignal, end_with_parent\n"
+        "with StopSignal() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    end_with_parent()\n"
+        "    time.sleep(1)\n"
+        "print(stop.number)"
+    )
+    environment = {**os.environ, PARENT: "0"}  # the parent of no process
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, f"{int(signal.SIGTERM)}\n")
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -11,7 +13,7 @@ from small_runs import called, refused
 from typer.testing import Result
 
 from everest.errors import RecipeError
-from everest.system.locks import claimed
+from everest.system.locks import claimed, is_running
 from everest.system.run_folder import RunFolder
 
 
@@ -75,6 +77,17 @@ def test_a_run_is_running_while_a_process_claims_it(tmp_path: Path):
         with pytest.raises(RecipeError, match="another process trains it now"), claimed(run):
             pass
     assert summary(run)["state"] == "resumable"
+
+
+def test_no_run_is_known_to_run_on_a_file_system_without_locks(tmp_path: Path, monkeypatch):
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    with claimed(run):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert not is_running(run)
+        monkeypatch.undo()
 
 
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):

@@ -51,6 +51,13 @@ def test_own_videos_and_overlapping_windows_are_left_out(tmp_path: Path):
     )
 
 
+def test_segments_of_a_video_overlap_if_they_may_share_time(tmp_path: Path):
+    names = ["a#0s-2.0s", "./a#1.0s-3.0s", "a#2.0s-", "b#0-20", "b#20-40", "b#0.5s-1.0s", "a"]
+    file = read_feature_file(write_features(tmp_path / "f.safetensors", np.ones((7, 2)), names))
+    overlapping = [file.overlapping(row).tolist() for row in range(7)]
+    assert overlapping == [[0, 1, 6], [0, 1, 2, 6], [1, 2, 6], [3, 5], [4, 5], [3, 4, 5], [0, 1, 2, 6]]
+
+
 def test_a_query_is_a_name_or_a_moment(tmp_path: Path):
     file = read_feature_file(write_features(tmp_path / "f.safetensors", CIRCLE, VIDEOS, windows=WINDOWS))
     rows = {text: read_query(text, file, None).rows for text in ("a.mp4@1", "a.mp4@1.8", "b.mp4@3.6")}

@@ -16,7 +16,6 @@ NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, below which little 
 # only a loss that has hardly moved is reported, at the end also one of a model that underfits.
 STILL_GUESSING: Final = 0.03
 UNDERFITS: Final = 0.2
-NEAR_GUESSING: Final = 0.95  # a validation loss above this share of that of guessing
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
@@ -131,23 +130,16 @@ class Validations:
             f"{fallen:.3g}. The best weights are kept; more videos, augmentation or fewer steps help"
         )
 
-    def advice(self, *, chance: float | None, guessing: float) -> str | None:
+    def advice(self, chance: float | None) -> str | None:
         """The advice at the end of a run that has learned hardly anything; None for any other run.
 
         Args:
             chance: the metric of a model that has learned nothing, if that is known.
-            guessing: its loss.
         """
         best = self.best_value
-        if best is None:
+        if best is None or chance is None:
             return None
-        if chance is not None:
-            error_near_chance = best > (1 - NEAR_CHANCE) * chance
-            if is_near_chance(best, chance) if METRICS[self.metric].percent else error_near_chance:
-                return "That is hardly better than chance: check the labels, or try more steps"
-        if min(row["val_loss"] for row in self.rows) > NEAR_GUESSING * guessing:
-            return (
-                f"The validation loss never fell clearly below that of guessing, {guessing:.2f}: more videos "
-                "or a pre-trained encoder help"
-            )
+        is_percent = METRICS[self.metric].percent
+        if is_near_chance(best, chance) if is_percent else best > (1 - NEAR_CHANCE) * chance:
+            return "That is hardly better than chance: check the labels, or try more steps"
         return None

@@ -87,12 +87,11 @@ class Start:
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
         run = RunFolder(file.parent)
         plan = run.read_env(PLAN) if file.name in (WEIGHTS, BEST) and run.is_run() else None
-        steps = plan.get("steps") if isinstance(plan, dict) else None
+        plan = plan if isinstance(plan, dict) else {}
+        steps = plan.get("steps")
         reached = f", step {step}{f' of {steps}' if steps else ''}" if step else ""
         yield f"weights: encoder of {label}{reached}"
-        if not isinstance(step, int) or not isinstance(steps, int) or step == steps:
-            return
-        if FINISHED not in plan:
+        if isinstance(step, int) and isinstance(steps, int) and step != steps and FINISHED not in plan:
             yield f"warning: {label}: its run has not finished; let it finish first, for a better encoder"
 
     def other_rate(self, fps: float | None) -> str | None:

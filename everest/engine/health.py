@@ -46,11 +46,6 @@ def stays_at_chance(
     )
 
 
-def is_near_chance(top1: float, chance: float) -> bool:
-    """Whether an accuracy shows hardly any learning; both in percent."""
-    return top1 < chance + NEAR_CHANCE * (100 - chance)
-
-
 class Validations:
     """The validations of a run so far, which `metrics.jsonl` has: a resumed run sees those before it, too.
 
@@ -139,7 +134,10 @@ class Validations:
         best = self.best_value
         if best is None or chance is None:
             return None
-        is_percent = METRICS[self.metric].percent
-        if is_near_chance(best, chance) if is_percent else best > (1 - NEAR_CHANCE) * chance:
+        if METRICS[self.metric].percent:
+            is_near_chance = best < chance + NEAR_CHANCE * (100 - chance)
+        else:
+            is_near_chance = best > (1 - NEAR_CHANCE) * chance
+        if is_near_chance:
             return "That is hardly better than chance: check the labels, or try more steps"
         return None

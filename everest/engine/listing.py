@@ -38,7 +38,6 @@ class RunSummary:
     step: int | None = None  # the last one logged
     steps: int | None = None  # in all
     loss: float | None = None  # of the last step
-    best_val_top1: float | None = None  # percent, on data.val
     best_metric: str | None = None  # that chooses the best weights (everest.metrics.names.METRICS)
     best_value: float | None = None  # in percent, or in the unit of the labels
     problem: str | None = None
@@ -65,6 +64,7 @@ def summarize(run: Path) -> RunSummary:
         environment, rows = read_run(run)
         loss = _newest(rows, "loss")
         metric = metric_of_run(run, rows)
+        values = [float(row[f"val_{metric}"]) for row in rows if f"val_{metric}" in row]
         best = max if metric is not None and METRICS[metric].higher else min
         return RunSummary(
             path=str(run),
@@ -75,9 +75,8 @@ def summarize(run: Path) -> RunSummary:
             step=_newest(rows, "step"),
             steps=_optional(int, environment[PLAN]["steps"]),
             loss=None if loss is None else float(loss),
-            best_val_top1=max(_values(rows, "val_top1"), default=None),
             best_metric=metric,
-            best_value=best(_values(rows, f"val_{metric}"), default=None),
+            best_value=best(values, default=None),
         )
     except UserError as error:
         problem = str(error)
@@ -114,10 +113,6 @@ def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -
     if has_ended and weights.is_file() and read_header(weights).step == last:
         return "finished"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
-
-
-def _values(rows: list[dict[str, Any]], key: str) -> list[float]:
-    return [float(row[key]) for row in rows if key in row]
 
 
 def _newest(rows: list[dict[str, Any]], key: str) -> Any:

@@ -93,7 +93,7 @@ def set_up_training(
     require_shared_memory(shared * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and training.workers < num_readers():
         context.notices([few_workers_notice(training.workers, possible=num_readers())])
-    if not context.one_batch:
+    if not context.options.one_batch:
         advice = () if context.resumed else plan_warnings(plan, new_weights=start is None)
         context.notices(text and f"warning: {text}" for text in (*advice, scarce))
     return training

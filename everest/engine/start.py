@@ -16,7 +16,6 @@ import torch
 
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
-from everest.data.loader import shared_bytes
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.tracking import check_tracker, make_tracker
 from everest.engine.training import Training
@@ -87,11 +86,8 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
             run=run,
             resumed=resumed,
             report=report,
-            command=options.command,
+            options=options,
             overlaps=accelerator.device.type == "cuda",
-            tracker=options.tracker,
-            init=options.init,
-            one_batch=options.one_batch,
         )
 
 
@@ -117,24 +113,24 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
 
 def start_run(training: Training, recipe: Recipe) -> None:
     """Write the first files of a new run, or resume the run that is there. All processes must call it."""
-    context, plan, init = training.context, training.plan, training.context.init
+    context, options, plan = training.context, training.context.options, training.plan
     main = context.accelerator.is_main_process
     if main:
         _remove_leftovers(context.run)
     if main and not context.resumed:
         facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation, **training.videos}
-        start = {}
+        start, init = {}, options.init
         if init is not None:
             start = {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
         context.run.start(
-            dump_recipe(recipe), command=context.command, plan=facts, one_batch=context.one_batch, start=start
+            dump_recipe(recipe), command=options.command, plan=facts, one_batch=options.one_batch, start=start
         )
     context.accelerator.wait_for_everyone()
     training.notice(_summary(training))
     training.resume()
-    if main and context.tracker != "none":
+    if main and options.tracker != "none":
         steps_done = training.steps_done if context.resumed else None
-        training.tracker = make_tracker(context.tracker, context.run, steps_done=steps_done)
+        training.tracker = make_tracker(options.tracker, context.run, steps_done=steps_done)
 
 
 def _remove_leftovers(run: RunFolder) -> None:
@@ -162,10 +158,7 @@ def _summary(training: Training) -> str:
     if trained < total:
         text += f"; trains {trained:,} of {total:,} parameters"
     text += f"; {precision_text(training.accelerator, training.settings.precision)}"
-    if training.workers:
-        shared = shared_bytes(training.clips, training.order(), workers=training.workers)
-        text += f"; {training.workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
-    return text
+    return f"{text}; {training.workers} workers for each process"
 
 
 def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
@@ -244,12 +237,11 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[st
     if options.command == "train-tokenizer":
         may_change |= {key for key in then.keys() | now.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
-    saved = run.weights.is_file()
-    old, new = then.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
-    if old and new and (saved or (is_own_tokenizer(old) and Path(new) == own_tokenizer(run.path).resolve())):
-        may_change.add(TOKENIZER_FILE)
-    if saved and then.get(TEACHER) and now.get(TEACHER):
-        may_change.add(TEACHER)
+    for key in (TOKENIZER_FILE, TEACHER):
+        old, new = then.get(key), now.get(key)
+        is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()
+        if old and new and (is_own or run.weights.is_file()):
+            may_change.add(key)
     then |= {"--init": run.read_env(INIT), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
     now |= {"--init": init and init.file, "--overfit-one-batch": options.one_batch}
     then["command"], now["command"] = run.read_env(COMMAND), options.command

@@ -113,7 +113,7 @@ class Training:
             world=self.plan.processes,
             seed=self.settings.seed,
             start_step=step,
-            repeat_first=self.context.one_batch,
+            repeat_first=self.context.options.one_batch,
             weights=self.clips.sample_weights,
         )
 

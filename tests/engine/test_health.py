@@ -20,7 +20,7 @@ from torch import Tensor
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews, ValidationViews, Views
-from everest.engine.health import is_near_chance, stays_at_chance
+from everest.engine.health import stays_at_chance
 from everest.engine.step_log import SCALER_LIMIT, SKIP_LIMIT, Nonfinite, WaitWatch, waiting_advice
 from everest.errors import DataError
 from everest.lists.sample import Sample
@@ -77,12 +77,6 @@ def test_a_run_that_mixes_clips_and_learns_nothing_warns_unless_classes_are_weig
     shown = called(*command, *sets(*still)).stderr
     assert ("still near that of guessing, ln(2) = 0.69" in shown) == (not weighted)
     assert ("try lower finetune.mixup" in shown) == (not weighted)
-
-
-def test_an_accuracy_near_chance_is_recognized():
-    near = {(50.0, 2), (54.0, 2), (10.0, 10)}
-    for top1, num_classes in (*near, (60.0, 2), (20.0, 10), (12.0, 400)):
-        assert is_near_chance(top1, 100 / num_classes) == ((top1, num_classes) in near), (top1, num_classes)
 
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])

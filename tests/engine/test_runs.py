@@ -47,7 +47,7 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
         append(run, json.dumps({"step": step, "val_top1": top1, "val_top5": 100.0}) + "\n")
     append(run, '{"step": 5, "lo')  # being written, or cut off by a kill
     assert 0 <= (listed_run := summary(run)).pop("age_seconds") < 60
-    best = {"best_val_top1": 50.0, "best_metric": "top1", "best_value": 50.0}
+    best = {"best_metric": "top1", "best_value": 50.0}
     progress = {"state": "resumable", "step": 4, "steps": STEPS, "loss": 0.25, "problem": None}
     names = {"path": str(run), "command": "finetune", "recipe": "my-recipe"}
     assert listed_run == names | progress | best

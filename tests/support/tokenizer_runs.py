@@ -6,7 +6,7 @@ import pytest
 from small_runs import called, small_recipe
 
 from everest.config.recipe import load_recipe
-from everest.engine.context import RunContext
+from everest.engine.context import RunContext, RunOptions
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
@@ -45,6 +45,6 @@ def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerStage:
         run=RunFolder(folder),
         resumed=False,
         report=silent,
-        command="train-tokenizer",
+        options=RunOptions(command="train-tokenizer", recipe_file=str(recipe)),
     )
     return set_up_tokenizer(settings, context)

@@ -5,7 +5,6 @@ Traces of killed processes count as no run: a run that has not started, and unfi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -21,12 +20,7 @@ from everest.engine.tracking import check_tracker, make_tracker
 from everest.engine.training import Training
 from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
-from everest.system.accelerator import (
-    decide_on_main,
-    end_training_on_error,
-    make_accelerator,
-    precision_text,
-)
+from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
 from everest.system.events import Report
 from everest.system.files import FIX, UNFINISHED, is_unfinished
 from everest.system.locks import claimed, refuse_trained
@@ -63,7 +57,6 @@ MAY_CHANGE: Final = {
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 TEACHER: Final = "pretrain.target.teacher"
 SHOWN: Final = 3  # settings that differ, in a message
-_STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 
 
 @contextmanager
@@ -119,12 +112,10 @@ def start_run(training: Training, recipe: Recipe) -> None:
         _remove_leftovers(context.run)
     if main and not context.resumed:
         facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation, **training.videos}
-        start, init = {}, options.init
-        if init is not None:
-            start = {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
-        context.run.start(
-            dump_recipe(recipe), command=options.command, plan=facts, one_batch=options.one_batch, start=start
-        )
+        values = {COMMAND: options.command, PLAN: facts, ONE_BATCH: options.one_batch, INIT: None}
+        if (init := options.init) is not None:
+            values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
+        context.run.start(dump_recipe(recipe), values)
     context.accelerator.wait_for_everyone()
     training.notice(_summary(training))
     training.resume()
@@ -135,12 +126,9 @@ def start_run(training: Training, recipe: Recipe) -> None:
 
 def _remove_leftovers(run: RunFolder) -> None:
     """Remove the unfinished files of killed processes from a run that this process has claimed."""
-    own = {f".{name}{UNFINISHED}" for name in OWN_FILES}
-    leftovers = [file for file in run.path.iterdir() if file.name in own]
-    if run.state.is_dir():
-        leftovers += [file for file in run.state.iterdir() if _STATE.fullmatch(file.name)]
-    for file in leftovers:
-        file.unlink()
+    own_files = [run.path / f".{name}{UNFINISHED}" for name in OWN_FILES]
+    for file in (*own_files, *run.state.glob(f".step-*.safetensors{UNFINISHED}")):
+        file.unlink(missing_ok=True)
 
 
 def _summary(training: Training) -> str:
@@ -157,8 +145,8 @@ def _summary(training: Training) -> str:
     total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     if trained < total:
         text += f"; trains {trained:,} of {total:,} parameters"
-    text += f"; {precision_text(training.accelerator, training.settings.precision)}"
-    return f"{text}; {training.workers} workers for each process"
+    precision = training.accelerator.mixed_precision.replace("no", "fp32")
+    return f"{text}; {precision}; {training.workers} workers for each process"
 
 
 def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:

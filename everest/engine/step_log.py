@@ -22,8 +22,10 @@ from everest.engine.plan import StagePlan
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
+from everest.system.files import write_text
 from everest.system.machine import num_cores, num_trainers
 from everest.system.run_folder import NONFINITE, Row
+from everest.system.text import json_text
 
 RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns
 SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: skip` may skip
@@ -202,10 +204,11 @@ class StepLog:
             text += f", {skipped} times in a row"
         elif skips_all:
             text += "; no update of the run was applied"
-        run, videos = self._context.run, gather_object(record.videos)
+        file, videos = self._context.run.path / NONFINITE, gather_object(record.videos)
         if self._context.accelerator.is_main_process:
-            run.write_nonfinite(step=step, figures=figures, videos=videos)
-        where = f"see {run.path / NONFINITE} for its videos"
+            as_text = {name: str(value) for name, value in figures.items()}
+            write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))
+        where = f"see {file} for its videos"
         if verdict == "stop" or skips_all:
             raise DivergedError(f"step {step}: {text}; {where}; lower base_lr or set train.clip_grad")
         self._context.notice(f"step {step} skipped: {text}; {where}")

@@ -63,14 +63,6 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     )
 
 
-def precision_text(accelerator: Accelerator, requested: str) -> str:
-    """The precision of a run, for its first line; of `auto` on an older GPU with the reason."""
-    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    if requested == "auto" and precision == "fp16":
-        return "fp16 (this GPU computes no bf16)"
-    return precision
-
-
 def bytes_per_value(accelerator: Accelerator) -> int:
     """Bytes of an activation in the accelerator's precision."""
     return 4 if accelerator.mixed_precision == "no" else 2

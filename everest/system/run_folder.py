@@ -29,7 +29,7 @@ WEIGHTS: Final = "model.safetensors"
 BEST: Final = "best.safetensors"
 BAD_VIDEOS: Final = "bad_videos.csv"
 BAD_COLUMNS: Final = ("path", "reason")
-NONFINITE: Final = "nonfinite.json"
+NONFINITE: Final = "nonfinite.json"  # the last step with a non-finite loss or gradient, and its videos
 REPORT: Final = "report.json"  # of a tokenizer: its quality on held-out videos
 REPORT_IMAGE: Final = "report.png"
 STATE: Final = "state"
@@ -133,24 +133,10 @@ class RunFolder:
         """Whether a run was started here."""
         return (self.path / RECIPE).is_file() and (self.path / ENVIRONMENT).is_file()
 
-    def start(
-        self,
-        recipe_text: str,
-        *,
-        command: str,
-        plan: dict[str, Any],
-        one_batch: bool = False,
-        start: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write the environment and the recipe: from now on this is a run folder. `clear` comes first.
-
-        Args:
-            start: the values of env.json that name the weights it starts from.
-        """
+    def start(self, recipe_text: str, values: Mapping[str, Any]) -> None:
+        """Write env.json with these values, and the recipe: this makes a run folder, which is cleared first."""
         self.clear()
-        values = {**current_environment(), INIT: None, **(start or {}), PLAN: plan, ONE_BATCH: one_batch}
-        values[COMMAND] = command
-        write_text(self.path / ENVIRONMENT, json_text(values, indent=2))
+        write_text(self.path / ENVIRONMENT, json_text({**current_environment(), **values}, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
     def clear(self) -> None:
@@ -244,12 +230,6 @@ class RunFolder:
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
         """Write bad_videos.csv: `path,reason`, one row a video."""
         write_table(self.path / BAD_VIDEOS, [BAD_COLUMNS, *sorted(reasons.items())])
-
-    def write_nonfinite(self, *, step: int, figures: Mapping[str, float], videos: list[str]) -> None:
-        """Write nonfinite.json: the last step with a non-finite loss or gradient, and its videos."""
-        as_text = {name: str(value) for name, value in figures.items()}
-        values = {"step": step, **as_text, "videos": sorted(videos)}
-        write_text(self.path / NONFINITE, json_text(values, indent=2))
 
     def bad_videos(self) -> dict[str, str]:
         """The rows of bad_videos.csv, path to reason; empty if every video could be read."""

@@ -134,7 +134,7 @@ class RunFolder:
         return (self.path / RECIPE).is_file() and (self.path / ENVIRONMENT).is_file()
 
     def start(self, recipe_text: str, values: Mapping[str, Any]) -> None:
-        """Write env.json with these values, and the recipe: this makes a run folder, which is cleared first."""
+        """Clear the folder, then write env.json with these values, and the recipe that makes it a run."""
         self.clear()
         write_text(self.path / ENVIRONMENT, json_text({**current_environment(), **values}, indent=2))
         write_text(self.path / RECIPE, recipe_text)

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from everest.config.settings import TrainSettings
 from everest.data.bad_videos import BadVideos
-from everest.data.views import MakeViews, PretrainViews
 from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
@@ -23,7 +22,6 @@ from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
 from everest.system.files import write_text
-from everest.system.machine import num_cores, num_trainers
 from everest.system.run_folder import NONFINITE, Row
 from everest.system.text import json_text
 
@@ -219,29 +217,15 @@ class WaitWatch:
 
     def __init__(self) -> None:
         self._steps = -1
-        self._waited = 0.0
-        self._seconds = 0.0
+        self._waited = self._seconds = 0.0
 
     def add(self, waited: float, seconds: float) -> float | None:
         """Add a step; returns once the share of their time that the first steps waited, if it is large."""
-        is_over = self._steps >= WATCHED_STEPS and self._seconds >= WATCHED_SECONDS
         self._steps += 1
-        if is_over or self._steps == 0:
+        if self._steps == 0 or (self._steps > WATCHED_STEPS and self._seconds >= WATCHED_SECONDS):
             return None
         self._waited += waited
         self._seconds += seconds
-        if self._steps < WATCHED_STEPS or self._seconds < WATCHED_SECONDS:
-            return None
         share = self._waited / self._seconds
-        return share if share > WAITING else None
-
-
-def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:
-    """The warning for a share of the time of the steps."""
-    cores = max(1, num_cores() // num_trainers())
-    remedies = ["read smaller files (`everest prepare encode`)"]
-    if isinstance(views, PretrainViews) and not views.compared:
-        remedies.insert(0, f"raise pretrain.views_per_decode (now {views.num_views})")
-    if workers < cores:
-        remedies.insert(0, f"raise train.workers (now {workers}, with {cores} cores for this process)")
-    return f"the first steps spent {share:.0%} of their time waiting for videos: {', or '.join(remedies)}"
+        is_over = self._steps >= WATCHED_STEPS and self._seconds >= WATCHED_SECONDS
+        return share if is_over and share > WAITING else None

@@ -20,7 +20,7 @@ from everest.engine.context import RunContext
 from everest.engine.network import Network, set_lr
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
-from everest.engine.step_log import StepLog, StepRecord, WaitWatch, waiting_advice
+from everest.engine.step_log import StepLog, StepRecord, WaitWatch
 from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.block import drop_paths
 from everest.system.run_folder import Row
@@ -236,8 +236,10 @@ class Training:
         record.seconds = time.monotonic() - record.started  # its row may be written later
         share = self._waits.add(record.waited, record.seconds)
         if share is not None:
-            self.warn_once(
-                "waiting", waiting_advice(share, workers=self.workers, views=self.clips.make_views)
+            self.notice(
+                f"warning: the first steps spent {share:.0%} of their time waiting for videos: raise "
+                f"train.workers (now {self.workers}) or pretrain.views_per_decode, or read smaller files "
+                "(`everest prepare encode`)"
             )
         return rows
 

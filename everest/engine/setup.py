@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     from everest.checkpoints.start import Start
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
-# Of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added.
-COPIED_BYTES = 2 * WEIGHT_BYTES
-TRAINED_BYTES = 3 * WEIGHT_BYTES  # more of a trained one: its gradient and two moments
 CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
 
 
@@ -146,14 +143,15 @@ def _plan(
         return taken + other_bytes(bytes_per_value)
 
     value_bytes, weights = bytes_per_value(accelerator), count_weights(spec, stage)
-    frozen = frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
+    kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
+    kept += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
     if isinstance(recipe.train.micro_batch, int):
         largest = recipe.train.micro_batch
     elif earlier and earlier["processes"] == processes:
         largest = earlier["micro_batch"]
     else:
-        state_bytes = COPIED_BYTES * weights.total + TRAINED_BYTES * weights.trained + frozen
-        budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes
+        copies = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
+        budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - kept - copies
         per_clip = bytes_of(recipe.train.checkpointing, value_bytes)
         fitting = (min(budget, CPU_BYTES) if on_cpu else budget) // per_clip
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
@@ -168,10 +166,8 @@ def _plan(
         checkpointing=recipe.train.checkpointing,
         compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
     )
-    if not on_cpu:
-        return plan, memory, None
-    kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + frozen
-    return plan, memory, memory.check_on_a_cpu(state_bytes=kept, processes=local_processes())
+    scarce = memory.check_on_a_cpu(state_bytes=kept, processes=local_processes()) if on_cpu else None
+    return plan, memory, scarce
 
 
 def _network(

@@ -115,13 +115,13 @@ class Validations:
         trained = [loss for loss in self._train_losses[-MEANT:] if loss is not None]
         if len(losses) - 1 - lowest < MEANT or len(trained) < MEANT:
             return None
-        before = self._train_losses[lowest]
+        train_loss = self._train_losses[lowest]
         risen, fallen = fmean(losses[-MEANT:]), fmean(trained)
-        if before is None or fallen >= FALLEN * before or risen <= RISEN * losses[lowest]:
+        if train_loss is None or fallen >= FALLEN * train_loss or risen <= RISEN * losses[lowest]:
             return None
         return (
             f"overfitting: since step {self.rows[lowest]['step']}, the validation loss rose from "
-            f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {before:.3g} to "
+            f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {train_loss:.3g} to "
             f"{fallen:.3g}. The best weights are kept; more videos, augmentation or fewer steps help"
         )
 

@@ -47,13 +47,13 @@ def find_runs(folder: Path) -> list[Path]:
     """The run folders at and below `folder`, in the order of their paths."""
     if not folder.is_dir():
         raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
-    found = []
+    runs = []
     for here, folders, files in os.walk(folder):
         is_run = {RECIPE, ENVIRONMENT} <= {*folders, *files}  # of any kind: `summarize` shows the damage
         if is_run:
-            found.append(Path(here))
+            runs.append(Path(here))
         folders[:] = [n for n in folders if not n.startswith(".") and not (is_run and n == STATE)]
-    return sorted(found)
+    return sorted(runs)
 
 
 def summarize(run: Path) -> RunSummary:

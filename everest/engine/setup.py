@@ -102,12 +102,12 @@ def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
         return
     settings = read_header(run.weights).settings
     teacher, tokenizer = spec.teacher, spec.tokenizer
-    for kind, name, now in (
+    for kind, name, current in (
         ("teacher", teacher and teacher.name, teacher and teacher.sha256),
         ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
     ):
-        before = (settings.get(kind) or {}).get("sha256")
-        if None not in (before, now) and before != now:
+        saved = (settings.get(kind) or {}).get("sha256")
+        if None not in (saved, current) and saved != current:
             raise RecipeError(
                 f"--output {run.path}: its run used another {kind} than the current {name}; restore it, or "
                 f"{FIX}"

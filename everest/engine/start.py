@@ -163,9 +163,9 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
         return False
     run = RunFolder(path)
     if options.overwrite:
-        own = own_tokenizer(path).resolve()  # its own stage decides about it
+        tokenizer = own_tokenizer(path).resolve()  # its own stage decides about it
         for source in _files_read(recipe, options):
-            if source.resolve() != own and source.resolve().is_relative_to(path.resolve()):
+            if source.resolve() != tokenizer and source.resolve().is_relative_to(path.resolve()):
                 raise RecipeError(f"{place}: --overwrite would remove {source}, which the run reads")
         foreign = [name for name in OWN_FILES if (path / name).exists()]
         if foreign and run.read_env(PLAN) is None:
@@ -215,27 +215,26 @@ def _files_read(recipe: Recipe, options: RunOptions) -> list[Path]:
 def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:
     """The settings and options in which the run in the folder differs, each with both values."""
     try:
-        then = flat(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
+        saved = flat(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
     except RecipeError as error:
         raise RecipeError(
             f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
         ) from error
-    now, init = flat(recipe_values(recipe)), options.init
+    given, init = flat(recipe_values(recipe)), options.init
     may_change = set(MAY_CHANGE)
     if options.command == "train-tokenizer":
-        may_change |= {key for key in then.keys() | now.keys() if not tokenizer_depends_on(key, recipe)}
+        may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
     for key in (TOKENIZER_FILE, TEACHER):
-        old, new = then.get(key), now.get(key)
+        old, new = saved.get(key), given.get(key)
         is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()
         if old and new and (is_own or run.weights.is_file()):
             may_change.add(key)
-    then |= {"--init": run.read_env(INIT), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
-    now |= {"--init": init and init.file, "--overfit-one-batch": options.one_batch}
-    then["command"], now["command"] = run.read_env(COMMAND), options.command
-    if init is not None:
-        then["--decoder"], now["--decoder"] = run.read_env(DECODER), init.decoder
-    return differing(*({key: of[key] for key in of if key not in may_change} for of in (then, now)))
+    saved |= {"command": run.read_env(COMMAND), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
+    given |= {"command": options.command, "--overfit-one-batch": options.one_batch}
+    saved |= {"--init": run.read_env(INIT), "--decoder": run.read_env(DECODER) if init else None}
+    given |= {"--init": init and init.file, "--decoder": init and init.decoder}
+    return differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

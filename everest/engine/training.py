@@ -173,8 +173,8 @@ class Training:
         # Of the whole step, (P, batch): the same on any number of processes.
         noise = torch.rand(len(self._drop_paths), plan.batch_size, device=device, generator=generator)
         first = (rank * plan.accumulation + number) * plan.micro_batch
-        for path, of_clips in zip(self._drop_paths, noise, strict=True):
-            path.noise = of_clips[first : first + plan.micro_batch]
+        for path, uniform in zip(self._drop_paths, noise, strict=True):
+            path.noise = uniform[first : first + plan.micro_batch]
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
@@ -199,8 +199,8 @@ class Training:
         passes = self.plan.accumulation
         self._record.add(losses[0], parts or {}, passes=passes)
         self.accelerator.backward(losses[0] / passes)
-        for other in losses[1:]:
-            (other / passes).backward()
+        for loss in losses[1:]:
+            (loss / passes).backward()
 
     def clip_gradients(self) -> dict[str, Tensor]:
         """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""

@@ -31,7 +31,7 @@ from everest.models.block import Block
 from everest.models.memory import WEIGHT_BYTES, PassMemory, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import bytes_per_value, free_memory
+from everest.system.accelerator import free_memory
 from everest.system.files import FIX
 from everest.system.machine import num_readers
 from everest.system.processes import local_processes
@@ -142,7 +142,8 @@ def _plan(
         taken = training_bytes(trained, bytes_per_value, frozen_layers=frozen_layers(stage, depth))
         return taken + other_bytes(bytes_per_value)
 
-    value_bytes, weights = bytes_per_value(accelerator), count_weights(spec, stage)
+    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
+    weights = count_weights(spec, stage)
     kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
     kept += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
     if isinstance(recipe.train.micro_batch, int):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Never
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
@@ -25,7 +26,7 @@ from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.block import drop_paths
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
-from everest.system.weights import Weights, set_gradient_exchange
+from everest.system.weights import Weights
 
 if TYPE_CHECKING:
     from everest.engine.tracking import Tracker
@@ -185,7 +186,9 @@ class Training:
     def accumulate(self, number: int) -> Iterator[None]:
         """Around pass `number`: processes exchange gradients in the last pass of a step only."""
         last = number == self.plan.accumulation - 1
-        set_gradient_exchange(self.networks[0].module, on=last)
+        module = self.networks[0].module
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(last)
         with nullcontext() if last else self.accelerator.no_sync(self.model):
             yield
 

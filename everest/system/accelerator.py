@@ -63,11 +63,6 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     )
 
 
-def bytes_per_value(accelerator: Accelerator) -> int:
-    """Bytes of an activation in the accelerator's precision."""
-    return 4 if accelerator.mixed_precision == "no" else 2
-
-
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     """Let the main process decide for all: the decision depends on the clock or on files."""
     decided = [decide() if accelerator.is_main_process else None]

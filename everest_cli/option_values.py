@@ -122,6 +122,6 @@ def local_path(text: str) -> Path:
 
     if is_url(text) and not text.startswith(LOCAL):
         raise RecipeError(
-            f"{text}: is a URL; this command reads files of this machine only (encode and shard read URLs)"
+            f"{text}: is a URL; this command reads local files only (prepare encode and shard read URLs)"
         )
     return Path(text.removeprefix(LOCAL))

@@ -19,23 +19,23 @@ Root = Annotated[
 
 def encode(
     sources: Annotated[
-        list[str], typer.Argument(metavar="LIST|FOLDER…", help="Lists or folders of videos; or their URLs.")
+        list[str], typer.Argument(metavar="LIST|FOLDER…", help="Lists or folders of videos, or their URLs.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")],
     data: Root = None,
     short_side: Annotated[
-        int, typer.Option("--short-side", min=16, help="Pixels, at most; smaller videos keep their size.")
+        int, typer.Option("--short-side", min=16, help="Maximum pixels; smaller videos keep their size.")
     ] = 256,  # our choice, for crops of 224
     gop: Annotated[int, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe.")] = 12,
     crf: Annotated[
         int, typer.Option("--crf", min=0, max=51, help="x264's quality; 0 is lossless.")
     ] = 18,  # visually close to the source
-    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for a video.")] = 3600,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Maximum seconds per video.")] = 3600,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Encode videos again so that training reads them faster; prints the new lists and folder.
+    """Re-encode videos for faster training; prints the new lists and folder.
 
     Worth it for large frames and distant keyframes; small files can grow.
 
@@ -70,7 +70,7 @@ def encode(
 
 
 def shard(
-    source: Annotated[str, typer.Argument(metavar="LIST", help="A list of videos, or a folder; or its URL.")],
+    source: Annotated[str, typer.Argument(metavar="LIST", help="A list or folder of videos, or its URL.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the shards.")],
     data: Root = None,
     count: Annotated[
@@ -80,7 +80,7 @@ def shard(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Put the videos of a list into tar files for WebDataset; prints the index, which data.train takes.
+    """Write the videos of a list to WebDataset tar files; prints the index for data.train.
 
     Example: everest prepare shard train.csv --output shards
     """

@@ -27,7 +27,7 @@ def pretrain(
     """
     settings = options.read_recipe(recipe)
     if init == "none" and decoder is not None:
-        raise RecipeError("--decoder: only with --init, which may have a decoder")
+        raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
     run = options.launch("pretrain", recipe, init=init, decoder=decoder)
 
     from everest.engine.start import start_or_resume

@@ -32,7 +32,7 @@ def search(
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Find the videos or windows that are most similar to others, by the features of an encoder.
+    """Find the videos or moments most similar to an example, by an encoder's features.
 
     A video that is not in F needs --checkpoint: the weights that wrote F.
 

@@ -39,8 +39,7 @@ DecoderMode = Annotated[
     Decoder | None,
     typer.Option(
         "--decoder",
-        help="Of --init: keep it, or start fresh. Default: keep it if it fits. Between views there is none: "
-        "fresh is for the projector.",
+        help="Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
     ),
 ]
 

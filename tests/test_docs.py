@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 # They train a tokenizer, run jobs in processes of their own, or write many files.
 LONG = (
-    *("lvmae", "sweeps", "hardware", "performance", "running", "methods", "reports", "ten-minutes", "files"),
+    *("lvmae", "sweeps", "hardware", "performance", "running", "methods", "install", "files"),
     *("pretraining", "long-recordings", "using", "export", "starting", "recipes"),
 )
-NO_COMMANDS = ("index", "changelog", "contributing", "faq", "python")
+NO_COMMANDS = ("index", "faq", "python")
 STAGES = ("pretrain", "finetune", "train-tokenizer")
 FEW_SEEDS = ["--seeds", "1", "--jobs", "2"]  # the last value of an option counts
 TOKENS = ["prepare", "tokens"]  # of the clips of a stage

@@ -59,7 +59,7 @@ def test_every_option_of_a_command_is_in_its_reference():
 
 def test_every_message_has_a_subject_and_quoted_ones_exist():
     found = messages()
-    assert len(found) > 300
+    assert len(found) > 450
     assert {message.subject for message in found} == set(SUBJECTS)
     page = (DOCS / "help" / "troubleshooting.md").read_text()
     quoted = re.findall(r"^### `(.*)`$", page, flags=re.MULTILINE)
@@ -162,7 +162,7 @@ def test_the_site_builds_without_a_warning_a_dead_link_or_the_network(tmp_path: 
     for word in ("timelin", "memori", "strategi"):  # stems of the search
         assert f'"{word}":' in index
     listed = re.findall(r"\]\((.*?)\)", (tmp_path / "llms.txt").read_text())
-    assert len(listed) > 30
+    assert len(listed) > 29
     assert all((tmp_path / page).is_file() for page in listed)
     loaded = r'<(?:script|link|img)[^>]+(?:src|href)="https?:'
     assert [page.name for page in tmp_path.rglob("*.html") if re.search(loaded, page.read_text())] == []

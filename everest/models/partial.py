@@ -58,8 +58,6 @@ def choose_trained(model: nn.Module, stage: Stage) -> None:
     if stage.lora.rank:
         encoder.requires_grad_(False)
         add_adapters(encoder.blocks, stage.lora)
-    elif isinstance(stage, FinetuneSettings) and stage.freeze == "encoder":
-        encoder.requires_grad_(False)
     else:
         freeze_layers(encoder, frozen_layers(stage, len(encoder.blocks)))
 

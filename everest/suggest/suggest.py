@@ -4,8 +4,8 @@ Whether a set is small depends on its independent groups: windows of a recording
 
 All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
 validation lists of sets of 50 to 175 real clips, and tried on windows of joined recordings
-(docs/timelines.md); the pre-training on 320 to 470 clips (docs/start/choosing.md). The number of steps for
-other sets and all values for a GPU were not measured.
+(benchmarks/timelines.md); the pre-training on 320 to 470 clips (docs/start/choosing.md). The number of steps
+for other sets and all values for a GPU were not measured.
 """
 
 from __future__ import annotations

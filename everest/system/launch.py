@@ -14,10 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import EnvironmentProblem, RecipeError, UserError
 from everest.system.signals import GRACE_SECONDS, SignalForwarder, signal_name
 
-LOST = 69  # exit code of a process that exits because another one has
+
+class LostPeer(UserError):
+    """Another process of the run has ended, so this one does, too."""
+
+    exit_code = 69
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +129,9 @@ def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
         codes = [worker.poll() for worker in workers]
         running = None in codes
         if failed is None:
-            faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
+            faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LostPeer.exit_code)]
             # A process that lost another one counts only after all have ended: the other's error comes first.
-            lost = [] if running else [rank for rank, code in enumerate(codes) if code == LOST]
+            lost = [] if running else [rank for rank, code in enumerate(codes) if code == LostPeer.exit_code]
             failed = next(iter(faults or lost), None)
             deadline = time.monotonic() + GRACE_SECONDS
         elif running and time.monotonic() > deadline:

@@ -48,16 +48,6 @@ def local_processes() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def is_lost_peer(error: Exception) -> bool:
-    """Whether torch.distributed reports by `error` that another process of the run has ended.
-
-    Its stores and NCCL raise a DistError; gloo raises a plain RuntimeError whose text names gloo's source.
-    """
-    text = str(error)
-    by_torch = "gloo" in text or any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    return isinstance(error, RuntimeError) and by_torch and "onnection" in text
-
-
 def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
     """Give a task of `srun` the variables that torch.distributed reads."""
     # The variables of the step, not of the job: an sbatch script has the job's, and is one process.

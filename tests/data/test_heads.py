@@ -15,7 +15,6 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, ModelSettings, Recipe
 from everest.data.stages import finetune_clips
 from everest.lists.classes import Classes, empty_classes
-from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
 from everest.metrics.metrics import measure
 from everest.metrics.predicted import Predictions
@@ -98,8 +97,7 @@ def test_other_heads_are_refused_and_classes_without_a_clip_are_listed_for_each(
 def test_heads_are_linear_layers_next_to_each_other():
     torch.manual_seed(0)
     settings = ModelSettings(width=24, depth=1, heads=2, tubelet=(2, 8, 8))
-    grid = TokenGrid.of_clip(frames=2, size=(16, 16), tubelet=(2, 8, 8))
-    architecture = Architecture(model=settings, grid=grid)
+    architecture = Architecture(model=settings, frames=2, size=(16, 16))
     heads = named_heads({"verb": 2, "noun": 3})
     model = VideoClassifier(architecture, selector=AllTokens(), heads=heads).eval()
     clip = torch.randn(2, 3, 2, 16, 16)

@@ -18,9 +18,10 @@ from small_runs import logged, metrics, run, same_run, sets, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import Devices, _wait, read_devices
-from everest.system.processes import adopt_slurm, first_host, is_launched, is_lost_peer
+from everest.system.processes import adopt_slurm, first_host, is_launched
 from everest.system.run_folder import RunFolder
 from everest.system.signals import PARENT, StopSignal
+from everest.system.torch_errors import as_user_error
 
 
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
@@ -150,7 +151,7 @@ def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path,
 
 ALONE = """
 import os, sys, torch, torch.distributed as distributed
-from everest.system.processes import is_lost_peer
+from everest.system.torch_errors import as_user_error
 file, rank = sys.argv[1:]
 distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
 distributed.all_reduce(torch.ones(1))
@@ -160,7 +161,7 @@ try:
     distributed.all_reduce(torch.ones(1))
     distributed.all_reduce(torch.ones(1))
 except RuntimeError as error:
-    print(is_lost_peer(error))
+    print(type(as_user_error(error)).__name__)
 """
 
 
@@ -170,10 +171,8 @@ def test_the_error_of_torch_for_a_lost_process_is_recognized(tmp_path: Path):
         subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as left,
         subprocess.Popen([*command, "1"]),
     ):
-        assert left.communicate(timeout=60)[0] == "True\n"
-    refused = ConnectionResetError("Connection reset by peer")
-    for error in (RecipeError("/connections/a.yaml"), refused, RuntimeError("Connection")):
-        assert not is_lost_peer(error)
+        assert left.communicate(timeout=60)[0] == "LostPeer\n"
+    assert as_user_error(RuntimeError("Connection")) is None
 
 
 @pytest.mark.slow

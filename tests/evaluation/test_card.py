@@ -61,7 +61,7 @@ def test_a_card_next_to_a_graph_has_the_tokens_that_it_encodes(classifier_run: P
 
 
 def test_a_card_takes_no_evaluation_of_another_model(classifier_run: Path, mixed_run: Path, tmp_path: Path):
-    document = json_of("eval -q --no-interval --checkpoint", mixed_run)
+    document = json_of("eval -q --checkpoint", mixed_run)
     (tmp_path / "eval.json").write_text(json.dumps(document))
     options = ["-o", tmp_path / "m.pt2", "--evaluation", tmp_path / "eval.json"]
     message = refused("export --to torch", classifier_run, *options, code=2)

@@ -108,7 +108,7 @@ def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     assert (document["title"], document["kind"]) == ("written by everest", "classifier")
     assert document["origin"]["licence"] == "cc-by-nc-4.0"
     again = refused("convert", out, "--out", tmp_path / "again.safetensors", code=6)
-    assert "written by everest; every command reads it" in again
+    assert "written by everest; use it without conversion" in again
     origin = {"file": "a", "origin": {"family": "b"}}
     replace(read_weights(out), origin=origin).save(out)
     assert "origin: a from b" in convert(out, "--inspect")[0].splitlines()

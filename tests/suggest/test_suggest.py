@@ -309,7 +309,7 @@ def test_the_time_on_another_machine_is_not_estimated(class_folders: Path, mine:
     shown = called(*options).stderr
     assert f"finetune: 600 steps of {DEVICES[other].batch} clips; their time was not measured" in shown
     message = refused(*options, "--overwrite", "--hours", "1", code=2)
-    assert f"--hours: the speed of --device {other} cannot be measured on this machine" in message
+    assert f"--hours: cannot measure the speed of --device {other}" in message
 
 
 def test_few_labeled_videos_and_views_are_seen_as_differences():
@@ -396,7 +396,7 @@ def test_a_class_folder_is_not_for_pre_training(tmp_path, class_folders, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "linked").symlink_to(class_folders / "run")
     message = refused(SUGGEST, class_folders, "--pretrain", name, "-o", "both.yaml", code=2)
-    assert f" of {class_folders}, whose folders are classes; name another folder" in message
+    assert f" of {class_folders}, which will be split; name another folder" in message
     message = refused(SUGGEST, class_folders, "--pretrain", "none", "-o", "both.yaml", code=4)
     assert "--pretrain none: no such list" in message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["linked", "videos"]

@@ -8,8 +8,7 @@ import os, sys
 import torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.system.accelerator import end_training_on_error, make_accelerator
-from everest.system.launch import LOST
-from everest.system.processes import is_lost_peer
+from everest.system.torch_errors import as_user_error
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
 TIMEOUT = """
@@ -26,7 +25,7 @@ except DataError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 except RuntimeError as error:
-    sys.exit(LOST if is_lost_peer(error) else 1)
+    sys.exit(getattr(as_user_error(error), "exit_code", 1))
 """
 
 

@@ -28,7 +28,7 @@ from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.lists.sample import ListSize
-from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure, thresholds_of
+from everest.metrics.metrics import chance_of, mean_loss, measure, thresholds_of
 from everest.metrics.names import LOGGED, METRICS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -239,5 +239,5 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
         f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use these "
         f"weights, {training.run.best}"
     )
-    advice = validations.advice(chance=chance, guessing=loss_of_guessing(heads, labels))
+    advice = validations.advice(chance)
     return f"{text}. {advice}" if advice else text

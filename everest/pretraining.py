@@ -64,7 +64,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         clips.tokens = tokens = open_token_cache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
-    probes = recipe.pretrain.probe.every and not context.one_batch
+    probes = recipe.pretrain.probe.every and not context.options.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
         from everest.checkpoints.teacher import attach_teacher
 
@@ -156,7 +156,7 @@ def _summarize(stage: Pretraining) -> None:
         text += f"; predicting each tubelet's mean color gives about {guess:g}"
         checked = stage.prober is not None and stage.prober.watches_loss
         if loss > NEAR_MEAN * guess and not checked:  # probes compare with a better reference
-            advice = learning_rate_advice(training.plan, new_weights=training.context.init is None)
+            advice = learning_rate_advice(training.plan, new_weights=training.context.options.init is None)
             advice = advice or "try more steps or another base_lr"
             text = f"warning: {text}: little is learned; {advice}"
     training.notice(text)

@@ -132,9 +132,9 @@ def launch(gpus: str, processes: int | None) -> Devices:
         return Devices(kind="cpu" if gpus == "cpu" else "cuda")
     devices = read_devices(gpus, processes)
     if devices.processes > 1:
-        ended = run_processes(devices, [*this_program(), *sys.argv[1:]])
-        typer.echo(ended.errors, err=True, nl=False)
-        raise typer.Exit(ended.code)
+        code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
+        typer.echo(errors, err=True, nl=False)
+        raise typer.Exit(code)
     os.environ.update(devices.environment)
     return devices
 

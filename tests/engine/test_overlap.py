@@ -12,7 +12,7 @@ from small_runs import equal, same_run, weights
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
-from everest.engine.context import RunContext
+from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import start_run
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
@@ -34,6 +34,7 @@ def started(
         run=RunFolder(folder),
         resumed=resumed,
         report=silent,
+        options=RunOptions(command="pretrain", recipe_file=str(recipe)),
         overlaps=overlaps,
     )
     stage = set_up_pretraining(settings, context)

@@ -96,9 +96,8 @@ def _matched(
     """The bouts of the user's videos, by their paths; the annotated names without a video; notices; times."""
     from dataclasses import replace
 
-    from everest.annotations.bout import LONGEST
+    from everest.annotations.bout import LONGEST, unscored_until
     from everest.annotations.matching import late_notices, match_videos
-    from everest.annotations.scored import unscored_until
     from everest.annotations.times import VideoTimes
     from everest.video.stream import VideoError
 

@@ -64,7 +64,7 @@ def split(
     from everest.prepare.division import SHARES, LabeledVideos
     from everest.prepare.index import CLASSES
     from everest.prepare.split import read_shares
-    from everest.suggest.next_commands import commands_for_lists
+    from everest.suggest.data_section import commands_for_lists
 
     parts = SHARES if shares is None else read_shares(shares)
     root = (data or (source if source.is_dir() else source.parent)).absolute()

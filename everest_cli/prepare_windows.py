@@ -55,8 +55,7 @@ def windows(
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
     from everest.errors import RecipeError
-    from everest.footage.labeled_list import Labeling
-    from everest.footage.windows import WindowSettings, write_windows
+    from everest.footage.windows import Labeling, WindowSettings, write_windows
     from everest.lists.inputs import named_samples
     from everest.system.files import refuse_inputs
     from everest.system.text import counted

@@ -60,9 +60,8 @@ def suggest(
     Class folders without lists are split first, into FILE-lists.
     """
     from everest.config.settings import DataSettings
-    from everest.suggest.data_section import data_section, has_class_folders, with_task
+    from everest.suggest.data_section import data_section, has_class_folders, training_commands, with_task
     from everest.suggest.devices import DEVICES, this_device
-    from everest.suggest.next_commands import training_commands
     from everest.suggest.suggestion import suggest_recipe
     from everest.system.files import check_new_file, write_text
 
@@ -138,8 +137,7 @@ def _check_held_out(source: str | None, settings: DataSettings, data: str, *, di
     Args:
         source: the option --pretrain; None: pre-training on the unlabeled videos of `data`.
     """
-    from everest.suggest.data_section import held_out_lists
-    from everest.suggest.next_commands import shared_videos
+    from everest.suggest.data_section import held_out_lists, shared_videos
 
     keys = ("train", "val", "test") if divided else ("val", "test")
     lists = [name for key in keys if (name := getattr(settings, key)) is not None]

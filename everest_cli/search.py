@@ -39,8 +39,7 @@ def search(
     Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
     """
     from everest.search.feature_file import read_feature_file
-    from everest.search.neighbors import nearest, to_dict
-    from everest.search.queries import read_query
+    from everest.search.neighbors import nearest, read_query, to_dict
     from everest.system.files import check_new_file, refuse_inputs
 
     file = read_feature_file(features)

@@ -14,6 +14,7 @@ from from_commands import commands_part
 from from_matrix import COLUMNS
 from from_messages import SUBJECTS, messages
 from from_settings import settings_part
+from page_parts import REFERENCE, written
 from setting_notes import comments
 from small_runs import json_of, run
 
@@ -39,6 +40,12 @@ def test_every_setting_has_values_and_a_meaning():
     by_key = {row[0]: row for row in found}
     assert by_key["`magnitude`"][1:3] == ["number from 0 to 10", "`9`"]
     assert by_key["`freeze`"][1] == "none, encoder, embedding or first:N, such as first:6"
+
+
+@pytest.mark.parametrize("page", ["commands", "settings", "python"])
+def test_the_committed_reference_is_what_the_code_says(page: str):
+    text = (REFERENCE / f"{page}.md").read_text(encoding="utf-8")
+    assert written(text) == text, "write it again by `make docs`"
 
 
 def test_comments_above_and_behind_a_name_belong_to_it():

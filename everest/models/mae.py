@@ -7,6 +7,7 @@ tokens, D width, P target values.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ from everest.models.block import Block, Blocks
 from everest.models.positions import add_positions, rotation_of
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
-from everest.tokenizer.targets import FrozenTokenizer
+
+if TYPE_CHECKING:
+    from everest.tokenizer.targets import FrozenTokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

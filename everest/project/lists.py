@@ -13,16 +13,14 @@ from typing import Any, Final
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
-from everest.footage.labeled_list import Labeling
-from everest.footage.windows import WindowSettings, write_windows
+from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.inference.scores import read_truth
 from everest.lists.inputs import named_samples
 from everest.lists.sample import ListSize, Sample
 from everest.lists.stage import LIST_FILES, read_stage
 from everest.prepare.division import SHARES, LabeledVideos
 from everest.project.request import Request
-from everest.suggest.data_section import data_section, has_class_folders, with_task
-from everest.suggest.next_commands import shared_videos
+from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, notice
 from everest.system.text import counted
 from everest.video.folders import split_folders

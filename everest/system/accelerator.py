@@ -71,19 +71,6 @@ def _close_processes() -> None:
         dist.destroy_process_group()
 
 
-def precision_text(accelerator: Accelerator, requested: str) -> str:
-    """The precision of a run, for its first line; of `auto` on an older GPU with the reason."""
-    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    if requested == "auto" and precision == "fp16":
-        return "fp16 (this GPU computes no bf16)"
-    return precision
-
-
-def bytes_per_value(accelerator: Accelerator) -> int:
-    """Bytes of an activation in the accelerator's precision."""
-    return 4 if accelerator.mixed_precision == "no" else 2
-
-
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     """Let the main process decide for all: the decision depends on the clock or on files."""
     decided = [decide() if accelerator.is_main_process else None]

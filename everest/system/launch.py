@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError
 from everest.system.signals import GRACE_SECONDS, SignalForwarder, signal_name
@@ -69,15 +69,8 @@ def visible_gpus(numbers: Sequence[int]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in numbers)}
 
 
-class RunEnd(NamedTuple):
-    """How a run of several processes ended."""
-
-    code: int  # exit code of the run
-    errors: str  # text that is still to be shown
-
-
-def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
-    """Run `command` once per process and wait.
+def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
+    """Run `command` once per process; returns the exit code of the run, and errors still to be shown.
 
     The first process has this one's terminal. The error output of the others is held back, and returned only
     if one of them fails by itself, so that an error appears once. Signals are forwarded.
@@ -113,16 +106,16 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
         held_back.seek(0)
         errors = held_back.read() if failed else ""
     if failed is None:
-        return RunEnd(0, "")
+        return 0, ""
     code = workers[failed].returncode
     if code >= 0:
-        return RunEnd(code, errors)
+        return code, errors
     if -code in signals.received:
-        return RunEnd(128 - code, "")  # stopped before a first save, or by a second signal
+        return 128 - code, ""  # stopped before a first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""
     error = f"error: process {failed} of the run was killed by {name}{hint}"
-    return RunEnd(EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n")
+    return EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n"
 
 
 def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:

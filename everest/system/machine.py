@@ -29,7 +29,7 @@ MEMORY_FILES_V1: Final = (
 
 
 def num_cores() -> int:
-    """Returns how many cores this process may use; `num_trainers` processes share them."""
+    """Returns how many cores this process may use, together with others of its run."""
     # macOS assigns no cores to a process.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no container, or no limit
@@ -38,16 +38,12 @@ def num_cores() -> int:
     return cores
 
 
-def num_trainers() -> int:
-    """Returns how many processes train on this machine: of all jobs of a sweep that run at once."""
-    return local_processes() * int(os.environ.get(JOBS) or 1)
-
-
 def num_readers() -> int:
     """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
     memory = host_memory()  # what is free changes from run to run
     possible = min(num_cores(), memory // READER_BYTES)
-    return max(1, min(possible // num_trainers(), MOST_READERS))
+    trainers = local_processes() * int(os.environ.get(JOBS) or 1)  # on this machine
+    return max(1, min(possible // trainers, MOST_READERS))
 
 
 def peak_resident_bytes() -> int:

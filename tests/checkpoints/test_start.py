@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import called, equal, json_of, killed_copy, refused, run, sets, weights
+from small_runs import called, equal, killed_copy, refused, run, sets, weights
 from tiny_models import randomized, save_model
 from torch import Tensor
 
@@ -205,7 +205,7 @@ def chain(pretrain: list[str], recipe: Path, first: Path, folder: Path) -> None:
     run(*tune, "-o", folder / "third")
 
 
-def test_a_chain_of_runs_tells_its_descent(first, pretrain, recipe, tmp_path, monkeypatch):
+def test_a_chain_of_runs_tells_its_descent(first, pretrain, recipe, tmp_path):
     chain(pretrain, recipe, first, tmp_path)
     files = [str(tmp_path / name / "model.safetensors") for name in ("second", "first")]
     origin = read_header(tmp_path / "third" / "model.safetensors").origin
@@ -214,10 +214,6 @@ def test_a_chain_of_runs_tells_its_descent(first, pretrain, recipe, tmp_path, mo
     assert origin["origin"]["origin"] is None
     assert (origin["kind"], origin["step"], origin["recipe"]) == ("pretrain", 3, "tiny")
     assert json.loads((tmp_path / "third" / "env.json").read_text())["origin"] == origin
-
-    monkeypatch.chdir(tmp_path)
-    (third,) = [row for row in json_of("runs", ".") if row["path"] == "third"]
-    assert [ancestor["file"] for ancestor in third["origins"]] == files
 
 
 def test_a_run_resumes_without_the_weights_that_it_started_from(first, pretrain, tmp_path):

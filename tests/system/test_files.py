@@ -20,8 +20,7 @@ from processes import wait_for_rows
 from pydantic import TypeAdapter
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError
-from everest.inference.journal import open_journal
-from everest.inference.row_store import open_row_store
+from everest.inference.row_store import open_journal, open_row_store
 from everest.prepare.examine import Inspection
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder

@@ -141,10 +141,10 @@ def window_items(
             windows = windows_of(sample, views, window=window, step=step)
             for text in repairs(sample.video):
                 report(notice(text))
-            own = done[at : at + len(windows)]
-            if any(video != sample.video_id for video, _ in own):
+            passed = done[at : at + len(windows)]
+            if any(video != sample.video_id for video, _ in passed):
                 raise _reads_otherwise(sample)
-            is_damaged = [reason is not None for _, reason in own]
+            is_damaged = [reason is not None for _, reason in passed]
             at += len(is_damaged)
             remaining = windows[len(is_damaged) :]
             clips = window_clips(sample.video, remaining, views) if remaining else iter(())

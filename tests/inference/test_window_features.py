@@ -82,16 +82,12 @@ def test_items_that_are_done_are_skipped(classifier_run, clip_files, tmp_path):
     first, second = (str(clip_files / f"clip{number}.mp4") for number in range(2))
     samples = [Sample(path=path) for path in (first, str(tmp_path / "text.mp4"), second)]
     whole = items_of(samples, views, [])
-    done = [(first, None), (samples[1].path, "no video"), (second, None)]
-    done = [entry for entry in done for _ in range(whole.count(entry[0]) or 1)]
+    entries: list[SampleEntry] = [(first, None), (samples[1].path, "no video"), (second, None)]
+    done = [entry for entry in entries for _ in range(whole.count(entry[0]) or 1)]
     for number in range(len(whole) + 1):
         assert items_of(samples, views, done[:number]) == whole[number:]
-    text = (samples[1].path, None)
-    for changed in (
-        [done[0], *done],
-        done[1:],
-        [text if reason else (video, reason) for video, reason in done],
-    ):
+    readable: list[SampleEntry] = [(video, None) for video, _ in done]
+    for changed in ([done[0], *done], done[1:], readable):
         with pytest.raises(RecipeError, match="reads otherwise than in the interrupted call"):
             items_of(samples, views, changed)
 

@@ -84,7 +84,7 @@ def labeled_samples(
 
     Args:
         samples: segments of videos in seconds; the segments of a video in the order of their starts and ends.
-            Leave out those that touch unscored time first (everest.annotations.scored.are_scored).
+            Leave out those that touch unscored time first (everest.annotations.bout.are_scored).
         bouts: by `Sample.path`.
         task: single-label gives a window the class with the most seconds in it, and background if it has
             none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.

@@ -26,8 +26,7 @@ from torch import Tensor
 
 from everest.errors import EnvironmentProblem
 from everest.system.machine import free_host_memory
-from everest.video.folders import images_in
-from everest.video.reader import VideoError, image_folder, probe, read_frames
+from everest.video.reader import VideoError, probe, read_frames, video_files
 from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
@@ -59,10 +58,8 @@ class FrameCache:
         """
         video = as_video(path)
         absolute = video.absolute() if isinstance(video, Path) else video
-        images = image_folder(absolute)
-        files = [absolute] if images is None else images_in(images)
         try:
-            versions = [(str(file), *video_version(file)) for file in files]
+            versions = [(str(file), *video_version(file)) for file in video_files(absolute)]
         except OSError as error:
             raise VideoError(absolute, error.strerror or str(error)) from error
         # The name changes if the video is rewritten.

@@ -28,6 +28,7 @@ from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
 from everest.system.weights import write_tensors
+from everest.video.reader import video_files
 from everest.video.source import video_version
 
 # From the fields of everest.inference.model.Features, of one video's views.
@@ -125,7 +126,7 @@ def _versions(samples: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for video in dict.fromkeys(sample.video for sample in samples):
         with suppress(OSError):  # a missing file
-            digest.update(repr(video_version(video)).encode())
+            digest.update(repr([video_version(file) for file in video_files(video)]).encode())
     return digest.hexdigest()[:16]
 
 
@@ -183,8 +184,9 @@ def add_window_rows(
     Args:
         batch: windows in one forward pass, also of several videos.
     """
-    done = [problem for _, problem in store.samples]
-    items = window_items(samples, model.views, window=window, step=step, done=done, report=report)
+    items = window_items(
+        samples, model.views, window=window, step=step, done=list(store.samples), report=report
+    )
     while part := list(islice(items, batch)):
         clips = [result[1] for _, result in part if not isinstance(result, str)]
         rows: Iterator[dict[str, Tensor]] = iter(())

@@ -238,8 +238,8 @@ def open_row_store(
         if known is not None and known != plan:
             names = ", ".join(name for name in {**plan, **known} if plan.get(name) != known.get(name))
             raise RecipeError(
-                f"{folder}: holds rows of another command (other {names}); finish them with that command, or "
-                "start again with --overwrite"
+                f"{folder}: its rows were begun with other {names}; undo that change, or start again with "
+                "--overwrite"
             )
         write_text(folder / PLAN, json.dumps(plan))
         with ExitStack() as files:

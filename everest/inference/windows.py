@@ -124,14 +124,16 @@ def window_items(
     window: float | None,
     step: float | None,
     report: Report,
-    done: Sequence[str | None] = (),
+    done: Sequence[tuple[str, str | None]] = (),
 ) -> Iterator[Item]:
     """Yield the windows of each video in turn; of an unreadable or damaged one, the last item is the reason.
 
     A window with a damaged frame is DAMAGED.
 
     Args:
-        done: the first items, which are skipped: the reason if an item is one, else None.
+        done: the first items, which are skipped: the video of each, and the reason if it is one.
+    Raises:
+        RecipeError: a video of `done` has other windows now, or is readable only now or no more.
     """
     at = 0  # number of items passed
     for sample in samples:
@@ -139,7 +141,10 @@ def window_items(
             windows = windows_of(sample, views, window=window, step=step)
             for text in repairs(sample.video):
                 report(notice(text))
-            is_damaged = [reason is not None for reason in done[at : at + len(windows)]]
+            passed = done[at : at + len(windows)]
+            if any(video != sample.video_id for video, _ in passed):
+                raise _reads_otherwise(sample)
+            is_damaged = [reason is not None for _, reason in passed]
             at += len(is_damaged)
             remaining = windows[len(is_damaged) :]
             clips = window_clips(sample.video, remaining, views) if remaining else iter(())
@@ -154,4 +159,12 @@ def window_items(
         except VideoError as error:
             if at >= len(done):
                 yield sample, error.reason
+            elif done[at][0] != sample.video_id or done[at][1] is None:
+                raise _reads_otherwise(sample) from error
             at += 1
+
+
+def _reads_otherwise(sample: Sample) -> RecipeError:
+    return RecipeError(
+        f"{sample.video_id}: reads otherwise than in the interrupted call; start again with --overwrite"
+    )

@@ -23,7 +23,7 @@ from everest.system.files import atomic_file
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.folders import images_in
-from everest.video.reader import TimedFrame, image_folder, probe, read_image, resized_frames
+from everest.video.reader import TimedFrame, image_folder, probe, read_image, resized_frames, video_files
 from everest.video.source import Video, video_version
 from everest.video.stream import VideoError, as_video_error
 from everest.video.writer import read_comment, write_timed_frames
@@ -59,9 +59,7 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     """Encode a video, unless an earlier call has encoded it to `target` with the same settings."""
     video = parse_location(source)
     with as_video_error(video):
-        folder = image_folder(video)
-        files = [video] if folder is None else images_in(folder)
-        versions = [video_version(file) for file in files]
+        versions = [video_version(file) for file in video_files(video)]
         place = hashlib.sha256(str(video.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
     size = sum(number for number, _ in versions)
     version = max((text for _, text in versions), default="")

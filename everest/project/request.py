@@ -61,8 +61,11 @@ class Request:
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files with the labels, by their paths."""
         paths = [Path(path) for path in (self.videos, self.annotations) if path is not None]
-        files = [path for path in paths if path.is_file()]
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        checksums = {}
+        for path in filter(Path.is_file, paths):
+            with path.open("rb") as file:  # a video may be larger than the memory
+                checksums[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+        return checksums
 
 
 def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str, Any] | None:

@@ -131,9 +131,10 @@ def _named_lists(location: Location, key: str) -> list[str]:
 
 
 def _class_file(train: str, root: Location) -> str | None:
-    """The file of class names of a training list, `X_classes.txt` next to `X_train.csv`, if there is one."""
-    name = train.removesuffix(LIST_FILES["train"]) + CLASSES
-    return name if train.endswith(LIST_FILES["train"]) and (root / name).is_file() else None
+    """The file of class names of a list, if there is one: `X_classes.txt` of `X_train.csv` or `X.csv`."""
+    is_train = train.endswith(LIST_FILES["train"])
+    prefix = train.removesuffix(LIST_FILES["train"]) if is_train else f"{train.removesuffix('.csv')}_"
+    return f"{prefix}{CLASSES}" if (root / f"{prefix}{CLASSES}").is_file() else None
 
 
 def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:

@@ -267,6 +267,12 @@ def image_folder(video: Video) -> Location | None:
     return video if video.is_dir() else None
 
 
+def video_files(video: Video) -> Sequence[Video]:
+    """The file of a video, or the images of its folder."""
+    folder = image_folder(video)
+    return [video] if folder is None else images_in(folder)
+
+
 def image_frames(folder: Location) -> Sequence[Location]:
     """The images that are the frames of a video, in their order.
 

@@ -140,7 +140,7 @@ def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip
             assert "f.npz.parts: another process writes there now" in refused(*command, *options, code=2)
     message = refused(*command, code=2)
     assert (
-        "holds rows of another command (other weights, views, videos, versions of videos, precision)"
+        "its rows were begun with other weights, views, videos, versions of videos, precision; undo"
         in message
     )
     assert "--overwrite" in message

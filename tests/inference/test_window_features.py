@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from damage import with_hole
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called, refused
@@ -12,9 +13,10 @@ from test_extract import kill_after_23
 
 import everest
 from everest.data.views import EvalViews
-from everest.errors import EnvironmentProblem
+from everest.errors import EnvironmentProblem, RecipeError
 from everest.inference import features
 from everest.inference.model import OpenedModel
+from everest.inference.row_store import SampleEntry
 from everest.inference.windows import window_items
 from everest.lists.sample import Sample
 from everest.system.events import silent
@@ -69,7 +71,7 @@ def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
     assert 0 < before_damage < 6
 
 
-def items_of(samples: list[Sample], views: EvalViews, done: list[str | None]) -> list[str]:
+def items_of(samples: list[Sample], views: EvalViews, done: list[SampleEntry]) -> list[str]:
     items = window_items(samples, views, window=0.75, step=0.25, done=done, report=silent)
     return [result if isinstance(result, str) else sample.path for sample, result in items]
 
@@ -80,9 +82,14 @@ def test_items_that_are_done_are_skipped(classifier_run, clip_files, tmp_path):
     first, second = (str(clip_files / f"clip{number}.mp4") for number in range(2))
     samples = [Sample(path=path) for path in (first, str(tmp_path / "text.mp4"), second)]
     whole = items_of(samples, views, [])
-    done = [None if item in (first, second) else item for item in whole]
+    entries: list[SampleEntry] = [(first, None), (samples[1].path, "no video"), (second, None)]
+    done = [entry for entry in entries for _ in range(whole.count(entry[0]) or 1)]
     for number in range(len(whole) + 1):
         assert items_of(samples, views, done[:number]) == whole[number:]
+    readable: list[SampleEntry] = [(video, None) for video, _ in done]
+    for changed in ([done[0], *done], done[1:], readable):
+        with pytest.raises(RecipeError, match="reads otherwise than in the interrupted call"):
+            items_of(samples, views, changed)
 
 
 def test_rows_of_a_video_that_changed_during_a_break_are_not_continued(
@@ -94,8 +101,23 @@ def test_rows_of_a_video_that_changed_during_a_break_are_not_continued(
         patched.setattr(features, "_write_features", full_disk)
         assert "the disk is full" in refused(*command, code=5)
     shutil.copy(clip_files / "clip1.mp4", video)
-    assert "holds rows of another command (other versions of videos)" in refused(*command, code=2)
+    assert "its rows were begun with other versions of videos; undo" in refused(*command, code=2)
     called(*command, "--overwrite")
+
+
+def test_rows_of_a_folder_whose_image_changed_are_not_continued(
+    autoencoder_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(16):
+        Image.new("RGB", (32, 32), (number * 9, 0, 0)).save(folder / f"{number}.png")
+    command = ["extract", folder, "-c", autoencoder_run, "-o", tmp_path / "f.npz"]
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "_write_features", full_disk)
+        assert "the disk is full" in refused(*command, code=5)
+    Image.new("RGB", (32, 32), (0, 99, 0)).save(folder / "3.png")
+    assert "its rows were begun with other versions of videos; undo" in refused(*command, code=2)
 
 
 def test_options_that_do_not_go_together_are_named(autoencoder_run: Path, clip_files: Path, tmp_path: Path):

@@ -193,7 +193,7 @@ def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path)
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
     assert "holds other files (thesis.txt)" in error(videos, "-o", tmp_path / "thesis", code=2)
-    assert "is a file" in error(videos, "-o", tmp_path / "thesis" / "thesis.txt", code=2)
+    assert "a file is in the way" in error(videos, "-o", tmp_path / "thesis" / "thesis.txt", code=2)
     everest(videos, "-o", tmp_path / "out", "--gop", 6, "--overwrite")
     assert contents(tmp_path / "out") != before
     shutil.copy(videos / "clip2.mp4", tmp_path / "out" / "clip0.mp4")  # of another program

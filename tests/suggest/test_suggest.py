@@ -223,6 +223,8 @@ def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
     for name in ("b_train.csv", "all.csv"):
         (tmp_path / name).write_text("0.mp4,swim\n")
     assert {name: data_section(str(tmp_path), train=name).get("classes") for name in names} == names
+    (tmp_path / "all_classes.txt").write_text("3\n7\n")  # as `prepare windows` writes for numbers
+    assert data_section(str(tmp_path), train="all.csv")["classes"] == "all_classes.txt"
 
 
 def test_the_other_lists_of_a_training_list_have_its_prefix(tmp_path: Path):

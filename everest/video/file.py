@@ -245,8 +245,10 @@ def _read_facts(path: Video) -> VideoFile:
 def _is_image(path: Video, index: StampedIndex, first: VideoFrame) -> bool:
     """Whether the first frame is decoded alike from its place, which not all containers state."""
     (alone,) = decode_places(path, [(max(0, int(index.offsets[0])), int(index.sizes[0]))])
+    if alone is None:
+        return False
     with decoder_errors(path):
-        return alone is not None and np.array_equal(*(x.to_ndarray(format="rgb24") for x in (alone, first)))
+        return np.array_equal(alone.to_ndarray(format="rgb24"), first.to_ndarray(format="rgb24"))
 
 
 def _is_for_decord(container: InputContainer, stream: VideoStream) -> bool:

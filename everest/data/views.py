@@ -79,8 +79,8 @@ class StageViews:
             return self.num_views, self.channels, self.frames, *self.size
         return self.num_views, self.frames, *self.region, self.channels
 
-    def _clip(
-        self, sample: Sample, choose: Callable[[int, int, int], FrameIds], decoder: str, cache: Cache
+    def decoded(
+        self, sample: Sample, choose: Callable[[int, int, int], FrameIds], decoder: str, cache: Cache = None
     ) -> Tensor:
         """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride)` selects."""
         footage = footage_of(sample, self.fps)
@@ -137,7 +137,7 @@ class PretrainViews(StageViews):
             clips = [video[place] for place in torch.from_numpy(positions.reshape(count, self.frames))]
         else:
             choose = lambda of, frames, stride: window(of, frames, stride, rng)  # noqa: E731
-            clips = [self._clip(sample, choose, decoder, cache)] * count
+            clips = [self.decoded(sample, choose, decoder, cache)] * count
         flips, crops = None, []
         for clip in clips:
             if self.crop_area is None:
@@ -164,7 +164,9 @@ class FinetuneViews(StageViews):
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         window = sampling(self.sampling).finetune
-        clip = self._clip(sample, lambda of, frames, stride: window(of, frames, stride, rng), decoder, cache)
+        clip = self.decoded(
+            sample, lambda of, frames, stride: window(of, frames, stride, rng), decoder, cache
+        )
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
@@ -180,7 +182,7 @@ class ValidationViews(StageViews):
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        clip = self._clip(sample, sampling(self.sampling).center, decoder, cache)
+        clip = self.decoded(sample, sampling(self.sampling).center, decoder, cache)
         covering = covering_size(_size(clip), self.size)
         view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
         return _stacked([view], out)

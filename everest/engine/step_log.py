@@ -242,9 +242,12 @@ class WaitWatch:
 def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:
     """The warning for a share of the time of the steps."""
     cores = max(1, num_cores() // num_trainers())
-    remedies = ["read smaller files (`everest prepare encode`)"]
+    remedies = ["encode the videos (`everest prepare encode --codec mjpeg`)"]
     if isinstance(views, PretrainViews) and not views.compared:
         remedies.insert(0, f"raise pretrain.views_per_decode (now {views.num_views})")
     if workers < cores:
         remedies.insert(0, f"raise train.workers (now {workers}, with {cores} cores for this process)")
-    return f"the first steps spent {share:.0%} of their time waiting for videos: {', or '.join(remedies)}"
+    return (
+        f"the first steps spent {share:.0%} of their time waiting for videos: {', or '.join(remedies)}; "
+        "`everest profile --data` states what helps most"
+    )

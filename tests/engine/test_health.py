@@ -175,7 +175,7 @@ def test_waiting_for_videos_is_reported_once_after_a_minute_with_advice_that_fit
     assert "raise pretrain.views_per_decode (now 1)" in advice
     views = ValidationViews(frames=4, stride=2, size=(32, 32), sampling="dense")
     advice = waiting_advice(0.4, workers=1000, views=views)
-    assert advice.endswith(": read smaller files (`everest prepare encode`)")
+    assert ": encode the videos (`everest prepare encode --codec mjpeg`); `everest profile --data`" in advice
 
 
 LONG = sets("pretrain.epochs=60", "train.workers=1", "train.data_timeout=30")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Literal
 
 from everest.config.settings import Recipe
@@ -12,8 +13,10 @@ from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stages import finetune_clips, pretrain_clips
 from everest.data.views import PretrainViews
+from everest.lists.sample import Sample
 from everest.system.machine import num_readers
 from everest.video.reader import is_fast_to_read
+from everest.video.stream import VideoError
 
 TrainingStage = Literal["pretrain", "finetune"]
 SECONDS: Final = 10.0  # our choice: how long the loader is timed
@@ -63,7 +66,7 @@ def loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float)
         0.0 if clips.cache else min(seconds, 1 / _speed(lambda number: _decode(clips, number), ITEM_SECONDS))
     )
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
-    if not all(is_fast_to_read(sample.video) for sample in clips.samples[:LOOKED_AT]):
+    if not all(_is_fast(sample) for sample in clips.samples[:LOOKED_AT]):
         faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
         changes["everest prepare encode --codec mjpeg"] = seconds / faster
     if isinstance(views, PretrainViews) and not views.compared:
@@ -75,7 +78,16 @@ def loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float)
 def _decode(clips: VideoClips, number: int) -> None:
     """Decode the frames of a clip in the middle of a video."""
     views = clips.make_views
-    views.decoded(clips.samples[number % len(clips)], sampling(views.sampling).center, clips.decoder)
+    with suppress(VideoError):  # training replaces it
+        views.decoded(clips.samples[number % len(clips)], sampling(views.sampling).center, clips.decoder)
+
+
+def _is_fast(sample: Sample) -> bool:
+    """Whether the video of a sample cannot be read faster, or not at all."""
+    try:
+        return is_fast_to_read(sample.video)
+    except VideoError:
+        return True
 
 
 def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:

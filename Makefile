@@ -26,6 +26,7 @@ check: $(READY)
 	$(BIN)/pyright
 
 docs: $(READY)
+	$(BIN)/python docs/sphinx/page_parts.py
 	$(BIN)/python -m sphinx -E -c docs/sphinx -W --keep-going --quiet docs build/docs
 
 format: $(READY)

@@ -28,7 +28,7 @@ from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.lists.sample import ListSize
-from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure, thresholds_of
+from everest.metrics.metrics import chance_of, mean_loss, measure, thresholds_of
 from everest.metrics.names import LOGGED, METRICS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -54,7 +54,7 @@ class Finetuning:
         assert isinstance(model, VideoClassifier)
         return model
 
-    def loss(self, clip: Clip) -> Tensor:
+    def losses(self, clip: Clip) -> list[Tensor]:
         """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix."""
         settings, model, rng = self.settings, self.model, self.training.rng()
         generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
@@ -64,7 +64,44 @@ class Finetuning:
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
         noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
         logits = self.training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
-        return supervised_loss(logits, targets, model.heads, self.class_weights)
+        return [supervised_loss(logits, targets, model.heads, self.class_weights)]
+
+    def train(self) -> None:
+        """Train to the end of the plan, or until `finetune.patience` ends the run.
+
+        The weights with the best metric on the validation videos (`finetune.best`) are kept.
+        """
+        training, clips = self.training, self.validation
+        chosen_metric = best_metric(self.model.heads, self.settings.best, self.class_names)
+        validations = Validations(training.run.rows(), chosen_metric)
+        training.model.train()
+        validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
+        if clips is not None and training.at_checkpoint and not validated:
+            _validate(self, clips, validations)  # the run was stopped between save and validation
+        _end_early(self, validations)
+        with training.running():
+            while training.has_steps:
+                training.begin_step()
+                for number in range(training.plan.accumulation):
+                    clip = training.next_clip()
+                    training.seed(number)
+                    with training.accumulate(number):
+                        training.backward(self.losses(clip))
+                norms = training.clip_gradients()
+                training.step(norms)
+                rows = training.log_step()
+                validates = clips is not None and training.at_checkpoint
+                if validates:
+                    rows += training.save()  # first: a validation may take long, and may fail
+                for row in rows:
+                    validations.add(row)
+                    _warn_at_chance(self, row["step"])
+                if clips is not None and validates:
+                    _validate(self, clips, validations)
+                    _end_early(self, validations)
+                training.save_if_due()
+                training.stop_if_asked()
+        training.notice(_summary(self, validations))
 
 
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
@@ -98,47 +135,6 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         class_weights=tensors,
         class_names=classes.names,
     )
-
-
-def finetune(stage: Finetuning) -> None:
-    """Train to the end of the plan, or until `finetune.patience` ends the run.
-
-    The weights with the best metric on the validation videos (`finetune.best`) are kept.
-
-    Raises:
-        UserError: see everest.errors; the run can be resumed.
-    """
-    training, clips = stage.training, stage.validation
-    chosen_metric = best_metric(stage.model.heads, stage.settings.best, stage.class_names)
-    validations = Validations(training.run.rows(), chosen_metric)
-    training.model.train()
-    validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
-    if clips is not None and training.at_checkpoint and not validated:
-        _validate(stage, clips, validations)  # the run was stopped between save and validation
-    _end_early(stage, validations)
-    with training.running():
-        while training.has_steps:
-            training.begin_step()
-            for number in range(training.plan.accumulation):
-                clip = training.next_clip()
-                training.seed(number)
-                with training.accumulate(number):
-                    training.backward([stage.loss(clip)])
-            norms = training.clip_gradients()
-            training.step(norms)
-            rows = training.log_step()
-            validates = clips is not None and training.at_checkpoint
-            if validates:
-                rows += training.save()  # first: a validation may take long, and may fail
-            for row in rows:
-                validations.add(row)
-                _warn_at_chance(stage, row["step"])
-            if clips is not None and validates:
-                _validate(stage, clips, validations)
-                _end_early(stage, validations)
-            training.save_if_due()
-            training.stop_if_asked()
-    training.notice(_summary(stage, validations))
 
 
 def _end_early(stage: Finetuning, validations: Validations) -> None:
@@ -243,5 +239,5 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
         f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use these "
         f"weights, {training.run.best}"
     )
-    advice = validations.advice(chance=chance, guessing=loss_of_guessing(heads, labels))
+    advice = validations.advice(chance)
     return f"{text}. {advice}" if advice else text

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,7 @@ from everest.errors import DataError, unknown_name
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference import predictions
 from everest.inference.features import LEVELS
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import over_videos
+from everest.inference.model import OpenedModel, over_videos
 from everest.inference.timelines import Timelines, compute_timelines
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
@@ -149,18 +149,15 @@ def extract(
         raise unknown_name("level", level, LEVELS)
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     samples = _samples(videos, data)
-    pairs = [
-        pair
-        for pairs in over_videos(
-            opened,
-            samples,
-            lambda frames: opened.encode(frames)._asdict(),
-            batch=batch,
-            workers=workers,
-            report=report,
-        )
-        for pair in pairs
-    ]
+    encoded = over_videos(
+        opened,
+        samples,
+        lambda frames: opened.encode(frames)._asdict(),
+        batch=batch,
+        workers=workers,
+        report=report,
+    )
+    pairs = list(chain.from_iterable(encoded))
     skipped = [(sample.video_id, values) for sample, values in pairs if isinstance(values, str)]
     read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, str)]
     if not read:

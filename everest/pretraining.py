@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip
@@ -20,7 +20,6 @@ from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
 from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import pretrain_spec
-from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingOutput
 from everest.system.run_folder import Row
 
@@ -36,14 +35,6 @@ MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
 NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, little is learned
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pretraining:
-    """A pre-training run that is ready for its first step."""
-
-    training: Training
-    prober: Prober | None  # None: the run is not probed
-
-
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step.
 
@@ -51,7 +42,12 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
     start = context.read_start()  # first: reading the data may take minutes
-    spec = _spec(recipe)
+    if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
+        spec = pretrain_spec(recipe, tokenizer=None)
+    else:
+        from everest.checkpoints.pretraining_spec import spec_of_pretraining
+
+        spec = spec_of_pretraining(recipe)
     if start is not None:
         spec = start.adapted(spec)
     if context.resumed:
@@ -68,7 +64,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         clips.tokens = tokens = open_token_cache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
-    probes = recipe.pretrain.probe.every and not context.one_batch
+    probes = recipe.pretrain.probe.every and not context.options.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
         from everest.checkpoints.teacher import attach_teacher
 
@@ -79,16 +75,6 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     from everest.probes.during_training import Prober
 
     return Pretraining(training=training, prober=Prober(training, recipe, spec))
-
-
-def _spec(recipe: Recipe) -> ModelSpec:
-    """The model that is trained, with the facts of a frozen tokenizer or teacher if it learns from one."""
-    if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
-        return pretrain_spec(recipe, tokenizer=None)
-
-    from everest.checkpoints.pretraining_spec import spec_of_pretraining
-
-    return spec_of_pretraining(recipe)
 
 
 def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:
@@ -116,37 +102,44 @@ class CollapseWatch:
                 )
 
 
-def pretrain(stage: Pretraining) -> None:
-    """Train to the end of the plan.
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """A pre-training run that is ready for its first step."""
 
-    Raises:
-        UserError: see everest.errors; the run can be resumed.
-    """
-    training, prober = stage.training, stage.prober
-    training.model.train()
-    collapse = CollapseWatch()
-    if prober is not None:
-        prober.resume()
-        prober.probe_if_due()  # also one that is missing because the run was killed in it
-    with training.running():
-        while training.has_steps:
-            training.begin_step()
-            for number in range(training.plan.accumulation):
-                clip = training.next_clip()
-                training.seed(number)
-                with training.accumulate(number):
-                    output = pretraining_output(training.model, clip)
-                    training.backward([output.loss], output.parts)
-            norms = training.clip_gradients()
-            training.step(norms)
-            collapse.add(training.log_step())
-            if prober is not None:
-                prober.probe_if_due()
-            if training.at_checkpoint:
-                _show_reconstruction(training)
-            training.save_if_due()
-            training.stop_if_asked()
-    _summarize(stage)
+    training: Training
+    prober: Prober | None  # None: the run is not probed
+
+    def losses(self, clip: Clip) -> list[Tensor]:
+        """The loss, a scalar, of clips on the device."""
+        return [pretraining_output(self.training.model, clip).loss]
+
+    def train(self) -> None:
+        """Train to the end of the plan."""
+        training, prober = self.training, self.prober
+        training.model.train()
+        collapse = CollapseWatch()
+        if prober is not None:
+            prober.resume()
+            prober.probe_if_due()  # also one that is missing because the run was killed in it
+        with training.running():
+            while training.has_steps:
+                training.begin_step()
+                for number in range(training.plan.accumulation):
+                    clip = training.next_clip()
+                    training.seed(number)
+                    with training.accumulate(number):
+                        output = pretraining_output(training.model, clip)
+                        training.backward([output.loss], output.parts)
+                norms = training.clip_gradients()
+                training.step(norms)
+                collapse.add(training.log_step())
+                if prober is not None:
+                    prober.probe_if_due()
+                if training.at_checkpoint:
+                    _show_reconstruction(training)
+                training.save_if_due()
+                training.stop_if_asked()
+        _summarize(self)
 
 
 def _summarize(stage: Pretraining) -> None:
@@ -163,7 +156,7 @@ def _summarize(stage: Pretraining) -> None:
         text += f"; predicting each tubelet's mean color gives about {guess:g}"
         checked = stage.prober is not None and stage.prober.watches_loss
         if loss > NEAR_MEAN * guess and not checked:  # probes compare with a better reference
-            advice = learning_rate_advice(training.plan, new_weights=training.context.init is None)
+            advice = learning_rate_advice(training.plan, new_weights=training.context.options.init is None)
             advice = advice or "try more steps or another base_lr"
             text = f"warning: {text}: little is learned; {advice}"
     training.notice(text)

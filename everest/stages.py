@@ -2,25 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from everest import finetuning, pretraining
 from everest.checkpoints.start import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
-from everest.engine.context import RunOptions
+from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import run_context, start_or_resume
-from everest.engine.tokenizer_first import with_tokenizer
+from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
-from everest.suggest.choices import Purpose
-from everest.suggest.suggestion import auto_recipe
+from everest.pretraining import Pretraining, set_up_pretraining
 from everest.system.events import Report, notice, silent
 from everest.system.run_folder import Decoder
-from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+
+# A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
+if TYPE_CHECKING:
+    from everest.finetuning import Finetuning
+    from everest.suggest.devices import Purpose
+    from everest.train_tokenizer import TokenizerStage
+
+    Stage = Pretraining | Finetuning | TokenizerStage
+
+
+def run_stage(
+    set_up: Callable[[Recipe, RunContext], Stage],
+    recipe: Recipe,
+    options: RunOptions,
+    report: Report,
+    *,
+    trial: Callable[[Stage], None] | None = None,
+) -> Training:
+    """Train a stage in its run folder, or resume its training.
+
+    Args:
+        trial: called in place of the training; nothing is written.
+    """
+    with run_context(options, recipe, report) as context:
+        stage = set_up(recipe, context)
+        if trial is not None:
+            trial(stage)
+            return stage.training
+        with start_or_resume(stage.training, recipe):
+            stage.train()
+    stage.training.accelerator.wait_for_everyone()
+    return stage.training
+
+
+def run_pretraining(
+    recipe: Recipe,
+    options: RunOptions,
+    report: Report,
+    *,
+    trial: Callable[[Stage], None] | None = None,
+) -> Training:
+    """Pre-train, after training the recipe's tokenizer if it needs one and names none; see `run_stage`."""
+    if recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
+        from everest.engine.tokenizer_first import with_tokenizer
+
+        recipe, options = with_tokenizer(
+            recipe,
+            options,
+            train=None if trial else partial(_train_tokenizer, report),
+            set_up=set_up_pretraining,
+            notify=lambda text: report(notice(text)),
+        )
+    return run_stage(set_up_pretraining, recipe, options, report, trial=trial)
+
+
+def _train_tokenizer(report: Report, recipe: Recipe, options: RunOptions) -> None:
+    from everest.train_tokenizer import set_up_tokenizer
+
+    run_stage(set_up_tokenizer, recipe, options, report)
 
 
 class StageOptions(TypedDict, total=False):
@@ -64,19 +120,8 @@ def pretrain(
     if init in (None, "none") and decoder is not None:
         raise RecipeError("decoder: only with init, which may have a decoder")
     settings = _recipe(recipe, options, purpose="pretrain")
-    settings, run = with_tokenizer(
-        settings,
-        _run_options("pretrain", recipe, init, options, decoder=decoder),
-        train=partial(_train_tokenizer, options=options),
-        set_up=pretraining.set_up_pretraining,
-        notify=lambda text: _report(options)(notice(text)),
-    )
-    with run_context(run, settings, _report(options)) as context:
-        stage = pretraining.set_up_pretraining(settings, context)
-        with start_or_resume(stage.training, settings):
-            pretraining.pretrain(stage)
-    stage.training.accelerator.wait_for_everyone()
-    return stage.training.run.path
+    run = _run_options("pretrain", recipe, init, options, decoder)
+    return run_pretraining(settings, run, options.get("report", silent)).run.path
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -90,41 +135,27 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
+    from everest.finetuning import set_up_finetuning
+
     settings = _recipe(recipe, options, purpose="scratch" if init in (None, "none") else "finetune")
     run = _run_options("finetune", recipe, init, options)
-    with run_context(run, settings, _report(options)) as context:
-        stage = finetuning.set_up_finetuning(settings, context)
-        with start_or_resume(stage.training, settings):
-            finetuning.finetune(stage)
-    stage.training.accelerator.wait_for_everyone()
-    return stage.training.run.path
-
-
-def _train_tokenizer(recipe: Recipe, run: RunOptions, *, options: StageOptions) -> None:
-    report = _report(options)
-    with run_context(run, recipe, report) as context:
-        stage = set_up_tokenizer(recipe, context)
-        with start_or_resume(stage.training, recipe):
-            quality = train_tokenizer(stage)
-    for warning in quality["warnings"] if quality else ():
-        report(notice(f"warning: {warning}"))
-
-
-def _report(options: StageOptions) -> Report:
-    return options.get("report", silent)
+    return run_stage(set_up_finetuning, settings, run, options.get("report", silent)).run.path
 
 
 def _recipe(recipe: str | Path, options: StageOptions, *, purpose: Purpose) -> Recipe:
-    root, overrides = options.get("data"), options.get("overrides", ())
-    root = None if root is None else str(root)
-    cpu, made = options.get("cpu", False), recipe == AUTO
+    data, overrides, report = options.get("data"), options.get("overrides", ()), options.get("report", silent)
+    root, source = None if data is None else str(data), recipe
+    if recipe == AUTO:
+        from everest.suggest.suggestion import auto_recipe
+
+        source = auto_recipe(root, purpose=purpose, overrides=overrides, cpu=options.get("cpu", False))
     return recipe_for_run(
-        auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu) if made else recipe,
+        source,
         data=root,
         overrides=overrides,
         precision=options.get("precision"),
         seed=options.get("seed"),
-        notify=lambda text: _report(options)(notice(text)),
+        notify=lambda text: report(notice(text)),
     )
 
 
@@ -133,7 +164,6 @@ def _run_options(
     recipe: str | Path,
     init: str | Path | None,
     options: StageOptions,
-    *,
     decoder: Decoder | None = None,
 ) -> RunOptions:
     output, overwrite = options.get("output"), options.get("overwrite", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -48,6 +49,50 @@ class TokenizerStage:
     validation: VideoClips
     validation_key: str  # of their list in `data`
     untrained: TokenScorer  # with the weights that training starts from, for comparison
+
+    def losses(self, clip: Clip) -> list[Tensor]:
+        """The losses of all networks, as in late steps: with the adversary, if there is one."""
+        return tokenizer_losses(self, clip, adversarial=self.objective.adversary is not None).losses
+
+    def train(self) -> dict[str, Any]:
+        """Train to the end of the plan, measure the targets and validate.
+
+        Returns:
+            The contents of report.json in the main process.
+        """
+        training, adversary = self.training, self.objective.adversary
+        validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
+        adversary_start = first_step(training.plan.steps)
+        training.model.train()
+        if _is_due(training) and training.steps_done not in validated:
+            _validate(self)  # the run was stopped between save and validation
+        with training.running():
+            while training.has_steps:
+                training.begin_step()
+                adversarial = adversary is not None and training.steps_done >= adversary_start
+                if adversarial and training.steps_done == adversary_start:
+                    training.notice(
+                        f"the discriminator starts after step {adversary_start}: its term joins the loss"
+                    )
+                for number in range(training.plan.accumulation):
+                    clip = training.next_clip()
+                    training.seed(number)
+                    with training.accumulate(number):
+                        losses, parts = tokenizer_losses(self, clip, adversarial=adversarial)
+                        training.backward(losses, parts)
+                norms = training.clip_gradients()
+                training.step(norms)
+                training.log_step()
+                if _is_due(training):
+                    training.save()  # first: a validation may take long, and may fail
+                    _validate(self)
+                training.save_if_due()
+                training.stop_if_asked()
+        if not training.accelerator.is_main_process:
+            return {}
+        report = _finish(self)
+        _show(training, report["step"], report["psnr"], report["warnings"])
+        return report
 
 
 def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
@@ -120,50 +165,6 @@ def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) ->
         return stage.objective(rebuilt, adversarial=adversarial, rng=rng)
 
 
-def trial_losses(stage: TokenizerStage, clip: Clip) -> list[Tensor]:
-    """The losses of all networks, as in late steps: with the adversary, if there is one."""
-    return tokenizer_losses(stage, clip, adversarial=stage.objective.adversary is not None).losses
-
-
-def train_tokenizer(stage: TokenizerStage) -> dict[str, Any]:
-    """Train to the end of the plan, measure the targets and validate.
-
-    Returns:
-        The contents of report.json in the main process.
-    Raises:
-        UserError: see everest.errors; the run can be resumed.
-    """
-    training, adversary = stage.training, stage.objective.adversary
-    validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
-    adversary_start = first_step(training.plan.steps)
-    training.model.train()
-    if _is_due(training) and training.steps_done not in validated:
-        _validate(stage)  # the run was stopped between save and validation
-    with training.running():
-        while training.has_steps:
-            training.begin_step()
-            adversarial = adversary is not None and training.steps_done >= adversary_start
-            if adversarial and training.steps_done == adversary_start:
-                training.notice(
-                    f"the discriminator starts after step {adversary_start}: its term joins the loss"
-                )
-            for number in range(training.plan.accumulation):
-                clip = training.next_clip()
-                training.seed(number)
-                with training.accumulate(number):
-                    losses, parts = tokenizer_losses(stage, clip, adversarial=adversarial)
-                    training.backward(losses, parts)
-            norms = training.clip_gradients()
-            training.step(norms)
-            training.log_step()
-            if _is_due(training):
-                training.save()  # first: a validation may take long, and may fail
-                _validate(stage)
-            training.save_if_due()
-            training.stop_if_asked()
-    return _finish(stage) if training.accelerator.is_main_process else {}
-
-
 def _is_due(training: Training) -> bool:
     """Whether to validate now: at some of the checkpoints. `_finish` validates after the last step."""
     done, plan = training.steps_done, training.plan
@@ -178,13 +179,16 @@ def _validate(stage: TokenizerStage) -> None:
     figures = _report(stage, training.state.trained_model).figures
     training.model.train()
     training.log({"step": training.steps_done, **scalar_figures(figures)})
-    psnr = figures["psnr"]
-    measured = (
-        f"{psnr['own']:.2f} dB from the tokens chosen, {psnr['random']:.2f} from random ones, "
-        f"{psnr['all']:.2f} from all"
+    _show(training, training.steps_done, figures["psnr"], scorer_warnings(figures))
+
+
+def _show(training: Training, step: int, psnr: dict[str, float], warnings: Iterable[str]) -> None:
+    training.notice(
+        f"step {step}: PSNR {psnr['own']:.2f} dB from the kept tokens, {psnr['random']:.2f} from as many "
+        f"random ones, {psnr['all']:.2f} from all"
     )
-    for text in (measured, *scorer_warnings(figures)):
-        training.notice(f"step {training.steps_done}: {text}")
+    for text in warnings:
+        training.notice(f"warning: {text}")
 
 
 def _report(stage: TokenizerStage, model: nn.Module) -> TokenizerReport:

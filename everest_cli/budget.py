@@ -24,24 +24,24 @@ WINDOW_SECONDS: Final = 10.0  # our choice
 def budget(
     rules: RuleOptions,
     timeline: Annotated[
-        Path, typer.Option("--timeline", metavar="T", help="File of everest timeline --save.")
+        Path, typer.Option("--timeline", metavar="T", help="File of `everest timeline --save`.")
     ],
     checked: Annotated[
         Path | None,
-        typer.Option("--checked", metavar="F", help="The windows of --draw with the bouts of a person."),
+        typer.Option("--checked", metavar="F", help="The list of --draw, with your bouts added."),
     ] = None,
     draw: Annotated[
-        int | None, typer.Option("--draw", min=2, metavar="N", help="Draw N windows to check, to --output.")
+        int | None, typer.Option("--draw", min=2, metavar="N", help="Write N random windows to --output.")
     ] = None,
     window: Annotated[
         float | None,
         typer.Option(
-            "--window", min=0.1, metavar="SECONDS", help="Length of the windows to draw [10, or as checked]."
+            "--window", min=0.1, metavar="SECONDS", help="Length of the windows [10, or as in --checked]."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed of --draw.")] = 0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="LIST", help="CSV file of the windows to check.")
+        Path | None, typer.Option("--output", "-o", metavar="LIST", help="CSV list of windows to write.")
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -63,9 +63,11 @@ def budget(
     from everest.metrics.budget import time_budget
 
     if draw is None and checked is None:
-        raise RecipeError("give --draw N with --output LIST, or --checked F for the windows that were drawn")
+        raise RecipeError(
+            "give --draw N and --output LIST to draw windows, or --checked F to use checked ones"
+        )
     if (draw is None) != (output is None):
-        raise RecipeError("--draw N and --output LIST go together")
+        raise RecipeError("--draw N and --output LIST: give both or neither")
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
     extents, predicted = {}, {}
@@ -74,20 +76,20 @@ def budget(
             extents[video.video] = video.extent
             predicted[video.video] = annotation_bouts(video.video, {"": next(iter(bouts.values()))})
     if not extents:
-        raise DataError(f"{timeline}: no video of this timeline has a window")
+        raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
     of_person, seconds = {}, None
     if checked is not None:
         bouts, unknown = read_truth(checked, extents, keep_windows=True)
         if unknown:
             names = f"{first_names(unknown)}; use the names that --draw wrote"
-            raise DataError(f"{checked}: not in the timeline: {names}")
+            raise DataError(f"{checked}: names videos that are not in the timeline: {names}")
         of_person = {
             video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents
         }
         seconds = read_window_length(checked) if recognize(checked) == "csv" else None
     if draw is not None and output is not None:
         if window is not None and seconds not in (None, window):
-            raise RecipeError(f"--window {window:g}: windows of {checked} have {seconds:g} s; leave it out")
+            raise RecipeError(f"--window {window:g}: {checked} has windows of {seconds:g} s; leave it out")
         length = seconds or window or WINDOW_SECONDS
         inputs = [timeline, *([checked] if checked else [])]
         _draw(draw, extents, of_person, length, seed, output, inputs=inputs, overwrite=overwrite)
@@ -121,7 +123,7 @@ def _draw(
     windows = windows_left(extents, checked, length)
     if number > len(windows):
         left = " left" if checked else ""
-        raise RecipeError(f"--draw {number}: the footage has {len(windows)} windows of {length:g} s{left}")
+        raise RecipeError(f"--draw {number}: only {len(windows)} windows of {length:g} s{left}")
     page = output.with_suffix(".html")
     for file in (output, page):
         refuse_inputs(file, inputs, option="--output")

@@ -31,14 +31,14 @@ def convert(
     ] = None,
     inspect: Annotated[bool, typer.Option("--inspect", help="Only identify the checkpoint.")] = False,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Use the tensors that fit; missing ones start fresh.")
+        bool, typer.Option("--partial", help="Convert what fits; initialize the rest.")
     ] = False,
     family: Annotated[
         str | None,
         typer.Option(
             "--family",
             metavar="NAME",
-            help="Decides between families with equal keys: videomae, videomae-v2, everest, mme, mvd.",
+            help="For checkpoints with equal parameter names: videomae, videomae-v2, everest, mme, mvd.",
         ),
     ] = None,
     frames: Annotated[
@@ -50,12 +50,12 @@ def convert(
     heads: Annotated[
         str | None,
         typer.Option(
-            "--heads", metavar="N[,M]", help="Attention heads of an unknown width, and of its decoder."
+            "--heads", metavar="N[,M]", help="Attention heads of an unusual width, and of its decoder."
         ),
     ] = None,
     classes: Annotated[
         Path | None,
-        typer.Option("--classes", metavar="FILE", help="Class names of a classifier, one a line."),
+        typer.Option("--classes", metavar="FILE", help="Class names of a classifier, one per line."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -117,9 +117,9 @@ def _check_out(out: Path | None, *, inspect: bool, overwrite: bool) -> None:
     if inspect:
         return
     if out is None:
-        raise RecipeError("Missing option '--output'; with --inspect nothing is written")
+        raise RecipeError("--output: missing; name a .safetensors file, or use --inspect")
     if out.suffix != ".safetensors":
-        raise RecipeError(f"--output {out}: the output is a safetensors file; end its name in .safetensors")
+        raise RecipeError(f"--output {out}: end its name in .safetensors")
     check_new_file(out, option="--output", overwrite=overwrite)
 
 
@@ -133,7 +133,7 @@ def _is_own(path: Path, *, inspect: bool, as_json: bool) -> bool:
     if file is None:
         return False
     if not inspect:
-        raise CheckpointError(f"{path}: written by everest; every command reads it as it is")
+        raise CheckpointError(f"{path}: written by everest; use it without conversion")
     opened = open_model(file)
     weights, spec = opened.weights, opened.spec
     is_model = isinstance(spec, ModelSpec)
@@ -162,6 +162,7 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
     from everest.foreign.convert import grouped
 
     for name, value in document.items():
+        title = name.replace("_", " ")
         if name == "licence":
             yield f"license: {value or 'not stated; see its source'}"
         elif value is None or value == []:
@@ -170,9 +171,18 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
             yield f"{FATES[name]}: {len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
             yield f"classes: {first_names(value, MOST_NAMES)}"
+        elif name == "origin":  # the file, and the files that it started from
+            yield f"origin: {' from '.join(_files(value))}"
         elif isinstance(value, dict):
-            yield f"{name}: {', '.join(f'{key} {part}' for key, part in value.items())}"
+            yield f"{title}: {', '.join(f'{key} {part}' for key, part in value.items())}"
         elif isinstance(value, list):
-            yield f"{name}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
+            yield f"{title}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
         else:
-            yield f"{name.replace('_', ' ')}: {value}"
+            yield f"{title}: {value}"
+
+
+def _files(origin: dict[str, Any] | None) -> Iterator[str]:
+    """Yield the weights that weights started from, then the ones that these started from, and so on."""
+    while origin:
+        yield str(origin.get("file") or origin.get("family", "unknown"))
+        origin = origin.get("origin")

@@ -11,7 +11,7 @@ from everest_cli.output import print_json
 
 
 def doctor(as_json: o.AsJson = False) -> None:
-    """Examine this machine: packages, devices, decoders, disk; prints problems, fixes and a verdict.
+    """Check packages, devices, decoders and disk; prints problems, fixes and a verdict.
 
     Example: everest doctor
     """

@@ -19,10 +19,10 @@ from everest_cli.output import Display, print_json
 def evaluate(
     run: LabeledListOptions,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV row for every video.")
+        Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV file with a row per video.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures into a folder.")
+        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures to this folder.")
     ] = None,
     overwrite: o.OverwriteFile = False,
     gpus: o.Gpus = "auto",
@@ -50,8 +50,8 @@ def evaluate(
         }
         if refused := [option for option, is_given in given.items() if is_given]:
             raise RecipeError(
-                f"{', '.join(refused)}: {weights} computes what it was exported for, on the CPU; evaluate "
-                "its checkpoint, or export it again"
+                f"{', '.join(refused)}: {weights} is exported and runs on the CPU as it is; evaluate its "
+                "checkpoint, or export it again"
             )
         gpus = "cpu"
     devices = training_command.launch(gpus, processes)

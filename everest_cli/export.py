@@ -29,7 +29,7 @@ def export(
     checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
     to: Annotated[
         Format,
-        typer.Option("--to", help="A transformers folder, an ONNX file, or a program of torch.export."),
+        typer.Option("--to", help="A transformers folder, an ONNX file, or a torch.export program."),
     ],
     out: Annotated[
         Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
@@ -37,7 +37,7 @@ def export(
     keep: o.Keep = None,
     precision: Annotated[
         GraphPrecision,
-        typer.Option("--precision", help="Of the network in an ONNX file; tokens are selected in float32."),
+        typer.Option("--precision", help="Precision of an ONNX network; tokens are selected in float32."),
     ] = "fp32",
     calibrate: Annotated[
         Path | None,
@@ -45,7 +45,7 @@ def export(
     ] = None,
     uint8: Annotated[
         bool,
-        typer.Option("--uint8", help="The graph takes uint8 frames (B, T, H, W, 3) and normalizes them."),
+        typer.Option("--uint8", help="Take uint8 frames (B, T, H, W, 3) as input and normalize them."),
     ] = False,
     evaluation: o.Evaluation = None,
     which: o.WhichWeights = None,
@@ -88,7 +88,7 @@ def export(
         document = _write_graph(out, exported, clips, to)
         write_text(_card_of(out), card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
-    say(f"differs from everest by {document['difference']:.1e} at most, on {on}")
+    say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     for note in document["notes"]:
         say(f"note: {note}")
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
@@ -111,15 +111,12 @@ def _check(
         read_shares(str(keep))
     if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
         raise RecipeError(
-            "--precision int8 needs --to onnx and --calibrate LIST, with typical videos; "
-            "without it, leave --calibrate out"
+            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
+            "--calibrate needs --precision int8"
         )
     if to == "hf":
         if uint8 or keep not in (None, 1):
-            raise RecipeError(
-                "--to hf: transformers normalizes frames itself and encodes all tokens; use --uint8 and "
-                "--keep with --to onnx or --to torch"
-            )
+            raise RecipeError("--to hf: does not support --uint8 and --keep; use --to onnx or --to torch")
         check_new_folder(out, overwrite=overwrite)
         return
     if out.suffix != SUFFIXES[to]:
@@ -134,7 +131,7 @@ def _card_of(out: Path) -> Path:
 
 
 def _write_graph(out: Path, exported: Graph, clips: list[Tensor], to: Format) -> dict[str, Any]:
-    """Write an ONNX file or a program of torch; `clips` calibrate int8."""
+    """Write an ONNX file or a torch.export program; `clips` calibrate int8."""
     from everest.checkpoints.describe import sampled_frames
     from everest.checkpoints.graph_files import write_onnx, write_program
 

@@ -19,11 +19,11 @@ def extract(
     model: ModelOptions,
     out: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="F", help="A .safetensors or .npz file."),
+        typer.Option("--output", "-o", metavar="F", help="The .safetensors or .npz file to write."),
     ],
     features: Annotated[
         Literal["video", "views", "tokens"],
-        typer.Option("--features", help="One per video, per view or per token."),
+        typer.Option("--features", help="Features per video, per view or per token."),
     ] = "video",
     views: o.Views = None,
     window: Annotated[
@@ -34,11 +34,11 @@ def extract(
     ] = None,
     step: Annotated[
         float | None,
-        typer.Option("--step", min=0.001, metavar="SECONDS", help="Step of the windows [--window]."),
+        typer.Option("--step", min=0.001, metavar="SECONDS", help="Time between window starts [--window]."),
     ] = None,
     overwrite: o.OverwriteFile = False,
 ) -> None:
-    """Write features of videos or windows and print the file's name; a killed call resumes when repeated.
+    """Write features of videos or windows to a file; repeat the command to resume.
 
     Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from everest_cli import options as o
 from everest_cli.option_groups import grouped
-from everest_cli.training_command import InitName, TrainOptions, finish, print_trial
+from everest_cli.training_command import InitName, TrainOptions
 
 
 @grouped
@@ -16,14 +18,7 @@ def finetune(recipe: o.RecipeName, options: TrainOptions, init: InitName = "") -
     settings = options.read_recipe(recipe, purpose="scratch" if init == "none" else "finetune")
     run = options.launch("finetune", recipe, init=init)
 
-    from everest.engine.start import start_or_resume
-    from everest.finetuning import finetune, set_up_finetuning
+    from everest.finetuning import set_up_finetuning
+    from everest.stages import run_stage
 
-    with options.context(settings, run) as context:
-        stage = set_up_finetuning(settings, context)
-        if options.dry_run:
-            print_trial(stage.training, lambda clip: [stage.loss(clip)])
-            return
-        with start_or_resume(stage.training, settings):
-            finetune(stage)
-    finish(stage.training)
+    options.train(partial(run_stage, set_up_finetuning), settings, run)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
 import gc
 import os
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -16,8 +14,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
-from everest.system.launch import LOST
-from everest.system.processes import is_lost_peer
+from everest.system.launch import LostPeer
 from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest_cli import (
     budget,
@@ -49,7 +46,6 @@ from everest_cli.output import keep_bytes_of_names, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GPU's memory otherwise
-COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors are RuntimeErrors without a public name
 
 
 class Commands(TyperGroup):
@@ -72,11 +68,6 @@ class Commands(TyperGroup):
             say("interrupted")
             raise typer.Exit(130) from None
         except (UserError, OSError, MemoryError, RuntimeError, OverflowError) as error:
-            if "RANK" in os.environ and is_lost_peer(error):
-                if PARENT not in os.environ:  # otherwise the parent process reports the failed process
-                    gone = f"another process of the run is gone ({str(error).splitlines()[0]})"
-                    say(f"error: {gone}", everywhere=True)
-                raise typer.Exit(LOST) from error
             problem = as_user_error(error)
             if problem is None:
                 raise
@@ -84,40 +75,28 @@ class Commands(TyperGroup):
                 traceback.print_exc()
             if isinstance(problem, Stopped):  # all processes together
                 say(str(problem))
-            else:
+            elif not isinstance(problem, LostPeer) or PARENT not in os.environ:  # else the parent names it
                 say(f"error: {shorten(str(problem))}", everywhere=True)
             raise typer.Exit(problem.exit_code) from error
 
 
 def as_user_error(error: Exception) -> UserError | None:
     """Translate an error into a problem that a user can fix; None for a bug."""
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, OSError) and error.filename is not None:
-        return EnvironmentProblem(f"{error.filename}: {error.strerror}")
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return EnvironmentProblem(f"the output cannot be written: {error.strerror}")
-    if isinstance(error, OverflowError) or "overflow" in str(error).lower():  # torch's are RuntimeErrors
-        why = str(error).splitlines()[0]
-        return RecipeError(f"a number is too large to compute with, give a smaller one ({why})")
-    # torch.OutOfMemoryError is a RuntimeError; torch may not be imported here.
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in str(error)
-        or "can't allocate memory" in str(error)
-    ):
-        first = str(error).split("\n")[0]
-        return EnvironmentProblem(
-            f"out of memory ({first}); try a smaller train.micro_batch (between views pretrain.batch_size), "
-            "train.checkpointing=true or train.precision=bf16, or smaller clips"
-        )
-    if type(error).__module__.startswith(COMPILERS):
-        why = " ".join(str(error).split("\n\n")[0].split())
-        return EnvironmentProblem(
-            f"train.compile: torch cannot compile the model ({why}); remove its cache "
-            "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
-            "train.compile=false"
-        )
+    match error:
+        case UserError():
+            return error
+        case OSError() if error.filename is not None:
+            return EnvironmentProblem(f"{error.filename}: {error.strerror}")
+        case OSError(errno=errno.ENOSPC):
+            return EnvironmentProblem(f"the output cannot be written: {error.strerror}")
+        case OverflowError():
+            return RecipeError(f"a number is too large to compute with, give a smaller one ({error})")
+        case MemoryError():
+            return EnvironmentProblem("out of memory; try a smaller train.micro_batch or smaller clips")
+        case RuntimeError() if "torch" in sys.modules:
+            from everest.system import torch_errors
+
+            return torch_errors.as_user_error(error)
     return None
 
 
@@ -158,7 +137,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         ),
         "select-frames": (select_frames.select_frames, "Find the frames of a video that change most."),
         "profile": (profile.profile, "Compute cost, memory and hours before a run."),
-        "doctor": (doctor.doctor, "Examine this machine; print problems with their fixes."),
+        "doctor": (doctor.doctor, "Check this machine; print a fix for each problem."),
     },
     "Use": {
         "predict": (predict.predict, "Predict classes or numbers of videos."),
@@ -196,14 +175,14 @@ def everest(
     imports: Annotated[
         list[str] | None,
         typer.Option(
-            "--import", metavar="MODULE", help="Import a module of yours that weights or run folders name."
+            "--import", metavar="MODULE", help="Import your module, which weights or run folders refer to."
         ),
     ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Efficient masked video autoencoders: pretrain, fine-tune and evaluate a video encoder.
+    """Train video classifiers and encoders on your own videos, and use them.
 
     Example: everest train VIDEOS --output runs/mine
     """
@@ -213,8 +192,8 @@ def everest(
         import_code(module)
 
 
-def run_app() -> None:
-    """Run the command of `sys.argv`; raises SystemExit at its end, or the error of a bug."""
+def main() -> None:
+    """The `everest` program: run the command of `sys.argv`; raises SystemExit, or the error of a bug."""
     gc.set_threshold(GARBAGE_AFTER)
     end_with_parent()
     if "PYTORCH_ALLOC_CONF" not in os.environ:  # the name that newer releases of torch prefer
@@ -223,30 +202,3 @@ def run_app() -> None:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def main() -> None:
-    """The `everest` program: runs the command and ends the process."""
-    try:
-        run_app()
-    except SystemExit as end:
-        if "torch" not in sys.modules or not isinstance(end.code, int | None):
-            raise
-        try:
-            _finish()
-        except OSError:  # the output is closed or full, which Python reports
-            raise end from None
-        os._exit(end.code or 0)
-
-
-def _finish() -> None:
-    """Do what Python does at the end, except for freeing each object, which takes a second with torch.
-
-    One of several processes does not wait for threads: gloo might abort it after the work is done.
-    """
-    if "RANK" not in os.environ:
-        threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # closed by the caller
-            stream.flush()

@@ -11,7 +11,7 @@ from everest_cli.output import say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.suggest.choices import Purpose
+    from everest.suggest.devices import Purpose
 
 # The choices of options. typer shows them, and refuses any other value.
 Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
@@ -58,21 +58,16 @@ def read_recipe(
     )
 
 
-def read_numbers(text: str) -> tuple[float, ...]:
-    """Parse numbers with commas between them; there are none if a part is no number."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        return ()
-
-
 def read_shares(text: str) -> tuple[float, ...]:
     """Parse the keep ratios of --keep, such as `0.5,0.25`.
 
     Raises:
         RecipeError: a ratio is not a number above 0 and at most 1, or is given twice.
     """
-    shares = read_numbers(text)
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
     if not shares or not all(0 < share <= 1 for share in shares):
         raise RecipeError(f"--keep {text}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
     if len(set(shares)) < len(shares):
@@ -122,6 +117,6 @@ def local_path(text: str) -> Path:
 
     if is_url(text) and not text.startswith(LOCAL):
         raise RecipeError(
-            f"{text}: is a URL; this command reads files of this machine only (encode and shard read URLs)"
+            f"{text}: is a URL; this command reads local files only (prepare encode and shard read URLs)"
         )
     return Path(text.removeprefix(LOCAL))

@@ -23,7 +23,7 @@ RecipeName = Annotated[
         "--recipe",
         "-r",
         metavar="R",
-        help="A shipped recipe's name, a YAML file, or auto: made for --data.",
+        help="A shipped recipe, a YAML file, or auto: suggested for --data.",
         autocompletion=_complete_recipe,
     ),
 ]
@@ -42,7 +42,7 @@ ResumeMode = Annotated[
     typer.Option(
         "--resume",
         metavar="auto|never|DIR",
-        help="Resume the run in --output, refuse to, or resume the run DIR.",
+        help="Resume the run in --output (auto), in DIR, or never.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the contents of --output.")]
@@ -59,15 +59,15 @@ Processes = Annotated[
     int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
 ]
 TrackerName = Annotated[
-    Tracker, typer.Option("--tracker", help="Curves and images for TensorBoard or W&B (offline).")
+    Tracker, typer.Option("--tracker", help="Log curves and images to TensorBoard or W&B (offline).")
 ]
 OverfitOneBatch = Annotated[
     bool,
-    typer.Option("--overfit-one-batch", help="Overfit the first batch, to see whether the model can learn."),
+    typer.Option("--overfit-one-batch", help="Overfit the first batch, to check that the model can learn."),
 ]
 PrecisionMode = Annotated[Precision | None, typer.Option("--precision", help="Override train.precision.")]
 Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override train.seed.")]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -84,7 +84,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 FileFps = Annotated[
     float | None,
     typer.Option(
-        "--fps", metavar="N", min=0.001, max=10_000, help="Count frames at N per second [as the file]."
+        "--fps", metavar="N", min=0.001, max=10_000, help="Count frames at N per second [the file's rate]."
     ),
 ]
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
@@ -99,7 +99,9 @@ VideosOrFolders = Annotated[
 Checkpoint = Annotated[str, typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP)]
 Writer = Annotated[
     str | None,
-    typer.Option("--checkpoint", "-c", metavar="C", help="The weights that wrote the features, if needed."),
+    typer.Option(
+        "--checkpoint", "-c", metavar="C", help="Weights that made the features; needed for new videos."
+    ),
 ]
 WhichWeights = Annotated[
     Which | None,
@@ -111,16 +113,14 @@ ListRoot = Annotated[
 ]
 HowSeen = Annotated[
     str | None,
-    typer.Option(
-        "--recipe", "-r", metavar="R", help="Recipe with size, stride and views of clips [the run's]."
-    ),
+    typer.Option("--recipe", "-r", metavar="R", help="Recipe for clip size, stride and views [the run's]."),
 ]
 OtherRecipe = Annotated[
     str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe to use instead of the run's.")
 ]
 Keep = Annotated[
     float | None,
-    typer.Option("--keep", metavar="SHARE", help="Keep ratio: share of tokens encoded [as trained]."),
+    typer.Option("--keep", metavar="SHARE", help="Keep ratio: share of tokens to encode [as in training]."),
 ]
 Embedding = Annotated[
     str | None,
@@ -131,11 +131,11 @@ Embedding = Annotated[
 # Of a camera that moves, and of cuts.
 Align = Annotated[
     Literal["none", "shift", "affine"] | None,
-    typer.Option("--align", help="Remove this motion of the camera before change is measured [none]."),
+    typer.Option("--align", help="Remove this camera motion before measuring change [none]."),
 ]
 Cuts = Annotated[
     Literal["ignore", "detect"] | None,
-    typer.Option("--cuts", help="detect: the first slice of a scene counts as that of a clip [ignore]."),
+    typer.Option("--cuts", help="detect: treat the start of a scene as the start of a clip [ignore]."),
 ]
 Evaluation = Annotated[
     Path | None,
@@ -154,7 +154,7 @@ Batch = Annotated[
 
 ClassesFile = Annotated[
     Path | None,
-    typer.Option("--classes", parser=local_path, metavar="FILE", help="Class names, one a line, in order."),
+    typer.Option("--classes", parser=local_path, metavar="FILE", help="Class names in order, one per line."),
 ]
 Root = Annotated[
     Path | None,
@@ -167,7 +167,7 @@ Root = Annotated[
 ]
 TaskName = Annotated[
     Task | None,
-    typer.Option("--task", help="A label is a class, classes joined by |, or a number [as labels show]."),
+    typer.Option("--task", help="One class, classes joined by |, or a number per video [by the labels]."),
 ]
 ListsFolder = Annotated[
     Path | None,

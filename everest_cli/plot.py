@@ -12,7 +12,7 @@ def plot(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
     x: Annotated[
         Literal["steps", "hours", "gflops"],
-        typer.Option("--x", help="Steps, hours of training, or computation."),
+        typer.Option("--x", help="Axis: steps, hours of training, or computation."),
     ] = "steps",
     out: Annotated[Path, typer.Option("--output", "-o", metavar="F", help="The PNG to write.")] = Path(
         "curves.png"

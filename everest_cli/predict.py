@@ -30,17 +30,17 @@ def predict(
     videos: o.Videos,
     top: Annotated[
         int | None,
-        typer.Option("--top", "-k", metavar="K", min=1, help="Number of classes [5, and all present]."),
+        typer.Option("--top", "-k", metavar="K", min=1, help="Classes per video [5, and all present]."),
     ] = None,
     kind: Annotated[
-        PredictionFormat | None, typer.Option("--format", help="[by the suffix of --output, else table]")
+        PredictionFormat | None, typer.Option("--format", help="Output format [as --output, else table].")
     ] = None,
     views: o.Views = None,
     output: o.OutputFile = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Predict the most likely classes or the numbers of videos, or of the segments of a list.
+    """Predict classes or numbers for videos or for the segments of a list.
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --top 3
     """

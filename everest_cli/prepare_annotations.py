@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def convert_annotations(
     files: Annotated[
-        list[Path], typer.Argument(parser=local_path, metavar="FILE…", help="Annotation files of any kinds.")
+        list[Path], typer.Argument(parser=local_path, metavar="FILE…", help="Annotation files of any kind.")
     ],
     fps: o.FileFps = None,
     videos: Annotated[
@@ -40,12 +40,12 @@ def convert_annotations(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="OUT", help="Convert; a folder if a file is of one video."),
+        typer.Option("--output", "-o", metavar="OUT", help="Convert to this file, or folder of files."),
     ] = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Read annotations of times: print their classes, or convert them.
+    """Read annotation files: print bouts and seconds per class, or convert them.
 
     everest prepare windows --labels makes a list of labeled windows of them.
 
@@ -96,26 +96,25 @@ def _matched(
     """The bouts of the user's videos, by their paths; the annotated names without a video; notices; times."""
     from dataclasses import replace
 
-    from everest.annotations.bout import LONGEST
+    from everest.annotations.bout import LONGEST, unscored_until
     from everest.annotations.matching import late_notices, match_videos
-    from everest.annotations.scored import unscored_until
     from everest.annotations.times import VideoTimes
     from everest.video.stream import VideoError
 
     matched, unmatched = match_videos(bouts, names)
     if bouts and not matched:
         raise DataError(
-            f"no annotated video is in --videos: {first_names(unmatched)} in the annotations, "
-            f"{first_names([video.name for video in names.videos])} in the folder"
+            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
+            f"--videos has {first_names([video.name for video in names.videos])}"
         )
     notices, times = [], {}
     if unmatched:
-        notices.append(f"left out, no such video in --videos: {first_names(unmatched, 10)}")
+        notices.append(f"left out, not found in --videos: {first_names(unmatched, 10)}")
     for video in matched:
         try:
             times[video] = VideoTimes.of(str(video))
         except VideoError as error:
-            notices.append(f"{error}; whether its bouts fit in it is not known")
+            notices.append(f"{error}; its bouts were not checked against its length")
     ends = {video: of.seconds for video, of in times.items()}
     notices += late_notices(matched, ends)
     found = [

@@ -39,20 +39,20 @@ def check(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="DIR", help="For bad_videos.csv and the journal [the list's folder]."
+            "--output", "-o", metavar="DIR", help="Folder for bad_videos.csv and progress [the list's]."
         ),
     ] = None,
     limit: Annotated[
         float,
         typer.Option(
-            "--timeout", metavar="SECONDS", min=0.01, help="A video that takes longer counts as unreadable."
+            "--timeout", metavar="SECONDS", min=0.01, help="Longest time before a video counts as bad."
         ),
     ] = 1800.0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Verify labels, decode every video whole, find short ones and copies; exit code 4 if a check fails.
+    """Check labels, decode every video, find short ones and duplicates; exit code 4 on failure.
 
     A stopped check resumes when the same command is repeated.
 
@@ -67,7 +67,7 @@ def check(
         chosen = _read_sources(sources or [], data, task, overrides)
     else:
         if sources or task:
-            raise RecipeError(f"--recipe {recipe}: has the lists and the task; leave them out")
+            raise RecipeError(f"--recipe {recipe}: names the lists and the task; leave out SOURCE and --task")
         chosen = _read_recipe(recipe, data, overrides)
     for listed in chosen.lists.values():
         if listed.notice is not None:
@@ -121,7 +121,7 @@ def _read_sources(
     if not sources:
         raise RecipeError("nothing to check: name lists or folders, or a --recipe")
     if overrides:
-        raise RecipeError("--set changes a recipe, and there is none; give one by --recipe")
+        raise RecipeError("--set needs --recipe, whose values it changes")
     lists: dict[str, SampleList] = {}
     for source in sources:
         first = next(iter(lists.values()), None)
@@ -150,7 +150,7 @@ def _read_recipe(recipe: str, data: Path | None, overrides: list[str] | None) ->
         if path is not None and path not in named.values():  # data.test may be data.val
             named[key] = path
     if not named:
-        raise RecipeError(f"{recipe}: its data names no list; name lists or folders to check")
+        raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
     lists: dict[str, SampleList] = {}
     classes = None
     for key in named:

@@ -20,12 +20,12 @@ Root = Annotated[
 
 def encode(
     sources: Annotated[
-        list[str], typer.Argument(metavar="LIST|FOLDER…", help="Lists or folders of videos; or their URLs.")
+        list[str], typer.Argument(metavar="LIST|FOLDER…", help="Lists or folders of videos, or their URLs.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")],
     data: Root = None,
     short_side: Annotated[
-        int, typer.Option("--short-side", min=16, help="Pixels, at most; smaller videos keep their size.")
+        int, typer.Option("--short-side", min=16, help="Maximum pixels; smaller videos keep their size.")
     ] = 256,  # our choice, for crops of 224
     codec: Annotated[
         Literal["h264", "mjpeg"],
@@ -40,12 +40,12 @@ def encode(
     quality: Annotated[
         int | None, typer.Option("--quality", min=1, max=95, help="Quality of mjpeg [90]; 95 is best.")
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for a video.")] = 3600,
+    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Maximum seconds per video.")] = 3600,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Encode videos again so that training reads them faster; prints the new lists and folder.
+    """Re-encode videos for faster training; prints the new lists and folder.
 
     Worth it for large frames and distant keyframes; small files can grow. Use --codec mjpeg if training
     waits for videos: see "Is my GPU waiting?" in the documentation.
@@ -92,7 +92,7 @@ def encode(
 
 
 def shard(
-    source: Annotated[str, typer.Argument(metavar="LIST", help="A list of videos, or a folder; or its URL.")],
+    source: Annotated[str, typer.Argument(metavar="LIST", help="A list or folder of videos, or its URL.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the shards.")],
     data: Root = None,
     count: Annotated[
@@ -102,7 +102,7 @@ def shard(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Put the videos of a list into tar files for WebDataset; prints the index, which data.train takes.
+    """Write the videos of a list to WebDataset tar files; prints the index for data.train.
 
     Example: everest prepare shard train.csv --output shards
     """

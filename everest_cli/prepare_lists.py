@@ -26,7 +26,7 @@ def index(
         ),
     ] = None,
     split: Annotated[
-        int, typer.Option("--split", min=1, max=3, help="The official split of UCF101, HMDB51.")
+        int, typer.Option("--split", min=1, max=3, help="Official split of UCF101 or HMDB51.")
     ] = 1,
     output: o.ListsFolder = None,
     overwrite: o.OverwriteFile = False,

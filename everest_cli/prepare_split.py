@@ -38,13 +38,13 @@ def split(
         typer.Option(
             "--group",
             metavar="folder|column:NAME|REGEX",
-            help="Videos of one folder, with one value in a column, or with the same match of (…) in their "
-            "file name stay together; path:REGEX, or a REGEX with /, matches the path from --data on.",
+            help="Keep videos together by folder, by a column, or by the match of (…) in the file name; "
+            "path:REGEX, or a REGEX with /, matches the path below --data.",
         ),
     ] = None,
     class_column: Annotated[
         str | None,
-        typer.Option("--class-column", metavar="NAME", help="Column of a sheet with the classes [by name]."),
+        typer.Option("--class-column", metavar="NAME", help="Column with the classes [found by name]."),
     ] = None,
     task: o.TaskName = None,
     seed: Annotated[
@@ -64,7 +64,7 @@ def split(
     from everest.prepare.division import SHARES, LabeledVideos
     from everest.prepare.index import CLASSES
     from everest.prepare.split import read_shares
-    from everest.suggest.next_commands import commands_for_lists
+    from everest.suggest.data_section import commands_for_lists
 
     parts = SHARES if shares is None else read_shares(shares)
     root = (data or (source if source.is_dir() else source.parent)).absolute()

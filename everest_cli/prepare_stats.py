@@ -29,7 +29,7 @@ def stats(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Print mean and std of the colors, lengths, class balance and the amount of motion.
+    """Print mean and std of the colors, lengths, class balance and camera motion.
 
     Motion is the mean absolute difference of neighboring gray frames, from 0 (still) to 1.
 

@@ -1,4 +1,4 @@
-"""`everest prepare tokens`: a cache of what a tokenizer or a teacher makes of the pre-training clips."""
+"""`everest prepare tokens`: a cache of a tokenizer's or teacher's output for pre-training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def tokens(
     recipe: o.RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the tokens.")],
     variants: Annotated[
-        int, typer.Option("--variants", metavar="N", min=1, help="Clips per video: one for each of N epochs.")
+        int, typer.Option("--variants", metavar="N", min=1, help="Clips per video; later epochs repeat them.")
     ] = 4,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
@@ -30,7 +30,7 @@ def tokens(
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Cache what a tokenizer or a teacher makes of the clips; prints the value of pretrain.target.cache.
+    """Cache a tokenizer's or teacher's output; prints the value for pretrain.target.cache.
 
     A repeated call resumes a stopped one, or adds more variants.
 

@@ -22,51 +22,50 @@ def windows(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="LIST", help="The list to write (.csv).")],
     step: Annotated[
         float | None,
-        typer.Option("--step", metavar="S", min=0.01, help="Seconds from a window to the next [its length]."),
+        typer.Option("--step", metavar="S", min=0.01, help="Seconds between window starts [--seconds]."),
     ] = None,
     hours: Annotated[
-        float | None, typer.Option("--hours", metavar="H", min=0, help="Hours of windows in all [all].")
+        float | None, typer.Option("--hours", metavar="H", min=0, help="Total hours of windows [no limit].")
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--count", metavar="N", min=1, help="Number of windows in all [all].")
+        int | None, typer.Option("--count", metavar="N", min=1, help="Total number of windows [no limit].")
     ] = None,
     by: Annotated[
         Literal["uniform", "activity"],
-        typer.Option("--by", help="Spread evenly, or mostly where the video's packets are large."),
+        typer.Option("--by", help="Spread evenly, or mostly where something moves."),
     ] = "uniform",
     labels: Annotated[
         list[Path] | None,
         typer.Option(
-            "--labels", metavar="F", help="Annotations of any kind, which label the windows; repeatable."
+            "--labels", metavar="F", help="Annotations of any kind that label the windows; repeatable."
         ),
     ] = None,
     fps: o.FileFps = None,
     task: Annotated[
-        Task | None, typer.Option("--task", help="Of the labels [multi-label if classes overlap].")
+        Task | None, typer.Option("--task", help="Kind of labels [multi-label if classes overlap].")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the random choices.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")] = 0,
     data: o.ListRoot = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write a list of windows of long videos, which every stage reads; intact files are not decoded.
+    """Write a list of windows of long videos; intact files are not decoded.
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
     from everest.errors import RecipeError
-    from everest.footage.labeled_list import Labeling
-    from everest.footage.windows import WindowSettings, write_windows
+    from everest.footage.windows import Labeling, WindowSettings, write_windows
     from everest.lists.inputs import named_samples
     from everest.system.files import refuse_inputs
     from everest.system.text import counted
 
     if hours is not None and count is not None:
-        raise RecipeError("--hours and --count both state the number of windows; use one of them")
+        raise RecipeError("--hours and --count both limit the windows; use one of them")
     if hours is not None and not hours <= MOST_HOURS:
         raise RecipeError(f"--hours {hours:g}: must be a number of at most {MOST_HOURS} hours")
     if not labels and (fps or task):
-        raise RecipeError("--fps and --task belong to --labels")
+        raise RecipeError("--fps and --task need --labels")
     settings = WindowSettings(
         seconds=seconds,
         step=seconds if step is None else step,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from functools import partial
 from pathlib import Path
 
 from everest.errors import RecipeError
@@ -11,8 +10,7 @@ from everest.system.processes import is_main
 from everest_cli import options as o
 from everest_cli.option_groups import grouped
 from everest_cli.output import say
-from everest_cli.train_tokenizer import run_stage
-from everest_cli.training_command import DecoderMode, InitName, TrainOptions, finish, print_trial
+from everest_cli.training_command import DecoderMode, InitName, TrainOptions
 
 
 @grouped
@@ -27,26 +25,14 @@ def pretrain(
     """
     settings = options.read_recipe(recipe)
     if init == "none" and decoder is not None:
-        raise RecipeError("--decoder: only with --init, which may have a decoder")
+        raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
     run = options.launch("pretrain", recipe, init=init, decoder=decoder)
 
-    from everest.engine.start import start_or_resume
-    from everest.engine.tokenizer_first import with_tokenizer
-    from everest.pretraining import pretrain, pretraining_output, set_up_pretraining
+    from everest.stages import run_pretraining
 
-    train = None if options.dry_run else partial(run_stage, options=options)
-    settings, run = with_tokenizer(settings, run, train=train, set_up=set_up_pretraining, notify=say)
-    with options.context(settings, run) as context:
-        stage = set_up_pretraining(settings, context)
-        training = stage.training
-        if options.dry_run:
-            print_trial(training, lambda clip: [pretraining_output(training.model, clip).loss])
-            return
-        with start_or_resume(training, settings):
-            pretrain(stage)
-    finish(training)
-    if is_main() and not options.quiet:
-        say("\n  ".join(["next:", *_next_commands(recipe, options, training.run.path)]))
+    folder = options.train(run_pretraining, settings, run)
+    if folder is not None and is_main() and not options.quiet:
+        say("\n  ".join(["next:", *_next_commands(recipe, options, folder)]))
 
 
 def _next_commands(recipe: str, options: TrainOptions, run: Path) -> list[str]:

@@ -20,7 +20,7 @@ def probe(
     batch: o.Batch = 1,
     gpus: o.OneGpu = "auto",
 ) -> None:
-    """Probe a frozen encoder: train classifiers on its features of data.train, evaluate them on data.test.
+    """Probe a frozen encoder: train simple classifiers on data.train, evaluate them on data.test.
 
     The features are of the central clip of each video.
 

@@ -44,21 +44,19 @@ def profile(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data", metavar="DIR", help="Also measure the loader on these videos; the videos of --latency."
-        ),
+        typer.Option("--data", metavar="DIR", help="Videos to measure the loader on, or for --latency."),
     ] = None,
     checkpoint: Annotated[
         str | None,
         typer.Option("--checkpoint", "-c", metavar="C", help="Checkpoint or ONNX file, for --latency."),
     ] = None,
     latency: Annotated[
-        bool, typer.Option("--latency", help="Time a trained model from a video file to its answer.")
+        bool, typer.Option("--latency", help="Time a trained model from a video file to its output.")
     ] = False,
     overrides: o.Overrides = None,
-    comparing: Annotated[bool, typer.Option("--compare", help="All methods side by side.")] = False,
+    comparing: Annotated[bool, typer.Option("--compare", help="Compare all methods.")] = False,
     paper: Annotated[
-        bool, typer.Option("--paper", help="The cost tables of the paper next to everest's.")
+        bool, typer.Option("--paper", help="Print the paper's cost tables beside everest's values.")
     ] = False,
     measured: Annotated[bool, typer.Option("--measure", help="Time real steps on this device.")] = False,
     batch: Annotated[
@@ -68,10 +66,11 @@ def profile(
         int | None, typer.Option("--videos", metavar="N", min=1, help="Plan a pre-training run on N videos.")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", metavar="E", min=1, help="Epochs of that run [the recipe's].")
+        int | None,
+        typer.Option("--epochs", metavar="E", min=1, help="Epochs of the planned run [the recipe's]."),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="G", help="GPU of that run: h200, a100, 4090, t4.")
+        str | None, typer.Option("--gpu", metavar="G", help="GPU of the planned run: h200, a100, 4090, t4.")
     ] = None,
     gpus: o.OneGpu = "auto",
     as_json: o.AsJson = False,
@@ -84,13 +83,13 @@ def profile(
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
     """
     if (checkpoint is None) == latency:
-        raise RecipeError("--latency and --checkpoint go together: name the model that is timed")
+        raise RecipeError("--latency needs --checkpoint, and --checkpoint needs --latency")
     if method is not None and recipe is not None:
-        raise RecipeError("--method and --recipe both name a recipe: leave one out")
+        raise RecipeError("--method and --recipe both choose a recipe; use one of them")
     if gpu is None and (videos is not None or epochs is not None):
-        raise RecipeError("--videos and --epochs plan a run on a GPU: add --gpu")
+        raise RecipeError("--videos and --epochs need --gpu, which names the GPU of the planned run")
     if (batch is not None or gpus != "auto") and not (measured or data or latency):
-        raise RecipeError("--batch and --gpus belong to --measure, --data or --latency; add one of them")
+        raise RecipeError("--batch and --gpus need --measure, --data or --latency")
     if checkpoint is not None:
         print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
         return
@@ -127,7 +126,7 @@ def profile(
     )
     profiled = changed(recipe or METHODS[method])
     if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
-        raise RecipeError(f"--keep: {profiled.pretrain.selection.strategy} keeps no tokens by importance")
+        raise RecipeError(f"--keep: strategy {profiled.pretrain.selection.strategy} has no keep ratio")
     if profiled.pretrain.teacher or (profiled.tokenizer is not None and profiled.tokenizer.checkpoint):
         from everest.engine.tokenizer_first import with_absolute_paths
 

@@ -1,4 +1,4 @@
-"""`everest profile --latency`: the time from a video file to the answer of a trained model."""
+"""`everest profile --latency`: the time from a video file to a trained model's output."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: boo
 
 
 def _opened(checkpoint: str, *, cpu: bool) -> tuple[Callable[[Tensor], object], EvalViews, dict[str, Any]]:
-    """Open a model: its answers, its views with one clip and crop, and facts for the document."""
+    """Open a model: its outputs, its views with one clip and crop, and facts for the document."""
     from everest.checkpoints.graph import open_exported
     from everest.checkpoints.load import ONNX_SUFFIX, find_weights
     from everest.inference.model import OpenedModel

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def suggest(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help="A folder of class folders, or of the lists train.csv, …")
+        str, typer.Argument(metavar="DATA", help="Folder of class folders, or of lists (train.csv, …).")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The recipe.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The recipe to write.")],
     train: Annotated[
         str | None, typer.Option("--train", metavar="LIST", help="Training list [train.csv].")
     ] = None,
@@ -37,10 +37,10 @@ def suggest(
     ] = None,
     group: Annotated[
         str | None,
-        typer.Option("--group", metavar="G", help="Of class folders: as in `everest prepare split`."),
+        typer.Option("--group", metavar="G", help="Groups of class folders; see `everest prepare split`."),
     ] = None,
     unlabeled: Annotated[
-        bool, typer.Option("--unlabeled", help="For pre-training only: the videos have no classes.")
+        bool, typer.Option("--unlabeled", help="Pre-train only, on videos without classes.")
     ] = False,
     task: o.TaskName = None,
     device: Annotated[
@@ -60,9 +60,8 @@ def suggest(
     Class folders without lists are split first, into FILE-lists.
     """
     from everest.config.settings import DataSettings
-    from everest.suggest.data_section import data_section, has_class_folders, with_task
+    from everest.suggest.data_section import data_section, has_class_folders, training_commands, with_task
     from everest.suggest.devices import DEVICES, this_device
-    from everest.suggest.next_commands import training_commands
     from everest.suggest.suggestion import suggest_recipe
     from everest.system.files import check_new_file, write_text
 
@@ -78,14 +77,16 @@ def suggest(
         raise unknown_name("--device", device, DEVICES)
     is_here = device in ("cpu", this_device())
     if hours is not None and not is_here:
-        raise RecipeError(f"--hours: the speed of --device {device} cannot be measured on this machine")
+        raise RecipeError(
+            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out"
+        )
     lists = {name: given for name, given in (("train", train), ("val", val), ("test", test)) if given}
     divided = None
     if not (lists or unlabeled) and has_class_folders(data):
         divided = _DividedFolder(data, output, group=group, overwrite=overwrite)
         lists = divided.lists
     elif group is not None:
-        raise RecipeError("--group: has no effect on lists; it goes with a folder of class folders")
+        raise RecipeError("--group: has no effect on lists; use it with class folders")
     try:
         section = data_section(data, **lists, pretrain=pretrain, labeled=not unlabeled)
         if not unlabeled:
@@ -136,8 +137,7 @@ def _check_held_out(source: str | None, settings: DataSettings, data: str, *, di
     Args:
         source: the option --pretrain; None: pre-training on the unlabeled videos of `data`.
     """
-    from everest.suggest.data_section import held_out_lists
-    from everest.suggest.next_commands import shared_videos
+    from everest.suggest.data_section import held_out_lists, shared_videos
 
     keys = ("train", "val", "test") if divided else ("val", "test")
     lists = [name for key in keys if (name := getattr(settings, key)) is not None]
@@ -145,15 +145,15 @@ def _check_held_out(source: str | None, settings: DataSettings, data: str, *, di
     videos = counted(len(shared), "video")
     if shared and divided:
         raise RecipeError(
-            f"--pretrain {source}: has {videos} of {data}, whose folders are classes; name another folder, "
-            "or divide it into lists (everest prepare split): --train train.csv --pretrain train.csv"
+            f"--pretrain {source}: has {videos} of {data}, which will be split; name another folder, or make "
+            "lists first (everest prepare split) and use --train train.csv --pretrain train.csv"
         )
     if shared:
         option = f"--pretrain {source}" if source else f"--unlabeled {data}"
         fix = "--pretrain" if source else "--train"
         say(
-            f"warning: {option} has {videos} of the validation or test list, such as {shared[0]}: an "
-            f"encoder that has seen them gets too good a result; {fix} LIST names the videos without them"
+            f"warning: {option} has {videos} of the validation or test list, such as {shared[0]}, so "
+            f"results will be too good; leave them out by {fix} LIST"
         )
 
 
@@ -166,12 +166,11 @@ class _DividedFolder:
 
         root = parse_location(data)
         if not isinstance(root, Path):
-            raise RecipeError(f"{data}: class folders of a storage cannot be divided; write lists of them")
+            raise RecipeError(f"{data}: remote class folders cannot be split; make lists of them")
         self._folder = recipe.absolute().with_name(f"{recipe.name.removesuffix('.yaml')}-lists")
         if recipe.absolute().parent == root.absolute():
             raise RecipeError(
-                f"--output {recipe}: in the folder of class folders, its lists would look like a class; name "
-                "another folder"
+                f"--output {recipe}: its lists would look like a class in this folder; name another folder"
             )
         if self._folder.exists() and not overwrite:
             raise RecipeError(f"{self._folder}: exists; name another recipe, or use --overwrite")

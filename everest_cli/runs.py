@@ -17,7 +17,7 @@ UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
 
 def runs(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to look, at any depth.")] = Path(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder to search, at any depth.")] = Path(
         "runs"
     ),
     as_json: o.AsJson = False,
@@ -32,7 +32,7 @@ def runs(
 
     summaries = [summarize(run) for run in find_runs(folder)]
     if not summaries:
-        say(f"{folder}: no run folder in it")
+        say(f"{folder}: contains no run folders")
     for run in summaries:
         if run.problem:
             say(f"damaged: {run.problem}")

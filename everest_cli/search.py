@@ -32,15 +32,14 @@ def search(
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Find the videos or windows that are most similar to others, by the features of an encoder.
+    """Find the videos or moments most similar to an example, by an encoder's features.
 
     A video that is not in F needs --checkpoint: the weights that wrote F.
 
     Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
     """
     from everest.search.feature_file import read_feature_file
-    from everest.search.neighbors import nearest, to_dict
-    from everest.search.queries import read_query
+    from everest.search.neighbors import nearest, read_query, to_dict
     from everest.system.files import check_new_file, refuse_inputs
 
     file = read_feature_file(features)

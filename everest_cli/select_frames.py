@@ -15,13 +15,13 @@ from everest_cli.output import print_json, say
 def select_frames(
     videos: o.VideosOrFolders,
     alpha: Annotated[
-        float, typer.Option("--alpha", metavar="A", min=1.0, help="Candidate frames per drawn frame.")
+        float, typer.Option("--alpha", metavar="A", min=1.0, help="Candidate frames per selected frame.")
     ] = 1.5,
     keep: Annotated[
         float, typer.Option("--keep", metavar="SHARE", help="Keep ratio over all candidate tokens.")
     ] = 0.3,
     frames: Annotated[
-        int, typer.Option("--frames", metavar="N", min=2, help="Frames of the drawn clip.")
+        int, typer.Option("--frames", metavar="N", min=2, help="Number of frames to select.")
     ] = 16,
     stride: Annotated[
         int | None,
@@ -37,13 +37,13 @@ def select_frames(
     ] = 224,
     checkpoint: o.Embedding = None,
     picture: Annotated[
-        Path | None, typer.Option("--picture", metavar="DIR", help="Write VIDEO-frames.png there.")
+        Path | None, typer.Option("--picture", metavar="DIR", help="Folder for VIDEO-frames.png.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")] = 0,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Draw information-intensive frames of whole videos; prints their numbers.
+    """Select the frames of a video that change most; prints their numbers.
 
     Example: everest select-frames video.mp4 --picture .
     """
@@ -57,13 +57,13 @@ def select_frames(
     from everest.system.files import check_new_file, refuse_inputs
 
     if not 0 < keep <= 1:
-        raise RecipeError(f"--keep {keep:g}: a share of the tokens is more than 0 and at most 1")
+        raise RecipeError(f"--keep {keep:g}: must be above 0 and at most 1")
     if not math.isfinite(alpha):
         raise RecipeError(f"--alpha {alpha:g}: give a number, such as 1.5")
     opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
     drawn = TUBELET[0] if opened is None else opened.transformer.encoder.patch_embed.tubelet[0]
     if frames % drawn:
-        raise RecipeError(f"--frames {frames}: {drawn} frames are drawn together; give a multiple of {drawn}")
+        raise RecipeError(f"--frames {frames}: must be a multiple of {drawn}")
     clip = None if opened is None else trained_clip(opened)
     request = FrameDraw(
         selector=RedundancyRobust(keep_ratio=keep),

@@ -47,19 +47,19 @@ def sweep(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the sweep.")],
     over: Annotated[
         list[str] | None,
-        typer.Option("--over", metavar="KEY=A,B,…", help="Values to compare; repeatable, for all pairs."),
+        typer.Option("--over", metavar="KEY=A,B,…", help="Values to compare; repeat for all combinations."),
     ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a value for all arms; repeatable."),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="N|A,B,…", help="A number of seeds, or the seeds. [1]")
+        str | None, typer.Option("--seeds", metavar="N|A,B,…", help="Number or list of seeds. [1]")
     ] = None,
     stages: Annotated[
         str | None,
         typer.Option(
-            "--stages", metavar="STAGE,…", help="Of pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
+            "--stages", metavar="STAGE,…", help="pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
         ),
     ] = None,
     init: Annotated[
@@ -74,7 +74,7 @@ def sweep(
     ] = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Run arms x seeds of a recipe, each stage once; prints the folder.
+    """Run variants (arms) of a recipe over several seeds; prints the folder.
 
     Example: everest sweep small --over finetune.steps=300,600 --seeds 3 --data VIDEOS -o runs/steps
 
@@ -126,7 +126,7 @@ def report(
         typer.Option("--metric", metavar="NAME", help="Metric to compare, such as macro_f1 or HEAD.top1."),
     ] = None,
     against: Annotated[
-        str | None, typer.Option("--against", metavar="ARM", help="Compare with this arm. [the sweep's]")
+        str | None, typer.Option("--against", metavar="ARM", help="Arm to compare with. [the sweep's]")
     ] = None,
     as_json: o.AsJson = False,
 ) -> None:

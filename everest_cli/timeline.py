@@ -25,7 +25,7 @@ SAVED = ".safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineModel(ModelOptions):
-    """The model, which saved timelines do without."""
+    """The model; saved timelines do not need it."""
 
     checkpoint: Annotated[
         str,
@@ -71,7 +71,7 @@ def timeline(
     ] = None,
     truth: Annotated[
         Path | None,
-        typer.Option("--truth", metavar="F", help="Annotations of a person, of any kind: print scores."),
+        typer.Option("--truth", metavar="F", help="Ground-truth annotations of any kind, to print scores."),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -80,7 +80,7 @@ def timeline(
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Predict classes over time: a window slides over each video; equal neighbors are a bout.
+    """Predict classes over time with a sliding window; equal neighbors form a bout.
 
     With --output or --save, the probabilities are saved, too. That file can be given instead of videos and
     a model.
@@ -101,12 +101,14 @@ def timeline(
         given = [f"--{name}" for name, value in (("window", window), ("step", step), ("save", save)) if value]
         given += [f"--{name}" for name in model.changed]
         if given:
-            raise RecipeError(f"{', '.join(given)}: for videos, not for a saved file; leave it out")
+            raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
         timelines = Timelines.load(videos[0])
         classes, names = timelines.classes, [video.path for video in timelines.videos]
     else:
         if not model.checkpoint:
-            raise RecipeError("--checkpoint: name a model, or give a file of --save instead of videos")
+            raise RecipeError(
+                "--checkpoint: missing; name a model, or give a saved timeline instead of videos"
+            )
         opened = model.open(clips=1, crops=1)
         classes = opened.classes  # also refuses an autoencoder, before the videos are listed
         samples = named_samples(videos, root=model.data)
@@ -117,7 +119,7 @@ def timeline(
             raise RecipeError(f"--save {save}: end its name in {SAVED}")
     bout_rules.check(classes.heads)
     if kind not in (None, "json") and all(head.task == "regression" for head in classes.heads):
-        raise RecipeError(f"--to {kind}: goes with classes, and this model predicts numbers; use json")
+        raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
     files = _output_files(output, kind, names)
     _check_targets({"--output": [*files], "--save": [save], "--plot": [plot]}, inputs, overwrite=overwrite)
     of_person = {} if truth is None else read_truth(truth, names)[0]
@@ -190,7 +192,7 @@ def _check_targets(
     for option, paths in targets.items():
         for path in filter(None, paths):
             if (other := taken.setdefault(path.resolve(), option)) != option:
-                raise RecipeError(f"{option} {path}: also the file of {other}; choose another name")
+                raise RecipeError(f"{option} {path}: is also the file of {other}; choose another name")
             refuse_inputs(path, inputs, option=option)
             check = check_target if option == "--plot" else check_new_file
             check(path, option=option, overwrite=overwrite)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from everest.errors import RecipeError
-from everest_cli.option_values import read_numbers
 
 if TYPE_CHECKING:
     from everest.inference.bouts import BoutRules
@@ -48,11 +47,9 @@ class RuleOptions:
         typer.Option("--background", metavar="P", help="Windows less probable than this have no class."),
     ] = None
     threshold: Annotated[
-        str | None,
+        float | None,
         typer.Option(
-            "--threshold",
-            metavar="HIGH,LOW",
-            help="Multi-label bouts begin at HIGH and last as long as LOW [the model's].",
+            "--threshold", metavar="P", help="Multi-label classes are present from here on [the model's]."
         ),
     ] = None
     smooth: Annotated[
@@ -69,15 +66,6 @@ class RuleOptions:
     ] = 0.0
 
     def rules(self) -> BoutRules:
-        """Read the options; RecipeError if --threshold is no number or pair of numbers."""
         from everest.inference.bouts import BoutRules
 
-        numbers = None if self.threshold is None else read_numbers(self.threshold)
-        if numbers is not None and len(numbers) not in (1, 2):
-            raise RecipeError(f"--threshold {self.threshold}: give HIGH,LOW or one number, such as 0.6,0.4")
-        return BoutRules(
-            background=self.background,
-            threshold=None if numbers is None else (numbers[0], numbers[-1]),
-            smooth=self.smooth,
-            min_seconds=self.min_seconds,
-        )
+        return BoutRules(**asdict(self))

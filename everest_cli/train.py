@@ -18,7 +18,7 @@ def train(
         typer.Argument(
             parser=local_path,
             metavar="VIDEOS",
-            help="Folder of class folders or lists (train.csv, …), a list, or with --annotations recordings.",
+            help="Folder of class folders or lists (train.csv, …), a list, or recordings (--annotations).",
         ),
     ],
     annotations: Annotated[
@@ -38,7 +38,7 @@ def train(
         typer.Option(
             "--group",
             metavar="G",
-            help="What must share a list; see `everest prepare split` [column group, recordings].",
+            help="Keep groups in one list; see `everest prepare split` [column group, recordings].",
         ),
     ] = None,
     folds: Annotated[

@@ -1,11 +1,10 @@
-"""The parts that the training commands share: options, processes, run folder, the loop with its display."""
+"""The parts that the training commands share: options, processes, the stage with its display."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,11 +20,10 @@ from everest_cli.output import Display
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.engine.context import RunContext, RunOptions
+    from everest.engine.context import RunOptions
     from everest.engine.training import Training
-    from everest.profiling.dry_run import LossesOf
-    from everest.suggest.choices import Purpose
-
+    from everest.stages import Stage
+    from everest.suggest.devices import Purpose
 
 InitName = Annotated[
     str,
@@ -39,8 +37,7 @@ DecoderMode = Annotated[
     Decoder | None,
     typer.Option(
         "--decoder",
-        help="Of --init: keep it, or start fresh. Default: keep it if it fits. Between views there is none: "
-        "fresh is for the projector.",
+        help="Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
     ),
 ]
 
@@ -116,16 +113,17 @@ class TrainOptions:
             init=found,
         )
 
-    @contextmanager
-    def context(self, recipe: Recipe, run: RunOptions) -> Iterator[RunContext]:
-        """Set up Accelerate's processes, the run folder and the display. Nothing is written yet."""
-        from everest.engine.start import run_context
-
-        with (
-            Display(quiet=self.quiet or not is_main()) as display,
-            run_context(run, recipe, display.report) as context,
-        ):
-            yield context
+    def train(self, run_stage: Callable[..., Training], recipe: Recipe, run: RunOptions) -> Path | None:
+        """Train a stage with a display, and print and return its run folder; None after --dry-run."""
+        trial = _print_trial if self.dry_run else None
+        with Display(quiet=self.quiet or not is_main()) as display:
+            training = run_stage(recipe, run, display.report, trial=trial)
+        if self.dry_run:
+            return None
+        training.accelerator.end_training()
+        if is_main():
+            typer.echo(training.run.path)
+        return training.run.path
 
 
 def launch(gpus: str, processes: int | None) -> Devices:
@@ -134,9 +132,9 @@ def launch(gpus: str, processes: int | None) -> Devices:
         return Devices(kind="cpu" if gpus == "cpu" else "cuda")
     devices = read_devices(gpus, processes)
     if devices.processes > 1:
-        ended = run_processes(devices, [*this_program(), *sys.argv[1:]])
-        typer.echo(ended.errors, err=True, nl=False)
-        raise typer.Exit(ended.code)
+        code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
+        typer.echo(errors, err=True, nl=False)
+        raise typer.Exit(code)
     os.environ.update(devices.environment)
     return devices
 
@@ -148,19 +146,11 @@ def this_program() -> list[str]:
     return [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
 
 
-def print_trial(training: Training, losses_of: LossesOf) -> None:
-    """Run two forward and backward passes and print the estimates for the whole run, for --dry-run."""
+def _print_trial(stage: Stage) -> None:
+    """Run two forward and backward passes and print the estimates for the whole run."""
     from everest.profiling.dry_run import try_one_pass
 
-    estimates = try_one_pass(training, losses_of)
+    estimates = try_one_pass(stage.training, stage.losses)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"
     for name, value in estimates.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")
-
-
-def finish(training: Training) -> None:
-    """Print the run folder, once over all processes."""
-    training.accelerator.wait_for_everyone()
-    training.accelerator.end_training()
-    if is_main():
-        typer.echo(training.run.path)

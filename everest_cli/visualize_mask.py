@@ -18,17 +18,19 @@ def visualize_mask(
     checkpoint: o.Embedding = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", "-r", metavar="R", help="Clips and tokens of a recipe."),
+        typer.Option("--recipe", "-r", metavar="R", help="Use the clips and tokens of a recipe."),
     ] = None,
     strategy: Annotated[
         str | None,
-        typer.Option("--strategy", metavar="NAME", help="Token selection [redundancy-robust, or of C or R]."),
+        typer.Option(
+            "--strategy", metavar="NAME", help="Token selection [redundancy-robust, or C's or R's]."
+        ),
     ] = None,
     keep: Annotated[
         str | None,
-        typer.Option("--keep", metavar="SHARE,…", help="Keep ratios, stacked [0.3, or of C or R]."),
+        typer.Option("--keep", metavar="SHARE,…", help="Keep ratios to draw [0.3, or C's or R's]."),
     ] = None,
-    compare: Annotated[bool, typer.Option("--compare", help="Stack the common strategies.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Compare the common strategies.")] = False,
     align: o.Align = None,
     cuts: o.Cuts = None,
     slice_cap: Annotated[
@@ -38,13 +40,11 @@ def visualize_mask(
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", metavar="N", min=2, help="Frames of a clip [16, or of C or R].")
+        int | None, typer.Option("--frames", metavar="N", min=2, help="Frames of a clip [16, or C's or R's].")
     ] = None,
     stride: Annotated[
         int | None,
-        typer.Option(
-            "--stride", metavar="N", min=1, help="Frames from one frame to the next [4, or of C or R]."
-        ),
+        typer.Option("--stride", metavar="N", min=1, help="Distance between frames [4, or C's or R's]."),
     ] = None,
     size: Annotated[
         int | None,
@@ -52,7 +52,7 @@ def visualize_mask(
             "--size",
             metavar="N",
             min=16,
-            help="Shorter side in pixels [224, or of R]; a transformer has its own.",
+            help="Shorter side in pixels [224, or R's]; a model has its own.",
         ),
     ] = None,
     out: Annotated[

@@ -18,12 +18,12 @@ NOTES = (
     "shapes. Image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
 app = typer.Typer(help="Public weights: list, show.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A name of the table.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `everest weights list`.")]
 
 
 @app.command("list", epilog="Example: everest weights list")
 def list_weights(as_json: o.AsJson = False) -> None:
-    """Print the public weights that everest reads: method, backbone, data, license, what they give."""
+    """List the public weights that everest reads: method, backbone, data, license, use."""
     from rich.table import Column
 
     from everest.checkpoints.public_weights import public_weights

@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from everest.checkpoints.start import find_init
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.engine.context import RunContext
-from everest.engine.start import start_or_resume
+from everest.engine.context import RunContext, RunOptions
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import evaluate
-from everest.finetuning import finetune, set_up_finetuning
-from everest.pretraining import pretrain, set_up_pretraining
+from everest.finetuning import set_up_finetuning
+from everest.pretraining import set_up_pretraining
+from everest.stages import run_stage
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import is_unfinished, write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import RunFolder
 from everest.system.signals import Stopped
 from everest.tokenizer.cache_writing import write_tokens
-from everest.train_tokenizer import set_up_tokenizer, train_tokenizer
+from everest.train_tokenizer import set_up_tokenizer
 from everest_demo.rendering import RenderedSet
+
+if TYPE_CHECKING:
+    from everest.stages import Stage
 
 VIDEOS: Final = "demo-videos"
 REPORT: Final = "report.md"
@@ -106,12 +108,8 @@ class DemoSteps:
 
     def tokenizer(self, name: str, recipe: Recipe) -> Path:
         """Train a tokenizer; returns its weights."""
-        context = self._context(recipe, name)
         with self._timed(f"training a tokenizer ({name})"):
-            stage = set_up_tokenizer(recipe, context)
-            with start_or_resume(stage.training, recipe):
-                train_tokenizer(stage)
-        return context.run.weights
+            return self._train("train-tokenizer", set_up_tokenizer, name, recipe, init=None)
 
     def tokens(self, recipe: Recipe, *, variants: int) -> None:
         """Cache the outputs of the recipe's tokenizer in the folder that its pre-training reads."""
@@ -122,34 +120,40 @@ class DemoSteps:
 
     def pretrain(self, name: str, recipe: Recipe, *, init: Path | None = None) -> Path:
         """Pre-train an encoder, from `init` or from new weights; returns the weights."""
-        context = self._context(recipe, name, init=init)
         with self._timed(f"pre-training ({name})"):
-            stage = set_up_pretraining(recipe, context)
-            with start_or_resume(stage.training, recipe):
-                pretrain(stage)
-        return context.run.weights
+            return self._train("pretrain", set_up_pretraining, name, recipe, init=init)
 
     def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:
         """Fine-tune from `init`, or from scratch, and evaluate; returns top-1 accuracy in percent."""
-        context = self._context(recipe, name, init=init)
         with self._timed(f"fine-tuning ({name})"):
-            stage = set_up_finetuning(recipe, context)
-            with start_or_resume(stage.training, recipe):
-                finetune(stage)
+            weights = self._train("finetune", set_up_finetuning, name, recipe, init=init)
         with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
-            return evaluate(recipe, context.run.weights, accelerator, report=self.report)["top1"]
+            return evaluate(recipe, weights, accelerator, report=self.report)["top1"]
 
     def write_report(self, text: str) -> None:
         """Write `report.md`: the text, and the seconds of all stages."""
         rows = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in self.seconds.items())
         write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
 
-    def _context(self, recipe: Recipe, name: str, *, init: Path | None = None) -> RunContext:
-        weights = None if init is None else find_init(init, output=None, overwrite=True)
-        accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
-        run = RunFolder(self.folder / name)
-        return RunContext(accelerator=accelerator, run=run, resumed=False, report=self.report, init=weights)
+    def _train(
+        self,
+        command: str,
+        set_up: Callable[[Recipe, RunContext], Stage],
+        name: str,
+        recipe: Recipe,
+        *,
+        init: Path | None,
+    ) -> Path:
+        """Train a stage in its run folder; returns the weights."""
+        options = RunOptions(
+            command=command,
+            recipe_file=recipe.name,
+            output=self.folder / name,
+            cpu=True,
+            init=None if init is None else find_init(init, output=None, overwrite=True),
+        )
+        return run_stage(set_up, recipe, options, self.report).run.weights
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -27,7 +27,9 @@ def commands(run: Path, videos: Path, out: Path) -> dict[str, list[object]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", commands(Path(), Path(), Path("out")))
-def test_a_command_killed_at_any_moment_ends_when_it_is_repeated(tmp_path, classifier_run, clip_files, name):
+def test_a_killed_command_ends_when_it_is_repeated_eval_and_export_by_overwrite(
+    tmp_path, classifier_run, clip_files, name
+):
     out = tmp_path / "out"
     command = commands(classifier_run, clip_files, out)[name]
     called(*command)

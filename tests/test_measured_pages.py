@@ -1,4 +1,4 @@
-"""The tables of measured values in docs/ have the values of the committed results."""
+"""The tables of measured values in docs/ and benchmarks/ have the values of the committed results."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_timelines():
             others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
             rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
     assert rows
-    assert missing("docs/timelines.md", rows) == []
+    assert missing("benchmarks/timelines.md", rows) == []
 
 
 def test_costs_of_views():

@@ -68,7 +68,8 @@ class Recorded:
         decoder = {"width": m.get("dd", 8), "heads": m.get("dh", 1), "depth": m.get("dl", 1)}
         decoder = {f"decoder_{name}": value for name, value in decoder.items()}
         model = ModelSettings(**encoder, **decoder, tubelet=TUBELET, pooling=pooling)
-        return Architecture(model=model, grid=self.grid)
+        _, _, frames, height, width = self.clip.shape
+        return Architecture(model=model, frames=frames, size=(height, width))
 
     def autoencoder(self, selector: RedundancyRobust | Tube, *, normalize: bool = True) -> MaskedAutoencoder:
         targets = PixelTargets(tubelet=TUBELET, normalize=normalize)

@@ -7,8 +7,6 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sphinx.util.inspect import TypeAliasForwardRef
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT)]  # the programs that write parts of pages; everest of this checkout
@@ -25,8 +23,6 @@ author = "the authors of everest"
 html_title = f"everest {version}"
 extensions = [
     "myst_parser",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
 exclude_patterns = ["examples"]  # programs and their notebook; using.md links to them
@@ -35,20 +31,10 @@ myst_heading_anchors = 4  # pages link to headings as GitHub numbers them
 
 default_role = "code"  # docstrings write names in single backticks
 smartquotes = False  # two hyphens begin an option
-autodoc_typehints = "description"
-autodoc_typehints_format = "short"
-autodoc_type_aliases = {name: name for name in ("HeadSetting", "Strategy", "Task", "Report", "Videos")}
-autodoc_typehints_description_target = "documented"
-autodoc_member_order = "bysource"
-napoleon_use_rtype = False
-
 html_theme = "furo"
 html_copy_source = False
 html_show_copyright = False
 copybutton_prompt_text = "$ "
-
-# The name of a type inside another one, where Sphinx 9.0 shows the class of its placeholder.
-TypeAliasForwardRef.__repr__ = lambda self: self.name
 
 
 def setup(app: Sphinx) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from docutils import nodes
 
 SUMMARY = (
-    "Train a video encoder on unlabeled video, and use it: a command-line toolkit and Python library for "
+    "Train video classifiers and encoders on your own videos: a command-line toolkit and Python library for "
     "masked video autoencoders (EVEREST, LVMAE), from a folder of videos to an evaluated classifier."
 )
 

@@ -1,13 +1,15 @@
-"""The parts of pages that are made from the code when the documentation is built, and links out of it.
+"""The parts of pages that are made from the code, and links out of the documentation.
 
-A page has the line `<!-- generated: NAME -->` where the part of this name comes. Nothing of it is committed,
-so that it cannot be stale.
+A page has the line `<!-- generated: NAME -->` where the part of this name comes. The parts of docs/reference
+are committed, up to `<!-- end -->`, so that they can be read in the repository: `python
+docs/sphinx/page_parts.py` writes them. The others come when the documentation is built.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from from_api import api_part
@@ -24,7 +26,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings_part,
     "weights": weights_part,
 }
-MARK = re.compile(r"<!-- generated: (\w+) -->")
+REFERENCE = Path(__file__).parents[1] / "reference"
+MARK = re.compile(r"(<!-- generated: (\w+) -->)(?:.*(<!-- end -->))?", re.DOTALL)
 # Links to files that are not built: on GitHub a link, here a path.
 OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(benchmarks/[^)#]+\.md)[^)]*\)")
 
@@ -36,4 +39,18 @@ def fill(app: Any, page: str, source: list[str]) -> None:
         KeyError: a page marks a part that does not exist.
     """
     text = OUTSIDE.sub(r"\1 (`\2`)", source[0])
-    source[0] = MARK.sub(lambda mark: PARTS[mark[1]](), text)
+    source[0] = MARK.sub(lambda mark: PARTS[mark[2]](), text)
+
+
+def written(page: str) -> str:
+    """The text of a page of the reference with its part made again."""
+
+    def again(mark: re.Match[str]) -> str:
+        return f"{mark[1]}\n\n{PARTS[mark[2]]()}\n\n{mark[3]}" if mark[3] else mark[0]
+
+    return MARK.sub(again, page)
+
+
+if __name__ == "__main__":
+    for path in REFERENCE.glob("*.md"):
+        path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -15,13 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
-from everest.annotations.boris_events import (
-    FIX_UNPAIRED,
-    Event,
-    Observation,
-    Status,
-    paired,
-)
+from everest.annotations.boris import FIX_UNPAIRED, Event, Observation, Status, paired
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.lines import fields_of, in_line, number_in, separator_of
 from everest.annotations.matching import VideoNames
@@ -55,8 +49,8 @@ def has_columns(fields: Sequence[str]) -> bool:
 def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of a table of events or of aggregated events."""
     text = path.read_text(encoding="utf-8-sig")
-    found = ((line, separator_of(line, has_columns)) for line in text.split("\n"))
-    separator = next((each for line, each in found if has_columns(fields_of(line, each))), ",")
+    separators = ((line, separator_of(line, has_columns)) for line in text.split("\n"))
+    separator = next((each for line, each in separators if has_columns(fields_of(line, each))), ",")
     reader = csv.reader(io.StringIO(text), delimiter=separator)
     lines = [(reader.line_num, fields) for fields in reader if any(fields)]
     begin = next((place for place, (_, fields) in enumerate(lines) if has_columns(fields)), None)
@@ -99,12 +93,12 @@ def _event(cells: Cells) -> tuple[Event, float]:
     if stop > LONGEST:
         raise ValueError(f"the time {stop:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
     written = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
-    found: list[Status] = [each for each in STATUSES if each in written]
-    if START not in cells and written and not found:
+    statuses: list[Status] = [each for each in STATUSES if each in written]
+    if START not in cells and written and not statuses:
         raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
     event = Event(
         time=start,
-        status=found[0] if found else "POINT",
+        status=statuses[0] if statuses else "POINT",
         behavior=cells["Behavior"],
         subject=cells.get("Subject", ""),
         modifiers="|".join(value for name, value in cells.items() if name.startswith("Modifier")),

@@ -43,25 +43,16 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
             if len(fields) != len(header) and header[len(fields) :] != [WINDOW]:
                 raise ValueError(f"it has {len(fields)} fields, and the header {len(header)}")
             row = dict(zip(header, map(str.strip, fields), strict=False))
-            if row["label"]:
-                bouts.append(_bout(row, row.get("origin") or "manual"))
+            if not row["label"]:
+                continue
+            if not row["video"]:
+                raise ValueError("it names no video")
+            if (origin := row.get("origin") or "manual") not in ORIGINS:
+                raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
+            start, end = number_in(row["start"]), number_in(row["end"])
+            facts = {name: row.get(name, "") for name in ("video", "label", "subject")}
+            bouts.append(Bout(start=start, end=end, origin=origin_in(origin), **facts))
     return bouts
-
-
-def _bout(row: Mapping[str, str], origin: str) -> Bout:
-    """The bout of a row."""
-    if origin not in ORIGINS:
-        raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
-    if not row["video"]:
-        raise ValueError("it names no video")
-    return Bout(
-        video=row["video"],
-        start=number_in(row["start"]),
-        end=number_in(row["end"]),
-        label=row["label"],
-        origin=origin_in(origin),
-        subject=row.get("subject", ""),
-    )
 
 
 def read_window_length(path: Path) -> float | None:
@@ -76,9 +67,9 @@ def read_window_length(path: Path) -> float | None:
     except ValueError:
         length = math.nan
     if not 0 < length < math.inf:
-        found = ", ".join(texts[:3]) or "empty"
+        lengths = ", ".join(texts[:3]) or "empty"
         raise DataError(
-            f"{path}: the column '{WINDOW}' is {shown(found)}, not one length; keep it as --draw wrote it"
+            f"{path}: the column '{WINDOW}' is {shown(lengths)}, not one length; keep it as --draw wrote it"
         )
     return length
 

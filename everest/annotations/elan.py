@@ -33,17 +33,12 @@ class _NoDocumentType(ElementTree.TreeBuilder):
         raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
 
 
-def parse_xml(content: bytes) -> ElementTree.Element:
-    """The root of an XML document; ValueError if it has a document type or is not XML."""
-    try:
-        return ElementTree.fromstring(content, ElementTree.XMLParser(target=_NoDocumentType()))
-    except ElementTree.ParseError as error:
-        raise ValueError(f"not XML: {error}") from error
-
-
 def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the bouts of the tiers without a parent."""
-    root = parse_xml(path.read_bytes())
+    try:
+        root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not XML: {error}") from error
     if root.tag != ROOT:
         raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
     media = root.find("HEADER/MEDIA_DESCRIPTOR")
@@ -110,34 +105,23 @@ def write(
         start = max(start, tier[-1][1]) if tier else start  # a point event, which lasts 1 ms here, may touch
         if start < end:  # not so for a second point event in the same millisecond
             tier.append((start, end))
-    # Slots of their own for each annotation: ELAN moves all annotations that share a slot.
-    spans = [span for _, tier in sorted(tiers.items()) for span in tier]
-    sides = [
-        (time, number, side) for number, span in enumerate(spans, start=1) for side, time in enumerate(span)
-    ]
     order = _child(root, "TIME_ORDER")
-    slots = {}
-    for count, (time, number, side) in enumerate(sorted(sides), start=1):
-        slots[number, side] = f"ts{count}"
-        _child(order, "TIME_SLOT", TIME_SLOT_ID=f"ts{count}", TIME_VALUE=str(time))
-    number = 0
+    slots: list[tuple[int, str]] = []  # two for each annotation: ELAN moves all annotations that share a slot
     for (label, subject, origin), tier in sorted(tiers.items()):
         name = " ".join([label, *([f"@{subject}"] if subject else []), f"({origin})"])
         facts = {"LINGUISTIC_TYPE_REF": TIER_TYPE, "TIER_ID": name, "ANNOTATOR": origin}
         element = _child(root, "TIER", **facts, **({"PARTICIPANT": subject} if subject else {}))
-        for _ in tier:
-            number += 1
-            facts = {"ANNOTATION_ID": f"a{number}"}
-            facts |= {f"TIME_SLOT_REF{side + 1}": slots[number, side] for side in (0, 1)}
+        for span in tier:
+            names = [f"ts{len(slots) + side}" for side in (1, 2)]
+            slots += zip(span, names, strict=True)
+            facts = {"ANNOTATION_ID": f"a{len(slots) // 2}"}
+            facts |= {f"TIME_SLOT_REF{side}": name for side, name in enumerate(names, start=1)}
             annotation = _child(_child(element, "ANNOTATION"), "ALIGNABLE_ANNOTATION", **facts)
             _child(annotation, "ANNOTATION_VALUE").text = label
-    _child(
-        root,
-        "LINGUISTIC_TYPE",
-        GRAPHIC_REFERENCES="false",
-        LINGUISTIC_TYPE_ID=TIER_TYPE,
-        TIME_ALIGNABLE="true",
-    )
+    for time, name in sorted(slots, key=lambda slot: slot[0]):
+        _child(order, "TIME_SLOT", TIME_SLOT_ID=name, TIME_VALUE=str(time))
+    facts = {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": TIER_TYPE, "TIME_ALIGNABLE": "true"}
+    _child(root, "LINGUISTIC_TYPE", **facts)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 

@@ -23,10 +23,9 @@ from everest.annotations import (
     label_studio,
     subtitles,
 )
-from everest.annotations.bout import Bout, by_video
+from everest.annotations.bout import Bout, by_video, outside_unscored
 from everest.annotations.lines import SEPARATORS, fields_of
 from everest.annotations.matching import VideoNames, stem
-from everest.annotations.scored import outside_unscored
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.files import write_text
@@ -84,8 +83,9 @@ def read_annotations(
         if path.exists() and not path.is_file():  # reading a named pipe would wait
             raise DataError(f"{path}: not a regular file")
         refuse_video(path, fix="name a file of annotations")
-        kind = recognize(path)
+        kind = "annotations"
         try:
+            kind = recognize(path)
             bouts = FORMATS[kind].read(path, fps, videos or VideoNames())
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
@@ -117,29 +117,22 @@ def recognize(path: Path) -> str:
     for kind, form in FORMATS.items():
         if suffix and suffix == form.ending:
             return kind
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(islice(file, LINES_SEARCHED))
-        if "".join(lines[:1]).lstrip()[:1] in ("{", "["):
-            document = read_json(path)
-            first = document[0] if isinstance(document, list) and document else document
-            found = (kind for kind, form in FORMATS.items() if form.has_keys and form.has_keys(first))
-        else:
-            found = (
-                kind
-                for line in lines
-                for separator in SEPARATORS
-                for kind, form in FORMATS.items()
-                if form.has_columns and form.has_columns(fields_of(line, separator))
-            )
-        for kind in found:
-            return kind
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: {NOT_UTF8}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: damaged JSON: {shown(error, most=200)}") from error
-    except csv.Error as error:
-        raise DataError(f"{path}: cannot be read as a table ({error})") from error
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = list(islice(file, LINES_SEARCHED))
+    if "".join(lines[:1]).lstrip()[:1] in ("{", "["):
+        document = read_json(path)
+        first = document[0] if isinstance(document, list) and document else document
+        kinds = (kind for kind, form in FORMATS.items() if form.has_keys and form.has_keys(first))
+    else:
+        kinds = (
+            kind
+            for line in lines
+            for separator in SEPARATORS
+            for kind, form in FORMATS.items()
+            if form.has_columns and form.has_columns(fields_of(line, separator))
+        )
+    for kind in kinds:
+        return kind
     raise DataError(f"{path}: unknown kind of annotations; everest reads {', '.join(FORMATS)}")
 
 

@@ -57,8 +57,8 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     origin: Origin = "automated" if stem.endswith(PREDICTIONS) or is_predicted else "manual"
     video = stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     frames = len(values)
-    of_video = videos.times(video)
-    times = of_video if fps is None else VideoTimes.at_rate(fps, frames)
+    video_times = videos.times(video)
+    times = video_times if fps is None else VideoTimes.at_rate(fps, frames)
     if times is None:
         raise DataError(
             f"{path}: its rows are frames, and their times are not known; set --fps, or name the folder "
@@ -75,8 +75,8 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
         for first, after in zip(np.flatnonzero(changes == 1), np.flatnonzero(changes == -1), strict=True):
             spans.append((name, *times.borders[np.minimum([first, after], times.frames)].tolist()))
     last = float(times.borders[min(frames, times.frames)])
-    if of_video is not None and (of_video.seconds - last) * of_video.fps > END_FRAMES + 0.5:
-        spans.append((UNSCORED, last, of_video.seconds))
+    if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
+        spans.append((UNSCORED, last, video_times.seconds))
     return [
         Bout(video=video, start=start, end=end, label=name, origin=origin)
         for name, start, end in spans

@@ -18,6 +18,7 @@ from everest.annotations.matching import VideoNames
 from everest.errors import DataError
 from everest.system.text import read_json
 
+VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 
 
@@ -38,7 +39,8 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     bouts: list[Bout] = []
     for number, task in enumerate(document if isinstance(document, list) else [document], start=1):
         data = task.get("data", task)
-        video = next((value for key, value in data.items() if _is_video(key, value)), None)
+        names = (value for key, value in data.items() if key.lower() in VIDEO_KEYS)
+        video = next((name for name in names if isinstance(name, str)), None)
         if video is None:
             raise ValueError(f"task {number} names no video (data.video)")
         values = [(result.get("value", result), result.get("origin", "")) for result in _results(task)]
@@ -54,13 +56,9 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
                 raise ValueError(f"task {number}: timelinelabels is no list of classes")
             for span, label in product(value["ranges"], value["timelinelabels"]):
                 start, end = (span["start"] - 1) / rate, span["end"] / rate
-                of_person = _ORIGINS.get(origin, "manual")
-                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=of_person))
+                bout_origin = _ORIGINS.get(origin, "manual")
+                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=bout_origin))
     return bouts
-
-
-def _is_video(key: str, value: Any) -> bool:
-    return isinstance(value, str) and key.lower() in ("video", "videos", "video_url", "url", "file")
 
 
 def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

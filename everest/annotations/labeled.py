@@ -43,10 +43,10 @@ def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout])
     for bout in bouts:
         by_label[bout.label].append(bout)
     labels: list[Labels] = [{} for _ in windows]
-    for label, of_label in sorted(by_label.items()):
-        seconds = _covered(of_label, ends) - _covered(of_label, starts)  # (W,)
+    for label, label_bouts in sorted(by_label.items()):
+        seconds = _covered(label_bouts, ends) - _covered(label_bouts, starts)  # (W,)
         has_label = seconds >= SHARE * (ends - starts) - TOLERANCE
-        for bout in of_label:
+        for bout in label_bouts:
             first, after = (
                 np.searchsorted(last_ends, bout.start, "right"),
                 np.searchsorted(starts, bout.end, "left"),
@@ -97,15 +97,15 @@ def labeled_samples(
     if not windows:
         raise DataError("there is no window to label")
     # A bout of the background states that nothing happens.
-    of_classes = {
+    class_bouts = {
         path: [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         for path in windows
     }
-    found = {path: iter(label_windows(each, of_classes[path])) for path, each in windows.items()}
-    labels = [next(found[sample.path]) for sample in samples]
+    window_labels = {path: iter(label_windows(each, class_bouts[path])) for path, each in windows.items()}
+    labels = [next(window_labels[sample.path]) for sample in samples]
     names = sorted({name for each in labels for name in each})
     if task is None:
-        task = MULTI_LABEL if any(map(classes_overlap, of_classes.values())) else "single-label"
+        task = MULTI_LABEL if any(map(classes_overlap, class_bouts.values())) else "single-label"
     for name in names:
         if JOINED_BY in name or name != name.strip() or not name.isprintable():
             raise DataError(

@@ -29,8 +29,8 @@ def fields_of(line: str, separator: str) -> list[str]:
 
 def separator_of(line: str, is_header: Callable[[Sequence[str]], object]) -> str:
     """The separator with which a line is a header; of another line the first that it has, else a comma."""
-    found = [each for each in SEPARATORS if each in line] or [","]
-    return next((each for each in found if is_header(fields_of(line, each))), found[0])
+    separators = [each for each in SEPARATORS if each in line] or [","]
+    return next((each for each in separators if is_header(fields_of(line, each))), separators[0])
 
 
 def number_in(text: str) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote
@@ -55,8 +56,8 @@ class VideoNames:
             text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
         for key in _keys(last):
-            found = {video: _equal_folders(video, folders) for video in self._by_key.get(key, ())}
-            best = [video for video, count in found.items() if count == max(found.values())]
+            shared = {video: _equal_folders(video, folders) for video in self._by_key.get(key, ())}
+            best = [video for video, count in shared.items() if count == max(shared.values())]
             if len(best) > 1:
                 raise DataError(
                     f"the annotated video {shown(name)} may be {best[0]} or {best[1]}; name one of the "
@@ -83,14 +84,14 @@ def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, 
         The bouts of each video that has any, and the annotated names that match no video.
     """
     matched: dict[Path, list[Bout]] = defaultdict(list)
-    found: dict[str, Path | None] = {}
+    video_of: dict[str, Path | None] = {}
     for bout in bouts:
-        if bout.video not in found:
-            found[bout.video] = videos.find(bout.video)
-        video = found[bout.video]
+        if bout.video not in video_of:
+            video_of[bout.video] = videos.find(bout.video)
+        video = video_of[bout.video]
         if video is not None:
             matched[video].append(bout)
-    return dict(matched), [name for name, video in found.items() if video is None]
+    return dict(matched), [name for name, video in video_of.items() if video is None]
 
 
 def late_notices(matched: Mapping[Name, Sequence[Bout]], ends: Mapping[Name, float]) -> list[str]:
@@ -116,9 +117,5 @@ def _keys(name: str) -> list[tuple[int, str]]:
 
 def _equal_folders(video: Path, folders: list[str]) -> int:
     """The number of folders that a path ends with and an annotated name, too."""
-    count = 0
-    for folder, annotated in zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False):
-        if folder.casefold() != annotated.casefold():
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs))

@@ -33,9 +33,10 @@ def write_srt(
     bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
 ) -> str:
     """The SubRip file of the bouts of one video."""
-    ((_, of_video),) = bouts.items()
+    ((_, video_bouts),) = bouts.items()
     return "\n".join(
-        f"{number}\n{_span_text(bout, ',')}\n{bout.label}\n" for number, bout in enumerate(of_video, start=1)
+        f"{number}\n{_span_text(bout, ',')}\n{bout.label}\n"
+        for number, bout in enumerate(video_bouts, start=1)
     )
 
 
@@ -43,8 +44,8 @@ def write_vtt(
     bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
 ) -> str:
     """The WebVTT file of the bouts of one video."""
-    ((_, of_video),) = bouts.items()
-    cues = [f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in of_video]
+    ((_, video_bouts),) = bouts.items()
+    cues = [f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in video_bouts]
     return "\n".join(["WEBVTT\n", *cues])
 
 

@@ -122,7 +122,7 @@ def exportable(
         if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
         with torch.device("meta"):  # without the decoder: it encodes all tokens, as `extract` does
-            alone = VideoEncoder(spec.architecture, selector=AllTokens())
+            alone = VideoEncoder(spec, selector=AllTokens())
         alone.encoder, model = model.encoder, alone
     elif keep is not None:
         spec = replace(spec, selection=spec.selection.at_evaluation(keep))

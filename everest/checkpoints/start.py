@@ -20,8 +20,8 @@ from everest.system.files import absolute
 from everest.system.hub import is_hub_name
 from everest.system.run_folder import (
     BEST,
-    ENDED,
     ENVIRONMENT,
+    FINISHED,
     INIT,
     INIT_NAME,
     ORIGIN,
@@ -87,18 +87,12 @@ class Start:
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
         run = RunFolder(file.parent)
         plan = run.read_env(PLAN) if file.name in (WEIGHTS, BEST) and run.is_run() else None
-        steps = plan.get("steps") if isinstance(plan, dict) else None
+        plan = plan if isinstance(plan, dict) else {}
+        steps = plan.get("steps")
         reached = f", step {step}{f' of {steps}' if steps else ''}" if step else ""
         yield f"weights: encoder of {label}{reached}"
-        if not isinstance(step, int) or not isinstance(steps, int) or step == steps:
-            return
-        rows = run.rows()
-        last = step if file.name == WEIGHTS else max((row["step"] for row in rows), default=0)
-        if last < steps and not any(ENDED in row for row in rows):
-            yield (
-                f"warning: {label} has not reached its last step ({last} of {steps}); let that run finish "
-                "first, for a better encoder"
-            )
+        if isinstance(step, int) and isinstance(steps, int) and step != steps and FINISHED not in plan:
+            yield f"warning: {label}: its run has not finished; let it finish first, for a better encoder"
 
     def other_rate(self, fps: float | None) -> str | None:
         """A notice if the weights were trained at another frame rate than `fps`, or None."""

@@ -56,23 +56,21 @@ def _of_clips(recipe: Recipe) -> Problems:
     for key, is_used in (("pretrain.camera_motion", stage.camera_motion), ("model.input", differences)):
         if is_used and data.frames < 2:
             yield key, "needs clips of at least two frames (data.frames)"
-    selections = [settings.selection for _, settings in recipe.stages]
-    if differences and (
-        stage.needs_tokenizer
-        or (pixels and pixels.frame_selection.alpha > 1)
-        or any(isinstance(each, ByChange) and each.sees_camera for each in selections)
-    ):
-        text = "must be frames with a tokenizer, frame_selection.alpha, or selection.align or cuts"
-        yield "model.input", text
+    if not differences:
+        return
+    if stage.needs_tokenizer:
+        yield "model.input", "must be frames with a tokenizer, which makes its scores and targets of them"
+    if pixels and pixels.frame_selection.alpha > 1:
+        yield "model.input", "must be frames with pretrain.frame_selection.alpha, whose frames have gaps"
+    for name, settings in recipe.stages:
+        if isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
+            yield "model.input", f"must be frames with {name}.selection.align or cuts, which compare frames"
 
 
 def _of_labels(recipe: Recipe) -> Problems:
     """Metrics, weights and mixing that do not go with the labels."""
     data, stage = recipe.data, recipe.finetune
     heads = named_heads(data.heads or {})
-    if data.num_classes is not None and (heads or data.task == "regression"):
-        choice = "data.heads" if heads else "data.task=regression"
-        yield "data.num_classes", f"has no effect with {choice}; leave it out"
     tasks = [head.task for head in heads] or [data.task]
     if "regression" in tasks and stage.cutmix:
         yield "finetune.cutmix", "cannot mix numbers: half of a frame has no half of a number; set it to 0"
@@ -102,17 +100,22 @@ def _of_training(recipe: Recipe) -> Problems:
             yield key, "must be two shares above 0, the smaller one first"
     for stage, settings in recipe.trained_stages:
         if (settings.epochs is None) == (settings.steps is None):
-            yield f"{stage}.steps", "a stage has epochs or steps; set one of them"
+            yield f"{stage}.steps", "give either epochs or steps"
     for stage, settings in recipe.stages:
-        rank = settings.lora.rank
+        rank, layers = settings.lora.rank, settings.lora.layers
         if settings.min_lr > settings.base_lr:
             yield f"{stage}.min_lr", f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
         if rank > size.width:
             yield f"{stage}.lora.rank", f"{rank} is more than the encoder's width of {size.width}"
+        if len({*layers}) < len(layers):
+            yield f"{stage}.lora.layers", f"{', '.join(layers)}: name each layer once"
     if (finetune.mixup or finetune.cutmix) and finetune.batch_size % 2:
         yield "finetune.batch_size", f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
     if finetune.frozen_layers(size.depth) > 1 + size.depth:
         yield "finetune.freeze", f"{finetune.freeze} is more than the encoder's {size.depth} blocks"
+    if finetune.lora.rank and finetune.freeze != "none":
+        text = f"is {finetune.freeze}, and finetune.lora freezes the whole encoder; leave one of them out"
+        yield "finetune.freeze", text
 
 
 def _of_views(recipe: Recipe, stage: ViewPretrainSettings) -> Problems:
@@ -154,6 +157,9 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
 
 def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
     config, loss, size = settings.config, settings.loss, recipe.data.frame_size
+    if not (loss.reconstruction or loss.perceptual):
+        text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
+        yield "tokenizer.loss.reconstruction", text
     if loss.gan and not discriminator_halvings(config, size):
         pixels = round(2 * LEAST_PLACES * config.stem[1] / config.input_scale)
         text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"

@@ -89,7 +89,8 @@ def known_keys(section: KeyPath) -> set[str]:
     return keys.union(further.get(section, ()))
 
 
-# By the key of a choice: keys that have no effect with a value of it, and are not inherited.
+# By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
+# dropped; those that the layer of the choice or a later one writes are errors.
 IDLE: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
     ("data", "task"): lambda task: ("classes", "num_classes") if task == "regression" else (),
     HEADS: lambda heads: ("task", "num_classes") if heads else (),
@@ -171,7 +172,7 @@ class Merged:
             self.write(key, Written(value, label, (*key[:1], *above, *key[1:]), number))
 
     def choose(self) -> None:
-        """Drop what lower files wrote for other choices. What is left over is an error of the validation."""
+        """Drop what lower files wrote for other choices; what is left is an error, here or in validation."""
         self._draw_views()
         for section, variants in VARIANTS.items():
             tag = (*section, variants.tag)
@@ -185,9 +186,14 @@ class Merged:
                 self.written[stage, earlier] = Written(None)
         for tag, idle in IDLE.items():
             chosen = self.at(tag)
-            for name in idle(chosen.value):
-                if self.at((*tag[:-1], name)).is_below(chosen):
-                    self.written.pop((*tag[:-1], name), None)
+            named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
+            for key in [(*tag[:-1], name) for name in idle(chosen.value)]:
+                written = self.at(key)
+                is_default = written.label != SET and written.value == _USUAL.get(key)
+                if not (written.is_below(chosen) or written.value is None or is_default):
+                    text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
+                    self.problems.append(f"{self.place(key)}: {text}")
+                self.written.pop(key, None)
 
     def _drop_unfit(self, section: KeyPath, chosen: Written, variants: Variants) -> None:
         """Drop what a section inherits that the chosen variant does not have or cannot take."""
@@ -279,6 +285,9 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
         key = tuple(text.strip().split("."))
         if not equals or not all(key) or len(key) > MOST_LEVELS:
             problems.append(f"{SET}: '{shown(override)}' must be section.key=value")
+            continue
+        if key == ("base",):
+            problems.append(f"{SET}: base: belongs in a recipe file; choose another --recipe")
             continue
         try:
             value = read_yaml(yaml, SET)

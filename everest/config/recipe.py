@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import SELECTION, KeyPath, Merged, merge
-from everest.config.messages import explain_validation
+from everest.config.merge import SELECTION, KeyPath, Merged, known_keys, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
-from everest.config.stage_settings import STAGES, PretrainSelection
+from everest.config.stage_settings import STAGES, VARIANTS, PretrainSelection
 from everest.config.yaml import write_yaml
-from everest.errors import RecipeError, one_per_line
-from everest.methods.external import import_named, is_import_path
+from everest.errors import RecipeError, did_you_mean, one_per_line, shown
+from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class
 from everest.methods.selector import Selector
 from everest.system.storage import parse_location
 from everest.system.text import is_unicode
 
 Settings = TypeVar("Settings")
-Problems = list[tuple[KeyPath, str]]
+Problems = list[tuple[str, str]]  # a key with dots, and what is wrong
 
 _RECIPE = TypeAdapter(Recipe)
 _SELECTION: TypeAdapter[Selector] = TypeAdapter(PretrainSelection)
@@ -32,6 +32,28 @@ _CLASSES = (  # the keys that may name a class of another package
     *((stage, "selection", "strategy") for stage in STAGES),
     ("pretrain", "target", "kind"),
 )
+
+# By pydantic's types of errors; {got} is the value, the other names are from pydantic's own context.
+_MESSAGES = {
+    "int_type": "must be an integer, not {got}",
+    "float_type": "must be a number, not {got}",
+    "finite_number": "must be a finite number, not {got}",
+    "bool_type": "must be true or false, not {got}",
+    "string_type": "must be text, not {got}",
+    "tuple_type": "must be a list, not {got}",
+    "too_long": "must have {max_length} entries, not {actual_length}",
+    "too_short": "must have at least {min_length} entry",
+    "missing": "must be given",
+    "dict_type": "must be a mapping of keys, not {got}",
+    "dataclass_type": "must be a mapping of keys, not {got}",
+    "model_attributes_type": "must be a mapping of keys, not {got}",
+    "greater_than": "must be more than {gt}, not {got}",
+    "greater_than_equal": "must be at least {ge}, not {got}",
+    "less_than": "must be less than {lt}, not {got}",
+    "less_than_equal": "must be at most {le}, not {got}",
+    "value_error": "{error}, not {got}",
+    NOT_A_CLASS: "{reason}",
+}
 
 
 def load_recipe(
@@ -58,8 +80,8 @@ def load_recipe(
     # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
     values = json.dumps(merged.values)
     recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
-    problems = problems if recipe is None else _contradictions(recipe)
-    lines = [*merged.problems, *(f"{merged.place(key)}: {text}" for key, text in problems)]
+    problems = problems if recipe is None else contradictions(recipe)
+    lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))
     if notify:
@@ -123,7 +145,7 @@ def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) ->
     values = {"name": "notebook", **sections, "pretrain": pretrain}
     recipe, problems = _validated(lambda: _RECIPE.validate_python(values))
     if recipe is not None:
-        problems = [(key, text) for key, text in _contradictions(recipe) if key[0] in checked]
+        problems = [each for each in contradictions(recipe) if each[0].split(".")[0] in checked]
     return _without_problems(recipe, problems)
 
 
@@ -144,7 +166,7 @@ def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | N
         selector = replace(selector.keeping(keep), **{name: getattr(selector, name) for name in settings})
     # `keep` alone is checked already, and can be 1, which leaves pre-training nothing to predict.
     if selector is not None and settings:
-        problems = [((*SELECTION, key), text) for key, text in selector.problems()]
+        problems = [(f"pretrain.selection.{key}", text) for key, text in selector.problems()]
     return _without_problems(selector, problems)
 
 
@@ -153,16 +175,12 @@ def _validated(validate: Callable[[], Settings], section: KeyPath = ()) -> tuple
     try:
         return validate(), []
     except ValidationError as error:
-        return None, explain_validation(error, section)
-
-
-def _contradictions(recipe: Recipe) -> Problems:
-    return [(tuple(key.split(".")), text) for key, text in contradictions(recipe)]
+        return None, _explain(error, section)
 
 
 def _without_problems(settings: Settings | None, problems: Problems) -> Settings:
     if problems or settings is None:
-        raise RecipeError(one_per_line(f"{'.'.join(key)}: {text}" for key, text in problems))
+        raise RecipeError(one_per_line(f"{key}: {text}" for key, text in problems))
     return settings
 
 
@@ -186,3 +204,68 @@ def _rising(recipe: Recipe) -> Iterator[str]:
             key, fewer = f"{stage}.warmup_{unit}", min(max(1, budget // 10), budget - 1)
             text = f"leaves none of {budget} {unit}: the learning rate only rises; set {key}={fewer}"
             yield f"{key} ({warmup}) {text}"
+
+
+def _explain(error: ValidationError, section: KeyPath = ()) -> list[tuple[str, str]]:
+    """The key, with dots, and the message of each problem.
+
+    Args:
+        section: the one that was validated; empty: a whole recipe.
+    """
+    problems: list[tuple[str, str]] = []
+    listed: set[KeyPath] = set()  # sections whose keys a message has listed
+    errors = error.errors(include_url=False)
+    for details in errors:
+        location, kind, context = details["loc"], details["type"], details.get("ctx", {})
+        inside = (other["loc"] for other in errors if len(other["loc"]) > len(location))
+        if kind == "too_short" and any(other[: len(location)] == location for other in inside):
+            continue  # its entries are wrong, not few
+        key, variant = _yaml_key(location, section)
+        got = _quoted(details["input"])
+        if kind == "unexpected_keyword_argument":
+            known = known_keys(key[:-1])
+            if is_import_path(variant) and key[:-1] in VARIANTS:
+                cls: Any = named_class(variant, object)
+                known |= {each.name for each in fields(cls)}
+            text = f"unknown key{did_you_mean(key[-1], known)}"
+            if key[-1] in known:
+                tag = ".".join((*key[:-1], VARIANTS[key[:-1]].tag))
+                text = f"has no effect with {tag}={shown(variant)}; leave it out"
+            elif "; known: " in text:
+                text = "unknown key" if key[:-1] in listed else text
+                listed.add(key[:-1])
+        elif kind == "literal_error":
+            text = _unknown_value(details["input"], context["expected"])
+        elif kind.startswith("union_tag"):  # of a section whose variants exclude each other
+            key = (*key, context["discriminator"].strip("'"))
+            text = "is missing"
+            if kind == "union_tag_invalid":
+                text = _unknown_value(details["input"].get(key[-1]), context["expected_tags"])
+        else:
+            text = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=got, **context)
+        problems.append((".".join(key), text))
+    return problems
+
+
+def _yaml_key(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:
+    """The key in the YAML, and the variant of its section: pydantic inserts that after the section's key."""
+    key, parts, variant = section, iter(map(str, location)), ""
+    while True:
+        if key in VARIANTS:
+            variant = next(parts, variant)
+        part = next(parts, None)
+        if part is None:
+            return key, variant
+        key = (*key, part) if part != "[key]" else key
+
+
+def _unknown_value(value: Any, expected: str) -> str:
+    names = re.findall(r"'([^']*)'", expected)
+    if len(names) == 1:
+        return f"must be '{names[0]}' in this version, not {_quoted(value)}"
+    return f"unknown value {_quoted(value)}{did_you_mean(str(value), names)}"
+
+
+def _quoted(value: Any) -> str:
+    """A value as it can be written in the YAML, cut if it is long."""
+    return f"'{shown(value)}'" if isinstance(value, str) else shown(json.dumps(value))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.yaml import read_yaml
-from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, similar, unknown_name
+from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, did_you_mean, shown, similar
 
 AUTO: Final = "auto"  # in place of a name: the recipe that everest.suggest.suggestion makes
 SUFFIXES: Final = (".yaml", ".yml")
@@ -76,9 +76,8 @@ def shipped_recipe(name: str, *, folder: Path = Path()) -> RecipeFile:
     if spelled == AUTO:
         raise RecipeError("auto is made for the data of a training command: --recipe auto --data DIR")
     if spelled not in shipped_names():
-        if near := _similar_recipe(folder / name):
-            raise RecipeError(f"recipe: unknown name '{shown(name)}'{near}")
-        raise unknown_name("recipe", name, shipped_names())
+        near = _similar_recipe(folder / name) or did_you_mean(name, shipped_names())
+        raise RecipeError(f"recipe: unknown name '{shown(name)}'{near}")
     label = f"{spelled}.yaml"
     text = (_shipped() / label).read_text(encoding="utf-8")
     return RecipeFile(name=spelled, label=label, text=text, folder=None)

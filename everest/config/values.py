@@ -21,10 +21,8 @@ Value = TypeVar("Value")
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
 LARGEST_FACTOR: Final = 1e30  # products of a few such numbers are finite
 LONGEST_SIDE: Final = 2**14  # pixels of a clip: twice that of 8K video
-LONGEST_CLIP: Final = 2**16  # frames: 36 minutes
 MOST_FPS: Final = 10_000  # of high-speed cameras
 WIDEST: Final = 2**16  # channels of a layer
-LARGEST_BATCH: Final = 2**20  # a hundred times the largest in the papers
 MOST_CLASSES: Final = 10**6
 MOST_BLOCKS: Final = 1000  # the cost of so many still takes a second
 LONGEST_NAME: Final = 200  # bytes; a file name has up to 255, and a run appends its time
@@ -92,10 +90,10 @@ Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NumClasses = Annotated[int, Field(ge=2, le=MOST_CLASSES)]
-Frames = Annotated[int, Field(ge=1, le=LONGEST_CLIP)]
+Frames = Annotated[int, Field(ge=1, le=2**16)]  # 36 minutes
 Width = Annotated[int, Field(ge=1, le=WIDEST)]
 WidthOrZero = Annotated[int, Field(ge=0, le=WIDEST)]
-BatchSize = Annotated[int, Field(ge=1, le=LARGEST_BATCH)]
+BatchSize = Annotated[int, Field(ge=1, le=2**20)]  # a hundred times the largest in the papers
 NumViews = Annotated[int, Field(ge=1, le=1000)]
 Timeout = Annotated[int, Field(ge=1, le=10**6)]  # 12 days, which the operating system can still count
 Side = Annotated[int, Field(strict=True, ge=1, le=LONGEST_SIDE)]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class RunOptions:
     """The choices of a run that are not in its recipe."""
 
-    command: str  # names the default run folder
+    command: str  # names the default run folder: pretrain, finetune or train-tokenizer
     recipe_file: str  # or the name of a recipe
     output: Path | None = None
     resume: str = "auto"  # auto, never, or the folder of the run to resume
@@ -53,11 +53,9 @@ class RunContext:
     run: RunFolder
     resumed: bool  # the folder already holds the run
     report: Report
+    options: RunOptions
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
-    tracker: str = "none"  # this and the next two: see `RunOptions`
-    init: Init | None = None
-    one_batch: bool = False
 
     def notice(self, text: str) -> None:
         """Show a line of text to the user."""
@@ -71,12 +69,12 @@ class RunContext:
 
     def read_start(self) -> Start | None:
         """Read the weights that the run starts from, if any, and show which they are."""
-        if self.init is None:
+        if self.options.init is None:
             return None
 
         from everest.checkpoints.start import read_start  # here: it reads weights of other programs, too
 
-        start = read_start(self.init, resumed=self.run if self.resumed else None)
+        start = read_start(self.options.init, resumed=self.run if self.resumed else None)
         if start.weights is not None:
             self.notices(start.notices())
         return start

@@ -16,7 +16,6 @@ NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, below which little 
 # only a loss that has hardly moved is reported, at the end also one of a model that underfits.
 STILL_GUESSING: Final = 0.03
 UNDERFITS: Final = 0.2
-NEAR_GUESSING: Final = 0.95  # a validation loss above this share of that of guessing
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
@@ -45,11 +44,6 @@ def stays_at_chance(
         f"{'the mean of ' if len(num_classes) > 1 else ''}{logarithms} = {chance:.2f}. Check that the labels "
         f"belong to the videos; try {fewer}more steps or a higher base_lr"
     )
-
-
-def is_near_chance(top1: float, chance: float) -> bool:
-    """Whether an accuracy shows hardly any learning; both in percent."""
-    return top1 < chance + NEAR_CHANCE * (100 - chance)
 
 
 class Validations:
@@ -121,33 +115,29 @@ class Validations:
         trained = [loss for loss in self._train_losses[-MEANT:] if loss is not None]
         if len(losses) - 1 - lowest < MEANT or len(trained) < MEANT:
             return None
-        before = self._train_losses[lowest]
+        train_loss = self._train_losses[lowest]
         risen, fallen = fmean(losses[-MEANT:]), fmean(trained)
-        if before is None or fallen >= FALLEN * before or risen <= RISEN * losses[lowest]:
+        if train_loss is None or fallen >= FALLEN * train_loss or risen <= RISEN * losses[lowest]:
             return None
         return (
             f"overfitting: since step {self.rows[lowest]['step']}, the validation loss rose from "
-            f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {before:.3g} to "
+            f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {train_loss:.3g} to "
             f"{fallen:.3g}. The best weights are kept; more videos, augmentation or fewer steps help"
         )
 
-    def advice(self, *, chance: float | None, guessing: float) -> str | None:
+    def advice(self, chance: float | None) -> str | None:
         """The advice at the end of a run that has learned hardly anything; None for any other run.
 
         Args:
             chance: the metric of a model that has learned nothing, if that is known.
-            guessing: its loss.
         """
         best = self.best_value
-        if best is None:
+        if best is None or chance is None:
             return None
-        if chance is not None:
-            error_near_chance = best > (1 - NEAR_CHANCE) * chance
-            if is_near_chance(best, chance) if METRICS[self.metric].percent else error_near_chance:
-                return "That is hardly better than chance: check the labels, or try more steps"
-        if min(row["val_loss"] for row in self.rows) > NEAR_GUESSING * guessing:
-            return (
-                f"The validation loss never fell clearly below that of guessing, {guessing:.2f}: more videos "
-                "or a pre-trained encoder help"
-            )
+        if METRICS[self.metric].percent:
+            is_near_chance = best < chance + NEAR_CHANCE * (100 - chance)
+        else:
+            is_near_chance = best > (1 - NEAR_CHANCE) * chance
+        if is_near_chance:
+            return "That is hardly better than chance: check the labels, or try more steps"
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,29 +15,19 @@ from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.metrics.names import METRICS
 from everest.system.locks import is_running, last_written
-from everest.system.run_folder import ENDED, ENVIRONMENT, ONE_BATCH, ORIGIN, PLAN, RECIPE, STATE, RunFolder
-from everest.system.weights_header import WeightsHeader, read_header
+from everest.system.run_folder import COMMAND, ENVIRONMENT, FINISHED, PLAN, RECIPE, STATE, RunFolder
+from everest.system.weights_header import read_header
 
 Value = TypeVar("Value")
 State = Literal["running", "finished", "resumable", "started", "damaged"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ancestor:
-    """Weights that a run descends from. `recipe` and `step` are None for files of another program."""
-
-    file: str  # or the name, such as timm:NAME
-    recipe: str | None = None
-    step: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class RunSummary:
     """One run in a line. Values that are not known (yet) are None.
 
-    running: a process trains it. finished: the last step is logged and saved, and validated or probed if the
-    run does that; the report of a tokenizer is written. resumable: stopped, with a state to resume from.
-    started: stopped before anything was saved. damaged: see `problem`.
+    running: a process trains it. finished: nothing is left to do. resumable: stopped, with a state to resume
+    from. started: stopped before anything was saved. damaged: see `problem`.
     """
 
     path: str
@@ -48,25 +38,22 @@ class RunSummary:
     step: int | None = None  # the last one logged
     steps: int | None = None  # in all
     loss: float | None = None  # of the last step
-    best_val_top1: float | None = None  # percent, on data.val
     best_metric: str | None = None  # that chooses the best weights (everest.metrics.names.METRICS)
     best_value: float | None = None  # in percent, or in the unit of the labels
     problem: str | None = None
-    # The weights that it started from, then the ones that these started from, and so on.
-    origins: tuple[Ancestor, ...] = ()
 
 
 def find_runs(folder: Path) -> list[Path]:
     """The run folders at and below `folder`, in the order of their paths."""
     if not folder.is_dir():
         raise RecipeError(f"no folder '{folder}'; name the one that holds your runs")
-    found = []
+    runs = []
     for here, folders, files in os.walk(folder):
         is_run = {RECIPE, ENVIRONMENT} <= {*folders, *files}  # of any kind: `summarize` shows the damage
         if is_run:
-            found.append(Path(here))
+            runs.append(Path(here))
         folders[:] = [n for n in folders if not n.startswith(".") and not (is_run and n == STATE)]
-    return sorted(found)
+    return sorted(runs)
 
 
 def summarize(run: Path) -> RunSummary:
@@ -75,23 +62,21 @@ def summarize(run: Path) -> RunSummary:
     try:
         age = int(max(0.0, time.time() - last_written(run)))
         environment, rows = read_run(run)
-        command = _command(environment["command"][1:])
         loss = _newest(rows, "loss")
         metric = metric_of_run(run, rows)
+        values = [float(row[f"val_{metric}"]) for row in rows if f"val_{metric}" in row]
         best = max if metric is not None and METRICS[metric].higher else min
         return RunSummary(
             path=str(run),
-            state=_state(run, environment, rows, command),
+            state=_state(run, environment, rows),
             age_seconds=age,
-            command=command,
+            command=_optional(str, environment.get(COMMAND)),
             recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
             step=_newest(rows, "step"),
             steps=_optional(int, environment[PLAN]["steps"]),
             loss=None if loss is None else float(loss),
-            origins=tuple(_ancestors(environment)),
-            best_val_top1=max(_values(rows, "val_top1"), default=None),
             best_metric=metric,
-            best_value=best(_values(rows, f"val_{metric}"), default=None),
+            best_value=best(values, default=None),
         )
     except UserError as error:
         problem = str(error)
@@ -100,12 +85,6 @@ def summarize(run: Path) -> RunSummary:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         problem = f"{run}: values that no run writes ({error})"
     return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
-
-
-def _command(words: list[str]) -> str | None:
-    """`pretrain` of `--debug --import MODULE pretrain --recipe …`: the first word that is of no option."""
-    modules = {place + 1 for place, word in enumerate(words) if word == "--import"}
-    return next((w for place, w in enumerate(words) if place not in modules and not w.startswith("-")), None)
 
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
@@ -119,15 +98,6 @@ def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
     return next((name for name in candidates if f"val_{name}" in logged), None)
 
 
-def _ancestors(environment: dict[str, Any]) -> Iterator[Ancestor]:
-    """Yield the weights that a run started from, then those that these started from, and so on."""
-    origin = environment.get(ORIGIN)  # only with --init
-    while origin:
-        recipe, step = _optional(str, origin.get("recipe")), _optional(int, origin.get("step"))
-        yield Ancestor(file=str(origin["file"]), recipe=origin.get("family") or recipe, step=step)
-        origin = origin.get("origin")
-
-
 def _optional(kind: type[Value], value: Any) -> Value | None:
     """The value; raises TypeError for one of another type."""
     if value is not None and not isinstance(value, kind):
@@ -135,35 +105,14 @@ def _optional(kind: type[Value], value: Any) -> Value | None:
     return value
 
 
-def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]], command: str | None) -> State:
+def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> State:
     if is_running(run):
         return "running"
-    # Logged is not yet saved: a run killed while it validates after the last step has to repeat some.
     weights, last = RunFolder(run).weights, _newest(rows, "step")
-    logged_all = last == environment[PLAN]["steps"] or _newest(rows, ENDED) is not None
-    header = read_header(weights) if last is not None and logged_all and weights.is_file() else None
-    if header is not None and header.step == last:
-        measured = environment.get(ONE_BATCH) or _is_measured(run, rows, header, command)
-        return "finished" if measured else "resumable"
+    has_ended = last is not None and environment[PLAN].get(FINISHED) == last
+    if has_ended and weights.is_file() and read_header(weights).step == last:
+        return "finished"
     return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
-
-
-def _is_measured(run: Path, rows: list[dict[str, Any]], header: WeightsHeader, command: str | None) -> bool:
-    """Whether the validation, the probe or the report after the last step is there, if the run has one."""
-    if header.kind == "tokenizer":
-        return RunFolder(run).report.is_file()
-    recipe = find_recipe(run / RECIPE).values()
-    if command == "finetune":
-        key, expected = "val_", recipe.get("data", {}).get("val") is not None
-    else:
-        probe = recipe.get("pretrain", {}).get("probe", {})
-        key, expected = "rank_me", command == "pretrain" and bool(probe.get("every"))
-    last = [name for row in rows if row.get("step") == header.step for name in row]
-    return not expected or any(name.startswith(key) for name in last)
-
-
-def _values(rows: list[dict[str, Any]], key: str) -> list[float]:
-    return [float(row[key]) for row in rows if key in row]
 
 
 def _newest(rows: list[dict[str, Any]], key: str) -> Any:

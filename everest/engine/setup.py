@@ -31,7 +31,7 @@ from everest.models.block import Block
 from everest.models.memory import WEIGHT_BYTES, PassMemory, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import bytes_per_value, free_memory
+from everest.system.accelerator import free_memory
 from everest.system.files import FIX
 from everest.system.machine import num_readers
 from everest.system.processes import local_processes
@@ -45,9 +45,6 @@ if TYPE_CHECKING:
     from everest.checkpoints.start import Start
 
 MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
-# Of a weight: itself, and a copy in bf16 with its gradient, or with its adapter added.
-COPIED_BYTES = 2 * WEIGHT_BYTES
-TRAINED_BYTES = 3 * WEIGHT_BYTES  # more of a trained one: its gradient and two moments
 CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
 
 
@@ -93,7 +90,7 @@ def set_up_training(
     require_shared_memory(shared * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and training.workers < num_readers():
         context.notices([few_workers_notice(training.workers, possible=num_readers())])
-    if not context.one_batch:
+    if not context.options.one_batch:
         advice = () if context.resumed else plan_warnings(plan, new_weights=start is None)
         context.notices(text and f"warning: {text}" for text in (*advice, scarce))
     return training
@@ -105,12 +102,12 @@ def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
         return
     settings = read_header(run.weights).settings
     teacher, tokenizer = spec.teacher, spec.tokenizer
-    for kind, name, now in (
+    for kind, name, current in (
         ("teacher", teacher and teacher.name, teacher and teacher.sha256),
         ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
     ):
-        before = (settings.get(kind) or {}).get("sha256")
-        if None not in (before, now) and before != now:
+        saved = (settings.get(kind) or {}).get("sha256")
+        if None not in (saved, current) and saved != current:
             raise RecipeError(
                 f"--output {run.path}: its run used another {kind} than the current {name}; restore it, or "
                 f"{FIX}"
@@ -145,15 +142,17 @@ def _plan(
         taken = training_bytes(trained, bytes_per_value, frozen_layers=frozen_layers(stage, depth))
         return taken + other_bytes(bytes_per_value)
 
-    value_bytes, weights = bytes_per_value(accelerator), count_weights(spec, stage)
-    frozen = frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
+    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
+    weights = count_weights(spec, stage)
+    kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
+    kept += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
     if isinstance(recipe.train.micro_batch, int):
         largest = recipe.train.micro_batch
     elif earlier and earlier["processes"] == processes:
         largest = earlier["micro_batch"]
     else:
-        state_bytes = COPIED_BYTES * weights.total + TRAINED_BYTES * weights.trained + frozen
-        budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes
+        copies = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
+        budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - kept - copies
         per_clip = bytes_of(recipe.train.checkpointing, value_bytes)
         fitting = (min(budget, CPU_BYTES) if on_cpu else budget) // per_clip
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
@@ -168,10 +167,8 @@ def _plan(
         checkpointing=recipe.train.checkpointing,
         compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
     )
-    if not on_cpu:
-        return plan, memory, None
-    kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values()) + frozen
-    return plan, memory, memory.check_on_a_cpu(state_bytes=kept, processes=local_processes())
+    scarce = memory.check_on_a_cpu(state_bytes=kept, processes=local_processes()) if on_cpu else None
+    return plan, memory, scarce
 
 
 def _network(

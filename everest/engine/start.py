@@ -5,9 +5,8 @@ Traces of killed processes count as no run: a run that has not started, and unfi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -16,22 +15,17 @@ import torch
 
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import Recipe
-from everest.data.loader import shared_bytes
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.tracking import check_tracker, make_tracker
 from everest.engine.training import Training
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, differing, first_names
+from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
-from everest.system.accelerator import (
-    decide_on_main,
-    end_training_on_error,
-    make_accelerator,
-    precision_text,
-)
+from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
 from everest.system.events import Report
 from everest.system.files import FIX, UNFINISHED, is_unfinished
 from everest.system.locks import claimed, refuse_trained
 from everest.system.run_folder import (
+    COMMAND,
     DECODER,
     ENVIRONMENT,
     INIT,
@@ -48,7 +42,6 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.text import is_unicode
-from everest.system.weights_header import read_header
 from everest.tokenizer.clips import tokenizer_depends_on
 
 # The name of a recipe, the folder of the same videos, and how these are read and states are saved.
@@ -64,9 +57,6 @@ MAY_CHANGE: Final = {
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 TEACHER: Final = "pretrain.target.teacher"
 SHOWN: Final = 3  # settings that differ, in a message
-# The command that writes weights of a kind, where it has another name.
-COMMANDS: Final = {"classifier": "finetune", "encoder": "convert", "tokenizer": "train-tokenizer"}
-_STATE: Final = re.compile(rf"\.step-\d+\.safetensors{re.escape(UNFINISHED)}")
 
 
 @contextmanager
@@ -89,10 +79,8 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
             run=run,
             resumed=resumed,
             report=report,
+            options=options,
             overlaps=accelerator.device.type == "cuda",
-            tracker=options.tracker,
-            init=options.init,
-            one_batch=options.one_batch,
         )
 
 
@@ -107,6 +95,8 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
         try:
             start_run(training, recipe)
             yield
+            if training.accelerator.is_main_process:
+                training.run.finish(training.steps_done)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(f"out of memory: {training.memory_advice()}") from error
         finally:
@@ -116,32 +106,29 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
 
 def start_run(training: Training, recipe: Recipe) -> None:
     """Write the first files of a new run, or resume the run that is there. All processes must call it."""
-    context, plan, init = training.context, training.plan, training.context.init
+    context, options, plan = training.context, training.context.options, training.plan
     main = context.accelerator.is_main_process
     if main:
         _remove_leftovers(context.run)
     if main and not context.resumed:
         facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation, **training.videos}
-        start = {}
-        if init is not None:
-            start = {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
-        context.run.start(dump_recipe(recipe), plan=facts, one_batch=context.one_batch, start=start)
+        values = {COMMAND: options.command, PLAN: facts, ONE_BATCH: options.one_batch, INIT: None}
+        if (init := options.init) is not None:
+            values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
+        context.run.start(dump_recipe(recipe), values)
     context.accelerator.wait_for_everyone()
     training.notice(_summary(training))
     training.resume()
-    if main and context.tracker != "none":
+    if main and options.tracker != "none":
         steps_done = training.steps_done if context.resumed else None
-        training.tracker = make_tracker(context.tracker, context.run, steps_done=steps_done)
+        training.tracker = make_tracker(options.tracker, context.run, steps_done=steps_done)
 
 
 def _remove_leftovers(run: RunFolder) -> None:
     """Remove the unfinished files of killed processes from a run that this process has claimed."""
-    own = {f".{name}{UNFINISHED}" for name in OWN_FILES}
-    leftovers = [file for file in run.path.iterdir() if file.name in own]
-    if run.state.is_dir():
-        leftovers += [file for file in run.state.iterdir() if _STATE.fullmatch(file.name)]
-    for file in leftovers:
-        file.unlink()
+    own_files = [run.path / f".{name}{UNFINISHED}" for name in OWN_FILES]
+    for file in (*own_files, *run.state.glob(f".step-*.safetensors{UNFINISHED}")):
+        file.unlink(missing_ok=True)
 
 
 def _summary(training: Training) -> str:
@@ -158,11 +145,8 @@ def _summary(training: Training) -> str:
     total, trained = sum(size for size, _ in sizes), sum(size for size, learns in sizes if learns)
     if trained < total:
         text += f"; trains {trained:,} of {total:,} parameters"
-    text += f"; {precision_text(training.accelerator, training.settings.precision)}"
-    if training.workers:
-        shared = shared_bytes(training.clips, training.order(), workers=training.workers)
-        text += f"; {training.workers} workers and {shared / 1e6:.0f} MB of shared memory for each process"
-    return text
+    precision = training.accelerator.mixed_precision.replace("no", "fp32")
+    return f"{text}; {precision}; {training.workers} workers for each process"
 
 
 def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
@@ -179,9 +163,9 @@ def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
         return False
     run = RunFolder(path)
     if options.overwrite:
-        own = own_tokenizer(path).resolve()  # its own stage decides about it
+        tokenizer = own_tokenizer(path).resolve()  # its own stage decides about it
         for source in _files_read(recipe, options):
-            if source.resolve() != own and source.resolve().is_relative_to(path.resolve()):
+            if source.resolve() != tokenizer and source.resolve().is_relative_to(path.resolve()):
                 raise RecipeError(f"{place}: --overwrite would remove {source}, which the run reads")
         foreign = [name for name in OWN_FILES if (path / name).exists()]
         if foreign and run.read_env(PLAN) is None:
@@ -231,30 +215,26 @@ def _files_read(recipe: Recipe, options: RunOptions) -> list[Path]:
 def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:
     """The settings and options in which the run in the folder differs, each with both values."""
     try:
-        then = flat(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
+        saved = flat(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
     except RecipeError as error:
         raise RecipeError(
             f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
         ) from error
-    now, init = flat(recipe_values(recipe)), options.init
+    given, init = flat(recipe_values(recipe)), options.init
     may_change = set(MAY_CHANGE)
-    if options.command == COMMANDS["tokenizer"]:
-        may_change |= {key for key in then.keys() | now.keys() if not tokenizer_depends_on(key, recipe)}
+    if options.command == "train-tokenizer":
+        may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
-    saved = run.weights.is_file()
-    old, new = then.get(TOKENIZER_FILE), now.get(TOKENIZER_FILE)
-    if old and new and (saved or (is_own_tokenizer(old) and Path(new) == own_tokenizer(run.path).resolve())):
-        may_change.add(TOKENIZER_FILE)
-    if saved and then.get(TEACHER) and now.get(TEACHER):
-        may_change.add(TEACHER)
-    then |= {"--init": run.read_env(INIT), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
-    now |= {"--init": init and init.file, "--overfit-one-batch": options.one_batch}
-    if init is not None:
-        then["--decoder"], now["--decoder"] = run.read_env(DECODER), init.decoder
-    with suppress(CheckpointError):  # weights that are damaged, or not there yet, are written from a state
-        kind = read_header(run.weights).kind
-        then["command"], now["command"] = COMMANDS.get(kind, kind), options.command
-    return differing(*({key: of[key] for key in of if key not in may_change} for of in (then, now)))
+    for key in (TOKENIZER_FILE, TEACHER):
+        old, new = saved.get(key), given.get(key)
+        is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()
+        if old and new and (is_own or run.weights.is_file()):
+            may_change.add(key)
+    saved |= {"command": run.read_env(COMMAND), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
+    given |= {"command": options.command, "--overfit-one-batch": options.one_batch}
+    saved |= {"--init": run.read_env(INIT), "--decoder": run.read_env(DECODER) if init else None}
+    given |= {"--init": init and init.file, "--decoder": init and init.decoder}
+    return differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,8 +9,6 @@ the step, so no generator is saved. A file appears under its name only when it i
 from __future__ import annotations
 
 import hashlib
-import itertools
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,14 +24,12 @@ from everest.engine.network import EMA, MODEL, Network, part_of
 from everest.errors import CheckpointError, EnvironmentProblem
 from everest.models.partial import merged
 from everest.system.compute import HostCopy
-from everest.system.run_folder import ENDED
 from everest.system.text import json_text, parse_json
 from everest.system.weights import Weights, full_tensor, read_tensors, state_hash, write_tensors
 from everest.system.weights_header import FORMAT, read_header, read_metadata
 
 DAMAGED: Final = ".damaged"  # suffix of a state that is set aside
 STATE_FORMAT: Final = f"{FORMAT}-state"
-_NAME: Final = re.compile(r"step-([0-9]{9,16})\.safetensors")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,59 +74,7 @@ def _file_name(step: int) -> str:
 
 def states_in(folder: Path) -> dict[int, Path]:
     """The states of a run by their steps, oldest first. Files with other names are ignored."""
-    steps = {path: _NAME.fullmatch(path.name) for path in folder.glob("step-*.safetensors")}
-    states = {int(match[1]): path for path, match in steps.items() if match}
-    return {step: states[step] for step in sorted(states) if states[step].name == _file_name(step)}
-
-
-def newest_state(
-    folder: Path,
-    *,
-    notify: Callable[[str], None],
-    check: Callable[[SavedState], None] = lambda state: None,
-) -> SavedState | None:
-    """Read the newest intact state of a run; None if it has no states. Damaged ones are reported and skipped.
-
-    All processes of a run call it and read the states: one is intact if it is for all of them.
-
-    Args:
-        check: raises CheckpointError for a state that cannot be one of the run.
-    """
-    paths = broadcast_object_list([list(states_in(folder).values())])[0]  # as the main process sees them
-    first_problem = ""
-    for path in reversed(paths):
-        state = problem = None
-        try:
-            if not path.exists() and not path.is_symlink():
-                raise EnvironmentProblem(
-                    f"{path}: not visible to every process; put the run folder on shared storage"
-                )
-            state = SavedState.read(path)
-            check(state)
-        except (CheckpointError, EnvironmentProblem) as error:
-            problem = error
-        problems = [error for error in gather_object([problem]) if error is not None]
-        for error in problems:
-            if isinstance(error, EnvironmentProblem):
-                raise error
-        if not problems:
-            return state
-        reason = str(problems[0]).removeprefix(f"{path}: ")
-        notify(f"{path}: damaged, skipped ({reason})")
-        first_problem = first_problem or f" ({path.name}: {reason})"
-    if paths:
-        raise CheckpointError(
-            f"{folder}: all saved states are damaged{first_problem}; restore a copy of one, or start "
-            "over with --overwrite"
-        )
-    return None
-
-
-def _set_aside(path: Path) -> Path:
-    """Rename a damaged state, so that it neither counts as a state nor is removed; returns the new path."""
-    suffixes = itertools.chain([""], map("-{}".format, itertools.count(2)))
-    targets = (path.with_name(f"{path.stem}{DAMAGED}{suffix}") for suffix in suffixes)
-    return path.rename(next(target for target in targets if not target.exists()))
+    return {int(path.stem[-9:]): path for path in sorted(folder.glob(f"step-{'[0-9]' * 9}.safetensors"))}
 
 
 class TrainState:
@@ -214,8 +158,8 @@ class TrainState:
             whose states were removed to save space.
         """
         run, step = self._run, 0
-        last = next((row["step"] for row in run.rows() if ENDED in row), steps)
-        state = newest_state(run.state, notify=notify, check=self._check)
+        last = run.finished or steps
+        state = self._newest(notify)
         if state is not None:
             step = state.step
             for network in self._networks:
@@ -234,12 +178,47 @@ class TrainState:
         if self._accelerator.is_main_process:
             for saved_step, path in states_in(run.state).items():
                 if saved_step > step:  # damaged, and newer: it would push out intact ones
-                    notify(f"{path.name} is kept as {_set_aside(path).name}")
+                    notify(f"{path.name} is kept as {path.replace(path.with_suffix(DAMAGED)).name}")
             run.rewind(step)
         self._accelerator.wait_for_everyone()
         if step == last and not self._has_weights(step):  # killed between the last state and weights
             self.save_weights(run.weights, step, {})
         return step, None if state is None else state.notes
+
+    def _newest(self, notify: Callable[[str], None]) -> SavedState | None:
+        """Read the newest intact state, if there are states. Damaged ones are reported and skipped.
+
+        All processes read the states: one is intact if it is for all of them.
+        """
+        folder = self._run.state
+        (paths,) = broadcast_object_list([[*states_in(folder).values()]])  # as the main process sees them
+        first_problem = ""
+        for path in reversed(paths):
+            state = problem = None
+            try:
+                if not path.exists() and not path.is_symlink():
+                    raise EnvironmentProblem(
+                        f"{path}: not visible to every process; put the run folder on shared storage"
+                    )
+                state = SavedState.read(path)
+                self._check(state)
+            except (CheckpointError, EnvironmentProblem) as error:
+                problem = error
+            problems = [error for error in gather_object([problem]) if error is not None]
+            for error in problems:
+                if isinstance(error, EnvironmentProblem):
+                    raise error
+            if not problems:
+                return state
+            reason = str(problems[0]).removeprefix(f"{path}: ")
+            notify(f"{path}: damaged, skipped ({reason})")
+            first_problem = first_problem or f" ({path.name}: {reason})"
+        if paths:
+            raise CheckpointError(
+                f"{folder}: all saved states are damaged{first_problem}; restore a copy of one, or start "
+                "over with --overwrite"
+            )
+        return None
 
     def _has_weights(self, step: int) -> bool:
         """Whether `model.safetensors` is there, intact as far as its header shows, and of this step."""

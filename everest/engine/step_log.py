@@ -6,7 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import torch
 from accelerate import Accelerator
@@ -15,15 +15,15 @@ from torch import Tensor
 
 from everest.config.settings import TrainSettings
 from everest.data.bad_videos import BadVideos
-from everest.data.views import MakeViews, PretrainViews
 from everest.engine.context import RunContext
 from everest.engine.network import GRAD_NORM
 from everest.engine.plan import StagePlan
 from everest.errors import DivergedError
 from everest.system.accelerator import peak_memory
 from everest.system.compute import HostCopy
-from everest.system.machine import num_cores, num_trainers
+from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE, Row
+from everest.system.text import json_text
 
 RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns
 SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: skip` may skip
@@ -32,15 +32,6 @@ SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and 
 WAITING: Final = 0.3  # of the time of the first steps
 WATCHED_SECONDS: Final = 60.0  # how long a run is watched; the first files take longer
 WATCHED_STEPS: Final = 20  # at least
-
-
-class StepTotals(NamedTuple):
-    """The numbers of one step over all processes."""
-
-    figures: dict[str, float]  # by their names in metrics.jsonl; losses are means
-    any_failed: bool  # whether any process met an unreadable video
-    signal: int  # a signal that any process received, else 0
-    is_save_due: bool  # by the clock of any process
 
 
 class StepRecord:
@@ -58,8 +49,7 @@ class StepRecord:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.loss: Tensor = torch.zeros((), device=device)  # mean over the passes
-        self.parts: dict[str, Tensor] = {}  # further means over the passes, by name
+        self.losses = {"loss": torch.zeros((), device=device)}  # means over the passes, by name
         self.failed: list[list[tuple[str, str]]] = []  # for each unreadable sample its tries: path and reason
         self.videos: list[str] = []
         self.waited = 0.0  # seconds, for batches
@@ -72,31 +62,34 @@ class StepRecord:
 
     def add(self, loss: Tensor, parts: Mapping[str, Tensor], *, passes: int) -> None:
         """Add one of the step's `passes` passes."""
-        self.loss += loss.detach() / passes
-        for name, value in parts.items():
-            self.parts[name] = self.parts.get(name, 0) + value.detach() / passes
+        for name, value in {"loss": loss, **parts}.items():
+            self.losses[name] = self.losses.get(name, 0) + value.detach() / passes
 
     def send(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> None:
         """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host."""
-        losses = {"loss": self.loss, **self.parts}
-        self._names = [*losses, *norms]
+        self._names = [*self.losses, *norms]
         flags = (len(self.failed), self.signal, self.is_save_due)
         # Filled on the device: a copy of host memory would wait for it.
         filled = (torch.full((), float(flag), device=self.device) for flag in flags)
-        values = torch.stack([*losses.values(), *norms.values(), *filled])
+        values = torch.stack([*self.losses.values(), *norms.values(), *filled])
         gathered = accelerator.gather(values)
         assert isinstance(gathered, Tensor)
         by_process = gathered.view(-1, len(values))  # (processes, values)
-        self.losses_finite = by_process[:, : len(losses)].isfinite().all()
+        self.losses_finite = by_process[:, : len(self.losses)].isfinite().all()
         self.finite = by_process[:, : len(self._names)].isfinite().all()
         self._copy = HostCopy({"numbers": by_process})
 
-    def read(self) -> StepTotals:
-        """Wait for the numbers that `send` has copied."""
+    def read(self) -> tuple[dict[str, float], bool, int, bool]:
+        """Wait for the numbers that `send` has copied; returns those of all processes.
+
+        Returns:
+            Figures by their names in metrics.jsonl, losses as means; whether any process met an unreadable
+            video; a signal that any received, else 0; whether a save is due by the clock of any.
+        """
         *figures, failed, signals, due = self._copy.read()["numbers"].double().T.tolist()
         means = (sum(by_process) / len(by_process) for by_process in figures)
         by_name = dict(zip(self._names, means, strict=True))
-        return StepTotals(by_name, any(failed), int(max(signals)), any(due))
+        return by_name, any(failed), int(max(signals)), any(due)
 
 
 class Nonfinite:
@@ -168,11 +161,12 @@ class StepLog:
         return [self._log_step(*self._unread.popleft()) for _ in range(len(self._unread) - but)]
 
     def _log_step(self, step: int, record: StepRecord) -> Row:
-        context, plan, totals = self._context, self._plan, record.read()
-        self.stop_signal = self.stop_signal or totals.signal
-        self.is_save_due = self.is_save_due or totals.is_save_due
-        self._check_finite(step, record, totals.figures)
-        finite = {name: value if math.isfinite(value) else None for name, value in totals.figures.items()}
+        context, plan = self._context, self._plan
+        figures, any_failed, stop_signal, is_save_due = record.read()
+        self.stop_signal = self.stop_signal or stop_signal
+        self.is_save_due = self.is_save_due or is_save_due
+        self._check_finite(step, record, figures)
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         seconds = record.seconds or time.monotonic() - record.started
         row: Row = {
             "step": step,
@@ -188,12 +182,12 @@ class StepLog:
         context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
         if row["loss"] is not None:
             self.losses.append(row["loss"])
-        failed = list(gather_object(record.failed)) if totals.any_failed else []
+        failed = list(gather_object(record.failed)) if any_failed else []
         for text in self.bad_videos.add(requested=plan.videos_per_step, failed=failed):
             context.notice(text)
         if failed and context.accelerator.is_main_process:
             context.run.write_bad_videos(self.bad_videos.reasons)
-        self.bad_videos.check(any_failed=totals.any_failed)
+        self.bad_videos.check(any_failed=any_failed)
         return row
 
     def _check_finite(self, step: int, record: StepRecord, figures: Mapping[str, float]) -> None:
@@ -208,10 +202,11 @@ class StepLog:
             text += f", {skipped} times in a row"
         elif skips_all:
             text += "; no update of the run was applied"
-        run, videos = self._context.run, gather_object(record.videos)
+        file, videos = self._context.run.path / NONFINITE, gather_object(record.videos)
         if self._context.accelerator.is_main_process:
-            run.write_nonfinite(step=step, figures=figures, videos=videos)
-        where = f"see {run.path / NONFINITE} for its videos"
+            as_text = {name: str(value) for name, value in figures.items()}
+            write_text(file, json_text({"step": step, **as_text, "videos": sorted(videos)}, indent=2))
+        where = f"see {file} for its videos"
         if verdict == "stop" or skips_all:
             raise DivergedError(f"step {step}: {text}; {where}; lower base_lr or set train.clip_grad")
         self._context.notice(f"step {step} skipped: {text}; {where}")
@@ -222,32 +217,15 @@ class WaitWatch:
 
     def __init__(self) -> None:
         self._steps = -1
-        self._waited = 0.0
-        self._seconds = 0.0
+        self._waited = self._seconds = 0.0
 
     def add(self, waited: float, seconds: float) -> float | None:
         """Add a step; returns once the share of their time that the first steps waited, if it is large."""
-        is_over = self._steps >= WATCHED_STEPS and self._seconds >= WATCHED_SECONDS
         self._steps += 1
-        if is_over or self._steps == 0:
+        if self._steps == 0 or (self._steps > WATCHED_STEPS and self._seconds >= WATCHED_SECONDS):
             return None
         self._waited += waited
         self._seconds += seconds
-        if self._steps < WATCHED_STEPS or self._seconds < WATCHED_SECONDS:
-            return None
         share = self._waited / self._seconds
-        return share if share > WAITING else None
-
-
-def waiting_advice(share: float, *, workers: int, views: MakeViews) -> str:
-    """The warning for a share of the time of the steps."""
-    cores = max(1, num_cores() // num_trainers())
-    remedies = ["encode the videos (`everest prepare encode --codec mjpeg`)"]
-    if isinstance(views, PretrainViews) and not views.compared:
-        remedies.insert(0, f"raise pretrain.views_per_decode (now {views.num_views})")
-    if workers < cores:
-        remedies.insert(0, f"raise train.workers (now {workers}, with {cores} cores for this process)")
-    return (
-        f"the first steps spent {share:.0%} of their time waiting for videos: {', or '.join(remedies)}; "
-        "`everest profile --data` states what helps most"
-    )
+        is_over = self._steps >= WATCHED_STEPS and self._seconds >= WATCHED_SECONDS
+        return share if is_over and share > WAITING else None

@@ -91,7 +91,7 @@ def _train_tokenizer(
     own = output / TOKENIZER
     users = decide_on_main(accelerator, lambda: _users(output)) if options.overwrite else []
     if users:
-        notify(f"{own} is kept, because {users[0]} uses it")
+        notify(f"{own} is kept, because {users[0]} uses it; for another tokenizer, choose another --output")
     stage_options = replace(
         options,
         command="train-tokenizer",
@@ -114,12 +114,6 @@ def _train_tokenizer(
     notify(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed")
     try:
         train(recipe, stage_options)
-    except RecipeError as error:
-        if not users:
-            raise
-        raise RecipeError(
-            f"{own}: used by {users[0]}, so it is not replaced; choose another --output"
-        ) from error
     except Stopped as stopped:
         raise Stopped(
             stopped.number,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Never
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
@@ -21,12 +22,12 @@ from everest.engine.context import RunContext
 from everest.engine.network import Network, set_lr
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
-from everest.engine.step_log import StepLog, StepRecord, WaitWatch, waiting_advice
+from everest.engine.step_log import StepLog, StepRecord, WaitWatch
 from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.block import drop_paths
-from everest.system.run_folder import ENDED, Row
+from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
-from everest.system.weights import Weights, set_gradient_exchange
+from everest.system.weights import Weights
 
 if TYPE_CHECKING:
     from everest.engine.tracking import Tracker
@@ -88,7 +89,7 @@ class Training:
         self._batches: Iterator[Clip] = iter(())
         self._to_device = DeviceCopy(device)
         self._waits = WaitWatch()
-        self._has_ended = False
+        self._last_step = plan.steps
         self._warned: set[str] = set()
         self._pass = 0  # of the current step
         self._record = StepRecord(device)
@@ -98,7 +99,7 @@ class Training:
         """Resume from the run's newest state, if it has one. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self.is_loaded = notes is not None or self.steps_done == 0
-        self._has_ended = any(ENDED in row for row in self.run.rows())
+        self._last_step = self.run.finished or self.plan.steps
         if notes is not None:
             self.step_log.nonfinite.skipped = notes["skipped"]
             self.bad_videos.restore(notes["videos"], self.run.bad_videos())
@@ -115,7 +116,7 @@ class Training:
             world=self.plan.processes,
             seed=self.settings.seed,
             start_step=step,
-            repeat_first=self.context.one_batch,
+            repeat_first=self.context.options.one_batch,
             weights=self.clips.sample_weights,
         )
 
@@ -144,7 +145,7 @@ class Training:
     @property
     def has_steps(self) -> bool:
         """Whether the run has steps left."""
-        return self.steps_done < self.plan.steps and not self._has_ended
+        return self.steps_done < self._last_step
 
     def begin_step(self) -> None:
         """Set the learning rate of the next step, and start its record."""
@@ -175,8 +176,8 @@ class Training:
         # Of the whole step, (P, batch): the same on any number of processes.
         noise = torch.rand(len(self._drop_paths), plan.batch_size, device=device, generator=generator)
         first = (rank * plan.accumulation + number) * plan.micro_batch
-        for path, of_clips in zip(self._drop_paths, noise, strict=True):
-            path.noise = of_clips[first : first + plan.micro_batch]
+        for path, uniform in zip(self._drop_paths, noise, strict=True):
+            path.noise = uniform[first : first + plan.micro_batch]
 
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
@@ -187,7 +188,9 @@ class Training:
     def accumulate(self, number: int) -> Iterator[None]:
         """Around pass `number`: processes exchange gradients in the last pass of a step only."""
         last = number == self.plan.accumulation - 1
-        set_gradient_exchange(self.networks[0].module, on=last)
+        module = self.networks[0].module
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(last)
         with nullcontext() if last else self.accelerator.no_sync(self.model):
             yield
 
@@ -201,8 +204,8 @@ class Training:
         passes = self.plan.accumulation
         self._record.add(losses[0], parts or {}, passes=passes)
         self.accelerator.backward(losses[0] / passes)
-        for other in losses[1:]:
-            (other / passes).backward()
+        for loss in losses[1:]:
+            (loss / passes).backward()
 
     def clip_gradients(self) -> dict[str, Tensor]:
         """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
@@ -238,8 +241,10 @@ class Training:
         record.seconds = time.monotonic() - record.started  # its row may be written later
         share = self._waits.add(record.waited, record.seconds)
         if share is not None:
-            self.warn_once(
-                "waiting", waiting_advice(share, workers=self.workers, views=self.clips.make_views)
+            self.notice(
+                f"warning: the first steps spent {share:.0%} of their time waiting for videos: raise "
+                f"train.workers (now {self.workers}) or pretrain.views_per_decode, or encode the videos "
+                "(`everest prepare encode --codec mjpeg`); `everest profile --data` states what helps most"
             )
         return rows
 
@@ -261,7 +266,7 @@ class Training:
 
     def stop_if_asked(self) -> None:
         """Raise Stopped after a signal to any process, unless the run is done."""
-        if self.step_log.stop_signal and self.steps_done < self.plan.steps:
+        if self.step_log.stop_signal and self.has_steps:
             self._stop(self.step_log.stop_signal, saved=True)
 
     # --- what the calls above use, and loops now and then
@@ -286,11 +291,10 @@ class Training:
         return rows
 
     def end(self, reason: str) -> None:
-        """End the run before the last step of its plan; it is finished, and cannot be resumed."""
-        if not self._has_ended:
-            self._has_ended = True
+        """End the run before the last step of its plan, unless it has ended here."""
+        if self.steps_done < self._last_step:
+            self._last_step = self.steps_done
             self.save()  # if the process was killed before the last weights were written
-            self.log({"step": self.steps_done, ENDED: reason})
             self.notice(reason)
 
     def log(self, row: dict[str, Any]) -> None:

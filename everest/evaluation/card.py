@@ -33,11 +33,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"--evaluation {path}: {reason}") from error
-    if (
-        not isinstance(document, dict)
-        or not document.keys() >= READ
-        or not isinstance(document.get("views"), dict)
-    ):
+    views = document.get("views") if isinstance(document, dict) else None
+    if not isinstance(views, dict) or not views.keys() >= {"clips", "crops"} or not document.keys() >= READ:
         raise RecipeError(
             f"--evaluation {path}: no document of an evaluation; write one with "
             f"everest eval --json > {shlex.quote(str(path))}"
@@ -54,6 +51,8 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, fil
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)
+    if evaluation is not None:
+        _require_same_heads(evaluation, opened, spec)
     name = opened.file.parent.name or opened.file.stem
     data = ModelCardData(
         library_name="everest",
@@ -69,6 +68,18 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, fil
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"))
+
+
+def _require_same_heads(evaluation: Mapping[str, Any], opened: LoadedModel, spec: ModelSpec) -> None:
+    """Raise RecipeError if an evaluation is of a model with other heads or classes."""
+    own = {head.name for head in spec.answered} if opened.weights.kind == "classifier" else set()
+    measured = set(evaluation.get("heads", {"": None}))
+    names = [row["name"] for row in evaluation.get("per_class", ())]
+    if own != measured or (names and opened.weights.classes and names != list(opened.weights.classes)):
+        raise RecipeError(
+            f"--evaluation: of {evaluation['checkpoint']}, a model with other heads or classes; evaluate "
+            f"{opened.file}"
+        )
 
 
 def _model_lines(opened: LoadedModel, spec: ModelSpec) -> Iterator[str]:

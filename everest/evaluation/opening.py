@@ -81,6 +81,8 @@ def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
         pairs["data.num_classes"] = (spec.num_classes, data.num_classes or spec.num_classes)
     for key, (own, other) in pairs.items():
         if own != other:
+            if key == "data.heads":
+                own, other = dict(own), dict(other)
             raise CheckpointError(f"{source}: trained with {key} {own}, the recipe has {other}")
 
 

@@ -51,11 +51,6 @@ class Mistake(NamedTuple):
     predicted: str
 
 
-def is_plot(name: str) -> bool:
-    """Whether the name is that of a plot of a head."""
-    return name.startswith(tuple(PLOTS.values())) and name.endswith(".png")
-
-
 def write_report(
     folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
 ) -> Path:

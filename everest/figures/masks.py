@@ -17,7 +17,7 @@ from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.figures.drawing import in_colors
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
-from everest.methods.importance import NO_CHANGE, Embedding, RawPixels, ScoredEmbedding
+from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
 from everest.methods.ranked import ByEmbedding, Drawn
 from everest.methods.selector import Selector
 from everest.models.embedding import model_input
@@ -189,7 +189,7 @@ def embedding_of(
 ) -> Embedding:
     """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
     if isinstance(model, AdaptiveTokenizer):
-        return ScoredEmbedding(RawPixels(model.tubelet), FrozenTokenizer.wrap(model))
+        return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)
     return RawPixels(tubelet, pixels) if model is None else model.measure
 
 

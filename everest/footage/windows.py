@@ -1,11 +1,12 @@
-"""Lists of windows of long videos: `prepare windows`.
+"""Lists of windows of long videos: `prepare windows`, with the classes of the bouts in them if there are any.
 
 A window is a sample: a video with a start and an end in seconds. N candidates: all windows of a video.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from math import inf
@@ -15,16 +16,17 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import Bout
-from everest.annotations.matching import late_notices
-from everest.annotations.scored import are_outside, are_scored
-from everest.errors import DataError, RecipeError
-from everest.footage.activity import why_none, window_activity
-from everest.footage.labeled_list import Labeling
-from everest.footage.selection import choose_windows
+from everest.annotations.bout import Bout, are_outside, are_scored, join_files
+from everest.annotations.formats import read_annotations
+from everest.annotations.labeled import labeled_samples
+from everest.annotations.matching import VideoNames, late_notices, match_videos, stem
+from everest.config.heads import Task
+from everest.errors import DataError, RecipeError, first_names
+from everest.footage.selection import choose_windows, why_none, window_activity
 from everest.inference.windows import check_seconds
+from everest.lists.labels import indices, is_number_like
 from everest.lists.sample import Sample
-from everest.lists.writing import refuse_unlistable, write_list
+from everest.lists.writing import refuse_unlistable, write_lines, write_list
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location
@@ -42,6 +44,89 @@ FATES: Final = {
 }
 
 Problems = list[dict[str, str]]  # path and reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labeling:
+    """The annotations that label windows."""
+
+    files: tuple[Path, ...]  # of any kinds
+    fps: float | None = None  # of files that count frames; None: as the file states, or as the video has
+    task: Task | None = None  # see `labeled_samples`
+
+    def __post_init__(self) -> None:
+        if self.task == "regression":
+            raise RecipeError("--task regression: bouts have classes")
+
+    def bouts(self, paths: Iterable[str], report: Report) -> dict[str, list[Bout]]:
+        """Read the bouts of videos, by the paths of these."""
+        by_path = {Path(path): path for path in paths}
+        names = VideoNames(by_path)
+        read = [read_annotations(file, fps=self.fps, videos=names) for file in self.files]
+        matches = [match_videos(bouts, names) for bouts in read]
+        unknown = list(dict.fromkeys(name for _, file_bouts in matches for name in file_bouts))
+        matched, predicted = without_predictions([file_bouts for file_bouts, _ in matches])
+        if not matched:
+            named = first_names(unknown) or "no video"
+            raise DataError(f"--labels {self.files[0]}: has no bout of these videos; it names {named}")
+        without = [str(path) for path in by_path if path not in matched]
+        for what, names_of in (
+            ("predicted bouts of videos that a person has labeled", sorted(map(str, predicted))),
+            ("no such video", unknown),
+            (f"without a bout in the annotations, {len(without)} of {len(by_path)} videos", without),
+        ):
+            if names_of:
+                report(notice(f"left out, {what}: {first_names(names_of)}"))
+        return {by_path[video]: video_bouts for video, video_bouts in matched.items()}
+
+    def write(
+        self, out: Path, windows: Sequence[Sample], bouts: Mapping[str, Sequence[Bout]], *, overwrite: bool
+    ) -> dict[str, Any]:
+        """Write a list of windows with their classes, and with their recording as group.
+
+        A list would read the name of a class that is a number as an index: a file of names is then written,
+        too.
+
+        Returns:
+            `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
+        """
+        ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
+        samples, classes, task = labeled_samples(ordered, bouts, task=self.task)
+        names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
+        if names_file is not None:
+            check_new_file(names_file, option="--output", overwrite=overwrite)
+            write_lines(names_file, classes)
+        grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
+        write_list(out, grouped, root=out.parent.absolute(), label_names=classes)
+        counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
+        return {
+            "task": task,
+            "labels": dict(counts.most_common()),
+            "classes": None if names_file is None else str(names_file),
+        }
+
+
+def without_predictions(
+    files: Sequence[Mapping[Path, Sequence[Bout]]],
+) -> tuple[dict[Path, list[Bout]], list[Path]]:
+    """Join the bouts of several files; files of predictions give way to those of a person.
+
+    Args:
+        files: the bouts of each file, by their video.
+    Returns:
+        The bouts of each video, and the videos of which predicted bouts are left out.
+    """
+    by_video: dict[Path, list[Sequence[Bout]]] = defaultdict(list)
+    for file_bouts in files:
+        for video, bouts in file_bouts.items():
+            by_video[video].append(bouts)
+    joined, left_out = {}, []
+    for video, lists in by_video.items():
+        manual = [bouts for bouts in lists if any(bout.origin != "automated" for bout in bouts)]
+        joined[video] = join_files(manual or lists)
+        if manual and len(manual) < len(lists):
+            left_out.append(video)
+    return joined, left_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,25 +198,25 @@ def write_windows(
     bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
     if labeling is not None:
         samples = [sample for sample in samples if sample.path in bouts]
-    found = _all_candidates(samples, settings, bouts, result, report)
-    ends = {each.sample.path: each.end for each in found if each.end is not None}
+    candidates = _all_candidates(samples, settings, bouts, result, report)
+    ends = {each.sample.path: each.end for each in candidates if each.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
-    total, unscored = sum(len(each.starts) for each in found), sum(each.unscored for each in found)
+    total, unscored = sum(len(each.starts) for each in candidates), sum(each.unscored for each in candidates)
     if not total:
         raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
     if unscored:
         report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
     chosen = choose_windows(
-        [len(each.starts) for each in found],
-        [each.scores for each in found] if settings.by == "activity" else None,
+        [len(each.starts) for each in candidates],
+        [each.scores for each in candidates] if settings.by == "activity" else None,
         count=total if settings.count is None else settings.count,
         apart=max(int(np.ceil(settings.seconds / settings.step - TOLERANCE)), 1),
         seed=settings.seed,
     )
     windows = [
         replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
-        for each, numbers in zip(found, chosen, strict=True)
+        for each, numbers in zip(candidates, chosen, strict=True)
         for start, end in zip(each.starts[numbers].tolist(), each.ends[numbers].tolist(), strict=True)
     ]
     result.windows = len(windows)
@@ -155,12 +240,12 @@ def _all_candidates(
     report: Report,
 ) -> list[Candidates]:
     """The windows of each readable video; problems are added to the result."""
-    found = []
+    candidates = []
     read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
     for done, sample in enumerate(samples, start=1):
         try:
             each, problems = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
-            found.append(each)
+            candidates.append(each)
         except (VideoError, OSError) as error:
             why = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
             problems = {"failed": why}
@@ -168,10 +253,10 @@ def _all_candidates(
             getattr(result, problem).append({"path": sample.path, "reason": reason})
             report(notice(f"{sample.path}: {reason}; {FATES[problem]}"))
         report({"event": "video", "done": done, "videos": len(samples)})
-    if not found:
+    if not candidates:
         path, reason = result.failed[0].values()
         raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
-    return found
+    return candidates
 
 
 def _candidates(

@@ -32,7 +32,7 @@ class BoutRules:
     """How bouts follow from the probabilities of windows."""
 
     background: float | None = None  # single-label: less probable windows have no class
-    threshold: tuple[float, float] | None = None  # multi-label: high and low; None: the model's, for both
+    threshold: float | None = None  # multi-label: less probable classes are absent; None: the model's
     smooth: float = 0.0  # seconds; see `smoothed`
     min_seconds: float = 0.0  # see `without_short`
 
@@ -47,14 +47,11 @@ class BoutRules:
                 raise RecipeError(
                     f"{option}: is only for {task} models; this one is {', '.join(sorted(tasks))}"
                 )
+            if value is not None and not 0 <= value <= 1:
+                raise RecipeError(f"{option}: must be from 0 to 1, not {value}")
         for option, seconds in (("--smooth", self.smooth), ("--min-seconds", self.min_seconds)):
             if not 0 <= seconds < inf:
                 raise RecipeError(f"{option}: must be at least 0 seconds, not {seconds}")
-        if self.background is not None and not 0 <= self.background <= 1:
-            raise RecipeError(f"--background: must be from 0 to 1, not {self.background}")
-        if self.threshold is not None and not 0 <= self.threshold[1] <= self.threshold[0] <= 1:
-            shown = ",".join(map(str, self.threshold))
-            raise RecipeError(f"--threshold: must be HIGH,LOW with 1 >= HIGH >= LOW >= 0, not {shown}")
 
 
 PLAIN: Final = BoutRules()
@@ -106,8 +103,8 @@ def bouts_of_head(
         best = outputs.max(axis=1)
         classes = np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1))
         return _bouts(windows, classes, best, names, rules.min_seconds)
-    high, low = (np.array(each, np.float32) for each in rules.threshold or (head.thresholds,) * 2)
-    present = present_classes(windows, outputs, high, low)
+    thresholds = head.thresholds if rules.threshold is None else rules.threshold
+    present = outputs >= np.array(thresholds, np.float32)  # (W, C)
     bouts = [
         bout
         for index in np.flatnonzero(present.any(axis=0)).tolist()
@@ -180,20 +177,3 @@ def smoothed(windows: Windows, outputs: Floats, seconds: float) -> Floats:
     end = np.searchsorted(centers, centers + seconds / 2 + TOLERANCE)
     sums = np.concatenate([np.zeros((1, outputs.shape[1])), outputs.cumsum(axis=0, dtype=np.float64)])
     return ((sums[end] - sums[first]) / (end - first)[:, None]).astype(outputs.dtype)
-
-
-def present_classes(windows: Windows, outputs: Floats, high: Floats, low: Floats) -> NDArray[np.bool_]:
-    """Return the classes of each window, (W, C), with hysteresis.
-
-    A class is present from a window of at least its `high` probability, in both directions, for as long as
-    the probability is at least `low` and there is no gap.
-
-    Args:
-        outputs: (W, C) probabilities.
-        high, low: (C,), or a number for all classes.
-    """
-    lasts, present = outputs >= low, outputs >= high
-    for index in range(outputs.shape[1]):
-        for first, after in windows.runs(lasts[:, index]):
-            present[first:after, index] = present[first:after, index].any()
-    return present

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -20,14 +21,14 @@ from torch import Tensor
 from everest.checkpoints.load import all_weights
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import Values, check_batch, over_videos
+from everest.inference.model import OpenedModel, Values, check_batch, over_videos
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
 from everest.inference.windows import DAMAGED, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
 from everest.system.weights import write_tensors
+from everest.video.source import video_version
 
 # From the fields of everest.inference.model.Features, of one video's views.
 RowOf = Callable[[Values], dict[str, Tensor]]
@@ -84,14 +85,15 @@ def extract(
     for path in (out, parts):
         refuse_inputs(path, inputs, option="--output")
     encoding = encoding_of(model)
-    step = window if step is None else step
+    sliding = {} if window is None else {"window": window, "step": window if step is None else step}
     # All that the rows follow from; a message names the keys.
     plan = {
         **encoding,
         "videos": fingerprint(samples, Path(), None),
+        "versions of videos": _versions(samples),
         "features": level,
         "precision": model.accelerator.mixed_precision,
-        **({} if window is None else {"window": window, "step": step}),
+        **sliding,
     }
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
     replaces_own = not overwrite and parts.is_dir() and saved_plan(parts) == plan
@@ -102,24 +104,29 @@ def extract(
             report(notice(f"resuming after {len(store.samples)} of {len(samples)} videos"))
         elif store.samples:
             report(notice(f"resuming after {len(store.samples)} windows, in {store.samples[-1][0]}"))
-        if window is None or step is None:
-            add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report)
+        if sliding:
+            add_window_rows(store, model, samples, row_of, **sliding, batch=batch, report=report)
         else:
-            add_window_rows(
-                store, model, samples, row_of, window=window, step=step, batch=batch, report=report
-            )
+            add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report)
         skipped = [(video, text) for video, text in store.samples if text not in (None, DAMAGED)]
         names = [video for video, problem in store.samples if problem is None]
-        header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding}
+        header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding, **sliding}
         header |= {"clips": model.recipe.eval.clips, "crops": model.recipe.eval.crops, "keep": model.keep}
-        if window is not None:
-            header |= {"window": window, "step": step}
         if names:
             _write_features(store.arrays(), names, out, header)
         store.remove()
     if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
+
+
+def _versions(samples: Sequence[Sample]) -> str:
+    """A hash of the sizes and times of the files: the rows of changed videos are not continued."""
+    digest = hashlib.sha256()
+    for video in dict.fromkeys(sample.video for sample in samples):
+        with suppress(OSError):  # a missing file
+            digest.update(repr(video_version(video)).encode())
+    return digest.hexdigest()[:16]
 
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
@@ -176,9 +183,8 @@ def add_window_rows(
     Args:
         batch: windows in one forward pass, also of several videos.
     """
-    items = window_items(
-        samples, model.views, window=window, step=step, done=list(store.samples), report=report
-    )
+    done = [problem for _, problem in store.samples]
+    items = window_items(samples, model.views, window=window, step=step, done=done, report=report)
     while part := list(islice(items, batch)):
         clips = [result[1] for _, result in part if not isinstance(result, str)]
         rows: Iterator[dict[str, Tensor]] = iter(())

@@ -1,11 +1,12 @@
-"""A trained model that is ready for any videos: opened on its device, with how it reads them.
+"""A trained model that is ready for any videos: opened on its device, and run over their views.
 
-B clips, C channels, T frames, H W pixels, K encoded tokens, D width.
+B clips, R readable videos, V views, C channels, T frames, H W pixels, K encoded tokens, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,13 @@ from torch import Tensor
 from everest.checkpoints.describe import as_trained, describe, recipe_of
 from everest.checkpoints.load import open_model, wrong_kind
 from everest.config.settings import Recipe
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stages import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
 from everest.lists.classes import Classes
+from everest.lists.sample import Sample
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
@@ -29,7 +33,10 @@ from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec, Transformer
 from everest.models.video_model import VideoModel
 from everest.system.accelerator import make_accelerator
+from everest.system.events import Report, notice
 from everest.tokenizer.network import AdaptiveTokenizer
+
+Values = dict[str, Tensor]  # (V, …) each
 
 
 class Features(NamedTuple):
@@ -161,8 +168,8 @@ class OpenedModel:
     def classifier(self) -> VideoClassifier:
         """The module; raises CheckpointError if the model is no classifier."""
         if not isinstance(self.module, VideoClassifier):
-            found = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
-            raise wrong_kind(found, "classifier", source=self.source)
+            kind = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
+            raise wrong_kind(kind, "classifier", source=self.source)
         return self.module
 
     @property
@@ -178,10 +185,6 @@ class OpenedModel:
         answers = module.answers(logits).cpu()
         require_finite_outputs(answers, source=self.source)
         return answers
-
-    def mean_answers(self, answers: Tensor) -> Tensor:
-        """The mean over the views of answers (…, views, outputs)."""
-        return answers.mean(dim=-2)
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:
@@ -218,3 +221,59 @@ def _with_views(recipe: Recipe, clips: int | None, crops: int | None) -> Recipe:
             raise RecipeError(f"{name}={count}: must be at least 1")
     views = replace(recipe.eval, clips=clips or recipe.eval.clips, crops=crops or recipe.eval.crops)
     return replace(recipe, eval=views)
+
+
+def check_batch(batch: int) -> None:
+    """Raise RecipeError for a number of videos, or of windows, in one forward pass that is below 1."""
+    if batch < 1:
+        raise RecipeError(f"batch={batch}: must be at least 1")
+
+
+def over_videos(
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    compute: Callable[[Tensor], Values],
+    *,
+    batch: int,
+    workers: int | None,
+    report: Report,
+    done: int = 0,
+) -> Iterator[list[tuple[Sample, Values | str]]]:
+    """Yield batches of videos, each with the values of its views or the reason why it is unreadable.
+
+    Args:
+        compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
+        batch: videos in one forward pass.
+        workers: processes that read videos; None: as the recipe's `train.workers`.
+        done: number of videos that are done already; they are skipped.
+    """
+    check_batch(batch)
+    clips = VideoClips(
+        samples,
+        make_views=model.views,
+        seed=0,
+        num_noise=0,
+        decoder=model.recipe.data.decoder,
+        replace_bad=False,
+    )
+    parts = [range(first, min(first + batch, len(samples))) for first in range(done, len(samples), batch)]
+    if not parts:
+        return
+    order = [[(0, index) for index in part] for part in parts]
+    settings = model.recipe.train
+    chosen = choose_workers(clips, order, settings.workers if workers is None else workers)
+    loader = make_loader(clips, order, workers=min(chosen, len(order) - 1), timeout=settings.data_timeout)
+    for part, clip in zip(parts, batches(loader), strict=True):
+        failures = [json.loads(text) for text in clip.failed]  # of each video: (path, reason) pairs
+        readable = [row for row, failed in enumerate(failures) if not failed]
+        values = compute(clip.frames[readable].flatten(0, 1)) if readable else {}
+        # (R, V, …) each
+        by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
+        rows = {row: {name: of[i] for name, of in by_video.items()} for i, row in enumerate(readable)}
+        results = [failed[0][1] if failed else rows[row] for row, failed in enumerate(failures)]
+        report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
+        pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
+        for sample, result in pairs:
+            if isinstance(result, str):
+                report(notice(f"{sample.video_id}: {result}"))
+        yield pairs

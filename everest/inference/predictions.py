@@ -9,8 +9,7 @@ from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.errors import RecipeError
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import over_videos
+from everest.inference.model import OpenedModel, over_videos
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report
@@ -51,7 +50,7 @@ def predict(
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)
-        else {"video": sample.video_id, **answers_of(model.mean_answers(values["answers"]), classes, top)}
+        else {"video": sample.video_id, **answers_of(values["answers"].mean(dim=0), classes, top)}
         for pairs in batches
         for sample, values in pairs
     ]
@@ -89,11 +88,11 @@ def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int | No
         return [{"value": float(f"{answers.item():.6g}")}]
     several, thresholds, count = head.task == MULTI_LABEL, head.thresholds, top or TOP
     best = answers.topk(len(answers) if several else min(count, len(answers)))
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
         if several:
             row |= {"present": probability >= thresholds[index], "threshold": round(thresholds[index], 6)}
-        if len(found) < count or (top is None and row["present"]):
-            found.append(row)
-    return found
+        if len(rows) < count or (top is None and row["present"]):
+            rows.append(row)
+    return rows

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoNames, match_videos
-from everest.annotations.scored import Span, spans_outside, unscored_spans
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import Rows
@@ -44,8 +43,8 @@ def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False)
 def check_one_head(heads: Heads, *, option: str) -> None:
     """Raise RecipeError unless the model of timelines has a single head, of classes."""
     if len(heads) != 1 or heads[0].task == "regression":
-        found = ", ".join(f"{head.name} ({head.task})".strip() for head in heads)
-        raise RecipeError(f"{option}: needs a model of one head of classes; this one has {found}")
+        tasks = ", ".join(f"{head.name} ({head.task})".strip() for head in heads)
+        raise RecipeError(f"{option}: needs a model of one head of classes; this one has {tasks}")
 
 
 def annotation_bouts(video: str, bouts: dict[str, Rows]) -> list[Bout]:
@@ -63,8 +62,8 @@ def annotation_bouts(video: str, bouts: dict[str, Rows]) -> list[Bout]:
             label=" ".join(filter(None, [head, bout["label"]])),
             origin="automated",
         )
-        for head, of_head in bouts.items()
-        for bout in of_head
+        for head, head_bouts in bouts.items()
+        for bout in head_bouts
         if bout["label"] not in (None, BACKGROUND)
     ]
 
@@ -89,16 +88,16 @@ def score_timelines(
     stretches: list[VideoTimelines] = []
     videos, unscored = 0, 0.0
     for video, by_head in zip(timelines.videos, bouts, strict=True):
-        of_person = truth.get(video.path)
-        if of_person is None:
+        true_bouts = truth.get(video.path)
+        if true_bouts is None:
             report(notice(f"{video.video}: not scored: not in the truth"))
         elif len(video.starts):
             begin, end = video.extent
-            scored = spans_outside([(0.0, begin), *unscored_spans(of_person)], end)
+            scored = spans_outside([(0.0, begin), *unscored_spans(true_bouts)], end)
             (predicted,) = by_head.values()
-            found = _stretches(video, predicted, of_person, scored)
-            stretches += found
-            videos += bool(found)
+            video_stretches = _stretches(video, predicted, true_bouts, scored)
+            stretches += video_stretches
+            videos += bool(video_stretches)
             unscored += end - begin - sum(stop - start for start, stop in scored)
     if unscored > 1e-6:
         report(notice(f"not scored: {unscored:.1f} s that no one has labeled (unscored)"))
@@ -116,7 +115,7 @@ def check_truth(truth: Bouts, classes: Classes, *, report: Report) -> None:
     """Refuse a truth that shares no class with the model; report the classes that the model lacks."""
     check_one_head(classes.heads, option="--truth")
     known = classes.of_head(classes.heads[0])
-    every = [bout.label for of_video in truth.values() for bout in of_video]
+    every = [bout.label for video_bouts in truth.values() for bout in video_bouts]
     used = [label for label in every if label not in (BACKGROUND, UNSCORED)]
     unknown = {label: used.count(label) for label in used if label not in known}
     for label, count in unknown.items():
@@ -131,20 +130,22 @@ def _stretches(
 ) -> list[VideoTimelines]:
     """The bouts of a video in each stretch of time that has a frame."""
     times = video.windows.times
-    of_person = [bout for bout in truth if bout.label != UNSCORED]
-    of_model = [(bout, row["probability"]) for row in predicted for bout in annotation_bouts("", {"": [row]})]
+    true_bouts = [bout for bout in truth if bout.label != UNSCORED]
+    predicted_bouts = [
+        (bout, row["probability"]) for row in predicted for bout in annotation_bouts("", {"": [row]})
+    ]
     stretches = []
     for begin, end in scored:
         # Programs round times to milliseconds.
         first, last = frame_range(times, begin - 0.0005, end - 0.0005)
-        inside = [(_cut(bout, begin, end), probability) for bout, probability in of_model]
+        inside = [(_cut(bout, begin, end), probability) for bout, probability in predicted_bouts]
         pairs = [(bout, probability) for bout, probability in inside if bout is not None]
         if first < last:
             stretches.append(
                 VideoTimelines(
                     times=times[first:last],
                     end=end,
-                    truth=[cut for bout in of_person if (cut := _cut(bout, begin, end)) is not None],
+                    truth=[cut for bout in true_bouts if (cut := _cut(bout, begin, end)) is not None],
                     predicted=[bout for bout, _ in pairs],
                     scores=[probability for _, probability in pairs],
                 )

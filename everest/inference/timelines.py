@@ -8,7 +8,7 @@ W windows, O outputs of all heads, V views, C channels, T frames, H W pixels, F 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -20,11 +20,9 @@ from pydantic import InstanceOf, TypeAdapter
 from torch import Tensor
 
 from everest.annotations.times import VideoTimes
-from everest.config.heads import Head
 from everest.errors import DataError, UserError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, Windows, bouts_of_head
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import check_batch
+from everest.inference.model import OpenedModel, check_batch
 from everest.inference.predictions import answers_of
 from everest.inference.windows import DAMAGED, Window, check_windows, window_items
 from everest.lists.classes import Classes
@@ -78,10 +76,13 @@ class Timelines:
     def bouts(self, rules: BoutRules = PLAIN) -> list[dict[str, Rows]]:
         """Return the bouts of each recording by head; a single head may have the empty name."""
         rules.check(self.classes.heads)
+        ends = np.cumsum([head.outputs for head in self.classes.heads])
         return [
             {
-                head.name: bouts_of_head(video.windows, part, head, self.classes.of_head(head), rules)
-                for head, part in self._by_head(video)
+                head.name: bouts_of_head(video.windows, outputs, head, self.classes.of_head(head), rules)
+                for head, outputs in zip(
+                    self.classes.heads, np.split(video.outputs, ends[:-1], axis=1), strict=True
+                )
             }
             for video in self.videos
         ]
@@ -109,9 +110,9 @@ class Timelines:
                     )
                 ],
                 **({} if video.error is None else {"error": video.error}),
-                "bouts": of_video.get("", of_video),
+                "bouts": video_bouts.get("", video_bouts),
             }
-            for video, of_video in zip(self.videos, bouts or self.bouts(), strict=True)
+            for video, video_bouts in zip(self.videos, bouts or self.bouts(), strict=True)
         ]
 
     def save(self, path: str | Path) -> None:
@@ -145,11 +146,6 @@ class Timelines:
         except (UserError, ValueError, KeyError) as error:
             raise DataError(f"{path}: not a file of `everest timeline --save` ({error})") from error
         return cls(classes=classes, videos=videos)
-
-    def _by_head(self, video: VideoTimeline) -> Iterator[tuple[Head, Floats]]:
-        """Yield each head with its outputs (W, outputs of the head)."""
-        ends = np.cumsum([head.outputs for head in self.classes.heads])
-        yield from zip(self.classes.heads, np.split(video.outputs, ends[:-1], axis=1), strict=True)
 
 
 _CLASSES: Final = TypeAdapter(Classes)
@@ -205,7 +201,7 @@ def _compute(
         if intact:
             clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
             answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-            outputs.append(model.mean_answers(answers))
+            outputs.append(answers.mean(dim=1))
             windows += [current for current, _ in intact]
         for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
             error = reason

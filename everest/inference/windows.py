@@ -124,28 +124,24 @@ def window_items(
     window: float | None,
     step: float | None,
     report: Report,
-    done: Sequence[tuple[str, str | None]] = (),
+    done: Sequence[str | None] = (),
 ) -> Iterator[Item]:
     """Yield the windows of each video in turn; of an unreadable or damaged one, the last item is the reason.
 
     A window with a damaged frame is DAMAGED.
 
     Args:
-        done: the first items, which are skipped: the video of each, and the reason if it is one.
+        done: the first items, which are skipped: the reason if an item is one, else None.
     """
     at = 0  # number of items passed
-    passed: set[str] = set()  # videos
     for sample in samples:
         try:
             windows = windows_of(sample, views, window=window, step=step)
             for text in repairs(sample.video):
                 report(notice(text))
-            own = done[at : at + len(windows)]
-            for other in (video for video, _ in own if video != sample.video_id):
-                raise _changed(other if other in passed else sample.video_id)
-            at += len(own)
-            is_damaged = [reason is not None for _, reason in own]
-            remaining = windows[len(own) :]
+            is_damaged = [reason is not None for reason in done[at : at + len(windows)]]
+            at += len(is_damaged)
+            remaining = windows[len(is_damaged) :]
             clips = window_clips(sample.video, remaining, views) if remaining else iter(())
             for current, clip in zip(remaining, clips, strict=True):
                 yield sample, DAMAGED if clip is None else (current, clip)
@@ -158,13 +154,4 @@ def window_items(
         except VideoError as error:
             if at >= len(done):
                 yield sample, error.reason
-            elif done[at][1] is None:  # it could be read before
-                raise _changed(done[at][0] if done[at][0] in passed else sample.video_id) from error
             at += 1
-        passed.add(sample.video_id)
-    if at < len(done):
-        raise _changed(done[at][0])
-
-
-def _changed(video: str) -> RecipeError:
-    return RecipeError(f"{video}: has changed since the interrupted call; start again with --overwrite")

@@ -35,11 +35,6 @@ class LabelRules:
     names: tuple[str, ...] = ()  # of the classes of the only head, in the order of their indices
     of_model: bool = False  # whether a trained model fixes task and classes
 
-    @property
-    def may_name(self) -> bool:
-        """Whether the classes may have names: several heads have none, and numbers are no classes."""
-        return not self.heads[0].name and self.heads[0].task != "regression"
-
     def read(self, row: ListRow) -> tuple[Label, ...]:
         """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
 

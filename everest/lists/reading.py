@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +29,7 @@ from everest.lists.labels import (
 from everest.lists.sample import Sample, sample_of_row
 from everest.lists.shards import find_index, read_index
 from everest.lists.text import ListRow, read_rows
-from everest.system.storage import Location, RemotePath, join_location
+from everest.system.storage import Location, RemotePath
 from everest.system.text import is_unicode
 from everest.video.folders import (
     as_data_error,
@@ -207,7 +206,9 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
         )
     if header and header.unassigned and not header.has_classes:
         raise DataError(header.no_classes(source))
-    names = (rules.names or names_used(rows, rules.heads[0].task)) if rules.may_name else ()
+    first = rules.heads[0]
+    may_name = not first.name and first.task != "regression"  # several heads have no names
+    names = (rules.names or names_used(rows, first.task)) if may_name else ()
     _check_names(source, names, rules)
     rules = replace(rules, names=names)
     # A model that is not trained on the list may find no video with a class in it.
@@ -301,7 +302,11 @@ def _samples_of_list(
     files = {path: video for path, video in videos.items() if not isinstance(video, Member)}
     missing = _missing(files)
     absent = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.path in missing]
-    causes = [_cause(file, row, root, files[sample.path]) for row, sample in absent[:SHOWN]]
+    no_text = f"; {file} is not in UTF-8, save it in that encoding"
+    causes = [
+        cause_of_missing(files[sample.path]) if is_unicode(sample.path) else no_text
+        for _, sample in absent[:SHOWN]
+    ]
     if files and len(missing) == len(files):
         raise DataError(
             f"{file}: none of its {len(files)} videos exists, first {absent[0][1].path}{causes[0]}; paths "
@@ -312,19 +317,6 @@ def _samples_of_list(
         lines[:SHOWN] = [line + cause for line, cause in zip(lines, causes, strict=False)]
         _refuse(lines)
     return tuple(samples)
-
-
-def _cause(file: Location, row: ListRow, root: Location, video: Location) -> str:
-    """Why a video of a list is missing, as far as it is known."""
-    if not is_unicode(str(video)):
-        return f"; {file} is not in UTF-8, save it in that encoding"
-    next_to_list = join_location(file.absolute().parent, row.values["path"])
-    with suppress(OSError):
-        if next_to_list.exists():
-            return (
-                f", but there is {next_to_list}: paths are not relative to the list, but to --data ({root})"
-            )
-    return cause_of_missing(video)
 
 
 def _missing(videos: Mapping[str, Location]) -> dict[str, str]:

@@ -44,11 +44,10 @@ class PreviousFrames:
     """For each frame the one `lag` frames earlier, as the camera would show it from its new place."""
 
     frames: Tensor  # (B, C, P, H, W) of the type of the clip; the frame itself where nothing corresponds
-    motion: Tensor  # (B, P, 2, 3) float32, of places in `plane`, see everest.methods.camera
+    motion: Tensor  # (B, P, 2, 3) float32, see everest.methods.camera
     change: Tensor  # (B, P) float32: the mean change of gray values that is left, in standard deviations
     changed: Tensor  # (B, P) float32: the share of the pixels that have changed
     lag: int
-    plane: Plane  # of the frames
 
     @property
     def moves(self) -> Tensor:
@@ -113,7 +112,7 @@ def previous_frames(frames: Tensor, *, lag: int, align: Align, pixels: PixelStat
     shown = frames[:, :, :-lag]
     if align != "none":
         shown = in_parts(partial(_shown, lag=lag, plane=plane, pixels=pixels), frames, values, motion)
-    return PreviousFrames(shown, motion, change, changed, lag, plane)
+    return PreviousFrames(shown, motion, change, changed, lag)
 
 
 def _shown(

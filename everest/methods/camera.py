@@ -51,11 +51,6 @@ class Plane:
     def of(cls, height: int, width: int) -> Plane:
         return cls(center=((width - 1) / 2, (height - 1) / 2), unit=max(height, width) / 2)
 
-    def times(self, factor: int) -> Plane:
-        """The same places in images that are larger by a factor."""
-        x, y = ((center + 0.5) * factor - 0.5 for center in self.center)
-        return Plane((x, y), self.unit * factor)
-
     def places(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The places of the columns (w,) and of the rows (h,)."""
         x = torch.arange(width, device=device, dtype=torch.float32).sub_(self.center[0]).div_(self.unit)
@@ -128,8 +123,8 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     for now, before in reversed(affine_levels):
         for _ in range(STEPS):
             motion = _refined(motion, now, before, "affine")
-    is_confirmed = _is_confirmed(motion, *pairs[0])
-    return torch.where(is_confirmed[:, None, None], motion, no_motion(motion.size(0), motion.device))
+    confirmed = _is_confirmed(motion, *pairs[0])[:, None, None]
+    return torch.where(confirmed, motion, no_motion(motion.size(0), motion.device))
 
 
 def moved(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[Tensor, Tensor]:

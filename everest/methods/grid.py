@@ -29,11 +29,7 @@ class TokenGrid:
 
     @classmethod
     def of_clip(cls, *, frames: int, size: tuple[int, int], tubelet: tuple[int, int, int]) -> TokenGrid:
-        """The grid of a clip of `frames` frames of `size` (height, width) pixels.
-
-        Raises:
-            RecipeError: a side is not divisible by the tubelet's.
-        """
+        """The grid of a clip of `frames` frames of `size` (height, width) pixels."""
         for what, length, step in zip(("frames", "height", "width"), (frames, *size), tubelet, strict=True):
             if length < step or length % step:
                 raise RecipeError(f"a clip's {what} ({length}) must be a multiple of the tubelet's ({step})")

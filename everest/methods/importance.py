@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from everest.system.compute import computes_bf16, fusable, in_parts
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]
+# Of a trained scorer: (B, N) float32 of clips (B, C, T, H, W), bytes or normalized; higher: more important.
+TokenScores = Callable[[Tensor], Tensor]
 
 
 class Embedding(Protocol):
@@ -32,6 +34,11 @@ class Embedding(Protocol):
     @property
     def pixels(self) -> PixelStatistics:
         """By which clips of bytes are normalized."""
+        ...
+
+    @property
+    def scores(self) -> TokenScores | None:
+        """Of the tokenizer that scores the tokens, if there is one."""
         ...
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
@@ -49,46 +56,13 @@ class RawPixels:
 
     tubelet: tuple[int, int, int]
     pixels: PixelStatistics = IMAGENET
+    scores: TokenScores | None = None
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         return patches.flatten(2)
 
     def of_byte_changes(self, change: Tensor) -> Tensor:
         return self.pixels.byte_changes_weight(change.float()).flatten(2)
-
-
-@runtime_checkable
-class TokenScores(Protocol):
-    """A trained scorer of tokens."""
-
-    def scores(self, frames: Tensor) -> Tensor:
-        """(B, N) float32 for clips (B, C, T, H, W), bytes or normalized: higher is more important."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredEmbedding:
-    """An embedding and a tokenizer's scores: every measure that a strategy can need."""
-
-    embed: Embedding
-    learned: TokenScores
-
-    @property
-    def tubelet(self) -> tuple[int, int, int]:
-        return self.embed.tubelet
-
-    @property
-    def pixels(self) -> PixelStatistics:
-        return self.embed.pixels
-
-    def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
-        return self.embed(patches, biased=biased)
-
-    def of_byte_changes(self, change: Tensor) -> Tensor:
-        return self.embed.of_byte_changes(change)
-
-    def scores(self, frames: Tensor) -> Tensor:
-        return self.learned.scores(frames)
 
 
 def _neg_cka(now: Tensor, before: Tensor) -> Tensor:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, TokenSelection, num_kept
-from everest.methods.importance import Embedding, TokenScores, change_importance, pixel_importance
+from everest.methods.importance import Embedding, change_importance, pixel_importance
 from everest.methods.masks import Tube
 from everest.methods.ranked import ranks_in_parts
-from everest.methods.selector import Selector, ascending, takes_bytes
+from everest.methods.selector import Selector, ascending
 
 ScoreName = Literal["learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all"]
 SLICES: Final = 8  # of a tokenizer's window of 16 frames, LVMAE §4.1
@@ -51,16 +51,15 @@ class LearnedImportance(Selector):
     def needs_tokenizer(self) -> bool:
         return self.score == "learned"
 
-    @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
         """(B, N) float32; None if the score does not depend on the clip."""
         match self.score:
-            case "learned" if isinstance(embed, TokenScores):
-                return embed.scores(frames)
             case "learned":
-                raise RecipeError(
-                    "learned-importance needs a trained tokenizer, as everest train-tokenizer makes it"
-                )
+                if embed.scores is None:
+                    raise RecipeError(
+                        "learned-importance needs a trained tokenizer, as everest train-tokenizer makes it"
+                    )
+                return embed.scores(frames)
             case "frame-difference":
                 return pixel_importance(frames, embed.tubelet, embed.pixels)
             case "embedding-distance":

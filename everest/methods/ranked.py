@@ -17,7 +17,7 @@ from everest.errors import RecipeError
 from everest.methods.alignment import Align, Cuts
 from everest.methods.grid import TokenGrid, TokenSelection, num_at_most, num_kept
 from everest.methods.importance import DistanceName, Embedding, change_importance, pixel_importance
-from everest.methods.selector import Selector, ascending, checked_share, split, takes_bytes
+from everest.methods.selector import Selector, ascending, checked_share, split
 
 LEAST_UNIFORM: Final = 1e-6  # our choice: where fewer tokens change than are drawn, still ones are drawn, too
 
@@ -51,11 +51,7 @@ class ByImportance(Selector):
         return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
 
     def kept(self, grid: TokenGrid, importance: Tensor) -> Tensor:
-        """(B, K) ids of the kept tokens of `grid`, the most important first.
-
-        Raises:
-            RecipeError: `slice_cap` leaves too few tokens.
-        """
+        """(B, K) ids of the kept tokens of `grid`, the most important first."""
         order, count = self.ranked(importance), num_kept(grid.num_tokens, self.keep_ratio)
         if self.slice_cap is not None:
             most = num_at_most(count, self.slice_cap)
@@ -108,10 +104,6 @@ class ByChange(ByImportance):
         """Whether the camera's motion or cuts are estimated."""
         return self.align != "none" or self.cuts == "detect"
 
-    def lag(self, tubelet_frames: int) -> int:
-        """The frames from an earlier frame to the one that it is compared with."""
-        return tubelet_frames
-
 
 @dataclass(frozen=True, kw_only=True)
 class ByEmbedding(ByChange):
@@ -120,7 +112,6 @@ class ByEmbedding(ByChange):
     distance: DistanceName = "l2"  # EVEREST Table 9
     first_slice: Literal["copy", "zero"] = "copy"  # released program: copy
 
-    @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return change_importance(
             frames,
@@ -196,9 +187,5 @@ class FrameDifference(ByChange):
 
     strategy: Literal["frame-difference"] = "frame-difference"
 
-    def lag(self, tubelet_frames: int) -> int:
-        return 1
-
-    @takes_bytes
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return pixel_importance(frames, embed.tubelet, embed.pixels, align=self.align, cuts=self.cuts)

@@ -10,20 +10,18 @@ B batch, C channels, T frames, H W pixels, N tokens, K candidate tokens.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from pydantic import ConfigDict
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.external import path_of
+from everest.methods.external import is_import_path, path_of
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import Embedding
-
-M = TypeVar("M", bound=Callable[..., object])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +57,10 @@ class Selector(ABC):
         return False
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor | None:
-        """(B, N) float32 of normalized clips (B, C, T, H, W); None if the strategy does not measure."""
+        """(B, N) float32 of clips (B, C, T, H, W); None if the strategy does not measure.
+
+        A strategy of another package gets normalized clips, everest's own also clips of bytes.
+        """
         return None
 
     def ranked(self, importance: Tensor) -> Tensor:
@@ -111,15 +112,9 @@ class Selector(ABC):
         """
 
 
-def takes_bytes(measurement: M) -> M:
-    """Decorate a method `importance` that also measures clips of bytes."""
-    setattr(measurement, "takes_bytes", True)  # noqa: B010
-    return measurement
-
-
 def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | None:
-    """`selector.importance` of clips (B, C, T, H, W), bytes or normalized; it gets what it takes."""
-    if not hasattr(type(selector).importance, "takes_bytes"):
+    """`selector.importance` of clips (B, C, T, H, W), bytes or normalized."""
+    if is_import_path(selector.strategy):  # those of other packages take normalized clips
         frames = embed.pixels.normalized(frames)
     importance = selector.importance(frames, embed)
     (length, height, width), (t, p, q) = frames.shape[2:], embed.tubelet

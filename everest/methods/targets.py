@@ -32,11 +32,6 @@ class TargetMaker(ABC):
         """P, the number of values predicted for one token."""
 
     @property
-    def needs_truth(self) -> bool:
-        """Whether `pixels` uses the mean and std of the true tubelets."""
-        return False
-
-    @property
     def loss_of_one_color(self) -> float | None:
         """Approximate loss of predicting each tubelet's mean color; None if it depends on the clips."""
         return None
@@ -149,10 +144,6 @@ class PixelTargets(TargetMaker):
     def width(self) -> int:
         t, p, q = self.tubelet
         return (t if self.frames == "all" else 1) * p * q * self.statistics.channels
-
-    @property
-    def needs_truth(self) -> bool:
-        return bool(self.normalize)
 
     @property
     def loss_of_one_color(self) -> float | None:

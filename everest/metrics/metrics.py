@@ -14,9 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import entropy
 
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Heads
 from everest.lists.classes import Classes
 from everest.lists.labels import JOINED_BY, Label
 from everest.metrics.head_metrics import (
@@ -46,7 +45,6 @@ class TaskFunctions(NamedTuple):
 
     metrics: Callable[[HeadPredictions], Metrics]
     loss: Callable[[HeadPredictions], float]  # of the mean outputs
-    guessed: Callable[[Head, NDArray[Any]], float]  # the loss of guessing, from the labels
     columns: Callable[[HeadPredictions, Classes], Columns]  # of a file of predictions
 
 
@@ -95,19 +93,16 @@ TASKS: Final[Mapping[str, TaskFunctions]] = {
     "single-label": TaskFunctions(
         metrics=single_label,
         loss=lambda head: _cross_entropy(head.means[np.arange(len(head.labels)), head.labels]),
-        guessed=lambda head, _: math.log(head.outputs),
         columns=_columns_of_one,
     ),
     MULTI_LABEL: TaskFunctions(
         metrics=multi_label,
         loss=lambda head: _cross_entropy(np.where(head.labels, head.means, 1 - head.means)),
-        guessed=lambda _, flags: float(entropy([flags.mean(axis=0), 1 - flags.mean(axis=0)]).mean()),
         columns=_columns_of_several,
     ),
     "regression": TaskFunctions(
         metrics=regression,
         loss=lambda head: _smooth_l1((head.means[:, 0] - head.labels) / head.head.std),
-        guessed=lambda head, numbers: _smooth_l1((numbers - head.mean) / head.std),
         columns=_columns_of_numbers,
     ),
 }
@@ -172,17 +167,6 @@ def mean_loss(predictions: Predictions) -> float:
     """The loss of the mean output of a video, over all videos and heads, without smoothing or weights."""
     heads = predictions.by_head().values()
     return float(np.mean([TASKS[head.head.task].loss(head) for head in heads]))
-
-
-def loss_of_guessing(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float:
-    """The loss of outputs that do not depend on the video, as `mean_loss`.
-
-    They are the same probability for each single-label class, the share of these videos for each multi-label
-    class, and the mean of the training set for a number.
-    """
-    arrays = [label_array([row[i] for row in labels], head) for i, head in enumerate(heads)]
-    losses = [TASKS[head.task].guessed(head, array) for head, array in zip(heads, arrays, strict=True)]
-    return float(np.mean(losses))
 
 
 def chance_top1(heads: Heads) -> float:

@@ -9,8 +9,8 @@ its tokens; what this program saves beyond that is not subtracted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -23,7 +23,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.errors import RecipeError
 from everest.methods.camera_task import NUMBERS
 from everest.models.block import Block
-from everest.models.embedding import TubeletEmbedding
 from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec
 
@@ -34,67 +33,43 @@ _LINEAR: Final = (torch.ops.aten.mm, torch.ops.aten.addmm)  # all other products
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Macs:
-    """Multiply-accumulates of one clip's forward pass, by kind."""
+    """Multiply-accumulates of one clip's forward pass, by kind; and the part of the blocks."""
 
     embedding: int = 0
     linear: int = 0
     attention: int = 0
     layer_norm: int = 0
+    encoder_block: int = 0  # of each
+    decoder_blocks: int = 0  # of all
 
     @property
     def total(self) -> int:
         return self.embedding + self.linear + self.attention + self.layer_norm
 
-
-@dataclass(frozen=True, kw_only=True)
-class PassCost:
-    """The multiply-accumulates of one clip, and the blocks' part of them."""
-
-    macs: Macs
-    encoder_blocks: tuple[int, ...]  # of each
-    decoder_blocks: int  # of all
-    checkpointing: bool  # blocks repeat their forward pass in the backward pass
-
-    def training(self, *, frozen_layers: int = 0) -> int:
+    def training(self, spec: ModelSpec, *, frozen_layers: int = 0) -> int:
         """Forward and backward pass, the backward counted twice; too high for models with adapters.
 
         Args:
             frozen_layers: of the encoder, the embedding first; they have no backward pass.
         """
-        frozen = sum(self.encoder_blocks[: max(0, frozen_layers - 1)])
-        repeated = sum(self.encoder_blocks) - frozen + self.decoder_blocks if self.checkpointing else 0
-        frozen += self.macs.embedding if frozen_layers else 0
-        return self.macs.total + repeated + 2 * (self.macs.total - frozen)
+        frozen = self.encoder_block * max(0, frozen_layers - 1)
+        blocks = self.encoder_block * spec.model.backbone_size.depth + self.decoder_blocks
+        repeated = blocks - frozen if spec.checkpointing else 0  # in the backward pass
+        frozen += self.embedding if frozen_layers else 0
+        return self.total + repeated + 2 * (self.total - frozen)
 
 
-@contextmanager
-def counting() -> Iterator[FlopCounterMode]:
-    """Count the operations of passes without gradients, two for each multiply-accumulate."""
+def counting() -> FlopCounterMode:
+    """Counts operations, two for each multiply-accumulate."""
 
     def norm_operations(shape: tuple[int, ...], *args: Any, **options: Any) -> int:
         return 2 * NORM_OPERATIONS * prod(shape)
 
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping={_NORM: norm_operations}) as counter:
-        yield counter
+    return FlopCounterMode(display=False, custom_mapping={_NORM: norm_operations})
 
 
-def macs_by_kind(*modules: Mapping[Any, int], clips: int = 1) -> Macs:
-    """What FlopCounterMode has counted for a clip in modules, of which none is the embedding."""
-    each = 2 * clips
-    total = sum(sum(counts.values()) for counts in modules) // each
-    norm = sum(counts.get(_NORM, 0) for counts in modules) // each
-    linear = sum(counts.get(operation, 0) for counts in modules for operation in _LINEAR) // each
-    return Macs(linear=linear, attention=total - linear - norm, layer_norm=norm)
-
-
-def embedding_macs(embed: TubeletEmbedding, tokens: int) -> int:
-    """The multiply-accumulates of embedding tokens."""
-    with counting() as counter:
-        embed(torch.empty(1, tokens, embed.pixels.channels, *embed.tubelet, device="meta"))
-    return counter.get_total_flops() // 2
-
-
-def count_pass(spec: ModelSpec) -> PassCost:
+@torch.no_grad()
+def count_macs(spec: ModelSpec) -> Macs:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
     # Without gradients: the counter of torch 2.15 fails at a module that is handed a parameter.
     model = model_on_meta(replace(spec, checkpointing=False), measures=False).train().requires_grad_(False)
@@ -108,20 +83,28 @@ def count_pass(spec: ModelSpec) -> PassCost:
     counts, root = counter.get_flop_counts(), type(model).__name__
 
     def of_modules(*names: str) -> Macs:
-        return macs_by_kind(*(counts.get(f"{root}.{name}", {}) for name in names), clips=clips)
+        """Of one clip, in modules of which none is the embedding."""
+        operations = Counter[Any]()
+        for name in names:
+            operations.update(counts.get(f"{root}.{name}", {}))
+        norm, linear = operations[_NORM], sum(operations[product] for product in _LINEAR)
+        each = 2 * clips
+        attention = operations.total() - norm - linear
+        return Macs(linear=linear // each, attention=attention // each, layer_norm=norm // each)
 
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     parts = [name for name, _ in model.named_children() if name != "encoder"]
     parts += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
-    embedding = embedding_macs(model.encoder.patch_embed, spec.offered_grid.num_tokens)
-    if spec.camera:  # of the first view of each video
-        embedding += embedding_macs(model.encoder.patch_embed, spec.grid.num_tokens) // clips
-    depth = len(model.encoder.blocks)
-    return PassCost(
-        macs=replace(of_modules(*parts), embedding=embedding),
-        encoder_blocks=tuple(of_modules(f"encoder.blocks.{number}").total for number in range(depth)),
+    with counting() as counter:
+        token = torch.empty(1, 1, spec.channels, *spec.model.tubelet, device="meta")
+        model.encoder.patch_embed(token)
+    of_token, camera_tokens = counter.get_total_flops() // 2, spec.grid.num_tokens if spec.camera else 0
+    return replace(
+        of_modules(*parts),
+        # The camera's task embeds the first view of each video once more.
+        embedding=of_token * spec.offered_grid.num_tokens + of_token * camera_tokens // clips,
+        encoder_block=of_modules("encoder.blocks.0").total,
         decoder_blocks=of_modules("decoder.blocks").total,
-        checkpointing=spec.checkpointing,
     )
 
 
@@ -131,11 +114,6 @@ def _for_all_tokens(
     """Compute a block for all its tokens (B, K, D), and return the last L: (B, L, D)."""
     outputs = forward(x, **options)
     return outputs if last is None else outputs[:, x.size(1) - last :]
-
-
-def count_macs(spec: ModelSpec) -> Macs:
-    """Count the multiply-accumulates of one clip's forward pass; see `count_pass`."""
-    return count_pass(spec).macs
 
 
 def count_frozen_macs(spec: ModelSpec) -> int | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from everest.config.values import Input
 from everest.errors import RecipeError
+from everest.methods.importance import TokenScores
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
@@ -53,6 +54,8 @@ class TubeletEmbedding(nn.Module):
         pixels: of the clips: their number of channels, and how bytes are normalized.
     """
 
+    scores: TokenScores | None = None  # of the tokenizer of an autoencoder
+
     def __init__(
         self,
         width: int,
@@ -83,9 +86,7 @@ class TubeletEmbedding(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights."""
-        first = self.proj if isinstance(self.proj, nn.Conv3d) else self.proj[0]
-        assert isinstance(first, nn.Conv3d)
-        return first.weight.dtype
+        return next(self.proj.parameters()).dtype
 
     def forward(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches (B, K, C, t, p, q) in their precision: (B, K, D).

@@ -7,13 +7,13 @@ tokens, D width, P target values.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from everest.methods.frame_selection import draw_slices, kept_per_slice, take_importance, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
-from everest.methods.importance import Embedding, ScoredEmbedding, TokenScores
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
 from everest.methods.targets import TargetMaker
@@ -21,6 +21,9 @@ from everest.models.block import Block, Blocks
 from everest.models.positions import add_positions, rotation_of
 from everest.models.video_model import PretrainingModel, PretrainingOutput
 from everest.models.vit import Architecture, init_linear_layers
+
+if TYPE_CHECKING:
+    from everest.tokenizer.targets import FrozenTokenizer
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -65,7 +68,7 @@ class MaskedAutoencoder(PretrainingModel):
     Args:
         selector: selects the visible and the target tokens (everest.methods.strategies).
         targets: computes the values of target tokens (everest.methods.targets).
-        learned: scores tokens, for a selector that ranks by learned scores.
+        learned: its `scores` of tokens, for a selector that ranks by learned scores.
         candidates: the grid that a clip's slices are drawn from (everest.methods.frame_selection), by a
             selector that ranks by importance; None: clips are taken as they are.
         recompute: measure the drawn slices against each other again. By default they keep the importance that
@@ -79,7 +82,7 @@ class MaskedAutoencoder(PretrainingModel):
         *,
         selector: Selector,
         targets: TargetMaker,
-        learned: TokenScores | None = None,
+        learned: FrozenTokenizer | None = None,
         candidates: TokenGrid | None = None,
         recompute: bool = False,
         camera: float = 0.0,
@@ -87,6 +90,7 @@ class MaskedAutoencoder(PretrainingModel):
         super().__init__(architecture, selector=selector, camera=camera)
         self.targets = targets
         self.learned = learned
+        self.encoder.patch_embed.scores = learned and learned.scores
         self.candidates, self.recompute = candidates, recompute
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
@@ -95,12 +99,6 @@ class MaskedAutoencoder(PretrainingModel):
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
-
-    @property
-    def measure(self) -> Embedding:
-        """The embedding, with the learned scores if the selector needs them."""
-        embed = self.encoder.patch_embed
-        return embed if self.learned is None else ScoredEmbedding(embed, self.learned)
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
@@ -165,11 +163,8 @@ class MaskedAutoencoder(PretrainingModel):
             target = self.targets.values(frames if self.targets.of_frames else x, selection.target)
         else:
             target = gather_tokens(values, selection.target)  # (B, M, P)
-        parts: dict[str, Tensor] = {}
         loss = self.targets.loss(prediction, target, selection.scored())
-        if (camera_loss := self.camera_loss(frames, noise)) is not None:
-            parts["camera_loss"] = camera_loss
-            loss = loss + self.camera_weight * camera_loss
+        loss, parts = self.with_camera_loss(loss, frames, noise)
         return Reconstruction(
             loss=loss,
             parts=parts,

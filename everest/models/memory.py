@@ -17,7 +17,6 @@ from everest.methods.camera_task import NUMBERS
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
-from everest.methods.targets import TargetMaker
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, Stage, choose_trained, freeze_layers
@@ -26,7 +25,7 @@ from everest.system.live_bytes import peak_bytes
 from everest.system.machine import free_host_memory
 from everest.system.text import counted
 from everest.tokenizer.spec import TokenizerSpec
-from everest.tokenizer.targets import FrozenTokenizer
+from everest.tokenizer.targets import FeatureTargets, FrozenTokenizer
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
 BF16_BYTES: Final = 2  # of a value
@@ -48,26 +47,22 @@ def training_bytes(spec: ModelSpec | TokenizerSpec, bytes_per_value: int, *, fro
         frozen_layers: of the encoder (everest.models.partial).
     """
     key = (repr(spec), bytes_per_value, frozen_layers)
-    if key not in _training_bytes:
-        if isinstance(spec, TokenizerSpec):
-            taken = _bytes_per_window(spec, bytes_per_value)
-        else:
-            taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen_layers=frozen_layers)
-            if teacher := spec.run_teacher:  # it takes a clip in windows
-                taken += spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
-        _training_bytes[key] = taken
-    return _training_bytes[key]
+    if key in _training_bytes:
+        return _training_bytes[key]
+    if isinstance(spec, TokenizerSpec):
+        with torch.device("meta"):
+            model = spec.build().train()
 
+        def run() -> object:
+            return model.decoder(model.encoder(model.scaled(torch.empty(1, 3, spec.window, *spec.size))))
 
-def _bytes_per_window(spec: TokenizerSpec, bytes_per_value: int) -> int:
-    with torch.device("meta"):
-        model = spec.build().train()
-
-    def run() -> object:
-        clip = torch.empty(1, 3, spec.window, *spec.size)
-        return model.decoder(model.encoder(model.scaled(clip)))
-
-    return peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
+        taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
+    else:
+        taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen_layers=frozen_layers)
+        if teacher := spec.run_teacher:  # it takes a clip in windows
+            taken += spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
+    _training_bytes[key] = taken
+    return taken
 
 
 def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
@@ -85,12 +80,11 @@ def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froz
             if isinstance(blocks, Blocks):
                 blocks[-1].eval()
     clips = spec.views.number if trains and spec.views else 1  # which are compared
+    frames, drawn = (spec.offered_frames, spec.offered_grid.t) if trains else (spec.frames, 0)
 
     def run() -> object:
-        frames = spec.offered_frames if trains else spec.frames
         clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)
         following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
-        drawn = spec.offered_grid.t if trains else 0  # slices, of which training draws some
         noise = torch.empty(clips, spec.offered_grid.num_tokens + drawn + NUMBERS)
         if trains and spec.kind == "pretrain":
             # Only a measured importance draws the slices of a clip from its candidates.
@@ -182,27 +176,26 @@ class PassMemory:
         Args:
             room: bytes for the activations. Then only settings that fit are named. None: unknown.
         """
-        tried, unit = self.clips, self.unit
-        settings: dict[str, int | None] = {}  # with their bytes, where these are known at no cost
-        fewest = unit * (-(-2 // self.processes) if self.compares_clips else 1)  # between views two videos
-        most = tried // 2 if room is None else room * tried // self.bytes
-        fewer = max(most // unit * unit, fewest)
-        if fewer < tried and self.compares_clips:
-            settings[f"pretrain.batch_size={fewer * self.processes}"] = self.bytes * fewer // tried
-        elif fewer < tried:
-            settings[f"train.micro_batch={fewer}"] = self.bytes * fewer // tried
+        videos = 2 if self.compares_clips else 1  # of all processes, at least
+        most = self.clips // 2 if room is None else room * self.clips // self.bytes
+        fewer = max(most // self.unit * self.unit, self.unit * -(-videos // self.processes))
+        batch = f"pretrain.batch_size={fewer * self.processes}"
+        settings: dict[str, int] = {}  # and what a pass takes with each
+        if fewer < self.clips:
+            setting = batch if self.compares_clips else f"train.micro_batch={fewer}"
+            settings[setting] = self.bytes * fewer // self.clips
         if not self.checkpointing:
-            checkpointed = None if room is None else tried * self.bytes_of(True, self.bytes_per_value)
-            settings["train.checkpointing=true"] = checkpointed
+            settings["train.checkpointing=true"] = self.clips * self.bytes_of(True, self.bytes_per_value)
         if self.bytes_per_value > BF16_BYTES and room is None:  # slow on most CPUs
-            settings["train.precision=bf16"] = None
-        fixes = [
-            text if size is None else f"{text} (about {_gib(size)})"
-            for text, size in settings.items()
-            if size is None or room is None or size <= room
+            settings["train.precision=bf16"] = self.clips * self.bytes_of(self.checkpointing, BF16_BYTES)
+        fitting = [
+            f"{setting} (about {_gib(size)})"
+            for setting, size in settings.items()
+            if room is None or size <= room
         ]
-        fix = " or ".join(fixes) or "a smaller model, or shorter or smaller clips"
-        return f"a pass of {counted(tried, 'clip')} takes about {_gib(self.bytes)} of activations; try {fix}"
+        fix = " or ".join(fitting) or "a smaller model, or shorter or smaller clips"
+        taken = f"a pass of {counted(self.clips, 'clip')} takes about {_gib(self.bytes)} of activations"
+        return f"{taken}; try {fix}"
 
     def check_on_a_cpu(self, *, state_bytes: int, processes: int) -> str | None:
         """A warning if the run may need more memory than is free; the system would kill it without a message.
@@ -241,21 +234,11 @@ class Unmeasured(Selector):
         return self.of(grid, importance=noise[:, : grid.num_tokens], noise=noise)
 
 
-class NoTargets(TargetMaker):
+class NoTargets(FeatureTargets):
     """Placeholder targets of a given width; targets of other packages may need real values."""
-
-    def __init__(self, width: int) -> None:
-        self._width = width
-
-    @property
-    def width(self) -> int:
-        return self._width
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         return torch.empty(*ids.shape, self.width, device=ids.device)
-
-    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
-        return prediction
 
 
 def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
@@ -267,7 +250,7 @@ def model_on_meta(spec: ModelSpec, *, measures: bool = True) -> Transformer:
     with torch.device("meta"):
         model = spec.without_files().build()
     if isinstance(model, MaskedAutoencoder):
-        model.targets = NoTargets(model.targets.width)
+        model.targets = NoTargets(width=model.targets.width)
     if not measures:
         model.selector = Unmeasured(of=spec.selection)
     return model

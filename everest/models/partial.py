@@ -28,6 +28,7 @@ from everest.models.video_model import PretrainingModel
 from everest.models.vit import Encoder
 
 Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
+PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
 
 
 def require_start(stage: Stage) -> None:
@@ -57,8 +58,6 @@ def choose_trained(model: nn.Module, stage: Stage) -> None:
     if stage.lora.rank:
         encoder.requires_grad_(False)
         add_adapters(encoder.blocks, stage.lora)
-    elif isinstance(stage, FinetuneSettings) and stage.freeze == "encoder":
-        encoder.requires_grad_(False)
     else:
         freeze_layers(encoder, frozen_layers(stage, len(encoder.blocks)))
 
@@ -82,9 +81,6 @@ def frozen_layers(stage: Stage | None, depth: int) -> int:
     if stage.lora.rank:
         return 1  # all blocks have adapters
     return stage.frozen_layers(depth) if isinstance(stage, FinetuneSettings) else 0
-
-
-PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
 
 
 class LowRank(nn.Module):

@@ -173,9 +173,9 @@ INTERPOLATED: Final[dict[Positions, ComputedPositions]] = {
 }
 
 
-def position_table(positions: ComputedPositions, grid: TokenGrid, width: int) -> Tensor:
+def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
     """The table (N, D) float32 of computed positions, which is added to the tokens of a grid."""
-    if positions == "flat":
+    if INTERPOLATED.get(positions, positions) == "flat":
         return sinusoid_positions(grid.num_tokens, width)
     return separable_positions(grid, width)
 
@@ -220,10 +220,9 @@ def rotary_angles(grid: TokenGrid, head_width: int) -> Tensor:
     """
     channels = rotary_channels(head_width)  # R
     rates = BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
-    ids = torch.arange(grid.num_tokens)
-    coordinates = (ids // grid.per_slice, ids // grid.w % grid.h, ids % grid.w)
-    angles = [(coordinate.unsqueeze(1) * rates).repeat(1, 2) for coordinate in coordinates]  # (N, R) each
-    return F.pad(torch.cat(angles, dim=1), (0, head_width - 3 * channels))
+    coordinates = torch.cartesian_prod(*(torch.arange(side) for side in (grid.t, grid.h, grid.w)))  # (N, 3)
+    angles = (coordinates.unsqueeze(2) * rates).repeat(1, 1, 2)  # (N, 3, R)
+    return F.pad(angles.flatten(1), (0, head_width - 3 * channels))
 
 
 def place_angles(grid: TokenGrid, head_width: int, rotary: Rotary) -> Tensor:
@@ -240,11 +239,9 @@ def place_angles(grid: TokenGrid, head_width: int, rotary: Rotary) -> Tensor:
     rates = (LOWER_BASE if rotary in ("dinov3", "rope-vit") else BASE) ** -(
         torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4)
     )  # (E / 4,)
-    ids = torch.arange(grid.num_tokens)
-    rows = _coordinates(grid.h, rotary)[ids // grid.w % grid.h]  # (N,)
-    columns = _coordinates(grid.w, rotary)[ids % grid.w]
-    angles = torch.cat([part.unsqueeze(1) * rates for part in (rows, columns)], dim=1)  # (N, E / 2)
-    return angles.repeat_interleave(2, dim=1)
+    places = torch.cartesian_prod(_coordinates(grid.h, rotary), _coordinates(grid.w, rotary))  # (h*w, 2)
+    angles = (places.unsqueeze(2) * rates).flatten(1)  # (h*w, E / 2)
+    return angles.repeat_interleave(2, dim=1).repeat(grid.t, 1)
 
 
 def _coordinates(places: int, rotary: Rotary) -> Tensor:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import TypeAdapter
 
 from everest.config.heads import Head, Heads, HeadSettings, Task, named_heads
-from everest.config.settings import ModelSettings
 from everest.config.stage_settings import (
     FeatureTargetSettings,
     FrameSelectionSettings,
     TargetSettings,
     Views,
 )
-from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne, Side
+from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -30,25 +29,21 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import INTERPOLATED
 from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
-from everest.models.vit import Architecture, Norms
+from everest.models.vit import Architecture
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import FrozenTokenizer, TeacherUse, make_targets
-from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
+from everest.video.pixels import USUAL
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
+@settings
+class ModelSpec(Architecture):
     """All that is needed to rebuild a module: the `settings` of its safetensors file."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     kind: Literal["pretrain", "classifier", "encoder"]
-    frames: Count
-    size: tuple[Side, Side]  # height, width
-    model: ModelSettings
     selection: StoredStrategy
     target: TargetSettings | None = None  # pretrain, of an autoencoder
     views: Views | None = None  # pretrain, without a decoder
@@ -64,28 +59,11 @@ class ModelSpec:
     # Classifier: the probabilities from which the classes of a multi-label head are predicted, by its name.
     thresholds: dict[str, tuple[Share, ...]] | None = None
     drop_path: ShareBelowOne = 0.0  # classifier, in training
-    checkpointing: bool = False
-    norms: Norms = field(default_factory=Norms)  # imported models may have other values
-    # Slices, rows and columns that interpolated positions were computed for.
-    position_grid: tuple[Count, Count, Count] | None = None
-    pixels: PixelStatistics = IMAGENET  # of the clips
 
     @property
     def channels(self) -> int:
         """C, of a clip."""
         return self.pixels.channels
-
-    @property
-    def grid(self) -> TokenGrid:
-        return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
-
-    @property
-    def trained_grid(self) -> TokenGrid:
-        """The tokens that the positions were computed for."""
-        if self.position_grid is None:
-            return self.grid
-        t, h, w = self.position_grid
-        return TokenGrid(t=t, h=h, w=w)
 
     @property
     def offered_grid(self) -> TokenGrid:
@@ -168,27 +146,15 @@ class ModelSpec:
             scaled.append(replace(head, mean=mean, std=std, chosen_thresholds=chosen))
         return tuple(scaled)
 
-    @property
-    def architecture(self) -> Architecture:
-        """The parts of the model that are the same whatever it is trained for."""
-        return Architecture(
-            model=self.model,
-            grid=self.grid,
-            trained_grid=self.trained_grid,
-            checkpointing=self.checkpointing,
-            pixels=self.pixels,
-            norms=self.norms,
-        )
-
     def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
-        parts, selector = self.architecture, self.selection
+        selector = self.selection
         if self.kind == "encoder":
-            model = VideoEncoder(parts, selector=selector)
+            model = VideoEncoder(self, selector=selector)
         elif self.kind == "classifier":
-            model = VideoClassifier(parts, selector=selector, heads=self.answered, drop_path=self.drop_path)
+            model = VideoClassifier(self, selector=selector, heads=self.answered, drop_path=self.drop_path)
         elif self.views is not None:
-            model = ViewModel(parts, selector=selector, settings=self.views, camera=self.camera)
+            model = ViewModel(self, selector=selector, settings=self.views, camera=self.camera)
         else:
             model = self._autoencoder()
         model.spec = self
@@ -203,7 +169,7 @@ class ModelSpec:
             if self.runs_tokenizer:
                 _ = frozen.tokenizer  # now, to report a missing file at once
         return MaskedAutoencoder(
-            self.architecture,
+            self,
             selector=self.selection,
             targets=make_targets(
                 self.target,

@@ -139,17 +139,20 @@ class PretrainingModel(VideoModel):
         visible = choose(self.selector, x, grid, self.measure, noise[:, : grid.num_tokens]).visible
         return encoder(x, visible).mean(dim=1)
 
-    def camera_loss(self, frames: Tensor, noise: Tensor | None) -> Tensor | None:
-        """The mean squared error of predicting the motion simulated on still frames; only in training.
+    def with_camera_loss(
+        self, loss: Tensor, frames: Tensor, noise: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """In training, add the mean squared error of predicting the motion simulated on still frames.
 
         Args:
             noise: (B, at least N + NUMBERS) uniform in [0, 1): first of the selection, last of the task.
                 None: drawn from torch's default generator.
         """
         if self.camera_head is None or not self.training:
-            return None
+            return loss, {}
         if noise is None:
             noise = torch.rand(frames.size(0), self.encoder.grid.num_tokens + NUMBERS, device=frames.device)
         clips, motions = moving_clips(frames, noise[:, -NUMBERS:])
         predicted = self.camera_head(self.visible_features(clips, noise))  # (B, MOTIONS)
-        return F.mse_loss(predicted.float(), motions)
+        camera_loss = F.mse_loss(predicted.float(), motions)
+        return loss + self.camera_weight * camera_loss, {"camera_loss": camera_loss}

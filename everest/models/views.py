@@ -66,7 +66,7 @@ class ViewModel(PretrainingModel):
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
             noise: (B, at least N) uniform in [0, 1), the random part of the selection; see
-                `camera_loss`. None: drawn from torch's default generator.
+                `with_camera_loss`. None: drawn from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         """
         views = self.settings.number
@@ -77,11 +77,9 @@ class ViewModel(PretrainingModel):
         features = self.visible_features(frames, noise)  # (B, D)
         with full_precision(frames.device):
             loss, parts = self._compare(features.float(), videos[::views])
-        camera_loss = self.camera_loss(frames[::views], None if noise is None else noise[::views])
-        if camera_loss is not None:
-            parts["camera_loss"] = camera_loss
-            loss = loss + self.camera_weight * camera_loss
-        return PretrainingOutput(loss=loss, parts=parts)
+        noise = None if noise is None else noise[::views]
+        loss, camera = self.with_camera_loss(loss, frames[::views], noise)
+        return PretrainingOutput(loss=loss, parts=parts | camera)
 
     def _compare(self, features: Tensor, videos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of features (B, D) over the batches of all processes, and its parts."""

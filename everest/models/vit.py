@@ -7,19 +7,17 @@ D width, t p q a tubelet's frames, rows and columns.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import torch
-from pydantic import ConfigDict
 from torch import Tensor, nn
 
 from everest.config.model import ModelSettings
-from everest.config.values import Share
+from everest.config.values import Count, Share, Side, settings
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import EPS, Block, Blocks
 from everest.models.embedding import TubeletEmbedding
 from everest.models.positions import (
-    INTERPOLATED,
     FixedPositions,
     LearnedPositions,
     RotaryPositions,
@@ -43,33 +41,40 @@ def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) ->
                     nn.init.zeros_(layer.bias)
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Norms:
     """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
     after_encoder: bool = True  # pretrain, encoder; models of transformers may have none
     eps: Share = EPS  # added to the variance
     last_eps: Share = EPS  # the same for the decoder's norm and for the norm after averaging
 
 
-@dataclass(frozen=True, kw_only=True)
+@settings
 class Architecture:
-    """The settings of a model with the clips that it takes: the same whatever the model is trained for.
+    """The settings of a model with the clips that it takes: the same whatever the model is trained for."""
 
-    Attributes:
-        grid: the clip's tokens, which fix their positions.
-        trained_grid: the tokens that interpolated positions were computed for; None: `grid`.
-        checkpointing: recompute each block in the backward pass.
-        pixels: normalize clips of bytes, and fix the number of channels.
-    """
-
+    frames: Count
+    size: tuple[Side, Side]  # height, width
     model: ModelSettings
-    grid: TokenGrid
-    trained_grid: TokenGrid | None = None
-    checkpointing: bool = False
-    pixels: PixelStatistics = IMAGENET
-    norms: Norms = field(default_factory=Norms)
+    checkpointing: bool = False  # recompute each block in the backward pass
+    norms: Norms = field(default_factory=Norms)  # imported models may have other values
+    # Slices, rows and columns that interpolated positions were computed for.
+    position_grid: tuple[Count, Count, Count] | None = None
+    pixels: PixelStatistics = IMAGENET  # of the clips
+
+    @property
+    def grid(self) -> TokenGrid:
+        """The clip's tokens, which fix their positions."""
+        return TokenGrid.of_clip(frames=self.frames, size=self.size, tubelet=self.model.tubelet)
+
+    @property
+    def trained_grid(self) -> TokenGrid:
+        """The tokens that the positions were computed for."""
+        if self.position_grid is None:
+            return self.grid
+        t, h, w = self.position_grid
+        return TokenGrid(t=t, h=h, w=w)
 
     def make_positions(self, width: int, heads: int, *, class_token: bool = False) -> TokenPositions:
         """The positions of the encoder or the decoder; learned ones also for a class token."""
@@ -78,11 +83,8 @@ class Architecture:
             return RotaryPositions(grid, width // heads)
         if positions == "learned-separable":
             return LearnedPositions(grid, width, class_token=class_token)
-        if positions == "flat" or positions == "separable":
-            return FixedPositions(position_table(positions, grid, width))
-        trained = self.trained_grid or grid
-        table = position_table(INTERPOLATED[positions], trained, width)
-        return FixedPositions(interpolated_table(table, trained, grid))
+        table = position_table(positions, self.trained_grid, width)
+        return FixedPositions(interpolated_table(table, self.trained_grid, grid))
 
 
 class Encoder(nn.Module):

@@ -29,8 +29,8 @@ def assign(
     """The list of every group (G,).
 
     Large groups are placed first, each where it leaves the least squared distance from the shares. Then
-    single groups are moved, and pairs change places, as long as that helps. A class of at least S groups that is
-    missing in a list counts more than any distance. Groups of one class can always avoid that; of several
+    single groups are moved, and pairs change places, as long as that helps. A class of at least S groups that
+    is missing in a list counts more than any distance. Groups of one class can always avoid that; of several
     classes, some assignments that do are not found, or there is none.
 
     Args:

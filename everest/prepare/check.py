@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from everest.errors import DataError
-from everest.inference.journal import open_journal
+from everest.inference.row_store import open_journal
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample

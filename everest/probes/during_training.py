@@ -147,11 +147,11 @@ class Prober:
             "first": rows[0],
         }
         training.report({**event, **row})
-        found = new_warnings(rows, **self._sizes)
+        warnings = new_warnings(rows, **self._sizes)
         # Nothing is predicted between views, so the loss may still fall.
         ends = step < plan.steps and isinstance(training.state.trained_model, ViewModel)
-        collapse = found.pop("collapse", None) if ends else None
-        for kind, warning in found.items():
+        collapse = warnings.pop("collapse", None) if ends else None
+        for kind, warning in warnings.items():
             training.warn_once(kind, warning)
         if collapse is not None:
             raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")

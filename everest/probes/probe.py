@@ -23,10 +23,8 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
-from everest.inference.model import OpenedModel
-from everest.inference.over_videos import Values
+from everest.inference.model import OpenedModel, Values
 from everest.inference.row_store import open_row_store
-from everest.lists.labels import Label
 from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
@@ -48,9 +46,7 @@ SHOWN: Final = {  # metrics by task; the first has a chance level
 class EncodedSet:
     """The readable videos of a list."""
 
-    videos: list[str]
-    labels: list[tuple[Label, ...]]  # of each video, one per head
-    sources: list[str]  # of each video: its group, or the file
+    samples: list[Sample]
     features: NDArray[np.float32]  # (N, D), the mean over a video's views of the pooled feature
     baselines: dict[str, NDArray[np.float32]]  # (N, …) features of the baselines, by name
     tokens: NDArray[np.float32] | None  # (N, V * K, D), memory-mapped
@@ -99,14 +95,10 @@ def encode_set(
         add_rows(store, model, samples, row_of, batch=batch, report=report, compute=compute)
         skipped = [(video, problem) for video, problem in store.samples if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
-        readable = [
-            sample for sample, (_, problem) in zip(samples, store.samples, strict=True) if problem is None
-        ]
+        pairs = zip(samples, store.samples, strict=True)
         arrays = store.arrays()
     return EncodedSet(
-        videos=[sample.video_id for sample in readable],
-        labels=[sample.labels for sample in readable],
-        sources=[sample.source for sample in readable],
+        samples=[sample for sample, (_, problem) in pairs if problem is None],
         features=np.array(arrays["pooled"]),
         baselines={name: np.array(arrays[name]) for name in baselines},
         tokens=arrays.get("tokens"),
@@ -134,7 +126,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     started = time.monotonic()
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
-        _training_labels([sample.labels for sample in train_samples], position, head)
+        _training_labels(train_samples, position, head)
     _report_shared(train_samples, test_samples, report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
@@ -155,8 +147,8 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     views = model.recipe.eval
     return {
         **results.get("", {"heads": results}),
-        "train": len(train.videos),
-        "test": len(test.videos),
+        "train": len(train.samples),
+        "test": len(test.samples),
         "skipped": train.num_skipped + test.num_skipped,
         "views": {"clips": views.clips, "crops": views.crops},
         "seed": model.recipe.train.seed,
@@ -191,7 +183,7 @@ def _probe_head(
 ) -> dict[str, Any]:
     """Return the results of all probes for one head; see `_training_labels` for errors."""
     encoder, seed = model.module.encoder, model.recipe.train.seed
-    labels = _training_labels(train.labels, position, head)
+    labels = _training_labels(train.samples, position, head)
 
     def measured(name: str, features: Floats, tested: Floats) -> dict[str, Any]:
         if name == "knn":
@@ -204,8 +196,8 @@ def _probe_head(
             attention = {"heads": encoder.num_heads, "seed": seed, "device": model.module.device}
             outputs = attentive(train.tokens, labels, test.tokens, head, **attention)
         predictions = Predictions(
-            videos=test.videos,
-            labels=[(row[position],) for row in test.labels],
+            videos=[sample.video_id for sample in test.samples],
+            labels=[(sample.labels[position],) for sample in test.samples],
             outputs=outputs[:, None],  # (videos, one view, outputs)
             skipped=[],
             heads=(replace(head, name=""),),
@@ -219,24 +211,20 @@ def _probe_head(
     references: dict[str, float] = {}  # of the labels alone: the same for every probe
     results, baselines = {}, {each: {} for each in train.baselines}
     for name in names:
-        report(notice(f"{name} probe of {len(train.videos)} videos"))
+        report(notice(f"{name} probe of {len(train.samples)} videos"))
         results[name] = measured(name, train.features, test.features)
         for each, rows in baselines.items() if name != "attentive" else ():  # it takes tokens
             rows[name] = measured(name, train.baselines[each], test.baselines[each])
-    found = {"probes": results, "baselines": baselines, "chance": references[chance]}
+    result = {"probes": results, "baselines": baselines, "chance": references[chance]}
     if head.task != "single-label":
-        return found
-    tested = label_array([row[position] for row in test.labels], head)
-    return found | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
+        return result
+    tested = label_array([sample.labels[position] for sample in test.samples], head)
+    return result | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
 
 
-def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Head) -> NDArray[Any]:
-    """The labels of a head; raises DataError if there is nothing to learn.
-
-    Args:
-        rows: of each training video its labels, one per head.
-    """
-    labels = label_array([row[position] for row in rows], head)
+def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> NDArray[Any]:
+    """The labels of a head; raises DataError if there is nothing to learn."""
+    labels = label_array([sample.labels[position] for sample in samples], head)
     place = f"data.train: head {head.name}" if head.name else "data.train"
     if len(np.unique(labels, axis=0)) < 2:
         raise DataError(f"{place}: all videos have the same label; a probe needs two or more")
@@ -245,8 +233,8 @@ def _training_labels(rows: Sequence[tuple[Label, ...]], position: int, head: Hea
 
 def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:
     """The result `retrieval`, about the nearest videos of each test video."""
-    sources = measures.numbered([*train.sources, *test.sources])
-    of_train, of_test = sources[: len(train.sources)], sources[len(train.sources) :]
+    sources = measures.numbered([sample.source for sample in (*train.samples, *test.samples)])
+    of_train, of_test = np.split(sources, [len(train.samples)])
 
     def precision(gallery: Floats, queries: Floats) -> float | None:
         return measures.precision_of_nearest(queries, tested, of_test, gallery, labels, of_train)

@@ -16,7 +16,7 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.errors import RecipeError
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
-from everest.models.cost import Macs, PassCost, count_frozen_macs, count_pass, count_tokens
+from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import WeightCounts, count_weights, frozen_bytes, inference_bytes, training_bytes
 from everest.models.of_recipe import classifier_spec
 from everest.models.partial import frozen_layers
@@ -59,10 +59,10 @@ class StageCost:
     tokens: dict[str, int]
     views: dict[str, int] | None
 
-    @property
+    @cached_property
     def macs(self) -> Macs:
         """Of the forward pass of one clip."""
-        return self._pass.macs
+        return count_macs(self.spec)
 
     @property
     def gmacs(self) -> float:
@@ -98,10 +98,6 @@ class StageCost:
         return state | ({self._frozen_kind: frozen} if frozen else {})
 
     @cached_property
-    def _pass(self) -> PassCost:
-        return count_pass(self.spec)
-
-    @cached_property
     def _weights(self) -> WeightCounts:
         return count_weights(self.spec, self.settings)
 
@@ -117,7 +113,7 @@ class StageCost:
         """Return the values of `everest profile --json`."""
         row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
         if self.settings is not None:
-            macs = self._pass.training(frozen_layers=self._frozen_layers)
+            macs = self.macs.training(self.spec, frozen_layers=self._frozen_layers)
             row["training_gflops"] = None if self.settings.lora.rank else 2 * macs / 1e9  # adapters: unknown
             row["trained_parameters"] = self.trained_parameters
         if self.frozen_macs is not None:

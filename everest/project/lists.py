@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -13,21 +13,21 @@ from typing import Any, Final
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
-from everest.footage.labeled_list import Labeling
-from everest.footage.windows import WindowSettings, write_windows
+from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.inference.scores import read_truth
 from everest.lists.inputs import named_samples
-from everest.lists.sample import ListSize
+from everest.lists.sample import ListSize, Sample
 from everest.lists.stage import LIST_FILES, read_stage
 from everest.prepare.division import SHARES, LabeledVideos
 from everest.project.request import Request
-from everest.suggest.data_section import data_section, has_class_folders, with_task
-from everest.suggest.next_commands import shared_videos
+from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, notice
 from everest.system.text import counted
 from everest.video.folders import split_folders
+from everest.video.reader import probe
+from everest.video.stream import VideoError
 
-# Our choice, in seconds. Windows of 1 s were measured (docs/timelines.md).
+# Our choice, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
 STEP: Final = 0.5  # of a window, from one to the next
 
@@ -94,6 +94,8 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         root, source = folder, folder / "windows.csv"
         window, names = _write_windows(request, Path(request.annotations), source, report)
     videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=names)
+    if request.annotations is None:  # the windows are of recordings that could be read
+        videos = replace(videos, samples=_readable(videos.samples, report))
     _refuse_unusable(videos, request)
     for text in videos.notices:
         report(notice(text))
@@ -142,6 +144,20 @@ def window_seconds(bouts: Iterable[Bout]) -> float:
             by_class[bout.label].append(bout.seconds)
     shortest = min(map(median, by_class.values()), default=1.0)
     return min(LONGEST_WINDOW, max(SHORTEST_WINDOW, round(4 * shortest) / 4))
+
+
+def _readable(samples: Sequence[Sample], report: Report) -> list[Sample]:
+    """The samples whose videos can be opened; reports the others, which training would stop at."""
+    readable = []
+    for number, sample in enumerate(samples, start=1):
+        try:
+            probe(sample.video)
+        except VideoError as error:
+            report(notice(f"left out: {error}"))
+        else:
+            readable.append(sample)
+        report({"event": "video", "done": number, "videos": len(samples)})
+    return readable
 
 
 def _refuse_unusable(videos: LabeledVideos, request: Request) -> None:

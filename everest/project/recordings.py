@@ -19,7 +19,7 @@ from everest.system.events import Report, notice, silent
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
 SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
-STEP: Final = 0.25  # of a window; docs/timelines.md
+STEP: Final = 0.25  # of a window; benchmarks/timelines.md
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
 
 
@@ -31,7 +31,8 @@ def score_recordings(
     Args:
         window: seconds.
     Returns:
-        The `SCORES`; `smooth`, the seconds over which probabilities are averaged; and `timeline`, the file.
+        The `SCORES`; `smooth`, the seconds over which probabilities are averaged; the `recordings`; and the
+        files `timeline` and `figure`.
     """
     smooth = window
     if model.recipe.data.val is not None:
@@ -46,7 +47,8 @@ def score_recordings(
     scores, truth = score(timelines, bouts, annotations, report)
     draw_timelines(folder / FIGURE, timelines, bouts, truth)
     files = {"timeline": str(folder / TIMELINE), "figure": str(folder / FIGURE)}
-    return {key: scores[key] for key in SCORES} | {"smooth": smooth, **files}
+    recordings = [video.video for video in timelines.videos]
+    return {key: scores[key] for key in SCORES} | {"smooth": smooth, "recordings": recordings, **files}
 
 
 def score(

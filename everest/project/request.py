@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ LISTS, PRETRAIN, REPORT, FOLDS = "lists", "pretrain", "report", "folds"
 # In the order of their removal: a folder without a request has none of the others.
 OWN: Final = (RESULT, REPORT, FOLDS, FINETUNE, PRETRAIN, LISTS, RECIPE, PROJECT)
 PLANNED: Final = "root"  # in project.json once the lists and the recipe are written
+FILES: Final = "files"  # in project.json: see `Request.checksums`
 BUDGETS: Final = tuple(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
 FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
 
@@ -56,6 +58,12 @@ class Request:
         if self.hours is not None and budget is not None:
             raise RecipeError(f"--hours and --set {budget} both set the number of steps; use one of them")
 
+    def checksums(self) -> dict[str, str]:
+        """SHA-256 of the files with the labels, by their paths."""
+        paths = [Path(path) for path in (self.videos, self.annotations) if path is not None]
+        files = [path for path in paths if path.is_file()]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
 
 def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str, Any] | None:
     """The document of the project of this request in a folder; None: it is started there, perhaps again.
@@ -74,10 +82,16 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
     try:
         document = read_json(path)
         differences = differing(document["request"], asdict(request))
+        files = document.get(FILES, {})
+        changed = [
+            path for path, checksum in request.checksums().items() if files.get(path, checksum) != checksum
+        ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RecipeError(f"{path}: damaged ({error}); {FIX}") from error
     if differences:
         raise RecipeError(f"--output {folder}: holds another project: {'; '.join(differences)}; {FIX}")
+    if changed:
+        raise RecipeError(f"{', '.join(changed)}: has changed since the project in {folder} began; {FIX}")
     return document if PLANNED in document else None
 
 

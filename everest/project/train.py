@@ -19,6 +19,7 @@ from everest.project.folds import measure_folds
 from everest.project.lists import ProjectLists, make_lists
 from everest.project.measure import measure_run
 from everest.project.request import (
+    FILES,
     FOLDS,
     LISTS,
     PLANNED,
@@ -172,12 +173,13 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
     clear(folder)
     try:
         write_document(folder / PROJECT, {"request": asdict(request)})
+        checksums = request.checksums()  # before they are read
         lists, recipe, plan = _make_plan(request, folder, report)
         for line in plan["lines"]:
             report(notice(line))
         write_text(folder / RECIPE, recipe)
         kept = {PLANNED: lists.section["root"], "folds": list(lists.folds), "window": lists.window}
-        document = {"request": asdict(request), **kept}
+        document = {"request": asdict(request), FILES: checksums, **kept}
         write_document(folder / PROJECT, document)
     except UserError:
         clear(folder)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from everest.errors import first_names
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.suggest.data_facts import DataFacts
@@ -14,6 +15,7 @@ from everest.suggest.devices import StageTime
 from everest.system.text import counted
 
 MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)
+MOST_NAMES: Final = 3  # of test recordings
 TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
 LABEL_MORE: Final = "label videos of more groups (persons, animals, places), the rarest classes first"
 
@@ -61,8 +63,10 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         f"compare: {', '.join(answers)}",
     ]
     if "frame_accuracy" in result:
+        recordings = [name for part in result.get("folds", [result]) for name in part["recordings"]]
         lines.append(
-            f"timelines: right frames {result['frame_accuracy']:.1f} % (always the most frequent class "
+            f"timelines of {first_names(recordings, MOST_NAMES)}: right frames "
+            f"{result['frame_accuracy']:.1f} % (always the most frequent class "
             f"{result['majority_accuracy']:.1f} %), mean over classes {result['mean_class_accuracy']:.1f} %, "
             f"F1@50 {result['f1@50'] or 0:.1f} %"
         )

@@ -32,11 +32,12 @@ Floats = NDArray[np.float32]
 class _Header:
     """The texts of a file, as JSON values."""
 
-    videos: list[InstanceOf[str]]  # not `str`: names of videos need not be UTF-8
-    encoding: dict[str, Any]
-    window: float | None = None
+    # V names, each a `video_id` of everest.lists.sample.Sample. Not `str`: they need not be UTF-8.
+    videos: list[InstanceOf[str]]
+    encoding: dict[str, Any]  # everest.inference.features.encoding_of
+    window: float | None = None  # seconds
     step: float | None = None
-    clips: int | None = None
+    clips: int | None = None  # views and keep ratio, as OpenedModel.open takes them
     crops: int | None = None
     keep: float | None = None
 
@@ -45,21 +46,14 @@ _HEADER: Final = TypeAdapter(_Header)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureFile:
+class FeatureFile(_Header):
     """The rows of a file, each of a video, of a segment or of a window."""
 
     path: Path
-    videos: list[str]  # V names, each a `video_id` of everest.lists.sample.Sample
     video_ids: NDArray[np.int64]  # (N,) numbers of names
-    units: Floats  # (N, D) features divided by their norms; rows of zeros stay
+    units: Floats  # (N, D)
     starts: NDArray[np.float64] | None  # (N,) seconds of windows
     ends: NDArray[np.float64] | None
-    encoding: dict[str, Any]  # everest.inference.features.encoding_of
-    window: float | None  # seconds
-    step: float | None
-    clips: int | None  # views of a video, and the keep ratio of its tokens, as OpenedModel.open takes them
-    crops: int | None
-    keep: float | None
 
     @cached_property
     def files(self) -> list[str]:
@@ -92,12 +86,22 @@ class FeatureFile:
         start, end = float(self.starts[row]), float(self.ends[row])
         return replace(sample, start=start, end=end, start_frame=None, end_frame=None)
 
+    @cached_property
+    def _spans(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+        """Start and end (N,) of each row, in seconds; or in frames, and whether they are that (N,)."""
+        if self.starts is not None and self.ends is not None:
+            return self.starts, self.ends, np.zeros(self.starts.shape, bool)
+        samples, ids = [Sample.of_video_id(name) for name in self.videos], self.video_ids
+        starts = np.array([each.start or each.start_frame or 0 for each in samples], np.float64)
+        ends = np.array([each.end or each.end_frame or np.inf for each in samples], np.float64)
+        in_frames = np.array([(each.start_frame, each.end_frame) != (None, None) for each in samples])
+        return starts[ids], ends[ids], in_frames[ids]
+
     def overlapping(self, row: int) -> NDArray[np.int64]:
-        """The rows of windows that share a part of their file with that of `row`, and `row` itself."""
-        if self.starts is None or self.ends is None:
-            return np.array([row])
-        rows = self.rows_of_file(self.files[self.video_ids[row]])
-        return rows[(self.starts[rows] < self.ends[row]) & (self.ends[rows] > self.starts[row])]
+        """The rows of the same file that may share a part of the time of `row`, itself included."""
+        rows, (starts, ends, in_frames) = self.rows_of_file(self.files[self.video_ids[row]]), self._spans
+        is_apart = (starts[rows] >= ends[row]) | (ends[rows] <= starts[row])
+        return rows[~is_apart | (in_frames[rows] != in_frames[row])]
 
     def require_model(self, model: OpenedModel) -> None:
         """Raise RecipeError unless a model computes features that are comparable with these."""
@@ -112,6 +116,13 @@ class FeatureFile:
 
 def _normal(path: str) -> str:
     return os.path.normpath(Path(path).absolute())
+
+
+def unit_rows(features: NDArray[Any]) -> Floats:
+    """Features (N, D) divided by their norms; rows of zeros stay."""
+    rows = features.astype(np.float32)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 def read_feature_file(path: Path) -> FeatureFile:
@@ -137,12 +148,10 @@ def read_feature_file(path: Path) -> FeatureFile:
     finite = all(np.isfinite(column).all() for column in (features, *times))
     if not fits or not finite or not 0 <= ids.min() <= ids.max() < len(header.videos):
         raise DataError(f"{path}: damaged, its columns do not fit its {len(features)} rows; {FIX}")
-    units = features.astype(np.float32)
-    norms = np.linalg.norm(units, axis=1, keepdims=True)
     return FeatureFile(
         path=path,
         video_ids=ids,
-        units=units / np.where(norms > 0, norms, 1),
+        units=unit_rows(features),
         starts=arrays.get("starts"),
         ends=arrays.get("ends"),
         **vars(header),

@@ -1,18 +1,121 @@
 """The rows that are most similar to a query: exact nearest neighbors by cosine similarity.
 
-N rows of a file, Q vectors of a query.
+A query is rows of the feature file, or a video that is encoded for it.
+
+N rows of the file, Q vectors of a query, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import inf
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from everest.errors import RecipeError
-from everest.search.feature_file import FeatureFile
-from everest.search.queries import Query
+from everest.data.footage import Timeline
+from everest.errors import DataError, RecipeError
+from everest.inference.features import LEVELS
+from everest.inference.model import OpenedModel, over_videos
+from everest.inference.windows import windows_of
+from everest.lists.sample import Sample
+from everest.search.feature_file import FeatureFile, Floats, unit_rows
+from everest.system.events import silent
+from everest.video.reader import VideoError
+
+AT: Final = "@"  # between a video and a moment
+SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Query:
+    """Windows or a video to find similar ones of."""
+
+    name: str  # as the user gave it
+    sample: Sample  # what it shows
+    vectors: Floats  # (Q, D) unit rows: of its windows, or of the one video
+    rows: tuple[int, ...] = ()  # of the file; empty: of another video
+
+
+def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query:
+    """Find a query among the rows, or encode it: `VIDEO`, or `VIDEO@SECONDS` for a moment.
+
+    A moment of a video in the file is the window that starts then, else the window whose middle is nearest.
+    A whole video is compared by all of its windows.
+
+    Args:
+        model: for videos that are not in the file; None: there is none.
+    """
+    name, moment, rows = text, None, file.rows_of(text)
+    before, _, after = text.rpartition(AT)
+    if before and not rows.size and not Path(text).exists():
+        try:
+            name, moment = before, float(after)
+        except ValueError:
+            raise DataError(f"{text}: neither a row of {file.path} nor a video") from None
+        if not 0 <= moment < inf:
+            raise RecipeError(f"{text}: the moment must be a number of seconds from 0 on")
+        if file.window is None:
+            raise RecipeError(f"{text}: {file.path} has no windows; write them with everest extract --window")
+        rows = file.rows_of(name)
+    if rows.size:
+        if moment is not None:
+            rows = np.array([_row_at(moment, rows, file, text)])
+        sample = file.sample(int(rows[0])) if rows.size == 1 else Sample.of_video_id(name)
+        return Query(name=text, sample=sample, vectors=file.units[rows], rows=tuple(rows.tolist()))
+    if not Path(name).exists():
+        raise DataError(f"{text}: neither a row of {file.path} nor a video")
+    if model is None:
+        raise RecipeError(f"{text}: is not in {file.path}; give --checkpoint to compute its features")
+    file.require_model(model)
+    try:
+        parts = _parts(Sample(path=name), moment, file, model)
+    except VideoError as error:
+        raise DataError(str(error)) from error
+    sample = parts[0] if len(parts) == 1 else Sample(path=name)
+    return Query(name=text, sample=sample, vectors=encode_samples(parts, model))
+
+
+def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> Floats:
+    """The features (samples, D) of samples as unit rows."""
+    encode = lambda clips: model.encode(clips)._asdict()  # noqa: E731
+    rows = []
+    for pairs in over_videos(model, samples, encode, batch=1, workers=0, report=silent):
+        for sample, values in pairs:
+            if isinstance(values, str):
+                raise DataError(f"{sample.video_id}: {values}")
+            rows.append(LEVELS["video"](values)["features"].numpy())
+    return unit_rows(np.stack(rows))
+
+
+def _row_at(moment: float, rows: NDArray[np.int64], file: FeatureFile, text: str) -> int:
+    """The row of a moment; DataError if the windows end before it."""
+    assert file.starts is not None
+    assert file.ends is not None
+    starts, ends = file.starts[rows], file.ends[rows]
+    if moment > ends.max():
+        raise DataError(f"{text}: the windows of this video in {file.path} end at {ends.max():.2f} s")
+    begins = np.abs(starts - moment) < SAME_TIME
+    return int(rows[np.where(begins, -1, np.abs((starts + ends) / 2 - moment)).argmin()])
+
+
+def _parts(video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> list[Sample]:
+    """The parts of a video to encode: as the rows of the file, or one around a moment."""
+    views, path = model.views, video.path
+    if moment is None and (file.window is None or file.step is None):
+        return [video]
+    if moment is None:
+        windows = windows_of(video, views, window=file.window, step=file.step)
+        return [Sample(path=path, start=window.start, end=window.end) for window in windows]
+    end = Timeline.of(video.video).end
+    if moment >= end:
+        raise DataError(f"{path}{AT}{moment:g}: the video ends at {end:.2f} s")
+    assert file.window is not None
+    start = max(min(moment - file.window / 2, end - file.window), 0.0)
+    return [Sample(path=path, start=start, end=min(start + file.window, end))]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 from everest.figures import drawing
 from everest.figures.clips import clip_card
 from everest.search.feature_file import FeatureFile
-from everest.search.neighbors import Neighbor
-from everest.search.queries import Query
+from everest.search.neighbors import Neighbor, Query
 
 
 def write_page(path: Path, results: Sequence[tuple[Query, list[Neighbor]]], file: FeatureFile) -> None:

@@ -1,18 +1,22 @@
-"""The data section of a recipe: the lists in a folder or of options, the file of class names, the task."""
+"""The data section of a recipe: lists, class names and task; and the commands that train with them."""
 
 from __future__ import annotations
 
+import os
 import shlex
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from everest.config.heads import MULTI_LABEL, Task
+from everest.config.heads import Task
+from everest.config.settings import DataSettings
 from everest.errors import DataError
-from everest.lists.labels import find_task, found_notice, names_used, read_class_names
+from everest.lists.labels import find_task, found_notice, read_class_names
+from everest.lists.sample import Sample
 from everest.lists.shards import find_index, read_index
-from everest.lists.stage import LIST_FILES
+from everest.lists.stage import LIST_FILES, read_stage
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
 from everest.system.storage import Location, join_location, parse_location
@@ -39,24 +43,24 @@ def data_section(
         labeled: False lets the training list be missing: all videos below the folder are read then.
     """
     location = _folder(root)
-    found: dict[str, Any] = {}
+    section: dict[str, Any] = {}
     prefix = "" if train is None else Path(train).name.removesuffix(LIST_FILES["train"])
     for key, given in (("train", train), ("val", val), ("test", test)):
         if given:
-            found[key] = _given(location, key, given)
+            section[key] = _given(location, key, given)
         elif train is not None and Path(train) != Path(LIST_FILES["train"]):
             # Other lists, such as val.csv in `root`, may have the labels of another task.
             own = str(Path(train).with_name(f"{prefix}{LIST_FILES[key]}"))
             exists = (location / own).exists() or Path(own).exists()
-            found[key] = _given(location, key, own) if exists else None
+            section[key] = _given(location, key, own) if exists else None
         else:
-            found[key] = _find_list(location, key, labeled=labeled)
+            section[key] = _find_list(location, key, labeled=labeled)
     if pretrain is not None:
-        found["pretrain"] = _given(location, "pretrain", pretrain)
-    if found["train"] in (None, "train"):
+        section["pretrain"] = _given(location, "pretrain", pretrain)
+    if section["train"] in (None, "train"):
         folders = split_folders(location, labeled=labeled)
-        found |= {key: name for key, name in folders.items() if found[key] is None}
-    if found["train"] is None and labeled:
+        section |= {key: name for key, name in folders.items() if section[key] is None}
+    if section["train"] is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
         if lists := _named_lists(location, "train"):
             fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
@@ -64,11 +68,11 @@ def data_section(
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
             fix = f"`{command}` makes lists of its class folders, and a recipe"
         raise DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
-    if found["train"] is None:
-        del found["train"]
-    elif classes := _class_file(found["train"], location):
-        found["classes"] = classes
-    return {"root": str(location.resolve()), **found}
+    if section["train"] is None:
+        del section["train"]
+    elif classes := _class_file(section["train"], location):
+        section["classes"] = classes
+    return {"root": str(location.resolve()), **section}
 
 
 def _folder(root: str) -> Location:
@@ -127,31 +131,9 @@ def _named_lists(location: Location, key: str) -> list[str]:
 
 
 def _class_file(train: str, root: Location) -> str | None:
-    """The file of class names of a training list, if there is one.
-
-    It is X_classes.txt next to X_train.csv; else such a file next to the list or in `root` whose names are
-    most of the labels: the other labels are typos.
-    """
-    folder, _, file = train.rpartition("/")
-    prefix = file.removesuffix(LIST_FILES["train"])
-    own = f"{folder}/{prefix}{CLASSES}" if folder else f"{prefix}{CLASSES}"
-    if prefix != file and (root / own).is_file():
-        return own
-    source = join_location(root, train)
-    with as_data_error(source):
-        if not source.is_file() or find_index(source):
-            return None
-        labels = set(names_used(read_rows(source), MULTI_LABEL))
-        common: dict[str, float] = {}  # share of the labels and names
-        for place in dict.fromkeys((folder, "")):
-            for path in (root / place if place else root).iterdir():
-                if labels and path.name.endswith(CLASSES):
-                    with suppress(DataError):  # no file of class names
-                        names = set(read_class_names(path))
-                        text = f"{place}/{path.name}" if place else path.name
-                        common[text] = len(labels & names) / len(labels | names)
-    best = max(sorted(common), key=lambda text: common[text], default=None)
-    return best if best is not None and common[best] > 0.5 else None
+    """The file of class names of a training list, `X_classes.txt` next to `X_train.csv`, if there is one."""
+    name = train.removesuffix(LIST_FILES["train"]) + CLASSES
+    return name if train.endswith(LIST_FILES["train"]) and (root / name).is_file() else None
 
 
 def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:
@@ -171,3 +153,51 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
         rows = read_index(index) if index else read_rows(train) if train.is_file() else []
     found = find_task(rows, names=read_class_names(root / names) if names else ())
     return section if found == "single-label" else {**section, "task": found}, found_notice(train, found)
+
+
+def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
+    """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target."""
+    others = (_paths(replace(data, test=name), "test") for name in lists)
+    return sorted(_paths(data, key).intersection(set().union(*others)))
+
+
+def _paths(data: DataSettings, key: str) -> set[str]:
+    samples = read_stage(data, key, labeled=False, may_miss=True).samples
+    return {os.path.realpath(sample.path) for sample in samples}
+
+
+def training_commands(
+    recipe: Path, *, labeled: bool, tested: bool = True, pretrained: bool = False
+) -> list[str]:
+    """The commands that train with a recipe, after pre-training or not, and evaluate on a test list."""
+    run, file = f"runs/{shlex.quote(recipe.stem)}", shlex.quote(str(recipe))
+    encoder = f"{run}-pretrain" if labeled else run
+    pretrain = f"everest pretrain --recipe {file} --output {encoder}"
+    if not labeled:
+        return [pretrain]
+    finetune = f"everest finetune --recipe {file} --init {encoder if pretrained else 'none'} --output {run}"
+    evaluate = f"everest eval --checkpoint {run}"
+    return [*([pretrain] if pretrained else []), finetune, *([evaluate] if tested else [])]
+
+
+def commands_for_lists(
+    lists: Mapping[str, Sequence[Sample]],
+    folder: Path,
+    *,
+    root: Path,
+    heads: Sequence[str],
+    task: Task = "single-label",
+) -> list[str]:
+    """The commands that train on the lists `NAME.csv` of `folder`, whose paths are relative to `root`.
+
+    A recipe is made for them; unlabeled lists and lists of several labels get one for pre-training.
+    """
+    filled = {name: samples for name, samples in lists.items() if samples}
+    folder = folder.absolute()
+    below = folder.relative_to(root) if folder.is_relative_to(root) else folder
+    given = [] if folder == root else [f"--{name} {shlex.quote(f'{below}/{name}.csv')}" for name in filled]
+    labeled = any(sample.labels for samples in filled.values() for sample in samples) and not heads
+    if labeled and task != "single-label":  # the labels of a part may not show it
+        given.append(f"--task {task}")
+    words = ["everest recipes suggest", shlex.quote(str(root)), *given, *([] if labeled else ["--unlabeled"])]
+    return [f"{' '.join(words)} --output my.yaml", *training_commands(Path("my.yaml"), labeled=labeled)]

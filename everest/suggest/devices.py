@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 
 from everest.config.settings import Recipe
 from everest.profiling.loading import TrainingStage, reading_speed, stage_clips
 from everest.profiling.measure import measure
-from everest.suggest.choices import Purpose
 from everest.system.machine import num_cores
+
+# The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
+Purpose = Literal["pretrain", "finetune", "scratch"]
 
 
 @dataclass(frozen=True, kw_only=True)

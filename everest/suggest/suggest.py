@@ -4,8 +4,8 @@ Whether a set is small depends on its independent groups: windows of a recording
 
 All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
 validation lists of sets of 50 to 175 real clips, and tried on windows of joined recordings
-(docs/timelines.md); the pre-training on 320 to 470 clips (docs/start/choosing.md). The number of steps for
-other sets and all values for a GPU were not measured.
+(benchmarks/timelines.md); the pre-training on 320 to 470 clips (docs/start/choosing.md). The number of steps
+for other sets and all values for a GPU were not measured.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from everest.config.yaml import write_yaml
-from everest.engine.plan import PEAK_LR
+from everest.engine.plan import PEAK_LR, steps_between_checkpoints
 from everest.lists.labels import IMBALANCED
 from everest.lists.sample import ListSize
-from everest.suggest.choices import MOST_SHARE, Choice, Purpose, choose_every
-from everest.suggest.data_facts import DataFacts
-from everest.suggest.devices import DEVICES, Device
+from everest.probes.collapse import probed_steps
+from everest.suggest.data_facts import DataFacts, ProbeList
+from everest.suggest.devices import DEVICES, Device, Purpose
 from everest.system.text import counted
 
 COVERED: Final = 0.75  # of the median video, by a training clip
@@ -37,8 +37,19 @@ COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tun
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
 FEW_GROUPS: Final = 500  # up to here a model sees differences
 VERY_FEW_GROUPS: Final = 100  # up to here mild augmentation
+MOST_PROBES: Final = 20
+MOST_SHARE: Final = 0.05  # of the cost of a run, which its probes may add
+COST: Final = 3.2  # computation for a probed video, in training clips: of the recipe custom, the most of all
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
 _SIDE: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
+
+
+class Choice(NamedTuple):
+    """A value of the recipe, and why."""
+
+    key: str  # section.key
+    value: Any
+    reason: str
 
 
 def choose_values(
@@ -215,6 +226,22 @@ def _probes(facts: DataFacts, chosen: Sequence[Choice]) -> list[Choice]:
             return [Choice("pretrain.probe", {"every": every, **named}, reason)]
     reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; every: 1 makes them anyway"
     return [Choice("pretrain.probe", {"every": 0}, reason)]
+
+
+def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> tuple[int, float] | None:
+    """The epochs between two probes, and their share of the cost; None if so few as two cost too much.
+
+    Args:
+        steps, batch: of pre-training.
+        videos: for pre-training.
+    """
+    checkpoint = steps_between_checkpoints(steps, videos, batch)
+    for every in range(1, -(-steps // checkpoint) + 1):
+        probes = len(probed_steps(steps, every=every, checkpoint_steps=checkpoint))
+        share = probes * COST * (probed.videos + probed.held_out) / (steps * batch)
+        if probes <= MOST_PROBES and share < MOST_SHARE:
+            return every, share
+    return None
 
 
 def _evaluated_views(facts: DataFacts, chosen: Sequence[Choice]) -> list[Choice]:

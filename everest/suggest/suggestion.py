@@ -13,10 +13,9 @@ from everest.config.recipe_files import AUTO, RecipeFile
 from everest.config.settings import DataSettings, Recipe
 from everest.errors import RecipeError
 from everest.lists.stage import LIST_FILES
-from everest.suggest.choices import Purpose
 from everest.suggest.data_facts import DataFacts, examine_data
 from everest.suggest.data_section import data_section, with_task
-from everest.suggest.devices import DEVICES, StageTime, measure_speeds, stage_times, this_device
+from everest.suggest.devices import DEVICES, Purpose, StageTime, measure_speeds, stage_times, this_device
 from everest.suggest.suggest import choose_values, recipe_text
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes

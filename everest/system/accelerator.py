@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if not on_gpu:
         configure_cpu()
+    atexit.register(_close_processes)
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
     # The new name of the option is not in older versions of torch, and Accelerate does not pass it.
@@ -63,17 +65,10 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     )
 
 
-def precision_text(accelerator: Accelerator, requested: str) -> str:
-    """The precision of a run, for its first line; of `auto` on an older GPU with the reason."""
-    precision = "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
-    if requested == "auto" and precision == "fp16":
-        return "fp16 (this GPU computes no bf16)"
-    return precision
-
-
-def bytes_per_value(accelerator: Accelerator) -> int:
-    """Bytes of an activation in the accelerator's precision."""
-    return 4 if accelerator.mixed_precision == "no" else 2
+def _close_processes() -> None:
+    """Close the connections to the other processes: gloo might abort a process that exits with open ones."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:

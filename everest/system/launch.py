@@ -12,12 +12,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import EnvironmentProblem, RecipeError, UserError
 from everest.system.signals import GRACE_SECONDS, SignalForwarder, signal_name
 
-LOST = 69  # exit code of a process that exits because another one has
+
+class LostPeer(UserError):
+    """Another process of the run has ended, so this one does, too."""
+
+    exit_code = 69
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,15 +69,8 @@ def visible_gpus(numbers: Sequence[int]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[i].strip() if names else str(i) for i in numbers)}
 
 
-class RunEnd(NamedTuple):
-    """How a run of several processes ended."""
-
-    code: int  # exit code of the run
-    errors: str  # text that is still to be shown
-
-
-def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
-    """Run `command` once per process and wait.
+def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
+    """Run `command` once per process; returns the exit code of the run, and errors still to be shown.
 
     The first process has this one's terminal. The error output of the others is held back, and returned only
     if one of them fails by itself, so that an error appears once. Signals are forwarded.
@@ -109,16 +106,16 @@ def run_processes(devices: Devices, command: Sequence[str]) -> RunEnd:
         held_back.seek(0)
         errors = held_back.read() if failed else ""
     if failed is None:
-        return RunEnd(0, "")
+        return 0, ""
     code = workers[failed].returncode
     if code >= 0:
-        return RunEnd(code, errors)
+        return code, errors
     if -code in signals.received:
-        return RunEnd(128 - code, "")  # stopped before a first save, or by a second signal
+        return 128 - code, ""  # stopped before a first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""
     error = f"error: process {failed} of the run was killed by {name}{hint}"
-    return RunEnd(EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n")
+    return EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n"
 
 
 def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
@@ -132,9 +129,9 @@ def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
         codes = [worker.poll() for worker in workers]
         running = None in codes
         if failed is None:
-            faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LOST)]
+            faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LostPeer.exit_code)]
             # A process that lost another one counts only after all have ended: the other's error comes first.
-            lost = [] if running else [rank for rank, code in enumerate(codes) if code == LOST]
+            lost = [] if running else [rank for rank, code in enumerate(codes) if code == LostPeer.exit_code]
             failed = next(iter(faults or lost), None)
             deadline = time.monotonic() + GRACE_SECONDS
         elif running and time.monotonic() > deadline:

@@ -71,6 +71,8 @@ def is_running(run: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:  # of a file system without flock: it cannot tell
+        return False
     finally:
         os.close(descriptor)
     return False

@@ -17,30 +17,6 @@ JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many ru
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
 READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
-
-
-def num_cores() -> int:
-    """Returns how many cores this process may use; `num_trainers` processes share them."""
-    # macOS assigns no cores to a process.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):  # no container, or no limit
-        quota, period = QUOTA.read_text().split()
-        cores = min(cores, max(1, int(quota) // int(period)))
-    return cores
-
-
-def num_trainers() -> int:
-    """Returns how many processes train on this machine: of all jobs of a sweep that run at once."""
-    return local_processes() * int(os.environ.get(JOBS) or 1)
-
-
-def num_readers() -> int:
-    """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
-    memory = host_memory()  # what is free changes from run to run
-    possible = min(num_cores(), memory // READER_BYTES)
-    return max(1, min(possible // num_trainers(), MOST_READERS))
-
-
 CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # of Linux: containers and jobs of Slurm with their limits
 OWN_GROUPS: Final = Path("/proc/self/cgroup")
 # Of a control group: the files with its limit and its use, and the parts of the use in memory.stat that the
@@ -50,6 +26,24 @@ MEMORY_FILES_V1: Final = (
     *("memory.limit_in_bytes", "memory.usage_in_bytes"),
     ("total_inactive_file", "total_active_file"),
 )
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use, together with others of its run."""
+    # macOS assigns no cores to a process.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no limit
+        quota, period = QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def num_readers() -> int:
+    """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
+    memory = host_memory()  # what is free changes from run to run
+    possible = min(num_cores(), memory // READER_BYTES)
+    trainers = local_processes() * int(os.environ.get(JOBS) or 1)  # on this machine
+    return max(1, min(possible // trainers, MOST_READERS))
 
 
 def peak_resident_bytes() -> int:

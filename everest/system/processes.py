@@ -11,9 +11,10 @@ import os
 import re
 from typing import Final
 
-from everest.errors import EnvironmentProblem
+from everest.errors import EnvironmentProblem, shown
 
-LAUNCHER: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")  # its variables
+NUMBERS: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # variables of a launcher
+LAUNCHER: Final = (*NUMBERS, "MASTER_ADDR")
 
 
 def is_launched() -> bool:
@@ -29,6 +30,10 @@ def is_launched() -> bool:
             f"the environment has {', '.join(present)}, but not {', '.join(missing)}: a launcher such as "
             f"torchrun sets all of them; without one, unset {' '.join(present)}"
         )
+    for name in (*NUMBERS, "LOCAL_WORLD_SIZE"):
+        value = os.environ.get(name, "1")
+        if not (value.isascii() and value.isdecimal()):
+            raise EnvironmentProblem(f"{name}={shown(value)} in the environment is not a number; unset it")
     return True
 
 
@@ -41,16 +46,6 @@ def is_main() -> bool:
 def local_processes() -> int:
     """The number of processes of the run on this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def is_lost_peer(error: Exception) -> bool:
-    """Whether torch.distributed reports by `error` that another process of the run has ended.
-
-    Its stores and NCCL raise a DistError; gloo raises a plain RuntimeError whose text names gloo's source.
-    """
-    text = str(error)
-    by_torch = "gloo" in text or any(kind.__name__ == "DistError" for kind in type(error).__mro__)
-    return isinstance(error, RuntimeError) and by_torch and "onnection" in text
 
 
 def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:

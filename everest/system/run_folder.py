@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal, NotRequired
 from pydantic import Field, PositiveInt, TypeAdapter
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError
 from everest.system.files import write_error, write_table, write_text
 from everest.system.text import json_text, nonfinite_as_null, parse_json, read_json, validated
 
@@ -28,7 +28,8 @@ METRICS_FILE: Final = "metrics.jsonl"
 WEIGHTS: Final = "model.safetensors"
 BEST: Final = "best.safetensors"
 BAD_VIDEOS: Final = "bad_videos.csv"
-NONFINITE: Final = "nonfinite.json"
+BAD_COLUMNS: Final = ("path", "reason")
+NONFINITE: Final = "nonfinite.json"  # the last step with a non-finite loss or gradient, and its videos
 REPORT: Final = "report.json"  # of a tokenizer: its quality on held-out videos
 REPORT_IMAGE: Final = "report.png"
 STATE: Final = "state"
@@ -41,7 +42,8 @@ FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the cla
 TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PLAN: Final = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
 ONE_BATCH: Final = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
-ENDED: Final = "ended"  # in METRICS_FILE: why a run ended before its last step
+COMMAND: Final = "stage"  # in ENVIRONMENT: pretrain, finetune or train-tokenizer
+FINISHED: Final = "finished"  # in PLAN: the last step of a run that has nothing left to do
 # The values of env.json.
 PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # with versions
 INIT: Final = "init"  # the weights
@@ -75,6 +77,7 @@ class Plan(TypedDict):
     samples: str
     processes: int
     micro_batch: PositiveInt
+    finished: NotRequired[PositiveInt]
 
 
 _Number = Annotated[float, Field(strict=True, ge=-3.5e38, le=3.5e38)]  # of float32
@@ -130,22 +133,10 @@ class RunFolder:
         """Whether a run was started here."""
         return (self.path / RECIPE).is_file() and (self.path / ENVIRONMENT).is_file()
 
-    def start(
-        self,
-        recipe_text: str,
-        *,
-        plan: dict[str, Any],
-        one_batch: bool = False,
-        start: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Write the environment and the recipe: from now on this is a run folder. `clear` comes first.
-
-        Args:
-            start: the values of env.json that name the weights it starts from.
-        """
+    def start(self, recipe_text: str, values: Mapping[str, Any]) -> None:
+        """Clear the folder, then write env.json with these values, and the recipe that makes it a run."""
         self.clear()
-        values = {**current_environment(), INIT: None, **(start or {}), PLAN: plan, ONE_BATCH: one_batch}
-        write_text(self.path / ENVIRONMENT, json_text(values, indent=2))
+        write_text(self.path / ENVIRONMENT, json_text({**current_environment(), **values}, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
     def clear(self) -> None:
@@ -178,6 +169,16 @@ class RunFolder:
             return None if plan is None else validated(_PLAN, plan)
         except ValueError as error:
             raise RecipeError(f"{self.path / ENVIRONMENT}: damaged (plan: {error})") from error
+
+    @property
+    def finished(self) -> int | None:
+        """The last step of a run that has nothing left to do, else None."""
+        plan = self.plan()
+        return None if plan is None else plan.get(FINISHED)
+
+    def finish(self, step: int) -> None:
+        """Note that the run has nothing left to do after `step` updates."""
+        self.note(PLAN, {**self.environment()[PLAN], FINISHED: step})
 
     def read_env(self, key: str) -> Any:
         """A value of env.json; None if there is no such value, or no readable file."""
@@ -228,21 +229,21 @@ class RunFolder:
 
     def write_bad_videos(self, reasons: dict[str, str]) -> None:
         """Write bad_videos.csv: `path,reason`, one row a video."""
-        write_table(self.path / BAD_VIDEOS, [("path", "reason"), *sorted(reasons.items())])
-
-    def write_nonfinite(self, *, step: int, figures: Mapping[str, float], videos: list[str]) -> None:
-        """Write nonfinite.json: the last step with a non-finite loss or gradient, and its videos."""
-        as_text = {name: str(value) for name, value in figures.items()}
-        values = {"step": step, **as_text, "videos": sorted(videos)}
-        write_text(self.path / NONFINITE, json_text(values, indent=2))
+        write_table(self.path / BAD_VIDEOS, [BAD_COLUMNS, *sorted(reasons.items())])
 
     def bad_videos(self) -> dict[str, str]:
         """The rows of bad_videos.csv, path to reason; empty if every video could be read."""
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return {row[0]: row[1] for row in list(csv.reader(file))[1:] if len(row) == 2}
+        try:
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+                header, *rows = csv.reader(file, strict=True)
+            if header != list(BAD_COLUMNS):
+                raise ValueError
+            return dict(rows)
+        except (csv.Error, ValueError) as error:
+            raise DataError(f"{path}: damaged; remove it") from error
 
 
 def default_folder(command: str, recipe: str) -> Path:

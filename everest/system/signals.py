@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in NAMES if hasattr(s
 PARENT: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 PARENT_SECONDS: Final = 0.25  # our choice: between two looks at the parent
 GRACE_SECONDS: Final = 10.0  # our choice: for processes to exit by themselves after one has failed
+_stopping: Final = threading.Event()  # set by a signal that this process has recorded or forwarded
 
 
 class Stopped(UserError):
@@ -47,6 +49,7 @@ class StopSignal:
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self.number = number
+        _stopping.set()
         self._at = time.monotonic()
         signal.signal(number, self._before[number])
         if is_main() and os.isatty(2):
@@ -102,6 +105,7 @@ class SignalForwarder:
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
         self.received.append(number)
+        _stopping.set()
         for process in self._processes:
             self._signaled.add(process.pid)
             process.send_signal(number)
@@ -132,13 +136,17 @@ def signal_name(code: int | None) -> str | None:
 
 
 def end_with_parent() -> None:
-    """Send this process a SIGTERM when the process named by PARENT is gone, so that a training is saved."""
+    """Send this process a SIGTERM when the process named by PARENT is gone, so that a training is saved.
+
+    After another stop signal none is sent: a second one would end the process without saving.
+    """
 
     def watch(parent: int) -> None:
         while os.getppid() == parent:
             time.sleep(PARENT_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        if not _stopping.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
 
     parent = os.environ.get(PARENT, "")
-    if parent.isdecimal():
+    if parent.isdecimal() and sys.platform != "win32":  # where an orphan keeps the id of its parent
         threading.Thread(target=watch, args=(int(parent),), daemon=True).start()

@@ -27,13 +27,18 @@ LOCAL: Final = "file://"
 _URL: Final = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 # Values that storages report and that change with a file, the most reliable first.
 _CHANGING: Final = ("ETag", "etag", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
+_PROTOCOLS: Final = "use file, s3, hf or another protocol of fsspec"
 _REMEDY: Final = "check the address, the network and the credentials (S3: AWS_ACCESS_KEY_ID and \
 AWS_SECRET_ACCESS_KEY, or FSSPEC_S3_ANON=true for a public bucket; hf: `hf auth login`)"
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class RemotePath:
-    """A file or folder of a storage. Methods raise OSError like the methods of `Path`, and also:"""
+    """A file or folder of a storage. Methods raise OSError like the methods of `Path`.
+
+    DataError: the storage does not answer or refuses access.
+    EnvironmentProblem: the package for the protocol is missing.
+    """
 
     url: str
     listed_as: str | None = field(default=None, compare=False, repr=False)  # file or directory, if known
@@ -129,7 +134,8 @@ class RemotePath:
             raise
         except Exception as error:  # every storage has errors of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DataError(f"{self.url}: {reason}; {_REMEDY}") from error
+            fix = _PROTOCOLS if "Protocol not known" in reason else _REMEDY
+            raise DataError(f"{self.url}: {reason}; {fix}") from error
 
 
 Location = Path | RemotePath

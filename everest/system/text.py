@@ -13,15 +13,16 @@ from pydantic_core import to_jsonable_python
 
 from everest.errors import shown
 
+Value = TypeVar("Value")
+# Python keeps the bytes of a name that is not UTF-8 as lone surrogates (PEP 383).
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+
 
 def counted(number: int, noun: str) -> str:
     """`1 video`, `2 videos`, `1 class`, `2 classes`."""
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
-
-
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def is_unicode(text: str) -> bool:
@@ -49,16 +50,13 @@ def is_plain(name: str) -> bool:
     return name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_file_name(name)
 
 
-Value = TypeVar("Value")
-
-
 def json_text(document: Any, *, indent: int | None = None) -> str:
     """A JSON document; a number that is not finite is a fault of the caller (ValueError)."""
     return json.dumps(document, indent=indent, allow_nan=False)
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON document."""
+    """The value of a JSON document; ValueError if it is damaged, nested too deeply or not finite."""
     try:
         return json.loads(text, parse_constant=_finite, parse_float=_finite)
     except RecursionError:
@@ -66,7 +64,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file."""
+    """The value in a JSON file; OSError if it cannot be read, ValueError as by `parse_json` or of a pipe."""
     if path.exists() and not path.is_file():
         raise ValueError("not a regular file")
     return parse_json(path.read_text(encoding="utf-8-sig"))  # Windows programs write a byte order mark

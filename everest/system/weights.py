@@ -18,7 +18,6 @@ from typing import Any, Final, TypeVar
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from everest.errors import CheckpointError, shown
@@ -165,12 +164,6 @@ def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     ]
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit the model: {'; '.join(problems)}")
-
-
-def set_gradient_exchange(model: nn.Module, *, on: bool) -> None:
-    """Set whether the next backward pass exchanges gradients; only sharded models need it."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(on)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

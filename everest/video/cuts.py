@@ -26,6 +26,11 @@ MEDIA_BOXES: Final = (b"mdat", b"moof")  # of ISO media: with frames
 TS_PACKET: Final = 188  # bytes
 TS_SPACINGS: Final = (TS_PACKET, 192, 204)  # plain, with a clock before each packet, with parity after it
 TS_SYNC: Final = 0x47
+MOST_HELD: Final = 16  # frames that a decoder holds back
+DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
+# Our choice: how much of the stated duration may be missing from an intact file, in seconds and as a share.
+CUT_SECONDS: Final = 1.0
+CUT_SHARE: Final = 0.1
 
 
 @contextmanager
@@ -158,13 +163,6 @@ def _is_filled(part: bytes) -> bool:
     length, flags = part[4], part[5]
     clocks = 6 * bool(flags & 0x10) + 6 * bool(flags & 8) + bool(flags & 4)
     return length == 0 or (length > 1 + clocks and part[4 + length] == 0xFF)
-
-
-MOST_HELD: Final = 16  # frames that a decoder holds back
-DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
-# Our choice: how much of the stated duration may be missing from an intact file, in seconds and as a share.
-CUT_SECONDS: Final = 1.0
-CUT_SHARE: Final = 0.1
 
 
 def promised_seconds(path: Video, container: InputContainer, stream: VideoStream, count: int) -> float:

@@ -224,7 +224,7 @@ def of_task(labels: Any, ranges: list) -> list:
     [
         ("a.json", {"images": []}, "unknown kind of annotations; everest reads csv, boris, boris-table, "),
         ("a.csv", "path,label\na.mp4,1\n", "unknown kind of annotations; everest reads"),
-        ("a.json", "[1, 2", "a.json: damaged JSON: Expecting ',' delimiter"),
+        ("a.json", "[1, 2", "a.json: cannot be read as annotations: damaged JSON: Expecting ',' delimiter"),
         ("a.csv", f"{HEADER}\na.mp4,1\n", "line 2: it has 2 fields, and the header 4"),
         ("a.csv", f"{HEADER}\na.mp4,x,2,run\n", "line 2: 'x' is no number"),
         (

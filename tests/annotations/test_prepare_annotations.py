@@ -59,7 +59,11 @@ def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Pa
         (["-o", "bouts.csv", "--overwrite"], 2, "is an input of this command"),
         (["--to", "csv", "-o", "bouts.csv"], 2, "is an input of this command"),
         (["--videos", "nowhere"], 4, "nowhere: no such video or folder"),
-        (["--videos", "OTHER"], 4, "no annotated video is in --videos: C:\\lab\\clip0.mp4, clip1, clip9"),
+        (
+            ["--videos", "OTHER"],
+            4,
+            "--videos: no file matches the annotations, which name C:\\lab\\clip0.mp4, clip1, clip9",
+        ),
     ],
 )
 def test_wrong_input_is_named(bouts, clip_files, tmp_path, monkeypatch, options, code, message):
@@ -77,7 +81,7 @@ def test_a_damaged_video_is_named_and_its_bouts_are_written(bouts: Path, tmp_pat
     videos.mkdir()
     (videos / "clip0.mp4").write_bytes(b"no video")
     shown = called("prepare annotations", bouts, "--videos", videos, "-o", output)
-    assert "whether its bouts fit in it is not known" in shown.stderr
+    assert "its bouts were not checked against its length" in shown.stderr
     assert [each.video for each in read_annotations(output)] == [str(videos / "clip0.mp4")] * 2
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from small_runs import called, json_of, refused, run
 
-from everest.annotations.bout import UNSCORED, Bout
+from everest.annotations.bout import UNSCORED, Bout, are_scored, join_files, spans_outside
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoNames
-from everest.annotations.scored import are_scored, join_files, spans_outside
 
 
 def frame_table(folder: Path, rows: dict[int, str]) -> Path:

@@ -378,8 +378,8 @@ def test_invalid_options_are_refused(tmp_path: Path):
     of_classes = saved(tmp_path / "model.safetensors", CLASSIFIER)
     autoencoder = saved(tmp_path / "mae.safetensors", AUTOENCODER)
     for checkpoint, options, code, message in (
-        (of_classes, "--to hf --keep 0.5", 2, "encodes all tokens"),
-        (of_classes, "--to hf --uint8", 2, "transformers normalizes frames itself"),
+        (of_classes, "--to hf --keep 0.5", 2, "does not support --uint8 and --keep"),
+        (of_classes, "--to hf --uint8", 2, "does not support --uint8 and --keep"),
         (of_classes, "--to torch --keep 0.001", 2, "none is left to encode"),
         (of_classes, "--to torch --keep 2", 2, "give keep ratios"),
         (autoencoder, "--to torch --keep 0.5", 2, "goes with a classifier"),

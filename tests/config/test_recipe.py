@@ -110,12 +110,13 @@ def test_empty_file_is_the_defaults(tmp_path):
 def test_all_problems_come_at_once_each_with_its_place(tmp_path):
     base = write(tmp_path, "data: {frame: 16}\n", "base.yaml")
     mine = write(tmp_path, "base: base.yaml\nmodle: {}\neval: {clips: none}\n")
-    assert set(problems_of(mine, "pretrain.selection.keep_rate=0.3", "epochs")) == {
+    assert set(problems_of(mine, "pretrain.selection.keep_rate=0.3", "epochs", "base=k400")) == {
         f"{base}: data.frame: unknown key; did you mean 'frames'?",
         f"{mine}: modle: unknown key; did you mean 'model'?",
         f"{mine}: eval.clips: must be an integer, not 'none'",
         "--set: pretrain.selection.keep_rate: unknown key; did you mean 'keep_ratio'?",
         "--set: 'epochs' must be section.key=value",
+        "--set: base: belongs in a recipe file; choose another --recipe",
     }
 
 
@@ -229,6 +230,8 @@ WITHOUT_EFFECT = [  # of the first override, with a choice of the recipe or the 
     ("small-views", ("pretrain.views.temperature=0.2", "pretrain.views.loss=sigreg")),
     ("ssv2", ("data.num_classes=3", HEADS), "data.heads"),
     ("small", ("data.num_classes=3", "data.task=regression")),
+    ("ucf101", ("pretrain.warmup_epochs=3", "pretrain.steps=100")),
+    ("ucf101", ("finetune.warmup_steps=5",), "finetune.epochs=100"),
 ]
 
 
@@ -371,7 +374,7 @@ def test_a_layer_cannot_have_epochs_and_steps_or_neither(tmp_path):
     assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
     for section in ("{steps: 5, epochs: 7}", "{epochs: null}"):
         path = write(tmp_path, f"base: ucf101\npretrain: {section}\n")
-        assert "pretrain.steps: a stage has epochs or steps; set one" in "".join(problems_of(path))
+        assert "pretrain.steps: give either epochs or steps" in "".join(problems_of(path))
 
 
 def test_the_draw_of_views_is_short_for_a_selection():

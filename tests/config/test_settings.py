@@ -204,6 +204,7 @@ def test_numbers_that_someone_may_use_are_accepted():
 
 
 SMALL = "model.depth=4"
+RANK = "finetune.lora.rank=8"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +216,9 @@ SMALL = "model.depth=4"
         (["finetune.min_lr=1"], "finetune.min_lr: 1.0 is more than base_lr (0.001)"),
         (["finetune.mixup=0.8", "finetune.batch_size=3"], "finetune.batch_size: 3 is odd"),
         (["finetune.freeze=first:5", SMALL], "finetune.freeze: first:5 is more than the encoder's 4 blocks"),
+        ([RANK, "finetune.freeze=encoder"], "finetune.freeze: is encoder, and finetune.lora freezes"),
+        ([RANK, "finetune.freeze=first:2"], "finetune.freeze: is first:2, and finetune.lora freezes"),
+        ([RANK, "finetune.lora.layers=[qkv, qkv]"], "finetune.lora.layers: qkv, qkv: name each layer once"),
         (["pretrain.lora.rank=769"], "pretrain.lora.rank: 769 is more than the encoder's width of 768"),
     ],
 )

@@ -12,11 +12,11 @@ from small_runs import equal, same_run, weights
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
-from everest.engine.context import RunContext
+from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import start_run
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
-from everest.pretraining import Pretraining, pretrain, pretraining_output, set_up_pretraining
+from everest.pretraining import Pretraining, pretraining_output, set_up_pretraining
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
@@ -34,6 +34,7 @@ def started(
         run=RunFolder(folder),
         resumed=resumed,
         report=silent,
+        options=RunOptions(command="pretrain", recipe_file=str(recipe)),
         overlaps=overlaps,
     )
     stage = set_up_pretraining(settings, context)
@@ -66,7 +67,7 @@ def learned(training: Training) -> dict[str, Tensor]:
 
 def test_rows_and_weights_are_those_of_a_run_that_waits(recipe: Path, tmp_path: Path):
     for overlaps in (False, True):
-        pretrain(started(recipe, tmp_path / str(overlaps), overlaps=overlaps))
+        started(recipe, tmp_path / str(overlaps), overlaps=overlaps).train()
     assert same_run(tmp_path / "True", tmp_path / "False")
 
 
@@ -132,7 +133,7 @@ def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_p
 
 
 def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):
-    pretrain(started(recipe, tmp_path / "whole", overlaps=False))
+    started(recipe, tmp_path / "whole", overlaps=False).train()
     training = started(recipe, tmp_path / "parts", overlaps=True).training
     steps = loop(training, set())
     for _ in range(2):
@@ -140,7 +141,7 @@ def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, 
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(Stopped, match="saved after step 4 of 6"):  # the signal was read in the fourth step
         list(steps)
-    pretrain(started(recipe, tmp_path / "parts", overlaps=True, resumed=True))
+    started(recipe, tmp_path / "parts", overlaps=True, resumed=True).train()
     assert same_run(tmp_path / "parts", tmp_path / "whole")
 
 

@@ -18,9 +18,10 @@ from small_runs import logged, metrics, run, same_run, sets, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import Devices, _wait, read_devices
-from everest.system.processes import adopt_slurm, first_host, is_launched, is_lost_peer
+from everest.system.processes import adopt_slurm, first_host, is_launched
 from everest.system.run_folder import RunFolder
 from everest.system.signals import PARENT, StopSignal
+from everest.system.torch_errors import as_user_error
 
 
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
@@ -150,7 +151,7 @@ def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path,
 
 ALONE = """
 import os, sys, torch, torch.distributed as distributed
-from everest.system.processes import is_lost_peer
+from everest.system.torch_errors import as_user_error
 file, rank = sys.argv[1:]
 distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
 distributed.all_reduce(torch.ones(1))
@@ -160,7 +161,7 @@ try:
     distributed.all_reduce(torch.ones(1))
     distributed.all_reduce(torch.ones(1))
 except RuntimeError as error:
-    print(is_lost_peer(error))
+    print(type(as_user_error(error)).__name__)
 """
 
 
@@ -170,10 +171,8 @@ def test_the_error_of_torch_for_a_lost_process_is_recognized(tmp_path: Path):
         subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as left,
         subprocess.Popen([*command, "1"]),
     ):
-        assert left.communicate(timeout=60)[0] == "True\n"
-    refused = ConnectionResetError("Connection reset by peer")
-    for error in (RecipeError("/connections/a.yaml"), refused, RuntimeError("Connection")):
-        assert not is_lost_peer(error)
+        assert left.communicate(timeout=60)[0] == "LostPeer\n"
+    assert as_user_error(RuntimeError("Connection")) is None
 
 
 @pytest.mark.slow
@@ -257,9 +256,13 @@ def test_of_the_tasks_of_slurm_only_the_first_prints(recipe: Path, tmp_path: Pat
     [
         ("WORLD_SIZE=2", "the environment has WORLD_SIZE, but not RANK, LOCAL_RANK, MASTER_PORT, "),
         ("RANK=7 LOCAL_RANK=7 WORLD_SIZE=1", "but not MASTER_PORT, MASTER_ADDR: a "),
+        (
+            "RANK=x LOCAL_RANK=0 WORLD_SIZE=1 MASTER_PORT=1 MASTER_ADDR=here",
+            "RANK=x in the environment is not a number; unset it",
+        ),
     ],
 )
-def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables: str, problem: str):
+def test_incomplete_or_wrong_variables_of_a_launcher_are_named(monkeypatch, variables: str, problem: str):
     monkeypatch.setenv("LOCAL_RANK", "-1")
     assert not is_launched()
     monkeypatch.delenv("LOCAL_RANK")
@@ -271,6 +274,21 @@ def test_incomplete_variables_of_a_launcher_are_named(monkeypatch, variables: st
 
 def test_a_dry_run_that_waits_for_a_batch_has_no_signal():
     assert StopSignal().number == 0
+
+
+def test_the_end_of_the_parent_is_no_second_signal():
+    code = (
+        "import os, signal, time\n"
+        "from everest.system.signals import StopSignal, end_with_parent\n"
+        "with StopSignal() as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    end_with_parent()\n"
+        "    time.sleep(1)\n"
+        "print(stop.number)"
+    )
+    environment = {**os.environ, PARENT: "0"}  # the parent of no process
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, f"{int(signal.SIGTERM)}\n")
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -11,9 +13,8 @@ from small_runs import called, refused
 from typer.testing import Result
 
 from everest.errors import RecipeError
-from everest.system.locks import claimed
-from everest.system.run_folder import WEIGHTS, RunFolder
-from everest.system.weights import Weights
+from everest.system.locks import claimed, is_running
+from everest.system.run_folder import RunFolder
 
 
 def listed(*arguments: object, code: int = 0) -> Result:
@@ -26,44 +27,29 @@ def summary(run: Path) -> dict[str, Any]:
 
 
 def test_state_follows_from_what_is_logged_and_saved(tmp_path: Path):
-    for logged, saved, state in (
-        (0, None, "started"),
-        (3, None, "started"),
-        (5, 4, "resumable"),
-        (10, 10, "finished"),
-        (10, 8, "resumable"),  # killed between the last row and the last save
+    for logged, saved, finished, state in (
+        (0, None, None, "started"),
+        (3, None, None, "started"),
+        (5, 4, None, "resumable"),
+        (10, 10, None, "resumable"),  # killed before its last measurement
+        (10, 10, 10, "finished"),
+        (10, 8, 10, "resumable"),  # the weights are others
+        (9, 9, 10, "resumable"),  # resumed from an older state, because the last one was damaged
     ):
-        run = make_run(tmp_path / f"{logged}-{saved}", logged=logged, saved=saved)
+        path = tmp_path / f"{logged}-{saved}-{finished}"
+        run = make_run(path, logged=logged, saved=saved, finished=finished)
         assert summary(run)["state"] == state
-    for command, recipe, row in (  # killed before its last measurement
-        ("finetune", "data: {val: val.csv}", {"val_top1": 50.0, "val_loss": 1.0}),
-        ("pretrain", "pretrain: {probe: {every: 1, list: null}}", {"rank_me": 5.0}),
-    ):
-        run = make_run(tmp_path / command, logged=STEPS, saved=STEPS, command=(command,))
-        (run / "recipe.yaml").write_text(f"name: my-recipe\n{recipe}\n")
-        for step, state in ((STEPS - 2, "resumable"), (STEPS, "finished")):
-            append(run, json.dumps({"step": step, **row}) + "\n")
-            assert summary(run)["state"] == state
-
-
-def test_a_tokenizer_is_finished_by_its_report_and_has_no_probe(tmp_path: Path):
-    run = make_run(tmp_path / "run" / "tokenizer", logged=STEPS, saved=STEPS, command=("pretrain",))
-    (run / "recipe.yaml").write_text("name: my-recipe\npretrain: {probe: {every: 1}}\n")
-    Weights(kind="tokenizer", settings={}, classes=None, recipe="r", step=STEPS).save(run / WEIGHTS)
-    assert summary(run)["state"] == "resumable"
-    (run / "report.json").write_text("{}")
-    assert summary(run)["state"] == "finished"
 
 
 def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=4, saved=4, command=("--debug", "finetune"))
+    run = make_run(tmp_path / "run", logged=4, saved=4, command="finetune")
     for step, top1 in ((2, 50.0), (4, 40.0)):
         append(run, json.dumps({"step": step, "val_top1": top1, "val_top5": 100.0}) + "\n")
     append(run, '{"step": 5, "lo')  # being written, or cut off by a kill
     assert 0 <= (listed_run := summary(run)).pop("age_seconds") < 60
-    best = {"best_val_top1": 50.0, "best_metric": "top1", "best_value": 50.0}
+    best = {"best_metric": "top1", "best_value": 50.0}
     progress = {"state": "resumable", "step": 4, "steps": STEPS, "loss": 0.25, "problem": None}
-    names = {"path": str(run), "command": "finetune", "recipe": "my-recipe", "origins": []}
+    names = {"path": str(run), "command": "finetune", "recipe": "my-recipe"}
     assert listed_run == names | progress | best
 
 
@@ -77,7 +63,7 @@ def test_a_run_is_listed_with_its_newest_step_and_best_accuracy(tmp_path: Path):
     ],
 )
 def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(best, logged, shown, tmp_path):
-    run = make_run(tmp_path / "run", logged=4, saved=4, command=("finetune",))
+    run = make_run(tmp_path / "run", logged=4, saved=4, command="finetune")
     (run / "recipe.yaml").write_text(f"name: mine\nfinetune: {{best: {best}}}\n")
     for step, values in enumerate(logged, start=1):
         append(run, json.dumps({"step": step, **{f"val_{name}": v for name, v in values.items()}}) + "\n")
@@ -93,6 +79,17 @@ def test_a_run_is_running_while_a_process_claims_it(tmp_path: Path):
     assert summary(run)["state"] == "resumable"
 
 
+def test_no_run_is_known_to_run_on_a_file_system_without_locks(tmp_path: Path, monkeypatch):
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    run = make_run(tmp_path / "run", logged=3, saved=2)
+    with claimed(run):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        assert not is_running(run)
+        monkeypatch.undo()
+
+
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
     for name in ("b/deep/run", "a", "a/inside", ".hidden", "state/first"):
         make_run(tmp_path / name)
@@ -106,7 +103,7 @@ def test_a_damaged_run_is_named_and_hides_no_other(tmp_path: Path):
     texts = {"env.json": "[]", "metrics.jsonl": "no row\n", "recipe.yaml": "a: [\n", "model.safetensors": "x"}
     for name, text in texts.items():
         make_run(tmp_path / name / "good", logged=3)
-        (make_run(tmp_path / name / "bad", logged=STEPS, saved=STEPS) / name).write_text(text)
+        (make_run(tmp_path / name / "bad", logged=STEPS, saved=STEPS, finished=STEPS) / name).write_text(text)
         shown = listed(tmp_path / name, "--json")
         assert [run["state"] for run in json.loads(shown.stdout)] == ["damaged", "started"]
         assert name in shown.stderr
@@ -157,18 +154,10 @@ JUNK = {
     "list": b"[]",
     "number": b"1e999",
     "huge": b'{"plan": 1e999, "step": ' + b"9" * 4000 + b"}",
-    "values of other types": b'{"plan": 3, "command": 5, "name": {"a": 1}, "step": []}',
-    "other plan": b'{"plan": {"steps": {}}, "command": ["a", 7], "name": ["x"], "step": 1, "loss": "x"}',
+    "values of other types": b'{"plan": 3, "stage": 5, "name": {"a": 1}, "step": []}',
+    "other plan": b'{"plan": {"steps": {}}, "stage": ["a", 7], "name": ["x"], "step": 1, "loss": "x"}',
     "huge loss": b'{"step": 1, "loss": 1' + b"0" * 400 + b', "val_top1": 1' + b"0" * 400 + b"}",
 }
-
-
-def test_the_command_of_a_run_is_not_a_module_that_it_imports(tmp_path: Path):
-    for words in (("--import", "my_code", "finetune"), ("--debug", "--import=my_code", "finetune")):
-        run = make_run(tmp_path / words[0], logged=STEPS, saved=STEPS, command=words)
-        (run / "recipe.yaml").write_text("name: my-recipe\ndata: {val: val.csv}\n")
-        found = summary(run)
-        assert (found["command"], found["state"]) == ("finetune", "resumable")  # not yet validated
 
 
 @pytest.mark.parametrize("name", ["env.json", "metrics.jsonl", "recipe.yaml"])

@@ -115,15 +115,6 @@ def test_one_changed_bit_of_a_weight_or_moment_is_noticed(command, run: Path, au
     assert equal(weights(run), weights(autoencoder_run))
 
 
-def test_states_that_are_damaged_again_are_all_kept(command, run: Path):
-    for _ in range(3):
-        (run / "state" / f"{LAST}.safetensors").write_bytes(b"")
-        called(*command)
-    names = sorted(path.name for path in (run / "state").iterdir())
-    kept = [f"{LAST}.damaged", f"{LAST}.damaged-2", f"{LAST}.damaged-3"]
-    assert names == ["step-000000002.safetensors", *kept, f"{LAST}.safetensors"]
-
-
 def test_without_an_intact_state_the_command_says_what_to_do(command, run: Path):
     for state in (run / "state").iterdir():
         rewrite(state, NAN_MOMENT)

@@ -80,7 +80,7 @@ def test_overwrite_keeps_a_tokenizer_that_another_run_uses(trained: Path, clip_f
     assert f"{first / 'tokenizer'} is kept, because {second} uses it" in shown
     assert contents(first / "tokenizer") == before
     refusal = refused(*command(clip_files, first, "train.seed=5"), "--overwrite", code=2)
-    assert f"{first / 'tokenizer'}: used by {second}, so it is not replaced" in refusal
+    assert f"--output {first / 'tokenizer'}: holds a run with different settings" in refusal
     shutil.rmtree(second)
     called(*command(clip_files, first), "--overwrite")
     assert contents(first / "tokenizer") != before

@@ -54,9 +54,8 @@ def test_wandb_continues_its_run_with_the_recipe(resumed, monkeypatch):
 
 def test_another_tracker_and_a_new_run_have_another_identity(tmp_path: Path):
     run = RunFolder(tmp_path / "run")
-    run.start("name: tiny\n", plan={})
+    run.start("name: tiny\n", {})
     run.note("tracker", {"name": "wandb", "id": "1"})
     assert run.read_env("tracker") == {"name": "wandb", "id": "1"}
-    assert run.read_env("plan") == {}
-    run.start("name: tiny\n", plan={})
+    run.start("name: tiny\n", {})
     assert run.read_env("tracker") is None

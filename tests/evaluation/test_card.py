@@ -40,7 +40,8 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
     assert "started from `videomae.safetensors`, license: cc-by-nc-4.0" in text
     assert "None was given" in text
     command = ("export --to torch", classifier_run, "-o", tmp_path / "m.pt2")
-    for other in ({}, [], {"videos": 4, "views": 6, "checkpoint": "c", "recipe": "r"}):
+    keys = {"videos": 4, "groups": 4, "skipped": 0, "checkpoint": "c", "recipe": "r"}
+    for other in ({}, [], {**keys, "views": 6}, {**keys, "views": {"clips": 2}}):
         (tmp_path / "other.json").write_text(json.dumps(other))
         message = refused(*command, "--evaluation", tmp_path / "other.json", code=2)
         assert "no document of an evaluation" in message
@@ -57,3 +58,11 @@ def test_a_card_next_to_a_graph_has_the_tokens_that_it_encodes(classifier_run: P
     assert 'model = torch.export.load("m.pt2")' in text
     file.unlink()
     assert "m.pt2.CARD.md: exists" in refused(*command, code=2)
+
+
+def test_a_card_takes_no_evaluation_of_another_model(classifier_run: Path, mixed_run: Path, tmp_path: Path):
+    document = json_of("eval -q --checkpoint", mixed_run)
+    (tmp_path / "eval.json").write_text(json.dumps(document))
+    options = ["-o", tmp_path / "m.pt2", "--evaluation", tmp_path / "eval.json"]
+    message = refused("export --to torch", classifier_run, *options, code=2)
+    assert "a model with other heads or classes" in message

@@ -89,7 +89,7 @@ def test_a_run_with_compilation_ends_well_and_launches_less(train: Train, tmp_pa
 @pytest.mark.slow
 def test_a_gpu_without_bf16_trains_in_fp16_with_a_loss_scale(train: Train, tmp_path: Path):
     ended = train("pretrain", extra={"FAKE_CUDA_CAPABILITY": "7"})
-    assert "; fp16 (this GPU computes no bf16)" in ended.stderr
+    assert "; fp16; " in ended.stderr
     assert not [name for name in ended.step.counts if "bf16" in name.lower() or "bfloat16" in name.lower()]
     newest = max((tmp_path / "pretrain" / "state").glob("step-*.safetensors"))
     assert SavedState.read(newest).notes["scaler"] is not None

@@ -181,7 +181,7 @@ def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(video, tmp_path, 
         if frames == 1:
             assert len(json_of(*command)["frames"]) == number
         else:
-            assert "4 frames are drawn together; give a multiple of 4" in refused(*command, code=2)
+            assert "must be a multiple of 4" in refused(*command, code=2)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(video, tmp_path, 
         (["mask", "VIDEO", "-r", "smal"], 2, "did you mean 'small'"),
         (["mask", "VIDEO", "-r", "lvmae-demo"], 2, "learned-importance needs a trained tokenizer"),
         (["mask", "VIDEO", "-c", "gone"], 6, "gone: no such checkpoint"),
-        (["select", "VIDEO", "--frames", "5"], 2, "2 frames are drawn together; give a multiple of 2"),
+        (["select", "VIDEO", "--frames", "5"], 2, "must be a multiple of 2"),
         (["select", "VIDEO", "--alpha", "inf"], 2, "--alpha inf: give a number"),
         (["select", "VIDEO", "--frames", "64"], 4, "64 frames, fewer than the 96 candidates"),
         (["select", "VIDEO", "--keep", "2"], 2, "--keep 2"),

@@ -83,7 +83,7 @@ def test_labels_that_cannot_be_used_are_named(windows, bouts, tmp_path, lines, o
 
 def test_options_of_labels_need_labels(clip_files: Path, tmp_path: Path):
     command = ["prepare windows", clip_files, "--seconds", 1, "-o", tmp_path / "w.csv"]
-    assert "--fps and --task belong to --labels" in refused(*command, "--fps", 10, code=2)
+    assert "--fps and --task need --labels" in refused(*command, "--fps", 10, code=2)
 
 
 def test_a_folder_is_no_list(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -118,7 +118,7 @@ def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, 
     assert "clip1.mp4: not a video file" in shown.stderr
     assert {row["group"] for row in csv.DictReader(output.read_text().splitlines())} == {"clip0"}
     summary = called("prepare annotations", bouts, "--videos", folder)
-    assert "clip1.mp4: not a video file; whether its bouts fit in it is not known" in summary.stderr
+    assert "clip1.mp4: not a video file; its bouts were not checked against its length" in summary.stderr
 
 
 def test_a_video_is_no_output(windows: list, clip_files: Path):

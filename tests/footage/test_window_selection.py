@@ -2,8 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.footage.activity import OVERHEAD, packet_activity, why_none, window_activity
-from everest.footage.selection import choose_windows
+from everest.footage.selection import OVERHEAD, choose_windows, packet_activity, why_none, window_activity
 from everest.video.packet_sizes import PacketSizes
 
 

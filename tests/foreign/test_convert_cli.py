@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,10 @@ def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     assert (document["title"], document["kind"]) == ("written by everest", "classifier")
     assert document["origin"]["licence"] == "cc-by-nc-4.0"
     again = refused("convert", out, "--out", tmp_path / "again.safetensors", code=6)
-    assert "written by everest; every command reads it" in again
+    assert "written by everest; use it without conversion" in again
+    origin = {"file": "a", "origin": {"family": "b"}}
+    replace(read_weights(out), origin=origin).save(out)
+    assert "origin: a from b" in convert(out, "--inspect")[0].splitlines()
 
 
 def test_inspect_shows_the_clips_and_classes_of_a_run(tmp_path: Path):

@@ -23,7 +23,7 @@ HEADERS = {
     "settings deep": ({"settings": "[" * 100_000}, "nested too deeply"),
     "settings NaN": ({"settings": '{"frames": NaN}'}, "NaN is no JSON value"),
     "settings digits": ({"settings": f'{{"frames": {"1" * 5000}}}'}, "its header is damaged"),
-    "settings empty": ({"settings": "{}"}, "kind: Field required"),
+    "settings empty": ({"settings": "{}"}, "frames: Field required"),
     "classes number": ({"classes": "3"}, "damaged (classes"),
     "classes text": ({"classes": '"ab"'}, "damaged (classes"),
     "classes mapping": ({"classes": '{"a": 1, "b": 2}'}, "damaged (classes"),

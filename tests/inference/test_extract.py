@@ -139,7 +139,10 @@ def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip
         for options in ([], ["--overwrite"]):  # which removes nothing of a running command
             assert "f.npz.parts: another process writes there now" in refused(*command, *options, code=2)
     message = refused(*command, code=2)
-    assert "holds rows of another command (other weights, views, videos, precision)" in message
+    assert (
+        "holds rows of another command (other weights, views, videos, versions of videos, precision)"
+        in message
+    )
     assert "--overwrite" in message
     called(*command, "--overwrite")
     with np.load(out) as file:

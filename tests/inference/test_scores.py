@@ -106,14 +106,14 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert page.count("<video") == page.count("data:video/mp4") == 10
     assert all(f"<code>{','.join(row)}</code>" in page for row in rows if row[3] == "to check")
     none_left = refused(*budget, "--checked", more, "--draw", 2, "-o", tmp_path / "x.csv", code=2)
-    assert "the footage has 0 windows of 0.5 s left" in none_left
+    assert "only 0 windows of 0.5 s left" in none_left
     other = ("--checked", checked, "--draw", 2, "--window", 0.7, "-o", tmp_path / "x.csv")
     assert "--window 0.7: windows of" in refused(*budget, *other, code=2)
     with checked.open("a") as file:
         file.write("other.mp4,0,1,0\n")
     assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)
     too_many = ["--draw", 99, "--window", 0.5, "-o", tmp_path / "x"]
-    assert "the footage has 16 windows" in refused(*budget, *too_many, code=2)
+    assert "only 16 windows" in refused(*budget, *too_many, code=2)
     on_input = refused(*budget, "--draw", 2, "--window", 0.5, "-o", timeline, code=2)
     assert "is an input of this command" in on_input
     assert "give --draw N" in refused(*budget, code=2)

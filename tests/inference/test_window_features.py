@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,18 @@ from test_extract import kill_after_23
 
 import everest
 from everest.data.views import EvalViews
-from everest.errors import RecipeError
+from everest.errors import EnvironmentProblem
+from everest.inference import features
 from everest.inference.model import OpenedModel
-from everest.inference.row_store import SampleEntry
 from everest.inference.windows import window_items
 from everest.lists.sample import Sample
 from everest.system.events import silent
 
 WINDOWS = ["--window", "0.75", "--step", "0.25"]  # six of the two seconds of a clip file
+
+
+def full_disk(*_: object) -> None:
+    raise EnvironmentProblem("the disk is full")
 
 
 def videos_of(file: Path) -> list[str]:
@@ -64,31 +69,33 @@ def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
     assert 0 < before_damage < 6
 
 
-def items_of(samples: list[Sample], views: EvalViews, done: list[SampleEntry]) -> list[str]:
+def items_of(samples: list[Sample], views: EvalViews, done: list[str | None]) -> list[str]:
     items = window_items(samples, views, window=0.75, step=0.25, done=done, report=silent)
     return [result if isinstance(result, str) else sample.path for sample, result in items]
 
 
-def test_the_video_that_changed_during_a_break_is_named(classifier_run, clip_files, tmp_path):
+def test_items_that_are_done_are_skipped(classifier_run, clip_files, tmp_path):
     views = OpenedModel.of(everest.load_model(classifier_run), clips=1, crops=1).views  # type: ignore[arg-type]
     (tmp_path / "text.mp4").write_text("no video")
     first, second = (str(clip_files / f"clip{number}.mp4") for number in range(2))
-    text = str(tmp_path / "text.mp4")
-    samples = [Sample(path=path) for path in (first, text, second)]
-    (count,) = {items_of(samples, views, []).count(path) for path in (first, second)}
-    own = [(first, None)] * count
-    whole = [*own, (text, "no video"), *[(second, None)] * count]
+    samples = [Sample(path=path) for path in (first, str(tmp_path / "text.mp4"), second)]
+    whole = items_of(samples, views, [])
+    done = [None if item in (first, second) else item for item in whole]
     for number in range(len(whole) + 1):
-        assert len(items_of(samples, views, whole[:number])) == len(whole) - number
-    for done, changed in (
-        ([*own, *own, (text, "no video")], first),  # it had more windows
-        ([*own[1:], (text, "no video")], first),  # it had fewer
-        ([*own, (text, None)], text),  # it could be read
-        ([*own, *[(text, None)] * 2, (second, None)], text),
-        ([*whole, (second, None)], second),
-    ):
-        with pytest.raises(RecipeError, match=f"^{changed}: has changed since the interrupted call"):
-            items_of(samples, views, done)
+        assert items_of(samples, views, done[:number]) == whole[number:]
+
+
+def test_rows_of_a_video_that_changed_during_a_break_are_not_continued(
+    autoencoder_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    video = shutil.copy(clip_files / "clip0.mp4", tmp_path)
+    command = ["extract", video, clip_files, "-c", autoencoder_run, *WINDOWS, "-o", tmp_path / "f.npz"]
+    with monkeypatch.context() as patched:
+        patched.setattr(features, "_write_features", full_disk)
+        assert "the disk is full" in refused(*command, code=5)
+    shutil.copy(clip_files / "clip1.mp4", video)
+    assert "holds rows of another command (other versions of videos)" in refused(*command, code=2)
+    called(*command, "--overwrite")
 
 
 def test_options_that_do_not_go_together_are_named(autoencoder_run: Path, clip_files: Path, tmp_path: Path):

@@ -64,19 +64,17 @@ def test_a_folder_that_does_not_exist_is_named_before_its_files(recipe, tmp_path
     assert f"none of its 1 videos exists, first {wrong}/clip0.mp4; paths are relative to {wrong}" in message
 
 
-def test_a_video_that_is_next_to_its_list_and_not_below_the_root_is_named(recipe, tmp_path, clip_files):
+def test_a_video_that_is_not_below_the_root_is_named(recipe, tmp_path, clip_files):
     root, lists = tmp_path / "root", tmp_path / "root" / "lists"
     shutil.copytree(clip_files, root)
     lists.mkdir()
     (lists / "some.csv").write_text("clip0.mp4 0\nclip9.mp4 1\n")
-    shutil.copy(clip_files / "clip0.mp4", lists / "clip9.mp4")
     options = ["--recipe", recipe, "--data", root, "--set", "data.train=lists/some.csv", "--gpus", "cpu"]
     message = refused("finetune --init none", *options, code=4)
-    cause = f", but there is {lists}/clip9.mp4: paths are not relative to the list, but to --data ({root})"
-    assert message == f"error: {lists}/some.csv:2: no file {root}/clip9.mp4{cause}\n"
+    assert message == f"error: {lists}/some.csv:2: no file {root}/clip9.mp4\n"
     (lists / "some.csv").write_text("clip9.mp4 1\n")
     message = refused("finetune --init none", *options, code=4)
-    assert f"none of its 1 videos exists, first {root}/clip9.mp4{cause}; paths are relative to" in message
+    assert f"none of its 1 videos exists, first {root}/clip9.mp4; paths are relative to {root}" in message
 
 
 def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Path, tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,22 +13,12 @@ from hypothesis import strategies as st
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
-from everest.methods.importance import RawPixels, ScoredEmbedding, change_importance, pixel_importance
+from everest.methods.importance import RawPixels, change_importance, pixel_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import Tube
 
 GRID = TokenGrid(t=16, h=4, w=4)
 SCORES = ("learned", "random", "uniform-frames", "frame-difference", "embedding-distance", "all")
-
-
-class Given:
-    """Scores that a test makes up."""
-
-    def __init__(self, scores: torch.Tensor) -> None:
-        self.given = scores
-
-    def scores(self, frames: torch.Tensor) -> torch.Tensor:
-        return self.given
 
 
 def noise(batch: int = 2, grid: TokenGrid = GRID, seed: int = 0) -> torch.Tensor:
@@ -115,7 +106,7 @@ def test_counts_follow_from_the_grid_alone(t, h, w, mask, keep, chance, score, s
 def test_each_score_comes_from_its_measure():
     frames, pixels = torch.rand(1, 3, 4, 4, 4), RawPixels((2, 2, 2))
     scores = torch.rand(1, 8)
-    both = ScoredEmbedding(pixels, Given(scores))
+    both = replace(pixels, scores=lambda _: scores)
     assert LearnedImportance().importance(frames, both) is scores
     of_pixels = LearnedImportance(score="frame-difference").importance(frames, both)
     assert torch.equal(of_pixels, pixel_importance(frames, (2, 2, 2)))

@@ -133,6 +133,6 @@ def test_intervals_contain_the_totals_in_simulated_footage():
 @pytest.mark.parametrize("share", [0.5, 0.03])
 @pytest.mark.parametrize("number", [30, 120, 480, 960])
 def test_the_coverage_is_95_percent_or_more(share: float, number: int):
-    """Of 1200 windows, 2.5, 10, 40 and 80 % are checked (docs/timelines.md)."""
+    """Of 1200 windows, 2.5, 10, 40 and 80 % are checked (benchmarks/timelines.md)."""
     found = coverage(share, number, 400)
     assert min(found.values()) >= 0.92

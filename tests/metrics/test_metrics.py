@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from everest.config.heads import Head, named_heads
 from everest.metrics import head_metrics
 from everest.metrics.head_metrics import choose_thresholds, map_of_random_order
-from everest.metrics.metrics import chance_of, loss_of_guessing, mean_loss, measure, per_class
+from everest.metrics.metrics import chance_of, mean_loss, measure, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
 
 VIDEOS = 60
@@ -178,19 +178,6 @@ def test_the_chance_of_average_precision_is_the_mean_over_all_orders(positive: l
     orders = permutations(np.arange(len(positive), dtype=float))
     of_orders = [sk.average_precision_score(positive, order) for order in orders]
     assert map_of_random_order(labels) == pytest.approx(np.mean(of_orders), abs=1e-5)
-
-
-@pytest.mark.parametrize("predictions", [single_label(0), multi_label(0), numbers(0)])
-def test_the_loss_of_guessing_is_that_of_answers_that_do_not_see_the_video(predictions: Predictions):
-    (head,), labels = predictions.heads, only_head(predictions).labels
-    constant = {
-        "single-label": np.full(head.outputs, 1 / head.outputs),
-        "multi-label": labels.mean(axis=0),
-        "regression": np.array([head.mean]),
-    }[head.task]
-    outputs = np.tile(constant, (VIDEOS, 1, 1)).astype(np.float32)
-    found = loss_of_guessing(predictions.heads, predictions.labels)
-    assert found == pytest.approx(mean_loss(replace(predictions, outputs=outputs)), rel=1e-5)
 
 
 def test_mixed_heads_are_measured_each_on_its_own():

@@ -70,8 +70,8 @@ def test_an_autoencoder_ranks_encodes_and_predicts_the_differences(clips: Tensor
     ("setting", "message"),
     [
         ("data.frames=1", "clips of at least two frames"),
-        ("pretrain.frame_selection.alpha=2", "must be frames with a tokenizer, frame_selection.alpha"),
-        ("pretrain.target.kind=tokens", "must be frames with a tokenizer"),
+        ("pretrain.frame_selection.alpha=2", "must be frames with pretrain.frame_selection.alpha"),
+        ("pretrain.target.kind=tokens", "must be frames with a tokenizer, which"),
     ],
 )
 def test_what_needs_the_frames_is_refused(setting: str, message: str):

@@ -53,7 +53,9 @@ def test_advice_has_numbers_that_shrink():
     advice = memory_of(of_32_clips()).advice()
     assert "a pass of 32 clips takes about 32.00 GiB" in advice
     assert "try train.micro_batch=16 (about 16.00 GiB) or " in advice
-    assert advice.endswith(" or train.checkpointing=true or train.precision=bf16")
+    assert advice.endswith(
+        " or train.checkpointing=true (about 8.00 GiB) or train.precision=bf16 (about 24.00 GiB)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_advice_names_no_setting_that_the_run_has():
     advice = plain.advice()
     assert advice.endswith("2.00 GiB of activations; try a smaller model, or shorter or smaller clips")
     advice = replace(plain, checkpointing=False).advice()
-    assert advice.endswith("of activations; try train.checkpointing=true")
+    assert advice.endswith("of activations; try train.checkpointing=true (about 2.00 GiB)")
 
 
 @pytest.mark.parametrize(

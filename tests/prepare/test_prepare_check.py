@@ -205,7 +205,7 @@ def test_the_lists_of_a_recipe_are_read_as_its_stages_read_them(videos: Path, tm
     (videos / "test.csv").write_text("clip2.mp4 wlak\n")
     message = checked(*options, "-o", tmp_path / "out", code=4).stderr
     assert f"{videos}/test.csv:1: unknown class 'wlak'; did you mean 'walk'?" in message
-    assert "has the lists and the task" in checked(*options, "--task", "regression", code=2).stderr
+    assert "names the lists and the task" in checked(*options, "--task", "regression", code=2).stderr
 
 
 def test_class_folders_of_several_sources_share_their_classes(tmp_path: Path, clip_files: Path):
@@ -304,7 +304,7 @@ def test_without_output_the_files_are_in_the_folder_of_the_first_list(videos, tm
 )
 def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[str, ...]):
     said = everest("prepare", *arguments, code=2).stderr
-    assert "is a URL; this command reads files of this machine only" in said
+    assert "is a URL; this command reads local files only" in said
     assert len(said.splitlines()) == 1
 
 
@@ -323,7 +323,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
         (["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"], 2, "names no list"),
         (["empty"], 4, "empty: no videos in it"),
         (["train.index.json"], 4, "an index of shards; name the list or folder that they were made from"),
-        (["train.csv", "--set", "data.frames=2"], 2, "--set changes a recipe, and there is none"),
+        (["train.csv", "--set", "data.frames=2"], 2, "--set needs --recipe"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
         (["journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
     ],

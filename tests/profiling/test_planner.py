@@ -75,8 +75,8 @@ def test_between_views_a_pass_has_all_clips_of_a_step():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--videos 5", "--videos and --epochs plan a run on a GPU: add --gpu"),
-        ("--epochs 5", "--videos and --epochs plan a run on a GPU"),
+        ("--videos 5", "--videos and --epochs need --gpu"),
+        ("--epochs 5", "--videos and --epochs need --gpu"),
         ("--gpu a100", "--gpu plans a run: add --videos N"),
         ("--gpu a10 --videos 5", "--gpu: unknown name 'a10'; did you mean 'a100'?"),
     ],

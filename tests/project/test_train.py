@@ -169,6 +169,7 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
     assert 0 <= document["mean_class_accuracy"] <= 100
     assert {"frame_accuracy", "f1@50", "top1", "interval", "linear_pixels"} <= document.keys()
     (video,) = Timelines.load(document["timeline"]).videos
+    assert document["recordings"] == [video.video]
     assert Path(video.path).parent == recordings
     assert (tmp_path / "project" / "report" / "timeline.png").exists()
     data = load_recipe(tmp_path / "project" / "recipe.yaml").data
@@ -180,6 +181,29 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
     message = refused("train", recordings, "--annotations", other, "-o", tmp_path / "other", code=4)
     assert "has no bout of these videos; it names z.mp4" in message
     assert not (tmp_path / "other").exists()
+
+
+def test_labels_that_change_after_the_start_are_noticed(recordings: Path, tmp_path: Path):
+    bouts = Path(shutil.copy(recordings.with_name("bouts.csv"), tmp_path))
+    command = ("train", recordings, "--annotations", bouts, "-o", tmp_path / "project", *FEW)
+    called(*command)
+    bouts.write_text(f"{bouts.read_text()}r0.mp4,5.5,6,down\n")
+    assert f"{bouts}: has changed since the project" in refused(*command, code=2)
+
+
+def test_videos_that_cannot_be_read_are_left_out_and_named(class_folders: Path, tmp_path: Path):
+    root = shutil.copytree(class_folders, tmp_path / "mine")
+    (root / "down" / "notes.mp4").write_text("no video")
+    command = ("train", root, "-o", tmp_path / "project", *FEW)
+    shown = called(*command)
+    assert f"left out: {root / 'down' / 'notes.mp4'}: not a video file" in shown.stderr
+    assert (
+        sum(
+            len(read_samples(tmp_path / "project" / "lists" / f"{name}.csv", root=root).samples)
+            for name in LISTS
+        )
+        == 16
+    )
 
 
 def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: Path, tmp_path: Path):

@@ -13,8 +13,7 @@ from small_runs import called, json_of, refused, run
 from everest.errors import UserError
 from everest.lists.sample import Sample
 from everest.search.feature_file import read_feature_file
-from everest.search.neighbors import nearest
-from everest.search.queries import read_query
+from everest.search.neighbors import nearest, read_query
 
 ANGLES = np.radians([0, 10, 12, 40, 90, 180])
 CIRCLE = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1) * [[3.0], [1], [2], [5], [1], [1]]
@@ -49,6 +48,13 @@ def test_own_videos_and_overlapping_windows_are_left_out(tmp_path: Path):
     assert [each.similarity for each in nearest(file, whole, top=1)] == pytest.approx(
         [np.cos(np.radians(2))], abs=1e-3
     )
+
+
+def test_segments_of_a_video_overlap_if_they_may_share_time(tmp_path: Path):
+    names = ["a#0s-2.0s", "./a#1.0s-3.0s", "a#2.0s-", "b#0-20", "b#20-40", "b#0.5s-1.0s", "a"]
+    file = read_feature_file(write_features(tmp_path / "f.safetensors", np.ones((7, 2)), names))
+    overlapping = [file.overlapping(row).tolist() for row in range(7)]
+    assert overlapping == [[0, 1, 6], [0, 1, 2, 6], [1, 2, 6], [3, 5], [4, 5], [3, 4, 5], [0, 1, 2, 6]]
 
 
 def test_a_query_is_a_name_or_a_moment(tmp_path: Path):

@@ -13,11 +13,16 @@ PLAN = {"steps": STEPS, "epochs": 5, "steps_per_epoch": 2, "batch_size": 4, "pea
 
 
 def make_run(
-    path: Path, *, logged: int = 0, saved: int | None = None, command: tuple[str, ...] = ("pretrain",)
+    path: Path,
+    *,
+    logged: int = 0,
+    saved: int | None = None,
+    finished: int | None = None,
+    command: str = "pretrain",
 ) -> Path:
     """A run folder that has logged and saved so many steps of 10."""
     path.mkdir(parents=True)
-    environment = {"command": ["/bin/everest", *command, "--recipe", "ucf101"], "plan": PLAN}
+    environment = {"stage": command, "plan": PLAN | ({} if finished is None else {"finished": finished})}
     (path / "env.json").write_text(json.dumps(environment))
     (path / "recipe.yaml").write_text("name: my-recipe\n")
     rows = [{"step": i, "loss": 1 / i, "lr": 0.1, "clips_per_second": 2.0} for i in range(1, logged + 1)]

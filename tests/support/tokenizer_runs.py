@@ -6,7 +6,7 @@ import pytest
 from small_runs import called, small_recipe
 
 from everest.config.recipe import load_recipe
-from everest.engine.context import RunContext
+from everest.engine.context import RunContext, RunOptions
 from everest.system.accelerator import make_accelerator
 from everest.system.events import silent
 from everest.system.run_folder import RunFolder
@@ -40,5 +40,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
 def set_up(recipe: Path, folder: Path, *overrides: str) -> TokenizerStage:
     settings = load_recipe(recipe, overrides=list(overrides))
     accelerator = make_accelerator(settings.train.precision, tf32=settings.train.tf32, cpu=True)
-    context = RunContext(accelerator=accelerator, run=RunFolder(folder), resumed=False, report=silent)
+    context = RunContext(
+        accelerator=accelerator,
+        run=RunFolder(folder),
+        resumed=False,
+        report=silent,
+        options=RunOptions(command="train-tokenizer", recipe_file=str(recipe)),
+    )
     return set_up_tokenizer(settings, context)

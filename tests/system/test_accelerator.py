@@ -1,15 +1,14 @@
 import sys
 
 from everest.system.accelerator import COLLECTIVE_TIMEOUT
-from everest.system.launch import Devices, RunEnd, run_processes
+from everest.system.launch import Devices, run_processes
 
 START = """
 import os, sys
 import torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.system.accelerator import end_training_on_error, make_accelerator
-from everest.system.launch import LOST
-from everest.system.processes import is_lost_peer
+from everest.system.torch_errors import as_user_error
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
 TIMEOUT = """
@@ -26,21 +25,21 @@ except DataError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 except RuntimeError as error:
-    sys.exit(LOST if is_lost_peer(error) else 1)
+    sys.exit(getattr(as_user_error(error), "exit_code", 1))
 """
 
 
-def run_two(code: str) -> RunEnd:
+def run_two(code: str) -> tuple[int, str]:
     """Run code in two processes that are connected by gloo."""
     return run_processes(Devices(kind="cpu", processes=2), [sys.executable, "-c", START + code])
 
 
 def test_a_collective_may_take_as_long_as_the_main_process_works_alone(monkeypatch):
     monkeypatch.setenv("EXPECTED", str(COLLECTIVE_TIMEOUT.total_seconds()))
-    assert run_two(TIMEOUT) == RunEnd(0, "")
+    assert run_two(TIMEOUT) == (0, "")
 
 
 def test_a_failing_process_ends_while_the_other_waits(capfd):
-    ended = run_two(FAILING)
-    assert ended.code == 4
-    assert (ended.errors + capfd.readouterr().err).count("error: this process fails") == 1
+    code, errors = run_two(FAILING)
+    assert code == 4
+    assert (errors + capfd.readouterr().err).count("error: this process fails") == 1

@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from processes import wait_for_rows
 from pydantic import TypeAdapter
 
-from everest.errors import EnvironmentProblem, RecipeError
-from everest.inference.journal import open_journal
-from everest.inference.row_store import open_row_store
+from everest.errors import DataError, EnvironmentProblem, RecipeError
+from everest.inference.row_store import open_journal, open_row_store
 from everest.prepare.examine import Inspection
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder
@@ -86,6 +85,17 @@ def test_a_new_file_or_folder_must_not_replace_one(tmp_path: Path):
     check_new_folder(full, is_own=lambda name: name == "file.txt")
     check_new_folder(empty)
     assert [path.name for path in full.iterdir()] == ["file.txt"]
+    (tmp_path / "other" / "file").mkdir(parents=True)
+    check_new_folder(tmp_path / "other", overwrite=True)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(path: Path) -> Iterator[Path]:  # the superuser may read any folder
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(EnvironmentProblem, match=f"--output {tmp_path}: cannot be read: Permission denied"):
+        check_new_folder(tmp_path)
 
 
 @pytest.fixture
@@ -180,7 +190,8 @@ def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
     run.write_bad_videos({"a,b.mp4": 'a "reason"', "c\udce9.mp4": "empty file"})
     content = (tmp_path / "bad_videos.csv").read_bytes()
     (tmp_path / "bad_videos.csv").write_bytes(data.draw(damaged_bytes(content)))
-    assert all(isinstance(reason, str) for reason in run.bad_videos().values())
+    with suppress(DataError):
+        assert all(isinstance(reason, str) for reason in run.bad_videos().values())
     (tmp_path / "env.json").write_bytes(data.draw(damaged_json({"plan": {"steps": 3}})))
     with suppress(RecipeError):
         assert isinstance(run.environment(), dict)
@@ -193,6 +204,10 @@ def test_a_list_of_unreadable_videos_is_read_back(tmp_path: Path):
     reasons = {"a,b.mp4": 'a "reason"', "c\udce9.mp4": "one\nand two", "d.mp4": ""}
     RunFolder(tmp_path).write_bad_videos(reasons)
     assert RunFolder(tmp_path).bad_videos() == reasons
+    for damaged in ("path\na.mp4\n", "path,reason\na.mp4\n", 'path,reason\na.mp4,"x\n'):
+        (tmp_path / "bad_videos.csv").write_text(damaged)
+        with pytest.raises(DataError, match=r"bad_videos\.csv: damaged; remove it"):
+            RunFolder(tmp_path).bad_videos()
 
 
 VALUES = st.recursive(

@@ -180,7 +180,7 @@ def test_what_is_not_there_is_a_line(bucket: str, recipe: Path, tmp_path: Path):
         unlabelled(f"{bucket}/none.csv", bucket)
     with pytest.raises(VideoError, match="No such file or directory"):
         read_frames(f"{bucket}/none.mp4", [0])
-    with pytest.raises(DataError, match="xyz://a: Protocol not known"):
+    with pytest.raises(DataError, match="xyz://a: Protocol not known: xyz; use file, s3, hf"):
         read_frames("xyz://a", [0])
     command = ["pretrain", "--recipe", recipe, "--data", f"{bucket}/none", "-o", tmp_path / "run"]
     message = refused(*command, code=4)

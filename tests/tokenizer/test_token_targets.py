@@ -11,7 +11,7 @@ from everest.checkpoints.pretraining_spec import spec_of_pretraining
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
-from everest.methods.importance import RawPixels, ScoredEmbedding
+from everest.methods.importance import RawPixels
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.system.weights import state_hash
@@ -132,7 +132,7 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
     noise = torch.rand(2, 256)
     chosen = model.select(clips, noise)
     scores = FrozenTokenizer.wrap(tokenizer).scores(clips)
-    both = ScoredEmbedding(RawPixels((2, 8, 8)), FrozenTokenizer.wrap(tokenizer))
+    both = RawPixels((2, 8, 8), scores=FrozenTokenizer.wrap(tokenizer).scores)
     assert torch.equal(model.selector.importance(clips, both), scores)
     expected = model.selector(model.encoder.grid, importance=scores, noise=noise)
     assert torch.equal(chosen.target, expected.target)

@@ -23,7 +23,7 @@ from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss
 from everest.tokenizer.loss import BETAS, Adversary, first_step
 from everest.tokenizer.spec import tokenizer_spec
-from everest.train_tokenizer import TokenizerStage, tokenizer_losses, trial_losses
+from everest.train_tokenizer import TokenizerStage, tokenizer_losses
 
 __all__ = ["recipe"]  # a fixture
 
@@ -125,7 +125,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
-    loss, _ = trial_losses(stage, next(batches(stage.training.loader())))
+    loss, _ = stage.losses(next(batches(stage.training.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -246,7 +246,7 @@ def whole_step(stage: TokenizerStage) -> None:
 def trial(stage: TokenizerStage) -> None:
     for network in stage.training.networks:
         set_lr(network.optimizer, 1e-3)
-    try_one_pass(stage.training, lambda clip: trial_losses(stage, clip))
+    try_one_pass(stage.training, stage.losses)
 
 
 @pytest.mark.parametrize("change", [whole_step, trial])

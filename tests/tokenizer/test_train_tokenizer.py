@@ -141,6 +141,7 @@ def test_another_setting_is_another_run_and_a_dry_run_writes_nothing(recipe, tra
         ("tokenizer.loss={gan: 0.1, discriminator_lr: 0}", "discriminator_lr: must be more than 0.0, not 0"),
         ("tokenizer.loss.perceptual=.nan", "tokenizer.loss.perceptual: must be"),
         ("tokenizer.loss.gann=0.1", "tokenizer.loss.gann: unknown key; did you mean 'gan'?"),
+        ("tokenizer.loss.reconstruction=0", "tokenizer.loss.reconstruction: is 0, as perceptual is"),
         ("tokenizer.size=tinny", "tokenizer.size: unknown value 'tinny'; did you mean 'tiny'?"),
         ("tokenizer.kep=0.1", "tokenizer.kep: unknown key; did you mean 'keep'?"),
         ("tokenizer.keep=0", "tokenizer.keep: must be more than 0.0, not 0"),

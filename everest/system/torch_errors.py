@@ -1,0 +1,36 @@
+"""Errors that torch raises for what a user can fix."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch.distributed import DistError
+
+from everest.errors import EnvironmentProblem, UserError
+from everest.system.launch import LostPeer
+
+COMPILERS: Final = ("torch._dynamo", "torch._inductor")  # whose errors have no public name
+# Errors of this allocator and of gloo are plain RuntimeErrors, which only their texts tell apart.
+CPU_ALLOCATOR: Final = "DefaultCPUAllocator: can't allocate memory"
+MEMORY: Final = (
+    "out of memory ({}); try a smaller train.micro_batch (between views pretrain.batch_size), "
+    "train.checkpointing=true or train.precision=bf16, or smaller clips"
+)
+
+
+def as_user_error(error: RuntimeError) -> UserError | None:
+    """The problem of the user; None for a bug."""
+    text = str(error)
+    if "onnection" in text and (isinstance(error, DistError) or "gloo" in text):
+        return LostPeer(f"another process of the run is gone ({text.splitlines()[0]})")
+    if isinstance(error, torch.OutOfMemoryError) or CPU_ALLOCATOR in text:
+        return EnvironmentProblem(MEMORY.format(text.split("\n")[0]))
+    if type(error).__module__.startswith(COMPILERS):
+        why = " ".join(text.split("\n\n")[0].split())
+        return EnvironmentProblem(
+            f"train.compile: torch cannot compile the model ({why}); remove its cache "
+            "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
+            "train.compile=false"
+        )
+    return None

@@ -212,12 +212,13 @@ def on_device(batch: Clip, device: torch.device) -> Clip:
     tokens = {name: value.to(device, non_blocking=is_gpu) for name, value in batch.tokens.items()}
     regions = batch.regions
     if regions is not None:
-        boxes = regions.boxes.to(device, non_blocking=is_gpu)
-        moved["frames"] = resize_regions(moved["frames"], regions._replace(boxes=boxes), precise=not is_gpu)
+        regions = regions._replace(boxes=regions.boxes.to(device, non_blocking=is_gpu))
     if is_gpu:
         copied = torch.cuda.Event(blocking=True)  # a wait that leaves the core to the workers
         copied.record(torch.cuda.current_stream(device))
         batch.copies.append(copied)
+    if regions is not None:  # after the copies: the memory of the ring is free before the frames are resized
+        moved["frames"] = resize_regions(moved["frames"], regions, precise=not is_gpu)
     return batch._replace(**moved, tokens=tokens, regions=None)
 
 

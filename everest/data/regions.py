@@ -1,8 +1,8 @@
 """Regions of frames that the device crops out of a batch, resizes and flips.
 
-Worker processes copy the box of a crop as it was decoded; the training device resizes it, which costs a GPU
-nothing that is noticed. Boxes, flips and random numbers are those of resizing in a worker. So are the bytes,
-but for a rounding: both resize the width first, and round it to bytes.
+Worker processes copy the box of a crop as it was decoded; the training device resizes it. Boxes, flips and
+random numbers are those of resizing in a worker. So are the bytes, but for a rounding: both resize the width
+first, and round it to bytes.
 
 B batch, V views, C channels, T frames, H W pixels of a clip, R S pixels of a region in memory.
 """

@@ -144,11 +144,11 @@ def decode_places(path: Video, places: Iterable[tuple[int, int]]) -> Iterator[Vi
     """
     codec = VideoCodecContext.create(IMAGES, "r")
     codec.thread_count, codec.options = 1, {"max_pixels": str(LARGEST_FRAME)}
-    with open_bytes(path) as file:
+    with decoder_errors(path), open_bytes(path) as file:
         for offset, size in places:
             file.seek(offset)
             frames: list[VideoFrame] = []
-            with decoder_errors(path), suppress(InvalidDataError):
+            with suppress(InvalidDataError):
                 frames = codec.decode(Packet(file.read(size)))
             yield frames[0] if len(frames) == 1 and not frames[0].is_corrupt else None
 

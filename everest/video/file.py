@@ -202,7 +202,8 @@ def _read_facts(path: Video) -> VideoFile:
             second = float(1 / stream.time_base) if stream.time_base else 1.0
             size_is_known = stream.codec_context.width > 0
             for_decord = _is_for_decord(container, stream)
-            are_images = stream.codec_context.name == IMAGES
+            # The places of other formats are those of a header before the image.
+            are_images = stream.codec_context.name == IMAGES and format_name.startswith("mov")
     losses: list[Loss] = []
     with closing(decode_frames(path, losses=losses)) as frames:
         first = next((frame for frame, _ in frames), None)
@@ -243,7 +244,7 @@ def _read_facts(path: Video) -> VideoFile:
 
 
 def _is_image(path: Video, index: StampedIndex, first: VideoFrame) -> bool:
-    """Whether the first frame is decoded alike from its place, which not all containers state."""
+    """Whether the first frame is decoded alike from its place: not if it is interlaced, for example."""
     (alone,) = decode_places(path, [(max(0, int(index.offsets[0])), int(index.sizes[0]))])
     if alone is None:
         return False

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Literal
 
+import torch
+
 from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
 from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, make_loader
-from everest.data.stages import finetune_clips, pretrain_clips
+from everest.data.stages import finetune_clips, pretrain_clips, resized_by
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.system.machine import num_readers
@@ -29,7 +31,12 @@ MJPEG_GAIN: Final = 4.0
 
 
 def measure_loading(
-    recipe: Recipe, stage: TrainingStage, *, batch: int, step_clips_per_second: float
+    recipe: Recipe,
+    stage: TrainingStage,
+    *,
+    batch: int,
+    step_clips_per_second: float,
+    cpu: bool = False,
 ) -> dict[str, Any]:
     """Measure clips per second of a stage's loader and of one process, and whether loader or step waits.
 
@@ -38,8 +45,10 @@ def measure_loading(
     Args:
         batch: clips in a step.
         step_clips_per_second: of the step alone.
+        cpu: the step is on the CPU even if there is a GPU, which would resize crops.
     """
-    clips = stage_clips(recipe, stage)
+    device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
+    clips = resized_by(stage_clips(recipe, stage), recipe.data.resize, device)
     loaded, workers = _loader_speed(clips, recipe, batch)
     waiting = max(0.0, 1 - loaded / step_clips_per_second)
     alone = reading_speed(clips)

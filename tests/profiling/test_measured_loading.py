@@ -43,8 +43,9 @@ def test_videos_that_are_fast_to_read_are_not_to_be_encoded_again(clip_files: Pa
     assert "everest prepare encode --codec mjpeg" not in found["changes"]
 
 
-def test_a_loader_faster_than_the_step_does_not_wait(clip_files: Path):
-    recipe = recipe_on(clip_files, "train.workers=1")
+@pytest.mark.parametrize("resize", ["cpu", "device"])
+def test_a_loader_faster_than_the_step_does_not_wait(clip_files: Path, resize: str):
+    recipe = recipe_on(clip_files, "train.workers=1", f"data.resize={resize}")
     found = measure_loading(recipe, "finetune", batch=2, step_clips_per_second=0.01)
     assert (found["waits"], found["data_wait"], found["workers"]) == ("loader", 0, 1)
     assert found["clips_per_second"] > 0.01

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import called, problems_of, sets
+from small_runs import called, killed_copy, problems_of, same_run, sets
 from torch import Tensor
 
 import everest
@@ -124,6 +124,25 @@ def test_a_run_that_resizes_on_the_device_has_the_same_losses(recipe: Path, tmp_
         losses.append([row["loss"] for row in RunFolder(folder).rows() if "loss" in row])
     assert losses[1] == pytest.approx(losses[0], rel=0.01)
     assert losses[1] != losses[0]  # some bytes are rounded otherwise
+
+
+@pytest.mark.parametrize(
+    ("command", "changes"),
+    [
+        ("pretrain", ("pretrain.views_per_decode=2", "data.channels=1", "data.cache=memory")),
+        ("finetune", ("finetune.erasing=0.5", "data.channels=1", "train.workers=2")),
+    ],
+)
+def test_a_resumed_run_is_the_same_to_the_bit(
+    recipe: Path, tmp_path: Path, command: str, changes: tuple[str, ...]
+):
+    """Erasing and mixup are of the resized clips."""
+    start = ["--init", "none"] if command == "finetune" else []
+    options = ["--recipe", recipe, *start, *sets("data.resize=device", *changes)]
+    called(command, *options, "-o", tmp_path / "whole")
+    killed_copy(tmp_path / "whole", tmp_path / "killed")
+    called(command, *options, "-o", tmp_path / "killed")
+    assert same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_the_device_does_not_resize_for_stored_tokens():

@@ -94,7 +94,7 @@ class Probes:
         if results["train"] is not True:
             results |= dict.fromkeys(COLUMNS[3:], "not trained")
         else:
-            exports = {kind: tried(lambda kind=kind: self.export(kind)) for kind in ("hf", "onnx", "torch")}
+            exports = {kind: tried(lambda kind=kind: self.export(kind)) for kind in ("hf", "onnx")}
             results["export"] = True if all(value is True for value in exports.values()) else exports
             results["resume"] = tried(self.resume)
         return json.loads(json.dumps(results).replace(f"{self.folder}/", ""))
@@ -121,7 +121,7 @@ class Probes:
         assert selection.visible.size(1) == model.encoder.grid.num_tokens // 2
 
     def export(self, kind: str) -> None:
-        names = {"hf": "hf", "onnx": "model.onnx", "torch": "model.pt2"}
+        names = {"hf": "hf", "onnx": "model.onnx"}
         words = ("--to", kind, "--output", self.folder / names[kind])
         everest_command("export", self.folder / "classifier", *words)
 

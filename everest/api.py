@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.describe import describe
-from everest.checkpoints.pretraining_spec import spec_of_pretraining
+from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, HeadSetting, Task, named_heads
 from everest.config.recipe import make_selector, recipe_of_sections
 from everest.data.clip_format import ClipFormat

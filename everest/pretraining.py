@@ -45,7 +45,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
         spec = pretrain_spec(recipe, tokenizer=None)
     else:
-        from everest.checkpoints.pretraining_spec import spec_of_pretraining
+        from everest.checkpoints.frozen import spec_of_pretraining
 
         spec = spec_of_pretraining(recipe)
     if start is not None:
@@ -59,14 +59,14 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
             "more videos with data.pretrain"
         )
     if recipe.pretrain.cache is not None:
-        from everest.tokenizer.cache import open_token_cache
+        from everest.tokenizer.cache import TokenCache
 
-        clips.tokens = tokens = open_token_cache(recipe, clips)
+        clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
     probes = recipe.pretrain.probe.every and not context.options.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
-        from everest.checkpoints.teacher import attach_teacher
+        from everest.checkpoints.frozen import attach_teacher
 
         attach_teacher(training.state.trained_model, recipe)
     if not probes:

@@ -89,13 +89,13 @@ def convert(
     )
     foreign = read_foreign(path)
     if inspect or out is None:
-        document = describe(foreign, identify(foreign, hints))
+        document = describe(identify(foreign, hints))
         print_json(document) if as_json else typer.echo("\n".join(_lines(document)))
         return
     names = None if classes is None else read_class_names(classes)
     conversion = convert(foreign, hints, partial=partial, classes=names)
     conversion.weights.save(out)
-    document = {**describe(foreign, conversion.identity), "written": str(out)}
+    document = {**describe(conversion.identity), "written": str(out)}
     for line in _lines(document):
         say(line)
     print_json(document) if as_json else typer.echo(out)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,20 +20,14 @@ if TYPE_CHECKING:
     from everest.checkpoints.graph import Graph
 
 
-Format = Literal["hf", "onnx", "torch"]  # the program that reads the export
+Format = Literal["hf", "onnx"]  # the program that reads the export
 GraphPrecision = Literal["fp32", "int8"]
-SUFFIXES: Final = {"onnx": ".onnx", "torch": ".pt2"}
 
 
 def export(
     checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
-    to: Annotated[
-        Format,
-        typer.Option("--to", help="A transformers folder, an ONNX file, or a torch.export program."),
-    ],
-    out: Annotated[
-        Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx or .pt2 file.")
-    ],
+    to: Annotated[Format, typer.Option("--to", help="A transformers folder, or an ONNX file.")],
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx file.")],
     keep: o.Keep = None,
     precision: Annotated[
         GraphPrecision,
@@ -43,10 +37,6 @@ def export(
         Path | None,
         typer.Option("--calibrate", metavar="LIST", help="List or folder of typical videos, for int8."),
     ] = None,
-    uint8: Annotated[
-        bool,
-        typer.Option("--uint8", help="Take uint8 frames (B, T, H, W, 3) as input and normalize them."),
-    ] = False,
     evaluation: o.Evaluation = None,
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
@@ -56,7 +46,7 @@ def export(
 
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
-    _check(out, to, keep=keep, uint8=uint8, precision=precision, calibrate=calibrate, overwrite=overwrite)
+    _check(out, to, keep=keep, precision=precision, calibrate=calibrate, overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.evaluation.card import model_card, read_evaluation
@@ -71,9 +61,7 @@ def export(
         from everest.system.run_folder import WEIGHTS
 
         card = model_card(opened, evaluation=measured, file=WEIGHTS)
-        written = write_folder(out, opened, card=card)
-        files = list(map(str, written.files))
-        document = {"written": files, "difference": written.difference, "notes": written.notes}
+        document = write_folder(out, opened, card=card)
     else:
         from everest.checkpoints.graph import exportable
         from everest.checkpoints.graph_files import calibration_clips
@@ -83,9 +71,9 @@ def export(
         if calibrate is not None:
             samples = named_samples([calibrate], root=None)
             clips = calibration_clips(opened, samples, source=calibrate, notify=say)
-        exported = exportable(opened, keep=keep, uint8=uint8, precision=precision)
+        exported = exportable(opened, keep=keep, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
-        document = _write_graph(out, exported, clips, to)
+        document = _write_onnx(out, exported, clips)
         write_text(_card_of(out), card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
@@ -99,7 +87,6 @@ def _check(
     to: Format,
     *,
     keep: float | None,
-    uint8: bool,
     precision: GraphPrecision,
     calibrate: Path | None,
     overwrite: bool,
@@ -115,12 +102,12 @@ def _check(
             "--calibrate needs --precision int8"
         )
     if to == "hf":
-        if uint8 or keep not in (None, 1):
-            raise RecipeError("--to hf: does not support --uint8 and --keep; use --to onnx or --to torch")
+        if keep not in (None, 1):
+            raise RecipeError("--to hf: does not support --keep; use --to onnx")
         check_new_folder(out, overwrite=overwrite)
         return
-    if out.suffix != SUFFIXES[to]:
-        raise RecipeError(f"--output {out}: end its name in {SUFFIXES[to]}")
+    if out.suffix != ".onnx":
+        raise RecipeError(f"--output {out}: end its name in .onnx")
     for path in (out, _card_of(out)):
         check_new_file(path, option="--output", overwrite=overwrite)
 
@@ -130,24 +117,26 @@ def _card_of(out: Path) -> Path:
     return out.with_name(f"{out.name}.CARD.md")
 
 
-def _write_graph(out: Path, exported: Graph, clips: list[Tensor], to: Format) -> dict[str, Any]:
-    """Write an ONNX file or a torch.export program; `clips` calibrate int8."""
+def _write_onnx(out: Path, exported: Graph, clips: list[Tensor]) -> dict[str, Any]:
+    """Write an ONNX file; `clips` calibrate int8."""
     from everest.checkpoints.describe import sampled_frames
-    from everest.checkpoints.graph_files import write_onnx, write_program
+    from everest.checkpoints.graph_files import write_onnx
 
-    notes = [f"frames ({exported.layout}) to {', '.join(exported.outputs)}"]
-    document: dict[str, Any] = {"written": [str(out), str(_card_of(out))]}
-    if to == "onnx":
-        found = write_onnx(out, exported, calibration=[exported.input(pixels) for pixels in clips])
-        document |= {"precision": exported.precision, "difference": found.largest}
-        if exported.precision == "int8":
-            document["relative_difference"] = found.relative
-            notes.append(
-                f"int8: the outputs differ by {100 * found.relative:.2g} % of their standard deviation; "
-                "everest eval measures the accuracy"
-            )
-    else:
-        document["difference"] = write_program(out, exported)
+    spec = exported.spec
+    shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
+    notes = [f"frames ({shape}, normalized) to {', '.join(exported.outputs)}"]
+    difference = write_onnx(out, exported, calibration=[spec.pixels.normalize(pixels) for pixels in clips])
+    document: dict[str, Any] = {
+        "written": [str(out), str(_card_of(out))],
+        "precision": exported.precision,
+        "difference": difference.largest,
+    }
+    if exported.precision == "int8":
+        document["relative_difference"] = difference.relative
+        notes.append(
+            f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation; "
+            "everest eval measures the accuracy"
+        )
     clip = json.loads(exported.metadata["clip"])
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")

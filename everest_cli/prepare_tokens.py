@@ -18,7 +18,10 @@ def tokens(
     recipe: o.RecipeName,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the tokens.")],
     variants: Annotated[
-        int, typer.Option("--variants", metavar="N", min=1, help="Clips per video; later epochs repeat them.")
+        int,
+        typer.Option(
+            "--variants", metavar="N", min=1, max=10_000, help="Clips per video; later epochs repeat them."
+        ),
     ] = 4,
     data: o.DataRoot = None,
     overrides: o.Overrides = None,
@@ -36,7 +39,7 @@ def tokens(
 
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
-    from everest.checkpoints.teacher import open_teacher
+    from everest.checkpoints.frozen import open_teacher
     from everest.engine.tokenizer_first import with_absolute_paths
     from everest.tokenizer.cache_writing import write_tokens
 

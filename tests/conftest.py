@@ -117,7 +117,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory, classifier_run: Path) ->
 
     pytest.importorskip("onnxruntime")
     path = tmp_path_factory.mktemp("onnx") / "fp32.onnx"
-    run("export", classifier_run, "--to", "onnx", "--uint8", "-o", path)
+    run("export", classifier_run, "--to", "onnx", "-o", path)
     return path
 
 

@@ -1,6 +1,6 @@
 """Classify a video with an exported model and without everest: numpy, onnxruntime and PyAV.
 
-everest export runs/finetune --to onnx --uint8 --output model.onnx
+everest export runs/finetune --to onnx --output model.onnx
 python docs/examples/classify.py model.onnx video.mp4
 """
 
@@ -63,9 +63,8 @@ def main(model: str, path: str) -> None:
     )
     if len(heads) > 1 or heads[0]["task"] == "regression":
         sys.exit(f"{model}: this example shows models with one head of classes")
-    frames = read_clip(path, clip, len(mean))[None]  # (1, T, H, W, C)
-    if json.loads(about["input"])["dtype"] == "float32":  # exported without --uint8
-        frames = ((frames / 255 - mean) / std).transpose(0, 4, 1, 2, 3).astype(np.float32)
+    frames = (read_clip(path, clip, len(mean))[None] / 255 - mean) / std  # (1, T, H, W, C)
+    frames = frames.transpose(0, 4, 1, 2, 3).astype(np.float32)
     logits = session.run(None, {"frames": frames})[0][0]
     if heads[0]["task"] == "multi-label":
         probabilities = 1 / (1 + np.exp(-logits))

@@ -54,11 +54,7 @@ def describe(
 
 
 def trained_clip(opened: LoadedModel) -> ClipFormat | None:
-    """Return the clips that a transformer was trained on; None if the file does not state their stride.
-
-    Raises:
-        RecipeError: the recipe next to the weights is damaged.
-    """
+    """Return the clips that a transformer was trained on; None if the file does not state their stride."""
     if opened.weights.clip is None and not (opened.file.parent / RECIPE).is_file():
         return None
     describe(opened.transformer, recipe_of(opened, notify=None), file=opened.file)
@@ -83,8 +79,6 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
 
     Args:
         notify: receives a notice when `ucf101` is used.
-    Raises:
-        RecipeError: the recipe next to the weights is damaged.
     """
     file, spec = opened.file, opened.spec
     assert isinstance(spec, ModelSpec)
@@ -114,11 +108,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
 
 
 def as_trained(recipe: Recipe, spec: ModelSpec, *, source: Path) -> Recipe:
-    """Return a recipe with the channels, mean and std of a model, which the weights determine.
-
-    Raises:
-        CheckpointError: the recipe sets others, which are not the defaults.
-    """
+    """Return a recipe with the channels, mean and std of a model, which the weights determine."""
     pixels = recipe.data.pixels
     if pixels not in (spec.pixels, USUAL[spec.channels], IMAGENET):
         raise CheckpointError(f"{source}: {other_pixels(spec.pixels, pixels)}")

@@ -44,15 +44,15 @@ MEAN_IN_STDS: Final = 500.0
 
 
 class Graph(nn.Module):
-    """Clips to outputs (B, outputs) and, if the model selects tokens, the ids (B, K) of the encoded tokens.
+    """Normalized clips (B, C, T, H, W) to outputs (B, outputs) and the ids (B, K) of the encoded tokens.
+
+    Without a selection of tokens there are no ids.
 
     An encoder has features. A classifier's head of classes has logits, its head of numbers has an output in
     the unit of the labels.
 
     Args:
         spec: of the model that is exported.
-        uint8: the clips are frames as decoded, (B, T, H, W, C) uint8, RGB or gray, which the graph
-            normalizes; else they are normalized already, (B, C, T, H, W).
         precision: of the file; the graph itself is float32.
     Attributes:
         outputs: their names.
@@ -61,60 +61,36 @@ class Graph(nn.Module):
         metadata: of the file; JSON unless a value is a string. `exportable` fills it.
     """
 
-    std: Tensor  # (outputs,) 1 for a class; of an encoder (0,), as `mean`
+    std: Tensor  # (outputs,) 1 for a class; of an encoder (1,), as `mean`
     mean: Tensor  # (outputs,) 0 for a class
 
-    def __init__(
-        self, model: SelectingModel, spec: ModelSpec, *, uint8: bool, precision: GraphPrecision
-    ) -> None:
+    def __init__(self, model: SelectingModel, spec: ModelSpec, precision: GraphPrecision) -> None:
         super().__init__()
-        self.model, self.spec, self.uint8, self.precision = model, spec, uint8, precision
+        self.model, self.spec, self.precision = model, spec, precision
         heads = model.heads if isinstance(model, VideoClassifier) else ()
         tasks = {head.task for head in heads}
-        self.has_numbers = "regression" in tasks
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
         self.outputs = (name,) if spec.kind == "pretrain" else (name, KEPT)
         self.head_widths = [head.outputs for head in heads] or [model.encoder.width]
-        each = [head for head in heads for _ in range(head.outputs)]  # head of each output
-        self.register_buffer("std", torch.tensor([head.std for head in each]), persistent=False)
-        self.register_buffer("mean", torch.tensor([head.mean for head in each]), persistent=False)
+        of_outputs = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
+        self.register_buffer("std", torch.tensor([head.std for head in of_outputs]), persistent=False)
+        self.register_buffer("mean", torch.tensor([head.mean for head in of_outputs]), persistent=False)
         # A float32 number has 7 digits: two programs may round the last one of the mean differently.
-        units = [max(head.std, abs(head.mean) / MEAN_IN_STDS) for head in each]
-        self.unit = torch.tensor(units or [1.0])
+        self.unit = torch.maximum(self.std, self.mean.abs() / MEAN_IN_STDS)
         self.metadata: dict[str, str] = {}
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
-        if self.uint8:
-            frames = self.model.pixels.normalize(frames.permute(0, 4, 1, 2, 3))
         ids = self.model.kept_tokens(frames)
         outputs = self.model.head(self.model.pooled(self.model.encode(frames, ids)))
-        if self.has_numbers:
-            outputs = outputs * self.std + self.mean
-        return (outputs, ids)[: len(self.outputs)]
-
-    @property
-    def layout(self) -> str:
-        """The shape, type and values of the input, for a reader."""
-        frames, height, width, channels = self.spec.frames, *self.spec.size, self.spec.channels
-        if self.uint8:
-            return f"clips x {frames} x {height} x {width} x {channels}, uint8 {_colors(self.spec)}"
-        return f"clips x {channels} x {frames} x {height} x {width}, normalized"
-
-    def input(self, pixels: Tensor) -> Tensor:
-        """Convert clips (B, C, T, H, W) uint8 to the input of the graph."""
-        if self.uint8:
-            return pixels.permute(0, 2, 3, 4, 1).contiguous()
-        return self.spec.pixels.normalize(pixels)
+        return (outputs * self.std + self.mean, ids)[: len(self.outputs)]
 
 
-def exportable(
-    opened: LoadedModel, *, keep: float | None, uint8: bool = False, precision: GraphPrecision = "fp32"
-) -> Graph:
+def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPrecision = "fp32") -> Graph:
     """Make a model ready for export. With `keep`, the selection of `opened` itself changes.
 
     Args:
         keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
-        uint8, precision: see `Graph`.
+        precision: see `Graph`.
     """
     spec, model = opened.spec, opened.transformer
     assert isinstance(spec, ModelSpec)
@@ -131,7 +107,7 @@ def exportable(
         except RecipeError as error:
             raise RecipeError(f"--keep {keep:g}: {error}") from error
         model.selector = spec.selection
-    graph = Graph(model, spec, uint8=uint8, precision=precision).eval()
+    graph = Graph(model, spec, precision).eval()
     values = _metadata(opened, graph)
     graph.metadata = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values}
     return graph
@@ -139,7 +115,7 @@ def exportable(
 
 def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
     """Yield the facts of a model for other programs, and for `ExportedClassifier`."""
-    weights, spec, clip, colors = opened.weights, graph.spec, trained_clip(opened), _colors(graph.spec)
+    weights, spec, clip = opened.weights, graph.spec, trained_clip(opened)
     yield "format", "everest"
     yield from ((name, getattr(weights, name)) for name in ("kind", "recipe", "step"))
     yield "precision", graph.precision
@@ -151,12 +127,9 @@ def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
     yield "std", spec.pixels.std
     chosen = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
     yield "clip", {"frames": spec.frames, **chosen, "height": spec.size[0], "width": spec.size[1]}
-    dtype, layout, values = (
-        ("uint8", f"batch, frames, height, width, {colors}", "0 to 255")
-        if graph.uint8
-        else ("float32", f"batch, {colors}, frames, height, width", "(pixel / 255 - mean) / std")
-    )
-    yield "input", {"name": INPUT, "dtype": dtype, "layout": layout, "values": values}
+    layout = f"batch, {'RGB' if spec.channels == 3 else 'luma'}, frames, height, width"
+    values = "(pixel / 255 - mean) / std"
+    yield "input", {"name": INPUT, "dtype": "float32", "layout": layout, "values": values}
 
 
 def _head(head: Head) -> dict[str, Any]:
@@ -165,10 +138,6 @@ def _head(head: Head) -> dict[str, Any]:
     if head.task == "regression":
         return {**facts, "mean": head.mean, "std": head.std}
     return {**facts, "thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else facts
-
-
-def _colors(spec: ModelSpec) -> str:
-    return "RGB" if spec.channels == 3 else "luma"
 
 
 def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:
@@ -201,18 +170,15 @@ class ExportedClassifier(nn.Module):
 
     def __init__(self, file: Path, session: InferenceSession, metadata: dict[str, str]) -> None:
         super().__init__()
-        settings, classes, clip, given = (
-            parse_json(metadata[name]) for name in ("settings", "classes", "clip", "input")
-        )
+        settings, classes, clip = (parse_json(metadata[name]) for name in ("settings", "classes", "clip"))
         self.file, self._session = file, session
         self.spec = ModelSpec.from_settings(settings, source=file)
-        self.selector, self.heads = self.spec.selection, self.spec.answered
+        self.heads = self.spec.answered
         self.num_classes = sum(head.outputs for head in self.heads)  # the outputs of all heads
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
         if classes is not None and not self.spec.heads and len(classes) != self.num_classes:
             raise ValueError(f"{len(classes)} names of classes for {self.num_classes} outputs")
         self.precision = metadata["precision"]
-        self.takes_bytes = given["dtype"] == "uint8"
         self.knows_stride = clip["stride"] is not None
         self.clip = ClipFormat(
             frames=self.spec.frames,
@@ -228,9 +194,8 @@ class ExportedClassifier(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU."""
-        frames = frames.cpu()
-        clips = frames.permute(0, 2, 3, 4, 1) if self.takes_bytes else self.spec.pixels.normalize(frames)
-        outputs, _ = self._session.run(None, {INPUT: clips.contiguous().numpy()})
+        clips = self.spec.pixels.normalize(frames.cpu()).contiguous()
+        outputs, _ = self._session.run(None, {INPUT: clips.numpy()})
         return torch.from_numpy(outputs)
 
     def answers(self, outputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The graph of a model as a file, ONNX or a program of torch.export, written only if it computes the same.
+"""The graph of a model as an ONNX file, written only if it computes the same.
 
 B clips of a batch, C channels, T frames, H W pixels.
 """
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim
 
 from everest.checkpoints.describe import describe, recipe_of
 from everest.checkpoints.graph import INPUT, INSTALL, KEPT, Graph, sample_pixels
@@ -43,31 +43,18 @@ class Difference(NamedTuple):
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
 
 
-def write_program(path: Path, graph: Graph) -> float:
-    """Write a .pt2 file and return the largest difference between the file, read again, and the model."""
-    program = _trace(graph)
-    with atomic_file(path) as part:
-        with part.open("wb") as file:
-            torch.export.save(program, file, extra_files=graph.metadata)
-        with part.open("rb") as file:
-            written = torch.export.load(file).module()
-        return compare(graph, written, what="the written program").largest
-
-
 def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) -> Difference:
     """Write an .onnx file and return the difference between onnxruntime's outputs and the model's.
 
     Args:
-        calibration: batches of clips as the graph takes them, for int8; the difference is measured on them.
+        calibration: batches of normalized clips, for int8; the difference is measured on them.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise EnvironmentProblem(f"--to onnx: not installed: {', '.join(missing)}; {INSTALL}")
     size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
     if size > LARGEST:
-        raise RecipeError(
-            f"--to onnx: {size:.1f} GB of weights exceed the 2 GB limit of an ONNX file; use --to torch"
-        )
+        raise RecipeError(f"--to onnx: {size:.1f} GB of weights exceed the 2 GB of an ONNX file")
     program = _onnx_program(graph)
     with atomic_file(path) as part:
         program.save(part, external_data=False)
@@ -83,12 +70,13 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
     """Compare the outputs of a written file with the model's.
 
     Args:
-        run: computes the outputs of the file for clips as the graph takes them.
+        run: computes the outputs of the file for normalized clips.
         what: the subject of the message.
         calibration: of a file in int8 at least two clips, on which it is compared. A file in float32 is
             compared on `sample_pixels`.
     """
-    batches = calibration or [graph.input(sample_pixels(graph.spec, batch)) for batch in BATCHES]
+    spec = graph.spec
+    batches = calibration or [spec.pixels.normalize(sample_pixels(spec, batch)) for batch in BATCHES]
     (expected, *kept), (outputs, *kept_by_file) = (
         [torch.cat(parts) for parts in zip(*map(compute, batches), strict=True)] for compute in (graph, run)
     )
@@ -112,14 +100,8 @@ def compare(graph: Graph, run: RunFile, *, what: str, calibration: Sequence[Tens
 
 
 @torch.no_grad()
-def _trace(graph: Graph) -> ExportedProgram:
-    """Trace the graph with torch.export, for any number of clips at once."""
-    clips = graph.input(sample_pixels(graph.spec, TRACED))
-    return torch.export.export(graph, (clips,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
-
-
 def _onnx_program(graph: Graph) -> Any:
-    """Trace and translate the graph; the metadata is in the program."""
+    """Trace and translate the graph for any number of clips; the metadata is in the program."""
     import onnxscript
 
     op: Any = onnxscript.opset20
@@ -129,8 +111,10 @@ def _onnx_program(graph: Graph) -> Any:
         length = op.Gather(op.Shape(values), op.Constant(value_ints=[dim]))
         return op.TopK(values, length, axis=dim, largest=int(descending), sorted=1)
 
+    clips = graph.spec.pixels.normalize(sample_pixels(graph.spec, TRACED))
+    traced = torch.export.export(graph, (clips,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
     program = torch.onnx.export(
-        _trace(graph),
+        traced,
         dynamo=True,
         input_names=[INPUT],
         output_names=list(graph.outputs),

@@ -24,8 +24,7 @@ from everest.system.hub import warn_on_main
 from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header
-from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 Which = Literal["newest", "best"]
 Kind = Literal["classifier", "transformer", "tokenizer"]  # transformer: any but a tokenizer
@@ -153,8 +152,8 @@ def open_model(
     else:
         spec = ModelSpec.from_settings(weights.settings, source=file)
         if weights.classes and not spec.heads and len(weights.classes) != spec.num_classes:
-            found = f"{len(weights.classes)} names of classes, its head has {spec.num_classes}"
-            raise CheckpointError(f"{file}: {found}")
+            names = f"{len(weights.classes)} names of classes"
+            raise CheckpointError(f"{file}: {names}, its head has {spec.num_classes}")
         frames, size, selection = frames or spec.frames, size or spec.size, selection or spec.selection
         spec = replace(spec, frames=frames, size=size, selection=selection)
         if check is not None:
@@ -197,14 +196,14 @@ def clip_shape(spec: ModelSpec) -> str:
     return f"{spec.frames} x {spec.size[0]} x {spec.size[1]}"
 
 
-def wrong_kind(found: str, kind: Kind, *, source: str | Path) -> CheckpointError:
-    """The error for a model of kind `found` where one of `kind` is needed; it names the command to run."""
-    if found == "tokenizer":
+def wrong_kind(saved: str, kind: Kind, *, source: str | Path) -> CheckpointError:
+    """The error for a model of kind `saved` where one of `kind` is needed; it names the command to run."""
+    if saved == "tokenizer":
         text = "a tokenizer, which has no transformer; name a run of pretrain or finetune"
     else:
-        article = "an" if found == "encoder" else "a"
+        article = "an" if saved == "encoder" else "a"
         fix = "fine-tune it first: everest finetune --init CHECKPOINT"
         if kind == "tokenizer":
             fix = "train one: everest train-tokenizer --recipe RECIPE"
-        text = f"{article} {found} checkpoint where a {kind} one is needed; {fix}"
+        text = f"{article} {saved} checkpoint where a {kind} one is needed; {fix}"
     return CheckpointError(f"{source}: {text}")

@@ -21,7 +21,6 @@ from everest.system.hub import is_hub_name
 from everest.system.run_folder import (
     BEST,
     ENVIRONMENT,
-    FINISHED,
     INIT,
     INIT_NAME,
     ORIGIN,
@@ -32,7 +31,7 @@ from everest.system.run_folder import (
     RunFolder,
 )
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import TokenizerSpec
 
 Part = tuple[str, tuple[str, ...], str | None]  # see `_parts`
 NORM: Final = "encoder.norm."  # the last one, which not every encoder has
@@ -81,18 +80,15 @@ class Start:
     saved: ModelSpec  # the model that they were saved of
     weights: Weights | None  # None for a run that has a state: its tensors are all there
 
-    def notices(self) -> Iterator[str]:
-        """Yield the name and step of the weights, and a warning if their own run has not reached its end."""
+    def notice(self) -> str:
+        """The name and the step of the weights, and the steps of their run."""
         file, name, step = Path(self.init.file), Path(self.init.name), self.origin.get("step")
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
         run = RunFolder(file.parent)
         plan = run.read_env(PLAN) if file.name in (WEIGHTS, BEST) and run.is_run() else None
-        plan = plan if isinstance(plan, dict) else {}
-        steps = plan.get("steps")
+        steps = plan.get("steps") if isinstance(plan, dict) else None
         reached = f", step {step}{f' of {steps}' if steps else ''}" if step else ""
-        yield f"weights: encoder of {label}{reached}"
-        if isinstance(step, int) and isinstance(steps, int) and step != steps and FINISHED not in plan:
-            yield f"warning: {label}: its run has not finished; let it finish first, for a better encoder"
+        return f"weights: encoder of {label}{reached}"
 
     def other_rate(self, fps: float | None) -> str | None:
         """A notice if the weights were trained at another frame rate than `fps`, or None."""
@@ -167,15 +163,15 @@ def start_model(
     changes = " --set ".join(differing_settings(saved, spec))
     if changes:
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
-    own, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
+    initial, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
     # The last norm of the encoder may be in the weights alone or in the model alone.
-    norm = {name for name in own.keys() ^ tensors.keys() if name.startswith(NORM)}
+    norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
     expected, given = (
         {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
-        for part in (own, tensors)
+        for part in (initial, tensors)
     )
     require_fitting(expected, given, source=source)
-    if norm & own.keys():
+    if norm & initial.keys():
         notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
     resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
     if resized and spec.model.positions in ("flat", "separable"):
@@ -188,7 +184,7 @@ def start_model(
     for title, prefixes, problem in _parts(start, spec, weights.classes, classes):
         new, old = (
             {name: x.shape for name, x in part.items() if name.startswith(prefixes)}
-            for part in (own, tensors)
+            for part in (initial, tensors)
         )
         missing = sorted(new.keys() - old.keys())
         if not old:
@@ -204,7 +200,7 @@ def start_model(
             given |= {name: tensors[name] for name in new}
         if new:
             notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
-    load_tensors(model, own | given, source=source)
+    load_tensors(model, initial | given, source=source)
 
 
 def _parts(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,16 +49,7 @@ BIASED: Final = (  # modules of a layer with a weight and a bias
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class TransformersFolder:
-    """The result of an export."""
-
-    files: list[Path]
-    difference: float  # largest one between the outputs of the model and of the written weights
-    notes: list[str]  # where transformers computes something else
-
-
-def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) -> TransformersFolder:
+def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) -> dict[str, Any]:
     """Write a model as a folder of transformers; config.json comes last, so a folder with it is complete.
 
     The weights are converted back before they are written. A converted model computes as transformers does,
@@ -67,6 +57,9 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
 
     Args:
         card: the text of its README.md; None: it has none.
+    Returns:
+        `{"written", "difference", "notes"}`: the files, the largest difference between the outputs of the
+        model and of the written weights, and where transformers computes something else.
     """
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)
@@ -99,8 +92,8 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
     write_tensors(folder / WEIGHTS, tensors, metadata={"format": "pt"})
     for name, text in texts.items():
         write_text(folder / name, text)
-    files = [folder / name for name in (WEIGHTS, *texts)]
-    return TransformersFolder(files=files, difference=float(difference.abs().max()), notes=notes)
+    written = [str(folder / name) for name in (WEIGHTS, *texts)]
+    return {"written": written, "difference": float(difference.abs().max()), "notes": notes}
 
 
 @torch.inference_mode()
@@ -192,7 +185,7 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
         check = "check with everest eval --set finetune.selection.keep_ratio=1"
         yield f"transformers encodes all {counts.total} tokens, {trained}; {check}"
     if spec.kind == "classifier" and any(head.chosen_thresholds for head in spec.answered):
-        yield "it stores no thresholds; --to onnx and --to torch state them in `heads`"
+        yield "it stores no thresholds; --to onnx states them in `heads`"
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
     if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != TORCH_EPS:
         fix = f"set model.{norm}.eps = {spec.norms.last_eps:g} after loading"

@@ -76,5 +76,5 @@ class RunContext:
 
         start = read_start(self.options.init, resumed=self.run if self.resumed else None)
         if start.weights is not None:
-            self.notices(start.notices())
+            self.notice(start.notice())
         return start

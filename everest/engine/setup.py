@@ -39,7 +39,7 @@ from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.system.weights_header import read_header
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import TokenizerSpec
 
 if TYPE_CHECKING:
     from everest.checkpoints.start import Start

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from accelerate.utils.memory import clear_device_cache
 
+from everest.checkpoints.frozen import absolute_teacher
 from everest.checkpoints.load import find_weights
-from everest.checkpoints.teacher import absolute_teacher
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FeatureTargetSettings

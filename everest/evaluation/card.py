@@ -11,7 +11,7 @@ from typing import Any, Final
 from huggingface_hub import ModelCard, ModelCardData
 
 from everest.checkpoints.describe import sampled_frames, trained_clip
-from everest.checkpoints.load import LoadedModel
+from everest.checkpoints.load import ONNX_SUFFIX, LoadedModel
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.evaluation.metric_text import metric_rows, views_text
@@ -127,9 +127,8 @@ def _accuracy_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use_lines(opened: LoadedModel, file: str) -> Iterator[str]:
-    if file.endswith((".onnx", ".pt2")):
-        opening = "onnxruntime.InferenceSession({})" if file.endswith(".onnx") else "torch.export.load({})"
-        yield f"```python\nmodel = {opening.format(json.dumps(file))}\n```"
+    if file.endswith(ONNX_SUFFIX):
+        yield f"```python\nmodel = onnxruntime.InferenceSession({json.dumps(file)})\n```"
         return
     command = "predict" if opened.weights.kind == "classifier" else "extract"
     output = "" if command == "predict" else " --output features.npz"

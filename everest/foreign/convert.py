@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.config.values import Positions
-from everest.errors import CheckpointError, first_names, shown, unknown_name
+from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shown
 from everest.foreign.facts import ForeignFacts, Hints, model_spec
 from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
 from everest.foreign.preprocessor import preprocessor_notes
@@ -26,8 +26,12 @@ from everest.system.weights import Weights, require_finite
 
 FEW: Final = 4  # names that a message lists one by one
 FRESH_SEED: Final = 0  # of the tensors that a checkpoint lacks, with --partial
-# Where the programs have their encoder: under its name, or at the top.
-ENCODER: Final = re.compile(r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\.")
+# Where the programs have their encoder: under its name, or at the top. Some add a class token and learned
+# positions to its tokens.
+ENCODER: Final = re.compile(
+    r"(videomae\.|vjepa2\.)?(encoder|embeddings|patch_embed|blocks|norm|layernorm)\."
+    r"|(cls_token|pos_embed_(spatial|temporal|class))$"
+)
 BIASES: Final = (".q_bias", ".k_bias", ".v_bias")  # of queries, keys that are turned, and values
 
 
@@ -45,16 +49,7 @@ class Identity:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Refused:
-    """A recognized checkpoint of which nothing can be used."""
-
-    family: str
-    title: str
-    reason: str
-
-
-def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
+def identify(foreign: Foreign, hints: Hints) -> Identity:
     """Recognize a checkpoint by its names and shapes; of its weights only a position table is read."""
     names = foreign.tensors.keys()
     name = family_of(names)
@@ -65,9 +60,6 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
             f"{len(names)} tensors, such as {examples}"
         )
     family = FAMILIES[name]
-    reason = family.refusal(names)
-    if reason is not None:
-        return Refused(family=name, title=family.title, reason=reason)
     translation, (program, positions) = family.translate(names), _program(name, hints, foreign)
     facts = ForeignFacts(
         foreign=foreign,
@@ -80,20 +72,20 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
     )
     spec = model_spec(facts)
     with torch.device("meta"):
-        own = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
+        ours = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
     zero = set()  # biases of stacks that have none of them (transformers: qv_bias false)
     for stack in ("encoder.", "decoder."):
-        biases = {key for key in own if key.startswith(stack) and key.endswith(BIASES)}
+        biases = {key for key in ours if key.startswith(stack) and key.endswith(BIASES)}
         if any(key.startswith(stack) for key in facts.shapes) and biases.isdisjoint(facts.shapes):
             zero |= biases
-    fitting = {key for key, shape in facts.shapes.items() if own.get(key) == shape}
+    fitting = {key for key, shape in facts.shapes.items() if ours.get(key) == shape}
     left = {part for key in facts.shapes.keys() - fitting for part in translation.take[key]}
     return Identity(
         facts=facts,
         spec=spec,
         classes=_class_names(foreign, spec),
         zero=frozenset(zero),
-        missing=tuple(sorted(own.keys() - fitting - zero)),
+        missing=tuple(sorted(ours.keys() - fitting - zero)),
         unexpected=tuple(sorted({*translation.unexpected, *left})),
         stride=facts.number(FRAME_SAMPLE_RATE),
         notes=(*foreign.notes, *_notes(facts), *preprocessor_notes(foreign.preprocessor, spec.size)),
@@ -102,19 +94,16 @@ def identify(foreign: Foreign, hints: Hints) -> Identity | Refused:
 
 def _program(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
     """Return the program among those with the same names, and its position table."""
+    programs: dict[str, Positions] = {name: FAMILIES[name].positions}
+    if name == "videomae":
+        programs = ALIASES
     hint = hints.family
-    if hint is not None and hint not in ALIASES and hint not in FAMILIES:
-        raise unknown_name("--family", hint, {*ALIASES, *FAMILIES})
-    if name != "videomae":
-        if hint not in (None, name):
-            raise CheckpointError(f"{foreign.path}: its keys belong to {name}, not to {hint}")
-        return name, FAMILIES[name].positions
     if hint is None:
         everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
-        hint = "everest" if everest else name
-    if hint not in ALIASES:
-        raise CheckpointError(f"{foreign.path}: its keys do not belong to {hint}, but to {name}")
-    return hint, ALIASES[hint]
+        hint = "everest" if everest and name == "videomae" else name
+    if hint not in programs:
+        raise RecipeError(f"--family {shown(hint)}: has other keys{did_you_mean(hint, programs)}")
+    return hint, programs[hint]
 
 
 def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int, ...]:
@@ -148,7 +137,8 @@ def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
 def _notes(facts: ForeignFacts) -> Iterator[str]:
     if facts.program == "transformers" and not facts.foreign.config:
         yield "no config.json next to it: frames, size and heads are taken as released"
-    if facts.program == "videomae" and facts.hints.family is None and facts.stage != "pretrain":
+    unnamed = facts.program == "videomae" and facts.hints.family is None and facts.translation.table is None
+    if unnamed and facts.stage != "pretrain":
         yield (
             "a fine-tuned MVD looks the same but has other positions, which no file shows: if this is one, "
             "use --family mvd"
@@ -174,8 +164,6 @@ def convert(
         classes: names of a classifier's classes, instead of those in the checkpoint.
     """
     identity = identify(foreign, hints)
-    if isinstance(identity, Refused):
-        raise CheckpointError(f"{foreign.path}: {identity.title}: {identity.reason}")
     _require_complete(identity, partial=partial)
     num_classes = identity.spec.num_classes
     if classes is not None and num_classes != len(classes):
@@ -251,12 +239,10 @@ def grouped(names: Collection[str]) -> list[str]:
     return [f"{shown(name)} ({count})" if count > 1 else shown(name) for name, count in counts]
 
 
-def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:
+def describe(identity: Identity) -> dict[str, Any]:
     """Return the document of `everest convert --json`."""
-    if isinstance(identity, Refused):
-        about = {"checkpoint": str(foreign.path), **vars(identity)}
-        return {**about, "convertible": False, "licence": foreign.licence}
     facts, spec, size = identity.facts, identity.spec, identity.spec.model.backbone_size
+    foreign = facts.foreign
     decoder = {"depth": spec.model.decoder_depth, "width": size.decoder_width, "heads": size.decoder_heads}
     return {
         "checkpoint": str(foreign.path),
@@ -272,7 +258,6 @@ def describe(foreign: Foreign, identity: Identity | Refused) -> dict[str, Any]:
         "tubelet": list(spec.model.tubelet),
         "positions": spec.model.positions,
         "class_token": spec.model.class_token,
-        "input": spec.model.input,
         "pooling": spec.model.pooling if spec.kind == "classifier" else None,
         "num_classes": spec.num_classes,
         "classes": list(identity.classes) if identity.classes else None,

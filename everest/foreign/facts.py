@@ -30,6 +30,7 @@ TORCH_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
 COMPUTED: Final[tuple[ComputedPositions, ...]] = ("separable", "flat")  # a table is compared in this order
 TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more
 EMBEDDING: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
+CLASS_TOKEN: Final = "encoder.class_token"
 FIRST_MLP: Final = "encoder.blocks.0.mlp.fc1.weight"  # (F, D)
 FIX_CLIP: Final = "set --frames and --size of its training"
 
@@ -72,14 +73,6 @@ class ForeignFacts:
                 text = f"its {stack} has a block {shown(number)}, at most {MOST_BLOCKS} are possible"
                 raise self.error(text)
         return max((int(number) + 1 for number in numbers), default=0)
-
-    def rows(self, positions: str) -> int | None:
-        """The number of slices or places that learned positions are for; None: the file has none."""
-        shape = self.shapes.get(f"encoder.{positions}")
-        if shape is not None and len(shape) != 3:
-            name = self.translation.take[f"encoder.{positions}"][0]
-            raise self.error(f"{name} is {list(shape)}, not learned positions [1, N, D]")
-        return None if shape is None else shape[1]
 
     def number(self, config: str, argument: str | None = None) -> int | None:
         """A value of transformers' config.json or of a saved command line; None: neither has it."""
@@ -144,6 +137,8 @@ def _check_architecture(facts: ForeignFacts) -> None:
             if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
                 needed = "none is possible" if expected is None else f"only {expected} is possible"
                 raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
+    if facts.program == "st-mae" and facts.stage == "classifier" and CLASS_TOKEN not in facts.shapes:
+        raise facts.error("it classifies without a class token, by a mean that leaves out the first token")
     activation = config.get("hidden_act", "gelu")
     if activation != "gelu":
         raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
@@ -152,18 +147,13 @@ def _check_architecture(facts: ForeignFacts) -> None:
 def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tuple[int, int], TokenGrid]:
     """Return the frames, (height, width) and tokens of a clip: of the user, of the file, or as released."""
     (frames_key, size_key), (released_frames, released_side) = facts.names.clip_keys, facts.names.clip
-    slices, places = facts.rows(TEMPORAL), facts.rows(SPATIAL)
+    learned = (facts.shapes.get(f"encoder.{name}", ()) for name in (TEMPORAL, SPATIAL))  # (1, N, D)
+    slices, places = (shape[1] if len(shape) == 3 else None for shape in learned)
     frames = facts.hints.frames or (slices and slices * tubelet[0])
     frames = frames or facts.number(frames_key, "num_frames") or released_frames
     size, stored = facts.hints.size, facts.foreign.config.get(size_key)
     if size is None and places is not None:
-        side = isqrt(places)
-        if side**2 != places:
-            raise facts.error(
-                f"its learned positions are for {places} places, which form no square; "
-                "set --size HEIGHTxWIDTH of its training"
-            )
-        size = (side * tubelet[1], side * tubelet[2])
+        size = (isqrt(places) * tubelet[1], isqrt(places) * tubelet[2])
     elif size is None and isinstance(stored, list):
         if len(stored) != 2 or not all(type(side) is int for side in stored):
             raise facts.error(f"{size_key} is {shown(stored)}, not a size in pixels; fix its config.json")
@@ -175,12 +165,11 @@ def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tupl
         grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
     except UserError as error:
         raise facts.error(f"{error}; {FIX_CLIP}") from error
-    for rows, expected, what in ((slices, grid.t, "slices"), (places, grid.per_slice, "places")):
-        if rows not in (None, expected):
-            raise facts.error(
-                f"its learned positions are for {rows} {what}, a clip of {frames} x {height} x {width} "
-                f"has {expected}; {FIX_CLIP}"
-            )
+    if slices not in (None, grid.t) or places not in (None, grid.per_slice):
+        raise facts.error(
+            f"its learned positions are for {slices} slices of {places} places, a clip of "
+            f"{frames} x {height} x {width} has {grid.t} of {grid.per_slice}; {FIX_CLIP}"
+        )
     return frames, (height, width), grid
 
 
@@ -195,13 +184,12 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
     # The norm of a classifier comes after the average, or before the first token is taken; ST-MAE's one norm
     # comes after the average.
     norm = facts.translation.take.get("norm.weight", ("fc_norm.weight",))[0]
-    averages = facts.program == "st-mae" or norm.endswith("fc_norm.weight")
     return ModelSettings(
         **backbone_settings(**sizes, mlp=facts.shapes.get(FIRST_MLP, (None,))[0]),
         tubelet=tubelet,
         positions=_positions(facts, grid),
-        class_token="encoder.class_token" in facts.shapes,
-        pooling="mean" if averages else "first",
+        class_token=CLASS_TOKEN in facts.shapes,
+        pooling="mean" if facts.program == "st-mae" or norm.endswith("fc_norm.weight") else "first",
         decoder_depth=decoder_depth or ModelSettings().decoder_depth,
     )
 

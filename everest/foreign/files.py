@@ -57,11 +57,6 @@ HARMLESS: Final = (
     "numpy.ndarray",
     *(f"numpy.dtypes.{kind}DType" for kind in ("Float32", "Float64", "Int32", "Int64", "UInt32", "Bool")),
 )
-WRONG_DOWNLOADS: Final = {  # the first bytes of files, in lower case
-    b"version https://git-lfs": "a Git LFS pointer, not the weights; run `git lfs pull` in its repository",
-    b"<!doctype html": "a web page, not the weights; the download did not reach the file",
-    b"<html": "a web page, not the weights; the download did not reach the file",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +106,6 @@ def read_foreign(path: Path) -> Foreign:
     config = folder / CONFIG
     stored, args, notes = _read(_file_of(path) if path.is_dir() else path)
     tensors = unwrapped(stored)
-    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
-    if halved := " and ".join(kind for kind in kinds if kind in ("bfloat16", "float16")):
-        notes.append(f"weights of {halved} become float32, with the same values")
     family = FAMILIES.get(family_of(tensors) or "")
     has_config = family is not None and family.has_config  # else the files next to it may be of another one
     preprocessor = next((folder / name for name in PREPROCESSORS if (folder / name).is_file()), None)
@@ -154,13 +146,6 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     if file.suffix not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
-    with file.open("rb") as opened:
-        start = opened.read(32).lower()
-    if not start:
-        raise CheckpointError(f"{file}: an empty file; download or copy it again")
-    for sign, problem in WRONG_DOWNLOADS.items():
-        if start.startswith(sign):
-            raise CheckpointError(f"{file}: {problem}")
     if file.suffix in PICKLES:
         return _unpacked(_load_pickle(file), file)
     try:
@@ -206,7 +191,9 @@ def _load_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
         if wanted is None:
-            raise CheckpointError(f"{path}: not a checkpoint that torch wrote, or a damaged one") from error
+            raise CheckpointError(
+                f"{path}: not a checkpoint that torch wrote, or a damaged one; download or copy it again"
+            ) from error
         raise CheckpointError(
             f"{path}: refused, nothing of it ran: it names {wanted[1]}, and a pickle that names code can "
             "do anything; get it as .safetensors, or save its state dict alone if you trust it"

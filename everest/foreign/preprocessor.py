@@ -59,23 +59,21 @@ def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Ite
     """Yield where a preprocessor prepares other frames than everest for clips of `size` (height, width)."""
     if not content:
         return
-    named = content.get("image_mean") is not None and content.get("image_std") is not None
-    if _is_set(content, "do_normalize") and not named:
+    if _is_set(content, "do_normalize") and None in (content.get("image_mean"), content.get("image_std")):
         yield "its preprocessor states no mean and std: frames are normalized by ImageNet's"
-    if False in (content.get("do_resize"), content.get("do_center_crop")):
-        yield "its preprocessor does not resize and crop all frames, everest does; see everest.read_clip"
-        return
-    resample = content.get("resample", BILINEAR)
-    if resample != BILINEAR:
-        yield f"its preprocessor resizes by PIL's filter {shown(resample)}, everest by {BILINEAR} (bilinear)"
-    edge = content.get("size")
-    edge = edge.get("shortest_edge", edge) if isinstance(edge, dict) else edge
     height, width = size
-    if edge is not None and not height == width == edge:
-        target = f"a shorter side of {edge} pixels" if type(edge) is int else shown(edge)
+    same: dict[str, tuple[Any, ...]] = {
+        "do_resize": (True,),
+        "do_center_crop": (True,),
+        "resample": (BILINEAR,),
+        "size": (height, {"shortest_edge": height}) if height == width else (),
+    }
+    stated = {name: content[name] for name in same if content.get(name) is not None}
+    others = [f"{name} {shown(value)}" for name, value in stated.items() if value not in same[name]]
+    if others:
         yield (
-            f"its preprocessor resizes frames to {target}, everest to the smallest size that covers "
-            f"{height} x {width}; everest.read_clip reads the frames of everest"
+            f"its preprocessor resizes frames in another way ({', '.join(others)}); everest.read_clip reads "
+            "the frames of everest"
         )
 
 

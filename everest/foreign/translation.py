@@ -14,12 +14,11 @@ from typing import Final, Literal
 from everest.config.values import Positions
 from everest.models.positions import SPATIAL, TEMPORAL
 
-KEY_BIAS: Final = "a key bias shifts all scores of a query equally, which softmax cancels"
-PREDICTOR = "it predicts the features of hidden tokens in pre-training, from the outputs of the encoder"
+IDLE: Final = "without effect on our model"
 TABLES: Final = ("pos_embed", "encoder.pos_embed")  # positions that the programs store and everest computes
 
-# Patterns of foreign names, and our name of their matches, or the reason why these have no effect. The first
-# rule that matches counts. Matrices of queries, keys and values are stacked: |q, |k and |v of one name.
+# Patterns of foreign names, and our name of their matches, or IDLE. The first rule that matches counts.
+# Matrices of queries, keys and values are stacked: |q, |k and |v of one name.
 Rules = list[tuple[str, str]]
 
 
@@ -28,7 +27,7 @@ class Translation:
     """The fate of each foreign tensor."""
 
     take: dict[str, tuple[str, ...]] = field(default_factory=dict)  # our name to the foreign ones: q, k, v
-    idle: dict[str, str] = field(default_factory=dict)  # without effect on the model, and why
+    idle: list[str] = field(default_factory=list)  # without effect on the model
     unexpected: list[str] = field(default_factory=list)  # our model has no place for these
     table: str | None = None  # a stored position table of the encoder
 
@@ -46,8 +45,6 @@ class Family:
     clip_keys: tuple[str, str] = ("num_frames", "image_size")  # of the two in config.json
     eps: float | None = None  # of transformers' norms if config.json states none; None: another program
     left_out: str | None = None  # why tensors have no place in our model
-    # Why checkpoints with such names cannot be used, or None.
-    refusal: Callable[[Collection[str]], str | None] = lambda names: None
 
     @property
     def has_config(self) -> bool:
@@ -62,8 +59,8 @@ class Family:
         for name in names:
             target = _renamed(name, rules)
             ours, _, matrix = (target or "").partition("|")
-            if target in (KEY_BIAS, PREDICTOR):
-                fates.idle[name] = target
+            if target == IDLE:
+                fates.idle.append(name)
             elif target is not None and matrix not in parts[ours] and name != fates.table:
                 parts[ours][matrix] = name
             elif name != fates.table:  # no place, or a second name for one of our tensors
@@ -92,9 +89,10 @@ def _starts(names: Iterable[str], *prefixes: str) -> bool:
     return any(name.startswith(prefixes) for name in names)
 
 
-# --- EVEREST, VideoMAE, VideoMAE V2, MME's classifiers
+# --- EVEREST, VideoMAE, VideoMAE V2; MME and MVD, whose pre-training has other decoders
 
-_IDLE: Rules = [(r"((en|de)coder\.)?blocks\.\d+\.attn\.(k_bias|key\.bias|k\.bias)", KEY_BIAS)]
+# A key bias shifts all scores of a query equally, which softmax cancels.
+_IDLE: Rules = [(r"((en|de)coder\.)?blocks\.\d+\.attn\.(k_bias|key\.bias|k\.bias)", IDLE)]
 _PRETRAINING: Rules = [(r"(encoder|decoder|encoder_to_decoder)\..+|mask_token", r"\g<0>")]
 _ENCODER: Rules = [(r"(patch_embed|blocks|norm)\..+", r"encoder.\g<0>")]  # without a head
 _CLASSIFIER: Rules = [
@@ -133,27 +131,13 @@ _ST_MAE: Rules = [
 ]  # its decoder has parts that ours lacks
 
 
-def _st_mae_refusal(names: Collection[str]) -> str | None:
-    if not {"pos_embed_spatial", "pos_embed_temporal"} & set(names):
-        return (
-            "it has a class token, but lacks ST-MAE's learned positions, which everest needs "
-            "(pos_embed_spatial, pos_embed_temporal)"
-        )
-    if "cls_token" not in names and _starts(names, "head."):
-        return (
-            "it classifies without a class token; everest does not support a mean that leaves out the first "
-            "token"
-        )
-    return None
-
-
 # --- VideoMAE and V-JEPA 2 of transformers: separate queries, keys and values
 
 _LAYER: Final = r"(?:videomae\.)?(encoder|decoder)\.(?:decoder_layers|layer)\.(\d+)\."
 _BLOCK: Final = r"\1.blocks.\2."
 _VIDEOMAE: Rules = [
     # Older versions keep the biases outside of the matrices' modules, as q_bias and v_bias.
-    (rf"{_LAYER}attention\.attention\.(key\.bias|k_bias)", KEY_BIAS),
+    (rf"{_LAYER}attention\.attention\.(key\.bias|k_bias)", IDLE),
     (rf"{_LAYER}attention\.attention\.([qv])(uery\.|alue\.|_)bias", rf"{_BLOCK}attn.\3_bias"),
     (rf"{_LAYER}attention\.attention\.([qkv])(uery|ey|alue)\.weight", rf"{_BLOCK}attn.qkv.weight|\3"),
     (rf"{_LAYER}attention\.output\.dense\.(weight|bias)", rf"{_BLOCK}attn.proj.\3"),
@@ -178,7 +162,7 @@ def _videomae(names: Collection[str]) -> Rules:
 _V_JEPA_LAYER: Final = r"(?:vjepa2\.)?encoder\.layer\.(\d+)\."
 _V_JEPA_BLOCK: Final = r"encoder.blocks.\1."
 _V_JEPA: Rules = [
-    (r"(vjepa2\.)?predictor\..+", PREDICTOR),
+    (r"(vjepa2\.)?predictor\..+", IDLE),  # of the features of hidden tokens, in pre-training
     # A key bias has an effect: keys are turned after it is added.
     (rf"{_V_JEPA_LAYER}attention\.([qkv])(uery|ey|alue)\.bias", rf"{_V_JEPA_BLOCK}attn.\2_bias"),
     (rf"{_V_JEPA_LAYER}attention\.([qkv])(uery|ey|alue)\.weight", rf"{_V_JEPA_BLOCK}attn.qkv.weight|\2"),
@@ -211,30 +195,12 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
     ),
     "st-mae": Family(
         title="ST-MAE (Feichtenhofer et al. 2022)",
-        recognize=lambda names: (
-            "patch_embed.proj.weight" in names
-            and not {"blocks.0.attn.q.weight", "pos_embed_spatial", "cls_token"}.isdisjoint(names)
-        ),
+        recognize=lambda names: {"patch_embed.proj.weight", "pos_embed_spatial"} <= set(names),
         rules=lambda names: _ST_MAE + _released(names),
         positions="learned-separable",
-        refusal=_st_mae_refusal,
-    ),
-    "mvd": Family(  # two decoders of features, stored position tables
-        title="MVD (Wang et al. 2023), pre-training",
-        recognize=lambda names: (
-            "patch_embed.proj.weight" in names
-            and _starts(names, "decoder_img.", "decoder_vid.", "pos_embed_img", "pos_embed_vid")
-        ),
-        rules=lambda names: _IDLE + _ENCODER,
-        positions="separable",
-    ),
-    "mme": Family(  # several decoders with several heads: histograms of gradients, trajectories
-        title="MME (Sun et al. 2023), pre-training",
-        recognize=lambda names: "encoder.patch_embed.proj.weight" in names and _starts(names, "decoder.0."),
-        rules=lambda names: [*_IDLE, (r"encoder\..+", r"\g<0>")],
     ),
     "videomae": Family(
-        title="VideoMAE (Tong et al. 2022); EVEREST, VideoMAE V2 and classifiers of MME have the same names",
+        title="VideoMAE (Tong et al. 2022); EVEREST, VideoMAE V2, MME and MVD have the same names",
         recognize=lambda names: (
             not {"patch_embed.proj.weight", "encoder.patch_embed.proj.weight"}.isdisjoint(names)
         ),
@@ -247,5 +213,5 @@ ALIASES: Final[dict[str, Positions]] = {
     "videomae": "flat",
     "videomae-v2": "flat",
     "mme": "flat",
-    "mvd": "separable",  # its classifier builds the same table and does not store it
+    "mvd": "separable",  # its classifier builds the table that its pre-training stores
 }

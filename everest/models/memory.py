@@ -24,7 +24,7 @@ from everest.models.spec import ModelSpec, Transformer
 from everest.system.live_bytes import peak_bytes
 from everest.system.machine import free_host_memory
 from everest.system.text import counted
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import TokenizerSpec
 from everest.tokenizer.targets import FeatureTargets, FrozenTokenizer
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision

@@ -198,7 +198,7 @@ class ModelSpec(Architecture):
     def run_teacher(self) -> ModelSpec | None:
         """The teacher that a training step runs; with a cache the clips come with their features.
 
-        It may take a clip in several windows (everest.checkpoints.teacher).
+        It may take a clip in several windows (everest.checkpoints.frozen).
         """
         if self.teacher is None or self.target is None or self.target.cache is not None:
             return None

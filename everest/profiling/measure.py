@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from everest.checkpoints.teacher import attach_teacher
+from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
 from everest.engine.network import stage_optimizer
 from everest.engine.update import compile_model

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from typing import Any, Final, Literal
 
-from everest.checkpoints.pretraining_spec import spec_of_pretraining
+from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, named_heads
 from everest.config.merge import SET
 from everest.config.recipe import load_recipe

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +40,12 @@ from everest.data.dataset import VideoClips
 from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
-from everest.lists.sample import Sample
 from everest.system.files import write_text
 from everest.system.storage import parse_location
 from everest.system.text import json_text, parse_json, read_json, validated
 from everest.tokenizer.layers import FSQ
-from everest.tokenizer.spec import TokenizerSpec, TokenizerUse
+from everest.tokenizer.network import TokenizerSpec
+from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import TeacherUse
 from everest.video.reader import VideoError
 
@@ -185,27 +185,40 @@ def _row(file: Any, name: str, row: int, shape: list[int], dtype: Literal["U", "
     return stored[row]
 
 
-@dataclass(frozen=True, kw_only=True)
 class TokenCache:
-    """A cache that was checked against a run's clips (everest.data.dataset.ClipTokens).
+    """The cache `pretrain.target.cache` of a recipe, whose tokens are of these clips.
 
-    Args:
-        quantizer: of the tokenizer; None: the cache has the features of a teacher.
-        space: of the targets; None if the targets are pixels.
-        ranks: whether the selection ranks by the tokenizer's scores.
+    It is what the clips of pre-training read (everest.data.dataset.ClipTokens).
     """
 
-    folder: Path
-    index: TokenIndex
-    samples: Sequence[Sample]
-    views: int
-    quantizer: FSQ | None
-    space: Literal["values", "codes"] | None
-    ranks: bool
-
-    @property
-    def variants(self) -> int:
-        return self.index.variants
+    def __init__(self, recipe: Recipe, clips: VideoClips) -> None:
+        stage = recipe.pretrain
+        assert stage.objective == "pixels", "only targets are stored"
+        self.folder = Path(stage.target.cache or "")
+        self.index = TokenIndex.read(self.folder, of="teacher" if stage.teacher else "tokenizer")
+        grid = clip_grid(recipe)
+        now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
+        differences = differing(self.index.of_clips(), now)
+        if differences:
+            raise CheckpointError(
+                f"{self.folder}: has the tokens of other clips: {first_names(differences, SHOWN)}; set these "
+                "to the earlier values, or make the cache again with everest prepare tokens --overwrite"
+            )
+        present = {file.name for file in self.folder.glob(PARTS)}
+        parts = [part.name for part in self.index.parts()]
+        missing = [part for part in parts if part not in present]
+        if missing:
+            raise CheckpointError(
+                f"{self.folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; run "
+                "the same everest prepare tokens again to make them"
+            )
+        self.variants = self.index.variants
+        self._samples, self._views = clips.samples, clips.make_views.num_views
+        # The recipe's checks have refused `soft`. Targets of pixels need no values.
+        self._space = stage.target.space if isinstance(stage.target, TokenTargetSettings) else None
+        self._needs_ranks = stage.selection.needs_tokenizer
+        tokenizer = self.index.tokenizer
+        self._quantizer = None if tokenizer is None else FSQ(tokenizer.settings.config.levels)
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
         """Read the model's further inputs for the clip of sample `index` in epoch `variant`.
@@ -220,54 +233,18 @@ class TokenCache:
         with open_part(path) as (file, problems):
             if str(index) in problems:
                 reason = f"{problems[str(index)]} (recorded in {path})"
-                raise VideoError(self.samples[index].video, reason)
-            shape = [len(part.samples), self.views, math.prod(self.index.grid)]
+                raise VideoError(self._samples[index].video, reason)
+            shape = [len(part.samples), self._views, math.prod(self.index.grid)]
             if self.index.teacher is not None:
                 features = _row(file, "features", row, [*shape, self.index.teacher.width], "F16")
                 return {"values": torch.from_numpy(features)}
             codes, ranks = (_row(file, name, row, shape, "U") for name in ("codes", "ranks"))  # (V, N)
-        tokens = {"importance": torch.from_numpy(ranks.astype(np.float32))} if self.ranks else {}
+        tokens = {"importance": torch.from_numpy(ranks.astype(np.float32))} if self._needs_ranks else {}
         codes = torch.from_numpy(codes.astype(np.int64))
-        assert self.quantizer is not None
-        if self.space == "codes":
-            tokens["values"] = self.quantizer.digits(codes)
-        elif self.space == "values":
-            values = self.quantizer.decode(codes)
+        assert self._quantizer is not None
+        if self._space == "codes":
+            tokens["values"] = self._quantizer.digits(codes)
+        elif self._space is not None:
+            values = self._quantizer.decode(codes)
             tokens["values"] = (values - torch.tensor(self.index.mean)) / torch.tensor(self.index.std)
         return tokens
-
-
-def open_token_cache(recipe: Recipe, clips: VideoClips) -> TokenCache:
-    """Open the cache `pretrain.target.cache` and check that it belongs to the clips."""
-    stage = recipe.pretrain
-    assert stage.objective == "pixels", "only targets are stored"
-    target, folder = stage.target, Path(stage.target.cache or "")
-    index = TokenIndex.read(folder, of="teacher" if recipe.pretrain.teacher else "tokenizer")
-    grid = clip_grid(recipe)
-    now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
-    differences = differing(index.of_clips(), now)
-    if differences:
-        raise CheckpointError(
-            f"{folder}: has the tokens of other clips: {first_names(differences, SHOWN)}; set these to the "
-            "earlier values, or make the cache again with everest prepare tokens --overwrite"
-        )
-    present = {file.name for file in folder.glob(PARTS)}
-    parts = [part.name for part in index.parts()]
-    missing = [part for part in parts if part not in present]
-    if missing:
-        raise CheckpointError(
-            f"{folder}: {len(missing)} of {len(parts)} parts are missing, first {missing[0]}; run the same "
-            "everest prepare tokens again to make them"
-        )
-    space = None
-    if isinstance(target, TokenTargetSettings):  # the recipe's checks have refused `soft`
-        space = "codes" if target.space == "codes" else "values"
-    return TokenCache(
-        folder=folder,
-        index=index,
-        samples=clips.samples,
-        views=clips.make_views.num_views,
-        quantizer=None if index.tokenizer is None else FSQ(index.tokenizer.settings.config.levels),
-        space=space,
-        ranks=recipe.pretrain.selection.needs_tokenizer,
-    )

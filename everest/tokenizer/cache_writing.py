@@ -31,7 +31,7 @@ from everest.system.files import FIX, check_new_folder, refuse_inputs, write_tab
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
-from everest.tokenizer.cache import INDEX, MOST_VARIANTS, PARTS, CachePart, TokenIndex, clip_facts, open_part
+from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, open_part
 from everest.tokenizer.spec import tokenizer_use
 from everest.tokenizer.targets import Teacher, standardized
 from everest.video.pixels import IMAGENET
@@ -61,7 +61,7 @@ def write_tokens(
     """Write the tokens of all pre-training clips of a recipe; parts that an earlier call finished are kept.
 
     Args:
-        teacher: of the recipe (everest.checkpoints.teacher); None: its tokenizer makes the tokens.
+        teacher: of the recipe (everest.checkpoints.frozen); None: its tokenizer makes the tokens.
         variants: clips of each video; missing variants are added to a folder, surplus ones are kept.
         batch: clips in one forward pass.
         overwrite: start again, whatever `output` has.
@@ -70,8 +70,6 @@ def write_tokens(
         `{"output", "videos", "variants", "parts", "kept", "bytes", "bad"}`; `kept` counts parts of an earlier
         call.
     """
-    if variants > MOST_VARIANTS:
-        raise RecipeError(f"--variants {variants}: at most {MOST_VARIANTS} are possible; use fewer")
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     maker = _maker(recipe, teacher, accelerator.device)
     clips = pretrain_clips(recipe, replace_bad=False)

@@ -26,8 +26,8 @@ from everest.config.tokenizer import TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
 from everest.system.live_bytes import peak_bytes
 from everest.tokenizer.discriminator import Discriminator
-from everest.tokenizer.network import TokenizerReconstruction
-from everest.tokenizer.spec import TokenizerSpec, tokenizer_settings
+from everest.tokenizer.network import TokenizerReconstruction, TokenizerSpec
+from everest.tokenizer.spec import tokenizer_settings
 from everest.video.pixels import IMAGENET
 
 START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
@@ -82,23 +82,19 @@ class Adversary:
         real = real.detach().float().requires_grad_()
         # Autocast would also reach the operations of a gradient's own graph.
         with torch.autocast(real.device.type, enabled=False):
-            on_real, on_rebuilt = (
-                self.discriminator(real),
-                self.discriminator(rebuilt.detach().float()),
-            )  # (B,)
+            on_real, on_rebuilt = map(self.discriminator, (real, rebuilt.detach().float()))  # (B,)
             logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
-            r1 = r1_penalty(on_real, real, learns=self._r1_weight > 0)
+            r1 = r1_penalty(on_real, real)
             return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
 
 
-def r1_penalty(logits: Tensor, real: Tensor, *, learns: bool = True) -> Tensor:
+def r1_penalty(logits: Tensor, real: Tensor) -> Tensor:
     """Scalar: the squared norm of the gradient of a clip's logit, averaged over the clips.
 
     Args:
         logits: (B,) of the clips `real`, which need a gradient.
-        learns: whether the penalty itself needs a gradient.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=learns, retain_graph=True)
+    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
 
 
@@ -106,7 +102,7 @@ class PerceptualDistance:
     """A frozen network. Not an nn.Module, so that no network that is trained or saved contains it."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._network = network.eval().requires_grad_(False)
+        self.network = network.eval().requires_grad_(False)
 
     def __call__(self, rebuilt: Tensor, real: Tensor, rng: np.random.Generator) -> Tensor:
         """Scalar float32: the distance of clips (B, 3, T, H, W) in [0, 1], on frames that `rng` draws."""
@@ -117,27 +113,23 @@ class PerceptualDistance:
             target = self._logits(real[:, :, drawn])
         return F.mse_loss(self._logits(rebuilt[:, :, drawn]), target)
 
-    def bytes_per_clip(self, bytes_per_value: int) -> int:
-        """Measure the bytes that a pass takes of one clip."""
-        network = _on_meta(self._network)
-
-        def run() -> object:
-            return network(torch.empty(FRAMES, 3, SIDE, SIDE, requires_grad=True))
-
-        return peak_bytes(network, run, bytes_per_value=bytes_per_value, trains=True)
-
     def _logits(self, clips: Tensor) -> Tensor:
         """(B, 3, T, H, W) to (B * T, classes) float32."""
         frames = IMAGENET.normalize_unit_range(clips).transpose(1, 2).flatten(0, 1)  # (B * T, 3, H, W)
         if frames.shape[2:] != (SIDE, SIDE):
             frames = F.interpolate(frames, size=(SIDE, SIDE), mode="bilinear", antialias=True)
-        return self._network(frames).float()
+        return self.network(frames).float()
 
 
-def _on_meta(network: nn.Module) -> nn.Module:
-    """A copy without numbers, which takes no memory of the device."""
+def _bytes_of_pass(network: nn.Module, shape: tuple[int, ...], bytes_per_value: int) -> int:
+    """Measure the bytes that a pass of an input takes, on a copy without numbers."""
     tensors = {id(p): nn.Parameter(p.detach().to("meta"), p.requires_grad) for p in network.parameters()}
-    return deepcopy(network, tensors | {id(b): b.to("meta") for b in network.buffers()})
+    copy = deepcopy(network, tensors | {id(b): b.to("meta") for b in network.buffers()})
+
+    def run() -> object:
+        return copy(torch.empty(shape, requires_grad=True))
+
+    return peak_bytes(copy, run, bytes_per_value=bytes_per_value, trains=True)
 
 
 class TokenizerLosses(NamedTuple):
@@ -183,13 +175,9 @@ class TokenizerObjective:
         total = 0
         if self.adversary is not None:
             shape = (1, 3, spec.window, *spec.config.scaled(spec.size))
-            discriminator = _on_meta(self.adversary.discriminator)
-            taken = peak_bytes(
-                discriminator, lambda: discriminator(torch.empty(shape)), bytes_per_value=4, trains=True
-            )
-            total += taken * DISCRIMINATOR_PASSES
+            total += DISCRIMINATOR_PASSES * _bytes_of_pass(self.adversary.discriminator, shape, 4)
         if self.perceptual is not None:
-            total += self.perceptual.bytes_per_clip(bytes_per_value)
+            total += _bytes_of_pass(self.perceptual.network, (FRAMES, 3, SIDE, SIDE), bytes_per_value)
         return total
 
 

@@ -9,20 +9,62 @@ B batch, T frames, H W pixels, D code dimensions, N = t*h*w tokens, W windows of
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from math import prod
-from typing import Final, NamedTuple
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
 from everest.config.sizes import TokenizerConfig, TopKKind
+from everest.config.tokenizer import TokenizerSettings
+from everest.config.values import Side
+from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid, num_kept
+from everest.system.weights import read_spec
 from everest.tokenizer.layers import FSQ, make_decoder, make_encoder
 from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
 
 # Our choice: the most values of a chunk in the encoder's first layer, unless a single window has more.
 CHUNK_VALUES: Final = 2**23
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSpec:
+    """All that is needed to rebuild a tokenizer: the `settings` of its safetensors file."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+    kind: Literal["tokenizer"] = "tokenizer"
+    config: TokenizerConfig
+    window: int  # frames that are encoded together
+    size: tuple[Side, Side]  # height, width of the training clips; other sizes work as well
+    keep: float  # ratio of the ranked tokens of a window that a clip is rebuilt from in training
+    select: TopKKind = "straight-through"  # how gradients pass their selection (everest.tokenizer.scorer)
+    temperature: float = 0.5  # of the selection
+    checkpointing: bool = False  # recompute activations in the backward pass
+
+    def dump(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return _SPEC.dump_python(self, mode="json")
+
+    @staticmethod
+    def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
+        """Read the values that `dump` returns, from the file `source`."""
+        spec = read_spec(_SPEC, settings, source=source)
+        own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
+        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
+        in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
+        problem = next(in_range.problems(), None)
+        if problem is not None:
+            raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
+        return spec
+
+    def build(self) -> AdaptiveTokenizer:
+        """Make the module with new weights, from torch's default generator."""
+        return AdaptiveTokenizer(self)
 
 
 class TokenizerOutput(NamedTuple):
@@ -49,41 +91,22 @@ class AdaptiveTokenizer(nn.Module):
     Clips are float (B, 3, T, H, W) in [0, 1], T a multiple of the window, H and W of the tubelet; methods
     raise the ValueError of `grid` for others.
 
-    Args:
-        window: frames that are encoded together: at least two slices, because the first is always kept.
-        keep: ratio of the other tokens of a window that a clip is rebuilt from in training.
-        select: how gradients pass the selection of these tokens (everest.tokenizer.scorer).
-        temperature: of the selection.
-        checkpointing: recompute activations in the backward pass.
+    A window has at least two slices, because all tokens of its first one are kept.
     """
 
     target_mean: Tensor  # (D,) of the values over the training set, set at the end of training
     target_std: Tensor  # (D,)
 
-    def __init__(
-        self,
-        config: TokenizerConfig,
-        *,
-        window: int,
-        keep: float,
-        select: TopKKind = "straight-through",
-        temperature: float = 0.5,
-        checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, spec: TokenizerSpec) -> None:
         super().__init__()
-        time = config.stride[0]
-        if window % time or window < 2 * time:
-            raise ValueError(f"a window of {window} frames must be a multiple of {time}, twice at least")
-        self.config = config
+        config = spec.config
+        self.spec = spec
         self.tubelet = config.tubelet
-        self.window = window
-        self.slices = window // time  # of a window
-        self.keep = keep
-        self.select: TopKKind = select
-        self.temperature = temperature
-        self.encoder = make_encoder(config, checkpointing=checkpointing)
+        self.window = spec.window
+        self.slices = spec.window // config.stride[0]  # of a window
+        self.encoder = make_encoder(config, checkpointing=spec.checkpointing)
         self.quantizer = FSQ(config.levels)
-        self.decoder = make_decoder(config, checkpointing=checkpointing)
+        self.decoder = make_decoder(config, checkpointing=spec.checkpointing)
         self.scorer = TokenScorer(config.stride, config.scorer_channels)
         self.register_buffer("target_mean", torch.zeros(len(config.levels)))
         self.register_buffer("target_std", torch.ones(len(config.levels)))
@@ -105,7 +128,7 @@ class AdaptiveTokenizer(nn.Module):
 
     def scaled(self, clip: Tensor) -> Tensor:
         """Resize clips (B, 3, T, H, W) to the height and width in which the tokenizer works."""
-        scale = self.config.input_scale
+        scale = self.spec.config.input_scale
         return clip if scale == 1.0 else F.interpolate(clip, scale_factor=(1.0, scale, scale), mode="area")
 
     def encode(self, clip: Tensor) -> TokenizerOutput:
@@ -127,17 +150,11 @@ class AdaptiveTokenizer(nn.Module):
         return self.scorer.distances(self._in_chunks(self.scorer.features, clip))
 
     def windows_at_once(self, clip: Tensor) -> int:
-        """How many windows of the clips (B, C, T, H, W) are coded together.
-
-        A divisor of the windows of a clip, or a multiple: then several clips are coded together.
-        """
-        frames, height, width = clip.shape[2:]
-        windows, channels = frames // self.window, self.config.channels * self.config.multipliers[0]
-        values = channels * prod(self.config.stem_grid(self.window, (height, width)))
-        most = max(1, CHUNK_VALUES // values)
-        if most >= windows:
-            return most // windows * windows
-        return max(number for number in range(1, most + 1) if windows % number == 0)
+        """How many windows of the clips (B, C, T, H, W) are coded together."""
+        config = self.spec.config
+        channels = config.channels * config.multipliers[0]
+        values = channels * prod(config.stem_grid(self.window, (clip.size(3), clip.size(4))))
+        return max(1, CHUNK_VALUES // values)
 
     def clips_at_once(self, clip: Tensor) -> int:
         """How many of the clips (B, C, T, H, W) are coded together: 1 if each is coded in parts."""
@@ -146,10 +163,8 @@ class AdaptiveTokenizer(nn.Module):
     def _in_chunks(self, module: Callable[[Tensor], Tensor], clip: Tensor) -> Tensor:
         """Scale the windows of clips (B, 3, T, H, W), apply `module` to a chunk at a time and join."""
         self.grid(clip)
-        frames, clips = self.window * self.windows_at_once(clip), clip.split(self.clips_at_once(clip))
-        parts = (part for several in clips for part in several.split(frames, dim=2))
-        windows = [module(self.scaled(_split(part, self.window))) for part in parts]
-        return _join(torch.cat(windows), len(clip))
+        chunks = _split(clip, self.window).split(self.windows_at_once(clip))
+        return _join(torch.cat([module(self.scaled(chunk)) for chunk in chunks]), len(clip))
 
     def select_tokens(
         self, scores: Tensor, *, keep: float, generator: torch.Generator | None = None
@@ -167,7 +182,8 @@ class AdaptiveTokenizer(nn.Module):
         windows = _split(scores.unsqueeze(1), self.slices)[:, 0]  # (B * W, slices, h, w)
         ranked = windows[:, 1:].flatten(1)  # (B * W, ranked tokens)
         num_selected = num_kept(ranked.size(1), keep)
-        selected = soft_topk_mask(ranked, num_selected, self.select, self.temperature, generator)
+        kind, temperature = self.spec.select, self.spec.temperature
+        selected = soft_topk_mask(ranked, num_selected, kind, temperature, generator)
         first_slice = torch.ones_like(windows[:, :1])
         mask = torch.cat([first_slice, selected.view_as(windows[:, 1:])], dim=1)
         return _join(mask.unsqueeze(1), len(scores))[:, 0]
@@ -183,7 +199,7 @@ class AdaptiveTokenizer(nn.Module):
         self.grid(clip)
         frames = self.scaled(clip)
         if mask is None:
-            mask = self.select_tokens(self.scorer(frames), keep=self.keep if keep is None else keep)
+            mask = self.select_tokens(self.scorer(frames), keep=self.spec.keep if keep is None else keep)
         return self._rebuild(frames, mask)
 
     def decode(self, values: Tensor, grid: TokenGrid) -> Tensor:
@@ -202,7 +218,7 @@ class AdaptiveTokenizer(nn.Module):
         """
         self.grid(clip)
         frames = self.scaled(clip)
-        mask = self.select_tokens(self.scorer(frames), keep=self.keep, generator=generator)
+        mask = self.select_tokens(self.scorer(frames), keep=self.spec.keep, generator=generator)
         if all_tokens:  # the mask stays in the graph: DDP waits for a gradient of every weight
             mask = 1 + 0 * mask
         rebuilt = self._rebuild(frames, mask)
@@ -213,6 +229,10 @@ class AdaptiveTokenizer(nn.Module):
         z = _join(self.encoder(_split(frames, self.window)), len(frames)) * mask.unsqueeze(1)
         values, _ = self.quantizer(z.movedim(1, -1))  # (B, t, h, w, D)
         return _join(self.decoder(_split(values.movedim(-1, 1), self.slices)), len(frames))
+
+
+_SPEC = TypeAdapter(TokenizerSpec)
+_SETTINGS = TypeAdapter(TokenizerSettings)
 
 
 def _split(x: Tensor, length: int) -> Tensor:

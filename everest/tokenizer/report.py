@@ -9,7 +9,6 @@ grid of tokens.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,13 +79,13 @@ def measure_tokenizer(
             continue
         frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (n, 3, T, H, W)
         scaled, output = model.scaled(frames), model.encode(frames)
-        mask = model.select_tokens(output.scores, keep=model.keep)
+        mask = model.select_tokens(output.scores, keep=model.spec.keep)
         generator = torch.Generator(frames.device).manual_seed(1)
         noise = torch.rand(mask.shape, generator=generator, device=frames.device)
-        masks = (mask, model.select_tokens(noise, keep=model.keep), torch.ones_like(mask))
+        masks = (mask, model.select_tokens(noise, keep=model.spec.keep), torch.ones_like(mask))
         rebuilt = [model.reconstruct(frames, mask=mask) for mask in masks]
         # By their number, which is known: a boolean index would wait for the device.
-        num_codes = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), model.keep)
+        num_codes = mask[0, 0].numel() + num_kept(mask[0, 1:].numel(), model.spec.keep)
         ids = mask.flatten(1).topk(num_codes).indices.sort().values  # (n, K)
         batch = {
             "own": psnr(rebuilt[0], scaled),  # (n,) in dB, from the tokens that the tokenizer selects
@@ -133,7 +132,6 @@ def _figures(clips: dict[str, Tensor], model: AdaptiveTokenizer) -> dict[str, An
         },
         "overlap": {"scorer": mean_overlap(kept), "frame_difference": mean_overlap(kept_by_change)},
         "slice_shares": slice_shares(kept, model.slices - 1),
-        "score_entropy": score_entropy(clips["scores"]),
         "codebook": codebook_use(clips["codes"].flatten(), model.quantizer),
     }
 
@@ -145,30 +143,28 @@ def scalar_figures(figures: dict[str, Any]) -> dict[str, float]:
         "change_ratio": figures["change"]["scorer"]["ratio"],
         "overlap": figures["overlap"]["scorer"],
         "largest_slice_share": max(figures["slice_shares"]),
-        "score_entropy": figures["score_entropy"],
         "perplexity": figures["codebook"]["perplexity"],
     }
 
 
 def scorer_warnings(figures: dict[str, Any]) -> Iterator[str]:
     """Warn, one line per sign, that the scorer ranks something other than content."""
-    change = {name: values["ratio"] for name, values in figures["change"].items()}
-    overlap, shares = figures["overlap"], figures["slice_shares"]
-    most = max(range(len(shares)), key=shares.__getitem__)
-    if shares[most] > MOST_IN_A_SLICE / len(shares):
+    change, overlap, shares = figures["change"], figures["overlap"], figures["slice_shares"]
+    most, ratio, expected = max(shares), change["scorer"]["ratio"], change["frame_difference"]["ratio"]
+    if most > MOST_IN_A_SLICE / len(shares):
         yield (
-            f"{shares[most]:.0%} of the kept tokens are in slice {most + 2} of {len(shares) + 1}: the scorer "
-            "ranks positions in time, not content"
+            f"{most:.0%} of the kept tokens are in slice {shares.index(most) + 2} of {len(shares) + 1}: the "
+            "scorer ranks positions in time, not content"
         )
     if overlap["scorer"] > MOST_OVERLAP * overlap["frame_difference"]:
         yield (
             f"different clips keep the same positions (overlap {overlap['scorer']:.2f}, by frame difference "
             f"{overlap['frame_difference']:.2f})"
         )
-    if change["scorer"] < LEAST_CHANGE * change["frame_difference"]:
+    if ratio < LEAST_CHANGE * expected:
         yield (
-            f"the tokens with the highest scores change {change['scorer']:.1f} times as much as all tokens, "
-            f"by frame difference {change['frame_difference']:.1f}"
+            f"the tokens with the highest scores change {ratio:.1f} times as much as all tokens, by frame "
+            f"difference {expected:.1f}"
         )
 
 
@@ -230,12 +226,6 @@ def slice_shares(kept: Tensor, slices: int) -> list[float]:
     """The share of all kept tokens (n, N) bool that is in each ranked slice."""
     counts = kept.unflatten(1, (slices, -1)).sum(dim=(0, 2))
     return (counts / counts.sum()).tolist()
-
-
-def score_entropy(scores: Tensor) -> float:
-    """Entropy of normalized scores (n, N), relative to equal scores, averaged over clips."""
-    shares = scores / scores.sum(dim=1, keepdim=True)
-    return (torch.special.entr(shares).sum(dim=1) / math.log(scores.size(1))).mean().item()
 
 
 def codebook_use(codes: Tensor, quantizer: FSQ) -> dict[str, Any]:

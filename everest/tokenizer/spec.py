@@ -1,71 +1,18 @@
-"""From the settings of a tokenizer to the module: the values that a checkpoint stores to rebuild it."""
+"""The tokenizer of a recipe: a new one, or the trained one that a model uses."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 
 from everest.config.settings import Recipe
-from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.config.tokenizer import TokenizerSettings
-from everest.config.values import Side
 from everest.errors import CheckpointError, RecipeError
-from everest.system.weights import load_tensors, read_spec, read_weights, state_hash
-
-if TYPE_CHECKING:
-    from everest.tokenizer.network import AdaptiveTokenizer
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerSpec:
-    """All that is needed to rebuild a tokenizer: the `settings` of its safetensors file."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
-    kind: Literal["tokenizer"] = "tokenizer"
-    config: TokenizerConfig
-    window: int  # frames
-    size: tuple[Side, Side]  # height, width of the training clips; other sizes work as well
-    keep: float
-    select: TopKKind
-    temperature: float
-    checkpointing: bool = False
-
-    def dump(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return _SPEC.dump_python(self, mode="json")
-
-    @staticmethod
-    def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
-        """Read the values that `dump` returns, from the file `source`."""
-        spec = read_spec(_SPEC, settings, source=source)
-        own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
-        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
-        in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
-        problem = next(in_range.problems(), None)
-        if problem is not None:
-            raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
-        return spec
-
-    def build(self) -> AdaptiveTokenizer:
-        """Make the module with new weights, from torch's default generator."""
-        from everest.tokenizer.network import AdaptiveTokenizer  # here: few models have a tokenizer
-
-        return AdaptiveTokenizer(
-            self.config,
-            window=self.window,
-            keep=self.keep,
-            select=self.select,
-            temperature=self.temperature,
-            checkpointing=self.checkpointing,
-        )
-
-
-_SPEC = TypeAdapter(TokenizerSpec)
-_SETTINGS = TypeAdapter(TokenizerSettings)
+from everest.system.weights import load_tensors, read_weights, state_hash
+from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 
 def tokenizer_settings(recipe: Recipe) -> TokenizerSettings:

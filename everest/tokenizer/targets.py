@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -36,10 +36,8 @@ from everest.methods.targets import (
     mean_of_scored,
     mean_squared_error,
 )
+from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, PixelStatistics
-
-if TYPE_CHECKING:
-    from everest.tokenizer.network import AdaptiveTokenizer
 
 
 class FrozenTokenizer:
@@ -165,7 +163,7 @@ class TeacherUse:
 
 
 class Teacher(Protocol):
-    """A frozen encoder (everest.checkpoints.teacher), which is not among the weights of any model."""
+    """A frozen encoder (everest.checkpoints.frozen), which is not among the weights of any model."""
 
     use: TeacherUse
 

@@ -41,7 +41,7 @@ def test_a_value_that_is_no_number_is_named_with_its_tensor_and_file(classifier_
 
 @pytest.mark.parametrize(
     "command",
-    [["eval"], ["predict", "CLIP", "--json"], ["extract", "CLIP", "-o", "OUT"], ["export", "--to", "torch"]],
+    [["eval"], ["predict", "CLIP", "--json"], ["extract", "CLIP", "-o", "OUT"], ["export", "--to", "onnx"]],
 )
 def test_no_command_runs_a_model_with_damaged_weights(command, classifier_run, clip_files, tmp_path):
     run = tmp_path / "run"
@@ -50,7 +50,7 @@ def test_no_command_runs_a_model_with_damaged_weights(command, classifier_run, c
     spoiled(run / "model.safetensors", run / "model.safetensors", math.nan)
     paths = {"CLIP": str(clip_files / "clip0.mp4"), "OUT": str(tmp_path / "out.npz")}
     arguments = [paths.get(part, part) for part in command]
-    arguments += [run, "-o", tmp_path / "m.pt2"] if command[0] == "export" else ["-c", run]
+    arguments += [run, "-o", tmp_path / "m.onnx"] if command[0] == "export" else ["-c", run]
     message = refused(*arguments, code=6)
     assert message.count("\n") == 1
     assert f"{run / 'model.safetensors'}: {BIAS} has 1 value" in message

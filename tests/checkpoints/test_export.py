@@ -220,46 +220,13 @@ def test_onnxruntime_keeps_the_same_tokens_of_partly_still_clips(clips, tmp_path
     assert abs(logits - expected.numpy()).max() < 1e-4
 
 
-@pytest.mark.parametrize("spec", [CLASSIFIER, ATTENTIVE], ids=["mean", "class-attention"])
-def test_a_program_of_torch_computes_the_same_without_our_code(clips, tmp_path, spec):
-    checkpoint = saved(tmp_path / "model.safetensors", spec)
-    run("export", checkpoint, "--to", "torch", "--out", tmp_path / "m.pt2")
-    about = {"classes": ""}
-    program = torch.export.load(tmp_path / "m.pt2", extra_files=about).module()
-    model = everest.load_model(checkpoint)
-    for batch in (clips[:1], clips):
-        with torch.no_grad():
-            logits, kept = program(batch)
-            assert torch.equal(kept, model.kept_tokens(batch))
-            assert (logits - model(batch)).abs().max() < 1e-5
-    assert json.loads(about["classes"]) == list(CLASSES)
-
-
-@pytest.mark.parametrize(
-    ("to", "name"), [pytest.param("onnx", "m.onnx", marks=pytest.mark.slow), ("torch", "m.pt2")]
-)
-def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Path, to: str, name: str):
+def test_of_an_autoencoder_the_features_are_exported(clips: Tensor, tmp_path: Path):
     checkpoint = saved(tmp_path / "model.safetensors", AUTOENCODER)
-    run("export", checkpoint, "--to", to, "--out", tmp_path / name)
-    model = everest.load_model(checkpoint)
+    run("export", checkpoint, "--to", "onnx", "--out", tmp_path / "m.onnx")
     with torch.no_grad():
-        expected = model.encoder(clips, torch.arange(64).expand(3, -1)).mean(dim=1)
-        if to == "torch":
-            (features,) = torch.export.load(tmp_path / name).module()(clips)
-        else:
-            session = onnx_session(tmp_path / name)
-            features = torch.from_numpy(session.run(["features"], {"frames": clips.numpy()})[0])
-    assert (features - expected).abs().max() < 1e-4
-
-
-def test_a_torch_program_takes_frames_as_decoded(tmp_path: Path):
-    checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    run("export --to torch --uint8", checkpoint, "--out", tmp_path / "m.pt2")
-    frames = torch.randint(0, 256, (2, 8, 64, 64, 3), dtype=torch.uint8)
-    with torch.no_grad():
-        logits, _ = torch.export.load(tmp_path / "m.pt2").module()(frames)
-        expected = everest.load_model(checkpoint)(everest.normalize(frames.permute(0, 4, 1, 2, 3)))
-    assert (logits - expected).abs().max() < 1e-5
+        expected = everest.load_model(checkpoint).encoder(clips, torch.arange(64).expand(3, -1)).mean(dim=1)
+    (features,) = onnx_session(tmp_path / "m.onnx").run(["features"], {"frames": clips.numpy()})
+    assert abs(features - expected.numpy()).max() < 1e-4
 
 
 @pytest.mark.parametrize("kind", ["classifier", "autoencoder", "alone", "unknown"])
@@ -269,14 +236,15 @@ def test_exports_state_the_stride_of_their_clips(classifier_run, autoencoder_run
         checkpoint = tmp_path / "alone.safetensors"
         weights = read_weights(classifier_run / "model.safetensors")
         (weights if kind == "alone" else replace(weights, clip=None)).save(checkpoint)
-    document = json_of("export --to torch", checkpoint, "--out", tmp_path / "m.pt2")
-    about = {"clip": "", "input": ""}
-    torch.export.load(tmp_path / "m.pt2", extra_files=about)
+    about = exportable(open_model(checkpoint, kind="transformer"), keep=None).metadata
     stride, sampling = (None, None) if kind == "unknown" else (2, "dense")
     expected = {"frames": 4, "stride": stride, "sampling": sampling, "fps": None, "height": 32, "width": 32}
-    assert json.loads(about["clip"]) == expected == document["clip"]
+    assert json.loads(about["clip"]) == expected
     assert json.loads(about["input"])["dtype"] == "float32"
-    assert ("do not state the stride" in document["notes"][1]) == (kind == "unknown")
+    if kind == "unknown":
+        document = json_of("export --to onnx", checkpoint, "--out", tmp_path / "m.onnx")
+        assert document["clip"] == expected
+        assert "do not state the stride" in document["notes"][1]
 
 
 def test_differences_of_transformers_are_noted(tmp_path: Path):
@@ -343,14 +311,15 @@ def test_integers_may_change_outputs_by_half_of_their_deviation_and_no_tokens(tm
 
 def test_nothing_is_replaced_by_default_and_the_suffix_must_match(tmp_path: Path):
     checkpoint = saved(tmp_path / "model.safetensors", CLASSIFIER)
-    there, folder = tmp_path / "m.pt2", tmp_path / "hf"
+    there, folder = tmp_path / "m.onnx", tmp_path / "hf"
     there.write_text("precious")
     folder.mkdir()
     (folder / "thesis.txt").write_text("precious")
     before = saved(folder / "model.safetensors", AUTOENCODER).read_bytes()
-    assert "exists" in refused("export --to torch", checkpoint, "--out", there, code=2)
+    assert "exists" in refused("export --to onnx", checkpoint, "--out", there, code=2)
     assert "holds other files" in refused("export --to hf", checkpoint, "--out", folder, code=2)
-    assert "end its name in .onnx" in refused("export --to onnx", checkpoint, "--out", there, code=2)
+    other = tmp_path / "m.pt2"
+    assert "end its name in .onnx" in refused("export --to onnx", checkpoint, "--out", other, code=2)
     assert there.read_text() == "precious"
     assert (folder / "model.safetensors").read_bytes() == before
     run("export --to hf --overwrite", checkpoint, "--out", folder)
@@ -378,14 +347,13 @@ def test_invalid_options_are_refused(tmp_path: Path):
     of_classes = saved(tmp_path / "model.safetensors", CLASSIFIER)
     autoencoder = saved(tmp_path / "mae.safetensors", AUTOENCODER)
     for checkpoint, options, code, message in (
-        (of_classes, "--to hf --keep 0.5", 2, "does not support --uint8 and --keep"),
-        (of_classes, "--to hf --uint8", 2, "does not support --uint8 and --keep"),
-        (of_classes, "--to torch --keep 0.001", 2, "none is left to encode"),
-        (of_classes, "--to torch --keep 2", 2, "give keep ratios"),
-        (autoencoder, "--to torch --keep 0.5", 2, "goes with a classifier"),
-        (tmp_path / "gone", "--to torch", 6, "no such checkpoint"),
+        (of_classes, "--to hf --keep 0.5", 2, "does not support --keep"),
+        (of_classes, "--to onnx --keep 0.001", 2, "none is left to encode"),
+        (of_classes, "--to onnx --keep 2", 2, "give keep ratios"),
+        (autoencoder, "--to onnx --keep 0.5", 2, "goes with a classifier"),
+        (tmp_path / "gone", "--to onnx", 6, "no such checkpoint"),
     ):
-        out = tmp_path / ("hf" if "hf" in options else "m.pt2")
+        out = tmp_path / ("hf" if "hf" in options else "m.onnx")
         assert message in refused(f"export {options}", checkpoint, "--out", out, code=code)
     assert len(list(tmp_path.iterdir())) == 2
 

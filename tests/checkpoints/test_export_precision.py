@@ -23,7 +23,7 @@ EXAMPLE = Path(__file__).resolve().parents[2] / "docs" / "examples" / "classify.
 def int8(classifier_run: Path, clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The document of an export with integers."""
     path = tmp_path_factory.mktemp("int8") / "int8.onnx"
-    options = ["--to", "onnx", "--uint8", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
+    options = ["--to", "onnx", "--precision", "int8", "--calibrate", clip_files / "train.csv"]
     return json_of("export", classifier_run, *options, "-o", path)
 
 
@@ -44,21 +44,25 @@ def of_real_frames(file: Path, run_folder: Path, clip_files: Path) -> tuple[list
     """The outputs of a file for four videos, and everest's logits and kept tokens."""
     model = everest.load_model(run_folder)
     clips = torch.stack([everest.read_clip(clip_files / f"clip{i}.mp4", like=model) for i in range(4)])
-    found = onnx_session(file).run(None, {"frames": clips.permute(0, 2, 3, 4, 1).contiguous().numpy()})
+    found = onnx_session(file).run(None, {"frames": everest.normalize(clips).numpy()})
     with torch.no_grad():
         return [torch.from_numpy(part) for part in found], model(clips), model.kept_tokens(clips)
 
 
-def test_an_onnx_graph_takes_frames_as_decoded(classifier_run: Path, clip_files: Path, onnx_file: Path):
+def test_an_onnx_graph_takes_normalized_clips(classifier_run: Path, clip_files: Path, onnx_file: Path):
     session = onnx_session(onnx_file)
     (given,) = session.get_inputs()
-    assert (given.name, given.type, given.shape) == ("frames", "tensor(uint8)", ["batch", 4, 32, 32, 3])
+    assert (given.name, given.type, given.shape) == ("frames", "tensor(float)", ["batch", 3, 4, 32, 32])
     (logits, kept), expected, ids = of_real_frames(onnx_file, classifier_run, clip_files)
     assert torch.equal(kept, ids)
     assert (logits - expected).abs().max() < 1e-5
     metadata = session.get_modelmeta().custom_metadata_map
     about = json.loads(metadata["input"])
-    assert (about["dtype"], about["values"], metadata["precision"]) == ("uint8", "0 to 255", "fp32")
+    assert (about["dtype"], about["values"], metadata["precision"]) == (
+        "float32",
+        "(pixel / 255 - mean) / std",
+        "fp32",
+    )
 
 
 def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
@@ -82,7 +86,7 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     ("options", "message"),
     [
         ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
-        ("--to torch --precision int8 -o m.pt2", "needs --to onnx"),
+        ("--to hf --precision int8 -o hf", "needs --to onnx"),
         ("--to onnx --calibrate list.csv -o m.onnx", "--calibrate needs --precision int8"),
     ],
 )
@@ -103,7 +107,7 @@ def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classif
 
 @pytest.mark.slow
 def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpoint(mixed_run, tmp_path):
-    file = tmp_path / "clips.onnx"  # it takes normalized clips
+    file = tmp_path / "clips.onnx"
     run("export --to onnx", mixed_run, "-o", file)
     recipe = ["--recipe", mixed_run / "recipe.yaml", "-q"]
     of_file, expected = (json_of("eval --checkpoint", each, *recipe) for each in (file, mixed_run))
@@ -145,7 +149,7 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
     for content in (b"no graph", b""):
         other.write_bytes(content)
         assert "onnxruntime cannot read it" in refused("eval --checkpoint", other, *recipe, code=6)
-    value = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, [1])
+    value = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([], "one output", [value], [value])
     model = onnx.helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
     onnx.helper.set_model_props(model, texts)

@@ -17,7 +17,7 @@ from everest.checkpoints.start import differing_settings
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.sizes import BACKBONES
-from everest.foreign.convert import Identity, identify
+from everest.foreign.convert import identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign
 from everest.foreign.timm_images import image_weights
@@ -72,8 +72,8 @@ def spec_of(weights: PublicWeights) -> ModelSpec:
         foreign = Foreign(path=Path(weights.name), tensors=on_meta(weights.layout), config=config)
     else:
         foreign = transformers_model(weights)
-    found = identify(foreign, Hints())
-    assert isinstance(found, Identity)
+    hints = Hints(family="mvd" if weights.method == "MVD" else None)  # whose file has the positions
+    found = identify(foreign, hints)
     encoder_only = weights.gives == "encoder"
     assert encoder_only or not (found.missing or found.unexpected)
     assert not any(name.startswith("encoder.") for name in found.missing)

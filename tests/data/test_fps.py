@@ -191,7 +191,7 @@ def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_r
     (row,) = json_of("timeline --gpus cpu", "-c", run, data / "clip0.mp4")
     first = row["windows"][0]
     assert first["end"] - first["start"] == pytest.approx(4 * 2 / FPS, abs=1e-3)
-    written = json_of("export --to torch", run, "-o", tmp_path / "m.pt2")
+    written = json_of("export --to onnx", run, "-o", tmp_path / "m.onnx")
     assert written["clip"]["fps"] == FPS
     assert "the frames of a clip are 2 frames at 15 per second apart" in written["notes"]
 

@@ -10,9 +10,8 @@ from processes import TWO, assert_resumes_after_a_kill, everest
 from small_runs import RECIPE, called, json_of, logged, refused, run, sets, small_recipe, weights
 
 from everest import load_model
+from everest.checkpoints.frozen import open_teacher, spec_of_pretraining
 from everest.checkpoints.load import open_model
-from everest.checkpoints.pretraining_spec import spec_of_pretraining
-from everest.checkpoints.teacher import open_teacher
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
@@ -20,7 +19,7 @@ from everest.methods.grid import TokenSelection
 from everest.models.cost import count_macs
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
-from everest.tokenizer.cache import open_token_cache
+from everest.tokenizer.cache import TokenCache
 from everest.tokenizer.targets import FeatureTargets
 from everest.video.pixels import normalize
 
@@ -199,7 +198,7 @@ def cache(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_cached_features_are_the_teachers_to_half_precision(recipe: Path, teacher: Path, cache: Path):
     settings = taught(recipe, teacher, f"pretrain.target.cache={cache}")
     clips = pretrain_clips(settings)
-    clips.tokens = open_token_cache(settings, clips)
+    clips.tokens = TokenCache(settings, clips)
     targets = FeatureTargets(width=24)
     targets.teacher = open_teacher(settings)
     every = torch.arange(32)[None]

@@ -39,30 +39,30 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
     assert "add their license" in text
     assert "started from `videomae.safetensors`, license: cc-by-nc-4.0" in text
     assert "None was given" in text
-    command = ("export --to torch", classifier_run, "-o", tmp_path / "m.pt2")
+    command = ("export --to onnx", classifier_run, "-o", tmp_path / "m.onnx")
     keys = {"videos": 4, "groups": 4, "skipped": 0, "checkpoint": "c", "recipe": "r"}
     for other in ({}, [], {**keys, "views": 6}, {**keys, "views": {"clips": 2}}):
         (tmp_path / "other.json").write_text(json.dumps(other))
         message = refused(*command, "--evaluation", tmp_path / "other.json", code=2)
         assert "no document of an evaluation" in message
-    assert not list(tmp_path.glob("m.pt2*"))
+    assert not list(tmp_path.glob("m.onnx*"))
 
 
 def test_a_card_next_to_a_graph_has_the_tokens_that_it_encodes(classifier_run: Path, tmp_path: Path):
-    file, card = tmp_path / "m.pt2", tmp_path / "m.pt2.CARD.md"
-    command = ("export --to torch --keep 0.25", classifier_run, "-o", file)
+    file, card = tmp_path / "m.onnx", tmp_path / "m.onnx.CARD.md"
+    command = ("export --to onnx --keep 0.25", classifier_run, "-o", file)
     document = json_of(*command)
     assert document["written"] == [str(file), str(card)]
     text = card.read_text()
     assert "- encodes 8 of 32 tokens of a clip" in text
-    assert 'model = torch.export.load("m.pt2")' in text
+    assert 'model = onnxruntime.InferenceSession("m.onnx")' in text
     file.unlink()
-    assert "m.pt2.CARD.md: exists" in refused(*command, code=2)
+    assert "m.onnx.CARD.md: exists" in refused(*command, code=2)
 
 
 def test_a_card_takes_no_evaluation_of_another_model(classifier_run: Path, mixed_run: Path, tmp_path: Path):
     document = json_of("eval -q --checkpoint", mixed_run)
     (tmp_path / "eval.json").write_text(json.dumps(document))
-    options = ["-o", tmp_path / "m.pt2", "--evaluation", tmp_path / "eval.json"]
-    message = refused("export --to torch", classifier_run, *options, code=2)
+    options = ["-o", tmp_path / "m.onnx", "--evaluation", tmp_path / "eval.json"]
+    message = refused("export --to onnx", classifier_run, *options, code=2)
     assert "a model with other heads or classes" in message

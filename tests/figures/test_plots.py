@@ -15,7 +15,8 @@ from everest.figures.curves import draw_curves, read_curves, smooth
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.weights import Weights
-from everest.tokenizer.spec import TokenizerSpec, tokenizer_spec
+from everest.tokenizer.network import TokenizerSpec
+from everest.tokenizer.spec import tokenizer_spec
 
 
 def save_spec(run: Path, spec: ModelSpec | TokenizerSpec) -> None:

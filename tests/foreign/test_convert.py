@@ -12,10 +12,9 @@ from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
 from everest.errors import CheckpointError, RecipeError
-from everest.foreign.convert import Converted, Identity, Refused, convert, identify
+from everest.foreign.convert import Converted, convert, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign, read_foreign, unwrapped
-from everest.foreign.translation import KEY_BIAS
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
@@ -41,11 +40,11 @@ RECOGNIZED = [
     ("everest_finetune_large", "videomae", "classifier", "vit-l", True),
     ("videomae_pretrain_base", "videomae", "pretrain", "vit-b", True),
     ("videomae_finetune_base", "videomae", "classifier", "vit-b", True),
-    ("mme_pretrain_base", "mme", "encoder", "vit-b", False),
+    ("mme_pretrain_base", "videomae", "encoder", "vit-b", False),
     ("mme_finetune_base", "videomae", "classifier", "vit-b", True),
-    ("mvd_pretrain_small", "mvd", "encoder", "vit-s", False),
-    ("mvd_pretrain_base", "mvd", "encoder", "vit-b", False),
-    ("mvd_pretrain_large", "mvd", "encoder", "vit-l", False),
+    ("mvd_pretrain_small", "videomae", "encoder", "vit-s", False),
+    ("mvd_pretrain_base", "videomae", "encoder", "vit-b", False),
+    ("mvd_pretrain_large", "videomae", "encoder", "vit-l", False),
     ("mvd_finetune_base", "videomae", "classifier", "vit-b", True),
     ("hf_videomae_pretraining_base", "transformers", "pretrain", "vit-b", True),
     ("hf_videomae_classification_base", "transformers", "classifier", "vit-b", True),
@@ -56,13 +55,11 @@ RECOGNIZED = [
 def test_every_recorded_checkpoint_is_in_the_table_and_has_the_positions_of_its_family():
     assert [row[0] for row in RECOGNIZED] == list(RELEASED)
     for name, hints, positions in (
-        ("mvd_pretrain_base", Hints(), "separable"),
         ("mvd_finetune_base", Hints(), "flat"),  # the same names as VideoMAE's
         ("mvd_finetune_base", Hints(family="mvd"), "separable"),
         ("mme_pretrain_base", Hints(), "flat"),
     ):
         found = identify(foreign(on_meta(name)), hints)
-        assert isinstance(found, Identity)
         assert found.spec.model.positions == positions
 
 
@@ -73,7 +70,6 @@ def test_released_checkpoints_are_recognized_and_mapped_to_the_last_parameter(
     tensors = on_meta(name)
     assert sum(tensor.numel() for tensor in tensors.values()) == RELEASED[name]["n_params"]
     found = identify(foreign(tensors, config=RELEASED[name].get("config", {})), Hints())
-    assert isinstance(found, Identity)
     assert (found.facts.program, found.facts.stage, found.spec.model.backbone) == (family, stage, backbone)
     assert found.spec.model.backbone_size.depth == (24 if backbone == "vit-l" else 12)
     assert (found.spec.frames, found.spec.size, found.spec.model.tubelet) == (16, (224, 224), (2, 16, 16))
@@ -93,9 +89,9 @@ def test_released_checkpoints_are_recognized_and_mapped_to_the_last_parameter(
 
 
 def test_a_family_that_the_names_contradict_is_refused():
-    with pytest.raises(CheckpointError, match="its keys belong to mvd, not to everest"):
-        identify(foreign(on_meta("mvd_pretrain_base")), Hints(family="everest"))
-    with pytest.raises(CheckpointError, match="its keys do not belong to transformers"):
+    with pytest.raises(RecipeError, match="--family everest: has other keys; known: transformers"):
+        identify(foreign(on_meta("hf_videomae_pretraining_base")), Hints(family="everest"))
+    with pytest.raises(RecipeError, match="--family transformers: has other keys; known: everest, mme"):
         identify(foreign(on_meta("videomae_finetune_base")), Hints(family="transformers"))
     with pytest.raises(RecipeError, match="did you mean 'mvd'"):
         identify(foreign(on_meta("mvd_pretrain_base")), Hints(family="mvdd"))
@@ -181,13 +177,11 @@ def test_stored_positions_that_are_learned_are_refused():
         convert(foreign(state), Hints(heads=3, frames=8))
 
 
-def test_a_class_token_without_learned_positions_is_refused_with_the_reason():
-    state = tiny("videomae_finetune_base") | {"cls_token": torch.zeros(1, 1, 48)}
-    state["blocks.0.attn.q.weight"] = torch.zeros(48, 48)
-    found = identify(foreign(state), Hints())
-    assert isinstance(found, Refused)
-    with pytest.raises(CheckpointError, match=r"ST-MAE.*class token.*learned positions"):
-        convert(foreign(state), Hints(), partial=True)
+@pytest.mark.parametrize("name", ["cls_token", "pos_embed_temporal"])
+def test_a_class_token_or_learned_positions_alone_are_refused(name: str):
+    state = tiny("videomae_finetune_base") | {name: torch.zeros(1, 1, 48)}
+    with pytest.raises(CheckpointError, match=f"would compute other features without {name}; take another"):
+        convert(foreign(state), NARROW, partial=True)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +205,7 @@ def test_a_key_bias_has_no_effect_and_is_left_out():
     state = tiny("hf_videomae_classification_base")
     key = "videomae.encoder.layer.1.attention.attention.key.bias"
     done = convert(foreign(state | {key: torch.ones(48)}), NARROW)
-    assert done.identity.facts.translation.idle == {key: KEY_BIAS}
+    assert done.identity.facts.translation.idle == [key]
 
 
 def test_biases_of_older_transformers_are_outside_of_the_matrices():
@@ -344,7 +338,6 @@ def test_a_config_of_another_program_has_no_effect(tmp_path: Path, config: str):
 def test_no_two_foreign_tensors_become_one():
     for name in RELEASED:
         found = identify(foreign(on_meta(name)), Hints())
-        assert isinstance(found, Identity)
         taken = [part for parts in found.facts.translation.take.values() for part in parts]
         fates = [*taken, *found.facts.translation.idle, *found.facts.translation.unexpected]
         fates += [found.facts.translation.table] if found.facts.translation.table else []

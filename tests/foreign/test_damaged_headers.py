@@ -15,7 +15,7 @@ from everest.foreign.convert import Converted, convert
 from everest.foreign.facts import Hints
 from everest.foreign.files import read_foreign
 from everest.system.weights_header import read_metadata
-from everest.tokenizer.spec import TokenizerSpec
+from everest.tokenizer.network import TokenizerSpec
 
 HEADERS = {
     "settings list": ({"settings": "[]"}, "damaged (settings"),
@@ -118,7 +118,7 @@ def test_settings_of_no_model_are_refused(name: str, classifier_run: Path, tmp_p
 
 TOKENIZER = {
     "config": {"stem": [2, 4], "channels": 8, "multipliers": [1, 1], "time_down": [False], "blocks": 1},
-    **{"window": 8, "size": [32, 32], "keep": 0.25, "select": "perturbed", "temperature": 0.5},
+    **{"window": 8, "size": [32, 32], "keep": 0.25, "temperature": 0.5},
 }
 TOKENIZER["config"] |= {"decoder_blocks": 1}
 
@@ -265,7 +265,7 @@ def test_commands_end_with_their_code(classifier_run: Path, clip_files: Path, tm
     for command in (
         ["predict", clip_files / "clip0.mp4", "-c", file],
         ["extract", clip_files / "clip0.mp4", "-c", file, "-o", tmp_path / "o.npz"],
-        ["export", file, "--to", "torch", "-o", tmp_path / "o.pt2"],
+        ["export", file, "--to", "onnx", "-o", tmp_path / "o.onnx"],
         ["convert", file, "--inspect"],
     ):
         assert refused(*command, code=6).count("\n") == 1

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from everest.checkpoints.load import build_model
 from everest.errors import CheckpointError
-from everest.foreign.convert import Converted, Refused, convert, identify
+from everest.foreign.convert import Converted, convert
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign
 from everest.inference.model import encode
@@ -163,9 +163,7 @@ def test_a_classifier_equals_the_reference(prefix: str):
     done = imported(named)
     assert not done.identity.missing
     assert not done.identity.unexpected
-    assert set(done.identity.facts.translation.idle) == {
-        f"blocks.{number}.attn.k.bias" for number in range(2)
-    }
+    assert done.identity.facts.translation.idle == [f"blocks.{number}.attn.k.bias" for number in range(2)]
     classifier = module(named)
     assert isinstance(classifier, VideoClassifier)
     torch.testing.assert_close(classifier(clips), expected, atol=1e-5, rtol=0)
@@ -210,36 +208,27 @@ def test_attention_without_biases_has_zeros():
 
 OTHER = "set --frames and --size of its training"
 WRONG = {
-    "no square": (None, {"size": None}, "for 24 places, which form no square; set --size HEIGHTxWIDTH"),
-    "size": (None, {"size": 64}, f"for 24 places, a clip of 4 x 64 x 64 has 16; {OTHER}"),
-    "frames": (None, {"frames": 8}, f"for 2 slices, a clip of 8 x 64 x 96 has 4; {OTHER}"),
-    "flat": ("pos_embed_spatial", {}, "pos_embed_spatial is [1152], not learned positions [1, N, D]"),
-    "no time": ("pos_embed_temporal", {}, "it lacks encoder.position.temporal"),
+    "no square": (None, {"size": None}, "2 slices of 24 places, a clip of 4 x 64 x 64 has 2 of 16; " + OTHER),
+    "frames": (None, {"frames": 8}, "2 slices of 24 places, a clip of 8 x 64 x 96 has 4 of 24; " + OTHER),
+    "no time": ("pos_embed_temporal", {"frames": 4}, "it lacks encoder.position.temporal"),
     "no query": ("blocks.0.attn.q.weight", {}, "it lacks encoder.blocks.0.attn.qkv.weight"),
     "no class position": ("pos_embed_class", {}, "it lacks encoder.position.class_token"),
+    "no class token": ("cls_token", {}, "it classifies without a class token"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_weights_that_do_not_fit_are_one_line(case: str):
-    spoiled, hints, message = WRONG[case]
-    state = st_mae(kind="classifier")
-    removed = state.pop(spoiled) if spoiled else torch.empty(0)
-    if case == "flat":
-        state[spoiled] = removed.flatten()
+    removed, hints, message = WRONG[case]
+    state = {name: tensor for name, tensor in st_mae(kind="classifier").items() if name != removed}
     given = Foreign(path=Path("mae_st.pth"), tensors=state)
     assert message in problem_of(convert, given, replace(HINTS, **hints))
 
 
-def test_other_positions_and_other_means_are_refused_with_the_reason():
-    joint = {name: t for name, t in st_mae().items() if "pos_embed" not in name}
-    joint["pos_embed"] = torch.zeros(1, 1 + GRID.num_tokens, 48)
-    found = identify(Foreign(path=Path("x.pth"), tensors=joint), HINTS)
-    assert isinstance(found, Refused)
-    assert "pos_embed_spatial" in found.reason
-    without = st_mae(kind="classifier", class_token=False)
-    with pytest.raises(CheckpointError, match="without a class token"):
-        convert(Foreign(path=Path("x.pth"), tensors=without), HINTS)
+def test_positions_that_are_no_list_of_vectors_are_refused():
+    state = st_mae() | {"pos_embed_spatial": torch.zeros(24 * 48)}
+    with pytest.raises(CheckpointError, match="other features without pos_embed_spatial; take another"):
+        imported(state)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from torch import Tensor
 import everest
 from everest.checkpoints.load import open_model
 from everest.errors import CheckpointError
-from everest.foreign.convert import Identity, convert, identify
+from everest.foreign.convert import convert, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign, read_foreign
 from everest.inference.model import encode
@@ -103,7 +103,6 @@ def test_shards_of_bfloat16_are_read(tmp_path: Path):
     reference = foreign_model("heads of 12").to(torch.bfloat16)
     reference.save_pretrained(tmp_path, max_shard_size="60KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 2
-    assert "weights of bfloat16 become float32, with the same values" in read_foreign(tmp_path).notes
     reference, clips = reference.float(), clips_for(reference)
     expected = reference(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
     torch.testing.assert_close(encode(opened(tmp_path), clips, None).tokens, expected, atol=1e-5, rtol=0)
@@ -168,7 +167,6 @@ def test_the_released_sizes_have_their_backbones(backbone: str):
         reference = transformers.VJEPA2Model(config)
     given = Foreign(path=Path("x"), tensors=dict(reference.state_dict()), config=config.to_dict())
     found = identify(given, Hints())
-    assert isinstance(found, Identity)
     assert not found.missing
     assert not found.unexpected
     spec = found.spec
@@ -299,11 +297,8 @@ def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_coun
     assert turned["parameters"] == plain["parameters"] + 2 * 48 + 16  # biases of keys
 
 
-@pytest.mark.parametrize(
-    ("to", "name"), [("torch", "m.pt2"), pytest.param("onnx", "m.onnx", marks=pytest.mark.slow)]
-)
-def test_exports_select_inside(folder: Path, tmp_path: Path, to: str, name: str):
-    document = json_of("export", folder, "--to", to, "-o", tmp_path / name, "--keep", "0.5")
+def test_exports_select_inside(folder: Path, tmp_path: Path):
+    document = json_of("export", folder, "--to", "onnx", "-o", tmp_path / "m.onnx", "--keep", "0.5")
     assert document["difference"] < 1e-4
     assert "features, kept" in document["notes"][0]
     assert "an encoder alone" in refused("export", folder, "--to", "hf", "-o", tmp_path / "hf", code=6)

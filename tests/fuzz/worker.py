@@ -137,7 +137,7 @@ def call(argv: list[str], folder: Path) -> tuple[int, str, str]:
 def _exit_code() -> int:
     """Of the program, by the rules of the interpreter."""
     try:
-        everest_cli.main.run_app()
+        everest_cli.main.main()
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):
             return end.code or 0

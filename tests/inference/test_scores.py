@@ -108,7 +108,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     none_left = refused(*budget, "--checked", more, "--draw", 2, "-o", tmp_path / "x.csv", code=2)
     assert "only 0 windows of 0.5 s left" in none_left
     other = ("--checked", checked, "--draw", 2, "--window", 0.7, "-o", tmp_path / "x.csv")
-    assert "--window 0.7: windows of" in refused(*budget, *other, code=2)
+    assert "has windows of 0.5 s; leave it out" in refused(*budget, *other, code=2)
     with checked.open("a") as file:
         file.write("other.mp4,0,1,0\n")
     assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)

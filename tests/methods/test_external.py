@@ -192,7 +192,7 @@ def test_weights_import_nothing(package: str, recipe: Path, tmp_path: Path, monk
     with pytest.raises(CheckpointError, match="settings are not readable"):
         everest.load_model(run)
     assert path not in sys.modules
-    called("--import", path, "export", run, "--to", "torch", "-o", tmp_path / "model.pt2")
+    called("--import", path, "export", run, "--to", "onnx", "-o", tmp_path / "model.onnx")
     assert sys.modules[path] is not module
     assert everest.load_model(run).selector == load_recipe(moved).finetune.selection
 

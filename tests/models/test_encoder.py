@@ -126,18 +126,6 @@ def test_what_needs_classes_says_to_train_them(checkpoint: Path, recipe: Path, c
 
 
 @pytest.mark.parametrize("keep", [None, 0.5])
-def test_a_torch_program_selects_inside(checkpoint: Path, tmp_path: Path, keep: float | None):
-    share = [] if keep is None else ["--keep", keep]
-    run("export", checkpoint, "--to", "torch", "-o", tmp_path / "m.pt2", *share)
-    program, model = torch.export.load(tmp_path / "m.pt2").module(), everest.load_model(checkpoint)
-    clips = torch.randn(3, 3, 4, 32, 32)
-    with torch.no_grad():
-        features, kept = program(clips)
-        assert torch.equal(kept, model.kept_tokens(clips, keep))
-        torch.testing.assert_close(features, model(clips, keep=keep), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("keep", [None, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_onnxruntime_computes_the_same(checkpoint: Path, tmp_path: Path, keep: float | None):
     share = [] if keep is None else ["--keep", keep]
     run("export", checkpoint, "--to", "onnx", "-o", tmp_path / "m.onnx", *share)

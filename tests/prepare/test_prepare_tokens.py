@@ -25,7 +25,7 @@ from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.methods.learned import LearnedImportance
 from everest.system.weights import Weights
-from everest.tokenizer.cache import INDEX, open_token_cache
+from everest.tokenizer.cache import INDEX, TokenCache
 from everest.tokenizer.cache_writing import dense_ranks
 from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_spec
@@ -102,7 +102,7 @@ def opened(recipe: Path, cache: Path, *values: str):
     """The clips of a run with the cache, and its recipe."""
     settings = load_recipe(recipe, overrides=[from_cache(cache), *values])
     clips = pretrain_clips(settings)
-    clips.tokens = open_token_cache(settings, clips)
+    clips.tokens = TokenCache(settings, clips)
     return clips, settings
 
 
@@ -336,7 +336,7 @@ def test_a_damaged_index_or_part_is_one_error_or_gives_tokens(recipe, cache, tmp
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (None, "--variants 10001: at most 10000 are possible; use fewer"),
+        (None, "--variants': Input should be less than or equal to 10000"),
         ("pretrain.target.space=soft", "pretrain.target.cache: has codes, not the vectors before rounding"),
         (
             "pretrain={target: {kind: pixels}, selection: {score: random}}",

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 import everest
+from everest.config.sizes import TokenizerConfig
 from everest.engine.network import parameter_groups
 from everest.system.weights import Weights
+from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 TINY = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_heads": 2, "decoder_depth": 1}
 
@@ -21,6 +23,10 @@ PARTS = {  # of encoders of images
 def tiny(kind: str, *, frames=8, size=(32, 32), **options):
     sizes = {"frames": frames, "size": size, "tubelet": (2, 8, 8), **TINY, **options}
     return everest.create_model("vit-tiny", kind=kind, **sizes)
+
+
+def tokenizer_of(config: TokenizerConfig, **settings: Any) -> AdaptiveTokenizer:
+    return TokenizerSpec(config=config, size=(16, 16), **settings).build()
 
 
 def save_model(path: Path, spec: Any, model: nn.Module | None = None, **header: Any) -> Path:

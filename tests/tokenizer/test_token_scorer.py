@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import tokenizer_of
 from torch import Tensor
 
 from everest.config.sizes import TOKENIZERS
-from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.scorer import TokenScorer, soft_topk_mask, top_k
 
 STRIDES = [(2, 4), (2, 8), (2, 16), (1, 4), (4, 12)]
@@ -79,7 +79,7 @@ def test_a_clip_of_equal_frames_has_finite_gradients_and_exactly_k(scorer: Token
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_reach_the_scorer_with_a_still_clip_in_the_batch(kind: str):
     torch.manual_seed(0)
-    model = AdaptiveTokenizer(TOKENIZERS["tiny"], window=8, keep=0.2, select=kind)
+    model = tokenizer_of(TOKENIZERS["tiny"], window=8, keep=0.2, select=kind)
     frames = clip(2, 3, 8, 16, 16)
     frames[1] = frames[1, :, :1]
     model(frames, generator=seeded()).loss.backward()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_models import save_model
 
-from everest.checkpoints.pretraining_spec import spec_of_pretraining
+from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError

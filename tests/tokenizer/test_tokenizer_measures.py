@@ -17,7 +17,6 @@ from everest.tokenizer.report import (
     mean_overlap,
     psnr,
     rank_correlation,
-    score_entropy,
     scorer_warnings,
     slice_shares,
 )
@@ -52,14 +51,12 @@ def test_ranks_are_those_of_spearman_with_ties_and_no_change_correlates_with_not
     assert rank_correlation(torch.arange(4.0)[None], torch.ones(1, 4)) == 0
 
 
-def test_overlaps_of_pairs_shares_of_slices_and_entropy():
+def test_overlaps_of_pairs_and_shares_of_slices():
     kept = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0]]).bool()
     assert mean_overlap(kept) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)  # intersection over union
     assert mean_overlap(kept[:1]) == 0
     kept = torch.tensor([[1, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]]).bool()
     assert slice_shares(kept, 3) == pytest.approx([0.75, 0, 0.25])
-    assert score_entropy(torch.ones(2, 8)) == pytest.approx(1)  # equal scores
-    assert score_entropy(torch.eye(8)[:1]) == pytest.approx(0)
 
 
 def test_perplexity_counts_equally_frequent_codes():

@@ -1,12 +1,14 @@
-"""The frozen teacher whose features a model learns to predict.
+"""The frozen networks that a recipe pre-trains with: the spec of its model, and the teacher's features.
 
 B batch, C channels, T frames, H W pixels, N tokens, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Final, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +20,52 @@ from everest.errors import CheckpointError
 from everest.foreign.timm_images import is_timm_name
 from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import teacher_spec
+from everest.models.of_recipe import pretrain_spec, teacher_spec
 from everest.models.spec import ModelSpec
 from everest.system.hub import is_hub_name
 from everest.system.weights import Weights, state_hash
+from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
 from everest.tokenizer.targets import FeatureTargets, TeacherUse
 from everest.video.pixels import PixelStatistics
+
+Use = TypeVar("Use", TokenizerUse, TeacherUse)
+KEYS: Final = {"tokenizer": "tokenizer.checkpoint", "teacher": "pretrain.target.teacher"}
+
+
+def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
+    """The model that a recipe pre-trains, with the facts of its tokenizer and its teacher.
+
+    With a cache, its index supplies the facts of the network that made it.
+    """
+    stage, tokenizer, teacher = recipe.pretrain, None, None
+    if stage.needs_tokenizer:
+        named = tokenizer_settings(recipe).checkpoint
+        tokenizer = _network_use(recipe, "tokenizer", named, tokenizer_use)
+    if stage.teacher is not None:
+        teacher = _network_use(recipe, "teacher", stage.teacher, teacher_use)
+    return pretrain_spec(recipe, tokenizer=tokenizer, teacher=teacher)
+
+
+def _network_use(
+    recipe: Recipe, of: Literal["tokenizer", "teacher"], named: str | None, identify: Callable[[Recipe], Use]
+) -> Use:
+    """The network that made the cache of a recipe; without a cache the one that the recipe names."""
+    from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
+
+    cache = recipe.pretrain.cache
+    if cache is None:
+        return identify(recipe)
+    made: Use = getattr(TokenIndex.read(Path(cache), of=of), of)
+    if named is None or (isinstance(made, TeacherUse) and named == made.name):
+        return made
+    use = identify(recipe)
+    if use.sha256 != made.sha256:
+        maker = made.name if isinstance(made, TeacherUse) else made.path
+        raise CheckpointError(
+            f"{cache}: made with the {of} {maker}, not {named}; set {KEYS[of]} to that {of}, or make the "
+            "cache again with everest prepare tokens --overwrite"
+        )
+    return made
 
 
 class FrozenEncoder(nn.Module):

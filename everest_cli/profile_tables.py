@@ -43,6 +43,18 @@ def _loading(loader: Mapping[str, Any]) -> str:
     return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
 
 
+def _advice(stage: str, loader: Mapping[str, Any]) -> str:
+    """What limits a stage, and what helps most."""
+    speeds = (
+        f"{stage}: loader {loader['clips_per_second']:.0f} clips/s, step "
+        f"{loader['step_clips_per_second']:.0f} clips/s"
+    )
+    if not loader["data_wait"]:
+        return f"{speeds}: the step is the limit"
+    changes = [f"{change} (x{factor:.1f})" for change, factor in loader["changes"].items()]
+    return f"{speeds}: the loader is the limit; what helps most: {', then '.join(changes) or 'more cores'}"
+
+
 # The rows of the table: name, key in the document of --json, and how the value is shown.
 ROWS: Final[tuple[tuple[str, str, Callable[[Any], str]], ...]] = (
     ("GMACs forward (the papers' GFLOPs)", "gmacs", "{:.2f}".format),
@@ -74,6 +86,9 @@ def print_profile(document: Mapping[str, Any]) -> None:
         if values != [None] * len(values):
             rows.append([name, *("-" if value is None else shown(value) for value in values)])
     _print_table(title, ["", *document["stages"]], rows)
+    for name, stage in document["stages"].items():
+        if "loading" in stage:
+            typer.echo(_advice(name, stage["loading"]))
     if "plan" in document:
         typer.echo(document["plan"]["sentence"])
     if document["compare"]:

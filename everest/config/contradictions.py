@@ -50,6 +50,8 @@ def _of_clips(recipe: Recipe) -> Problems:
     if data.channels == 1 and pixels and isinstance(pixels.target, Target):
         kind = pixels.target.kind
         yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
+    if data.resize == "device" and recipe.pretrain.cache is not None:
+        yield "data.resize", "device does not go with pretrain.target.cache, which is of exact bytes; use cpu"
     differences = recipe.model.input == "differences"
     for key, is_used in (("pretrain.camera_motion", stage.camera_motion), ("model.input", differences)):
         if is_used and data.frames < 2:

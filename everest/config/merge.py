@@ -286,7 +286,7 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
         if not equals or not all(key) or len(key) > MOST_LEVELS:
             problems.append(f"{SET}: '{shown(override)}' must be section.key=value")
             continue
-        if key == ("base",):
+        if key[0] == "base":
             problems.append(f"{SET}: base: belongs in a recipe file; choose another --recipe")
             continue
         try:

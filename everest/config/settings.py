@@ -53,6 +53,8 @@ class DataSettings:
     std: v.Channels[v.PixelStd] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav"] = "auto"
+    # Where the crops of training are resized; auto: on the device if it is a GPU. Bytes differ by a rounding.
+    resize: Literal["auto", "cpu", "device"] = "auto"
     # Clips of a video, or segment, in an epoch of training, each at a random place. auto: one for every ten
     # seconds, the length of Kinetics' videos; at least one.
     clips_per_video: v.ClipsPerVideo = 1

@@ -24,8 +24,9 @@ from torch.utils.data import Dataset, Sampler
 from everest.config.heads import Heads
 from everest.data.cache import FrameCache
 from everest.data.randomness import Purpose, generator_at
+from everest.data.regions import Regions
 from everest.data.ring import Layout
-from everest.data.views import MakeViews, PretrainViews, Views
+from everest.data.views import FinetuneViews, MakeViews, PretrainViews, Views
 from everest.data.workers import SampleKey
 from everest.errors import DataError
 from everest.lists.labels import label_values
@@ -40,7 +41,7 @@ Item = TypeVar("Item")
 class Clip(NamedTuple):
     """One clip, or a batch with a leading batch dimension and lists of `video_id` and `failed`."""
 
-    frames: Tensor  # (V, C, T, H, W) uint8
+    frames: Tensor  # (V, C, T, H, W) uint8; with `regions` (V, T, R, S, C)
     label: Tensor  # (L,) float32, see `label_values`; -1 if there is none
     video_id: str
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
@@ -48,6 +49,7 @@ class Clip(NamedTuple):
     failed: str  # JSON: [path, reason] of every video that was tried and could not be read
     tokens: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
     copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
+    regions: Regions | None = None  # for the device to make the frames of
 
 
 class ClipTokens(Protocol):
@@ -102,11 +104,13 @@ class VideoClips(Dataset[Clip]):
         """The shape and the type of each tensor of a clip; CheckpointError if the tokens are damaged."""
         views = self.make_views
         layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {
-            "frames": ((views.num_views, views.channels, views.frames, *views.size), torch.uint8),
+            "frames": (views.shape, torch.uint8),
             "label": ((sum(head.label_width for head in self.heads) or 1,), torch.float32),
             "noise": ((views.num_views, self.num_noise), torch.float32),
             "erase": ((views.num_views, 4), torch.int64),
         }
+        if views.region is not None:
+            layout["regions"] = ((views.num_views, 3), torch.int64)
         if self.compares_videos:
             layout["videos"] = ((views.num_views,), torch.int64)
         if self.tokens is None:
@@ -116,6 +120,13 @@ class VideoClips(Dataset[Clip]):
                 tokens = self.tokens.read(0, index)
                 return layout | {name: (tuple(x.shape), x.dtype) for name, x in tokens.items()}
         return layout  # no sample is readable: nothing will be written
+
+    def regions(self, boxes: Tensor | None) -> Regions | None:
+        """The regions of clips, if the device resizes them."""
+        views = self.make_views
+        if boxes is None or not isinstance(views, PretrainViews | FinetuneViews):
+            return None
+        return Regions(boxes, views.size, views.antialias)
 
     def __getitem__(self, key: SampleKey) -> Clip:
         return self.read(key)
@@ -154,6 +165,7 @@ class VideoClips(Dataset[Clip]):
                 failed=json.dumps(failed),
                 tokens=tokens,
                 copies=[],
+                regions=self.regions(views.regions),
             )
         path, reason = failed[0]
         distinct = len({path for path, _ in failed})
@@ -165,10 +177,9 @@ class VideoClips(Dataset[Clip]):
     def _blank(self, out: Tensor | None) -> Views:
         """Views in place of an unreadable sample."""
         maker = self.make_views
-        if out is None:
-            shape = (maker.num_views, maker.channels, maker.frames, *maker.size)
-            out = torch.empty(shape, dtype=torch.uint8)
-        return Views(out.zero_(), erase=torch.zeros(maker.num_views, 4, dtype=torch.int64))
+        frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
+        regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
+        return Views(frames.zero_(), torch.zeros(maker.num_views, 4, dtype=torch.int64), regions)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 import torch
 
 from everest.data.dataset import Clip, StepSampler, VideoClips
+from everest.data.regions import resize_regions
 from everest.data.ring import Ring, free_shared_memory, require_shared_memory, ring_bytes
 from everest.data.workers import Division, Group, SampleKey, WorkerCrash, Workers, divide
 from everest.errors import DataError
@@ -117,8 +118,8 @@ def batches(loader: ClipLoader) -> Generator[Clip]:
             tensors = ring.batch(groups[0].slot, len(names))
             own: dict[str, Any] = {name: tensors.pop(name) for name in OF_EVERY_CLIP}
             own |= {"video_id": [each.video_id for each in names], "failed": [each.failed for each in names]}
-            copies = []
-            yield Clip(**own, tokens=tensors, copies=copies)
+            copies, regions = [], loader.dataset.regions(tensors.pop("regions", None))
+            yield Clip(**own, tokens=tensors, copies=copies, regions=regions)
             _wait_for(copies)
             reading.release()
     finally:
@@ -134,6 +135,8 @@ def read_group(dataset: VideoClips, ring: Ring, group: Group) -> list[Names]:
     for row, key in enumerate(group.keys, group.first):
         clip = dataset.read(key, out=rows["frames"][row])
         tensors = {"label": clip.label, "noise": clip.noise, "erase": clip.erase, **clip.tokens}
+        if clip.regions is not None:
+            tensors["regions"] = clip.regions.boxes
         for name, value in tensors.items():
             rows[name][row] = value
         names.append(Names(clip.video_id, clip.failed))
@@ -200,15 +203,23 @@ class _Reading:
 
 
 def on_device(batch: Clip, device: torch.device) -> Clip:
-    """Copies the tensors that a model needs to `device`; on a GPU without waiting for the copies."""
+    """Copies the tensors that a model needs to `device`; on a GPU without waiting for the copies.
+
+    There, regions become the frames of the clips.
+    """
     is_gpu = device.type == "cuda"
     moved = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in OF_EVERY_CLIP}
     tokens = {name: value.to(device, non_blocking=is_gpu) for name, value in batch.tokens.items()}
+    regions = batch.regions
+    if regions is not None:
+        regions = regions._replace(boxes=regions.boxes.to(device, non_blocking=is_gpu))
     if is_gpu:
         copied = torch.cuda.Event(blocking=True)  # a wait that leaves the core to the workers
         copied.record(torch.cuda.current_stream(device))
         batch.copies.append(copied)
-    return batch._replace(**moved, tokens=tokens)
+    if regions is not None:  # after the copies: the memory of the ring is free before the frames are resized
+        moved["frames"] = resize_regions(moved["frames"], regions, precise=not is_gpu)
+    return batch._replace(**moved, tokens=tokens, regions=None)
 
 
 class DeviceCopy:

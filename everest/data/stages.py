@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
+import torch
 
 from everest.config.best import best_metric
 from everest.config.settings import DataSettings, Recipe
@@ -20,6 +21,7 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import cache_folder, open_cache
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of, segment, segment_bytes
+from everest.data.regions import largest_region
 from everest.data.views import (
     EvalViews,
     FinetuneViews,
@@ -238,6 +240,17 @@ def clips_of(
         ),
         notices=notices,
     )
+
+
+def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoClips:
+    """Returns the same clips of training, whose crops are resized where `data.resize` states.
+
+    Cached tokens are of the bytes that a worker resizes.
+    """
+    views, on_device = clips.make_views, resize == "device" or (resize == "auto" and device.type == "cuda")
+    if not on_device or clips.tokens is not None or not isinstance(views, PretrainViews | FinetuneViews):
+        return clips
+    return replace(clips, make_views=replace(views, region=largest_region(views.size)))
 
 
 def repeat_samples(samples: Sequence[Sample], clips: int | Literal["auto"]) -> tuple[Sample, ...]:

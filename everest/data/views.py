@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +52,7 @@ class Views(NamedTuple):
 
     frames: Tensor  # (V, C, T, H, W) uint8
     erase: Tensor  # (V, 4) int64: top, left, height, width of the box to erase; a height of 0 erases nothing
+    regions: Tensor | None = None  # (V, 3) int64, see `Regions`; `frames` are then (V, T, R, S, C)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,19 +65,43 @@ class StageViews:
     sampling: str
     fps: float | None = None  # that `stride` counts; None: of the file
     channels: int = 3  # C; 1: luma
+    region: Size | None = None  # (R, S) of regions that the device resizes; None: they are resized here
 
     @property
     def num_views(self) -> int:
         """V."""
         return 1
 
-    def _clip(
-        self, sample: Sample, choose: Callable[[int, int, int], FrameIds], decoder: str, cache: Cache
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the views in memory."""
+        if self.region is None:
+            return self.num_views, self.channels, self.frames, *self.size
+        return self.num_views, self.frames, *self.region, self.channels
+
+    def decoded(
+        self, sample: Sample, choose: Callable[[int, int, int], FrameIds], decoder: str, cache: Cache = None
     ) -> Tensor:
         """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride)` selects."""
         footage = footage_of(sample, self.fps)
         numbers = footage.numbers(choose(footage.num_frames, self.frames, self.stride))
         return _read(sample, footage, numbers, self.channels, decoder, cache)
+
+    def _resized(
+        self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, antialias: bool, erase: Box = NO_BOX
+    ) -> Views:
+        """Resize crops (T, h, w, C), and flip those that are marked; or leave both to the device."""
+        if self.region is None:
+            views = [resize(part, self.size, antialias=antialias).numpy() for part, _ in crops]
+            order = [-1 if flipped else 1 for _, flipped in crops]
+            return _stacked([view[..., ::step] for view, step in zip(views, order, strict=True)], out, erase)
+        frames, rows = torch.empty(self.shape, dtype=torch.uint8) if out is None else out, []
+        for target, (part, flipped) in zip(frames, crops, strict=True):
+            if part.size(1) > self.region[0] or part.size(2) > self.region[1]:
+                part = resize(part, self.size, antialias=antialias).permute(1, 2, 3, 0)
+            target[:, : part.size(1), : part.size(2)] = part
+            rows.append((part.size(1), part.size(2), int(flipped)))
+        return Views(frames, torch.tensor([erase] * len(crops)), regions=torch.tensor(rows))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +115,7 @@ class PretrainViews(StageViews):
         crop_area: smallest and largest fraction of the frame; None: a multi-scale crop.
     """
 
+    antialias: ClassVar[bool] = True  # of the resizing, see `resize`
     flip: bool
     views_per_decode: int
     compared: bool = False
@@ -111,24 +137,24 @@ class PretrainViews(StageViews):
             clips = [video[place] for place in torch.from_numpy(positions.reshape(count, self.frames))]
         else:
             choose = lambda of, frames, stride: window(of, frames, stride, rng)  # noqa: E731
-            clips = [self._clip(sample, choose, decoder, cache)] * count
-        flips, views = None, []
+            clips = [self.decoded(sample, choose, decoder, cache)] * count
+        flips, crops = None, []
         for clip in clips:
             if self.crop_area is None:
                 box = multi_scale_crop(_size(clip), self.size, rng)
             else:
                 box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
-            view = resize(crop(clip, box), self.size, antialias=True)
             if flips is None or not self.compared:
                 flips = self.flip and rng.random() < 0.5
-            views.append(view.flip(-1) if flips else view)
-        return _stacked(views, out)
+            crops.append((crop(clip, box), flips))
+        return self._resized(crops, out, antialias=self.antialias)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneViews(StageViews):
     """Random window, RandAugment on uncropped frames, random resized crop, flip, a box to erase later."""
 
+    antialias: ClassVar[bool] = False
     flip: bool
     crop_area: tuple[float, float]  # smallest and largest fraction of the frame
     rand_augment: RandAugment | None
@@ -138,13 +164,15 @@ class FinetuneViews(StageViews):
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         window = sampling(self.sampling).finetune
-        clip = self._clip(sample, lambda of, frames, stride: window(of, frames, stride, rng), decoder, cache)
+        clip = self.decoded(
+            sample, lambda of, frames, stride: window(of, frames, stride, rng), decoder, cache
+        )
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
-        view = resize(crop(clip, box), self.size, antialias=False)
-        view = view.flip(-1) if self.flip and rng.random() < 0.5 else view
-        return _stacked([view], out, erase=erasing_box(self.size, self.erasing, rng))
+        flipped = self.flip and rng.random() < 0.5
+        erased = erasing_box(self.size, self.erasing, rng)
+        return self._resized([(crop(clip, box), flipped)], out, antialias=self.antialias, erase=erased)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +182,7 @@ class ValidationViews(StageViews):
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        clip = self._clip(sample, sampling(self.sampling).center, decoder, cache)
+        clip = self.decoded(sample, sampling(self.sampling).center, decoder, cache)
         covering = covering_size(_size(clip), self.size)
         view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
         return _stacked([view], out)
@@ -226,9 +254,9 @@ def _cut(clip: Tensor, box: Box) -> Tensor:
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def _stacked(views: Sequence[Tensor], out: Out, erase: Box = NO_BOX) -> Views:
+def _stacked(views: Sequence[Tensor | NDArray[np.uint8]], out: Out, erase: Box = NO_BOX) -> Views:
     """Writes views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
-    frames = torch.empty(len(views), *views[0].shape, dtype=views[0].dtype) if out is None else out
-    for target, view in zip(frames, views, strict=True):
-        target.copy_(view)  # torch.stack would first copy each into the memory order of `frames`
+    frames = torch.empty(len(views), *views[0].shape, dtype=torch.uint8) if out is None else out
+    for target, view in zip(frames.numpy(), views, strict=True):
+        np.copyto(target, view)  # torch has no views that are flipped, and would copy twice
     return Views(frames, torch.tensor([erase] * len(views), dtype=torch.int64))

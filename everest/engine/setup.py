@@ -86,7 +86,7 @@ def set_up_training(
         videos=videos,
         memory_advice=memory.advice,
     )
-    shared = shared_bytes(clips, training.order(), workers=training.workers)
+    shared = shared_bytes(training.loaded_clips, training.order(), workers=training.workers)
     require_shared_memory(shared * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and training.workers < num_readers():
         context.notices([few_workers_notice(training.workers, possible=num_readers())])

@@ -17,6 +17,7 @@ from everest.config.settings import Recipe
 from everest.data.dataset import Clip, StepSampler, VideoClips, failures
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, batches, choose_workers, make_loader
 from everest.data.randomness import Purpose, generator_at, seed_at
+from everest.data.stages import resized_by
 from everest.engine.context import RunContext
 from everest.engine.network import Network, set_lr
 from everest.engine.plan import StagePlan
@@ -80,8 +81,9 @@ class Training:
         self.state = TrainState(context, networks, weights, keep=recipe.train.keep_states)
         self.step_log = StepLog(context, recipe.train, plan, max_bad=recipe.data.max_bad, log=self.log)
         self.bad_videos = self.step_log.bad_videos
-        self.workers = choose_workers(clips, self.order(), recipe.train.workers)
         device = self.accelerator.device
+        self.loaded_clips = resized_by(clips, recipe.data.resize, device)
+        self.workers = choose_workers(self.loaded_clips, self.order(), recipe.train.workers)
         self._drop_paths = drop_paths(networks[0].module)
         self._signal = StopSignal()
         self._batches: Iterator[Clip] = iter(())
@@ -122,7 +124,7 @@ class Training:
         """The clips of `order`. After a signal, several processes first wait for a step that they share."""
         waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return make_loader(
-            self.clips,
+            self.loaded_clips,
             self.order(step),
             workers=self.workers,
             timeout=self.settings.data_timeout,
@@ -241,8 +243,8 @@ class Training:
         if share is not None:
             self.notice(
                 f"warning: the first steps spent {share:.0%} of their time waiting for videos: raise "
-                f"train.workers (now {self.workers}) or pretrain.views_per_decode, or read smaller files "
-                "(`everest prepare encode`)"
+                f"train.workers (now {self.workers}) or pretrain.views_per_decode, or encode the videos "
+                "(`everest prepare encode --codec mjpeg`); `everest profile --data` states what helps most"
             )
         return rows
 

@@ -18,7 +18,7 @@ from everest.data.footage import footage_of
 from everest.figures.drawing import data_uri, write_page
 from everest.lists.sample import Sample
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
-from everest.video.writer import write_timed_frames
+from everest.video.writer import H264, write_timed_frames
 
 FPS: Final = 12.0  # our choice: frames per second of a clip on a page, at most
 MOST: Final = 360  # our choice: frames of a clip; longer ones have a lower rate
@@ -53,7 +53,7 @@ def _small_video(sample: Sample) -> bytes:
     timed = (TimedFrame(frame.contiguous().numpy(), number, 1 / shown) for number, frame in enumerate(small))
     with TemporaryDirectory() as folder:
         clip = Path(folder) / "clip.mp4"
-        write_timed_frames(clip, timed, shown, crf=QUALITY, gop=12, comment="")
+        write_timed_frames(clip, timed, shown, codec=H264(crf=QUALITY, gop=12), comment="")
         return clip.read_bytes()
 
 

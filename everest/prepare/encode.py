@@ -6,7 +6,7 @@ Finished files are kept: a file records how it was made, and appears under its n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -63,7 +63,7 @@ def encode_videos(
         timeout: seconds for a video.
     """
     targets = name_targets(originals, output)
-    mark = output / f"{MARK}{settings.short_side}-{settings.gop}-{settings.crf}"
+    mark = output / (MARK + "-".join(map(str, (settings.short_side, *astuple(settings.codec)))))
     _check_output(originals, output, mark, overwrite=overwrite)
     files: dict[str, EncodedFile] = {}
     failed: list[tuple[str, str]] = []

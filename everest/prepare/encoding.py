@@ -1,4 +1,4 @@
-"""Encode a video as H.264 that is fast to read: small frames, close keyframes, the same frames and times.
+"""Encode a video so that it is fast to read: small frames, close keyframes, the same frames and times.
 
 H height, W width. The frames are upright, and the same as everest.video.reader counts. Their times are the
 source's, starting at 0, so that a segment in frames or in seconds means the same part of both.
@@ -26,7 +26,7 @@ from everest.video.folders import images_in
 from everest.video.reader import TimedFrame, image_folder, probe, read_image, resized_frames, video_files
 from everest.video.source import Video, video_version
 from everest.video.stream import VideoError, as_video_error
-from everest.video.writer import read_comment, write_timed_frames
+from everest.video.writer import Codec, read_comment, write_timed_frames
 
 FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknown
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
@@ -41,8 +41,7 @@ class EncodeSettings:
     """How videos are encoded."""
 
     short_side: int  # pixels; smaller videos keep their size
-    gop: int  # frames between keyframes; with 250, a clip costs 1.5 to 2.1 times as much as with 12
-    crf: int  # x264's quality
+    codec: Codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +109,7 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
             part,
             frames,
             rate,
-            crf=settings.crf,
-            gop=settings.gop,
+            codec=settings.codec,
             comment=json.dumps(mark),
         )
     if not folder:

@@ -12,11 +12,13 @@ from contextlib import closing
 from typing import Final
 
 import numpy as np
+from av import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from everest.errors import EnvironmentProblem
-from everest.video.decoding import Entry, decode_frames
+from everest.video.decoding import Entry, decode_frames, decode_places
 from everest.video.file import VideoFile, inspect_video
+from everest.video.index import StampedIndex
 from everest.video.source import Video, decoder_input
 from everest.video.stream import VideoError, decoder_errors
 
@@ -29,8 +31,27 @@ def read_pyav(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
 
 
 def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
-    """The numbers and pixels of the `wanted` frames (rising) one by one; None for one that is damaged."""
-    video = inspect_video(path)
+    """The numbers and pixels of the `wanted` frames (rising) one by one; None for one that is damaged.
+
+    The packets of Motion JPEG are read at their places, if these are known.
+    """
+    video, scaler = inspect_video(path), VideoReformatter()
+    index = video.index
+    if not isinstance(index, StampedIndex) or not index.offsets.size:
+        yield from _decoded_in_order(path, video, wanted)
+        return
+    places = zip(index.offsets[wanted].tolist(), index.sizes[wanted].tolist(), strict=True)
+    for number, frame in zip(wanted, decode_places(path, places), strict=True):
+        if frame is None:
+            yield from _decoded_in_order(path, video, [number])
+        else:
+            yield number, _upright(path, video, frame, scaler)
+
+
+def _decoded_in_order(
+    path: Video, video: VideoFile, wanted: list[int]
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """As `pyav_in_order`, by PyAV alone."""
     for entry, run in video.index.runs(wanted):
         done = 0
         # Again from the start: a seek may end after its target, or after a frame to which the target refers.
@@ -58,21 +79,26 @@ def _decode(
         skipping: skip frames that no wanted one needs. After some keyframes, frames refer to earlier ones;
             there every frame must be decoded.
     """
-    index, info = video.index, video.info
+    index = video.index
     numbers = index.keys_of(wanted)
-    width, height = (info.width, info.height)[:: -1 if video.orientation.transposed else 1]
     scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
     skips = index.skips(wanted) if skipping else {}
     with closing(decode_frames(path, entry, **skips)) as frames:
         for decoded in frames:
             number = numbers.pop(index.key_of(decoded), None)  # a damaged file may repeat a time stamp
             if number is not None:
-                # With width and height: a stream may change its frame size, a clip must not.
-                with decoder_errors(path):
-                    rgb = scaler.reformat(decoded.frame, width, height, "rgb24", threads=1).to_ndarray()
-                yield number, video.orientation.upright(rgb)
+                yield number, _upright(path, video, decoded.frame, scaler)
             if not numbers:
                 break
+
+
+def _upright(path: Video, video: VideoFile, frame: VideoFrame, scaler: VideoReformatter) -> np.ndarray:
+    """A frame as shown: (H, W, 3) uint8, RGB."""
+    width, height = (video.info.width, video.info.height)[:: -1 if video.orientation.transposed else 1]
+    # With width and height: a stream may change its frame size, a clip must not.
+    with decoder_errors(path):
+        rgb = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+    return video.orientation.upright(rgb)
 
 
 def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:

@@ -7,21 +7,23 @@ Everything from the damage to the next keyframe is therefore left out, and count
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
-from av import Packet, VideoFrame, VideoStream
+from av import Packet, VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 from av.error import InvalidDataError
 
 from everest.video.cuts import is_cut, pes_state
-from everest.video.source import Video
-from everest.video.stream import decoder_errors, open_stream, packets
+from everest.video.source import Video, open_bytes
+from everest.video.stream import LARGEST_FRAME, decoder_errors, open_stream, packets
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
+IMAGES: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
 # Where they break off, it is not known which frames are missing among those that the decoder still holds.
 UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "mpeg", "h264", "hevc", "m4v", "mpegvideo"})
 PLACES: Final = 2**8  # of the frames that one packet pushes out; the end of a file pushes out up to 32
@@ -130,6 +132,25 @@ def decode_frames(
         has_keyframe = not waits or breaks > 0 or lost > 0
     if not has_keyframe:
         yield from decode_frames(path, from_any=True, losses=losses, keys=keys, stamps=stamps)
+
+
+def decode_places(path: Video, places: Iterable[tuple[int, int]]) -> Iterator[VideoFrame | None]:
+    """Decode packets that are images of their own, by their places in the file, without a demuxer.
+
+    Args:
+        places: (offset, size) in bytes of each packet.
+    Returns:
+        Of each packet its frame; None if it is damaged.
+    """
+    codec = VideoCodecContext.create(IMAGES, "r")
+    codec.thread_count, codec.options = 1, {"max_pixels": str(LARGEST_FRAME)}
+    with decoder_errors(path), open_bytes(path) as file:
+        for offset, size in places:
+            file.seek(offset)
+            frames: list[VideoFrame] = []
+            with suppress(InvalidDataError):
+                frames = codec.decode(Packet(file.read(size)))
+            yield frames[0] if len(frames) == 1 and not frames[0].is_corrupt else None
 
 
 def judged_packets(

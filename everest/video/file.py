@@ -15,7 +15,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from everest.system.storage import RemotePath
 from everest.video.cuts import end_before, missing_end, promised_seconds
-from everest.video.decoding import Loss, decode_frames
+from everest.video.decoding import IMAGES, Loss, decode_frames, decode_places
 from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
-RULES: Final = 8  # to be raised with every change of the facts or of how they are found
+RULES: Final = 9  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")
 MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
 SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
@@ -202,6 +202,8 @@ def _read_facts(path: Video) -> VideoFile:
             second = float(1 / stream.time_base) if stream.time_base else 1.0
             size_is_known = stream.codec_context.width > 0
             for_decord = _is_for_decord(container, stream)
+            # The places of other formats are those of a header before the image.
+            are_images = stream.codec_context.name == IMAGES and format_name.startswith("mov")
     losses: list[Loss] = []
     with closing(decode_frames(path, losses=losses)) as frames:
         first = next((frame for frame, _ in frames), None)
@@ -213,7 +215,9 @@ def _read_facts(path: Video) -> VideoFile:
     notices = ["is turned by an angle that is no multiple of 90 degrees; the nearest is used"] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
-    stamped = StampedIndex.of(packets) if packets else None
+    stamped = StampedIndex.of(packets, are_images=are_images) if packets else None
+    if stamped is not None and are_images and not _is_image(path, stamped, first):
+        stamped = replace(stamped, offsets=stamped.offsets[:0], sizes=stamped.sizes[:0])
     if stamped is not None and is_trusted:
         index, losses = stamped, []
     else:
@@ -237,6 +241,15 @@ def _read_facts(path: Video) -> VideoFile:
         missing=tuple(_missing(path, format_name, promised, losses, seconds, 1 / fps)),
         notices=tuple(notices),
     )
+
+
+def _is_image(path: Video, index: StampedIndex, first: VideoFrame) -> bool:
+    """Whether the first frame is decoded alike from its place: not if it is interlaced, for example."""
+    (alone,) = decode_places(path, [(max(0, int(index.offsets[0])), int(index.sizes[0]))])
+    if alone is None:
+        return False
+    with decoder_errors(path):
+        return np.array_equal(alone.to_ndarray(format="rgb24"), first.to_ndarray(format="rgb24"))
 
 
 def _is_for_decord(container: InputContainer, stream: VideoStream) -> bool:

@@ -57,6 +57,8 @@ class Packet(NamedTuple):
     is_key: bool
     duration: int = 0  # how long it is shown; 0: not stated
     restarts: bool = True  # no frame shown after this keyframe refers to one before it
+    offset: int = -1  # the place of its bytes in the file; -1: not known
+    size: int = 0  # bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,10 +71,17 @@ class StampedIndex:
     # (F,) int64, position of each frame in decode order; empty if GOPs may be open.
     order: np.ndarray
     last_duration: int  # how long the last frame is shown; 0: not known
+    # (F,) int64 each, in bytes: where the image of each frame is, see `decode_places`; usually empty.
+    offsets: np.ndarray
+    sizes: np.ndarray
 
     @classmethod
-    def of(cls, packets: Sequence[Packet]) -> StampedIndex:
-        """Make the index of a stream from the packets of `stamped_packets`."""
+    def of(cls, packets: Sequence[Packet], *, are_images: bool) -> StampedIndex:
+        """Make the index of a stream from the packets of `stamped_packets`.
+
+        Args:
+            are_images: each packet is an image of its own.
+        """
         keys = sorted(packet for packet in packets if packet.is_key)
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
         shown = np.argsort(times)
@@ -88,6 +97,8 @@ class StampedIndex:
             key_times=np.array([key.time for key in keys], dtype=np.int64),
             key_seeks=np.array([key.seek for key in keys], dtype=np.int64),
             last_duration=packets[shown[-1]].duration,
+            offsets=np.array([packets[i].offset for i in shown if are_images], dtype=np.int64),
+            sizes=np.array([packets[i].size for i in shown if are_images], dtype=np.int64),
         )
 
     @property
@@ -217,7 +228,10 @@ def stamped_packets(path: Video, container: InputContainer, stream: VideoStream)
         # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
         seek = packet.pts if packet.dts is None else packet.dts
         restarts = packet.is_keyframe and _restarts(codec, packet)
-        stamped.append(Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0, restarts))
+        place = -1 if packet.pos is None else packet.pos
+        stamped.append(
+            Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0, restarts, place, packet.size)
+        )
     times = np.array([packet.time for packet in stamped], dtype=np.int64)
     delay = (1 if codec.name.startswith("mpeg") else MOST_HELD) if codec.has_b_frames else 0
     return stamped, _are_in_a_possible_order(times, delay)

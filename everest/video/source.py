@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import SEEK_CUR, SEEK_END, SEEK_SET, BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from everest.system.storage import Location, RemotePath, parse_location
 
@@ -59,6 +59,12 @@ def decoder_input(video: Video) -> str | BytesIO | BufferedReader:
     if isinstance(video, RemotePath) and video.version()[0] > WHOLE:
         return BufferedReader(PartsOfFile(video))
     return BytesIO(video_bytes(video))
+
+
+def open_bytes(video: Video) -> BinaryIO:
+    """The bytes of a video, to be read from any place."""
+    source = decoder_input(video)
+    return Path(source).open("rb") if isinstance(source, str) else source
 
 
 def video_version(video: Video) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""H.264 files, written by PyAV: the same frames give the same bytes.
+"""Video files, written by PyAV: the same frames give the same bytes.
 
 F frames, H height, W width.
 """
@@ -6,30 +6,50 @@ F frames, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import av
-from av import VideoFrame, VideoStream
+from av import Packet, VideoFrame, VideoStream
 from av.container import OutputContainer
+from PIL import Image
 from torch import Tensor
 
 from everest.video.reader import TimedFrame
 from everest.video.stream import VideoError, open_container
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class H264:
+    """Small files of x264, yuv420p, of even sizes."""
+
+    gop: int  # frames from one keyframe to the next; short distances make random access cheap
+    crf: int  # x264's quality, 0 (lossless) to 51; 18 is visually close to the source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mjpeg:
+    """A JPEG image for each frame, of full range, with chroma of half the resolution."""
+
+    quality: int  # libjpeg's, 1 to 95
+
+
+Codec = H264 | Mjpeg
+
+
 def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, gop: int = 12) -> None:
     """Write (F, H, W, 3) uint8 frames as H.264, yuv420p.
 
     Args:
-        crf: x264's quality, 0 (lossless) to 51; 18 is visually close to the source.
-        gop: frames from one keyframe to the next; short distances make random access cheap.
+        crf, gop: see `H264`.
     """
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise VideoError(path, f"yuv420p needs even sizes, not {height}x{width}")
     with av.open(_address(path), "w", container_options={"fflags": "+bitexact"}) as container:
-        stream = _add_h264(container, fps, (height, width), crf=crf, gop=gop)
+        stream = _add_stream(container, fps, (height, width), H264(crf=crf, gop=gop))
         for frame in frames.numpy():
             container.mux(stream.encode(VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
@@ -40,15 +60,13 @@ def write_timed_frames(
     frames: Iterable[TimedFrame],
     rate: Fraction,
     *,
-    crf: int,
-    gop: int,
+    codec: Codec,
     comment: str,
 ) -> int:
     """Write frames as they arrive, each at its own time, as an mp4 file; the first one sets the size.
 
     Args:
         rate: nominal frames per second.
-        crf, gop: as for `write_video`.
         comment: text for the file's metadata.
     Returns:
         The number of frames.
@@ -62,11 +80,14 @@ def write_timed_frames(
         for pixels, time, unit in frames:
             if stream is None:
                 height, width, _ = pixels.shape
-                stream = _add_h264(container, rate, (height, width), crf=crf, gop=gop)
+                stream = _add_stream(container, rate, (height, width), codec)
                 stream.codec_context.time_base = unit
-            frame = VideoFrame.from_ndarray(pixels, format="rgb24")
-            frame.pts, frame.time_base = time, unit
-            container.mux(stream.encode(frame))
+            if isinstance(codec, Mjpeg):
+                container.mux(_image_packet(stream, TimedFrame(pixels, time, unit), codec.quality))
+            else:
+                frame = VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = time, unit
+                container.mux(stream.encode(frame))
             written += 1
         if stream is not None:
             container.mux(stream.encode(None))
@@ -87,19 +108,28 @@ def _address(path: str | Path) -> str:
     return str(Path(path).absolute())
 
 
-def _add_h264(
-    container: OutputContainer,
-    rate: int | Fraction,
-    size: tuple[int, int],
-    *,
-    crf: int,
-    gop: int,
+def _add_stream(
+    container: OutputContainer, rate: int | Fraction, size: tuple[int, int], codec: Codec
 ) -> VideoStream:
-    """Add an H.264 stream, yuv420p, of an even size (height, width) to a file that is being written."""
-    # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
-    options = {"crf": str(crf), "g": str(gop), "x264-params": "mbtree=0"}
-    stream = container.add_stream("libx264", rate=rate, options=options)
+    """Add a stream of frames of an even size (height, width) to a file that is being written."""
+    if isinstance(codec, Mjpeg):
+        stream = container.add_stream("mjpeg", rate=rate)
+        stream.pix_fmt = "yuvj420p"
+    else:
+        # Macroblock-tree rate control gives small frames other bytes in every run (x264 in av 18.1).
+        options = {"crf": str(codec.crf), "g": str(codec.gop), "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.pix_fmt = "yuv420p"
     stream.height, stream.width = size
-    stream.pix_fmt = "yuv420p"
     stream.codec_context.thread_count = 1  # threads change the rate control, and so the bytes
     return stream
+
+
+def _image_packet(stream: VideoStream, frame: TimedFrame, quality: int) -> Packet:
+    """A frame as a JPEG image. libjpeg's bytes, unlike FFmpeg's, are the same on every processor."""
+    image = BytesIO()
+    Image.fromarray(frame.pixels).save(image, "JPEG", quality=quality)
+    packet = Packet(image.getvalue())
+    packet.stream, packet.time_base, packet.is_keyframe = stream, frame.unit, True
+    packet.pts = packet.dts = frame.time
+    return packet

@@ -30,6 +30,11 @@ class Drawn:
     channels: int = 3
     frames: int = 2
     size: tuple[int, int] = (4, 6)
+    region: None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.num_views, self.channels, self.frames, *self.size
 
     def __call__(
         self, sample: Sample, rng: np.random.Generator, decoder: str, cache: object, out: Tensor | None = None
@@ -68,7 +73,7 @@ def keys_of(lengths: Sequence[int], videos: int = 9) -> list[list[SampleKey]]:
 
 
 def equals(batch: Clip, clips: Sequence[Clip]) -> bool:
-    parts = zip(*(clip[:-1] for clip in clips), strict=True)  # all but the copies to a device
+    parts = zip(*(clip[:-2] for clip in clips), strict=True)  # all but what is for a device
     frames, label, video_ids, noise, erase, failed, tokens = parts
     together = {name: torch.stack([each[name] for each in tokens]) for name in tokens[0]}
     return (

@@ -161,6 +161,7 @@ class CrashingViews:
     """Views whose decoder crashes at b.mp4."""
 
     num_views, channels, frames, size = 1, 3, 4, (32, 32)
+    shape, region = (1, 3, 4, 32, 32), None
 
     def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
         if sample.path == "b.mp4":

@@ -108,6 +108,7 @@ class Blank:
     """Views of a video that is there at once."""
 
     num_views, channels, frames, size = 1, 3, 4, (32, 32)
+    shape, region = (1, 3, 4, 32, 32), None
 
     def __call__(self, sample: Sample, rng: object, decoder: str, cache: object, out: Tensor) -> Views:
         return Views(frames=out.zero_(), erase=torch.zeros(1, 4, dtype=torch.int64))

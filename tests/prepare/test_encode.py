@@ -21,7 +21,7 @@ from timed_videos import repack, write_frames
 from everest.lists.reading import read_samples
 from everest.prepare.encoding import encoded_size
 from everest.video.file import inspect_video
-from everest.video.index import CountedIndex
+from everest.video.index import CountedIndex, StampedIndex
 from everest.video.reader import frame_times, frames_between, probe, read_frames
 
 SIZES = st.integers(1, 5000)
@@ -58,6 +58,29 @@ def test_frames_and_times_stay(shared: Path, tmp_path: Path, name: str):
     same_video(shared / "videos" / "odd" / name, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vfr_made.mp4",
+        "odd_321x181_made.mp4",
+        "gray_pixfmt_made.mp4",
+        "h264_10bit.mp4",
+        "yuv444p_audio.mp4",
+        "rotate90_phone.mov",
+        "mpeg4_bframes.avi",
+        "one_frame_h264.mp4",
+    ],
+)
+def test_motion_jpeg_has_the_same_frames_times_and_marks(shared: Path, tmp_path: Path, name: str):
+    source = shared / "videos" / "odd" / name
+    same_video(source, tmp_path, "--codec", "mjpeg")
+    index = inspect_video(next((tmp_path / "out").glob("*.mp4"))).index
+    assert isinstance(index, StampedIndex)
+    assert index.sizes.size == index.frames  # each frame is read by its place
+    again = summary(tmp_path / "in", "-o", tmp_path / "out", "--short-side", 128, "--codec", "mjpeg")
+    assert again["encoded"] == 0
+
+
 @pytest.mark.slow
 def test_frames_and_times_of_all_kinds_of_files_stay(shared: Path, tmp_path: Path):
     folder = shared / "videos" / "odd"
@@ -66,13 +89,14 @@ def test_frames_and_times_of_all_kinds_of_files_stay(shared: Path, tmp_path: Pat
     for name in good:
         if name not in ("corrupted_real.mp4", "truncated_faststart.mp4"):  # not whole: refused
             same_video(folder / name, tmp_path / name)
+            same_video(folder / name, tmp_path / f"{name} as images", "--codec", "mjpeg")
 
 
-def same_video(source: Path, tmp_path: Path) -> None:
+def same_video(source: Path, tmp_path: Path, *options: str) -> None:
     """Encode a video, and compare number, times and looks of its frames."""
     (tmp_path / "in").mkdir(parents=True)
     shutil.copy(source, tmp_path / "in")
-    everest(tmp_path / "in", "-o", tmp_path / "out", "--short-side", 128)
+    everest(tmp_path / "in", "-o", tmp_path / "out", "--short-side", 128, *options)
     (made,) = (tmp_path / "out").glob("*.mp4")
     before, after = probe(source), probe(made)
     assert after.frames == before.frames, source.name
@@ -172,14 +196,15 @@ def test_the_file_of_another_video_of_the_same_name_is_not_replaced(videos, tmp_
 
 
 @pytest.mark.slow
-def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path):
+@pytest.mark.parametrize("codec", ["h264", "mjpeg"])
+def test_a_killed_call_resumes_to_the_same_files(videos: Path, tmp_path: Path, codec: str):
     for i in range(40):
         os.link(videos / f"clip{i % 4}.mp4", videos / f"copy{i:02d}.mp4")
-    everest(videos, "-o", tmp_path / "whole")
+    everest(videos, "-o", tmp_path / "whole", "--codec", codec)
     parts = tmp_path / "parts"
-    command = ["prepare", "encode", videos, "-o", parts]
+    command = ["prepare", "encode", videos, "-o", parts, "--codec", codec]
     kill_when(lambda: len(list(parts.glob("*.mp4"))) >= 5, *command)
-    shown = summary(videos, "-o", parts)
+    shown = summary(videos, "-o", parts, "--codec", codec)
     assert 0 < shown["encoded"] < 44
     assert contents(parts) == contents(tmp_path / "whole")
 
@@ -194,6 +219,9 @@ def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path)
     (tmp_path / "thesis" / "thesis.txt").write_text("precious")
     assert "holds other files (thesis.txt)" in error(videos, "-o", tmp_path / "thesis", code=2)
     assert "a file is in the way" in error(videos, "-o", tmp_path / "thesis" / "thesis.txt", code=2)
+    assert "was encoded with other settings" in error(
+        videos, "-o", tmp_path / "out", "--codec", "mjpeg", code=2
+    )
     everest(videos, "-o", tmp_path / "out", "--gop", 6, "--overwrite")
     assert contents(tmp_path / "out") != before
     shutil.copy(videos / "clip2.mp4", tmp_path / "out" / "clip0.mp4")  # of another program
@@ -201,6 +229,13 @@ def test_other_settings_or_other_files_are_refused(videos: Path, tmp_path: Path)
     assert failed["path"] == str(videos / "clip0.mp4")
     assert "not by this command" in failed["reason"]
     assert (tmp_path / "out" / "clip0.mp4").read_bytes() == (videos / "clip2.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options", [("--quality", 80), ("--codec", "mjpeg", "--crf", 18), ("--codec", "mjpeg", "--gop", 1)]
+)
+def test_settings_of_the_other_codec_are_refused(videos: Path, tmp_path: Path, options: tuple[str, ...]):
+    assert "has no effect with --codec" in error(videos, "-o", tmp_path / "out", *options, code=2)
 
 
 def test_sources_are_never_written_over(videos: Path, tmp_path: Path):

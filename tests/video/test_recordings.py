@@ -37,6 +37,7 @@ from everest.video.reader import (
     read_frames,
     repairs,
 )
+from everest.video.writer import H264
 
 
 def written(folder: Path, container: str, codec: str, accident: str) -> Path:
@@ -115,7 +116,7 @@ def test_frames_that_refer_to_others_before_the_recording_are_left_out(
     assert 9 <= numbers[0] <= 13
     assert known_damage(file) is None
     assert examine(str(file)).reason is None
-    settings = EncodeSettings(short_side=48, gop=12, crf=10)
+    settings = EncodeSettings(short_side=48, codec=H264(gop=12, crf=10))
     encode_video(str(file), tmp_path / "encoded.mp4", settings, overwrite=False)
     assert shown(tmp_path / "encoded.mp4") == numbers
 

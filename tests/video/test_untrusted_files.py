@@ -24,7 +24,7 @@ from timed_videos import write_frames
 from everest.prepare.examine import examine
 from everest.video.reader import VideoError, frames_in_order, probe, read_frames
 from everest.video.stream import LARGEST_FRAME
-from everest.video.writer import read_comment, write_timed_frames, write_video
+from everest.video.writer import H264, read_comment, write_timed_frames, write_video
 
 TITLE = b"a title that is easy to find"
 
@@ -99,7 +99,7 @@ def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pyt
         assert len(read_frames(Path(name), range(6), decoder=decoder)) == 6
     assert examine(name).reason is None
     timed = ((pixels, number, 1) for number, pixels in enumerate(moving().numpy()))
-    write_timed_frames(Path(name), timed, 1, crf=18, gop=2, comment="mine")
+    write_timed_frames(Path(name), timed, 1, codec=H264(crf=18, gop=2), comment="mine")
     assert read_comment(Path(name)) == "mine"
     assert [file.name for file in tmp_path.iterdir()] == [name]
 

@@ -81,6 +81,7 @@ KINDS = {
     "stream.ts": {"codec": "libx264", "options": GOP},
     "vp9.webm": {"codec": "libvpx-vp9", "options": {"g": "12", "deadline": "realtime", "cpu-used": "8"}},
     "vp8.webm": {"codec": "libvpx", "options": {"g": "12", "auto-alt-ref": "1", "lag-in-frames": "16"}},
+    "images.mp4": {"codec": "mjpeg", "pix_fmt": "yuvj420p", "times": UNEVEN},
     "animated.gif": {"codec": "gif", "pix_fmt": "rgb8"},
 }
 DECORD_IS_RIGHT = {"closed_gop.mp4", "one_gop.mp4", "closed_gop.mkv", "vp9.webm"}

@@ -1,0 +1,150 @@
+"""Crops that the device resizes, forced on a CPU."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_runs import called, killed_copy, problems_of, same_run, sets
+from torch import Tensor
+
+import everest
+from everest.data.augment import RandAugment
+from everest.data.crops import resize
+from everest.data.dataset import Clip, VideoClips
+from everest.data.loader import batches, make_loader, on_device
+from everest.data.regions import Regions, largest_region, resize_regions
+from everest.data.views import FinetuneViews, PretrainViews
+from everest.lists.sample import Sample
+from everest.system.run_folder import RunFolder
+from everest.video.reader import read_frames
+
+SIZE = (56, 56)
+REGION = largest_region(SIZE)  # 64
+CPU = torch.device("cpu")
+PRETRAIN = PretrainViews(frames=4, stride=2, size=SIZE, sampling="dense", flip=True, views_per_decode=3)
+FINETUNE = FinetuneViews(
+    frames=4, stride=2, size=SIZE, sampling="dense", flip=True, erasing=0.5, crop_area=(0.08, 1.0),
+    rand_augment=RandAugment(magnitude=9, std=0.5, ops=4),
+)  # fmt: skip
+MOST_LEVELS = 2  # that a byte may differ: two roundings
+
+
+@pytest.fixture(scope="module")
+def film(shared: Path) -> Path:
+    return shared / "videos" / "odd" / "portrait_354x492_2997.mp4"
+
+
+@pytest.fixture(scope="module")
+def frames(film: Path) -> Tensor:
+    """(T, H, W, C) with a short side of 90."""
+    return resize(read_frames(film, range(0, 32, 2)), (125, 90), antialias=True).permute(1, 2, 3, 0)
+
+
+@given(
+    height=st.integers(1, REGION[0]),
+    width=st.integers(1, REGION[1]),
+    flipped=st.booleans(),
+    antialias=st.booleans(),
+    precise=st.booleans(),
+)
+def test_a_region_of_any_size_becomes_the_clip_that_a_worker_makes(
+    frames: Tensor, height: int, width: int, flipped: bool, antialias: bool, precise: bool
+):
+    part = frames[:2, 30 : 30 + height, 20 : 20 + width]
+    memory = torch.full((1, 1, 2, *REGION, 3), 255, dtype=torch.uint8)  # what is around it has no effect
+    memory[0, 0, :, :height, :width] = part
+    expected = resize(part, SIZE, antialias=antialias)
+    expected = expected.flip(-1) if flipped else expected
+    regions = Regions(torch.tensor([[[height, width, int(flipped)]]]), SIZE, antialias)
+    found = resize_regions(memory, regions, precise=precise)
+    assert found.shape == (1, 1, 3, 2, *SIZE)
+    assert (found[0, 0].int() - expected.int()).abs().max() <= MOST_LEVELS
+    if (height, width) == SIZE:
+        assert torch.equal(found[0, 0], expected)
+
+
+def pair(views: PretrainViews | FinetuneViews, film: Path, **options: object) -> tuple[Clip, Clip]:
+    """The first batch with crops resized by the worker, and by the device."""
+    samples = [Sample(path=str(film)), Sample(path="missing.mp4"), Sample(path=str(film))]
+    settings = {"seed": 5, "num_noise": 7, "decoder": "auto", "replace_bad": False} | options
+    made = []
+    for each in (views, replace(views, region=REGION)):
+        clips = VideoClips(samples, make_views=each, **settings)
+        loader = make_loader(clips, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
+        (clip,) = (on_device(batch, CPU) for batch in batches(loader))
+        made.append(
+            clip._replace(**{n: getattr(clip, n).clone() for n in ("frames", "noise", "erase", "label")})
+        )
+    return made[0], made[1]
+
+
+@pytest.mark.parametrize("views", [PRETRAIN, FINETUNE])
+def test_batches_have_the_same_boxes_flips_and_random_numbers(
+    film: Path, views: PretrainViews | FinetuneViews
+):
+    """Of a video of 354 x 492: some boxes are larger than the memory of a region."""
+    cpu, device = pair(views, film)
+    assert cpu.frames.shape == device.frames.shape
+    assert device.regions is None
+    for name in ("noise", "erase", "label", "video_id", "failed"):
+        one, other = getattr(cpu, name), getattr(device, name)
+        assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
+    difference = (cpu.frames.int() - device.frames.int()).abs()
+    assert difference.max() <= MOST_LEVELS
+    assert not device.frames[1].any()  # unreadable
+
+
+def test_the_same_tokens_are_kept(film: Path):
+    kept = partial(everest.select_tokens, strategy="redundancy-robust", keep=0.3)
+    size, changed = (112, 112), []
+    for seed in range(6):
+        views = PretrainViews(frames=16, stride=2, size=size, sampling="dense", flip=True, views_per_decode=1)
+        on_cpu = views(Sample(path=str(film)), np.random.default_rng(seed), "auto").frames
+        left = replace(views, region=(354, 354))(Sample(path=str(film)), np.random.default_rng(seed), "auto")
+        assert left.regions is not None
+        resized = resize_regions(left.frames[None], Regions(left.regions[None], size, True), precise=False)[0]
+        one, other = (kept(everest.normalize(x)) for x in (on_cpu, resized))
+        one, other = (set(torch.cat([x.visible, x.target], dim=1).flatten().tolist()) for x in (one, other))
+        changed.append(len(one - other) / len(one))
+    assert np.mean(changed) <= 0.005
+
+
+def test_a_run_that_resizes_on_the_device_has_the_same_losses(recipe: Path, tmp_path: Path):
+    losses = []
+    for where in ("cpu", "device"):
+        folder = tmp_path / where
+        called(
+            "pretrain", "--recipe", recipe, "-o", folder, *sets(f"data.resize={where}", "pretrain.steps=3")
+        )
+        losses.append([row["loss"] for row in RunFolder(folder).rows() if "loss" in row])
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert losses[1] != losses[0]  # some bytes are rounded otherwise
+
+
+@pytest.mark.parametrize(
+    ("command", "changes"),
+    [
+        ("pretrain", ("pretrain.views_per_decode=2", "data.channels=1", "data.cache=memory")),
+        ("finetune", ("finetune.erasing=0.5", "data.channels=1", "train.workers=2")),
+    ],
+)
+def test_a_resumed_run_is_the_same_to_the_bit(
+    recipe: Path, tmp_path: Path, command: str, changes: tuple[str, ...]
+):
+    """Erasing and mixup are of the resized clips."""
+    start = ["--init", "none"] if command == "finetune" else []
+    options = ["--recipe", recipe, *start, *sets("data.resize=device", *changes)]
+    called(command, *options, "-o", tmp_path / "whole")
+    killed_copy(tmp_path / "whole", tmp_path / "killed")
+    called(command, *options, "-o", tmp_path / "killed")
+    assert same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_the_device_does_not_resize_for_stored_tokens():
+    (problem,) = problems_of("lvmae-demo", "data.resize=device", "pretrain.target.cache=tokens")
+    assert "data.resize: device does not go with pretrain.target.cache" in problem

@@ -1,0 +1,146 @@
+"""Motion JPEG files, whose packets are read at their places."""
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from timed_videos import repack
+from torch import Tensor
+
+from everest.video.decoding import decode_places
+from everest.video.file import inspect_video
+from everest.video.index import StampedIndex
+from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, probe, read_frames
+from everest.video.source import Member
+from everest.video.writer import Mjpeg, write_timed_frames
+
+FRAMES = 24
+
+
+@pytest.fixture(scope="module")
+def pixels(shared: Path) -> NDArray[np.uint8]:
+    return read_frames(shared / "videos" / "odd" / "portrait_354x492_2997.mp4", range(FRAMES)).numpy()
+
+
+def written(path: Path, pixels: NDArray[np.uint8], quality: int) -> Path:
+    frames = [TimedFrame(frame, number, Fraction(1, 25)) for number, frame in enumerate(pixels)]
+    write_timed_frames(path, frames, Fraction(25), codec=Mjpeg(quality=quality), comment="")
+    return path
+
+
+@pytest.fixture(scope="module")
+def film(pixels: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return written(tmp_path_factory.mktemp("images") / "film.mp4", pixels, 90)
+
+
+def are_read_by_place(path: Path) -> bool:
+    index = inspect_video(path).index
+    return isinstance(index, StampedIndex) and index.offsets.size > 0
+
+
+def by_ffmpeg(path: Path) -> Tensor:
+    """All frames as FFmpeg decodes the file from its start."""
+    with av.open(str(path)) as container:
+        return torch.from_numpy(np.stack([x.to_ndarray(format="rgb24") for x in container.decode(video=0)]))
+
+
+def test_frames_equal_ffmpegs_and_are_near_the_written_ones(film: Path, pixels: NDArray[np.uint8]):
+    assert are_read_by_place(film)
+    every = read_frames(film, range(FRAMES))
+    assert torch.equal(every, by_ffmpeg(film))
+    assert np.abs(every.numpy().astype(int) - pixels).mean() < 3
+    assert torch.equal(read_frames(film, [20, 3, 3]), every[[20, 3, 3]])
+    assert torch.equal(torch.stack(list(frames_in_order(film, range(FRAMES)))), every)
+    assert np.array_equal(read_frames(film, [5], channels=1)[0].numpy(), luma(every[5].numpy()))
+    member = Member(film, 0, film.stat().st_size, "film.mp4")
+    assert torch.equal(read_frames(member, [7]), every[[7]])
+
+
+def test_a_damaged_image_is_an_error_of_its_own_frame_alone(film: Path, tmp_path: Path):
+    index = inspect_video(film).index
+    assert isinstance(index, StampedIndex)
+    content = bytearray(film.read_bytes())
+    content[index.offsets[9] : index.offsets[9] + 400] = bytes(400)
+    (tmp_path / "damaged.mp4").write_bytes(content)
+    assert torch.equal(read_frames(tmp_path / "damaged.mp4", [8, 10]), read_frames(film, [8, 10]))
+    with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
+        read_frames(tmp_path / "damaged.mp4", [8, 9])
+    (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[: index.offsets[20] + 99])
+    with pytest.raises(VideoError):
+        read_frames(tmp_path / "cut.mp4", [20])
+
+
+def test_an_image_of_another_size_is_scaled(film: Path, pixels: NDArray[np.uint8], tmp_path: Path):
+    other = written(tmp_path / "other.mp4", pixels[:, :200, :300], 60)
+    content = bytearray(film.read_bytes())
+    into, out = inspect_video(film).index, inspect_video(other).index
+    assert isinstance(into, StampedIndex)
+    assert isinstance(out, StampedIndex)
+    image = other.read_bytes()[out.offsets[9] : out.offsets[9] + out.sizes[9]]
+    assert len(image) < into.sizes[9]
+    content[into.offsets[9] : into.offsets[9] + len(image)] = image
+    (tmp_path / "mixed.mp4").write_bytes(content)
+    mixed = read_frames(tmp_path / "mixed.mp4", [8, 9, 10])
+    assert torch.equal(mixed[[0, 2]], read_frames(film, [8, 10]))
+    with av.open(str(tmp_path / "mixed.mp4")) as container:
+        scaled = list(container.decode(video=0))[9].to_ndarray(width=354, height=492, format="rgb24")
+    assert np.array_equal(mixed[1].numpy(), scaled)
+
+
+def test_containers_that_do_not_state_the_places_of_images_are_demuxed(film: Path, tmp_path: Path):
+    for name in ("film.mkv", "film.avi"):
+        copy = repack(film, tmp_path / name)
+        assert not are_read_by_place(copy)
+        assert torch.equal(read_frames(copy, range(FRAMES)), by_ffmpeg(film))
+
+
+def test_places_of_matroska_are_not_trusted_even_if_the_first_image_is_padded(film: Path, tmp_path: Path):
+    """Its places are bytes too low; a padded image does not lose its end."""
+    with av.open(str(film)) as images, av.open(str(tmp_path / "film.mkv"), "w") as container:
+        stream = container.add_stream_from_template(images.streams.video[0])
+        for number, packet in enumerate(p for p in images.demux(video=0) if p.size):
+            image = av.Packet(bytes(packet) + bytes(0 if number else 64))
+            image.stream, image.time_base, image.is_keyframe = stream, packet.time_base, True
+            image.pts = image.dts = packet.pts
+            container.mux(image)
+    assert not are_read_by_place(tmp_path / "film.mkv")
+    assert torch.equal(read_frames(tmp_path / "film.mkv", range(FRAMES)), by_ffmpeg(film))
+
+
+def test_a_file_that_cannot_be_opened_again_is_an_unreadable_video(tmp_path: Path):
+    with pytest.raises(VideoError, match="cannot be read: No such file"):
+        list(decode_places(tmp_path / "missing.mp4", [(0, 99)]))
+    with pytest.raises(VideoError, match="cannot be read: Is a directory"):
+        list(decode_places(tmp_path, [(0, 99)]))
+
+
+@pytest.mark.parametrize("format", ["yuvj422p", "yuvj444p"])
+def test_files_of_other_programs_are_read_by_place(pixels: NDArray[np.uint8], tmp_path: Path, format: str):
+    film = tmp_path / "film.mov"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], format
+        for frame in pixels:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert are_read_by_place(film)
+    assert torch.equal(read_frames(film, range(FRAMES)), by_ffmpeg(film))
+
+
+def test_a_turned_film_is_upright(film: Path, monkeypatch: pytest.MonkeyPatch):
+    """As a phone's: the orientation of the stored images is applied to each."""
+    video = inspect_video(film)
+    turned = replace(
+        video,
+        orientation=video.orientation._replace(transposed=True, mirrored=True),
+        info=replace(probe(film), height=video.info.width, width=video.info.height),
+    )
+    monkeypatch.setattr("everest.video.backends.inspect_video", lambda path: turned)
+    stored = read_frames(film, [4])
+    monkeypatch.undo()
+    assert torch.equal(stored, read_frames(film, [4]).transpose(1, 2).flip(2))

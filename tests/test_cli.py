@@ -190,6 +190,9 @@ def test_too_little_memory_and_a_compiler_error_are_errors_of_the_environment():
     for error, parts in (
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), [memory]),
         (MemoryError(), [memory]),
+        (RuntimeError("CUDA error: out of memory"), [memory]),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), [memory]),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), [memory]),
         (caught.value, [reason, compiler]),
     ):
         told = as_user_error(error)

@@ -110,7 +110,7 @@ def test_empty_file_is_the_defaults(tmp_path):
 def test_all_problems_come_at_once_each_with_its_place(tmp_path):
     base = write(tmp_path, "data: {frame: 16}\n", "base.yaml")
     mine = write(tmp_path, "base: base.yaml\nmodle: {}\neval: {clips: none}\n")
-    assert set(problems_of(mine, "pretrain.selection.keep_rate=0.3", "epochs", "base.x=1")) == {
+    assert set(problems_of(mine, "pretrain.selection.keep_rate=0.3", "epochs", "base=k400", "base.x=1")) == {
         f"{base}: data.frame: unknown key; did you mean 'frames'?",
         f"{mine}: modle: unknown key; did you mean 'model'?",
         f"{mine}: eval.clips: must be an integer, not 'none'",

@@ -32,9 +32,13 @@ def list_weights(as_json: o.AsJson = False) -> None:
     if as_json:
         print_json([_document(weights) for weights in table])
     else:
-        rows = [(row.name, row.method, row.backbone, row.data, row.license, row.gives) for row in table]
-        titles = ("weights", "method", "backbone", "trained on", "license", "gives")
-        print_table([Column(title, overflow="fold") for title in titles], rows, box=None)
+        rows = [
+            (row.name, f"{row.method}, {row.backbone}, {row.data}; {row.license}; {row.gives}")
+            for row in table
+        ]
+        print_table(
+            [Column("weights", no_wrap=True), "method, backbone, data; license; gives"], rows, box=None
+        )
         say(NOTES)
 
 

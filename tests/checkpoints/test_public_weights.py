@@ -121,6 +121,8 @@ def test_the_table_is_printed():
     table: list[dict[str, Any]] = json_of("weights", "list")
     assert [row["name"] for row in table] == list(TABLE)
     assert not any(row["downloaded"] for row in table)
+    listed = run("weights", "list")
+    assert [name for name in TABLE if name not in listed] == []
     shown = run("weights", "show", "videomae-base")
     assert "CC-BY-NC-4.0" in shown
     assert "never downloaded" in shown

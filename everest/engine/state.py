@@ -58,7 +58,7 @@ class SavedState:
         if checksum != _checksum(header, tensors):
             raise CheckpointError("checksum mismatch")
         if path.name != _file_name(int(header["step"])):
-            raise CheckpointError(f"it is the state of step {header['step']}")
+            raise CheckpointError(f"its name does not match its step, {header['step']}")
         return cls(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
 
 

@@ -61,7 +61,7 @@ def check_top(classes: Classes, top: int | None) -> None:
     if top is not None and top < 1:
         raise RecipeError(f"top={top}: must be at least 1")
     if top is not None and all(head.task == "regression" for head in classes.heads):
-        raise RecipeError("--top: goes with classes, and this model predicts numbers; leave it out")
+        raise RecipeError("--top: this model predicts numbers, not classes; leave it out")
 
 
 def answers_of(answers: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:

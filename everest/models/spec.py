@@ -88,7 +88,7 @@ class ModelSpec(Architecture):
             )
         spec = read_spec(_SPEC, settings, source=source)
         if problem := next(spec.problems(), None):
-            raise CheckpointError(f"{source}: its settings are of no model: {problem}")
+            raise CheckpointError(f"{source}: its settings do not describe a model: {problem}")
         tokenizer, own = spec.tokenizer, own_tokenizer(source.parent)
         if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and own.is_file():
             # A run may be moved with its own tokenizer.

@@ -59,7 +59,7 @@ class TokenizerSpec:
         in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
         problem = next(in_range.problems(), None)
         if problem is not None:
-            raise CheckpointError(f"{source}: its settings are of no tokenizer: {': '.join(problem)}")
+            raise CheckpointError(f"{source}: its settings do not describe a tokenizer: {': '.join(problem)}")
         return spec
 
     def build(self) -> AdaptiveTokenizer:

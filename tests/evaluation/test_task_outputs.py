@@ -118,7 +118,7 @@ def test_a_predicted_number_has_a_value_in_every_format(scores_run: Path, clip_f
 
 def test_options_of_classes_are_refused_for_numbers(scores_run: Path, tags_run: Path, clip_files: Path):
     for command, options, message in (
-        ("predict", ["--top", 2], "--top: goes with classes, and this model predicts numbers"),
+        ("predict", ["--top", 2], "--top: this model predicts numbers, not classes"),
         ("timeline", ["-o", "bouts.csv"], "--to csv: needs classes, but this model predicts numbers"),
         ("timeline", ["--background", 0.5], "--background: is only for single-label models"),
         ("timeline", ["--threshold", 0.5], "--threshold: is only for multi-label models"),

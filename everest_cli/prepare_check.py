@@ -67,7 +67,7 @@ def check(
         chosen = _read_sources(sources or [], data, task, overrides)
     else:
         if sources or task:
-            raise RecipeError(f"--recipe {recipe}: names the lists and the task; leave out SOURCE and --task")
+            raise RecipeError(f"--recipe {recipe} sets the lists and the task; leave out SOURCE and --task")
         chosen = _read_recipe(recipe, data, overrides)
     for listed in chosen.lists.values():
         if listed.notice is not None:
@@ -119,7 +119,7 @@ def _read_sources(
     from everest.lists.reading import read_labeled
 
     if not sources:
-        raise RecipeError("nothing to check: name lists or folders, or a --recipe")
+        raise RecipeError("nothing to check: give a list or a folder, or --recipe")
     if overrides:
         raise RecipeError("--set needs --recipe, whose values it changes")
     lists: dict[str, SampleList] = {}

@@ -120,7 +120,6 @@ class TrainOptions:
             training = run_stage(recipe, run, display.report, trial=trial)
         if self.dry_run:
             return None
-        training.accelerator.end_training()
         if is_main():
             typer.echo(training.run.path)
         return training.run.path

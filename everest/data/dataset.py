@@ -26,7 +26,7 @@ from everest.data.cache import FrameCache
 from everest.data.randomness import Purpose, generator_at
 from everest.data.regions import Regions
 from everest.data.ring import Layout
-from everest.data.views import FinetuneViews, MakeViews, PretrainViews, Views
+from everest.data.views import MakeViews, PretrainViews, Views
 from everest.data.workers import SampleKey
 from everest.errors import DataError
 from everest.lists.labels import label_values
@@ -124,9 +124,7 @@ class VideoClips(Dataset[Clip]):
     def regions(self, boxes: Tensor | None) -> Regions | None:
         """The regions of clips, if the device resizes them."""
         views = self.make_views
-        if boxes is None or not isinstance(views, PretrainViews | FinetuneViews):
-            return None
-        return Regions(boxes, views.size, views.antialias)
+        return None if boxes is None else Regions(boxes, views.size, views.antialias)
 
     def __getitem__(self, key: SampleKey) -> Clip:
         return self.read(key)

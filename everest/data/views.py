@@ -65,6 +65,7 @@ class StageViews:
     sampling: str
     fps: float | None = None  # that `stride` counts; None: of the file
     channels: int = 3  # C; 1: luma
+    antialias: ClassVar[bool] = False  # of the resizing, see `resize`
     region: Size | None = None  # (R, S) of regions that the device resizes; None: they are resized here
 
     @property
@@ -87,18 +88,16 @@ class StageViews:
         numbers = footage.numbers(choose(footage.num_frames, self.frames, self.stride))
         return _read(sample, footage, numbers, self.channels, decoder, cache)
 
-    def _resized(
-        self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, antialias: bool, erase: Box = NO_BOX
-    ) -> Views:
+    def _resized(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> Views:
         """Resize crops (T, h, w, C), and flip those that are marked; or leave both to the device."""
         if self.region is None:
-            views = [resize(part, self.size, antialias=antialias).numpy() for part, _ in crops]
+            views = [resize(part, self.size, antialias=self.antialias).numpy() for part, _ in crops]
             order = [-1 if flipped else 1 for _, flipped in crops]
             return _stacked([view[..., ::step] for view, step in zip(views, order, strict=True)], out, erase)
         frames, rows = torch.empty(self.shape, dtype=torch.uint8) if out is None else out, []
         for target, (part, flipped) in zip(frames, crops, strict=True):
             if part.size(1) > self.region[0] or part.size(2) > self.region[1]:
-                part = resize(part, self.size, antialias=antialias).permute(1, 2, 3, 0)
+                part = resize(part, self.size, antialias=self.antialias).permute(1, 2, 3, 0)
             target[:, : part.size(1), : part.size(2)] = part
             rows.append((part.size(1), part.size(2), int(flipped)))
         return Views(frames, torch.tensor([erase] * len(crops)), regions=torch.tensor(rows))
@@ -115,7 +114,7 @@ class PretrainViews(StageViews):
         crop_area: smallest and largest fraction of the frame; None: a multi-scale crop.
     """
 
-    antialias: ClassVar[bool] = True  # of the resizing, see `resize`
+    antialias: ClassVar[bool] = True
     flip: bool
     views_per_decode: int
     compared: bool = False
@@ -147,14 +146,13 @@ class PretrainViews(StageViews):
             if flips is None or not self.compared:
                 flips = self.flip and rng.random() < 0.5
             crops.append((crop(clip, box), flips))
-        return self._resized(crops, out, antialias=self.antialias)
+        return self._resized(crops, out)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FinetuneViews(StageViews):
     """Random window, RandAugment on uncropped frames, random resized crop, flip, a box to erase later."""
 
-    antialias: ClassVar[bool] = False
     flip: bool
     crop_area: tuple[float, float]  # smallest and largest fraction of the frame
     rand_augment: RandAugment | None
@@ -172,7 +170,7 @@ class FinetuneViews(StageViews):
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
         flipped = self.flip and rng.random() < 0.5
         erased = erasing_box(self.size, self.erasing, rng)
-        return self._resized([(crop(clip, box), flipped)], out, antialias=self.antialias, erase=erased)
+        return self._resized([(crop(clip, box), flipped)], out, erase=erased)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

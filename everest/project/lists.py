@@ -147,7 +147,7 @@ def window_seconds(bouts: Iterable[Bout]) -> float:
 
 
 def _readable(samples: Sequence[Sample], report: Report) -> list[Sample]:
-    """The samples whose videos can be opened; reports the others, which training would stop at."""
+    """The samples whose videos can be opened. The others, at which training would stop, are reported."""
     readable = []
     for number, sample in enumerate(samples, start=1):
         try:

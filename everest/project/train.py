@@ -108,8 +108,9 @@ def train(
         name = signal.Signals(stopped.number).name
         raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
     finally:
-        with suppress(OSError):  # it holds files, as after a success
-            folder.rmdir() if is_new else None
+        if is_new:
+            with suppress(OSError):  # it holds files, as after a success
+                folder.rmdir()
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:

@@ -48,7 +48,6 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if not on_gpu:
         configure_cpu()
-    atexit.register(_close_processes)
     # A notebook's second run may have another precision and another device.
     AcceleratorState._reset_state(reset_partial_state=not is_launched())
     # The new name of the option is not in older versions of torch, and Accelerate does not pass it.
@@ -65,6 +64,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     )
 
 
+@atexit.register
 def _close_processes() -> None:
     """Close the connections to the other processes: gloo might abort a process that exits with open ones."""
     if dist.is_initialized():

@@ -205,7 +205,7 @@ def test_the_lists_of_a_recipe_are_read_as_its_stages_read_them(videos: Path, tm
     (videos / "test.csv").write_text("clip2.mp4 wlak\n")
     message = checked(*options, "-o", tmp_path / "out", code=4).stderr
     assert f"{videos}/test.csv:1: unknown class 'wlak'; did you mean 'walk'?" in message
-    assert "names the lists and the task" in checked(*options, "--task", "regression", code=2).stderr
+    assert "sets the lists and the task" in checked(*options, "--task", "regression", code=2).stderr
 
 
 def test_class_folders_of_several_sources_share_their_classes(tmp_path: Path, clip_files: Path):
@@ -318,7 +318,7 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "nothing to check: name lists or folders, or a --recipe"),
+        ([], 2, "nothing to check: give a list or a folder, or --recipe"),
         (["none.csv"], 4, "none.csv: no such list or folder"),
         (["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"], 2, "names no list"),
         (["empty"], 4, "empty: no videos in it"),

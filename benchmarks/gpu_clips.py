@@ -154,7 +154,7 @@ class PretrainingViews:
     def __call__(self, step: int) -> Choice:
         data, stage = self.recipe.data, self.recipe.pretrain
         rng = generator_at(self.recipe.train.seed, Purpose.VIEWS, step)
-        views = stage.clips_per_video
+        views = stage.views_per_decode
         lengths = self.sizes[:, 0]
         videos = rng.choice(len(lengths), size=self.batch // views, p=lengths / lengths.sum())
         window = sampling(stage.sampling).pretrain

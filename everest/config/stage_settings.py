@@ -171,11 +171,6 @@ class PixelPretrainSettings(CommonPretrainSettings):
     target: TargetSettings = field(default_factory=PixelTargetSettings)
 
     @property
-    def clips_per_video(self) -> int:
-        """The clips that are cut from a video when it is read."""
-        return self.views_per_decode
-
-    @property
     def teacher(self) -> str | None:
         """The name of the frozen encoder whose features are predicted."""
         return self.target.teacher if isinstance(self.target, FeatureTargetSettings) else None
@@ -205,7 +200,7 @@ class ViewPretrainSettings(CommonPretrainSettings):
     needs_tokenizer: ClassVar[bool] = False
 
     @property
-    def clips_per_video(self) -> int:
+    def views_per_decode(self) -> int:
         return self.views.number
 
 

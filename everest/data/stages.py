@@ -71,7 +71,7 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     views = PretrainViews(
         **_shared(recipe, stage, frames=offered.t * recipe.model.tubelet[0]),
         flip=data.flip if stage.flip is None else stage.flip,
-        views_per_decode=stage.clips_per_video,
+        views_per_decode=stage.views_per_decode,
         compared=stage.objective == "views",
         crop_area=stage.views.crop_area if stage.objective == "views" else None,
     )

@@ -101,7 +101,7 @@ def plan_stage(
     """
     views, compares = 1, False
     if isinstance(stage, PretrainSettings):
-        views, compares = stage.clips_per_video, stage.objective == "views"
+        views, compares = stage.views_per_decode, stage.objective == "views"
     pair = 2 if isinstance(stage, FinetuneSettings) and (stage.mixup or stage.cutmix) else 1
     unit = views * pair
     share, rest = divmod(stage.batch_size, processes * unit)

@@ -74,7 +74,11 @@ def set_up_training(
         context.notices((*clips.notices, padding_notice(clips)))
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
-    plan, memory, scarce = _plan(recipe, stage, spec, context, videos, other_bytes)
+    if context.resumed:
+        _require_same_videos(context.run, videos)
+    plan, memory = _plan(recipe, stage, spec, context, len(clips), other_bytes)
+    on_cpu = context.accelerator.device.type == "cpu"
+    scarce = memory.check_on_a_cpu(processes=local_processes()) if on_cpu else None
     model = _network(recipe, stage, spec, start, context, classes)
     training = Training(
         context,
@@ -114,61 +118,70 @@ def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
             )
 
 
+def _require_same_videos(run: RunFolder, videos: dict[str, Any]) -> None:
+    """Raise RecipeError if a run was started with another list of videos or other labels than it has now."""
+    plan = run.plan()
+    if plan and any(plan[key] != value for key, value in videos.items()):
+        raise RecipeError(
+            f"--output {run.path}: its run had another list of {plan['videos']} videos (or other "
+            f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
+        )
+
+
 def _plan(
     recipe: Recipe,
     stage: Stage,
     spec: ModelSpec | TokenizerSpec,
     context: RunContext,
-    videos: dict[str, Any],
+    num_videos: int,
     other_bytes: Callable[[int], int],
-) -> tuple[StagePlan, PassMemory, str | None]:
-    """The plan, the memory of its passes, and a warning if a CPU has too little of it.
-
-    A resumed run keeps its micro-batch, because another one would sum in another order.
-    """
-    accelerator, processes = context.accelerator, context.accelerator.num_processes
-    on_cpu = accelerator.device.type == "cpu"
-    earlier = context.run.plan() if context.resumed else None
-    if earlier and any(earlier[key] != value for key, value in videos.items()):
-        raise RecipeError(
-            f"--output {context.run.path}: its run had another list of {earlier['videos']} videos (or other "
-            f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
-        )
+) -> tuple[StagePlan, PassMemory]:
+    """The plan of a stage, and the memory of its passes."""
+    accelerator = context.accelerator
+    depth = spec.model.backbone_size.depth if isinstance(spec, ModelSpec) else 0
+    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
 
     @cache
     def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
         trained = replace(spec, checkpointing=checkpointing)
-        depth = trained.model.backbone_size.depth if isinstance(trained, ModelSpec) else 0
         taken = training_bytes(trained, bytes_per_value, frozen_layers=frozen_layers(stage, depth))
         return taken + other_bytes(bytes_per_value)
 
-    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
     weights = count_weights(spec, stage)
-    kept = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
-    kept += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
-    if isinstance(recipe.train.micro_batch, int):
-        largest = recipe.train.micro_batch
-    elif earlier and earlier["processes"] == processes:
-        largest = earlier["micro_batch"]
-    else:
+    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
+    state_bytes += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
+    largest = _chosen_micro_batch(recipe, context)
+    if largest is None:
         copies = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
-        budget = int(free_memory(accelerator.device) * MEMORY_SHARE) - kept - copies
-        per_clip = bytes_of(recipe.train.checkpointing, value_bytes)
-        fitting = (min(budget, CPU_BYTES) if on_cpu else budget) // per_clip
+        free = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes - copies
+        if accelerator.device.type == "cpu":
+            free = min(free, CPU_BYTES)
+        fitting = free // bytes_of(recipe.train.checkpointing, value_bytes)
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
         largest = min(gather_object([max(1, fitting)]))
-    plan = plan_stage(stage, num_videos=videos["videos"], processes=processes, largest_micro_batch=largest)
-    memory = PassMemory(
+    plan = plan_stage(
+        stage, num_videos=num_videos, processes=accelerator.num_processes, largest_micro_batch=largest
+    )
+    return plan, PassMemory(
         clips=plan.micro_batch,
         unit=plan.unit,
-        processes=processes,
+        processes=plan.processes,
         bytes_of=bytes_of,
+        state_bytes=state_bytes,
         bytes_per_value=value_bytes,
         checkpointing=recipe.train.checkpointing,
         compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
     )
-    scarce = memory.check_on_a_cpu(state_bytes=kept, processes=local_processes()) if on_cpu else None
-    return plan, memory, scarce
+
+
+def _chosen_micro_batch(recipe: Recipe, context: RunContext) -> int | None:
+    """The clips of a pass by the recipe or by the resumed run: others would sum in another order."""
+    if isinstance(recipe.train.micro_batch, int):
+        return recipe.train.micro_batch
+    plan = context.run.plan() if context.resumed else None
+    if plan is None or plan["processes"] != context.accelerator.num_processes:
+        return None
+    return plan["micro_batch"]
 
 
 def _network(

@@ -118,7 +118,8 @@ def start_run(training: Training, recipe: Recipe) -> None:
         context.run.start(dump_recipe(recipe), values)
     context.accelerator.wait_for_everyone()
     training.notice(_summary(training))
-    training.resume()
+    if context.resumed:
+        training.resume()
     if main and options.tracker != "none":
         steps_done = training.steps_done if context.resumed else None
         training.tracker = make_tracker(options.tracker, context.run, steps_done=steps_done)

@@ -96,7 +96,7 @@ class Training:
         self._broken = torch.zeros((), device=device)  # 1 after an update that ends the run
 
     def resume(self) -> None:
-        """Resume from the run's newest state, if it has one. Every process reads it."""
+        """Go on from the newest state of the run, which may have none. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self.is_loaded = notes is not None or self.steps_done == 0
         self._last_step = self.run.finished or self.plan.steps

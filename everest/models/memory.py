@@ -161,6 +161,7 @@ class PassMemory:
     unit: int  # clips that stay together in a pass
     processes: int  # of the run
     bytes_of: Callable[[bool, int], int]  # of one clip, by checkpointing and the bytes of a value
+    state_bytes: int  # of the weights, their gradients and moments, and of frozen models
     bytes_per_value: int
     checkpointing: bool
     compares_clips: bool  # between views, a pass has all clips of a step
@@ -197,19 +198,18 @@ class PassMemory:
         taken = f"a pass of {counted(self.clips, 'clip')} takes about {_gib(self.bytes)} of activations"
         return f"{taken}; try {fix}"
 
-    def check_on_a_cpu(self, *, state_bytes: int, processes: int) -> str | None:
+    def check_on_a_cpu(self, *, processes: int) -> str | None:
         """A warning if the run may need more memory than is free; the system would kill it without a message.
 
         Args:
-            state_bytes: of the weights, their gradients and moments, and of frozen models.
             processes: of the run on this machine.
         """
         free = free_host_memory(with_swap=True)
-        needed = processes * (self.bytes + state_bytes)
+        needed = processes * (self.bytes + self.state_bytes)
         if needed <= free:
             return None
         each = f" in {processes} processes" if processes > 1 else ""
-        advice = self.advice(max(free // processes - state_bytes, 0))
+        advice = self.advice(max(free // processes - self.state_bytes, 0))
         text = f"{_gib(free)} of memory is free, but the run needs about {_gib(needed)}{each}: {advice}"
         if needed > SURELY_TOO_MUCH * free:
             raise EnvironmentProblem(f"too little memory: {text}")

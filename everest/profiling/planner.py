@@ -73,7 +73,7 @@ def plan_pretraining(
     cost = stage_cost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision])
     state, clip_bytes = sum(cost.model_state.values()), cost.activation_bytes_per_clip
     largest = max(0, int(gpu.gib * GIB * MEMORY_USED) - state) // clip_bytes
-    unit = stage.clips_per_video  # clips that stay together in a pass
+    unit = stage.views_per_decode  # clips that stay together in a pass
     plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=max(largest, unit))
     clips = plan.steps * plan.batch_size
     is_narrow = recipe.model.backbone_size.width < NARROW

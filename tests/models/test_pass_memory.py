@@ -38,6 +38,7 @@ def memory_of(plan: StagePlan, *, checkpointing: bool = False, compares_clips: b
         unit=plan.unit,
         processes=plan.processes,
         bytes_of=bytes_of,
+        state_bytes=8 * GIB,
         bytes_per_value=4,
         checkpointing=checkpointing,
         compares_clips=compares_clips,
@@ -107,17 +108,17 @@ def test_advice_names_no_setting_that_the_run_has():
 
 
 @pytest.mark.parametrize(
-    ("free", "processes", "state", "told"),
+    ("free", "processes", "told"),
     [
-        (40, 1, 8, None),
-        (36, 1, 8, "40.00 GiB: a pass of 32 clips takes about 32.00 GiB"),
-        (31, 1, 8, EnvironmentProblem),
-        (72, 2, 8, "80.00 GiB in 2 processes: "),
-        (63, 2, 8, EnvironmentProblem),
+        (40, 1, None),
+        (36, 1, "40.00 GiB: a pass of 32 clips takes about 32.00 GiB"),
+        (31, 1, EnvironmentProblem),
+        (72, 2, "80.00 GiB in 2 processes: "),
+        (63, 2, EnvironmentProblem),
     ],
 )
 def test_a_cpu_is_checked_with_the_weights_of_all_processes(
-    monkeypatch: pytest.MonkeyPatch, free: int, processes: int, state: int, told
+    monkeypatch: pytest.MonkeyPatch, free: int, processes: int, told
 ):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
@@ -127,9 +128,9 @@ def test_a_cpu_is_checked_with_the_weights_of_all_processes(
         with pytest.raises(
             EnvironmentProblem, match=rf"^too little memory: {free}\.00 GiB of memory is free"
         ):
-            memory.check_on_a_cpu(state_bytes=state * GIB, processes=processes)
+            memory.check_on_a_cpu(processes=processes)
         return
-    warning = memory.check_on_a_cpu(state_bytes=state * GIB, processes=processes)
+    warning = memory.check_on_a_cpu(processes=processes)
     assert warning is None if told is None else told in str(warning)
 
 

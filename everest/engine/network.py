@@ -52,22 +52,22 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def stage_optimizer(
-    model: nn.Module, stage: PretrainSettings | FinetuneSettings | TokenizerSettings
+    model: nn.Module, section: PretrainSettings | FinetuneSettings | TokenizerSettings
 ) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains; those of an encoder may have a scaled learning rate."""
-    layer_decay = 1.0 if isinstance(stage, TokenizerSettings) else stage.layer_decay
-    groups = parameter_groups(model, weight_decay=stage.weight_decay, layer_decay=layer_decay)
-    if isinstance(stage, PretrainSettings) and stage.encoder_lr_scale != 1.0:
+    layer_decay = 1.0 if isinstance(section, TokenizerSettings) else section.layer_decay
+    groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=layer_decay)
+    if isinstance(section, PretrainSettings) and section.encoder_lr_scale != 1.0:
         assert isinstance(model, VideoModel)
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
         split = [
             {**group, "params": params, "lr_scale": scale * group["lr_scale"]}
             for group in groups
-            for is_inside, scale in ((True, stage.encoder_lr_scale), (False, 1.0))
+            for is_inside, scale in ((True, section.encoder_lr_scale), (False, 1.0))
             if (params := [p for p in group["params"] if (id(p) in encoder) == is_inside])
         ]
-        return make_optimizer(split, betas=stage.betas)
-    return make_optimizer(groups, betas=stage.betas)
+        return make_optimizer(split, betas=section.betas)
+    return make_optimizer(groups, betas=section.betas)
 
 
 MODEL: Final = "model"  # the name of a run's first network

@@ -87,7 +87,7 @@ class StagePlan:
 
 
 def plan_stage(
-    stage: PretrainSettings | FinetuneSettings | TokenizerSettings,
+    section: PretrainSettings | FinetuneSettings | TokenizerSettings,
     *,
     num_videos: int,
     processes: int,
@@ -100,44 +100,48 @@ def plan_stage(
     in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one pass.
     """
     views, compares = 1, False
-    if isinstance(stage, PretrainSettings):
-        views, compares = stage.views_per_decode, stage.objective == "views"
-    pair = 2 if isinstance(stage, FinetuneSettings) and (stage.mixup or stage.cutmix) else 1
+    if isinstance(section, PretrainSettings):
+        views, compares = section.views_per_decode, section.objective == "views"
+    pair = 2 if isinstance(section, FinetuneSettings) and (section.mixup or section.cutmix) else 1
     unit = views * pair
-    share, rest = divmod(stage.batch_size, processes * unit)
+    share, rest = divmod(section.batch_size, processes * unit)
     if rest:
-        nearest = max(1, round(stage.batch_size / (processes * unit))) * processes * unit
+        nearest = max(1, round(section.batch_size / (processes * unit))) * processes * unit
         raise RecipeError(
-            f"batch_size {stage.batch_size} does not divide over {processes} processes"
+            f"batch_size {section.batch_size} does not divide over {processes} processes"
             f"{f' x {views} clips of a video' if views > 1 else ''}"
             f"{' in pairs, which mixup and cutmix need' if pair > 1 else ''}; {nearest} is the nearest "
             "that does"
         )
     largest = share if compares else min(share, max(1, largest_micro_batch // unit))
-    peak_lr = stage.lr if isinstance(stage, TokenizerSettings) else scaled_lr(stage.base_lr, stage.batch_size)
-    videos_per_step = stage.batch_size // views
-    if stage.steps is not None:
-        steps, videos_per_epoch = stage.steps, num_videos
-        warmup = steps // WARMUP_PART if stage.warmup_steps is None else stage.warmup_steps
+    peak_lr = (
+        section.lr
+        if isinstance(section, TokenizerSettings)
+        else scaled_lr(section.base_lr, section.batch_size)
+    )
+    videos_per_step = section.batch_size // views
+    if section.steps is not None:
+        steps, videos_per_epoch = section.steps, num_videos
+        warmup = steps // WARMUP_PART if section.warmup_steps is None else section.warmup_steps
         checkpoint_steps = steps_between_checkpoints(steps, num_videos, videos_per_step)
     else:
-        assert stage.epochs is not None
+        assert section.epochs is not None
         checkpoint_steps = max(1, num_videos // videos_per_step)  # an epoch
-        steps, videos_per_epoch = stage.epochs * checkpoint_steps, checkpoint_steps * videos_per_step
-        warmup = stage.warmup_epochs * checkpoint_steps
+        steps, videos_per_epoch = section.epochs * checkpoint_steps, checkpoint_steps * videos_per_step
+        warmup = section.warmup_epochs * checkpoint_steps
     return StagePlan(
         steps=steps,
         warmup_steps=warmup,
         videos_per_epoch=videos_per_epoch,
         checkpoint_steps=checkpoint_steps,
-        batch_size=stage.batch_size,
+        batch_size=section.batch_size,
         views=views,
         unit=unit,
         micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),
         processes=processes,
         peak_lr=peak_lr,
-        min_lr=scaled_lr(stage.min_lr, stage.batch_size),
-        base_lr=None if isinstance(stage, TokenizerSettings) else stage.base_lr,
+        min_lr=scaled_lr(section.min_lr, section.batch_size),
+        base_lr=None if isinstance(section, TokenizerSettings) else section.base_lr,
     )
 
 

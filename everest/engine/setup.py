@@ -50,7 +50,7 @@ CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
 
 def set_up_training(
     recipe: Recipe,
-    stage: Stage,
+    section: Stage,
     spec: ModelSpec | TokenizerSpec,
     clips: VideoClips,
     context: RunContext,
@@ -69,24 +69,24 @@ def set_up_training(
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     """
     if start is None:
-        require_start(stage)
+        require_start(section)
     if not context.resumed:
         context.notices((*clips.notices, padding_notice(clips)))
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:
         _require_same_videos(context.run, videos)
-    plan, memory = _plan(recipe, stage, spec, context, len(clips), other_bytes)
+    plan, memory = _plan(recipe, section, spec, context, len(clips), other_bytes)
     on_cpu = context.accelerator.device.type == "cpu"
     scarce = memory.check_on_a_cpu(processes=local_processes()) if on_cpu else None
-    model = _network(recipe, stage, spec, start, context, classes)
+    model = _network(recipe, section, spec, start, context, classes)
     training = Training(
         context,
         recipe,
         [model, *other_networks],
         clips,
         plan=plan,
-        weights=_header(recipe, stage, spec, start, classes),
+        weights=_header(recipe, section, spec, start, classes),
         videos=videos,
         memory_advice=memory.advice,
     )
@@ -130,7 +130,7 @@ def _require_same_videos(run: RunFolder, videos: dict[str, Any]) -> None:
 
 def _plan(
     recipe: Recipe,
-    stage: Stage,
+    section: Stage,
     spec: ModelSpec | TokenizerSpec,
     context: RunContext,
     num_videos: int,
@@ -144,10 +144,10 @@ def _plan(
     @cache
     def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
         trained = replace(spec, checkpointing=checkpointing)
-        taken = training_bytes(trained, bytes_per_value, frozen_layers=frozen_layers(stage, depth))
+        taken = training_bytes(trained, bytes_per_value, frozen_layers=frozen_layers(section, depth))
         return taken + other_bytes(bytes_per_value)
 
-    weights = count_weights(spec, stage)
+    weights = count_weights(spec, section)
     state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
     state_bytes += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
     largest = _chosen_micro_batch(recipe, context)
@@ -160,7 +160,7 @@ def _plan(
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
         largest = min(gather_object([max(1, fitting)]))
     plan = plan_stage(
-        stage, num_videos=num_videos, processes=accelerator.num_processes, largest_micro_batch=largest
+        section, num_videos=num_videos, processes=accelerator.num_processes, largest_micro_batch=largest
     )
     return plan, PassMemory(
         clips=plan.micro_batch,
@@ -186,7 +186,7 @@ def _chosen_micro_batch(recipe: Recipe, context: RunContext) -> int | None:
 
 def _network(
     recipe: Recipe,
-    stage: Stage,
+    section: Stage,
     spec: ModelSpec | TokenizerSpec,
     start: Start | None,
     context: RunContext,
@@ -202,7 +202,7 @@ def _network(
         start_model(model, spec, start, classes=classes, notify=context.notice)
         if not context.resumed:
             context.notices([start.other_rate(recipe.data.fps)])
-    choose_trained(model, stage)
+    choose_trained(model, section)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
         if recipe.train.ema is not None:
@@ -211,7 +211,7 @@ def _network(
             )
         _shard(model, accelerator)
     ema = ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None
-    return Network(module=model, optimizer=stage_optimizer(model, stage), ema=ema)
+    return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
 
 
 def _shard(model: nn.Module, accelerator: Accelerator) -> None:
@@ -231,16 +231,16 @@ def _shard(model: nn.Module, accelerator: Accelerator) -> None:
 
 def _header(
     recipe: Recipe,
-    stage: Stage,
+    section: Stage,
     spec: ModelSpec | TokenizerSpec,
     start: Start | None,
     classes: tuple[str, ...] | None,
 ) -> Weights:
     """The header of the run's weights; its `clip` states how the stage reads clips."""
     clip: dict[str, Any] | None = None
-    if not isinstance(stage, TokenizerSettings):
+    if not isinstance(section, TokenizerSettings):
         rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
-        clip = {"stride": stage.stride, "sampling": stage.sampling, **rate}
+        clip = {"stride": section.stride, "sampling": section.sampling, **rate}
     return Weights(
         kind=spec.kind,
         settings=spec.dump(),

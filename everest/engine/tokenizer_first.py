@@ -63,17 +63,17 @@ def _with_checkpoint(recipe: Recipe, path: Path) -> Recipe:
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute."""
-    stage = recipe.pretrain
+    section = recipe.pretrain
     if recipe.tokenizer is not None and recipe.tokenizer.checkpoint is not None:
         recipe = _with_checkpoint(recipe, find_weights(recipe.tokenizer.checkpoint))
-    if stage.objective == "views":
+    if section.objective == "views":
         return recipe
-    target = stage.target
+    target = section.target
     if isinstance(target, FeatureTargetSettings):
         target = replace(target, teacher=absolute_teacher(target.teacher))
     if target.cache is not None:
         target = replace(target, cache=str(Path(target.cache).resolve()))
-    return replace(recipe, pretrain=replace(stage, target=target))
+    return replace(recipe, pretrain=replace(section, target=target))
 
 
 def _train_tokenizer(

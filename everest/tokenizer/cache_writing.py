@@ -91,7 +91,7 @@ def write_tokens(
         )
         if (output / INDEX).is_file():
             saved = TokenIndex.read(output)
-            differences = differing(saved.of_tokens(), index.of_tokens())
+            differences = differing(saved.token_values(), index.token_values())
             if differences:
                 problem = f"holds other tokens: {', '.join(differences)}"
                 raise RecipeError(f"--output {output}: {problem}; {FIX}")

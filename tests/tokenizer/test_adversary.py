@@ -4,8 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
-from everest.tokenizer.discriminator import BlurredHalving, Discriminator
-from everest.tokenizer.loss import Adversary, first_step, r1_penalty
+from everest.tokenizer.loss import Adversary, BlurredHalving, Discriminator, r1_penalty
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
 
@@ -135,7 +134,3 @@ def test_all_is_float32_under_autocast(adversary: Adversary):
         cast = adversary.discriminator_losses(real, rebuilt)
         assert torch.equal(adversary.generator_loss(rebuilt), generator)
     assert all(torch.equal(*losses) for losses in zip(cast, plain, strict=True))
-
-
-def test_the_adversary_begins_after_a_fifth_of_the_steps():
-    assert {steps: first_step(steps) for steps in (1, 4, 5, 15, 1000)} == {1: 0, 4: 0, 5: 1, 15: 3, 1000: 200}

@@ -7,7 +7,7 @@ of a pre-training. The first metric of a work is the one that it is judged by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -116,6 +116,8 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
     """
     works, request = plan.works(), plan.request
     arms = [_arm_rows(arm, rows) for arm in plan.arms]
+    reference = next(arm["seeds"] for arm in arms if arm["arm"] == request.against)
+    finished_first = sorted(reference, key=lambda row: not row["finished"])
     return nonfinite_as_null(
         {
             "recipe": request.recipe.name,
@@ -123,7 +125,7 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
             "stages": list(request.stages),
             "seeds": list(request.seeds),
             "against": request.against,
-            "metric": next(_headline(arm["seeds"]) for arm in arms if arm["arm"] == request.against),
+            "metric": next((name for row in finished_first for name in row["metrics"]), None),
             "jobs": {"all": len(works), "finished": len(rows)},
             "arms": arms,
             "failures": [
@@ -133,12 +135,6 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
             ],
         }
     )
-
-
-def _headline(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The metric that judges the rows of an arm; None if no work has measured one yet."""
-    whole_first = sorted(rows, key=lambda row: not row["finished"])
-    return next((name for row in whole_first for name in row["metrics"]), None)
 
 
 def _arm_rows(arm: PlannedArm, rows: Mapping[str, WorkRow]) -> dict[str, Any]:

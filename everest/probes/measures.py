@@ -30,11 +30,6 @@ def numbered(names: Sequence[str]) -> Sources:
     return np.unique(np.array(names), return_inverse=True)[1]
 
 
-def chance(labels: Labels) -> float:
-    """The percentage of the most frequent class, which is the accuracy of always answering it."""
-    return 100 * float(np.bincount(labels).max()) / len(labels)
-
-
 def leave_one_out(features: Floats, labels: Labels, sources: Sources, num_classes: int) -> float | None:
     """The accuracy in percent of k-NN for each video, as `everest probe` votes.
 

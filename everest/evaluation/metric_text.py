@@ -25,9 +25,13 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
         chance = None if metric.chance is None else result.get(metric.chance)
         if result.get(name) is None or (metric.percent and chance == 100):
             continue
-        ends = result.get("intervals", {}).get(name) or (None, None)
+        low, high = result.get("intervals", {}).get(name) or (None, None)
+        interval = ""
+        if low is not None and high is not None:
+            start = _digits(low) if metric.percent else f"{low:.4g}"
+            interval = f"{start} to {as_text(metric, high)}"
         title = f"{head} {metric.title}" if head else metric.title
-        yield title, as_text(metric, result[name]), _range(metric, *ends), as_text(metric, chance)
+        yield title, as_text(metric, result[name]), interval, as_text(metric, chance)
 
 
 def as_text(metric: Metric, value: float | None) -> str:
@@ -35,12 +39,6 @@ def as_text(metric: Metric, value: float | None) -> str:
     if value is None:
         return ""
     return percent(value) if metric.percent else f"{value:.4g}"
-
-
-def _range(metric: Metric, low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return ""
-    return f"{_digits(low)} to {percent(high)}" if metric.percent else f"{low:.4g} to {high:.4g}"
 
 
 def views_text(result: dict[str, Any]) -> str:

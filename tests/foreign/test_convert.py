@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import RELEASED, on_meta, problem_of, saved, shapes, tiny
+from foreign import RELEASED, on_meta, problem_of, saved, tiny
 from safetensors.torch import load_file
 from tiny_models import randomized
 from torch import Tensor
@@ -74,6 +74,10 @@ def test_released_checkpoints_are_recognized_and_mapped_to_the_last_parameter(
     assert found.spec.model.backbone_size.depth == (24 if backbone == "vit-l" else 12)
     assert (found.spec.frames, found.spec.size, found.spec.model.tubelet) == (16, (224, 224), (2, 16, 16))
     assert (not found.missing and not found.unexpected) is whole
+    translation = found.facts.translation
+    taken = [part for parts in translation.take.values() for part in parts]
+    fates = [*taken, *translation.idle, *translation.unexpected, *filter(None, [translation.table])]
+    assert sorted(fates) == sorted(tensors)  # no two foreign tensors become one
     if stage == "classifier":
         assert found.spec.num_classes == 400
     if whole:
@@ -177,13 +181,6 @@ def test_stored_positions_that_are_learned_are_refused():
         convert(foreign(state), Hints(heads=3, frames=8))
 
 
-@pytest.mark.parametrize("name", ["cls_token", "pos_embed_temporal"])
-def test_a_class_token_or_learned_positions_alone_are_refused(name: str):
-    state = tiny("videomae_finetune_base") | {name: torch.zeros(1, 1, 48)}
-    with pytest.raises(CheckpointError, match=f"would compute other features without {name}; take another"):
-        convert(foreign(state), NARROW, partial=True)
-
-
 @pytest.mark.parametrize(
     ("name", "second"),
     [
@@ -258,6 +255,8 @@ PARTS_OF_AN_ENCODER = {
         "videomae.encoder.layer.N.lambda_1",
     ),
     "a norm before the mean": ("videomae_finetune_base", "norm.weight", "norm.weight"),
+    "a class token alone": ("videomae_finetune_base", "cls_token", "cls_token"),
+    "positions alone": ("videomae_finetune_base", "pos_embed_temporal", "pos_embed_temporal"),
 }
 
 
@@ -333,15 +332,6 @@ def test_a_config_of_another_program_has_no_effect(tmp_path: Path, config: str):
     after = convert(read_foreign(file), NARROW).weights
     assert (before.settings, before.clip) == (after.settings, after.clip)
     assert before.settings["frames"] == 8
-
-
-def test_no_two_foreign_tensors_become_one():
-    for name in RELEASED:
-        found = identify(foreign(on_meta(name)), Hints())
-        taken = [part for parts in found.facts.translation.take.values() for part in parts]
-        fates = [*taken, *found.facts.translation.idle, *found.facts.translation.unexpected]
-        fates += [found.facts.translation.table] if found.facts.translation.table else []
-        assert sorted(fates) == sorted(shapes(name))
 
 
 @pytest.mark.parametrize("mean_pooling", [True, False])

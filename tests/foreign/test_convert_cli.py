@@ -109,7 +109,7 @@ def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     assert "origin: a from b" in convert(out, "--inspect")[0].splitlines()
 
 
-def test_inspect_shows_the_clips_and_classes_of_a_run(tmp_path: Path):
+def test_inspect_shows_the_clips_and_classes_of_a_run_and_the_windows_of_a_tokenizer(tmp_path: Path):
     overrides = ["model.backbone=vit-tiny", "data.frames=8", "data.size=[64, 96]"]
     spec = classifier_spec(load_recipe("custom", overrides=overrides), (Head(outputs=22),))
     names = tuple(f"class {i}" for i in range(22))
@@ -122,9 +122,6 @@ def test_inspect_shows_the_clips_and_classes_of_a_run(tmp_path: Path):
     lines = convert(file, "--inspect")[0].splitlines()
     assert {"frames: 8", "stride: 3", "size: 64 x 96", "num classes: 22"} <= set(lines)
     assert f"classes: {', '.join(names[:20])}, …" in lines
-
-
-def test_inspect_shows_the_windows_of_a_tokenizer(tmp_path: Path):
     spec = tokenizer_spec(load_recipe("lvmae-128", overrides=["tokenizer.channels=8"]))
     document = json_of("convert", save_model(tmp_path / "t.safetensors", spec), "--inspect")
     assert (document["kind"], document["frames"]) == ("tokenizer", spec.window)

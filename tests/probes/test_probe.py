@@ -134,18 +134,6 @@ def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: 
             assert one_class["probability"] == pytest.approx(expected[one_class["index"]], abs=1e-5)
 
 
-def test_several_heads_are_judged_one_by_one(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
-    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{i // 2}" for i in range(4)]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label.verb,label.noun", *rows]))
-    lists = [f"--set=data.{part}={tmp_path}/list.csv" for part in ("train", "test")]
-    heads = ["--set", "data.heads={verb: 2, noun: 3}", "--set", "data.num_classes=null"]
-    command = ["-c", runs["pretrain"], *lists, *heads, "--probes", "knn,linear"]
-    result = probed(*command)
-    assert list(result["heads"]) == ["verb", "noun"]
-    assert [result["heads"][name]["chance"] for name in ("verb", "noun")] == [50, 33.3333]
-    assert "verb knn" in called("probe", *command).stdout
-
-
 def test_unreadable_videos_are_skipped_up_to_a_limit(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
     for name in "abcde":
         (tmp_path / f"{name}.mp4").write_text("no video")
@@ -180,6 +168,7 @@ def test_a_head_with_nothing_to_learn_is_named_before_videos_are_encoded(heads_r
     assert "data.train: head noun: all videos have the same label" in message
     assert "video 4/4" not in message
     assert json_of("probe -q -c", heads_run, "--probes", "knn, linear")["heads"].keys() == {"verb", "noun"}
+    assert "verb knn" in called("probe -q -c", heads_run, "--probes", "knn").stdout
 
 
 def test_neighbors_have_a_mean_label():

@@ -141,13 +141,10 @@ def test_the_chance_of_a_probe_is_that_of_its_first_metric(tmp_path: Path):
     assert read_work(work, tmp_path) is None
 
 
-def test_less_is_better_for_errors():
+def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for_errors():
     document = make_report(results(BOTH, metric="mae"))
     assert (document["percent"], document["higher_is_better"]) == (False, False)
     assert "mean absolute error: less is better" in list(notes(document))
-
-
-def test_titles_of_metrics_name_their_head_probe_and_list():
     for name, title in {
         "top1": "top-1",
         "verb.mae": "verb mean absolute error",
@@ -226,11 +223,8 @@ def test_one_seed_equal_values_and_no_common_seed_have_no_interval():
     for value in (20.0, 0.0, 0.1):
         assert spread([value] * 3).interval is None
     assert paired({0: 1.0}, {1: 1.0}) is None
-
-
-def test_equal_differences_have_neither_interval_nor_p_whatever_their_rounding():
     first = {0: 55.4, 1: 61.1345, 2: 70.2}
-    for others in (first, {seed: value + 0.1 for seed, value in first.items()}):
+    for others in (first, {seed: value + 0.1 for seed, value in first.items()}):  # whatever their rounding
         found = paired(others, first)
         assert found is not None
         assert (found.interval, found.p) == (None, None)

@@ -72,9 +72,9 @@ class Graph(nn.Module):
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
         self.outputs = (name,) if spec.kind == "pretrain" else (name, KEPT)
         self.head_widths = [head.outputs for head in heads] or [model.encoder.width]
-        of_outputs = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
-        self.register_buffer("std", torch.tensor([head.std for head in of_outputs]), persistent=False)
-        self.register_buffer("mean", torch.tensor([head.mean for head in of_outputs]), persistent=False)
+        columns = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
+        self.register_buffer("std", torch.tensor([head.std for head in columns]), persistent=False)
+        self.register_buffer("mean", torch.tensor([head.mean for head in columns]), persistent=False)
         # A float32 number has 7 digits: two programs may round the last one of the mean differently.
         self.unit = torch.maximum(self.std, self.mean.abs() / MEAN_IN_STDS)
         self.metadata: dict[str, str] = {}

@@ -126,11 +126,11 @@ def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
         "settings": weights.settings,
         "clip": weights.clip,
     }
-    before = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
-    if before is not None and before.get("file") in (init.file, str(Path(init.file).parent)):
-        origin = {**before, **origin, "step": None, "origin": None}  # of another program
+    parent = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
+    if parent is not None and parent.get("file") in (init.file, str(Path(init.file).parent)):
+        origin = {**parent, **origin, "step": None, "origin": None}  # of another program
     else:
-        origin["origin"] = before
+        origin["origin"] = parent
     return Start(init=init, origin=origin, saved=saved, weights=weights)
 
 
@@ -204,13 +204,16 @@ def start_model(
 
 
 def _parts(
-    start: Start, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
+    start: Start,
+    spec: ModelSpec,
+    saved_classes: tuple[str, ...] | None,
+    classes: tuple[str, ...] | None,
 ) -> Iterator[Part]:
     """Yield each part beside the encoder: its title, the prefixes of its tensors, and why the saved part
     does not fit (None: it fits unless its size differs).
 
     Args:
-        before, now: names of the classes of the weights and of the data.
+        saved_classes, classes: names of the classes of the weights and of the data.
     """
     saved, is_trained = start.saved, start.saved.kind == "classifier"
     if spec.kind == "classifier" and not is_trained:
@@ -221,7 +224,7 @@ def _parts(
         if saved.model.pooling != spec.model.pooling:
             pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
         yield "the pooling", ("norm.", "pool."), pooling
-        yield "the head", ("head.",), pooling or _other_classes(saved, spec, before, now)
+        yield "the head", ("head.",), pooling or _other_classes(saved, spec, saved_classes, classes)
     else:
         fresh = "requested by --decoder fresh" if start.init.decoder == "fresh" else None
         yield "the layer that predicts a camera's motion", ("camera_head.",), fresh
@@ -230,7 +233,10 @@ def _parts(
 
 
 def _other_classes(
-    saved: ModelSpec, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
+    saved: ModelSpec,
+    spec: ModelSpec,
+    saved_classes: tuple[str, ...] | None,
+    classes: tuple[str, ...] | None,
 ) -> str | None:
     heads, wanted = (
         ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.answered)
@@ -238,7 +244,7 @@ def _other_classes(
     )
     if heads != wanted:
         return f"the checkpoint predicts {heads}, the recipe {wanted}"
-    for label, (old, new) in enumerate(zip(before or (), now or (), strict=False)):
+    for label, (old, new) in enumerate(zip(saved_classes or (), classes or (), strict=False)):
         if old != new:
             return f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
     return None
@@ -265,20 +271,20 @@ def _predicted(spec: ModelSpec) -> tuple[object, ...]:
 
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
-    before, now = saved.model, spec.model
+    needed, given = saved.model, spec.model
+    sizes = [(s.width, s.depth, s.heads, s.mlp) for s in (needed.backbone_size, given.backbone_size)]
     keys = PARTS
-    old, new = ((s.width, s.depth, s.heads, s.mlp) for s in (before.backbone_size, now.backbone_size))
-    if old != new:
+    if sizes[0] != sizes[1]:
         keys = ("backbone", "width", "depth", "heads", "mlp_width", *PARTS)
-    frames, patch = now.tubelet[0], before.tubelet[1:]
-    fits = before.tubelet[0] % frames == 0 or frames % before.tubelet[0] == 0
-    if not fits or patch != now.tubelet[1:]:
-        yield f"model.tubelet={as_yaml((frames if fits else before.tubelet[0], *patch))}"
-    if before.positions != now.positions and now.positions != f"interpolated-{before.positions}":
-        yield f"model.positions={before.positions}"
+    needed_frames, frames = needed.tubelet[0], given.tubelet[0]
+    fits = needed_frames % frames == 0 or frames % needed_frames == 0
+    if not fits or needed.tubelet[1:] != given.tubelet[1:]:
+        yield f"model.tubelet={as_yaml((frames if fits else needed_frames, *needed.tubelet[1:]))}"
+    if given.positions not in (needed.positions, f"interpolated-{needed.positions}"):
+        yield f"model.positions={needed.positions}"
     for key in keys:
-        if getattr(before, key) != getattr(now, key):
-            yield f"model.{key}={as_yaml(getattr(before, key))}"
+        if getattr(needed, key) != getattr(given, key):
+            yield f"model.{key}={as_yaml(getattr(needed, key))}"
 
 
 def as_yaml(value: object) -> str:

@@ -72,10 +72,10 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, fil
 
 def _require_same_heads(evaluation: Mapping[str, Any], opened: LoadedModel, spec: ModelSpec) -> None:
     """Raise RecipeError if an evaluation is of a model with other heads or classes."""
-    own = {head.name for head in spec.answered} if opened.weights.kind == "classifier" else set()
+    names = {head.name for head in spec.answered} if opened.weights.kind == "classifier" else set()
     measured = set(evaluation.get("heads", {"": None}))
-    names = [row["name"] for row in evaluation.get("per_class", ())]
-    if own != measured or (names and opened.weights.classes and names != list(opened.weights.classes)):
+    classes = [row["name"] for row in evaluation.get("per_class", ())]
+    if names != measured or (classes and opened.weights.classes and classes != list(opened.weights.classes)):
         raise RecipeError(
             f"--evaluation: of {evaluation['checkpoint']}, a model with other heads or classes; evaluate "
             f"{opened.file}"

@@ -61,15 +61,15 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """Yield what the nearest videos have in common, of `everest probe`; "": the only head."""
     for head, result in by_head.items():
-        start, found = f"{head}: " if head else "", result.get("retrieval")
-        if found is None:
+        start, retrieval = f"{head}: " if head else "", result.get("retrieval")
+        if retrieval is None:
             continue
-        shares = {"encoder": found["precision@10"], **found["baselines"]}
+        shares = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
         known = [
             f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items() if share is not None
         ]
-        of_class = ", ".join(known) or "no video has one of its class in another group"
-        yield f"{start}same class among the 10 nearest videos of other groups: {of_class}"
+        text = ", ".join(known) or "no video has one of its class in another group"
+        yield f"{start}same class among the 10 nearest videos of other groups: {text}"
 
 
 def percent(value: float) -> str:

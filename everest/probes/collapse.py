@@ -92,10 +92,10 @@ def warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> 
     if not predicts and (mean is None or patient):
         predicts = loss <= (1 - LEAST_FALL) * first["heldout_loss"]
     if held_out >= FEWEST_HELD_OUT and not predicts:
-        of_mean = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
+        comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
         texts["held-out loss"] = (
             f"nothing is predicted yet: the held-out loss was {first['heldout_loss']:.3g} before the first "
-            f"step and is {loss:.3g}{of_mean}; try another base_lr or more steps, or check "
+            f"step and is {loss:.3g}{comparison}; try another base_lr or more steps, or check "
             "the videos and the mask"
         )
     return {kind: f"step {last['step']}: {text}" for kind, text in texts.items()}

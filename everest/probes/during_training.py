@@ -195,8 +195,10 @@ class Prober:
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]
         mean = float(np.average([part.value for part in passes], weights=counts))
-        of_mean = _loss_of_mean(targets, model.targets.loss) if isinstance(model, MaskedAutoencoder) else None
-        return {"heldout_loss": mean, "heldout_mean_loss": of_mean}
+        mean_loss = None
+        if isinstance(model, MaskedAutoencoder):
+            mean_loss = _loss_of_mean(targets, model.targets.loss)
+        return {"heldout_loss": mean, "heldout_mean_loss": mean_loss}
 
     def _of_features(self, features: Floats, places: list[int]) -> Row:
         """The measures of the readable videos; None without labels, or where a probe is impossible."""

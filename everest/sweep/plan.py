@@ -142,10 +142,11 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
             raise type(error)(f"{request.label}{arm.name}: {error}") from error
     seen: dict[frozenset[str], str] = {}
     for arm in arms:
-        other = seen.setdefault(frozenset(work.name for of in arm.works.values() for work in of), arm.name)
-        if other != arm.name:
+        jobs = frozenset(work.name for works in arm.works.values() for work in works)
+        first = seen.setdefault(jobs, arm.name)
+        if first != arm.name:
             raise RecipeError(
-                f"{request.label}the arms '{other}' and '{arm.name}' have the same jobs: none of the stages "
+                f"{request.label}the arms '{first}' and '{arm.name}' have the same jobs: none of the stages "
                 f"{', '.join(arm.stages)} depends on their difference; leave one out"
             )
     return SweepPlan(request=request, arms=tuple(arms))

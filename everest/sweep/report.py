@@ -71,13 +71,13 @@ class Paired(NamedTuple):
     p: float | None  # of the paired t-test
 
 
-def paired(values: dict[int, float], others: dict[int, float]) -> Paired | None:
+def paired(values: dict[int, float], reference: dict[int, float]) -> Paired | None:
     """Compare two arms by their values at the seeds that both have; None if there is no such seed."""
-    seeds = [seed for seed in values if seed in others]
+    seeds = [seed for seed in values if seed in reference]
     if not seeds:
         return None
-    differences = [values[seed] - others[seed] for seed in seeds]
-    largest = max(abs(value) for arm in (values, others) for value in arm.values())
+    differences = [values[seed] - reference[seed] for seed in seeds]
+    largest = max(abs(value) for arm in (values, reference) for value in arm.values())
     mean, std, interval = spread(differences, scale=largest)
     p = None
     if std is not None and interval is not None:

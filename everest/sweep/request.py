@@ -76,8 +76,8 @@ def read_request(
             raise RecipeError(f"{file.label}: recipe: {error}") from error
         if is_sweep(recipe):
             raise RecipeError(f"{file.label}: recipe: {recipe.label} is a sweep file; give a recipe")
-    of_file = written.get("arms", {recipe.name: {}})
-    arms = arms_of(over) if over else _read_arms(of_file, f"{file.label}: arms")
+    given_arms = written.get("arms", {recipe.name: {}})
+    arms = arms_of(over) if over else _read_arms(given_arms, f"{file.label}: arms")
     if len(arms) > MOST_ARMS:
         raise RecipeError(f"more than {MOST_ARMS} arms")
     if over:

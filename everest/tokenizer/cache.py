@@ -197,8 +197,8 @@ class TokenCache:
         self.folder = Path(stage.target.cache or "")
         self.index = TokenIndex.read(self.folder, of="teacher" if stage.teacher else "tokenizer")
         grid = clip_grid(recipe)
-        now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
-        differences = differing(self.index.clip_values(), now)
+        requested = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
+        differences = differing(self.index.clip_values(), requested)
         if differences:
             raise CheckpointError(
                 f"{self.folder}: has the tokens of other clips: {first_names(differences, SHOWN)}; set these "

@@ -124,7 +124,7 @@ def figures_of(clips: dict[str, Tensor], *, slices: int, quantizer: FSQ) -> dict
     kept, change = clips["kept"], clips["change"]  # (n, N) each
     rankings = {"scorer": clips["scores"], "untrained": clips["untrained"], "frame_difference": change}
     kept_by_change = highest(change, kept.float().mean().item())
-    of_slices = kept.unflatten(1, (slices, -1)).sum(dim=(0, 2))  # (slices,)
+    counts = kept.unflatten(1, (slices, -1)).sum(dim=(0, 2))  # (slices,)
 
     def ratio(scores: Tensor) -> float:
         """The mean change of the highest tokens over that of all; at random 1."""
@@ -141,7 +141,7 @@ def figures_of(clips: dict[str, Tensor], *, slices: int, quantizer: FSQ) -> dict
             for name, scores in rankings.items()
         },
         "overlap": {"scorer": mean_overlap(kept), "frame_difference": mean_overlap(kept_by_change)},
-        "slice_shares": (of_slices / of_slices.sum()).tolist(),
+        "slice_shares": (counts / counts.sum()).tolist(),
         "codebook": codebook_use(clips["codes"].flatten(), quantizer),
     }
 

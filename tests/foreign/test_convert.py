@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import RELEASED, on_meta, problem_of, saved, tiny
+from foreign import RELEASED, on_meta, problem_of, saved, tiny, videomae_config
 from safetensors.torch import load_file
 from tiny_models import randomized
 from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
+from everest.config.sizes import BackboneSize
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.convert import Converted, convert, identify
 from everest.foreign.facts import Hints
@@ -340,12 +341,9 @@ def test_a_config_of_another_program_has_no_effect(tmp_path: Path, config: str):
 def test_a_checkpoint_of_transformers_gives_the_same_numbers(stage, mean_pooling, biased, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.VideoMAEConfig(
-        **{"image_size": 32, "patch_size": 8, "num_frames": 4, "num_labels": 5},
-        **{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 192},
-        **{"decoder_hidden_size": 24, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 3},
-        **{"decoder_intermediate_size": 96, "use_mean_pooling": mean_pooling, "qv_bias": biased},
-    )
+    size = BackboneSize(width=48, depth=2, heads=3, decoder_width=24, decoder_heads=3)
+    shape = {"image_size": 32, "patch_size": 8, "num_frames": 4, "decoder_num_hidden_layers": 2}
+    config = videomae_config(size, **shape, num_labels=5, use_mean_pooling=mean_pooling, qv_bias=biased)
     foreign_model = getattr(transformers, f"VideoMAE{stage}")(config).eval()
     randomized(foreign_model, 0.1)
     foreign_model.save_pretrained(tmp_path)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign import NARROW, saved, tiny
+from hub_cache import CONFIG, transformers_folder
 from safetensors.torch import save_file
 from small_runs import called, json_of, refused, run, small_recipe
 from tiny_models import save_model
@@ -19,7 +20,6 @@ from everest.system.weights import read_weights
 from everest.tokenizer.spec import tokenizer_spec
 
 HEADS = ["--heads", "3,3"]
-CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
 
 
 @pytest.fixture
@@ -31,10 +31,7 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """As transformers saves a classifier."""
-    path = tmp_path / "videomae-tiny"
-    path.mkdir()
-    save_file(tiny("hf_videomae_classification_base"), path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(CONFIG))
+    path = transformers_folder(tmp_path / "videomae-tiny")
     (path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# VideoMAE\n")
     return path
 

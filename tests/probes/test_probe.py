@@ -43,6 +43,12 @@ def test_neighbors_vote_by_their_cosine():
         for place in np.argsort(-cosine)[:NEIGHBORS]:
             votes[labels[place]] += np.exp(cosine[place] / TEMPERATURE)
         np.testing.assert_allclose(row, votes / votes.sum(), rtol=1e-4)
+    classes = Head(task="multi-label", outputs=4)  # the output of several classes and of a number is a mean
+    np.testing.assert_allclose(
+        nearest_neighbors(features, np.eye(4)[labels], test, classes), found, rtol=1e-5, atol=1e-7
+    )
+    numbers = nearest_neighbors(features, labels.astype(np.float64), test, NUMBER)
+    np.testing.assert_allclose(numbers[:, 0], found @ [0, 1, 2, 3], rtol=1e-5)
     few = np.eye(3, dtype=np.float32)  # fewer than the neighbors all vote
     found = nearest_neighbors(few, np.array([0, 1, 1]), few[:1], Head(outputs=2))
     assert found[0, 0] > 0.999
@@ -169,18 +175,6 @@ def test_a_head_with_nothing_to_learn_is_named_before_videos_are_encoded(heads_r
     assert "video 4/4" not in message
     assert json_of("probe -q -c", heads_run, "--probes", "knn, linear")["heads"].keys() == {"verb", "noun"}
     assert "verb knn" in called("probe -q -c", heads_run, "--probes", "knn").stdout
-
-
-def test_neighbors_have_a_mean_label():
-    rng = np.random.default_rng(0)
-    features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
-    classes = rng.integers(0, 3, size=60)
-    votes = nearest_neighbors(features, classes, test, Head(outputs=3))
-    several = Head(task="multi-label", outputs=3)
-    means = nearest_neighbors(features, np.eye(3)[classes], test, several)
-    np.testing.assert_allclose(means, votes, rtol=1e-5)
-    numbers = nearest_neighbors(features, classes.astype(np.float64), test, NUMBER)
-    np.testing.assert_allclose(numbers[:, 0], votes @ [0, 1, 2], rtol=1e-5)
 
 
 def test_a_linear_probe_finds_each_of_several_classes():

@@ -181,7 +181,8 @@ def start_model(
         )
     if spec.kind == "classifier" and saved.kind != "classifier":
         tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
-    for title, prefixes, problem in _parts(start, spec, weights.classes, classes):
+    class_names = list(zip(weights.classes or (), classes or (), strict=False))
+    for title, prefixes, problem in _parts(start, spec, class_names):
         new, old = (
             {name: x.shape for name, x in part.items() if name.startswith(prefixes)}
             for part in (initial, tensors)
@@ -203,17 +204,12 @@ def start_model(
     load_tensors(model, initial | given, source=source)
 
 
-def _parts(
-    start: Start,
-    spec: ModelSpec,
-    saved_classes: tuple[str, ...] | None,
-    classes: tuple[str, ...] | None,
-) -> Iterator[Part]:
+def _parts(start: Start, spec: ModelSpec, class_names: list[tuple[str, str]]) -> Iterator[Part]:
     """Yield each part beside the encoder: its title, the prefixes of its tensors, and why the saved part
     does not fit (None: it fits unless its size differs).
 
     Args:
-        saved_classes, classes: names of the classes of the weights and of the data.
+        class_names: of each label, in the weights and in the data; empty if one of them has none.
     """
     saved, is_trained = start.saved, start.saved.kind == "classifier"
     if spec.kind == "classifier" and not is_trained:
@@ -224,7 +220,7 @@ def _parts(
         if saved.model.pooling != spec.model.pooling:
             pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
         yield "the pooling", ("norm.", "pool."), pooling
-        yield "the head", ("head.",), pooling or _other_classes(saved, spec, saved_classes, classes)
+        yield "the head", ("head.",), pooling or _other_classes(saved, spec, class_names)
     else:
         fresh = "requested by --decoder fresh" if start.init.decoder == "fresh" else None
         yield "the layer that predicts a camera's motion", ("camera_head.",), fresh
@@ -232,19 +228,14 @@ def _parts(
         yield "the decoder", DECODER, fresh or _other_decoder(saved, spec)
 
 
-def _other_classes(
-    saved: ModelSpec,
-    spec: ModelSpec,
-    saved_classes: tuple[str, ...] | None,
-    classes: tuple[str, ...] | None,
-) -> str | None:
+def _other_classes(saved: ModelSpec, spec: ModelSpec, class_names: list[tuple[str, str]]) -> str | None:
     heads, wanted = (
         ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.answered)
         for model in (saved, spec)
     )
     if heads != wanted:
         return f"the checkpoint predicts {heads}, the recipe {wanted}"
-    for label, (old, new) in enumerate(zip(saved_classes or (), classes or (), strict=False)):
+    for label, (old, new) in enumerate(class_names):
         if old != new:
             return f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
     return None

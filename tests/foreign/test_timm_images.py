@@ -18,13 +18,27 @@ from everest.checkpoints.load import build_model
 from everest.checkpoints.start import Start, differing_settings, start_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.timm_images import image_weights, open_image_weights, require_plain
-from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.run_folder import Init
+from everest.system.weights import Weights
+
+
+def started(weights: Weights, recipe: Recipe, stage: str = "pretrain") -> tuple[Any, list[str]]:
+    """The new model of a stage that starts from the weights, and the notices."""
+    saved, notices = ModelSpec.from_settings(weights.settings, source=Path("small")), []
+    start = Start(init=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights)
+    is_pretrain = stage == "pretrain"
+    spec = (
+        pretrain_spec(recipe, tokenizer=None) if is_pretrain else classifier_spec(recipe, (Head(outputs=3),))
+    )
+    spec = start.adapted(spec)
+    model = spec.build()
+    start_model(model, spec, start, notify=notices.append)
+    return model, notices
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
@@ -32,34 +46,18 @@ from everest.system.run_folder import Init
 @torch.inference_mode()
 def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: int):
     model = image_model()
-    weights, notices = weights_of(model), []
     sizes = ["data.size=32", "data.frames=8", f"model.tubelet=[{frames},8,8]", "model.class_token=true"]
     width = ["model.width=48", "model.depth=2", "model.heads=3", "model.positions=learned-separable"]
-    recipe = load_recipe("demo", overrides=[*sizes, *width])
-    init = Init(name="timm:small", file="timm:small")
-    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
-    start = Start(init=init, origin={}, saved=saved, weights=weights)
-    if stage == "pretrain":
-        spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
-        started = spec.build()
-        assert isinstance(started, MaskedAutoencoder)
-        start_model(started, spec, start, notify=notices.append)
-        assert "the decoder starts fresh: encoder weights have none" in notices
-    else:
-        spec = start.adapted(classifier_spec(recipe, (Head(outputs=3),)))
-        started = spec.build()
-        assert isinstance(started, VideoClassifier)
-        start_model(started, spec, start, notify=notices.append)
+    new, notices = started(weights_of(model), load_recipe("demo", overrides=[*sizes, *width]), stage)
+    assert ("the decoder starts fresh: encoder weights have none" in notices) == (stage == "pretrain")
     clip = images()[:, :, None].expand(-1, -1, 8, -1, -1)  # (B, 3, T, H, W)
     slices, places = 8 // frames, 16
-    encoder = started.encoder
+    encoder = new.encoder
     ids = torch.arange(slices * places).expand(2, -1)
     tokens = encoder.embed(clip, ids) - encoder.position(ids)
     expected = model.patch_embed(as_timm(images()))  # (B, 16, D)
     assert (tokens - expected.repeat(1, slices, 1)).abs().max() < 1e-5
-    own = model.pos_embed[:, 1:] if model.pos_embed is not None else None
-    assert own is not None
-    assert torch.equal(encoder.position(ids[:1, :places]), own)  # the first slice of places
+    assert torch.equal(encoder.position(ids[:1, :places]), model.pos_embed[:, 1:])  # of the first slice
 
 
 @pytest.mark.parametrize("options", [DINOV3, EVA02, PE], ids=["DINOv3", "EVA-02", "PE"])
@@ -70,14 +68,9 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
     saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
     settings = ["data.size=32", "data.frames=2", "model.tubelet=[2,8,8]"]
     named = differing_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
-    recipe = load_recipe("demo", overrides=[*settings, *named])
-    start = Start(init=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights)
-    spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
-    started = spec.build()
-    assert isinstance(started, MaskedAutoencoder)
-    start_model(started, spec, start, notify=lambda text: None)
+    new, _ = started(weights, load_recipe("demo", overrides=[*settings, *named]))
     ids = torch.arange(16).expand(2, -1)
-    tokens = started.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
+    tokens = new.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
     expected = model.forward_features(as_timm(images()))[:, model.num_prefix_tokens :]
     norm = model.fc_norm if isinstance(model.norm, nn.Identity) else nn.Identity()
     assert (tokens - norm(expected)).abs().max() < 1e-5

@@ -177,7 +177,13 @@ def open_classifier(
         model = open_exported(file)
         spec, names, change = model.spec, model.class_names, "export it again to change it"
         _check_recipe(recipe, spec, source=file)
-        _check_clips(recipe, spec, source=file)
+        data, (height, width) = recipe.data, spec.size
+        if (data.frames, data.frame_size) != (spec.frames, spec.size):
+            clips = " x ".join(map(str, (data.frames, *data.frame_size)))
+            raise CheckpointError(
+                f"{file}: takes clips of {spec.frames} x {height} x {width}, recipe {recipe.name} has "
+                f"{clips}; add --set data.frames={spec.frames} --set data.size=[{height},{width}]"
+            )
         stride = recipe.finetune.stride
         if model.knows_stride and stride != model.clip.stride:
             text = f"the clips have a stride of {stride}, {file} was exported for {model.clip.stride}"
@@ -227,17 +233,6 @@ def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
             if key == "data.heads":
                 saved, wanted = dict(saved), dict(wanted)
             raise CheckpointError(f"{source}: trained with {key} {saved}, the recipe has {wanted}")
-
-
-def _check_clips(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
-    """Raise CheckpointError if a recipe has other clips than an exported file, which takes no others."""
-    data, (height, width) = recipe.data, spec.size
-    if (data.frames, data.frame_size) != (spec.frames, spec.size):
-        clips = " x ".join(map(str, (data.frames, *data.frame_size)))
-        raise CheckpointError(
-            f"{source}: takes clips of {spec.frames} x {height} x {width}, recipe {recipe.name} has {clips}; "
-            f"add --set data.frames={spec.frames} --set data.size=[{height},{width}]"
-        )
 
 
 def _settings(selection: Strategy) -> str:

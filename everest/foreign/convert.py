@@ -94,7 +94,9 @@ def identify(foreign: Foreign, hints: Hints) -> Identity:
 
 def _program(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
     """Return the program among those with the same names, and its position table."""
-    programs = ALIASES if name == "videomae" else {name: FAMILIES[name].positions}
+    programs: dict[str, Positions] = {name: FAMILIES[name].positions}
+    if name == "videomae":
+        programs = ALIASES
     program = hints.family
     if program is None:
         is_everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))

@@ -20,7 +20,7 @@ from everest.errors import RecipeError, unknown_name
 from everest.figures.curves import LONGEST_NAME
 from everest.figures.drawing import COLORS, plain, png_figure, shorten
 from everest.metrics.names import METRICS, metric_of, value_text
-from everest.sweep.results import metric_title
+from everest.sweep.results import metric_title, split_metric
 
 LEVEL: Final = 0.95
 ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
@@ -131,13 +131,12 @@ def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, f
     measured = [row for row in arm["seeds"] if row["seed"] in values]
     mean = spread(list(values.values()))._asdict() if values else dict.fromkeys(Spread._fields)
     difference = None if reference is None else paired(values, reference)
-    kind = metric_of(metric)
-    known = next((key for key in METRICS if METRICS[key] is kind), "")
+    place, kind = split_metric(metric)
 
     def level(name: str | None) -> float | None:
         """The value that needs no learning, measured next to the metric: HEAD.top1, HEAD.majority_top1."""
-        place = f"{metric.removesuffix(known)}{name}"
-        return _mean([value for row in measured if (value := row["metrics"].get(place)) is not None])
+        levels = [row["metrics"].get(f"{place}{name}") for row in measured]
+        return _mean([value for value in levels if value is not None])
 
     return {
         "arm": arm["arm"],

@@ -18,7 +18,7 @@ from everest.config.best import BACKGROUND, OVER_BACKGROUND
 from everest.engine.health import Validations
 from everest.engine.listing import metric_of_run, read_run, summarize
 from everest.errors import RecipeError
-from everest.metrics.names import CHANCES, METRICS, metric_of
+from everest.metrics.names import CHANCES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import RUNS, PlannedArm, SweepPlan, Work
@@ -99,11 +99,17 @@ def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics
     return {name: best[name] for name in names if name.startswith(VALIDATION)}
 
 
-def metric_title(name: str) -> str:
-    """A name as tables and figures show it: `top-1`, `verb top-1`, `probe linear top-1`."""
+def split_metric(name: str) -> tuple[str, Metric | None]:
+    """What a name has before its metric, such as `HEAD.` or `probe.linear.`, and the metric."""
     metric = metric_of(name)
     known = next((key for key in METRICS if METRICS[key] is metric), "")
-    place = name.removesuffix(known).replace(".", " ").replace("_", " ").strip()
+    return name.removesuffix(known), metric
+
+
+def metric_title(name: str) -> str:
+    """A name as tables and figures show it: `top-1`, `verb top-1`, `probe linear top-1`."""
+    place, metric = split_metric(name)
+    place = place.replace(".", " ").replace("_", " ").strip()
     return f"{place} {metric.title}".strip() if metric is not None else place
 
 

@@ -155,14 +155,7 @@ def start_model(
     if weights is None:
         return
     assert isinstance(spec, ModelSpec)
-    if saved.pixels != spec.pixels:
-        text = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
-        if saved.channels != spec.channels:
-            raise CheckpointError(text)
-        notify(text)
-    changes = " --set ".join(differing_settings(saved, spec))
-    if changes:
-        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
+    _require_same_encoder(saved, spec, source=source, notify=notify)
     initial, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
     # The last norm of the encoder may be in the weights alone or in the model alone.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
@@ -202,6 +195,18 @@ def start_model(
         if new:
             notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
     load_tensors(model, initial | given, source=source)
+
+
+def _require_same_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify) -> None:
+    """Raise CheckpointError if the recipe has another encoder; another normalization is a notice."""
+    if saved.pixels != spec.pixels:
+        text = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
+        if saved.channels != spec.channels:
+            raise CheckpointError(text)
+        notify(text)
+    changes = " --set ".join(differing_settings(saved, spec))
+    if changes:
+        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
 
 
 def _parts(start: Start, spec: ModelSpec, class_names: list[tuple[str, str]]) -> Iterator[Part]:

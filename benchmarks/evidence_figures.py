@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from everest.figures.drawing import COLORS
-from everest.sweep.figure import draw_report
-from everest.sweep.report import make_report
+from everest.sweep.report import draw_report, make_report
 from everest.system.files import atomic_file
 
 ARMS: Final = ("methods", "keep-ratios")  # the parts whose arms are drawn

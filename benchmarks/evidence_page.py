@@ -36,7 +36,7 @@ from view_tables import (
     pairs_table,
 )
 
-from everest.sweep.report import make_report, table_columns, table_rows
+from everest.sweep.report import make_report, table
 from everest.sweep.results import PROBE
 from everest_demo.events import event_set
 
@@ -151,10 +151,9 @@ def part_table(document: dict[str, Any]) -> str:
 
 
 def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
-    columns = list(table_columns(report))
+    columns, *rows = table(report)
     places = [number for number, name in enumerate(columns) if not name.startswith(("p", *without))]
-    rows = [[row[place] for place in places] for row in table_rows(report)]
-    return markdown([columns[place] for place in places], rows)
+    return markdown([columns[place] for place in places], [[row[place] for place in places] for row in rows])
 
 
 def composites_table(rows: list[dict[str, Any]]) -> str:

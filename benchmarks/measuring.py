@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.sweep.statistics import Paired
+from everest.sweep.report import Paired
 from everest.video.reader import read_frames
 
 HERE = Path(__file__).resolve().parent

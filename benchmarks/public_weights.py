@@ -24,7 +24,7 @@ from everest.config.recipe_files import find_recipe
 from everest.inference.model import OpenedModel
 from everest.models.classifier import VideoClassifier
 from everest.probes.probe import probe
-from everest.sweep.statistics import paired, spread
+from everest.sweep.report import paired, spread
 from everest.system.events import silent
 from everest.system.files import write_text
 from everest.system.text import json_text, read_json

@@ -16,7 +16,7 @@ from typing import Final
 
 from measuring import HERE, difference_text, everest, markdown
 
-from everest.sweep.statistics import paired, spread
+from everest.sweep.report import paired, spread
 
 ARMS: Final = {"sc": "from scratch", "ft": "from pre-training"}
 LISTS: Final = ("val", "test")

@@ -8,7 +8,7 @@ from typing import Any, Final
 from held_out_clips import LETTERS, SETS
 from measuring import difference_text, markdown
 
-from everest.sweep.statistics import paired, spread
+from everest.sweep.report import paired, spread
 
 RANDOM, DIFFERENCES = "random encoder", "difference image"
 BASELINES: Final = (RANDOM, DIFFERENCES)

@@ -27,7 +27,13 @@ from everest.system.files import write_text
 from everest.system.run_folder import REPORT_IMAGE
 from everest.system.text import json_text, nonfinite_as_null, read_json
 from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips, tokenizer_clips
-from everest.tokenizer.loss import BETAS, TokenizerLosses, TokenizerObjective, first_step, tokenizer_objective
+from everest.tokenizer.loss import (
+    ADVERSARY_START,
+    BETAS,
+    TokenizerLosses,
+    TokenizerObjective,
+    tokenizer_objective,
+)
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
 from everest.tokenizer.scorer import TokenScorer
@@ -62,7 +68,7 @@ class TokenizerStage:
         """
         training, adversary = self.training, self.objective.adversary
         validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
-        adversary_start = first_step(training.plan.steps)
+        adversary_start = int(ADVERSARY_START * training.plan.steps)
         training.model.train()
         if _is_due(training) and training.steps_done not in validated:
             _validate(self)  # the run was stopped between save and validation

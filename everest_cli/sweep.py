@@ -134,24 +134,22 @@ def report(
 
     Example: everest sweep report runs/steps
     """
-    from everest.sweep.report import make_report
+    from everest.sweep.report import FIGURE, draw_report, make_report
     from everest.sweep.results import read_results
 
     document = make_report(read_results(folder), metric=metric, against=against)
-
-    from everest.sweep.figure import FIGURE, draw_report
-
     draw_report(folder / FIGURE, document)
     document["figure"] = str(folder / FIGURE)
     print_json(document) if as_json else _print_report(document)
 
 
 def _print_report(document: dict[str, Any]) -> None:
-    from everest.sweep.report import notes, table_columns, table_rows
+    from everest.sweep.report import notes, table
 
     if document["summary"]:
         typer.echo(document["summary"])
-    print_table(table_columns(document), table_rows(document))
+    columns, *rows = table(document)
+    print_table(columns, rows)
     for line in notes(document):
         typer.echo(line)
     for failure in document["failures"]:

@@ -40,25 +40,25 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
     stage, tokenizer, teacher = recipe.pretrain, None, None
     if stage.needs_tokenizer:
         named = tokenizer_settings(recipe).checkpoint
-        tokenizer = _network_use(recipe, "tokenizer", named, tokenizer_use)
+        tokenizer = _network_use(recipe, "tokenizer", named, lambda: tokenizer_use(recipe))
     if stage.teacher is not None:
-        teacher = _network_use(recipe, "teacher", stage.teacher, teacher_use)
+        teacher = _network_use(recipe, "teacher", stage.teacher, lambda: _read_teacher(recipe)[0])
     return pretrain_spec(recipe, tokenizer=tokenizer, teacher=teacher)
 
 
 def _network_use(
-    recipe: Recipe, of: Literal["tokenizer", "teacher"], named: str | None, identify: Callable[[Recipe], Use]
+    recipe: Recipe, of: Literal["tokenizer", "teacher"], named: str | None, identify: Callable[[], Use]
 ) -> Use:
     """The network that made the cache of a recipe; without a cache the one that the recipe names."""
     from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
 
     cache = recipe.pretrain.cache
     if cache is None:
-        return identify(recipe)
+        return identify()
     made: Use = getattr(TokenIndex.read(Path(cache), of=of), of)
     if named is None or (isinstance(made, TeacherUse) and named == made.name):
         return made
-    use = identify(recipe)
+    use = identify()
     if use.sha256 != made.sha256:
         maker = made.name if isinstance(made, TeacherUse) else made.path
         raise CheckpointError(
@@ -106,20 +106,15 @@ class FrozenEncoder(nn.Module):
 
 
 def open_teacher(recipe: Recipe) -> FrozenEncoder:
-    """Open the teacher of a recipe, on the CPU; the errors are those of `teacher_use`."""
-    use, spec, weights = _read(recipe)
+    """Open the teacher of a recipe, on the CPU."""
+    use, spec, weights = _read_teacher(recipe)
     with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the teacher
         encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)
     return FrozenEncoder(use, encoder, recipe.data.pixels)
 
 
-def teacher_use(recipe: Recipe) -> TeacherUse:
-    """Identify the teacher of a recipe."""
-    return _read(recipe)[0]
-
-
-def _read(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
+def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
     """The teacher of a recipe, its spec, and the weights of its encoder alone."""
     name = recipe.pretrain.teacher
     assert name is not None

@@ -72,9 +72,9 @@ class Graph(nn.Module):
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
         self.outputs = (name,) if spec.kind == "pretrain" else (name, KEPT)
         self.head_widths = [head.outputs for head in heads] or [model.encoder.width]
-        of_outputs = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
-        self.register_buffer("std", torch.tensor([head.std for head in of_outputs]), persistent=False)
-        self.register_buffer("mean", torch.tensor([head.mean for head in of_outputs]), persistent=False)
+        columns = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
+        self.register_buffer("std", torch.tensor([head.std for head in columns]), persistent=False)
+        self.register_buffer("mean", torch.tensor([head.mean for head in columns]), persistent=False)
         # A float32 number has 7 digits: two programs may round the last one of the mean differently.
         self.unit = torch.maximum(self.std, self.mean.abs() / MEAN_IN_STDS)
         self.metadata: dict[str, str] = {}
@@ -121,8 +121,15 @@ def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
     yield "precision", graph.precision
     yield "settings", spec.dump()
     yield "classes", weights.classes
-    heads = graph.model.heads if isinstance(graph.model, VideoClassifier) else ()
-    yield "heads", [_head(head) for head in heads] or None
+    heads = []  # what they predict, the mean and std of numbers, and what was chosen on data.val
+    for head in graph.model.heads if isinstance(graph.model, VideoClassifier) else ():
+        facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
+        if head.task == "regression":
+            facts |= {"mean": head.mean, "std": head.std}
+        elif head.task == MULTI_LABEL:
+            facts["thresholds"] = list(head.thresholds)
+        heads.append(facts)
+    yield "heads", heads or None
     yield "mean", spec.pixels.mean
     yield "std", spec.pixels.std
     chosen = {key: getattr(clip, key, None) for key in ("stride", "sampling", "fps")}  # null: not stated
@@ -130,14 +137,6 @@ def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
     layout = f"batch, {'RGB' if spec.channels == 3 else 'luma'}, frames, height, width"
     values = "(pixel / 255 - mean) / std"
     yield "input", {"name": INPUT, "dtype": "float32", "layout": layout, "values": values}
-
-
-def _head(head: Head) -> dict[str, Any]:
-    """What a head predicts, the mean and std of numbers, and what was chosen on data.val."""
-    facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
-    if head.task == "regression":
-        return {**facts, "mean": head.mean, "std": head.std}
-    return {**facts, "thresholds": list(head.thresholds)} if head.task == MULTI_LABEL else facts
 
 
 def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:

@@ -184,10 +184,12 @@ def fitted(
     if saved.model.positions == "learned-separable" and saved.grid != spec.grid:
         notify(f"learned positions are interpolated from clips of {clip_shape(saved)} to {clip_shape(spec)}")
         tensors = interpolated(tensors, saved.grid, spec.grid)
-    before, now = saved.model.tubelet[0], spec.model.tubelet[0]
-    if before != now:
-        notify(f"tubelets of {before} frames become tubelets of {now}: the same tokens on still clips")
-        tensors = with_tubelet_frames(tensors, now)
+    saved_frames, frames = saved.model.tubelet[0], spec.model.tubelet[0]
+    if saved_frames != frames:
+        notify(
+            f"tubelets of {saved_frames} frames become tubelets of {frames}: the same tokens on still clips"
+        )
+        tensors = with_tubelet_frames(tensors, frames)
     return tensors
 
 

@@ -126,11 +126,11 @@ def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
         "settings": weights.settings,
         "clip": weights.clip,
     }
-    before = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
-    if before is not None and before.get("file") in (init.file, str(Path(init.file).parent)):
-        origin = {**before, **origin, "step": None, "origin": None}  # of another program
+    parent = weights.origin and {key: value for key, value in weights.origin.items() if key != "settings"}
+    if parent is not None and parent.get("file") in (init.file, str(Path(init.file).parent)):
+        origin = {**parent, **origin, "step": None, "origin": None}  # of another program
     else:
-        origin["origin"] = before
+        origin["origin"] = parent
     return Start(init=init, origin=origin, saved=saved, weights=weights)
 
 
@@ -155,14 +155,7 @@ def start_model(
     if weights is None:
         return
     assert isinstance(spec, ModelSpec)
-    if saved.pixels != spec.pixels:
-        text = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
-        if saved.channels != spec.channels:
-            raise CheckpointError(text)
-        notify(text)
-    changes = " --set ".join(differing_settings(saved, spec))
-    if changes:
-        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
+    _require_same_encoder(saved, spec, source=source, notify=notify)
     initial, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
     # The last norm of the encoder may be in the weights alone or in the model alone.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
@@ -181,7 +174,8 @@ def start_model(
         )
     if spec.kind == "classifier" and saved.kind != "classifier":
         tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
-    for title, prefixes, problem in _parts(start, spec, weights.classes, classes):
+    class_names = list(zip(weights.classes or (), classes or (), strict=False))
+    for title, prefixes, problem in _parts(start, spec, class_names):
         new, old = (
             {name: x.shape for name, x in part.items() if name.startswith(prefixes)}
             for part in (initial, tensors)
@@ -203,14 +197,24 @@ def start_model(
     load_tensors(model, initial | given, source=source)
 
 
-def _parts(
-    start: Start, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
-) -> Iterator[Part]:
+def _require_same_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify) -> None:
+    """Raise CheckpointError if the recipe has another encoder; another normalization is a notice."""
+    if saved.pixels != spec.pixels:
+        text = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
+        if saved.channels != spec.channels:
+            raise CheckpointError(text)
+        notify(text)
+    changes = " --set ".join(differing_settings(saved, spec))
+    if changes:
+        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
+
+
+def _parts(start: Start, spec: ModelSpec, class_names: list[tuple[str, str]]) -> Iterator[Part]:
     """Yield each part beside the encoder: its title, the prefixes of its tensors, and why the saved part
     does not fit (None: it fits unless its size differs).
 
     Args:
-        before, now: names of the classes of the weights and of the data.
+        class_names: of each label, in the weights and in the data; empty if one of them has none.
     """
     saved, is_trained = start.saved, start.saved.kind == "classifier"
     if spec.kind == "classifier" and not is_trained:
@@ -221,7 +225,7 @@ def _parts(
         if saved.model.pooling != spec.model.pooling:
             pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
         yield "the pooling", ("norm.", "pool."), pooling
-        yield "the head", ("head.",), pooling or _other_classes(saved, spec, before, now)
+        yield "the head", ("head.",), pooling or _other_classes(saved, spec, class_names)
     else:
         fresh = "requested by --decoder fresh" if start.init.decoder == "fresh" else None
         yield "the layer that predicts a camera's motion", ("camera_head.",), fresh
@@ -229,16 +233,14 @@ def _parts(
         yield "the decoder", DECODER, fresh or _other_decoder(saved, spec)
 
 
-def _other_classes(
-    saved: ModelSpec, spec: ModelSpec, before: tuple[str, ...] | None, now: tuple[str, ...] | None
-) -> str | None:
+def _other_classes(saved: ModelSpec, spec: ModelSpec, class_names: list[tuple[str, str]]) -> str | None:
     heads, wanted = (
         ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.answered)
         for model in (saved, spec)
     )
     if heads != wanted:
         return f"the checkpoint predicts {heads}, the recipe {wanted}"
-    for label, (old, new) in enumerate(zip(before or (), now or (), strict=False)):
+    for label, (old, new) in enumerate(class_names):
         if old != new:
             return f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
     return None
@@ -265,20 +267,20 @@ def _predicted(spec: ModelSpec) -> tuple[object, ...]:
 
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:
     """Yield the settings that a recipe needs for the encoder `saved`, as --set takes them."""
-    before, now = saved.model, spec.model
+    needed, given = saved.model, spec.model
+    sizes = [(s.width, s.depth, s.heads, s.mlp) for s in (needed.backbone_size, given.backbone_size)]
     keys = PARTS
-    old, new = ((s.width, s.depth, s.heads, s.mlp) for s in (before.backbone_size, now.backbone_size))
-    if old != new:
+    if sizes[0] != sizes[1]:
         keys = ("backbone", "width", "depth", "heads", "mlp_width", *PARTS)
-    frames, patch = now.tubelet[0], before.tubelet[1:]
-    fits = before.tubelet[0] % frames == 0 or frames % before.tubelet[0] == 0
-    if not fits or patch != now.tubelet[1:]:
-        yield f"model.tubelet={as_yaml((frames if fits else before.tubelet[0], *patch))}"
-    if before.positions != now.positions and now.positions != f"interpolated-{before.positions}":
-        yield f"model.positions={before.positions}"
+    needed_frames, frames = needed.tubelet[0], given.tubelet[0]
+    fits = needed_frames % frames == 0 or frames % needed_frames == 0
+    if not fits or needed.tubelet[1:] != given.tubelet[1:]:
+        yield f"model.tubelet={as_yaml((frames if fits else needed_frames, *needed.tubelet[1:]))}"
+    if given.positions not in (needed.positions, f"interpolated-{needed.positions}"):
+        yield f"model.positions={needed.positions}"
     for key in keys:
-        if getattr(before, key) != getattr(now, key):
-            yield f"model.{key}={as_yaml(getattr(before, key))}"
+        if getattr(needed, key) != getattr(given, key):
+            yield f"model.{key}={as_yaml(getattr(needed, key))}"
 
 
 def as_yaml(value: object) -> str:

@@ -52,7 +52,20 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, fil
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)
     if evaluation is not None:
-        _require_same_heads(evaluation, opened, spec)
+        heads = {head.name for head in spec.answered} if weights.kind == "classifier" else set()
+        classes = [row["name"] for row in evaluation.get("per_class", ())]
+        has_others = classes and weights.classes and classes != list(weights.classes)
+        if heads != set(evaluation.get("heads", {"": None})) or has_others:
+            raise RecipeError(
+                f"--evaluation: of {evaluation['checkpoint']}, a model with other heads or classes; evaluate "
+                f"{opened.file}"
+            )
+    if file.endswith(ONNX_SUFFIX):
+        use = f"```python\nmodel = onnxruntime.InferenceSession({json.dumps(file)})\n```"
+    else:
+        command = "predict" if weights.kind == "classifier" else "extract"
+        output = "" if command == "predict" else " --output features.npz"
+        use = f"```sh\neverest {command} video.mp4 --checkpoint {shlex.quote(file)}{output}\n```"
     name = opened.file.parent.name or opened.file.stem
     data = ModelCardData(
         library_name="everest",
@@ -64,22 +77,10 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, fil
         "Model": _model_lines(opened, spec),
         "Data": _data_lines(opened),
         "Accuracy": _accuracy_lines(evaluation) if evaluation else [NO_EVALUATION],
-        "Use": _use_lines(opened, file),
+        "Use": [use],
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"))
-
-
-def _require_same_heads(evaluation: Mapping[str, Any], opened: LoadedModel, spec: ModelSpec) -> None:
-    """Raise RecipeError if an evaluation is of a model with other heads or classes."""
-    own = {head.name for head in spec.answered} if opened.weights.kind == "classifier" else set()
-    measured = set(evaluation.get("heads", {"": None}))
-    names = [row["name"] for row in evaluation.get("per_class", ())]
-    if own != measured or (names and opened.weights.classes and names != list(opened.weights.classes)):
-        raise RecipeError(
-            f"--evaluation: of {evaluation['checkpoint']}, a model with other heads or classes; evaluate "
-            f"{opened.file}"
-        )
 
 
 def _model_lines(opened: LoadedModel, spec: ModelSpec) -> Iterator[str]:
@@ -124,12 +125,3 @@ def _accuracy_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
     videos = f"{document['videos']} videos{groups}, {document['skipped']} unreadable"
     file = Path(document["checkpoint"]).name
     yield f"Measured with `{file}` and recipe `{document['recipe']}` on {videos}."
-
-
-def _use_lines(opened: LoadedModel, file: str) -> Iterator[str]:
-    if file.endswith(ONNX_SUFFIX):
-        yield f"```python\nmodel = onnxruntime.InferenceSession({json.dumps(file)})\n```"
-        return
-    command = "predict" if opened.weights.kind == "classifier" else "extract"
-    output = "" if command == "predict" else " --output features.npz"
-    yield f"```sh\neverest {command} video.mp4 --checkpoint {shlex.quote(file)}{output}\n```"

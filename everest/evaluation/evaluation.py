@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from everest.checkpoints.load import all_weights
+from everest.checkpoints.describe import as_trained, describe
+from everest.checkpoints.graph import open_exported
+from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.settings import Recipe
-from everest.data.dataset import VideoClips
 from everest.data.stages import evaluation_clips
+from everest.errors import CheckpointError
 from everest.evaluation.multi_view import Classifier, evaluate_views
-from everest.evaluation.opening import open_classifier
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
+from everest.methods.strategies import Strategy
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class, write_predictions
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
+from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs
+from everest.system.run_folder import BEST
 from everest.system.storage import parse_location
 
 
@@ -112,16 +117,20 @@ def evaluate_classifier(
     classes = Classes(heads=model.heads, names=model.class_names)
     source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
-    files.refuse_inputs(_inputs(recipe, clips))
+    root = parse_location(recipe.data.root)
+    lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
+    files.refuse_inputs([*lists, *(sample.video for sample in clips.samples)])
     predictions = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
-    result = {
-        **_with_classes(
-            measure(predictions, intervals=_have_intervals(predictions, report)), predictions, classes
-        ),
+    result = measure(predictions, intervals=_have_intervals(predictions, report))
+    for name, head in predictions.by_head().items():
+        if head.head.task != "regression":
+            of_head = result["heads"][name] if name else result
+            of_head["per_class"] = per_class(head, classes.of_head(head.head))
+    result |= {
         "videos": len(predictions.videos),
         "groups": len(set(predictions.groups)),
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
@@ -142,13 +151,6 @@ def evaluate_classifier(
     return result
 
 
-def _inputs(recipe: Recipe, clips: VideoClips) -> list[object]:
-    """The lists and videos of an evaluation."""
-    root = parse_location(recipe.data.root)
-    lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
-    return [*lists, *(sample.video for sample in clips.samples)]
-
-
 def _have_intervals(predictions: Predictions, report: Report) -> bool:
     """Whether the videos are of several groups; reports if they are of few."""
     groups = len(set(predictions.groups))
@@ -161,10 +163,77 @@ def _have_intervals(predictions: Predictions, report: Report) -> bool:
     return groups > 1
 
 
-def _with_classes(measured: dict[str, Any], predictions: Predictions, classes: Classes) -> dict[str, Any]:
-    """Add `per_class` to the metrics of each head of classes."""
-    for name, head in predictions.by_head().items():
-        if head.head.task != "regression":
-            of_head = measured["heads"][name] if name else measured
-            of_head["per_class"] = per_class(head, classes.of_head(head.head))
-    return measured
+def open_classifier(
+    file: Path, recipe: Recipe, *, saved_selection: bool, report: Report
+) -> tuple[Classifier, ModelSpec, Recipe]:
+    """Open a classifier for the clips of a recipe.
+
+    Args:
+        saved_selection: use the token selection that is stored in the weights, as an ONNX file always does.
+    Returns:
+        The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
+    """
+    if file.suffix == ONNX_SUFFIX:
+        model = open_exported(file)
+        spec, names, change = model.spec, model.class_names, "export it again to change it"
+        _check_recipe(recipe, spec, source=file)
+        data, (height, width) = recipe.data, spec.size
+        if (data.frames, data.frame_size) != (spec.frames, spec.size):
+            clips = " x ".join(map(str, (data.frames, *data.frame_size)))
+            raise CheckpointError(
+                f"{file}: takes clips of {spec.frames} x {height} x {width}, recipe {recipe.name} has "
+                f"{clips}; add --set data.frames={spec.frames} --set data.size=[{height},{width}]"
+            )
+        stride = recipe.finetune.stride
+        if model.knows_stride and stride != model.clip.stride:
+            text = f"the clips have a stride of {stride}, {file} was exported for {model.clip.stride}"
+            report(notice(f"{text}; --set finetune.stride={model.clip.stride} changes it"))
+    else:
+        opened = open_model(
+            file,
+            kind="classifier",
+            frames=recipe.data.frames,
+            size=recipe.data.frame_size,
+            selection=None if saved_selection else recipe.finetune.selection,
+            check=partial(_check_recipe, recipe, source=file),
+        )
+        spec, model, names = opened.spec, opened.module, opened.weights.classes
+        change = "--set finetune.selection.* changes it"
+        assert isinstance(spec, ModelSpec)
+        assert isinstance(model, VideoClassifier)
+    requested, saved = recipe.finetune.selection, spec.selection
+    if requested.at_evaluation() != saved.at_evaluation():
+        text = f"{_settings(saved)}; recipe {recipe.name} has {_settings(requested)}"
+        report(notice(f"tokens are selected as in the weights: {text}; {change}"))
+    if file.name == BEST and recipe.data.val is not None and recipe.data.val == recipe.data.test:
+        report(
+            notice(
+                f"warning: {recipe.data.test} has chosen these weights (data.val), so its accuracy is too "
+                "high; evaluate another list, or take --which newest"
+            )
+        )
+    recipe = as_trained(recipe, spec, source=file)
+    recipe = replace(recipe, finetune=replace(recipe.finetune, selection=saved))
+    if isinstance(model, VideoClassifier):
+        describe(model, recipe, file=file, class_names=names)
+    return model, spec, recipe
+
+
+def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
+    """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
+    data, heads = recipe.data, list((spec.heads or {}).items())
+    pairs: dict[str, tuple[Any, Any]] = {"model.tubelet": (spec.model.tubelet, recipe.model.tubelet)}
+    if data.heads is not None:
+        pairs["data.heads"] = (heads, list(data.heads.items()))
+    elif not heads:
+        pairs["data.task"] = (spec.task, data.task)
+        pairs["data.num_classes"] = (spec.num_classes, data.num_classes or spec.num_classes)
+    for key, (saved, wanted) in pairs.items():
+        if saved != wanted:
+            if key == "data.heads":
+                saved, wanted = dict(saved), dict(wanted)
+            raise CheckpointError(f"{source}: trained with {key} {saved}, the recipe has {wanted}")
+
+
+def _settings(selection: Strategy) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)

@@ -25,9 +25,13 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
         chance = None if metric.chance is None else result.get(metric.chance)
         if result.get(name) is None or (metric.percent and chance == 100):
             continue
-        ends = result.get("intervals", {}).get(name) or (None, None)
+        low, high = result.get("intervals", {}).get(name) or (None, None)
+        interval = ""
+        if low is not None and high is not None:
+            start = _digits(low) if metric.percent else f"{low:.4g}"
+            interval = f"{start} to {as_text(metric, high)}"
         title = f"{head} {metric.title}" if head else metric.title
-        yield title, as_text(metric, result[name]), _range(metric, *ends), as_text(metric, chance)
+        yield title, as_text(metric, result[name]), interval, as_text(metric, chance)
 
 
 def as_text(metric: Metric, value: float | None) -> str:
@@ -35,12 +39,6 @@ def as_text(metric: Metric, value: float | None) -> str:
     if value is None:
         return ""
     return percent(value) if metric.percent else f"{value:.4g}"
-
-
-def _range(metric: Metric, low: float | None, high: float | None) -> str:
-    if low is None or high is None:
-        return ""
-    return f"{_digits(low)} to {percent(high)}" if metric.percent else f"{low:.4g} to {high:.4g}"
 
 
 def views_text(result: dict[str, Any]) -> str:
@@ -63,15 +61,15 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
 def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
     """Yield what the nearest videos have in common, of `everest probe`; "": the only head."""
     for head, result in by_head.items():
-        start, found = f"{head}: " if head else "", result.get("retrieval")
-        if found is None:
+        start, retrieval = f"{head}: " if head else "", result.get("retrieval")
+        if retrieval is None:
             continue
-        shares = {"encoder": found["precision@10"], **found["baselines"]}
+        shares = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
         known = [
             f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items() if share is not None
         ]
-        of_class = ", ".join(known) or "no video has one of its class in another group"
-        yield f"{start}same class among the 10 nearest videos of other groups: {of_class}"
+        text = ", ".join(known) or "no video has one of its class in another group"
+        yield f"{start}same class among the 10 nearest videos of other groups: {text}"
 
 
 def percent(value: float) -> str:

@@ -97,13 +97,13 @@ def _program(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]
     programs: dict[str, Positions] = {name: FAMILIES[name].positions}
     if name == "videomae":
         programs = ALIASES
-    hint = hints.family
-    if hint is None:
-        everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
-        hint = "everest" if everest and name == "videomae" else name
-    if hint not in programs:
-        raise RecipeError(f"--family {shown(hint)}: has other keys{did_you_mean(hint, programs)}")
-    return hint, programs[hint]
+    program = hints.family
+    if program is None:
+        is_everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
+        program = "everest" if is_everest and name == "videomae" else name
+    if program not in programs:
+        raise RecipeError(f"--family {shown(program)}: has other keys{did_you_mean(program, programs)}")
+    return program, programs[program]
 
 
 def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int, ...]:

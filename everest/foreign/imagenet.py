@@ -26,9 +26,9 @@ def load_network(weights: str | None) -> nn.Module:
     network = timm.create_model(NETWORK)
     try:
         path = locate(WEIGHTS if weights is None else weights, notify=warn_on_main)
-        own, tensors = network.state_dict(), read_foreign(path).tensors
+        initial, tensors = network.state_dict(), read_foreign(path).tensors
         # Counters of batch norms are missing in some files of weights.
-        counters = {name: own[name] for name in own if name.endswith("num_batches_tracked")}
+        counters = {name: x for name, x in initial.items() if name.endswith("num_batches_tracked")}
         load_tensors(network, counters | dict(tensors), source=str(path))
         require_finite(tensors, source=path)
     except Unreachable as error:

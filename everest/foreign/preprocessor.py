@@ -69,10 +69,10 @@ def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Ite
         "size": (height, {"shortest_edge": height}) if height == width else (),
     }
     stated = {name: content[name] for name in same if content.get(name) is not None}
-    others = [f"{name} {shown(value)}" for name, value in stated.items() if value not in same[name]]
-    if others:
+    changed = [f"{name} {shown(value)}" for name, value in stated.items() if value not in same[name]]
+    if changed:
         yield (
-            f"its preprocessor resizes frames in another way ({', '.join(others)}); everest.read_clip reads "
+            f"its preprocessor resizes frames in another way ({', '.join(changed)}); everest.read_clip reads "
             "the frames of everest"
         )
 

@@ -304,9 +304,9 @@ def _turned_order(model: ImageModel, rows: Tensor) -> Tensor:
     The scores of queries and keys do not change.
     """
     attention = cast(Attention, cast(Block, model.blocks[0]).attn)
-    of_heads = rows.unflatten(0, (attention.num_heads, -1))  # (heads, E, ...)
+    by_head = rows.unflatten(0, (attention.num_heads, -1))  # (heads, E, ...)
     if getattr(attention, "rotate_half", False):
-        of_heads = of_heads.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+        by_head = by_head.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
     if cast(RotaryEmbeddingCat, getattr(model, "rope", None)).grid_indexing == "xy":
-        of_heads = of_heads.roll(of_heads.size(1) // 2, dims=1)
-    return of_heads.flatten(0, 1)
+        by_head = by_head.roll(by_head.size(1) // 2, dims=1)
+    return by_head.flatten(0, 1)

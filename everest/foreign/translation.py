@@ -65,12 +65,12 @@ class Family:
                 parts[ours][matrix] = name
             elif name != fates.table:  # no place, or a second name for one of our tensors
                 fates.unexpected.append(name)
-        for ours, found in parts.items():
-            if "" in found:
-                fates.take[ours] = (found.pop(""),)
-            elif len(found) == 3:
-                fates.take[ours] = tuple(found.pop(matrix) for matrix in "qkv")
-            fates.unexpected.extend(found.values())
+        for ours, foreign in parts.items():
+            if "" in foreign:
+                fates.take[ours] = (foreign.pop(""),)
+            elif len(foreign) == 3:
+                fates.take[ours] = tuple(foreign.pop(matrix) for matrix in "qkv")
+            fates.unexpected.extend(foreign.values())
         return fates
 
 

@@ -102,6 +102,7 @@ class Prober:
         spec: of the model, to build a whole copy of a sharded one.
     Attributes:
         rows: of the probes so far, over all resumes.
+        watches_loss: whether a loss on held-out videos that does not fall is reported.
     """
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
@@ -115,12 +116,8 @@ class Prober:
         self._spec = spec
         num_held_out = 0 if self.clips.held_out is None else len(self.clips.held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self.clips.features), "held_out": num_held_out}
+        self.watches_loss = num_held_out >= FEWEST_HELD_OUT
         self._rank_most = min(MOST_VIDEOS, len(self.clips.features), spec.model.backbone_size.width)
-
-    @property
-    def watches_loss(self) -> bool:
-        """Whether a loss on held-out videos that does not fall is reported."""
-        return self._sizes["held_out"] >= FEWEST_HELD_OUT
 
     def resume(self) -> None:
         """Remember the probes that a resumed run has logged."""
@@ -174,14 +171,8 @@ class Prober:
                 f"step {self._training.steps_done}: the features of the probe are not finite; lower base_lr "
                 "or set train.clip_grad"
             )
-
-        def of_features() -> Row:
-            some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
-            places = [place for part in encoded for place in part.videos]
-            unlabeled = {"rank_me": measures.rank_me(some), "feature_std": measures.feature_std(some)}
-            return self._accuracies(features, places) | unlabeled
-
-        row = decide_on_main(self._training.accelerator, of_features)
+        places = [place for part in encoded for place in part.videos]
+        row = decide_on_main(self._training.accelerator, lambda: self._of_features(features, places))
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
     def _of_held_out(self, model: PretrainingModel) -> Row:
@@ -204,14 +195,18 @@ class Prober:
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]
         mean = float(np.average([part.value for part in passes], weights=counts))
-        of_mean = _loss_of_mean(targets, model.targets.loss) if isinstance(model, MaskedAutoencoder) else None
-        return {"heldout_loss": mean, "heldout_mean_loss": of_mean}
+        mean_loss = None
+        if isinstance(model, MaskedAutoencoder):
+            mean_loss = _loss_of_mean(targets, model.targets.loss)
+        return {"heldout_loss": mean, "heldout_mean_loss": mean_loss}
 
-    def _accuracies(self, features: Floats, places: list[int]) -> Row:
-        """The probes of the readable videos; None without labels, or where a probe is impossible."""
+    def _of_features(self, features: Floats, places: list[int]) -> Row:
+        """The measures of the readable videos; None without labels, or where a probe is impossible."""
+        some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
+        unlabeled = {"rank_me": measures.rank_me(some), "feature_std": measures.feature_std(some)}
         classes, samples = self.clips.classes, self.clips.features.samples
         if classes is None:
-            return dict.fromkeys(LABELED)
+            return dict.fromkeys(LABELED) | unlabeled
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
         sources = measures.numbered([samples[place].source for place in places])
         known, seed = (features, labels, sources), self._training.settings.seed
@@ -220,7 +215,8 @@ class Prober:
             "probe_knn": measures.leave_one_out(*known, classes.count),
             "probe_linear": measures.cross_validated(*known, classes.count, seed=seed) if is_linear else None,
             "probe_retrieval": measures.precision_of_nearest(*known, *known),
-            "probe_chance": measures.chance(labels),
+            "probe_chance": 100 * float(np.bincount(labels).max()) / len(labels),  # the most frequent class
+            **unlabeled,
         }
 
     def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:

@@ -30,11 +30,6 @@ def numbered(names: Sequence[str]) -> Sources:
     return np.unique(np.array(names), return_inverse=True)[1]
 
 
-def chance(labels: Labels) -> float:
-    """The percentage of the most frequent class, which is the accuracy of always answering it."""
-    return 100 * float(np.bincount(labels).max()) / len(labels)
-
-
 def leave_one_out(features: Floats, labels: Labels, sources: Sources, num_classes: int) -> float | None:
     """The accuracy in percent of k-NN for each video, as `everest probe` votes.
 
@@ -92,9 +87,9 @@ def class_and_group(features: Floats, labels: Labels, sources: Sources) -> tuple
     Returns:
         None unless a source has videos of several classes, and a class of several sources.
     """
-    of_class = _same_nearest(features, wanted=labels, excluded=sources)
-    of_source = _same_nearest(features, wanted=sources, excluded=labels)
-    return None if of_class is None or of_source is None else (of_class, of_source)
+    by_class = _same_nearest(features, wanted=labels, excluded=sources)
+    by_source = _same_nearest(features, wanted=sources, excluded=labels)
+    return None if by_class is None or by_source is None else (by_class, by_source)
 
 
 def _same_nearest(features: Floats, *, wanted: Sources, excluded: Sources) -> float | None:
@@ -111,10 +106,10 @@ def _similarities(
     queries: Floats, sources: Sources, gallery: Floats, gallery_sources: Sources
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
     """Cosines (rows, M) of `ROWS` queries at a time with the gallery; -inf of the same source."""
-    units, others = unit_rows(queries), unit_rows(gallery)
+    units, gallery_units = unit_rows(queries), unit_rows(gallery)
     for first in range(0, len(units), ROWS):
         rows = slice(first, first + ROWS)
-        similarity = units[rows] @ others.T
+        similarity = units[rows] @ gallery_units.T
         similarity[sources[rows, None] == gallery_sources] = -np.inf
         yield rows, similarity
 

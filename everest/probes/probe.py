@@ -202,24 +202,26 @@ def _probe_head(
             skipped=[],
             heads=(replace(head, name=""),),
         )
-        whole = measure(predictions)
-        references.update({key: whole[key] for key in (chance, "majority_top1") if key in whole})
-        return {key: whole[key] for key in SHOWN[head.task]}
+        metrics = measure(predictions)
+        references.update(metrics)
+        return {key: metrics[key] for key in SHOWN[head.task]}
 
-    chance = METRICS[SHOWN[head.task][0]].chance
-    assert chance is not None
-    references: dict[str, float] = {}  # of the labels alone: the same for every probe
-    results, baselines = {}, {each: {} for each in train.baselines}
+    references: dict[str, float] = {}  # those of the labels alone are the same for every probe
+    results: dict[str, dict[str, Any]] = {}
+    baselines: dict[str, dict[str, Any]] = {baseline: {} for baseline in train.baselines}
     for name in names:
         report(notice(f"{name} probe of {len(train.samples)} videos"))
         results[name] = measured(name, train.features, test.features)
-        for each, rows in baselines.items() if name != "attentive" else ():  # it takes tokens
-            rows[name] = measured(name, train.baselines[each], test.baselines[each])
+        for baseline, rows in baselines.items() if name != "attentive" else ():  # it takes tokens
+            rows[name] = measured(name, train.baselines[baseline], test.baselines[baseline])
+    chance = METRICS[SHOWN[head.task][0]].chance
+    assert chance is not None
     result = {"probes": results, "baselines": baselines, "chance": references[chance]}
     if head.task != "single-label":
         return result
     tested = label_array([sample.labels[position] for sample in test.samples], head)
-    return result | {"majority": references["majority_top1"]} | _neighbors(train, labels, test, tested)
+    retrieval = _neighbors(train, labels, test, tested)
+    return result | {"majority": references["majority_top1"], "retrieval": retrieval}
 
 
 def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> NDArray[Any]:
@@ -234,12 +236,15 @@ def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> ND
 def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:
     """The result `retrieval`, about the nearest videos of each test video."""
     sources = measures.numbered([sample.source for sample in (*train.samples, *test.samples)])
-    of_train, of_test = np.split(sources, [len(train.samples)])
+    train_sources, test_sources = np.split(sources, [len(train.samples)])
 
     def precision(gallery: Floats, queries: Floats) -> float | None:
-        return measures.precision_of_nearest(queries, tested, of_test, gallery, labels, of_train)
+        return measures.precision_of_nearest(queries, tested, test_sources, gallery, labels, train_sources)
 
-    of_baselines = {name: precision(rows, test.baselines[name]) for name, rows in train.baselines.items()}
-    of_class, of_group = measures.class_and_group(test.features, tested, of_test) or (None, None)
-    of_encoder = {"precision@10": precision(train.features, test.features), "baselines": of_baselines}
-    return {"retrieval": of_encoder | {"by_class": of_class, "by_group": of_group}}
+    by_class, by_group = measures.class_and_group(test.features, tested, test_sources) or (None, None)
+    return {
+        "precision@10": precision(train.features, test.features),
+        "baselines": {name: precision(rows, test.baselines[name]) for name, rows in train.baselines.items()},
+        "by_class": by_class,
+        "by_group": by_group,
+    }

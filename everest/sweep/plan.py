@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -93,9 +93,9 @@ class Work:
         path, recipe = self.file(folder, "yaml"), self.recipe
         if self.stage in RUNS and path.is_file():
             with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
-                before = load_recipe(path, imports=False)
-                data = replace(before.data, root=recipe.data.root)
-                recipe = replace(before, data=data, train=recipe.train)
+                saved = load_recipe(path, imports=False)
+                data = replace(saved.data, root=recipe.data.root)
+                recipe = replace(saved, data=data, train=recipe.train)
         write_text(path, dump_recipe(recipe))
 
 
@@ -136,14 +136,17 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
     """
     recipes, arms = resolve_arms(request, data=data, notify=notify), []
     for arm in request.arms:
-        with _named(f"{request.label}{arm.name}: "):
+        try:
             arms.append(_plan_arm(request, arm, recipes[arm.name]))
+        except UserError as error:
+            raise type(error)(f"{request.label}{arm.name}: {error}") from error
     seen: dict[frozenset[str], str] = {}
     for arm in arms:
-        other = seen.setdefault(frozenset(work.name for of in arm.works.values() for work in of), arm.name)
-        if other != arm.name:
+        jobs = frozenset(work.name for works in arm.works.values() for work in works)
+        first = seen.setdefault(jobs, arm.name)
+        if first != arm.name:
             raise RecipeError(
-                f"{request.label}the arms '{other}' and '{arm.name}' have the same jobs: none of the stages "
+                f"{request.label}the arms '{first}' and '{arm.name}' have the same jobs: none of the stages "
                 f"{', '.join(arm.stages)} depends on their difference; leave one out"
             )
     return SweepPlan(request=request, arms=tuple(arms))
@@ -180,15 +183,6 @@ def _resolve(
         overrides=changes,
         notify=lambda text: notices.setdefault(text),
     )
-
-
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Put the sweep file and the arm before the errors of the block."""
-    try:
-        yield
-    except UserError as error:
-        raise type(error)(f"{place}{error}") from error
 
 
 def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:

@@ -1,17 +1,88 @@
-"""The report of a sweep: the document of `everest sweep report --json`, its table, and notes on it."""
+"""The report of a sweep: the document of `everest sweep report --json`, its table, its notes and its figure.
+
+Means over seeds have Student's t intervals, and the differences of arms are paired by seed. An interval of
+the mean covers the differences between training runs (weights, order, masks), not which videos are in the
+test list; the intervals of `everest eval` cover these.
+
+N seeds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from scipy import stats
 
 from everest.errors import RecipeError, unknown_name
+from everest.figures.curves import LONGEST_NAME
+from everest.figures.drawing import COLORS, plain, png_figure, shorten
 from everest.metrics.names import METRICS, metric_of, value_text
-from everest.sweep.results import metric_title
-from everest.sweep.statistics import Spread, paired, spread
+from everest.sweep.results import metric_title, split_metric
 
-LEVELS: Final = {"chance": "chance", "majority": "always the most frequent class"}  # keys of an arm, words
+LEVEL: Final = 0.95
+ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
+# Values that need no learning, by their keys in an arm: how notes name them, and their line in the figure.
+REFERENCES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
+FIGURE: Final = "report.png"
+SEEDS: Any = {"linestyle": "", "marker": "o", "markersize": 4, "markerfacecolor": "white", "color": "0.5"}
+INCHES_OF_ARM: Final = 0.4
 Row = dict[str, Any]
+
+
+class Spread(NamedTuple):
+    """A mean over seeds. The others are None for a single seed, the interval also if all values are equal."""
+
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None  # 95 %, of Student's t
+
+
+def spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
+    """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
+
+    Args:
+        scale: the size of the numbers that the values were computed from; None: of the values.
+    """
+    array = np.asarray(values, dtype=np.float64)  # (N,)
+    mean = float(array.mean())
+    if len(array) < 2:
+        return Spread(mean, None, None)
+    std = float(array.std(ddof=1))
+    if std <= ROUNDING * (float(np.abs(array).max()) if scale is None else scale):
+        return Spread(mean, std, None)
+    reach = float(stats.t.ppf((1 + LEVEL) / 2, len(array) - 1)) * std / len(array) ** 0.5
+    return Spread(mean, std, (mean - reach, mean + reach))
+
+
+class Paired(NamedTuple):
+    """The differences of two arms on the same seeds; see `Spread`. p is None without an interval.
+
+    `everest sweep report --json` has the same names.
+    """
+
+    seeds: list[int]
+    values: list[float]
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
+    p: float | None  # of the paired t-test
+
+
+def paired(values: dict[int, float], reference: dict[int, float]) -> Paired | None:
+    """Compare two arms by their values at the seeds that both have; None if there is no such seed."""
+    seeds = [seed for seed in values if seed in reference]
+    if not seeds:
+        return None
+    differences = [values[seed] - reference[seed] for seed in seeds]
+    largest = max(abs(value) for arm in (values, reference) for value in arm.values())
+    mean, std, interval = spread(differences, scale=largest)
+    p = None
+    if std is not None and interval is not None:
+        p = 2 * float(stats.t.sf(abs(mean) / (std / len(seeds) ** 0.5), len(seeds) - 1))
+    return Paired(seeds, differences, mean, std, interval, p)
 
 
 def make_report(results: Mapping[str, Any], *, metric: str | None = None, against: str | None = None) -> Row:
@@ -31,7 +102,10 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
         raise RecipeError(f"no job has measured anything ({jobs}); repeat the command, or add the stage eval")
     name = metric or results["metric"] or min(known)
-    values = {arm: _values(rows["seeds"], name) for arm, rows in arms.items()}
+    values: dict[str, dict[int, float]] = {}  # by arm and seed
+    for arm, rows in arms.items():
+        measured = {row["seed"]: row["metrics"].get(name) for row in rows["seeds"]}
+        values[arm] = {seed: value for seed, value in measured.items() if value is not None}
     if not any(values.values()):
         raise unknown_name("--metric", name, known)
     kind = metric_of(name)
@@ -53,22 +127,16 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     }
 
 
-def _values(rows: Sequence[Row], metric: str) -> dict[int, float]:
-    """The values of a metric by seed."""
-    return {row["seed"]: row["metrics"][metric] for row in rows if row["metrics"].get(metric) is not None}
-
-
 def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, float] | None) -> Row:
     measured = [row for row in arm["seeds"] if row["seed"] in values]
     mean = spread(list(values.values()))._asdict() if values else dict.fromkeys(Spread._fields)
     difference = None if reference is None else paired(values, reference)
-    kind = metric_of(metric)
-    known = next((key for key in METRICS if METRICS[key] is kind), "")
+    place, kind = split_metric(metric)
 
     def level(name: str | None) -> float | None:
         """The value that needs no learning, measured next to the metric: HEAD.top1, HEAD.majority_top1."""
-        place = f"{metric.removesuffix(known)}{name}"
-        return _mean([value for row in measured if (value := row["metrics"].get(place)) is not None])
+        levels = [row["metrics"].get(f"{place}{name}") for row in measured]
+        return _mean([value for value in levels if value is not None])
 
     return {
         "arm": arm["arm"],
@@ -88,14 +156,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def table_columns(document: Mapping[str, Any]) -> tuple[str, ...]:
-    """The titles of the columns."""
+def table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the titles of the columns, then the row of each arm."""
     means = ("arm", "seeds", f"{document['title']}, mean", "95 % interval")
-    return (*means, f"minus {document['against']}", "its 95 % interval", "p", "GMACs of training", "hours")
-
-
-def table_rows(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The row of each arm."""
+    differences = (f"minus {document['against']}", "its 95 % interval", "p")
+    yield (*means, *differences, "GMACs of training", "hours")
     digits = ".1f" if document["percent"] else ".4g"
     for arm in document["arms"]:
         difference = arm["difference"] or dict.fromkeys(("mean", "interval", "p"))
@@ -126,9 +191,37 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
         yield "a difference uses the seeds that both arms have; their means are over all of their seeds"
     if any(len(arm["seeds"]) == 1 for arm in arms):
         yield "one seed: no interval, and a difference may be the difference between any two runs"
-    for key, words in LEVELS.items():
+    for key, (words, _) in REFERENCES.items():
         levels = sorted({round(arm[key], 6) for arm in arms if arm[key] is not None})
         if levels:
             yield f"{words}: {' or '.join(value_text(document['metric'], level) for level in levels)}"
     if not document["higher_is_better"]:
         yield f"{document['title']}: less is better"
+
+
+def draw_report(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a PNG.
+
+    A point is the mean of an arm, a bar its 95 % interval, a small dot a seed; GMACs are of its training.
+
+    Args:
+        document: of `everest sweep report --json`.
+    """
+    arms = [arm for arm in document["arms"] if arm["values"]]
+    with png_figure(path, (10, 1.5 + INCHES_OF_ARM * len(arms))) as figure:
+        panel = figure.subplots()
+        for row, arm in enumerate(arms):
+            low, high = arm["interval"] or (arm["mean"], arm["mean"])
+            panel.plot(arm["values"], [row] * len(arm["values"]), **SEEDS)
+            bars = [[arm["mean"] - low], [high - arm["mean"]]]
+            panel.errorbar([arm["mean"]], [row], xerr=bars, color=COLORS[0], marker="o", capsize=4)
+        for key, (_, style) in REFERENCES.items():
+            for level in {arm[key] for arm in arms if arm[key] is not None}:
+                panel.axvline(level, linestyle=style, color="black", linewidth=1, zorder=0)
+        names = [f"{plain(shorten(arm['arm'], LONGEST_NAME))}\n{arm['gmacs']:.4g} GMACs" for arm in arms]
+        panel.set_yticks(range(len(arms)), names, fontsize="small")
+        panel.invert_yaxis()
+        panel.set_xlabel(f"{plain(document['title'])}{' (%)' if document['percent'] else ''}")
+        title = "bars: 95 % intervals; small dots: seeds; dotted: chance; dashed: most frequent class"
+        panel.set_title(title, fontsize="small", loc="left")
+        panel.grid(alpha=0.3, axis="x")

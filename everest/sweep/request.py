@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -68,9 +68,16 @@ def read_request(
     for key in written:
         if key not in FILE_KEYS:
             raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
-    recipe = _recipe_of(file, written) if written else file
-    of_file = written.get("arms", {recipe.name: {}})
-    arms = arms_of(over) if over else _read_arms(of_file, f"{file.label}: arms")
+    recipe = file
+    if written:
+        try:
+            recipe = find_recipe(str(written.get("recipe", "")), folder=file.folder or Path())
+        except RecipeError as error:
+            raise RecipeError(f"{file.label}: recipe: {error}") from error
+        if is_sweep(recipe):
+            raise RecipeError(f"{file.label}: recipe: {recipe.label} is a sweep file; give a recipe")
+    given_arms = written.get("arms", {recipe.name: {}})
+    arms = arms_of(over) if over else _read_arms(given_arms, f"{file.label}: arms")
     if len(arms) > MOST_ARMS:
         raise RecipeError(f"more than {MOST_ARMS} arms")
     if over:
@@ -162,17 +169,6 @@ def split_values(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _recipe_of(file: RecipeFile, written: Mapping[str, Any]) -> RecipeFile:
-    """The recipe of a sweep file."""
-    try:
-        recipe = find_recipe(str(written.get("recipe", "")), folder=file.folder or Path())
-    except RecipeError as error:
-        raise RecipeError(f"{file.label}: recipe: {error}") from error
-    if is_sweep(recipe):
-        raise RecipeError(f"{file.label}: recipe: {recipe.label} is a sweep file; give a recipe")
-    return recipe
-
-
 def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
     """The arms of a sweep file, by their names."""
     if not isinstance(values, dict) or not values:
@@ -180,11 +176,11 @@ def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
     arms = []
     for name, written in values.items():
         place = f"{origin}: {shown(name)}"
-        own = {} if written is None else written
-        if not isinstance(own, dict) or not str(name).isprintable() or not str(name).strip():
+        values = {} if written is None else written
+        if not isinstance(values, dict) or not str(name).isprintable() or not str(name).strip():
             raise RecipeError(f"{place}: give a visible name, and settings such as {{finetune.steps: 900}}")
-        stages, init = own.get("stages"), own.get("init")
-        settings = {key: value for key, value in own.items() if key not in ("stages", "init")}
+        stages, init = values.get("stages"), values.get("init")
+        settings = {key: value for key, value in values.items() if key not in ("stages", "init")}
         arms.append(
             Arm(
                 name=str(name),

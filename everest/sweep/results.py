@@ -7,7 +7,7 @@ of a pre-training. The first metric of a work is the one that it is judged by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -18,7 +18,7 @@ from everest.config.best import BACKGROUND, OVER_BACKGROUND
 from everest.engine.health import Validations
 from everest.engine.listing import metric_of_run, read_run, summarize
 from everest.errors import RecipeError
-from everest.metrics.names import CHANCES, METRICS, metric_of
+from everest.metrics.names import CHANCES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import RUNS, PlannedArm, SweepPlan, Work
@@ -99,11 +99,17 @@ def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics
     return {name: best[name] for name in names if name.startswith(VALIDATION)}
 
 
-def metric_title(name: str) -> str:
-    """A name as tables and figures show it: `top-1`, `verb top-1`, `probe linear top-1`."""
+def split_metric(name: str) -> tuple[str, Metric | None]:
+    """What a name has before its metric, such as `HEAD.` or `probe.linear.`, and the metric."""
     metric = metric_of(name)
     known = next((key for key in METRICS if METRICS[key] is metric), "")
-    place = name.removesuffix(known).replace(".", " ").replace("_", " ").strip()
+    return name.removesuffix(known), metric
+
+
+def metric_title(name: str) -> str:
+    """A name as tables and figures show it: `top-1`, `verb top-1`, `probe linear top-1`."""
+    place, metric = split_metric(name)
+    place = place.replace(".", " ").replace("_", " ").strip()
     return f"{place} {metric.title}".strip() if metric is not None else place
 
 
@@ -116,6 +122,8 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
     """
     works, request = plan.works(), plan.request
     arms = [_arm_rows(arm, rows) for arm in plan.arms]
+    reference = next(arm["seeds"] for arm in arms if arm["arm"] == request.against)
+    finished_first = sorted(reference, key=lambda row: not row["finished"])
     return nonfinite_as_null(
         {
             "recipe": request.recipe.name,
@@ -123,7 +131,7 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
             "stages": list(request.stages),
             "seeds": list(request.seeds),
             "against": request.against,
-            "metric": next(_headline(arm["seeds"]) for arm in arms if arm["arm"] == request.against),
+            "metric": next((name for row in finished_first for name in row["metrics"]), None),
             "jobs": {"all": len(works), "finished": len(rows)},
             "arms": arms,
             "failures": [
@@ -133,12 +141,6 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
             ],
         }
     )
-
-
-def _headline(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """The metric that judges the rows of an arm; None if no work has measured one yet."""
-    whole_first = sorted(rows, key=lambda row: not row["finished"])
-    return next((name for row in whole_first for name in row["metrics"]), None)
 
 
 def _arm_rows(arm: PlannedArm, rows: Mapping[str, WorkRow]) -> dict[str, Any]:

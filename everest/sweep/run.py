@@ -68,8 +68,6 @@ class _Job:
     work: Work
     process: subprocess.Popen[Any]
     slot: int
-    output: Path  # stdout
-    log: Path  # stderr, appended
     log_start: int  # bytes of the log that earlier calls wrote
 
 
@@ -96,7 +94,7 @@ class _Sweep:
                     self.running.remove(job)
                     if not (signals.received and job.process.returncode):  # stopped with this process
                         self._end(job.work, self._error(job))
-                    job.output.unlink(missing_ok=True)
+                    job.work.file(self.folder, "out").unlink(missing_ok=True)
                 for work in list(self.waiting):
                     if work.needs and work.needs.name in self.failures:
                         self.waiting.remove(work)
@@ -148,19 +146,18 @@ class _Sweep:
                 )
         except OSError as error:
             raise write_error(log_file, error) from error
-        return _Job(
-            work=work, process=process, slot=slot, output=output_file, log=log_file, log_start=log_start
-        )
+        return _Job(work=work, process=process, slot=slot, log_start=log_start)
 
     def _error(self, job: _Job) -> str | None:
         """The error of a job that has ended; None, and its numbers are kept, if it has finished its work."""
         code, work = job.process.returncode, job.work
         if code:
-            error = last_error(job.log, job.log_start) if code > 0 else f"killed by {signal_name(code)}"
-            return f"failed: {error} (messages: {job.log})"
+            log = work.file(self.folder, "log")
+            error = last_error(log, job.log_start) if code > 0 else f"killed by {signal_name(code)}"
+            return f"failed: {error} (messages: {log})"
         if work.stage not in RUNS:
             try:
-                document = parse_json(job.output.read_bytes())
+                document = parse_json(work.file(self.folder, "out").read_bytes())
             except (OSError, ValueError) as error:
                 return f"failed: printed no JSON document ({error})"
             write_text(work.file(self.folder, "json"), json.dumps(document, indent=2))
@@ -191,9 +188,23 @@ def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Repor
     The folder keeps all finished work, also that of arms which a later plan does not have.
     """
     check_folder(folder)
+    request = plan.request
+    arms = {
+        arm.name: {"stages": list(arm.stages), "init": arm.works[request.seeds[0]][0].init, **arm.overrides}
+        for arm in plan.arms
+    }
+    record = {
+        "recipe": request.recipe.label,
+        "set": list(request.overrides),
+        "seeds": list(request.seeds),
+        "against": request.against,
+        "summary": request.summary,
+        "arms": arms,
+    }
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
     with sole_writer(folder / PLAN_FILE, busy=busy):
-        write_text(folder / PLAN_FILE, _plan_text(plan))
+        write_text(folder / PLAN_FILE, write_yaml(record))  # jobs are recognized by their settings
+
         works = plan.works()
         rows = {name: row for name, work in works.items() if (row := read_work(work, folder)) is not None}
         waiting = [work for name, work in works.items() if name not in rows]
@@ -213,17 +224,6 @@ def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Repor
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds other files than those of a sweep."""
     check_new_folder(folder, is_own=lambda name: name == PLAN_FILE, fix="choose another folder")
-
-
-def _plan_text(plan: SweepPlan) -> str:
-    """The plan as YAML, for the record; jobs are recognized by their settings."""
-    request = plan.request
-    arms = {
-        arm.name: {"stages": list(arm.stages), "init": arm.works[request.seeds[0]][0].init, **arm.overrides}
-        for arm in plan.arms
-    }
-    header = {"recipe": request.recipe.label, "set": list(request.overrides), "seeds": list(request.seeds)}
-    return write_yaml({**header, "against": request.against, "summary": request.summary, "arms": arms})
 
 
 def last_error(log: Path, start: int) -> str:

@@ -132,15 +132,15 @@ class TokenIndex:
             )
         return index
 
-    def of_clips(self) -> dict[str, Any]:
+    def clip_values(self) -> dict[str, Any]:
         """The values that must be those of a run's clips."""
         return {"videos": self.videos, "grid": list(self.grid), **self.clips}
 
-    def of_tokens(self) -> dict[str, Any]:
+    def token_values(self) -> dict[str, Any]:
         """The values that must be equal in two calls that write one cache."""
         uses = {"tokenizer": self.tokenizer, "teacher": self.teacher}
         made_by = {name: use.sha256 for name, use in uses.items() if use is not None}
-        return {**self.of_clips(), "train.precision": self.precision, **made_by}
+        return {**self.clip_values(), "train.precision": self.precision, **made_by}
 
 
 _INDEX: Final = TypeAdapter(TokenIndex)
@@ -197,8 +197,8 @@ class TokenCache:
         self.folder = Path(stage.target.cache or "")
         self.index = TokenIndex.read(self.folder, of="teacher" if stage.teacher else "tokenizer")
         grid = clip_grid(recipe)
-        now = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
-        differences = differing(self.index.of_clips(), now)
+        requested = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
+        differences = differing(self.index.clip_values(), requested)
         if differences:
             raise CheckpointError(
                 f"{self.folder}: has the tokens of other clips: {first_names(differences, SHOWN)}; set these "

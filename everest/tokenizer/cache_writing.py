@@ -80,32 +80,15 @@ def write_tokens(
         if overwrite:
             for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):
                 path.unlink(missing_ok=True)
-        grid = clip_grid(recipe)
-        index = TokenIndex(
-            **maker.facts,
-            videos=len(clips),
-            variants=variants,
-            grid=(grid.t, grid.h, grid.w),
-            clips=clip_facts(recipe, clips),
-            precision=accelerator.mixed_precision,
-        )
-        if (output / INDEX).is_file():
-            saved = TokenIndex.read(output)
-            differences = differing(saved.of_tokens(), index.of_tokens())
-            if differences:
-                problem = f"holds other tokens: {', '.join(differences)}"
-                raise RecipeError(f"--output {output}: {problem}; {FIX}")
-            index = replace(saved, variants=max(saved.variants, variants))
-        index.save(output)
-        done, bad = 0, []  # clips; path and reason of each unreadable one
-        parts, missing = index.parts(), []
-        for part in parts:
-            if not (output / part.name).is_file():
-                missing.append(part)
-                continue
+        index = _save_index(recipe, output, clips, maker, variants, accelerator.mixed_precision)
+        parts = index.parts()
+        finished = [part for part in parts if (output / part.name).is_file()]
+        missing = [part for part in parts if not (output / part.name).is_file()]
+        bad: list[tuple[str, str]] = []  # path and reason of each unreadable clip
+        for part in finished:
             with open_part(output / part.name) as (_, problems):
                 bad += _named(problems, clips)
-            done += len(part.samples)
+        done = sum(len(part.samples) for part in finished)  # clips
         for part in missing:
             rows, problems = _encode(part, clips, maker, accelerator, settings=recipe.train, batch=batch)
             for path, reason in _named(problems, clips):
@@ -125,10 +108,34 @@ def write_tokens(
         "videos": index.videos,
         "variants": index.variants,
         "parts": len(parts),
-        "kept": len(parts) - len(missing),
+        "kept": len(finished),
         "bytes": sum((output / part.name).stat().st_size for part in parts),
         "bad": [{"path": path, "reason": reason} for path, reason in reasons.items()],
     }
+
+
+def _save_index(
+    recipe: Recipe, output: Path, clips: VideoClips, maker: _Maker, variants: int, precision: str
+) -> TokenIndex:
+    """Write the index, or add variants to the one that is there; RecipeError if it is of other tokens."""
+    grid = clip_grid(recipe)
+    index = TokenIndex(
+        **maker.facts,
+        videos=len(clips),
+        variants=variants,
+        grid=(grid.t, grid.h, grid.w),
+        clips=clip_facts(recipe, clips),
+        precision=precision,
+    )
+    if (output / INDEX).is_file():
+        saved = TokenIndex.read(output)
+        differences = differing(saved.token_values(), index.token_values())
+        if differences:
+            problem = f"holds other tokens: {', '.join(differences)}"
+            raise RecipeError(f"--output {output}: {problem}; {FIX}")
+        index = replace(saved, variants=max(saved.variants, variants))
+    index.save(output)
+    return index
 
 
 def _named(problems: dict[str, str], clips: VideoClips) -> list[tuple[str, str]]:

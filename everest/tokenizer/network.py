@@ -54,10 +54,9 @@ class TokenizerSpec:
     def from_settings(settings: dict[str, Any], *, source: Path) -> TokenizerSpec:
         """Read the values that `dump` returns, from the file `source`."""
         spec = read_spec(_SPEC, settings, source=source)
-        own = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
-        as_in_recipe = {**asdict(spec.config), "frames": spec.window, **own}
-        in_range = read_spec(_SETTINGS, as_in_recipe, source=source)
-        problem = next(in_range.problems(), None)
+        selection = {"keep": spec.keep, "select": spec.select, "temperature": spec.temperature}
+        section = {**asdict(spec.config), "frames": spec.window, **selection}  # of a recipe
+        problem = next(read_spec(_SETTINGS, section, source=source).problems(), None)
         if problem is not None:
             raise CheckpointError(f"{source}: its settings do not describe a tokenizer: {': '.join(problem)}")
         return spec

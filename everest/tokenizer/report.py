@@ -104,7 +104,8 @@ def measure_tokenizer(
             examples.append(Example(clip.video_id[readable[row]], *tensors))
     if not measured:
         return TokenizerReport(figures={}, examples=[], skipped=skipped)
-    figures = _figures({name: torch.cat(parts) for name, parts in measured.items()}, model)
+    clips_measured = {name: torch.cat(parts) for name, parts in measured.items()}
+    figures = figures_of(clips_measured, slices=model.slices - 1, quantizer=model.quantizer)
     figures["warnings"] = [*scorer_warnings(figures), *codebook_warnings(figures)]
     return TokenizerReport(figures=figures, examples=examples, skipped=skipped)
 
@@ -114,25 +115,34 @@ def _ranked(by_token: Tensor) -> Tensor:
     return by_token[:, 1:].flatten(1)
 
 
-def _figures(clips: dict[str, Tensor], model: AdaptiveTokenizer) -> dict[str, Any]:
-    kept, change = clips["kept"], clips["change"]
+def figures_of(clips: dict[str, Tensor], *, slices: int, quantizer: FSQ) -> dict[str, Any]:
+    """The figures of the values that `measure_tokenizer` has measured on all clips.
+
+    Args:
+        slices: that are ranked.
+    """
+    kept, change = clips["kept"], clips["change"]  # (n, N) each
     rankings = {"scorer": clips["scores"], "untrained": clips["untrained"], "frame_difference": change}
     kept_by_change = highest(change, kept.float().mean().item())
+    counts = kept.unflatten(1, (slices, -1)).sum(dim=(0, 2))  # (slices,)
+
+    def ratio(scores: Tensor) -> float:
+        """The mean change of the highest tokens over that of all; at random 1."""
+        top = change[highest(scores, TOP_SHARE)]
+        return ((top.mean() + TINY) / (change.mean() + TINY)).item()
+
     return {
         "clips": len(kept),
         "kept": int(kept[0].sum()),
         "ranked": kept.size(1),
         "psnr": {name: clips[name].mean().item() for name in ("own", "random", "all")},
         "change": {
-            name: {
-                "ratio": change_ratio(highest(scores, TOP_SHARE), change),
-                "rank_correlation": rank_correlation(scores, change),
-            }
+            name: {"ratio": ratio(scores), "rank_correlation": rank_correlation(scores, change)}
             for name, scores in rankings.items()
         },
         "overlap": {"scorer": mean_overlap(kept), "frame_difference": mean_overlap(kept_by_change)},
-        "slice_shares": slice_shares(kept, model.slices - 1),
-        "codebook": codebook_use(clips["codes"].flatten(), model.quantizer),
+        "slice_shares": (counts / counts.sum()).tolist(),
+        "codebook": codebook_use(clips["codes"].flatten(), quantizer),
     }
 
 
@@ -199,11 +209,6 @@ def highest(scores: Tensor, share: float) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, ids, True)
 
 
-def change_ratio(kept: Tensor, change: Tensor) -> float:
-    """Mean change of the tokens in the mask `kept` (n, N) over that of all tokens; at random 1."""
-    return ((change[kept].mean() + TINY) / (change.mean() + TINY)).item()
-
-
 def rank_correlation(scores_a: Tensor, scores_b: Tensor) -> float:
     """Spearman's correlation of two scores (n, N) of the tokens of a clip, averaged over clips."""
     ranks = (torch.from_numpy(rankdata(scores.numpy(), axis=1)) for scores in (scores_a, scores_b))
@@ -220,12 +225,6 @@ def mean_overlap(kept: Tensor) -> float:
     overlap = both / (counts + counts[:, None] - both)
     pairs = len(kept) * (len(kept) - 1)
     return ((overlap.sum() - overlap.trace()) / max(pairs, 1)).item()
-
-
-def slice_shares(kept: Tensor, slices: int) -> list[float]:
-    """The share of all kept tokens (n, N) bool that is in each ranked slice."""
-    counts = kept.unflatten(1, (slices, -1)).sum(dim=(0, 2))
-    return (counts / counts.sum()).tolist()
 
 
 def codebook_use(codes: Tensor, quantizer: FSQ) -> dict[str, Any]:

@@ -58,9 +58,9 @@ class TokenScorer(nn.Module):
 
 def _padded(x: Tensor, conv: nn.Conv3d) -> Tensor:
     """Repeat the edges in space, so that the output size of `conv` is the input size over its stride."""
-    before = (conv.kernel_size[1] - conv.stride[1]) // 2
-    after = conv.kernel_size[1] - conv.stride[1] - before
-    return F.pad(x, (before, after, before, after, 0, 0), mode="replicate")
+    padding = conv.kernel_size[1] - conv.stride[1]
+    sides = (padding // 2, padding - padding // 2)
+    return F.pad(x, (*sides, *sides, 0, 0), mode="replicate")
 
 
 def top_k(scores: Tensor, k: int, generator: torch.Generator) -> Tensor:

@@ -82,18 +82,6 @@ def test_integers_select_tokens_by_the_nodes_and_constants_of_the_float32_file(
     assert file.stat().st_size < onnx_file.stat().st_size
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ("--to onnx --precision int8 -o m.onnx", "--calibrate LIST"),
-        ("--to hf --precision int8 -o hf", "needs --to onnx"),
-        ("--to onnx --calibrate list.csv -o m.onnx", "--calibrate needs --precision int8"),
-    ],
-)
-def test_options_that_contradict_each_other_are_refused(classifier_run: Path, options: str, message: str):
-    assert message in refused(f"export {options}", classifier_run, code=2)
-
-
 def test_eval_of_a_float32_file_equals_that_of_its_checkpoint(onnx_file, classifier_run, tmp_path):
     recipe = ["--recipe", classifier_run / "recipe.yaml", "-q"]
     rows = [tmp_path / "file.csv", tmp_path / "checkpoint.csv"]

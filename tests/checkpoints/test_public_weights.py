@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from foreign import RELEASED, on_meta
+from foreign import RELEASED, on_meta, videomae_config
 from small_runs import json_of, refused, run
 
 from everest.checkpoints.public_weights import PublicWeights, public_weights
@@ -33,23 +33,14 @@ def transformers_model(weights: PublicWeights) -> Foreign:
     transformers = pytest.importorskip("transformers")
     size = BACKBONES[weights.backbone]
     heads = next((int(s.partition("=")[2]) for s in weights.settings if "heads" in s), size.heads)
-    shared = {"hidden_size": size.width, "num_hidden_layers": size.depth, "num_attention_heads": heads}
-    shared |= {"patch_size": 16, "tubelet_size": 2}
+    shared = {"num_attention_heads": heads, "patch_size": 16, "tubelet_size": 2}
     if weights.layout == "VJEPA2Model":
-        own = {
-            "crop_size": weights.size,
-            "frames_per_clip": weights.frames,
-            "mlp_ratio": size.mlp / size.width,
-        }
-        config = transformers.VJEPA2Config(**shared, **own)
+        sizes = {"hidden_size": size.width, "num_hidden_layers": size.depth}
+        clip = {"crop_size": weights.size, "frames_per_clip": weights.frames}
+        config = transformers.VJEPA2Config(**shared, **sizes, **clip, mlp_ratio=size.mlp / size.width)
     else:
-        decoder = {
-            "decoder_hidden_size": size.decoder_width,
-            "decoder_num_attention_heads": size.decoder_heads,
-            "decoder_intermediate_size": 4 * size.decoder_width,
-        }
-        own = {"image_size": weights.size, "num_frames": weights.frames, "intermediate_size": size.mlp}
-        config = transformers.VideoMAEConfig(**shared, **decoder, **own, num_labels=400)
+        clip = {"image_size": weights.size, "num_frames": weights.frames}
+        config = videomae_config(size, **shared, **clip, num_labels=400)
     with torch.device("meta"):
         model = getattr(transformers, weights.layout)(config)
     return Foreign(

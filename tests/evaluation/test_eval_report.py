@@ -8,8 +8,14 @@ from PIL import Image
 from small_runs import json_of, refused, run, small_recipe
 
 from everest.config.heads import Head
-from everest.evaluation.plots import draw_confusion, draw_scatter, shorten_names
-from everest.evaluation.report import count_confusions, most_frequent_confusions, worst_videos
+from everest.evaluation.report import (
+    count_confusions,
+    draw_confusion,
+    draw_scatter,
+    most_frequent_confusions,
+    shorten_names,
+    worst_videos,
+)
 from everest.metrics.predicted import HeadPredictions
 
 

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from foreign import RELEASED, on_meta, problem_of, saved, shapes, tiny
+from foreign import RELEASED, on_meta, problem_of, saved, tiny, videomae_config
 from safetensors.torch import load_file
 from tiny_models import randomized
 from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
+from everest.config.sizes import BackboneSize
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.convert import Converted, convert, identify
 from everest.foreign.facts import Hints
@@ -74,6 +75,10 @@ def test_released_checkpoints_are_recognized_and_mapped_to_the_last_parameter(
     assert found.spec.model.backbone_size.depth == (24 if backbone == "vit-l" else 12)
     assert (found.spec.frames, found.spec.size, found.spec.model.tubelet) == (16, (224, 224), (2, 16, 16))
     assert (not found.missing and not found.unexpected) is whole
+    translation = found.facts.translation
+    taken = [part for parts in translation.take.values() for part in parts]
+    fates = [*taken, *translation.idle, *translation.unexpected, *filter(None, [translation.table])]
+    assert sorted(fates) == sorted(tensors)  # no two foreign tensors become one
     if stage == "classifier":
         assert found.spec.num_classes == 400
     if whole:
@@ -177,13 +182,6 @@ def test_stored_positions_that_are_learned_are_refused():
         convert(foreign(state), Hints(heads=3, frames=8))
 
 
-@pytest.mark.parametrize("name", ["cls_token", "pos_embed_temporal"])
-def test_a_class_token_or_learned_positions_alone_are_refused(name: str):
-    state = tiny("videomae_finetune_base") | {name: torch.zeros(1, 1, 48)}
-    with pytest.raises(CheckpointError, match=f"would compute other features without {name}; take another"):
-        convert(foreign(state), NARROW, partial=True)
-
-
 @pytest.mark.parametrize(
     ("name", "second"),
     [
@@ -258,6 +256,8 @@ PARTS_OF_AN_ENCODER = {
         "videomae.encoder.layer.N.lambda_1",
     ),
     "a norm before the mean": ("videomae_finetune_base", "norm.weight", "norm.weight"),
+    "a class token alone": ("videomae_finetune_base", "cls_token", "cls_token"),
+    "positions alone": ("videomae_finetune_base", "pos_embed_temporal", "pos_embed_temporal"),
 }
 
 
@@ -335,27 +335,15 @@ def test_a_config_of_another_program_has_no_effect(tmp_path: Path, config: str):
     assert before.settings["frames"] == 8
 
 
-def test_no_two_foreign_tensors_become_one():
-    for name in RELEASED:
-        found = identify(foreign(on_meta(name)), Hints())
-        taken = [part for parts in found.facts.translation.take.values() for part in parts]
-        fates = [*taken, *found.facts.translation.idle, *found.facts.translation.unexpected]
-        fates += [found.facts.translation.table] if found.facts.translation.table else []
-        assert sorted(fates) == sorted(shapes(name))
-
-
 @pytest.mark.parametrize("mean_pooling", [True, False])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("stage", ["ForPreTraining", "ForVideoClassification"])
 def test_a_checkpoint_of_transformers_gives_the_same_numbers(stage, mean_pooling, biased, tmp_path):
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
-    config = transformers.VideoMAEConfig(
-        **{"image_size": 32, "patch_size": 8, "num_frames": 4, "num_labels": 5},
-        **{"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 192},
-        **{"decoder_hidden_size": 24, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 3},
-        **{"decoder_intermediate_size": 96, "use_mean_pooling": mean_pooling, "qv_bias": biased},
-    )
+    size = BackboneSize(width=48, depth=2, heads=3, decoder_width=24, decoder_heads=3)
+    shape = {"image_size": 32, "patch_size": 8, "num_frames": 4, "decoder_num_hidden_layers": 2}
+    config = videomae_config(size, **shape, num_labels=5, use_mean_pooling=mean_pooling, qv_bias=biased)
     foreign_model = getattr(transformers, f"VideoMAE{stage}")(config).eval()
     randomized(foreign_model, 0.1)
     foreign_model.save_pretrained(tmp_path)

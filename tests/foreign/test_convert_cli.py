@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from foreign import NARROW, saved, tiny
+from hub_cache import CONFIG, transformers_folder
 from safetensors.torch import save_file
 from small_runs import called, json_of, refused, run, small_recipe
 from tiny_models import save_model
@@ -19,7 +20,6 @@ from everest.system.weights import read_weights
 from everest.tokenizer.spec import tokenizer_spec
 
 HEADS = ["--heads", "3,3"]
-CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
 
 
 @pytest.fixture
@@ -31,10 +31,7 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """As transformers saves a classifier."""
-    path = tmp_path / "videomae-tiny"
-    path.mkdir()
-    save_file(tiny("hf_videomae_classification_base"), path / "model.safetensors")
-    (path / "config.json").write_text(json.dumps(CONFIG))
+    path = transformers_folder(tmp_path / "videomae-tiny")
     (path / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n# VideoMAE\n")
     return path
 
@@ -109,7 +106,7 @@ def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     assert "origin: a from b" in convert(out, "--inspect")[0].splitlines()
 
 
-def test_inspect_shows_the_clips_and_classes_of_a_run(tmp_path: Path):
+def test_inspect_shows_the_clips_and_classes_of_a_run_and_the_windows_of_a_tokenizer(tmp_path: Path):
     overrides = ["model.backbone=vit-tiny", "data.frames=8", "data.size=[64, 96]"]
     spec = classifier_spec(load_recipe("custom", overrides=overrides), (Head(outputs=22),))
     names = tuple(f"class {i}" for i in range(22))
@@ -122,9 +119,6 @@ def test_inspect_shows_the_clips_and_classes_of_a_run(tmp_path: Path):
     lines = convert(file, "--inspect")[0].splitlines()
     assert {"frames: 8", "stride: 3", "size: 64 x 96", "num classes: 22"} <= set(lines)
     assert f"classes: {', '.join(names[:20])}, …" in lines
-
-
-def test_inspect_shows_the_windows_of_a_tokenizer(tmp_path: Path):
     spec = tokenizer_spec(load_recipe("lvmae-128", overrides=["tokenizer.channels=8"]))
     document = json_of("convert", save_model(tmp_path / "t.safetensors", spec), "--inspect")
     assert (document["kind"], document["frames"]) == ("tokenizer", spec.window)

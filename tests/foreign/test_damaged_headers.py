@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from foreign import LINE, problem_of, tiny
+from hub_cache import CONFIG
 from safetensors.torch import load_file, save_file
 from small_runs import refused
 
@@ -161,7 +162,6 @@ def test_numbers_of_another_type_and_headers_of_any_length_are_refused(classifie
         assert len(message) < LINE
 
 
-CONFIG = {"model_type": "videomae", "num_attention_heads": 3, "decoder_num_attention_heads": 3}
 CONFIGS = {
     "eps": ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', not a small number"),
     "large eps": ({"layer_norm_eps": 1e308}, "not a small number"),

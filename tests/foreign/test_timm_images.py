@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,103 @@ import pytest
 import timm
 import torch
 from hub_cache import cached
-from image_models import DINOV3, EVA02, MEAN, PE, STD, as_timm, image_model, images, weights_of
+from image_models import COARSE_NORM, DINOV3, EVA02, MEAN, PE, STD, as_timm, image_model, images, weights_of
 from safetensors.torch import save_file
-from torch import nn
+from timm.layers.mlp import SwiGLUPacked
+from timm.models.deit import VisionTransformerDistilled
+from timm.models.eva import Eva
+from torch import Tensor, nn
 
 from everest.checkpoints.load import build_model
 from everest.checkpoints.start import Start, differing_settings, start_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
+from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.timm_images import image_weights, open_image_weights, require_plain
-from everest.models.classifier import VideoClassifier
-from everest.models.mae import MaskedAutoencoder
+from everest.models.encoder import VideoEncoder
 from everest.models.of_recipe import classifier_spec, pretrain_spec
 from everest.models.spec import ModelSpec
 from everest.system.run_folder import Init
+from everest.system.weights import Weights
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "class token": {},
+    "no class token": {"class_token": False, "global_pool": "avg"},
+    "class token without a position": {"no_embed_class": True},
+    "LayerScale": {"init_values": 0.3},
+    "no biases of query, key and value": {"qkv_bias": False},
+    "a norm after the mean": {"global_pool": "avg"},
+    "an MLP of another width": {"mlp_ratio": 2.5},
+    "registers (DINOv2)": {"reg_tokens": 4, "no_embed_class": True, "init_values": 0.3},
+    "registers with positions": {"reg_tokens": 4},
+    "registers alone": {"reg_tokens": 4, "class_token": False, "global_pool": "avg"},
+    "tanh GELU and attention pooling (SigLIP)": {
+        **{"act_layer": "gelu_tanh", "class_token": False, "global_pool": "map"}
+    },
+    "distillation token (DeiT)": {"kind": VisionTransformerDistilled},
+    "SwiGLU (DINOv2 giant)": {"mlp_layer": SwiGLUPacked, "mlp_ratio": 5.0, "act_layer": nn.SiLU},
+    "a norm before the blocks (CLIP)": {"pre_norm": True, "norm_layer": COARSE_NORM},
+    "quick GELU (CLIP)": {"pre_norm": True, "norm_layer": COARSE_NORM, "act_layer": "quick_gelu"},
+    "DINOv3": DINOV3,
+    "DINOv3 with biases": {**DINOV3, "qkv_bias": True},
+    "DINOv3 with SwiGLU": {**DINOV3, "swiglu_mlp": True, "swiglu_align_to": 8, "mlp_ratio": 2.5},
+    "EVA-02 (small)": EVA02,
+    "EVA-02 (large)": {**EVA02, "scale_mlp": True, "qkv_fused": False},
+    "EVA without rotary positions": {"kind": Eva},
+    "Perception Encoder": PE,
+    "Perception Encoder (gigantic)": {**PE, "class_token": False, "rope_grid_offset": 0.0},
+    "Perception Encoder, split": {**PE, "qkv_fused": False},
+    "RoPE-ViT": {
+        **{"kind": Eva, "use_rot_pos_emb": True, "rope_grid_indexing": "xy", "rope_temperature": 100.0},
+        **{"use_abs_pos_emb": False, "attn_type": "rope", "no_embed_class": True},
+    },
+}
+
+
+def of_timm(model: Any, frames: Tensor) -> Tensor:
+    """timm's features (B, N, D) of the places of images (B, 3, H, W) uint8."""
+    features = model.forward_features(as_timm(frames))[:, model.num_prefix_tokens :]
+    return model.fc_norm(features) if isinstance(model.norm, nn.Identity) else features
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+@torch.inference_mode()
+def test_an_encoder_of_one_tubelet_of_equal_frames_computes_as_timm(options: dict[str, Any], repeats: int):
+    model, frames = image_model(**options), images()
+    weights = weights_of(model)
+    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
+    spec = replace(saved, frames=repeats, model=replace(saved.model, tubelet=(repeats, 8, 8)))
+    encoder = build_model(spec, weights, source=Path("small"))
+    assert isinstance(encoder, VideoEncoder)
+    ids = torch.arange(16).expand(2, -1)
+    tokens = encoder.encode(frames[:, :, None].expand(-1, -1, repeats, -1, -1), ids)  # (B, N, D)
+    assert (tokens - of_timm(model, frames)).abs().max() < 1e-5
+
+
+@torch.inference_mode()
+def test_larger_frames_that_are_not_square_have_the_rotary_positions_of_timm():
+    model, frames = image_model(**DINOV3), torch.randint(256, (2, 3, 40, 64)).byte()
+    weights = weights_of(model)
+    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
+    encoder = build_model(replace(saved, size=(40, 64)), weights, source=Path("small"))
+    assert isinstance(encoder, VideoEncoder)
+    tokens = encoder.encode(frames[:, :, None], torch.arange(40).expand(2, -1))  # (B, N, D)
+    assert (tokens - of_timm(model, frames)).abs().max() < 1e-5
+
+
+def started(weights: Weights, recipe: Recipe, stage: str = "pretrain") -> tuple[Any, list[str]]:
+    """The new model of a stage that starts from the weights, and the notices."""
+    saved, notices = ModelSpec.from_settings(weights.settings, source=Path("small")), []
+    start = Start(init=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights)
+    new = pretrain_spec(recipe, tokenizer=None)
+    if stage == "finetune":
+        new = classifier_spec(recipe, (Head(outputs=3),))
+    spec = start.adapted(new)
+    model = spec.build()
+    start_model(model, spec, start, notify=notices.append)
+    return model, notices
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4])
@@ -32,34 +115,18 @@ from everest.system.run_folder import Init
 @torch.inference_mode()
 def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: int):
     model = image_model()
-    weights, notices = weights_of(model), []
     sizes = ["data.size=32", "data.frames=8", f"model.tubelet=[{frames},8,8]", "model.class_token=true"]
     width = ["model.width=48", "model.depth=2", "model.heads=3", "model.positions=learned-separable"]
-    recipe = load_recipe("demo", overrides=[*sizes, *width])
-    init = Init(name="timm:small", file="timm:small")
-    saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
-    start = Start(init=init, origin={}, saved=saved, weights=weights)
-    if stage == "pretrain":
-        spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
-        started = spec.build()
-        assert isinstance(started, MaskedAutoencoder)
-        start_model(started, spec, start, notify=notices.append)
-        assert "the decoder starts fresh: encoder weights have none" in notices
-    else:
-        spec = start.adapted(classifier_spec(recipe, (Head(outputs=3),)))
-        started = spec.build()
-        assert isinstance(started, VideoClassifier)
-        start_model(started, spec, start, notify=notices.append)
+    new, notices = started(weights_of(model), load_recipe("demo", overrides=[*sizes, *width]), stage)
+    assert ("the decoder starts fresh: encoder weights have none" in notices) == (stage == "pretrain")
     clip = images()[:, :, None].expand(-1, -1, 8, -1, -1)  # (B, 3, T, H, W)
     slices, places = 8 // frames, 16
-    encoder = started.encoder
+    encoder = new.encoder
     ids = torch.arange(slices * places).expand(2, -1)
     tokens = encoder.embed(clip, ids) - encoder.position(ids)
     expected = model.patch_embed(as_timm(images()))  # (B, 16, D)
     assert (tokens - expected.repeat(1, slices, 1)).abs().max() < 1e-5
-    own = model.pos_embed[:, 1:] if model.pos_embed is not None else None
-    assert own is not None
-    assert torch.equal(encoder.position(ids[:1, :places]), own)  # the first slice of places
+    assert torch.equal(encoder.position(ids[:1, :places]), model.pos_embed[:, 1:])  # of the first slice
 
 
 @pytest.mark.parametrize("options", [DINOV3, EVA02, PE], ids=["DINOv3", "EVA-02", "PE"])
@@ -70,17 +137,10 @@ def test_a_run_with_the_settings_that_the_error_names_starts_with_the_features_o
     saved = ModelSpec.from_settings(weights.settings, source=Path("small"))
     settings = ["data.size=32", "data.frames=2", "model.tubelet=[2,8,8]"]
     named = differing_settings(saved, pretrain_spec(load_recipe("demo", overrides=settings), tokenizer=None))
-    recipe = load_recipe("demo", overrides=[*settings, *named])
-    start = Start(init=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights)
-    spec = start.adapted(pretrain_spec(recipe, tokenizer=None))
-    started = spec.build()
-    assert isinstance(started, MaskedAutoencoder)
-    start_model(started, spec, start, notify=lambda text: None)
+    new, _ = started(weights, load_recipe("demo", overrides=[*settings, *named]))
     ids = torch.arange(16).expand(2, -1)
-    tokens = started.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
-    expected = model.forward_features(as_timm(images()))[:, model.num_prefix_tokens :]
-    norm = model.fc_norm if isinstance(model.norm, nn.Identity) else nn.Identity()
-    assert (tokens - norm(expected)).abs().max() < 1e-5
+    tokens = new.encode(images()[:, :, None].expand(-1, -1, 2, -1, -1), ids)  # (B, 16, D)
+    assert (tokens - of_timm(model, images())).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import torch
 from foreign import problem_of, tiny
 from hub_cache import CONFIG, cached, transformers_folder
 from safetensors.torch import save_file
+from small_runs import equal
 from tiny_models import randomized, save_model
 
 from everest.checkpoints.graph import sample_pixels
@@ -84,6 +85,7 @@ def test_a_written_folder_is_read_with_the_same_pixels_and_logits(tmp_path: Path
     back = open_model(tmp_path / "hf")
     assert isinstance(back.spec, ModelSpec)
     assert (back.spec.pixels, back.weights.clip) == (HALF, clip)
+    assert equal(back.weights.tensors, given.weights.tensors)
     frames = sample_pixels(SMALL, 2)
     logits, expected = (
         opened.transformer(opened.transformer.pixels.normalize(frames)) for opened in (back, given)

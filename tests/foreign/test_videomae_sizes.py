@@ -1,6 +1,7 @@
 import psutil
 import pytest
 import torch
+from foreign import videomae_config
 from small_runs import json_of, logged, run, sets
 
 from everest.config.sizes import BACKBONES
@@ -22,12 +23,7 @@ def test_weights_of_transformers_are_continued_tuned_and_used(backbone, tmp_path
     needed = 32 * 12 * size.width**2 * size.depth  # bytes: measured, 32 for each weight of a block
     if psutil.virtual_memory().available < needed:
         pytest.skip(f"{backbone} needs {needed / 2**30:.0f} GiB of free memory")
-    config = transformers.VideoMAEConfig(
-        **{"hidden_size": size.width, "num_hidden_layers": size.depth, "num_attention_heads": size.heads},
-        **{"intermediate_size": size.mlp, "decoder_intermediate_size": 4 * size.decoder_width},
-        **{"decoder_hidden_size": size.decoder_width, "decoder_num_attention_heads": size.decoder_heads},
-        **{"image_size": 32, "num_frames": 4, "use_mean_pooling": False},
-    )
+    config = videomae_config(size, image_size=32, num_frames=4, use_mean_pooling=False)
     torch.manual_seed(0)
     transformers.VideoMAEForPreTraining(config).save_pretrained(tmp_path / "videomae")
     run("convert", tmp_path / "videomae", "-o", tmp_path / "videomae.safetensors")

@@ -52,10 +52,6 @@ def test_persons_that_look_alike_are_told_from_classes_that_do():
     assert class_and_group(by_class, numbers(0, 1, 2, 3), numbers(0, 0, 1, 1)) is None
 
 
-def test_a_single_frame_has_no_difference():
-    assert not difference_image(torch.full((2, 3, 1, 64, 64), 7, dtype=torch.uint8)).any()
-
-
 def test_a_difference_image_shows_where_something_moves():
     clips = torch.zeros(2, 3, 5, 64, 96, dtype=torch.uint8)
     clips[1, :, 2:, :32, :48] = 100  # once, in the first quarter
@@ -64,6 +60,7 @@ def test_a_difference_image_shows_where_something_moves():
     image = moving.unflatten(0, (SIDE, SIDE))
     assert image[: SIDE // 2, : SIDE // 2].numpy() == pytest.approx(100 / 4)
     assert image.sum() == image[: SIDE // 2, : SIDE // 2].sum()
+    assert not difference_image(torch.full((2, 3, 1, 64, 64), 7, dtype=torch.uint8)).any()  # a single frame
 
 
 def test_the_random_encoder_has_the_width_and_other_features(autoencoder_run: Path, clip_files: Path):
@@ -86,28 +83,22 @@ def test_probe_names_the_baselines(autoencoder_run: Path):
     shown = called("probe -q --probes knn", "-c", autoencoder_run).stdout
     for text in ("difference image", "random encoder", "nearest videos of other groups"):
         assert text in shown
-
-
-def test_videos_without_neighbors_of_their_class_are_named():
     found = {"precision@10": None, "baselines": {}, "by_class": 52.0, "by_group": 35.0}
     (nothing,) = nearest_texts({"": {"retrieval": found}})
     assert nothing.endswith("of other groups: no video has one of its class in another group")
 
 
-def test_test_videos_that_are_training_videos_are_named(autoencoder_run: Path, clip_files: Path):
-    probe = ("probe --probes knn", "-c", autoencoder_run, "--data", clip_files)
-    same = called(*probe, "--set", "data.test=train.csv").stderr
+def test_videos_and_groups_that_both_lists_have_are_named(autoencoder_run, clip_files, tmp_path):
+    probe = ("probe --probes knn", "-c", autoencoder_run)
+    same = called(*probe, "--data", clip_files, "--set", "data.test=train.csv").stderr
     assert "warning: 4 of 4 test videos are also training videos" in same
     assert "clip0.mp4: the accuracies are too high;" in same
-
-
-def test_groups_that_both_lists_have_are_named(autoencoder_run: Path, clip_files: Path, tmp_path: Path):
     lists = {}
     for name, numbers, groups in (("train", (0, 1), "ab"), ("test", (2, 3), "bc")):
         rows = [f"{clip_files}/clip{n}.mp4,{n % 2},{group}" for n, group in zip(numbers, groups, strict=True)]
         (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,group", *rows]))
         lists[name] = f"--set=data.{name}={tmp_path}/{name}.csv"
-    shown = called("probe --probes knn", "-c", autoencoder_run, *lists.values()).stderr
+    shown = called(*probe, *lists.values()).stderr
     assert "warning: 1 of 2 test videos are also training videos, or of the same groups" in shown
 
 

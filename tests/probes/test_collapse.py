@@ -142,16 +142,8 @@ def test_the_line_of_a_probe_has_its_measures_and_the_start():
 @pytest.mark.parametrize(
     ("base_lr", "new_weights", "advice"),
     [
-        (
-            1.6,
-            True,
-            "rate of 0.05 is 12 times the highest usual one (0.004); if little is learned, lower base",
-        ),
-        (
-            1e-3,
-            True,
-            "(base_lr 0.001 x batch 8 / 256) is far below the usual 0.001 for training from",
-        ),
+        (1.6, True, "rate of 0.05 is 12 times the highest usual one (0.004); if little is learned, lower"),
+        (1e-3, True, "(base_lr 0.001 x batch 8 / 256) is far below the usual 0.001 for training from"),
         (1e-3, False, None),  # trained weights need less
         (0.016, True, None),
         (1e-6, False, "is below the usual 1e-05; raise base_lr"),

@@ -9,7 +9,6 @@ from small_runs import called, equal, refused, weights
 from everest.checkpoints.describe import load_model
 from everest.inference.model import OpenedModel
 from everest.probes.measures import (
-    chance,
     cross_validated,
     feature_std,
     leave_one_out,
@@ -19,7 +18,7 @@ from everest.probes.measures import (
 from everest.system.run_folder import RunFolder
 
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]
-KEYS = ("step", "probe_knn", "probe_linear", "rank_me", "feature_std", "heldout_loss")
+KEYS = ("step", "probe_knn", "probe_linear", "probe_chance", "rank_me", "feature_std", "heldout_loss")
 
 
 def probes(run: Path) -> list[dict]:
@@ -80,6 +79,7 @@ def test_the_last_probe_measures_the_features_that_the_weights_give(recipe, tmp_
     clips = [opened.module.clip.read(clip_files / f"clip{i}.mp4") for i in range(4)]
     features = np.concatenate([opened.encode(clip[None]).pooled.numpy() for clip in clips])
     last = probes(tmp_path / "run")[-1]
+    assert last["probe_chance"] == 50
     assert last["rank_me"] == pytest.approx(rank_me(features), rel=1e-4)
     assert last["feature_std"] == pytest.approx(feature_std(features), rel=1e-4)
 
@@ -125,7 +125,6 @@ def test_folds_divide_no_source_and_every_video_is_tested_once():
     assert cross_validated(features, labels, sources, 2, seed=0) == 100
     few = np.where(labels == 1, 99, sources)
     assert cross_validated(features, labels, few, 2, seed=0) is None
-    assert chance(np.array([0, 0, 0, 1])) == 75
 
 
 def test_rank_and_std_have_their_known_values():

@@ -43,6 +43,12 @@ def test_neighbors_vote_by_their_cosine():
         for place in np.argsort(-cosine)[:NEIGHBORS]:
             votes[labels[place]] += np.exp(cosine[place] / TEMPERATURE)
         np.testing.assert_allclose(row, votes / votes.sum(), rtol=1e-4)
+    classes = Head(task="multi-label", outputs=4)  # the output of several classes and of a number is a mean
+    np.testing.assert_allclose(
+        nearest_neighbors(features, np.eye(4)[labels], test, classes), found, rtol=1e-5, atol=1e-7
+    )
+    numbers = nearest_neighbors(features, labels.astype(np.float64), test, NUMBER)
+    np.testing.assert_allclose(numbers[:, 0], found @ [0, 1, 2, 3], rtol=1e-5)
     few = np.eye(3, dtype=np.float32)  # fewer than the neighbors all vote
     found = nearest_neighbors(few, np.array([0, 1, 1]), few[:1], Head(outputs=2))
     assert found[0, 0] > 0.999
@@ -134,18 +140,6 @@ def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: 
             assert one_class["probability"] == pytest.approx(expected[one_class["index"]], abs=1e-5)
 
 
-def test_several_heads_are_judged_one_by_one(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
-    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{i // 2}" for i in range(4)]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label.verb,label.noun", *rows]))
-    lists = [f"--set=data.{part}={tmp_path}/list.csv" for part in ("train", "test")]
-    heads = ["--set", "data.heads={verb: 2, noun: 3}", "--set", "data.num_classes=null"]
-    command = ["-c", runs["pretrain"], *lists, *heads, "--probes", "knn,linear"]
-    result = probed(*command)
-    assert list(result["heads"]) == ["verb", "noun"]
-    assert [result["heads"][name]["chance"] for name in ("verb", "noun")] == [50, 33.3333]
-    assert "verb knn" in called("probe", *command).stdout
-
-
 def test_unreadable_videos_are_skipped_up_to_a_limit(runs: dict[str, Path], clip_files: Path, tmp_path: Path):
     for name in "abcde":
         (tmp_path / f"{name}.mp4").write_text("no video")
@@ -180,18 +174,7 @@ def test_a_head_with_nothing_to_learn_is_named_before_videos_are_encoded(heads_r
     assert "data.train: head noun: all videos have the same label" in message
     assert "video 4/4" not in message
     assert json_of("probe -q -c", heads_run, "--probes", "knn, linear")["heads"].keys() == {"verb", "noun"}
-
-
-def test_neighbors_have_a_mean_label():
-    rng = np.random.default_rng(0)
-    features, test = (rng.normal(size=(n, 8)).astype(np.float32) for n in (60, 5))
-    classes = rng.integers(0, 3, size=60)
-    votes = nearest_neighbors(features, classes, test, Head(outputs=3))
-    several = Head(task="multi-label", outputs=3)
-    means = nearest_neighbors(features, np.eye(3)[classes], test, several)
-    np.testing.assert_allclose(means, votes, rtol=1e-5)
-    numbers = nearest_neighbors(features, classes.astype(np.float64), test, NUMBER)
-    np.testing.assert_allclose(numbers[:, 0], votes @ [0, 1, 2], rtol=1e-5)
+    assert "verb knn" in called("probe -q -c", heads_run, "--probes", "knn").stdout
 
 
 def test_a_linear_probe_finds_each_of_several_classes():

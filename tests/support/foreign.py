@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from everest.config.sizes import BackboneSize
 from everest.errors import CheckpointError
 
 OFFICIAL_KEYS = Path(__file__).parents[1] / "golden" / "official_keys.json"
@@ -49,6 +50,19 @@ def problem_of(read: Callable[..., object], *given: object, **options: object) -
     assert "\n" not in message
     assert len(message) < LINE
     return message
+
+
+def videomae_config(size: BackboneSize, **options: Any) -> Any:
+    """transformers' configuration of a VideoMAE of a size; the test is skipped without transformers."""
+    return pytest.importorskip("transformers").VideoMAEConfig(
+        hidden_size=size.width,
+        num_hidden_layers=size.depth,
+        intermediate_size=size.mlp,
+        decoder_hidden_size=size.decoder_width,
+        decoder_num_attention_heads=size.decoder_heads,
+        decoder_intermediate_size=4 * size.decoder_width,
+        **{"num_attention_heads": size.heads, **options},
+    )
 
 
 def on_meta(name: str) -> dict[str, Tensor]:

@@ -12,11 +12,9 @@ from small_runs import run
 
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
-from everest.sweep.figure import draw_report
 from everest.sweep.plan import Work
-from everest.sweep.report import make_report, notes, table_columns, table_rows
+from everest.sweep.report import draw_report, make_report, notes, paired, spread, table
 from everest.sweep.results import WorkRow, metric_title, metrics_of_run, read_results, read_work
-from everest.sweep.statistics import paired, spread
 
 
 def results(values: dict[str, dict[int, float | None]], *, metric: str = "top1") -> dict:
@@ -73,14 +71,15 @@ def test_one_seed_has_no_interval_and_the_report_states_it():
     assert [arm["interval"] for arm in document["arms"]] == [None, None]
     assert document["arms"][1]["difference"]["interval"] is None
     assert [note for note in notes(document) if note.startswith("one seed: no interval")]
-    assert list(table_rows(document)) == [
+    columns, *rows = table(document)
+    assert rows == [
         ("a", "1", "50.0 %", "", "", "", "", "10", "0.5"),
         ("b", "1", "52.0 %", "", "+2.0", "", "", "20", "0.5"),
     ]
-    assert len(table_columns(document)) == 9
+    assert len(columns) == 9
     empty = make_report(results({"a": {0: 50.0}, "b": {0: None}}))
     assert empty["arms"][1]["mean"] is None
-    assert list(table_rows(empty))[1] == ("b", "0", *[""] * 7)
+    assert list(table(empty))[2] == ("b", "0", *[""] * 7)
 
 
 @pytest.mark.parametrize(
@@ -142,13 +141,10 @@ def test_the_chance_of_a_probe_is_that_of_its_first_metric(tmp_path: Path):
     assert read_work(work, tmp_path) is None
 
 
-def test_less_is_better_for_errors():
+def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for_errors():
     document = make_report(results(BOTH, metric="mae"))
     assert (document["percent"], document["higher_is_better"]) == (False, False)
     assert "mean absolute error: less is better" in list(notes(document))
-
-
-def test_titles_of_metrics_name_their_head_probe_and_list():
     for name, title in {
         "top1": "top-1",
         "verb.mae": "verb mean absolute error",
@@ -227,11 +223,8 @@ def test_one_seed_equal_values_and_no_common_seed_have_no_interval():
     for value in (20.0, 0.0, 0.1):
         assert spread([value] * 3).interval is None
     assert paired({0: 1.0}, {1: 1.0}) is None
-
-
-def test_equal_differences_have_neither_interval_nor_p_whatever_their_rounding():
     first = {0: 55.4, 1: 61.1345, 2: 70.2}
-    for others in (first, {seed: value + 0.1 for seed, value in first.items()}):
+    for others in (first, {seed: value + 0.1 for seed, value in first.items()}):  # whatever their rounding
         found = paired(others, first)
         assert found is not None
         assert (found.interval, found.p) == (None, None)

@@ -92,11 +92,13 @@ def test_weights_come_from_a_file(small: dict[str, Tensor], tmp_path: Path, kind
     assert all(torch.equal(loaded[name], value) for name, value in small.items())
 
 
-def test_other_missing_and_unsafe_weights_are_refused(small: dict[str, Tensor], tmp_path: Path):
+def test_other_missing_damaged_and_unsafe_weights_are_refused(small: dict[str, Tensor], tmp_path: Path):
     assert "net.pth: no such checkpoint" in refused(tmp_path / "net.pth")
     torch.save({"state_dict": small, "run": subprocess.Popen}, tmp_path / "net.pth")
     assert "refused, nothing of it ran" in refused(tmp_path / "net.pth")
     path = tmp_path / "net.safetensors"
+    save_file(small | {"fc.bias": torch.full_like(small["fc.bias"], torch.nan)}, path)
+    assert "net.safetensors: fc.bias has 1000 values that are no finite numbers" in refused(path)
     del small["fc.weight"]
     save_file(small | {"more": torch.zeros(1)}, path)
     assert "1 missing (fc.weight); 1 unexpected (more)" in refused(path)

@@ -38,6 +38,11 @@ def tokenizer() -> AdaptiveTokenizer:
     return made
 
 
+@pytest.fixture(scope="module")
+def frozen(tokenizer: AdaptiveTokenizer) -> FrozenTokenizer:
+    return FrozenTokenizer.wrap(tokenizer)
+
+
 @pytest.fixture
 def recipe(tokenizer: AdaptiveTokenizer, tmp_path: Path) -> Recipe:
     """A recipe whose tokenizer is in a file."""
@@ -58,9 +63,9 @@ def ids(count: int = 20, tokens: int = 256) -> torch.Tensor:
     return torch.stack([torch.randperm(tokens)[:count].sort().values for _ in range(2)])
 
 
-def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenizer):
+def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenizer, frozen):
     chosen = ids()
-    values = TokenTargets(frozen=FrozenTokenizer.wrap(tokenizer)).values(clips, chosen)
+    values = TokenTargets(frozen=frozen).values(clips, chosen)
     frames = clips * torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1, 1)
     frames = frames + torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1, 1)
     every = tokenizer.encode(frames).values
@@ -70,8 +75,8 @@ def test_targets_are_the_values_of_an_unmasked_pass_standardised(clips, tokenize
 
 
 @pytest.mark.parametrize(("space", "width"), [("values", 6), ("soft", 6), ("codes", 48)])
-def test_each_space_has_its_width_and_its_loss(clips, tokenizer, space, width):
-    targets = TokenTargets(frozen=FrozenTokenizer.wrap(tokenizer), space=space)
+def test_each_space_has_its_width_and_its_loss(clips, frozen, space, width):
+    targets = TokenTargets(frozen=frozen, space=space)
     chosen, scored = ids(), torch.rand(2, 20) > 0.3
     values, prediction = targets.values(clips, chosen), torch.randn(2, 20, width)
     assert targets.width == width
@@ -86,9 +91,8 @@ def test_each_space_has_its_width_and_its_loss(clips, tokenizer, space, width):
     assert loss.item() == pytest.approx(torch.stack(of_tokens).mean().item(), rel=1e-5)
 
 
-def test_soft_values_round_to_the_values(clips, tokenizer):
+def test_soft_values_round_to_the_values(clips, tokenizer, frozen):
     chosen = ids()
-    frozen = FrozenTokenizer.wrap(tokenizer)
     soft, hard = (TokenTargets(frozen=frozen, space=s).values(clips, chosen) for s in ("soft", "values"))
     away = (soft - hard).abs() * tokenizer.target_std
     assert away.max() <= 0.5 / 4 + 1e-3  # half a step of 8 levels
@@ -96,17 +100,17 @@ def test_soft_values_round_to_the_values(clips, tokenizer):
 
 
 @pytest.mark.parametrize("space", ["values", "codes"])
-def test_a_perfect_prediction_looks_like_the_decoded_clip(clips, tokenizer, space):
-    targets = TokenTargets(frozen=FrozenTokenizer.wrap(tokenizer), space=space)
+def test_a_perfect_prediction_looks_like_the_decoded_clip(clips, frozen, space):
+    targets, continuous = TokenTargets(frozen=frozen, space=space), TokenTargets(frozen=frozen)
     chosen = torch.arange(256).expand(2, -1)
     values = targets.values(clips, chosen)
     if space == "codes":
         values = F.one_hot(values, 8).flatten(2).float()
     seen = targets.pixels(values, clips, chosen)
-    frozen = TokenTargets(frozen=FrozenTokenizer.wrap(tokenizer))
-    assert torch.allclose(seen, frozen.pixels(frozen.values(clips, chosen), clips, chosen), atol=1e-5)
+    expected = continuous.pixels(continuous.values(clips, chosen), clips, chosen)
+    assert torch.allclose(seen, expected, atol=1e-5)
     assert seen.shape == (2, 256, 3, 2, 8, 8)
-    assert not torch.allclose(seen, frozen.pixels(torch.zeros(2, 256, 6), clips, chosen), atol=1e-2)
+    assert not torch.allclose(seen, continuous.pixels(torch.zeros(2, 256, 6), clips, chosen), atol=1e-2)
 
 
 def test_training_leaves_the_tokenizer_alone_and_out(clips, recipe):
@@ -127,12 +131,11 @@ def test_training_leaves_the_tokenizer_alone_and_out(clips, recipe):
     assert deepcopy(model).learned is frozen  # an average of the weights shares it
 
 
-def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recipe, tokenizer):
+def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recipe, frozen):
     model = autoencoder(recipe)
     noise = torch.rand(2, 256)
     chosen = model.select(clips, noise)
-    scores = FrozenTokenizer.wrap(tokenizer).scores(clips)
-    both = RawPixels((2, 8, 8), scores=FrozenTokenizer.wrap(tokenizer).scores)
+    scores, both = frozen.scores(clips), RawPixels((2, 8, 8), scores=frozen.scores)
     assert torch.equal(model.selector.importance(clips, both), scores)
     expected = model.selector(model.encoder.grid, importance=scores, noise=noise)
     assert torch.equal(chosen.target, expected.target)
@@ -140,8 +143,7 @@ def test_the_autoencoder_asks_for_what_the_tokenizer_scores_highest(clips, recip
 
 
 @pytest.mark.parametrize("space", ["values", "soft", "codes"])
-def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, tokenizer, space):
-    frozen = FrozenTokenizer.wrap(tokenizer)
+def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, frozen, space):
     targets, every = TokenTargets(frozen=frozen, space=space), torch.arange(256).expand(6, -1)
     batch = torch.cat([clips, clips.flip(2), clips.flip(3)])  # (6, 3, 32, 32, 32)
     values, scores = targets.values(batch, every), frozen.scores(batch)

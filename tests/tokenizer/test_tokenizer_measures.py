@@ -10,15 +10,12 @@ from scipy.stats import spearmanr
 from everest.tokenizer.layers import FSQ
 from everest.tokenizer.report import (
     change_of_tokens,
-    change_ratio,
-    codebook_use,
     codebook_warnings,
-    highest,
+    figures_of,
     mean_overlap,
     psnr,
     rank_correlation,
     scorer_warnings,
-    slice_shares,
 )
 
 
@@ -35,12 +32,28 @@ def test_change_is_measured_against_the_frame_before():
     assert change.tolist() == [[[[0, 0], [0, 0]], [[0, 0.25], [0, 0]]]]  # in one of its two frames
 
 
-def test_a_choice_by_chance_has_ratio_1_and_one_by_change_more():
-    change = torch.tensor([[1.0, 0, 0, 3]])
-    everything = torch.ones(1, 4, dtype=torch.bool)
-    assert change_ratio(everything, change) == 1
-    assert change_ratio(highest(change, 0.25), change) == 3
-    assert change_ratio(highest(change, 0.25), torch.zeros(1, 4)) == 1  # nothing moves at all
+def test_figures_by_hand_of_the_change_and_the_slices_of_what_is_kept():
+    change = torch.tensor([[1.0, 0, 0, 3], [1.0, 0, 0, 3]])
+    clips = {
+        **dict.fromkeys(("own", "random", "all"), torch.tensor([20.0, 30])),
+        "kept": torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]]).bool(),
+        "scores": change,
+        "untrained": torch.tensor([[9.0, 1, 2, 3]] * 2),
+        "change": change,
+        "codes": torch.tensor([[0, 1, 2, 3]] * 2),
+    }
+    figures = figures_of(clips, slices=2, quantizer=FSQ([4, 2]))
+    assert {name: each["ratio"] for name, each in figures["change"].items()} == {
+        **{"scorer": 3, "untrained": 1, "frame_difference": 3}
+    }
+    assert figures["slice_shares"] == pytest.approx([0.75, 0.25])
+    assert figures["psnr"] == {"own": 25, "random": 25, "all": 25}
+    still = figures_of({**clips, "change": torch.zeros(2, 4)}, slices=2, quantizer=FSQ([4, 2]))
+    assert still["change"]["scorer"]["ratio"] == 1  # nothing moves at all
+    # Four equally frequent codes, of 8 codes and as many tokens.
+    assert figures["codebook"] == {
+        **{"tokens": 8, "used": 4, "perplexity": pytest.approx(4), "perplexity_share": pytest.approx(0.5)}
+    }
 
 
 def test_ranks_are_those_of_spearman_with_ties_and_no_change_correlates_with_nothing():
@@ -51,20 +64,10 @@ def test_ranks_are_those_of_spearman_with_ties_and_no_change_correlates_with_not
     assert rank_correlation(torch.arange(4.0)[None], torch.ones(1, 4)) == 0
 
 
-def test_overlaps_of_pairs_and_shares_of_slices():
+def test_overlaps_are_averaged_over_pairs():
     kept = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0]]).bool()
     assert mean_overlap(kept) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)  # intersection over union
     assert mean_overlap(kept[:1]) == 0
-    kept = torch.tensor([[1, 1, 0, 0, 0, 1], [1, 0, 0, 0, 0, 0]]).bool()
-    assert slice_shares(kept, 3) == pytest.approx([0.75, 0, 0.25])
-
-
-def test_perplexity_counts_equally_frequent_codes():
-    quantizer = FSQ([4, 2])
-    use = codebook_use(torch.tensor([0, 1, 2, 3, 0, 1, 2, 3]), quantizer)
-    assert use["perplexity"] == pytest.approx(4)
-    assert use["perplexity_share"] == pytest.approx(0.5)  # of 8 codes and as many tokens
-    assert (use["used"], use["tokens"]) == (4, 8)
 
 
 HEALTHY = {

@@ -1,4 +1,4 @@
-"""`everest export`"""
+"""`everest export`: a model for transformers or ONNX."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from everest.errors import RecipeError
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
+from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
 from everest_cli.option_values import read_shares
+from everest_cli.options import argument, option
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -19,25 +22,24 @@ if TYPE_CHECKING:
 
     from everest.checkpoints.graph import Graph
 
-
 Format = Literal["hf", "onnx"]  # the program that reads the export
 GraphPrecision = Literal["fp32", "int8"]
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
-    to: Annotated[Format, typer.Option("--to", help="A transformers folder, or an ONNX file.")],
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx file.")],
+    checkpoint: Annotated[str, argument("C", o.CHECKPOINT_HELP)],
+    to: Annotated[Format, option("--to", "A transformers folder, or an ONNX file.")],
+    out: Annotated[Path, option("--output -o D", "The folder, or the .onnx file.")],
     keep: o.Keep = None,
     precision: Annotated[
-        GraphPrecision,
-        typer.Option("--precision", help="Precision of an ONNX network; tokens are selected in float32."),
+        GraphPrecision, option("--precision", "Precision of an ONNX network; tokens are selected in float32.")
     ] = "fp32",
     calibrate: Annotated[
-        Path | None,
-        typer.Option("--calibrate", metavar="LIST", help="List or folder of typical videos, for int8."),
+        Path | None, option("--calibrate LIST", "List or folder of typical videos, for int8.")
     ] = None,
-    evaluation: o.Evaluation = None,
+    evaluation: Annotated[
+        Path | None, option("--evaluation F", "Output of everest eval --json, for the model card.")
+    ] = None,
     which: o.WhichWeights = None,
     overwrite: o.OverwriteFile = False,
     as_json: o.AsJson = False,
@@ -50,7 +52,6 @@ def export(
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.evaluation.card import model_card, read_evaluation
-    from everest.system.files import refuse_inputs, write_text
 
     weights = find_weights(checkpoint, which=which)
     refuse_inputs(out, all_weights(weights), option="--output")
@@ -58,7 +59,6 @@ def export(
     measured = None if evaluation is None else read_evaluation(evaluation)
     if to == "hf":
         from everest.checkpoints.transformers import write_folder
-        from everest.system.run_folder import WEIGHTS
 
         card = model_card(opened, evaluation=measured, file=WEIGHTS)
         document = write_folder(out, opened, card=card)
@@ -92,8 +92,6 @@ def _check(
     overwrite: bool,
 ) -> None:
     """Check early that the options fit, and that the output can be written at the end."""
-    from everest.system.files import check_new_file, check_new_folder
-
     if keep is not None:
         read_shares(str(keep))
     if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 # The choices of options. typer shows them, and refuses any other value.
 Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
 Task = Literal["single-label", "multi-label", "regression"]
-Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
-Which = Literal["newest", "best"]  # weights of a run folder
 
 
 def read_recipe(
@@ -120,3 +118,8 @@ def local_path(text: str) -> Path:
             f"{text}: is a URL; this command reads local files only (prepare encode and shard read URLs)"
         )
     return Path(text.removeprefix(LOCAL))
+
+
+def root_of(source: Path, data: Path | None) -> Path:
+    """The folder that the paths of a list are relative to: --data, else the source or its folder."""
+    return data or (source if source.is_dir() else source.parent)

@@ -1,13 +1,36 @@
-"""Options that several commands share."""
+"""Options: how a command declares them, those that several commands share, and groups of them."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
-from everest_cli.option_values import Precision, Task, Tracker, Which, local_path
+from everest.errors import RecipeError
+from everest.system.launch import read_devices
+from everest_cli.option_values import Task, local_path, read_recipe
+from everest_cli.output import say
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
+    from everest.inference.model import OpenedModel
+
+
+def option(names: str, help: str, **settings: Any) -> Any:
+    """An option by its names and the word for its value in help, such as `--output -o DIR`."""
+    words = names.split()
+    flags = [word for word in words if word.startswith("-")]
+    return typer.Option(*flags, metavar=None if flags == words else words[-1], help=help, **settings)
+
+
+def argument(metavar: str, help: str, **settings: Any) -> Any:
+    """An argument by its word in help."""
+    return typer.Argument(metavar=metavar, help=help, **settings)
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -17,159 +40,184 @@ def _complete_recipe(incomplete: str) -> list[str]:
     return [name for name in shipped_names() if name.startswith(incomplete)]
 
 
+# What to read.
+Videos = Annotated[list[Path], argument("VIDEO…", "Videos, folders of videos, or lists (.csv, .tsv, .txt).")]
+VideosOrFolders = Annotated[list[Path], argument("VIDEO…", "Videos, or folders of videos.")]
 RecipeName = Annotated[
     str,
-    typer.Option(
-        "--recipe",
-        "-r",
-        metavar="R",
-        help="A shipped recipe, a YAML file, or auto: suggested for --data.",
+    option(
+        "--recipe -r R",
+        "A shipped recipe, a YAML file, or auto: suggested for --data.",
         autocompletion=_complete_recipe,
     ),
 ]
-DataRoot = Annotated[
-    str | None, typer.Option("--data", metavar="DIR", help="Folder or URL of lists and videos (data.root).")
-]
 Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; repeatable."),
+    list[str] | None, option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
 ]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Run folder [runs/COMMAND/RECIPE-TIME].")
-]
-ResumeMode = Annotated[
-    str,
-    typer.Option(
-        "--resume",
-        metavar="auto|never|DIR",
-        help="Resume the run in --output (auto), in DIR, or never.",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the contents of --output.")]
-OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-Gpus = Annotated[
-    str,
-    typer.Option("--gpus", metavar="auto|N|cpu|mps", help="All visible GPUs (auto), N GPUs, the CPU or MPS."),
-]
-OneGpu = Annotated[
-    str,
-    typer.Option("--gpus", metavar="auto|1|cpu|mps", help="A GPU if there is one (auto), or the CPU."),
-]
-Processes = Annotated[
-    int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
-]
-TrackerName = Annotated[
-    Tracker, typer.Option("--tracker", help="Log curves and images to TensorBoard or W&B (offline).")
-]
-OverfitOneBatch = Annotated[
-    bool,
-    typer.Option("--overfit-one-batch", help="Overfit the first batch, to check that the model can learn."),
-]
-PrecisionMode = Annotated[Precision | None, typer.Option("--precision", help="Override train.precision.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override train.seed.")]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Check everything, try two passes, estimate time and memory; write nothing."
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-OutputFile = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-
-FileFps = Annotated[
-    float | None,
-    typer.Option(
-        "--fps", metavar="N", min=0.001, max=10_000, help="Count frames at N per second [the file's rate]."
-    ),
-]
-CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
-
-Videos = Annotated[
-    list[Path],
-    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
-]
-VideosOrFolders = Annotated[
-    list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")
-]
-Checkpoint = Annotated[str, typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP)]
-Writer = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint", "-c", metavar="C", help="Weights that made the features; needed for new videos."
-    ),
-]
-WhichWeights = Annotated[
-    Which | None,
-    typer.Option("--which", help="Weights of a run folder [best on data.val if there are any, else newest]."),
-]
+DataRoot = Annotated[str | None, option("--data DIR", "Folder or URL of lists and videos (data.root).")]
 ListRoot = Annotated[
+    Path | None, option("--data DIR", "Folder that paths in a list are relative to [the list's].")
+]
+LocalRoot = Annotated[
     Path | None,
-    typer.Option("--data", metavar="DIR", help="Folder that paths in a list are relative to [the list's]."),
-]
-HowSeen = Annotated[
-    str | None,
-    typer.Option("--recipe", "-r", metavar="R", help="Recipe for clip size, stride and views [the run's]."),
-]
-OtherRecipe = Annotated[
-    str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe to use instead of the run's.")
-]
-Keep = Annotated[
-    float | None,
-    typer.Option("--keep", metavar="SHARE", help="Keep ratio: share of tokens to encode [as in training]."),
-]
-Embedding = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
-    ),
-]
-# Of a camera that moves, and of cuts.
-Align = Annotated[
-    Literal["none", "shift", "affine"] | None,
-    typer.Option("--align", help="Remove this camera motion before measuring change [none]."),
-]
-Cuts = Annotated[
-    Literal["ignore", "detect"] | None,
-    typer.Option("--cuts", help="detect: treat the start of a scene as the start of a clip [ignore]."),
-]
-Evaluation = Annotated[
-    Path | None,
-    typer.Option("--evaluation", metavar="F", help="Output of everest eval --json, for the model card."),
-]
-Views = Annotated[
-    str | None,
-    typer.Option(
-        "--views", metavar="CLIPSxCROPS", help="Views of a video, such as 1x1 [as in the run's evaluation]."
-    ),
-]
-Batch = Annotated[
-    int, typer.Option("--batch", min=1, metavar="N", help="Videos or windows in one forward pass.")
-]
-
-
-ClassesFile = Annotated[
-    Path | None,
-    typer.Option("--classes", parser=local_path, metavar="FILE", help="Class names in order, one per line."),
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        parser=local_path,
-        metavar="DIR",
-        help="Folder that paths in lists are relative to [the list's].",
-    ),
+    option("--data DIR", "Folder that paths in lists are relative to [the list's].", parser=local_path),
 ]
 TaskName = Annotated[
-    Task | None,
-    typer.Option("--task", help="One class, classes joined by |, or a number per video [by the labels]."),
+    Task | None, option("--task", "One class, classes joined by |, or a number per video [by the labels].")
 ]
-ListsFolder = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Folder for the lists [the videos' folder]."),
+FileFps = Annotated[
+    float | None, option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 ]
+
+# The model.
+CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
+Checkpoint = Annotated[str, option("--checkpoint -c C", CHECKPOINT_HELP)]
+WhichWeights = Annotated[
+    Literal["newest", "best"] | None,
+    option("--which", "Weights of a run folder [best on data.val if there are any, else newest]."),
+]
+HowSeen = Annotated[
+    str | None, option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
+]
+Keep = Annotated[
+    float | None, option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
+]
+Embedding = Annotated[
+    str | None, option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
+]
+Views = Annotated[
+    str | None, option("--views CLIPSxCROPS", "Views of a video, such as 1x1 [as in the run's evaluation].")
+]
+Batch = Annotated[int, option("--batch N", "Videos or windows in one forward pass.", min=1)]
+
+# Devices.
+Gpus = Annotated[str, option("--gpus auto|N|cpu|mps", "All visible GPUs (auto), N GPUs, the CPU or MPS.")]
+OneGpu = Annotated[str, option("--gpus auto|1|cpu|mps", "A GPU if there is one (auto), or the CPU.")]
+Processes = Annotated[int | None, option("--processes N", "Number of processes with --gpus cpu.", min=1)]
+
+# What to write.
+OutputFile = Annotated[Path | None, option("--output -o F", "Write to this file and print its name.")]
+ListsFolder = Annotated[Path | None, option("--output -o DIR", "Folder for the lists [the videos' folder].")]
+Overwrite = Annotated[bool, option("--overwrite", "Replace the contents of --output.")]
+OverwriteFile = Annotated[bool, option("--overwrite", "Replace files that exist.")]
+AsJson = Annotated[bool, option("--json", "Print one JSON document.")]
+Quiet = Annotated[bool, option("--quiet -q", "No progress on stderr.")]
+Seed = Annotated[int, option("--seed N", "Random seed.", min=0)]
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn each parameter of a command that is annotated by a dataclass into the options in its fields."""
+    groups: dict[str, Any] = {}
+    parameters: list[Parameter] = []
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in signature(command).parameters.items():
+        if not is_dataclass(hints[name]):
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name]))
+            continue
+        groups[name] = hints[name]
+        kinds = get_type_hints(hints[name], include_extras=True)
+        parameters += [
+            Parameter(
+                field.name,
+                Parameter.KEYWORD_ONLY,
+                default=Parameter.empty if field.default is MISSING else field.default,
+                annotation=kinds[field.name],
+            )
+            for field in fields(groups[name])
+        ]
+
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    # typer reads the options of a command from its signature and its annotations.
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = command.__doc__
+    return run
+
+
+def is_on_cpu(gpus: str) -> bool:
+    """Choose the device of a command that uses one; returns whether it is the CPU.
+
+    Args:
+        gpus: the value of --gpus.
+    """
+    if gpus in ("auto", "cpu"):
+        return gpus == "cpu"
+    devices = read_devices(gpus, None)
+    if devices.processes > 1:
+        raise RecipeError(f"--gpus {gpus}: this command uses one device; give auto, 1, cpu or mps")
+    os.environ.update(devices.environment)
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The options of a command that runs a trained model on any videos."""
+
+    checkpoint: Checkpoint
+    recipe: HowSeen = None
+    keep: Keep = None
+    batch: Batch = 1
+    data: ListRoot = None
+    which: WhichWeights = None
+    gpus: OneGpu = "auto"
+    quiet: Quiet = False
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files that an output must not replace."""
+        return [Path(self.recipe)] if self.recipe else []
+
+    @property
+    def changed(self) -> list[str]:
+        """The names of the options that were given and change the outputs."""
+        options = (field for field in fields(self) if field.name != "quiet")
+        return [option.name for option in options if getattr(self, option.name) not in (None, option.default)]
+
+    def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
+        """Open the model on its device.
+
+        Args:
+            clips, crops: views of a video; None: as in the evaluation.
+        """
+        from everest.checkpoints.load import find_weights
+        from everest.inference.model import OpenedModel
+
+        return OpenedModel.open(
+            find_weights(self.checkpoint, which=self.which, quiet=self.quiet),
+            recipe=read_recipe(self.recipe) if self.recipe else None,
+            clips=clips,
+            crops=crops,
+            keep=self.keep,
+            cpu=is_on_cpu(self.gpus),
+            notify=say,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledListOptions:
+    """The options of a command that measures a model on the lists of its run, or of another recipe."""
+
+    checkpoint: Checkpoint
+    recipe: Annotated[str | None, option("--recipe -r R", "Recipe to use instead of the run's.")] = None
+    data: DataRoot = None
+    overrides: Overrides = None
+    which: WhichWeights = None
+    as_json: AsJson = False
+    quiet: Quiet = False
+
+    def find(self) -> tuple[Path, Recipe]:
+        """Find the weights, and read the recipe with the changes of the options."""
+        from everest.checkpoints.load import find_weights, recipe_of_run
+
+        weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
+        recipe = read_recipe(
+            self.recipe or str(recipe_of_run(weights)),
+            data=self.data,
+            overrides=self.overrides,
+            imports=self.recipe is not None,
+        )
+        return weights, recipe

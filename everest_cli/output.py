@@ -20,7 +20,6 @@ from everest.system.processes import is_main
 from everest.system.text import escape_bytes, json_text
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
     from rich.table import Column
 
 PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
@@ -60,28 +59,26 @@ def print_json(document: Any) -> None:
     typer.echo(json_text(document, indent=2))
 
 
-def print_rich(renderable: RenderableType) -> None:
-    """Print a table on stdout; without a terminal, rows stay on one line."""
-    from rich.console import Console
+def print_table(
+    columns: Iterable[str | Column], rows: Iterable[Iterable[str]], *, title: str = "", **options: Any
+) -> None:
+    """Print a table on stdout; without a terminal, rows stay on one line.
 
-    console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(renderable)
-
-
-def print_table(columns: Iterable[str | Column], rows: Iterable[Iterable[str]], **options: Any) -> None:
-    """Print a table on stdout; brackets in its texts are no markup, as paths and settings have them.
+    Brackets in its texts are no markup, as paths and settings have them.
 
     Args:
         options: of rich's `Table`.
     """
+    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
     heads = (Column(Text(column)) if isinstance(column, str) else column for column in columns)
-    table = Table(*heads, **options)
+    table = Table(*heads, title=Text(title) if title else None, title_justify="left", **options)
     for row in rows:
         table.add_row(*map(Text, row))
-    print_rich(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
 
 
 def validation_line(event: dict[str, Any]) -> str:

@@ -12,8 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 from everest.system.events import silent
 from everest.system.launch import read_devices
 from everest_cli import options as o
+from everest_cli.options import argument, option
 from everest_cli.output import Display, print_json, print_table, say
-from everest_cli.training_command import this_program
+from everest_cli.training import this_program
 
 RUN = "run"  # the command of any other first word
 
@@ -41,37 +42,25 @@ app = typer.Typer(cls=SweepGroup, help="Compare settings over seeds, with interv
 @app.command(RUN, cls=SweepCommand)
 def sweep(
     context: typer.Context,
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A shipped recipe, a recipe file, or a sweep file.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the sweep.")],
+    recipe: Annotated[str, argument("RECIPE", "A shipped recipe, a recipe file, or a sweep file.")],
+    output: Annotated[Path, option("--output -o DIR", "Folder of the sweep.")],
     over: Annotated[
-        list[str] | None,
-        typer.Option("--over", metavar="KEY=A,B,…", help="Values to compare; repeat for all combinations."),
+        list[str] | None, option("--over KEY=A,B,…", "Values to compare; repeat for all combinations.")
     ] = None,
     overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a value for all arms; repeatable."),
+        list[str] | None, option("--set KEY=VALUE", "Override a value for all arms; repeatable.")
     ] = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="N|A,B,…", help="Number or list of seeds. [1]")
-    ] = None,
+    seeds: Annotated[str | None, option("--seeds N|A,B,…", "Number or list of seeds. [1]")] = None,
     stages: Annotated[
-        str | None,
-        typer.Option(
-            "--stages", metavar="STAGE,…", help="pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
-        ),
+        str | None, option("--stages STAGE,…", "pretrain, finetune, eval, probe. [pretrain,finetune,eval]")
     ] = None,
     init: Annotated[
-        str | None,
-        typer.Option("--init", metavar="C", help="Weights that the first stage starts from, or none. [none]"),
+        str | None, option("--init C", "Weights that the first stage starts from, or none. [none]")
     ] = None,
     data: o.DataRoot = None,
-    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Jobs at once.")] = 1,
+    jobs: Annotated[int, option("--jobs N", "Jobs at once.", min=1)] = 1,
     gpus: o.Gpus = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all arms and list the jobs; write nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option("--dry-run", "Check all arms and list the jobs; write nothing.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Run variants (arms) of a recipe over several seeds; prints the folder.
@@ -120,14 +109,11 @@ def _failure_line(failure: dict[str, Any]) -> str:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")],
+    folder: Annotated[Path, argument("DIR", "The folder of a sweep.")],
     metric: Annotated[
-        str | None,
-        typer.Option("--metric", metavar="NAME", help="Metric to compare, such as macro_f1 or HEAD.top1."),
+        str | None, option("--metric NAME", "Metric to compare, such as macro_f1 or HEAD.top1.")
     ] = None,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="ARM", help="Arm to compare with. [the sweep's]")
-    ] = None,
+    against: Annotated[str | None, option("--against ARM", "Arm to compare with. [the sweep's]")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Compare the arms of a sweep: means, 95 % intervals, differences by seed. Draws DIR/report.png.

@@ -1,22 +1,26 @@
-"""The parts that the training commands share: options, processes, the stage with its display."""
+"""`everest pretrain`, `finetune` and `train-tokenizer`: their options, processes and display."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from everest.errors import RecipeError
 from everest.system.launch import Devices, read_devices, run_processes
 from everest.system.processes import is_launched, is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
-from everest_cli.option_values import read_recipe
-from everest_cli.output import Display
+from everest_cli.option_values import Precision, read_recipe
+from everest_cli.options import option
+from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -25,20 +29,10 @@ if TYPE_CHECKING:
     from everest.stages import Stage
     from everest.suggest.devices import Purpose
 
+Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
 InitName = Annotated[
     str,
-    typer.Option(
-        "--init",
-        metavar="C",
-        help="Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.",
-    ),
-]
-DecoderMode = Annotated[
-    Decoder | None,
-    typer.Option(
-        "--decoder",
-        help="Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
-    ),
+    option("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none."),
 ]
 
 
@@ -48,17 +42,27 @@ class TrainOptions:
 
     data: o.DataRoot = None
     overrides: o.Overrides = None
-    output: o.Output = None
-    resume: o.ResumeMode = "auto"
+    output: Annotated[Path | None, option("--output -o DIR", "Run folder [runs/COMMAND/RECIPE-TIME].")] = None
+    resume: Annotated[
+        str, option("--resume auto|never|DIR", "Resume the run in --output (auto), in DIR, or never.")
+    ] = "auto"
     overwrite: o.Overwrite = False
     gpus: o.Gpus = "auto"
     processes: o.Processes = None
-    precision: o.PrecisionMode = None
-    seed: o.Seed = None
-    tracker: o.TrackerName = "none"
-    overfit_one_batch: o.OverfitOneBatch = False
-    print_config: o.PrintConfig = False
-    dry_run: o.DryRun = False
+    precision: Annotated[Precision | None, option("--precision", "Override train.precision.")] = None
+    seed: Annotated[int | None, option("--seed N", "Override train.seed.")] = None
+    tracker: Annotated[
+        Tracker, option("--tracker", "Log curves and images to TensorBoard or W&B (offline).")
+    ] = "none"
+    overfit_one_batch: Annotated[
+        bool,
+        option("--overfit-one-batch", "Overfit the first batch, to check that the model can learn."),
+    ] = False
+    print_config: Annotated[bool, option("--print-config", "Print all settings and stop.")] = False
+    dry_run: Annotated[
+        bool,
+        option("--dry-run", "Check everything, try two passes, estimate time and memory; write nothing."),
+    ] = False
     quiet: o.Quiet = False
 
     def read_recipe(self, name: str, *, purpose: Purpose = "pretrain") -> Recipe:
@@ -91,12 +95,12 @@ class TrainOptions:
         Args:
             command: names the default run folder.
         """
-        found = None
+        start = None
         if init != "none":
             from everest.checkpoints.start import find_init
 
             output = self.output if self.resume in ("auto", "never") else Path(self.resume)
-            found = find_init(init, output=output, overwrite=self.overwrite, decoder=decoder)
+            start = find_init(init, output=output, overwrite=self.overwrite, decoder=decoder)
         devices = launch(self.gpus, self.processes)
 
         from everest.engine.context import RunOptions
@@ -110,7 +114,7 @@ class TrainOptions:
             cpu=devices.kind == "cpu",
             tracker=self.tracker,
             one_batch=self.overfit_one_batch,
-            init=found,
+            init=start,
         )
 
     def train(self, run_stage: Callable[..., Training], recipe: Recipe, run: RunOptions) -> Path | None:
@@ -153,3 +157,75 @@ def _print_trial(stage: Stage) -> None:
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"
     for name, value in estimates.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def pretrain(
+    recipe: o.RecipeName,
+    options: TrainOptions,
+    init: InitName = "none",
+    decoder: Annotated[
+        Decoder | None,
+        option(
+            "--decoder",
+            "Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
+        ),
+    ] = None,
+) -> None:
+    """Train an encoder on unlabeled videos; prints the run folder.
+
+    Example: everest pretrain --recipe ucf101 --data /data/ucf101 --output runs/ucf101
+
+    Continue from other weights: everest pretrain --recipe ucf101 --init hf:MCG-NJU/videomae-base
+    """
+    settings = options.read_recipe(recipe)
+    if init == "none" and decoder is not None:
+        raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
+    run = options.launch("pretrain", recipe, init=init, decoder=decoder)
+
+    from everest.stages import run_pretraining
+
+    folder = options.train(run_pretraining, settings, run)
+    if folder is None or not is_main() or options.quiet:
+        return
+    words = [
+        "everest",
+        "finetune",
+        "--recipe",
+        recipe,
+        "--init",
+        str(folder),
+        "--output",
+        f"{folder}-finetune",
+    ]
+    words += [] if options.data is None else ["--data", options.data]
+    for text in options.overrides or []:
+        words += [] if text.startswith(("pretrain.", "data.pretrain=")) else ["--set", text]
+    say(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
+
+
+def finetune(recipe: o.RecipeName, options: TrainOptions, init: InitName = "") -> None:
+    """Train a classifier from a pre-trained encoder; prints the run folder.
+
+    Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
+    """
+    settings = options.read_recipe(recipe, purpose="scratch" if init == "none" else "finetune")
+    run = options.launch("finetune", recipe, init=init)
+
+    from everest.finetuning import set_up_finetuning
+    from everest.stages import run_stage
+
+    options.train(partial(run_stage, set_up_finetuning), settings, run)
+
+
+def train_tokenizer(recipe: o.RecipeName, options: TrainOptions) -> None:
+    """Train LVMAE's tokenizer: codes and importance of tokens; prints the run folder.
+
+    Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer
+    """
+    settings = options.read_recipe(recipe)
+    run = options.launch("train-tokenizer", recipe)
+
+    from everest.stages import run_stage
+    from everest.train_tokenizer import set_up_tokenizer
+
+    options.train(partial(run_stage, set_up_tokenizer), settings, run)

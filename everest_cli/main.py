@@ -137,9 +137,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "convert": (weights.convert, "Convert a checkpoint of another program."),
         "weights": (weights.app, "List public weights to start from."),
     },
-    "Data": {
-        "prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos."),
-    },
+    "Data": {"prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos.")},
 }
 for group in GROUPS.values():
     for name, (command, line) in group.items():

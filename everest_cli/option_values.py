@@ -57,11 +57,7 @@ def read_recipe(
 
 
 def read_shares(text: str) -> tuple[float, ...]:
-    """Parse the keep ratios of --keep, such as `0.5,0.25`.
-
-    Raises:
-        RecipeError: a ratio is not a number above 0 and at most 1, or is given twice.
-    """
+    """Parse the keep ratios of --keep, such as `0.5,0.25`."""
     try:
         shares = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -74,11 +70,7 @@ def read_shares(text: str) -> tuple[float, ...]:
 
 
 def read_size(text: str) -> int | tuple[int, int]:
-    """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width.
-
-    Raises:
-        RecipeError: the text is neither, or a side is not from 1 to LONGEST_SIDE.
-    """
+    """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width."""
     from everest.config.values import LONGEST_SIDE
 
     is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
@@ -92,11 +84,7 @@ def read_size(text: str) -> int | tuple[int, int]:
 
 
 def read_views(text: str | None) -> dict[str, int]:
-    """Parse the clips and crops of --views, `2x3`; empty for None.
-
-    Raises:
-        RecipeError: the text is not two numbers from 1 on.
-    """
+    """Parse the clips and crops of --views, `2x3`; empty for None."""
     if text is None:
         return {}
     if not re.fullmatch(r"[1-9]\d{0,8}x[1-9]\d{0,8}", text, re.ASCII):
@@ -106,11 +94,7 @@ def read_views(text: str | None) -> dict[str, int]:
 
 
 def local_path(text: str) -> Path:
-    """Parse a path on this machine.
-
-    Raises:
-        RecipeError: it is a URL, which these commands do not read.
-    """
+    """Parse a path on this machine."""
     from everest.system.storage import LOCAL, is_url
 
     if is_url(text) and not text.startswith(LOCAL):

@@ -86,26 +86,20 @@ def validation_line(event: dict[str, Any]) -> str:
     from everest.metrics.names import value_text
 
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
-    chosen = f"val_{event['metric']}"
-    chance = "" if event["chance"] is None else f"chance {value_text(chosen, event['chance'])}, "
-    majority = event["majority"]
-    is_known = majority is not None and majority > (event["chance"] or 0) + 0.1
-    frequent = f"most frequent class {value_text('top1', majority)}" if is_known else ""
-    if frequent and chosen == "val_top1":
-        chance = f"{frequent}, {chance}"
-    best = f"{value_text(chosen, event['best'])} at step {event['best_step']}"
-    others = [name for name in event if name.startswith("val_") and name != chosen]
-    shown = [
-        f"validation {_metric(chosen, event)} ({chance}best {best})",
-        *(
-            f"{_metric(n, event)} ({frequent})" if frequent and n == "val_top1" else _metric(n, event)
-            for n in others
-        ),
-    ]
-    return (
-        f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}: "
-        f"training loss {train_loss}; {', '.join(shown)}"
-    )
+    chosen, chance, majority = f"val_{event['metric']}", event["chance"], event["majority"]
+    notes: dict[str, list[str]] = {chosen: []}
+    notes |= {name: [] for name in event if name.startswith("val_") and name != chosen}
+    if majority is not None and majority > (chance or 0) + 0.1 and "val_top1" in notes:
+        notes["val_top1"].append(f"most frequent class {value_text('top1', majority)}")
+    if chance is not None:
+        notes[chosen].append(f"chance {value_text(chosen, chance)}")
+    notes[chosen].append(f"best {value_text(chosen, event['best'])} at step {event['best_step']}")
+    shown = (_metric(n, event) + (f" ({', '.join(texts)})" if texts else "") for n, texts in notes.items())
+    return f"{_place(event)}: training loss {train_loss}; validation {', '.join(shown)}"
+
+
+def _place(event: dict[str, Any]) -> str:
+    return f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
 
 
 def _metric(name: str, event: dict[str, Any]) -> str:
@@ -131,8 +125,7 @@ def probe_line(event: dict[str, Any]) -> str:
         mean = event["heldout_mean_loss"]
         reference = "" if mean is None else f" (predicting the mean gives {mean:.3f})"
         parts.append(f"held-out loss {event['heldout_loss']:.3f}{reference}")
-    place = f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
-    return f"{place}: probe: {', '.join(filter(None, parts))}"
+    return f"{_place(event)}: probe: {', '.join(filter(None, parts))}"
 
 
 def _accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
@@ -182,15 +175,13 @@ class Display:
             case "step":
                 loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
                 text = (
-                    f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']} "
-                    f"loss {loss} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
+                    f"{_place(event)} loss {loss} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
                     f"data-wait {event['data_wait']:.0%} memory {event['memory_bytes'] / 2**30:.1f} GiB"
                 )
                 self._advance(event["step"], event["steps"], text)
-            case "video":
-                self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
-            case "window":
-                self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
+            case "video" | "window" as kind:
+                done, total = event["done"], event[f"{kind}s"]
+                self._advance(done, total, f"{kind} {done}/{total}")
             case "validation":
                 self._line(validation_line(event))
             case "probe":

@@ -111,12 +111,7 @@ def shard(
         refuse_split_folders(videos.location)
     with Display(quiet=quiet) as display:
         document = write_shards(
-            videos,
-            output,
-            max_bytes=MOST_BYTES,
-            max_count=count,
-            overwrite=overwrite,
-            report=display.report,
+            videos, output, max_bytes=MOST_BYTES, max_count=count, overwrite=overwrite, report=display.report
         )
     if not quiet:
         say(f"{document['videos']} videos, shards: {document['shards']}, {document['bytes'] / 1e6:.1f} MB")

@@ -152,11 +152,7 @@ def _add_measurements(
     for stage in loading:
         step = document["stages"][stage]["measured"]
         document["stages"][stage]["loading"] = measure_loading(
-            recipe,
-            stage,
-            batch=step["batch"],
-            step_clips_per_second=step["clips_per_second"],
-            cpu=cpu,
+            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
         )
 
 

@@ -72,12 +72,7 @@ def sweep(
     from everest.sweep.request import read_request
 
     request = read_request(
-        recipe,
-        overrides=overrides or (),
-        over=over or (),
-        seeds=seeds,
-        stages=stages,
-        init=init,
+        recipe, overrides=overrides or (), over=over or (), seeds=seeds, stages=stages, init=init
     )
 
     from everest.sweep.plan import make_plan

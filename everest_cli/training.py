@@ -23,16 +23,13 @@ from everest_cli.options import option
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
-    from everest.config.settings import Recipe
-    from everest.engine.context import RunOptions
     from everest.engine.training import Training
     from everest.stages import Stage
     from everest.suggest.devices import Purpose
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
 InitName = Annotated[
-    str,
-    option("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none."),
+    str, option("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.")
 ]
 
 
@@ -55,8 +52,7 @@ class TrainOptions:
         Tracker, option("--tracker", "Log curves and images to TensorBoard or W&B (offline).")
     ] = "none"
     overfit_one_batch: Annotated[
-        bool,
-        option("--overfit-one-batch", "Overfit the first batch, to check that the model can learn."),
+        bool, option("--overfit-one-batch", "Overfit the first batch, to check that the model can learn.")
     ] = False
     print_config: Annotated[bool, option("--print-config", "Print all settings and stop.")] = False
     dry_run: Annotated[
@@ -64,69 +60,6 @@ class TrainOptions:
         option("--dry-run", "Check everything, try two passes, estimate time and memory; write nothing."),
     ] = False
     quiet: o.Quiet = False
-
-    def read_recipe(self, name: str, *, purpose: Purpose = "pretrain") -> Recipe:
-        """Read the recipe with the changes of the options; with --print-config, print it and exit.
-
-        Args:
-            purpose: of the recipe `auto`.
-        """
-        recipe = read_recipe(
-            name,
-            data=self.data,
-            overrides=self.overrides,
-            precision=self.precision,
-            seed=self.seed,
-            cpu=self.gpus == "cpu",
-            purpose=purpose,
-        )
-        if self.print_config:
-            from everest.config.recipe import dump_recipe
-
-            typer.echo(dump_recipe(recipe), nl=False)
-            raise typer.Exit()
-        return recipe
-
-    def launch(
-        self, command: str, recipe_file: str, *, init: str = "none", decoder: Decoder | None = None
-    ) -> RunOptions:
-        """Find the weights of --init, start the processes of the run, and return its options in each of them.
-
-        Args:
-            command: names the default run folder.
-        """
-        start = None
-        if init != "none":
-            from everest.checkpoints.start import find_init
-
-            output = self.output if self.resume in ("auto", "never") else Path(self.resume)
-            start = find_init(init, output=output, overwrite=self.overwrite, decoder=decoder)
-        devices = launch(self.gpus, self.processes)
-
-        from everest.engine.context import RunOptions
-
-        return RunOptions(
-            command=command,
-            recipe_file=recipe_file,
-            output=self.output,
-            resume=self.resume,
-            overwrite=self.overwrite,
-            cpu=devices.kind == "cpu",
-            tracker=self.tracker,
-            one_batch=self.overfit_one_batch,
-            init=start,
-        )
-
-    def train(self, run_stage: Callable[..., Training], recipe: Recipe, run: RunOptions) -> Path | None:
-        """Train a stage with a display, and print and return its run folder; None after --dry-run."""
-        trial = _print_trial if self.dry_run else None
-        with Display(quiet=self.quiet or not is_main()) as display:
-            training = run_stage(recipe, run, display.report, trial=trial)
-        if self.dry_run:
-            return None
-        if is_main():
-            typer.echo(training.run.path)
-        return training.run.path
 
 
 def launch(gpus: str, processes: int | None) -> Devices:
@@ -147,6 +80,75 @@ def this_program() -> list[str]:
     # Only `python -m` searches the working directory for modules first.
     by_module = Path(sys.argv[0]).name == "__main__.py"
     return [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
+
+
+def _train(
+    command: str,
+    recipe_file: str,
+    options: TrainOptions,
+    *,
+    init: str = "none",
+    decoder: Decoder | None = None,
+    purpose: Purpose = "pretrain",
+) -> Path | None:
+    """Train the stage of a command in each process; prints and returns the run folder, if there is one.
+
+    Args:
+        purpose: of the recipe `auto`.
+    """
+    recipe = read_recipe(
+        recipe_file,
+        data=options.data,
+        overrides=options.overrides,
+        precision=options.precision,
+        seed=options.seed,
+        cpu=options.gpus == "cpu",
+        purpose=purpose,
+    )
+    if options.print_config:
+        from everest.config.recipe import dump_recipe
+
+        typer.echo(dump_recipe(recipe), nl=False)
+        raise typer.Exit()
+    if init == "none" and decoder is not None:
+        raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
+    start = None
+    if init != "none":
+        from everest.checkpoints.start import find_init
+
+        output = options.output if options.resume in ("auto", "never") else Path(options.resume)
+        start = find_init(init, output=output, overwrite=options.overwrite, decoder=decoder)
+    devices = launch(options.gpus, options.processes)
+
+    from everest.engine.context import RunOptions
+    from everest.finetuning import set_up_finetuning
+    from everest.stages import run_pretraining, run_stage
+    from everest.train_tokenizer import set_up_tokenizer
+
+    stages: dict[str, Callable[..., Training]] = {
+        "pretrain": run_pretraining,
+        "finetune": partial(run_stage, set_up_finetuning),
+        "train-tokenizer": partial(run_stage, set_up_tokenizer),
+    }
+    run = RunOptions(
+        command=command,
+        recipe_file=recipe_file,
+        output=options.output,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        cpu=devices.kind == "cpu",
+        tracker=options.tracker,
+        one_batch=options.overfit_one_batch,
+        init=start,
+    )
+    trial = _print_trial if options.dry_run else None
+    with Display(quiet=options.quiet or not is_main()) as display:
+        training = stages[command](recipe, run, display.report, trial=trial)
+    if options.dry_run:
+        return None
+    if is_main():
+        typer.echo(training.run.path)
+    return training.run.path
 
 
 def _print_trial(stage: Stage) -> None:
@@ -177,14 +179,7 @@ def pretrain(
 
     Continue from other weights: everest pretrain --recipe ucf101 --init hf:MCG-NJU/videomae-base
     """
-    settings = options.read_recipe(recipe)
-    if init == "none" and decoder is not None:
-        raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
-    run = options.launch("pretrain", recipe, init=init, decoder=decoder)
-
-    from everest.stages import run_pretraining
-
-    folder = options.train(run_pretraining, settings, run)
+    folder = _train("pretrain", recipe, options, init=init, decoder=decoder)
     if folder is None or not is_main() or options.quiet:
         return
     words = [
@@ -208,13 +203,7 @@ def finetune(recipe: o.RecipeName, options: TrainOptions, init: InitName = "") -
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
     """
-    settings = options.read_recipe(recipe, purpose="scratch" if init == "none" else "finetune")
-    run = options.launch("finetune", recipe, init=init)
-
-    from everest.finetuning import set_up_finetuning
-    from everest.stages import run_stage
-
-    options.train(partial(run_stage, set_up_finetuning), settings, run)
+    _train("finetune", recipe, options, init=init, purpose="scratch" if init == "none" else "finetune")
 
 
 def train_tokenizer(recipe: o.RecipeName, options: TrainOptions) -> None:
@@ -222,10 +211,4 @@ def train_tokenizer(recipe: o.RecipeName, options: TrainOptions) -> None:
 
     Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer
     """
-    settings = options.read_recipe(recipe)
-    run = options.launch("train-tokenizer", recipe)
-
-    from everest.stages import run_stage
-    from everest.train_tokenizer import set_up_tokenizer
-
-    options.train(partial(run_stage, set_up_tokenizer), settings, run)
+    _train("train-tokenizer", recipe, options)

@@ -13,8 +13,7 @@ from everest.errors import RecipeError
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.option_values import read_shares
-from everest_cli.options import argument, option
+from everest_cli.options import argument, option, read_shares
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:

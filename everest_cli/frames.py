@@ -13,8 +13,7 @@ import typer
 from everest.errors import DataError, RecipeError
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
-from everest_cli.option_values import read_recipe, read_shares
-from everest_cli.options import option
+from everest_cli.options import option, read_recipe, read_shares
 from everest_cli.output import print_json, say
 
 Read = TypeVar("Read")

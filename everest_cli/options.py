@@ -1,8 +1,9 @@
-"""Options: how a command declares them, those that several commands share, and groups of them."""
+"""Options: how a command declares them, those that several commands share, and how their texts are read."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
@@ -13,12 +14,17 @@ import typer
 
 from everest.errors import RecipeError
 from everest.system.launch import read_devices
-from everest_cli.option_values import Task, local_path, read_recipe
 from everest_cli.output import say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.inference.model import OpenedModel
+    from everest.suggest.devices import Purpose
+
+
+# The choices of options. typer shows them, and refuses any other value.
+Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
+Task = Literal["single-label", "multi-label", "regression"]
 
 
 def option(names: str, help: str, **settings: Any) -> Any:
@@ -31,6 +37,22 @@ def option(names: str, help: str, **settings: Any) -> Any:
 def argument(metavar: str, help: str, **settings: Any) -> Any:
     """An argument by its word in help."""
     return typer.Argument(metavar=metavar, help=help, **settings)
+
+
+def local_path(text: str) -> Path:
+    """Parse a path on this machine."""
+    from everest.system.storage import LOCAL, is_url
+
+    if is_url(text) and not text.startswith(LOCAL):
+        raise RecipeError(
+            f"{text}: is a URL; this command reads local files only (prepare encode and shard read URLs)"
+        )
+    return Path(text.removeprefix(LOCAL))
+
+
+def root_of(source: Path, data: Path | None) -> Path:
+    """The folder that the paths of a list are relative to: --data, else the source or its folder."""
+    return data or (source if source.is_dir() else source.parent)
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -151,6 +173,81 @@ def is_on_cpu(gpus: str) -> bool:
         raise RecipeError(f"--gpus {gpus}: this command uses one device; give auto, 1, cpu or mps")
     os.environ.update(devices.environment)
     return False
+
+
+def read_recipe(
+    name: str,
+    *,
+    data: str | None = None,
+    overrides: list[str] | None = None,
+    precision: Precision | None = None,
+    seed: int | None = None,
+    imports: bool = True,
+    cpu: bool = False,
+    purpose: Purpose = "pretrain",
+) -> Recipe:
+    """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run.
+
+    Args:
+        cpu, purpose: of the recipe `auto`; see everest.suggest.suggestion.
+    """
+    from everest.config.recipe_files import AUTO, find_recipe, with_bases
+
+    if name == AUTO:
+        from everest.suggest.suggestion import auto_recipe
+
+        source = auto_recipe(data, purpose=purpose, overrides=overrides or (), cpu=cpu)
+    else:
+        source = find_recipe(name)
+        with_bases(source)  # refuses files that are no recipes before torch is imported
+    from everest.config.recipe import recipe_for_run
+
+    return recipe_for_run(
+        source,
+        data=data,
+        overrides=overrides or (),
+        precision=precision,
+        seed=seed,
+        notify=say,
+        imports=imports,
+    )
+
+
+def read_shares(text: str) -> tuple[float, ...]:
+    """Parse the keep ratios of --keep, such as `0.5,0.25`."""
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise RecipeError(f"--keep {text}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
+    if len(set(shares)) < len(shares):
+        raise RecipeError(f"--keep {text}: a ratio is given twice")
+    return shares
+
+
+def read_size(text: str) -> int | tuple[int, int]:
+    """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width."""
+    from everest.config.values import LONGEST_SIDE
+
+    is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
+    sides = [int(side) for side in text.split("x")] if is_size else []
+    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
+        shown = text if len(text) <= 20 else f"{text[:20]}…"
+        raise RecipeError(
+            f"--size: must be a number of pixels up to {LONGEST_SIDE}, or HEIGHTxWIDTH, not {shown}"
+        )
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def read_views(text: str | None) -> dict[str, int]:
+    """Parse the clips and crops of --views, `2x3`; empty for None."""
+    if text is None:
+        return {}
+    if not re.fullmatch(r"[1-9]\d{0,8}x[1-9]\d{0,8}", text, re.ASCII):
+        raise RecipeError(f"--views {text}: give CLIPSxCROPS, such as 1x1 or 5x3")
+    clips, crops = map(int, text.split("x"))
+    return {"clips": clips, "crops": crops}
 
 
 @dataclass(frozen=True, kw_only=True)

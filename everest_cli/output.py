@@ -174,10 +174,9 @@ class Display:
         match event["event"]:
             case "step":
                 loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
-                text = (
-                    f"{_place(event)} loss {loss} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
-                    f"data-wait {event['data_wait']:.0%} memory {event['memory_bytes'] / 2**30:.1f} GiB"
-                )
+                speed = f"{event['clips_per_second']:.1f} clips/s data-wait {event['data_wait']:.0%}"
+                memory = f"memory {event['memory_bytes'] / 2**30:.1f} GiB"
+                text = f"{_place(event)} loss {loss} lr {event['lr']:.2e} {speed} {memory}"
                 self._advance(event["step"], event["steps"], text)
             case "video" | "window" as kind:
                 done, total = event["done"], event[f"{kind}s"]

@@ -14,8 +14,7 @@ from everest.errors import RecipeError
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.option_values import read_views
-from everest_cli.options import argument, option
+from everest_cli.options import argument, option, read_views
 from everest_cli.output import Display, print_json
 
 PredictionFormat = Literal["table", "json", "csv"]

@@ -12,8 +12,7 @@ from everest.errors import first_names
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_check, prepare_files, prepare_windows
-from everest_cli.option_values import local_path, root_of
-from everest_cli.options import argument, option
+from everest_cli.options import argument, local_path, option, root_of
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:

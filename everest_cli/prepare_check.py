@@ -14,8 +14,7 @@ from everest.system.machine import num_cores
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.option_values import Task, local_path, read_recipe, root_of
-from everest_cli.options import argument, option
+from everest_cli.options import Task, argument, local_path, option, read_recipe, root_of
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:

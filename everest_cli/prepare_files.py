@@ -11,8 +11,7 @@ import typer
 from everest.errors import RecipeError
 from everest.system.machine import num_cores
 from everest_cli import options as o
-from everest_cli.option_values import read_recipe
-from everest_cli.options import argument, is_on_cpu, option
+from everest_cli.options import argument, is_on_cpu, option, read_recipe
 from everest_cli.output import Display, print_json, say
 
 MOST_BYTES: Final = 10**9  # of the videos of a shard

@@ -13,8 +13,7 @@ import typer
 
 from everest.errors import RecipeError, unknown_name
 from everest_cli import options as o
-from everest_cli.option_values import read_size
-from everest_cli.options import is_on_cpu, option
+from everest_cli.options import is_on_cpu, option, read_size
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_values import local_path
-from everest_cli.options import argument, option
+from everest_cli.options import argument, local_path, option
 from everest_cli.output import Display, print_json
 
 

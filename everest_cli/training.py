@@ -18,8 +18,7 @@ from everest.system.launch import Devices, read_devices, run_processes
 from everest.system.processes import is_launched, is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
-from everest_cli.option_values import Precision, read_recipe
-from everest_cli.options import option
+from everest_cli.options import Precision, option, read_recipe
 from everest_cli.output import Display, say
 
 if TYPE_CHECKING:

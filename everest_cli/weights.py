@@ -13,8 +13,7 @@ import typer
 from everest.errors import CheckpointError, RecipeError, first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
-from everest_cli.option_values import read_size
-from everest_cli.options import argument, option
+from everest_cli.options import argument, option, read_size
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -24,18 +24,16 @@ WINDOW_SECONDS: Final = 10.0  # our choice
 
 def budget(
     rules: RuleOptions,
-    timeline: Annotated[Path, option("--timeline T", "File of `everest timeline --save`.")],
-    checked: Annotated[
-        Path | None, option("--checked F", "The list of --draw, with your bouts added.")
-    ] = None,
-    draw: Annotated[int | None, option("--draw N", "Write N random windows to --output.", min=2)] = None,
-    window: Annotated[
-        float | None, option("--window SECONDS", "Length of the windows [10, or as in --checked].", min=0.1)
-    ] = None,
-    seed: Annotated[int, option("--seed N", "Random seed of --draw.", min=0)] = 0,
-    output: Annotated[Path | None, option("--output -o LIST", "CSV list of windows to write.")] = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    timeline: Path = option("--timeline T", "File of `everest timeline --save`.", ...),
+    checked: Path | None = option("--checked F", "The list of --draw, with your bouts added."),
+    draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
+    window: float | None = option(
+        "--window SECONDS", "Length of the windows [10, or as in --checked].", min=0.1
+    ),
+    seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
+    output: Path | None = option("--output -o LIST", "CSV list of windows to write."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Estimate seconds and bouts of each class in all footage, with 95 % intervals.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
@@ -18,15 +18,11 @@ from everest_cli.training import launch
 
 def evaluate(
     run: o.LabeledListOptions,
-    predictions: Annotated[
-        Path | None, option("--predictions F", "Write a CSV file with a row per video.")
-    ] = None,
-    report: Annotated[
-        Path | None, option("--report DIR", "Write a page with figures to this folder.")
-    ] = None,
-    overwrite: o.OverwriteFile = False,
-    gpus: o.Gpus = "auto",
-    processes: o.Processes = None,
+    predictions: Path | None = option("--predictions F", "Write a CSV file with a row per video."),
+    report: Path | None = option("--report DIR", "Write a page with figures to this folder."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    gpus: str = o.GPUS,
+    processes: int | None = o.PROCESSES,
 ) -> None:
     """Evaluate a classifier on clips x crops views of every video of data.test.
 
@@ -83,9 +79,9 @@ def _print_evaluation(result: dict[str, Any]) -> None:
 
 def probe(
     run: o.LabeledListOptions,
-    probes: Annotated[str, option("--probes NAME,…", "Probes to train.")] = "knn,linear,attentive",
-    batch: o.Batch = 1,
-    gpus: o.OneGpu = "auto",
+    probes: str = option("--probes NAME,…", "Probes to train.", "knn,linear,attentive"),
+    batch: int = o.BATCH,
+    gpus: str = o.ONE_GPU,
 ) -> None:
     """Probe a frozen encoder: train simple classifiers on data.train, evaluate them on data.test.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -26,22 +26,18 @@ GraphPrecision = Literal["fp32", "int8"]
 
 
 def export(
-    checkpoint: Annotated[str, argument("C", o.CHECKPOINT_HELP)],
-    to: Annotated[Format, option("--to", "A transformers folder, or an ONNX file.")],
-    out: Annotated[Path, option("--output -o D", "The folder, or the .onnx file.")],
-    keep: o.Keep = None,
-    precision: Annotated[
-        GraphPrecision, option("--precision", "Precision of an ONNX network; tokens are selected in float32.")
-    ] = "fp32",
-    calibrate: Annotated[
-        Path | None, option("--calibrate LIST", "List or folder of typical videos, for int8.")
-    ] = None,
-    evaluation: Annotated[
-        Path | None, option("--evaluation F", "Output of everest eval --json, for the model card.")
-    ] = None,
-    which: o.WhichWeights = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    checkpoint: str = argument("C", o.CHECKPOINT_HELP),
+    to: Format = option("--to", "A transformers folder, or an ONNX file.", ...),
+    out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
+    keep: float | None = o.KEEP,
+    precision: GraphPrecision = option(
+        "--precision", "Precision of an ONNX network; tokens are selected in float32.", "fp32"
+    ),
+    calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8."),
+    evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card."),
+    which: o.Which | None = o.WHICH,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Export a model and check its outputs against everest's; prints the path.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import typer
 
@@ -20,20 +20,19 @@ Read = TypeVar("Read")
 
 
 def select_frames(
-    videos: o.VideosOrFolders,
-    alpha: Annotated[float, option("--alpha A", "Candidate frames per selected frame.", min=1.0)] = 1.5,
-    keep: Annotated[float, option("--keep SHARE", "Keep ratio over all candidate tokens.")] = 0.3,
-    frames: Annotated[int, option("--frames N", "Number of frames to select.", min=2)] = 16,
-    stride: Annotated[
-        int | None,
-        option("--stride N", "Take candidates N frames apart from the middle [the whole video].", min=1),
-    ] = None,
-    size: Annotated[int, option("--size N", "Shorter side, without a checkpoint.", min=16)] = 224,
-    checkpoint: o.Embedding = None,
-    picture: Annotated[Path | None, option("--picture DIR", "Folder for VIDEO-frames.png.")] = None,
-    seed: o.Seed = 0,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    videos: list[Path] = o.VIDEOS_OR_FOLDERS,
+    alpha: float = option("--alpha A", "Candidate frames per selected frame.", 1.5, min=1.0),
+    keep: float = option("--keep SHARE", "Keep ratio over all candidate tokens.", 0.3),
+    frames: int = option("--frames N", "Number of frames to select.", 16, min=2),
+    stride: int | None = option(
+        "--stride N", "Take candidates N frames apart from the middle [the whole video].", min=1
+    ),
+    size: int = option("--size N", "Shorter side, without a checkpoint.", 224, min=16),
+    checkpoint: str | None = o.EMBEDDING,
+    picture: Path | None = option("--picture DIR", "Folder for VIDEO-frames.png."),
+    seed: int = o.SEED,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Select the frames of a video that change most; prints their numbers.
 
@@ -89,38 +88,30 @@ def select_frames(
 
 
 def visualize_mask(
-    videos: o.VideosOrFolders,
-    checkpoint: o.Embedding = None,
-    recipe: Annotated[str | None, option("--recipe -r R", "Use the clips and tokens of a recipe.")] = None,
-    strategy: Annotated[
-        str | None, option("--strategy NAME", "Token selection [redundancy-robust, or C's or R's].")
-    ] = None,
-    keep: Annotated[str | None, option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's].")] = None,
-    compare: Annotated[bool, option("--compare", "Compare the common strategies.")] = False,
-    align: Annotated[
-        Literal["none", "shift", "affine"] | None,
-        option("--align", "Remove this camera motion before measuring change [none]."),
-    ] = None,
-    cuts: Annotated[
-        Literal["ignore", "detect"] | None,
-        option("--cuts", "detect: treat the start of a scene as the start of a clip [ignore]."),
-    ] = None,
-    slice_cap: Annotated[
-        float | None, option("--slice-cap SHARE", "Largest share of the kept tokens in one slice [1].")
-    ] = None,
-    frames: Annotated[
-        int | None, option("--frames N", "Frames of a clip [16, or C's or R's].", min=2)
-    ] = None,
-    stride: Annotated[
-        int | None, option("--stride N", "Distance between frames [4, or C's or R's].", min=1)
-    ] = None,
-    size: Annotated[
-        int | None, option("--size N", "Shorter side in pixels [224, or R's]; a model has its own.", min=16)
-    ] = None,
-    out: Annotated[Path, option("--output -o DIR", "Folder for the figures.")] = Path(),
-    seed: Annotated[int, option("--seed N", "Seed of random selections.", min=0)] = 0,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    videos: list[Path] = o.VIDEOS_OR_FOLDERS,
+    checkpoint: str | None = o.EMBEDDING,
+    recipe: str | None = option("--recipe -r R", "Use the clips and tokens of a recipe."),
+    strategy: str | None = option("--strategy NAME", "Token selection [redundancy-robust, or C's or R's]."),
+    keep: str | None = option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's]."),
+    compare: bool = option("--compare", "Compare the common strategies.", False),
+    align: Literal["none", "shift", "affine"] | None = option(
+        "--align", "Remove this camera motion before measuring change [none]."
+    ),
+    cuts: Literal["ignore", "detect"] | None = option(
+        "--cuts", "detect: treat the start of a scene as the start of a clip [ignore]."
+    ),
+    slice_cap: float | None = option(
+        "--slice-cap SHARE", "Largest share of the kept tokens in one slice [1]."
+    ),
+    frames: int | None = option("--frames N", "Frames of a clip [16, or C's or R's].", min=2),
+    stride: int | None = option("--stride N", "Distance between frames [4, or C's or R's].", min=1),
+    size: int | None = option(
+        "--size N", "Shorter side in pixels [224, or R's]; a model has its own.", min=16
+    ),
+    out: Path = option("--output -o DIR", "Folder for the figures.", Path()),
+    seed: int = option("--seed N", "Seed of random selections.", 0, min=0),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Draw kept, visible and predicted tokens of videos; prints the paths of the figures.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -20,8 +20,8 @@ UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
 
 def runs(
-    folder: Annotated[Path, argument("FOLDER", "Folder to search, at any depth.")] = Path("runs"),
-    as_json: o.AsJson = False,
+    folder: Path = argument("FOLDER", "Folder to search, at any depth.", Path("runs")),
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """List run folders with their recipe, progress and state.
 
@@ -67,11 +67,11 @@ def _print_runs(summaries: list[RunSummary]) -> None:
 
 
 def plot(
-    runs: Annotated[list[Path], argument("RUN", "Run folders.")],
-    x: Annotated[
-        Literal["steps", "hours", "gflops"], option("--x", "Axis: steps, hours of training, or computation.")
-    ] = "steps",
-    out: Annotated[Path, option("--output -o F", "The PNG to write.")] = Path("curves.png"),
+    runs: list[Path] = argument("RUN", "Run folders."),
+    x: Literal["steps", "hours", "gflops"] = option(
+        "--x", "Axis: steps, hours of training, or computation.", "steps"
+    ),
+    out: Path = option("--output -o F", "The PNG to write.", Path("curves.png")),
 ) -> None:
     """Draw losses, validations, probes and learning rates of runs; prints the figure's path.
 
@@ -87,7 +87,7 @@ def plot(
     typer.echo(out)
 
 
-def doctor(as_json: o.AsJson = False) -> None:
+def doctor(as_json: bool = o.AS_JSON) -> None:
     """Check packages, devices, decoders and disk; prints problems, fixes and a verdict.
 
     Example: everest doctor

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperArgument, TyperGroup
@@ -157,14 +157,11 @@ def _show_version(requested: bool) -> None:
 
 @app.callback()
 def everest(
-    debug: Annotated[bool, option("--debug", "Show the traceback of an error.")] = False,
-    imports: Annotated[
-        list[str] | None,
-        option("--import MODULE", "Import your module, which weights or run folders refer to."),
-    ] = None,
-    version: Annotated[
-        bool, option("--version", "Show the version.", callback=_show_version, is_eager=True)
-    ] = False,
+    debug: bool = option("--debug", "Show the traceback of an error.", False),
+    imports: list[str] | None = option(
+        "--import MODULE", "Import your module, which weights or run folders refer to."
+    ),
+    version: bool = option("--version", "Show the version.", False, callback=_show_version, is_eager=True),
 ) -> None:
     """Train video classifiers and encoders on your own videos, and use them.
 

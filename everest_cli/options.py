@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import typer
 
@@ -23,20 +23,27 @@ if TYPE_CHECKING:
 
 
 # The choices of options. typer shows them, and refuses any other value.
+Which = Literal["newest", "best"]  # weights of a run folder
 Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
 Task = Literal["single-label", "multi-label", "regression"]
 
 
-def option(names: str, help: str, **settings: Any) -> Any:
-    """An option by its names and the word for its value in help, such as `--output -o DIR`."""
+def option(names: str, help: str, default: Any = None, **settings: Any) -> Any:
+    """An option by its names and the word for its value in help, such as `--output -o DIR`.
+
+    Args:
+        default: ... if it is required.
+        settings: of `typer.Option`.
+    """
     words = names.split()
     flags = [word for word in words if word.startswith("-")]
-    return typer.Option(*flags, metavar=None if flags == words else words[-1], help=help, **settings)
+    metavar = None if flags == words else words[-1]
+    return typer.Option(default, *flags, metavar=metavar, help=help, **settings)
 
 
-def argument(metavar: str, help: str, **settings: Any) -> Any:
+def argument(metavar: str, help: str, default: Any = ..., **settings: Any) -> Any:
     """An argument by its word in help."""
-    return typer.Argument(metavar=metavar, help=help, **settings)
+    return typer.Argument(default, metavar=metavar, help=help, **settings)
 
 
 def local_path(text: str) -> Path:
@@ -63,89 +70,61 @@ def _complete_recipe(incomplete: str) -> list[str]:
 
 
 # What to read.
-Videos = Annotated[list[Path], argument("VIDEO…", "Videos, folders of videos, or lists (.csv, .tsv, .txt).")]
-VideosOrFolders = Annotated[list[Path], argument("VIDEO…", "Videos, or folders of videos.")]
-RecipeName = Annotated[
-    str,
-    option(
-        "--recipe -r R",
-        "A shipped recipe, a YAML file, or auto: suggested for --data.",
-        autocompletion=_complete_recipe,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None, option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
-]
-DataRoot = Annotated[str | None, option("--data DIR", "Folder or URL of lists and videos (data.root).")]
-ListRoot = Annotated[
-    Path | None, option("--data DIR", "Folder that paths in a list are relative to [the list's].")
-]
-LocalRoot = Annotated[
-    Path | None,
-    option("--data DIR", "Folder that paths in lists are relative to [the list's].", parser=local_path),
-]
-TaskName = Annotated[
-    Task | None, option("--task", "One class, classes joined by |, or a number per video [by the labels].")
-]
-FileFps = Annotated[
-    float | None, option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
-]
+VIDEOS = argument("VIDEO…", "Videos, folders of videos, or lists (.csv, .tsv, .txt).")
+VIDEOS_OR_FOLDERS = argument("VIDEO…", "Videos, or folders of videos.")
+RECIPE = option(
+    "--recipe -r R",
+    "A shipped recipe, a YAML file, or auto: suggested for --data.",
+    ...,
+    autocompletion=_complete_recipe,
+)
+OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
+DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
+LIST_ROOT = option("--data DIR", "Folder that paths in a list are relative to [the list's].")
+LOCAL_ROOT = option(
+    "--data DIR", "Folder that paths in lists are relative to [the list's].", parser=local_path
+)
+TASK = option("--task", "One class, classes joined by |, or a number per video [by the labels].")
+FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 
 # The model.
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
-Checkpoint = Annotated[str, option("--checkpoint -c C", CHECKPOINT_HELP)]
-WhichWeights = Annotated[
-    Literal["newest", "best"] | None,
-    option("--which", "Weights of a run folder [best on data.val if there are any, else newest]."),
-]
-HowSeen = Annotated[
-    str | None, option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
-]
-Keep = Annotated[
-    float | None, option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
-]
-Embedding = Annotated[
-    str | None, option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
-]
-Views = Annotated[
-    str | None, option("--views CLIPSxCROPS", "Views of a video, such as 1x1 [as in the run's evaluation].")
-]
-Batch = Annotated[int, option("--batch N", "Videos or windows in one forward pass.", min=1)]
+CHECKPOINT = option("--checkpoint -c C", CHECKPOINT_HELP, ...)
+WHICH = option("--which", "Weights of a run folder [best on data.val if there are any, else newest].")
+HOW_SEEN = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
+KEEP = option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
+EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
+VIEWS = option("--views CLIPSxCROPS", "Views of a video, such as 1x1 [as in the run's evaluation].")
+BATCH = option("--batch N", "Videos or windows in one forward pass.", 1, min=1)
 
 # Devices.
-Gpus = Annotated[str, option("--gpus auto|N|cpu|mps", "All visible GPUs (auto), N GPUs, the CPU or MPS.")]
-OneGpu = Annotated[str, option("--gpus auto|1|cpu|mps", "A GPU if there is one (auto), or the CPU.")]
-Processes = Annotated[int | None, option("--processes N", "Number of processes with --gpus cpu.", min=1)]
+GPUS = option("--gpus auto|N|cpu|mps", "All visible GPUs (auto), N GPUs, the CPU or MPS.", "auto")
+ONE_GPU = option("--gpus auto|1|cpu|mps", "A GPU if there is one (auto), or the CPU.", "auto")
+PROCESSES = option("--processes N", "Number of processes with --gpus cpu.", min=1)
 
 # What to write.
-OutputFile = Annotated[Path | None, option("--output -o F", "Write to this file and print its name.")]
-ListsFolder = Annotated[Path | None, option("--output -o DIR", "Folder for the lists [the videos' folder].")]
-Overwrite = Annotated[bool, option("--overwrite", "Replace the contents of --output.")]
-OverwriteFile = Annotated[bool, option("--overwrite", "Replace files that exist.")]
-AsJson = Annotated[bool, option("--json", "Print one JSON document.")]
-Quiet = Annotated[bool, option("--quiet -q", "No progress on stderr.")]
-Seed = Annotated[int, option("--seed N", "Random seed.", min=0)]
+OUTPUT_FILE = option("--output -o F", "Write to this file and print its name.")
+LISTS_FOLDER = option("--output -o DIR", "Folder for the lists [the videos' folder].")
+OVERWRITE = option("--overwrite", "Replace the contents of --output.", False)
+OVERWRITE_FILES = option("--overwrite", "Replace files that exist.", False)
+AS_JSON = option("--json", "Print one JSON document.", False)
+QUIET = option("--quiet -q", "No progress on stderr.", False)
+SEED = option("--seed N", "Random seed.", 0, min=0)
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
     """Turn each parameter of a command that is annotated by a dataclass into the options in its fields."""
     groups: dict[str, Any] = {}
     parameters: list[Parameter] = []
-    hints = get_type_hints(command, include_extras=True)
+    hints = get_type_hints(command)
     for name, parameter in signature(command).parameters.items():
-        if not is_dataclass(hints[name]):
-            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[name]))
-            continue
-        groups[name] = hints[name]
-        kinds = get_type_hints(hints[name], include_extras=True)
+        options = [(name, parameter.default, hints[name])]
+        if is_dataclass(hints[name]):
+            groups[name], kinds = hints[name], get_type_hints(hints[name])
+            options = [(field.name, field.default, kinds[field.name]) for field in fields(groups[name])]
         parameters += [
-            Parameter(
-                field.name,
-                Parameter.KEYWORD_ONLY,
-                default=Parameter.empty if field.default is MISSING else field.default,
-                annotation=kinds[field.name],
-            )
-            for field in fields(groups[name])
+            Parameter(key, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for key, default, kind in options
         ]
 
     def run(**values: Any) -> None:
@@ -254,14 +233,14 @@ def read_views(text: str | None) -> dict[str, int]:
 class ModelOptions:
     """The options of a command that runs a trained model on any videos."""
 
-    checkpoint: Checkpoint
-    recipe: HowSeen = None
-    keep: Keep = None
-    batch: Batch = 1
-    data: ListRoot = None
-    which: WhichWeights = None
-    gpus: OneGpu = "auto"
-    quiet: Quiet = False
+    checkpoint: str = CHECKPOINT
+    recipe: str | None = HOW_SEEN
+    keep: float | None = KEEP
+    batch: int = BATCH
+    data: Path | None = LIST_ROOT
+    which: Which | None = WHICH
+    gpus: str = ONE_GPU
+    quiet: bool = QUIET
 
     @property
     def inputs(self) -> list[Path]:
@@ -271,8 +250,11 @@ class ModelOptions:
     @property
     def changed(self) -> list[str]:
         """The names of the options that were given and change the outputs."""
-        options = (field for field in fields(self) if field.name != "quiet")
-        return [option.name for option in options if getattr(self, option.name) not in (None, option.default)]
+        return [
+            name
+            for name, value in vars(self).items()
+            if name != "quiet" and value not in (None, getattr(type(self), name).default)
+        ]
 
     def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
         """Open the model on its device.
@@ -298,13 +280,13 @@ class ModelOptions:
 class LabeledListOptions:
     """The options of a command that measures a model on the lists of its run, or of another recipe."""
 
-    checkpoint: Checkpoint
-    recipe: Annotated[str | None, option("--recipe -r R", "Recipe to use instead of the run's.")] = None
-    data: DataRoot = None
-    overrides: Overrides = None
-    which: WhichWeights = None
-    as_json: AsJson = False
-    quiet: Quiet = False
+    checkpoint: str = CHECKPOINT
+    recipe: str | None = option("--recipe -r R", "Recipe to use instead of the run's.")
+    data: str | None = DATA_ROOT
+    overrides: list[str] | None = OVERRIDES
+    which: Which | None = WHICH
+    as_json: bool = AS_JSON
+    quiet: bool = QUIET
 
     def find(self) -> tuple[Path, Recipe]:
         """Find the weights, and read the recipe with the changes of the options."""

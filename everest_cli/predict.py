@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import typer
 
@@ -26,15 +26,13 @@ COLUMNS: Final = (
 
 def predict(
     model: o.ModelOptions,
-    videos: o.Videos,
-    top: Annotated[int | None, option("--top -k K", "Classes per video [5, and all present].", min=1)] = None,
-    kind: Annotated[
-        PredictionFormat | None, option("--format", "Output format [as --output, else table].")
-    ] = None,
-    views: o.Views = None,
-    output: o.OutputFile = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    videos: list[Path] = o.VIDEOS,
+    top: int | None = option("--top -k K", "Classes per video [5, and all present].", min=1),
+    kind: PredictionFormat | None = option("--format", "Output format [as --output, else table]."),
+    views: str | None = o.VIEWS,
+    output: Path | None = o.OUTPUT_FILE,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Predict classes or numbers for videos or for the segments of a list.
 
@@ -124,21 +122,19 @@ TEXTS: Final[dict[str, Callable[[Rows], str]]] = {
 
 
 def extract(
-    videos: o.Videos,
+    *,
+    videos: list[Path] = o.VIDEOS,
     model: o.ModelOptions,
-    out: Annotated[Path, option("--output -o F", "The .safetensors or .npz file to write.")],
-    features: Annotated[
-        Literal["video", "views", "tokens"],
-        option("--features", "Features per video, per view or per token."),
-    ] = "video",
-    views: o.Views = None,
-    window: Annotated[
-        float | None, option("--window SECONDS", "A row for each window of this length [a video].", min=0.001)
-    ] = None,
-    step: Annotated[
-        float | None, option("--step SECONDS", "Time between window starts [--window].", min=0.001)
-    ] = None,
-    overwrite: o.OverwriteFile = False,
+    out: Path = option("--output -o F", "The .safetensors or .npz file to write.", ...),
+    features: Literal["video", "views", "tokens"] = option(
+        "--features", "Features per video, per view or per token.", "video"
+    ),
+    views: str | None = o.VIEWS,
+    window: float | None = option(
+        "--window SECONDS", "A row for each window of this length [a video].", min=0.001
+    ),
+    step: float | None = option("--step SECONDS", "Time between window starts [--window].", min=0.001),
+    overwrite: bool = o.OVERWRITE_FILES,
 ) -> None:
     """Write features of videos or windows to a file; repeat the command to resume.
 
@@ -168,18 +164,16 @@ def extract(
 
 
 def search(
-    queries: Annotated[list[str], argument("QUERY…", "A video, a moment (video.mp4@12.5), or a name in F.")],
-    features: Annotated[Path, option("--features F", "A .safetensors file of everest extract.")],
-    checkpoint: Annotated[
-        str | None, option("--checkpoint -c C", "Weights that made the features; needed for new videos.")
-    ] = None,
-    recipe: o.HowSeen = None,
-    top: Annotated[int, option("--top -k K", "Number of results for each query.", min=1)] = 10,
-    page: Annotated[
-        Path | None, option("--page F", "Also write a page with the clips of the results.")
-    ] = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    queries: list[str] = argument("QUERY…", "A video, a moment (video.mp4@12.5), or a name in F."),
+    features: Path = option("--features F", "A .safetensors file of everest extract.", ...),
+    checkpoint: str | None = option(
+        "--checkpoint -c C", "Weights that made the features; needed for new videos."
+    ),
+    recipe: str | None = o.HOW_SEEN,
+    top: int = option("--top -k K", "Number of results for each query.", 10, min=1),
+    page: Path | None = option("--page F", "Also write a page with the clips of the results."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Find the videos or moments most similar to an example, by an encoder's features.
 
@@ -196,7 +190,8 @@ def search(
         check_new_file(page, option="--page", overwrite=overwrite)
     model = None
     if checkpoint is not None:
-        writer = o.ModelOptions(checkpoint=checkpoint, recipe=recipe, keep=file.keep, quiet=True)
+        given = {"checkpoint": checkpoint, "recipe": recipe, "keep": file.keep, "gpus": "auto"}
+        writer = o.ModelOptions(**given, batch=1, data=None, which=None, quiet=True)
         model = writer.open(clips=file.clips, crops=file.crops)
     examples = [read_query(text, file, model) for text in queries]
     results = [(example, nearest(file, example, top=top)) for example in examples]

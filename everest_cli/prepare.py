@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -12,7 +12,7 @@ from everest.errors import first_names
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_check, prepare_files, prepare_windows
-from everest_cli.options import argument, local_path, option, root_of
+from everest_cli.options import Task, argument, local_path, option, root_of
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -23,15 +23,14 @@ MOST_NAMES: Final = 20  # our choice: groups that a line names
 
 
 def index(
-    folder: Annotated[Path, argument("FOLDER", "The data set: data.root of a recipe.", parser=local_path)],
-    annotations: Annotated[
-        Path | None,
-        option("--annotations DIR", "Folder of the annotations, if not below FOLDER.", parser=local_path),
-    ] = None,
-    split: Annotated[int, option("--split", "Official split of UCF101 or HMDB51.", min=1, max=3)] = 1,
-    output: o.ListsFolder = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    folder: Path = argument("FOLDER", "The data set: data.root of a recipe.", parser=local_path),
+    annotations: Path | None = option(
+        "--annotations DIR", "Folder of the annotations, if not below FOLDER.", parser=local_path
+    ),
+    split: int = option("--split", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
+    output: Path | None = o.LISTS_FOLDER,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Write lists from the annotations of a data set; prints the lines for a recipe.
 
@@ -60,31 +59,23 @@ def index(
 
 
 def split(
-    source: Annotated[Path, argument("SOURCE", "A list or a folder of class folders.", parser=local_path)],
-    shares: Annotated[
-        str | None,
-        option("--shares A/B/C", "Shares of train, val and test, or of train and test [70/15/15]."),
-    ] = None,
-    group: Annotated[
-        str | None,
-        option(
-            "--group folder|column:NAME|REGEX",
-            "Keep videos together by folder, by a column, or by the match of (…) in the file name; "
-            "path:REGEX, or a REGEX with /, matches the path below --data.",
-        ),
-    ] = None,
-    class_column: Annotated[
-        str | None, option("--class-column NAME", "Column with the classes [found by name].")
-    ] = None,
-    task: o.TaskName = None,
-    seed: Annotated[int, option("--seed N", "Equal seeds give equal splits.", min=0)] = 0,
-    classes: Annotated[
-        Path | None, option("--classes FILE", "Class names in order, one per line.", parser=local_path)
-    ] = None,
-    data: o.LocalRoot = None,
-    output: o.ListsFolder = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    source: Path = argument("SOURCE", "A list or a folder of class folders.", parser=local_path),
+    shares: str | None = option(
+        "--shares A/B/C", "Shares of train, val and test, or of train and test [70/15/15]."
+    ),
+    group: str | None = option(
+        "--group folder|column:NAME|REGEX",
+        "Keep videos together by folder, by a column, or by the match of (…) in the file name; "
+        "path:REGEX, or a REGEX with /, matches the path below --data.",
+    ),
+    class_column: str | None = option("--class-column NAME", "Column with the classes [found by name]."),
+    task: Task | None = o.TASK,
+    seed: int = option("--seed N", "Equal seeds give equal splits.", 0, min=0),
+    classes: Path | None = option("--classes FILE", "Class names in order, one per line.", parser=local_path),
+    data: Path | None = o.LOCAL_ROOT,
+    output: Path | None = o.LISTS_FOLDER,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Split a data set into train, val and test: equal shares of every class, groups kept together.
 

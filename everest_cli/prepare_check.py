@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -26,25 +26,20 @@ DIGITS = 4  # our choice, of a mean and std: a fortieth of a level of a byte
 
 
 def check(
-    sources: Annotated[
-        list[Path] | None,
-        argument("SOURCE…", "Lists or folders, the training list first.", parser=local_path),
-    ] = None,
-    recipe: Annotated[
-        str | None, option("--recipe -r R", "Recipe with the lists, classes and clips.")
-    ] = None,
-    data: o.LocalRoot = None,
-    overrides: o.Overrides = None,
-    task: o.TaskName = None,
-    output: Annotated[
-        Path | None, option("--output -o DIR", "Folder for bad_videos.csv and progress [the list's].")
-    ] = None,
-    limit: Annotated[
-        float, option("--timeout SECONDS", "Longest time before a video counts as bad.", min=0.01)
-    ] = 1800.0,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    sources: list[Path] | None = argument(
+        "SOURCE…", "Lists or folders, the training list first.", None, parser=local_path
+    ),
+    recipe: str | None = option("--recipe -r R", "Recipe with the lists, classes and clips."),
+    data: Path | None = o.LOCAL_ROOT,
+    overrides: list[str] | None = o.OVERRIDES,
+    task: Task | None = o.TASK,
+    output: Path | None = option("--output -o DIR", "Folder for bad_videos.csv and progress [the list's]."),
+    limit: float = option(
+        "--timeout SECONDS", "Longest time before a video counts as bad.", 1800.0, min=0.01
+    ),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Check labels, decode every video, find short ones and duplicates; exit code 4 on failure.
 
@@ -186,14 +181,12 @@ def _print_check(document: dict[str, Any], chosen: _Chosen) -> None:
 
 
 def stats(
-    source: Annotated[Path, argument("SOURCE", "A list, or a folder of videos.", parser=local_path)],
-    most: Annotated[
-        int | None, option("--videos N", "Use N random videos of each class [all].", min=1)
-    ] = None,
-    data: o.LocalRoot = None,
-    task: o.TaskName = None,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    source: Path = argument("SOURCE", "A list, or a folder of videos.", parser=local_path),
+    most: int | None = option("--videos N", "Use N random videos of each class [all].", min=1),
+    data: Path | None = o.LOCAL_ROOT,
+    task: Task | None = o.TASK,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Print mean and std of the colors, lengths, class balance and camera motion.
 

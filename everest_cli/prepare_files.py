@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import typer
 
@@ -15,33 +15,26 @@ from everest_cli.options import argument, is_on_cpu, option, read_recipe
 from everest_cli.output import Display, print_json, say
 
 MOST_BYTES: Final = 10**9  # of the videos of a shard
-Root = Annotated[
-    str | None, option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
-]
+ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
 
 
 def encode(
-    sources: Annotated[list[str], argument("LIST|FOLDER…", "Lists or folders of videos, or their URLs.")],
-    output: Annotated[Path, option("--output -o DIR", "Folder for the files.")],
-    data: Root = None,
-    short_side: Annotated[
-        int, option("--short-side", "Maximum pixels; smaller videos keep their size.", min=16)
-    ] = 256,  # our choice, for crops of 224
-    codec: Annotated[
-        Literal["h264", "mjpeg"],
-        option("--codec", "mjpeg: files of 10 times the size that are read 3 times as fast."),
-    ] = "h264",
-    gop: Annotated[
-        int | None, option("--gop", "Frames from keyframe to keyframe of h264 [12].", min=1)
-    ] = None,
-    crf: Annotated[int | None, option("--crf", "Quality of h264 [18]; 0 is lossless.", min=0, max=51)] = None,
-    quality: Annotated[
-        int | None, option("--quality", "Quality of mjpeg [90]; 95 is best.", min=1, max=95)
-    ] = None,
-    timeout: Annotated[float, option("--timeout", "Maximum seconds per video.", min=1)] = 3600,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    sources: list[str] = argument("LIST|FOLDER…", "Lists or folders of videos, or their URLs."),
+    output: Path = option("--output -o DIR", "Folder for the files.", ...),
+    data: str | None = ROOT,
+    short_side: int = option(
+        "--short-side", "Maximum pixels; smaller videos keep their size.", 256, min=16
+    ),  # our choice, for crops of 224
+    codec: Literal["h264", "mjpeg"] = option(
+        "--codec", "mjpeg: files of 10 times the size that are read 3 times as fast.", "h264"
+    ),
+    gop: int | None = option("--gop", "Frames from keyframe to keyframe of h264 [12].", min=1),
+    crf: int | None = option("--crf", "Quality of h264 [18]; 0 is lossless.", min=0, max=51),
+    quality: int | None = option("--quality", "Quality of mjpeg [90]; 95 is best.", min=1, max=95),
+    timeout: float = option("--timeout", "Maximum seconds per video.", 3600, min=1),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Re-encode videos for faster training; prints the new lists and folder.
 
@@ -89,13 +82,13 @@ def encode(
 
 
 def shard(
-    source: Annotated[str, argument("LIST", "A list or folder of videos, or its URL.")],
-    output: Annotated[Path, option("--output -o DIR", "Folder for the shards.")],
-    data: Root = None,
-    count: Annotated[int, option("--count N", "Largest number of videos in a shard.", min=1)] = 10000,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    source: str = argument("LIST", "A list or folder of videos, or its URL."),
+    output: Path = option("--output -o DIR", "Folder for the shards.", ...),
+    data: str | None = ROOT,
+    count: int = option("--count N", "Largest number of videos in a shard.", 10000, min=1),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Write the videos of a list to WebDataset tar files; prints the index for data.train.
 
@@ -118,18 +111,18 @@ def shard(
 
 
 def tokens(
-    recipe: o.RecipeName,
-    output: Annotated[Path, option("--output -o DIR", "Folder for the tokens.")],
-    variants: Annotated[
-        int, option("--variants N", "Clips per video; later epochs repeat them.", min=1, max=10_000)
-    ] = 4,
-    data: o.DataRoot = None,
-    overrides: o.Overrides = None,
-    batch: Annotated[int, option("--batch N", "Videos in one forward pass.", min=1)] = 8,
-    gpus: o.OneGpu = "auto",
-    overwrite: o.Overwrite = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    recipe: str = o.RECIPE,
+    output: Path = option("--output -o DIR", "Folder for the tokens.", ...),
+    variants: int = option(
+        "--variants N", "Clips per video; later epochs repeat them.", 4, min=1, max=10_000
+    ),
+    data: str | None = o.DATA_ROOT,
+    overrides: list[str] | None = o.OVERRIDES,
+    batch: int = option("--batch N", "Videos in one forward pass.", 8, min=1),
+    gpus: str = o.ONE_GPU,
+    overwrite: bool = o.OVERWRITE,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Cache a tokenizer's or teacher's output; prints the value for pretrain.target.cache.
 

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
@@ -28,27 +28,25 @@ MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
 
 def windows(
-    sources: o.Videos,
-    seconds: Annotated[float, option("--seconds S", "Length of a window.", min=0.01)],
-    output: Annotated[Path, option("--output -o LIST", "The list to write (.csv).")],
-    step: Annotated[
-        float | None, option("--step S", "Seconds between window starts [--seconds].", min=0.01)
-    ] = None,
-    hours: Annotated[float | None, option("--hours H", "Total hours of windows [no limit].", min=0)] = None,
-    count: Annotated[int | None, option("--count N", "Total number of windows [no limit].", min=1)] = None,
-    by: Annotated[
-        Literal["uniform", "activity"], option("--by", "Spread evenly, or mostly where something moves.")
-    ] = "uniform",
-    labels: Annotated[
-        list[Path] | None, option("--labels F", "Annotations of any kind that label the windows; repeatable.")
-    ] = None,
-    fps: o.FileFps = None,
-    task: Annotated[Task | None, option("--task", "Kind of labels [multi-label if classes overlap].")] = None,
-    seed: o.Seed = 0,
-    data: o.ListRoot = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    sources: list[Path] = o.VIDEOS,
+    seconds: float = option("--seconds S", "Length of a window.", ..., min=0.01),
+    output: Path = option("--output -o LIST", "The list to write (.csv).", ...),
+    step: float | None = option("--step S", "Seconds between window starts [--seconds].", min=0.01),
+    hours: float | None = option("--hours H", "Total hours of windows [no limit].", min=0),
+    count: int | None = option("--count N", "Total number of windows [no limit].", min=1),
+    by: Literal["uniform", "activity"] = option(
+        "--by", "Spread evenly, or mostly where something moves.", "uniform"
+    ),
+    labels: list[Path] | None = option(
+        "--labels F", "Annotations of any kind that label the windows; repeatable."
+    ),
+    fps: float | None = o.FPS,
+    task: Task | None = option("--task", "Kind of labels [multi-label if classes overlap]."),
+    seed: int = o.SEED,
+    data: Path | None = o.LIST_ROOT,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Write a list of windows of long videos; intact files are not decoded.
 
@@ -101,20 +99,15 @@ def _show_labels(output: Path, labeled: dict[str, Any]) -> None:
 
 
 def convert_annotations(
-    files: Annotated[list[Path], argument("FILE…", "Annotation files of any kind.", parser=local_path)],
-    fps: o.FileFps = None,
-    videos: Annotated[
-        list[Path] | None,
-        option("--videos DIR", "The annotated videos, or their folder; repeatable.", parser=local_path),
-    ] = None,
-    to: Annotated[
-        AnnotationKind | None, option("--to", "Kind of --output [by its ending].", show_default=False)
-    ] = None,
-    output: Annotated[
-        Path | None, option("--output -o OUT", "Convert to this file, or folder of files.")
-    ] = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    files: list[Path] = argument("FILE…", "Annotation files of any kind.", parser=local_path),
+    fps: float | None = o.FPS,
+    videos: list[Path] | None = option(
+        "--videos DIR", "The annotated videos, or their folder; repeatable.", parser=local_path
+    ),
+    to: AnnotationKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
+    output: Path | None = option("--output -o OUT", "Convert to this file, or folder of files."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Read annotation files: print bouts and seconds per class, or convert them.
 

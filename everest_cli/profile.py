@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -37,39 +37,25 @@ PAPER_TABLES: Final = {  # subjects of the paper's tables
 
 
 def profile(
-    backbone: Annotated[
-        str | None, option("--backbone -b NAME", "vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g.")
-    ] = None,
-    method: Annotated[
-        str | None, option("--method -m NAME", "everest, videomae, st-mae, videomae-v2 [everest].")
-    ] = None,
-    recipe: Annotated[str | None, option("--recipe -r R", "A recipe instead of a method.")] = None,
-    frames: Annotated[int | None, option("--frames N", "Frames of a clip.")] = None,
-    size: Annotated[str | None, option("--size N|HxW", "Side, or height x width of a frame.")] = None,
-    keep: Annotated[float | None, option("--keep X", "Keep ratio in pre-training (rho_pre).")] = None,
-    data: Annotated[
-        Path | None, option("--data DIR", "Videos to measure the loader on, or for --latency.")
-    ] = None,
-    checkpoint: Annotated[
-        str | None, option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency.")
-    ] = None,
-    latency: Annotated[
-        bool, option("--latency", "Time a trained model from a video file to its output.")
-    ] = False,
-    overrides: o.Overrides = None,
-    comparing: Annotated[bool, option("--compare", "Compare all methods.")] = False,
-    paper: Annotated[
-        bool, option("--paper", "Print the paper's cost tables beside everest's values.")
-    ] = False,
-    measured: Annotated[bool, option("--measure", "Time real steps on this device.")] = False,
-    batch: Annotated[int | None, option("--batch N", "Clips per step, for --measure.", min=1)] = None,
-    videos: Annotated[int | None, option("--videos N", "Plan a pre-training run on N videos.", min=1)] = None,
-    epochs: Annotated[
-        int | None, option("--epochs E", "Epochs of the planned run [the recipe's].", min=1)
-    ] = None,
-    gpu: Annotated[str | None, option("--gpu G", "GPU of the planned run: h200, a100, 4090, t4.")] = None,
-    gpus: o.OneGpu = "auto",
-    as_json: o.AsJson = False,
+    backbone: str | None = option("--backbone -b NAME", "vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g."),
+    method: str | None = option("--method -m NAME", "everest, videomae, st-mae, videomae-v2 [everest]."),
+    recipe: str | None = option("--recipe -r R", "A recipe instead of a method."),
+    frames: int | None = option("--frames N", "Frames of a clip."),
+    size: str | None = option("--size N|HxW", "Side, or height x width of a frame."),
+    keep: float | None = option("--keep X", "Keep ratio in pre-training (rho_pre)."),
+    data: Path | None = option("--data DIR", "Videos to measure the loader on, or for --latency."),
+    checkpoint: str | None = option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency."),
+    latency: bool = option("--latency", "Time a trained model from a video file to its output.", False),
+    overrides: list[str] | None = o.OVERRIDES,
+    comparing: bool = option("--compare", "Compare all methods.", False),
+    paper: bool = option("--paper", "Print the paper's cost tables beside everest's values.", False),
+    measured: bool = option("--measure", "Time real steps on this device.", False),
+    batch: int | None = option("--batch N", "Clips per step, for --measure.", min=1),
+    videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1),
+    epochs: int | None = option("--epochs E", "Epochs of the planned run [the recipe's].", min=1),
+    gpu: str | None = option("--gpu G", "GPU of the planned run: h200, a100, 4090, t4."),
+    gpus: str = o.ONE_GPU,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 

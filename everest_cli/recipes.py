@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
@@ -12,7 +12,7 @@ from everest.errors import RecipeError, unknown_name
 from everest.system.files import check_new_file, write_error, write_text
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.options import argument, option
+from everest_cli.options import Task, argument, option
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -26,28 +26,20 @@ app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=Tr
 
 @app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")
 def suggest(
-    data: Annotated[str, argument("DATA", "Folder of class folders, or of lists (train.csv, …).")],
-    output: Annotated[Path, option("--output -o FILE", "The recipe to write.")],
-    train: Annotated[str | None, option("--train LIST", "Training list [train.csv].")] = None,
-    val: Annotated[str | None, option("--val LIST", "Validation list [val.csv].")] = None,
-    test: Annotated[str | None, option("--test LIST", "Test list [test.csv].")] = None,
-    pretrain: Annotated[
-        str | None, option("--pretrain SOURCE", "Videos to pre-train on first: a folder or a list.")
-    ] = None,
-    group: Annotated[
-        str | None, option("--group G", "Groups of class folders; see `everest prepare split`.")
-    ] = None,
-    unlabeled: Annotated[bool, option("--unlabeled", "Pre-train only, on videos without classes.")] = False,
-    task: o.TaskName = None,
-    device: Annotated[
-        str | None, option("--device cpu|8GB|24GB|80GB", "CPU or GPU memory [this machine's].")
-    ] = None,
-    hours: Annotated[
-        float | None, option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000)
-    ] = None,
-    overwrite: Annotated[bool, option("--overwrite", "Replace the file and its lists.")] = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    data: str = argument("DATA", "Folder of class folders, or of lists (train.csv, …)."),
+    output: Path = option("--output -o FILE", "The recipe to write.", ...),
+    train: str | None = option("--train LIST", "Training list [train.csv]."),
+    val: str | None = option("--val LIST", "Validation list [val.csv]."),
+    test: str | None = option("--test LIST", "Test list [test.csv]."),
+    pretrain: str | None = option("--pretrain SOURCE", "Videos to pre-train on first: a folder or a list."),
+    group: str | None = option("--group G", "Groups of class folders; see `everest prepare split`."),
+    unlabeled: bool = option("--unlabeled", "Pre-train only, on videos without classes.", False),
+    task: Task | None = o.TASK,
+    device: str | None = option("--device cpu|8GB|24GB|80GB", "CPU or GPU memory [this machine's]."),
+    hours: float | None = option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000),
+    overwrite: bool = option("--overwrite", "Replace the file and its lists.", False),
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Write a recipe for a data set and a device, with the reason for each value; prints its path.
 
@@ -192,9 +184,7 @@ class _DividedFolder:
 
 
 @app.command("list", epilog="Example: everest recipes list --json")
-def list_recipes(
-    as_json: Annotated[bool, option("--json", "One JSON list of names and summaries.")] = False,
-) -> None:
+def list_recipes(as_json: bool = option("--json", "One JSON list of names and summaries.", False)) -> None:
     """Name and summary of every shipped recipe."""
     from rich.table import Column
 
@@ -210,11 +200,9 @@ def list_recipes(
 
 @app.command(epilog="Example: everest recipes show ucf101 --set data.frames=24 --resolved")
 def show(
-    name: Annotated[str, argument("NAME", "A shipped recipe, or the path of a recipe or a sweep file.")],
-    overrides: o.Overrides = None,
-    resolved: Annotated[
-        bool, option("--resolved", "All settings, with base and defaults filled in.")
-    ] = False,
+    name: str = argument("NAME", "A shipped recipe, or the path of a recipe or a sweep file."),
+    overrides: list[str] | None = o.OVERRIDES,
+    resolved: bool = option("--resolved", "All settings, with base and defaults filled in.", False),
 ) -> None:
     """Check a recipe or all arms of a sweep file; print it as written, or with all settings.
 
@@ -241,8 +229,8 @@ def show(
 
 @app.command(epilog="Example: everest recipes copy custom my.yaml")
 def copy(
-    name: Annotated[str, argument("NAME", "A shipped recipe.")],
-    destination: Annotated[Path, argument("DEST", "A file or folder.", show_default="this folder")] = Path(),
+    name: str = argument("NAME", "A shipped recipe."),
+    destination: Path = argument("DEST", "A file or folder.", Path(), show_default="this folder"),
 ) -> None:
     """Copy a recipe to a file of your own, and print where it is."""
     from everest.config.recipe_files import shipped_recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -42,26 +42,20 @@ app = typer.Typer(cls=SweepGroup, help="Compare settings over seeds, with interv
 @app.command(RUN, cls=SweepCommand)
 def sweep(
     context: typer.Context,
-    recipe: Annotated[str, argument("RECIPE", "A shipped recipe, a recipe file, or a sweep file.")],
-    output: Annotated[Path, option("--output -o DIR", "Folder of the sweep.")],
-    over: Annotated[
-        list[str] | None, option("--over KEY=A,B,…", "Values to compare; repeat for all combinations.")
-    ] = None,
-    overrides: Annotated[
-        list[str] | None, option("--set KEY=VALUE", "Override a value for all arms; repeatable.")
-    ] = None,
-    seeds: Annotated[str | None, option("--seeds N|A,B,…", "Number or list of seeds. [1]")] = None,
-    stages: Annotated[
-        str | None, option("--stages STAGE,…", "pretrain, finetune, eval, probe. [pretrain,finetune,eval]")
-    ] = None,
-    init: Annotated[
-        str | None, option("--init C", "Weights that the first stage starts from, or none. [none]")
-    ] = None,
-    data: o.DataRoot = None,
-    jobs: Annotated[int, option("--jobs N", "Jobs at once.", min=1)] = 1,
-    gpus: o.Gpus = "auto",
-    dry_run: Annotated[bool, option("--dry-run", "Check all arms and list the jobs; write nothing.")] = False,
-    quiet: o.Quiet = False,
+    recipe: str = argument("RECIPE", "A shipped recipe, a recipe file, or a sweep file."),
+    output: Path = option("--output -o DIR", "Folder of the sweep.", ...),
+    over: list[str] | None = option("--over KEY=A,B,…", "Values to compare; repeat for all combinations."),
+    overrides: list[str] | None = option("--set KEY=VALUE", "Override a value for all arms; repeatable."),
+    seeds: str | None = option("--seeds N|A,B,…", "Number or list of seeds. [1]"),
+    stages: str | None = option(
+        "--stages STAGE,…", "pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
+    ),
+    init: str | None = option("--init C", "Weights that the first stage starts from, or none. [none]"),
+    data: str | None = o.DATA_ROOT,
+    jobs: int = option("--jobs N", "Jobs at once.", 1, min=1),
+    gpus: str = o.GPUS,
+    dry_run: bool = option("--dry-run", "Check all arms and list the jobs; write nothing.", False),
+    quiet: bool = o.QUIET,
 ) -> None:
     """Run variants (arms) of a recipe over several seeds; prints the folder.
 
@@ -104,12 +98,10 @@ def _failure_line(failure: dict[str, Any]) -> str:
 
 @app.command()
 def report(
-    folder: Annotated[Path, argument("DIR", "The folder of a sweep.")],
-    metric: Annotated[
-        str | None, option("--metric NAME", "Metric to compare, such as macro_f1 or HEAD.top1.")
-    ] = None,
-    against: Annotated[str | None, option("--against ARM", "Arm to compare with. [the sweep's]")] = None,
-    as_json: o.AsJson = False,
+    folder: Path = argument("DIR", "The folder of a sweep."),
+    metric: str | None = option("--metric NAME", "Metric to compare, such as macro_f1 or HEAD.top1."),
+    against: str | None = option("--against ARM", "Arm to compare with. [the sweep's]"),
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Compare the arms of a sweep: means, 95 % intervals, differences by seed. Draws DIR/report.png.
 

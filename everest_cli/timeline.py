@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
@@ -48,18 +48,14 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
 class RuleOptions:
     """How bouts follow from the probabilities of windows."""
 
-    background: Annotated[
-        float | None, option("--background P", "Windows less probable than this have no class.")
-    ] = None
-    threshold: Annotated[
-        float | None, option("--threshold P", "Multi-label classes are present from here on [the model's].")
-    ] = None
-    smooth: Annotated[
-        float, option("--smooth SECONDS", "Average the probabilities over this time first.", min=0)
-    ] = 0.0
-    min_seconds: Annotated[
-        float, option("--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", min=0)
-    ] = 0.0
+    background: float | None = option("--background P", "Windows less probable than this have no class.")
+    threshold: float | None = option(
+        "--threshold P", "Multi-label classes are present from here on [the model's]."
+    )
+    smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
+    min_seconds: float = option(
+        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", 0.0, min=0
+    )
 
     def rules(self) -> BoutRules:
         from everest.inference.bouts import BoutRules
@@ -71,37 +67,28 @@ class RuleOptions:
 class TimelineModel(o.ModelOptions):
     """The model; saved timelines do not need it."""
 
-    checkpoint: Annotated[
-        str, option("--checkpoint -c C", f"{o.CHECKPOINT_HELP} Not with a saved file.", show_default=False)
-    ] = ""
+    checkpoint: str = option(
+        "--checkpoint -c C", f"{o.CHECKPOINT_HELP} Not with a saved file.", "", show_default=False
+    )
 
 
 def timeline(
     model: TimelineModel,
     rules: RuleOptions,
-    videos: Annotated[
-        list[Path], argument("VIDEO…", "Videos, folders of videos, or lists; or one saved file instead.")
-    ],
-    window: Annotated[
-        float | None, option("--window SECONDS", "Length of a window [a clip's span].", min=0.001)
-    ] = None,
-    step: Annotated[
-        float | None,
-        option("--step SECONDS", "Time between window starts [--window: no overlap].", min=0.001),
-    ] = None,
-    save: Annotated[
-        Path | None, option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output].")
-    ] = None,
-    output: o.OutputFile = None,
-    to: Annotated[
-        FileKind | None, option("--to", "Kind of --output [by its ending].", show_default=False)
-    ] = None,
-    truth: Annotated[
-        Path | None, option("--truth F", "Ground-truth annotations of any kind, to print scores.")
-    ] = None,
-    plot: Annotated[Path | None, option("--plot F", "Draw the timelines (and --truth) to this PNG.")] = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    videos: list[Path] = argument(
+        "VIDEO…", "Videos, folders of videos, or lists; or one saved file instead."
+    ),
+    window: float | None = option("--window SECONDS", "Length of a window [a clip's span].", min=0.001),
+    step: float | None = option(
+        "--step SECONDS", "Time between window starts [--window: no overlap].", min=0.001
+    ),
+    save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output]."),
+    output: Path | None = o.OUTPUT_FILE,
+    to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
+    truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
+    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to this PNG."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Predict classes over time with a sliding window; equal neighbors form a bout.
 

@@ -3,51 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
 from everest_cli import options as o
-from everest_cli.options import argument, local_path, option
+from everest_cli.options import Task, argument, local_path, option
 from everest_cli.output import Display, print_json
 
 
 def train(
-    videos: Annotated[
-        Path,
-        argument(
-            "VIDEOS",
-            "Folder of class folders or lists (train.csv, …), a list, or recordings (--annotations).",
-            parser=local_path,
-        ),
-    ],
-    annotations: Annotated[
-        Path | None, option("--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others.")
-    ] = None,
-    unlabeled: Annotated[
-        Path | None, option("--unlabeled DIR", "Videos to pre-train on first: a folder or a list.")
-    ] = None,
-    output: Annotated[
-        Path | None, option("--output -o DIR", "Folder of all results [runs/train/NAME].")
-    ] = None,
-    group: Annotated[
-        str | None,
-        option(
-            "--group G", "Keep groups in one list; see `everest prepare split` [column group, recordings]."
-        ),
-    ] = None,
-    folds: Annotated[
-        int | None, option("--folds N", "Test on each of N parts in turn; then train on all.", min=3)
-    ] = None,
-    hours: Annotated[
-        float | None, option("--hours H", "Approximate hours of training.", min=0.01, max=10_000)
-    ] = None,
-    task: o.TaskName = None,
-    overrides: o.Overrides = None,
-    overwrite: o.Overwrite = False,
-    dry_run: Annotated[bool, option("--dry-run", "Print the plan with its minutes; write nothing.")] = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    videos: Path = argument(
+        "VIDEOS",
+        "Folder of class folders or lists (train.csv, …), a list, or recordings (--annotations).",
+        parser=local_path,
+    ),
+    annotations: Path | None = option("--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others."),
+    unlabeled: Path | None = option("--unlabeled DIR", "Videos to pre-train on first: a folder or a list."),
+    output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
+    group: str | None = option(
+        "--group G", "Keep groups in one list; see `everest prepare split` [column group, recordings]."
+    ),
+    folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
+    hours: float | None = option("--hours H", "Approximate hours of training.", min=0.01, max=10_000),
+    task: Task | None = o.TASK,
+    overrides: list[str] | None = o.OVERRIDES,
+    overwrite: bool = o.OVERWRITE,
+    dry_run: bool = option("--dry-run", "Print the plan with its minutes; write nothing.", False),
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Train and test a model on your videos; repeat the command to resume.
 
@@ -78,14 +62,12 @@ def train(
 
 
 def demo(
-    recipe: Annotated[
-        Literal["demo", "lvmae-demo"], option("--recipe -r", "EVEREST in 5 minutes, or LVMAE in 8.")
-    ] = "demo",
-    output: Annotated[
-        Path | None, option("--output -o DIR", "Folder for videos, runs and report [runs/RECIPE].")
-    ] = None,
-    overwrite: o.Overwrite = False,
-    quiet: o.Quiet = False,
+    recipe: Literal["demo", "lvmae-demo"] = option(
+        "--recipe -r", "EVEREST in 5 minutes, or LVMAE in 8.", "demo"
+    ),
+    output: Path | None = option("--output -o DIR", "Folder for videos, runs and report [runs/RECIPE]."),
+    overwrite: bool = o.OVERWRITE,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Pre-train, fine-tune and evaluate on rendered videos, in minutes; prints the report.
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -27,38 +27,33 @@ if TYPE_CHECKING:
     from everest.suggest.devices import Purpose
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
-InitName = Annotated[
-    str, option("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.")
-]
+INIT = ("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """The options that all training commands share, in addition to --recipe."""
 
-    data: o.DataRoot = None
-    overrides: o.Overrides = None
-    output: Annotated[Path | None, option("--output -o DIR", "Run folder [runs/COMMAND/RECIPE-TIME].")] = None
-    resume: Annotated[
-        str, option("--resume auto|never|DIR", "Resume the run in --output (auto), in DIR, or never.")
-    ] = "auto"
-    overwrite: o.Overwrite = False
-    gpus: o.Gpus = "auto"
-    processes: o.Processes = None
-    precision: Annotated[Precision | None, option("--precision", "Override train.precision.")] = None
-    seed: Annotated[int | None, option("--seed N", "Override train.seed.")] = None
-    tracker: Annotated[
-        Tracker, option("--tracker", "Log curves and images to TensorBoard or W&B (offline).")
-    ] = "none"
-    overfit_one_batch: Annotated[
-        bool, option("--overfit-one-batch", "Overfit the first batch, to check that the model can learn.")
-    ] = False
-    print_config: Annotated[bool, option("--print-config", "Print all settings and stop.")] = False
-    dry_run: Annotated[
-        bool,
-        option("--dry-run", "Check everything, try two passes, estimate time and memory; write nothing."),
-    ] = False
-    quiet: o.Quiet = False
+    data: str | None = o.DATA_ROOT
+    overrides: list[str] | None = o.OVERRIDES
+    output: Path | None = option("--output -o DIR", "Run folder [runs/COMMAND/RECIPE-TIME].")
+    resume: str = option(
+        "--resume auto|never|DIR", "Resume the run in --output (auto), in DIR, or never.", "auto"
+    )
+    overwrite: bool = o.OVERWRITE
+    gpus: str = o.GPUS
+    processes: int | None = o.PROCESSES
+    precision: Precision | None = option("--precision", "Override train.precision.")
+    seed: int | None = option("--seed N", "Override train.seed.")
+    tracker: Tracker = option("--tracker", "Log curves and images to TensorBoard or W&B (offline).", "none")
+    overfit_one_batch: bool = option(
+        "--overfit-one-batch", "Overfit the first batch, to check that the model can learn.", False
+    )
+    print_config: bool = option("--print-config", "Print all settings and stop.", False)
+    dry_run: bool = option(
+        "--dry-run", "Check everything, try two passes, estimate time and memory; write nothing.", False
+    )
+    quiet: bool = o.QUIET
 
 
 def launch(gpus: str, processes: int | None) -> Devices:
@@ -161,16 +156,14 @@ def _print_trial(stage: Stage) -> None:
 
 
 def pretrain(
-    recipe: o.RecipeName,
+    *,
+    recipe: str = o.RECIPE,
     options: TrainOptions,
-    init: InitName = "none",
-    decoder: Annotated[
-        Decoder | None,
-        option(
-            "--decoder",
-            "Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
-        ),
-    ] = None,
+    init: str = option(*INIT, "none"),
+    decoder: Decoder | None = option(
+        "--decoder",
+        "Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
+    ),
 ) -> None:
     """Train an encoder on unlabeled videos; prints the run folder.
 
@@ -181,23 +174,15 @@ def pretrain(
     folder = _train("pretrain", recipe, options, init=init, decoder=decoder)
     if folder is None or not is_main() or options.quiet:
         return
-    words = [
-        "everest",
-        "finetune",
-        "--recipe",
-        recipe,
-        "--init",
-        str(folder),
-        "--output",
-        f"{folder}-finetune",
-    ]
+    words = ["everest", "finetune", "--recipe", recipe, "--init", str(folder)]
+    words += ["--output", f"{folder}-finetune"]
     words += [] if options.data is None else ["--data", options.data]
     for text in options.overrides or []:
         words += [] if text.startswith(("pretrain.", "data.pretrain=")) else ["--set", text]
     say(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
 
 
-def finetune(recipe: o.RecipeName, options: TrainOptions, init: InitName = "") -> None:
+def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str = option(*INIT, "")) -> None:
     """Train a classifier from a pre-trained encoder; prints the run folder.
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
@@ -205,7 +190,7 @@ def finetune(recipe: o.RecipeName, options: TrainOptions, init: InitName = "") -
     _train("finetune", recipe, options, init=init, purpose="scratch" if init == "none" else "finetune")
 
 
-def train_tokenizer(recipe: o.RecipeName, options: TrainOptions) -> None:
+def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
     """Train LVMAE's tokenizer: codes and importance of tokens; prints the run folder.
 
     Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer

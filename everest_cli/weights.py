@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -34,7 +34,7 @@ app = typer.Typer(help="Public weights: list, show.", no_args_is_help=True)
 
 
 @app.command("list", epilog="Example: everest weights list")
-def list_weights(as_json: o.AsJson = False) -> None:
+def list_weights(as_json: bool = o.AS_JSON) -> None:
     """List the public weights that everest reads: method, backbone, data, license, use."""
     from rich.table import Column
 
@@ -58,7 +58,7 @@ def _document(weights: PublicWeights) -> dict[str, Any]:
 
 @app.command(epilog="Example: everest weights show videomae-base")
 def show(
-    name: Annotated[str, argument("NAME", "A name from `everest weights list`.")], as_json: o.AsJson = False
+    name: str = argument("NAME", "A name from `everest weights list`."), as_json: bool = o.AS_JSON
 ) -> None:
     """Print all that is known about public weights, and the commands to begin with."""
     from everest.checkpoints.public_weights import USE, find_public_weights
@@ -82,27 +82,20 @@ def show(
 
 
 def convert(
-    checkpoint: Annotated[str, argument("IN", "A file, a transformers folder, or hf:OWNER/NAME.")],
-    out: Annotated[Path | None, option("--output -o F", "The .safetensors file to write.")] = None,
-    inspect: Annotated[bool, option("--inspect", "Only identify the checkpoint.")] = False,
-    partial: Annotated[bool, option("--partial", "Convert what fits; initialize the rest.")] = False,
-    family: Annotated[
-        str | None,
-        option(
-            "--family NAME",
-            "For checkpoints with equal parameter names: videomae, videomae-v2, everest, mme, mvd.",
-        ),
-    ] = None,
-    frames: Annotated[int | None, option("--frames N", "Frames of a clip [16].", min=1)] = None,
-    size: Annotated[str | None, option("--size N|HxW", "Side, or height x width of a frame [224].")] = None,
-    heads: Annotated[
-        str | None, option("--heads N[,M]", "Attention heads of an unusual width, and of its decoder.")
-    ] = None,
-    classes: Annotated[
-        Path | None, option("--classes FILE", "Class names of a classifier, one per line.")
-    ] = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    checkpoint: str = argument("IN", "A file, a transformers folder, or hf:OWNER/NAME."),
+    out: Path | None = option("--output -o F", "The .safetensors file to write."),
+    inspect: bool = option("--inspect", "Only identify the checkpoint.", False),
+    partial: bool = option("--partial", "Convert what fits; initialize the rest.", False),
+    family: str | None = option(
+        "--family NAME",
+        "For checkpoints with equal parameter names: videomae, videomae-v2, everest, mme, mvd.",
+    ),
+    frames: int | None = option("--frames N", "Frames of a clip [16].", min=1),
+    size: str | None = option("--size N|HxW", "Side, or height x width of a frame [224]."),
+    heads: str | None = option("--heads N[,M]", "Attention heads of an unusual width, and of its decoder."),
+    classes: Path | None = option("--classes FILE", "Class names of a classifier, one per line."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Convert a checkpoint of another program to everest's format; prints the path written.
 

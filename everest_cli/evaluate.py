@@ -52,6 +52,7 @@ def evaluate(
     devices = launch(gpus, processes)
 
     from everest.evaluation.evaluation import EvaluationFiles, evaluate
+    from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
     from everest.system.accelerator import make_accelerator
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
@@ -66,15 +67,11 @@ def evaluate(
             saved_selection=not (selects or (weights.parent / RECIPE).is_file()),
         )
     accelerator.end_training()
-    if is_main():
-        print_json(result) if run.as_json else _print_evaluation(result)
-
-
-def _print_evaluation(result: dict[str, Any]) -> None:
-    from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
-
-    print_table((views_text(result), "value", "95 % interval", "chance"), metric_rows(result))
-    print_table(("", ""), fact_rows(result), show_header=False)
+    if is_main() and run.as_json:
+        print_json(result)
+    elif is_main():
+        print_table((views_text(result), "value", "95 % interval", "chance"), metric_rows(result))
+        print_table(("", ""), fact_rows(result), show_header=False)
 
 
 def probe(

@@ -21,16 +21,13 @@ if TYPE_CHECKING:
 
     from everest.checkpoints.graph import Graph
 
-Format = Literal["hf", "onnx"]  # the program that reads the export
-GraphPrecision = Literal["fp32", "int8"]
-
 
 def export(
     checkpoint: str = argument("C", o.CHECKPOINT_HELP),
-    to: Format = option("--to", "A transformers folder, or an ONNX file.", ...),
+    to: Literal["hf", "onnx"] = option("--to", "A transformers folder, or an ONNX file.", ...),
     out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
     keep: float | None = o.KEEP,
-    precision: GraphPrecision = option(
+    precision: Literal["fp32", "int8"] = option(
         "--precision", "Precision of an ONNX network; tokens are selected in float32.", "fp32"
     ),
     calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8."),
@@ -43,7 +40,22 @@ def export(
 
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
-    _check(out, to, keep=keep, precision=precision, calibrate=calibrate, overwrite=overwrite)
+    if keep is not None:
+        read_shares(str(keep))
+    if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
+        raise RecipeError(
+            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
+            "--calibrate needs --precision int8"
+        )
+    if to == "hf":
+        if keep not in (None, 1):
+            raise RecipeError("--to hf: does not support --keep; use --to onnx")
+        check_new_folder(out, overwrite=overwrite)
+    elif out.suffix != ".onnx":
+        raise RecipeError(f"--output {out}: end its name in .onnx")
+    else:
+        for path in (out, _card_of(out)):
+            check_new_file(path, option="--output", overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.evaluation.card import model_card, read_evaluation
@@ -75,34 +87,6 @@ def export(
     for note in document["notes"]:
         say(f"note: {note}")
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
-
-
-def _check(
-    out: Path,
-    to: Format,
-    *,
-    keep: float | None,
-    precision: GraphPrecision,
-    calibrate: Path | None,
-    overwrite: bool,
-) -> None:
-    """Check early that the options fit, and that the output can be written at the end."""
-    if keep is not None:
-        read_shares(str(keep))
-    if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
-        raise RecipeError(
-            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
-            "--calibrate needs --precision int8"
-        )
-    if to == "hf":
-        if keep not in (None, 1):
-            raise RecipeError("--to hf: does not support --keep; use --to onnx")
-        check_new_folder(out, overwrite=overwrite)
-        return
-    if out.suffix != ".onnx":
-        raise RecipeError(f"--output {out}: end its name in .onnx")
-    for path in (out, _card_of(out)):
-        check_new_file(path, option="--output", overwrite=overwrite)
 
 
 def _card_of(out: Path) -> Path:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import typer
 
 from everest_cli import options as o
 from everest_cli.options import argument, option
 from everest_cli.output import print_json, print_table, say
-
-if TYPE_CHECKING:
-    from everest.engine.listing import RunSummary
-
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
@@ -27,7 +23,11 @@ def runs(
 
     Example: everest runs
     """
+    from rich.table import Column
+
     from everest.engine.listing import find_runs, summarize
+    from everest.evaluation.metric_text import as_text
+    from everest.metrics.names import METRICS
 
     summaries = [summarize(run) for run in find_runs(folder)]
     if not summaries:
@@ -37,21 +37,7 @@ def runs(
             say(f"damaged: {run.problem}")
     if as_json:
         print_json([asdict(run) for run in summaries])
-    elif summaries:
-        _print_runs(summaries)
-
-
-def _print_runs(summaries: list[RunSummary]) -> None:
-    from rich.table import Column
-
-    from everest.evaluation.metric_text import as_text
-    from everest.metrics.names import METRICS
-
-    columns = [
-        Column("run", overflow="fold"),  # complete, even on two lines
-        *("command", "recipe", "state"),
-        *(Column(name, justify="right", no_wrap=True) for name in ("step", "loss", "best on val", "age")),
-    ]
+        return
     rows = []
     for run in summaries:
         step = "-" if run.step is None else f"{run.step}/{'?' if run.steps is None else run.steps}"
@@ -63,7 +49,13 @@ def _print_runs(summaries: list[RunSummary]) -> None:
         unit, seconds = next(((unit, n) for unit, n in UNITS if run.age_seconds >= n), ("s", 1))
         age = f"{run.age_seconds // seconds} {unit}"
         rows.append((run.path, run.command or "-", run.recipe or "-", run.state, step, loss, best, age))
-    print_table(columns, rows, box=None)
+    columns = [
+        Column("run", overflow="fold"),  # complete, even on two lines
+        *("command", "recipe", "state"),
+        *(Column(name, justify="right", no_wrap=True) for name in ("step", "loss", "best on val", "age")),
+    ]
+    if rows:
+        print_table(columns, rows, box=None)
 
 
 def plot(

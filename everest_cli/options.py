@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from everest.inference.model import OpenedModel
     from everest.suggest.devices import Purpose
 
-
 # The choices of options. typer shows them, and refuses any other value.
 Which = Literal["newest", "best"]  # weights of a run folder
 Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
@@ -140,11 +139,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def is_on_cpu(gpus: str) -> bool:
-    """Choose the device of a command that uses one; returns whether it is the CPU.
-
-    Args:
-        gpus: the value of --gpus.
-    """
+    """Choose the device of a command that uses one by --gpus; returns whether it is the CPU."""
     if gpus in ("auto", "cpu"):
         return gpus == "cpu"
     devices = read_devices(gpus, None)
@@ -165,11 +160,7 @@ def read_recipe(
     cpu: bool = False,
     purpose: Purpose = "pretrain",
 ) -> Recipe:
-    """Load a recipe with the changes of the options; see everest.config.recipe.recipe_for_run.
-
-    Args:
-        cpu, purpose: of the recipe `auto`; see everest.suggest.suggestion.
-    """
+    """Load a recipe, or make `auto` for `data`, `purpose` and device, with the changes of the options."""
     from everest.config.recipe_files import AUTO, find_recipe, with_bases
 
     if name == AUTO:
@@ -257,11 +248,7 @@ class ModelOptions:
         ]
 
     def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
-        """Open the model on its device.
-
-        Args:
-            clips, crops: views of a video; None: as in the evaluation.
-        """
+        """Open the model on its device; without `clips` or `crops`, the views are those of the evaluation."""
         from everest.checkpoints.load import find_weights
         from everest.inference.model import OpenedModel
 

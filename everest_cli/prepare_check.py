@@ -20,7 +20,6 @@ from everest_cli.output import Display, print_json, say
 if TYPE_CHECKING:
     from everest.lists.reading import SampleList
 
-
 SHOWN = 20  # problems of each kind on the screen
 DIGITS = 4  # our choice, of a mean and std: a fortieth of a level of a byte
 

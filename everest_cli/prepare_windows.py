@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from everest.annotations.matching import VideoNames
     from everest.annotations.times import VideoTimes
 
-
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
 
@@ -82,20 +81,15 @@ def windows(
     if not quiet:
         numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
         say(f"{numbers}, {result.hours:.2f} hours")
-        if result.labeled is not None:
-            _show_labels(output, result.labeled)
+    if result.labeled is not None and not quiet:
+        task, classes = result.labeled["task"], result.labeled["classes"]
+        say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in result.labeled["labels"].items()))
+        words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
+        words += [] if task == "single-label" else ["--task", task]
+        words += [] if classes is None else ["--classes", classes]
+        say(f"next:\n  {shlex.join(words)}")
     if result.failed or result.damaged:
         raise typer.Exit(4)
-
-
-def _show_labels(output: Path, labeled: dict[str, Any]) -> None:
-    """Print the numbers of the labels, and the command that follows."""
-    numbers = ", ".join(f"{name} {count}" for name, count in labeled["labels"].items())
-    say(f"{labeled['task']}: {numbers}")
-    words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
-    words += [] if labeled["task"] == "single-label" else ["--task", labeled["task"]]
-    words += [] if labeled["classes"] is None else ["--classes", labeled["classes"]]
-    say(f"next:\n  {shlex.join(words)}")
 
 
 def convert_annotations(

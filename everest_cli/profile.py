@@ -17,10 +17,7 @@ from everest_cli.options import is_on_cpu, option, read_size
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from everest.config.settings import Recipe
-    from everest.data.views import EvalViews
     from everest.profiling.loading import TrainingStage
 
 MB, GB = 1e6, 1e9
@@ -142,15 +139,24 @@ def _add_measurements(
 
 
 def _print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bool) -> None:
-    """Measure a checkpoint or an ONNX file, and print the document or a table.
-
-    Args:
-        data: a video, folder or list; None: a video is rendered.
-    """
+    """Measure a checkpoint or an ONNX file on videos, or on a rendered one, and print the result."""
+    from everest.checkpoints.graph import open_exported
+    from everest.checkpoints.load import ONNX_SUFFIX, find_weights
+    from everest.inference.model import OpenedModel
     from everest.lists.inputs import named_samples
     from everest.profiling.latency import measure_latency, render_video
 
-    answer, views, about = _opened(checkpoint, cpu=cpu)
+    file = find_weights(checkpoint)
+    if file.suffix == ONNX_SUFFIX:
+        exported = open_exported(file)
+        about = {"checkpoint": str(file), "precision": exported.precision, "device": "cpu"}
+        answer, views = lambda clips: exported.answers(exported(clips)), exported.clip.views()
+    else:
+        model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=say)
+        precision = model.accelerator.mixed_precision
+        precision = "fp32" if precision == "no" else precision
+        about = {"checkpoint": str(file), "precision": precision, "device": str(model.module.device)}
+        answer, views = model.encode if model.module.classes == () else model.answers, model.views
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
         if data is None:
@@ -165,24 +171,6 @@ def _print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bo
         f"{about['checkpoint']} ({about['precision']}) on {about['device']}; one clip of "
         f"{'a rendered video of 320 x 240 pixels' if data is None else data}"
     )
-
-
-def _opened(checkpoint: str, *, cpu: bool) -> tuple[Callable[[Tensor], object], EvalViews, dict[str, Any]]:
-    """Open a model: its outputs, its views with one clip and crop, and facts for the document."""
-    from everest.checkpoints.graph import open_exported
-    from everest.checkpoints.load import ONNX_SUFFIX, find_weights
-    from everest.inference.model import OpenedModel
-
-    file = find_weights(checkpoint)
-    if file.suffix == ONNX_SUFFIX:
-        exported = open_exported(file)
-        about = {"checkpoint": str(file), "precision": exported.precision, "device": "cpu"}
-        return lambda clips: exported.answers(exported(clips)), exported.clip.views(), about
-    model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=say)
-    precision = {"no": "fp32"}.get(model.accelerator.mixed_precision, model.accelerator.mixed_precision)
-    about = {"checkpoint": str(file), "precision": precision, "device": str(model.module.device)}
-    is_classifier = model.module.classes != ()
-    return model.answers if is_classifier else model.encode, model.views, about
 
 
 def _measured(step: Mapping[str, Any]) -> str:

@@ -18,7 +18,6 @@ from everest_cli.output import print_json, print_table, say
 if TYPE_CHECKING:
     from everest.config.settings import DataSettings
 
-
 TEMPLATES: Final = ("custom", "small")  # recipes for any videos
 
 app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=True)

@@ -107,7 +107,7 @@ def report(
 
     Example: everest sweep report runs/steps
     """
-    from everest.sweep.report import make_report
+    from everest.sweep.report import make_report, notes, table_columns, table_rows
     from everest.sweep.results import read_results
 
     document = make_report(read_results(folder), metric=metric, against=against)
@@ -116,17 +116,11 @@ def report(
 
     draw_report(folder / FIGURE, document)
     document["figure"] = str(folder / FIGURE)
-    print_json(document) if as_json else _print_report(document)
-
-
-def _print_report(document: dict[str, Any]) -> None:
-    from everest.sweep.report import notes, table_columns, table_rows
-
+    if as_json:
+        print_json(document)
+        return
     if document["summary"]:
         typer.echo(document["summary"])
     print_table(table_columns(document), table_rows(document))
-    for line in notes(document):
+    for line in [*notes(document), *map(_failure_line, document["failures"]), document["figure"]]:
         typer.echo(line)
-    for failure in document["failures"]:
-        typer.echo(_failure_line(failure))
-    typer.echo(document["figure"])

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from everest.inference.bouts import BoutRules, Rows
     from everest.inference.timelines import Timelines
 
-
 AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
 FileKind = Literal[AnnotationKind, "json"]
 KINDS_BY_ENDING: Final[dict[str, FileKind]] = {

@@ -83,13 +83,9 @@ def _train(
     *,
     init: str = "none",
     decoder: Decoder | None = None,
-    purpose: Purpose = "pretrain",
+    purpose: Purpose = "pretrain",  # of the recipe `auto`
 ) -> Path | None:
-    """Train the stage of a command in each process; prints and returns the run folder, if there is one.
-
-    Args:
-        purpose: of the recipe `auto`.
-    """
+    """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
     recipe = read_recipe(
         recipe_file,
         data=options.data,

@@ -84,8 +84,7 @@ def export(
         write_text(_card_of(out), card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
-    for note in document["notes"]:
-        say(f"note: {note}")
+    say(*(f"note: {note}" for note in document["notes"]))
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
 
 

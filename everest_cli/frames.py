@@ -49,11 +49,14 @@ def select_frames(
         raise RecipeError(f"--keep {keep:g}: must be above 0 and at most 1")
     if not math.isfinite(alpha):
         raise RecipeError(f"--alpha {alpha:g}: give a number, such as 1.5")
-    opened = None if checkpoint is None else open_model(checkpoint, kind="transformer")
-    drawn = TUBELET[0] if opened is None else opened.transformer.encoder.patch_embed.tubelet[0]
-    if frames % drawn:
-        raise RecipeError(f"--frames {frames}: must be a multiple of {drawn}")
-    clip = None if opened is None else trained_clip(opened)
+    model = clip = None
+    tubelet = TUBELET[0]
+    if checkpoint is not None:
+        opened = open_model(checkpoint, kind="transformer")
+        model, clip = opened.transformer, trained_clip(opened)
+        tubelet = model.encoder.patch_embed.tubelet[0]
+    if frames % tubelet:
+        raise RecipeError(f"--frames {frames}: must be a multiple of {tubelet}")
     request = FrameDraw(
         selector=RedundancyRobust(keep_ratio=keep),
         frames=frames,
@@ -62,7 +65,7 @@ def select_frames(
         alpha=alpha,
         size=size,
         seed=seed,
-        model=None if opened is None else opened.transformer,
+        model=model,
         fps=None if clip is None else clip.fps,
     )
     paths = named_videos(videos)

@@ -32,9 +32,7 @@ def runs(
     summaries = [summarize(run) for run in find_runs(folder)]
     if not summaries:
         say(f"{folder}: contains no run folders")
-    for run in summaries:
-        if run.problem:
-            say(f"damaged: {run.problem}")
+    say(*(f"damaged: {run.problem}" for run in summaries if run.problem))
     if as_json:
         print_json([asdict(run) for run in summaries])
         return

@@ -25,12 +25,11 @@ PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
 
-def say(text: str, *, everywhere: bool = False) -> None:
-    """Print a line on stderr; of several processes only the first one does, unless `everywhere`."""
-    if not (everywhere or is_main()):  # torchrun and Slurm show the output of all
-        return
-    with _even_unread():
-        typer.echo(escape_bytes(text), err=True)
+def say(*texts: str, everywhere: bool = False) -> None:
+    """Print lines on stderr; of several processes only the first one does, unless `everywhere`."""
+    if texts and (everywhere or is_main()):  # torchrun and Slurm show the output of all
+        with _even_unread():
+            typer.echo(escape_bytes("\n".join(texts)), err=True)
 
 
 @contextmanager

@@ -104,11 +104,9 @@ def split(
         "task": videos.task,
         "next": commands,
     }
-    for text in videos.notices:
-        say(text)
+    say(*videos.notices)
     _print_lists(document["lists"], ListSize.of(videos.samples).unit)
-    say(f"lists: {folder}")
-    say("\n  ".join(["next:", *commands]))
+    say(f"lists: {folder}", "\n  ".join(["next:", *commands]))
     print_json(document) if as_json else typer.echo("\n".join(document["written"]))
 
 

@@ -55,9 +55,7 @@ def check(
         if sources or task:
             raise RecipeError(f"--recipe {recipe} sets the lists and the task; leave out SOURCE and --task")
         chosen = _read_recipe(recipe, data, overrides)
-    for listed in chosen.lists.values():
-        if listed.notice is not None:
-            say(listed.notice)
+    say(*(listed.notice for listed in chosen.lists.values() if listed.notice is not None))
     folder = root_of(chosen.paths[0], output)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     # Before hours of work: check that the output can be written.

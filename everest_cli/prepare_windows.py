@@ -146,8 +146,7 @@ def convert_annotations(
     if unscored:
         facts = document["unscored"]
         say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    for notice in notices:
-        say(notice)
+    say(*notices)
     if as_json:
         print_json(document)
     elif document["written"]:

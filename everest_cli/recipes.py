@@ -104,9 +104,7 @@ def suggest(
         output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
     )
     if not quiet:
-        for time in suggestion.times:
-            say(str(time))
-        say("\n  ".join(["next:", *commands]))
+        say(*map(str, suggestion.times), "\n  ".join(["next:", *commands]))
     if as_json:
         stages = [time._asdict() for time in suggestion.times]
         print_json({"recipe": str(output), "stages": stages, "next": commands})
@@ -172,9 +170,9 @@ class _DividedFolder:
             (self._folder / name).unlink(missing_ok=True)
         for file in self._part.iterdir():
             file.replace(self._folder / file.name)
-        sizes = [f"{name}: {ListSize.of(samples)}" for name, samples in self._lists.items()]
-        for text in () if quiet else (*self._videos.notices, *sizes, f"lists: {self._folder}"):
-            say(text)
+        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in self._lists.items())
+        if not quiet:
+            say(*self._videos.notices, *sizes, f"lists: {self._folder}")
         return recipe.replace(str(self._part), str(self._folder))
 
     def clear(self) -> None:

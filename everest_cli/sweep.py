@@ -84,8 +84,7 @@ def sweep(
     with Display(quiet=quiet) as display:
         results = run_sweep(plan, output, processes, silent if quiet else display.report)
     typer.echo(output)
-    for failure in results["failures"]:
-        say(_failure_line(failure))
+    say(*map(_failure_line, results["failures"]))
     if results["failures"]:
         raise typer.Exit(JOB_FAILED)
     if not quiet:

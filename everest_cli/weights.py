@@ -142,8 +142,7 @@ def convert(
     conversion = convert(foreign, hints, partial=partial, classes=names)
     conversion.weights.save(out)
     document = {**describe(conversion.identity), "written": str(out)}
-    for line in _lines(document):
-        say(line)
+    say(*_lines(document))
     print_json(document) if as_json else typer.echo(out)
 
 
@@ -196,18 +195,15 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
             yield f"{FATES[name]}: {len(value)} ({', '.join(grouped(value))})"
         elif name == "classes":
             yield f"classes: {first_names(value, MOST_NAMES)}"
-        elif name == "origin":  # the file, and the files that it started from
-            yield f"origin: {' from '.join(_files(value))}"
+        elif name == "origin":
+            files = []
+            while value:  # the file, what it started from, and so on
+                files.append(str(value.get("file") or value.get("family", "unknown")))
+                value = value.get("origin")
+            yield f"origin: {' from '.join(files)}"
         elif isinstance(value, dict):
             yield f"{title}: {', '.join(f'{key} {part}' for key, part in value.items())}"
         elif isinstance(value, list):
             yield f"{title}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
         else:
             yield f"{title}: {value}"
-
-
-def _files(origin: dict[str, Any] | None) -> Iterator[str]:
-    """Yield the weights that weights started from, then what these started from, and so on."""
-    while origin:
-        yield str(origin.get("file") or origin.get("family", "unknown"))
-        origin = origin.get("origin")

@@ -222,7 +222,7 @@ def read_views(text: str | None) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """The options of a command that runs a trained model on any videos."""
+    """The options of a command that runs a trained model on any videos; typer gives each a value."""
 
     checkpoint: str = CHECKPOINT
     recipe: str | None = HOW_SEEN

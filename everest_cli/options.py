@@ -90,7 +90,7 @@ FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 CHECKPOINT = option("--checkpoint -c C", CHECKPOINT_HELP, ...)
 WHICH = option("--which", "Weights of a run folder [best on data.val if there are any, else newest].")
-HOW_SEEN = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
+CLIP_RECIPE = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
 KEEP = option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
 EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
 VIEWS = option("--views CLIPSxCROPS", "Views of a video, such as 1x1 [as in the run's evaluation].")
@@ -214,10 +214,10 @@ def read_views(text: str | None) -> dict[str, int]:
     """Parse the clips and crops of --views, `2x3`; empty for None."""
     if text is None:
         return {}
-    if not re.fullmatch(r"[1-9]\d{0,8}x[1-9]\d{0,8}", text, re.ASCII):
+    sizes = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text, re.ASCII)
+    if sizes is None:
         raise RecipeError(f"--views {text}: give CLIPSxCROPS, such as 1x1 or 5x3")
-    clips, crops = map(int, text.split("x"))
-    return {"clips": clips, "crops": crops}
+    return {"clips": int(sizes[1]), "crops": int(sizes[2])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +225,7 @@ class ModelOptions:
     """The options of a command that runs a trained model on any videos; typer gives each a value."""
 
     checkpoint: str = CHECKPOINT
-    recipe: str | None = HOW_SEEN
+    recipe: str | None = CLIP_RECIPE
     keep: float | None = KEEP
     batch: int = BATCH
     data: Path | None = LIST_ROOT

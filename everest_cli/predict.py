@@ -169,7 +169,7 @@ def search(
     checkpoint: str | None = option(
         "--checkpoint -c C", "Weights that made the features; needed for new videos."
     ),
-    recipe: str | None = o.HOW_SEEN,
+    recipe: str | None = o.CLIP_RECIPE,
     top: int = option("--top -k K", "Number of results for each query.", 10, min=1),
     page: Path | None = option("--page F", "Also write a page with the clips of the results."),
     overwrite: bool = o.OVERWRITE_FILES,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError, first_names
+from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest_cli import options as o
-from everest_cli.option_groups import grouped
+from everest_cli.options import option
 from everest_cli.output import print_json
-from everest_cli.timeline_options import RuleOptions
+from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
     from everest.metrics.budget import Bouts
@@ -20,31 +22,18 @@ if TYPE_CHECKING:
 WINDOW_SECONDS: Final = 10.0  # our choice
 
 
-@grouped
 def budget(
     rules: RuleOptions,
-    timeline: Annotated[
-        Path, typer.Option("--timeline", metavar="T", help="File of `everest timeline --save`.")
-    ],
-    checked: Annotated[
-        Path | None,
-        typer.Option("--checked", metavar="F", help="The list of --draw, with your bouts added."),
-    ] = None,
-    draw: Annotated[
-        int | None, typer.Option("--draw", min=2, metavar="N", help="Write N random windows to --output.")
-    ] = None,
-    window: Annotated[
-        float | None,
-        typer.Option(
-            "--window", min=0.1, metavar="SECONDS", help="Length of the windows [10, or as in --checked]."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed of --draw.")] = 0,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="LIST", help="CSV list of windows to write.")
-    ] = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    timeline: Path = option("--timeline T", "File of `everest timeline --save`.", ...),
+    checked: Path | None = option("--checked F", "The list of --draw, with your bouts added."),
+    draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
+    window: float | None = option(
+        "--window SECONDS", "Length of the windows [10, or as in --checked].", min=0.1
+    ),
+    seed: int = option("--seed N", "Random seed of --draw.", 0, min=0),
+    output: Path | None = option("--output -o LIST", "CSV list of windows to write."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Estimate seconds and bouts of each class in all footage, with 95 % intervals.
 
@@ -53,11 +42,8 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from dataclasses import replace
-
     from everest.annotations.bout_table import read_window_length
     from everest.annotations.formats import recognize
-    from everest.errors import DataError, first_names
     from everest.inference.scores import annotation_bouts, check_one_head, read_truth
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget
@@ -77,24 +63,23 @@ def budget(
             predicted[video.video] = annotation_bouts(video.video, {"": next(iter(bouts.values()))})
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
-    of_person, seconds = {}, None
+    labeled: Bouts = {}
+    seconds = None
     if checked is not None:
         bouts, unknown = read_truth(checked, extents, keep_windows=True)
         if unknown:
             names = f"{first_names(unknown)}; use the names that --draw wrote"
             raise DataError(f"{checked}: names videos that are not in the timeline: {names}")
-        of_person = {
-            video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents
-        }
+        labeled = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
         seconds = read_window_length(checked) if recognize(checked) == "csv" else None
     if draw is not None and output is not None:
         if window is not None and seconds not in (None, window):
             raise RecipeError(f"--window {window:g}: {checked} has windows of {seconds:g} s; leave it out")
         length = seconds or window or WINDOW_SECONDS
         inputs = [timeline, *([checked] if checked else [])]
-        _draw(draw, extents, of_person, length, seed, output, inputs=inputs, overwrite=overwrite)
+        _draw(draw, extents, labeled, length, seed, output, inputs=inputs, overwrite=overwrite)
         return
-    document = time_budget(extents, predicted, of_person, seconds=seconds)
+    document = time_budget(extents, predicted, labeled, seconds=seconds)
     if as_json:
         print_json(document)
     else:
@@ -118,7 +103,6 @@ def _draw(
     from everest.figures.clips import write_check_page
     from everest.lists.sample import Sample
     from everest.metrics.budget import draw_windows, windows_left
-    from everest.system.files import check_new_file, refuse_inputs, write_table
 
     windows = windows_left(extents, checked, length)
     if number > len(windows):
@@ -129,13 +113,13 @@ def _draw(
         refuse_inputs(file, inputs, option="--output")
         check_new_file(file, option="--output", overwrite=overwrite)
     drawn = draw_windows(windows, number, seed=seed)
-    rows = [(one.video, f"{one.start:.3f}", f"{one.end:.3f}", DRAWN, repr(length)) for one in drawn]
+    rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN, repr(length)) for each in drawn]
     known = [
         (bout.video, repr(bout.start), repr(bout.end), bout.label, repr(length))
-        for of_video in checked.values()
-        for bout in of_video
+        for bouts in checked.values()
+        for bout in bouts
     ]
-    samples = [Sample(path=one.video, start=one.start, end=one.end) for one in drawn]
+    samples = [Sample(path=each.video, start=each.start, end=each.end) for each in drawn]
     write_check_page(page, samples, list_file=output.name, lines=[",".join(row) for row in rows])
     write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
     typer.echo(output)

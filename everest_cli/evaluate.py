@@ -1,32 +1,28 @@
-"""`everest eval`"""
+"""`everest eval` and `everest probe`: a model or an encoder on the test videos."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from everest.errors import RecipeError
 from everest.system.processes import is_main
+from everest.system.run_folder import RECIPE
 from everest_cli import options as o
-from everest_cli import training_command
-from everest_cli.option_groups import LabeledListOptions, grouped
-from everest_cli.output import Display, print_json
+from everest_cli.options import option
+from everest_cli.output import Display, print_json, print_table
+from everest_cli.training import launch
 
 
-@grouped
 def evaluate(
-    run: LabeledListOptions,
-    predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="F", help="Write a CSV file with a row per video.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", metavar="DIR", help="Write a page with figures to this folder.")
-    ] = None,
-    overwrite: o.OverwriteFile = False,
-    gpus: o.Gpus = "auto",
-    processes: o.Processes = None,
+    run: o.LabeledListOptions,
+    predictions: Path | None = option("--predictions F", "Write a CSV file with a row per video."),
+    report: Path | None = option("--report DIR", "Write a page with figures to this folder."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    gpus: str = o.GPUS,
+    processes: int | None = o.PROCESSES,
 ) -> None:
     """Evaluate a classifier on clips x crops views of every video of data.test.
 
@@ -36,7 +32,6 @@ def evaluate(
     """
     from everest.checkpoints.load import ONNX_SUFFIX
     from everest.config.merge import read_overrides
-    from everest.system.run_folder import RECIPE
 
     weights, recipe = run.find()
     changed = {key[:2] for _, values in read_overrides(run.overrides or (), []) for key in values}
@@ -48,15 +43,16 @@ def evaluate(
             "--which": run.which is not None,
             "--gpus": gpus not in ("auto", "cpu"),
         }
-        if refused := [option for option, is_given in given.items() if is_given]:
+        if refused := [name for name, is_given in given.items() if is_given]:
             raise RecipeError(
                 f"{', '.join(refused)}: {weights} is exported and runs on the CPU as it is; evaluate its "
                 "checkpoint, or export it again"
             )
         gpus = "cpu"
-    devices = training_command.launch(gpus, processes)
+    devices = launch(gpus, processes)
 
     from everest.evaluation.evaluation import EvaluationFiles, evaluate
+    from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
     from everest.system.accelerator import make_accelerator
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
@@ -71,22 +67,56 @@ def evaluate(
             saved_selection=not (selects or (weights.parent / RECIPE).is_file()),
         )
     accelerator.end_training()
-    if is_main():
-        print_json(result) if run.as_json else _print_table(result)
+    if is_main() and run.as_json:
+        print_json(result)
+    elif is_main():
+        print_table((views_text(result), "value", "95 % interval", "chance"), metric_rows(result))
+        print_table(("", ""), fact_rows(result), show_header=False)
 
 
-def _print_table(result: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def probe(
+    run: o.LabeledListOptions,
+    probes: str = option("--probes NAME,…", "Probes to train.", "knn,linear,attentive"),
+    batch: int = o.BATCH,
+    gpus: str = o.ONE_GPU,
+) -> None:
+    """Probe a frozen encoder: train simple classifiers on data.train, evaluate them on data.test.
 
-    from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
+    The features are of the central clip of each video.
 
-    console = Console(soft_wrap=True)
-    for columns, rows in (
-        ((views_text(result), "value", "95 % interval", "chance"), metric_rows(result)),
-        (("", ""), fact_rows(result)),
-    ):
-        table = Table(*columns, show_header=any(columns))
-        for row in rows:
-            table.add_row(*row)
-        console.print(table, markup=False, highlight=False)
+    Example: everest probe --checkpoint runs/pretrain --recipe ucf101 --data /data/ucf101
+    """
+    weights, recipe = run.find()
+
+    from everest.inference.model import OpenedModel
+    from everest.probes.probe import probe
+
+    names = [name.strip() for name in probes.split(",")]
+    model = OpenedModel.open(weights, recipe=recipe, clips=1, crops=1, cpu=o.is_on_cpu(gpus))
+    with Display(quiet=run.quiet) as display:
+        result = probe(model, names, batch=batch, report=display.report)
+    print_json(result) if run.as_json else _print_probes(result)
+
+
+def _print_probes(result: dict[str, Any]) -> None:
+    from everest.evaluation.metric_text import as_text, nearest_texts
+    from everest.metrics.names import METRICS
+
+    tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # heads of one task share a table
+    by_head = result.get("heads", {"": result})
+    for head, measured in by_head.items():
+        rows = dict(measured["probes"])
+        for baseline, probed in measured["baselines"].items():
+            rows |= {f"{name}, {baseline.replace('_', ' ')}": row for name, row in probed.items()}
+        metrics = tuple(name for name in METRICS if name in next(iter(rows.values())))
+        rows |= {name: {metrics[0]: measured[name]} for name in ("majority", "chance") if name in measured}
+        tables.setdefault(metrics, []).extend(
+            (f"{head} {name}".strip(), *(as_text(METRICS[key], row.get(key)) for key in metrics))
+            for name, row in rows.items()
+        )
+    for metrics, lines in tables.items():
+        print_table(("probe", *(METRICS[name].title for name in metrics)), lines)
+    for text in nearest_texts(by_head):
+        typer.echo(text)
+    skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
+    typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")

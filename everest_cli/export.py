@@ -1,17 +1,19 @@
-"""`everest export`"""
+"""`everest export`: a model for transformers or ONNX."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
 from everest.errors import RecipeError
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
+from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.option_values import read_shares
+from everest_cli.options import argument, option, read_shares
 from everest_cli.output import print_json, say
 
 if TYPE_CHECKING:
@@ -20,37 +22,43 @@ if TYPE_CHECKING:
     from everest.checkpoints.graph import Graph
 
 
-Format = Literal["hf", "onnx"]  # the program that reads the export
-GraphPrecision = Literal["fp32", "int8"]
-
-
 def export(
-    checkpoint: Annotated[str, typer.Argument(metavar="C", help=o.CHECKPOINT_HELP)],
-    to: Annotated[Format, typer.Option("--to", help="A transformers folder, or an ONNX file.")],
-    out: Annotated[Path, typer.Option("--output", "-o", metavar="D", help="The folder, or the .onnx file.")],
-    keep: o.Keep = None,
-    precision: Annotated[
-        GraphPrecision,
-        typer.Option("--precision", help="Precision of an ONNX network; tokens are selected in float32."),
-    ] = "fp32",
-    calibrate: Annotated[
-        Path | None,
-        typer.Option("--calibrate", metavar="LIST", help="List or folder of typical videos, for int8."),
-    ] = None,
-    evaluation: o.Evaluation = None,
-    which: o.WhichWeights = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    checkpoint: str = argument("C", o.CHECKPOINT_HELP),
+    to: Literal["hf", "onnx"] = option("--to", "A transformers folder, or an ONNX file.", ...),
+    out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
+    keep: float | None = o.KEEP,
+    precision: Literal["fp32", "int8"] = option(
+        "--precision", "Precision of an ONNX network; tokens are selected in float32.", "fp32"
+    ),
+    calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8."),
+    evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card."),
+    which: o.Which | None = o.WHICH,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Export a model and check its outputs against everest's; prints the path.
 
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
-    _check(out, to, keep=keep, precision=precision, calibrate=calibrate, overwrite=overwrite)
+    if keep is not None:
+        read_shares(str(keep))
+    if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
+        raise RecipeError(
+            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
+            "--calibrate needs --precision int8"
+        )
+    if to == "hf":
+        if keep not in (None, 1):
+            raise RecipeError("--to hf: does not support --keep; use --to onnx")
+        check_new_folder(out, overwrite=overwrite)
+    elif out.suffix != ".onnx":
+        raise RecipeError(f"--output {out}: end its name in .onnx")
+    else:
+        for path in (out, _card_of(out)):
+            check_new_file(path, option="--output", overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.evaluation.card import model_card, read_evaluation
-    from everest.system.files import refuse_inputs, write_text
 
     weights = find_weights(checkpoint, which=which)
     refuse_inputs(out, all_weights(weights), option="--output")
@@ -58,7 +66,6 @@ def export(
     measured = None if evaluation is None else read_evaluation(evaluation)
     if to == "hf":
         from everest.checkpoints.transformers import write_folder
-        from everest.system.run_folder import WEIGHTS
 
         card = model_card(opened, evaluation=measured, file=WEIGHTS)
         document = write_folder(out, opened, card=card)
@@ -77,39 +84,8 @@ def export(
         write_text(_card_of(out), card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
-    for note in document["notes"]:
-        say(f"note: {note}")
+    say(*(f"note: {note}" for note in document["notes"]))
     print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
-
-
-def _check(
-    out: Path,
-    to: Format,
-    *,
-    keep: float | None,
-    precision: GraphPrecision,
-    calibrate: Path | None,
-    overwrite: bool,
-) -> None:
-    """Check early that the options fit, and that the output can be written at the end."""
-    from everest.system.files import check_new_file, check_new_folder
-
-    if keep is not None:
-        read_shares(str(keep))
-    if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
-        raise RecipeError(
-            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
-            "--calibrate needs --precision int8"
-        )
-    if to == "hf":
-        if keep not in (None, 1):
-            raise RecipeError("--to hf: does not support --keep; use --to onnx")
-        check_new_folder(out, overwrite=overwrite)
-        return
-    if out.suffix != ".onnx":
-        raise RecipeError(f"--output {out}: end its name in .onnx")
-    for path in (out, _card_of(out)):
-        check_new_file(path, option="--output", overwrite=overwrite)
 
 
 def _card_of(out: Path) -> Path:

@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperArgument, TyperGroup
@@ -18,30 +18,21 @@ from everest.system.launch import LostPeer
 from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest_cli import (
     budget,
-    convert,
-    demo,
-    doctor,
     evaluate,
     export,
-    extract,
-    finetune,
-    plot,
+    frames,
+    look,
     predict,
     prepare,
-    pretrain,
-    probe,
     profile,
     recipes,
-    runs,
-    search,
-    select_frames,
     sweep,
     timeline,
     train,
-    train_tokenizer,
-    visualize_mask,
+    training,
     weights,
 )
+from everest_cli.options import grouped, option
 from everest_cli.output import keep_bytes_of_names, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
@@ -119,46 +110,41 @@ app = typer.Typer(
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Train": {
         "train": (train.train, "Train and test a model of your videos: start here."),
-        "demo": (demo.demo, "Try everything on rendered videos, without a download."),
+        "demo": (train.demo, "Try everything on rendered videos, without a download."),
         "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
-        "pretrain": (pretrain.pretrain, "Train an encoder on unlabeled videos."),
-        "finetune": (finetune.finetune, "Train a classifier from a pre-trained encoder."),
+        "pretrain": (training.pretrain, "Train an encoder on unlabeled videos."),
+        "finetune": (training.finetune, "Train a classifier from a pre-trained encoder."),
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
-        "probe": (probe.probe, "Evaluate a frozen encoder: k-NN, linear and others."),
+        "probe": (evaluate.probe, "Evaluate a frozen encoder: k-NN, linear and others."),
         "sweep": (sweep.app, "Compare settings over seeds, with intervals."),
-        "train-tokenizer": (train_tokenizer.train_tokenizer, "Train LVMAE's tokenizer."),
+        "train-tokenizer": (training.train_tokenizer, "Train LVMAE's tokenizer."),
     },
     "Look": {
-        "runs": (runs.runs, "List runs with their progress."),
-        "plot": (plot.plot, "Draw the curves of runs."),
-        "visualize-mask": (
-            visualize_mask.visualize_mask,
-            "Draw kept, visible and predicted tokens of videos.",
-        ),
-        "select-frames": (select_frames.select_frames, "Find the frames of a video that change most."),
+        "runs": (look.runs, "List runs with their progress."),
+        "plot": (look.plot, "Draw the curves of runs."),
+        "visualize-mask": (frames.visualize_mask, "Draw kept, visible and predicted tokens of videos."),
+        "select-frames": (frames.select_frames, "Find the frames of a video that change most."),
         "profile": (profile.profile, "Compute cost, memory and hours before a run."),
-        "doctor": (doctor.doctor, "Check this machine; print a fix for each problem."),
+        "doctor": (look.doctor, "Check this machine; print a fix for each problem."),
     },
     "Use": {
         "predict": (predict.predict, "Predict classes or numbers of videos."),
         "timeline": (timeline.timeline, "Predict classes over time; bouts, scores, files, figures."),
         "budget": (budget.budget, "Estimate seconds and bouts per class, with intervals."),
-        "extract": (extract.extract, "Write features of videos or windows to a file."),
-        "search": (search.search, "Find videos and moments similar to an example."),
+        "extract": (predict.extract, "Write features of videos or windows to a file."),
+        "search": (predict.search, "Find videos and moments similar to an example."),
         "export": (export.export, "Export a model to transformers or ONNX."),
-        "convert": (convert.convert, "Convert a checkpoint of another program."),
+        "convert": (weights.convert, "Convert a checkpoint of another program."),
         "weights": (weights.app, "List public weights to start from."),
     },
-    "Data": {
-        "prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos."),
-    },
+    "Data": {"prepare": (prepare.app, "Make lists; split, check, measure and re-encode videos.")},
 }
 for group in GROUPS.values():
     for name, (command, line) in group.items():
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, short_help=line)
         else:
-            app.command(name, short_help=line)(command)
+            app.command(name, short_help=line)(grouped(command))
 
 
 def _show_version(requested: bool) -> None:
@@ -171,16 +157,11 @@ def _show_version(requested: bool) -> None:
 
 @app.callback()
 def everest(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    imports: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--import", metavar="MODULE", help="Import your module, which weights or run folders refer to."
-        ),
-    ] = None,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
-    ] = False,
+    debug: bool = option("--debug", "Show the traceback of an error.", False),
+    imports: list[str] | None = option(
+        "--import MODULE", "Import your module, which weights or run folders refer to."
+    ),
+    version: bool = option("--version", "Show the version.", False, callback=_show_version, is_eager=True),
 ) -> None:
     """Train video classifiers and encoders on your own videos, and use them.
 

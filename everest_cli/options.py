@@ -1,13 +1,64 @@
-"""Options that several commands share."""
+"""Options: how a command declares them, those that several commands share, and how their texts are read."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import typer
 
-from everest_cli.option_values import Precision, Task, Tracker, Which, local_path
+from everest.errors import RecipeError
+from everest.system.launch import read_devices
+from everest_cli.output import say
+
+if TYPE_CHECKING:
+    from everest.config.settings import Recipe
+    from everest.inference.model import OpenedModel
+    from everest.suggest.devices import Purpose
+
+# The choices of options. typer shows them, and refuses any other value.
+Which = Literal["newest", "best"]  # weights of a run folder
+Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32
+Task = Literal["single-label", "multi-label", "regression"]
+
+
+def option(names: str, help: str, default: Any = None, **settings: Any) -> Any:
+    """An option by its names and the word for its value in help, such as `--output -o DIR`.
+
+    Args:
+        default: ... if it is required.
+        settings: of `typer.Option`.
+    """
+    words = names.split()
+    flags = [word for word in words if word.startswith("-")]
+    metavar = None if flags == words else words[-1]
+    return typer.Option(default, *flags, metavar=metavar, help=help, **settings)
+
+
+def argument(metavar: str, help: str, default: Any = ..., **settings: Any) -> Any:
+    """An argument by its word in help."""
+    return typer.Argument(default, metavar=metavar, help=help, **settings)
+
+
+def local_path(text: str) -> Path:
+    """Parse a path on this machine."""
+    from everest.system.storage import LOCAL, is_url
+
+    if is_url(text) and not text.startswith(LOCAL):
+        raise RecipeError(
+            f"{text}: is a URL; this command reads local files only (prepare encode and shard read URLs)"
+        )
+    return Path(text.removeprefix(LOCAL))
+
+
+def root_of(source: Path, data: Path | None) -> Path:
+    """The folder that the paths of a list are relative to: --data, else the source or its folder."""
+    return data or (source if source.is_dir() else source.parent)
 
 
 def _complete_recipe(incomplete: str) -> list[str]:
@@ -17,159 +68,222 @@ def _complete_recipe(incomplete: str) -> list[str]:
     return [name for name in shipped_names() if name.startswith(incomplete)]
 
 
-RecipeName = Annotated[
-    str,
-    typer.Option(
-        "--recipe",
-        "-r",
-        metavar="R",
-        help="A shipped recipe, a YAML file, or auto: suggested for --data.",
-        autocompletion=_complete_recipe,
-    ),
-]
-DataRoot = Annotated[
-    str | None, typer.Option("--data", metavar="DIR", help="Folder or URL of lists and videos (data.root).")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the recipe; repeatable."),
-]
-Output = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Run folder [runs/COMMAND/RECIPE-TIME].")
-]
-ResumeMode = Annotated[
-    str,
-    typer.Option(
-        "--resume",
-        metavar="auto|never|DIR",
-        help="Resume the run in --output (auto), in DIR, or never.",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the contents of --output.")]
-OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-Gpus = Annotated[
-    str,
-    typer.Option("--gpus", metavar="auto|N|cpu|mps", help="All visible GPUs (auto), N GPUs, the CPU or MPS."),
-]
-OneGpu = Annotated[
-    str,
-    typer.Option("--gpus", metavar="auto|1|cpu|mps", help="A GPU if there is one (auto), or the CPU."),
-]
-Processes = Annotated[
-    int | None, typer.Option("--processes", metavar="N", min=1, help="Number of processes with --gpus cpu.")
-]
-TrackerName = Annotated[
-    Tracker, typer.Option("--tracker", help="Log curves and images to TensorBoard or W&B (offline).")
-]
-OverfitOneBatch = Annotated[
-    bool,
-    typer.Option("--overfit-one-batch", help="Overfit the first batch, to check that the model can learn."),
-]
-PrecisionMode = Annotated[Precision | None, typer.Option("--precision", help="Override train.precision.")]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="Override train.seed.")]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print all settings and stop.")]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Check everything, try two passes, estimate time and memory; write nothing."
-    ),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-OutputFile = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="F", help="Write to this file and print its name.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+# What to read.
+VIDEOS = argument("VIDEO…", "Videos, folders of videos, or lists (.csv, .tsv, .txt).")
+VIDEOS_OR_FOLDERS = argument("VIDEO…", "Videos, or folders of videos.")
+RECIPE = option(
+    "--recipe -r R",
+    "A shipped recipe, a YAML file, or auto: suggested for --data.",
+    ...,
+    autocompletion=_complete_recipe,
+)
+OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
+DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
+LIST_ROOT = option("--data DIR", "Folder that paths in a list are relative to [the list's].")
+LOCAL_ROOT = option(
+    "--data DIR", "Folder that paths in lists are relative to [the list's].", parser=local_path
+)
+TASK = option("--task", "One class, classes joined by |, or a number per video [by the labels].")
+FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 
-
-FileFps = Annotated[
-    float | None,
-    typer.Option(
-        "--fps", metavar="N", min=0.001, max=10_000, help="Count frames at N per second [the file's rate]."
-    ),
-]
+# The model.
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
+CHECKPOINT = option("--checkpoint -c C", CHECKPOINT_HELP, ...)
+WHICH = option("--which", "Weights of a run folder [best on data.val if there are any, else newest].")
+CLIP_RECIPE = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
+KEEP = option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
+EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
+VIEWS = option("--views CLIPSxCROPS", "Views of a video, such as 1x1 [as in the run's evaluation].")
+BATCH = option("--batch N", "Videos or windows in one forward pass.", 1, min=1)
 
-Videos = Annotated[
-    list[Path],
-    typer.Argument(metavar="VIDEO…", help="Videos, folders of videos, or lists (.csv, .tsv, .txt)."),
-]
-VideosOrFolders = Annotated[
-    list[Path], typer.Argument(metavar="VIDEO…", help="Videos, or folders of videos.")
-]
-Checkpoint = Annotated[str, typer.Option("--checkpoint", "-c", metavar="C", help=CHECKPOINT_HELP)]
-Writer = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint", "-c", metavar="C", help="Weights that made the features; needed for new videos."
-    ),
-]
-WhichWeights = Annotated[
-    Which | None,
-    typer.Option("--which", help="Weights of a run folder [best on data.val if there are any, else newest]."),
-]
-ListRoot = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="Folder that paths in a list are relative to [the list's]."),
-]
-HowSeen = Annotated[
-    str | None,
-    typer.Option("--recipe", "-r", metavar="R", help="Recipe for clip size, stride and views [the run's]."),
-]
-OtherRecipe = Annotated[
-    str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe to use instead of the run's.")
-]
-Keep = Annotated[
-    float | None,
-    typer.Option("--keep", metavar="SHARE", help="Keep ratio: share of tokens to encode [as in training]."),
-]
-Embedding = Annotated[
-    str | None,
-    typer.Option(
-        "--checkpoint", "-c", metavar="C", help="Model whose embedding measures change [raw pixels]."
-    ),
-]
-# Of a camera that moves, and of cuts.
-Align = Annotated[
-    Literal["none", "shift", "affine"] | None,
-    typer.Option("--align", help="Remove this camera motion before measuring change [none]."),
-]
-Cuts = Annotated[
-    Literal["ignore", "detect"] | None,
-    typer.Option("--cuts", help="detect: treat the start of a scene as the start of a clip [ignore]."),
-]
-Evaluation = Annotated[
-    Path | None,
-    typer.Option("--evaluation", metavar="F", help="Output of everest eval --json, for the model card."),
-]
-Views = Annotated[
-    str | None,
-    typer.Option(
-        "--views", metavar="CLIPSxCROPS", help="Views of a video, such as 1x1 [as in the run's evaluation]."
-    ),
-]
-Batch = Annotated[
-    int, typer.Option("--batch", min=1, metavar="N", help="Videos or windows in one forward pass.")
-]
+# Devices.
+GPUS = option("--gpus auto|N|cpu|mps", "All visible GPUs (auto), N GPUs, the CPU or MPS.", "auto")
+ONE_GPU = option("--gpus auto|1|cpu|mps", "A GPU if there is one (auto), or the CPU.", "auto")
+PROCESSES = option("--processes N", "Number of processes with --gpus cpu.", min=1)
+
+# What to write.
+OUTPUT_FILE = option("--output -o F", "Write to this file and print its name.")
+LISTS_FOLDER = option("--output -o DIR", "Folder for the lists [the videos' folder].")
+OVERWRITE = option("--overwrite", "Replace the contents of --output.", False)
+OVERWRITE_FILES = option("--overwrite", "Replace files that exist.", False)
+AS_JSON = option("--json", "Print one JSON document.", False)
+QUIET = option("--quiet -q", "No progress on stderr.", False)
+SEED = option("--seed N", "Random seed.", 0, min=0)
 
 
-ClassesFile = Annotated[
-    Path | None,
-    typer.Option("--classes", parser=local_path, metavar="FILE", help="Class names in order, one per line."),
-]
-Root = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        parser=local_path,
-        metavar="DIR",
-        help="Folder that paths in lists are relative to [the list's].",
-    ),
-]
-TaskName = Annotated[
-    Task | None,
-    typer.Option("--task", help="One class, classes joined by |, or a number per video [by the labels]."),
-]
-ListsFolder = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="DIR", help="Folder for the lists [the videos' folder]."),
-]
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """Turn each parameter of a command that is annotated by a dataclass into the options in its fields."""
+    groups: dict[str, Any] = {}
+    parameters: list[Parameter] = []
+    hints = get_type_hints(command)
+    for name, parameter in signature(command).parameters.items():
+        options = [(name, parameter.default, hints[name])]
+        if is_dataclass(hints[name]):
+            groups[name], kinds = hints[name], get_type_hints(hints[name])
+            options = [(field.name, field.default, kinds[field.name]) for field in fields(groups[name])]
+        parameters += [
+            Parameter(key, Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+            for key, default, kind in options
+        ]
+
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    # typer reads the options of a command from its signature and its annotations.
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__doc__ = command.__doc__
+    return run
+
+
+def is_on_cpu(gpus: str) -> bool:
+    """Choose the device of a command that uses one by --gpus; returns whether it is the CPU."""
+    if gpus in ("auto", "cpu"):
+        return gpus == "cpu"
+    devices = read_devices(gpus, None)
+    if devices.processes > 1:
+        raise RecipeError(f"--gpus {gpus}: this command uses one device; give auto, 1, cpu or mps")
+    os.environ.update(devices.environment)
+    return False
+
+
+def read_recipe(
+    name: str,
+    *,
+    data: str | None = None,
+    overrides: list[str] | None = None,
+    precision: Precision | None = None,
+    seed: int | None = None,
+    imports: bool = True,
+    cpu: bool = False,
+    purpose: Purpose = "pretrain",
+) -> Recipe:
+    """Load a recipe, or make `auto` for `data`, `purpose` and device, with the changes of the options."""
+    from everest.config.recipe_files import AUTO, find_recipe, with_bases
+
+    if name == AUTO:
+        from everest.suggest.suggestion import auto_recipe
+
+        source = auto_recipe(data, purpose=purpose, overrides=overrides or (), cpu=cpu)
+    else:
+        source = find_recipe(name)
+        with_bases(source)  # refuses files that are no recipes before torch is imported
+    from everest.config.recipe import recipe_for_run
+
+    return recipe_for_run(
+        source,
+        data=data,
+        overrides=overrides or (),
+        precision=precision,
+        seed=seed,
+        notify=say,
+        imports=imports,
+    )
+
+
+def read_shares(text: str) -> tuple[float, ...]:
+    """Parse the keep ratios of --keep, such as `0.5,0.25`."""
+    try:
+        shares = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        shares = ()
+    if not shares or not all(0 < share <= 1 for share in shares):
+        raise RecipeError(f"--keep {text}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
+    if len(set(shares)) < len(shares):
+        raise RecipeError(f"--keep {text}: a ratio is given twice")
+    return shares
+
+
+def read_size(text: str) -> int | tuple[int, int]:
+    """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width."""
+    from everest.config.values import LONGEST_SIDE
+
+    is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
+    sides = [int(side) for side in text.split("x")] if is_size else []
+    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
+        shown = text if len(text) <= 20 else f"{text[:20]}…"
+        raise RecipeError(
+            f"--size: must be a number of pixels up to {LONGEST_SIDE}, or HEIGHTxWIDTH, not {shown}"
+        )
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def read_views(text: str | None) -> dict[str, int]:
+    """Parse the clips and crops of --views, `2x3`; empty for None."""
+    if text is None:
+        return {}
+    sizes = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text, re.ASCII)
+    if sizes is None:
+        raise RecipeError(f"--views {text}: give CLIPSxCROPS, such as 1x1 or 5x3")
+    return {"clips": int(sizes[1]), "crops": int(sizes[2])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The options of a command that runs a trained model on any videos; typer gives each a value."""
+
+    checkpoint: str = CHECKPOINT
+    recipe: str | None = CLIP_RECIPE
+    keep: float | None = KEEP
+    batch: int = BATCH
+    data: Path | None = LIST_ROOT
+    which: Which | None = WHICH
+    gpus: str = ONE_GPU
+    quiet: bool = QUIET
+
+    @property
+    def inputs(self) -> list[Path]:
+        """The files that an output must not replace."""
+        return [Path(self.recipe)] if self.recipe else []
+
+    @property
+    def changed(self) -> list[str]:
+        """The names of the options that were given and change the outputs."""
+        return [
+            name
+            for name, value in vars(self).items()
+            if name != "quiet" and value not in (None, getattr(type(self), name).default)
+        ]
+
+    def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
+        """Open the model on its device; without `clips` or `crops`, the views are those of the evaluation."""
+        from everest.checkpoints.load import find_weights
+        from everest.inference.model import OpenedModel
+
+        return OpenedModel.open(
+            find_weights(self.checkpoint, which=self.which, quiet=self.quiet),
+            recipe=read_recipe(self.recipe) if self.recipe else None,
+            clips=clips,
+            crops=crops,
+            keep=self.keep,
+            cpu=is_on_cpu(self.gpus),
+            notify=say,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledListOptions:
+    """The options of a command that measures a model on the lists of its run, or of another recipe."""
+
+    checkpoint: str = CHECKPOINT
+    recipe: str | None = option("--recipe -r R", "Recipe to use instead of the run's.")
+    data: str | None = DATA_ROOT
+    overrides: list[str] | None = OVERRIDES
+    which: Which | None = WHICH
+    as_json: bool = AS_JSON
+    quiet: bool = QUIET
+
+    def find(self) -> tuple[Path, Recipe]:
+        """Find the weights, and read the recipe with the changes of the options."""
+        from everest.checkpoints.load import find_weights, recipe_of_run
+
+        weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
+        recipe = read_recipe(
+            self.recipe or str(recipe_of_run(weights)),
+            data=self.data,
+            overrides=self.overrides,
+            imports=self.recipe is not None,
+        )
+        return weights, recipe

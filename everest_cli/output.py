@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -20,19 +19,17 @@ from everest.system.processes import is_main
 from everest.system.text import escape_bytes, json_text
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
     from rich.table import Column
 
 PIPE_WIDTH = 1000  # of a table without a terminal: a row stays on one line
 PLAIN_SECONDS = 10.0  # between two progress lines without a terminal
 
 
-def say(text: str, *, everywhere: bool = False) -> None:
-    """Print a line on stderr; of several processes only the first one does, unless `everywhere`."""
-    if not (everywhere or is_main()):  # torchrun and Slurm show the output of all
-        return
-    with _even_unread():
-        typer.echo(escape_bytes(text), err=True)
+def say(*texts: str, everywhere: bool = False) -> None:
+    """Print lines on stderr; of several processes only the first one does, unless `everywhere`."""
+    if texts and (everywhere or is_main()):  # torchrun and Slurm show the output of all
+        with _even_unread():
+            typer.echo(escape_bytes("\n".join(texts)), err=True)
 
 
 @contextmanager
@@ -60,28 +57,26 @@ def print_json(document: Any) -> None:
     typer.echo(json_text(document, indent=2))
 
 
-def print_rich(renderable: RenderableType) -> None:
-    """Print a table on stdout; without a terminal, rows stay on one line."""
-    from rich.console import Console
+def print_table(
+    columns: Iterable[str | Column], rows: Iterable[Iterable[str]], *, title: str = "", **options: Any
+) -> None:
+    """Print a table on stdout; without a terminal, rows stay on one line.
 
-    console = Console()
-    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(renderable)
-
-
-def print_table(columns: Iterable[str | Column], rows: Iterable[Iterable[str]], **options: Any) -> None:
-    """Print a table on stdout; brackets in its texts are no markup, as paths and settings have them.
+    Brackets in its texts are no markup, as paths and settings have them.
 
     Args:
         options: of rich's `Table`.
     """
+    from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
 
     heads = (Column(Text(column)) if isinstance(column, str) else column for column in columns)
-    table = Table(*heads, **options)
+    table = Table(*heads, title=Text(title) if title else None, title_justify="left", **options)
     for row in rows:
         table.add_row(*map(Text, row))
-    print_rich(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=PIPE_WIDTH)).print(table)
 
 
 def validation_line(event: dict[str, Any]) -> str:
@@ -89,26 +84,20 @@ def validation_line(event: dict[str, Any]) -> str:
     from everest.metrics.names import value_text
 
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
-    chosen = f"val_{event['metric']}"
-    chance = "" if event["chance"] is None else f"chance {value_text(chosen, event['chance'])}, "
-    majority = event["majority"]
-    is_known = majority is not None and majority > (event["chance"] or 0) + 0.1
-    frequent = f"most frequent class {value_text('top1', majority)}" if is_known else ""
-    if frequent and chosen == "val_top1":
-        chance = f"{frequent}, {chance}"
-    best = f"{value_text(chosen, event['best'])} at step {event['best_step']}"
-    others = [name for name in event if name.startswith("val_") and name != chosen]
-    shown = [
-        f"validation {_metric(chosen, event)} ({chance}best {best})",
-        *(
-            f"{_metric(n, event)} ({frequent})" if frequent and n == "val_top1" else _metric(n, event)
-            for n in others
-        ),
-    ]
-    return (
-        f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}: "
-        f"training loss {train_loss}; {', '.join(shown)}"
-    )
+    chosen, chance, majority = f"val_{event['metric']}", event["chance"], event["majority"]
+    notes: dict[str, list[str]] = {chosen: []}
+    notes |= {name: [] for name in event if name.startswith("val_") and name != chosen}
+    if majority is not None and majority > (chance or 0) + 0.1 and "val_top1" in notes:
+        notes["val_top1"].append(f"most frequent class {value_text('top1', majority)}")
+    if chance is not None:
+        notes[chosen].append(f"chance {value_text(chosen, chance)}")
+    notes[chosen].append(f"best {value_text(chosen, event['best'])} at step {event['best_step']}")
+    shown = (_metric(n, event) + (f" ({', '.join(texts)})" if texts else "") for n, texts in notes.items())
+    return f"{_place(event)}: training loss {train_loss}; validation {', '.join(shown)}"
+
+
+def _place(event: dict[str, Any]) -> str:
+    return f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
 
 
 def _metric(name: str, event: dict[str, Any]) -> str:
@@ -134,8 +123,7 @@ def probe_line(event: dict[str, Any]) -> str:
         mean = event["heldout_mean_loss"]
         reference = "" if mean is None else f" (predicting the mean gives {mean:.3f})"
         parts.append(f"held-out loss {event['heldout_loss']:.3f}{reference}")
-    place = f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
-    return f"{place}: probe: {', '.join(filter(None, parts))}"
+    return f"{_place(event)}: probe: {', '.join(filter(None, parts))}"
 
 
 def _accuracy(event: dict[str, Any], key: str, title: str) -> str | None:
@@ -172,9 +160,7 @@ class Display:
             self._task = self._progress.add_task("", total=None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._progress is not None:
             with _even_unread():
                 self._progress.stop()
@@ -184,16 +170,13 @@ class Display:
         match event["event"]:
             case "step":
                 loss = "not finite" if event["loss"] is None else f"{event['loss']:.4f}"
-                text = (
-                    f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']} "
-                    f"loss {loss} lr {event['lr']:.2e} {event['clips_per_second']:.1f} clips/s "
-                    f"data-wait {event['data_wait']:.0%} memory {event['memory_bytes'] / 2**30:.1f} GiB"
-                )
+                speed = f"{event['clips_per_second']:.1f} clips/s data-wait {event['data_wait']:.0%}"
+                memory = f"memory {event['memory_bytes'] / 2**30:.1f} GiB"
+                text = f"{_place(event)} loss {loss} lr {event['lr']:.2e} {speed} {memory}"
                 self._advance(event["step"], event["steps"], text)
-            case "video":
-                self._advance(event["done"], event["videos"], f"video {event['done']}/{event['videos']}")
-            case "window":
-                self._advance(event["done"], event["windows"], f"window {event['done']}/{event['windows']}")
+            case "video" | "window" as kind:
+                done, total = event["done"], event[f"{kind}s"]
+                self._advance(done, total, f"{kind} {done}/{total}")
             case "validation":
                 self._line(validation_line(event))
             case "probe":

@@ -1,44 +1,38 @@
-"""`everest predict`"""
+"""`everest predict`, `everest extract` and `everest search`: classes, features and neighbors of videos."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Final, Literal, get_args
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
 
 import typer
 
 from everest.errors import RecipeError
+from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.option_groups import ModelOptions, grouped
-from everest_cli.option_values import read_views
-from everest_cli.output import Display
+from everest_cli.options import argument, option, read_views
+from everest_cli.output import Display, print_json
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
-
 COLUMNS: Final = (
     *("video", "head", "rank", "label", "index", "probability", "present", "threshold", "value", "error"),
 )
 
 
-@grouped
 def predict(
-    model: ModelOptions,
-    videos: o.Videos,
-    top: Annotated[
-        int | None,
-        typer.Option("--top", "-k", metavar="K", min=1, help="Classes per video [5, and all present]."),
-    ] = None,
-    kind: Annotated[
-        PredictionFormat | None, typer.Option("--format", help="Output format [as --output, else table].")
-    ] = None,
-    views: o.Views = None,
-    output: o.OutputFile = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    model: o.ModelOptions,
+    videos: list[Path] = o.VIDEOS,
+    top: int | None = option("--top -k K", "Classes per video [5, and all present].", min=1),
+    kind: PredictionFormat | None = option("--format", "Output format [as --output, else table]."),
+    views: str | None = o.VIEWS,
+    output: Path | None = o.OUTPUT_FILE,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Predict classes or numbers for videos or for the segments of a list.
 
@@ -47,7 +41,6 @@ def predict(
     from everest.checkpoints.load import all_weights
     from everest.inference.predictions import check_top, predict
     from everest.lists.inputs import named_samples
-    from everest.system.files import check_new_file, refuse_inputs, write_text
 
     if as_json and kind not in (None, "json"):
         raise RecipeError(f"--json and --format {kind}: choose one")
@@ -81,7 +74,7 @@ def as_table(rows: Rows) -> str:
     lines: list[str] = []
     for row in rows:
         lines.append(row["video"])
-        lines += [f"  {_line(head, each)}" for head, each in _predictions(row)]
+        lines += [f"  {_line(head, each)}" for head, _, each in _predictions(row)]
         if "error" in row:
             lines.append(f"  {row['error']}")
     return "".join(f"{line}\n" for line in lines)
@@ -101,28 +94,24 @@ def as_csv(rows: Rows) -> str:
     """A line per predicted class, number or unreadable video; columns that are always empty are left out."""
     lines: list[dict[str, Any]] = []
     for row in rows:
-        ranks: dict[str, int] = {}
-        for head, each in _predictions(row):
-            ranks[head] = ranks.get(head, 0) + 1
-            rank = {} if "value" in each else {"rank": ranks[head]}
-            present = {"present": int(each["present"])} if "present" in each else {}
-            lines.append(
-                {"video": row["video"], **({"head": head} if head else {}), **rank, **each, **present}
-            )
+        for head, rank, each in _predictions(row):
+            rank = None if "value" in each else rank
+            line = {"video": row["video"], "head": head or None, "rank": rank, **each}
+            lines.append(line | ({"present": int(each["present"])} if "present" in each else {}))
         if "error" in row:
             lines.append({"video": row["video"], "error": row["error"]})
-    columns = [name for name in COLUMNS if any(name in line for line in lines)]
+    columns = [name for name in COLUMNS if any(line.get(name) is not None for line in lines)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
 
 
-def _predictions(row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the predictions of a video, each after its head; the name of the only head is empty."""
+def _predictions(row: dict[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Yield each prediction of a video after its head and rank; the name of the only head is empty."""
     for head, predictions in row.get("heads", {"": row.get("predictions", [])}).items():
-        yield from ((head, each) for each in predictions)
+        yield from ((head, rank, each) for rank, each in enumerate(predictions, start=1))
 
 
 TEXTS: Final[dict[str, Callable[[Rows], str]]] = {
@@ -130,3 +119,90 @@ TEXTS: Final[dict[str, Callable[[Rows], str]]] = {
     "json": lambda rows: json_text(rows, indent=2) + "\n",
     "csv": as_csv,
 }
+
+
+def extract(
+    *,
+    videos: list[Path] = o.VIDEOS,
+    model: o.ModelOptions,
+    out: Path = option("--output -o F", "The .safetensors or .npz file to write.", ...),
+    features: Literal["video", "views", "tokens"] = option(
+        "--features", "Features per video, per view or per token.", "video"
+    ),
+    views: str | None = o.VIEWS,
+    window: float | None = option(
+        "--window SECONDS", "A row for each window of this length [a video].", min=0.001
+    ),
+    step: float | None = option("--step SECONDS", "Time between window starts [--window].", min=0.001),
+    overwrite: bool = o.OVERWRITE_FILES,
+) -> None:
+    """Write features of videos or windows to a file; repeat the command to resume.
+
+    Example: everest extract VIDEOS --checkpoint runs/pretrain --output features.safetensors
+    """
+    from everest.inference.features import extract
+    from everest.lists.inputs import named_samples
+
+    opened = model.open(**read_views(views or (None if window is None else "1x1")))
+    samples = named_samples(videos, root=model.data)
+    refuse_inputs(out, [*videos, *model.inputs], option="--output")
+    with Display(quiet=model.quiet) as display:
+        skipped = extract(
+            opened,
+            samples,
+            out,
+            level=features,
+            batch=model.batch,
+            overwrite=overwrite,
+            report=display.report,
+            window=window,
+            step=step,
+        )
+    typer.echo(out)
+    if skipped:
+        raise typer.Exit(4)
+
+
+def search(
+    queries: list[str] = argument("QUERY…", "A video, a moment (video.mp4@12.5), or a name in F."),
+    features: Path = option("--features F", "A .safetensors file of everest extract.", ...),
+    checkpoint: str | None = option(
+        "--checkpoint -c C", "Weights that made the features; needed for new videos."
+    ),
+    recipe: str | None = o.CLIP_RECIPE,
+    top: int = option("--top -k K", "Number of results for each query.", 10, min=1),
+    page: Path | None = option("--page F", "Also write a page with the clips of the results."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Find the videos or moments most similar to an example, by an encoder's features.
+
+    A video that is not in F needs --checkpoint: the weights that wrote F.
+
+    Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
+    """
+    from everest.search.feature_file import read_feature_file
+    from everest.search.neighbors import nearest, read_query, to_dict
+
+    file = read_feature_file(features)
+    if page is not None:
+        refuse_inputs(page, [features, *map(Path, queries), *map(Path, file.files)], option="--page")
+        check_new_file(page, option="--page", overwrite=overwrite)
+    model = None
+    if checkpoint is not None:
+        given = {"checkpoint": checkpoint, "recipe": recipe, "keep": file.keep, "gpus": "auto"}
+        writer = o.ModelOptions(**given, batch=1, data=None, which=None, quiet=True)
+        model = writer.open(clips=file.clips, crops=file.crops)
+    examples = [read_query(text, file, model) for text in queries]
+    results = [(example, nearest(file, example, top=top)) for example in examples]
+    if page is not None:
+        from everest.search.results import write_page
+
+        write_page(page, results, file)
+    if as_json:
+        print_json([to_dict(query, neighbors, file) for query, neighbors in results])
+    else:
+        for query, neighbors in results:
+            typer.echo(query.name)
+            for neighbor in neighbors:
+                typer.echo(f"  {neighbor.similarity:6.3f}  {file.name(neighbor.row)}")

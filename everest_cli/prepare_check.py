@@ -1,56 +1,44 @@
-"""`everest prepare check`: decodes every video of a data set."""
+"""`everest prepare check` and `everest prepare stats`: decode the videos of a data set."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from everest.errors import EnvironmentProblem, RecipeError, first_names
+from everest.system.files import check_writable, write_table
 from everest.system.machine import num_cores
+from everest.system.run_folder import BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.option_values import local_path, read_recipe
+from everest_cli.options import Task, argument, local_path, option, read_recipe, root_of
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
-    from everest.config.heads import Task
     from everest.lists.reading import SampleList
 
 SHOWN = 20  # problems of each kind on the screen
-
-Sources = Annotated[
-    list[Path] | None,
-    typer.Argument(parser=local_path, metavar="SOURCE…", help="Lists or folders, the training list first."),
-]
-RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", "-r", metavar="R", help="Recipe with the lists, classes and clips.")
-]
+DIGITS = 4  # our choice, of a mean and std: a fortieth of a level of a byte
 
 
 def check(
-    sources: Sources = None,
-    recipe: RecipeOption = None,
-    data: o.Root = None,
-    overrides: o.Overrides = None,
-    task: o.TaskName = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="Folder for bad_videos.csv and progress [the list's]."
-        ),
-    ] = None,
-    limit: Annotated[
-        float,
-        typer.Option(
-            "--timeout", metavar="SECONDS", min=0.01, help="Longest time before a video counts as bad."
-        ),
-    ] = 1800.0,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    sources: list[Path] | None = argument(
+        "SOURCE…", "Lists or folders, the training list first.", None, parser=local_path
+    ),
+    recipe: str | None = option("--recipe -r R", "Recipe with the lists, classes and clips."),
+    data: Path | None = o.LOCAL_ROOT,
+    overrides: list[str] | None = o.OVERRIDES,
+    task: Task | None = o.TASK,
+    output: Path | None = option("--output -o DIR", "Folder for bad_videos.csv and progress [the list's]."),
+    limit: float = option(
+        "--timeout SECONDS", "Longest time before a video counts as bad.", 1800.0, min=0.01
+    ),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Check labels, decode every video, find short ones and duplicates; exit code 4 on failure.
 
@@ -60,8 +48,6 @@ def check(
     """
     from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_lists
-    from everest.system.files import check_writable, write_table
-    from everest.system.run_folder import BAD_VIDEOS
 
     if recipe is None:
         chosen = _read_sources(sources or [], data, task, overrides)
@@ -69,10 +55,8 @@ def check(
         if sources or task:
             raise RecipeError(f"--recipe {recipe} sets the lists and the task; leave out SOURCE and --task")
         chosen = _read_recipe(recipe, data, overrides)
-    for listed in chosen.lists.values():
-        if listed.notice is not None:
-            say(listed.notice)
-    folder = output or (chosen.paths[0] if chosen.paths[0].is_dir() else chosen.paths[0].parent)
+    say(*(listed.notice for listed in chosen.lists.values() if listed.notice is not None))
+    folder = root_of(chosen.paths[0], output)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     # Before hours of work: check that the output can be written.
     refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=chosen.paths)
@@ -111,10 +95,7 @@ class _Chosen:
 
 
 def _read_sources(
-    sources: list[Path],
-    data: Path | None,
-    task: Task | None,
-    overrides: list[str] | None,
+    sources: list[Path], data: Path | None, task: Task | None, overrides: list[str] | None
 ) -> _Chosen:
     from everest.lists.reading import read_labeled
 
@@ -123,17 +104,13 @@ def _read_sources(
     if overrides:
         raise RecipeError("--set needs --recipe, whose values it changes")
     lists: dict[str, SampleList] = {}
+    known: dict[str, Any] = {"task": task}  # from the first list
     for source in sources:
-        first = next(iter(lists.values()), None)
-        lists[str(source)] = read_labeled(
-            source,
-            root=data or (source if source.is_dir() else source.parent),
-            classes=None if first is None else first.class_names,
-            task=first.task if first is not None and first.heads else task,
-            heads=() if first is None else first.heads,
-            names_classes=first is None or not first.heads,
-            may_miss=True,
-        )
+        listed = read_labeled(source, root=root_of(source, data), **known, may_miss=True)
+        if not lists:
+            heads = {"task": listed.task, "heads": listed.heads, "names_classes": False}
+            known |= {"classes": listed.class_names, **(heads if listed.heads else {})}
+        lists[str(source)] = listed
     return _Chosen(lists=lists, paths=sources)
 
 
@@ -144,24 +121,23 @@ def _read_recipe(recipe: str, data: Path | None, overrides: list[str] | None) ->
 
     settings = read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
     known, root = settings.data, local_path(settings.data.root)
-    named: dict[str, str] = {}
+    lists: dict[str, SampleList] = {}
+    paths: list[str] = []
+    classes = None
     for key in ("train", "val", "test", "pretrain"):
         path = getattr(known, key)
-        if path is not None and path not in named.values():  # data.test may be data.val
-            named[key] = path
-    if not named:
-        raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
-    lists: dict[str, SampleList] = {}
-    classes = None
-    for key in named:
-        labeled = key != "pretrain"
-        lists[key] = read_stage(known, key, labeled=labeled, classes=classes, may_miss=True)
+        if path is None or path in paths:  # data.test may be data.val
+            continue
+        paths.append(path)
+        lists[key] = read_stage(known, key, labeled=key != "pretrain", classes=classes, may_miss=True)
         if key == "train":
             classes = Classes.of(lists[key], known)
+    if not lists:
+        raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
     stages = (settings.pretrain, settings.finetune)  # only dense sampling skips frames
     return _Chosen(
         lists=lists,
-        paths=[root / path for path in named.values()],
+        paths=[root / path for path in paths],
         span=known.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages),
         fps=known.fps,
         apart="pretrain",
@@ -183,24 +159,76 @@ def _print_check(document: dict[str, Any], chosen: _Chosen) -> None:
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
         typer.echo(f"warning: fewer than {RARE} training videos: {first_names(rare, SHOWN)}")
-    _print_some("bad", [f"{row['path']}: {row['reason']}" for row in document["bad"]])
+    problems = {"bad": [f"{row['path']}: {row['reason']}" for row in document["bad"]]}
     for leak, title in ((True, "in several lists"), (False, "twice in one list")):
-        lines = [
+        problems[title] = [
             f"{' = '.join(row['videos'])} ({', '.join(row['lists'])})"
             + (", with other labels" if row["labels_differ"] else "")
             for row in document["duplicates"]
             if row["leak"] == leak
         ]
-        _print_some(title, lines)
-    rows = [f"{row['path']}: {row['frames']} frames" for row in document["short"]]
     rate = "" if chosen.fps is None else f" at {chosen.fps:g} per second"
-    _print_some(f"shorter than a clip of {chosen.span} frames{rate}; some frames are repeated", rows)
-
-
-def _print_some(title: str, lines: list[str]) -> None:
-    if lines:
-        typer.echo(f"{title}: {len(lines)}")
-        for line in lines[:SHOWN]:
-            typer.echo(f"  {line}")
+    title = f"shorter than a clip of {chosen.span} frames{rate}; some frames are repeated"
+    problems[title] = [f"{row['path']}: {row['frames']} frames" for row in document["short"]]
+    for title, lines in problems.items():
+        if lines:
+            typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:SHOWN]]))
         if len(lines) > SHOWN:
             typer.echo(f"  … {len(lines) - SHOWN} more; --json lists all")
+
+
+def stats(
+    source: Path = argument("SOURCE", "A list, or a folder of videos.", parser=local_path),
+    most: int | None = option("--videos N", "Use N random videos of each class [all].", min=1),
+    data: Path | None = o.LOCAL_ROOT,
+    task: Task | None = o.TASK,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
+) -> None:
+    """Print mean and std of the colors, lengths, class balance and camera motion.
+
+    Motion is the mean absolute difference of neighboring gray frames, from 0 (still) to 1.
+
+    Example: everest prepare stats train.csv
+    """
+    from everest.lists.reading import read_labeled
+    from everest.prepare.stats import take_stats
+
+    listed = read_labeled(source, root=root_of(source, data), task=task)
+    if listed.notice is not None:
+        say(listed.notice)
+    with Display(quiet=quiet) as display:
+        statistics = take_stats(listed, most=most, workers=num_cores(), report=display.report)
+    document = statistics.to_dict()
+    print_json(document) if as_json else _print_stats(document)
+
+
+def _print_stats(document: dict[str, Any]) -> None:
+    from everest.prepare.stats import MOTION
+
+    typer.echo(f"{document['measured']} of {document['videos']} videos measured")
+    options = []
+    for name in ("mean", "std"):
+        typer.echo(f"{name} of red, green, blue: " + ", ".join(f"{value:.4f}" for value in document[name]))
+        options.append(f"--set 'data.{name}={[round(value, DIGITS) for value in document[name]]}'")
+    typer.echo(f"for a recipe: {' '.join(options)}")
+    for name in ("seconds", "frames"):
+        if document[name]:
+            least, middle, most = (document[name][key] for key in ("min", "median", "max"))
+            typer.echo(f"{name}: {least:.4g} to {most:.4g}, median {middle:.4g}")
+    strides = ", ".join(f"{clip} frames: {stride or 'none'}" for clip, stride in document["strides"].items())
+    typer.echo(f"largest stride that fits 95 % of the videos, for clips of {strides}")
+    if document["numbers"]:
+        facts = (f"{name} {value:g}" for name, value in document["numbers"].items())
+        typer.echo(f"labels: {', '.join(facts)}")
+    camera = document["camera"]
+    typer.echo(
+        f"camera: it moves in {camera['moving']:.0%} of some pairs of neighboring frames; in "
+        f"{camera['unexplained']:.0%}, a change has another cause (cuts, fast motion, large objects)"
+    )
+    typer.echo(f"motion: {document['motion']:.4f} ({MOTION})")
+    if document["classes"]:
+        typer.echo(f"largest class / smallest: {document['imbalance']:g}")
+    for row in document["classes"]:
+        motion = "" if row["motion"] is None else f", motion {row['motion']:.4f}"
+        typer.echo(f"  {row['class']}: {counted(row['videos'], 'video')}{motion}")

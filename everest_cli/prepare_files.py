@@ -1,49 +1,40 @@
-"""`everest prepare encode` and `everest prepare shard`: files that training reads faster."""
+"""`everest prepare encode`, `shard` and `tokens`: files that training reads faster."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import typer
 
 from everest.errors import RecipeError
+from everest.system.machine import num_cores
 from everest_cli import options as o
+from everest_cli.options import argument, is_on_cpu, option, read_recipe
 from everest_cli.output import Display, print_json, say
 
 MOST_BYTES: Final = 10**9  # of the videos of a shard
-Root = Annotated[
-    str | None,
-    typer.Option("--data", metavar="DIR", help="Folder that paths are relative to [the list's, or FOLDER]."),
-]
+ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
 
 
 def encode(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="LIST|FOLDER…", help="Lists or folders of videos, or their URLs.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")],
-    data: Root = None,
-    short_side: Annotated[
-        int, typer.Option("--short-side", min=16, help="Maximum pixels; smaller videos keep their size.")
-    ] = 256,  # our choice, for crops of 224
-    codec: Annotated[
-        Literal["h264", "mjpeg"],
-        typer.Option("--codec", help="mjpeg: files of 10 times the size that are read 3 times as fast."),
-    ] = "h264",
-    gop: Annotated[
-        int | None, typer.Option("--gop", min=1, help="Frames from keyframe to keyframe of h264 [12].")
-    ] = None,
-    crf: Annotated[
-        int | None, typer.Option("--crf", min=0, max=51, help="Quality of h264 [18]; 0 is lossless.")
-    ] = None,
-    quality: Annotated[
-        int | None, typer.Option("--quality", min=1, max=95, help="Quality of mjpeg [90]; 95 is best.")
-    ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=1, help="Maximum seconds per video.")] = 3600,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    sources: list[str] = argument("LIST|FOLDER…", "Lists or folders of videos, or their URLs."),
+    output: Path = option("--output -o DIR", "Folder for the files.", ...),
+    data: str | None = ROOT,
+    short_side: int = option(
+        "--short-side", "Maximum pixels; smaller videos keep their size.", 256, min=16
+    ),  # our choice, for crops of 224
+    codec: Literal["h264", "mjpeg"] = option(
+        "--codec", "mjpeg: files of 10 times the size that are read 3 times as fast.", "h264"
+    ),
+    gop: int | None = option("--gop", "Frames from keyframe to keyframe of h264 [12].", min=1),
+    crf: int | None = option("--crf", "Quality of h264 [18]; 0 is lossless.", min=0, max=51),
+    quality: int | None = option("--quality", "Quality of mjpeg [90]; 95 is best.", min=1, max=95),
+    timeout: float = option("--timeout", "Maximum seconds per video.", 3600, min=1),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Re-encode videos for faster training; prints the new lists and folder.
 
@@ -55,7 +46,6 @@ def encode(
     from everest.lists.inputs import read_originals
     from everest.prepare.encode import encode_videos
     from everest.prepare.encoding import EncodeSettings
-    from everest.system.machine import num_cores
     from everest.video.writer import H264, Mjpeg
 
     of_other = {"h264": {"--quality": quality}, "mjpeg": {"--gop": gop, "--crf": crf}}[codec]
@@ -92,15 +82,13 @@ def encode(
 
 
 def shard(
-    source: Annotated[str, typer.Argument(metavar="LIST", help="A list or folder of videos, or its URL.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the shards.")],
-    data: Root = None,
-    count: Annotated[
-        int, typer.Option("--count", metavar="N", min=1, help="Largest number of videos in a shard.")
-    ] = 10000,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    source: str = argument("LIST", "A list or folder of videos, or its URL."),
+    output: Path = option("--output -o DIR", "Folder for the shards.", ...),
+    data: str | None = ROOT,
+    count: int = option("--count N", "Largest number of videos in a shard.", 10000, min=1),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Write the videos of a list to WebDataset tar files; prints the index for data.train.
 
@@ -115,13 +103,51 @@ def shard(
         refuse_split_folders(videos.location)
     with Display(quiet=quiet) as display:
         document = write_shards(
-            videos,
-            output,
-            max_bytes=MOST_BYTES,
-            max_count=count,
-            overwrite=overwrite,
-            report=display.report,
+            videos, output, max_bytes=MOST_BYTES, max_count=count, overwrite=overwrite, report=display.report
         )
     if not quiet:
         say(f"{document['videos']} videos, shards: {document['shards']}, {document['bytes'] / 1e6:.1f} MB")
     print_json(document) if as_json else typer.echo(document["index"])
+
+
+def tokens(
+    recipe: str = o.RECIPE,
+    output: Path = option("--output -o DIR", "Folder for the tokens.", ...),
+    variants: int = option(
+        "--variants N", "Clips per video; later epochs repeat them.", 4, min=1, max=10_000
+    ),
+    data: str | None = o.DATA_ROOT,
+    overrides: list[str] | None = o.OVERRIDES,
+    batch: int = option("--batch N", "Videos in one forward pass.", 8, min=1),
+    gpus: str = o.ONE_GPU,
+    overwrite: bool = o.OVERWRITE,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
+) -> None:
+    """Cache a tokenizer's or teacher's output; prints the value for pretrain.target.cache.
+
+    A repeated call resumes a stopped one, or adds more variants.
+
+    Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
+    """
+    from everest.checkpoints.frozen import open_teacher
+    from everest.engine.tokenizer_first import with_absolute_paths
+    from everest.tokenizer.cache_writing import write_tokens
+
+    changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path
+    settings = with_absolute_paths(read_recipe(recipe, data=data, overrides=changes))
+    with Display(quiet=quiet) as display:
+        document = write_tokens(
+            settings,
+            output,
+            teacher=None if settings.pretrain.teacher is None else open_teacher(settings),
+            variants=variants,
+            batch=batch,
+            cpu=is_on_cpu(gpus),
+            overwrite=overwrite,
+            report=display.report,
+        )
+    if not quiet:
+        clips, skipped = document["videos"] * document["variants"], len(document["bad"])
+        say(f"{clips} clips, {document['bytes'] / 1e6:.1f} MB; {skipped} videos skipped")
+    print_json(document) if as_json else typer.echo(output)

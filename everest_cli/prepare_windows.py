@@ -1,64 +1,58 @@
-"""`everest prepare windows`: a list of windows of long videos."""
+"""`everest prepare windows` and `everest prepare annotations`: parts of long videos and their labels."""
 
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
+from everest.errors import DataError, RecipeError, first_names
+from everest.system.files import check_new_file, refuse_inputs
+from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.option_values import Task
+from everest_cli.options import Task, argument, local_path, option
 from everest_cli.output import Display, print_json, say
+from everest_cli.timeline import AnnotationKind, kind_of
+
+if TYPE_CHECKING:
+    from everest.annotations.bout import Bout
+    from everest.annotations.matching import VideoNames
+    from everest.annotations.times import VideoTimes
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
 
 def windows(
-    sources: o.Videos,
-    seconds: Annotated[float, typer.Option("--seconds", metavar="S", min=0.01, help="Length of a window.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="LIST", help="The list to write (.csv).")],
-    step: Annotated[
-        float | None,
-        typer.Option("--step", metavar="S", min=0.01, help="Seconds between window starts [--seconds]."),
-    ] = None,
-    hours: Annotated[
-        float | None, typer.Option("--hours", metavar="H", min=0, help="Total hours of windows [no limit].")
-    ] = None,
-    count: Annotated[
-        int | None, typer.Option("--count", metavar="N", min=1, help="Total number of windows [no limit].")
-    ] = None,
-    by: Annotated[
-        Literal["uniform", "activity"],
-        typer.Option("--by", help="Spread evenly, or mostly where something moves."),
-    ] = "uniform",
-    labels: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--labels", metavar="F", help="Annotations of any kind that label the windows; repeatable."
-        ),
-    ] = None,
-    fps: o.FileFps = None,
-    task: Annotated[
-        Task | None, typer.Option("--task", help="Kind of labels [multi-label if classes overlap].")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Random seed.")] = 0,
-    data: o.ListRoot = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    sources: list[Path] = o.VIDEOS,
+    seconds: float = option("--seconds S", "Length of a window.", ..., min=0.01),
+    output: Path = option("--output -o LIST", "The list to write (.csv).", ...),
+    step: float | None = option("--step S", "Seconds between window starts [--seconds].", min=0.01),
+    hours: float | None = option("--hours H", "Total hours of windows [no limit].", min=0),
+    count: int | None = option("--count N", "Total number of windows [no limit].", min=1),
+    by: Literal["uniform", "activity"] = option(
+        "--by", "Spread evenly, or mostly where something moves.", "uniform"
+    ),
+    labels: list[Path] | None = option(
+        "--labels F", "Annotations of any kind that label the windows; repeatable."
+    ),
+    fps: float | None = o.FPS,
+    task: Task | None = option("--task", "Kind of labels [multi-label if classes overlap]."),
+    seed: int = o.SEED,
+    data: Path | None = o.LIST_ROOT,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Write a list of windows of long videos; intact files are not decoded.
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
-    from everest.errors import RecipeError
     from everest.footage.windows import Labeling, WindowSettings, write_windows
     from everest.lists.inputs import named_samples
-    from everest.system.files import refuse_inputs
-    from everest.system.text import counted
 
     if hours is not None and count is not None:
         raise RecipeError("--hours and --count both limit the windows; use one of them")
@@ -73,13 +67,10 @@ def windows(
         count=count if hours is None else int(hours * 3600 / seconds),
         seed=seed,
     )
-    labeling = None
-    if labels:
-        labeling = Labeling(files=tuple(labels), fps=fps, task=task)
+    labeling = Labeling(files=tuple(labels), fps=fps, task=task) if labels else None
     samples = named_samples(sources, root=data)
-    refuse_inputs(
-        output, [*sources, *(labels or []), *{sample.video for sample in samples}], option="--output"
-    )
+    inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
+    refuse_inputs(output, inputs, option="--output")
     with Display(quiet=quiet) as display:
         result = write_windows(
             samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report
@@ -90,17 +81,106 @@ def windows(
     if not quiet:
         numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
         say(f"{numbers}, {result.hours:.2f} hours")
-        if result.labeled is not None:
-            _show_labels(output, result.labeled)
+    if result.labeled is not None and not quiet:
+        task, classes = result.labeled["task"], result.labeled["classes"]
+        say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in result.labeled["labels"].items()))
+        words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
+        words += [] if task == "single-label" else ["--task", task]
+        words += [] if classes is None else ["--classes", classes]
+        say(f"next:\n  {shlex.join(words)}")
     if result.failed or result.damaged:
         raise typer.Exit(4)
 
 
-def _show_labels(output: Path, labeled: dict[str, Any]) -> None:
-    """Print the numbers of the labels, and the command that follows."""
-    numbers = ", ".join(f"{name} {count}" for name, count in labeled["labels"].items())
-    say(f"{labeled['task']}: {numbers}")
-    words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
-    words += [] if labeled["task"] == "single-label" else ["--task", labeled["task"]]
-    words += [] if labeled["classes"] is None else ["--classes", labeled["classes"]]
-    say(f"next:\n  {shlex.join(words)}")
+def convert_annotations(
+    files: list[Path] = argument("FILE…", "Annotation files of any kind.", parser=local_path),
+    fps: float | None = o.FPS,
+    videos: list[Path] | None = option(
+        "--videos DIR", "The annotated videos, or their folder; repeatable.", parser=local_path
+    ),
+    to: AnnotationKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
+    output: Path | None = option("--output -o OUT", "Convert to this file, or folder of files."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Read annotation files: print bouts and seconds per class, or convert them.
+
+    everest prepare windows --labels makes a list of labeled windows of them.
+
+    Example: everest prepare annotations project.boris --to elan -o elan
+    """
+    kind = kind_of(output, to, get_args(AnnotationKind))
+
+    from everest.annotations.bout import LONGEST, UNSCORED, by_video
+    from everest.annotations.formats import files_of, read_annotations, write_annotations
+    from everest.annotations.labeled import seconds_of_classes
+    from everest.annotations.matching import VideoNames
+    from everest.lists.inputs import named_videos
+
+    names = VideoNames(named_videos(videos or []))
+    bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
+    unmatched, notices, times = [], [], {}
+    if videos:
+        bouts, unmatched, notices, times = _matched(bouts, names)
+    unscored = [bout for bout in bouts if bout.label == UNSCORED]
+    classes = seconds_of_classes([bout for bout in bouts if bout.label != UNSCORED])
+    document: dict[str, Any] = {
+        "videos": len({bout.video for bout in bouts}),
+        "bouts": len(bouts) - len(unscored),
+        "classes": {name: {"bouts": count, "seconds": round(s, 3)} for name, (count, s) in classes.items()},
+        "unscored": {
+            "videos": len({bout.video for bout in unscored}),
+            "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
+        },
+        "unmatched": unmatched,
+        "written": [],
+    }
+    if kind is not None and output is not None:
+        for file in files_of(output, by_video(bouts), kind):
+            refuse_inputs(file, [*files, *names.videos], option="--output")
+            check_new_file(file, option="--output", overwrite=overwrite)
+        document["written"] = [str(file) for file in write_annotations(output, bouts, kind, times=times)]
+    say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
+    for name, facts in document["classes"].items():
+        say(f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s")
+    if unscored:
+        facts = document["unscored"]
+        say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
+    say(*notices)
+    if as_json:
+        print_json(document)
+    elif document["written"]:
+        typer.echo("\n".join(document["written"]))
+
+
+def _matched(
+    bouts: Sequence[Bout], names: VideoNames
+) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
+    """The bouts of the user's videos, by their paths; the annotated names without a video; notices; times."""
+    from everest.annotations.bout import LONGEST, unscored_until
+    from everest.annotations.matching import late_notices, match_videos
+    from everest.annotations.times import VideoTimes
+    from everest.video.stream import VideoError
+
+    matched, unmatched = match_videos(bouts, names)
+    if bouts and not matched:
+        raise DataError(
+            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
+            f"--videos has {first_names([video.name for video in names.videos])}"
+        )
+    notices, times = [], {}
+    if unmatched:
+        notices.append(f"left out, not found in --videos: {first_names(unmatched, 10)}")
+    for video in matched:
+        try:
+            times[video] = VideoTimes.of(str(video))
+        except VideoError as error:
+            notices.append(f"{error}; its bouts were not checked against its length")
+    ends = {video: measured.seconds for video, measured in times.items()}
+    notices += late_notices(matched, ends)
+    by_path = [
+        replace(bout, video=str(video))
+        for video, video_bouts in matched.items()
+        for bout in unscored_until(video_bouts, ends.get(video, LONGEST))
+    ]
+    return by_path, unmatched, notices, {str(video): measured for video, measured in times.items()}

@@ -1,79 +1,58 @@
-"""`everest profile`"""
+"""`everest profile`: cost, memory, speed and latency."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 from everest.errors import RecipeError, unknown_name
 from everest_cli import options as o
-from everest_cli.option_groups import is_on_cpu
-from everest_cli.option_values import read_size
-from everest_cli.output import print_json
-from everest_cli.profile_latency import print_latency
+from everest_cli.options import is_on_cpu, option, read_size
+from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.profiling.loading import TrainingStage
 
+MB, GB = 1e6, 1e9
+PAPER_TABLES: Final = {  # subjects of the paper's tables
+    1: "cost of pre-training and fine-tuning by backbone",
+    3: "memory of pre-training by batch size",
+    4: "time and memory of pre-training by method",
+    5: "cost and memory of fine-tuning with and without EVEREST",
+    10: "cost by the share of tokens kept (EVEREST) or masked (VideoMAE, ST-MAE), ViT-B",
+    11: "cost of fine-tuning by backbone",
+    12: "cost by the number of frames",
+    15: "size, memory and cost by the number of convolutions in the embedding",
+}
+
 
 def profile(
-    backbone: Annotated[
-        str | None,
-        typer.Option("--backbone", "-b", metavar="NAME", help="vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g."),
-    ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            "--method", "-m", metavar="NAME", help="everest, videomae, st-mae, videomae-v2 [everest]."
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option("--recipe", "-r", metavar="R", help="A recipe instead of a method.")
-    ] = None,
-    frames: Annotated[int | None, typer.Option("--frames", metavar="N", help="Frames of a clip.")] = None,
-    size: Annotated[
-        str | None, typer.Option("--size", metavar="N|HxW", help="Side, or height x width of a frame.")
-    ] = None,
-    keep: Annotated[
-        float | None, typer.Option("--keep", metavar="X", help="Keep ratio in pre-training (rho_pre).")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Videos to measure the loader on, or for --latency."),
-    ] = None,
-    checkpoint: Annotated[
-        str | None,
-        typer.Option("--checkpoint", "-c", metavar="C", help="Checkpoint or ONNX file, for --latency."),
-    ] = None,
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Time a trained model from a video file to its output.")
-    ] = False,
-    overrides: o.Overrides = None,
-    comparing: Annotated[bool, typer.Option("--compare", help="Compare all methods.")] = False,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="Print the paper's cost tables beside everest's values.")
-    ] = False,
-    measured: Annotated[bool, typer.Option("--measure", help="Time real steps on this device.")] = False,
-    batch: Annotated[
-        int | None, typer.Option("--batch", metavar="N", min=1, help="Clips per step, for --measure.")
-    ] = None,
-    videos: Annotated[
-        int | None, typer.Option("--videos", metavar="N", min=1, help="Plan a pre-training run on N videos.")
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", metavar="E", min=1, help="Epochs of the planned run [the recipe's]."),
-    ] = None,
-    gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="G", help="GPU of the planned run: h200, a100, 4090, t4.")
-    ] = None,
-    gpus: o.OneGpu = "auto",
-    as_json: o.AsJson = False,
+    backbone: str | None = option("--backbone -b NAME", "vit-tiny, vit-s, vit-b, vit-l, vit-h, vit-g."),
+    method: str | None = option("--method -m NAME", "everest, videomae, st-mae, videomae-v2 [everest]."),
+    recipe: str | None = option("--recipe -r R", "A recipe instead of a method."),
+    frames: int | None = option("--frames N", "Frames of a clip."),
+    size: str | None = option("--size N|HxW", "Side, or height x width of a frame."),
+    keep: float | None = option("--keep X", "Keep ratio in pre-training (rho_pre)."),
+    data: Path | None = option("--data DIR", "Videos to measure the loader on, or for --latency."),
+    checkpoint: str | None = option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency."),
+    latency: bool = option("--latency", "Time a trained model from a video file to its output.", False),
+    overrides: list[str] | None = o.OVERRIDES,
+    comparing: bool = option("--compare", "Compare all methods.", False),
+    paper: bool = option("--paper", "Print the paper's cost tables beside everest's values.", False),
+    measured: bool = option("--measure", "Time real steps on this device.", False),
+    batch: int | None = option("--batch N", "Clips per step, for --measure.", min=1),
+    videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1),
+    epochs: int | None = option("--epochs E", "Epochs of the planned run [the recipe's].", min=1),
+    gpu: str | None = option("--gpu G", "GPU of the planned run: h200, a100, 4090, t4."),
+    gpus: str = o.ONE_GPU,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
@@ -91,20 +70,18 @@ def profile(
     if (batch is not None or gpus != "auto") and not (measured or data or latency):
         raise RecipeError("--batch and --gpus need --measure, --data or --latency")
     if checkpoint is not None:
-        print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
+        _print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
         return
     if recipe is not None:
         from everest.config.recipe_files import find_recipe, with_bases
 
         with_bases(find_recipe(recipe))  # refuses files that are no recipes before torch is imported
 
-    from everest_cli.profile_tables import print_paper, print_profile
-
     if paper:
         from everest.profiling.paper_tables import paper_figures
 
         rows = [figure.dump() for figure in paper_figures()]
-        print_json(rows) if as_json else print_paper(rows)
+        print_json(rows) if as_json else _print_paper(rows)
         return
 
     from everest.profiling.planner import plan_pretraining
@@ -113,16 +90,14 @@ def profile(
     method = (method or "everest").replace("_", "-")
     if method not in METHODS:
         raise unknown_name("--method", method, METHODS)
-    overrides = overrides or []
-    if data is not None:
-        overrides = [*overrides, f"data.root={json.dumps(str(data.resolve()))}"]
+    root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(
         changed_recipe,
         backbone=backbone,
         frames=frames,
         size=None if size is None else read_size(size),
         keep=keep,
-        overrides=overrides,
+        overrides=[*(overrides or []), *root],
     )
     profiled = changed(recipe or METHODS[method])
     if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
@@ -138,7 +113,7 @@ def profile(
         document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
         _add_measurements(document, profiled, batch, loads=data is not None, cpu=is_on_cpu(gpus))
-    print_json(document) if as_json else print_profile(document)
+    print_json(document) if as_json else _print_profile(document)
 
 
 def _add_measurements(
@@ -159,9 +134,136 @@ def _add_measurements(
     for stage in loading:
         step = document["stages"][stage]["measured"]
         document["stages"][stage]["loading"] = measure_loading(
-            recipe,
-            stage,
-            batch=step["batch"],
-            step_clips_per_second=step["clips_per_second"],
-            cpu=cpu,
+            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
         )
+
+
+def _print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bool) -> None:
+    """Measure a checkpoint or an ONNX file on videos, or on a rendered one, and print the result."""
+    from everest.checkpoints.graph import open_exported
+    from everest.checkpoints.load import ONNX_SUFFIX, find_weights
+    from everest.inference.model import OpenedModel
+    from everest.lists.inputs import named_samples
+    from everest.profiling.latency import measure_latency, render_video
+
+    file = find_weights(checkpoint)
+    if file.suffix == ONNX_SUFFIX:
+        exported = open_exported(file)
+        about = {"checkpoint": str(file), "precision": exported.precision, "device": "cpu"}
+        answer, views = lambda clips: exported.answers(exported(clips)), exported.clip.views()
+    else:
+        model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=say)
+        precision = model.accelerator.mixed_precision
+        precision = "fp32" if precision == "no" else precision
+        about = {"checkpoint": str(file), "precision": precision, "device": str(model.module.device)}
+        answer, views = model.encode if model.module.classes == () else model.answers, model.views
+    with TemporaryDirectory() as folder:
+        path = data or Path(folder) / "rendered.mp4"
+        if data is None:
+            render_video(path)
+        latency = measure_latency(answer, views, named_samples([path], root=None))
+    if as_json:
+        print_json({**about, "data": None if data is None else str(data), "latency": latency})
+        return
+    for name, value in latency.items():
+        typer.echo(f"{name:<14}{value:10.1f}" if name.endswith("_ms") else f"{name:<14}{value:8}")
+    typer.echo(
+        f"{about['checkpoint']} ({about['precision']}) on {about['device']}; one clip of "
+        f"{'a rendered video of 320 x 240 pixels' if data is None else data}"
+    )
+
+
+def _measured(step: Mapping[str, Any]) -> str:
+    return (
+        f"{step['step_seconds']['median']:.3f} s for {step['batch']} clips: {step['clips_per_second']:.2f} "
+        f"clips/s, peak {step['peak_memory_bytes'] / GB:.2f} GB ({step['device']}, {step['precision']})"
+    )
+
+
+def _loading(loader: Mapping[str, Any]) -> str:
+    waits = f"; the step waits for it {loader['data_wait']:.0%} of its time" if loader["data_wait"] else ""
+    return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
+
+
+def _advice(stage: str, loader: Mapping[str, Any]) -> str:
+    """What limits a stage, and what helps most."""
+    speeds = (
+        f"{stage}: loader {loader['clips_per_second']:.0f} clips/s, step "
+        f"{loader['step_clips_per_second']:.0f} clips/s"
+    )
+    if not loader["data_wait"]:
+        return f"{speeds}: the step is the limit"
+    changes = [f"{change} (x{factor:.1f})" for change, factor in loader["changes"].items()]
+    return f"{speeds}: the loader is the limit; what helps most: {', then '.join(changes) or 'more cores'}"
+
+
+# The rows of the table by their keys in the document of --json: name, and how the value is shown.
+ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
+    "gmacs": ("GMACs forward (the papers' GFLOPs)", "{:.2f}".format),
+    "gflops": ("GFLOPs forward (2 x GMACs)", "{:.2f}".format),
+    "training_gflops": ("GFLOPs forward and backward", "{:.1f}".format),
+    "tokenizer_gmacs": ("GMACs of the frozen tokenizer", "{:.2f}".format),
+    "teacher_gmacs": ("GMACs of the frozen teacher", "{:.2f}".format),
+    "views": ("views (clips x crops)", "{0[clips]} x {0[crops]}".format),
+    "parameters": ("parameters", lambda number: f"{number / 1e6:.2f} M"),
+    "trained_parameters": ("trained parameters", lambda number: f"{number / 1e6:.2f} M"),
+    "tokens": ("tokens", lambda counts: ", ".join(f"{count} {name}" for name, count in counts.items())),
+    "activation_bytes_per_clip": ("activations of a clip, estimate", lambda size: f"{size / MB:.1f} MB"),
+    "model_state_bytes": ("weights, gradients, moments", lambda size: f"{size / GB:.2f} GB"),
+    "measured": ("measured step", _measured),
+    "loading": ("measured loader", _loading),
+}
+
+
+def _print_profile(document: Mapping[str, Any]) -> None:
+    """Print a column per stage, then the plan and the comparison. `eval` is per video."""
+    title = (
+        f"{document['backbone']}, {document['frames']} frames, {document['size']} pixels "
+        f"({document['recipe']}, {document['precision']})"
+    )
+    stages = document["stages"].values()
+    rows = []
+    for key, (name, shown) in ROWS.items():
+        values = [stage.get(key) for stage in stages]
+        if values != [None] * len(values):
+            rows.append([name, *("-" if value is None else shown(value) for value in values)])
+    print_table(["", *document["stages"]], rows, title=title, box=None)
+    for name, stage in document["stages"].items():
+        if "loading" in stage:
+            typer.echo(_advice(name, stage["loading"]))
+    if "plan" in document:
+        typer.echo(document["plan"]["sentence"])
+    if document["compare"]:
+        _print_comparison(document["compare"])
+
+
+def _print_comparison(profiles: Sequence[Mapping[str, Any]]) -> None:
+    """Print a row per method and stage, with the ratio of the first method's GMACs to its own."""
+    columns = ("method", "stage", "GMACs", "GFLOPs", "everest / it")
+    columns += ("parameters", "activations of a clip", "tokens")
+    first, rows = profiles[0]["stages"], []
+    for document in profiles:
+        for name, stage in document["stages"].items():
+            cells = {key: shown(stage[key]) for key, (_, shown) in ROWS.items() if key in stage}
+            ratio = f"{first[name]['gmacs'] / stage['gmacs']:.2f}"
+            rest = (cells[key] for key in ("parameters", "activation_bytes_per_clip", "tokens"))
+            rows.append((document["method"], name, cells["gmacs"], cells["gflops"], ratio, *rest))
+    print_table(columns, rows, title="\nMethods", box=None)
+
+
+def _print_paper(figures: Sequence[Mapping[str, Any]]) -> None:
+    """Print the paper's figures next to everest's."""
+    columns = ("quantity", "unit", "paper", "everest", "difference", "note")
+    for number, subject in PAPER_TABLES.items():
+        rows = []
+        for figure in (figure for figure in figures if figure["table"] == number):
+            computed, difference = "needs GPU", ""
+            if figure["ours"] is not None:
+                computed, difference = figure["rounded"], f"{figure['deviation_percent']:+.2f} %"
+            quantity = (figure["what"], figure["unit"], figure["paper"])
+            rows.append((*quantity, computed, difference, figure["note"]))
+        print_table(columns, rows, title=f"Table {number}: {subject}", box=None)
+    typer.echo(
+        "difference: before rounding, in percent of the paper's. GMACs are what the papers print as GFLOPs.\n"
+        "Memory is estimated, of 8 GPUs in bf16 with attention that is not fused; the paper measured it."
+    )

@@ -1,57 +1,205 @@
-"""`everest recipes`: list, show and copy recipes. Listing and copying need no torch."""
+"""`everest recipes`: suggest, list, show and copy recipes. Listing and copying need no torch."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, unknown_name
+from everest.system.files import check_new_file, write_error, write_text
+from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.output import print_json, print_rich, say
-from everest_cli.recipes_suggest import suggest
+from everest_cli.options import Task, argument, option
+from everest_cli.output import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from everest.config.settings import DataSettings
 
 TEMPLATES: Final = ("custom", "small")  # recipes for any videos
 
 app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=True)
-app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")(suggest)
+
+
+@app.command(epilog="Example: everest recipes suggest /data/mice -o mice.yaml")
+def suggest(
+    data: str = argument("DATA", "Folder of class folders, or of lists (train.csv, …)."),
+    output: Path = option("--output -o FILE", "The recipe to write.", ...),
+    train: str | None = option("--train LIST", "Training list [train.csv]."),
+    val: str | None = option("--val LIST", "Validation list [val.csv]."),
+    test: str | None = option("--test LIST", "Test list [test.csv]."),
+    pretrain: str | None = option("--pretrain SOURCE", "Videos to pre-train on first: a folder or a list."),
+    group: str | None = option("--group G", "Groups of class folders; see `everest prepare split`."),
+    unlabeled: bool = option("--unlabeled", "Pre-train only, on videos without classes.", False),
+    task: Task | None = o.TASK,
+    device: str | None = option("--device cpu|8GB|24GB|80GB", "CPU or GPU memory [this machine's]."),
+    hours: float | None = option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000),
+    overwrite: bool = option("--overwrite", "Replace the file and its lists.", False),
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
+) -> None:
+    """Write a recipe for a data set and a device, with the reason for each value; prints its path.
+
+    Class folders without lists are split first, into FILE-lists.
+    """
+    from everest.config.settings import DataSettings
+    from everest.suggest.data_section import data_section, has_class_folders, training_commands, with_task
+    from everest.suggest.devices import DEVICES, this_device
+    from everest.suggest.suggestion import suggest_recipe
+
+    check_new_file(output, option="--output", overwrite=overwrite)
+    lists = {"train": train, "val": val, "test": test}
+    for name, given in {**lists, "pretrain": pretrain}.items():
+        if given == "":
+            raise RecipeError(f"--{name}: empty; name a list or a folder")
+    for name, given in (("task", task), ("pretrain", pretrain)):
+        if unlabeled and given is not None:
+            raise RecipeError(f"--{name}: has no effect with --unlabeled")
+    device = device or this_device()
+    if device not in DEVICES:
+        raise unknown_name("--device", device, DEVICES)
+    is_here = device in ("cpu", this_device())
+    if hours is not None and not is_here:
+        raise RecipeError(
+            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out"
+        )
+    lists = {name: given for name, given in lists.items() if given}
+    divided = None
+    if not (lists or unlabeled) and has_class_folders(data):
+        divided = _DividedFolder(data, output, group=group, overwrite=overwrite)
+        lists = divided.lists
+    elif group is not None:
+        raise RecipeError("--group: has no effect on lists; use it with class folders")
+    try:
+        section = data_section(data, **lists, pretrain=pretrain, labeled=not unlabeled)
+        if not unlabeled:
+            section, reason = with_task(section, task)
+            if reason is not None:
+                say(reason)
+        if pretrain is not None or unlabeled:
+            _check_held_out(pretrain, DataSettings(**section), data, divided=divided is not None)
+        suggestion = suggest_recipe(
+            section,
+            device,
+            purpose="pretrain" if unlabeled else "finetune" if pretrain else "scratch",
+            output=output,
+            hours=hours,
+            measured=is_here and not (quiet and hours is None and not as_json),
+            notify=say,
+        )
+        text = suggestion.text
+        write_text(output, text if divided is None else divided.move(text, quiet=quiet))
+    finally:
+        if divided is not None:
+            divided.clear()
+    without = [name for name in ("val", "test") if section.get(name) is None and not unlabeled]
+    if without:
+        fix = "`everest prepare split LIST` divides a list first; its --group keeps persons apart"
+        if divided is not None:
+            fix = "label more videos, of further groups"
+        say(f"warning: no {' or '.join(without)} list; {fix}")
+    commands = training_commands(
+        output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
+    )
+    if not quiet:
+        say(*map(str, suggestion.times), "\n  ".join(["next:", *commands]))
+    if as_json:
+        stages = [time._asdict() for time in suggestion.times]
+        print_json({"recipe": str(output), "stages": stages, "next": commands})
+    else:
+        typer.echo(output)
+
+
+def _check_held_out(source: str | None, settings: DataSettings, data: str, *, divided: bool) -> None:
+    """Refuse videos of class folders for pre-training, and warn if videos for testing are among them.
+
+    Args:
+        source: the option --pretrain; None: pre-training on the unlabeled videos of `data`.
+    """
+    from everest.suggest.data_section import held_out_lists, shared_videos
+
+    keys = ("train", "val", "test") if divided else ("val", "test")
+    lists = [name for key in keys if (name := getattr(settings, key)) is not None]
+    shared = shared_videos(settings, "pretrain" if source else "train", lists or held_out_lists(data))
+    if not shared:
+        return
+    videos = counted(len(shared), "video")
+    if divided:
+        raise RecipeError(
+            f"--pretrain {source}: has {videos} of {data}, which will be split; name another folder, or make "
+            "lists first (everest prepare split) and use --train train.csv --pretrain train.csv"
+        )
+    given, fix = (f"--pretrain {source}", "--pretrain") if source else (f"--unlabeled {data}", "--train")
+    say(
+        f"warning: {given} has {videos} of the validation or test list, such as {shared[0]}, so "
+        f"results will be too good; leave them out by {fix} LIST"
+    )
+
+
+class _DividedFolder:
+    """The lists of class folders: made in a folder beside the recipe, and moved into place at the end."""
+
+    def __init__(self, data: str, recipe: Path, *, group: str | None, overwrite: bool) -> None:
+        from everest.prepare.division import LabeledVideos
+        from everest.system.storage import parse_location
+
+        root = parse_location(data)
+        if not isinstance(root, Path):
+            raise RecipeError(f"{data}: remote class folders cannot be split; make lists of them")
+        self._folder = recipe.absolute().with_name(f"{recipe.name.removesuffix('.yaml')}-lists")
+        if recipe.absolute().parent == root.absolute():
+            raise RecipeError(
+                f"--output {recipe}: its lists would look like a class in this folder; name another folder"
+            )
+        if self._folder.exists() and not overwrite:
+            raise RecipeError(f"{self._folder}: exists; name another recipe, or use --overwrite")
+        self._part = self._folder.with_name(f"{self._folder.name}.part")
+        self.clear()
+        self._videos = LabeledVideos.read(root, root=root.absolute(), group=group)
+        self._lists = self._videos.split()
+        self.lists = self._videos.write(self._lists, self._part)
+
+    def move(self, recipe: str, *, quiet: bool) -> str:
+        """Move the lists to their folder, and print their sizes; returns the recipe with their new paths."""
+        from everest.lists.sample import ListSize
+
+        self._folder.mkdir(exist_ok=True)
+        for name in ("train.csv", "val.csv", "test.csv", "classes.txt"):  # of an earlier recipe
+            (self._folder / name).unlink(missing_ok=True)
+        for file in self._part.iterdir():
+            file.replace(self._folder / file.name)
+        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in self._lists.items())
+        if not quiet:
+            say(*self._videos.notices, *sizes, f"lists: {self._folder}")
+        return recipe.replace(str(self._part), str(self._folder))
+
+    def clear(self) -> None:
+        """Remove the lists that were not moved."""
+        shutil.rmtree(self._part, ignore_errors=True)
 
 
 @app.command("list", epilog="Example: everest recipes list --json")
-def list_recipes(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list of names and summaries.")] = False,
-) -> None:
+def list_recipes(as_json: bool = option("--json", "One JSON list of names and summaries.", False)) -> None:
     """Name and summary of every shipped recipe."""
+    from rich.table import Column
+
     from everest.config.recipe_files import shipped_names, shipped_recipe
 
     rows = [{"name": name, "summary": shipped_recipe(name).summary} for name in shipped_names()]
     if as_json:
         print_json(rows)
     else:
-        _print_table(rows)
-
-
-def _print_table(rows: list[dict[str, str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table("recipe", "summary", box=None)
-    for row in rows:
-        table.add_row(Text(row["name"], no_wrap=True), Text(row["summary"]))
-    print_rich(table)
+        columns = (Column("recipe", no_wrap=True), "summary")
+        print_table(columns, [(row["name"], row["summary"]) for row in rows], box=None)
 
 
 @app.command(epilog="Example: everest recipes show ucf101 --set data.frames=24 --resolved")
 def show(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="A shipped recipe, or the path of a recipe or a sweep file."),
-    ],
-    overrides: o.Overrides = None,
-    resolved: Annotated[
-        bool, typer.Option("--resolved", help="All settings, with base and defaults filled in.")
-    ] = False,
+    name: str = argument("NAME", "A shipped recipe, or the path of a recipe or a sweep file."),
+    overrides: list[str] | None = o.OVERRIDES,
+    resolved: bool = option("--resolved", "All settings, with base and defaults filled in.", False),
 ) -> None:
     """Check a recipe or all arms of a sweep file; print it as written, or with all settings.
 
@@ -78,14 +226,11 @@ def show(
 
 @app.command(epilog="Example: everest recipes copy custom my.yaml")
 def copy(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A shipped recipe.")],
-    destination: Annotated[
-        Path, typer.Argument(metavar="DEST", help="A file or folder.", show_default="this folder")
-    ] = Path(),
+    name: str = argument("NAME", "A shipped recipe."),
+    destination: Path = argument("DEST", "A file or folder.", Path(), show_default="this folder"),
 ) -> None:
     """Copy a recipe to a file of your own, and print where it is."""
     from everest.config.recipe_files import shipped_recipe
-    from everest.system.files import write_error
 
     recipe = shipped_recipe(name)
     path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination

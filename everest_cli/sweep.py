@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -12,8 +12,9 @@ from typer.core import TyperCommand, TyperGroup
 from everest.system.events import silent
 from everest.system.launch import read_devices
 from everest_cli import options as o
+from everest_cli.options import argument, option
 from everest_cli.output import Display, print_json, print_table, say
-from everest_cli.training_command import this_program
+from everest_cli.training import this_program
 
 RUN = "run"  # the command of any other first word
 
@@ -41,38 +42,20 @@ app = typer.Typer(cls=SweepGroup, help="Compare settings over seeds, with interv
 @app.command(RUN, cls=SweepCommand)
 def sweep(
     context: typer.Context,
-    recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A shipped recipe, a recipe file, or a sweep file.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of the sweep.")],
-    over: Annotated[
-        list[str] | None,
-        typer.Option("--over", metavar="KEY=A,B,…", help="Values to compare; repeat for all combinations."),
-    ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Override a value for all arms; repeatable."),
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="N|A,B,…", help="Number or list of seeds. [1]")
-    ] = None,
-    stages: Annotated[
-        str | None,
-        typer.Option(
-            "--stages", metavar="STAGE,…", help="pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
-        ),
-    ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option("--init", metavar="C", help="Weights that the first stage starts from, or none. [none]"),
-    ] = None,
-    data: o.DataRoot = None,
-    jobs: Annotated[int, typer.Option("--jobs", metavar="N", min=1, help="Jobs at once.")] = 1,
-    gpus: o.Gpus = "auto",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all arms and list the jobs; write nothing.")
-    ] = False,
-    quiet: o.Quiet = False,
+    recipe: str = argument("RECIPE", "A shipped recipe, a recipe file, or a sweep file."),
+    output: Path = option("--output -o DIR", "Folder of the sweep.", ...),
+    over: list[str] | None = option("--over KEY=A,B,…", "Values to compare; repeat for all combinations."),
+    overrides: list[str] | None = option("--set KEY=VALUE", "Override a value for all arms; repeatable."),
+    seeds: str | None = option("--seeds N|A,B,…", "Number or list of seeds. [1]"),
+    stages: str | None = option(
+        "--stages STAGE,…", "pretrain, finetune, eval, probe. [pretrain,finetune,eval]"
+    ),
+    init: str | None = option("--init C", "Weights that the first stage starts from, or none. [none]"),
+    data: str | None = o.DATA_ROOT,
+    jobs: int = option("--jobs N", "Jobs at once.", 1, min=1),
+    gpus: str = o.GPUS,
+    dry_run: bool = option("--dry-run", "Check all arms and list the jobs; write nothing.", False),
+    quiet: bool = o.QUIET,
 ) -> None:
     """Run variants (arms) of a recipe over several seeds; prints the folder.
 
@@ -83,12 +66,7 @@ def sweep(
     from everest.sweep.request import read_request
 
     request = read_request(
-        recipe,
-        overrides=overrides or (),
-        over=over or (),
-        seeds=seeds,
-        stages=stages,
-        init=init,
+        recipe, overrides=overrides or (), over=over or (), seeds=seeds, stages=stages, init=init
     )
 
     from everest.sweep.plan import make_plan
@@ -106,8 +84,7 @@ def sweep(
     with Display(quiet=quiet) as display:
         results = run_sweep(plan, output, processes, silent if quiet else display.report)
     typer.echo(output)
-    for failure in results["failures"]:
-        say(_failure_line(failure))
+    say(*map(_failure_line, results["failures"]))
     if results["failures"]:
         raise typer.Exit(JOB_FAILED)
     if not quiet:
@@ -120,38 +97,27 @@ def _failure_line(failure: dict[str, Any]) -> str:
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a sweep.")],
-    metric: Annotated[
-        str | None,
-        typer.Option("--metric", metavar="NAME", help="Metric to compare, such as macro_f1 or HEAD.top1."),
-    ] = None,
-    against: Annotated[
-        str | None, typer.Option("--against", metavar="ARM", help="Arm to compare with. [the sweep's]")
-    ] = None,
-    as_json: o.AsJson = False,
+    folder: Path = argument("DIR", "The folder of a sweep."),
+    metric: str | None = option("--metric NAME", "Metric to compare, such as macro_f1 or HEAD.top1."),
+    against: str | None = option("--against ARM", "Arm to compare with. [the sweep's]"),
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Compare the arms of a sweep: means, 95 % intervals, differences by seed. Draws DIR/report.png.
 
     Example: everest sweep report runs/steps
     """
-    from everest.sweep.report import FIGURE, draw_report, make_report
+    from everest.sweep.report import FIGURE, draw_report, make_report, notes, table
     from everest.sweep.results import read_results
 
     document = make_report(read_results(folder), metric=metric, against=against)
     draw_report(folder / FIGURE, document)
     document["figure"] = str(folder / FIGURE)
-    print_json(document) if as_json else _print_report(document)
-
-
-def _print_report(document: dict[str, Any]) -> None:
-    from everest.sweep.report import notes, table
-
+    if as_json:
+        print_json(document)
+        return
     if document["summary"]:
         typer.echo(document["summary"])
     columns, *rows = table(document)
     print_table(columns, rows)
-    for line in notes(document):
+    for line in [*notes(document), *map(_failure_line, document["failures"]), document["figure"]]:
         typer.echo(line)
-    for failure in document["failures"]:
-        typer.echo(_failure_line(failure))
-    typer.echo(document["figure"])

@@ -1,84 +1,93 @@
-"""`everest timeline`"""
+"""`everest timeline`: classes over time, as bouts, files, scores and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
 from everest.errors import RecipeError
 from everest.system.events import notice
+from everest.system.files import check_new_file, refuse_inputs, write_text
+from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.option_groups import ModelOptions, grouped
+from everest_cli.options import argument, option
 from everest_cli.output import Display
-from everest_cli.timeline_options import FileKind, RuleOptions, kind_of
 
 if TYPE_CHECKING:
-    from everest.inference.bouts import Rows
+    from everest.inference.bouts import BoutRules, Rows
     from everest.inference.timelines import Timelines
 
+AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
+FileKind = Literal[AnnotationKind, "json"]
+KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
+    **{".csv": "csv", ".boris": "boris", ".eaf": "elan"},
+    **{".srt": "srt", ".vtt": "vtt", ".json": "json"},
+}
 SAVED = ".safetensors"
 
 
+def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
+    """The kind of the file of --output, by --to or its ending; None without --output."""
+    if output is None:
+        if to is not None:
+            raise RecipeError(f"--to {to}: needs --output, the file to write")
+        return None
+    kind = to or KINDS_BY_ENDING.get(output.suffix.lower())
+    if kind not in kinds:
+        known = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
+        raise RecipeError(f"--output {output}: end its name in {known}, or add --to")
+    return kind
+
+
 @dataclass(frozen=True, kw_only=True)
-class TimelineModel(ModelOptions):
+class RuleOptions:
+    """How bouts follow from the probabilities of windows."""
+
+    background: float | None = option("--background P", "Windows less probable than this have no class.")
+    threshold: float | None = option(
+        "--threshold P", "Multi-label classes are present from here on [the model's]."
+    )
+    smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
+    min_seconds: float = option(
+        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", 0.0, min=0
+    )
+
+    def rules(self) -> BoutRules:
+        from everest.inference.bouts import BoutRules
+
+        return BoutRules(**asdict(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineModel(o.ModelOptions):
     """The model; saved timelines do not need it."""
 
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            "--checkpoint",
-            "-c",
-            metavar="C",
-            help=f"{o.CHECKPOINT_HELP} Not with a saved file.",
-            show_default=False,
-        ),
-    ] = ""
+    checkpoint: str = option(
+        "--checkpoint -c C", f"{o.CHECKPOINT_HELP} Not with a saved file.", "", show_default=False
+    )
 
 
-@grouped
 def timeline(
     model: TimelineModel,
     rules: RuleOptions,
-    videos: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="VIDEO…", help="Videos, folders of videos, or lists; or one saved file instead."
-        ),
-    ],
-    window: Annotated[
-        float | None,
-        typer.Option("--window", min=0.001, metavar="SECONDS", help="Length of a window [a clip's span]."),
-    ] = None,
-    step: Annotated[
-        float | None,
-        typer.Option(
-            "--step", min=0.001, metavar="SECONDS", help="Time between window starts [--window: no overlap]."
-        ),
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            "--save", metavar="F", help="Save all probabilities [OUTPUT.safetensors beside --output]."
-        ),
-    ] = None,
-    output: o.OutputFile = None,
-    to: Annotated[
-        FileKind | None, typer.Option("--to", help="Kind of --output [by its ending].", show_default=False)
-    ] = None,
-    truth: Annotated[
-        Path | None,
-        typer.Option("--truth", metavar="F", help="Ground-truth annotations of any kind, to print scores."),
-    ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="F", help="Draw the timelines (and --truth) to this PNG."),
-    ] = None,
-    overwrite: o.OverwriteFile = False,
-    as_json: o.AsJson = False,
+    videos: list[Path] = argument(
+        "VIDEO…", "Videos, folders of videos, or lists; or one saved file instead."
+    ),
+    window: float | None = option("--window SECONDS", "Length of a window [a clip's span].", min=0.001),
+    step: float | None = option(
+        "--step SECONDS", "Time between window starts [--window: no overlap].", min=0.001
+    ),
+    save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output]."),
+    output: Path | None = o.OUTPUT_FILE,
+    to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
+    truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
+    plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to this PNG."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
 ) -> None:
     """Predict classes over time with a sliding window; equal neighbors form a bout.
 
@@ -91,7 +100,6 @@ def timeline(
     from everest.inference.scores import check_truth, read_truth, score_timelines
     from everest.inference.timelines import Timelines, compute_timelines
     from everest.lists.inputs import named_samples
-    from everest.system.text import json_text
 
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
@@ -122,11 +130,11 @@ def timeline(
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
     files = _output_files(output, kind, names)
     _check_targets({"--output": [*files], "--save": [save], "--plot": [plot]}, inputs, overwrite=overwrite)
-    of_person = {} if truth is None else read_truth(truth, names)[0]
+    labeled = {} if truth is None else read_truth(truth, names)[0]
     scores = None
     with Display(quiet=model.quiet) as display:
         if truth is not None:  # before anything is computed
-            check_truth(of_person, classes, report=display.report)
+            check_truth(labeled, classes, report=display.report)
         if timelines is None:
             assert opened is not None
             assert samples is not None
@@ -141,11 +149,11 @@ def timeline(
                     display.report(notice(f"{video.video}: {video.error}"))
         bouts = timelines.bouts(bout_rules)
         if truth is not None:
-            scores = score_timelines(timelines, bouts, of_person, report=display.report)
+            scores = score_timelines(timelines, bouts, labeled, report=display.report)
     if plot is not None and any(len(video.starts) for video in timelines.videos):
         from everest.figures.timeline import draw_timelines
 
-        draw_timelines(plot, timelines, bouts, of_person)
+        draw_timelines(plot, timelines, bouts, labeled)
     rows = timelines.rows(bouts) if as_json or kind in (None, "json") else []
     text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
     if as_json:
@@ -162,10 +170,7 @@ def timeline(
 
 def _saved_beside(output: Path) -> Path:
     """The saved file next to an output, which may be a folder of subtitles."""
-    from everest.annotations.formats import FORMATS
-
-    endings = {".csv", ".json", *(each.ending for each in FORMATS.values() if each.ending)}
-    stem = output.stem if output.suffix.lower() in endings else output.resolve().name
+    stem = output.stem if output.suffix.lower() in KINDS_BY_ENDING else output.resolve().name
     return output.with_name(stem + SAVED) if output.name else output / f"timeline{SAVED}"
 
 
@@ -186,16 +191,15 @@ def _check_targets(
 ) -> None:
     """Refuse files, by their options, that exist, that are inputs, or that two options name."""
     from everest.figures.drawing import check_target
-    from everest.system.files import check_new_file, refuse_inputs
 
     taken: dict[Path, str] = {}
-    for option, paths in targets.items():
+    for name, paths in targets.items():
         for path in filter(None, paths):
-            if (other := taken.setdefault(path.resolve(), option)) != option:
-                raise RecipeError(f"{option} {path}: is also the file of {other}; choose another name")
-            refuse_inputs(path, inputs, option=option)
-            check = check_target if option == "--plot" else check_new_file
-            check(path, option=option, overwrite=overwrite)
+            if (first := taken.setdefault(path.resolve(), name)) != name:
+                raise RecipeError(f"{name} {path}: is also the file of {first}; choose another name")
+            refuse_inputs(path, inputs, option=name)
+            check = check_target if name == "--plot" else check_new_file
+            check(path, option=name, overwrite=overwrite)
 
 
 def _write(
@@ -210,7 +214,6 @@ def _write(
     from everest.annotations.formats import write_annotations
     from everest.annotations.times import VideoTimes
     from everest.inference.scores import annotation_bouts
-    from everest.system.files import write_text
 
     if kind is None or kind == "json":
         for file in files:
@@ -226,14 +229,12 @@ def _write(
         if name != BACKGROUND
     ]
     for file, paths in files.items():
-        pairs = [
-            (video, of_video)
-            for video, of_video in zip(timelines.videos, bouts, strict=True)
-            if video.path in paths and len(video.starts)
-        ]
-        times = {video.path: VideoTimes(borders=video.borders, fps=video.fps) for video, _ in pairs}
-        every = [bout for video, of_video in pairs for bout in annotation_bouts(video.path, of_video)]
-        if pairs:
+        every, times = [], {}
+        for video, video_bouts in zip(timelines.videos, bouts, strict=True):
+            if video.path in paths and len(video.starts):
+                every += annotation_bouts(video.path, video_bouts)
+                times[video.path] = VideoTimes(borders=video.borders, fps=video.fps)
+        if times:
             yield from write_annotations(file, every, kind, times=times, classes=names)
 
 
@@ -250,14 +251,14 @@ def bouts_table(rows: Rows) -> str:
                 f"{head} {bout['label'] or 'background'}",
                 f"{bout['probability']:.1%}",
             )
-            for head, of_head in bouts.items()
-            for bout in of_head
+            for head, head_bouts in bouts.items()
+            for bout in head_bouts
         ]
         parts += [
-            (window["start"], window["end"], head, f"{answers[0]['value']:.6g}")
+            (window["start"], window["end"], head, f"{predictions[0]['value']:.6g}")
             for window in row["windows"]
-            for head, answers in window.get("heads", {"": window.get("predictions", ())}).items()
-            if "value" in answers[0]
+            for head, predictions in window.get("heads", {"": window.get("predictions", ())}).items()
+            if "value" in predictions[0]
         ]
         for start, end, name, value in sorted(parts):
             lines.append(f"  {start:8.2f} to {end:8.2f} s  {value:>8}  {name.strip()}".rstrip())
@@ -268,15 +269,10 @@ def bouts_table(rows: Rows) -> str:
 
 def scores_text(scores: Mapping[str, Any]) -> str:
     """The metrics of timelines in percent, and a line per class."""
-    titles = {
-        **{"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"},
-        **{"edit": "edit score", **{f"f1@{k}": f"F1@{k}" for k in (10, 25, 50)}, "map@0.5": "mAP@0.5"},
-    }
-    lines = [
-        "",
-        f"  {'percent':<22}",
-        *(f"  {title:<22}{_cell(scores[key])}" for key, title in titles.items()),
-    ]
+    titles = {"frame_accuracy": "frame accuracy", "majority_accuracy": "most frequent class"}
+    titles |= {"edit": "edit score", "f1@10": "F1@10", "f1@25": "F1@25", "f1@50": "F1@50"}
+    titles |= {"map@0.5": "mAP@0.5"}
+    lines = ["", "  percent", *(f"  {title:<22}{_cell(scores[key])}" for key, title in titles.items())]
     width = max(len(entry["name"]) for entry in [{"name": "class"}, *scores["classes"]])
     columns = ("frame F1", "AP@0.5", "true bouts", "predicted", "true s", "predicted s")
     lines += ["", f"  {'class':<{width}}" + "".join(f"  {name:>11}" for name in columns)]

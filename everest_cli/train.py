@@ -1,64 +1,37 @@
-"""`everest train`"""
+"""`everest train` and `everest demo`: all steps in one command."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import typer
 
 from everest_cli import options as o
-from everest_cli.option_values import local_path
+from everest_cli.options import Task, argument, local_path, option
 from everest_cli.output import Display, print_json
 
 
 def train(
-    videos: Annotated[
-        Path,
-        typer.Argument(
-            parser=local_path,
-            metavar="VIDEOS",
-            help="Folder of class folders or lists (train.csv, …), a list, or recordings (--annotations).",
-        ),
-    ],
-    annotations: Annotated[
-        Path | None,
-        typer.Option("--annotations", metavar="F", help="Bouts in recordings: BORIS, ELAN, CSV and others."),
-    ] = None,
-    unlabeled: Annotated[
-        Path | None,
-        typer.Option("--unlabeled", metavar="DIR", help="Videos to pre-train on first: a folder or a list."),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Folder of all results [runs/train/NAME]."),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option(
-            "--group",
-            metavar="G",
-            help="Keep groups in one list; see `everest prepare split` [column group, recordings].",
-        ),
-    ] = None,
-    folds: Annotated[
-        int | None,
-        typer.Option(
-            "--folds", metavar="N", min=3, help="Test on each of N parts in turn; then train on all."
-        ),
-    ] = None,
-    hours: Annotated[
-        float | None,
-        typer.Option("--hours", metavar="H", min=0.01, max=10_000, help="Approximate hours of training."),
-    ] = None,
-    task: o.TaskName = None,
-    overrides: o.Overrides = None,
-    overwrite: o.Overwrite = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan with its minutes; write nothing.")
-    ] = False,
-    as_json: o.AsJson = False,
-    quiet: o.Quiet = False,
+    videos: Path = argument(
+        "VIDEOS",
+        "Folder of class folders or lists (train.csv, …), a list, or recordings (--annotations).",
+        parser=local_path,
+    ),
+    annotations: Path | None = option("--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others."),
+    unlabeled: Path | None = option("--unlabeled DIR", "Videos to pre-train on first: a folder or a list."),
+    output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
+    group: str | None = option(
+        "--group G", "Keep groups in one list; see `everest prepare split` [column group, recordings]."
+    ),
+    folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
+    hours: float | None = option("--hours H", "Approximate hours of training.", min=0.01, max=10_000),
+    task: Task | None = o.TASK,
+    overrides: list[str] | None = o.OVERRIDES,
+    overwrite: bool = o.OVERWRITE,
+    dry_run: bool = option("--dry-run", "Print the plan with its minutes; write nothing.", False),
+    as_json: bool = o.AS_JSON,
+    quiet: bool = o.QUIET,
 ) -> None:
     """Train and test a model on your videos; repeat the command to resume.
 
@@ -86,3 +59,27 @@ def train(
         print_json(result)
     else:
         typer.echo("\n".join(result["lines"] if dry_run else verdict(result)))
+
+
+def demo(
+    recipe: Literal["demo", "lvmae-demo"] = option(
+        "--recipe -r", "EVEREST in 5 minutes, or LVMAE in 8.", "demo"
+    ),
+    output: Path | None = option("--output -o DIR", "Folder for videos, runs and report [runs/RECIPE]."),
+    overwrite: bool = o.OVERWRITE,
+    quiet: bool = o.QUIET,
+) -> None:
+    """Pre-train, fine-tune and evaluate on rendered videos, in minutes; prints the report.
+
+    Example: everest demo --output runs/demo
+    """
+    from everest_demo.demo import run_demo
+    from everest_demo.lvmae import run_lvmae_demo
+    from everest_demo.steps import REPORT, demo_folder
+
+    folder = output or Path("runs") / recipe
+    run = run_lvmae_demo if recipe == "lvmae-demo" else run_demo
+    with demo_folder(folder, overwrite=overwrite), Display(quiet=quiet) as display:
+        run(folder, report=display.report)
+    typer.echo((folder / REPORT).read_text("utf-8"), nl=False)
+    typer.echo(folder / REPORT)

@@ -1,13 +1,19 @@
-"""`everest weights`: the table of public weights."""
+"""`everest weights` and `everest convert`: weights of other programs."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from everest.errors import CheckpointError, RecipeError, first_names
+from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
+from everest_cli.options import argument, option, read_size
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -17,12 +23,18 @@ NOTES = (
     "The project has downloaded none of these weights. The tests convert random weights of their names and "
     "shapes. Image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
+MOST_NAMES: Final = 20  # of classes that a report lists
+FATES: Final = {
+    "missing": "not in the file, starting fresh",
+    "unexpected": "left out, not part of the model",
+    "without_effect": "left out, without effect",
+}
+
 app = typer.Typer(help="Public weights: list, show.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `everest weights list`.")]
 
 
 @app.command("list", epilog="Example: everest weights list")
-def list_weights(as_json: o.AsJson = False) -> None:
+def list_weights(as_json: bool = o.AS_JSON) -> None:
     """List the public weights that everest reads: method, backbone, data, license, use."""
     from rich.table import Column
 
@@ -31,15 +43,13 @@ def list_weights(as_json: o.AsJson = False) -> None:
     table = public_weights()
     if as_json:
         print_json([_document(weights) for weights in table])
-    else:
-        rows = [
-            (row.name, f"{row.method}, {row.backbone}, {row.data}; {row.license}; {row.gives}")
-            for row in table
-        ]
-        print_table(
-            [Column("weights", no_wrap=True), "method, backbone, data; license; gives"], rows, box=None
-        )
-        say(NOTES)
+        return
+    columns = (Column("weights", no_wrap=True), "method, backbone, data; license; gives")
+    rows = [
+        (row.name, f"{row.method}, {row.backbone}, {row.data}; {row.license}; {row.gives}") for row in table
+    ]
+    print_table(columns, rows, box=None)
+    say(NOTES)
 
 
 def _document(weights: PublicWeights) -> dict[str, Any]:
@@ -47,7 +57,9 @@ def _document(weights: PublicWeights) -> dict[str, Any]:
 
 
 @app.command(epilog="Example: everest weights show videomae-base")
-def show(name: Name, as_json: o.AsJson = False) -> None:
+def show(
+    name: str = argument("NAME", "A name from `everest weights list`."), as_json: bool = o.AS_JSON
+) -> None:
     """Print all that is known about public weights, and the commands to begin with."""
     from everest.checkpoints.public_weights import USE, find_public_weights
 
@@ -66,6 +78,132 @@ def show(name: Name, as_json: o.AsJson = False) -> None:
     }
     for key, value in facts.items():
         typer.echo(f"{key + ':':<9} {value}")
-    typer.echo("commands:")
-    for command in weights.commands:
-        typer.echo(f"  {command}")
+    typer.echo("\n  ".join(["commands:", *weights.commands]))
+
+
+def convert(
+    checkpoint: str = argument("IN", "A file, a transformers folder, or hf:OWNER/NAME."),
+    out: Path | None = option("--output -o F", "The .safetensors file to write."),
+    inspect: bool = option("--inspect", "Only identify the checkpoint.", False),
+    partial: bool = option("--partial", "Convert what fits; initialize the rest.", False),
+    family: str | None = option(
+        "--family NAME",
+        "For checkpoints with equal parameter names: videomae, videomae-v2, everest, mme, mvd.",
+    ),
+    frames: int | None = option("--frames N", "Frames of a clip [16].", min=1),
+    size: str | None = option("--size N|HxW", "Side, or height x width of a frame [224]."),
+    heads: str | None = option("--heads N[,M]", "Attention heads of an unusual width, and of its decoder."),
+    classes: Path | None = option("--classes FILE", "Class names of a classifier, one per line."),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Convert a checkpoint of another program to everest's format; prints the path written.
+
+    Reads EVEREST, VideoMAE (V2), ST-MAE, MME, MVD, transformers (VideoMAE and V-JEPA 2). Pickles are read as
+    data: none can run code.
+
+    Example: everest convert checkpoint-799.pth --output videomae.safetensors
+    """
+    if not inspect:
+        if out is None:
+            raise RecipeError("--output: missing; name a .safetensors file, or use --inspect")
+        if out.suffix != ".safetensors":
+            raise RecipeError(f"--output {out}: end its name in .safetensors")
+        check_new_file(out, option="--output", overwrite=overwrite)
+
+    from everest.foreign.convert import convert, describe, identify
+    from everest.foreign.facts import Hints
+    from everest.foreign.files import locate, own_file, read_foreign
+    from everest.lists.labels import read_class_names
+
+    path = locate(checkpoint, notify=say)
+    if out is not None and not inspect:
+        files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
+        refuse_inputs(out, [path, *files, classes], option="--output")
+    own = own_file(path)
+    if own is not None:
+        if not inspect:
+            raise CheckpointError(f"{path}: written by everest; use it without conversion")
+        document = _own_document(own)
+        print_json(document) if as_json else typer.echo("\n".join(_lines(document)))
+        return
+    hints = Hints(
+        family=family.replace("_", "-") if family else None,
+        frames=frames,
+        size=None if size is None else read_size(size),
+        **_read_heads(heads),
+    )
+    foreign = read_foreign(path)
+    if inspect or out is None:
+        document = describe(identify(foreign, hints))
+        print_json(document) if as_json else typer.echo("\n".join(_lines(document)))
+        return
+    names = None if classes is None else read_class_names(classes)
+    conversion = convert(foreign, hints, partial=partial, classes=names)
+    conversion.weights.save(out)
+    document = {**describe(conversion.identity), "written": str(out)}
+    say(*_lines(document))
+    print_json(document) if as_json else typer.echo(out)
+
+
+def _read_heads(text: str | None) -> dict[str, int]:
+    """Parse --heads: the attention heads of the encoder, then of the decoder."""
+    if text is None:
+        return {}
+    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", text, re.ASCII):
+        raise RecipeError(f"--heads {text}: give N, or N,M with the heads of the decoder, such as 12,6")
+    return dict(zip(("heads", "decoder_heads"), map(int, text.split(",")), strict=False))
+
+
+def _own_document(file: Path) -> dict[str, Any]:
+    """What --inspect prints of weights that everest wrote."""
+    from everest.checkpoints.load import open_model
+    from everest.models.spec import ModelSpec
+
+    opened = open_model(file)
+    weights, spec = opened.weights, opened.spec
+    is_model = isinstance(spec, ModelSpec)
+    return {
+        "checkpoint": str(file),
+        "family": "everest",
+        "title": "written by everest",
+        "kind": weights.kind,
+        "frames": spec.frames if is_model else spec.window,
+        **(weights.clip or {"stride": None, "sampling": None}),
+        "size": list(spec.size),
+        "channels": spec.channels if is_model else 3,
+        "num_classes": spec.num_classes if is_model else None,
+        "heads": spec.heads if is_model else None,
+        "classes": list(weights.classes) if weights.classes else None,
+        "recipe": weights.recipe,
+        "step": weights.step,
+        "origin": weights.origin,
+    }
+
+
+def _lines(document: dict[str, Any]) -> Iterator[str]:
+    """Yield a line per known property; long lists of names by group."""
+    from everest.foreign.convert import grouped
+
+    for name, value in document.items():
+        title = name.replace("_", " ")
+        if name == "licence":
+            yield f"license: {value or 'not stated; see its source'}"
+        elif value is None or value == []:
+            continue
+        elif name in FATES:
+            yield f"{FATES[name]}: {len(value)} ({', '.join(grouped(value))})"
+        elif name == "classes":
+            yield f"classes: {first_names(value, MOST_NAMES)}"
+        elif name == "origin":
+            files = []
+            while value:  # the file, what it started from, and so on
+                files.append(str(value.get("file") or value.get("family", "unknown")))
+                value = value.get("origin")
+            yield f"origin: {' from '.join(files)}"
+        elif isinstance(value, dict):
+            yield f"{title}: {', '.join(f'{key} {part}' for key, part in value.items())}"
+        elif isinstance(value, list):
+            yield f"{title}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
+        else:
+            yield f"{title}: {value}"

@@ -65,45 +65,39 @@ def test_no_folder_of_images_gets_more_images(tmp_path: Path):
     assert contents(images) == before
 
 
+@pytest.fixture
 def junk(tmp_path: Path) -> dict[str, Path]:
-    deep = "[" * 3_000
+    """Files that are no usable checkpoint."""
     files = {name: tmp_path / f"{name}.safetensors" for name in ("missing", "random", "deep", "tokenizer")}
     files["random"].write_bytes(bytes(range(256)) * 50)
     fields = {"classes": None, "recipe": "r", "step": 1}
     Weights(kind="tokenizer", settings={}, **fields).save(files["tokenizer"])
-    nested = Weights(kind="classifier", settings={}, **fields)
-    texts = nested.metadata() | {"settings": deep}
-    save_file({}, files["deep"], metadata=texts)
+    nested = Weights(kind="classifier", settings={}, **fields).metadata()
+    save_file({}, files["deep"], metadata=nested | {"settings": "[" * 3_000})
     return files
 
 
-def test_a_checkpoint_that_is_none_is_reported_before_the_data(tmp_path: Path, autoencoder_run: Path):
-    recipe = small_recipe(tmp_path, tmp_path / "no-data")
-    gone = tmp_path / "gone.mp4"
-    for name, file in junk(tmp_path).items():
+def test_a_checkpoint_that_is_none_is_reported_before_the_data(tmp_path: Path, autoencoder_run: Path, junk):
+    recipe, gone = small_recipe(tmp_path, tmp_path / "no-data"), tmp_path / "gone.mp4"
+    table, out = tmp_path / "gone.csv", ["-o", tmp_path / "run"]
+    tokens = ["--recipe", "lvmae-demo", "--data", tmp_path / "no-data", *out]
+    for name, file in junk.items():
         commands = [
-            ["finetune", "--recipe", recipe, "--init", file, "-o", tmp_path / "run"],
+            ["finetune", "--recipe", recipe, "--init", file, *out],
             ["eval", "--recipe", recipe, "-c", file],
             ["probe", "--recipe", recipe, "-c", file],
-            ["predict", "--recipe", recipe, "-c", file, gone.with_suffix(".csv")],
-            ["extract", "--recipe", recipe, "-c", file, gone.with_suffix(".csv"), "-o", tmp_path / "f.npz"],
+            ["predict", "--recipe", recipe, "-c", file, table],
+            ["extract", "--recipe", recipe, "-c", file, table, "-o", tmp_path / "f.npz"],
             ["select-frames", "-c", file, gone],
         ]
-        if name != "tokenizer":  # which it shows the choice of
-            commands.append(["visualize-mask", "-c", file, gone])
+        if name != "tokenizer":
+            commands += [
+                ["visualize-mask", "-c", file, gone],  # shows the choice of a tokenizer
+                ["pretrain", *tokens, "--set", f"tokenizer.checkpoint={file}"],
+                ["prepare", "tokens", *tokens, "--set", f"tokenizer.checkpoint={file}"],
+            ]
         for command in commands:
             assert str(file) in refused(*command, code=6), (name, command[0])
-    message = refused("predict", "-c", autoencoder_run, gone.with_suffix(".csv"), code=6)
+    message = refused("predict", "-c", autoencoder_run, table, code=6)
     assert "where a classifier one is needed" in message
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_tokenizer_that_is_none_is_reported_before_the_data(tmp_path: Path):
-    for name, file in junk(tmp_path).items():
-        if name == "tokenizer":
-            continue
-        named = ["--set", f"tokenizer.checkpoint={file}", "--data", tmp_path / "no-data"]
-        command = ["--recipe", "lvmae-demo", *named, "-o", tmp_path / "run"]
-        assert str(file) in refused("pretrain", *command, code=6), name
-        assert str(file) in refused("prepare", "tokens", *command, code=6), name
     assert not (tmp_path / "run").exists()

@@ -139,7 +139,7 @@ def test_an_empty_folder_is_no_error_and_a_missing_one_is(tmp_path: Path):
 
 
 def test_reading_runs_needs_no_torch():
-    code = "import everest.engine.listing, everest_cli.runs, sys; print('torch' in sys.modules)"
+    code = "import everest.engine.listing, everest_cli.look, sys; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "False\n"
 

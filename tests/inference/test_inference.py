@@ -16,7 +16,7 @@ from torch import Tensor
 import everest
 from everest.data.views import EvalViews
 from everest.lists.sample import Sample
-from everest_cli.option_groups import is_on_cpu
+from everest_cli.options import is_on_cpu
 from everest_cli.predict import as_csv, as_table
 
 VIEWS = ["--views", "2x1"]

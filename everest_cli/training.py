@@ -1,0 +1,194 @@
+"""`everest pretrain`, `finetune` and `train-tokenizer`: their options, processes and display."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import typer
+
+from everest.errors import RecipeError
+from everest.system.launch import Devices, read_devices, run_processes
+from everest.system.processes import is_launched, is_main
+from everest.system.run_folder import Decoder
+from everest_cli import options as o
+from everest_cli.options import Precision, option, read_recipe
+from everest_cli.output import Display, say
+
+if TYPE_CHECKING:
+    from everest.engine.training import Training
+    from everest.stages import Stage
+    from everest.suggest.devices import Purpose
+
+Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
+INIT = ("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """The options that all training commands share, in addition to --recipe."""
+
+    data: str | None = o.DATA_ROOT
+    overrides: list[str] | None = o.OVERRIDES
+    output: Path | None = option("--output -o DIR", "Run folder [runs/COMMAND/RECIPE-TIME].")
+    resume: str = option(
+        "--resume auto|never|DIR", "Resume the run in --output (auto), in DIR, or never.", "auto"
+    )
+    overwrite: bool = o.OVERWRITE
+    gpus: str = o.GPUS
+    processes: int | None = o.PROCESSES
+    precision: Precision | None = option("--precision", "Override train.precision.")
+    seed: int | None = option("--seed N", "Override train.seed.")
+    tracker: Tracker = option("--tracker", "Log curves and images to TensorBoard or W&B (offline).", "none")
+    overfit_one_batch: bool = option(
+        "--overfit-one-batch", "Overfit the first batch, to check that the model can learn.", False
+    )
+    print_config: bool = option("--print-config", "Print all settings and stop.", False)
+    dry_run: bool = option(
+        "--dry-run", "Check everything, try two passes, estimate time and memory; write nothing.", False
+    )
+    quiet: bool = o.QUIET
+
+
+def launch(gpus: str, processes: int | None) -> Devices:
+    """Return the devices of this process, or start the processes of the run and exit with their code."""
+    if is_launched():
+        return Devices(kind="cpu" if gpus == "cpu" else "cuda")
+    devices = read_devices(gpus, processes)
+    if devices.processes > 1:
+        code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
+        typer.echo(errors, err=True, nl=False)
+        raise typer.Exit(code)
+    os.environ.update(devices.environment)
+    return devices
+
+
+def this_program() -> list[str]:
+    """Return the words that start `everest` again, as this process was started."""
+    # Only `python -m` searches the working directory for modules first.
+    by_module = Path(sys.argv[0]).name == "__main__.py"
+    return [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
+
+
+def _train(
+    command: str,
+    recipe_file: str,
+    options: TrainOptions,
+    *,
+    init: str = "none",
+    decoder: Decoder | None = None,
+    purpose: Purpose = "pretrain",  # of the recipe `auto`
+) -> Path | None:
+    """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
+    recipe = read_recipe(
+        recipe_file,
+        data=options.data,
+        overrides=options.overrides,
+        precision=options.precision,
+        seed=options.seed,
+        cpu=options.gpus == "cpu",
+        purpose=purpose,
+    )
+    if options.print_config:
+        from everest.config.recipe import dump_recipe
+
+        typer.echo(dump_recipe(recipe), nl=False)
+        raise typer.Exit()
+    if init == "none" and decoder is not None:
+        raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
+    start = None
+    if init != "none":
+        from everest.checkpoints.start import find_init
+
+        output = options.output if options.resume in ("auto", "never") else Path(options.resume)
+        start = find_init(init, output=output, overwrite=options.overwrite, decoder=decoder)
+    devices = launch(options.gpus, options.processes)
+
+    from everest.engine.context import RunOptions
+    from everest.finetuning import set_up_finetuning
+    from everest.stages import run_pretraining, run_stage
+    from everest.train_tokenizer import set_up_tokenizer
+
+    stages: dict[str, Callable[..., Training]] = {
+        "pretrain": run_pretraining,
+        "finetune": partial(run_stage, set_up_finetuning),
+        "train-tokenizer": partial(run_stage, set_up_tokenizer),
+    }
+    run = RunOptions(
+        command=command,
+        recipe_file=recipe_file,
+        output=options.output,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        cpu=devices.kind == "cpu",
+        tracker=options.tracker,
+        one_batch=options.overfit_one_batch,
+        init=start,
+    )
+    trial = _print_trial if options.dry_run else None
+    with Display(quiet=options.quiet or not is_main()) as display:
+        training = stages[command](recipe, run, display.report, trial=trial)
+    if options.dry_run:
+        return None
+    if is_main():
+        typer.echo(training.run.path)
+    return training.run.path
+
+
+def _print_trial(stage: Stage) -> None:
+    """Run two forward and backward passes and print the estimates for the whole run."""
+    from everest.profiling.dry_run import try_one_pass
+
+    estimates = try_one_pass(stage.training, stage.losses)
+    estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"
+    for name, value in estimates.items():
+        typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+def pretrain(
+    *,
+    recipe: str = o.RECIPE,
+    options: TrainOptions,
+    init: str = option(*INIT, "none"),
+    decoder: Decoder | None = option(
+        "--decoder",
+        "Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
+    ),
+) -> None:
+    """Train an encoder on unlabeled videos; prints the run folder.
+
+    Example: everest pretrain --recipe ucf101 --data /data/ucf101 --output runs/ucf101
+
+    Continue from other weights: everest pretrain --recipe ucf101 --init hf:MCG-NJU/videomae-base
+    """
+    folder = _train("pretrain", recipe, options, init=init, decoder=decoder)
+    if folder is None or not is_main() or options.quiet:
+        return
+    words = ["everest", "finetune", "--recipe", recipe, "--init", str(folder)]
+    words += ["--output", f"{folder}-finetune"]
+    words += [] if options.data is None else ["--data", options.data]
+    for text in options.overrides or []:
+        words += [] if text.startswith(("pretrain.", "data.pretrain=")) else ["--set", text]
+    say(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
+
+
+def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str = option(*INIT, "")) -> None:
+    """Train a classifier from a pre-trained encoder; prints the run folder.
+
+    Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
+    """
+    _train("finetune", recipe, options, init=init, purpose="scratch" if init == "none" else "finetune")
+
+
+def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
+    """Train LVMAE's tokenizer: codes and importance of tokens; prints the run folder.
+
+    Example: everest train-tokenizer --recipe lvmae-demo --data VIDEOS --output runs/tokenizer
+    """
+    _train("train-tokenizer", recipe, options)

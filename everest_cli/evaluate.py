@@ -13,7 +13,7 @@ from everest.system.run_folder import RECIPE
 from everest_cli import options as o
 from everest_cli.options import option
 from everest_cli.output import Display, print_json, print_table
-from everest_cli.training import launch
+from everest_cli.training import start_processes
 
 
 def evaluate(
@@ -49,7 +49,7 @@ def evaluate(
                 "checkpoint, or export it again"
             )
         gpus = "cpu"
-    devices = launch(gpus, processes)
+    devices = start_processes(gpus, processes)
 
     from everest.evaluation.evaluation import EvaluationFiles, evaluate
     from everest.evaluation.metric_text import fact_rows, metric_rows, views_text

@@ -56,8 +56,8 @@ class TrainOptions:
     quiet: bool = o.QUIET
 
 
-def launch(gpus: str, processes: int | None) -> Devices:
-    """Return the devices of this process, or start the processes of the run and exit with their code."""
+def start_processes(gpus: str, processes: int | None) -> Devices:
+    """Return the devices of a run of one process. Several are started here, and their code ends this one."""
     if is_launched():
         return Devices(kind="cpu" if gpus == "cpu" else "cuda")
     devices = read_devices(gpus, processes)
@@ -108,7 +108,7 @@ def _train(
 
         output = options.output if options.resume in ("auto", "never") else Path(options.resume)
         start = find_init(init, output=output, overwrite=options.overwrite, decoder=decoder)
-    devices = launch(options.gpus, options.processes)
+    devices = start_processes(options.gpus, options.processes)
 
     from everest.engine.context import RunOptions
     from everest.finetuning import set_up_finetuning

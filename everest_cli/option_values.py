@@ -11,7 +11,7 @@ from everest_cli.output import say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
-    from everest.suggest.devices import Purpose
+    from everest.suggest.rules import Purpose
 
 # The choices of options. typer shows them, and refuses any other value.
 Precision = Literal["auto", "bf16", "fp16", "fp32"]  # of matrix products; all else is float32

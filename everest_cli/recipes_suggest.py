@@ -61,8 +61,8 @@ def suggest(
     """
     from everest.config.settings import DataSettings
     from everest.suggest.data_section import data_section, has_class_folders, training_commands, with_task
-    from everest.suggest.devices import DEVICES, this_device
-    from everest.suggest.suggestion import suggest_recipe
+    from everest.suggest.rules import DEVICES
+    from everest.suggest.suggestion import suggest_recipe, this_device
     from everest.system.files import check_new_file, write_text
 
     check_new_file(output, option="--output", overwrite=overwrite)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from everest.engine.context import RunOptions
     from everest.engine.training import Training
     from everest.stages import Stage
-    from everest.suggest.devices import Purpose
+    from everest.suggest.rules import Purpose
 
 InitName = Annotated[
     str,

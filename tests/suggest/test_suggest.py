@@ -19,10 +19,10 @@ from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.ranked import Drawn
 from everest.probes.collapse import probed_steps
-from everest.suggest.data_facts import DataFacts, ProbeList, _probed, examine_data, probe_list
+from everest.suggest.data_facts import DataFacts, ProbeList, examine_data, probe_list
 from everest.suggest.data_section import data_section
-from everest.suggest.devices import DEVICES, Purpose, this_device
-from everest.suggest.suggest import choose_every, choose_values, recipe_text, side_words
+from everest.suggest.rules import DEVICES, Purpose, choose_every, choose_values, side_words
+from everest.suggest.suggestion import recipe_text, this_device
 from everest.video.writer import write_video
 
 SUGGEST = "recipes suggest"
@@ -170,7 +170,7 @@ def test_a_list_of_one_group_is_not_probed(tmp_path: Path, clip_files: Path, gro
     for video in clip_files.glob("*.mp4"):
         shutil.copy(video, tmp_path)
     data = DataSettings(root=str(tmp_path), train="train.csv", val="val.csv")
-    assert _probed(data, 60, labeled=True).name == probed
+    assert examine_data(data).probed.name == probed
 
 
 def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folders: Path, mine: Path):

@@ -61,9 +61,8 @@ def split(
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
     from everest.lists.sample import ListSize
-    from everest.prepare.division import SHARES, LabeledVideos
     from everest.prepare.index import CLASSES
-    from everest.prepare.split import read_shares
+    from everest.prepare.split import SHARES, LabeledVideos, read_shares
     from everest.suggest.data_section import commands_for_lists
 
     parts = SHARES if shares is None else read_shares(shares)

@@ -38,21 +38,12 @@ def stats(
     from everest.lists.reading import read_labeled
     from everest.prepare.stats import take_stats
 
-    listed = read_labeled(
-        source,
-        root=data or (source if source.is_dir() else source.parent),
-        task=task,
-    )
+    root = data or (source if source.is_dir() else source.parent)
+    listed = read_labeled(source, root=root, task=task)
     if listed.notice is not None:
         say(listed.notice)
     with Display(quiet=quiet) as display:
-        statistics = take_stats(
-            listed,
-            most=most,
-            workers=num_cores(),
-            report=display.report,
-        )
-    document = statistics.to_dict()
+        document = take_stats(listed, most=most, workers=num_cores(), report=display.report)
     print_json(document) if as_json else _print_stats(document)
 
 

@@ -161,7 +161,7 @@ class _DividedFolder:
     """The lists of class folders, made in a folder of their own and moved next to the recipe at the end."""
 
     def __init__(self, data: str, recipe: Path, *, group: str | None, overwrite: bool) -> None:
-        from everest.prepare.division import LabeledVideos
+        from everest.prepare.split import LabeledVideos
         from everest.system.storage import parse_location
 
         root = parse_location(data)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from everest.errors import DataError
+from everest.errors import DataError, RecipeError
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
-from everest.prepare.layout import EXPECTATIONS, FOLDERS, AnnotatedSample, find_layout
-from everest.prepare.layout_readers import READERS
+from everest.prepare.layouts import LAYOUTS, READERS, AnnotatedSample, Layout, Sources
 from everest.system.files import write_table
 from everest.video.folders import (
     VIDEO_SUFFIXES,
+    as_data_error,
     loose_videos_notice,
     split_folders,
     videos_by_subfolder,
@@ -27,6 +28,14 @@ from everest.video.folders import (
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
 UNLABELLED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
+_SUFFIXES: Final = (".txt", ".csv", ".json")
+FOLDERS: Final = "folders"  # no annotations: `folder_samples`
+EXPECTATIONS: Final = "\n".join(  # a line for each layout with the files it expects
+    [
+        *(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values()),
+        f"  {FOLDERS}: a folder of videos for each class, or videos without classes",
+    ]
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +112,40 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
         extra=[video for video in videos if str(video) not in used],
         notice=found,
     )
+
+
+def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources] | None:
+    """The layout of the annotations below a folder, and their files; None if there are no annotations.
+
+    Args:
+        split: of UCF101 and HMDB51, which have three.
+    """
+    files: list[Path] = []  # texts, tables and JSON documents at any depth, sorted by name
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        files += [Path(parent, name) for name in sorted(names) if name.endswith(_SUFFIXES)]
+    matches: list[tuple[Layout, Sources]] = []
+    for layout in LAYOUTS.values():
+        sources: dict[str, list[Path]] = {}
+        for role, pattern in {**layout.needs, **layout.may_have}.items():
+            fits = re.compile(pattern.replace("{split}", str(split))).fullmatch
+            named = [file for file in files if fits(file.name)]
+            sources[role] = [
+                file for file in named if layout.column is None or layout.column in _columns(file)
+            ]
+        if all(sources[role] for role in layout.needs):
+            matches.append((layout, sources))
+    if len(matches) > 1:
+        listed = ", ".join(layout.name for layout, _ in matches)
+        raise RecipeError(
+            f"{folder}: annotations of {listed} are below it; name the folder of one by --annotations"
+        )
+    return matches[0] if matches else None
+
+
+def _columns(table: Path) -> list[str]:
+    with as_data_error(table), table.open(encoding="utf-8-sig", errors="replace") as text:
+        return text.readline(1000).strip().split(",")
 
 
 def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[str, ...]]:

@@ -91,7 +91,7 @@ def suggest_recipe(
             f"--pretrain {settings.pretrain}: one video; pre-training compares several: name more"
         )
 
-    def suggested(most_steps: Mapping[TrainingStage, int] | None = None) -> RecipeFile:
+    def suggested(most_steps: Mapping[str, int] | None = None) -> RecipeFile:
         choices = choose_values(facts, device, purpose=purpose, most_steps=most_steps)
         text = recipe_text(choices, dict(section), base=DEVICES[device].base, facts=facts)
         return RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
@@ -101,7 +101,7 @@ def suggest_recipe(
     speeds = _measure_speeds(recipe, purpose, cpu=device == "cpu") if measured else {}
     samples = {"pretrain": (facts.pretrain or facts.train).samples, "finetune": facts.train.samples}
     if hours is not None:
-        clips = {stage: 3600 * hours * speed for stage, speed in speeds.items()}
+        clips = {str(stage): 3600 * hours * speed for stage, speed in speeds.items()}
         file = suggested({stage: int(clips[stage] / getattr(recipe, stage).batch_size) for stage in clips})
         recipe = load_recipe(file, overrides=overrides)
     times = []

@@ -19,7 +19,7 @@ from small_runs import contents as all_contents
 from timed_videos import repack, write_frames
 
 from everest.lists.reading import read_samples
-from everest.prepare.encoding import encoded_size
+from everest.prepare.encode import encoded_size
 from everest.video.file import inspect_video
 from everest.video.index import CountedIndex, StampedIndex
 from everest.video.reader import frame_times, frames_between, probe, read_frames

@@ -9,7 +9,7 @@ from archives import ARCHIVES, MISSING
 from prepare_commands import everest, index, rows_of, touch
 
 from everest.lists.reading import read_samples
-from everest.prepare.layout import LAYOUTS
+from everest.prepare.layouts import LAYOUTS
 
 # Every row of every list: data set, list, file, labels, its segment.
 TABLE = """

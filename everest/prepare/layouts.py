@@ -66,12 +66,18 @@ class Layout:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+# A folder without annotations; see `everest.prepare.index.folder_samples`.
+FOLDERS: Final = Layout(
+    name="folders",
+    title="class folders",
+    expects="a folder of videos for each class, or videos without classes",
+    needs={},
+)
 TABLE: Final = Path(__file__).with_name("layouts.yaml")
 LAYOUTS: Final = {
     layout.name: layout
     for layout in TypeAdapter(list[Layout]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 }
-_TIME: Final = re.compile(r"(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d(\.\d+)?)")
 
 
 def only(sources: Sources, role: str) -> Path | None:
@@ -133,14 +139,11 @@ def entries(file: Path) -> list[tuple[str, Any]]:
     if file.suffix == ".csv":
         try:
             with as_data_error(file), file.open(encoding="utf-8-sig", newline="") as text:
-                rows = [
-                    {
-                        name: cell for name, cell in row.items() if cell is not None
-                    }  # of a row that is too short
-                    for row in csv.DictReader(text)
-                ]
+                rows = list(csv.DictReader(text))
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{file}: not a table separated by commas ({error})") from error
+        # A row that is too short has None in the last columns.
+        rows = [{name: cell for name, cell in row.items() if cell is not None} for row in rows]
     else:
         document = read_annotations(file)
         rows = document.get("clips") if isinstance(document, dict) else document
@@ -160,11 +163,11 @@ def read_annotations(file: Path) -> Any:
 
 def seconds_of(stamp: str) -> float:
     """The seconds of a time such as `00:01:02.34`; ValueError for any other text."""
-    match = _TIME.fullmatch(stamp.strip())
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", stamp.strip())
     if match is None:
         raise ValueError(f"'{stamp}' is no time as 00:01:02.34")
-    whole = int(match["hours"]) * 3600 + int(match["minutes"]) * 60
-    return round(whole + float(match["seconds"]), 6)
+    hours, minutes, seconds = match.groups()
+    return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 6)
 
 
 _SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val": "val", "test": "test"}

@@ -152,11 +152,9 @@ def _check_columns(
     """Raise an error for labels, or for a task or class names, that would be ignored."""
     if heads and any("label" in row.values for row in rows):
         raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
-    for option, value in {"--task": task, "--classes": classes}.items():
-        if heads and value is not None:
-            raise RecipeError(
-                f"{option}: is for a column label; {source} has columns label.NAME; leave it out"
-            )
+    ignored = "--task" if task is not None else "--classes" if classes is not None else None
+    if heads and ignored is not None:
+        raise RecipeError(f"{ignored}: is for a column label; {source} has columns label.NAME; leave it out")
     if task == "regression" and classes is not None:
         raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
 
@@ -221,8 +219,8 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
 
 def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """The videos of the subfolders, and the names of the classes."""
-    (head, *others) = rules.heads
-    if others or head.name or head.task != "single-label":
+    head = rules.heads[0]
+    if head.name or head.task != "single-label":
         raise DataError(
             f"{folder}: data.heads, or data.task {head.task}, needs a list; a class folder gives one class "
             "to a video"

@@ -19,10 +19,10 @@ import numpy as np
 
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
-from everest.lists.labels import indices, read_class_names
+from everest.lists.labels import indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
-from everest.lists.writing import names_readable, refuse_existing, refuse_unlistable, write_lines, write_list
+from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES
 from everest.system.text import escape_bytes
@@ -131,8 +131,9 @@ class LabeledVideos:
                     f"{old}: would remain from another split; remove it, or choose another folder"
                 )
         refuse_unlistable(sample for samples in lists.values() for sample in samples)
+        # If a name is a decimal, labels are indices: they would be read as numbers.
+        label_names = names_needed(names) if any(map(is_number_like, names)) else names
         for name, path in paths.items():
-            label_names = names_readable(names)
             write_list(path, lists[name], root=self.root, label_names=label_names, heads=self.heads)
         if class_file in written:
             write_lines(class_file, names)

@@ -131,6 +131,9 @@ def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files:
 def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folders, mine):
     (tmp_path / "empty").mkdir()
     (tmp_path / "sheet.csv").write_text("path,class\n")
+    (tmp_path / "one.csv").write_text(f"{clip_files / 'clip0.mp4'}\n")
+    (tmp_path / "lettered").mkdir()
+    (tmp_path / "lettered" / "letters_train.csv").write_text("path,label\nrun/0.mp4,run\n")
     before = sorted(tmp_path.iterdir())
     for source, options, code, problem in (
         (clip_files, ["--train", "none.csv"], 4, "none.csv"),
@@ -139,6 +142,8 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folde
         (class_folders, ["--device", "foo"], 2, "--device: unknown name 'foo'"),
         (class_folders, ["--hours", "inf"], 2, "'--hours'"),
         (class_folders, ["--group", "("], 2, "--group"),
+        (class_folders, ["--pretrain", tmp_path / "one.csv"], 2, "one.csv: one video; pre-training compares"),
+        (tmp_path / "lettered", [], 4, "--train letters_train.csv reads the list that is there"),
         (tmp_path / "empty", [], 4, "no train.csv; `everest prepare split LIST` divides a list or a sheet"),
         (tmp_path / "none", [], 4, "no such folder"),
         (tmp_path / "sheet.csv", [], 4, "name the folder of the videos, and a list in it with --train"),
@@ -161,12 +166,6 @@ def in_class_folders(videos: Path, clip_files: Path, count: int) -> Path:
 @pytest.fixture
 def class_folders(tmp_path: Path, clip_files: Path) -> Path:
     return in_class_folders(tmp_path / "videos", clip_files, 10)
-
-
-def test_a_list_of_another_name_is_not_passed_over(class_folders: Path, mine: Path):
-    (class_folders / "letters_train.csv").write_text("path,label\nrun/0.mp4,run\n")
-    shown = refused(SUGGEST, class_folders, "-o", mine, code=4)
-    assert "--train letters_train.csv reads the list that is there" in shown
 
 
 @pytest.mark.parametrize(("groups", "probed"), [(1, "train.csv"), (2, "val.csv")])
@@ -222,37 +221,24 @@ def test_folders_of_splits_are_the_lists(tmp_path: Path, clip_files: Path, names
     assert recipe.data.train == names[0]
 
 
-def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
-    names = {"train.csv": "classes.txt", "a_train.csv": "a_classes.txt", "b_train.csv": None, "all.csv": None}
-    for prefix, label in (("", "walk"), ("a_", "run")):
-        (tmp_path / f"{prefix}train.csv").write_text(f"0.mp4,{label}\n")
-        (tmp_path / f"{prefix}classes.txt").write_text(f"{label}\n")
-    for name in ("b_train.csv", "all.csv"):
-        (tmp_path / name).write_text("0.mp4,swim\n")
-    assert {name: data_section(str(tmp_path), train=name).get("classes") for name in names} == names
-    (tmp_path / "all_classes.txt").write_text("3\n7\n")  # as `prepare windows` writes for numbers
-    assert data_section(str(tmp_path), train="all.csv")["classes"] == "all_classes.txt"
+def test_the_other_lists_and_the_class_names_of_a_training_list_have_its_prefix(tmp_path: Path):
+    def found(train: str) -> tuple[str | None, ...]:
+        section = data_section(str(tmp_path), train=train)
+        return section["val"], section["test"], section.get("classes")
 
-
-def test_the_other_lists_of_a_training_list_have_its_prefix(tmp_path: Path):
-    for name in ("train", "val", "test", "a_train", "a_test", "all"):
-        (tmp_path / f"{name}.csv").write_text("0.mp4,run\n")
-    found = {
-        name: data_section(str(tmp_path), train=name) for name in ("train.csv", "a_train.csv", "all.csv")
-    }
-    others = {name: (section["val"], section["test"]) for name, section in found.items()}
-    assert others == {
-        "train.csv": ("val.csv", "test.csv"),
-        "a_train.csv": (None, "a_test.csv"),
-        "all.csv": (None, None),  # whose labels may be of another task
-    }
-    elsewhere = data_section(str(tmp_path), train=str(tmp_path / "a_train.csv"))
-    assert elsewhere["test"] == str(tmp_path / "a_test.csv")
     (tmp_path / "lists").mkdir()
-    for name in ("train", "test"):
-        (tmp_path / "lists" / f"{name}.csv").write_text("0.mp4,walk\n")
-    below = data_section(str(tmp_path), train="lists/train.csv")
-    assert (below["val"], below["test"]) == (None, "lists/test.csv")
+    for name in ("train", "val", "test", "a_train", "a_test", "b_train", "all", "lists/train", "lists/test"):
+        (tmp_path / f"{name}.csv").write_text("0.mp4,run\n")
+    for name in ("classes", "a_classes"):
+        (tmp_path / f"{name}.txt").write_text("run\n")
+    assert found("train.csv") == ("val.csv", "test.csv", "classes.txt")
+    assert found("a_train.csv") == (None, "a_test.csv", "a_classes.txt")
+    assert found("b_train.csv") == (None, None, None)
+    assert found("all.csv") == (None, None, None)  # whose labels may be of another task
+    assert found("lists/train.csv") == (None, "lists/test.csv", None)
+    assert found(str(tmp_path / "a_train.csv"))[:2] == (None, str(tmp_path / "a_test.csv"))
+    (tmp_path / "all_classes.txt").write_text("3\n7\n")  # as `prepare windows` writes for numbers
+    assert found("all.csv")[2] == "all_classes.txt"
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
@@ -463,17 +449,15 @@ def test_empty_lists_are_not_named(class_folders: Path, mine: Path):
     assert "warning: no " in shown.stderr
 
 
-def test_segments_have_their_own_length(tmp_path: Path, clip_files: Path):
-    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{8 * i},{8 * i + 8}\n" for i in range(4)]
-    (tmp_path / "train.csv").write_text("path,label,start_frame,end_frame\n" + "".join(rows))
-    facts = examine_data(DataSettings(root=str(tmp_path)))
-    assert (facts.train.samples, facts.train.are_windows, facts.frames) == (4, True, 8)
-
-
-def test_the_stride_counts_frames_at_the_rate_of_the_recipe(tmp_path: Path, clip_files: Path):
-    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},0.5,1.5\n" for i in range(4)]
-    (tmp_path / "train.csv").write_text("path,label,start,end\n" + "".join(rows))
-    assert examine_data(DataSettings(root=str(tmp_path), fps=8)).frames == 8
+def test_segments_have_their_own_length_at_the_rate_of_the_recipe(tmp_path: Path, clip_files: Path):
+    for columns, part, fps, frames in (
+        ("start_frame,end_frame", "8,16", None, 8),
+        ("start,end", "0.5,1.5", 8, 8),
+    ):
+        rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{part}\n" for i in range(4)]
+        (tmp_path / "train.csv").write_text(f"path,label,{columns}\n{''.join(rows)}")
+        facts = examine_data(DataSettings(root=str(tmp_path), fps=fps))
+        assert (facts.train.samples, facts.train.are_windows, facts.frames) == (4, True, frames)
     for fps, stride in ((8, 1), (16, 2), (64, 6)):  # of 2 seconds
         recipe = yaml.safe_load(run(AUTO, "--data", clip_files, "--set", f"data.fps={fps}"))
         assert (recipe["finetune"]["stride"], recipe["pretrain"]["stride"]) == (stride, stride), fps
@@ -593,11 +577,3 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
         assert (found.name, found.videos, found.held_out) == expected
     tiny = probe_list(train="train.csv", val=None, val_videos=0, train_videos=20)
     assert tiny == ProbeList(name=None, videos=20, held_out=0)
-
-
-def test_one_video_for_pretraining_is_refused(class_folders: Path, clip_files: Path, mine: Path):
-    one = mine.parent / "one.csv"
-    one.write_text(f"{clip_files / 'clip0.mp4'}\n")
-    message = refused(SUGGEST, class_folders, "-o", mine, "--pretrain", one, code=2)
-    assert "one.csv: one video; pre-training compares several" in message
-    assert not mine.exists()

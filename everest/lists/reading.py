@@ -195,7 +195,7 @@ def _samples_of(
 def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
     """The rules with the names of the classes; refuses a list without the labels that the rules need."""
     header = rows[0].header
-    columns = header.names if header else tuple(rows[0].values)
+    columns = list(header.columns.values() if header else rows[0].values)
     missing = [column for head in rules.heads if head.name and (column := column_of(head)) not in columns]
     if missing and rows[0].member is None:  # the index of shards leaves out empty columns
         raise DataError(

@@ -416,9 +416,9 @@ def test_any_header_is_read_or_refused_with_its_line(header, data):
     except (DataError, RecipeError):
         return
     if found is not None:
-        assert len(found.names) == len(found.written) == len(set(found.names)) == len(header)
-        assert "path" in found.names
-        assert class_column is None or found.names[found.written.index(class_column)] == "label"
+        assert len(found.columns) == len(set(found.columns.values())) == len(header)
+        assert "path" in found.columns.values()
+        assert class_column is None or found.columns[class_column] == "label"
 
 
 def test_a_sheet_without_classes_is_a_list_for_pretraining(root):

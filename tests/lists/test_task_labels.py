@@ -130,12 +130,7 @@ def test_integers_stay_classes_and_columns_of_heads_have_their_own_tasks(tmp_pat
     [
         (["0.5", "nan"], [], 4, "all.csv:3: label 'nan' is not a finite number"),
         (["0.5", ""], [], 4, "all.csv:3: no label in '1.mp4,'"),
-        (
-            ["1.0", "2"],
-            [],
-            4,
-            "all.csv:2: label '1.0' is not an integer from 0; labels that are numbers need",
-        ),
+        (["1.0", "2"], [], 4, "all.csv:2: label '1.0' is not an integer from 0; labels that are numbers"),
         (["a|b", "a||b"], [], 4, "all.csv:3: label 'a||b': nothing between two '|'"),
         (["1|2", "x"], [], 4, "all.csv:3: unknown class 'x'; other labels are numbers"),
         (["", ""], ["--task", "multi-label"], 4, "no video has a class in the column label"),
@@ -184,10 +179,8 @@ def check(videos: Path, lists: dict[str, list[str]], *options: object, code: int
     [
         ({"train": ["a|b", "b", "c"], "val": ["d|a"]}, [], "val.csv:2: unknown class 'd'; known: a, b, c"),
         ({"train": ["0", "1"], "val": ["a"]}, [], "val.csv: its labels are names (a), and the checkpoint or"),
-        ({"train": ["", ""]}, ["--task", "multi-label"], "train.csv: no video has a class in the column la"),
         ({"train": ["0", "run", "1", "walk"]}, [], "train.csv:3: unknown class 'run'; other labels are nu"),
         ({"train": ["0.5", "run"]}, ["--task", "regression"], "train.csv:3: label 'run' is not a number"),
-        ({"train": ["0.5", "nan"]}, [], "csv:3: label 'nan' is not a finite"),
     ],
 )
 def test_check_names_wrong_labels_before_it_decodes(videos, lists, options, problem):
@@ -212,8 +205,7 @@ def test_check_counts_the_classes_of_each_list_and_names_the_rare(videos: Path):
 def stats(videos: Path, labels: list[str], *options: object) -> str:
     rows = [f"clip{number % 4}.mp4,{label}\n" for number, label in enumerate(labels)]
     (videos / "all.csv").write_text("path,label\n" + "".join(rows))
-    arguments = ["prepare", "stats", videos / "all.csv", "-q", *options]
-    return everest(*arguments).stdout
+    return everest("prepare stats -q", videos / "all.csv", *options).stdout
 
 
 def test_stats_of_numbers_and_of_several_classes(videos: Path):

@@ -65,8 +65,6 @@ def read_samples(
     *,
     root: Location,
     classes: Sequence[str] | None = None,
-    num_classes: int | None = None,
-    task: Task = "single-label",
     heads: Heads = (),
     labeled: bool = True,
     names_classes: bool = True,
@@ -77,15 +75,14 @@ def read_samples(
     Args:
         root: the folder that paths in a list are relative to.
         classes: names in the order of their indices; None: the names used in the source, sorted.
-        num_classes: labels must be below; None: below the number of names, if there are any.
-        task: what a label is, if a sample has one.
-        heads: if a sample has several labels (columns `label.NAME`).
+        heads: of the columns `label.NAME`, or one without a name, whose `outputs` of 0 take any number of
+            classes; empty: one class a video.
         labeled: False ignores labels (pre-training).
         names_classes: whether names used in the source may define the classes. This holds for the training
             set only: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
     """
-    heads = heads or (Head(task=task, outputs=num_classes or 0),)
+    heads = heads or (Head(outputs=0),)
     rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
     with as_data_error(source):
         if not source.exists():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from everest.config.heads import Head
 from everest.data.stages import fingerprint
 from everest.errors import DataError
 from everest.lists.reading import read_labeled, read_samples
@@ -77,7 +78,8 @@ def test_written_groups_are_read_back(root: Path, groups: list[str | None], labe
         for i, group in enumerate(groups)
     ]
     write_list(root / "written.csv", samples, root=root)
-    read_back = read_samples(root / "written.csv", root=root, num_classes=3, labeled=labeled).samples
+    heads = (Head(outputs=3),)
+    read_back = read_samples(root / "written.csv", root=root, heads=heads, labeled=labeled).samples
     assert list(read_back) == samples
     columns = (root / "written.csv").read_text(encoding="utf-8").split("\n")[0].split(",")
     assert ("group" in columns) == any(group is not None for group in groups)

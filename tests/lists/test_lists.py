@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from video_kinds import CONTAINERS, Case, write_case
 
-from everest.config.heads import named_heads
+from everest.config.heads import Head, named_heads
 from everest.errors import DataError, RecipeError
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_labeled, read_samples
@@ -123,7 +123,7 @@ NO_CLASSES = (
         ("x.mp4 0\ny.mp4 1\n", {}, "none of its 2 videos exists, first .*x.mp4; paths are rel.* --data DIR"),
         (f"a.mp4 {'6' * 6000}\n", {}, "is not an integer from 0"),
         ("da\0ria.mp4 0\neli.mp4 1\n", {}, r"csv: not a text file in UTF-8 \(byte 2\)"),
-        ("a.mp4 0\nb.mp4 3", {"num_classes": 3}, r"csv:2: label 3 is out of range: labels count from 0 to 2"),
+        ("a.mp4 0\nb.mp4 3", {"heads": (Head(outputs=3),)}, r"csv:2: label 3 is out of range: labels .* from 0 to 2"),
         ("a.mp4 -1\n", {}, r":1: label -1 is out of range"),
         ("a.mp4 3\n", {"classes": NAMES}, r":1: label 3 is out of range"),
         ("a.mp4,wolk\n", {"classes": NAMES}, r":1: unknown class 'wolk'; did you mean 'walk'"),
@@ -145,7 +145,7 @@ NO_CLASSES = (
         ("", {}, "the list is empty"),
         ("\n  \n", {}, "the list is empty"),
         ("path label\n", {}, "a header and no line under it"),
-        ("a.mp4,jump\nb.mp4,run\n", {"num_classes": 5}, r"data\.num_classes is 5, there are 2 \(jump, run\)"),
+        ("a.mp4,jump\nb.mp4,run\n", {"heads": (Head(outputs=5),)}, r"num_classes is 5, there are 2 \(jump, run\)"),
         ("# my list\na.mp4 0\n", {}, r":1: '# my list' looks like a comment, and a list has none"),
         ("a.mp4 0\n#b.mp4 1\n", {}, r":2: '#b.mp4 1' looks like a comment"),
         ("a.mp4\nb.mp4 1\n", {}, r":1: 1 field where path, label are .*; quote .*; the line is 'a.mp4'"),
@@ -164,7 +164,7 @@ def test_wrong_lists_are_refused_with_their_line_and_the_expected_format(root, t
 
 def test_first_five_wrong_lines_are_named_and_all_counted(root):
     with pytest.raises(DataError) as caught:
-        read(root, "a.mp4 9\n" * 12, num_classes=5)
+        read(root, "a.mp4 9\n" * 12, heads=(Head(outputs=5),))
     lines = str(caught.value).splitlines()
     assert len(lines) == 6
     assert lines[4].startswith(f"{root}/train.csv:5: label 9")
@@ -281,7 +281,7 @@ def test_files_of_cameras_discs_and_bare_streams_are_videos(tmp_path):
     ("options", "message"),
     [
         ({"classes": ("jump", "rum")}, r"run: unknown class; did you mean 'rum'"),
-        ({"num_classes": 3}, r"data\.num_classes is 3, there are 2 \(jump, run\)"),
+        ({"heads": (Head(outputs=3),)}, r"data\.num_classes is 3, there are 2 \(jump, run\)"),
         ({"names_classes": False}, r"names \(jump, run\), .*set data\.classes or use numbers"),
         ({"heads": named_heads({"verb": 3})}, r"data\.heads, or .* needs a list"),
     ],

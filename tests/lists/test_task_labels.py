@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepare_commands import everest, touch
 
-from everest.config.heads import named_heads
+from everest.config.heads import Head, named_heads
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.prepare.assignment import NO_CLASS, assign
@@ -99,7 +99,7 @@ def test_labels_with_several_classes_are_found_and_kept(tmp_path: Path):
     assert document["next"][0].endswith("--task multi-label --output my.yaml")
     assert (tmp_path / "classes.txt").read_text().split() == ["jump", "run", "walk"]
     names = ["jump", "run", "walk"]
-    samples = samples_of(tmp_path, classes=names, task="multi-label")
+    samples = samples_of(tmp_path, classes=names, heads=(Head(task="multi-label", outputs=0),))
     found = {Path(sample.path).name: {names[index] for index in sample.labels[0]} for sample in samples}
     assert found == {f"{i}.mp4": set(filter(None, text.split("|"))) for i, text in enumerate(labels)}
     assert all(document["lists"][part]["classes"].keys() == set(names) for part in PARTS)
@@ -111,7 +111,7 @@ def test_decimals_are_found_to_be_numbers_and_kept(tmp_path: Path):
     assert "labels are decimals, so they are read as numbers (regression)" in shown
     assert document["lists"]["train"]["numbers"]["mean"] == pytest.approx(19 / 16, abs=0.3)
     assert not (tmp_path / "classes.txt").exists()
-    found = [sample.labels[0] for sample in samples_of(tmp_path, task="regression")]
+    found = [sample.labels[0] for sample in samples_of(tmp_path, heads=(Head(task="regression", outputs=0),))]
     assert sorted(found) == [number / 8 for number in range(20)]
 
 

@@ -292,9 +292,8 @@ def _samples_of_list(
         except ValueError as problem:
             problems.append(f"{row.where}: {problem}")
     _refuse(problems)
-    videos = {sample.path: sample.video for sample in samples}
     # The shards that an index names are known to be there.
-    files = {path: video for path, video in videos.items() if not isinstance(video, Member)}
+    files = {x.path: video for x in samples if not isinstance(video := x.video, Member)}
     missing = _missing(files)
     absent = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.path in missing]
     no_text = f"; {file} is not in UTF-8, save it in that encoding"

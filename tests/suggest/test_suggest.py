@@ -192,7 +192,10 @@ def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folder
     message = refused(SUGGEST, class_folders, "-o", class_folders / "in.yaml", code=2)
     assert "its lists would look like a class" in message
     assert "mine.yaml: exists" in refused(SUGGEST, class_folders, "-o", mine, code=2)
-    called(SUGGEST, class_folders, "-o", mine, "--overwrite", "-q")
+    for number in range(2, 10):  # lists of an earlier recipe are removed
+        (class_folders / ("run", "walk")[number % 2] / f"{number}.mp4").unlink()
+    assert suggested(mine, class_folders, "--overwrite").data.test is None
+    assert not lists[2].exists()
 
 
 def test_both_stages_read_the_lists_of_class_folders_with_probes(tmp_path: Path, clip_files: Path):
@@ -408,15 +411,6 @@ def test_unlabeled_videos_are_compared_with_the_tests(tmp_path: Path, clip_files
     shown = called(SUGGEST, data, "--unlabeled", "-o", mine).stderr
     copies = f"2 videos of the validation or test list, such as {data}/clip0.mp4"
     assert (f"warning: --unlabeled {data} has {copies}" in shown) == (name != "train.csv")
-
-
-def test_lists_of_an_earlier_recipe_are_removed(tmp_path: Path, class_folders: Path, mine: Path):
-    assert suggested(mine, class_folders).data.test == str(tmp_path / "mine-lists" / "test.csv")
-    assert (tmp_path / "mine-lists" / "test.csv").exists()
-    for number in range(2, 10):
-        (class_folders / ("run", "walk")[number % 2] / f"{number}.mp4").unlink()
-    assert suggested(mine, class_folders, "--overwrite").data.test is None
-    assert not (tmp_path / "mine-lists" / "test.csv").exists()
 
 
 def test_auto_is_the_suggested_recipe(clip_files: Path, mine: Path):

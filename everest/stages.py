@@ -22,7 +22,7 @@ from everest.system.run_folder import Decoder
 # A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
 if TYPE_CHECKING:
     from everest.finetuning import Finetuning
-    from everest.suggest.devices import Purpose
+    from everest.suggest.rules import Purpose
     from everest.train_tokenizer import TokenizerStage
 
     Stage = Pretraining | Finetuning | TokenizerStage

@@ -19,7 +19,7 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.inference.model import OpenedModel
-    from everest.suggest.devices import Purpose
+    from everest.suggest.rules import Purpose
 
 # The choices of options. typer shows them, and refuses any other value.
 Which = Literal["newest", "best"]  # weights of a run folder

@@ -36,26 +36,24 @@ def index(
 
     Example: everest prepare index /data/ucf101
     """
-    from everest.prepare.index import index_folder, recipe_lines, write_index
+    from everest.prepare.index import index_folder, write_index
 
     result = index_folder(folder, annotations=annotations, split=split)
-    target = output or folder
-    written = write_index(result, target, overwrite=overwrite)
-    data, document = recipe_lines(result, target), result.to_dict()
-    lists = ", ".join(f"{name} {len(samples)}" for name, samples in result.lists.items())
+    document = write_index(result, output or folder, overwrite=overwrite)
+    lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
     classes = f"; {counted(len(result.class_names), 'class')}" if result.class_names else ""
-    say(f"{result.layout}: {lists}{classes}")
+    say(f"{document['layout']}: {lists}{classes}")
     if result.notice is not None:
         say(result.notice)
     if document["missing"] or document["extra"]:
         missing = counted(document["missing"], "video")
-        say(f"{missing} missing, {document['extra']} in no list: {written[-1]}")
+        say(f"{missing} missing, {document['extra']} in no list: {document['written'][-1]}")
     if as_json:
-        print_json(document | {"written": [str(path) for path in written], "data": data})
+        print_json(document)
     else:
         from everest.config.yaml import write_yaml
 
-        typer.echo(write_yaml({"data": dict(data)}, width=1000), nl=False)
+        typer.echo(write_yaml({"data": document["data"]}, width=1000), nl=False)
 
 
 def split(
@@ -82,9 +80,8 @@ def split(
     Example: everest prepare split all.csv --shares 80/20 --group '_g(\\d+)_'
     """
     from everest.lists.sample import ListSize
-    from everest.prepare.division import SHARES, LabeledVideos
     from everest.prepare.index import CLASSES
-    from everest.prepare.split import read_shares
+    from everest.prepare.split import SHARES, LabeledVideos, read_shares
     from everest.suggest.data_section import commands_for_lists
 
     parts = SHARES if shares is None else read_shares(shares)

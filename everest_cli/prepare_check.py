@@ -65,7 +65,7 @@ def check(
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{error}; name another folder by --output") from error
     with Display(quiet=quiet) as display:
-        result = check_lists(
+        document = check_lists(
             chosen.lists,
             span=chosen.span,
             fps=chosen.fps,
@@ -76,10 +76,11 @@ def check(
             report=display.report,
             restart=overwrite,
         )
-    write_table(bad_videos, [("path", "reason"), *result.bad.items()])
-    document = result.to_dict() | {"written": [str(bad_videos)]}
+    bad = [(row["path"], row["reason"]) for row in document["bad"]]
+    write_table(bad_videos, [("path", "reason"), *bad])
+    document |= {"written": [str(bad_videos)]}
     print_json(document) if as_json else _print_check(document, chosen)
-    if result.bad or result.leaks:  # copies within one list are only reported
+    if bad or document["leaks"]:  # copies within one list are only reported
         raise typer.Exit(4)
 
 
@@ -198,8 +199,7 @@ def stats(
     if listed.notice is not None:
         say(listed.notice)
     with Display(quiet=quiet) as display:
-        statistics = take_stats(listed, most=most, workers=num_cores(), report=display.report)
-    document = statistics.to_dict()
+        document = take_stats(listed, most=most, workers=num_cores(), report=display.report)
     print_json(document) if as_json else _print_stats(document)
 
 

@@ -44,8 +44,7 @@ def encode(
     Example: everest prepare encode train.csv test.csv --output small
     """
     from everest.lists.inputs import read_originals
-    from everest.prepare.encode import encode_videos
-    from everest.prepare.encoding import EncodeSettings
+    from everest.prepare.encode import EncodeSettings, encode_videos
     from everest.video.writer import H264, Mjpeg
 
     of_other = {"h264": {"--quality": quality}, "mjpeg": {"--gop": gop, "--crf": crf}}[codec]
@@ -59,7 +58,7 @@ def encode(
         "mjpeg": Mjpeg(quality=quality or 90),
     }[codec]
     with Display(quiet=quiet) as display:
-        encoded = encode_videos(
+        document = encode_videos(
             list(read_originals(sources, data)),
             output,
             EncodeSettings(short_side=short_side, codec=encoder),
@@ -68,7 +67,6 @@ def encode(
             overwrite=overwrite,
             report=display.report,
         )
-    document = encoded.to_dict()
     print_json(document) if as_json else typer.echo("\n".join(document["lists"] or [str(output)]))
     if not quiet:
         size = document["bytes"]
@@ -77,7 +75,7 @@ def encode(
             f"{len(document['failed'])} failed; "
             f"{size['before'] / 1e6:.1f} MB became {size['after'] / 1e6:.1f} MB"
         )
-    if encoded.failed:
+    if document["failed"]:
         raise typer.Exit(4)
 
 

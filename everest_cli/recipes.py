@@ -46,8 +46,8 @@ def suggest(
     """
     from everest.config.settings import DataSettings
     from everest.suggest.data_section import data_section, has_class_folders, training_commands, with_task
-    from everest.suggest.devices import DEVICES, this_device
-    from everest.suggest.suggestion import suggest_recipe
+    from everest.suggest.rules import DEVICES
+    from everest.suggest.suggestion import suggest_recipe, this_device
 
     check_new_file(output, option="--output", overwrite=overwrite)
     lists = {"train": train, "val": val, "test": test}
@@ -142,7 +142,7 @@ class _DividedFolder:
     """The lists of class folders: made in a folder beside the recipe, and moved into place at the end."""
 
     def __init__(self, data: str, recipe: Path, *, group: str | None, overwrite: bool) -> None:
-        from everest.prepare.division import LabeledVideos
+        from everest.prepare.split import LabeledVideos
         from everest.system.storage import parse_location
 
         root = parse_location(data)

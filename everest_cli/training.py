@@ -24,7 +24,7 @@ from everest_cli.output import Display, say
 if TYPE_CHECKING:
     from everest.engine.training import Training
     from everest.stages import Stage
-    from everest.suggest.devices import Purpose
+    from everest.suggest.rules import Purpose
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
 INIT = ("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.")

@@ -57,7 +57,16 @@ class LabelRules:
             return tuple(classes)
         if text is None:
             raise ValueError(f"no {column} in {quoted(row.text)}; {SEPARATED}")
-        return _number_in(column, text) if head.task == "regression" else self._index(head, text)
+        if head.task != "regression":
+            return self._index(head, text)
+        number = as_number(text)
+        if number is None or not text.isascii():  # float() accepts the digits of every script
+            raise ValueError(f"{column} '{shown(text)}' is not a number; write numbers like 1.5")
+        if not isfinite(number) or "_" in text:
+            raise ValueError(f"{column} '{shown(text)}' is not a finite number")
+        if abs(number) > LARGEST_NUMBER:
+            raise ValueError(f"{column} {shown(text)} is beyond {LARGEST_NUMBER:g}; use another unit")
+        return number
 
     def _index(self, head: Head, text: str) -> int:
         """Returns the index of a class; raises ValueError if there is no such class."""
@@ -113,18 +122,6 @@ def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
 def column_of(head: Head) -> str:
     """Returns the column of a list that holds the labels of a head."""
     return f"{HEAD_PREFIX}{head.name}" if head.name else "label"
-
-
-def _number_in(column: str, text: str) -> float:
-    """Returns the number of a regression cell."""
-    number = as_number(text)
-    if number is None or not text.isascii():  # float() accepts the digits of every script
-        raise ValueError(f"{column} '{shown(text)}' is not a number; write numbers like 1.5")
-    if not isfinite(number) or "_" in text:
-        raise ValueError(f"{column} '{shown(text)}' is not a finite number")
-    if abs(number) > LARGEST_NUMBER:
-        raise ValueError(f"{column} {shown(text)} is beyond {LARGEST_NUMBER:g}; use another unit")
-    return number
 
 
 def names_used(rows: Sequence[ListRow], task: Task = "single-label") -> tuple[str, ...]:
@@ -219,11 +216,5 @@ def number_facts(labels: Iterable[Label]) -> dict[str, float] | None:
     numbers = np.array([label for label in labels if isinstance(label, float)])
     if not len(numbers):
         return None
-    facts = {
-        "mean": numbers.mean(),
-        "std": numbers.std(),
-        "median": np.median(numbers),
-        "min": numbers.min(),
-        "max": numbers.max(),
-    }
-    return {name: float(f"{value:.6g}") for name, value in facts.items()}
+    facts = {"mean": np.mean, "std": np.std, "median": np.median, "min": np.min, "max": np.max}
+    return {name: float(f"{fact(numbers):.6g}") for name, fact in facts.items()}

@@ -65,8 +65,6 @@ def read_samples(
     *,
     root: Location,
     classes: Sequence[str] | None = None,
-    num_classes: int | None = None,
-    task: Task = "single-label",
     heads: Heads = (),
     labeled: bool = True,
     names_classes: bool = True,
@@ -77,15 +75,14 @@ def read_samples(
     Args:
         root: the folder that paths in a list are relative to.
         classes: names in the order of their indices; None: the names used in the source, sorted.
-        num_classes: labels must be below; None: below the number of names, if there are any.
-        task: what a label is, if a sample has one.
-        heads: if a sample has several labels (columns `label.NAME`).
+        heads: of the columns `label.NAME`, or one without a name, whose `outputs` of 0 take any number of
+            classes; empty: one class a video.
         labeled: False ignores labels (pre-training).
         names_classes: whether names used in the source may define the classes. This holds for the training
             set only: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
     """
-    heads = heads or (Head(task=task, outputs=num_classes or 0),)
+    heads = heads or (Head(outputs=0),)
     rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
     with as_data_error(source):
         if not source.exists():
@@ -152,11 +149,9 @@ def _check_columns(
     """Raise an error for labels, or for a task or class names, that would be ignored."""
     if heads and any("label" in row.values for row in rows):
         raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
-    for option, value in {"--task": task, "--classes": classes}.items():
-        if heads and value is not None:
-            raise RecipeError(
-                f"{option}: is for a column label; {source} has columns label.NAME; leave it out"
-            )
+    ignored = "--task" if task is not None else "--classes" if classes is not None else None
+    if heads and ignored is not None:
+        raise RecipeError(f"{ignored}: is for a column label; {source} has columns label.NAME; leave it out")
     if task == "regression" and classes is not None:
         raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
 
@@ -197,7 +192,7 @@ def _samples_of(
 def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
     """The rules with the names of the classes; refuses a list without the labels that the rules need."""
     header = rows[0].header
-    columns = header.names if header else tuple(rows[0].values)
+    columns = list(header.columns.values() if header else rows[0].values)
     missing = [column for head in rules.heads if head.name and (column := column_of(head)) not in columns]
     if missing and rows[0].member is None:  # the index of shards leaves out empty columns
         raise DataError(
@@ -221,8 +216,8 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
 
 def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     """The videos of the subfolders, and the names of the classes."""
-    (head, *others) = rules.heads
-    if others or head.name or head.task != "single-label":
+    head = rules.heads[0]
+    if head.name or head.task != "single-label":
         raise DataError(
             f"{folder}: data.heads, or data.task {head.task}, needs a list; a class folder gives one class "
             "to a video"
@@ -297,9 +292,8 @@ def _samples_of_list(
         except ValueError as problem:
             problems.append(f"{row.where}: {problem}")
     _refuse(problems)
-    videos = {sample.path: sample.video for sample in samples}
     # The shards that an index names are known to be there.
-    files = {path: video for path, video in videos.items() if not isinstance(video, Member)}
+    files = {x.path: video for x in samples if not isinstance(video := x.video, Member)}
     missing = _missing(files)
     absent = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.path in missing]
     no_text = f"; {file} is not in UTF-8, save it in that encoding"

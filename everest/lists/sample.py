@@ -5,21 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final
 
 from everest.lists.labels import Label
-from everest.lists.text import GROUP_COLUMN, ListRow
+from everest.lists.text import GROUP_COLUMN, SEGMENT_COLUMNS, ListRow
 from everest.system.storage import Location, join_location, parse_location
 from everest.system.text import counted
 from everest.video.source import Member, Video
 
 _NUMBER: Final = r"\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 _SEGMENT: Final = re.compile(
-    rf"(?P<path>.+)#(?:(?P<start>{_NUMBER})s-(?:(?P<end>{_NUMBER})s)?|(?P<first>\d+)-(?P<after>\d*))",
+    rf"(?P<path>.+)#(?:(?P<start>{_NUMBER})s-(?:(?P<end>{_NUMBER})s)?|(?P<start_frame>\d+)-"
+    r"(?P<end_frame>\d*))",
     re.DOTALL,
 )
-
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +50,8 @@ class Sample:
         match = _SEGMENT.fullmatch(name)
         if match is None:
             return cls(path=name)
-        start, end, start_frame, end_frame = match["start"], match["end"], match["first"], match["after"]
-        return cls(
-            path=match["path"],
-            start=float(start) if start else None,
-            end=float(end) if end else None,
-            start_frame=int(start_frame) if start_frame else None,
-            end_frame=int(end_frame) if end_frame else None,
-        )
+        segment: dict[str, Any] = {x: _time(x, match[x]) for x in SEGMENT_COLUMNS if match[x]}
+        return cls(path=match["path"], **segment)
 
     @property
     def video_id(self) -> str:
@@ -104,33 +97,25 @@ def sample_of_row(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sa
     """Returns the sample of a row of a list; raises ValueError with the problem."""
     if "path" not in row.values:
         raise ValueError("no path")
-    start, end = (_number(row, name, float) for name in ("start", "end"))
-    start_frame, end_frame = (_number(row, name, int) for name in ("start_frame", "end_frame"))
-    if (start, end) != (None, None) and (start_frame, end_frame) != (None, None):
+    segment: dict[str, Any] = {}
+    for name in SEGMENT_COLUMNS:
+        if name in row.values:
+            text = row.values[name]
+            try:
+                segment[name] = _time(name, text)
+            except ValueError:
+                raise ValueError(f"{name} '{text}' is not a number") from None
+            if not 0 <= segment[name] < float("inf"):
+                raise ValueError(f"{name} {text} is not a time in a video")
+    if {"start", "end"} & segment.keys() and {"start_frame", "end_frame"} & segment.keys():
         raise ValueError("a segment either in seconds (start, end) or in frames (start_frame, end_frame)")
-    for first, last in ((start, end), (start_frame, end_frame)):
-        if last is not None and last <= (first or 0):
-            raise ValueError(f"the segment ends at {last} and starts at {first or 0}")
-    return Sample(
-        path=str(join_location(root, row.values["path"]).absolute()),
-        member=row.member,
-        labels=labels,
-        start=start,
-        end=end,
-        start_frame=start_frame,
-        end_frame=end_frame,
-        group=row.values.get(GROUP_COLUMN),
-    )
+    for start, end in (("start", "end"), ("start_frame", "end_frame")):
+        first = segment.get(start) or 0
+        if end in segment and segment[end] <= first:
+            raise ValueError(f"the segment ends at {segment[end]} and starts at {first}")
+    path, group = str(join_location(root, row.values["path"]).absolute()), row.values.get(GROUP_COLUMN)
+    return Sample(path=path, member=row.member, labels=labels, group=group, **segment)
 
 
-def _number(row: ListRow, name: str, kind: type[Number]) -> Number | None:
-    if name not in row.values:
-        return None
-    text = row.values[name]
-    try:
-        number = kind(text)
-    except ValueError:
-        raise ValueError(f"{name} '{text}' is not a number") from None
-    if not 0 <= number < float("inf"):
-        raise ValueError(f"{name} {text} is not a time in a video")
-    return number
+def _time(column: str, text: str) -> float:
+    return int(text) if column.endswith("_frame") else float(text)

@@ -10,7 +10,7 @@ import shlex
 from dataclasses import replace
 from typing import Final
 
-from everest.config.heads import named_heads
+from everest.config.heads import Head, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
@@ -46,16 +46,12 @@ def read_stage(
     """
     location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
     names = _class_names(data, classes) if labeled else None
-    heads = named_heads(data.heads or {})
-    if classes:  # the only head of the column `label` has no name
-        heads = tuple(head for head in classes.heads if head.name)
+    heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=data.num_classes or 0),)
     samples = read_samples(
         location,
         root=parse_location(data.root),
         classes=names,
-        num_classes=classes.count if classes else data.num_classes,
-        task=classes.heads[0].task if classes else data.task,
-        heads=heads,
+        heads=classes.heads if classes else heads,
         labeled=labeled,
         names_classes=classes is None,
         may_miss=may_miss,

@@ -13,7 +13,7 @@ import csv
 import difflib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -67,7 +67,7 @@ def read_rows(
     )
     columns: Sequence[str] = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
     if header is not None:
-        columns, lines, fields_of_lines = header.names, lines[1:], fields_of_lines[1:]
+        columns, lines, fields_of_lines = list(header.columns.values()), lines[1:], fields_of_lines[1:]
     if not lines:
         raise DataError(f"{file}: the list has a header and no line under it")
     rows = []
@@ -166,29 +166,28 @@ class Header:
     """The columns of a list."""
 
     where: str  # file:line, for messages
-    written: tuple[str, ...]  # the columns as the list names them
-    names: tuple[str, ...]  # keys of `ListRow.values`: a name of COLUMNS, `label.NAME`, else as written
+    columns: Mapping[
+        str, str
+    ]  # as written: key of `ListRow.values` (of COLUMNS, `label.NAME`, else as written)
 
     @property
     def has_classes(self) -> bool:
         """Whether a column holds labels."""
-        return any(name == "label" or name.startswith(HEAD_PREFIX) for name in self.names)
+        return any(map(_holds_labels, self.columns.values()))
 
     @property
     def unassigned(self) -> list[str]:
         """The columns that may hold the classes of a list without labels, as written; `group` may, too."""
-        pairs = zip(self.written, self.names, strict=True)
-        return [column for column, name in pairs if name == GROUP_COLUMN or not is_known(name)]
+        return [column for column, name in self.columns.items() if name == GROUP_COLUMN or not is_known(name)]
 
     def notice(self) -> str | None:
         """A line about the columns of a sheet; None if there are only everest's columns."""
-        pairs = list(zip(self.written, self.names, strict=True))
         parts = [
             f"{name} from the column '{column}'"
-            for column, name in pairs
+            for column, name in self.columns.items()
             if is_known(name) and _plain(column) != _plain(name)
         ]
-        ignored = ", ".join(column for column, name in pairs if not is_known(name))
+        ignored = ", ".join(column for column, name in self.columns.items() if not is_known(name))
         parts += [f"ignored columns: {ignored}"] if ignored else []
         return f"{self.where.rpartition(':')[0]}: {'; '.join(parts)}" if parts else None
 
@@ -225,35 +224,35 @@ def find_header(
         group_column: the column of groups, as written in the sheet; None: `group`.
     """
     written = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
-    named = {"label": ("--class-column ", class_column), GROUP_COLUMN: ("--group column:", group_column)}
-    chosen = {name: pair for name, pair in named.items() if pair[1] is not None}
+    named = (("label", "--class-column ", class_column), (GROUP_COLUMN, "--group column:", group_column))
+    chosen = {key: (option, column) for key, option, column in named if column is not None}
     for option, column in chosen.values():
         if column not in written:
-            hint = did_you_mean(str(column), written) if is_header(rows[0]) else ""
+            hint = did_you_mean(column, written) if is_header(rows[0]) else ""
             raise RecipeError(f"{option}{column}: no such column in {where}{hint}")
     if not is_header(rows[0]) and not chosen:
         return None
-    names = [_plain(field) if _plain(field) in COLUMNS else field for field in written]
-    if names.count(GROUP_COLUMN) > 1:  # only the column of exactly this name; others are ignored
-        pairs = zip(written, names, strict=True)
-        names = [field if name == GROUP_COLUMN else name for field, name in pairs]
-    classes = [column for column in written if _plain(column) in CLASS_NAMES]
-    if "label" not in names and not any(name.startswith(HEAD_PREFIX) for name in names) and len(classes) == 1:
-        names[written.index(classes[0])] = "label"
+    columns = {field: _plain(field) if _plain(field) in COLUMNS else field for field in written}
+    if (
+        list(columns.values()).count(GROUP_COLUMN) > 1
+    ):  # only the one of exactly this name; others are ignored
+        columns = {field: field if name == GROUP_COLUMN else name for field, name in columns.items()}
+    classes = [column for column in columns if _plain(column) in CLASS_NAMES]
+    if len(classes) == 1 and not any(map(_holds_labels, columns.values())):
+        columns[classes[0]] = "label"
     for key, (option, column) in chosen.items():
-        before = names[written.index(str(column))]
-        if key == GROUP_COLUMN and (before == "label" or before.startswith(HEAD_PREFIX)):
+        if key == GROUP_COLUMN and _holds_labels(columns[column]):
             raise RecipeError(f"{option}{column}: holds the labels in {where}; name another column")
-        names = [f"{name} (not used)" if name == key else name for name in names]
-        names[written.index(str(column))] = key
-    paths = [column for column, name in zip(written, names, strict=True) if _plain(name) in PATH_NAMES]
-    if "path" not in names and len(paths) == 1:
-        names[written.index(paths[0])] = "path"
-    if "path" not in names or len(set(names)) < len(names) or len(set(written)) < len(written):
+        columns = {field: f"{name} (not used)" if name == key else name for field, name in columns.items()}
+        columns[column] = key
+    paths = [column for column, name in columns.items() if _plain(name) in PATH_NAMES]
+    if "path" not in columns.values() and len(paths) == 1:
+        columns[paths[0]] = "path"
+    if "path" not in columns.values() or len(set(columns.values())) < len(written):
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
-    absent = [column for column in SEGMENT_COLUMNS if column not in names]
+    absent = [column for column in SEGMENT_COLUMNS if column not in columns.values()]
     beginnings = tuple(f"{column}_" for column in ("start", "end") if column in absent)
-    for index, name in enumerate(names):
+    for index, name in enumerate(columns.values()):
         plain = _plain(name)
         is_similar = plain.startswith(beginnings) or difflib.get_close_matches(plain, absent, cutoff=SIMILAR)
         values = [row[index] for row in rows[1:] if index < len(row) and row[index]]
@@ -264,7 +263,11 @@ def find_header(
                 f"{where}: unknown column '{name}', which may name a segment of each video; rename it to one "
                 f"of {', '.join(SEGMENT_COLUMNS)}, or remove it"
             )
-    return Header(where=where, written=tuple(written), names=tuple(names))
+    return Header(where=where, columns=columns)
+
+
+def _holds_labels(name: str) -> bool:
+    return name == "label" or name.startswith(HEAD_PREFIX)
 
 
 def _plain(field: str) -> str:

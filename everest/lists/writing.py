@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.labels import JOINED_BY, Label, indices, is_integer, is_number_like
+from everest.lists.labels import JOINED_BY, Label, indices, is_integer
 from everest.lists.sample import Sample
 from everest.lists.text import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.system.files import atomic_file, refuse_inputs
@@ -61,19 +61,18 @@ def write_list(
     columns = ["path"]
     if any(sample.labels for sample in samples):
         columns += [f"{HEAD_PREFIX}{name}" for name in heads] or ["label"]
-    segment = [
-        name for name in SEGMENT_COLUMNS if any(getattr(sample, name) is not None for sample in samples)
-    ]
+    segment = [name for name in SEGMENT_COLUMNS if any(getattr(x, name) is not None for x in samples)]
     has_groups = any(sample.group is not None for sample in samples)
     rows = [[*columns, *segment, *([GROUP_COLUMN] if has_groups else [])]]
     for sample in samples:
-        labels = [label_text(label, label_names) for label in sample.labels]
-        times = [time_text(getattr(sample, name)) for name in segment]
+        labels = [_label_text(label, label_names) for label in sample.labels]
+        times = [getattr(sample, name) for name in segment]
         path = Path(sample.path)
         text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
         if text[0] == "#" or text[0].isspace():  # it would be read as a comment, or without its space
             text = f"./{text}"
-        rows.append([text, *labels, *times, *([sample.group or ""] if has_groups else [])])
+        cells = [text, *labels, *("" if time is None else _decimal(time) for time in times)]
+        rows.append([*cells, sample.group or ""] if has_groups else cells)
     # Quoted where needed, so that a reader finds the same fields whichever separator it tries first.
     quoted = [
         ['"' + field.replace('"', '""') + '"' if re.search('[ ,\t"]', field) else field for field in row]
@@ -82,26 +81,21 @@ def write_list(
     write_lines(file, map(",".join, quoted))
 
 
-def time_text(time: float | None) -> str:
-    """Returns the shortest text without an exponent that is read back as the same number; empty for None."""
-    return "" if time is None else np.format_float_positional(time, trim="-")
+def _decimal(number: float) -> str:
+    """Returns the shortest text without an exponent that is read back as the same number."""
+    return np.format_float_positional(number, trim="-")
 
 
-def label_text(label: Label, names: Sequence[str] = ()) -> str:
+def _label_text(label: Label, names: Sequence[str] = ()) -> str:
     """Returns the cell of a label: a class by its name or index, several joined by `|`, or a number."""
     if isinstance(label, float):
-        return np.format_float_positional(label, trim="-")  # the shortest that is read back as the same
+        return _decimal(label)
     return JOINED_BY.join(names[index] if names else str(index) for index in indices(label))
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:
     """Returns the class names if a list must use them: if any is an integer, integers are read as names."""
     return names if any(map(is_integer, names)) else ()
-
-
-def names_readable(names: Sequence[str]) -> Sequence[str]:
-    """Returns the class names for the labels of a list; none, so that it has indices, if one is a decimal."""
-    return names_needed(names) or (() if any(map(is_number_like, names)) else names)
 
 
 def refuse_existing(

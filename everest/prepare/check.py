@@ -6,7 +6,6 @@ The result of each file is kept in a journal, so a check that was killed is resu
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,41 +26,99 @@ RARE: Final = 5  # our choice: a class with fewer training videos is hardly lear
 _INSPECTION: Final = TypeAdapter(Inspection)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """The result of a check."""
+def check_lists(
+    lists: Mapping[str, SampleList],
+    *,
+    span: int | None,
+    fps: float | None = None,
+    apart: str | None = None,
+    journal: Path,
+    workers: int,
+    limit: float,
+    report: Report,
+    restart: bool = False,
+) -> dict[str, Any]:
+    """Decode all videos and compare the results with the lists.
 
-    lists: Mapping[str, SampleList]  # by name; the first is the training list
-    inspections: Mapping[str, Inspection]  # by path, in the order of the lists
-    bad: Mapping[str, str]  # video (or segment) to what is wrong with it
-    short: Mapping[str, int]  # frames of each video that is shorter than a clip
-    duplicates: Sequence[Mapping[str, Any]]  # see `find_duplicates`
+    Args:
+        lists: by name; the first is the one that models are trained on.
+        span: frames from the first to the last of a clip; None accepts any length.
+        fps: frames per second that `span` counts; None: of each file.
+        apart: see `find_duplicates`.
+        journal: keeps the results; files that it has are not decoded again.
+        restart: forget the results in the journal.
+        workers: processes that decode.
+        limit: seconds for a video.
+    Returns:
+        The document of `everest prepare check --json`, the same after an interruption. `leaks` counts the
+        duplicates in several lists: a model would be evaluated on training videos.
+    """
+    samples = [sample for data in lists.values() for sample in data.samples]
+    for sample in samples:
+        if sample.member is not None:
+            raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
+    paths = list(dict.fromkeys(sample.path for sample in samples))
+    inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
+    bad, short = _problems(samples, inspections, span=span, fps=fps)
+    good = [result for result in inspections.values() if result.reason is None]
+    duplicates = find_duplicates(lists, inspections, apart=apart)
+    training, classes = next(iter(lists)), _class_counts(lists)
+    rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
+    return {
+        "checked": len(inspections),
+        "ok": len(good),
+        "bad": [{"path": path, "reason": reason} for path, reason in bad.items()],
+        "frames": min_median_max([result.frames for result in good]),
+        "seconds": min_median_max([result.seconds for result in good if result.seconds is not None]),
+        "duplicates": duplicates,
+        "leaks": sum(duplicate["leak"] for duplicate in duplicates),
+        "task": lists[training].task,
+        "classes": classes,
+        "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda x: x["videos"]),
+        "short": [{"path": path, "frames": frames} for path, frames in short.items()],
+    }
 
-    @property
-    def leaks(self) -> int:
-        """The duplicates that are in several lists, so that a model is evaluated on training videos."""
-        return sum(duplicate["leak"] for duplicate in self.duplicates)
 
-    def to_dict(self) -> dict[str, Any]:
-        """For scripts. The same for an interrupted and an uninterrupted check."""
-        good = [inspection for inspection in self.inspections.values() if inspection.reason is None]
-        lengths = [inspection.seconds for inspection in good if inspection.seconds is not None]
-        classes = _class_counts(self.lists)
-        training = next(iter(self.lists))
-        rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
-        return {
-            "checked": len(self.inspections),
-            "ok": len(good),
-            "bad": [{"path": path, "reason": reason} for path, reason in self.bad.items()],
-            "frames": min_median_max([inspection.frames for inspection in good]),
-            "seconds": min_median_max(lengths),
-            "duplicates": list(self.duplicates),
-            "leaks": self.leaks,
-            "task": self.lists[training].task,
-            "classes": classes,
-            "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda x: x["videos"]),
-            "short": [{"path": path, "frames": frames} for path, frames in self.short.items()],
-        }
+def _inspect(
+    paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report, restart: bool
+) -> dict[str, Inspection]:
+    """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
+    fix = "remove it, or use --output DIR"
+    with open_journal(journal_file, entry=_INSPECTION, fix=fix, restart=restart) as journal:
+        known = {inspection.path: inspection for inspection in journal.entries}
+        results = {path: known[path] for path in paths if path in known and known[path].is_current()}
+        if results:
+            report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
+        remaining = [path for path in paths if path not in results]
+        for path, result in map_apart(examine, remaining, workers=workers, limit=limit):
+            if isinstance(result, Failure):
+                result = Inspection(path=path, reason=result.reason, lasting=False)
+            if result.reason is not None:
+                report(notice(f"{path}: {result.reason}"))
+            results[path] = result
+            journal.add([result])
+            report({"event": "video", "done": len(results), "videos": len(paths)})
+    return {path: results[path] for path in paths}
+
+
+def _problems(
+    samples: Sequence[Sample], inspections: Mapping[str, Inspection], *, span: int | None, fps: float | None
+) -> tuple[dict[str, str], dict[str, int]]:
+    """What is wrong with a video or segment, and the frames of each that is shorter than a clip."""
+    bad = {path: result.reason for path, result in inspections.items() if result.reason is not None}
+    short = {}
+    for sample in samples:
+        result = inspections[sample.path]
+        if result.reason is None:
+            frames = num_frames(sample, result.frames, result.seconds)
+            if result.seconds is None and (sample.start, sample.end) != (None, None):
+                bad[sample.video_id] = NO_SECONDS
+            elif frames <= 0:
+                has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
+                bad[sample.video_id] = f"no frame is in the segment; the video has {has}"
+            elif span and (counted := num_frames(sample, result.frames, result.seconds, fps)) < span:
+                short[sample.video_id] = counted
+    return bad, short
 
 
 def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
@@ -105,77 +162,3 @@ def find_duplicates(
         for group in copies.values()
         if len(group) > 1
     ]
-
-
-def check_lists(
-    lists: Mapping[str, SampleList],
-    *,
-    span: int | None,
-    fps: float | None = None,
-    apart: str | None = None,
-    journal: Path,
-    workers: int,
-    limit: float,
-    report: Report,
-    restart: bool = False,
-) -> Check:
-    """Decode all videos and compare the results with the lists.
-
-    Args:
-        lists: by name; the first is the one that models are trained on.
-        span: frames from the first to the last of a clip; None accepts any length.
-        fps: frames per second that `span` counts; None: of each file.
-        apart: see `find_duplicates`.
-        journal: keeps the results; files that it has are not decoded again.
-        restart: forget the results in the journal.
-        workers: processes that decode.
-        limit: seconds for a video.
-    """
-    samples = [sample for data in lists.values() for sample in data.samples]
-    for sample in samples:
-        if sample.member is not None:
-            raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
-    paths = list(dict.fromkeys(sample.path for sample in samples))
-    inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
-    bad = {path: result.reason for path, result in inspections.items() if result.reason is not None}
-    short = {}
-    for sample in samples:
-        result = inspections[sample.path]
-        if result.reason is None:
-            frames = num_frames(sample, result.frames, result.seconds)
-            if result.seconds is None and (sample.start, sample.end) != (None, None):
-                bad[sample.video_id] = NO_SECONDS
-            elif frames <= 0:
-                has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
-                bad[sample.video_id] = f"no frame is in the segment; the video has {has}"
-            elif span and (counted := num_frames(sample, result.frames, result.seconds, fps)) < span:
-                short[sample.video_id] = counted
-    return Check(
-        lists=lists,
-        inspections=inspections,
-        bad=bad,
-        short=short,
-        duplicates=find_duplicates(lists, inspections, apart=apart),
-    )
-
-
-def _inspect(
-    paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report, restart: bool
-) -> dict[str, Inspection]:
-    """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
-    fix = "remove it, or use --output DIR"
-    with open_journal(journal_file, entry=_INSPECTION, fix=fix, restart=restart) as journal:
-        known = {inspection.path: inspection for inspection in journal.entries}
-        results = {path: known[path] for path in paths if path in known and known[path].is_current()}
-        if results:
-            report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
-        remaining = [path for path in paths if path not in results]
-        for path, result in map_apart(examine, remaining, workers=workers, limit=limit):
-            if isinstance(result, Failure):
-                result = Inspection(path=path, reason=result.reason, lasting=False)
-            if result.reason is not None:
-                report(notice(f"{path}: {result.reason}"))
-            results[path] = result
-            journal.add([result])
-            report({"event": "video", "done": len(results), "videos": len(paths)})
-    return {path: results[path] for path in paths}

@@ -1,50 +1,64 @@
-"""Encode many videos again for training, in several processes.
+"""Encode many videos again, so that training reads them faster: small frames, close keyframes.
 
-Finished files are kept: a file records how it was made, and appears under its name only when it is complete.
+H height, W width. The frames are upright, and the same as everest.video.reader counts. Their times are the
+source's, starting at 0, so that a segment in frames or in seconds means the same part of both. Finished files
+are kept: a file records how it was made, and appears under its name only when it is complete.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+import hashlib
+import json
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import asdict, astuple, dataclass
+from fractions import Fraction
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
+
+import numpy as np
+from PIL import Image
 
 from everest.errors import RecipeError
 from everest.lists.inputs import SourceList
 from everest.lists.text import COLUMNS
-from everest.prepare.encoding import EncodedFile, EncodeSettings, encode_video
+from everest.prepare.examine import damage
 from everest.system.events import Report, notice
-from everest.system.files import check_new_folder, refuse_inputs, write_table, write_text
+from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_VIDEOS
+from everest.system.storage import Location, parse_location
+from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
-from everest.video.stream import VideoError
+from everest.video.folders import images_in
+from everest.video.reader import TimedFrame, image_folder, probe, read_image, resized_frames, video_files
+from everest.video.source import Video, video_version
+from everest.video.stream import VideoError, as_video_error
+from everest.video.writer import Codec, read_comment, write_timed_frames
 
 MARK: Final = ".encode-"  # prefix of hidden files whose names hold the settings
+FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknown
+LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
+MAKER: Final = "everest prepare encode"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodeSummary:
-    """The result of encoding."""
+class EncodeSettings:
+    """How videos are encoded."""
 
-    files: dict[str, EncodedFile]  # by source
-    failed: list[tuple[str, str]]  # source and reason
-    lists: list[Path]  # the new lists
+    short_side: int  # pixels; smaller videos keep their size
+    codec: Codec
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        files = self.files.values()
-        return {
-            "videos": len(self.files) + len(self.failed),
-            "encoded": sum(file.is_new for file in files),
-            "failed": [{"path": path, "reason": reason} for path, reason in self.failed],
-            "bytes": {
-                "before": sum(file.source_bytes for file in files),
-                "after": sum(file.bytes for file in files),
-            },
-            "lists": [str(path) for path in self.lists],
-        }
+
+@dataclass(frozen=True, slots=True)
+class EncodedFile:
+    """A file that was encoded."""
+
+    path: Path
+    is_new: bool  # not by an earlier call
+    source_bytes: int
+    bytes: int
 
 
 def encode_videos(
@@ -56,11 +70,13 @@ def encode_videos(
     timeout: float,
     overwrite: bool,
     report: Report,
-) -> EncodeSummary:
+) -> dict[str, Any]:
     """Encode all videos of lists and folders.
 
     Args:
         timeout: seconds for a video.
+    Returns:
+        The document of `everest prepare encode --json`.
     """
     targets = name_targets(originals, output)
     mark = output / (MARK + "-".join(map(str, (settings.short_side, *astuple(settings.codec)))))
@@ -69,7 +85,7 @@ def encode_videos(
     failed: list[tuple[str, str]] = []
     with sole_writer(mark):
         write_text(mark, "")
-        encode = _Encode(targets, settings, overwrite)
+        encode = partial(_encoded, targets=targets, settings=settings, overwrite=overwrite)
         results = map_apart(encode, list(targets), workers=workers, limit=timeout)
         for done, (source, result) in enumerate(results, start=1):
             report({"event": "video", "done": done, "videos": len(targets)})
@@ -80,7 +96,16 @@ def encode_videos(
                 report(notice(f"{source}: {result.reason}"))
         failed.sort()
         lists = _write_lists(originals, output, files, failed)
-    return EncodeSummary(files=files, failed=failed, lists=lists)
+    return {
+        "videos": len(targets),
+        "encoded": sum(file.is_new for file in files.values()),
+        "failed": [{"path": path, "reason": reason} for path, reason in failed],
+        "bytes": {
+            "before": sum(file.source_bytes for file in files.values()),
+            "after": sum(file.bytes for file in files.values()),
+        },
+        "lists": [str(path) for path in lists],
+    }
 
 
 def _check_output(originals: Sequence[SourceList], output: Path, mark: Path, *, overwrite: bool) -> None:
@@ -128,21 +153,6 @@ def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Pat
     return targets
 
 
-@dataclass(frozen=True, slots=True)
-class _Encode:
-    """The work of each process."""
-
-    targets: Mapping[str, Path]
-    settings: EncodeSettings
-    overwrite: bool
-
-    def __call__(self, source: str) -> EncodedFile | Failure:
-        try:
-            return encode_video(source, self.targets[source], self.settings, overwrite=self.overwrite)
-        except VideoError as error:
-            return Failure(error.reason)
-
-
 def _write_lists(
     originals: Sequence[SourceList],
     output: Path,
@@ -173,3 +183,87 @@ def _write_lists(
 def _list_name(original: SourceList) -> str:
     """The name of the new list."""
     return f"{original.location.stem}.csv"
+
+
+def _encoded(
+    source: str, targets: Mapping[str, Path], settings: EncodeSettings, *, overwrite: bool
+) -> EncodedFile | Failure:
+    """The work of each process."""
+    try:
+        return encode_video(source, targets[source], settings, overwrite=overwrite)
+    except VideoError as error:
+        return Failure(error.reason)
+
+
+def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwrite: bool) -> EncodedFile:
+    """Encode a video, unless an earlier call has encoded it to `target` with the same settings."""
+    video = parse_location(source)
+    with as_video_error(video):
+        versions = [video_version(file) for file in video_files(video)]
+        place = hashlib.sha256(str(video.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+    size = sum(number for number, _ in versions)
+    version = max((text for _, text in versions), default="")
+    by_settings = {"by": MAKER, **asdict(settings)}
+    mark = {**by_settings, "source_bytes": size, "version": version, "source": place}  # kept in the file
+    if target.exists():
+        if isinstance(video, Path) and target.samefile(video):
+            raise VideoError(video, "would be written over itself; choose another --output")
+        earlier: Any = None  # the mark in the file; not all comments are JSON
+        with suppress(ValueError):
+            earlier = json.loads(read_comment(target))
+        if isinstance(earlier, dict) and earlier.items() >= by_settings.items() and not overwrite:
+            if earlier.get("source_bytes") == size and earlier.get("version") == version:
+                return EncodedFile(target, False, size, target.stat().st_size)
+            if earlier.get("source") != place:
+                raise VideoError(
+                    video,
+                    f"{target} is the encoded file of another video; choose another --output, or use "
+                    "--overwrite",
+                )
+        if not (isinstance(earlier, dict) and earlier.get("by") == MAKER) and not overwrite:
+            raise VideoError(video, f"{target} is there and not by this command; use --overwrite")
+    with atomic_file(target) as part:
+        _write(video, part, settings, mark)
+    return EncodedFile(target, True, size, target.stat().st_size)
+
+
+def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(H, W) with the shorter side at most `short_side`, both even, as yuv420p needs; never larger."""
+    shorter = min(height, width)
+    target = min(short_side, shorter)
+    return (max(height * target // shorter // 2 * 2, 2), max(width * target // shorter // 2 * 2, 2))
+
+
+def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, Any]) -> None:
+    """Encode all frames, and decode the result to verify that none is missing."""
+    info = probe(video)
+    rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
+    folder = image_folder(video)
+    losses: list[Loss] = []
+    if folder:
+        timed_frames = _image_frames(folder, settings.short_side)
+    else:
+        size = encoded_size(info.height, info.width, settings.short_side)
+        timed_frames = resized_frames(video, size, rate, losses=losses)
+    with closing(timed_frames) as frames:
+        written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(mark))
+    if not folder:
+        reason = damage(video, frames=written, losses=losses)
+        if reason:
+            raise VideoError(video, reason)
+    with closing(decode_frames(part)) as frames:
+        decoded = sum(1 for _ in frames)
+    if decoded != info.frames:
+        raise VideoError(video, f"has {info.frames} frames, of the encoded ones {decoded} can be decoded")
+
+
+def _image_frames(folder: Location, short_side: int) -> Generator[TimedFrame]:
+    """The images of a folder, resized."""
+    with as_video_error(folder):
+        files = images_in(folder)
+    for number, file in enumerate(files):
+        with as_video_error(file):
+            pixels = read_image(file)
+        height, width = encoded_size(pixels.shape[0], pixels.shape[1], short_side)
+        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+        yield TimedFrame(np.asarray(image), number, Fraction(1, FPS_OF_IMAGES))

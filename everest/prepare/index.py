@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from everest.errors import DataError
+from everest.errors import DataError, RecipeError
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
-from everest.prepare.layout import EXPECTATIONS, FOLDERS, AnnotatedSample, find_layout
-from everest.prepare.layout_readers import READERS
+from everest.prepare.layouts import FOLDERS, LAYOUTS, READERS, AnnotatedSample, Layout, Sources
 from everest.system.files import write_table
 from everest.video.folders import (
     VIDEO_SUFFIXES,
+    as_data_error,
     loose_videos_notice,
     split_folders,
     videos_by_subfolder,
@@ -27,32 +28,21 @@ from everest.video.folders import (
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
 UNLABELLED: Final = "-unlabelled"  # appended to the name of a list whose labels are secret
+_SUFFIXES: Final = (".txt", ".csv", ".json")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
     """The contents of a data set's folder."""
 
-    layout: str
+    layout: Layout
     root: Path  # absolute
     lists: Mapping[str, Sequence[Sample]]
-    class_names: tuple[str, ...] = ()
-    heads: Mapping[str, int] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    sources: Sequence[Path] = ()  # the annotation files
-    missing: Sequence[tuple[str, str]] = ()  # list, and the preferred name of the file
-    extra: Sequence[Path] = ()  # videos in no list
-    notice: str | None = None  # about videos next to class folders
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts, for people and scripts."""
-        return {
-            "layout": self.layout,
-            "lists": {name: len(samples) for name, samples in self.lists.items()},
-            "classes": len(self.class_names) or None,
-            "missing": len(self.missing),
-            "extra": len(self.extra),
-        }
+    class_names: tuple[str, ...]
+    sources: Sequence[Path]  # the annotation files
+    missing: Sequence[tuple[str, str]]  # list, and the preferred name of the file
+    extra: Sequence[Path]  # videos in no list
+    notice: str | None  # about videos next to class folders
 
 
 def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index:
@@ -66,43 +56,76 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
         if not searched.is_dir():
             raise DataError(f"{searched}: no such folder")
     root = folder.absolute()
-    known, sources = find_layout(annotations or folder, split=split) or (None, {})
+    layout, sources = find_layout(annotations or folder, split=split)
     videos = list(videos_under(root))
     missing: list[tuple[str, str]] = []
-    found = None
-    if known is None:
+    loose = None
+    if layout is FOLDERS:
         if not videos:
-            raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{EXPECTATIONS}")
+            expected = "\n".join(f"  {each.name}: {each.expects}" for each in (*LAYOUTS.values(), FOLDERS))
+            raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{expected}")
         lists, names = folder_samples(root)
-        found = loose_videos_notice(root) if names else None
+        loose = loose_videos_notice(root) if names else None
     else:
-        published = READERS[known.name](sources)
+        published = READERS[layout.name](sources)
         names = published.class_names
         lists, missing = match_files(published.lists, videos)
         if not any(lists.values()):
             wanted = next((name for _, name in missing), "any video")
             raise DataError(
-                f"{folder}: annotations of {known.title}, and none of their {len(missing)} videos (first "
-                f"{wanted}) among the {len(videos)} below it; expected are {known.expects}"
+                f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
+                f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
             )
+        # Without any label, lists are for pre-training only, which their names show.
+        lists = {
+            name if any(sample.labels for sample in samples) else name + UNLABELLED: samples
+            for name, samples in lists.items()
+        }
     used = {sample.path for samples in lists.values() for sample in samples}
     return Index(
-        layout=known.name if known else FOLDERS,
+        layout=layout,
         root=root,
-        lists={
-            # Without any label, they are for pre-training only, which their names show.
-            name if known is None or any(sample.labels for sample in samples) else name + UNLABELLED: samples
-            for name, samples in lists.items()
-            if samples
-        },
+        lists={name: samples for name, samples in lists.items() if samples},
         class_names=names,
-        heads=known.heads if known else {},
-        settings=known.settings if known else {},
         sources=[file for files in sources.values() for file in files],
         missing=missing,
         extra=[video for video in videos if str(video) not in used],
-        notice=found,
+        notice=loose,
     )
+
+
+def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
+    """The layout of the annotations below a folder, and their files; `FOLDERS` without annotations.
+
+    Args:
+        split: of UCF101 and HMDB51, which have three.
+    """
+    files: list[Path] = []  # texts, tables and JSON documents at any depth, sorted by name
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
+        files += [Path(parent, name) for name in sorted(names) if name.endswith(_SUFFIXES)]
+    matches: list[tuple[Layout, Sources]] = []
+    for layout in LAYOUTS.values():
+        sources: dict[str, list[Path]] = {}
+        for role, pattern in {**layout.needs, **layout.may_have}.items():
+            fits = re.compile(pattern.replace("{split}", str(split))).fullmatch
+            named = [file for file in files if fits(file.name)]
+            sources[role] = [
+                file for file in named if layout.column is None or layout.column in _columns(file)
+            ]
+        if all(sources[role] for role in layout.needs):
+            matches.append((layout, sources))
+    if len(matches) > 1:
+        listed = ", ".join(layout.name for layout, _ in matches)
+        raise RecipeError(
+            f"{folder}: annotations of {listed} are below it; name the folder of one by --annotations"
+        )
+    return matches[0] if matches else (FOLDERS, {})
+
+
+def _columns(table: Path) -> list[str]:
+    with as_data_error(table), table.open(encoding="utf-8-sig", errors="replace") as text:
+        return text.readline(1000).strip().split(",")
 
 
 def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[str, ...]]:
@@ -153,11 +176,11 @@ def match_files(
     return matched, missing
 
 
-def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
+def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any]:
     """Write `NAME.csv` for each list, `classes.txt`, and `index_report.csv` if there are problems.
 
     Returns:
-        The files written.
+        The document of `everest prepare index --json`.
     """
     paths = {name: folder / f"{name}.csv" for name in index.lists}
     problems = [
@@ -170,31 +193,31 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> list[Path]:
     refuse_existing(written, overwrite=overwrite, read=index.sources)
     refuse_unlistable(sample for samples in index.lists.values() for sample in samples)
     for name, samples in index.lists.items():
-        write_list(
-            paths[name],
-            samples,
-            root=index.root,
-            label_names=names_needed(index.class_names),
-            heads=list(index.heads),
-        )
+        names, heads = names_needed(index.class_names), list(index.layout.heads)
+        write_list(paths[name], samples, root=index.root, label_names=names, heads=heads)
     if index.class_names:
         write_lines(folder / CLASSES, index.class_names)
     if problems:
         write_table(folder / REPORT, [("problem", "list", "video"), *problems])
-    return written
+    return {
+        "layout": index.layout.name,
+        "lists": {name: len(samples) for name, samples in index.lists.items()},
+        "classes": len(index.class_names) or None,
+        "missing": len(index.missing),
+        "extra": len(index.extra),
+        "written": list(map(str, written)),
+        "data": _recipe_lines(index, folder),
+    }
 
 
-def recipe_lines(index: Index, folder: Path) -> dict[str, Any]:
+def _recipe_lines(index: Index, folder: Path) -> dict[str, Any]:
     """The keys of a recipe's `data` that use the lists in `folder`; None is `null`."""
     below = os.path.relpath(folder.absolute(), index.root)
     names = {name: str(Path(below, f"{name}.csv")) for name in index.lists}
-    labeled = {
-        name: names[name] for name, samples in index.lists.items() if any(sample.labels for sample in samples)
-    }
-    train = labeled.get("train", labeled.get("all"))
+    labeled = {name: names[name] for name in names if any(sample.labels for sample in index.lists[name])}
     keys: dict[str, Any] = {
         "root": str(index.root),
-        "train": train,
+        "train": labeled.get("train", labeled.get("all")),
         "val": labeled.get("val"),
         # If test labels are secret, publications report the validation set.
         "test": labeled.get("test", labeled.get("val")),
@@ -202,6 +225,6 @@ def recipe_lines(index: Index, folder: Path) -> dict[str, Any]:
     }
     if index.class_names:
         keys |= {"classes": str(Path(below, CLASSES)), "num_classes": len(index.class_names)}
-    if index.heads:
-        keys["heads"] = dict(index.heads)
-    return keys | dict(index.settings)
+    if index.layout.heads:
+        keys["heads"] = dict(index.layout.heads)
+    return keys | dict(index.layout.settings)

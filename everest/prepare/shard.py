@@ -23,7 +23,7 @@ from everest.errors import DataError, RecipeError
 from everest.lists.inputs import SourceList
 from everest.lists.labels import is_integer
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
-from everest.lists.text import is_known
+from everest.lists.text import SEGMENT_COLUMNS, is_known
 from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import sole_writer
@@ -33,7 +33,6 @@ from everest.video.folders import VIDEO_SUFFIXES, as_data_error
 from everest.video.reader import image_folder
 from everest.video.source import video_bytes, video_version
 
-NUMBERS: Final = ("start", "end", "start_frame", "end_frame")
 PLAN_SUFFIX: Final = ".plan.json"  # of a hidden file that exists while shards are written
 
 
@@ -60,12 +59,9 @@ class ShardEntry:
 
 def _number(name: str, text: str) -> str | int | float:
     """A number, which WebDataset readers expect, if the column can hold one; else the text."""
-    if name in NUMBERS or name.startswith("label"):
-        if is_integer(text):
-            return int(text)
-        if name in NUMBERS:
-            return float(text)
-    return text
+    if is_integer(text) and (name in SEGMENT_COLUMNS or name.startswith("label")):
+        return int(text)
+    return float(text) if name in SEGMENT_COLUMNS else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +129,9 @@ def write_shards(
     rows = tuple({key: text for key, text in row.items() if is_known(key)} for row in source.rows)
     source = replace(source, rows=rows)
     plan = plan_shards(source, output, max_bytes=max_bytes, max_count=max_count)
-    videos = (entry.video for part in plan.parts for entry in part)
-    refuse_inputs(output, [source.location, *videos], option="--output", fix="choose a folder of its own")
+    inputs = [source.location, *(entry.video for part in plan.parts for entry in part)]
+    refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
+    videos = sum(map(len, plan.parts))
     own = (INDEX_SUFFIX, PLAN_SUFFIX)
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(own))
     with sole_writer(plan.index):
@@ -161,13 +158,13 @@ def write_shards(
                 with atomic_file(plan.tar(number)) as file:
                     _write_shard(part, file)
             done += len(part)
-            report({"event": "video", "done": done, "videos": sum(map(len, plan.parts))})
+            report({"event": "video", "done": done, "videos": videos})
         write_text(plan.index, _index(plan, source))
         plan.progress.unlink(missing_ok=True)
     return {
         "index": str(plan.index),
         "shards": len(plan.parts),
-        "videos": sum(map(len, plan.parts)),
+        "videos": videos,
         "samples": len(source.rows),
         "bytes": sum(tar.stat().st_size for tar in plan.existing()),
         "kept": len(kept),

@@ -11,25 +11,134 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
-from everest.lists.labels import Label, indices, read_class_names
+from everest.lists.labels import indices, is_number_like, read_class_names
+from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
-from everest.lists.writing import names_readable, refuse_existing, refuse_unlistable, write_lines, write_list
+from everest.lists.stage import LIST_FILES
+from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES
 from everest.system.text import escape_bytes
 
-NAMES: Final = ("train", "val", "test")
+NAMES: Final = tuple(LIST_FILES)
 BINS: Final = 10  # our choice: bins of numbers, each of which is divided like a class
 FOLDER: Final = "folder"
 PATH: Final = "path:"
 COLUMN: Final = "column:"
+SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # our choice: enough to test on in small sets
+UNGROUPED: Final = (
+    "without --group, clips of one recording, person or scene may be in several lists, and the test would "
+    r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps those of anna "
+    "together"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabeledVideos:
+    """The labeled videos of a folder or list, which can be divided into lists."""
+
+    source: Path
+    root: Path  # that the paths of lists are relative to
+    samples: Sequence[Sample]  # with their groups, where these are known
+    names: Sequence[str]  # of the classes; empty if labels are indices or numbers
+    heads: Sequence[str]
+    task: Task
+    notices: Sequence[str]
+
+    @classmethod
+    def read(
+        cls,
+        source: Path,
+        *,
+        root: Path,
+        group: str | None,
+        class_column: str | None = None,
+        task: Task | None = None,
+        classes: Path | None = None,
+    ) -> LabeledVideos:
+        """Read a folder of class folders, or a list.
+
+        Args:
+            group: as `--group` of `everest prepare split`; None: the column `group` of a list, if it has one.
+            class_column: of a sheet; None finds it by its name.
+            classes: the file of class names.
+        """
+        data = read_labeled(
+            source,
+            root=root,
+            classes=read_class_names(classes) if classes else None,
+            task=task,
+            class_column=class_column,
+            group_column=group.removeprefix(COLUMN) if group and group.startswith(COLUMN) else None,
+        )
+        samples, notices = data.samples, [data.notice]
+        if group is not None:
+            samples = with_groups(samples, group, root=root)
+        elif all(sample.group is None for sample in samples):
+            notices.append(UNGROUPED)
+        group_of_video: dict[str, str | None] = {}
+        for sample in samples:
+            first = group_of_video.setdefault(sample.video_id, sample.group)
+            if first != sample.group:
+                raise DataError(
+                    f"{sample.video_id}: is in the groups '{first or ''}' and '{sample.group or ''}'; "
+                    "keep one"
+                )
+        return cls(
+            source=source,
+            root=root,
+            samples=samples,
+            names=data.class_names or (),
+            heads=[head.name for head in data.heads if head.name],
+            task=data.task,
+            notices=[text for text in notices if text is not None],
+        )
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups that stay together; a video without one is a group of its own."""
+        return set(map(group_of, self.samples))
+
+    def split(self, shares: Mapping[str, float] = SHARES, *, seed: int = 0) -> dict[str, list[Sample]]:
+        """Whole groups in lists that have these shares of each class; see `split_samples`."""
+        return split_samples(self.samples, shares, seed=seed)
+
+    def write(
+        self, lists: Mapping[str, Sequence[Sample]], folder: Path, *, overwrite: bool = True
+    ) -> dict[str, str]:
+        """Write the lists that have a sample, and `classes.txt`; returns the path of each list.
+
+        A `classes.txt` that has these names already is kept.
+        """
+        paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
+        written, names, class_file = list(paths.values()), self.names, folder / CLASSES
+        has_classes = False  # whether `everest prepare index` wrote them
+        with suppress(DataError):
+            has_classes = bool(names) and read_class_names(class_file) == tuple(names)
+        if names and not has_classes:
+            written.append(class_file)
+        refuse_existing(written, overwrite=overwrite, read=[self.source])
+        for old in (folder / f"{name}.csv" for name in NAMES if name not in paths):
+            if old.exists():
+                raise RecipeError(
+                    f"{old}: would remain from another split; remove it, or choose another folder"
+                )
+        refuse_unlistable(sample for samples in lists.values() for sample in samples)
+        # If a name is a decimal, labels are indices: they would be read as numbers.
+        label_names = names_needed(names) if any(map(is_number_like, names)) else names
+        for name, path in paths.items():
+            write_list(path, lists[name], root=self.root, label_names=label_names, heads=self.heads)
+        if class_file in written:
+            write_lines(class_file, names)
+        return {name: str(path) for name, path in paths.items()}
 
 
 def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
@@ -82,17 +191,6 @@ def group_of(sample: Sample) -> str:
     return os.path.realpath(sample.video) if isinstance(sample.video, Path) else sample.path
 
 
-def refuse_two_groups(samples: Sequence[Sample]) -> None:
-    """Raise DataError for a video, or segment, that a list has in two groups: it would be in two lists."""
-    groups: dict[str, str | None] = {}
-    for sample in samples:
-        first = groups.setdefault(sample.video_id, sample.group)
-        if first != sample.group:
-            raise DataError(
-                f"{sample.video_id}: is in the groups '{first or ''}' and '{sample.group or ''}'; keep one"
-            )
-
-
 def read_shares(text: str) -> dict[str, float]:
     """The shares of `70/15/15` (train, val, test) or `80/20` (train, test), which add up to one."""
     try:
@@ -120,58 +218,15 @@ def split_samples(
         by_group.setdefault(group_of(sample), []).append(number)
     members = [np.array(numbers) for numbers in by_group.values()]
     labels = [sample.labels[0] if sample.labels else 0 for sample in samples]
-    classes = _classes_to_balance(labels, most_bins=int(len(members) * min(shares.values())))
+    classes = [indices(label) or (NO_CLASS,) for label in labels]
+    if all(isinstance(label, float) for label in labels):
+        # So few bins that the smallest list can have a group of each, with the same share of the numbers.
+        bins = max(1, min(BINS, int(len(members) * min(shares.values()))))
+        edges = np.unique(np.quantile(labels, np.arange(1, bins) / bins))  # equal numbers are in one bin
+        classes = [(int(index),) for index in np.searchsorted(edges, labels, side="right")]
     chosen = assign(members, classes, np.array(list(shares.values())), np.random.default_rng(seed))
     lists = {}
     for number, name in enumerate(shares):
         numbers = [members[group] for group in np.flatnonzero(chosen == number)]
         lists[name] = [samples[index] for index in sorted(itertools.chain(*numbers))]
     return lists
-
-
-def _classes_to_balance(labels: Sequence[Label], *, most_bins: int) -> list[tuple[int, ...]]:
-    """The classes of each label; of numbers the bin, where all bins have the same share of the numbers.
-
-    Args:
-        most_bins: so few that the smallest list can have a group of each.
-    """
-    if not all(isinstance(label, float) for label in labels):
-        return [indices(label) or (NO_CLASS,) for label in labels]
-    numbers = np.array(labels)
-    bins = max(1, min(BINS, most_bins))
-    edges = np.unique(np.quantile(numbers, np.arange(1, bins) / bins))  # equal numbers are in one bin
-    return [(int(index),) for index in np.searchsorted(edges, numbers, side="right")]
-
-
-def write_split(
-    lists: Mapping[str, Sequence[Sample]],
-    folder: Path,
-    *,
-    root: Path,
-    names: Sequence[str],
-    heads: Sequence[str],
-    read: Sequence[Path],
-    overwrite: bool,
-) -> list[Path]:
-    """Write `NAME.csv` for each list that has samples, and `classes.txt`; returns the files.
-
-    A `classes.txt` that has these names already is kept.
-
-    Args:
-        read: the files that were read.
-    """
-    paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
-    written = [*paths.values(), *([folder / CLASSES] if names else [])]
-    has_classes = False  # whether `everest prepare index` wrote them
-    with suppress(DataError):
-        has_classes = bool(names) and read_class_names(folder / CLASSES) == tuple(names)
-    refuse_existing(list(paths.values()) if has_classes else written, overwrite=overwrite, read=read)
-    for old in (folder / f"{name}.csv" for name in NAMES if name not in paths):
-        if old.exists():
-            raise RecipeError(f"{old}: would remain from another split; remove it, or choose another folder")
-    refuse_unlistable(sample for samples in lists.values() for sample in samples)
-    for name, path in paths.items():
-        write_list(path, lists[name], root=root, label_names=names_readable(names), heads=heads)
-    if names and not has_classes:
-        write_lines(folder / CLASSES, names)
-    return written

@@ -5,7 +5,7 @@ F frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
@@ -83,70 +83,57 @@ def measure(path: str) -> Measured | Failure:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stats:
-    """Statistics of the videos of a list. All videos have the same weight, however large and long."""
-
-    data: SampleList
-    measured: Mapping[str, Measured]  # by path
-    skipped: Mapping[str, str]  # path to reason
-
-    def to_dict(self) -> dict[str, Any]:
-        """For scripts."""
-        samples, videos = self.data.samples, list(self.measured.values())
-        mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
-        square = np.mean([video.square for video in videos], axis=0)  # (3,)
-        pairs = [(x, self.measured[x.path]) for x in samples if x.path in self.measured]
-        lengths = [max(num_frames(x, video.frames, video.seconds), 0) for x, video in pairs]
-        by_class = samples_by_class(self.data)
-        return {
-            "videos": len(samples),
-            "measured": len(videos),
-            "skipped": [{"path": path, "reason": reason} for path, reason in self.skipped.items()],
-            "mean": [round(value, 5) for value in mean.tolist()],
-            "std": [round(value, 5) for value in np.sqrt(square - mean**2).tolist()],
-            "seconds": min_median_max([video.seconds for video in videos if video.seconds is not None]),
-            "frames": min_median_max([video.frames for video in videos]),
-            "motion": round(fmean(video.motion for video in videos), 5),
-            "classes": [
-                {"class": name, "videos": len(of_class), "motion": self._motion(of_class)}
-                for name, of_class in by_class.items()
-            ],
-            "imbalance": round(imbalance([len(of_class) for of_class in by_class.values()]), 3),
-            "numbers": number_facts(sample.labels[0] for sample in samples if sample.labels),
-            "camera": {
-                "moving": round(fmean(video.moving for video in videos), 4),
-                "unexplained": round(fmean(video.unexplained for video in videos), 4),
-            },
-            "strides": {str(frames): largest_stride(lengths, frames) for frames in CLIPS},
-            "task": self.data.task,
-        }
-
-    def _motion(self, samples: Sequence[Sample]) -> float | None:
-        """The mean motion of the videos of samples; None if none could be read."""
-        motions = [self.measured[x.path].motion for x in samples if x.path in self.measured]
-        return round(fmean(motions), 5) if motions else None
-
-
-def take_stats(
-    data: SampleList,
-    *,
-    most: int | None,
-    workers: int,
-    report: Report,
-) -> Stats:
-    """Measure videos.
+def take_stats(data: SampleList, *, most: int | None, workers: int, report: Report) -> dict[str, Any]:
+    """Measure videos. All have the same weight, however large and long.
 
     Args:
         most: videos of each class, drawn at random, always the same; None takes all.
+    Returns:
+        The document of `everest prepare stats --json`.
     """
     rng = np.random.default_rng(0)
+    by_class = samples_by_class(data)
     chosen = [sample.path for sample in data.samples]
     if most is not None:
-        groups = list(samples_by_class(data).values()) or [list(data.samples)]
+        groups = list(by_class.values()) or [list(data.samples)]
         draws = [(group, np.sort(rng.permutation(len(group))[:most])) for group in groups]
         chosen = [group[number].path for group, numbers in draws for number in numbers]
-    paths = list(dict.fromkeys(chosen))
+    measured, skipped = _measure_all(list(dict.fromkeys(chosen)), workers=workers, report=report)
+    samples, videos = data.samples, list(measured.values())
+    mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
+    square = np.mean([video.square for video in videos], axis=0)  # (3,)
+    pairs = [(x, measured[x.path]) for x in samples if x.path in measured]
+    lengths = [max(num_frames(x, video.frames, video.seconds), 0) for x, video in pairs]
+    classes = []
+    for name, members in by_class.items():
+        motions = [measured[x.path].motion for x in members if x.path in measured]
+        motion = round(fmean(motions), 5) if motions else None
+        classes.append({"class": name, "videos": len(members), "motion": motion})
+    return {
+        "videos": len(samples),
+        "measured": len(videos),
+        "skipped": [{"path": path, "reason": reason} for path, reason in sorted(skipped.items())],
+        "mean": [round(value, 5) for value in mean.tolist()],
+        "std": [round(value, 5) for value in np.sqrt(square - mean**2).tolist()],
+        "seconds": min_median_max([video.seconds for video in videos if video.seconds is not None]),
+        "frames": min_median_max([video.frames for video in videos]),
+        "motion": round(fmean(video.motion for video in videos), 5),
+        "classes": classes,
+        "imbalance": round(imbalance(list(map(len, by_class.values()))), 3),
+        "numbers": number_facts(sample.labels[0] for sample in samples if sample.labels),
+        "camera": {
+            "moving": round(fmean(video.moving for video in videos), 4),
+            "unexplained": round(fmean(video.unexplained for video in videos), 4),
+        },
+        "strides": {str(frames): largest_stride(lengths, frames) for frames in CLIPS},
+        "task": data.task,
+    }
+
+
+def _measure_all(
+    paths: Sequence[str], *, workers: int, report: Report
+) -> tuple[dict[str, Measured], dict[str, str]]:
+    """The measurements by path, in the order of `paths`, and the reasons of videos that cannot be read."""
     measured: dict[str, Measured] = {}
     skipped: dict[str, str] = {}
     for path, result in map_apart(measure, paths, workers=workers, limit=LIMIT):
@@ -158,8 +145,7 @@ def take_stats(
         report({"event": "video", "done": len(measured) + len(skipped), "videos": len(paths)})
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
-    ordered = {path: measured[path] for path in paths if path in measured}
-    return Stats(data=data, measured=ordered, skipped=dict(sorted(skipped.items())))
+    return {path: measured[path] for path in paths if path in measured}, skipped
 
 
 def samples_by_class(data: SampleList) -> dict[str, list[Sample]]:

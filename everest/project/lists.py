@@ -18,7 +18,7 @@ from everest.inference.scores import read_truth
 from everest.lists.inputs import named_samples
 from everest.lists.sample import ListSize, Sample
 from everest.lists.stage import LIST_FILES, read_stage
-from everest.prepare.division import SHARES, LabeledVideos
+from everest.prepare.split import SHARES, LabeledVideos
 from everest.project.request import Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, notice

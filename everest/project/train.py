@@ -31,8 +31,7 @@ from everest.project.request import (
     write_document,
 )
 from everest.project.verdict import doubt_about_pretraining, judge, next_commands, plan_lines
-from everest.suggest.devices import this_device
-from everest.suggest.suggestion import suggest_recipe
+from everest.suggest.suggestion import suggest_recipe, this_device
 from everest.system.events import Report, notice, silent
 from everest.system.files import write_text
 from everest.system.locks import sole_writer

@@ -84,6 +84,10 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         clips = pretrain_clips(recipe)
     frames, height, width = _median_size(clips.samples, data.fps)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
+    val = read_stage(data, "val", labeled=False, may_miss=True).samples if data.val is not None else ()
+    groups = {sample.group for sample in val}
+    is_one_source = len(groups) == 1 and groups != {None}  # no video is classified by another source
+    has_classes = labeled and not data.heads and data.task == "single-label"
     return DataFacts(
         train=ListSize.of(clips.samples),
         pretrain=ListSize.of(more) if more else None,
@@ -95,23 +99,12 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         width=width,
         task=data.task if labeled else "single-label",
         imbalance=ratio,
-        probed=_probed(data, len(clips), labeled=labeled),
-    )
-
-
-def _probed(data: DataSettings, train_videos: int, *, labeled: bool) -> ProbeList:
-    """The videos for probes; labels are checked when they are used."""
-    val_videos, groups = 0, set()
-    if data.val is not None:
-        samples = read_stage(data, "val", labeled=False, may_miss=True).samples
-        val_videos, groups = len(samples), {sample.group for sample in samples}
-    one_source = len(groups) == 1 and groups != {None}  # no video is classified by another source
-    has_classes = labeled and not data.heads and data.task == "single-label"
-    return probe_list(
-        train=data.train if has_classes else None,
-        train_videos=train_videos,
-        val=data.val if has_classes and not one_source else None,
-        val_videos=val_videos,
+        probed=probe_list(
+            train=data.train if has_classes else None,
+            train_videos=len(clips),
+            val=data.val if has_classes and not is_one_source else None,
+            val_videos=len(val),
+        ),
     )
 
 

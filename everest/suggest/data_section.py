@@ -68,10 +68,13 @@ def data_section(
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
             fix = f"`{command}` makes lists of its class folders, and a recipe"
         raise DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
-    if section["train"] is None:
+    if (listed := section["train"]) is None:
         del section["train"]
-    elif classes := _class_file(section["train"], location):
-        section["classes"] = classes
+    else:  # `X_classes.txt` of `X_train.csv` or `X.csv`
+        is_train = listed.endswith(LIST_FILES["train"])
+        prefix = listed.removesuffix(LIST_FILES["train"] if is_train else ".csv") + ("" if is_train else "_")
+        if (location / f"{prefix}{CLASSES}").is_file():
+            section["classes"] = f"{prefix}{CLASSES}"
     return {"root": str(location.resolve()), **section}
 
 
@@ -128,13 +131,6 @@ def _named_lists(location: Location, key: str) -> list[str]:
     """The lists in a folder under names such as `X_train.csv`."""
     with as_data_error(location):
         return sorted(path.name for path in location.iterdir() if path.name.endswith(f"_{LIST_FILES[key]}"))
-
-
-def _class_file(train: str, root: Location) -> str | None:
-    """The file of class names of a list, if there is one: `X_classes.txt` of `X_train.csv` or `X.csv`."""
-    is_train = train.endswith(LIST_FILES["train"])
-    prefix = train.removesuffix(LIST_FILES["train"]) if is_train else f"{train.removesuffix('.csv')}_"
-    return f"{prefix}{CLASSES}" if (root / f"{prefix}{CLASSES}").is_file() else None
 
 
 def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any], str | None]:

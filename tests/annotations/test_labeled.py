@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from everest.annotations.bout import Bout
 from everest.annotations.labeled import label_windows, labeled_samples, seconds_of_classes
+from everest.config.heads import Head
 from everest.errors import DataError
 from everest.lists.labels import indices
 from everest.lists.reading import read_samples
@@ -97,7 +98,7 @@ def test_overlapping_bouts_make_several_labels(tmp_path: Path):
     file = tmp_path / "windows.csv"
     write_list(file, labeled, root=tmp_path, label_names=names)
     assert file.read_text().splitlines()[1:] == ["a.mp4,call|walk,0,2", "a.mp4,call,2,4", "a.mp4,,4,6"]
-    again = read_samples(file, root=tmp_path, task="multi-label")
+    again = read_samples(file, root=tmp_path, heads=(Head(task="multi-label", outputs=0),))
     assert (list(again.samples), again.class_names) == (labeled, ("call", "walk"))
     # With one class, it is the one with the most seconds in the window.
     labeled, names, task = labeled_samples(windows, bouts, task="single-label")

@@ -34,7 +34,7 @@ ALL += [dataclasses.replace(maker, sampling="segment", size=(16, 48)) for maker 
 
 @pytest.fixture(scope="module")
 def samples(clip_files):
-    found = read_samples(clip_files / "train.csv", root=clip_files, num_classes=2)
+    found = read_samples(clip_files / "train.csv", root=clip_files)
     return found.samples
 
 

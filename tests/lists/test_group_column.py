@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prepare_commands import everest, touch
 
+from everest.config.heads import Head
 from everest.data.stages import fingerprint
 from everest.errors import DataError
 from everest.lists.reading import read_labeled, read_samples
@@ -78,7 +78,8 @@ def test_written_groups_are_read_back(root: Path, groups: list[str | None], labe
         for i, group in enumerate(groups)
     ]
     write_list(root / "written.csv", samples, root=root)
-    read_back = read_samples(root / "written.csv", root=root, num_classes=3, labeled=labeled).samples
+    heads = (Head(outputs=3),)
+    read_back = read_samples(root / "written.csv", root=root, heads=heads, labeled=labeled).samples
     assert list(read_back) == samples
     columns = (root / "written.csv").read_text(encoding="utf-8").split("\n")[0].split(",")
     assert ("group" in columns) == any(group is not None for group in groups)
@@ -89,66 +90,6 @@ def test_a_group_that_would_not_be_read_back_is_refused_before_anything_is_writt
         with pytest.raises(DataError, match="no list can hold its group"):
             write_list(tmp_path / "list.csv", [Sample(path=f"{tmp_path}/a.mp4", group=group)], root=tmp_path)
         assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture
-def ucf_names(tmp_path):
-    """Two classes of five groups of three videos, called as UCF101's."""
-    names = [
-        f"{c}/v_{c}_g{g:02}_c{v:02}.avi" for c in ("Run", "Walk") for g in range(1, 6) for v in range(1, 4)
-    ]
-    touch(tmp_path, *names)
-    (tmp_path / "all.csv").write_text("".join(f"{name} {int('Walk' in name)}\n" for name in names))
-    return tmp_path
-
-
-def groups_in(file, root):
-    return {Path(x.path).name: x.group for x in read_samples(file, root=root).samples}
-
-
-@pytest.mark.parametrize("options", [["--group", "column:animal"], ["--group", r"_(g\d+)_"]])
-def test_the_groups_of_a_split_are_a_column_of_its_lists(ucf_names, options):
-    sheet = ucf_names / "sheet.csv"
-    names = [line.split()[0] for line in (ucf_names / "all.csv").read_text().splitlines()]
-    rows = [f"{name},{name.split('/')[0]},m{name.split('_g')[1][:2]}\n" for name in names]
-    sheet.write_text("file,behavior,animal\n" + "".join(rows))
-    everest("prepare", "split", sheet, "--shares", "60/20/20", *options)
-    lists = [sheet.parent / f"{name}.csv" for name in ("train", "val", "test")]
-    for file in lists:
-        for name, group in groups_in(file, sheet.parent).items():
-            assert group == ("m" if "animal" in options[1] else "g") + name.split("_g")[1][:2]
-    everest("prepare", "split", lists[0], "--group", "column:group", "--output", sheet.parent / "again")
-    first = groups_in(lists[0], sheet.parent)
-    again = [groups_in(file, sheet.parent) for file in (sheet.parent / "again").glob("*.csv")]
-    assert {name: group for part in again for name, group in part.items()} == first
-
-
-def test_folders_are_written_relative_to_the_root(ucf_names):
-    everest("prepare", "split", ucf_names / "all.csv", "--group", "folder", "--shares", "1/1")
-    found = groups_in(ucf_names / "train.csv", ucf_names) | groups_in(ucf_names / "test.csv", ucf_names)
-    assert found == {path.name: path.parent.name for path in ucf_names.rglob("*.avi")}
-
-
-def test_the_column_of_a_list_keeps_groups_together_unless_another_is_named(ucf_names):
-    plain = (ucf_names / "all.csv").read_text().splitlines()
-    lines = [f"{line.replace(' ', ',')},{line.split('_g')[1][:2]}\n" for line in plain]
-    (ucf_names / "grouped.csv").write_text("path,label,group\n" + "".join(lines))
-    shown = everest("prepare", "split", ucf_names / "all.csv", "--output", ucf_names / "plain")
-    assert "without --group, clips of one recording" in shown.stderr
-    shown = everest("prepare", "split", ucf_names / "grouped.csv", "--output", ucf_names / "grouped")
-    assert "without --group" not in shown.stderr
-    lists = [ucf_names / "grouped" / f"{name}.csv" for name in ("train", "val", "test")]
-    groups = [set(groups_in(file, ucf_names).values()) for file in lists if file.exists()]
-    assert sum(map(len, groups)) == len(set().union(*groups)) == 5
-
-
-@pytest.mark.parametrize("options", [(), ("--group", "column:group")])
-def test_one_video_in_two_groups_is_refused(ucf_names, options):
-    rows = "".join(f"Run/v_Run_g01_c01.avi,0,{group}\n" for group in "ab")
-    (ucf_names / "two.csv").write_text(f"path,label,group\n{rows}")
-    message = everest("prepare", "split", ucf_names / "two.csv", *options, code=4).stderr
-    assert "v_Run_g01_c01.avi: is in the groups 'a' and 'b'; keep one" in message
-    assert not (ucf_names / "train.csv").exists()
 
 
 def test_bytes_that_are_not_utf_8_are_written_as_their_numbers():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from everest.config.heads import Head
 from everest.errors import DataError
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
@@ -46,7 +47,8 @@ def test_written_lists_are_read_back(folder, names, labeled, segment, data):
             for name, label in zip(names, labels, strict=True)
         ]
         write_list(folder / "list.csv", samples, root=folder)
-        read = read_samples(folder / "list.csv", root=folder, num_classes=10, labeled=labeled)
+        heads = (Head(outputs=10),)
+        read = read_samples(folder / "list.csv", root=folder, heads=heads, labeled=labeled)
     assert [Path(sample.path) for sample in read.samples] == [Path(sample.path) for sample in samples]
     assert [(s.labels, s.start) for s in read.samples] == [(s.labels, s.start) for s in samples]
 

@@ -1,20 +1,18 @@
-import contextlib
 import json
 import os
+import re
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from damage import damaged_json, fill
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from processes import start, wait_for_rows
-from small_runs import RECIPE, called, contents, run, same_run
+from processes import kill_when, start, wait_for_rows
+from small_runs import RECIPE, called, contents, refused, run, same_run
 from storage import new_bucket, s3_server, upload
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -22,20 +20,19 @@ from everest.config.heads import named_heads
 from everest.errors import DataError
 from everest.lists.inputs import SourceList
 from everest.lists.reading import SampleList, read_samples
+from everest.lists.shards import read_index
 from everest.prepare.shard import plan_shards
+from everest.system.files import write_text
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import video_bytes
 
-
-def everest(*arguments: object, code: int = 0) -> tuple[str, str]:
-    """stdout and stderr of `everest prepare shard`."""
-    result = called("prepare shard", *arguments, code=code)
-    return result.stdout, result.stderr
+everest, error = partial(called, "prepare shard"), partial(refused, "prepare shard")
 
 
-def error(*arguments: object, code: int) -> str:
-    return everest(*arguments, code=code)[1]
+def sharded(source: Path, folder: Path, *options: object) -> Path:
+    """The index of the shards of a list."""
+    return Path(everest(source, "-o", folder, *options).stdout.strip())
 
 
 def labeled(source: Path, root: Path, **given: object) -> SampleList:
@@ -50,8 +47,7 @@ def videos(clip_files: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def index(videos: Path, tmp_path: Path) -> Path:
     """The index of the shards of `videos/train.csv`, two videos in each."""
-    shown, _ = everest(videos / "train.csv", "-o", tmp_path / "shards", "--count", 2)
-    return Path(shown.strip())
+    return sharded(videos / "train.csv", tmp_path / "shards", "--count", 2)
 
 
 @pytest.fixture
@@ -72,12 +68,12 @@ def test_members_are_the_files_to_the_byte(index: Path, videos: Path):
 def test_paths_classes_and_groups_are_those_of_the_list(videos: Path, tmp_path: Path):
     lines = "".join(f"clip{number}.mp4,{number % 2 or 'zero'},m{number}\n" for number in range(4))
     (videos / "sheet.csv").write_text("file,class,offset\n" + lines.replace("1,m", "one,m"))
-    made = labeled(Path(everest(videos / "sheet.csv", "-o", tmp_path / "shards")[0].strip()), videos)
+    made = labeled(sharded(videos / "sheet.csv", tmp_path / "shards"), videos)
     assert made.class_names == ("one", "zero")
     assert [sample.labels for sample in made.samples] == [(1,), (0,), (1,), (0,)]
     (videos / "groups.csv").write_text("path,label,group\nclip0.mp4,0,m 3\nclip1.mp4,1,\n")
-    shown, _ = everest(videos / "groups.csv", "-o", tmp_path / "shards")
-    here, there = labeled(videos / "groups.csv", videos), labeled(Path(shown.strip()), videos)
+    source = videos / "groups.csv"
+    here, there = labeled(source, videos), labeled(sharded(source, tmp_path / "shards"), videos)
     assert [sample.group for sample in there.samples] == ["m 3", None]
     assert [sample.source for sample in there.samples] == [sample.source for sample in here.samples]
 
@@ -100,7 +96,7 @@ def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
     for name in ("ü ber", 'q"uote', "new\nline", "a.b.c", "-dash", "x" * 180):
         (videos / name).mkdir()
         os.link(videos / "clip0.mp4", videos / name / f"{name}.mp4")
-    index = Path(everest(videos, "-o", tmp_path / "out")[0].strip())
+    index = sharded(videos, tmp_path / "out")
     here = read_samples(videos, root=videos, labeled=False)
     there = read_samples(index, root=videos, labeled=False)
     assert [sample.path for sample in there.samples] == [sample.path for sample in here.samples]
@@ -124,7 +120,7 @@ def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
     (videos / "parts.csv").write_text(
         "path,start,end,label.verb,label.noun\nclip0.mp4,0.5,1,3,7\nclip1.mp4,,,1,2\nclip0.mp4,1,,0,4\n"
     )
-    index = Path(everest(videos / "parts.csv", "-o", tmp_path / "shards")[0].strip())
+    index = sharded(videos / "parts.csv", tmp_path / "shards")
     heads = named_heads({"verb": 4, "noun": 8})
     here = labeled(videos / "parts.csv", videos, heads=heads).samples
     there = labeled(index, videos, heads=heads).samples
@@ -166,7 +162,7 @@ def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(videos,
     everest(videos / "train.csv", "-o", tmp_path / "again", "--count", 2)
     assert contents(tmp_path / "again") == contents(index.parent)
     stamps = {path: path.stat().st_mtime_ns for path in index.parent.glob("*.tar")}
-    shown, _ = everest(videos / "train.csv", "-o", index.parent, "--count", 2, "--json", "-q")
+    shown = everest(videos / "train.csv", "-o", index.parent, "--count", 2, "--json", "-q").stdout
     assert json.loads(shown) | {"kept": 2, "shards": 2, "videos": 4, "samples": 4} == json.loads(shown)
     assert {path: path.stat().st_mtime_ns for path in index.parent.glob("*.tar")} == stamps
 
@@ -181,18 +177,12 @@ def test_a_killed_call_resumes_to_the_same_bytes(videos: Path, tmp_path: Path):
     options = [videos / "many.csv", "--count", 1, "-q"]
     everest(*options, "-o", tmp_path / "whole")
     parts = tmp_path / "parts"
-    command = [sys.executable, "-m", "everest_cli", "prepare", "shard", *map(str, options), "-o", parts]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while len(list(parts.glob("*.tar"))) < 20:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
+    command = ["prepare", "shard", *options, "-o", parts]
+    kill_when(lambda: len(list(parts.glob("*.tar"))) >= 20, *command)
     assert not (parts / "many.index.json").exists()
     with pytest.raises(DataError, match=r"no videos in it|no subfolders"):
         labeled(parts, videos)
-    shown, _ = everest(*options, "-o", parts, "--json")
+    shown = everest(*options, "-o", parts, "--json").stdout
     assert 20 <= json.loads(shown)["kept"] < 400
     assert contents(parts) == contents(tmp_path / "whole")
 
@@ -264,18 +254,16 @@ def test_damaged_shards_are_named(index: Path, videos: Path):
 
 def test_a_damaged_video_in_a_shard_is_named_with_its_shard(videos: Path, tmp_path: Path):
     (videos / "clip2.mp4").write_bytes(b"no video")
-    index = Path(everest(videos / "train.csv", "-o", tmp_path / "out")[0].strip())
+    index = sharded(videos / "train.csv", tmp_path / "out")
     sample = labeled(index, videos).samples[2]
     with pytest.raises(DataError, match=r"train-000000\.tar#clip2\.mp4: not a video file"):
         read_frames(sample.video, [0])
 
 
 def test_a_full_disk_is_reported_and_the_next_call_resumes(videos: Path, index: Path, small_disk: Path):
-    output, ballast = small_disk / "out", small_disk / "ballast"
+    output = small_disk / "out"
     output.mkdir()
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    ballast = fill(small_disk)
     with ballast.open("r+b") as file:
         file.truncate(ballast.stat().st_size - 12288)  # for the plan, not for a shard
     assert "the disk is full" in error(videos / "train.csv", "-o", output, "--count", 2, code=5)
@@ -331,3 +319,84 @@ def test_a_cache_of_frames_serves_shards(recipe, videos, index, tmp_path, monkey
     run("pretrain", *options, "--set", "data.cache=disk", "-o", tmp_path / "disk")
     assert len(list((tmp_path / "cache" / "frames").glob("*.npy"))) == 4
     assert same_run(tmp_path / "disk", tmp_path / "none")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
+    """The index of four videos in two shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    return sharded(clip_files / "train.csv", folder, "--count", 2, "-q")
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_index_is_one_error_or_names_parts_of_its_shards(made: Path, data):
+    document = json.loads(made.read_text())
+    index = made.with_name("damaged.index.json")
+    index.write_bytes(data.draw(damaged_json(document)))
+    sizes = {path: path.stat().st_size for path in made.parent.glob("*.tar")}
+    problem = None
+    try:
+        rows = read_index(index)
+        samples = read_samples(index, root=made.parent, labeled=data.draw(st.booleans())).samples
+    except DataError as error:
+        problem = str(error)
+    if problem is not None:
+        assert problem.startswith((str(index), *map(str, sizes)))
+        assert "\n" not in re.sub(r"sample \d+.*\n", "", problem)  # the problems of labels are listed
+        return
+    assert len(rows) == len(samples) > 0
+    for sample in samples:
+        assert sample.member is not None
+        assert sizes[sample.member.shard] >= sample.member.offset + sample.member.size
+        assert len(video_bytes(sample.member)) == sample.member.size
+        write_text(made.with_name("listed.txt"), sample.video_id)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"tar": "../secret.tar"}, r"samples.0.tar: '../secret.tar' is not among the shards"),
+        ({"offset": -1}, r"samples.0.offset: Input should be greater than or equal to 0"),
+        ({"offset": 10**12}, r"samples.0: ends after its shard"),
+        ({"size": 2**62}, r"samples.0: ends after its shard"),
+        ({"size": "12"}, r"samples.0.size: Input should be a valid integer"),
+        ({"path": None}, r"samples.0.path: Input should be an instance of str"),
+        ({"label": 0}, r"samples.0: 'label' is no column of a list, or has no text"),
+        ({"lable": "0"}, r"samples.0: 'lable' is no column of a list"),
+    ],
+)
+def test_the_wrong_value_of_an_index_is_named(made: Path, changes: dict[str, object], problem: str):
+    document = json.loads(made.read_text())
+    document["samples"][0] |= changes
+    index = made.with_name("wrong.index.json")
+    index.write_text(json.dumps(document))
+    with pytest.raises(DataError, match=rf"wrong\.index\.json: damaged \({problem}"):
+        read_index(index)
+
+
+def test_a_shard_outside_of_the_folder_is_not_opened(made: Path, tmp_path: Path):
+    (tmp_path / "secret.tar").write_bytes(bytes(100))
+    folder = shutil.copytree(made.parent, tmp_path / "shards")
+    document = json.loads(made.read_text())
+    for name in ("../secret.tar", str(tmp_path / "secret.tar"), "..", "sub/secret.tar", "a\0.tar", "\ud800"):
+        document["shards"][0] = {"file": name, "bytes": 100}
+        document["samples"] = [document["samples"][0] | {"tar": name, "offset": 0, "size": 100}]
+        (folder / "train.index.json").write_text(json.dumps(document))
+        words = r"train\.index\.json: damaged \(shards: .* is not the name of a file"
+        with pytest.raises(DataError, match=words):
+            read_index(folder / "train.index.json")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 10**5, "{", '{"format": "everest-shards", "version": 1, "samples": [{}]}']
+)
+def test_commands_end_with_one_line_for_a_damaged_index(text, recipe, clip_files, tmp_path):
+    index = tmp_path / "train.index.json"
+    index.write_text(text)
+    message = refused("pretrain", "--recipe", recipe, f"--set=data.train={index}", code=4)
+    assert message.startswith(f"error: {index}: ")
+    assert message.count("\n") == 1
+    (tmp_path / ".train.plan.json").write_text(text)
+    called("prepare", "shard", clip_files / "train.csv", "-o", tmp_path, "-q")  # as without an index
+    assert len(read_index(index)) == 4

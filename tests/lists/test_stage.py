@@ -51,30 +51,30 @@ def test_lists_that_are_missed_are_not_replaced_by_all_videos(recipe: Path, tree
         assert makes in message
 
 
-def test_a_folder_that_does_not_exist_is_named_before_its_files(recipe, tmp_path, clip_files):
+def test_a_folder_that_does_not_exist_is_named_before_its_files(recipe, tmp_path):
     recipe.write_text(OPEN.replace("classes: null", "classes: classes.txt"))
     wrong = tmp_path / "wrong"
     for command in ("finetune --init none", "pretrain"):
         message = refused(command, "--recipe", recipe, "--data", wrong, "--gpus", "cpu", code=4)
-        assert (
-            message == f"error: data.root: {wrong}: no such folder; set it (in most commands: --data DIR)\n"
-        )
-    (tmp_path / "list.csv").write_text("clip0.mp4 0\n")
-    message = refused("prepare stats", tmp_path / "list.csv", "--data", wrong, code=4)
-    assert f"none of its 1 videos exists, first {wrong}/clip0.mp4; paths are relative to {wrong}" in message
+        fix = "set it (in most commands: --data DIR)"
+        assert message == f"error: data.root: {wrong}: no such folder; {fix}\n"
 
 
 def test_a_video_that_is_not_below_the_root_is_named(recipe, tmp_path, clip_files):
     root, lists = tmp_path / "root", tmp_path / "root" / "lists"
     shutil.copytree(clip_files, root)
     lists.mkdir()
-    (lists / "some.csv").write_text("clip0.mp4 0\nclip9.mp4 1\n")
     options = ["--recipe", recipe, "--data", root, "--set", "data.train=lists/some.csv", "--gpus", "cpu"]
-    message = refused("finetune --init none", *options, code=4)
-    assert message == f"error: {lists}/some.csv:2: no file {root}/clip9.mp4\n"
-    (lists / "some.csv").write_text("clip9.mp4 1\n")
-    message = refused("finetune --init none", *options, code=4)
-    assert f"none of its 1 videos exists, first {root}/clip9.mp4; paths are relative to {root}" in message
+    for rows, problem in (
+        ("clip0.mp4 0\nclip9.mp4 1\n", f":2: no file {root}/clip9.mp4\n"),
+        (
+            "clip9.mp4 1\n",
+            f": none of its 1 videos exists, first {root}/clip9.mp4; paths are relative to {root}",
+        ),
+    ):
+        (lists / "some.csv").write_text(rows)
+        message = refused("finetune --init none", *options, code=4)
+        assert message.startswith(f"error: {lists}/some.csv{problem}")
 
 
 def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Path, tmp_path: Path):
@@ -94,13 +94,12 @@ def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Pat
 
 @pytest.mark.parametrize("names", [("Train", "TEST"), ("training", "Testing")])
 def test_folders_with_other_names_of_splits_replace_the_lists(recipe, tree, tmp_path, names):
-    root = tmp_path / "root"
     for name in (*names, "unlabeled"):
-        shutil.copytree(tree, root / name)
-    options = ["--recipe", recipe, "--data", root, "--gpus", "cpu"]
-    for command in (["finetune", "--init", "none"], ["pretrain"]):
-        shown = called(*command, *options, "--dry-run")
-        assert f"{root}: no train.csv, so the folder {names[0]} is read" in shown.stderr
+        shutil.copytree(tree, tmp_path / "root" / name)
+    for command in ("finetune --init none", "pretrain"):
+        options = ["--recipe", recipe, "--data", tmp_path / "root", "--gpus", "cpu"]
+        shown = called(command, *options, "--dry-run")
+        assert f"{tmp_path}/root: no train.csv, so the folder {names[0]} is read" in shown.stderr
         assert "videos: 12\n" in shown.stdout
 
 

@@ -308,13 +308,6 @@ def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[s
     assert len(said.splitlines()) == 1
 
 
-def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
-    (tmp_path / "bad_videos.csv").write_text("path,reason\n")
-    arguments = [videos / "train.csv", "-o", tmp_path]
-    assert "bad_videos.csv: exists" in checked(*arguments, code=2).stderr
-    checked(*arguments, "--overwrite")
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -325,17 +318,21 @@ def test_bad_videos_of_a_run_are_not_replaced(videos: Path, tmp_path: Path):
         (["train.index.json"], 4, "an index of shards; name the list or folder that they were made from"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set needs --recipe"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
-        (["journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
+        (["train.csv", "journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
+        (["train.csv", "-o", "run"], 2, "bad_videos.csv: exists"),
     ],
 )
 def test_what_cannot_be_meant(videos, monkeypatch, arguments, code, message):
     monkeypatch.chdir(videos)
     Path("empty").mkdir()
+    Path("run").mkdir()
+    Path("run/bad_videos.csv").write_text("path,reason\n")
     Path("train.index.json").write_text("{}")
-    if arguments == ["journal"]:
+    if "journal" in arguments:
         Path("checked_videos.jsonl").write_text("mine\n")
-        arguments = ["train.csv"]
-    assert message in checked(*arguments, code=code).stderr
+    assert message in checked(*(word for word in arguments if word != "journal"), code=code).stderr
+    if "run" in arguments:
+        checked(*arguments, "--overwrite")
 
 
 def test_a_file_that_may_not_be_read_is_named_and_not_remembered(clip_files, monkeypatch):

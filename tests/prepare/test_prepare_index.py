@@ -9,7 +9,7 @@ from archives import ARCHIVES, MISSING
 from prepare_commands import everest, index, rows_of, touch
 
 from everest.lists.reading import read_samples
-from everest.prepare.layout import LAYOUTS
+from everest.prepare.layouts import LAYOUTS
 
 # Every row of every list: data set, list, file, labels, its segment.
 TABLE = """
@@ -186,18 +186,6 @@ def test_classes_may_have_the_names_of_splits(tmp_path):
     assert (tmp_path / "images" / "classes.txt").read_text().split() == ["run", "test", "train"]
 
 
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        (["run/a.mp4", "walk/notes.txt"], "walk: no videos in this class folder; remove it"),
-        (["train/a/b.mp4", "training/a/c.mp4"], "two folders for the same list among train, training"),
-    ],
-)
-def test_folders_that_cannot_be_meant(tmp_path, files, message):
-    touch(tmp_path, *files)
-    assert message in index(tmp_path, code=4).stderr
-
-
 def test_names_that_no_list_can_hold_are_refused_and_any_bytes_are_listed(tmp_path):
     touch(tmp_path, "run/two\nlines.mp4")
     assert r"run/two\nlines.mp4': a line break in its name, which no list" in index(tmp_path, code=4).stderr
@@ -265,8 +253,22 @@ def test_annotations_that_are_not_as_published_are_reported_with_their_place(
     assert message in index(tmp_path, code=4).stderr
 
 
-def test_folders_that_are_missing_or_cannot_be_written(tmp_path):
-    ARCHIVES["ucf101"](tmp_path)
-    (tmp_path / "file").touch()
-    assert "cannot write" in index(tmp_path, "--output", tmp_path / "file" / "below", code=5).stderr
-    assert "no such folder" in index(tmp_path / "none", code=4).stderr
+@pytest.mark.parametrize(
+    ("files", "folder", "options", "code", "message"),
+    [
+        (["run/a.mp4", "walk/notes.txt"], "", [], 4, "walk: no videos in this class folder; remove it"),
+        (
+            ["train/a/b.mp4", "training/a/c.mp4"],
+            "",
+            [],
+            4,
+            "two folders for the same list among train, train",
+        ),
+        (["run/a.mp4", "file"], "", ["--output", "file/below"], 5, "cannot write"),
+        ([], "none", [], 4, "no such folder"),
+    ],
+)
+def test_folders_that_cannot_be_meant(tmp_path, monkeypatch, files, folder, options, code, message):
+    monkeypatch.chdir(tmp_path)
+    touch(tmp_path, *files)
+    assert message in index(tmp_path / folder, *options, code=code).stderr

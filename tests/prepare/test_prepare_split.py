@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from prepare_commands import everest, rows_of, split, touch
+from prepare_commands import everest, split, touch
 
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
@@ -25,11 +25,18 @@ def samples_of(classes, group_size):
     ]
 
 
+def groups_in(root, *names):
+    """The group of each file in these lists."""
+    found = [read_samples(root / f"{name}.csv", root=root).samples for name in names]
+    return {Path(sample.path).name: sample.group for samples in found for sample in samples}
+
+
 def divided(samples, shares, seed=0, group=None):
     grouped = with_groups(samples, group, root=Path("/v")) if group else samples
     return split_samples(grouped, read_shares(shares), seed=seed)
 
 
+PARTS = ("train", "val", "test")
 SHARES = st.sampled_from(["80/10/10", "70/30", "1/1/1", "98/1/1"])
 CLASSES = st.lists(st.integers(1, 60), min_size=1, max_size=8)
 
@@ -131,14 +138,18 @@ def ucf_names(tmp_path):
     return tmp_path
 
 
-def test_a_list_of_another_split_does_not_remain_next_to_a_new_one(ucf_names):
+def test_nothing_is_replaced_and_no_list_of_another_split_remains(ucf_names):
     split(ucf_names / "all.csv")
-    other = (ucf_names / "all.csv", "--shares", "80/20", "--overwrite")
     before = (ucf_names / "train.csv").read_text()
-    assert "val.csv: would remain from another split; remove it" in split(*other, code=2).stderr
-    assert (ucf_names / "train.csv").read_text() == before
+    for source, options, message in (
+        ("all", ["--shares", "80/20", "--overwrite"], "val.csv: would remain from another split; remove it"),
+        ("all", [], "train.csv: exists"),
+        ("train", ["--overwrite"], "is an input of this command"),
+    ):
+        assert message in split(ucf_names / f"{source}.csv", *options, code=2).stderr
+        assert (ucf_names / "train.csv").read_text() == before
     (ucf_names / "val.csv").unlink()
-    split(*other)
+    split(ucf_names / "all.csv", "--shares", "80/20", "--overwrite")
 
 
 def test_the_shares_are_70_15_15_unless_given(tmp_path):
@@ -149,13 +160,11 @@ def test_the_shares_are_70_15_15_unless_given(tmp_path):
 
 def test_a_list_is_cut_by_a_part_of_the_names(ucf_names):
     shown = split(ucf_names / "all.csv", "--shares", "60/20/20", "--group", r"_g(\d+)_", "--json")
-    told = json.loads(shown.stdout)
-    rows = {name: rows_of(ucf_names / f"{name}.csv", ucf_names) for name in ("train", "val", "test")}
-    groups = {name: {path.split("_g")[1][:2] for path, *_ in found} for name, found in rows.items()}
-    assert sum(map(len, groups.values())) == len(set().union(*groups.values()))
-    assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
-    (name,) = groups["val"]
-    assert told["lists"]["val"] == {
+    groups = [set(groups_in(ucf_names, name).values()) for name in PARTS]
+    assert sum(map(len, groups)) == len(set().union(*groups))
+    assert [len(groups_in(ucf_names, name)) for name in PARTS] == [18, 6, 6]
+    (name,) = groups[1]
+    assert json.loads(shown.stdout)["lists"]["val"] == {
         **{"videos": 6, "groups": [name], "classes": {"0": 3, "1": 3}, "numbers": None}
     }
     assert f"val: 6 videos (20.0%) of 1 group: {name}\n" in shown.stderr
@@ -193,26 +202,40 @@ def sheet(ucf_names):
     return ucf_names / "sheet.csv"
 
 
-def test_a_sheet_is_split_by_its_columns(sheet):
-    shown = split(sheet, "--shares", "60/20/20", "--group", "column:animal")
-    rows = {name: rows_of(sheet.parent / f"{name}.csv", sheet.parent) for name in ("train", "val", "test")}
-    assert {name: len(found) for name, found in rows.items()} == {"train": 18, "val": 6, "test": 6}
-    groups = [{path.split("_g")[1][:2] for path, *_ in found} for found in rows.values()]
+@pytest.mark.parametrize(("group", "letter"), [("column:animal", "m"), (r"_(g\d+)_", "g")])
+def test_a_sheet_is_split_by_its_columns_and_its_lists_keep_the_groups(sheet, group, letter):
+    root = sheet.parent
+    shown = split(sheet, "--shares", "60/20/20", "--group", group)
+    assert [len(groups_in(root, name)) for name in PARTS] == [18, 6, 6]
+    assert all(found == letter + name.split("_g")[1][:2] for name, found in groups_in(root, *PARTS).items())
+    groups = [set(groups_in(root, name).values()) for name in PARTS]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 5
-    notice = (
-        "path from the column 'file name'; label from the column 'Behavior'; group from the column 'animal'; "
-        "ignored columns: note\n"
-    )
+    notice = "path from the column 'file name'; label from the column 'Behavior'; "
+    if letter == "m":
+        notice += "group from the column 'animal'; ignored columns: note\n"
     assert shown.stderr.count(notice) == 1
-    assert (sheet.parent / "classes.txt").read_text() == "run fast\nwalk fast\n"
-    assert "walk fast" in (sheet.parent / "val.csv").read_text()  # needs no file of names
+    assert (root / "classes.txt").read_text() == "run fast\nwalk fast\n"
+    assert "walk fast" in (root / "val.csv").read_text()  # needs no file of names
+    shown = split(root / "train.csv", "--shares", "1/1", "--output", root / "again")
+    assert "without --group" not in shown.stderr  # the column keeps groups together
+    assert groups_in(root, "again/train", "again/test") == groups_in(root, "train")
+
+
+def test_a_list_without_groups_and_one_video_in_two_groups_are_named(ucf_names):
+    shown = split(ucf_names / "all.csv", "--output", ucf_names / "plain")
+    assert "without --group, clips of one recording" in shown.stderr
+    rows = "".join(f"Run/v_Run_g01_c01.avi,0,{group}\n" for group in "ab")
+    (ucf_names / "two.csv").write_text(f"path,label,group\n{rows}")
+    for options in ((), ("--group", "column:group")):
+        message = split(ucf_names / "two.csv", *options, code=4).stderr
+        assert "v_Run_g01_c01.avi: is in the groups 'a' and 'b'; keep one" in message
+        assert not (ucf_names / "train.csv").exists()
 
 
 def test_the_class_column_can_be_named(sheet):
     split(sheet, "--class-column", "animal")
     assert (sheet.parent / "classes.txt").read_text().split() == ["m01", "m02", "m03", "m04", "m05"]
     message = split(sheet, "--class-column", "animals", "--overwrite", code=2).stderr
-    assert "--class-column animals: no such column in" in message
     assert "did you mean 'animal'?" in message
     folder = split(sheet.parent, "--class-column", "animal", code=2).stderr
     assert "a folder, which has no columns" in folder
@@ -224,11 +247,12 @@ def test_the_class_column_can_be_named(sheet):
     assert "no group in the column 'animal'; fill it in" in empty
 
 
-@pytest.mark.parametrize("group", ["path:^(Run|Walk)", "^(Run|Walk)/"])
-def test_a_group_may_be_a_part_of_the_path_from_the_root_on(ucf_names, group):
+@pytest.mark.parametrize("group", ["folder", "path:^(Run|Walk)", "^(Run|Walk)/"])
+def test_a_group_may_be_the_folder_or_a_part_of_the_path_from_the_root_on(ucf_names, group):
     split(ucf_names / "all.csv", "--shares", "50/50", "--group", group)
-    for name in ("train", "test"):
-        assert len({path.split("/")[0] for path, _ in rows_of(ucf_names / f"{name}.csv", ucf_names)}) == 1
+    train, test = (groups_in(ucf_names, name) for name in ("train", "test"))
+    assert train | test == {path.name: path.parent.name for path in ucf_names.rglob("*.avi")}
+    assert len(set(train.values())) == len(set(test.values())) == 1
 
 
 def test_a_split_ends_with_the_next_commands(ucf_names):
@@ -254,20 +278,11 @@ def test_classes_named_by_integers_and_decimals_are_read_back(tmp_path):
     assert shown.stdout.splitlines() == [str(tmp_path / name) for name in written]
     assert (tmp_path / "classes.txt").read_text().split() == list(names)
     assert data_section(str(tmp_path))["classes"] == "classes.txt"
-    for part in ("train", "val", "test"):
+    for part in PARTS:
         found = read_samples(tmp_path / f"{part}.csv", root=tmp_path, classes=names)
         assert found.samples
         for sample in found.samples:
             assert sample.labels == (names.index(Path(sample.path).parent.name),)
-
-
-def test_nothing_is_replaced(ucf_names):
-    (ucf_names / "train.csv").write_text("Run/v_Run_g01_c01.avi 0\nWalk/v_Walk_g01_c01.avi 1\n")
-    before = (ucf_names / "train.csv").read_text()
-    assert "train.csv: exists" in split(ucf_names / "all.csv", code=2).stderr
-    message = split(ucf_names / "train.csv", "--overwrite", code=2).stderr
-    assert "is an input of this command" in message
-    assert (ucf_names / "train.csv").read_text() == before
 
 
 def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
@@ -277,7 +292,7 @@ def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
     written = names.stat().st_mtime_ns
     split(tmp_path)
     assert names.stat().st_mtime_ns == written
-    for name in ("train", "val", "test"):
+    for name in PARTS:
         (tmp_path / f"{name}.csv").unlink()
     names.write_text("run\njump\n")
     assert "classes.txt: exists" in split(tmp_path, code=2).stderr

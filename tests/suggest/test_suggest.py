@@ -19,10 +19,10 @@ from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.ranked import Drawn
 from everest.probes.collapse import probed_steps
-from everest.suggest.data_facts import DataFacts, ProbeList, _probed, examine_data, probe_list
+from everest.suggest.data_facts import DataFacts, ProbeList, examine_data, probe_list
 from everest.suggest.data_section import data_section
-from everest.suggest.devices import DEVICES, Purpose, this_device
-from everest.suggest.suggest import choose_every, choose_values, recipe_text, side_words
+from everest.suggest.rules import DEVICES, choose_every, choose_values, side_words
+from everest.suggest.suggestion import recipe_text, this_device
 from everest.video.writer import write_video
 
 SUGGEST = "recipes suggest"
@@ -53,8 +53,9 @@ def suggested(mine: Path, data: Path, *options: object) -> Recipe:
     return load_recipe(mine)
 
 
-def value_of(choices: list, key: str) -> Any:
-    return next((choice.value for choice in choices if choice.key == key), None)
+def chosen(facts: DataFacts, device: str = "cpu", **options: Any) -> dict[str, Any]:
+    """The suggested values by key."""
+    return {choice.key: choice.value for choice in choose_values(facts, device, **options)}
 
 
 @given(
@@ -85,30 +86,36 @@ def test_every_suggestion_is_a_valid_recipe(tmp_path_factory, videos, classes, f
 
 
 def test_steps_grow_with_the_videos_up_to_a_limit():
-    def steps(videos: int, most: int | None = None) -> int:
-        limits = None if most is None else {"finetune": most}
-        return value_of(choose_values(facts_of(videos), "cpu", most_steps=limits), "finetune.steps")
+    def steps(videos: int, **most: int) -> int:
+        return chosen(facts_of(videos), most_steps=most)["finetune.steps"]
 
-    assert steps(50, 700) == 700 < steps(50) < steps(500) == steps(500, 10_000) < steps(50_000)
+    assert steps(50, finetune=700) == 700 < steps(50) < steps(500) < steps(50_000)
+    assert steps(500, finetune=10_000) == steps(500)
 
 
-def test_windows_of_few_recordings_are_few():
-    def values(samples: int, groups: int) -> list[Any]:
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (4, ["differences", 0.0, [0.5, 1.0]]),
+        (101, ["differences", 0.8, [0.3, 1.0]]),
+        (501, [None, 0.8, [0.3, 1.0]]),
+    ],
+)
+def test_windows_of_few_recordings_are_few(groups: int, expected: list[Any]):
+    for samples in (989, groups):
         train = ListSize(samples=samples, videos=groups, groups=groups, are_windows=samples > groups)
-        choices = choose_values(facts_of(samples, train=train), "cpu")
-        return [value_of(choices, key) for key in ("model.input", "finetune.mixup", "finetune.crop_area")]
-
-    assert values(989, 4) == values(4, 4) == ["differences", 0.0, [0.5, 1.0]]
-    assert values(989, 101) == values(101, 101) == ["differences", 0.8, [0.3, 1.0]]
-    assert values(989, 501) == values(501, 501) == [None, 0.8, [0.3, 1.0]]
+        values = chosen(facts_of(samples, train=train))
+        assert [
+            values.get(key) for key in ("model.input", "finetune.mixup", "finetune.crop_area")
+        ] == expected
 
 
 def test_both_stages_of_windows_have_one_stride_and_input():
     train = ListSize(samples=900, videos=600, groups=600, are_windows=True)
     facts = facts_of(900, train=train, frames=25, pretrain=train, pretrain_frames=100.0)
-    choices = choose_values(facts, "cpu", purpose="finetune")
-    assert [value_of(choices, f"{stage}.stride") for stage in ("pretrain", "finetune")] == [1, 1]
-    assert value_of(choices, "model.input") == "differences"
+    values = chosen(facts, purpose="finetune")
+    assert [values[key] for key in ("pretrain.stride", "finetune.stride")] == [1, 1]
+    assert values["model.input"] == "differences"
 
 
 def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files: Path, mine: Path):
@@ -124,6 +131,9 @@ def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files:
 def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folders, mine):
     (tmp_path / "empty").mkdir()
     (tmp_path / "sheet.csv").write_text("path,class\n")
+    (tmp_path / "one.csv").write_text(f"{clip_files / 'clip0.mp4'}\n")
+    (tmp_path / "lettered").mkdir()
+    (tmp_path / "lettered" / "letters_train.csv").write_text("path,label\nrun/0.mp4,run\n")
     before = sorted(tmp_path.iterdir())
     for source, options, code, problem in (
         (clip_files, ["--train", "none.csv"], 4, "none.csv"),
@@ -132,6 +142,8 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folde
         (class_folders, ["--device", "foo"], 2, "--device: unknown name 'foo'"),
         (class_folders, ["--hours", "inf"], 2, "'--hours'"),
         (class_folders, ["--group", "("], 2, "--group"),
+        (class_folders, ["--pretrain", tmp_path / "one.csv"], 2, "one.csv: one video; pre-training compares"),
+        (tmp_path / "lettered", [], 4, "--train letters_train.csv reads the list that is there"),
         (tmp_path / "empty", [], 4, "no train.csv; `everest prepare split LIST` divides a list or a sheet"),
         (tmp_path / "none", [], 4, "no such folder"),
         (tmp_path / "sheet.csv", [], 4, "name the folder of the videos, and a list in it with --train"),
@@ -156,12 +168,6 @@ def class_folders(tmp_path: Path, clip_files: Path) -> Path:
     return in_class_folders(tmp_path / "videos", clip_files, 10)
 
 
-def test_a_list_of_another_name_is_not_passed_over(class_folders: Path, mine: Path):
-    (class_folders / "letters_train.csv").write_text("path,label\nrun/0.mp4,run\n")
-    shown = refused(SUGGEST, class_folders, "-o", mine, code=4)
-    assert "--train letters_train.csv reads the list that is there" in shown
-
-
 @pytest.mark.parametrize(("groups", "probed"), [(1, "train.csv"), (2, "val.csv")])
 def test_a_list_of_one_group_is_not_probed(tmp_path: Path, clip_files: Path, groups: int, probed: str):
     for name in ("train", "val"):
@@ -170,7 +176,7 @@ def test_a_list_of_one_group_is_not_probed(tmp_path: Path, clip_files: Path, gro
     for video in clip_files.glob("*.mp4"):
         shutil.copy(video, tmp_path)
     data = DataSettings(root=str(tmp_path), train="train.csv", val="val.csv")
-    assert _probed(data, 60, labeled=True).name == probed
+    assert examine_data(data).probed.name == probed
 
 
 def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folders: Path, mine: Path):
@@ -186,7 +192,10 @@ def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folder
     message = refused(SUGGEST, class_folders, "-o", class_folders / "in.yaml", code=2)
     assert "its lists would look like a class" in message
     assert "mine.yaml: exists" in refused(SUGGEST, class_folders, "-o", mine, code=2)
-    called(SUGGEST, class_folders, "-o", mine, "--overwrite", "-q")
+    for number in range(2, 10):  # lists of an earlier recipe are removed
+        (class_folders / ("run", "walk")[number % 2] / f"{number}.mp4").unlink()
+    assert suggested(mine, class_folders, "--overwrite").data.test is None
+    assert not lists[2].exists()
 
 
 def test_both_stages_read_the_lists_of_class_folders_with_probes(tmp_path: Path, clip_files: Path):
@@ -215,37 +224,24 @@ def test_folders_of_splits_are_the_lists(tmp_path: Path, clip_files: Path, names
     assert recipe.data.train == names[0]
 
 
-def test_the_class_names_of_a_list_have_its_prefix(tmp_path: Path):
-    names = {"train.csv": "classes.txt", "a_train.csv": "a_classes.txt", "b_train.csv": None, "all.csv": None}
-    for prefix, label in (("", "walk"), ("a_", "run")):
-        (tmp_path / f"{prefix}train.csv").write_text(f"0.mp4,{label}\n")
-        (tmp_path / f"{prefix}classes.txt").write_text(f"{label}\n")
-    for name in ("b_train.csv", "all.csv"):
-        (tmp_path / name).write_text("0.mp4,swim\n")
-    assert {name: data_section(str(tmp_path), train=name).get("classes") for name in names} == names
-    (tmp_path / "all_classes.txt").write_text("3\n7\n")  # as `prepare windows` writes for numbers
-    assert data_section(str(tmp_path), train="all.csv")["classes"] == "all_classes.txt"
+def test_the_other_lists_and_the_class_names_of_a_training_list_have_its_prefix(tmp_path: Path):
+    def found(train: str) -> tuple[str | None, ...]:
+        section = data_section(str(tmp_path), train=train)
+        return section["val"], section["test"], section.get("classes")
 
-
-def test_the_other_lists_of_a_training_list_have_its_prefix(tmp_path: Path):
-    for name in ("train", "val", "test", "a_train", "a_test", "all"):
-        (tmp_path / f"{name}.csv").write_text("0.mp4,run\n")
-    found = {
-        name: data_section(str(tmp_path), train=name) for name in ("train.csv", "a_train.csv", "all.csv")
-    }
-    others = {name: (section["val"], section["test"]) for name, section in found.items()}
-    assert others == {
-        "train.csv": ("val.csv", "test.csv"),
-        "a_train.csv": (None, "a_test.csv"),
-        "all.csv": (None, None),  # whose labels may be of another task
-    }
-    elsewhere = data_section(str(tmp_path), train=str(tmp_path / "a_train.csv"))
-    assert elsewhere["test"] == str(tmp_path / "a_test.csv")
     (tmp_path / "lists").mkdir()
-    for name in ("train", "test"):
-        (tmp_path / "lists" / f"{name}.csv").write_text("0.mp4,walk\n")
-    below = data_section(str(tmp_path), train="lists/train.csv")
-    assert (below["val"], below["test"]) == (None, "lists/test.csv")
+    for name in ("train", "val", "test", "a_train", "a_test", "b_train", "all", "lists/train", "lists/test"):
+        (tmp_path / f"{name}.csv").write_text("0.mp4,run\n")
+    for name in ("classes", "a_classes"):
+        (tmp_path / f"{name}.txt").write_text("run\n")
+    assert found("train.csv") == ("val.csv", "test.csv", "classes.txt")
+    assert found("a_train.csv") == (None, "a_test.csv", "a_classes.txt")
+    assert found("b_train.csv") == (None, None, None)
+    assert found("all.csv") == (None, None, None)  # whose labels may be of another task
+    assert found("lists/train.csv") == (None, "lists/test.csv", None)
+    assert found(str(tmp_path / "a_train.csv"))[:2] == (None, str(tmp_path / "a_test.csv"))
+    (tmp_path / "all_classes.txt").write_text("3\n7\n")  # as `prepare windows` writes for numbers
+    assert found("all.csv")[2] == "all_classes.txt"
 
 
 @pytest.mark.parametrize("name", ["train", "val", "test"])
@@ -261,13 +257,13 @@ def test_a_typo_in_a_class_of_a_list_is_refused(tmp_path: Path, clip_files: Path
 
 
 def test_views_that_show_the_same_are_evaluated_once():
-    def views(**facts: int) -> tuple[int | None, int | None]:
-        choices = choose_values(facts_of(300, **facts), "cpu")
-        return value_of(choices, "eval.clips"), value_of(choices, "eval.crops")
-
-    assert views(frames=24) == views(frames=300) == views(frames=5) == (1, 1)
-    assert views(frames=500) == (None, 1)  # clips cover 38 %: as many as the base has
-    assert views(frames=24, height=16, width=400) == (1, None)  # a crop shows a part of a band
+    for facts, views in (
+        *(({"frames": frames}, (1, 1)) for frames in (24, 300, 5)),
+        ({"frames": 500}, (None, 1)),  # clips cover 38 %: as many as the base has
+        ({"frames": 24, "height": 16, "width": 400}, (1, None)),  # a crop shows a part of a band
+    ):
+        values = chosen(facts_of(300, **facts))
+        assert (values.get("eval.clips"), values.get("eval.crops")) == views
 
 
 def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_folders: Path, mine: Path):
@@ -299,49 +295,40 @@ def test_the_time_on_another_machine_is_not_estimated(class_folders: Path, mine:
     assert f"--hours: cannot measure the speed of --device {other}" in message
 
 
-def test_few_labeled_videos_and_views_are_seen_as_differences():
-    def model_input(purpose: Purpose, videos: int) -> str | None:
-        choices = choose_values(facts_of(videos), "cpu", purpose=purpose)
-        return value_of(choices, "model.input")
-
-    assert model_input("scratch", 60) == "differences"
-    assert model_input("scratch", 6000) is None
-    assert {model_input(purpose, 6000) for purpose in ("finetune", "pretrain")} == {"differences"}
-
-
 def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
-    choices = choose_values(facts_of(60), "cpu", purpose="pretrain")
-    settings = [
-        f"{choice.key}={json.dumps(choice.value)}" for choice in choices if choice.key != "pretrain.probe"
-    ]
+    values = chosen(facts_of(60), purpose="pretrain")
+    settings = [f"{key}={json.dumps(value)}" for key, value in values.items() if key != "pretrain.probe"]
     stage = load_recipe("small", overrides=settings).pretrain
     assert (stage.objective, stage.views.loss, stage.camera_motion) == ("views", "contrast", 1.0)
     assert stage.selection == Drawn(keep_ratio=0.25, visible_ratio=None, uniform=1.0)
-    assert stage.batch_size == 3 * value_of(choices, "finetune.batch_size") == 48
+    assert stage.batch_size == 3 * values["finetune.batch_size"] == 48
     assert stage.base_lr * stage.batch_size / 256 == pytest.approx(1e-3, rel=1e-4)
 
 
-def test_after_pre_training_at_least_half_of_the_tokens_are_kept():
-    def kept(device: str, purpose: Purpose) -> float:
-        choices = choose_values(facts_of(60), device, purpose=purpose)
-        return value_of(choices, "finetune.selection")["keep_ratio"]
-
-    assert kept("cpu", "scratch") == 0.15
-    assert kept("cpu", "finetune") == kept("cpu", "pretrain") == 0.5
-    assert kept("8GB", "finetune") == kept("8GB", "scratch") == 0.6
-    assert load_recipe("small-views").finetune.selection.keep_ratio == 0.5
+MILD = {"finetune.layer_decay": 1.0, "finetune.rand_augment": None, "finetune.erasing": 0.0}
 
 
 @pytest.mark.parametrize("device", sorted(DEVICES))
-def test_few_videos_without_an_encoder_have_one_rate_and_mild_augmentation(device: str):
-    def values(purpose: Purpose, videos: int) -> dict[str, Any]:
-        choices = choose_values(facts_of(videos), device, purpose=purpose)
-        keys = {"finetune.layer_decay", "finetune.rand_augment", "finetune.erasing"}
-        return {choice.key.split(".")[1]: choice.value for choice in choices if choice.key in keys}
-
-    assert values("scratch", 100) == {"layer_decay": 1.0, "rand_augment": None, "erasing": 0.0}
-    assert values("scratch", 101) == {"layer_decay": 1.0}
-    assert values("finetune", 100) == values("pretrain", 100) == {}
+def test_a_model_from_scratch_is_trained_otherwise_than_an_encoder(device: str):
+    """With one rate and, of few videos, mild augmentation; with an encoder, all see differences."""
+    for purpose, videos, special, sees in (
+        ("scratch", 100, MILD, "differences"),
+        ("scratch", 101, {"finetune.layer_decay": 1.0}, "differences"),
+        ("scratch", 6000, {"finetune.layer_decay": 1.0}, None),
+        *(
+            (purpose, videos, {}, "differences")
+            for purpose in ("finetune", "pretrain")
+            for videos in (100, 6000)
+        ),
+    ):
+        values = chosen(facts_of(videos), device, purpose=purpose)
+        assert {key: values[key] for key in MILD if key in values} == special
+        assert values.get("model.input") == sees
+        kept = (
+            0.6 if device != "cpu" else 0.15 if purpose == "scratch" else 0.5
+        )  # at least half of the tokens
+        assert values["finetune.selection"]["keep_ratio"] == kept
+    assert load_recipe("small-views").finetune.selection.keep_ratio == 0.5
 
 
 def test_unlabeled_videos_get_a_recipe_for_pre_training(tmp_path: Path, class_folders: Path, mine: Path):
@@ -426,17 +413,8 @@ def test_unlabeled_videos_are_compared_with_the_tests(tmp_path: Path, clip_files
     assert (f"warning: --unlabeled {data} has {copies}" in shown) == (name != "train.csv")
 
 
-def test_lists_of_an_earlier_recipe_are_removed(tmp_path: Path, class_folders: Path, mine: Path):
-    assert suggested(mine, class_folders).data.test == str(tmp_path / "mine-lists" / "test.csv")
-    assert (tmp_path / "mine-lists" / "test.csv").exists()
-    for number in range(2, 10):
-        (class_folders / ("run", "walk")[number % 2] / f"{number}.mp4").unlink()
-    assert suggested(mine, class_folders, "--overwrite").data.test is None
-    assert not (tmp_path / "mine-lists" / "test.csv").exists()
-
-
 def test_auto_is_the_suggested_recipe(clip_files: Path, mine: Path):
-    called(SUGGEST, clip_files, "--device", "cpu", "-o", mine, "-q")
+    suggested(mine, clip_files, "--device", "cpu")
     options = ["--data", clip_files, "--set", "train.workers=0"]
     written = run(AUTO.replace("auto", str(mine)), *options)
     assert yaml.safe_load(run(AUTO, *options)) == yaml.safe_load(written) | {"name": "auto"}
@@ -465,17 +443,15 @@ def test_empty_lists_are_not_named(class_folders: Path, mine: Path):
     assert "warning: no " in shown.stderr
 
 
-def test_segments_have_their_own_length(tmp_path: Path, clip_files: Path):
-    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{8 * i},{8 * i + 8}\n" for i in range(4)]
-    (tmp_path / "train.csv").write_text("path,label,start_frame,end_frame\n" + "".join(rows))
-    facts = examine_data(DataSettings(root=str(tmp_path)))
-    assert (facts.train.samples, facts.train.are_windows, facts.frames) == (4, True, 8)
-
-
-def test_the_stride_counts_frames_at_the_rate_of_the_recipe(tmp_path: Path, clip_files: Path):
-    rows = [f"{clip_files}/clip{i}.mp4,{i % 2},0.5,1.5\n" for i in range(4)]
-    (tmp_path / "train.csv").write_text("path,label,start,end\n" + "".join(rows))
-    assert examine_data(DataSettings(root=str(tmp_path), fps=8)).frames == 8
+def test_segments_have_their_own_length_at_the_rate_of_the_recipe(tmp_path: Path, clip_files: Path):
+    for columns, part, fps, frames in (
+        ("start_frame,end_frame", "8,16", None, 8),
+        ("start,end", "0.5,1.5", 8, 8),
+    ):
+        rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{part}\n" for i in range(4)]
+        (tmp_path / "train.csv").write_text(f"path,label,{columns}\n{''.join(rows)}")
+        facts = examine_data(DataSettings(root=str(tmp_path), fps=fps))
+        assert (facts.train.samples, facts.train.are_windows, facts.frames) == (4, True, frames)
     for fps, stride in ((8, 1), (16, 2), (64, 6)):  # of 2 seconds
         recipe = yaml.safe_load(run(AUTO, "--data", clip_files, "--set", f"data.fps={fps}"))
         assert (recipe["finetune"]["stride"], recipe["pretrain"]["stride"]) == (stride, stride), fps
@@ -516,17 +492,19 @@ def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path, mine: Path
     assert (recipe.data.task, recipe.finetune.sampler) == ("single-label", "shuffle")
 
 
-def test_words_for_a_side_are_found_in_names_of_classes():
-    for words, names in {
-        "left": ("turn_left", "move LEFT", "swipeLeftHand"),
-        "right": ("Swipe-Right",),
-        "clockwise": ("RotateClockwise", "counter-clockwise"),
-        "counterclockwise": ("counterclockwise turn",),
-        "anticlockwise": ("turn_anticlockwise",),
-        "": ("leftovers", "BrightLight", "copyright"),
-    }.items():
-        for name in names:
-            assert side_words([name, "run"]) == words.split()
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ("left", ["turn_left", "move LEFT", "swipeLeftHand"]),
+        ("right", ["Swipe-Right"]),
+        ("clockwise", ["RotateClockwise", "counter-clockwise"]),
+        ("counterclockwise", ["counterclockwise turn"]),
+        ("anticlockwise", ["turn_anticlockwise"]),
+        ("", ["leftovers", "BrightLight", "copyright"]),
+    ],
+)
+def test_words_for_a_side_are_found_in_names_of_classes(words: str, names: list[str]):
+    assert [side_words([name, "run"]) for name in names] == [words.split()] * len(names)
 
 
 def test_clips_of_left_and_right_are_not_mirrored(tmp_path: Path, clip_files: Path, mine: Path):
@@ -579,7 +557,7 @@ def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why(
         assert probe.value == probes
         assert ("cost more than 5%" in probe.reason) == (probes["every"] == 0)
     facts = facts_of(60_000, probed=ProbeList(name="val.csv", videos=200_000, held_out=64))
-    assert "list" not in value_of(choose_values(facts, "80GB"), "pretrain.probe")  # too long to probe
+    assert "list" not in chosen(facts, "80GB")["pretrain.probe"]  # too long to probe
 
 
 def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
@@ -593,11 +571,3 @@ def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
         assert (found.name, found.videos, found.held_out) == expected
     tiny = probe_list(train="train.csv", val=None, val_videos=0, train_videos=20)
     assert tiny == ProbeList(name=None, videos=20, held_out=0)
-
-
-def test_one_video_for_pretraining_is_refused(class_folders: Path, clip_files: Path, mine: Path):
-    one = mine.parent / "one.csv"
-    one.write_text(f"{clip_files / 'clip0.mp4'}\n")
-    message = refused(SUGGEST, class_folders, "-o", mine, "--pretrain", one, code=2)
-    assert "one.csv: one video; pre-training compares several" in message
-    assert not mine.exists()

@@ -61,8 +61,7 @@ def nobody(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 
 def unlabelled(source: str, root: str) -> SampleList:
-    nothing = dict.fromkeys(("classes", "num_classes", "heads"))
-    return read_samples(parse_location(source), root=parse_location(root), **nothing, labeled=False)
+    return read_samples(parse_location(source), root=parse_location(root), labeled=False)
 
 
 def test_a_url_keeps_its_protocol_and_joins_like_a_path():
@@ -125,7 +124,7 @@ def test_class_folders_and_pictures_of_a_storage(bucket: str, tmp_path: Path):
             Image.fromarray(picture).save(tmp_path / label / "film" / f"{i}.png")
     upload(tmp_path, f"{bucket}/classes")
     url = parse_location(f"{bucket}/classes")
-    found = read_samples(url, root=url, classes=None, num_classes=None, heads=(), labeled=True)
+    found = read_samples(url, root=url)
     assert found.class_names == ("hug", "kick")
     assert [sample.labels for sample in found.samples] == [(0,), (1,)]
     assert read_frames(found.samples[0].video, [2, 0])[:, 0, 0, 0].tolist() == [160, 0]

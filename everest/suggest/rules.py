@@ -1,0 +1,255 @@
+"""The values of a recipe for a data set and a device, each with its reason; budgets count updates.
+
+Whether a set is small depends on its independent groups: windows of a recording look alike.
+
+All rules are our choice. The input, clips, tokens, batch and learning rate for a CPU were chosen on the
+validation lists of sets of 50 to 175 real clips, and tried on windows of joined recordings
+(benchmarks/timelines.md); the pre-training on 320 to 470 clips (docs/start/choosing.md). The number of steps
+for other sets and all values for a GPU were not measured.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+
+from everest.engine.plan import PEAK_LR, steps_between_checkpoints
+from everest.lists.labels import IMBALANCED
+from everest.lists.sample import ListSize
+from everest.probes.collapse import probed_steps
+from everest.suggest.data_facts import DataFacts, ProbeList
+from everest.system.text import counted
+
+# The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
+Purpose = Literal["pretrain", "finetune", "scratch"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The model and the batch that a kind of device can train in hours."""
+
+    base: str  # recipe
+    backbone: str
+    side: int  # of a square of as many pixels as a frame
+    tubelet: tuple[int, int, int]
+    batch: int
+    keep: float  # share of the tokens that fine-tuning from scratch encodes
+
+
+DEVICES: Final = {
+    "cpu": Device(base="small", backbone="vit-tiny", side=96, tubelet=(4, 8, 8), batch=16, keep=0.15),
+    "8GB": Device(base="custom", backbone="vit-s", side=160, tubelet=(2, 16, 16), batch=32, keep=0.6),
+    "24GB": Device(base="custom", backbone="vit-s", side=224, tubelet=(2, 16, 16), batch=64, keep=0.6),
+    "80GB": Device(base="custom", backbone="vit-b", side=224, tubelet=(2, 16, 16), batch=128, keep=0.6),
+}
+COVERED: Final = 0.75  # of the median video, by a training clip
+MOST_OF_VIDEO: Final = 0.5  # a clip that covers more is the only one that is evaluated
+WHOLE_FRAME: Final = 0.8  # a crop that shows more is the only one that is evaluated
+FRAMES: Final = 16  # of a clip
+MOST_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related
+FEWEST_STEPS: Final = 600  # of a stage
+MOST_STEPS: Final = 30_000
+FEWEST_TUBELETS: Final = 4  # along a side of a frame
+STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
+COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
+KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
+FEW_GROUPS: Final = 500  # up to here a model sees differences
+VERY_FEW_GROUPS: Final = 100  # up to here mild augmentation
+MOST_PROBES: Final = 20
+MOST_SHARE: Final = 0.05  # of the cost of a run, which its probes may add
+COST: Final = 3.2  # computation for a probed video, in training clips: of the recipe custom, the most of all
+_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
+_SIDE: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
+
+
+class Choice(NamedTuple):
+    """A value of the recipe, and why."""
+
+    key: str  # section.key
+    value: Any
+    reason: str
+
+
+def choose_values(
+    facts: DataFacts,
+    device_name: str,
+    *,
+    purpose: Purpose = "scratch",
+    most_steps: Mapping[str, int] | None = None,
+) -> list[Choice]:
+    """Choose the values that depend on the data set and the device, in the order of a recipe's sections.
+
+    Args:
+        device_name: one of `DEVICES`.
+        most_steps: of a stage; None: as many as the data set needs.
+    """
+    device, most = DEVICES[device_name], most_steps or {}
+    on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
+    size = _frame_size(facts, device)
+    pixels = f"{device.side} x {device.side} pixels"
+    shape = f"about {pixels} in the shape of the median video, {facts.height:g} x {facts.width:g}"
+    frames = facts.frames
+    if purpose == "finetune" and facts.pretrain is not None:  # the encoder sees actions at one speed
+        frames = min(frames, facts.pretrain_frames)
+    stride = min(MOST_STRIDE, max(1, round(COVERED * frames / FRAMES)))
+    covers = f"{_coverage(stride, frames, facts.train.unit)} ({frames:g} frames)"
+    words = side_words(facts.class_names)
+    sides = f"class names have {', '.join(words)}; a mirrored clip shows the opposite"
+    sees_differences = purpose != "scratch" or facts.train.groups <= FEW_GROUPS
+    inputs = f"a model overfits to the still parts of {facts.train}"
+    if purpose != "scratch":
+        inputs = "views of frames differ by their places more than by motion"
+    return [
+        Choice("data.frames", FRAMES, "as in the papers"),
+        Choice("data.size", list(size), shape),
+        *([Choice("data.flip", False, sides)] if words else []),
+        Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
+        Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
+        Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
+        *([Choice("model.input", "differences", inputs)] if sees_differences else []),
+        Choice("pretrain.stride", stride, covers),
+        *_pretraining(facts, device, most.get("pretrain")),
+        Choice("finetune.stride", stride, covers),
+        *_steps("finetune", facts.train, most.get("finetune")),
+        *_batch("finetune", device.batch, f"fits {on}"),
+        *_finetuning(facts, device, purpose),
+        *_evaluated_views(facts, stride, size),
+    ]
+
+
+def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
+    """Height and width in whole tubelets, at least `FEWEST_TUBELETS`; no larger than the video otherwise."""
+    _, rows, columns = device.tubelet
+    shape = math.sqrt(facts.height / facts.width)
+    height, width = (
+        max(FEWEST_TUBELETS, round(min(device.side * factor, largest) / unit)) * unit
+        for factor, largest, unit in ((shape, facts.height, rows), (1 / shape, facts.width, columns))
+    )
+    return height, width
+
+
+def _coverage(stride: int, frames: float, unit: str) -> str:
+    return f"a clip covers {min(1.0, stride * FRAMES / frames):.0%} of the median {unit}"
+
+
+def side_words(names: Iterable[str]) -> list[str]:
+    """The words for a side or a turn in names of classes, in lower case, sorted."""
+    words = {word.lower() for name in names for word in _WORD.findall(name)}
+    return sorted(word for word in words if _SIDE.fullmatch(word))
+
+
+def _steps(stage: str, size: ListSize, most: int | None) -> list[Choice]:
+    """The steps by the number of videos or windows, at most `most`."""
+    by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(size.samples))))
+    steps = by_data if most is None else max(1, min(by_data, most))
+    reason = f"{STEPS_OF_ROOT} x sqrt({counted(size.samples, size.unit)})"
+    if steps == FEWEST_STEPS:
+        reason = "the fewest that are suggested"
+    if steps < by_data:
+        reason = "in the time of --hours"
+    return [Choice(f"{stage}.steps", steps, reason), Choice(f"{stage}.warmup_steps", steps // 10, "a tenth")]
+
+
+def _batch(stage: str, clips: int, reason: str) -> list[Choice]:
+    rate = f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256"
+    return [
+        Choice(f"{stage}.batch_size", clips, reason),
+        Choice(f"{stage}.base_lr", round(PEAK_LR * 256 / clips, 6), rate),
+    ]
+
+
+def _pretraining(facts: DataFacts, device: Device, most_steps: int | None) -> list[Choice]:
+    """Clips of the videos are compared. Probes measure the features, with labels or without, if cheap."""
+    size, batch = facts.pretrain or facts.train, COMPARED * device.batch
+    steps = _steps("pretrain", size, most_steps)
+    reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; every: 1 makes them anyway"
+    probe = Choice("pretrain.probe", {"every": 0}, reason)
+    for probed in (facts.probed, facts.probed.without_labels()):
+        chosen = choose_every(probed, steps=steps[0].value, batch=batch, videos=size.samples)
+        if chosen is not None:
+            every, share = chosen
+            reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
+            named = {} if probed.name is None else {"list": probed.name}
+            probe = Choice("pretrain.probe", {"every": every, **named}, reason)
+            break
+    return [
+        *steps,
+        Choice(
+            "pretrain.objective",
+            "views",
+            "clips of the videos are compared; predicting pixels helped less on real clips",
+        ),
+        Choice("pretrain.camera_motion", 1.0, "the motion of a camera over still frames is predicted, too"),
+        Choice(
+            "pretrain.selection",
+            {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0},
+            "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips",
+        ),
+        *_batch("pretrain", batch, "clips are compared with all others of a step"),
+        probe,
+    ]
+
+
+def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> tuple[int, float] | None:
+    """The epochs between two probes, and their share of the cost; None if so few as two cost too much.
+
+    Args:
+        steps, batch: of pre-training.
+        videos: for pre-training.
+    """
+    checkpoint = steps_between_checkpoints(steps, videos, batch)
+    for every in range(1, -(-steps // checkpoint) + 1):
+        probes = len(probed_steps(steps, every=every, checkpoint_steps=checkpoint))
+        share = probes * COST * (probed.videos + probed.held_out) / (steps * batch)
+        if probes <= MOST_PROBES and share < MOST_SHARE:
+            return every, share
+    return None
+
+
+def _finetuning(facts: DataFacts, device: Device, purpose: Purpose) -> list[Choice]:
+    """The tokens, the augmentation that keeps a model from overfitting, and what the labels need."""
+    scratch, mild = purpose == "scratch", facts.train.groups <= VERY_FEW_GROUPS
+    chosen = [Choice("finetune.layer_decay", 1.0, "all layers start from new weights")] if scratch else []
+    keep, reason = device.keep, "the tokens that change most"
+    if not scratch and keep < KEPT_AFTER_VIEWS:
+        keep, reason = KEPT_AFTER_VIEWS, "half of the tokens, after pre-training between views"
+    chosen += [
+        Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, reason),
+        Choice("finetune.crop_area", [0.5, 1.0], f"mild crops for {facts.train}")
+        if mild
+        else Choice("finetune.crop_area", [0.3, 1.0], f"stronger crops for {facts.train}"),
+    ]
+    if facts.task != "regression":
+        chosen.append(Choice("finetune.mixup", 0.0 if mild else 0.8, "with the crops"))
+    if scratch and mild:
+        chosen.append(Choice("finetune.rand_augment", None, "with the crops"))
+        chosen.append(Choice("finetune.erasing", 0.0, "with the crops"))
+    if facts.task == "regression" and purpose != "pretrain":
+        chosen += [
+            Choice("finetune.mixup", 0.0, "half of two videos has no number of its own"),
+            Choice("finetune.cutmix", 0.0, "as mixup"),
+            Choice("finetune.label_smoothing", 0.0, "of classes only"),
+        ]
+    elif facts.imbalance > IMBALANCED and purpose != "pretrain":
+        reason = (
+            f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.unit}s of the rarest; "
+            "class_weights: balanced is the alternative"
+        )
+        chosen.append(Choice("finetune.sampler", "sqrt", reason))
+    return chosen
+
+
+def _evaluated_views(facts: DataFacts, stride: int, size: tuple[int, int]) -> list[Choice]:
+    """One clip and one crop where they show most of the median sample, else as many as the base has."""
+    views = []
+    if stride * FRAMES > MOST_OF_VIDEO * facts.frames:
+        coverage = _coverage(stride, facts.frames, facts.train.unit)
+        views.append(Choice("eval.clips", 1, f"{coverage}: one is enough"))
+    shapes = sorted((size[0] / size[1], facts.height / facts.width))
+    shown = shapes[0] / shapes[1]  # by the largest crop of the shape of a clip
+    if shown > WHOLE_FRAME:
+        views.append(Choice("eval.crops", 1, f"a crop shows {shown:.0%} of the median frame: one is enough"))
+    return views

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +31,7 @@ MOST: Final = 10_000_000  # windows; our choice: 1.1 GB
 Bouts = Mapping[str, Sequence[Bout]]  # by video
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FootageWindow:
+class FootageWindow(NamedTuple):
     """A part of a recording."""
 
     video: str
@@ -53,8 +51,8 @@ def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) 
                 f"{video}: the footage up to its end, {end:g} s, has more than {MOST} windows of {seconds:g} "
                 "s; correct the times of the timeline, or use a longer --window"
             )
-        for start in (begin + place * seconds for place in range(max(1, math.ceil(number)))):
-            windows.append(FootageWindow(video=video, start=start, end=min(start + seconds, end)))
+        starts = (begin + place * seconds for place in range(max(1, math.ceil(number))))
+        windows += (FootageWindow(video, start, min(start + seconds, end)) for start in starts)
     return windows
 
 

@@ -59,7 +59,22 @@ def choose_windows(
         for score, share, least in zip(scores, _marked(even, lengths), floor, strict=True)
     ]
     limits = [int(np.ceil(MOST_TIMES * count * n / total)) for n in lengths]
-    _add_by_score(chosen, scores, count=count, apart=apart, limits=limits)
+    counts = [int(taken.sum()) for taken in chosen]
+    missing = count - sum(counts)
+    ranked = sorted(
+        (-value, row, number)
+        for row, score in enumerate(scores)
+        if score is not None
+        for number, value in enumerate(score.tolist())
+    )
+    while apart > 0 and missing > 0:
+        for _, row, number in ranked:
+            near = slice(max(number - apart + 1, 0), number + apart)
+            if missing > 0 and counts[row] < limits[row] and not chosen[row][near].any():
+                chosen[row][number] = True
+                counts[row] += 1
+                missing -= 1
+        apart //= 2
     return [np.flatnonzero(taken) for taken in chosen]
 
 
@@ -68,36 +83,6 @@ def _marked(places: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[n
     marked = np.zeros(sum(lengths), dtype=bool)
     marked[places] = True
     return np.split(marked, np.cumsum(lengths)[:-1])
-
-
-def _add_by_score(
-    chosen: Sequence[NDArray[np.bool_]],
-    scores: Sequence[NDArray[np.float64] | None],
-    *,
-    count: int,
-    apart: int,
-    limits: Sequence[int],
-) -> None:
-    """Mark further windows, those with the highest score first, until `count` are marked."""
-    ranked = [
-        (-value, row, number)
-        for row, score in enumerate(scores)
-        if score is not None
-        for number, value in enumerate(score.tolist())
-    ]
-    ranked.sort()
-    counts = [int(taken.sum()) for taken in chosen]
-    missing = count - sum(counts)
-    while apart > 0:
-        for _, row, number in ranked:
-            if missing <= 0:
-                return
-            near = chosen[row][max(number - apart + 1, 0) : number + apart]
-            if counts[row] < limits[row] and not near.any():
-                chosen[row][number] = True
-                counts[row] += 1
-                missing -= 1
-        apart //= 2
 
 
 def why_none(packets: PacketSizes) -> str | None:

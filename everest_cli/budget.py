@@ -15,7 +15,7 @@ from everest_cli.output import print_json
 from everest_cli.timeline_options import RuleOptions
 
 if TYPE_CHECKING:
-    from everest.metrics.budget import Bouts
+    from everest.annotations.bout import Bouts
 
 WINDOW_SECONDS: Final = 10.0  # our choice
 

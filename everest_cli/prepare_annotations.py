@@ -96,7 +96,7 @@ def _matched(
     """The bouts of the user's videos, by their paths; the annotated names without a video; notices; times."""
     from dataclasses import replace
 
-    from everest.annotations.bout import LONGEST, unscored_until
+    from everest.annotations.bout import LONGEST, UNSCORED
     from everest.annotations.matching import late_notices, match_videos
     from everest.annotations.times import VideoTimes
     from everest.video.stream import VideoError
@@ -117,11 +117,14 @@ def _matched(
             notices.append(f"{error}; its bouts were not checked against its length")
     ends = {video: of.seconds for video, of in times.items()}
     notices += late_notices(matched, ends)
-    found = [
-        replace(bout, video=str(video))
-        for video, each in matched.items()
-        for bout in unscored_until(each, ends.get(video, LONGEST))
-    ]
+    found = []
+    for video, each in matched.items():
+        end = ends.get(video, LONGEST)  # unscored time ends with the video
+        for bout in each:
+            if bout.label != UNSCORED:
+                found.append(replace(bout, video=str(video)))
+            elif bout.start < end:
+                found.append(replace(bout, video=str(video), end=min(bout.end, end)))
     return found, unmatched, notices, {str(video): of for video, of in times.items()}
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
-from everest.annotations.boris import FIX_UNPAIRED, Event, Observation, Status, paired
+from everest.annotations.boris_events import FIX_UNPAIRED, Event, Observation, Status, paired
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.lines import fields_of, in_line, number_in, separator_of
 from everest.annotations.matching import VideoNames

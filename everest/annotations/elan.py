@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
-from everest.annotations.bout import Bout, merge_overlaps, origin_in
+from everest.annotations.bout import Bout, Bouts, merge_overlaps, origin_in
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
 
@@ -69,9 +69,7 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     return bouts
 
 
-def write(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
-) -> str:
+def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """The document of one video: a tier for each class, subject and origin. Overlapping bouts are merged.
 
     Classes without bouts have an empty tier.

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import Bout, are_outside, are_scored, join_files
+from everest.annotations.bout import Bout, are_outside, join_files, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.labeled import labeled_samples
 from everest.annotations.matching import VideoNames, late_notices, match_videos, stem
@@ -275,7 +275,7 @@ def _candidates(
             scores = window_activity(packets, starts, settings.seconds)
         else:
             problems["unranked"] = reason
-    scored = are_scored(starts, ends, bouts)
+    scored = are_outside(starts, ends, unscored_spans(bouts))
     candidates = Candidates(
         sample=sample,
         starts=starts[scored],

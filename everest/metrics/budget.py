@@ -21,14 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout
+from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout, Bouts
 from everest.errors import DataError, RecipeError
 
 LEVEL: Final = 0.95
 ROUNDED: Final = 0.002  # seconds that times in files may differ
 MOST: Final = 10_000_000  # windows; our choice: 1.1 GB
-
-Bouts = Mapping[str, Sequence[Bout]]  # by video
 
 
 class FootageWindow(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_runs import called, json_of, refused, run
 
-from everest.annotations.bout import UNSCORED, Bout, are_scored, join_files, spans_outside
+from everest.annotations.bout import UNSCORED, Bout, are_outside, join_files, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoNames
 
@@ -51,7 +51,13 @@ def test_spans_outside_others_and_back():
 def test_windows_may_touch_unscored_time_at_their_border_only():
     bouts = [Bout(video="a", start=1, end=2, label=UNSCORED)]
     starts = np.array([0.0, 0.5, 1.0, 1.9, 2.0])
-    assert are_scored(starts, starts + 1, bouts).tolist() == [True, False, False, False, True]
+    assert are_outside(starts, starts + 1, unscored_spans(bouts)).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
 
 
 def test_time_is_unscored_if_no_file_has_labeled_it():

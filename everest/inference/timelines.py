@@ -17,14 +17,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from pydantic import InstanceOf, TypeAdapter
-from torch import Tensor
 
 from everest.annotations.times import VideoTimes
-from everest.errors import DataError, UserError
+from everest.errors import DataError, RecipeError, UserError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, Windows, bouts_of_head
 from everest.inference.model import OpenedModel, check_batch
 from everest.inference.predictions import answers_of
-from everest.inference.windows import DAMAGED, Window, check_windows, window_items
+from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
@@ -142,7 +141,14 @@ class Timelines:
             classes = validated(_CLASSES, parse_json(header["classes"]))
             recordings = validated(_RECORDINGS, parse_json(header["videos"]))
             tensors = read_tensors(path)
-            videos = [_timeline(each, number, tensors, classes) for number, each in enumerate(recordings)]
+            videos = []
+            for number, recording in enumerate(recordings):
+                arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
+                shapes = {name: array.shape for name, array in arrays.items()}
+                starts = shapes["starts"]
+                if shapes["outputs"] != (*starts, classes.count) or starts != shapes["ends"]:
+                    raise ValueError(f"the shapes of {recording.video} are {shapes}")
+                videos.append(VideoTimeline(**vars(recording), **arrays))
         except (UserError, ValueError, KeyError) as error:
             raise DataError(f"{path}: not a file of `everest timeline --save` ({error})") from error
         return cls(classes=classes, videos=videos)
@@ -150,16 +156,6 @@ class Timelines:
 
 _CLASSES: Final = TypeAdapter(Classes)
 _RECORDINGS: Final = TypeAdapter(list[Recording])
-
-
-def _timeline(
-    recording: Recording, number: int, tensors: dict[str, Tensor], classes: Classes
-) -> VideoTimeline:
-    arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes["outputs"] != (*shapes["starts"], classes.count) or shapes["starts"] != shapes["ends"]:
-        raise ValueError(f"the shapes of {recording.video} are {shapes}")
-    return VideoTimeline(**vars(recording), **arrays)
 
 
 def compute_timelines(
@@ -179,7 +175,9 @@ def compute_timelines(
         batch: windows in one forward pass.
     """
     check_batch(batch)
-    check_windows(model.views, window=window, step=step)
+    if window is None and model.views.sampling != "dense":
+        raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
+    check_seconds(window=window, step=step)
     videos = [_compute(model, sample, window, step, batch, report) for sample in samples]
     return Timelines(classes=model.classes, videos=videos)
 

@@ -22,7 +22,7 @@ from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.masks import TUBELET, FigureRequest, embedding_of, view_masks
-from everest.figures.pictures import draw_views, view_title
+from everest.figures.pictures import draw_rows, rows_of, view_title
 from everest.lists.sample import Sample
 from everest.methods.learned import LearnedImportance, ScoreName
 from everest.methods.ranked import ByChange
@@ -101,7 +101,8 @@ class MaskRequest(FigureRequest):
         title = view_title(views[0]) if len(views) == 1 else "tokens by strategy and keep ratio"
         source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {total}"
         measured = "" if all(view.importance is None for view in views) else f"; measured on the {embedding}"
-        draw_views(path, views, title=f"{source}\n{title}{measured}", numbers=numbers)
+        title = f"{source}\n{title}{measured}"
+        draw_rows(path, rows_of(views), slices=views[0].grid.t, title=title, numbers=numbers)
         return [
             {
                 "video": str(video),
@@ -137,6 +138,8 @@ def request_masks(
     """
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
+    module = None if opened is None else opened.module
+    is_tokenizer = isinstance(module, AdaptiveTokenizer)
     values: dict[str, Any] = {**DEFAULT_CLIP}
     own: Selector | None = None
     if recipe is not None:
@@ -145,9 +148,9 @@ def request_masks(
         values |= {"sampling": recipe.pretrain.sampling, "stride": recipe.pretrain.stride}
         values |= {"tubelet": recipe.model.tubelet, "pixels": recipe.data.pixels}
         values |= {"input_kind": recipe.model.input}
-    elif opened is not None and isinstance(opened.module, AdaptiveTokenizer):
+    elif opened is not None and isinstance(module, AdaptiveTokenizer):
         own = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
-        window = opened.module.window
+        window = module.window
         values |= {"size": min(opened.spec.size), "frames": -(-DEFAULT_CLIP["frames"] // window) * window}
         if clip.get("frames", window) % window:
             raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
@@ -157,22 +160,20 @@ def request_masks(
             )
         strategy = None
     elif opened is not None:
-        module = opened.transformer
-        own = module.selector.at_evaluation() if isinstance(module, SelectingModel) else module.selector
+        model = opened.transformer
+        own = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
         trained = trained_clip(opened)
         if trained is not None:
             values |= {"stride": trained.stride, "sampling": trained.sampling, "fps": trained.fps}
-        for name, side in (("frames", module.encoder.num_frames), ("size", min(opened.spec.size))):
+        for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
             if clip.get(name, side) != side:
                 raise RecipeError(f"--{name} {clip[name]}: the model of --checkpoint takes {side}")
     if "stride" in clip:
         values["sampling"] = "dense"  # the others have no stride
-    of_tokenizer = opened is not None and isinstance(opened.module, AdaptiveTokenizer)
-    selectors = _selectors(own, strategy, ratios, settings, compare=compare, of_tokenizer=of_tokenizer)
+    selectors = _selectors(own, strategy, ratios, settings, compare=compare, of_tokenizer=is_tokenizer)
     sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
     if sees_camera and values.get("input_kind") == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
-    module = None if opened is None else opened.module
     return MaskRequest(selectors=selectors, seed=seed, model=module, **values | dict(clip))
 
 

@@ -87,22 +87,15 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
     return rows
 
 
-def draw_views(path: Path, views: Sequence[MaskView], *, title: str, numbers: Sequence[int] = ()) -> None:
-    """Draw a PNG of the views of one clip; gray tokens are dropped or hidden.
-
-    Args:
-        numbers: T frame numbers in the video; without, frames are numbered from 0.
-    """
-    draw_rows(path, rows_of(views), slices=views[0].grid.t, title=title, numbers=numbers)
-
-
 def draw_rows(
     path: Path, rows: Sequence[FigureRow], *, slices: int, title: str, numbers: Sequence[int] = ()
 ) -> None:
     """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
 
+    Gray tokens are dropped or hidden.
+
     Args:
-        numbers: T frame numbers for the columns; without, from 0.
+        numbers: T frame numbers in the video, for the columns; without, from 0.
     """
     length, height, width = rows[0].frames.shape[:3]
     numbers = numbers or range(length)

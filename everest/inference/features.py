@@ -101,10 +101,9 @@ def extract(
     check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
     row_of = LEVELS[level]
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
-        if store.samples and window is None:
-            report(notice(f"resuming after {len(store.samples)} of {len(samples)} videos"))
-        elif store.samples:
-            report(notice(f"resuming after {len(store.samples)} windows, in {store.samples[-1][0]}"))
+        if store.samples:
+            done = f"windows, in {store.samples[-1][0]}" if sliding else f"of {len(samples)} videos"
+            report(notice(f"resuming after {len(store.samples)} {done}"))
         if sliding:
             add_window_rows(store, model, samples, row_of, **sliding, batch=batch, report=report)
         else:
@@ -223,11 +222,6 @@ def _write_features(
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         write_tensors(out, tensors, metadata={"videos": json.dumps(videos), **texts})
         return
+    columns = {"videos": np.array(videos)} | {name: np.array(text) for name, text in texts.items()} | arrays
     with atomic_file(out) as part, part.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            videos=np.array(videos),
-            **{name: np.array(text) for name, text in texts.items()},
-            **arrays,
-        )
+        np.savez(file, allow_pickle=False, **columns)

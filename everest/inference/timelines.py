@@ -75,13 +75,11 @@ class Timelines:
     def bouts(self, rules: BoutRules = PLAIN) -> list[dict[str, Rows]]:
         """Return the bouts of each recording by head; a single head may have the empty name."""
         rules.check(self.classes.heads)
-        ends = np.cumsum([head.outputs for head in self.classes.heads])
+        heads, ends = self.classes.heads, np.cumsum([head.outputs for head in self.classes.heads])
         return [
             {
                 head.name: bouts_of_head(video.windows, outputs, head, self.classes.of_head(head), rules)
-                for head, outputs in zip(
-                    self.classes.heads, np.split(video.outputs, ends[:-1], axis=1), strict=True
-                )
+                for head, outputs in zip(heads, np.split(video.outputs, ends[:-1], axis=1), strict=True)
             }
             for video in self.videos
         ]
@@ -96,23 +94,17 @@ class Timelines:
             recording. With several heads `bouts` has a list for each head. A recording that is unreadable, or
             damaged somewhere, has `error`.
         """
-        return [
-            {
-                "video": video.video,
-                "windows": [
-                    {"start": round(start, 3), "end": round(end, 3), **answers_of(row, self.classes)}
-                    for start, end, row in zip(
-                        video.starts.tolist(),
-                        video.ends.tolist(),
-                        torch.from_numpy(video.outputs),
-                        strict=True,
-                    )
-                ],
-                **({} if video.error is None else {"error": video.error}),
-                "bouts": video_bouts.get("", video_bouts),
-            }
-            for video, video_bouts in zip(self.videos, bouts or self.bouts(), strict=True)
-        ]
+        rows = []
+        for video, video_bouts in zip(self.videos, bouts or self.bouts(), strict=True):
+            columns = video.starts.tolist(), video.ends.tolist(), torch.from_numpy(video.outputs)
+            windows = [
+                {"start": round(start, 3), "end": round(end, 3), **answers_of(output, self.classes)}
+                for start, end, output in zip(*columns, strict=True)
+            ]
+            error = {} if video.error is None else {"error": video.error}
+            document = {"video": video.video, "windows": windows, **error}
+            rows.append({**document, "bouts": video_bouts.get("", video_bouts)})
+        return rows
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: `N.starts`, `N.ends`, `N.outputs` and `N.borders` of recording N."""

@@ -12,7 +12,7 @@ import everest
 from everest.config.recipe import make_selector
 from everest.figures import pictures
 from everest.figures.masks import GRAY, MaskView, view_masks, view_model
-from everest.figures.pictures import FigureRow, draw_views, rows_of, view_title
+from everest.figures.pictures import FigureRow, draw_rows, rows_of, view_title
 from everest.methods.grid import patchify
 from everest.methods.importance import NO_CHANGE, DistanceName
 from everest.methods.strategies import FrameDifference, RedundancyRobust
@@ -136,7 +136,8 @@ def figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
     views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
     title = f"a name of a video that is rather long, as many are.mp4\n{view_title(views[0])}"
-    draw_views(tmp_path / "figure.png", views, title=title, numbers=numbers)
+    slices = views[0].grid.t
+    draw_rows(tmp_path / "figure.png", rows_of(views), slices=slices, title=title, numbers=numbers)
     (drawn,) = figure
     FigureCanvasAgg(drawn).draw()
     texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]

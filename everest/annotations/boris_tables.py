@@ -33,7 +33,6 @@ NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
 FIRST: Final = (ID, "Source", "Media duration (s)", OFFSET, "Media file path", "Media file")
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
-
 Cells = dict[str, str]  # of a row, by the names of the columns
 Row = tuple[Cells, Event, float]  # with its stop, of an aggregated event
 

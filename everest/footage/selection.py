@@ -100,22 +100,8 @@ def why_none(packets: PacketSizes) -> str | None:
     return None
 
 
-def packet_activity(packets: PacketSizes) -> NDArray[np.float64]:
-    """Returns (P,) the activity of each packet, about 1 if it is as usual; NaN for keyframes."""
-    activity = np.full(len(packets.sizes), np.nan)
-    for kind in (1, 2):
-        chosen = np.flatnonzero(packets.kinds == kind)
-        if not chosen.size:
-            continue
-        sizes = packets.sizes[chosen] + OVERHEAD
-        width = round(RUNNING_SECONDS * chosen.size / packets.end)
-        medians = median_filter(sizes, size=max(min(width, chosen.size), 1), mode="nearest")
-        activity[chosen] = sizes / medians
-    return activity
-
-
 def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
-    """Returns the mean activity of the packets in each window.
+    """Returns the mean activity of the packets in each window, about 1 if it is as usual.
 
     Args:
         starts: (N,) seconds.
@@ -123,9 +109,16 @@ def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: 
     Returns:
         (N,); 0 for a window without a packet other than keyframes.
     """
-    activity = packet_activity(packets)
-    shown = ~np.isnan(activity)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(shown, activity, 0))])
-    counts = np.concatenate([[0], np.cumsum(shown)])
+    activity = np.zeros(len(packets.sizes))  # (P,)
+    for kind in (1, 2):
+        chosen = np.flatnonzero(packets.kinds == kind)
+        if chosen.size:
+            sizes = packets.sizes[chosen] + OVERHEAD
+            width = round(RUNNING_SECONDS * chosen.size / packets.end)
+            activity[chosen] = sizes / median_filter(
+                sizes, size=max(min(width, chosen.size), 1), mode="nearest"
+            )
+    sums = np.concatenate([[0.0], np.cumsum(activity)])
+    counts = np.concatenate([[0], np.cumsum(packets.kinds > 0)])
     first, last = (np.searchsorted(packets.seconds, times) for times in (starts, starts + seconds))
     return (sums[last] - sums[first]) / np.maximum(counts[last] - counts[first], 1)

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.footage.selection import OVERHEAD, choose_windows, packet_activity, why_none, window_activity
+from everest.footage.selection import OVERHEAD, choose_windows, why_none, window_activity
 from everest.video.packet_sizes import PacketSizes
 
 
@@ -21,7 +21,7 @@ def packets_of(sizes, kinds) -> PacketSizes:
 def test_activity_is_the_size_relative_to_the_median_of_the_kind():
     usual, large = 100, 2 * (100 + OVERHEAD) - OVERHEAD
     packets = packets_of([9999, usual, usual, large, usual, 36, 36, 36], [0, 1, 1, 1, 1, 2, 2, 2])
-    assert packet_activity(packets).tolist()[1:] == [1, 1, 2, 1, 1, 1, 1]
+    assert window_activity(packets, np.arange(8.0), 1.0).tolist() == [0, 1, 1, 2, 1, 1, 1, 1]
     windows = window_activity(packets, np.array([0.0, 2.0, 3.5, 100.0]), 2.0)
     # The keyframe is left out; packets 1; 2, 3; 4, 5; none.
     assert windows.tolist() == [1, 1.5, 1, 0]

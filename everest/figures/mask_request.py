@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
@@ -56,26 +55,6 @@ class MaskRequest(FigureRequest):
     pixels: PixelStatistics = IMAGENET
     input_kind: Input = "frames"
 
-    def read_clip(self, video: Path) -> tuple[torch.Tensor, list[int]]:
-        """The clip in the middle of a video, (C, T, H, W) uint8, and its T frame numbers."""
-        model, embed = self.model, embedding_of(self.model, self.tubelet, self.pixels)
-        frames = model.encoder.num_frames if isinstance(model, VideoModel) else self.frames
-        cell = max((selector.cell for _, selector in self.selectors), default=1)
-        sample = Sample(path=str(video))
-        views = EvalViews(
-            frames=frames,
-            stride=self.stride,
-            size=self.frame_size(probe(video), multiples=(cell * embed.tubelet[1], cell * embed.tubelet[2])),
-            clips=1,
-            crops=1,
-            sampling=self.sampling,
-            fps=self.fps,
-            channels=embed.pixels.channels,
-        )
-        (clip,) = views(sample, np.random.default_rng(0), "auto").frames
-        (numbers,) = views.windows(footage_of(sample, self.fps)).tolist()
-        return clip, numbers
-
     def draw(
         self, video: Path, folder: Path, *, read: Sequence[Path], overwrite: bool
     ) -> list[dict[str, Any]]:
@@ -87,17 +66,31 @@ class MaskRequest(FigureRequest):
         path = folder / f"{video.stem}-mask.png"
         refuse_inputs(path, read, option="--output")
         check_new_file(path, option="--output", overwrite=overwrite)
-        clip, numbers = self.read_clip(video)
+        model, embed = self.model, embedding_of(self.model, self.tubelet, self.pixels)
+        cell = max((selector.cell for _, selector in self.selectors), default=1)
+        make_views = EvalViews(
+            frames=model.encoder.num_frames if isinstance(model, VideoModel) else self.frames,
+            stride=self.stride,
+            size=self.frame_size(probe(video), multiples=(cell * embed.tubelet[1], cell * embed.tubelet[2])),
+            clips=1,  # in the middle of the video
+            crops=1,
+            sampling=self.sampling,
+            fps=self.fps,
+            channels=embed.pixels.channels,
+        )
+        sample = Sample(path=str(video))
+        (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
+        (numbers,) = make_views.windows(footage_of(sample, self.fps)).tolist()  # T
         views = view_masks(
             clip,
             self.selectors,
-            model=self.model,
+            model=model,
             tubelet=self.tubelet,
             pixels=self.pixels,
             input_kind=self.input_kind,
             seed=self.seed,
         )
-        embedding, total = "pixels" if self.model is None else "checkpoint", probe(video).frames
+        embedding, total = "pixels" if model is None else "checkpoint", probe(video).frames
         title = view_title(views[0]) if len(views) == 1 else "tokens by strategy and keep ratio"
         source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {total}"
         measured = "" if all(view.importance is None for view in views) else f"; measured on the {embedding}"

@@ -170,41 +170,33 @@ def compute_timelines(
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_seconds(window=window, step=step)
-    videos = [_compute(model, sample, window, step, batch, report) for sample in samples]
+    videos = []
+    for sample in samples:
+        windows: list[Window] = []  # the intact ones
+        outputs = [torch.zeros(0, model.classes.count)]
+        error = None
+        items = window_items([sample], model.views, window=window, step=step, report=report)
+        while part := list(islice(items, batch)):
+            intact = [result for _, result in part if not isinstance(result, str)]
+            if intact:
+                clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
+                answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+                outputs.append(answers.mean(dim=1))
+                windows += [current for current, _ in intact]
+            for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
+                error = reason
+                report(notice(f"{sample.video_id}: {reason}"))
+        times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
+        video = VideoTimeline(
+            video=sample.video_id,
+            path=sample.path,
+            outputs=torch.cat(outputs).float().numpy(),
+            starts=np.array([each.start for each in windows]),
+            ends=np.array([each.end for each in windows]),
+            borders=times.borders,
+            frames=(windows[0].first, windows[-1].first + windows[-1].length) if windows else (0, 0),
+            fps=times.fps,
+            error=error,
+        )
+        videos.append(video)
     return Timelines(classes=model.classes, videos=videos)
-
-
-def _compute(
-    model: OpenedModel,
-    sample: Sample,
-    window: float | None,
-    step: float | None,
-    batch: int,
-    report: Report,
-) -> VideoTimeline:
-    windows: list[Window] = []  # the intact ones
-    outputs = [torch.zeros(0, model.classes.count)]
-    error = None
-    items = window_items([sample], model.views, window=window, step=step, report=report)
-    while part := list(islice(items, batch)):
-        intact = [result for _, result in part if not isinstance(result, str)]
-        if intact:
-            clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
-            answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-            outputs.append(answers.mean(dim=1))
-            windows += [current for current, _ in intact]
-        for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
-            error = reason
-            report(notice(f"{sample.video_id}: {reason}"))
-    times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
-    return VideoTimeline(
-        video=sample.video_id,
-        path=sample.path,
-        outputs=torch.cat(outputs).float().numpy(),
-        starts=np.array([one.start for one in windows]),
-        ends=np.array([one.end for one in windows]),
-        borders=times.borders,
-        frames=(windows[0].first, windows[-1].first + windows[-1].length) if windows else (0, 0),
-        fps=times.fps,
-        error=error,
-    )

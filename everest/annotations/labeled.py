@@ -88,15 +88,15 @@ def labeled_samples(
     by_path: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_path[sample.path].append(sample)
-    of_path: dict[str, Iterator[Labels]] = {}
+    window_labels: dict[str, Iterator[Labels]] = {}
     overlap = False
     for path, windows in by_path.items():
         spans = [(each.start or 0.0, np.inf if each.end is None else each.end) for each in windows]
         # A bout of the background states that nothing happens.
         class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
-        of_path[path] = iter(label_windows(spans, class_bouts))
+        window_labels[path] = iter(label_windows(spans, class_bouts))
         overlap = overlap or classes_overlap(class_bouts)
-    labels = [next(of_path[sample.path]) for sample in samples]
+    labels = [next(window_labels[sample.path]) for sample in samples]
     names = sorted({name for each in labels for name in each})
     if task is None:
         task = MULTI_LABEL if overlap else "single-label"

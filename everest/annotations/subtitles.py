@@ -88,10 +88,10 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
 
 def _span(line: str) -> tuple[float, float]:
     """Start and end of a cue in seconds; ValueError if the line has none."""
-    found = _TIMES.match(line)
-    if found is None:
+    match = _TIMES.match(line)
+    if match is None:
         raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
-    numbers = [int(group or 0) for group in found.groups()]
+    numbers = [int(group or 0) for group in match.groups()]
     start, end = (
         ((hours * 60 + minutes) * 60 + seconds) * 1000 + thousandths
         for hours, minutes, seconds, thousandths in (numbers[:4], numbers[4:])

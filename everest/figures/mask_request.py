@@ -163,7 +163,7 @@ def request_masks(
                 raise RecipeError(f"--{name} {clip[name]}: the model of --checkpoint takes {side}")
     if "stride" in clip:
         values["sampling"] = "dense"  # the others have no stride
-    selectors = _selectors(own, strategy, ratios, settings, compare=compare, of_tokenizer=is_tokenizer)
+    selectors = _selectors(own, strategy, ratios, settings, compare=compare, is_tokenizer=is_tokenizer)
     sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
     if sees_camera and values.get("input_kind") == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
@@ -177,7 +177,7 @@ def _selectors(
     settings: Mapping[str, Any],
     *,
     compare: bool,
-    of_tokenizer: bool,
+    is_tokenizer: bool,
 ) -> list[tuple[str, Selector]]:
     """The strategies to draw below each other, with their titles.
 
@@ -186,7 +186,7 @@ def _selectors(
     """
     if compare and (strategy is not None or settings or len(ratios) > 1):
         raise RecipeError("--compare takes one --keep, and no --strategy, --align, --cuts or --slice-cap")
-    if of_tokenizer and isinstance(own, LearnedImportance):
+    if is_tokenizer and isinstance(own, LearnedImportance):
         if settings:
             raise RecipeError(f"--{next(iter(settings)).replace('_', '-')}: a tokenizer has no such setting")
         return [

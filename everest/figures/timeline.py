@@ -118,9 +118,9 @@ def _draw_lanes(
             _draw_bars(panel, times, -lane - 1, [full * row["probability"] for row in rows], color)
         true = [(bout.start, bout.end) for bout in truth if bout.label == name]
         _draw_bars(panel, true, -lane - GAP - share, [share] * len(true), "black")
-        of_model, of_person = seconds[name]
-        text = f"{shorten(name, LONGEST_NAME)}  {of_model:.1f} s"
-        texts.append(plain(text + (f", true {of_person:.1f} s" if truth and name != BACKGROUND else "")))
+        predicted_seconds, true_seconds = seconds[name]
+        text = f"{shorten(name, LONGEST_NAME)}  {predicted_seconds:.1f} s"
+        texts.append(plain(text + (f", true {true_seconds:.1f} s" if truth and name != BACKGROUND else "")))
     panel.set_yticks([-lane - 0.5 for lane in range(len(texts))], texts)
     panel.set_ylim(-max(len(texts), 1), 0)
     panel.grid(alpha=0.3, axis="x")

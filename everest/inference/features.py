@@ -191,8 +191,8 @@ def add_window_rows(
         rows: Iterator[dict[str, Tensor]] = iter(())
         if clips:
             values = model.encode(torch.stack(clips).flatten(0, 1))._asdict()
-            by_window = {name: of.unflatten(0, (len(clips), -1)) for name, of in values.items()}  # (W, V, …)
-            rows = (row_of({name: of[i] for name, of in by_window.items()}) for i in range(len(clips)))
+            by_window = {name: x.unflatten(0, (len(clips), -1)) for name, x in values.items()}  # (W, V, …)
+            rows = (row_of({name: x[i] for name, x in by_window.items()}) for i in range(len(clips)))
         for sample, result in part:
             if isinstance(result, str):
                 if result != DAMAGED:

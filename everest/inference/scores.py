@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Span, spans_outside, unscored_spans
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoNames, match_videos
 from everest.config.heads import Heads
@@ -19,8 +19,6 @@ from everest.metrics.timeline import VideoTimelines, timeline_metrics
 from everest.system.events import Report, notice
 from everest.system.text import counted
 from everest.video.reader import frame_range
-
-Bouts = dict[str, list[Bout]]  # by video
 
 
 def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:

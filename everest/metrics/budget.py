@@ -134,21 +134,21 @@ def time_budget(
         raise DataError(f"all windows with the label '{CHECKED}' have a length of 0 s; --draw writes them")
     windows = footage_windows(extents, length)
     drawn = _windows_of(marks, windows, extents, length)
-    labels = {bout.label for of in (predicted, checked) for video in of.values() for bout in video}
+    labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     classes = []
     for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
         truth = np.array([_amounts(window, checked, name, extents, manual=True) for window in drawn.values()])
         guess = np.array([_amounts(window, predicted, name, extents) for window in drawn.values()])  # (N, 2)
-        mine = [bout for video in predicted.values() for bout in video if bout.label == name]
-        totals = sum(bout.seconds for bout in mine), len(mine)
+        guessed = [bout for video in predicted.values() for bout in video if bout.label == name]
+        totals = sum(bout.seconds for bout in guessed), len(guessed)
         largest = length, max(1.0, float(abs(truth - guess)[:, 1].max()))
-        of_class = {
+        amounts = {
             key: total_interval(
                 truth[:, i], guess[:, i], naive=totals[i], windows=len(windows), largest=largest[i]
             )
             for i, key in enumerate(("seconds", "bouts"))
         }
-        classes.append({"name": name, **of_class})
+        classes.append({"name": name, **amounts})
     return {"windows": len(windows), "checked": len(drawn), "window": length, "classes": classes}
 
 

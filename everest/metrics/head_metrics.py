@@ -122,11 +122,11 @@ def average_precisions(
 
     def of(weights: Weights) -> Floats:
         counted = weights[order]  # (V, C)
-        found = counted * positive
-        above, right = counted.cumsum(axis=0), found.cumsum(axis=0)
+        right_videos = counted * positive
+        above, right = counted.cumsum(axis=0), right_videos.cumsum(axis=0)
         precision = np.take_along_axis(right, last, 0) / np.maximum(np.take_along_axis(above, last, 0), 1)
-        total = found.sum(axis=0)  # (C,)
-        return np.where(total > 0, (found * precision).sum(axis=0) / np.maximum(total, 1), np.nan)
+        total = right_videos.sum(axis=0)  # (C,)
+        return np.where(total > 0, (right_videos * precision).sum(axis=0) / np.maximum(total, 1), np.nan)
 
     return of
 

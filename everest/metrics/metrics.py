@@ -49,10 +49,8 @@ def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
     if any(head.task != "single-label" for head in predictions.heads):
         return result
     right = np.all([head.correct for head in by_head.values()], axis=0)  # (V,)
-    of_action = _measured(
-        lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups
-    )
-    return {**result, **of_action, "chance_action_top1": round(chance_top1(predictions.heads), 4)}
+    action = _measured(lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups)
+    return {**result, **action, "chance_action_top1": round(chance_top1(predictions.heads), 4)}
 
 
 def _measure_head(head: HeadPredictions, groups: Sequence[Hashable] | None) -> Values:
@@ -119,8 +117,8 @@ def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) ->
     head, *others = heads
     if others:
         return None
-    found = chances(head, label_array([row[0] for row in labels], head))
-    value = found.get(metric if metric in found else METRICS[metric].chance or "")
+    values = chances(head, label_array([row[0] for row in labels], head))
+    value = values.get(metric if metric in values else METRICS[metric].chance or "")
     return None if value is None else _rounded(value, head.task != "regression")
 
 

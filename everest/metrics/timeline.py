@@ -68,7 +68,7 @@ def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
     names = sorted(labels)
     truths = [frame_classes(video, video.truth, names) for video in videos]
     predictions = [frame_classes(video, video.predicted, names) for video in videos]
-    segments = [tuple(map(segments_of, pair)) for pair in zip(truths, predictions, strict=True)]
+    segments = [(segments_of(t), segments_of(p)) for t, p in zip(truths, predictions, strict=True)]
     truth, predicted = np.concatenate(truths), np.concatenate(predictions)  # (F, C) of all videos
     t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (truth, predicted))  # + background
     right, true, either = (t & p).sum(axis=0), t.sum(axis=0), t.sum(axis=0) + p.sum(axis=0)  # (C + 1,)
@@ -123,11 +123,11 @@ def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[
 def segments_of(frames: NDArray[np.bool_]) -> list[Segment]:
     """Return the segments of (F, C) classes by their start, then by their class."""
     edges = np.diff(np.pad(frames, ((1, 1), (0, 0))).astype(np.int8), axis=0)  # (F + 1, C)
-    found = []
+    segments = []
     for index, column in enumerate(edges.T):
         starts, ends = np.flatnonzero(column > 0).tolist(), np.flatnonzero(column < 0).tolist()
-        found += [Segment(start, end, index) for start, end in zip(starts, ends, strict=True)]
-    return sorted(found, key=lambda segment: (segment.first, segment.label))
+        segments += [Segment(start, end, index) for start, end in zip(starts, ends, strict=True)]
+    return sorted(segments, key=lambda segment: (segment.first, segment.label))
 
 
 def edit_score(truth: Sequence[Segment], predicted: Sequence[Segment]) -> float:
@@ -149,9 +149,9 @@ def num_right(truth: Sequence[Segment], predicted: Sequence[Segment], overlap: f
     """Count the right segments for F1@k of one video.
 
     A predicted segment is right if the segment of its class that it overlaps most has an intersection over
-    union of at least `overlap`, and no earlier prediction has found it; as in MS-TCN.
+    union of at least `overlap`, and no earlier prediction has matched it; as in MS-TCN.
     """
-    found: set[int] = set()
+    matched: set[int] = set()
     starts, ends, classes = np.array(truth, dtype=np.int64).reshape(-1, 3).T  # (T,) each
     for first, end, index in predicted if len(truth) else ():
         shared = np.minimum(ends, end) - np.maximum(starts, first)
@@ -159,8 +159,8 @@ def num_right(truth: Sequence[Segment], predicted: Sequence[Segment], overlap: f
         ratios = np.where(classes == index, shared / union, 0.0)
         best = int(ratios.argmax())
         if ratios[best] >= overlap:
-            found.add(best)
-    return len(found)
+            matched.add(best)
+    return len(matched)
 
 
 def average_precision(videos: Sequence[VideoTimelines], name: str, *, tiou: float) -> float | None:

@@ -49,10 +49,10 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
         model: for videos that are not in the file; None: there is none.
     """
     name, moment, rows = text, None, file.rows_of(text)
-    before, _, after = text.rpartition(AT)
-    if before and not rows.size and not Path(text).exists():
+    video, _, seconds = text.rpartition(AT)
+    if video and not rows.size and not Path(text).exists():
         try:
-            name, moment = before, float(after)
+            name, moment = video, float(seconds)
         except ValueError:
             raise DataError(f"{text}: neither a row of {file.path} nor a video") from None
         if not 0 <= moment < inf:

@@ -83,7 +83,9 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
         shown.append(view.importance)
         highest = float(view.importance.max())
         scale = Normalize(view.no_change, highest if highest > view.no_change else view.no_change + 1)
-        rows.append(FigureRow("importance", view.heat(), view.title, scale))
+        by_token = view.importance.view(view.grid.t, view.grid.h, view.grid.w)
+        heat = over_pixels(by_token, view.frames.shape[:3])  # (T, H, W)
+        rows.append(FigureRow("importance", heat, view.title, scale))
     return rows
 
 

@@ -40,7 +40,7 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     visible, target = chosen.visible[0], chosen.target[0]
     left_out = torch.ones(64, dtype=torch.bool)
     left_out[torch.cat([visible, target])] = False
-    original, kept, seen, predicted, _ = rows_of([shown])
+    original, kept, seen, predicted, importance = rows_of([shown])
     assert [row.label for row in (kept, seen, predicted)] == ["kept tokens", "visible tokens", "predicted"]
     torch.testing.assert_close(patches_of(original.frames), true, atol=1e-6, rtol=0)
     torch.testing.assert_close(patches_of(kept.frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
@@ -49,7 +49,7 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
         assert (patches_of(row.frames)[left_out] == GRAY).all()
     assert (patches_of(seen.frames)[target] == GRAY).all()
     assert (patches_of(predicted.frames)[target] != GRAY).any(dim=1).all()
-    heat = shown.heat()  # the importance of each pixel's token
+    heat = importance.frames  # of each pixel's token
     assert heat.shape == (8, 32, 32)
     assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
     blocks = heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
@@ -97,8 +97,8 @@ def test_the_counts_are_the_numbers_of_tokens():
     several = views_of("redundancy-robust", "tube", "frame-difference")
     _, robust, tube, _, first, second = rows_of(several)
     assert (robust.note, tube.note) == (f"keeps {kept}", "shows 10.4 % = 20 of 192")
-    assert torch.equal(first.frames, several[0].heat())
-    assert torch.equal(second.frames, several[-1].heat())
+    for row, view in ((first, several[0]), (second, several[-1])):
+        assert torch.equal(row.frames[::2, ::8, ::8].flatten(), view.importance)
     # Keep ratios share one measure, so one row.
     assert len(rows_of(views_of("redundancy-robust", "redundancy-robust"))) == 4
 

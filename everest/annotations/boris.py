@@ -65,12 +65,9 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
             observed[file].append(span)
         events = [
             Event(
-                time=float("nan" if time is None else time),
-                status=None if behavior in states else "POINT",
-                behavior=behavior,
-                subject=subject,
-                modifiers=modifiers,
-                comment=comment,
+                float("nan" if time is None else time),
+                None if behavior in states else "POINT",
+                *(behavior, subject, modifiers, comment),
             )
             for time, subject, behavior, modifiers, comment, *_ in values["events"]
         ]

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from everest.annotations.bout import LONGEST, Bout, Span, origin_in
 from everest.annotations.matching import VideoNames
@@ -25,8 +25,7 @@ FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
 NO_SUBJECT: Final = "No focal subject"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(NamedTuple):
     """A coded event."""
 
     time: float

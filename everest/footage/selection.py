@@ -69,11 +69,13 @@ def choose_windows(
     )
     while apart > 0 and missing > 0:
         for _, row, number in ranked:
-            near = slice(max(number - apart + 1, 0), number + apart)
-            if missing > 0 and counts[row] < limits[row] and not chosen[row][near].any():
+            near = chosen[row][max(number - apart + 1, 0) : number + apart]
+            if counts[row] < limits[row] and not near.any():
                 chosen[row][number] = True
                 counts[row] += 1
                 missing -= 1
+            if missing <= 0:
+                break
         apart //= 2
     return [np.flatnonzero(taken) for taken in chosen]
 

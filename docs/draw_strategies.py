@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from everest.figures.masks import view_masks
-from everest.figures.pictures import draw_views
+from everest.figures.pictures import draw_rows, rows_of
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.selector import Selector
 from everest.methods.strategies import FrameDifference, RedundancyRobust
@@ -52,7 +52,8 @@ def moving_clip() -> Tensor:
 def main() -> None:
     views = view_masks(moving_clip(), STRATEGIES, model=None, tubelet=TUBELET, seed=3)
     path = Path(__file__).with_name("strategies.png")
-    draw_views(path, views, title="tokens of one clip by strategy; change measured on pixels")
+    title = "tokens of one clip by strategy; change measured on pixels"
+    draw_rows(path, rows_of(views), slices=views[0].grid.t, title=title)
     with Image.open(path) as image:  # small enough for a repository
         image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 

@@ -17,7 +17,7 @@ from everest_cli.output import print_json
 from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
-    from everest.metrics.budget import Bouts
+    from everest.annotations.bout import Bouts
 
 WINDOW_SECONDS: Final = 10.0  # our choice
 
@@ -100,7 +100,8 @@ def _draw(
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS, WINDOW
-    from everest.figures.clips import write_check_page
+    from everest.figures.clips import clip_card
+    from everest.figures.drawing import write_page
     from everest.lists.sample import Sample
     from everest.metrics.budget import draw_windows, windows_left
 
@@ -120,7 +121,8 @@ def _draw(
         for bout in bouts
     ]
     samples = [Sample(path=each.video, start=each.start, end=each.end) for each in drawn]
-    write_check_page(page, samples, list_file=output.name, lines=[",".join(row) for row in rows])
+    cards = [clip_card(sample) | {"line": ",".join(row)} for sample, row in zip(samples, rows, strict=True)]
+    write_page(page, "figures", "check_page.html", list_file=output.name, cards=cards)
     write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
     typer.echo(output)
     typer.echo(page)

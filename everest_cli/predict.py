@@ -196,9 +196,22 @@ def search(
     examples = [read_query(text, file, model) for text in queries]
     results = [(example, nearest(file, example, top=top)) for example in examples]
     if page is not None:
-        from everest.search.results import write_page
+        from everest.figures.clips import clip_card
+        from everest.figures.drawing import write_page
 
-        write_page(page, results, file)
+        cards = [
+            {
+                "name": query.name,
+                "clip": clip_card(query.sample),
+                "neighbors": [
+                    clip_card(file.sample(each.row))
+                    | {"similarity": f"{each.similarity:.3f}", "name": file.name(each.row)}
+                    for each in neighbors
+                ],
+            }
+            for query, neighbors in results
+        ]
+        write_page(page, "search", "page.html", features=file.path, rows=len(file.units), queries=cards)
     if as_json:
         print_json([to_dict(query, neighbors, file) for query, neighbors in results])
     else:

@@ -157,7 +157,7 @@ def _matched(
     bouts: Sequence[Bout], names: VideoNames
 ) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
     """The bouts of the user's videos, by their paths; the annotated names without a video; notices; times."""
-    from everest.annotations.bout import LONGEST, unscored_until
+    from everest.annotations.bout import LONGEST, UNSCORED
     from everest.annotations.matching import late_notices, match_videos
     from everest.annotations.times import VideoTimes
     from everest.video.stream import VideoError
@@ -178,9 +178,12 @@ def _matched(
             notices.append(f"{error}; its bouts were not checked against its length")
     ends = {video: measured.seconds for video, measured in times.items()}
     notices += late_notices(matched, ends)
-    by_path = [
-        replace(bout, video=str(video))
-        for video, video_bouts in matched.items()
-        for bout in unscored_until(video_bouts, ends.get(video, LONGEST))
-    ]
+    by_path = []
+    for video, video_bouts in matched.items():
+        end = ends.get(video, LONGEST)  # unscored time ends with the video
+        for bout in video_bouts:
+            if bout.label != UNSCORED:
+                by_path.append(replace(bout, video=str(video)))
+            elif bout.start < end:
+                by_path.append(replace(bout, video=str(video), end=min(bout.end, end)))
     return by_path, unmatched, notices, {str(video): measured for video, measured in times.items()}

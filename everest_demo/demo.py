@@ -9,7 +9,7 @@ from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
 from everest.figures.masks import view_model
-from everest.figures.pictures import draw_views, view_title
+from everest.figures.pictures import draw_rows, rows_of, view_title
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import Report
 from everest_demo.motions import CLASSES, DEMO_SET
@@ -45,7 +45,7 @@ def run_demo(folder: Path, *, report: Report) -> DemoResult:
     assert isinstance(model, MaskedAutoencoder)
     clip = pretrain_clips(recipe).read((0, 0))
     view = view_model(model, clip.frames[0], noise=clip.noise[0])
-    draw_views(folder / PICTURE, [view], title=view_title(view))
+    draw_rows(folder / PICTURE, rows_of([view]), slices=view.grid.t, title=view_title(view))
     steps.write_report(_text(recipe, result))
     return result
 

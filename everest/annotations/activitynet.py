@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import Bout, origin_in
+from everest.annotations.bout import Bout, Origin, origin_in
 from everest.annotations.matching import VideoNames
 from everest.system.text import read_json
 
@@ -23,17 +23,18 @@ def has_keys(document: Any) -> bool:
 def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     """Read the annotations of the database, or the results of a model, which are automated."""
     document = read_json(path)
+    default: Origin = "manual" if "database" in document else "automated"
     if "database" in document:
-        origin, entries = "manual", {key: one["annotations"] for key, one in document["database"].items()}
+        entries = {video: facts["annotations"] for video, facts in document["database"].items()}
     else:
-        origin, entries = "automated", document["results"]
+        entries = document["results"]
     return [
         Bout(
             video=video,
             start=float(entry["segment"][0]),
             end=float(entry["segment"][1]),
             label=entry["label"],
-            origin=origin_in(entry.get("origin"), origin_in(origin)),
+            origin=origin_in(entry.get("origin"), default),
         )
         for video, of_video in entries.items()
         for entry in of_video

@@ -1,121 +1,22 @@
-"""BORIS projects, `.boris`: one JSON file with the behaviors, and the events of each observation.
-
-Events are presses of a key, of which two make a state and one a point. Their times run on over the queued
-media of an observation: a time after the end of the first file is in the second. They contain the time offset
-of the observation.
-
-Source: projects saved by BORIS 7 to 9 (github.com/olivierfriard/BORIS, tests/files, and issue 468 on the
-offset).
-"""
+"""BORIS projects, `.boris`: one JSON file with the behaviors, and the events of each observation."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from everest.annotations.bout import LONGEST, Bout, Span, merge_overlaps, origin_in, unscored_bouts
+from everest.annotations.boris_events import Event, Observation, paired
+from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoNames, stem
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.text import json_text, read_json
 
-Status = Literal["START", "STOP", "POINT"]
-LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
-FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
-NO_SUBJECT: Final = "No focal subject"
 NO_TIME: Final = "an event has the time NaN; correct or delete it in BORIS"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
-    """A coded event."""
-
-    time: float
-    status: Status | None  # None: unknown; every second event of a state is its stop
-    behavior: str
-    subject: str
-    modifiers: str = ""
-    comment: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """The media of an observation, which are played one after the other."""
-
-    where: str  # file and name, for messages
-    media: tuple[str, ...]
-    seconds: tuple[float | None, ...]  # their lengths; None: not stated
-    offset: float = 0.0
-    interval: Span = (0.0, 0.0)  # the observed part, without the offset; an end of 0 is the end of the media
-
-    def bouts(self, start: float, end: float, event: Event, videos: VideoNames) -> Iterator[Bout]:
-        """Yield the bout of a time span in the file that is shown then; one for each file that it touches."""
-        borders = self._borders(videos)
-        start, end = start - self.offset, end - self.offset
-        if not 0 <= start <= end or end > borders[-1] + LEEWAY:
-            offset = f" less the time offset of {self.offset:g} s" if self.offset else ""
-            raise DataError(
-                f"{self.where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{offset} is outside "
-                f"of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
-            )
-        origin = origin_in(event.comment.strip())
-        subject = "" if event.subject == NO_SUBJECT else event.subject
-        for name, first, after in zip(self.media, borders, [*borders[1:-1], math.inf], strict=False):
-            inside = max(start, first), min(end, after)
-            if first <= start < after or inside[0] < inside[1]:
-                span = {"start": inside[0] - first, "end": inside[1] - first}
-                yield Bout(video=name, label=event.behavior, origin=origin, subject=subject, **span)
-
-    def observed(self, videos: VideoNames) -> Iterator[tuple[str, Span]]:
-        """Yield each file with its observed part."""
-        start, end = self.interval
-        borders = [0.0] * len(self.media) if self.interval == (0, 0) else self._borders(videos)
-        for name, first in zip(self.media, borders, strict=False):
-            yield name, (max(start - first, 0.0), min((end or math.inf) - first, LONGEST))
-
-    def _borders(self, videos: VideoNames) -> list[float]:
-        """When each file begins, and the end of the last, which is infinite if its length is not known."""
-        lengths = [
-            times.seconds if known is None and (times := videos.times(name)) is not None else known
-            for name, known in zip(self.media, self.seconds, strict=True)
-        ]
-        if None in lengths[:-1]:
-            raise DataError(
-                f"{self.where}: has {len(self.media)} queued media, and times run on over them, but "
-                f"the length of {shown(self.media[lengths.index(None)])} is not in the file; name the "
-                "folder of the videos (--videos), or use the .boris project"
-            )
-        return [0.0, *accumulate(math.inf if length is None else length for length in lengths)]
-
-
-def paired(events: Iterable[Event], where: str) -> Iterator[tuple[float, float, Event]]:
-    """Yield start and end of each state and point, with its first event."""
-    running: dict[tuple[str, str, str], Event] = {}
-    for event in sorted(events, key=lambda event: event.time):
-        key = event.subject, event.behavior, event.modifiers
-        status = event.status or ("STOP" if key in running else "START")
-        if status == "POINT":
-            yield event.time, event.time, event
-        elif status == "START" and key not in running:
-            running[key] = event
-        elif status == "STOP" and key in running:
-            start = running.pop(key)
-            yield start.time, event.time, start
-        else:
-            running = {key: event}
-            break
-    for event in running.values():
-        known, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
-        raise DataError(
-            f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; "
-            f"{FIX_UNPAIRED}"
-        )
 
 
 def has_keys(document: Any) -> bool:
@@ -141,7 +42,7 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     }
     bouts: list[Bout] = []
     observed: dict[str, list[Span]] = defaultdict(list)
-    ends: dict[str, float] = {}
+    ends: dict[str, float] = {}  # of files whose length is stated
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shown(name)}'"
         if values.get("type") == "IMAGES":
@@ -164,12 +65,9 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
             observed[file].append(span)
         events = [
             Event(
-                time=float("nan" if time is None else time),
-                status=None if behavior in states else "POINT",
-                behavior=behavior,
-                subject=subject,
-                modifiers=modifiers,
-                comment=comment,
+                float("nan" if time is None else time),
+                None if behavior in states else "POINT",
+                *(behavior, subject, modifiers, comment),
             )
             for time, subject, behavior, modifiers, comment, *_ in values["events"]
         ]
@@ -182,20 +80,14 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     return bouts
 
 
-def write(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
-) -> str:
+def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """A project with one observation for each video, and a behavior for each class, also without bouts."""
     every = [bout for each in bouts.values() for bout in each]
-    states = {bout.label for bout in every if bout.seconds}
-    points = {bout.label for bout in every} - states
+    labels = {bout.label for bout in every}
+    points = labels - {bout.label for bout in every if bout.seconds}
     subjects = sorted({bout.subject for bout in every} - {""})
     now = datetime.now().isoformat(timespec="seconds")
     count = Counter(map(stem, bouts))
-    observations = {
-        stem(video) if count[stem(video)] == 1 else video: _observation(video, each, points, times, now)
-        for video, each in bouts.items()
-    }
     document = {
         "time_format": "hh:mm:ss",
         "project_name": "everest",
@@ -212,11 +104,14 @@ def write(
                 **dict.fromkeys(("key", "description", "category", "excluded", "coding map"), ""),
                 "modifiers": {},
             }
-            for number, name in enumerate(sorted({*classes, *states, *points}))
+            for number, name in enumerate(sorted({*classes, *labels}))
         },
         **{name: [] for name in ("behavioral_categories", "behaviors_coding_map")},
         **{name: {} for name in ("independent_variables", "coding_map", "converters")},
-        "observations": observations,
+        "observations": {
+            stem(video) if count[stem(video)] == 1 else video: _observation(video, each, points, times, now)
+            for video, each in bouts.items()
+        },
     }
     return json_text(document, indent=1)
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, get_args
 
-from everest.annotations.boris import FIX_UNPAIRED, Event, Observation, Status, paired
+from everest.annotations.boris_events import FIX_UNPAIRED, Event, Observation, Status, paired
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.lines import fields_of, in_line, number_in, separator_of
 from everest.annotations.matching import VideoNames
@@ -33,7 +33,6 @@ NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
 FIRST: Final = (ID, "Source", "Media duration (s)", OFFSET, "Media file path", "Media file")
 
 STATUSES: Final[tuple[Status, ...]] = get_args(Status)
-
 Cells = dict[str, str]  # of a row, by the names of the columns
 Row = tuple[Cells, Event, float]  # with its stop, of an aggregated event
 

@@ -9,7 +9,7 @@ W windows.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final, Literal, cast, get_args
@@ -66,6 +66,9 @@ class Bout:
         return self.end - self.start
 
 
+Bouts = Mapping[str, Sequence[Bout]]  # by video
+
+
 def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     """The bouts of each video, ordered by start, end and label; the videos in their first order."""
     bouts_of: dict[str, list[Bout]] = defaultdict(list)
@@ -116,15 +119,6 @@ def unscored_bouts(video: str, scored: Iterable[Span], end: float = LONGEST) -> 
     return [Bout(video=video, start=start, end=stop, label=UNSCORED) for start, stop in spans]
 
 
-def outside_unscored(bouts: Sequence[Bout]) -> list[Bout]:
-    """Replace drawn windows (everest.metrics.budget) by unscored time outside those that were checked."""
-    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
-    windows = by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN))
-    for video, drawn in windows.items():
-        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
-    return kept
-
-
 def join_files(files: Sequence[Sequence[Bout]]) -> list[Bout]:
     """The bouts of a video from several files. Time is unscored if it is so in each of them."""
     if len(files) == 1:
@@ -132,22 +126,6 @@ def join_files(files: Sequence[Sequence[Bout]]) -> list[Bout]:
     scored = chain.from_iterable(spans_outside(unscored_spans(bouts)) for bouts in files)
     bouts = [bout for bout in chain(*files) if bout.label != UNSCORED]
     return bouts + unscored_bouts(files[0][0].video, scored)
-
-
-def unscored_until(bouts: Iterable[Bout], end: float) -> list[Bout]:
-    """The bouts, with unscored time only up to the end of their video."""
-    return [
-        replace(bout, end=min(bout.end, end)) if bout.label == UNSCORED else bout
-        for bout in bouts
-        if bout.label != UNSCORED or bout.start < end
-    ]
-
-
-def are_scored(
-    starts: NDArray[np.float64], ends: NDArray[np.float64], bouts: Iterable[Bout]
-) -> NDArray[np.bool_]:
-    """Whether each window is free of unscored time, (W,), by the starts and ends of windows, (W,) each."""
-    return are_outside(starts, ends, unscored_spans(bouts))
 
 
 def are_outside(

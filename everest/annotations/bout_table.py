@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from everest.annotations.bout import ORIGINS, Bout, origin_in
+from everest.annotations.bout import ORIGINS, Bout, Bouts, origin_in
 from everest.annotations.lines import in_line, number_in, separator_of
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes
@@ -81,9 +81,7 @@ def _table(path: Path) -> tuple[list[str], Reader]:
     return [field.strip().lower() for field in next(rows, [])], rows
 
 
-def write(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
-) -> str:
+def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """A comma-separated table; times are the shortest decimals that are read back as the same numbers."""
     has_subjects = any(bout.subject for each in bouts.values() for bout in each)
     text = io.StringIO()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
-from everest.annotations.bout import Bout, merge_overlaps, origin_in
+from everest.annotations.bout import Bout, Bouts, merge_overlaps, origin_in
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
 
@@ -43,50 +43,33 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
         raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
     media = root.find("HEADER/MEDIA_DESCRIPTOR")
     # ELAN can align media: its time 0 is then this time of the first of them.
-    origin = 0 if media is None else int(media.get("TIME_ORIGIN", 0))
+    begin = 0 if media is None else int(media.get("TIME_ORIGIN", 0))
     video = path.stem if media is None else media.attrib["MEDIA_URL"]
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
     bouts = []
     for tier in root.iter("TIER"):
         if tier.get("PARENT_REF") is not None:
             continue
-        annotator = tier.get("ANNOTATOR", "")
+        origin, subject = origin_in(tier.get("ANNOTATOR", "")), tier.get("PARTICIPANT", "")
         for annotation in tier.iter("ALIGNABLE_ANNOTATION"):
             times = [slots[annotation.attrib[f"TIME_SLOT_REF{side}"]] for side in (1, 2)]
             if None in times:
                 raise ValueError(f"the annotation {annotation.attrib['ANNOTATION_ID']} has no time")
-            start, end = from_milliseconds(*(int(time or 0) + origin for time in times))
-            bouts.append(
-                Bout(
-                    video=video,
-                    start=start,
-                    end=end,
-                    label=(annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"],
-                    origin=origin_in(annotator),
-                    subject=tier.get("PARTICIPANT", ""),
-                )
-            )
+            start, end = from_milliseconds(*(int(time or 0) + begin for time in times))
+            label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
+            bouts.append(Bout(video=video, start=start, end=end, label=label, origin=origin, subject=subject))
     return bouts
 
 
-def write(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
-) -> str:
+def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """The document of one video: a tier for each class, subject and origin. Overlapping bouts are merged.
 
     Classes without bouts have an empty tier.
     """
     ((video, its_bouts),) = bouts.items()
-    root = ElementTree.Element(
-        ROOT,
-        {
-            "AUTHOR": "everest",
-            "DATE": datetime.now(UTC).isoformat(timespec="seconds"),
-            "FORMAT": "3.0",
-            "VERSION": "3.0",
-            _SCHEMA: "http://www.mpi.nl/tools/elan/EAFv3.0.xsd",
-        },
-    )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": now, "FORMAT": "3.0", "VERSION": "3.0"})
+    root.set(_SCHEMA, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
     merged = merge_overlaps(its_bouts)
     header = _child(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
     _child(

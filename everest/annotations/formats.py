@@ -23,7 +23,7 @@ from everest.annotations import (
     label_studio,
     subtitles,
 )
-from everest.annotations.bout import Bout, by_video, outside_unscored
+from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
 from everest.annotations.lines import SEPARATORS, fields_of
 from everest.annotations.matching import VideoNames, stem
 from everest.annotations.times import VideoTimes
@@ -32,11 +32,10 @@ from everest.system.files import write_text
 from everest.system.text import read_json
 from everest.video.folders import as_data_error, refuse_video
 
-NOT_UTF8: Final = "it is no text in UTF-8; save it in this encoding"
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
 
 Read = Callable[[Path, "float | None", VideoNames], list[Bout]]
-Write = Callable[[Mapping[str, Sequence[Bout]], Mapping[str, VideoTimes], Sequence[str]], str]
+Write = Callable[[Bouts, Mapping[str, VideoTimes], Sequence[str]], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,25 +89,27 @@ def read_annotations(
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': names must be text")
-            return bouts if keep_windows else outside_unscored(bouts)
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read as {kind}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """Why a file cannot be read."""
-    match error:
-        case UnicodeDecodeError():
-            return NOT_UTF8
-        case JSONDecodeError():
-            return f"damaged JSON: {error}"
-        case KeyError():
-            return f"{error} is missing"
-        case OverflowError():
-            return "a number is too large for a time"
-        case TypeError() | AttributeError() | IndexError():
-            return "unexpected structure; export the file again"
-    return shown(str(error), most=300)
+            match error:
+                case UnicodeDecodeError():
+                    reason = "it is no text in UTF-8; save it in this encoding"
+                case JSONDecodeError():
+                    reason = f"damaged JSON: {error}"
+                case KeyError():
+                    reason = f"{error} is missing"
+                case OverflowError():
+                    reason = "a number is too large for a time"
+                case TypeError() | AttributeError() | IndexError():
+                    reason = "unexpected structure; export the file again"
+                case _:
+                    reason = shown(str(error), most=300)
+            raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
+    if keep_windows:
+        return bouts
+    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
+    for video, drawn in by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN)).items():
+        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
+    return kept
 
 
 def recognize(path: Path) -> str:

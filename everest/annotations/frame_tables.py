@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -69,11 +70,11 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
         raise DataError(
             f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
         )
-    spans = []
+    spans: list[tuple[str, float, float]] = []
     for name, column in zip(names, values.T, strict=True):
-        changes = np.diff(np.concatenate([[0], column, [0]]))
-        for first, after in zip(np.flatnonzero(changes == 1), np.flatnonzero(changes == -1), strict=True):
-            spans.append((name, *times.borders[np.minimum([first, after], times.frames)].tolist()))
+        changes = np.flatnonzero(np.diff(column, prepend=0, append=0))  # starts and ends of runs in turn
+        borders = times.borders[np.minimum(changes, times.frames)].tolist()
+        spans += zip(repeat(name), borders[::2], borders[1::2], strict=False)
     last = float(times.borders[min(frames, times.frames)])
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
         spans.append((UNSCORED, last, video_times.seconds))
@@ -109,11 +110,8 @@ def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
     first = np.flatnonzero(is_other & ~is_skipped).max(initial=-1) + 1
     places = np.flatnonzero(~is_other & ~is_skipped).tolist()
     background = [place for place in places if header[place] == BACKGROUND]
-    chosen = [
-        place
-        for place in places
-        if place not in background and (header[place] in predicted if predicted else place >= first)
-    ]
+    classes = [place for place in places if header[place] != BACKGROUND]
+    chosen = [place for place in classes if (header[place] in predicted if predicted else place >= first)]
     if not chosen and header[-1] != BACKGROUND:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
     frames = _frames_of(numbers) if header[0] in NUMBERS else np.arange(len(numbers))
@@ -127,12 +125,11 @@ def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
 
 def _frames_of(numbers: Sequence[str]) -> NDArray[np.int64]:
     """The frame of each row, from 0, by its number in the table; by its place if the numbers do not rise."""
+    places = np.arange(len(numbers))
     try:
         frames = np.array(numbers, np.float64)
     except ValueError:
-        return np.arange(len(numbers))
+        return places
     frames -= frames[0] == 1  # numbers from 1 on
     is_rising = (np.diff(frames) >= 1).all() and (frames == frames.round()).all()
-    if not is_rising or frames[0] < 0 or not frames[-1] < MOST_FRAMES:
-        return np.arange(len(numbers))
-    return frames.astype(np.int64)
+    return frames.astype(np.int64) if is_rising and 0 <= frames[0] <= frames[-1] < MOST_FRAMES else places

@@ -55,9 +55,8 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
             if not isinstance(value["timelinelabels"], list):
                 raise ValueError(f"task {number}: timelinelabels is no list of classes")
             for span, label in product(value["ranges"], value["timelinelabels"]):
-                start, end = (span["start"] - 1) / rate, span["end"] / rate
-                bout_origin = _ORIGINS.get(origin, "manual")
-                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=bout_origin))
+                times = {"start": (span["start"] - 1) / rate, "end": span["end"] / rate}
+                bouts.append(Bout(video=video, label=label, origin=_ORIGINS.get(origin, "manual"), **times))
     return bouts
 
 

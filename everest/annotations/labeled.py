@@ -11,14 +11,14 @@ W windows, B bouts.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
@@ -47,13 +47,8 @@ def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout])
         seconds = _covered(label_bouts, ends) - _covered(label_bouts, starts)  # (W,)
         has_label = seconds >= SHARE * (ends - starts) - TOLERANCE
         for bout in label_bouts:
-            first, after = (
-                np.searchsorted(last_ends, bout.start, "right"),
-                np.searchsorted(starts, bout.end, "left"),
-            )
-            if bout.seconds == 0:
-                after = np.searchsorted(starts, bout.start, "right")
-            near = slice(first, after)
+            after = np.searchsorted(starts, bout.end, "left" if bout.seconds else "right")
+            near = slice(np.searchsorted(last_ends, bout.start, "right"), after)
             inside = np.minimum(ends[near], bout.end) - np.maximum(starts[near], bout.start)
             has_label[near] |= (inside >= SHARE * bout.seconds - TOLERANCE) & (ends[near] > bout.start)
         for place in np.flatnonzero(has_label):
@@ -75,37 +70,36 @@ def _covered(bouts: Sequence[Bout], times: NDArray[np.float64]) -> NDArray[np.fl
 
 
 def labeled_samples(
-    samples: Sequence[Sample],
-    bouts: Mapping[str, Sequence[Bout]],
-    *,
-    task: Task | None = None,
+    samples: Sequence[Sample], bouts: Bouts, *, task: Task | None = None
 ) -> tuple[list[Sample], list[str], Task]:
     """Give windows the classes of the bouts in them.
 
     Args:
         samples: segments of videos in seconds; the segments of a video in the order of their starts and ends.
-            Leave out those that touch unscored time first (everest.annotations.bout.are_scored).
+            Leave out those that touch unscored time first (everest.annotations.bout.unscored_spans).
         bouts: by `Sample.path`.
         task: single-label gives a window the class with the most seconds in it, and background if it has
             none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
     Returns:
         The samples with their labels, the names of the classes, and the task.
     """
-    windows: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for sample in samples:
-        windows[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
-    if not windows:
+    if not samples:
         raise DataError("there is no window to label")
-    # A bout of the background states that nothing happens.
-    class_bouts = {
-        path: [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
-        for path in windows
-    }
-    window_labels = {path: iter(label_windows(each, class_bouts[path])) for path, each in windows.items()}
+    by_path: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_path[sample.path].append(sample)
+    window_labels: dict[str, Iterator[Labels]] = {}
+    overlap = False
+    for path, windows in by_path.items():
+        spans = [(each.start or 0.0, np.inf if each.end is None else each.end) for each in windows]
+        # A bout of the background states that nothing happens.
+        class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
+        window_labels[path] = iter(label_windows(spans, class_bouts))
+        overlap = overlap or classes_overlap(class_bouts)
     labels = [next(window_labels[sample.path]) for sample in samples]
     names = sorted({name for each in labels for name in each})
     if task is None:
-        task = MULTI_LABEL if any(map(classes_overlap, class_bouts.values())) else "single-label"
+        task = MULTI_LABEL if overlap else "single-label"
     for name in names:
         if JOINED_BY in name or name != name.strip() or not name.isprintable():
             raise DataError(
@@ -119,11 +113,8 @@ def labeled_samples(
         numbered = [(names.index(name),) for name in chosen]
     else:
         numbered = [(tuple(names.index(name) for name in each),) for each in labels]
-    return (
-        [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)],
-        names,
-        task,
-    )
+    labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
+    return labeled, names, task
 
 
 def classes_overlap(bouts: Sequence[Bout]) -> bool:

@@ -56,7 +56,11 @@ class VideoNames:
             text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
         for key in _keys(last):
-            shared = {video: _equal_folders(video, folders) for video in self._by_key.get(key, ())}
+            shared = {}  # the number of folders at the end that are equal
+            for video in self._by_key.get(key, ()):
+                pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
+                equal = takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)
+                shared[video] = sum(1 for _ in equal)
             best = [video for video, count in shared.items() if count == max(shared.values())]
             if len(best) > 1:
                 raise DataError(
@@ -113,9 +117,3 @@ def _keys(name: str) -> list[tuple[int, str]]:
     """The forms of a file name to compare, the surest first."""
     plain = stem(name).casefold()
     return list(enumerate([name, name.casefold(), plain, _PREFIX.sub("", plain)]))
-
-
-def _equal_folders(video: Path, folders: list[str]) -> int:
-    """The number of folders that a path ends with and an annotated name, too."""
-    pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs))

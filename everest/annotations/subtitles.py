@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.bout import Bout
+from everest.annotations.bout import Bout, Bouts
 from everest.annotations.lines import in_line
 from everest.annotations.matching import VideoNames
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
@@ -26,12 +26,8 @@ _IN_TEXT: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
 _NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of WebVTT begin
 _TAG: Final = re.compile(r"</?[^>]*>")
 
-Row = tuple[int, str]  # a line and its number
 
-
-def write_srt(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
-) -> str:
+def write_srt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """The SubRip file of the bouts of one video."""
     ((_, video_bouts),) = bouts.items()
     return "\n".join(
@@ -40,9 +36,7 @@ def write_srt(
     )
 
 
-def write_vtt(
-    bouts: Mapping[str, Sequence[Bout]], times: Mapping[str, VideoTimes], classes: Sequence[str]
-) -> str:
+def write_vtt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """The WebVTT file of the bouts of one video."""
     ((_, video_bouts),) = bouts.items()
     cues = [f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in video_bouts]
@@ -64,45 +58,40 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     text = path.read_text(encoding="utf-8-sig")
     is_vtt = text.startswith("WEBVTT")
     bouts = []
-    for block in _blocks(text):
-        for (start, end), rows in _cue(block, is_vtt=is_vtt):
-            for number, row in rows:
-                label = html.unescape(_TAG.sub("", row)).strip() if is_vtt else row
-                with in_line(number):
-                    bouts.append(Bout(video=path.stem, start=start, end=end, label=label))
-    return bouts
-
-
-def _blocks(text: str) -> Iterator[list[Row]]:
-    """Yield the lines between empty lines."""
-    rows = enumerate(text.split("\n"), start=1)
-    for is_empty, block in groupby(rows, key=lambda row: not row[1].strip()):
-        if not is_empty:
-            yield list(block)
-
-
-def _cue(block: list[Row], *, is_vtt: bool) -> Iterator[tuple[tuple[float, float], list[Row]]]:
-    """Yield times and text of the cue of a block, if it has one. A number or a name may precede the times."""
-    rows = block[1:] if is_vtt and block[0][0] == 1 else block  # after the line WEBVTT
-    place = next((place for place, (_, row) in enumerate(rows[:2]) if "-->" in row), None)
-    texts = [(number, row.strip()) for number, row in rows[0 if place is None else place + 1 :]]
-    for number, row in texts:
+    for is_empty, block in groupby(enumerate(text.split("\n"), start=1), key=lambda row: not row[1].strip()):
+        if is_empty:
+            continue
+        rows = list(block)  # numbers and lines
+        first = rows[0][1]
+        if is_vtt and rows[0][0] == 1:
+            rows = rows[1:]  # after the line WEBVTT
+        # A number or a name may precede the times.
+        place = next((place for place, (_, line) in enumerate(rows[:2]) if "-->" in line), None)
+        labels = [(number, line.strip()) for number, line in rows[0 if place is None else place + 1 :]]
+        for number, label in labels:
+            with in_line(number):
+                if _IN_TEXT.match(label):
+                    raise ValueError(
+                        f"'{shown(label)}' is in the text of a cue; put an empty line between cues"
+                    )
+        if place is None and is_vtt and first.startswith(_NO_CUE):
+            continue
+        number, line = rows[place or 0]
         with in_line(number):
-            if _IN_TEXT.match(row):
-                raise ValueError(f"'{shown(row)}' is in the text of a cue; put an empty line between cues")
-    if place is None and is_vtt and block[0][1].startswith(_NO_CUE):
-        return
-    number, line = rows[place or 0]
-    with in_line(number):
-        yield _span(line), texts
+            start, end = _span(line)
+        for number, label in labels:
+            text_label = html.unescape(_TAG.sub("", label)).strip() if is_vtt else label
+            with in_line(number):
+                bouts.append(Bout(video=path.stem, start=start, end=end, label=text_label))
+    return bouts
 
 
 def _span(line: str) -> tuple[float, float]:
     """Start and end of a cue in seconds; ValueError if the line has none."""
-    found = _TIMES.match(line)
-    if found is None:
+    match = _TIMES.match(line)
+    if match is None:
         raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
-    numbers = [int(group or 0) for group in found.groups()]
+    numbers = [int(group or 0) for group in match.groups()]
     start, end = (
         ((hours * 60 + minutes) * 60 + seconds) * 1000 + thousandths
         for hours, minutes, seconds, thousandths in (numbers[:4], numbers[4:])

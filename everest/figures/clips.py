@@ -1,11 +1,10 @@
-"""Clips that play in a page: small videos as data URIs, and the page of windows to check.
+"""Clips that play in a page: small videos as data URIs.
 
 F frames, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +14,7 @@ import numpy as np
 
 from everest.data.crops import resize
 from everest.data.footage import footage_of
-from everest.figures.drawing import data_uri, write_page
+from everest.figures.drawing import data_uri
 from everest.lists.sample import Sample
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
 from everest.video.writer import H264, write_timed_frames
@@ -55,13 +54,3 @@ def _small_video(sample: Sample) -> bytes:
         clip = Path(folder) / "clip.mp4"
         write_timed_frames(clip, timed, shown, codec=H264(crf=QUALITY, gop=12), comment="")
         return clip.read_bytes()
-
-
-def write_check_page(path: Path, windows: Sequence[Sample], *, list_file: str, lines: Sequence[str]) -> None:
-    """Write a page with windows as playing clips, each next to its line of the list to fill in.
-
-    Args:
-        lines: of the list, one for each window.
-    """
-    cards = [clip_card(window) | {"line": line} for window, line in zip(windows, lines, strict=True)]
-    write_page(path, "figures", "check_page.html", list_file=list_file, cards=cards)

@@ -64,7 +64,8 @@ class RunCurves:
     Attributes:
         curves: by the names of their values in metrics.jsonl, such as `val_loss`; only those with values.
         metric: of everest.metrics.names, that chooses the best weights, unless that is the loss.
-        chance: of the metric, in percent; None before weights are saved, or if it is not known.
+        chance: percent of videos of which a guess of all labels is right, if the metric counts these; None
+            before weights are saved.
         probe: the name of the linear probe if there is one, else of k-NN.
         probe_chance: percent, of the most frequent class.
     """
@@ -103,11 +104,14 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     curves |= {key: _curve(x_of_step, validations, key) for key in ("val_loss", f"val_{metric}")}
     wanted = ("heldout_loss", "heldout_mean_loss", "rank_me", probe)
     curves |= {key: _curve(x_of_step, probes, key) for key in wanted if key is not None}
+    chance = None
+    if metric in ("top1", "mean_class_accuracy") and (spec := _spec(run)) and spec.num_classes:
+        chance = 100 / math.prod(head.outputs for head in spec.answered)
     return RunCurves(
         name=name,
         curves={key: curve for key, curve in curves.items() if np.isfinite(curve.y).any()},
         metric=None if metric == "loss" else metric,
-        chance=chance_of_run(run, metric),
+        chance=chance,
         probe=probe,
         probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
     )
@@ -153,16 +157,6 @@ def _spec(run: Path) -> ModelSpec | None:
     if header.kind == "tokenizer":
         raise RecipeError(f"{run}: a tokenizer, which has no axis gflops; draw by steps or hours")
     return ModelSpec.from_settings(header.settings, source=weights)
-
-
-def chance_of_run(run: Path, metric: str | None) -> float | None:
-    """Return the percentage of videos that a guess of all labels gets right, if the metric counts these."""
-    if metric not in ("top1", "mean_class_accuracy"):
-        return None
-    spec = _spec(run)
-    if spec is None or spec.num_classes is None:
-        return None
-    return 100 / math.prod(head.outputs for head in spec.answered)
 
 
 def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -224,13 +218,11 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
 def _draw_curve(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None:
     """Draw a curve; one that is logged at each step as running means, with the values faint behind."""
     marker = "o" if len(curve.x) <= FEW_POINTS else ""
-    if key in LOSSES and key != "loss":
-        marker, _ = LOSSES[key]
     if key in SMOOTHED:
         panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
         curve = Curve(curve.x, smooth(curve.y))
     elif key in LOSSES:  # thinner than the training loss
-        style = {**style, "linewidth": 1}
+        style, (marker, _) = {**style, "linewidth": 1}, LOSSES[key]
     panel.plot(*curve, marker=marker, **style)
 
 

@@ -132,14 +132,9 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def render(package: str, template: str, **values: Any) -> str:
-    """Render a template of a package, such as `figures`; all values are escaped: they come from users."""
+def write_page(path: Path, package: str, template: str, **values: Any) -> None:
+    """Write a page by a template of a package, such as `figures`; all values are escaped."""
     templates = Environment(
         loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
     )
-    return templates.get_template(template).render(**values)
-
-
-def write_page(path: Path, package: str, template: str, **values: Any) -> None:
-    """Write a page that `render` makes."""
-    write_text(path, escape_bytes(render(package, template, **values)))
+    write_text(path, escape_bytes(templates.get_template(template).render(**values)))

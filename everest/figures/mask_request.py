@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
@@ -22,7 +21,7 @@ from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.masks import TUBELET, FigureRequest, embedding_of, view_masks
-from everest.figures.pictures import draw_views, view_title
+from everest.figures.pictures import draw_rows, rows_of, view_title
 from everest.lists.sample import Sample
 from everest.methods.learned import LearnedImportance, ScoreName
 from everest.methods.ranked import ByChange
@@ -56,26 +55,6 @@ class MaskRequest(FigureRequest):
     pixels: PixelStatistics = IMAGENET
     input_kind: Input = "frames"
 
-    def read_clip(self, video: Path) -> tuple[torch.Tensor, list[int]]:
-        """The clip in the middle of a video, (C, T, H, W) uint8, and its T frame numbers."""
-        model, embed = self.model, embedding_of(self.model, self.tubelet, self.pixels)
-        frames = model.encoder.num_frames if isinstance(model, VideoModel) else self.frames
-        cell = max((selector.cell for _, selector in self.selectors), default=1)
-        sample = Sample(path=str(video))
-        views = EvalViews(
-            frames=frames,
-            stride=self.stride,
-            size=self.frame_size(probe(video), multiples=(cell * embed.tubelet[1], cell * embed.tubelet[2])),
-            clips=1,
-            crops=1,
-            sampling=self.sampling,
-            fps=self.fps,
-            channels=embed.pixels.channels,
-        )
-        (clip,) = views(sample, np.random.default_rng(0), "auto").frames
-        (numbers,) = views.windows(footage_of(sample, self.fps)).tolist()
-        return clip, numbers
-
     def draw(
         self, video: Path, folder: Path, *, read: Sequence[Path], overwrite: bool
     ) -> list[dict[str, Any]]:
@@ -87,21 +66,36 @@ class MaskRequest(FigureRequest):
         path = folder / f"{video.stem}-mask.png"
         refuse_inputs(path, read, option="--output")
         check_new_file(path, option="--output", overwrite=overwrite)
-        clip, numbers = self.read_clip(video)
+        model, embed = self.model, embedding_of(self.model, self.tubelet, self.pixels)
+        cell = max((selector.cell for _, selector in self.selectors), default=1)
+        make_views = EvalViews(
+            frames=model.encoder.num_frames if isinstance(model, VideoModel) else self.frames,
+            stride=self.stride,
+            size=self.frame_size(probe(video), multiples=(cell * embed.tubelet[1], cell * embed.tubelet[2])),
+            clips=1,  # in the middle of the video
+            crops=1,
+            sampling=self.sampling,
+            fps=self.fps,
+            channels=embed.pixels.channels,
+        )
+        sample = Sample(path=str(video))
+        (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
+        (numbers,) = make_views.windows(footage_of(sample, self.fps)).tolist()  # T
         views = view_masks(
             clip,
             self.selectors,
-            model=self.model,
+            model=model,
             tubelet=self.tubelet,
             pixels=self.pixels,
             input_kind=self.input_kind,
             seed=self.seed,
         )
-        embedding, total = "pixels" if self.model is None else "checkpoint", probe(video).frames
+        embedding, total = "pixels" if model is None else "checkpoint", probe(video).frames
         title = view_title(views[0]) if len(views) == 1 else "tokens by strategy and keep ratio"
         source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {total}"
         measured = "" if all(view.importance is None for view in views) else f"; measured on the {embedding}"
-        draw_views(path, views, title=f"{source}\n{title}{measured}", numbers=numbers)
+        title = f"{source}\n{title}{measured}"
+        draw_rows(path, rows_of(views), slices=views[0].grid.t, title=title, numbers=numbers)
         return [
             {
                 "video": str(video),
@@ -137,6 +131,8 @@ def request_masks(
     """
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
+    module = None if opened is None else opened.module
+    is_tokenizer = isinstance(module, AdaptiveTokenizer)
     values: dict[str, Any] = {**DEFAULT_CLIP}
     own: Selector | None = None
     if recipe is not None:
@@ -145,9 +141,9 @@ def request_masks(
         values |= {"sampling": recipe.pretrain.sampling, "stride": recipe.pretrain.stride}
         values |= {"tubelet": recipe.model.tubelet, "pixels": recipe.data.pixels}
         values |= {"input_kind": recipe.model.input}
-    elif opened is not None and isinstance(opened.module, AdaptiveTokenizer):
+    elif opened is not None and isinstance(module, AdaptiveTokenizer):
         own = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
-        window = opened.module.window
+        window = module.window
         values |= {"size": min(opened.spec.size), "frames": -(-DEFAULT_CLIP["frames"] // window) * window}
         if clip.get("frames", window) % window:
             raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
@@ -157,22 +153,20 @@ def request_masks(
             )
         strategy = None
     elif opened is not None:
-        module = opened.transformer
-        own = module.selector.at_evaluation() if isinstance(module, SelectingModel) else module.selector
+        model = opened.transformer
+        own = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
         trained = trained_clip(opened)
         if trained is not None:
             values |= {"stride": trained.stride, "sampling": trained.sampling, "fps": trained.fps}
-        for name, side in (("frames", module.encoder.num_frames), ("size", min(opened.spec.size))):
+        for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
             if clip.get(name, side) != side:
                 raise RecipeError(f"--{name} {clip[name]}: the model of --checkpoint takes {side}")
     if "stride" in clip:
         values["sampling"] = "dense"  # the others have no stride
-    of_tokenizer = opened is not None and isinstance(opened.module, AdaptiveTokenizer)
-    selectors = _selectors(own, strategy, ratios, settings, compare=compare, of_tokenizer=of_tokenizer)
+    selectors = _selectors(own, strategy, ratios, settings, compare=compare, is_tokenizer=is_tokenizer)
     sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
     if sees_camera and values.get("input_kind") == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
-    module = None if opened is None else opened.module
     return MaskRequest(selectors=selectors, seed=seed, model=module, **values | dict(clip))
 
 
@@ -183,7 +177,7 @@ def _selectors(
     settings: Mapping[str, Any],
     *,
     compare: bool,
-    of_tokenizer: bool,
+    is_tokenizer: bool,
 ) -> list[tuple[str, Selector]]:
     """The strategies to draw below each other, with their titles.
 
@@ -192,7 +186,7 @@ def _selectors(
     """
     if compare and (strategy is not None or settings or len(ratios) > 1):
         raise RecipeError("--compare takes one --keep, and no --strategy, --align, --cuts or --slice-cap")
-    if of_tokenizer and isinstance(own, LearnedImportance):
+    if is_tokenizer and isinstance(own, LearnedImportance):
         if settings:
             raise RecipeError(f"--{next(iter(settings)).replace('_', '-')}: a tokenizer has no such setting")
         return [

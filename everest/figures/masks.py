@@ -101,22 +101,14 @@ class MaskView:
         shown[tokens] = patches[tokens]
         return to_frames(unpatchify(shown[None], self.grid))
 
-    def heat(self) -> Tensor:
-        """Return the importance of each pixel's token, (T, H, W) float32."""
-        assert self.importance is not None
-        by_token = self.importance.view(self.grid.t, self.grid.h, self.grid.w)
-        return over_pixels(by_token, self.frames.shape[:3])
-
-    def kept_per_slice(self) -> list[int]:
-        return torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t).tolist()
-
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json: ids and counts."""
+        kept_per_slice = torch.bincount(self.kept // self.grid.per_slice, minlength=self.grid.t)
         return {
             "grid": [self.grid.t, self.grid.h, self.grid.w],
             "strategy": self.selector.strategy,
             "keep": round(len(self.kept) / self.grid.num_tokens, 4),
-            "kept_per_slice": self.kept_per_slice(),
+            "kept_per_slice": kept_per_slice.tolist(),
             "kept": self.kept.tolist(),
             "visible": self.visible.tolist(),
         }

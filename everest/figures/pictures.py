@@ -5,7 +5,7 @@ T frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -58,8 +58,24 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
 
     The last rows show the importance that the strategies measure; those that measure the same share a row.
     """
-    rows = [FigureRow("original", views[0].frames)]
-    rows += _rows_of_one(views[0]) if len(views) == 1 else _rows_of_several(views)
+    first, total = views[0], views[0].grid.num_tokens
+    rows = [FigureRow("original", first.frames)]
+    if len(views) == 1:
+        kept, visible = len(first.kept), len(first.visible)
+        if kept < total or not first.hides:  # else the row would be equal to the frames
+            rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), share_text(kept, total)))
+        if first.hides:
+            rows.append(
+                FigureRow("visible tokens", first.pixels_of(first.visible), share_text(visible, total))
+            )
+        if first.predicted is not None:
+            rows.append(FigureRow("predicted", first.predicted, share_text(kept - visible, total)))
+    else:
+        for view in views:
+            is_mask = view.hides and view.importance is None  # a random mask: what the encoder sees
+            verb, tokens = ("shows", view.visible) if is_mask else ("keeps", view.kept)
+            note = f"{verb} {share_text(len(tokens), total)}"
+            rows.append(FigureRow(view.title, view.pixels_of(tokens), note))
     shown: list[Tensor] = []
     for view in views:
         if view.importance is None or any(torch.equal(view.importance, known) for known in shown):
@@ -67,37 +83,10 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
         shown.append(view.importance)
         highest = float(view.importance.max())
         scale = Normalize(view.no_change, highest if highest > view.no_change else view.no_change + 1)
-        rows.append(FigureRow("importance", view.heat(), view.title, scale))
+        by_token = view.importance.view(view.grid.t, view.grid.h, view.grid.w)
+        heat = over_pixels(by_token, view.frames.shape[:3])  # (T, H, W)
+        rows.append(FigureRow("importance", heat, view.title, scale))
     return rows
-
-
-def _rows_of_one(view: MaskView) -> Iterator[FigureRow]:
-    """The kept, visible and predicted tokens."""
-    kept, visible, total = len(view.kept), len(view.visible), view.grid.num_tokens
-    if kept < total or not view.hides:  # else the row would be equal to the frames
-        yield FigureRow("kept tokens", view.pixels_of(view.kept), share_text(kept, total))
-    if view.hides:
-        yield FigureRow("visible tokens", view.pixels_of(view.visible), share_text(visible, total))
-    if view.predicted is not None:
-        yield FigureRow("predicted", view.predicted, share_text(kept - visible, total))
-
-
-def _rows_of_several(views: Sequence[MaskView]) -> Iterator[FigureRow]:
-    """The tokens that each strategy keeps; of random masks, those that the encoder sees."""
-    for view in views:
-        is_mask = view.hides and view.importance is None
-        verb, tokens = ("shows", view.visible) if is_mask else ("keeps", view.kept)
-        count = share_text(len(tokens), view.grid.num_tokens)
-        yield FigureRow(view.title, view.pixels_of(tokens), f"{verb} {count}")
-
-
-def draw_views(path: Path, views: Sequence[MaskView], *, title: str, numbers: Sequence[int] = ()) -> None:
-    """Draw a PNG of the views of one clip; gray tokens are dropped or hidden.
-
-    Args:
-        numbers: T frame numbers in the video; without, frames are numbered from 0.
-    """
-    draw_rows(path, rows_of(views), slices=views[0].grid.t, title=title, numbers=numbers)
 
 
 def draw_rows(
@@ -105,8 +94,10 @@ def draw_rows(
 ) -> None:
     """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
 
+    Gray tokens are dropped or hidden.
+
     Args:
-        numbers: T frame numbers for the columns; without, from 0.
+        numbers: T frame numbers in the video, for the columns; without, from 0.
     """
     length, height, width = rows[0].frames.shape[:3]
     numbers = numbers or range(length)

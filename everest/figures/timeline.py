@@ -16,10 +16,9 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
-from everest.config.heads import Head
 from everest.figures.drawing import COLORS, plain, png_figure, shorten
 from everest.inference.bouts import Rows
-from everest.inference.timelines import Timelines, VideoTimeline
+from everest.inference.timelines import Timelines
 from everest.system.text import counted
 
 BARS: Final = COLORS[:-1]  # black is for a person
@@ -66,9 +65,16 @@ def draw_timelines(
         for panel, (video, head, rows), lanes in zip(axes, drawn, seconds, strict=True):
             words = [Path(video.video).name, head.name]
             if head.task == "regression":
-                _draw_numbers(panel, video, timelines, head)
+                column = sum(each.outputs for each in heads[: heads.index(head)])
+                centers = (video.starts + video.ends) / 2
+                panel.plot(
+                    centers, video.outputs[:, column], "o-", color=COLORS[0], markersize=4, linewidth=1.5
+                )
+                panel.set_ylabel("predicted value")
+                panel.grid(alpha=0.3)
             else:
-                _draw_lanes(panel, video, rows, truth.get(video.path, ()), lanes, timelines, head)
+                names = timelines.classes.of_head(head)
+                _draw_lanes(panel, rows, truth.get(video.path, ()), lanes, names)
                 words += [f"{counted(len(lanes) - LANES, 'other class')} not shown"] * (len(lanes) > LANES)
             panel.set_title(plain(", ".join(filter(None, words))), loc="left", fontsize=11)
             panel.set_xlim(*video.extent)
@@ -94,15 +100,12 @@ def _seconds(predicted: Rows, truth: Sequence[Bout]) -> dict[str, list[float]]:
 
 def _draw_lanes(
     panel: Axes,
-    video: VideoTimeline,
     predicted: Rows,
     truth: Sequence[Bout],
     seconds: Mapping[str, Sequence[float]],
-    timelines: Timelines,
-    head: Head,
+    names: Sequence[str],
 ) -> None:
     """Draw a lane per class, the first on top; a class has the same color in all figures of a model."""
-    names = timelines.classes.of_head(head)
     share = TRUTH if truth else 0.0
     full = 1 - GAP - share  # of a lane, the height of a probability of 1
     texts = []
@@ -115,9 +118,9 @@ def _draw_lanes(
             _draw_bars(panel, times, -lane - 1, [full * row["probability"] for row in rows], color)
         true = [(bout.start, bout.end) for bout in truth if bout.label == name]
         _draw_bars(panel, true, -lane - GAP - share, [share] * len(true), "black")
-        of_model, of_person = seconds[name]
-        text = f"{shorten(name, LONGEST_NAME)}  {of_model:.1f} s"
-        texts.append(plain(text + (f", true {of_person:.1f} s" if truth and name != BACKGROUND else "")))
+        predicted_seconds, true_seconds = seconds[name]
+        text = f"{shorten(name, LONGEST_NAME)}  {predicted_seconds:.1f} s"
+        texts.append(plain(text + (f", true {true_seconds:.1f} s" if truth and name != BACKGROUND else "")))
     panel.set_yticks([-lane - 0.5 for lane in range(len(texts))], texts)
     panel.set_ylim(-max(len(texts), 1), 0)
     panel.grid(alpha=0.3, axis="x")
@@ -138,13 +141,3 @@ def _draw_bars(
         for (start, end), height in zip(times, heights, strict=True)
     ]
     panel.add_collection(PolyCollection(bars, facecolors=color, alpha=opacity, linewidths=0))
-
-
-def _draw_numbers(panel: Axes, video: VideoTimeline, timelines: Timelines, head: Head) -> None:
-    """Draw a curve through the centers of the windows."""
-    heads = timelines.classes.heads
-    column = sum(other.outputs for other in heads[: heads.index(head)])
-    centers = (video.starts + video.ends) / 2
-    panel.plot(centers, video.outputs[:, column], "o-", color=COLORS[0], markersize=4, linewidth=1.5)
-    panel.set_ylabel("predicted value")
-    panel.grid(alpha=0.3)

@@ -59,7 +59,24 @@ def choose_windows(
         for score, share, least in zip(scores, _marked(even, lengths), floor, strict=True)
     ]
     limits = [int(np.ceil(MOST_TIMES * count * n / total)) for n in lengths]
-    _add_by_score(chosen, scores, count=count, apart=apart, limits=limits)
+    counts = [int(taken.sum()) for taken in chosen]
+    missing = count - sum(counts)
+    ranked = sorted(
+        (-value, row, number)
+        for row, score in enumerate(scores)
+        if score is not None
+        for number, value in enumerate(score.tolist())
+    )
+    while apart > 0 and missing > 0:
+        for _, row, number in ranked:
+            near = chosen[row][max(number - apart + 1, 0) : number + apart]
+            if counts[row] < limits[row] and not near.any():
+                chosen[row][number] = True
+                counts[row] += 1
+                missing -= 1
+            if missing <= 0:
+                break
+        apart //= 2
     return [np.flatnonzero(taken) for taken in chosen]
 
 
@@ -68,36 +85,6 @@ def _marked(places: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[n
     marked = np.zeros(sum(lengths), dtype=bool)
     marked[places] = True
     return np.split(marked, np.cumsum(lengths)[:-1])
-
-
-def _add_by_score(
-    chosen: Sequence[NDArray[np.bool_]],
-    scores: Sequence[NDArray[np.float64] | None],
-    *,
-    count: int,
-    apart: int,
-    limits: Sequence[int],
-) -> None:
-    """Mark further windows, those with the highest score first, until `count` are marked."""
-    ranked = [
-        (-value, row, number)
-        for row, score in enumerate(scores)
-        if score is not None
-        for number, value in enumerate(score.tolist())
-    ]
-    ranked.sort()
-    counts = [int(taken.sum()) for taken in chosen]
-    missing = count - sum(counts)
-    while apart > 0:
-        for _, row, number in ranked:
-            if missing <= 0:
-                return
-            near = chosen[row][max(number - apart + 1, 0) : number + apart]
-            if counts[row] < limits[row] and not near.any():
-                chosen[row][number] = True
-                counts[row] += 1
-                missing -= 1
-        apart //= 2
 
 
 def why_none(packets: PacketSizes) -> str | None:
@@ -115,22 +102,8 @@ def why_none(packets: PacketSizes) -> str | None:
     return None
 
 
-def packet_activity(packets: PacketSizes) -> NDArray[np.float64]:
-    """Returns (P,) the activity of each packet, about 1 if it is as usual; NaN for keyframes."""
-    activity = np.full(len(packets.sizes), np.nan)
-    for kind in (1, 2):
-        chosen = np.flatnonzero(packets.kinds == kind)
-        if not chosen.size:
-            continue
-        sizes = packets.sizes[chosen] + OVERHEAD
-        width = round(RUNNING_SECONDS * chosen.size / packets.end)
-        medians = median_filter(sizes, size=max(min(width, chosen.size), 1), mode="nearest")
-        activity[chosen] = sizes / medians
-    return activity
-
-
 def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
-    """Returns the mean activity of the packets in each window.
+    """Returns the mean activity of the packets in each window, about 1 if it is as usual.
 
     Args:
         starts: (N,) seconds.
@@ -138,9 +111,16 @@ def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: 
     Returns:
         (N,); 0 for a window without a packet other than keyframes.
     """
-    activity = packet_activity(packets)
-    shown = ~np.isnan(activity)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(shown, activity, 0))])
-    counts = np.concatenate([[0], np.cumsum(shown)])
+    activity = np.zeros(len(packets.sizes))  # (P,)
+    for kind in (1, 2):
+        chosen = np.flatnonzero(packets.kinds == kind)
+        if chosen.size:
+            sizes = packets.sizes[chosen] + OVERHEAD
+            width = round(RUNNING_SECONDS * chosen.size / packets.end)
+            activity[chosen] = sizes / median_filter(
+                sizes, size=max(min(width, chosen.size), 1), mode="nearest"
+            )
+    sums = np.concatenate([[0.0], np.cumsum(activity)])
+    counts = np.concatenate([[0], np.cumsum(packets.kinds > 0)])
     first, last = (np.searchsorted(packets.seconds, times) for times in (starts, starts + seconds))
     return (sums[last] - sums[first]) / np.maximum(counts[last] - counts[first], 1)

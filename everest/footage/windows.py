@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import Bout, are_outside, are_scored, join_files
+from everest.annotations.bout import Bout, are_outside, join_files, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.labeled import labeled_samples
 from everest.annotations.matching import VideoNames, late_notices, match_videos, stem
@@ -62,22 +62,32 @@ class Labeling:
         """Read the bouts of videos, by the paths of these."""
         by_path = {Path(path): path for path in paths}
         names = VideoNames(by_path)
-        read = [read_annotations(file, fps=self.fps, videos=names) for file in self.files]
-        matches = [match_videos(bouts, names) for bouts in read]
-        unknown = list(dict.fromkeys(name for _, file_bouts in matches for name in file_bouts))
-        matched, predicted = without_predictions([file_bouts for file_bouts, _ in matches])
-        if not matched:
-            named = first_names(unknown) or "no video"
+        in_files: dict[Path, list[list[Bout]]] = defaultdict(list)  # of each video, its bouts in each file
+        unknown: dict[str, None] = {}
+        for file in self.files:
+            matched, unmatched = match_videos(read_annotations(file, fps=self.fps, videos=names), names)
+            unknown |= dict.fromkeys(unmatched)
+            for video, file_bouts in matched.items():
+                in_files[video].append(file_bouts)
+        if not in_files:
+            named = first_names(list(unknown)) or "no video"
             raise DataError(f"--labels {self.files[0]}: has no bout of these videos; it names {named}")
-        without = [str(path) for path in by_path if path not in matched]
-        for what, names_of in (
-            ("predicted bouts of videos that a person has labeled", sorted(map(str, predicted))),
-            ("no such video", unknown),
+        joined, predicted = {}, []
+        for video, lists in in_files.items():
+            # Files of predictions give way to those of a person.
+            manual = [each for each in lists if any(bout.origin != "automated" for bout in each)]
+            joined[by_path[video]] = join_files(manual or lists)
+            if manual and len(manual) < len(lists):
+                predicted.append(str(video))
+        without = [str(path) for path in by_path if path not in in_files]
+        for what, left_out in (
+            ("predicted bouts of videos that a person has labeled", sorted(predicted)),
+            ("no such video", list(unknown)),
             (f"without a bout in the annotations, {len(without)} of {len(by_path)} videos", without),
         ):
-            if names_of:
-                report(notice(f"left out, {what}: {first_names(names_of)}"))
-        return {by_path[video]: video_bouts for video, video_bouts in matched.items()}
+            if left_out:
+                report(notice(f"left out, {what}: {first_names(left_out)}"))
+        return joined
 
     def write(
         self, out: Path, windows: Sequence[Sample], bouts: Mapping[str, Sequence[Bout]], *, overwrite: bool
@@ -104,29 +114,6 @@ class Labeling:
             "labels": dict(counts.most_common()),
             "classes": None if names_file is None else str(names_file),
         }
-
-
-def without_predictions(
-    files: Sequence[Mapping[Path, Sequence[Bout]]],
-) -> tuple[dict[Path, list[Bout]], list[Path]]:
-    """Join the bouts of several files; files of predictions give way to those of a person.
-
-    Args:
-        files: the bouts of each file, by their video.
-    Returns:
-        The bouts of each video, and the videos of which predicted bouts are left out.
-    """
-    by_video: dict[Path, list[Sequence[Bout]]] = defaultdict(list)
-    for file_bouts in files:
-        for video, bouts in file_bouts.items():
-            by_video[video].append(bouts)
-    joined, left_out = {}, []
-    for video, lists in by_video.items():
-        manual = [bouts for bouts in lists if any(bout.origin != "automated" for bout in bouts)]
-        joined[video] = join_files(manual or lists)
-        if manual and len(manual) < len(lists):
-            left_out.append(video)
-    return joined, left_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +275,7 @@ def _candidates(
             scores = window_activity(packets, starts, settings.seconds)
         else:
             problems["unranked"] = reason
-    scored = are_scored(starts, ends, bouts)
+    scored = are_outside(starts, ends, unscored_spans(bouts))
     candidates = Candidates(
         sample=sample,
         starts=starts[scored],

@@ -99,54 +99,38 @@ def bouts_of_head(
         return []
     if rules.smooth:
         outputs = smoothed(windows, outputs, rules.smooth)
-    if head.task != MULTI_LABEL:
+    several = head.task == MULTI_LABEL
+    columns: list[tuple[NDArray[np.int64], Floats]]  # classes and probabilities of the windows, (W,) each
+    if several:
+        thresholds = head.thresholds if rules.threshold is None else rules.threshold
+        present = outputs >= np.array(thresholds, np.float32)  # (W, C)
+        numbers = np.flatnonzero(present.any(axis=0)).tolist()
+        columns = [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in numbers]
+    else:
         best = outputs.max(axis=1)
-        classes = np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1))
-        return _bouts(windows, classes, best, names, rules.min_seconds)
-    thresholds = head.thresholds if rules.threshold is None else rules.threshold
-    present = outputs >= np.array(thresholds, np.float32)  # (W, C)
-    bouts = [
-        bout
-        for index in np.flatnonzero(present.any(axis=0)).tolist()
-        for bout in _bouts(
-            windows,
-            np.where(present[:, index], index, NO_CLASS),
-            outputs[:, index],
-            names,
-            rules.min_seconds,
-        )
-        if bout["label"] is not None
-    ]
-    return sorted(bouts, key=lambda bout: (bout["start"], bout["index"]))
-
-
-def _bouts(
-    windows: Windows,
-    classes: NDArray[np.int64],
-    probabilities: Floats,
-    names: Sequence[str],
-    min_seconds: float,
-) -> Rows:
-    """The bouts of windows of the given classes, (W,), and their probabilities, (W,)."""
-    if min_seconds:
-        classes = without_short(windows, classes, min_seconds)
-    bouts = []
-    for first, after in windows.runs(classes):
-        start, end = float(windows.spans[first, 0]), float(windows.spans[after - 1, 1])
-        start_frame, end_frame = frame_range(windows.times, start, end)
-        index = int(classes[first])
-        bouts.append(
-            {
-                "start": round(start, 3),
-                "end": round(end, 3),
-                "start_frame": max(start_frame, windows.frames[0]),
-                "end_frame": min(end_frame, windows.frames[1]),
-                "label": None if index == NO_CLASS else names[index],
-                "index": None if index == NO_CLASS else index,
-                "probability": round(float(probabilities[first:after].mean(dtype=np.float64)), 6),
-            }
-        )
-    return bouts
+        columns = [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
+    bouts: Rows = []
+    for classes, probabilities in columns:
+        if rules.min_seconds:
+            classes = without_short(windows, classes, rules.min_seconds)
+        for first, after in windows.runs(classes):
+            index = None if classes[first] == NO_CLASS else int(classes[first])
+            if several and index is None:
+                continue
+            start, end = float(windows.spans[first, 0]), float(windows.spans[after - 1, 1])
+            start_frame, end_frame = frame_range(windows.times, start, end)
+            bouts.append(
+                {
+                    "start": round(start, 3),
+                    "end": round(end, 3),
+                    "start_frame": max(start_frame, windows.frames[0]),
+                    "end_frame": min(end_frame, windows.frames[1]),
+                    "label": None if index is None else names[index],
+                    "index": index,
+                    "probability": round(float(probabilities[first:after].mean(dtype=np.float64)), 6),
+                }
+            )
+    return sorted(bouts, key=lambda bout: (bout["start"], bout["index"])) if several else bouts
 
 
 def without_short(windows: Windows, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:

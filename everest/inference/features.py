@@ -101,10 +101,9 @@ def extract(
     check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
     row_of = LEVELS[level]
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
-        if store.samples and window is None:
-            report(notice(f"resuming after {len(store.samples)} of {len(samples)} videos"))
-        elif store.samples:
-            report(notice(f"resuming after {len(store.samples)} windows, in {store.samples[-1][0]}"))
+        if store.samples:
+            done = f"windows, in {store.samples[-1][0]}" if sliding else f"of {len(samples)} videos"
+            report(notice(f"resuming after {len(store.samples)} {done}"))
         if sliding:
             add_window_rows(store, model, samples, row_of, **sliding, batch=batch, report=report)
         else:
@@ -192,8 +191,8 @@ def add_window_rows(
         rows: Iterator[dict[str, Tensor]] = iter(())
         if clips:
             values = model.encode(torch.stack(clips).flatten(0, 1))._asdict()
-            by_window = {name: of.unflatten(0, (len(clips), -1)) for name, of in values.items()}  # (W, V, …)
-            rows = (row_of({name: of[i] for name, of in by_window.items()}) for i in range(len(clips)))
+            by_window = {name: x.unflatten(0, (len(clips), -1)) for name, x in values.items()}  # (W, V, …)
+            rows = (row_of({name: x[i] for name, x in by_window.items()}) for i in range(len(clips)))
         for sample, result in part:
             if isinstance(result, str):
                 if result != DAMAGED:
@@ -223,11 +222,6 @@ def _write_features(
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         write_tensors(out, tensors, metadata={"videos": json.dumps(videos), **texts})
         return
+    columns = {"videos": np.array(videos)} | {name: np.array(text) for name, text in texts.items()} | arrays
     with atomic_file(out) as part, part.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            videos=np.array(videos),
-            **{name: np.array(text) for name, text in texts.items()},
-            **arrays,
-        )
+        np.savez(file, allow_pickle=False, **columns)

@@ -269,10 +269,10 @@ def over_videos(
         values = compute(clip.frames[readable].flatten(0, 1)) if readable else {}
         # (R, V, …) each
         by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
-        rows = {row: {name: of[i] for name, of in by_video.items()} for i, row in enumerate(readable)}
-        results = [failed[0][1] if failed else rows[row] for row, failed in enumerate(failures)]
-        report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
+        rows = ({name: tensor[i] for name, tensor in by_video.items()} for i in range(len(readable)))
+        results = (failed[0][1] if failed else next(rows) for failed in failures)
         pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
+        report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
         for sample, result in pairs:
             if isinstance(result, str):
                 report(notice(f"{sample.video_id}: {result}"))

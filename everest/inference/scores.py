@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Span, spans_outside, unscored_spans
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoNames, match_videos
 from everest.config.heads import Heads
@@ -19,8 +19,6 @@ from everest.metrics.timeline import VideoTimelines, timeline_metrics
 from everest.system.events import Report, notice
 from everest.system.text import counted
 from everest.video.reader import frame_range
-
-Bouts = dict[str, list[Bout]]  # by video
 
 
 def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:
@@ -130,7 +128,7 @@ def _stretches(
 ) -> list[VideoTimelines]:
     """The bouts of a video in each stretch of time that has a frame."""
     times = video.windows.times
-    true_bouts = [bout for bout in truth if bout.label != UNSCORED]
+    true_bouts = [(bout, 0.0) for bout in truth if bout.label != UNSCORED]
     predicted_bouts = [
         (bout, row["probability"]) for row in predicted for bout in annotation_bouts("", {"": [row]})
     ]
@@ -138,23 +136,24 @@ def _stretches(
     for begin, end in scored:
         # Programs round times to milliseconds.
         first, last = frame_range(times, begin - 0.0005, end - 0.0005)
-        inside = [(_cut(bout, begin, end), probability) for bout, probability in predicted_bouts]
-        pairs = [(bout, probability) for bout, probability in inside if bout is not None]
         if first < last:
+            inside = _cut(predicted_bouts, begin, end)
             stretches.append(
                 VideoTimelines(
                     times=times[first:last],
                     end=end,
-                    truth=[cut for bout in true_bouts if (cut := _cut(bout, begin, end)) is not None],
-                    predicted=[bout for bout, _ in pairs],
-                    scores=[probability for _, probability in pairs],
+                    truth=[bout for bout, _ in _cut(true_bouts, begin, end)],
+                    predicted=[bout for bout, _ in inside],
+                    scores=[probability for _, probability in inside],
                 )
             )
     return stretches
 
 
-def _cut(bout: Bout, begin: float, end: float) -> Bout | None:
-    """The part of a bout in a stretch of time; None if it has none."""
-    if not bout.start < end or not (bout.end > begin or bout.start >= begin):
-        return None
-    return replace(bout, start=max(bout.start, begin), end=min(max(bout.end, begin), end))
+def _cut(bouts: Sequence[tuple[Bout, float]], begin: float, end: float) -> list[tuple[Bout, float]]:
+    """The parts of bouts in a stretch of time, with their probabilities."""
+    return [
+        (replace(bout, start=max(bout.start, begin), end=min(bout.end, end)), probability)
+        for bout, probability in bouts
+        if bout.start < end and (bout.end > begin or bout.start >= begin)
+    ]

@@ -17,14 +17,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 from pydantic import InstanceOf, TypeAdapter
-from torch import Tensor
 
 from everest.annotations.times import VideoTimes
-from everest.errors import DataError, UserError
+from everest.errors import DataError, RecipeError, UserError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, Windows, bouts_of_head
 from everest.inference.model import OpenedModel, check_batch
 from everest.inference.predictions import answers_of
-from everest.inference.windows import DAMAGED, Window, check_windows, window_items
+from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
@@ -76,13 +75,11 @@ class Timelines:
     def bouts(self, rules: BoutRules = PLAIN) -> list[dict[str, Rows]]:
         """Return the bouts of each recording by head; a single head may have the empty name."""
         rules.check(self.classes.heads)
-        ends = np.cumsum([head.outputs for head in self.classes.heads])
+        heads, ends = self.classes.heads, np.cumsum([head.outputs for head in self.classes.heads])
         return [
             {
                 head.name: bouts_of_head(video.windows, outputs, head, self.classes.of_head(head), rules)
-                for head, outputs in zip(
-                    self.classes.heads, np.split(video.outputs, ends[:-1], axis=1), strict=True
-                )
+                for head, outputs in zip(heads, np.split(video.outputs, ends[:-1], axis=1), strict=True)
             }
             for video in self.videos
         ]
@@ -97,23 +94,17 @@ class Timelines:
             recording. With several heads `bouts` has a list for each head. A recording that is unreadable, or
             damaged somewhere, has `error`.
         """
-        return [
-            {
-                "video": video.video,
-                "windows": [
-                    {"start": round(start, 3), "end": round(end, 3), **answers_of(row, self.classes)}
-                    for start, end, row in zip(
-                        video.starts.tolist(),
-                        video.ends.tolist(),
-                        torch.from_numpy(video.outputs),
-                        strict=True,
-                    )
-                ],
-                **({} if video.error is None else {"error": video.error}),
-                "bouts": video_bouts.get("", video_bouts),
-            }
-            for video, video_bouts in zip(self.videos, bouts or self.bouts(), strict=True)
-        ]
+        rows = []
+        for video, video_bouts in zip(self.videos, bouts or self.bouts(), strict=True):
+            columns = video.starts.tolist(), video.ends.tolist(), torch.from_numpy(video.outputs)
+            windows = [
+                {"start": round(start, 3), "end": round(end, 3), **answers_of(output, self.classes)}
+                for start, end, output in zip(*columns, strict=True)
+            ]
+            error = {} if video.error is None else {"error": video.error}
+            document = {"video": video.video, "windows": windows, **error}
+            rows.append({**document, "bouts": video_bouts.get("", video_bouts)})
+        return rows
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file: `N.starts`, `N.ends`, `N.outputs` and `N.borders` of recording N."""
@@ -142,7 +133,14 @@ class Timelines:
             classes = validated(_CLASSES, parse_json(header["classes"]))
             recordings = validated(_RECORDINGS, parse_json(header["videos"]))
             tensors = read_tensors(path)
-            videos = [_timeline(each, number, tensors, classes) for number, each in enumerate(recordings)]
+            videos = []
+            for number, recording in enumerate(recordings):
+                arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
+                shapes = {name: array.shape for name, array in arrays.items()}
+                starts = shapes["starts"]
+                if shapes["outputs"] != (*starts, classes.count) or starts != shapes["ends"]:
+                    raise ValueError(f"the shapes of {recording.video} are {shapes}")
+                videos.append(VideoTimeline(**vars(recording), **arrays))
         except (UserError, ValueError, KeyError) as error:
             raise DataError(f"{path}: not a file of `everest timeline --save` ({error})") from error
         return cls(classes=classes, videos=videos)
@@ -150,16 +148,6 @@ class Timelines:
 
 _CLASSES: Final = TypeAdapter(Classes)
 _RECORDINGS: Final = TypeAdapter(list[Recording])
-
-
-def _timeline(
-    recording: Recording, number: int, tensors: dict[str, Tensor], classes: Classes
-) -> VideoTimeline:
-    arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
-    shapes = {name: array.shape for name, array in arrays.items()}
-    if shapes["outputs"] != (*shapes["starts"], classes.count) or shapes["starts"] != shapes["ends"]:
-        raise ValueError(f"the shapes of {recording.video} are {shapes}")
-    return VideoTimeline(**vars(recording), **arrays)
 
 
 def compute_timelines(
@@ -179,42 +167,36 @@ def compute_timelines(
         batch: windows in one forward pass.
     """
     check_batch(batch)
-    check_windows(model.views, window=window, step=step)
-    videos = [_compute(model, sample, window, step, batch, report) for sample in samples]
+    if window is None and model.views.sampling != "dense":
+        raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
+    check_seconds(window=window, step=step)
+    videos = []
+    for sample in samples:
+        windows: list[Window] = []  # the intact ones
+        outputs = [torch.zeros(0, model.classes.count)]
+        error = None
+        items = window_items([sample], model.views, window=window, step=step, report=report)
+        while part := list(islice(items, batch)):
+            intact = [result for _, result in part if not isinstance(result, str)]
+            if intact:
+                clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
+                answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
+                outputs.append(answers.mean(dim=1))
+                windows += [current for current, _ in intact]
+            for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
+                error = reason
+                report(notice(f"{sample.video_id}: {reason}"))
+        times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
+        video = VideoTimeline(
+            video=sample.video_id,
+            path=sample.path,
+            outputs=torch.cat(outputs).float().numpy(),
+            starts=np.array([each.start for each in windows]),
+            ends=np.array([each.end for each in windows]),
+            borders=times.borders,
+            frames=(windows[0].first, windows[-1].first + windows[-1].length) if windows else (0, 0),
+            fps=times.fps,
+            error=error,
+        )
+        videos.append(video)
     return Timelines(classes=model.classes, videos=videos)
-
-
-def _compute(
-    model: OpenedModel,
-    sample: Sample,
-    window: float | None,
-    step: float | None,
-    batch: int,
-    report: Report,
-) -> VideoTimeline:
-    windows: list[Window] = []  # the intact ones
-    outputs = [torch.zeros(0, model.classes.count)]
-    error = None
-    items = window_items([sample], model.views, window=window, step=step, report=report)
-    while part := list(islice(items, batch)):
-        intact = [result for _, result in part if not isinstance(result, str)]
-        if intact:
-            clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
-            answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-            outputs.append(answers.mean(dim=1))
-            windows += [current for current, _ in intact]
-        for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
-            error = reason
-            report(notice(f"{sample.video_id}: {reason}"))
-    times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
-    return VideoTimeline(
-        video=sample.video_id,
-        path=sample.path,
-        outputs=torch.cat(outputs).float().numpy(),
-        starts=np.array([one.start for one in windows]),
-        ends=np.array([one.end for one in windows]),
-        borders=times.borders,
-        frames=(windows[0].first, windows[-1].first + windows[-1].length) if windows else (0, 0),
-        fps=times.fps,
-        error=error,
-    )

@@ -9,7 +9,7 @@ W windows, V views, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Final
@@ -50,13 +50,6 @@ class Window:
     end: float
     first: int  # number of its first frame
     length: int  # frames
-
-
-def check_windows(views: EvalViews, *, window: float | None, step: float | None) -> None:
-    """Raise RecipeError if windows have no default length; see also `check_seconds`."""
-    if window is None and views.sampling != "dense":
-        raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
-    check_seconds(window=window, step=step)
 
 
 def check_seconds(**options: float | None) -> None:
@@ -110,13 +103,6 @@ def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> It
         yield torch.stack(views.cut(torch.cat(shown, dim=1), indices)) if is_intact else None
 
 
-def damage_of(sample: Sample, windows: Sequence[Window], skipped: Iterable[Window]) -> str | None:
-    """What is missing from a sample: known damage of the file, and the windows that were `skipped` for it."""
-    is_open = sample.end is None and sample.end_frame is None
-    within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
-    return known_damage(sample.video, [(window.start, window.end) for window in skipped], within=within)
-
-
 def window_items(
     samples: Sequence[Sample],
     views: EvalViews,
@@ -153,7 +139,10 @@ def window_items(
                 is_damaged.append(clip is None)
                 report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
                 at += 1
-            problem = damage_of(sample, windows, compress(windows, is_damaged))
+            is_open = sample.end is None and sample.end_frame is None
+            damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
+            within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
+            problem = known_damage(sample.video, damaged, within=within)  # of the file, and windows left out
             if problem is not None:
                 raise VideoError(sample.video, problem)
         except VideoError as error:

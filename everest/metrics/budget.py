@@ -15,25 +15,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout
+from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout, Bouts
 from everest.errors import DataError, RecipeError
 
 LEVEL: Final = 0.95
 ROUNDED: Final = 0.002  # seconds that times in files may differ
 MOST: Final = 10_000_000  # windows; our choice: 1.1 GB
 
-Bouts = Mapping[str, Sequence[Bout]]  # by video
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FootageWindow:
+class FootageWindow(NamedTuple):
     """A part of a recording."""
 
     video: str
@@ -53,8 +49,8 @@ def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) 
                 f"{video}: the footage up to its end, {end:g} s, has more than {MOST} windows of {seconds:g} "
                 "s; correct the times of the timeline, or use a longer --window"
             )
-        for start in (begin + place * seconds for place in range(max(1, math.ceil(number)))):
-            windows.append(FootageWindow(video=video, start=start, end=min(start + seconds, end)))
+        starts = (begin + place * seconds for place in range(max(1, math.ceil(number))))
+        windows += (FootageWindow(video, start, min(start + seconds, end)) for start in starts)
     return windows
 
 
@@ -138,21 +134,21 @@ def time_budget(
         raise DataError(f"all windows with the label '{CHECKED}' have a length of 0 s; --draw writes them")
     windows = footage_windows(extents, length)
     drawn = _windows_of(marks, windows, extents, length)
-    labels = {bout.label for of in (predicted, checked) for video in of.values() for bout in video}
+    labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     classes = []
     for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
         truth = np.array([_amounts(window, checked, name, extents, manual=True) for window in drawn.values()])
         guess = np.array([_amounts(window, predicted, name, extents) for window in drawn.values()])  # (N, 2)
-        mine = [bout for video in predicted.values() for bout in video if bout.label == name]
-        totals = sum(bout.seconds for bout in mine), len(mine)
+        guessed = [bout for video in predicted.values() for bout in video if bout.label == name]
+        totals = sum(bout.seconds for bout in guessed), len(guessed)
         largest = length, max(1.0, float(abs(truth - guess)[:, 1].max()))
-        of_class = {
+        amounts = {
             key: total_interval(
                 truth[:, i], guess[:, i], naive=totals[i], windows=len(windows), largest=largest[i]
             )
             for i, key in enumerate(("seconds", "bouts"))
         }
-        classes.append({"name": name, **of_class})
+        classes.append({"name": name, **amounts})
     return {"windows": len(windows), "checked": len(drawn), "window": length, "classes": classes}
 
 

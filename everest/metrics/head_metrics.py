@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,13 @@ def regression(head: HeadPredictions) -> Metrics:
     return metrics
 
 
+HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], Metrics]]] = {
+    "single-label": single_label,
+    MULTI_LABEL: multi_label,
+    "regression": regression,
+}
+
+
 def average_precisions(
     labels: NDArray[np.bool_], scores: NDArray[np.floating]
 ) -> Callable[[Weights], Floats]:
@@ -115,11 +122,11 @@ def average_precisions(
 
     def of(weights: Weights) -> Floats:
         counted = weights[order]  # (V, C)
-        found = counted * positive
-        above, right = counted.cumsum(axis=0), found.cumsum(axis=0)
+        right_videos = counted * positive
+        above, right = counted.cumsum(axis=0), right_videos.cumsum(axis=0)
         precision = np.take_along_axis(right, last, 0) / np.maximum(np.take_along_axis(above, last, 0), 1)
-        total = found.sum(axis=0)  # (C,)
-        return np.where(total > 0, (found * precision).sum(axis=0) / np.maximum(total, 1), np.nan)
+        total = right_videos.sum(axis=0)  # (C,)
+        return np.where(total > 0, (right_videos * precision).sum(axis=0) / np.maximum(total, 1), np.nan)
 
     return of
 
@@ -134,7 +141,15 @@ def chances(head: Head, labels: NDArray[Any]) -> dict[str, float]:
         labels: see `HeadPredictions.labels`.
     """
     if head.task == MULTI_LABEL:
-        return {"chance_map": map_of_random_order(labels)}
+        # Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
+        # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
+        # p / V, much for few positive videos: 26 % for one of twelve.
+        videos, positive = len(labels), labels.sum(axis=0)
+        positive = positive[positive > 0]  # (C,)
+        harmonic = (1 / np.arange(1, videos + 1)).sum()
+        others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
+        precisions = (harmonic + others * (videos - harmonic)) / videos
+        return {"chance_map": float(precisions.mean()) if len(positive) else 0.0}
     if head.task == "regression":
         return {"chance_mae": float(np.abs(labels - np.median(labels)).mean())}
     return {
@@ -142,22 +157,6 @@ def chances(head: Head, labels: NDArray[Any]) -> dict[str, float]:
         "chance_top1": 1 / head.outputs,
         "chance_top5": min(5, head.outputs) / head.outputs,
     }
-
-
-def map_of_random_order(labels: NDArray[np.bool_]) -> float:
-    """The expected mean average precision of a random order of the videos, a share; 0 without a class.
-
-    Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
-    1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above p / V, much
-    for few positive videos: 26 % for one of twelve.
-    """
-    videos, positive = len(labels), labels.sum(axis=0)
-    positive = positive[positive > 0]  # (C,)
-    if not len(positive):
-        return 0.0
-    harmonic = (1 / np.arange(1, videos + 1)).sum()
-    others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
-    return float(((harmonic + others * (videos - harmonic)) / videos).mean())
 
 
 def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bool_]) -> list[float]:

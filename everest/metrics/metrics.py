@@ -1,4 +1,4 @@
-"""The metrics of an evaluation, and its outputs as a file; `TASKS` has the functions of each task.
+"""The metrics of an evaluation, and its outputs as a file.
 
 Metrics of classes are in percent, errors of numbers in the unit of the labels.
 
@@ -8,24 +8,16 @@ V videos, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Heads
 from everest.lists.classes import Classes
 from everest.lists.labels import JOINED_BY, Label
-from everest.metrics.head_metrics import (
-    average_precisions,
-    chances,
-    choose_thresholds,
-    multi_label,
-    regression,
-    single_label,
-)
+from everest.metrics.head_metrics import HEAD_METRICS, average_precisions, chances, choose_thresholds
 from everest.metrics.intervals import Metrics, bootstrap
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import HeadPredictions, Predictions, label_array
@@ -37,75 +29,6 @@ OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over c
 FEW_OF_CLASS: Final = 5
 
 Values = dict[str, Any]
-Columns = Sequence[tuple[str, Sequence[str]]]  # their names, and a text for each video
-
-
-class TaskFunctions(NamedTuple):
-    """The functions of the outputs of a head that differ from task to task."""
-
-    metrics: Callable[[HeadPredictions], Metrics]
-    loss: Callable[[HeadPredictions], float]  # of the mean outputs
-    columns: Callable[[HeadPredictions, Classes], Columns]  # of a file of predictions
-
-
-def _cross_entropy(right: NDArray[np.floating[Any]]) -> float:
-    """The mean over probabilities of the right answers."""
-    return float(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
-
-
-def _smooth_l1(errors: NDArray[np.floating[Any]]) -> float:
-    errors = np.abs(errors)
-    return float(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
-
-
-def _columns_of_one(head: HeadPredictions, classes: Classes) -> Columns:
-    best = head.means.argmax(axis=1)  # (V,)
-    return [
-        ("label", [classes.name(label) for label in head.labels.tolist()]),
-        ("predicted", [classes.name(number) for number in best.tolist()]),
-        ("probability", [f"{probability:.6f}" for probability in head.means.max(axis=1)]),
-        ("correct", [str(int(is_right)) for is_right in best == head.labels]),
-    ]
-
-
-def _columns_of_several(head: HeadPredictions, classes: Classes) -> Columns:
-    def named(flags: NDArray[np.bool_]) -> list[str]:
-        return [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in flags]
-
-    return [
-        ("label", named(head.labels)),
-        ("predicted", named(head.chosen)),
-        ("correct", [str(int(is_right)) for is_right in (head.labels == head.chosen).all(axis=1)]),
-        *((f"probability.{classes.name(c)}", [f"{x:.6f}" for x in of]) for c, of in enumerate(head.means.T)),
-    ]
-
-
-def _columns_of_numbers(head: HeadPredictions, _: Classes) -> Columns:
-    answers = head.means[:, 0]  # (V,)
-    return [
-        ("label", [f"{label:.15g}" for label in head.labels]),
-        ("predicted", [f"{answer:.7g}" for answer in answers]),
-        ("error", [f"{error:.6g}" for error in answers - head.labels]),
-    ]
-
-
-TASKS: Final[Mapping[str, TaskFunctions]] = {
-    "single-label": TaskFunctions(
-        metrics=single_label,
-        loss=lambda head: _cross_entropy(head.means[np.arange(len(head.labels)), head.labels]),
-        columns=_columns_of_one,
-    ),
-    MULTI_LABEL: TaskFunctions(
-        metrics=multi_label,
-        loss=lambda head: _cross_entropy(np.where(head.labels, head.means, 1 - head.means)),
-        columns=_columns_of_several,
-    ),
-    "regression": TaskFunctions(
-        metrics=regression,
-        loss=lambda head: _smooth_l1((head.means[:, 0] - head.labels) / head.head.std),
-        columns=_columns_of_numbers,
-    ),
-}
 
 
 def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
@@ -126,15 +49,13 @@ def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
     if any(head.task != "single-label" for head in predictions.heads):
         return result
     right = np.all([head.correct for head in by_head.values()], axis=0)  # (V,)
-    of_action = _measured(
-        lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups
-    )
-    return {**result, **of_action, "chance_action_top1": round(chance_top1(predictions.heads), 4)}
+    action = _measured(lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups)
+    return {**result, **action, "chance_action_top1": round(chance_top1(predictions.heads), 4)}
 
 
 def _measure_head(head: HeadPredictions, groups: Sequence[Hashable] | None) -> Values:
     """The metrics of a head, the values of chance, and with groups of videos the intervals."""
-    shares, metrics = head.head.task != "regression", TASKS[head.head.task].metrics(head)
+    shares, metrics = head.head.task != "regression", HEAD_METRICS[head.head.task](head)
     result = _measured(metrics, len(head.labels), groups, shares=shares)
     result |= {name: _rounded(value, shares) for name, value in chances(head.head, head.labels).items()}
     if shares and groups is not None:
@@ -165,8 +86,19 @@ def _rounded(value: float, is_share: bool) -> float | None:
 
 def mean_loss(predictions: Predictions) -> float:
     """The loss of the mean output of a video, over all videos and heads, without smoothing or weights."""
-    heads = predictions.by_head().values()
-    return float(np.mean([TASKS[head.head.task].loss(head) for head in heads]))
+    losses = []
+    for head in predictions.by_head().values():
+        means, labels = head.means, head.labels
+        if head.head.task == "regression":  # smooth L1
+            errors = np.abs((means[:, 0] - labels) / head.head.std)  # (V,)
+            losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
+            continue
+        if head.head.task == MULTI_LABEL:
+            right = np.where(labels, means, 1 - means)  # (V, C)
+        else:
+            right = means[np.arange(len(labels)), labels]  # (V,)
+        losses.append(-np.log(np.maximum(right, np.finfo(np.float32).tiny)).mean())
+    return float(np.mean([float(loss) for loss in losses]))
 
 
 def chance_top1(heads: Heads) -> float:
@@ -185,8 +117,8 @@ def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) ->
     head, *others = heads
     if others:
         return None
-    found = chances(head, label_array([row[0] for row in labels], head))
-    value = found.get(metric if metric in found else METRICS[metric].chance or "")
+    values = chances(head, label_array([row[0] for row in labels], head))
+    value = values.get(metric if metric in values else METRICS[metric].chance or "")
     return None if value is None else _rounded(value, head.task != "regression")
 
 
@@ -231,7 +163,27 @@ def write_predictions(path: Path, predictions: Predictions, classes: Classes) ->
     """
     columns: list[tuple[str, Sequence[str]]] = [("video", predictions.videos)]
     for name, head in predictions.by_head().items():
-        of_head = TASKS[head.head.task].columns(head, classes)
-        columns += [(f"{column}.{name}" if name else column, texts) for column, texts in of_head]
+        columns += [(f"{title}.{name}" if name else title, texts) for title, texts in _columns(head, classes)]
     rows = zip(*(texts for _, texts in columns), strict=True)
-    write_table(path, [[column for column, _ in columns], *rows])
+    write_table(path, [[title for title, _ in columns], *rows])
+
+
+def _columns(head: HeadPredictions, classes: Classes) -> list[tuple[str, list[str]]]:
+    """The titles of the columns of a head, with a text for each video."""
+    means, labels = head.means, head.labels
+    if head.head.task == "regression":
+        return [
+            ("label", [f"{label:.15g}" for label in labels]),
+            ("predicted", [f"{answer:.7g}" for answer in means[:, 0]]),
+            ("error", [f"{error:.6g}" for error in means[:, 0] - labels]),
+        ]
+    flags = head.class_flags()  # (V, C) each
+    named = [
+        (title, [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in rows])
+        for title, rows in zip(("label", "predicted"), flags, strict=True)
+    ]
+    correct = ("correct", [str(int(is_right)) for is_right in (flags[0] == flags[1]).all(axis=1)])
+    if head.head.task == MULTI_LABEL:
+        every = [(f"probability.{classes.name(c)}", [f"{x:.6f}" for x in of]) for c, of in enumerate(means.T)]
+        return [*named, correct, *every]
+    return [*named, ("probability", [f"{x:.6f}" for x in means.max(axis=1)]), correct]

@@ -50,18 +50,9 @@ class Segment(NamedTuple):
     label: int  # index of the class
 
 
-class Counts(NamedTuple):
-    """Right, wrong and missing predictions."""
-
-    right: int
-    wrong: int
-    missing: int
-
-    @property
-    def f1(self) -> float | None:
-        """In percent; None if there is nothing to find, and nothing was predicted."""
-        total = 2 * self.right + self.wrong + self.missing
-        return _percent(2 * self.right / total) if total else None
+def f1_score(right: int, either: int) -> float | None:
+    """In percent, of `right` predictions; `either` counts true and predicted ones. None if there are none."""
+    return _percent(2 * right / either) if either else None
 
 
 def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
@@ -75,45 +66,43 @@ def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
     """
     labels = {bout.label for video in videos for bout in (*video.truth, *video.predicted)} - {BACKGROUND}
     names = sorted(labels)
-    frames = [tuple(frame_classes(video, of, names) for of in _both(video)) for video in videos]
-    segments = [(segments_of(truth), segments_of(predicted)) for truth, predicted in frames]
-    truth, predicted = (np.concatenate([pair[i] for pair in frames]) for i in (0, 1))  # (F, C) of all videos
+    truths = [frame_classes(video, video.truth, names) for video in videos]
+    predictions = [frame_classes(video, video.predicted, names) for video in videos]
+    segments = [(segments_of(t), segments_of(p)) for t, p in zip(truths, predictions, strict=True)]
+    truth, predicted = np.concatenate(truths), np.concatenate(predictions)  # (F, C) of all videos
+    t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (truth, predicted))  # + background
+    right, true, either = (t & p).sum(axis=0), t.sum(axis=0), t.sum(axis=0) + p.sum(axis=0)  # (C + 1,)
+    occurs = true > 0
+    num_segments = sum(len(each) for pair in segments for each in pair)
     precisions = [average_precision(videos, name, tiou=TIOU) for name in names]
-    document: dict[str, Any] = {
+    known = [precision for precision in precisions if precision is not None]
+    return {
         "frame_accuracy": _percent((truth == predicted).all(axis=1).mean()),
-        "mean_class_accuracy": _percent(_recalls(truth, predicted).mean()),
+        "mean_class_accuracy": _percent((right[occurs] / true[occurs]).mean()),
         "majority_accuracy": _percent(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
         **{
-            f"f1@{100 * overlap:.0f}": _summed([overlap_counts(*pair, overlap) for pair in segments]).f1
+            f"f1@{100 * overlap:.0f}": f1_score(
+                sum(num_right(*pair, overlap) for pair in segments), num_segments
+            )
             for overlap in OVERLAPS
         },
-        "map@0.5": _mean(precisions),
+        "map@0.5": round(fmean(known), 4) if known else None,
         "videos": len(videos),
         "frames": len(truth),
+        "classes": [
+            {
+                "name": name,
+                "f1": f1_score(int(right[index]), int(either[index])),
+                "ap@0.5": precisions[index],
+                "truth": _amount(bout for video in videos for bout in video.truth if bout.label == name),
+                "predicted": _amount(
+                    bout for video in videos for bout in video.predicted if bout.label == name
+                ),
+            }
+            for index, name in enumerate(names)
+        ],
     }
-    of_frames = [
-        Counts(int((t & p).sum()), int((p & ~t).sum()), int((t & ~p).sum()))
-        for t, p in zip(truth.T, predicted.T, strict=True)
-    ]
-    document["classes"] = [
-        {
-            "name": name,
-            "f1": of_frames[index].f1,
-            "ap@0.5": precisions[index],
-            "truth": _amount(bout for video in videos for bout in video.truth if bout.label == name),
-            "predicted": _amount(bout for video in videos for bout in video.predicted if bout.label == name),
-        }
-        for index, name in enumerate(names)
-    ]
-    return document
-
-
-def _recalls(truth: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> Floats:
-    """The share of right frames of each class that the truth has, from (F, C) classes; background is one."""
-    t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (truth, predicted))
-    occurs = t.any(axis=0)
-    return (t & p).sum(axis=0)[occurs] / t.sum(axis=0)[occurs]
 
 
 def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:
@@ -134,11 +123,11 @@ def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[
 def segments_of(frames: NDArray[np.bool_]) -> list[Segment]:
     """Return the segments of (F, C) classes by their start, then by their class."""
     edges = np.diff(np.pad(frames, ((1, 1), (0, 0))).astype(np.int8), axis=0)  # (F + 1, C)
-    found = []
+    segments = []
     for index, column in enumerate(edges.T):
         starts, ends = np.flatnonzero(column > 0).tolist(), np.flatnonzero(column < 0).tolist()
-        found += [Segment(start, end, index) for start, end in zip(starts, ends, strict=True)]
-    return sorted(found, key=lambda segment: (segment.first, segment.label))
+        segments += [Segment(start, end, index) for start, end in zip(starts, ends, strict=True)]
+    return sorted(segments, key=lambda segment: (segment.first, segment.label))
 
 
 def edit_score(truth: Sequence[Segment], predicted: Sequence[Segment]) -> float:
@@ -146,9 +135,7 @@ def edit_score(truth: Sequence[Segment], predicted: Sequence[Segment]) -> float:
 
     It measures the order of the segments, whatever their times are. Two empty sequences have 1 (our choice).
     """
-    row = np.arange(
-        len(truth) + 1
-    )  # distances of the first segments predicted from each beginning of the truth
+    row = np.arange(len(truth) + 1)  # distances of the first predicted segments from beginnings of the truth
     classes = np.array([segment.label for segment in truth])
     for number, segment in enumerate(predicted, start=1):
         changed = row[:-1] + (classes != segment.label)
@@ -158,13 +145,13 @@ def edit_score(truth: Sequence[Segment], predicted: Sequence[Segment]) -> float:
     return 1 - row[-1] / max(len(truth), len(predicted), 1)
 
 
-def overlap_counts(truth: Sequence[Segment], predicted: Sequence[Segment], overlap: float) -> Counts:
-    """Count the segments for F1@k of one video.
+def num_right(truth: Sequence[Segment], predicted: Sequence[Segment], overlap: float) -> int:
+    """Count the right segments for F1@k of one video.
 
     A predicted segment is right if the segment of its class that it overlaps most has an intersection over
-    union of at least `overlap`, and no earlier prediction has found it; as in MS-TCN.
+    union of at least `overlap`, and no earlier prediction has matched it; as in MS-TCN.
     """
-    found: set[int] = set()
+    matched: set[int] = set()
     starts, ends, classes = np.array(truth, dtype=np.int64).reshape(-1, 3).T  # (T,) each
     for first, end, index in predicted if len(truth) else ():
         shared = np.minimum(ends, end) - np.maximum(starts, first)
@@ -172,8 +159,8 @@ def overlap_counts(truth: Sequence[Segment], predicted: Sequence[Segment], overl
         ratios = np.where(classes == index, shared / union, 0.0)
         best = int(ratios.argmax())
         if ratios[best] >= overlap:
-            found.add(best)
-    return Counts(len(found), len(predicted) - len(found), len(truth) - len(found))
+            matched.add(best)
+    return len(matched)
 
 
 def average_precision(videos: Sequence[VideoTimelines], name: str, *, tiou: float) -> float | None:
@@ -183,18 +170,19 @@ def average_precision(videos: Sequence[VideoTimelines], name: str, *, tiou: floa
     at least `tiou`. The precision is interpolated: at each recall it is the highest of that or more recall.
     Point events have no tIoU, and are left out.
     """
-    pairs = [(_lasting(video.truth, name), video) for video in videos]
-    total = sum(len(truth) for truth, _ in pairs)
     ranked: list[tuple[float, int, Floats]] = []  # score, number of the video, (T,) tIoU with its true bouts
-    for number, (truth, video) in enumerate(pairs):
-        starts, ends = np.array([(bout.start, bout.end) for bout in truth]).reshape(-1, 2).T
+    free: list[NDArray[np.bool_]] = []  # (T,) of each video
+    for number, video in enumerate(videos):
+        spans = [(bout.start, bout.end) for bout in video.truth if bout.label == name and bout.seconds > 0]
+        starts, ends = np.array(spans).reshape(-1, 2).T
+        free.append(np.ones(len(spans), dtype=np.bool_))
         for bout, score in zip(video.predicted, video.scores, strict=True):
             if bout.label == name and bout.seconds > 0:
                 shared = (np.minimum(ends, bout.end) - np.maximum(starts, bout.start)).clip(min=0)
                 ranked.append((score, number, shared / (ends - starts + bout.seconds - shared)))
+    total = sum(map(len, free))
     if not total:
         return None
-    free = [np.ones(len(truth), dtype=np.bool_) for truth, _ in pairs]
     right = np.zeros(len(ranked))
     for rank, (_, number, ratios) in enumerate(sorted(ranked, key=lambda entry: -entry[0])):
         candidates = np.where(free[number], ratios, -1.0)
@@ -204,23 +192,6 @@ def average_precision(videos: Sequence[VideoTimelines], name: str, *, tiou: floa
     precision = right.cumsum() / np.arange(1, len(ranked) + 1)
     highest = np.maximum.accumulate(precision[::-1])[::-1]
     return _percent(float((right * highest).sum()) / total)
-
-
-def _both(video: VideoTimelines) -> tuple[Sequence[Bout], Sequence[Bout]]:
-    return video.truth, video.predicted
-
-
-def _lasting(bouts: Sequence[Bout], name: str) -> list[Bout]:
-    return [bout for bout in bouts if bout.label == name and bout.seconds > 0]
-
-
-def _summed(counts: Sequence[Counts]) -> Counts:
-    return Counts(*np.sum([*counts, Counts(0, 0, 0)], axis=0).tolist())
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return round(fmean(known), 4) if known else None
 
 
 def _amount(bouts: Iterator[Bout]) -> dict[str, float]:

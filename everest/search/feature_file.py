@@ -15,9 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import InstanceOf, TypeAdapter
 
-from everest.errors import DataError, RecipeError, differing, first_names
-from everest.inference.features import encoding_of
-from everest.inference.model import OpenedModel
+from everest.errors import DataError
 from everest.lists.sample import Sample
 from everest.system.text import parse_json, validated
 from everest.system.weights_header import open_safetensors
@@ -63,14 +61,12 @@ class FeatureFile(_Header):
     def rows_of(self, name: str) -> NDArray[np.int64]:
         """The rows of a name; else of the video file that it names, however the path is written."""
         numbers = [number for number, video in enumerate(self.videos) if video == name]
-        return self._rows(numbers) if numbers else self.rows_of_file(name)
+        return np.flatnonzero(np.isin(self.video_ids, numbers)) if numbers else self.rows_of_file(name)
 
     def rows_of_file(self, path: str) -> NDArray[np.int64]:
         """The rows of a video file and of its segments, however its path is written."""
         whole = _normal(path)
-        return self._rows([number for number, file in enumerate(self.files) if file == whole])
-
-    def _rows(self, numbers: list[int]) -> NDArray[np.int64]:
+        numbers = [number for number, file in enumerate(self.files) if file == whole]
         return np.flatnonzero(np.isin(self.video_ids, numbers))
 
     def name(self, row: int) -> str:
@@ -102,16 +98,6 @@ class FeatureFile(_Header):
         rows, (starts, ends, in_frames) = self.rows_of_file(self.files[self.video_ids[row]]), self._spans
         is_apart = (starts[rows] >= ends[row]) | (ends[rows] <= starts[row])
         return rows[~is_apart | (in_frames[rows] != in_frames[row])]
-
-    def require_model(self, model: OpenedModel) -> None:
-        """Raise RecipeError unless a model computes features that are comparable with these."""
-        now = encoding_of(model)
-        if self.encoding.get("weights") != now["weights"]:
-            raise RecipeError(f"{model.file}: {self.path} was written by other weights; give those")
-        if different := differing(self.encoding, now):
-            raise RecipeError(
-                f"{self.path}: was written with other {first_names(different)}; give the same --recipe"
-            )
 
 
 def _normal(path: str) -> str:

@@ -7,7 +7,6 @@ N rows of the file, Q vectors of a query, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
@@ -17,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.data.footage import Timeline
-from everest.errors import DataError, RecipeError
-from everest.inference.features import LEVELS
+from everest.errors import DataError, RecipeError, differing, first_names
+from everest.inference.features import LEVELS, encoding_of
 from everest.inference.model import OpenedModel, over_videos
 from everest.inference.windows import windows_of
 from everest.lists.sample import Sample
@@ -50,10 +49,10 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
         model: for videos that are not in the file; None: there is none.
     """
     name, moment, rows = text, None, file.rows_of(text)
-    before, _, after = text.rpartition(AT)
-    if before and not rows.size and not Path(text).exists():
+    video, _, seconds = text.rpartition(AT)
+    if video and not rows.size and not Path(text).exists():
         try:
-            name, moment = before, float(after)
+            name, moment = video, float(seconds)
         except ValueError:
             raise DataError(f"{text}: neither a row of {file.path} nor a video") from None
         if not 0 <= moment < inf:
@@ -70,25 +69,17 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
         raise DataError(f"{text}: neither a row of {file.path} nor a video")
     if model is None:
         raise RecipeError(f"{text}: is not in {file.path}; give --checkpoint to compute its features")
-    file.require_model(model)
+    now = encoding_of(model)
+    if file.encoding.get("weights") != now["weights"]:
+        raise RecipeError(f"{model.file}: {file.path} was written by other weights; give those")
+    if different := differing(file.encoding, now):
+        raise RecipeError(
+            f"{file.path}: was written with other {first_names(different)}; give the same --recipe"
+        )
     try:
-        parts = _parts(Sample(path=name), moment, file, model)
+        return _encoded(text, Sample(path=name), moment, file, model)
     except VideoError as error:
         raise DataError(str(error)) from error
-    sample = parts[0] if len(parts) == 1 else Sample(path=name)
-    return Query(name=text, sample=sample, vectors=encode_samples(parts, model))
-
-
-def encode_samples(samples: Sequence[Sample], model: OpenedModel) -> Floats:
-    """The features (samples, D) of samples as unit rows."""
-    encode = lambda clips: model.encode(clips)._asdict()  # noqa: E731
-    rows = []
-    for pairs in over_videos(model, samples, encode, batch=1, workers=0, report=silent):
-        for sample, values in pairs:
-            if isinstance(values, str):
-                raise DataError(f"{sample.video_id}: {values}")
-            rows.append(LEVELS["video"](values)["features"].numpy())
-    return unit_rows(np.stack(rows))
 
 
 def _row_at(moment: float, rows: NDArray[np.int64], file: FeatureFile, text: str) -> int:
@@ -102,20 +93,31 @@ def _row_at(moment: float, rows: NDArray[np.int64], file: FeatureFile, text: str
     return int(rows[np.where(begins, -1, np.abs((starts + ends) / 2 - moment)).argmin()])
 
 
-def _parts(video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> list[Sample]:
-    """The parts of a video to encode: as the rows of the file, or one around a moment."""
-    views, path = model.views, video.path
-    if moment is None and (file.window is None or file.step is None):
-        return [video]
-    if moment is None:
-        windows = windows_of(video, views, window=file.window, step=file.step)
-        return [Sample(path=path, start=window.start, end=window.end) for window in windows]
-    end = Timeline.of(video.video).end
-    if moment >= end:
-        raise DataError(f"{path}{AT}{moment:g}: the video ends at {end:.2f} s")
-    assert file.window is not None
-    start = max(min(moment - file.window / 2, end - file.window), 0.0)
-    return [Sample(path=path, start=start, end=min(start + file.window, end))]
+def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> Query:
+    """The query of a video that is not in the file: of windows as the file has them, or one at a moment."""
+    spans: list[tuple[float, float]] = []
+    if moment is not None:
+        end = Timeline.of(video.video).end
+        if moment >= end:
+            raise DataError(f"{video.path}{AT}{moment:g}: the video ends at {end:.2f} s")
+        assert file.window is not None
+        start = max(min(moment - file.window / 2, end - file.window), 0.0)
+        spans = [(start, min(start + file.window, end))]
+    elif file.window is not None and file.step is not None:
+        windows = windows_of(video, model.views, window=file.window, step=file.step)
+        spans = [(window.start, window.end) for window in windows]
+    parts = [Sample(path=video.path, start=start, end=end) for start, end in spans] or [video]
+    encoded = over_videos(
+        model, parts, lambda clips: model.encode(clips)._asdict(), batch=1, workers=0, report=silent
+    )
+    rows = []
+    for pairs in encoded:
+        for sample, values in pairs:
+            if isinstance(values, str):
+                raise DataError(f"{sample.video_id}: {values}")
+            rows.append(LEVELS["video"](values)["features"].numpy())
+    sample = parts[0] if len(parts) == 1 else video
+    return Query(name=text, sample=sample, vectors=unit_rows(np.stack(rows)))
 
 
 @dataclass(frozen=True, kw_only=True)

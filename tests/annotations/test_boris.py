@@ -142,20 +142,23 @@ def test_events_of_version_7_are_paired_by_subject(tmp_path: Path):
         ("C:\\videos\\cage1.mp4", 1.0, 1.5, "groom", "female"),
         ("C:\\videos\\cage1.mp4", 1.8, 1.8, "peck", "female"),
     ]
+    # Times run over all queued files, of which the rows may name the second only.
+    player = "Player #1\tC:\\videos\\cage{}.mp4\t\t\t\t\t\t\t\n"
+    second = EVENTS_7.replace("\\cage1.mp4\t2.000", "\\cage2.mp4\t2.000")
+    second = second.replace(player.format(1), player.format(1) + player.format(2))
+    with pytest.raises(DataError, match=r"has 2 queued media, .* length of C:\\videos\\cage1.mp4 is not"):
+        read_annotations(written(tmp_path, second))
 
 
 def test_times_of_version_8_run_on_over_the_media_and_contain_the_offset(tmp_path: Path):
     file = written(tmp_path, EVENTS_8, "export.csv")
     assert recognize(file) == "boris-table"
     bouts = read_annotations(file)
-    assert sorted(spans(bouts), key=str) == sorted(
-        [
-            ("a/cage1.mp4", 1.5, 2.0, "groom", ""),
-            ("a/cage2.mp4", 0.0, 0.75, "groom", ""),
-            ("a/cage2.mp4", 0.0, 0.0, "peck", ""),
-        ],
-        key=str,
-    )
+    assert spans(sorted(bouts, key=lambda bout: (bout.video, bout.label))) == [
+        ("a/cage1.mp4", 1.5, 2.0, "groom", ""),
+        ("a/cage2.mp4", 0.0, 0.75, "groom", ""),
+        ("a/cage2.mp4", 0.0, 0.0, "peck", ""),
+    ]
     assert {bout.label: bout.origin for bout in bouts} == {"groom": "automated", "peck": "manual"}
 
 
@@ -171,43 +174,23 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
     assert [bout.origin for bout in read_annotations(file)][2:4] == ["curated", "curated"]
 
 
-def test_times_of_a_table_run_over_all_queued_files(tmp_path: Path):
-    """Rows may name the second file only."""
-    player = "Player #1\tC:\\videos\\cage{}.mp4\t\t\t\t\t\t\t\n"
-    second = EVENTS_7.replace("\\cage1.mp4\t2.000", "\\cage2.mp4\t2.000")
-    second = second.replace(player.format(1), player.format(1) + player.format(2))
-    with pytest.raises(DataError, match=r"has 2 queued media, .* length of C:\\videos\\cage1.mp4 is not"):
-        read_annotations(written(tmp_path, second))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"events": [[0.5, "", "groom", "", ""]]},
-            "'groom' is started at 0.500 s and not stopped; fix it in BORIS",
-        ),
-        (
-            {"events": [[9, "", "peck", "", ""]]},
-            "'peck' from 9.000 to 9.000 s is outside of its media, which have 4.0",
-        ),
-        (
-            {"time offset": 60.0},
-            "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside of its media",
-        ),
+        ([0.5, "", "groom", "", ""], "'groom' is started at 0.500 s and not stopped; fix it in BORIS"),
+        ([9, "", "peck", "", ""], "'peck' from 9.000 to 9.000 s is outside of its media, which have 4.0"),
+        ({"time offset": 60.0}, "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside"),
         ({"type": "IMAGES"}, "is of images, which have no times"),
-        (
-            {"events": [["nan", "", "peck", "", ""]]},
-            "observation 'day 1': an event has the time NaN; correct or delete it",
-        ),
-        ({"events": [[float("nan"), "", "peck", "", "", "NA"]]}, "cages.boris: an event has the time NaN"),
-        ({"events": [[10**400, "", "peck", "", ""]]}, "cannot be read as boris: a number is too large"),
-        ({"events": [["x", "", "peck", "", ""]]}, "cannot be read as boris: could not convert"),
+        (["nan", "", "peck", "", ""], "observation 'day 1': an event has the time NaN; correct or delete it"),
+        ([float("nan"), "", "peck", "", "", "NA"], "cages.boris: an event has the time NaN"),
+        ([10**400, "", "peck", "", ""], "cannot be read as boris: a number is too large"),
+        (["x", "", "peck", "", ""], "cannot be read as boris: could not convert"),
         ({"events": None}, "cannot be read as boris: unexpected structure; export the file again"),
     ],
 )
-def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, changes: dict, message: str):
-    file = written(tmp_path, json.dumps(project(**changes)), "cages.boris")
+def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, changes: Any, message: str):
+    document = project(**(changes if isinstance(changes, dict) else {"events": [changes]}))
+    file = written(tmp_path, json.dumps(document), "cages.boris")
     with pytest.raises(DataError) as error:
         read_annotations(file)
     assert message in str(error.value)
@@ -221,12 +204,7 @@ def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, ch
         (EVENTS_7, "POINT", "QUIT", "line 20: the status 'QUIT' is not one of START, STOP, POINT"),
         (EVENTS_7, "\t\t\tPOINT", "", "line 20: it has 6 fields, and the header 9"),
         (EVENTS_7, "1.800\tC", "1e300\tC", "line 20: the time 1e+300 s is later than 10000000 s"),
-        (
-            AGGREGATED_7,
-            "\t0.500\t1.250",
-            "\t0.500\t0.250",
-            "line 2: its stop, 0.25 s, is before its start, 0.5 s",
-        ),
+        (AGGREGATED_7, "\t1.250", "\t0.250", "line 2: its stop, 0.25 s, is before its start, 0.5 s"),
         (AGGREGATED_7, "0.500\t1.250", "UNPAIRED\tUNPAIRED", "line 2: 'groom' is UNPAIRED; fix it in BORIS"),
         (EVENTS_7, GROOM_STARTS, "", "observation 'day 1': 'groom' is stopped at 1.250 s and not started"),
     ],

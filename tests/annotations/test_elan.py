@@ -1,5 +1,6 @@
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -159,14 +160,14 @@ def test_a_damaged_or_dangerous_file_is_refused_in_one_line(tmp_path: Path, text
 
 def test_a_written_file_follows_the_schema(tmp_path: Path, clip_files: Path):
     video = str(clip_files / "clip0.mp4")
+    groom: Any = {"video": video, "label": "groom <&> rest"}
+    peck: Any = {"video": video, "label": "peck", "origin": "automated"}
+    spans = [(0.0, 0.5), (0.5, 1.0), (0.75, 1.5)]  # the last overlaps
     bouts = [
-        Bout(video=video, start=0.0, end=0.5, label="groom <&> rest", origin="automated"),
-        Bout(video=video, start=0.5, end=1.0, label="groom <&> rest", origin="automated"),
-        Bout(video=video, start=0.75, end=1.5, label="groom <&> rest", origin="automated"),  # overlaps
-        Bout(video=video, start=0.25, end=1.0, label="groom <&> rest", origin="manual"),
-        Bout(video=video, start=0.25, end=1.0, label="groom <&> rest", subject="female"),
-        Bout(video=video, start=1.0, end=1.0, label="peck", origin="automated"),
-        Bout(video=video, start=1.0, end=2.0, label="peck", origin="automated"),
+        *(Bout(start=start, end=end, origin="automated", **groom) for start, end in spans),
+        Bout(start=0.25, end=1.0, **groom),
+        Bout(start=0.25, end=1.0, subject="female", **groom),
+        *(Bout(start=1.0, end=end, **peck) for end in (1.0, 2.0)),
     ]
     file = tmp_path / "clip0.eaf"
     write_annotations(file, bouts, "elan")

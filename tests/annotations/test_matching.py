@@ -6,18 +6,8 @@ from everest.annotations.bout import Bout, merge_overlaps
 from everest.annotations.matching import VideoNames, match_videos
 from everest.errors import DataError
 
-VIDEOS = VideoNames(
-    map(
-        Path,
-        [
-            "/data/monday/cage1.mp4",
-            "/data/tuesday/cage1.mp4",
-            "/data/monday/Cage 2.MP4",
-            "/data/clip.01.mkv",
-            "/data/v_abc123.mp4",
-        ],
-    )
-)
+NAMES = ("monday/cage1.mp4", "tuesday/cage1.mp4", "monday/Cage 2.MP4", "clip.01.mkv", "v_abc123.mp4")
+VIDEOS = VideoNames(Path("/data") / name for name in NAMES)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_runs import called, json_of, refused, run
 
-from everest.annotations.bout import UNSCORED, Bout, are_scored, join_files, spans_outside
+from everest.annotations.bout import UNSCORED, Bout, are_outside, join_files, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoNames
 
@@ -51,7 +51,7 @@ def test_spans_outside_others_and_back():
 def test_windows_may_touch_unscored_time_at_their_border_only():
     bouts = [Bout(video="a", start=1, end=2, label=UNSCORED)]
     starts = np.array([0.0, 0.5, 1.0, 1.9, 2.0])
-    assert are_scored(starts, starts + 1, bouts).tolist() == [True, False, False, False, True]
+    assert np.flatnonzero(are_outside(starts, starts + 1, unscored_spans(bouts))).tolist() == [0, 4]
 
 
 def test_time_is_unscored_if_no_file_has_labeled_it():
@@ -62,10 +62,8 @@ def test_time_is_unscored_if_no_file_has_labeled_it():
 
 @pytest.mark.parametrize("cells", ["-1,-1", ",", "nan,nan", "1,-1", None])
 def test_rows_without_labels_are_unscored(tmp_path: Path, clip_files: Path, cells: str | None):
-    rows = {number: "0,1" if number < 8 else cells for number in range(24)} | dict.fromkeys(
-        range(24, 32), "1,0"
-    )
-    file = frame_table(tmp_path, {number: row for number, row in rows.items() if row is not None})
+    rows = {number: row for number, row in enumerate(["0,1"] * 8 + [cells] * 16 + ["1,0"] * 8) if row}
+    file = frame_table(tmp_path, rows)
     videos = VideoNames([clip_files / "clip0.mp4"])
     assert unscored(read_annotations(file, videos=videos)) == [(0.5, 1.5)]
     output = tmp_path / "windows.csv"

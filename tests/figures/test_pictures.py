@@ -12,10 +12,10 @@ import everest
 from everest.config.recipe import make_selector
 from everest.figures import pictures
 from everest.figures.masks import GRAY, MaskView, view_masks, view_model
-from everest.figures.pictures import FigureRow, draw_views, rows_of, view_title
+from everest.figures.pictures import FigureRow, draw_rows, rows_of, view_title
 from everest.methods.grid import patchify
 from everest.methods.importance import NO_CHANGE, DistanceName
-from everest.methods.strategies import FrameDifference, RedundancyRobust
+from everest.methods.strategies import RedundancyRobust
 from everest_demo.motions import CLASSES
 
 
@@ -40,7 +40,7 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     visible, target = chosen.visible[0], chosen.target[0]
     left_out = torch.ones(64, dtype=torch.bool)
     left_out[torch.cat([visible, target])] = False
-    original, kept, seen, predicted, _ = rows_of([shown])
+    original, kept, seen, predicted, importance = rows_of([shown])
     assert [row.label for row in (kept, seen, predicted)] == ["kept tokens", "visible tokens", "predicted"]
     torch.testing.assert_close(patches_of(original.frames), true, atol=1e-6, rtol=0)
     torch.testing.assert_close(patches_of(kept.frames)[~left_out], true[~left_out], atol=1e-6, rtol=0)
@@ -49,11 +49,7 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
         assert (patches_of(row.frames)[left_out] == GRAY).all()
     assert (patches_of(seen.frames)[target] == GRAY).all()
     assert (patches_of(predicted.frames)[target] != GRAY).any(dim=1).all()
-
-
-def test_heat_is_the_importance_of_each_pixels_token(rows):
-    _, _, shown = rows
-    heat = shown.heat()
+    heat = importance.frames  # of each pixel's token
     assert heat.shape == (8, 32, 32)
     assert torch.equal(heat[::2, ::8, ::8].flatten(), shown.importance)
     blocks = heat[0].unfold(0, 8, 8).unfold(1, 8, 8).flatten(0, 1)
@@ -98,18 +94,11 @@ def test_the_counts_are_the_numbers_of_tokens():
     assert view_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
     assert [row.note for row in rows_of([view])[1:3]] == [kept, seen]
     assert [row.label for row in rows_of(views_of("tube"))] == ["original", "visible tokens"]
-    several = views_of("redundancy-robust", "tube")
-    several += view_masks(
-        torch.randint(0, 256, (3, 8, 48, 64), dtype=torch.uint8),
-        [("difference", FrameDifference())],
-        model=None,
-        tubelet=(2, 8, 8),
-        seed=0,
-    )
+    several = views_of("redundancy-robust", "tube", "frame-difference")
     _, robust, tube, _, first, second = rows_of(several)
     assert (robust.note, tube.note) == (f"keeps {kept}", "shows 10.4 % = 20 of 192")
-    assert torch.equal(first.frames, several[0].heat())
-    assert torch.equal(second.frames, several[-1].heat())
+    for row, view in ((first, several[0]), (second, several[-1])):
+        assert torch.equal(row.frames[::2, ::8, ::8].flatten(), view.importance)
     # Keep ratios share one measure, so one row.
     assert len(rows_of(views_of("redundancy-robust", "redundancy-robust"))) == 4
 
@@ -136,7 +125,8 @@ def figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
     views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
     title = f"a name of a video that is rather long, as many are.mp4\n{view_title(views[0])}"
-    draw_views(tmp_path / "figure.png", views, title=title, numbers=numbers)
+    slices = views[0].grid.t
+    draw_rows(tmp_path / "figure.png", rows_of(views), slices=slices, title=title, numbers=numbers)
     (drawn,) = figure
     FigureCanvasAgg(drawn).draw()
     texts = [text for text in drawn.findobj(Text) if text.get_visible() and text.get_text().strip()]

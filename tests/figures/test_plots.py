@@ -29,19 +29,13 @@ def plot(*arguments: object, code: int = 0) -> Result:
     return called("plot", *arguments, code=code)
 
 
-def test_steps_are_those_of_the_rows(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=4)
-    append(run, '{"step": 2, "val_top1": 50.0, "val_top5": 100.0}\n')
-    (curves,) = read_curves([run], x="steps")
-    assert curves.curves["loss"].x.tolist() == curves.curves["lr"].x.tolist() == [1, 2, 3, 4]
-    assert curves.curves["loss"].y.tolist() == [1, 1 / 2, 1 / 3, 1 / 4]
-    assert curves.curves["val_top1"].x.tolist() == [2]
-    assert curves.curves["val_top1"].y.tolist() == [50]
-
-
-def test_hours_add_up_the_time_of_the_steps(tmp_path: Path):
+def test_steps_are_those_of_the_rows_and_hours_add_up_their_time(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3)  # 4 clips a step, 2 clips a second: 2 seconds
-    append(run, '{"step": 3, "val_top1": 50.0}\n')
+    append(run, '{"step": 3, "val_top1": 50.0, "val_top5": 100.0}\n')
+    (curves,) = read_curves([run], x="steps")
+    assert curves.curves["loss"].x.tolist() == curves.curves["lr"].x.tolist() == [1, 2, 3]
+    assert curves.curves["loss"].y.tolist() == [1, 1 / 2, 1 / 3]
+    assert [values.tolist() for values in curves.curves["val_top1"]] == [[3], [50]]
     append(run, '{"step": 4, "loss": 0.1, "lr": 0.1, "clips_per_second": 0.5}\n')
     append(run, '{"step": 5, "loss": 0.1, "lr": 0.1, "clips_per_second": 0.0}\n')  # rounded: below 0.005
     (curves,) = read_curves([run], x="hours")
@@ -74,15 +68,8 @@ def test_axes_do_not_exaggerate(tmp_path: Path):
     assert [12.5, 12.5] in [list(line.get_ydata()) for line in accuracies.lines]
     append(run, '{"step": 5, "loss": -3.0, "lr": 0.1}\n{"step": 6, "loss": null, "lr": 0.1}\n')
     (curves,) = read_curves([run], x="steps")
-    assert draw_curves(tmp_path / "p.png", [curves], x="steps").axes[0].get_ylim() == (
-        pytest.approx(-3.15),
-        pytest.approx(4.2),
-    )
-
-
-def log_losses(run: Path, losses: list[float]) -> None:
-    rows = [{"step": step, "loss": loss, "lr": 0.1} for step, loss in enumerate(losses, start=1)]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    limits = draw_curves(tmp_path / "p.png", [curves], x="steps").axes[0].get_ylim()
+    assert limits == (pytest.approx(-3.15), pytest.approx(4.2))
 
 
 def test_an_early_spike_does_not_set_the_scale_of_the_losses(tmp_path: Path):
@@ -93,7 +80,8 @@ def test_an_early_spike_does_not_set_the_scale_of_the_losses(tmp_path: Path):
         ([1.8, *later], (0, 1.05 * 1.8)),
         ([0.0, *later], (0, 1.05)),
     ):
-        log_losses(run, losses)
+        rows = [{"step": step, "loss": loss, "lr": 0.1} for step, loss in enumerate(losses, start=1)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         panel = draw_curves(tmp_path / "p.png", read_curves([run], x="steps"), x="steps").axes[0]
         assert panel.get_ylim() == pytest.approx(limits, rel=0.1)
 
@@ -189,10 +177,7 @@ def test_a_broken_checkpoint_is_reported(tmp_path: Path):
 def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=2)
     (tmp_path / "folder.png").mkdir()
-    for out, message in (
-        (tmp_path / "c.pdf", ".png"),
-        (tmp_path / "folder.png", "is a folder"),
-    ):
+    for out, message in ((tmp_path / "c.pdf", ".png"), (tmp_path / "folder.png", "is a folder")):
         assert message in plot(run, "--out", out, code=2).stderr
     (other := tmp_path / "c.png").write_text("not a picture")
     assert "c.png: exists; choose another name" in plot(run, "--out", other, code=2).stderr
@@ -205,15 +190,9 @@ def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):
 
 
 def test_rows_that_no_run_writes_are_reported(tmp_path: Path):
-    for number, row in enumerate(
-        (
-            {"step": 10**23, "loss": 1.0},
-            {"step": -5, "loss": 1.0},
-            {"step": 5, "loss": 1e308},
-            {"step": 5, "loss": 1.0, "lr": "x"},
-            {"step": 5, "val_top1": [1]},
-        )
-    ):
+    rows = [{"step": 10**23, "loss": 1.0}, {"step": -5, "loss": 1.0}, {"step": 5, "loss": 1e308}]
+    rows += [{"step": 5, "loss": 1.0, "lr": "x"}, {"step": 5, "val_top1": [1]}]
+    for number, row in enumerate(rows):
         run = make_run(tmp_path / str(number), logged=3)
         append(run, json.dumps(row) + "\n")
         with pytest.raises(UserError, match=r"metrics\.jsonl:\d+: not a row of metrics"):
@@ -227,10 +206,9 @@ def test_rows_that_no_run_writes_are_reported(tmp_path: Path):
 def test_probes_have_a_panel_with_chance(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=4)
     for step, accuracy, loss in ((0, 10.0, 9.5), (4, 40.0, 0.5)):
-        probe = {"step": step, "probe_knn": accuracy, "probe_linear": None, "probe_chance": 10.0}
-        append(
-            run, json.dumps({**probe, "rank_me": 5.0, "heldout_loss": loss, "heldout_mean_loss": 0.9}) + "\n"
-        )
+        row = {"step": step, "probe_knn": accuracy, "probe_linear": None, "probe_chance": 10.0}
+        row |= {"rank_me": 5.0, "heldout_loss": loss, "heldout_mean_loss": 0.9}
+        append(run, json.dumps(row) + "\n")
     (read,) = read_curves([run], x="steps")
     curves = read.curves
     assert curves["probe_knn"].x.tolist() == curves["heldout_loss"].x.tolist() == [0, 4]
@@ -244,6 +222,10 @@ def test_probes_have_a_panel_with_chance(tmp_path: Path):
     assert probes.get_ylim() == (0, 100)
     assert ranks.lines[0].get_ydata() == pytest.approx(5)
     assert ranks.get_ylim()[0] == 0
+    append(run, json.dumps({"step": 4, "probe_linear": 60.0, "rank_me": 5.0}) + "\n")
+    (read,) = read_curves([run], x="steps")
+    assert read.curves["probe_linear"].y[-1] == 60  # drawn if there is one
+    assert "probe_knn" not in read.curves
 
 
 def test_clips_that_find_their_video_have_a_panel_and_a_loss_that_is_not_finite_is_a_gap(tmp_path: Path):
@@ -258,12 +240,3 @@ def test_clips_that_find_their_video_have_a_panel_and_a_loss_that_is_not_finite_
     _, found, _, _ = draw_curves(tmp_path / "v.png", [read], x="steps").axes
     assert found.get_title(loc="left") == "view_top1"
     assert found.lines[0].get_ydata() == pytest.approx([0.25, 0.5, 0.75])
-
-
-def test_the_linear_probe_is_drawn_if_there_is_one(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=2)
-    probes = {"probe_knn": 30.0, "probe_linear": 60.0, "probe_chance": 50.0, "rank_me": 5.0}
-    append(run, json.dumps({"step": 2, **probes}) + "\n")
-    (read,) = read_curves([run], x="steps")
-    assert read.curves["probe_linear"].y.tolist() == [60]
-    assert not {"probe_knn", "heldout_loss"} & read.curves.keys()

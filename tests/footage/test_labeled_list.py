@@ -81,17 +81,6 @@ def test_labels_that_cannot_be_used_are_named(windows, bouts, tmp_path, lines, o
     assert not (tmp_path / "w.csv").exists()
 
 
-def test_options_of_labels_need_labels(clip_files: Path, tmp_path: Path):
-    command = ["prepare windows", clip_files, "--seconds", 1, "-o", tmp_path / "w.csv"]
-    assert "--fps and --task need --labels" in refused(*command, "--fps", 10, code=2)
-
-
-def test_a_folder_is_no_list(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    message = refused("prepare windows", clip_files, "--seconds", 1, "-o", ".", code=5)
-    assert "cannot write .: it is a folder" in message
-
-
 def test_labels_of_a_person_replace_predicted_ones_of_another_file(windows: list, tmp_path: Path):
     predicted, output = tmp_path / "predicted.csv", tmp_path / "windows.csv"
     predicted.write_text(
@@ -121,6 +110,12 @@ def test_a_damaged_video_is_named_and_left_out(windows: list, clip_files: Path, 
     assert "clip1.mp4: not a video file; its bouts were not checked against its length" in summary.stderr
 
 
-def test_a_video_is_no_output(windows: list, clip_files: Path):
+def test_outputs_and_options_that_cannot_be_meant_are_refused(
+    windows: list, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    command = windows[:-2]
+    assert "--fps and --task need --labels" in refused(*command, "-o", "w.csv", "--fps", 10, code=2)
+    assert "cannot write .: it is a folder" in refused(*command, "-o", ".", code=5)
     message = refused(*windows, "-o", clip_files / "clip0.mp4", "--overwrite", code=2)
     assert "clip0.mp4: is an input of this command" in message

@@ -2,26 +2,21 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.footage.selection import OVERHEAD, choose_windows, packet_activity, why_none, window_activity
+from everest.footage.selection import OVERHEAD, choose_windows, why_none, window_activity
 from everest.video.packet_sizes import PacketSizes
 
 
 def packets_of(sizes, kinds) -> PacketSizes:
     """A packet each second."""
     seconds = np.arange(len(sizes), dtype=np.float64)
-    return PacketSizes(
-        seconds=seconds,
-        sizes=np.array(sizes),
-        kinds=np.array(kinds, dtype=np.int8),
-        end=float(len(sizes)),
-        missing=(),
-    )
+    parts = {"sizes": np.array(sizes), "kinds": np.array(kinds, dtype=np.int8), "missing": ()}
+    return PacketSizes(seconds=seconds, end=float(len(sizes)), **parts)
 
 
 def test_activity_is_the_size_relative_to_the_median_of_the_kind():
     usual, large = 100, 2 * (100 + OVERHEAD) - OVERHEAD
     packets = packets_of([9999, usual, usual, large, usual, 36, 36, 36], [0, 1, 1, 1, 1, 2, 2, 2])
-    assert packet_activity(packets).tolist()[1:] == [1, 1, 2, 1, 1, 1, 1]
+    assert window_activity(packets, np.arange(8.0), 1.0).tolist() == [0, 1, 1, 2, 1, 1, 1, 1]
     windows = window_activity(packets, np.array([0.0, 2.0, 3.5, 100.0]), 2.0)
     # The keyframe is left out; packets 1; 2, 3; 4, 5; none.
     assert windows.tolist() == [1, 1.5, 1, 0]
@@ -40,13 +35,7 @@ def test_a_constant_bitrate_and_files_of_keyframes_have_no_activity():
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
 
-@given(
-    lengths,
-    st.integers(1, 60),
-    st.integers(1, 4),
-    st.integers(0, 9),
-    st.booleans(),
-)
+@given(lengths, st.integers(1, 60), st.integers(1, 4), st.integers(0, 9), st.booleans())
 def test_as_many_windows_as_requested_are_chosen(lengths, count, apart, seed, ranked):
     rng = np.random.default_rng(seed)
     scores = [None if row == 1 else rng.random(n) for row, n in enumerate(lengths)] if ranked else None
@@ -64,26 +53,19 @@ def test_as_many_windows_as_requested_are_chosen(lengths, count, apart, seed, ra
     assert [row.tolist() for row in chosen] == [row.tolist() for row in again]
 
 
-def test_windows_are_spread_evenly():
+def test_windows_are_spread_evenly_and_overlap_only_if_there_are_no_others():
     (chosen,) = choose_windows([100], None, count=10, apart=1, seed=0)
     assert set(np.diff(chosen)) == {10}
+    (chosen,) = choose_windows([10], [np.arange(10.0)], count=10, apart=4, seed=0)
+    assert chosen.tolist() == list(range(10))
 
 
-def test_the_most_active_windows_are_chosen_and_do_not_overlap():
+def test_the_most_active_windows_are_chosen_and_a_busy_recording_gets_at_most_twice_its_share():
     scores = np.ones(100)
     scores[[20, 21, 22, 50, 51, 80]] = [5, 9, 7, 8, 6, 4]
     (chosen,) = choose_windows([100], [scores], count=4, apart=3, seed=0)
     assert {21, 50, 80} <= set(chosen.tolist())  # the fourth is the floor
     assert np.all(np.diff(chosen) >= 3)
-
-
-def test_windows_overlap_only_if_there_are_no_others():
-    (chosen,) = choose_windows([10], [np.arange(10.0)], count=10, apart=4, seed=0)
-    assert chosen.tolist() == list(range(10))
-
-
-def test_a_busy_recording_gets_at_most_twice_its_share():
-    scores = [np.full(100, 9.0), np.ones(100), np.ones(100), np.ones(100)]
-    chosen = choose_windows([100] * 4, scores, count=40, apart=1, seed=0)
-    assert len(chosen[0]) == 20
-    assert sum(map(len, chosen)) == 40
+    several = [np.full(100, 9.0), np.ones(100), np.ones(100), np.ones(100)]
+    counts = list(map(len, choose_windows([100] * 4, several, count=40, apart=1, seed=0)))
+    assert (counts[0], sum(counts)) == (20, 40)

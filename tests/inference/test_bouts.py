@@ -7,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.config.heads import Head
-from everest.inference.bouts import (
-    NO_CLASS,
-    BoutRules,
-    Windows,
-    bouts_of_head,
-    smoothed,
-    without_short,
-)
+from everest.inference.bouts import NO_CLASS, BoutRules, Windows, bouts_of_head, smoothed, without_short
 
 FPS = 16
 
@@ -67,10 +60,6 @@ def test_a_bout_has_the_class_of_the_nearest_window_at_each_time(timeline, backg
         assert bout["end"] < after["start"] or bout["index"] != after["index"]
 
 
-def test_no_window_has_no_bout():
-    assert bouts_of_head(windows_at(), np.zeros((0, 2)), Head(outputs=2), ["a", "b"], BoutRules()) == []
-
-
 def spans(
     labels: str, *, min_seconds: float, starts: tuple[float, ...] = ()
 ) -> list[tuple[float, float, str]]:
@@ -118,6 +107,8 @@ def test_a_class_is_present_from_its_threshold_on():
     head = Head(task="multi-label", outputs=1)
     found = bouts_of_head(windows_at(*map(float, range(6))), outputs, head, ["a"], BoutRules(threshold=0.5))
     assert [(bout["start"], bout["end"]) for bout in found] == [(1, 4), (5, 6)]
+    for none in (head, Head(outputs=1)):  # no window has no bout
+        assert bouts_of_head(windows_at(), np.zeros((0, 1)), none, ["a"], BoutRules()) == []
 
 
 @given(timeline=timelines())

@@ -153,7 +153,7 @@ def test_features_equal_those_of_the_model(classifier_run, autoencoder_run, clip
         else:
             expected = model.encoder(x, torch.arange(32).expand(2, -1)).mean(dim=1)
     torch.testing.assert_close(load_file(out)["features"], expected[None], atol=1e-6, rtol=1e-6)
-    called("extract", video, "-c", checkpoint, "--out", out, code=2)  # exists
+    assert "exists; choose another name" in refused("extract", video, "-c", checkpoint, "-o", out, code=2)
 
 
 def test_errors_are_one_line_and_no_prediction_replaces_its_video(classifier_run, clip_files, tmp_path):
@@ -161,6 +161,7 @@ def test_errors_are_one_line_and_no_prediction_replaces_its_video(classifier_run
     empty.mkdir()
     broken.write_text("no video")
     clip = shutil.copy(clip_files / "clip0.mp4", tmp_path)
+    (old := tmp_path / "old.csv").write_text("mine")
     for words, code, message in (
         (["predict", "gone.mp4"], 4, "gone.mp4: No such file or directory"),
         (["predict", empty], 4, "no videos below this folder"),
@@ -170,11 +171,14 @@ def test_errors_are_one_line_and_no_prediction_replaces_its_video(classifier_run
         (["predict", clip, "--keep", 0.001], 2, "leave some of 32 tokens"),
         (["predict", clip, "-o", clip, "--overwrite", "--format", "csv"], 2, "is an input of this command"),
         (["predict", clip, "--views", "1000000x1"], 2, "in memory at once; at most 512"),
+        (["predict", clip, "--json", "--format", "csv"], 2, "--json and --format csv: choose one"),
+        (["predict", clip, "-o", old], 2, "old.csv: exists; choose another name, or use --overwrite"),
         (["extract", broken, "--out", out], 4, "none of 1 videos can be read"),
     ):
         weights = [] if "-c" in words else ["-c", classifier_run]
         assert message in called(*words, *weights, code=code).stderr
     assert Path(clip).read_bytes() == (clip_files / "clip0.mp4").read_bytes()
+    assert old.read_text() == "mine"
     assert not out.exists()
 
 
@@ -192,13 +196,3 @@ def test_several_heads_and_errors_have_their_columns():
     assert as_table(predictions) == (
         "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  empty file\n"
     )
-
-
-def test_formats_that_contradict_and_files_that_exist_are_refused(classifier_run, clip_files, tmp_path):
-    (tmp_path / "old.csv").write_text("mine")
-    for options, message in (
-        (["--json", "--format", "csv"], "--json and --format csv: choose one"),
-        (["-o", tmp_path / "old.csv"], "old.csv: exists; choose another name, or use --overwrite"),
-    ):
-        assert message in refused("predict", clip_files / "clip0.mp4", "-c", classifier_run, *options, code=2)
-    assert (tmp_path / "old.csv").read_text() == "mine"

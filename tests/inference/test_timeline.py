@@ -104,8 +104,10 @@ def test_files_that_are_no_saved_timeline_are_named(saved: Path, classifier_run:
     assert "the shapes of" in refused("timeline", damaged, code=4)
 
 
-def test_the_table_has_the_bouts(saved: Path):
+def test_the_table_has_the_bouts_and_the_json_file_what_json_prints(saved: Path, tmp_path: Path):
     rows = json_of("timeline", saved)
+    run("timeline", saved, "-o", tmp_path / "t.json")
+    assert json.loads((tmp_path / "t.json").read_text()) == rows
     for row in rows:
         bouts = row["bouts"]
         assert (bouts[0]["start"], bouts[0]["start_frame"]) == (0, 0)
@@ -115,9 +117,8 @@ def test_the_table_has_the_bouts(saved: Path):
     assert len(lines) == sum(1 + len(row["bouts"]) for row in rows)
     assert lines[0] == rows[0]["video"]
     first = rows[0]["bouts"][0]
-    assert lines[1].split() == [
-        *("0.00", "to", f"{first['end']:.2f}", "s", f"{first['probability']:.1%}", first["label"])
-    ]
+    words = ["0.00", "to", f"{first['end']:.2f}", "s", f"{first['probability']:.1%}", first["label"]]
+    assert lines[1].split() == words
 
 
 def test_improbable_windows_are_background(saved: Path, tmp_path: Path):
@@ -153,11 +154,6 @@ def test_every_kind_has_the_bouts_of_the_timeline(saved: Path, tmp_path: Path, k
     assert sorted(frames) == sorted(expected)
     if kind not in ("srt", "vtt"):
         assert {each.origin for each in found} == {"automated"}
-
-
-def test_the_json_file_is_what_json_prints(saved: Path, tmp_path: Path):
-    run("timeline", saved, "-o", tmp_path / "t.json")
-    assert json.loads((tmp_path / "t.json").read_text()) == json_of("timeline", saved)
 
 
 def test_bouts_of_heads_have_the_name_of_the_head():

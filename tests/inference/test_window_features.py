@@ -92,32 +92,25 @@ def test_items_that_are_done_are_skipped(classifier_run, clip_files, tmp_path):
             items_of(samples, views, changed)
 
 
-def test_rows_of_a_video_that_changed_during_a_break_are_not_continued(
+def test_rows_of_a_video_or_an_image_that_changed_during_a_break_are_not_continued(
     autoencoder_run: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    video = shutil.copy(clip_files / "clip0.mp4", tmp_path)
-    command = ["extract", video, clip_files, "-c", autoencoder_run, *WINDOWS, "-o", tmp_path / "f.npz"]
-    with monkeypatch.context() as patched:
-        patched.setattr(features, "_write_features", full_disk)
-        assert "the disk is full" in refused(*command, code=5)
-    shutil.copy(clip_files / "clip1.mp4", video)
-    assert "its rows were begun with other versions of videos; undo" in refused(*command, code=2)
-    called(*command, "--overwrite")
-
-
-def test_rows_of_a_folder_whose_image_changed_are_not_continued(
-    autoencoder_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    folder = tmp_path / "frames"
+    video, folder = shutil.copy(clip_files / "clip0.mp4", tmp_path), tmp_path / "frames"
     folder.mkdir()
     for number in range(16):
         Image.new("RGB", (32, 32), (number * 9, 0, 0)).save(folder / f"{number}.png")
-    command = ["extract", folder, "-c", autoencoder_run, "-o", tmp_path / "f.npz"]
+    of_windows = ["extract", video, clip_files, *WINDOWS, "-o", tmp_path / "windows.npz"]
+    of_folder = ["extract", folder, "-o", tmp_path / "folder.npz"]
     with monkeypatch.context() as patched:
         patched.setattr(features, "_write_features", full_disk)
-        assert "the disk is full" in refused(*command, code=5)
+        for command in (of_windows, of_folder):
+            assert "the disk is full" in refused(*command, "-c", autoencoder_run, code=5)
+    shutil.copy(clip_files / "clip1.mp4", video)
     Image.new("RGB", (32, 32), (0, 99, 0)).save(folder / "3.png")
-    assert "its rows were begun with other versions of videos; undo" in refused(*command, code=2)
+    message = "its rows were begun with other versions of videos; undo"
+    for command in (of_windows, of_folder):
+        assert message in refused(*command, "-c", autoencoder_run, code=2)
+    called(*of_windows, "-c", autoencoder_run, "--overwrite")
 
 
 def test_options_that_do_not_go_together_are_named(autoencoder_run: Path, clip_files: Path, tmp_path: Path):

@@ -5,13 +5,7 @@ import pytest
 
 from everest.annotations.bout import CHECKED, DRAWN, Bout, by_video
 from everest.errors import DataError, RecipeError
-from everest.metrics.budget import (
-    draw_windows,
-    footage_windows,
-    time_budget,
-    total_interval,
-    windows_left,
-)
+from everest.metrics.budget import draw_windows, footage_windows, time_budget, total_interval, windows_left
 
 LENGTH = 10.0
 
@@ -50,13 +44,10 @@ def test_a_budget_computed_by_hand():
     assert low == entry["bouts"]["checked"] == 1 <= high
 
 
-def test_all_windows_checked_leave_no_doubt():
+def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():
     truth, predicted = np.array([5.0, 0.0, 4.5]), np.array([4.0, 2.0, 4.0])
     result = total_interval(truth, predicted, naive=10.0, windows=3, largest=LENGTH)
     assert result == {"naive": 10.0, "checked": 9.5, "estimate": 9.5, "interval": [9.5, 9.5]}
-
-
-def test_no_bound_is_below_what_was_seen():
     truth, predicted = np.array([8.1, 0.0, 0.0]), np.array([9.0, 6.0, 7.0])
     result = total_interval(truth, predicted, naive=60.0, windows=100, largest=LENGTH)
     assert result["interval"][0] == result["checked"] == 8.1 <= result["estimate"]
@@ -112,7 +103,7 @@ def coverage(share: float, number: int, repeats: int) -> dict[str, float]:
         of_all = [one for video in truth.values() for one in video]
         totals = {"seconds": sum(one.seconds for one in of_all), "bouts": len(of_all)}
         drawn = draw_windows(footage_windows(extents, LENGTH), number, seed=seed + 10_000)
-        checked = [bout(one.video, one.start, one.end, CHECKED) for one in drawn]
+        checked = [bout(*one, CHECKED) for one in drawn]
         for one in drawn:
             inside = [b for b in truth.get(one.video, ()) if b.start < one.end and b.end > one.start]
             checked += inside  # whole bouts, as a person would write them

@@ -13,7 +13,7 @@ from everest.metrics.timeline import (
     average_precision,
     edit_score,
     frame_classes,
-    overlap_counts,
+    num_right,
     segments_of,
     timeline_metrics,
 )
@@ -86,10 +86,10 @@ def test_f1_at_any_overlap_is_that_of_banos():
     for column, (precision, recall, f1) in enumerate([(0.5, 0.6666666666666666, 0.5714285714285715),
                                                       (0.5, 0.5, 0.5)]):  # fmt: skip
         truth, predicted = (segments_of(of[:, [column]]) for of in frames)
-        counts = overlap_counts(truth, predicted, 1e-9)
-        assert counts.right / len(predicted) == precision
-        assert counts.right / len(truth) == recall
-        assert counts.f1 == pytest.approx(100 * f1, abs=1e-4)
+        right = num_right(truth, predicted, 1e-9)
+        assert right / len(predicted) == precision
+        assert right / len(truth) == recall
+        assert 2 * right / (len(truth) + len(predicted)) == pytest.approx(f1, abs=1e-6)
     scores = timeline_metrics([WALK_AND_REAR])
     assert scores["frame_accuracy"] == pytest.approx(55)  # (truth.values == predicted.values).all(1).mean()
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
@@ -97,6 +96,8 @@ class ClassAttentionPooling(nn.Module):
     """
 
     def __init__(self, width: int, heads: int, *, eps: float = EPS) -> None:
+        from timm.models.cait import LayerScaleBlockClassAttn  # here: timm takes a second to import
+
         super().__init__()
         self.class_token = learned_rows(1, width)
         norm: Any = partial(nn.LayerNorm, eps=eps)

@@ -32,7 +32,7 @@ from everest.metrics.metrics import chance_of, mean_loss, measure, thresholds_of
 from everest.metrics.names import LOGGED, METRICS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
-from everest.models.of_recipe import classifier_spec
+from everest.models.spec import classifier_spec
 from everest.system.events import silent
 from everest.system.text import counted
 

@@ -19,7 +19,7 @@ from everest.engine.setup import require_same_frozen, set_up_training
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import pretrain_spec
+from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingOutput
 from everest.system.run_folder import Row
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.methods.selector import Selector
 from everest.models.block import EPS
-from everest.models.encoder import SelectingModel
 from everest.models.positions import learned_rows
+from everest.models.video_model import SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
 
 

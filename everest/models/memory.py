@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector

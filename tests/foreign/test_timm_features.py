@@ -11,8 +11,8 @@ from timm.models.eva import Eva
 from torch import nn
 
 from everest.checkpoints.load import build_model
-from everest.models.encoder import VideoEncoder
 from everest.models.spec import ModelSpec
+from everest.models.video_model import VideoEncoder
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "class token": {},

@@ -22,8 +22,7 @@ from everest.errors import CheckpointError, RecipeError
 from everest.foreign.timm_images import image_weights, open_image_weights, require_plain
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import classifier_spec, pretrain_spec
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.system.run_folder import Init
 
 

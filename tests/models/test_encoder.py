@@ -17,10 +17,9 @@ from everest.errors import CheckpointError
 from everest.inference.model import encode
 from everest.methods.grid import TokenSelection
 from everest.models.cost import NORM_OPERATIONS, count_macs
-from everest.models.encoder import VideoEncoder
 from everest.models.memory import training_bytes
-from everest.models.of_recipe import encoder_spec
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, encoder_spec
+from everest.models.video_model import VideoEncoder
 
 KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
 

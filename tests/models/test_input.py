@@ -18,8 +18,7 @@ from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import classifier_spec, pretrain_spec
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 
 KEPT = everest.strategies.RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1)
 

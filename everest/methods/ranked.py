@@ -116,7 +116,6 @@ class ByEmbedding(ByChange):
         return change_importance(
             frames,
             embed,
-            embed.tubelet,
             distance=self.distance,
             first_slice=self.first_slice,
             align=self.align,

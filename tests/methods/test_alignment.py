@@ -82,7 +82,7 @@ def aligned(frames: Tensor, align: Literal["none", "shift", "affine"], lag: int 
 
 def change_of(frames: Tensor, align: Literal["shift", "affine"]) -> Tensor:
     """The importance (B, N) of tokens by the change of their pixels."""
-    return change_importance(frames, RawPixels(TUBELET), TUBELET, align=align)
+    return change_importance(frames, RawPixels(TUBELET), align=align)
 
 
 @pytest.mark.parametrize("pixels", [-8, -4.3, -1, -0.5, 0.5, 1, 2.7, 6, 8])
@@ -146,10 +146,10 @@ def test_clips_of_a_camera_at_rest_keep_the_same_tokens(distance):
     for time in range(8):
         frames[0, :, time, 30:60, 8 * time : 8 * time + 20] = 220
     embed = TubeletEmbedding(24, TUBELET)
-    plain = change_importance(frames, embed, TUBELET, distance=distance)
+    plain = change_importance(frames, embed, distance=distance)
     for align in ("shift", "affine"):
         assert torch.equal(
-            change_importance(frames, embed, TUBELET, distance=distance, align=align, cuts="detect"), plain
+            change_importance(frames, embed, distance=distance, align=align, cuts="detect"), plain
         )
     assert torch.equal(
         pixel_importance(frames, TUBELET, align="affine", cuts="detect"), pixel_importance(frames, TUBELET)
@@ -343,7 +343,7 @@ class Importance(nn.Module):
         self.embed = TubeletEmbedding(24, TUBELET)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return change_importance(frames, self.embed, TUBELET, align=self.align, cuts="detect")
+        return change_importance(frames, self.embed, align=self.align, cuts="detect")
 
 
 @pytest.mark.slow

@@ -94,9 +94,9 @@ def test_the_importance_is_the_same_a_clip_at_a_time(clips: Tensor, monkeypatch)
     embed = TubeletEmbedding(24, TUBELET)
     for align in ("none", "affine"):
         monkeypatch.setattr(parts, "PART", 2**30)
-        whole = change_importance(clips, embed, TUBELET, align=align)
+        whole = change_importance(clips, embed, align=align)
         monkeypatch.setattr(parts, "PART", 1)
-        torch.testing.assert_close(change_importance(clips, embed, TUBELET, align=align), whole)
+        torch.testing.assert_close(change_importance(clips, embed, align=align), whole)
 
 
 def test_only_clips_of_a_camera_that_moves_are_resampled(clips: Tensor, monkeypatch):

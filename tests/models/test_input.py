@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import frame_differences
+from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.video.pixels import IMAGENET
 
+frame_differences = partial(model_input, kind="differences", pixels=IMAGENET)
 KEPT = everest.strategies.RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1)
 
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from everest.methods.grid import TokenGrid, gather_tokens
+from everest.methods.grid import TokenGrid
 from everest.methods.ranked import ByImportance
 
 
@@ -56,8 +56,3 @@ def take_slices(frames: Tensor, slices: Tensor, length: int) -> Tensor:
     offsets = torch.arange(length, device=slices.device)
     ids = (slices.unsqueeze(2) * length + offsets).flatten(1)  # (B, T)
     return frames.gather(2, ids.view(b, 1, -1, 1, 1).expand(-1, c, -1, h, w))
-
-
-def take_importance(importance: Tensor, slices: Tensor, grid: TokenGrid) -> Tensor:
-    """The importance (B, N) of the slices (B, t), from the importance of all candidates (B, S * h * w)."""
-    return gather_tokens(importance.unflatten(1, (-1, grid.per_slice)), slices).flatten(1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from everest.methods.frame_selection import draw_slices, kept_per_slice, take_importance, take_slices
+from everest.methods.frame_selection import draw_slices, kept_per_slice, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, measure
@@ -127,7 +127,8 @@ class MaskedAutoencoder(PretrainingModel):
             if self.recompute:
                 importance = measure(self.selector, frames, self.measure)
             else:
-                importance = take_importance(importance, slices, grid)
+                by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
+                importance = gather_tokens(by_slice, slices).flatten(1)  # (B, N)
         return frames, self.selector(grid, importance=importance, noise=noise[:, : grid.num_tokens])
 
     def forward(

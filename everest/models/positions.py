@@ -97,10 +97,8 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, grid: TokenGrid, head_width: int, places: Rotary = "none") -> None:
         super().__init__()
-        if places == "none":
-            angle = rotary_angles(grid, head_width)
-        else:
-            angle = place_angles(grid, head_width, places)
+        is_video = places == "none"
+        angle = rotary_angles(grid, head_width) if is_video else place_angles(grid, head_width, places)
         self.register_buffer("cos", angle.cos().float(), persistent=False)
         self.register_buffer("sin", angle.sin().float(), persistent=False)
 

@@ -219,6 +219,12 @@ def test_slices_are_drawn_by_the_last_numbers():
     noise[:, -6:] = torch.tensor([0.1, 0.9, 0.8, 0.2, 0.7, 0.6])
     drawn = torch.cat([frames[:, :, 2:6], frames[:, :, 8:12]], dim=2)  # slices 1, 2, 4, 5
     assert torch.equal(model(frames, noise=noise).frames, drawn)
+    importance = torch.zeros(3, 6, 16)
+    importance[:, 4, 3], importance[:, 5, 7] = 2, 1  # of a place in slices 4 and 5: third and fourth drawn
+    model.selector = RedundancyRobust(keep_ratio=0.04, visible_ratio=0.02)  # two tokens of four slices
+    chosen = model(frames, noise=noise, importance=importance.flatten(1)).selection
+    ids = torch.cat([chosen.visible, chosen.target], dim=1).sort(dim=1).values
+    assert ids.tolist() == [[2 * 16 + 3, 3 * 16 + 7]] * 3
 
 
 def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from everest.errors import RecipeError
 from everest.methods.alignment import PreviousFrames, fill_scene_starts, previous_frames
 from everest.methods.camera import Plane, gray_images, moved, no_motion
-from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid, num_kept
 from everest.methods.importance import RawPixels, change_importance, pixel_importance
-from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.methods.ranked import FrameDifference, RedundancyRobust, kept_per_slice
 from everest.methods.selector import choose
 from everest.models.embedding import TubeletEmbedding
 from everest.video.pixels import IMAGENET, normalize

@@ -105,11 +105,7 @@ class Finetuning:
 
 
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
-    """Prepare everything up to the first step.
-
-    Raises:
-        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
-    """
+    """Prepare everything up to the first step."""
     settings = recipe.finetune
     start = context.read_start()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)

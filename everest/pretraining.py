@@ -36,11 +36,7 @@ NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, l
 
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
-    """Prepare everything up to the first step.
-
-    Raises:
-        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
-    """
+    """Prepare everything up to the first step."""
     start = context.read_start()  # first: reading the data may take minutes
     if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
         spec = pretrain_spec(recipe, tokenizer=None)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from typing import get_args
 
 import pytest
@@ -10,11 +12,11 @@ from small_runs import onnx_session
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.grid import TokenGrid
+from everest.methods.grid import TokenGrid, num_kept
 from everest.methods.importance import DistanceName, RawPixels, change_importance, pixel_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust
+from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust, kept_per_slice
 from everest.methods.strategies import STRATEGIES, AllTokens, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding
@@ -236,6 +238,34 @@ def test_only_strategies_that_sort_by_change_measure_it():
     own = RedundancyRobust(distance="l1", first_slice="zero").importance(frames, embed)
     expected = change_importance(frames, embed, distance="l1", first_slice="zero")
     assert torch.equal(own, expected)
+
+
+def test_no_slice_takes_more_than_its_cap():
+    grid = TokenGrid(t=4, h=3, w=3)
+    importance = torch.arange(36.0).flip(0)[None]  # the first slice is the most important
+    capped = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, slice_cap=0.3)
+    counts = kept_per_slice(capped, importance, grid)[0].tolist()
+    assert counts == [6, 6, 6, 0]  # at most 30 % of 18, rounded up
+    assert kept_per_slice(replace(capped, slice_cap=None), importance, grid)[0].tolist() == [9, 9, 0, 0]
+    order = capped.kept(grid, importance)[0].tolist()
+    assert order == sorted(order)  # within the cap by importance
+
+
+@given(cap=st.floats(0.01, 1), keep=st.floats(0.1, 1), seed=st.integers(0, 99))
+def test_a_cap_holds_or_is_refused(cap: float, keep: float, seed: int):
+    grid = TokenGrid(t=5, h=2, w=3)
+    importance = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(seed))
+    selector = RedundancyRobust(keep_ratio=keep, visible_ratio=None, slice_cap=cap)
+    count = num_kept(grid.num_tokens, keep)
+    if -(-count * Fraction(str(cap)) // 1) * grid.t < count:
+        with pytest.raises(RecipeError, match=r"slice_cap: 5 slices .* give at least 0.2"):
+            selector.kept(grid, importance)
+        return
+    kept = selector.kept(grid, importance)
+    assert kept.shape == (2, count)
+    assert all(len(set(row)) == count for row in kept.tolist())
+    counts = kept_per_slice(selector, importance, grid)
+    assert counts.max() <= -(-count * Fraction(str(cap)) // 1)
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES.keys() - {"frame", "running-cell"}))

@@ -238,11 +238,3 @@ def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         everest.finetune(recipe, init=encoder, output=encoder, cpu=True)
-
-
-def test_functions_stay_functions_when_their_modules_are_imported():
-    import everest.evaluation.evaluation
-    import everest.finetuning
-    import everest.pretraining
-
-    assert all(callable(getattr(everest, name)) for name in ("pretrain", "finetune", "evaluate"))

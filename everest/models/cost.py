@@ -81,9 +81,8 @@ def count_macs(spec: ModelSpec) -> Macs:
         for name in names:
             operations.update(counts.get(f"{root}.{name}", {}))
         norm, linear = operations[_NORM], sum(operations[product] for product in _LINEAR)
-        each = 2 * clips
-        attention = operations.total() - norm - linear
-        return Macs(linear=linear // each, attention=attention // each, layer_norm=norm // each)
+        attention, per_mac = operations.total() - norm - linear, 2 * clips
+        return Macs(linear=linear // per_mac, attention=attention // per_mac, layer_norm=norm // per_mac)
 
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     parts = [name for name, _ in model.named_children() if name != "encoder"]

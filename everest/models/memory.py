@@ -208,9 +208,9 @@ class PassMemory:
         needed = processes * (self.bytes + state_bytes)
         if needed <= free:
             return None
-        each = f" in {processes} processes" if processes > 1 else ""
+        shared = f" in {processes} processes" if processes > 1 else ""
         advice = self.advice(max(free // processes - state_bytes, 0))
-        text = f"{_gib(free)} of memory is free, but the run needs about {_gib(needed)}{each}: {advice}"
+        text = f"{_gib(free)} of memory is free, but the run needs about {_gib(needed)}{shared}: {advice}"
         if needed > SURELY_TOO_MUCH * free:
             raise EnvironmentProblem(f"too little memory: {text}")
         return f"the system may kill the run: {text}"

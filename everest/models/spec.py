@@ -89,10 +89,9 @@ class ModelSpec(Architecture):
         spec = read_spec(_SPEC, settings, source=source)
         if problem := next(spec.problems(), None):
             raise CheckpointError(f"{source}: its settings do not describe a model: {problem}")
-        tokenizer, own = spec.tokenizer, own_tokenizer(source.parent)
-        if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and own.is_file():
-            # A run may be moved with its own tokenizer.
-            return replace(spec, tokenizer=replace(tokenizer, path=str(own.resolve())))
+        tokenizer, moved = spec.tokenizer, own_tokenizer(source.parent)  # a run may be moved with its own
+        if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and moved.is_file():
+            return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
         return spec
 
     def problems(self) -> Iterator[str]:

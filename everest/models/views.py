@@ -137,13 +137,13 @@ def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tupl
     rows = F.normalize(projections.flatten(0, 1), dim=1)  # (B, P)
     place = torch.arange(count, device=rows.device).repeat_interleave(views)  # (B,)
     number = videos.repeat_interleave(views)
-    own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    positive = (place[:, None] == place[None]) & ~own  # (B, B)
-    ignored = own | ((number[:, None] == number[None]) & ~positive)
+    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    positive = (place[:, None] == place[None]) & ~itself  # (B, B)
+    ignored = itself | ((number[:, None] == number[None]) & ~positive)
     similarity = (rows @ rows.T / temperature).masked_fill(ignored, -torch.inf)
     log_chance = similarity.log_softmax(dim=1)
-    found = log_chance.where(positive, 0.0)  # an index by `positive` would wait for the device
-    loss = -found.sum() / (len(rows) * (views - 1))
+    # An index by `positive` would wait for the device.
+    loss = -log_chance.where(positive, 0.0).sum() / (len(rows) * (views - 1))
     nearest = similarity.detach().argmax(dim=1, keepdim=True)
     return loss, positive.gather(1, nearest).float().mean()
 

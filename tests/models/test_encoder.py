@@ -33,11 +33,8 @@ def spec(recipe: Path) -> ModelSpec:
 @pytest.fixture(scope="module")
 def checkpoint(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    file, clip = (
-        tmp_path_factory.mktemp("encoder") / "encoder.safetensors",
-        {"stride": 2, "sampling": "dense"},
-    )
-    return save_model(file, spec, randomized(spec.build(), 0.05), clip=clip)
+    file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    return save_model(file, spec, randomized(spec.build(), 0.05), clip={"stride": 2, "sampling": "dense"})
 
 
 def test_it_computes_what_an_autoencoder_with_its_weights_computes():

@@ -144,9 +144,10 @@ def test_a_spec_survives_json():
     chosen = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1")
     shape = {"kind": "classifier", "frames": 8, "size": (32, 48), "num_classes": 4}
     spec = ModelSpec(**shape, model=ModelSettings(tubelet=(2, 8, 8)), selection=chosen)
-    with_one = replace(spec, model=ModelSettings(positions="learned-separable", class_token=True))
-    for one in (spec, with_one):
-        assert ModelSpec.from_settings(json.loads(json.dumps(one.dump())), source=Path("here")) == one
+    other = ModelSettings(positions="learned-separable", class_token=True, input="differences")
+    for saved in (spec, replace(spec, model=other)):
+        assert ModelSpec.from_settings(json.loads(json.dumps(saved.dump())), source=Path("here")) == saved
+        assert saved.dump()["model"]["input"] == saved.model.input
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])

@@ -24,7 +24,7 @@ from everest.engine.step_log import StepRecord
 from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
-from everest.models.of_recipe import classifier_spec, pretrain_spec
+from everest.models.spec import classifier_spec, pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear, nearest_neighbors

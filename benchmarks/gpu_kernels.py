@@ -130,10 +130,10 @@ def importance(seconds: float, *, batch: int = BATCH) -> Iterator[Row]:
     embed, clips = model.encoder.patch_embed, moving_frames(batch)
     compiled = torch.compile(change_importance, dynamic=False)
     works: dict[str, tuple[str, Callable[[], Tensor]]] = {
-        "float32": ("highest", lambda: change_importance(normalize(clips), embed, embed.tubelet)),
-        "tf32": ("high", lambda: change_importance(normalize(clips), embed, embed.tubelet)),
-        "bytes": ("highest", lambda: change_importance(clips, embed, embed.tubelet)),
-        "bytes, compiled": ("highest", lambda: compiled(clips, embed, embed.tubelet)),
+        "float32": ("highest", lambda: change_importance(normalize(clips), embed)),
+        "tf32": ("high", lambda: change_importance(normalize(clips), embed)),
+        "bytes": ("highest", lambda: change_importance(clips, embed)),
+        "bytes, compiled": ("highest", lambda: compiled(clips, embed)),
     }
     kept: dict[str, Tensor] = {}
     for name, (precision, work) in works.items():

@@ -33,7 +33,7 @@ import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.inference.model import encode
-from everest.models.of_recipe import pretrain_spec
+from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes.baselines import difference_image
 from everest.probes.classifiers import attentive, linear, nearest_neighbors

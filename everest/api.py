@@ -24,8 +24,7 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens, Strategy
-from everest.models.of_recipe import classifier_spec, encoder_spec
-from everest.models.spec import Transformer
+from everest.models.spec import Transformer, classifier_spec, encoder_spec
 from everest.models.video_model import VideoModel
 from everest.video.pixels import IMAGENET, USUAL
 

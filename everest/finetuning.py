@@ -32,7 +32,7 @@ from everest.metrics.metrics import chance_of, mean_loss, measure, thresholds_of
 from everest.metrics.names import LOGGED, METRICS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
-from everest.models.of_recipe import classifier_spec
+from everest.models.spec import classifier_spec
 from everest.system.events import silent
 from everest.system.text import counted
 
@@ -105,11 +105,7 @@ class Finetuning:
 
 
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
-    """Prepare everything up to the first step.
-
-    Raises:
-        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
-    """
+    """Prepare everything up to the first step."""
     settings = recipe.finetune
     start = context.read_start()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)

@@ -26,8 +26,7 @@ from everest.inference.timelines import Timelines, compute_timelines
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.models.classifier import VideoClassifier
-from everest.models.of_recipe import classifier_spec
-from everest.models.spec import Transformer
+from everest.models.spec import Transformer, classifier_spec
 from everest.system.events import Report, silent
 from everest.system.storage import parse_location
 

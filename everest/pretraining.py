@@ -19,7 +19,7 @@ from everest.engine.setup import require_same_frozen, set_up_training
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import pretrain_spec
+from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingOutput
 from everest.system.run_folder import Row
 
@@ -36,11 +36,7 @@ NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, l
 
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
-    """Prepare everything up to the first step.
-
-    Raises:
-        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
-    """
+    """Prepare everything up to the first step."""
     start = context.read_start()  # first: reading the data may take minutes
     if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
         spec = pretrain_spec(recipe, tokenizer=None)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from everest.checkpoints.start import find_init
 from everest.config.recipe import recipe_for_run
@@ -22,7 +21,6 @@ from everest.system.run_folder import Decoder
 # A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
 if TYPE_CHECKING:
     from everest.finetuning import Finetuning
-    from everest.suggest.rules import Purpose
     from everest.train_tokenizer import TokenizerStage
 
     Stage = Pretraining | Finetuning | TokenizerStage
@@ -63,20 +61,19 @@ def run_pretraining(
     if recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
         from everest.engine.tokenizer_first import with_tokenizer
 
+        def train_tokenizer(recipe: Recipe, options: RunOptions) -> None:
+            from everest.train_tokenizer import set_up_tokenizer
+
+            run_stage(set_up_tokenizer, recipe, options, report)
+
         recipe, options = with_tokenizer(
             recipe,
             options,
-            train=None if trial else partial(_train_tokenizer, report),
+            train=None if trial else train_tokenizer,
             set_up=set_up_pretraining,
             notify=lambda text: report(notice(text)),
         )
     return run_stage(set_up_pretraining, recipe, options, report, trial=trial)
-
-
-def _train_tokenizer(report: Report, recipe: Recipe, options: RunOptions) -> None:
-    from everest.train_tokenizer import set_up_tokenizer
-
-    run_stage(set_up_tokenizer, recipe, options, report)
 
 
 class StageOptions(TypedDict, total=False):
@@ -119,9 +116,7 @@ def pretrain(
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
     if init in (None, "none") and decoder is not None:
         raise RecipeError("decoder: only with init, which may have a decoder")
-    settings = _recipe(recipe, options, purpose="pretrain")
-    run = _run_options("pretrain", recipe, init, options, decoder)
-    return run_pretraining(settings, run, options.get("report", silent)).run.path
+    return run_pretraining(*_request("pretrain", recipe, init, options, decoder)).run.path
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -137,19 +132,29 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     """
     from everest.finetuning import set_up_finetuning
 
-    settings = _recipe(recipe, options, purpose="scratch" if init in (None, "none") else "finetune")
-    run = _run_options("finetune", recipe, init, options)
-    return run_stage(set_up_finetuning, settings, run, options.get("report", silent)).run.path
+    return run_stage(set_up_finetuning, *_request("finetune", recipe, init, options)).run.path
 
 
-def _recipe(recipe: str | Path, options: StageOptions, *, purpose: Purpose) -> Recipe:
-    data, overrides, report = options.get("data"), options.get("overrides", ()), options.get("report", silent)
-    root, source = None if data is None else str(data), recipe
+def _request(
+    command: Literal["pretrain", "finetune"],
+    recipe: str | Path,
+    init: str | Path | None,
+    options: StageOptions,
+    decoder: Decoder | None = None,
+) -> tuple[Recipe, RunOptions, Report]:
+    """The settings of a run, its options, and what receives its events."""
+    data, output, overrides = options.get("data"), options.get("output"), options.get("overrides", ())
+    overwrite, cpu = options.get("overwrite", False), options.get("cpu", False)
+    root = None if data is None else str(data)
+    folder = None if output is None else Path(output)
+    init = None if init == "none" else init
+    source, report = recipe, options.get("report", silent)
     if recipe == AUTO:
         from everest.suggest.suggestion import auto_recipe
 
-        source = auto_recipe(root, purpose=purpose, overrides=overrides, cpu=options.get("cpu", False))
-    return recipe_for_run(
+        purpose = "scratch" if command == "finetune" and init is None else command
+        source = auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu)
+    settings = recipe_for_run(
         source,
         data=root,
         overrides=overrides,
@@ -157,27 +162,17 @@ def _recipe(recipe: str | Path, options: StageOptions, *, purpose: Purpose) -> R
         seed=options.get("seed"),
         notify=lambda text: report(notice(text)),
     )
-
-
-def _run_options(
-    command: str,
-    recipe: str | Path,
-    init: str | Path | None,
-    options: StageOptions,
-    decoder: Decoder | None = None,
-) -> RunOptions:
-    output, overwrite = options.get("output"), options.get("overwrite", False)
-    folder = None if output is None else Path(output)
     weights = None
-    if init is not None and init != "none":
+    if init is not None:
         weights = find_init(init, output=folder, overwrite=overwrite, decoder=decoder)
-    return RunOptions(
+    run = RunOptions(
         command=command,
         recipe_file=str(recipe),
         output=folder,
         resume="auto" if options.get("resume", True) else "never",
         overwrite=overwrite,
-        cpu=options.get("cpu", False),
+        cpu=cpu,
         tracker=options.get("tracker", "none"),
         init=weights,
     )
+    return settings, run, report

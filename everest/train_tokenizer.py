@@ -102,11 +102,7 @@ class TokenizerStage:
 
 
 def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
-    """Prepare everything up to the first step.
-
-    Raises:
-        UserError: the recipe, the data or the environment does not allow it; see everest.errors.
-    """
+    """Prepare everything up to the first step."""
     settings, spec = tokenizer_settings(recipe), tokenizer_spec(recipe)
     if settings.checkpoint is not None:
         raise RecipeError(

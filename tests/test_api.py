@@ -1,3 +1,4 @@
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ WIDE = torch.rand(1, 3, 4, 40, 80)  # 2 slices of 5 x 10 places
 
 
 def test_every_name_is_there():
+    for module in ("evaluation.evaluation", "finetuning", "pretraining"):  # which replace no function
+        import_module(f"everest.{module}")
+    assert all(callable(getattr(everest, name)) for name in ("pretrain", "finetune", "evaluate"))
     for name in everest.__all__:
         assert getattr(everest, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -192,27 +196,20 @@ def test_a_classifier_takes_given_tokens(pooling):
         assert torch.equal(model(x, selection=with_target), model(x, selection=few))
 
 
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ([[0, 1]], r"selection.visible: expected ids of shape \(2, K\) for 2 clips, got \(1, 2\)"),
-        ([[0, 1], [3, 2]], "selection.visible: ids must ascend in each row"),
-        ([[0, 1], [2, 2]], "selection.visible: ids must ascend in each row, without duplicates"),
-        ([[0, 1], [2, 32]], "selection.visible: ids from 0 to 32; a clip has the tokens 0 to 31"),
-        ([[-1, 1], [2, 3]], "selection.visible: ids from -1 to 3"),
-        ([[0.0, 1.0], [2.0, 3.0]], "selection.visible: expected int64 ids, got torch.float32"),
-        ([[], []], "selection.visible: "),
-    ],
-)
-def test_a_classifier_checks_given_tokens_like_an_autoencoder(ids, message):
+@pytest.mark.parametrize(("kind", "classes"), [("classifier", 3), ("pretrain", None)])
+def test_a_model_checks_given_tokens(kind, classes):
     options = {"frames": 4, "size": 32, "tubelet": (2, 8, 8), "depth": 1}
-    x = torch.randn(2, 3, 4, 32, 32)
-    classifier = everest.create_model("vit-tiny", kind="classifier", num_classes=3, **options)
-    with pytest.raises(ValueError, match=message):
-        classifier(x, selection=given(ids))
-    autoencoder = everest.create_model("vit-tiny", kind="pretrain", **options)
-    with pytest.raises(ValueError, match=message):
-        autoencoder(x, selection=given(ids))
+    model, x = (
+        everest.create_model("vit-tiny", kind=kind, num_classes=classes, **options),
+        WIDE[..., :32, :32],
+    )
+    for ids, message in (
+        ([[3, 2]], "selection.visible: ids must ascend in each row, without duplicates"),
+        ([[2, 32]], "selection.visible: ids from 2 to 32; a clip has the tokens 0 to 31"),
+        ([[]], "selection.visible: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(x, selection=given(ids))
 
 
 def test_a_given_choice_and_a_keep_ratio_contradict_each_other():

@@ -16,7 +16,7 @@ from everest.checkpoints.load import open_model
 from everest.checkpoints.transformers import write_folder
 from everest.config.recipe import load_recipe
 from everest.methods.strategies import STRATEGIES
-from everest.models.of_recipe import pretrain_spec
+from everest.models.spec import pretrain_spec
 from everest.profiling import loading
 from everest.system.weights import Weights
 

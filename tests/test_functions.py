@@ -53,14 +53,8 @@ def test_a_model_knows_its_clips_and_classes(classifier: VideoClassifier, clip_f
     assert torch.equal(everest.normalize(everest.read_clip(video, like=classifier))[None], x)
     with torch.no_grad():
         assert classifier(x).shape == (1, 2)
-
-
-def test_values_given_to_read_clip_win_over_the_model(classifier: VideoClassifier, clip_files: Path):
-    video = clip_files / "clip1.mp4"
-    given = everest.read_clip(video, like=classifier, frames=6, stride=3, size=16)
+    given = everest.read_clip(video, like=classifier, frames=6, stride=3, size=16)  # win over the model
     assert torch.equal(given, everest.read_clip(video, frames=6, stride=3, size=16))
-    with pytest.raises(ValueError, match="stride must be at least 1, not 0"):
-        everest.read_clip(video, like=classifier, stride=0)
 
 
 def test_an_autoencoder_knows_the_clips_of_pre_training(autoencoder_run: Path, clip_files: Path):
@@ -238,11 +232,3 @@ def test_training_is_that_of_the_commands(tmp_path: Path, recipe: Path):
         everest.finetune(recipe, init=encoder, output=run, seed=3, cpu=True, resume=False)
     with pytest.raises(RecipeError, match="holds the weights of --init"):
         everest.finetune(recipe, init=encoder, output=encoder, cpu=True)
-
-
-def test_functions_stay_functions_when_their_modules_are_imported():
-    import everest.evaluation.evaluation
-    import everest.finetuning
-    import everest.pretraining
-
-    assert all(callable(getattr(everest, name)) for name in ("pretrain", "finetune", "evaluate"))

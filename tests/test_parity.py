@@ -158,7 +158,7 @@ def test_everest_pretraining_equals_the_released_program(golden: Callable[[str],
     ratios = (round(1 - settings[name], 6) for name in ("pre", "mask"))
     selector = RedundancyRobust(**dict(zip(("keep_ratio", "visible_ratio"), ratios, strict=True)))
     model = recorded.autoencoder(selector, normalize=settings["normt"])
-    importance = change_importance(recorded.clip, model.encoder.patch_embed, TUBELET)
+    importance = change_importance(recorded.clip, model.encoder.patch_embed)
     assert_close(importance, recorded.tensors[f"{case}.importance"], "importance")
 
     selection = model.select(recorded.clip, recorded.noise(case))
@@ -188,7 +188,7 @@ def test_eight_steps_follow_the_released_trajectory(golden: Callable[[str], Path
     for step, lr in enumerate(told["lr"]):
         chosen = TokenSelection(*(torch.tensor(told[f"{name}_idx"][step]) for name in ("visible", "target")))
         ours = model.select(recorded.clip, torch.zeros(2, recorded.grid.num_tokens))
-        importance = change_importance(recorded.clip, model.encoder.patch_embed, TUBELET)
+        importance = change_importance(recorded.clip, model.encoder.patch_embed)
         pair = (kept_importance(importance, each) for each in (ours, chosen))
         assert_close(*pair, f"importance kept in step {step}")
         out = model(recorded.clip, selection=chosen)

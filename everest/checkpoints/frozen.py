@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
-from everest.foreign.timm_images import is_timm_name
-from everest.models.encoder import VideoEncoder
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import pretrain_spec, teacher_spec
-from everest.models.spec import ModelSpec
-from everest.system.hub import is_hub_name
+from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
+from everest.models.video_model import VideoEncoder
+from everest.system.hub import is_hub_name, is_timm_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
 from everest.tokenizer.targets import FeatureTargets, TeacherUse

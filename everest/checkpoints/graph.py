@@ -27,9 +27,8 @@ from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, sho
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier, answers
 from everest.models.cost import count_tokens
-from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec
-from everest.models.video_model import PretrainingModel
+from everest.models.video_model import PretrainingModel, SelectingModel, VideoEncoder
 from everest.system.text import parse_json
 
 if TYPE_CHECKING:

@@ -15,12 +15,11 @@ from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
 from everest.foreign.files import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign, refuse_broken_links
-from everest.foreign.timm_images import is_timm_name, open_image_weights
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
 from everest.models.spec import ModelSpec, Transformer
-from everest.system.hub import warn_on_main
+from everest.system.hub import is_timm_name, warn_on_main
 from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header
@@ -121,8 +120,12 @@ def open_weights(path: Path) -> Weights:
 
 def open_encoder(checkpoint: str) -> tuple[Weights, ModelSpec]:
     """Read the weights of a checkpoint or of timm:NAME whose encoder a model may use, and their spec."""
-    is_timm = is_timm_name(checkpoint)
-    weights = open_image_weights(checkpoint) if is_timm else open_weights(find_weights(checkpoint))
+    if is_timm_name(checkpoint):
+        from everest.foreign.timm_images import open_image_weights  # here: timm takes a second to import
+
+        weights = open_image_weights(checkpoint)
+    else:
+        weights = open_weights(find_weights(checkpoint))
     return weights, ModelSpec.from_settings(weights.settings, source=Path(checkpoint))
 
 

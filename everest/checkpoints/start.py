@@ -13,11 +13,10 @@ from torch import nn
 from everest.checkpoints.describe import other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
-from everest.foreign.timm_images import is_timm_name
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
-from everest.system.hub import is_hub_name
+from everest.system.hub import is_hub_name, is_timm_name
 from everest.system.run_folder import (
     BEST,
     ENVIRONMENT,

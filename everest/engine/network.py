@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from timm.optim import (
-    param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
-    param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
-)
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
@@ -19,6 +14,9 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.video_model import VideoModel
 from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
+
+if TYPE_CHECKING:  # timm takes a second to import
+    from timm.utils.model_ema import ModelEmaV3
 
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
 # VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
@@ -32,6 +30,11 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         layer_decay: the scale of a layer over that of the next one (Bao et al. 2021). The model's
             `group_matcher` defines its layers. With 1.0 all parameters have scale 1.
     """
+    from timm.optim import (
+        param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
+        param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
+    )
+
     # Full names: older releases of timm know no patterns.
     no_decay = [name for name, _ in model.named_parameters() if name.endswith(NO_DECAY)]
     if layer_decay != 1.0:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -210,7 +209,11 @@ def _network(
                 "train.ema keeps a full copy of the weights: not available with train.shard=full"
             )
         _shard(model, accelerator)
-    ema = ModelEmaV3(model, decay=recipe.train.ema) if recipe.train.ema else None
+    ema = None
+    if recipe.train.ema:
+        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
+
+        ema = ModelEmaV3(model, decay=recipe.train.ema)
     return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
 
 

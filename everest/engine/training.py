@@ -24,7 +24,7 @@ from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step_log import StepLog, StepRecord, WaitWatch
 from everest.engine.update import clip_gradients, prepare_model, update_weights
-from everest.models.block import drop_paths
+from everest.models.block import DropPath
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
@@ -84,7 +84,7 @@ class Training:
         device = self.accelerator.device
         self.loaded_clips = resized_by(clips, recipe.data.resize, device)
         self.workers = choose_workers(self.loaded_clips, self.order(), recipe.train.workers)
-        self._drop_paths = drop_paths(networks[0].module)
+        self._drop_paths = [part for part in networks[0].module.modules() if isinstance(part, DropPath)]
         self._signal = StopSignal()
         self._batches: Iterator[Clip] = iter(())
         self._to_device = DeviceCopy(device)

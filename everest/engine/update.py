@@ -10,7 +10,6 @@ from typing import Final, Literal, cast
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from everest.config.settings import TrainSettings
@@ -42,6 +41,8 @@ def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
     on_gpu = next(model.parameters()).device.type == "cuda"
     if not how or (how == "auto" and not (on_gpu and find_spec("triton"))):
         return model
+    from torch._dynamo import config as dynamo_config  # here: it imports the compiler, for a second
+
     warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # `train.tf32` decides
     functorch_config.activation_memory_budget = MEMORY_BUDGET
     dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MOST_GRAPHS)

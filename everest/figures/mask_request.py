@@ -27,8 +27,7 @@ from everest.methods.learned import LearnedImportance, ScoreName
 from everest.methods.ranked import ByChange
 from everest.methods.selector import Selector
 from everest.methods.strategies import AllTokens
-from everest.models.encoder import SelectingModel
-from everest.models.video_model import VideoModel
+from everest.models.video_model import SelectingModel, VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, PixelStatistics

@@ -9,7 +9,6 @@ D width, E channels of a head, F width of the MLP, P prefix tokens, p q rows and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Final, cast
 
 import timm
@@ -33,12 +32,11 @@ from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.hub import PREFIX as HUB
-from everest.system.hub import fetch, warn_on_main
+from everest.system.hub import TIMM_PREFIX, fetch, warn_on_main
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, require_finite
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
-PREFIX: Final = "timm:"
 ImageModel = VisionTransformer | Eva
 ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
 GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
@@ -47,14 +45,9 @@ SAME: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
 SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}  # LayerScale
 
 
-def is_timm_name(name: str | Path) -> bool:
-    """Whether `name` is the name of an image model of timm."""
-    return str(name).startswith(PREFIX)
-
-
 def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Weights:
     """Read the weights of `timm:NAME`, from the hub or its cache, as an encoder of single frames."""
-    model_name = name.removeprefix(PREFIX)
+    model_name = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(model_name):
         raise RecipeError(f"{name}: timm has no such model{did_you_mean(model_name, timm.list_models())}")
     architecture, _, tag = model_name.partition(".")

@@ -29,9 +29,8 @@ from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
-from everest.models.encoder import SelectingModel, VideoEncoder
 from everest.models.spec import ModelSpec, Transformer
-from everest.models.video_model import VideoModel
+from everest.models.video_model import SelectingModel, VideoEncoder, VideoModel
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.tokenizer.network import AdaptiveTokenizer

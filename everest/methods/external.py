@@ -100,24 +100,23 @@ def external(base: type, key: str) -> tuple[WrapValidator, WrapSerializer]:
             return value
         settings = {name: setting for name, setting in value.items() if name != key}
         try:
-            found = TypeAdapter(named_class(path, base)).validate_json(json.dumps(settings), strict=True)
+            instance = TypeAdapter(named_class(path, base)).validate_json(json.dumps(settings), strict=True)
         except ValidationError as error:
             problems = [
-                (one["type"], one["loc"], one["input"], one.get("ctx", {}))
-                for one in error.errors(include_url=False)
+                # Locations begin with the path, as those of a union begin with the name of the choice.
+                InitErrorDetails(
+                    type=p["type"], loc=(path, *p["loc"]), input=p["input"], ctx=p.get("ctx", {})
+                )
+                for p in error.errors(include_url=False)
             ]
         except (ValueError, PydanticUserError) as error:
             reason = {"reason": str(error).split("\n")[0]}
-            problems = [(PydanticCustomError(NOT_A_CLASS, "{reason}", reason), (key,), path, {})]
+            kind = PydanticCustomError(NOT_A_CLASS, "{reason}", reason)
+            problems = [InitErrorDetails(type=kind, loc=(path, key), input=path)]
         else:
-            object.__setattr__(found, key, path)
-            return found
-        # Locations begin with the path, as those of a union begin with the name of the choice.
-        details = [
-            InitErrorDetails(type=kind, loc=(path, *place), input=given, ctx=context)
-            for kind, place, given, context in problems
-        ]
-        raise ValidationError.from_exception_data(path, details)
+            object.__setattr__(instance, key, path)
+            return instance
+        raise ValidationError.from_exception_data(path, problems)
 
     def dump(value: Any, handler: Callable[[Any], Any]) -> Any:
         if is_import_path(getattr(value, key, None)):

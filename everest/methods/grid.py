@@ -101,7 +101,6 @@ class TokenSelection:
             raise ValueError("selection.target: all targets are visible, so nothing is left to predict")
 
 
-@torch.compiler.assume_constant_result  # torch 2.11 cannot trace fractions
 def num_kept(num_tokens: int, ratio: float) -> int:
     """The number of tokens in a share `ratio` of `num_tokens`, rounded down, computed on exact decimals.
 
@@ -111,10 +110,15 @@ def num_kept(num_tokens: int, ratio: float) -> int:
     return int(num_tokens * Fraction(str(ratio)))
 
 
-@torch.compiler.assume_constant_result
 def num_at_most(num_tokens: int, ratio: float) -> int:
     """The number of tokens in a share, rounded up, computed like `num_kept`."""
     return ceil(num_tokens * Fraction(str(ratio)))
+
+
+for _function in (num_kept, num_at_most):
+    # torch.compile cannot trace fractions. `torch.compiler.assume_constant_result` sets the same mark, but
+    # imports the compiler, which takes a second.
+    vars(_function)["_dynamo_marked_constant"] = True
 
 
 def _tubelets(frames: Tensor, tubelet: tuple[int, int, int]) -> Tensor:

@@ -94,7 +94,6 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 def change_importance(
     frames: Tensor,
     embed: Embedding,
-    tubelet: tuple[int, int, int],
     *,
     distance: DistanceName = "l2",
     first_slice: Literal["copy", "zero"] = "copy",
@@ -119,16 +118,25 @@ def change_importance(
     Returns:
         (B, N) float32. No change for a clip of one slice.
     """
-    step, per_slice = tubelet[0], frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
-    no_change = NO_CHANGE[distance]
-    if frames.size(2) == step:
+    t, p, q = embed.tubelet
+    per_slice, no_change = frames.size(3) // p * (frames.size(4) // q), NO_CHANGE[distance]
+    if frames.size(2) == t:
         return frames.new_full((frames.size(0), per_slice), no_change, dtype=torch.float32)
-    previous = None
+    previous = before = None
     with full_precision(frames.device):
         if align != "none" or cuts == "detect":
-            previous = previous_frames(frames, lag=step, align=align, pixels=embed.pixels)
-        before = None if previous is None or align == "none" else previous.frames
-        later = _changes(frames, before, embed, tubelet, distance)  # (B, N - h*w)
+            previous = previous_frames(frames, lag=t, align=align, pixels=embed.pixels)
+            before = None if align == "none" else previous.frames  # (B, C, T - t, H, W)
+        if distance in DISTANCES:
+            later = _distances(frames, before, embed, distance)  # (B, N - h*w)
+        elif frames.dtype == torch.uint8:
+            of_bytes = partial(_norms_of_bytes, embed=embed, norm=NORMS[distance])
+            later = in_parts(of_bytes, frames) if before is None else in_parts(of_bytes, frames, before)
+        else:
+            x = frames.float()
+            earlier = x[:, :, :-t] if before is None else before.float()
+            change = patchify(x[:, :, t:] - earlier, embed.tubelet)  # (B, N - h*w, C, t, p, q)
+            later = NORMS[distance](embed(change, biased=False))
     first = later[:, :per_slice]
     if previous is not None and cuts == "detect":
         change = torch.cat([first, later], dim=1).unflatten(1, (-1, per_slice))  # (B, slices, h*w)
@@ -137,56 +145,32 @@ def change_importance(
     return torch.cat([first if first_slice == "copy" else torch.full_like(first, no_change), later], dim=1)
 
 
-def _changes(
-    frames: Tensor,
-    before: Tensor | None,
-    embed: Embedding,
-    tubelet: tuple[int, int, int],
-    distance: DistanceName,
+@fusable
+def _norms_of_bytes(
+    frames: Tensor, before: Tensor | None = None, *, embed: Embedding, norm: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """The distance (B, N - h*w) of each token after the first slice from the one in `before`.
+    """The norms (B, N - h*w) of the embedded changes of bytes, which are exact from -255 to 255."""
+    exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
+    patches = patchify(frames, embed.tubelet)  # (B, N, C, t, p, q) uint8
+    per_slice = patches.size(1) * embed.tubelet[0] // frames.size(2)
+    earlier = patches[:, :-per_slice] if before is None else patchify(before, embed.tubelet)
+    return norm(embed.of_byte_changes(patches[:, per_slice:].to(exact).sub_(earlier)))
 
-    Args:
-        before: (B, C, T - t, H, W) frames that the later slices are compared with; None: the slices before.
-    """
-    step = tubelet[0]
-    per_slice = frames.size(3) // tubelet[1] * (frames.size(4) // tubelet[2])
-    if distance in NORMS and frames.dtype == torch.uint8:
-        of_bytes = partial(_norms_of_bytes, embed=embed, tubelet=tubelet, norm=NORMS[distance])
-        return in_parts(of_bytes, frames) if before is None else in_parts(of_bytes, frames, before)
-    if distance in NORMS:
-        x = frames.float()
-        earlier = x[:, :, :-step] if before is None else before.float()
-        change = patchify(x[:, :, step:] - earlier, tubelet)  # (B, N - h*w, C, t, p, q)
-        return NORMS[distance](embed(change, biased=False))
-    patches = patchify(embed.pixels.normalized(frames).float(), tubelet)  # (B, N, C, t, p, q)
+
+def _distances(frames: Tensor, before: Tensor | None, embed: Embedding, distance: DistanceName) -> Tensor:
+    """The distances (B, N - h*w) of embedded tokens from those in `before`, or from the slice before."""
+    patches = patchify(embed.pixels.normalized(frames).float(), embed.tubelet)  # (B, N, C, t, p, q)
     tokens = embed(patches)  # (B, N, D)
+    per_slice = patches.size(1) * embed.tubelet[0] // frames.size(2)
     if before is None:
         old_patches, old_tokens = patches[:, :-per_slice], tokens[:, :-per_slice]
     else:
-        old_patches = patchify(embed.pixels.normalized(before).float(), tubelet)
+        old_patches = patchify(embed.pixels.normalized(before).float(), embed.tubelet)
         old_tokens = embed(old_patches)
     distances = DISTANCES[distance](tokens[:, per_slice:], old_tokens)
     still = (patches[:, per_slice:] == old_patches).flatten(2).all(dim=-1)
     # Rounding can raise a similarity above 1.
     return distances.clamp(min=NO_CHANGE[distance]).masked_fill(still, NO_CHANGE[distance])
-
-
-@fusable
-def _norms_of_bytes(
-    frames: Tensor,
-    before: Tensor | None = None,
-    *,
-    embed: Embedding,
-    tubelet: tuple[int, int, int],
-    norm: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """The norms (B, N - h*w) of the embedded changes of bytes, which are exact from -255 to 255."""
-    exact = torch.bfloat16 if computes_bf16(frames.device) else torch.float32
-    patches = patchify(frames, tubelet)  # (B, N, C, t, p, q) uint8
-    per_slice = patches.size(1) * tubelet[0] // frames.size(2)
-    earlier = patches[:, :-per_slice] if before is None else patchify(before, tubelet)
-    return norm(embed.of_byte_changes(patches[:, per_slice:].to(exact).sub_(earlier)))
 
 
 @torch.no_grad()

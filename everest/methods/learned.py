@@ -63,7 +63,7 @@ class LearnedImportance(Selector):
             case "frame-difference":
                 return pixel_importance(frames, embed.tubelet, embed.pixels)
             case "embedding-distance":
-                return change_importance(frames, embed, embed.tubelet)
+                return change_importance(frames, embed)
         return None
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from everest.config.sizes import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
 from everest.models.positions import Rotation
-from everest.models.recomputed import Activation, activation_linear, attend, norm_linear, swiglu
+from everest.models.recomputed import Activation, ActivationLinear, RecomputedSwiglu, attend, norm_linear
 
 EPS: Final = 1e-6  # of every LayerNorm, as in the released programs
 
@@ -46,11 +46,6 @@ class DropPath(nn.Module):
         noise = torch.rand(x.size(0), device=x.device) if self.noise is None else self.noise  # (B,)
         kept = (noise < self.keep).view(-1, 1, 1)
         return x * (kept / self.keep).to(x.dtype)
-
-
-def drop_paths(model: nn.Module) -> list[DropPath]:
-    """The branches of a model with stochastic depth."""
-    return [module for module in model.modules() if isinstance(module, DropPath)]
 
 
 class Attention(nn.Module):
@@ -108,8 +103,8 @@ class Mlp(nn.Module):
         """The MLP (B, K, D) of tokens (B, K, D), which `norm` norms."""
         hidden = norm_linear(x, norm, self.fc1.weight, self.fc1.bias)  # (B, K, F), with SwiGLU (B, K, 2 F)
         if self.norm is None:
-            return activation_linear(hidden, self.fc2.weight, self.fc2.bias, self.activation)
-        gated = swiglu(hidden).to(x.dtype)  # (B, K, F), as the input of every norm
+            return ActivationLinear.apply(hidden, self.fc2.weight, self.fc2.bias, self.activation)
+        gated = RecomputedSwiglu.apply(hidden).to(x.dtype)  # (B, K, F), as the input of every norm
         return norm_linear(gated, self.norm, self.fc2.weight, self.fc2.bias)
 
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.cait import LayerScaleBlockClassAttn
 from torch import Tensor, nn
 
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Heads
 from everest.methods.selector import Selector
 from everest.models.block import EPS
-from everest.models.encoder import SelectingModel
 from everest.models.positions import learned_rows
+from everest.models.video_model import SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
 
 
@@ -27,14 +26,17 @@ def answers(logits: Tensor, heads: Heads) -> Tensor:
 
     The probabilities of a single-label head sum to 1; each probability of a multi-label head is from 0 to 1.
     """
-    parts = logits.float().split([head.outputs for head in heads], dim=-1)
-    found = []
-    for part, head in zip(parts, heads, strict=True):
+    outputs = []
+    for part, head in zip(_by_head(logits.float(), heads), heads, strict=True):
         if head.task == "regression":
-            found.append(part * head.std + head.mean)
+            outputs.append(part * head.std + head.mean)
         else:
-            found.append(part.sigmoid() if head.task == MULTI_LABEL else part.softmax(dim=-1))
-    return torch.cat(found, dim=-1)
+            outputs.append(part.sigmoid() if head.task == MULTI_LABEL else part.softmax(dim=-1))
+    return torch.cat(outputs, dim=-1)
+
+
+def _by_head(outputs: Tensor, heads: Heads) -> tuple[Tensor, ...]:
+    return outputs.split([head.outputs for head in heads], dim=-1)
 
 
 def soft_targets(labels: Tensor, heads: Heads, *, smoothing: float) -> Tensor:
@@ -70,18 +72,16 @@ def supervised_loss(
         class_weights: of each head, (classes,); None: all classes count the same. The weight of a multi-label
             class is that of its positive videos.
     """
-    sizes = [head.outputs for head in heads]
-    parts = zip(logits.split(sizes, -1), targets.split(sizes, -1), heads, class_weights, strict=True)
-    losses = [_loss(*part) for part in parts]
+    parts = zip(_by_head(logits, heads), _by_head(targets, heads), heads, class_weights, strict=True)
+    losses = []
+    for predicted, target, head, weights in parts:
+        if head.task == "regression":
+            losses.append(F.smooth_l1_loss(predicted, target))
+        elif head.task == MULTI_LABEL:
+            losses.append(F.binary_cross_entropy_with_logits(predicted, target, pos_weight=weights))
+        else:
+            losses.append(F.cross_entropy(predicted, target, weight=weights))
     return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
-
-
-def _loss(logits: Tensor, targets: Tensor, head: Head, weights: Tensor | None) -> Tensor:
-    if head.task == "regression":
-        return F.smooth_l1_loss(logits, targets)
-    if head.task == MULTI_LABEL:
-        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
-    return F.cross_entropy(logits, targets, weight=weights)
 
 
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
@@ -90,13 +90,14 @@ HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head star
 class ClassAttentionPooling(nn.Module):
     """A learned class token attends to the kept tokens once (Touvron et al. 2021, CaiT; LVMAE for ViT-L).
 
-    It is one class-attention layer of CaiT from timm: norm, attention of the class token over itself and the
-    tokens, norm, MLP, both with a residual to the class token. timm's AttentionPoolLatent, which the
-    attentive probe uses, has no residual around its attention. LayerScale starts at 1: CaiT's 1e-4 stabilizes
-    stacks of many layers, but in one layer it would hide almost all of the clip from the head.
+    A class-attention layer of CaiT from timm: norm, attention of the class token over itself and the tokens,
+    norm, MLP, both with a residual to the class token. LayerScale starts at 1: CaiT's 1e-4 stabilizes stacks
+    of many layers, but in one layer it would hide almost all of the clip from the head.
     """
 
     def __init__(self, width: int, heads: int, *, eps: float = EPS) -> None:
+        from timm.models.cait import LayerScaleBlockClassAttn  # here: timm takes a second to import
+
         super().__init__()
         self.class_token = learned_rows(1, width)
         norm: Any = partial(nn.LayerNorm, eps=eps)
@@ -130,7 +131,7 @@ class VideoClassifier(SelectingModel):
         if self.pooling == "class-attention":
             self.pool = ClassAttentionPooling(width, self.encoder.num_heads, eps=norms.eps)
         self.norm = nn.LayerNorm(width, eps=norms.last_eps if self.pooling == "mean" else norms.eps)
-        self.head = nn.Linear(width, sum(head.outputs for head in heads))
+        self.head = nn.Linear(width, self.num_classes)
         init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
         with torch.no_grad():
             self.head.weight.mul_(HEAD_SCALE)

@@ -21,13 +21,14 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.errors import RecipeError
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.models.block import Block
 from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec
 
 NORM_OPERATIONS: Final = 5  # fvcore: per element of a LayerNorm
 _NORM: Final = torch.ops.aten.native_layer_norm
+_OF_NORM: Final = {_NORM: lambda shape, *args, **options: 2 * NORM_OPERATIONS * prod(shape)}
 _LINEAR: Final = (torch.ops.aten.mm, torch.ops.aten.addmm)  # all other products are of attention
 
 
@@ -59,15 +60,6 @@ class Macs:
         return self.total + repeated + 2 * (self.total - frozen)
 
 
-def counting() -> FlopCounterMode:
-    """Counts operations, two for each multiply-accumulate."""
-
-    def norm_operations(shape: tuple[int, ...], *args: Any, **options: Any) -> int:
-        return 2 * NORM_OPERATIONS * prod(shape)
-
-    return FlopCounterMode(display=False, custom_mapping={_NORM: norm_operations})
-
-
 @torch.no_grad()
 def count_macs(spec: ModelSpec) -> Macs:
     """Count the multiply-accumulates of one clip's forward pass; of a classifier, as in training."""
@@ -78,7 +70,8 @@ def count_macs(spec: ModelSpec) -> Macs:
             module.forward = partial(_for_all_tokens, module.forward)
     clips = spec.views.number if spec.views else 1  # which are compared
     frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
-    with counting() as counter:
+    # Operations, two for each multiply-accumulate.
+    with FlopCounterMode(display=False, custom_mapping=_OF_NORM) as counter:
         model(frames, noise=torch.empty(clips, spec.grid.num_tokens + NUMBERS, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
 
@@ -88,14 +81,13 @@ def count_macs(spec: ModelSpec) -> Macs:
         for name in names:
             operations.update(counts.get(f"{root}.{name}", {}))
         norm, linear = operations[_NORM], sum(operations[product] for product in _LINEAR)
-        each = 2 * clips
-        attention = operations.total() - norm - linear
-        return Macs(linear=linear // each, attention=attention // each, layer_norm=norm // each)
+        attention, per_mac = operations.total() - norm - linear, 2 * clips
+        return Macs(linear=linear // per_mac, attention=attention // per_mac, layer_norm=norm // per_mac)
 
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     parts = [name for name, _ in model.named_children() if name != "encoder"]
     parts += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
-    with counting() as counter:
+    with FlopCounterMode(display=False) as counter:
         token = torch.empty(1, 1, spec.channels, *spec.model.tubelet, device="meta")
         model.encoder.patch_embed(token)
     of_token, camera_tokens = counter.get_total_flops() // 2, spec.grid.num_tokens if spec.camera else 0

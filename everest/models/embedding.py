@@ -23,19 +23,17 @@ SCALE: Final = 2.0  # our choice: neighboring frames differ less than frames do
 
 
 def model_input(frames: Tensor, kind: Input, pixels: PixelStatistics) -> Tensor:
-    """Map clips (B, C, T, H, W), bytes or normalized, to the input of a model, of the same shape."""
-    return frame_differences(pixels.normalized(frames)) if kind == "differences" else frames
+    """Map clips (B, C, T, H, W), bytes or normalized, to the input of a model, of the same shape.
 
-
-def frame_differences(frames: Tensor) -> Tensor:
-    """Twice the change of each frame since the frame before, (B, C, T, H, W) for clips of this shape.
-
-    The first frame has none before it and takes the change of the second. Still pixels are exactly zero. Our
-    choice: a network of few clips has to find what moves by itself otherwise.
+    `differences` is twice the change of each frame since the frame before; the first frame takes the change
+    of the second. Still pixels are exactly zero. Our choice: a network of few clips has to find what moves by
+    itself otherwise.
     """
+    if kind != "differences":
+        return frames
     if frames.size(2) < 2:
         raise ValueError("frame differences need clips of at least two frames")
-    change = SCALE * frames.diff(dim=2)  # (B, C, T - 1, H, W)
+    change = SCALE * pixels.normalized(frames).diff(dim=2)  # (B, C, T - 1, H, W)
     return torch.cat([change[:, :, :1], change], dim=2)
 
 
@@ -141,10 +139,6 @@ def in_two_parts(weight: Tensor) -> tuple[Tensor, Tensor]:
     return high.bfloat16(), (weight - high).bfloat16()
 
 
-# The first kernels of an embedding with one convolution and with several.
-EMBEDDING_KERNELS: Final = {"encoder.patch_embed.proj.weight", "encoder.patch_embed.proj.0.weight"}
-
-
 def with_tubelet_frames(tensors: Mapping[str, Tensor], frames: int) -> dict[str, Tensor]:
     """Weights of a model with the kernel of its embedding changed to `frames` frames.
 
@@ -152,7 +146,9 @@ def with_tubelet_frames(tensors: Mapping[str, Tensor], frames: int) -> dict[str,
     (inflation, Carreira and Zisserman 2017), a shorter one sums them. One must divide the other.
     """
     changed = dict(tensors)
-    for name in EMBEDDING_KERNELS & tensors.keys():
+    # The first kernels of an embedding with one convolution and with several.
+    kernels = {"encoder.patch_embed.proj.weight", "encoder.patch_embed.proj.0.weight"}
+    for name in kernels & tensors.keys():
         kernel = tensors[name]  # (D, C, t, p, q)
         if frames % kernel.size(2):
             changed[name] = kernel.unflatten(2, (frames, -1)).sum(dim=3)

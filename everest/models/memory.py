@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
@@ -208,9 +208,9 @@ class PassMemory:
         needed = processes * (self.bytes + self.state_bytes)
         if needed <= free:
             return None
-        each = f" in {processes} processes" if processes > 1 else ""
+        shared = f" in {processes} processes" if processes > 1 else ""
         advice = self.advice(max(free // processes - self.state_bytes, 0))
-        text = f"{_gib(free)} of memory is free, but the run needs about {_gib(needed)}{each}: {advice}"
+        text = f"{_gib(free)} of memory is free, but the run needs about {_gib(needed)}{shared}: {advice}"
         if needed > SURELY_TOO_MUCH * free:
             raise EnvironmentProblem(f"too little memory: {text}")
         return f"the system may kill the run: {text}"

@@ -140,10 +140,10 @@ def add_adapters(blocks: Iterable[nn.Module], lora: LoraSettings) -> None:
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The `tensors` of a model with its adapters added to their matrices, as of a model that has none."""
-    found = dict(tensors)
+    plain = dict(tensors)
     for name, adapter in model.named_modules():
         if isinstance(adapter, LowRank):  # LAYER.parametrizations.weight.0
-            of_weight = name.removesuffix(".0")
-            weight, a, b = (found.pop(key) for key in (f"{of_weight}.original", f"{name}.a", f"{name}.b"))
-            found[of_weight.replace("parametrizations.", "")] = adapter.added(weight, a, b)
-    return found
+            layer = name.removesuffix(".0")
+            weight, a, b = (plain.pop(key) for key in (f"{layer}.original", f"{name}.a", f"{name}.b"))
+            plain[layer.replace("parametrizations.", "")] = adapter.added(weight, a, b)
+    return plain

@@ -76,11 +76,6 @@ class Rotation(NamedTuple):
         crossed = torch.stack([-second, first], dim=-1).flatten(-2)
         return (x * cos + crossed * sin).to(x.dtype)  # in the precision of the angles
 
-    def after_prefix(self, tokens: int) -> Rotation:
-        """The rotation of tokens (B, tokens + K) whose first ones are not turned."""
-        front = (0, 0, tokens, 0)
-        return Rotation(F.pad(self.cos, front, value=1.0), F.pad(self.sin, front))
-
 
 class RotaryPositions(nn.Module):
     """Rotations of the tokens of a grid, computed. V-JEPA 2 (Assran et al. 2025) has the same ones.
@@ -97,10 +92,8 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, grid: TokenGrid, head_width: int, places: Rotary = "none") -> None:
         super().__init__()
-        if places == "none":
-            angle = rotary_angles(grid, head_width)
-        else:
-            angle = place_angles(grid, head_width, places)
+        is_video = places == "none"
+        angle = rotary_angles(grid, head_width) if is_video else place_angles(grid, head_width, places)
         self.register_buffer("cos", angle.cos().float(), persistent=False)
         self.register_buffer("sin", angle.sin().float(), persistent=False)
 

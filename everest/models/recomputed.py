@@ -27,16 +27,6 @@ def norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Ten
     return NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
 
 
-def activation_linear(x: Tensor, weight: Tensor, bias: Tensor, activation: Activation) -> Tensor:
-    """`linear(activate(x))`: (B, K, D) of (B, K, F), with SwiGLU of (B, K, 2 F)."""
-    return ActivationLinear.apply(x, weight, bias, activation)
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """`activate(x, "swiglu")`: (B, K, F) of (B, K, 2 F)."""
-    return RecomputedSwiglu.apply(x)
-
-
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention (B, heads, L, D) of queries (B, heads, L, D) to keys and values (B, heads, K, D)."""
     if k.size(2) <= FEW_TOKENS and q.dtype == torch.float32 and is_eager_on_cpu(q):
@@ -75,7 +65,7 @@ def _autocast_weight(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class ActivationLinear(torch.autograd.Function):
-    """`linear(activate(x))` that recomputes activate(x) in the backward pass instead of saving it."""
+    """`linear(activate(x))`: (B, K, D) of (B, K, F), with SwiGLU of (B, K, 2 F); recomputes activate(x)."""
 
     @staticmethod
     def forward(
@@ -92,19 +82,17 @@ class ActivationLinear(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # frozen weights need none
         grad = grad_outputs[0].to(x.dtype)  # (B, K, D)
         rows = grad.flatten(0, -2)  # (B * K, D)
-        grad_x = grad_weight = grad_bias = None
-        if needs_x:
-            grad_x = activation_gradient(grad @ weight, x, ctx.activation)  # as x
+        grad_x = activation_gradient(grad @ weight, x, ctx.activation) if needs_x else None  # as x
+        grad_bias = rows.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
+        grad_weight = None
         if needs_weight:
             activated = activate(x, ctx.activation).flatten(0, -2)  # (B * K, F)
             grad_weight = (rows.T @ activated).to(ctx.weight_dtype)
-        if needs_bias:
-            grad_bias = rows.sum(dim=0).to(ctx.weight_dtype)
         return grad_x, grad_weight, grad_bias, None
 
 
 class NormLinear(torch.autograd.Function):
-    """`linear(layer_norm(x))` that recomputes layer_norm(x) in the backward pass instead of saving it."""
+    """`linear(layer_norm(x))`: (B, K, P) of (B, K, D); recomputes layer_norm(x)."""
 
     @staticmethod
     def forward(
@@ -124,7 +112,8 @@ class NormLinear(torch.autograd.Function):
         normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, ctx.eps)
         grad = grad_outputs[0]  # (B, K, P), under autocast of lower precision than x
         rows = grad.flatten(0, -2)  # (B * K, P)
-        grad_x = grad_scale = grad_shift = grad_weight = grad_bias = None
+        grad_x = grad_scale = grad_shift = grad_weight = None
+        grad_bias = rows.sum(dim=0).to(ctx.weight_dtype) if needs_bias else None
         if needs_weight:
             grad_weight = (rows.T @ normed.to(grad.dtype).flatten(0, -2)).to(ctx.weight_dtype)
         if any(needs_norm):
@@ -132,8 +121,6 @@ class NormLinear(torch.autograd.Function):
             grad_x, grad_scale, grad_shift = torch.ops.aten.native_layer_norm_backward(
                 grad_normed, x, scale.shape, mean, rstd, scale, shift, list(needs_norm)
             )
-        if needs_bias:
-            grad_bias = rows.sum(dim=0).to(ctx.weight_dtype)
         grad_scale, grad_shift = (
             None if grad is None else grad.to(ctx.weight_dtype) for grad in (grad_scale, grad_shift)
         )

@@ -93,7 +93,8 @@ class ViewModel(PretrainingModel):
             case ContrastSettings(temperature=temperature):
                 loss, parts["view_top1"] = contrast(by_video, videos, temperature=temperature)
             case SigregSettings(sigreg_weight=weight):
-                directions = random_directions(settings.width, device=features.device)  # (P, S)
+                directions = torch.randn(settings.width, DIRECTIONS, device=features.device)
+                directions = F.normalize(directions, dim=0)  # (P, S), of length 1
                 if self.training and distributed.is_initialized():
                     distributed.broadcast(directions, src=0)
                 of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
@@ -136,13 +137,13 @@ def contrast(projections: Tensor, videos: Tensor, *, temperature: float) -> tupl
     rows = F.normalize(projections.flatten(0, 1), dim=1)  # (B, P)
     place = torch.arange(count, device=rows.device).repeat_interleave(views)  # (B,)
     number = videos.repeat_interleave(views)
-    own = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
-    positive = (place[:, None] == place[None]) & ~own  # (B, B)
-    ignored = own | ((number[:, None] == number[None]) & ~positive)
+    itself = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    positive = (place[:, None] == place[None]) & ~itself  # (B, B)
+    ignored = itself | ((number[:, None] == number[None]) & ~positive)
     similarity = (rows @ rows.T / temperature).masked_fill(ignored, -torch.inf)
     log_chance = similarity.log_softmax(dim=1)
-    found = log_chance.where(positive, 0.0)  # an index by `positive` would wait for the device
-    loss = -found.sum() / (len(rows) * (views - 1))
+    # An index by `positive` would wait for the device.
+    loss = -log_chance.where(positive, 0.0).sum() / (len(rows) * (views - 1))
     nearest = similarity.detach().argmax(dim=1, keepdim=True)
     return loss, positive.gather(1, nearest).float().mean()
 
@@ -168,11 +169,6 @@ def sigreg(projections: Tensor, directions: Tensor) -> Tensor:
     real, imaginary = angles.cos().mean(dim=0), angles.sin().mean(dim=0)  # (S, K)
     distance = ((real - normal).square() + imaginary.square()) * normal
     return len(projections) * torch.trapezoid(distance, t, dim=1).mean()
-
-
-def random_directions(channels: int, *, device: torch.device) -> Tensor:
-    """(P, S) directions of length 1, from torch's default generator."""
-    return F.normalize(torch.randn(channels, DIRECTIONS, device=device), dim=0)
 
 
 def spread(projections: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.model import ModelSettings
@@ -21,6 +22,7 @@ from everest.models.positions import (
     FixedPositions,
     LearnedPositions,
     RotaryPositions,
+    Rotation,
     TokenPositions,
     add_positions,
     interpolated_table,
@@ -175,6 +177,8 @@ class Encoder(nn.Module):
         if prefix := self.prefix(x.size(0)):
             last = x.size(1)  # the outputs of the learned tokens are not needed
             x = torch.cat([*prefix, x], dim=1)  # (B, P + R + K, D)
-            rotation = rotation and rotation.after_prefix(x.size(1) - last)
+            if rotation is not None:  # which leaves the prefix as it is
+                front = (0, 0, x.size(1) - last, 0)
+                rotation = Rotation(F.pad(rotation.cos, front, value=1.0), F.pad(rotation.sin, front))
         x = self.blocks(self.norm_before(x), last=last, rotation=rotation)  # (B, K, D)
         return self.norm(x)

@@ -18,9 +18,8 @@ from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import WeightCounts, count_weights, frozen_bytes, inference_bytes, training_bytes
-from everest.models.of_recipe import classifier_spec
 from everest.models.partial import frozen_layers
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, classifier_spec
 
 StageName = Literal["pretrain", "finetune", "eval"]
 STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune", "eval")

@@ -12,6 +12,7 @@ from everest.system.files import write_error
 from everest.system.processes import is_main
 
 PREFIX: Final = "hf:"
+TIMM_PREFIX: Final = "timm:"  # of image models, which timm loads from the hub
 _SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
 _PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
 ANSWER_SECONDS: Final = 10.0  # our choice: for the hub, before the cache is used
@@ -30,6 +31,11 @@ def warn_on_main(text: str) -> None:
 def is_hub_name(name: str | Path) -> bool:
     """Whether `name` is the name of a checkpoint of the hub."""
     return str(name).startswith(PREFIX)
+
+
+def is_timm_name(name: str | Path) -> bool:
+    """Whether `name` is the name of an image model of timm."""
+    return str(name).startswith(TIMM_PREFIX)
 
 
 def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:

@@ -87,7 +87,9 @@ class FrozenTokenizer:
         """Encode clips (B, C, T, H, W), bytes or normalized: (B, N, D) float32, before the quantizer."""
         return self._in_parts(self.on(frames.device).latent, frames)
 
-    @torch.compiler.disable()  # a graph would repeat the tokenizer for every part of a batch
+    # A graph would repeat the tokenizer for every part of a batch. `torch.compiler.disable` is the same, but
+    # imports the compiler at once, which takes a second.
+    @torch._disable_dynamo  # pyright: ignore[reportPrivateImportUsage]
     def _in_parts(self, code: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
         """Apply `code` to the pixels in [0, 1] of a few clips at a time; all at once take much memory."""
         parts = frames.split(self.tokenizer.clips_at_once(frames))

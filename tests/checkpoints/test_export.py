@@ -188,7 +188,7 @@ def test_the_comparison_has_clips_whose_still_tokens_are_partly_kept(distance: D
     torch.manual_seed(0)
     spec = replace(CLASSIFIER, selection=replace(CLASSIFIER.selection, distance=distance))
     clips, embed = spec.pixels.normalize(sample_pixels(spec, batch)), spec.build().encoder.patch_embed
-    importance = change_importance(clips, embed, embed.tubelet, distance=distance)
+    importance = change_importance(clips, embed, distance=distance)
     still = importance == importance.amin()
     assert still.float().mean() == 0.5
     for row in still:

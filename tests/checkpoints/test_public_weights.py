@@ -21,8 +21,7 @@ from everest.foreign.convert import identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign
 from everest.foreign.timm_images import image_weights
-from everest.models.of_recipe import classifier_spec
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, classifier_spec
 
 TABLE = {weights.name: weights for weights in public_weights()}
 GIVES = {"pretrain": "autoencoder", "encoder": "encoder", "classifier": "classifier"}  # by kind of weights

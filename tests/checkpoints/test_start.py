@@ -19,7 +19,7 @@ from everest.engine.network import stage_optimizer
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import classifier_spec, pretrain_spec
+from everest.models.spec import classifier_spec, pretrain_spec
 from everest.system.weights import read_weights
 from everest.system.weights_header import read_header
 

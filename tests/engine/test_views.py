@@ -11,7 +11,7 @@ from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
 from everest.data.stages import pretrain_clips
 from everest.errors import DivergedError
-from everest.models.of_recipe import pretrain_spec
+from everest.models.spec import pretrain_spec
 from everest.models.views import ViewModel
 from everest.pretraining import COLLAPSED_STEPS, LEAST_SPREAD, CollapseWatch
 from everest.probes import collapse

@@ -12,8 +12,7 @@ from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
 from everest.figures.curves import draw_curves, read_curves, smooth
-from everest.models.of_recipe import classifier_spec, pretrain_spec
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.system.weights import Weights
 from everest.tokenizer.network import TokenizerSpec
 from everest.tokenizer.spec import tokenizer_spec

@@ -15,7 +15,7 @@ from tiny_models import save_model
 
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.models.of_recipe import classifier_spec
+from everest.models.spec import classifier_spec
 from everest.system.weights import read_weights
 from everest.tokenizer.spec import tokenizer_spec
 

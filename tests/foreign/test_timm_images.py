@@ -25,9 +25,8 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.timm_images import image_weights, open_image_weights, require_plain
-from everest.models.encoder import VideoEncoder
-from everest.models.of_recipe import classifier_spec, pretrain_spec
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
+from everest.models.video_model import VideoEncoder
 from everest.system.run_folder import Init
 from everest.system.weights import Weights
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,15 +16,15 @@ from hypothesis import strategies as st
 from small_runs import onnx_session
 from torch import Tensor, nn
 
-from everest.errors import RecipeError
+import everest
+from everest.methods import alignment
 from everest.methods.alignment import PreviousFrames, fill_scene_starts, previous_frames
 from everest.methods.camera import Plane, gray_images, moved, no_motion
-from everest.methods.frame_selection import kept_per_slice
-from everest.methods.grid import TokenGrid, num_kept
+from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import RawPixels, change_importance, pixel_importance
-from everest.methods.ranked import FrameDifference, RedundancyRobust
-from everest.methods.selector import choose
+from everest.methods.ranked import FrameDifference, RedundancyRobust, kept_per_slice
 from everest.models.embedding import TubeletEmbedding
+from everest.system import compute as parts
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)
@@ -82,7 +81,7 @@ def aligned(frames: Tensor, align: Literal["none", "shift", "affine"], lag: int 
 
 def change_of(frames: Tensor, align: Literal["shift", "affine"]) -> Tensor:
     """The importance (B, N) of tokens by the change of their pixels."""
-    return change_importance(frames, RawPixels(TUBELET), TUBELET, align=align)
+    return change_importance(frames, RawPixels(TUBELET), align=align)
 
 
 @pytest.mark.parametrize("pixels", [-8, -4.3, -1, -0.5, 0.5, 1, 2.7, 6, 8])
@@ -146,10 +145,10 @@ def test_clips_of_a_camera_at_rest_keep_the_same_tokens(distance):
     for time in range(8):
         frames[0, :, time, 30:60, 8 * time : 8 * time + 20] = 220
     embed = TubeletEmbedding(24, TUBELET)
-    plain = change_importance(frames, embed, TUBELET, distance=distance)
+    plain = change_importance(frames, embed, distance=distance)
     for align in ("shift", "affine"):
         assert torch.equal(
-            change_importance(frames, embed, TUBELET, distance=distance, align=align, cuts="detect"), plain
+            change_importance(frames, embed, distance=distance, align=align, cuts="detect"), plain
         )
     assert torch.equal(
         pixel_importance(frames, TUBELET, align="affine", cuts="detect"), pixel_importance(frames, TUBELET)
@@ -213,12 +212,28 @@ def test_frames_of_every_size_are_moved_by_whole_pixels(size: tuple[int, int]):
     assert error.mean() < 2
 
 
-@pytest.mark.parametrize("size", [(2, 2), (4, 6), (7, 40), (16, 16)])
-def test_tiny_frames_have_no_motion(size: tuple[int, int]):
-    frames = torch.randint(0, 256, (2, 3, 6, *size), dtype=torch.uint8)
-    found = aligned(frames, "affine")
+def noisy(*shape: int) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+WITHOUT_MOTION = {
+    **{
+        f"{height} x {width}": noisy(2, 3, 6, height, width)
+        for height, width in ((2, 2), (4, 6), (7, 40), (16, 16))
+    },
+    "no texture": torch.full((1, 3, 8, 64, 64), 90, dtype=torch.uint8),
+    # Other noise in every frame: an object that fills the frame is not taken for the camera.
+    "noise": torch.cat([seen_by(pan(0))[..., :20], noisy(1, 3, 8, SIDE, SIDE - 20)], dim=4),
+}
+
+
+@pytest.mark.parametrize("clips", WITHOUT_MOTION.values(), ids=WITHOUT_MOTION)
+def test_what_no_motion_explains_has_none(clips: Tensor):
+    found = aligned(clips, "affine")
     assert not found.moves.any()
-    assert torch.equal(found.frames, frames[:, :, :-2])
+    assert not found.begins_scene.any()
+    assert found.change.isfinite().all()
+    assert torch.equal(found.frames, clips[:, :, :-2])
 
 
 def test_small_gray_images_are_the_same_in_one_operation_and_in_two():
@@ -227,14 +242,6 @@ def test_small_gray_images_are_the_same_in_one_operation_and_in_two():
     assert one.shape == two.shape == (2, 4, 6, 8)
     torch.testing.assert_close(one, two)
     torch.testing.assert_close(one[1, 3, 2, 7], clips[1, :, 3, 10:15, 35:40].float().mean())
-
-
-def test_clips_without_any_texture_have_no_motion_and_no_cut():
-    frames = torch.full((1, 3, 8, 64, 64), 90, dtype=torch.uint8)
-    found = aligned(frames, "affine")
-    assert not found.moves.any()
-    assert not found.begins_scene.any()
-    assert found.change.isfinite().all()
 
 
 def frames_of(begins: Tensor) -> list[int]:
@@ -287,12 +294,8 @@ def test_the_first_steps_of_a_scene_take_the_next_change_in_it():
     filled = partial(fill_scene_starts, change, begins, no_change=-1.0)
     assert filled(copy=True).flatten().tolist() == [1, 1, 3, 3, 5, 5]
     assert filled(copy=False).flatten().tolist() == [-1, 1, -1, -1, -1, 5]
-
-
-def test_without_a_cut_only_the_first_step_takes_another_change():
-    begins, change = torch.zeros(2, 8, dtype=torch.bool), torch.rand(2, 4, 3)
-    expected = torch.cat([change[:, 1:2], change[:, 1:]], dim=1)
-    assert torch.equal(fill_scene_starts(change, begins, no_change=0.0, copy=True), expected)
+    whole = fill_scene_starts(change, torch.zeros_like(begins), no_change=0.0, copy=True)
+    assert whole.flatten().tolist() == [1, 1, 8, 9, 7, 5]  # only the first step takes another change
 
 
 @pytest.mark.parametrize("distance", ["l2", "neg-cosine"])
@@ -343,7 +346,7 @@ class Importance(nn.Module):
         self.embed = TubeletEmbedding(24, TUBELET)
 
     def forward(self, frames: Tensor) -> Tensor:
-        return change_importance(frames, self.embed, TUBELET, align=self.align, cuts="detect")
+        return change_importance(frames, self.embed, align=self.align, cuts="detect")
 
 
 @pytest.mark.slow
@@ -376,44 +379,6 @@ def test_the_graph_of_an_export_measures_the_same(align, optimize, tmp_path: Pat
     np.testing.assert_allclose(found, module(clips).detach().numpy(), rtol=1e-2, atol=1e-2)
 
 
-def test_no_slice_takes_more_than_its_cap():
-    grid = TokenGrid(t=4, h=3, w=3)
-    importance = torch.arange(36.0).flip(0)[None]  # the first slice is the most important
-    capped = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, slice_cap=0.3)
-    counts = kept_per_slice(capped, importance, grid)[0].tolist()
-    assert counts == [6, 6, 6, 0]  # at most 30 % of 18, rounded up
-    assert kept_per_slice(replace(capped, slice_cap=None), importance, grid)[0].tolist() == [9, 9, 0, 0]
-    order = capped.kept(grid, importance)[0].tolist()
-    assert order == sorted(order)  # within the cap by importance
-
-
-@given(cap=st.floats(0.01, 1), keep=st.floats(0.1, 1), seed=st.integers(0, 99))
-def test_a_cap_holds_or_is_refused(cap: float, keep: float, seed: int):
-    grid = TokenGrid(t=5, h=2, w=3)
-    importance = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(seed))
-    selector = RedundancyRobust(keep_ratio=keep, visible_ratio=None, slice_cap=cap)
-    count = num_kept(grid.num_tokens, keep)
-    if -(-count * Fraction(str(cap)) // 1) * grid.t < count:
-        with pytest.raises(RecipeError, match=r"slice_cap: 5 slices .* give at least 0.2"):
-            selector.kept(grid, importance)
-        return
-    kept = selector.kept(grid, importance)
-    assert kept.shape == (2, count)
-    assert all(len(set(row)) == count for row in kept.tolist())
-    counts = kept_per_slice(selector, importance, grid)
-    assert counts.max() <= -(-count * Fraction(str(cap)) // 1)
-
-
-def test_a_random_part_of_aligned_tokens_is_visible():
-    frames, on_object = with_object(pan(4))
-    grid = TokenGrid.of_clip(frames=8, size=(SIDE, SIDE), tubelet=TUBELET)
-    selector = RedundancyRobust(keep_ratio=0.06, visible_ratio=0.02, align="shift")
-    noise = torch.rand(1, grid.num_tokens, generator=torch.Generator().manual_seed(0))
-    chosen = choose(selector, frames, grid, RawPixels(TUBELET), noise)
-    assert on_object[chosen.visible[0]].float().mean() > 0.8
-    assert on_object[chosen.target[0]].float().mean() > 0.8
-
-
 def test_two_layers_that_move_differently_leave_a_change():
     """Parallax: the smaller layer does not follow the motion of the larger one."""
     far, near = seen_by(pan(2)), seen_by(pan(4), seed=3)
@@ -426,19 +391,107 @@ def test_two_layers_that_move_differently_leave_a_change():
     assert change[:, 9:].mean() > 4 * change[:, :8].mean()
 
 
-def test_an_object_that_fills_the_frame_is_not_taken_for_the_camera():
-    frames = seen_by(pan(0)).clone()
-    generator = torch.Generator().manual_seed(0)
-    for time in range(8):  # other noise in every frame: no motion explains it
-        frames[0, :, time, :, 20:] = torch.randint(
-            0, 256, (3, SIDE, SIDE - 20), dtype=torch.uint8, generator=generator
-        )
-    found = aligned(frames, "affine")
-    assert not found.moves.any()
+# --- frames that are moved a clip at a time -----------------------------------------------------------------
+
+SQUARE = 64
 
 
-def test_moving_by_nothing_changes_nothing():
-    image = world()[None, :, :SIDE, :SIDE]
-    same, inside = moved(image, no_motion(1, image.device))
-    torch.testing.assert_close(same, image, rtol=1e-4, atol=1e-2)
-    assert inside.all()
+def clip_of(speed: float, seed: int = 0) -> Tensor:
+    """(1, 3, 8, SQUARE, SQUARE) uint8: a texture that moves by `speed` pixels a frame."""
+    noise = torch.rand(1, 3, 12, 24, generator=torch.Generator().manual_seed(seed)) * 255
+    texture = F.interpolate(noise, size=(SQUARE, 2 * SQUARE), mode="bicubic", align_corners=False).clamp(
+        0, 255
+    )
+    frames = []
+    for time in range(8):
+        start = int(speed * time)
+        rest = speed * time - start
+        here, there = (texture[..., start + i : start + i + SQUARE] for i in (0, 1))
+        frames.append((1 - rest) * here + rest * there)
+    return torch.stack(frames, dim=2).round().byte()
+
+
+@pytest.fixture
+def clips() -> Tensor:
+    """(3, 3, 8, SQUARE, SQUARE): cameras that move, rest, and move by half as much."""
+    return torch.cat([clip_of(3), clip_of(0, seed=1), clip_of(1.5, seed=2)])
+
+
+def by_definition(clips: Tensor, motion: Tensor) -> Tensor:
+    """`PreviousFrames.frames` of bytes, pair by pair and place by place: (B, C, P, H, W)."""
+    plane = Plane.of(SQUARE, SQUARE)
+    x, y = plane.places(SQUARE, SQUARE, clips.device)
+    places = torch.stack(
+        [x.expand(SQUARE, -1), y[:, None].expand(-1, SQUARE), torch.ones(SQUARE, SQUARE)]
+    )  # (3, H, W)
+    shown = clips[:, :, 2:].clone()
+    for clip, pair in torch.cartesian_prod(torch.arange(len(clips)), torch.arange(motion.size(1))).tolist():
+        # Of a square frame, a place is what grid_sample takes, from -1 to 1.
+        grid = torch.einsum("ij,jhw->hwi", motion[clip, pair], places)
+        earlier = clips[clip, :, pair].float()
+        sampled = F.grid_sample(earlier[None], grid[None], padding_mode="border", align_corners=False)[0]
+        inside = (grid.abs() <= 1 - 1 / SQUARE + 1e-4).all(dim=2)  # (H, W)
+        shown[clip, :, pair] = torch.where(inside, sampled.round().byte(), shown[clip, :, pair])
+    return shown
+
+
+@pytest.mark.parametrize("align", ["shift", "affine"])
+def test_bytes_are_moved_as_the_definition_says(clips: Tensor, align, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 1)  # each clip is a part
+    found = aligned(clips, align)
+    assert found.moves.all(dim=1).tolist() == [True, False, True]
+    difference = (found.frames.int() - by_definition(clips, found.motion).int()).abs()
+    assert difference.max() <= 1  # places are rounded in another order
+    assert (difference > 0).float().mean() < 1e-3
+    assert torch.equal(found.frames[1], clips[1, :, :-2])
+
+
+@pytest.mark.parametrize("align", ["shift", "affine"])
+@pytest.mark.parametrize("is_normalized", [False, True])
+def test_a_clip_at_a_time_is_the_same_to_the_bit(clips: Tensor, align, is_normalized: bool, monkeypatch):
+    frames = normalize(clips) if is_normalized else clips
+    whole = aligned(frames, align)
+    monkeypatch.setattr(parts, "PART", 1)
+    alone = aligned(frames, align)
+    for name in ("frames", "motion", "change", "changed"):
+        assert torch.equal(getattr(alone, name), getattr(whole, name)), name
+
+
+@torch.no_grad()
+def test_the_importance_is_the_same_a_clip_at_a_time(clips: Tensor, monkeypatch):
+    embed = TubeletEmbedding(24, TUBELET)
+    for align in ("none", "affine"):
+        monkeypatch.setattr(parts, "PART", 2**30)
+        whole = change_importance(clips, embed, align=align)
+        monkeypatch.setattr(parts, "PART", 1)
+        torch.testing.assert_close(change_importance(clips, embed, align=align), whole)
+
+
+def test_only_clips_of_a_camera_that_moves_are_resampled(clips: Tensor, monkeypatch):
+    resampled = []
+
+    def counted(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[Tensor, Tensor]:
+        if images.size(1) == 3:  # not a small gray image
+            resampled.append(len(images))
+        return moved(images, motion, plane)
+
+    monkeypatch.setattr(alignment, "moved", counted)
+    monkeypatch.setattr(parts, "PART", 1)
+    aligned(clips, "affine")
+    assert resampled == [6, 6]  # pairs of the first and of the last clip
+    aligned(clips[1:2], "affine")
+    assert resampled == [6, 6]
+
+
+@pytest.mark.parametrize("name", ["pan_left/fi121.mp4", "pan_up/fi121.mp4", "zoom_in/fi121.mp4"])
+def test_real_clips_keep_the_tokens_of_the_definition(name: str, shared: Path):
+    clip = everest.read_clip(shared / "videos" / "actions" / "cameramotion" / name, size=SQUARE)[None]
+    grid = TokenGrid.of_clip(frames=clip.size(2), size=(SQUARE, SQUARE), tubelet=TUBELET)
+    found = aligned(clip, "affine")
+    assert found.moves.any()
+    embed, selector = RawPixels(TUBELET), RedundancyRobust(align="affine")
+    change = clip[:, :, 2:].float() - by_definition(clip, found.motion).float()  # (1, C, P, H, W)
+    later = embed.of_byte_changes(patchify(change, TUBELET)).norm(dim=2)  # (1, N - h*w)
+    expected = selector.kept(grid, torch.cat([later[:, : grid.per_slice], later], dim=1))[0]
+    kept = selector.kept(grid, selector.importance(clip, embed))[0]
+    assert set(kept.tolist()) == set(expected.tolist())

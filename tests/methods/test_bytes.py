@@ -44,7 +44,7 @@ def clips(seed: int = 0) -> Tensor:
 def test_change_of_bytes_is_that_of_normalized_frames(embed, distance):
     frames = clips()
     of_bytes, of_floats = (
-        change_importance(x, embed, TUBELET, distance=distance) for x in (frames, normalize(frames))
+        change_importance(x, embed, distance=distance) for x in (frames, normalize(frames))
     )
     torch.testing.assert_close(of_bytes, of_floats, rtol=1e-5, atol=1e-6)
     still = of_bytes.view(2, 4, 4, 6)[:, :, 0]

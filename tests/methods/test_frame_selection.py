@@ -10,14 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from everest.methods.frame_selection import (
+from everest.methods.grid import TokenGrid
+from everest.methods.ranked import (
     draw_slices,
     kept_per_slice,
     num_candidates,
-    take_importance,
     take_slices,
 )
-from everest.methods.grid import TokenGrid
 from everest.methods.strategies import RedundancyRobust
 
 
@@ -91,10 +90,7 @@ def test_slices_with_kept_tokens_come_before_those_without(counts: list[int], se
     assert set(drawn) - full == set(empty[:missing])  # in the order of their numbers
 
 
-def test_drawn_slices_are_cut_out_with_their_importance():
-    grid = TokenGrid(t=2, h=1, w=2)
+def test_drawn_slices_are_cut_out():
     frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(2, 3, -1, 2, 2)  # frame numbers, slices of 2
     slices = torch.tensor([[0, 3], [1, 2]])
     assert take_slices(frames, slices, 2)[:, 0, :, 0, 0].tolist() == [[0, 1, 6, 7], [2, 3, 4, 5]]
-    importance = torch.arange(16.0).view(2, 8)  # (B, 4 slices x 2)
-    assert take_importance(importance, slices, grid).tolist() == [[0, 1, 6, 7], [10, 11, 12, 13]]

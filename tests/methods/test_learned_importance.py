@@ -111,7 +111,7 @@ def test_each_score_comes_from_its_measure():
     of_pixels = LearnedImportance(score="frame-difference").importance(frames, both)
     assert torch.equal(of_pixels, pixel_importance(frames, (2, 2, 2)))
     of_tokens = LearnedImportance(score="embedding-distance").importance(frames, both)
-    assert torch.equal(of_tokens, change_importance(frames, pixels, (2, 2, 2)))
+    assert torch.equal(of_tokens, change_importance(frames, pixels))
     assert LearnedImportance(score="random").importance(frames, both) is None
     with pytest.raises(RecipeError, match="needs a trained tokenizer"):
         LearnedImportance().importance(frames, pixels)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from typing import get_args
 
 import pytest
@@ -10,15 +12,14 @@ from small_runs import onnx_session
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.grid import TokenGrid
+from everest.methods.grid import TokenGrid, num_kept
 from everest.methods.importance import DistanceName, RawPixels, change_importance, pixel_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust
+from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust, kept_per_slice
 from everest.methods.strategies import STRATEGIES, AllTokens, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding
-from everest.video.pixels import IMAGENET
 
 GRIDS = {
     "16 frames": TokenGrid(t=8, h=14, w=14),
@@ -40,16 +41,6 @@ COUNTS = {
     TubeDropout(): [(1248, 0), (1872, 0), (9984, 0), (144, 0)],
     AllTokens(): [(1568, 0), (2352, 0), (12544, 0), (180, 0)],
 }
-
-
-class Identity:
-    """Pixels as their own embedding."""
-
-    tubelet = (2, 2, 2)
-    pixels = IMAGENET
-
-    def __call__(self, patches, *, biased=True):
-        return patches.flatten(2)
 
 
 def test_every_strategy_has_its_counts_tested():
@@ -135,7 +126,7 @@ BY_HAND = {
 @pytest.mark.parametrize("distance", get_args(DistanceName))
 def test_distances_equal_the_hand_computed_case(distance):
     clip = torch.stack([BEFORE, AFTER]).view(1, 2, 3, 1, 2).movedim(1, 2)  # (1, 3, 2, 1, 2)
-    importance = change_importance(clip, Identity(), (1, 1, 2), distance=distance)
+    importance = change_importance(clip, RawPixels((1, 1, 2)), distance=distance)
     assert importance[0].tolist() == pytest.approx([BY_HAND[distance]] * 2, rel=1e-6)
 
 
@@ -163,7 +154,7 @@ def test_tokens_equal_to_the_slice_before_have_exactly_no_change(distance, layer
     clip, still = partly_still_clip(seed, moving)
     torch.manual_seed(seed)
     embed = TubeletEmbedding(24, (2, 8, 8), layers=layers) if layers else RawPixels((2, 8, 8))
-    importance = change_importance(clip, embed, (2, 8, 8), distance=distance)[0]
+    importance = change_importance(clip, embed, distance=distance)[0]
     assert (importance[still] == NO_CHANGE[distance]).all()
     assert (importance[~still] > NO_CHANGE[distance]).all()
 
@@ -171,10 +162,9 @@ def test_tokens_equal_to_the_slice_before_have_exactly_no_change(distance, layer
 def test_the_first_slice_or_a_still_plane_has_no_change_for_any_distance():
     plane = torch.full((1, 3, 6, 4, 4), 0.3)  # one value: neither a direction nor a correlation
     for distance, nothing in NO_CHANGE.items():
-        assert (change_importance(plane, Identity(), (2, 2, 2), distance=distance) == nothing).all()
-        noise = change_importance(
-            torch.rand(1, 3, 6, 4, 4), Identity(), (2, 2, 2), distance=distance, first_slice="zero"
-        )
+        assert (change_importance(plane, RawPixels((2, 2, 2)), distance=distance) == nothing).all()
+        noise = torch.rand(1, 3, 6, 4, 4)
+        noise = change_importance(noise, RawPixels((2, 2, 2)), distance=distance, first_slice="zero")
         assert (noise[:, :4] == nothing).all()
         assert (noise[:, 4:] > nothing).all()
 
@@ -191,8 +181,7 @@ def exported_importance(tmp_path_factory):
 
         def forward(self, clip):
             return tuple(
-                change_importance(clip, self.embed, (2, 8, 8), distance=name)
-                for name in get_args(DistanceName)
+                change_importance(clip, self.embed, distance=name) for name in get_args(DistanceName)
             )
 
     torch.manual_seed(0)
@@ -220,7 +209,7 @@ def test_an_exported_graph_finds_no_change_in_the_same_tokens(exported_importanc
 def test_compiled_code_finds_no_change_in_the_same_tokens(distance):
     torch.manual_seed(0)
     embed = TubeletEmbedding(24, (2, 8, 8))
-    compiled = torch.compile(lambda clip: change_importance(clip, embed, (2, 8, 8), distance=distance))
+    compiled = torch.compile(lambda clip: change_importance(clip, embed, distance=distance))
     for seed in range(5):
         clip, still = partly_still_clip(seed, 0.5)
         importance = compiled(clip)[0]
@@ -230,25 +219,50 @@ def test_compiled_code_finds_no_change_in_the_same_tokens(distance):
 
 def test_first_slice_copies_the_second_or_is_zero_in_float32():
     frames = torch.rand(2, 3, 6, 4, 4)
-    copied = change_importance(frames, Identity(), (2, 2, 2))
-    zero = change_importance(frames, Identity(), (2, 2, 2), first_slice="zero")
+    copied = change_importance(frames, RawPixels((2, 2, 2)))
+    zero = change_importance(frames, RawPixels((2, 2, 2)), first_slice="zero")
     assert torch.equal(copied[:, :4], copied[:, 4:8])
     assert (zero[:, :4] == 0).all()
     assert torch.equal(copied[:, 4:], zero[:, 4:])
-    assert not change_importance(frames[:, :, :2], Identity(), (2, 2, 2)).any()  # a clip of one slice
+    assert not change_importance(frames[:, :, :2], RawPixels((2, 2, 2))).any()  # a clip of one slice
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert change_importance(frames.bfloat16(), Identity(), (2, 2, 2)).dtype == torch.float32
+        assert change_importance(frames.bfloat16(), RawPixels((2, 2, 2))).dtype == torch.float32
 
 
 def test_only_strategies_that_sort_by_change_measure_it():
     frames = torch.rand(1, 3, 4, 4, 4)
-    embed = Identity()
+    embed = RawPixels((2, 2, 2))
     for strategy in set(STRATEGIES.values()) - {LearnedImportance}:
         measured = strategy().importance(frames, embed)
         assert (measured is not None) == issubclass(strategy, ByImportance)
-    own = RedundancyRobust(distance="l1", first_slice="zero").importance(frames, embed)
-    expected = change_importance(frames, embed, (2, 2, 2), distance="l1", first_slice="zero")
-    assert torch.equal(own, expected)
+
+
+def test_no_slice_takes_more_than_its_cap():
+    grid = TokenGrid(t=4, h=3, w=3)
+    importance = torch.arange(36.0).flip(0)[None]  # the first slice is the most important
+    capped = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, slice_cap=0.3)
+    counts = kept_per_slice(capped, importance, grid)[0].tolist()
+    assert counts == [6, 6, 6, 0]  # at most 30 % of 18, rounded up
+    assert kept_per_slice(replace(capped, slice_cap=None), importance, grid)[0].tolist() == [9, 9, 0, 0]
+    order = capped.kept(grid, importance)[0].tolist()
+    assert order == sorted(order)  # within the cap by importance
+
+
+@given(cap=st.floats(0.01, 1), keep=st.floats(0.1, 1), seed=st.integers(0, 99))
+def test_a_cap_holds_or_is_refused(cap: float, keep: float, seed: int):
+    grid = TokenGrid(t=5, h=2, w=3)
+    importance = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(seed))
+    selector = RedundancyRobust(keep_ratio=keep, visible_ratio=None, slice_cap=cap)
+    count = num_kept(grid.num_tokens, keep)
+    if -(-count * Fraction(str(cap)) // 1) * grid.t < count:
+        with pytest.raises(RecipeError, match=r"slice_cap: 5 slices .* give at least 0.2"):
+            selector.kept(grid, importance)
+        return
+    kept = selector.kept(grid, importance)
+    assert kept.shape == (2, count)
+    assert all(len(set(row)) == count for row in kept.tolist())
+    counts = kept_per_slice(selector, importance, grid)
+    assert counts.max() <= -(-count * Fraction(str(cap)) // 1)
 
 
 @pytest.mark.parametrize("name", sorted(STRATEGIES.keys() - {"frame", "running-cell"}))

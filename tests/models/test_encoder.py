@@ -17,10 +17,9 @@ from everest.errors import CheckpointError
 from everest.inference.model import encode
 from everest.methods.grid import TokenSelection
 from everest.models.cost import NORM_OPERATIONS, count_macs
-from everest.models.encoder import VideoEncoder
 from everest.models.memory import training_bytes
-from everest.models.of_recipe import encoder_spec
-from everest.models.spec import ModelSpec
+from everest.models.spec import ModelSpec, encoder_spec
+from everest.models.video_model import VideoEncoder
 
 KEEP = everest.strategies.RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
 
@@ -34,11 +33,8 @@ def spec(recipe: Path) -> ModelSpec:
 @pytest.fixture(scope="module")
 def checkpoint(spec: ModelSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    file, clip = (
-        tmp_path_factory.mktemp("encoder") / "encoder.safetensors",
-        {"stride": 2, "sampling": "dense"},
-    )
-    return save_model(file, spec, randomized(spec.build(), 0.05), clip=clip)
+    file = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    return save_model(file, spec, randomized(spec.build(), 0.05), clip={"stride": 2, "sampling": "dense"})
 
 
 def test_it_computes_what_an_autoencoder_with_its_weights_computes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,12 @@ from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import frame_differences
+from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
-from everest.models.of_recipe import classifier_spec, pretrain_spec
-from everest.models.spec import ModelSpec
+from everest.models.spec import classifier_spec, pretrain_spec
+from everest.video.pixels import IMAGENET
 
+frame_differences = partial(model_input, kind="differences", pixels=IMAGENET)
 KEPT = everest.strategies.RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1)
 
 
@@ -92,12 +94,3 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
     start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
     with pytest.raises(CheckpointError, match=r"use --set model\.input=frames"):
         start_model(classifier, changed, start, notify=print)
-
-
-def test_settings_of_weights_name_the_input(tmp_path: Path):
-    spec = classifier_spec(load_recipe("demo"), (Head(outputs=3),))
-    moving = classifier_spec(load_recipe("demo", overrides=["model.input=differences"]), (Head(outputs=3),))
-    assert spec.dump()["model"]["input"] == "frames"
-    assert moving.dump()["model"]["input"] == "differences"
-    for each in (spec, moving):
-        assert ModelSpec.from_settings(each.dump(), source=tmp_path) == each

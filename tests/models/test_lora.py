@@ -10,9 +10,7 @@ from tiny_models import grouped, tiny
 from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings, PixelPretrainSettings
-from everest.models.block import Block
 from everest.models.partial import LowRank, choose_trained, merged
-from everest.models.recomputed import ActivationLinear, NormLinear
 
 ALL = ("qkv", "proj", "fc1", "fc2")
 PRECISIONS = [torch.float32, torch.bfloat16]
@@ -98,41 +96,3 @@ def test_an_adapted_model_is_one_graph_that_is_compiled_once():
             scores = compiled(clips() + step)
             scores.sum().backward()
         torch.testing.assert_close(scores, model(clips() + step))
-
-
-# --- the backward pass of frozen weights --------------------------------------------------------------------
-
-NORM_SHAPES = ((2, 3, 8), (8,), (8,), (4, 8), (4,))
-GELU_SHAPES = ((2, 3, 8), (4, 8), (4,))
-
-
-def gradients(function: type, tensors: list[Tensor], needed: tuple[int, ...]) -> list[Tensor | None]:
-    leaves = [tensor.clone().requires_grad_(i in needed) for i, tensor in enumerate(tensors)]
-    inputs = [*leaves[:3], 1e-6, *leaves[3:]] if function is NormLinear else leaves
-    function.apply(*inputs).square().sum().backward()
-    return [leaf.grad for leaf in leaves]
-
-
-@pytest.mark.parametrize(("function", "shapes"), [(NormLinear, NORM_SHAPES), (ActivationLinear, GELU_SHAPES)])
-def test_gradients_that_are_needed_do_not_depend_on_the_others(
-    function: type, shapes: tuple[tuple[int, ...]]
-):
-    torch.manual_seed(0)
-    tensors = [torch.randn(shape) for shape in shapes]
-    everything = gradients(function, tensors, tuple(range(len(shapes))))
-    for needed in [*((i,) for i in range(len(shapes))), (0, len(shapes) - 1)]:
-        found = gradients(function, tensors, needed)
-        for i, (gradient, expected) in enumerate(zip(found, everything, strict=True)):
-            assert (gradient is None) == (i not in needed)
-            assert gradient is None or torch.equal(gradient, expected)
-
-
-def test_a_frozen_block_passes_the_same_gradient_on():
-    torch.manual_seed(0)
-    block, x = Block(24, 3), torch.randn(2, 9, 24)
-    found = []
-    for trained in (True, False):
-        leaf = x.clone().requires_grad_()
-        block.requires_grad_(trained)(leaf).square().sum().backward()
-        found.append(leaf.grad)
-    assert torch.equal(*found)

@@ -144,9 +144,10 @@ def test_a_spec_survives_json():
     chosen = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1")
     shape = {"kind": "classifier", "frames": 8, "size": (32, 48), "num_classes": 4}
     spec = ModelSpec(**shape, model=ModelSettings(tubelet=(2, 8, 8)), selection=chosen)
-    with_one = replace(spec, model=ModelSettings(positions="learned-separable", class_token=True))
-    for one in (spec, with_one):
-        assert ModelSpec.from_settings(json.loads(json.dumps(one.dump())), source=Path("here")) == one
+    other = ModelSettings(positions="learned-separable", class_token=True, input="differences")
+    for saved in (spec, replace(spec, model=other)):
+        assert ModelSpec.from_settings(json.loads(json.dumps(saved.dump())), source=Path("here")) == saved
+        assert saved.dump()["model"]["input"] == saved.model.input
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])
@@ -219,6 +220,12 @@ def test_slices_are_drawn_by_the_last_numbers():
     noise[:, -6:] = torch.tensor([0.1, 0.9, 0.8, 0.2, 0.7, 0.6])
     drawn = torch.cat([frames[:, :, 2:6], frames[:, :, 8:12]], dim=2)  # slices 1, 2, 4, 5
     assert torch.equal(model(frames, noise=noise).frames, drawn)
+    importance = torch.zeros(3, 6, 16)
+    importance[:, 4, 3], importance[:, 5, 7] = 2, 1  # of a place in slices 4 and 5: third and fourth drawn
+    model.selector = RedundancyRobust(keep_ratio=0.04, visible_ratio=0.02)  # two tokens of four slices
+    chosen = model(frames, noise=noise, importance=importance.flatten(1)).selection
+    ids = torch.cat([chosen.visible, chosen.target], dim=1).sort(dim=1).values
+    assert ids.tolist() == [[2 * 16 + 3, 3 * 16 + 7]] * 3
 
 
 def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():

@@ -102,6 +102,6 @@ def test_importance_is_measured_in_float32_with_weights_of_any_precision(dtype: 
     rounded = TubeletEmbedding(6, (2, 8, 8), layers=layers)
     rounded.load_state_dict(embed.state_dict())  # copied to float32
     for x in all_clips(dtype):
-        measured = change_importance(x, embed, (2, 8, 8))
+        measured = change_importance(x, embed)
         assert measured.dtype == torch.float32
-        assert torch.equal(measured, change_importance(x, rounded, (2, 8, 8)))
+        assert torch.equal(measured, change_importance(x, rounded))

@@ -1,0 +1,313 @@
+"""The parts of a block: attention and MLP, rotary positions, SwiGLU, quick GELU, a norm before the blocks."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from timm.layers.activations import GELUTanh, QuickGELU
+from tiny_models import PARTS, TINY, grouped, randomized, tiny
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from everest.config.recipe import load_recipe
+from everest.config.settings import ModelSettings
+from everest.config.sizes import BACKBONES
+from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.config.values import Gelu, MlpKind, Rotary
+from everest.errors import RecipeError
+from everest.methods.grid import TokenGrid
+from everest.models.block import Block
+from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
+from everest.models.partial import LowRank, add_adapters, choose_trained, merged
+from everest.models.positions import RotaryPositions, place_angles, rotary_angles
+from everest.models.recomputed import (
+    FEW_TOKENS,
+    ActivationLinear,
+    FewTokensAttention,
+    NormLinear,
+    RecomputedSwiglu,
+)
+from everest.profiling.profile import stage_spec
+
+GRID = TokenGrid(t=3, h=2, w=4)
+ACTIVATIONS = {
+    "exact": F.gelu,
+    "tanh": GELUTanh(),
+    "quick": QuickGELU(),
+    "swiglu": lambda x: F.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
+}
+
+
+def test_angles_are_of_slice_row_and_column():
+    angle = rotary_angles(GRID, 16)  # four channels for each, four are left over
+    assert angle.shape == (24, 16)
+    token = angle[2 * 8 + 1 * 4 + 3]  # slice 2, row 1, column 3
+    expected = [2, 0.02, 2, 0.02, 1, 0.01, 1, 0.01, 3, 0.03, 3, 0.03, 0, 0, 0, 0]
+    assert token.tolist() == pytest.approx(expected)
+    assert not angle[0].any()
+
+
+def test_the_score_of_two_tokens_depends_on_their_distance_only():
+    """With two channels for each coordinate; of more, two channels of a point have two angles."""
+    positions = RotaryPositions(TokenGrid(t=9, h=1, w=1), 6)
+    rotation = positions(torch.arange(9)[None])
+    q, k = (torch.randn(6).expand(1, 1, 9, 6) for _ in range(2))
+    scores = (rotation.turn(q) @ rotation.turn(k).mT)[0, 0]  # (9, 9)
+    torch.testing.assert_close(scores[2:, 2:], scores[:-2, :-2])
+    assert scores.std() > 1e-3
+
+
+def plain(block: Block, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """A block without fused functions, with turned queries and keys (B, heads, K, E)."""
+    attn = block.attn
+    bias = torch.cat([attn.q_bias, attn.k_bias, attn.v_bias])
+    parts = F.linear(block.norm1(x), attn.qkv.weight, bias).chunk(3, -1)
+    q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in parts)
+
+    def turned(x: Tensor) -> Tensor:
+        crossed = torch.empty_like(x)
+        crossed[..., ::2], crossed[..., 1::2] = -x[..., 1::2], x[..., ::2]
+        return x * cos + crossed * sin
+
+    shares = (turned(q) @ turned(k).mT / q.size(-1) ** 0.5).softmax(dim=-1)
+    x = x + attn.proj((shares @ v).transpose(1, 2).flatten(2))
+    hidden = ACTIVATIONS[block.mlp.activation](block.mlp.fc1(block.norm2(x)))
+    return x + block.mlp.fc2(hidden if block.mlp.norm is None else block.mlp.norm(hidden))
+
+
+@pytest.mark.parametrize(
+    ("mlp", "gelu"),
+    [
+        ("plain", "exact"),
+        ("plain", "tanh"),
+        ("plain", "quick"),
+        ("swiglu", "exact"),
+        ("normed-swiglu", "exact"),
+    ],
+)
+@pytest.mark.parametrize("rotary", ["none", "dinov3"])
+@pytest.mark.parametrize("last", [None, 1, 5])
+def test_a_block_is_the_plain_formulation(mlp: MlpKind, gelu: Gelu, rotary: Rotary, last: int | None):
+    """Its outputs and gradients."""
+    torch.manual_seed(0)
+    block = randomized(Block(32, 2, mlp_width=40, rotary=True, mlp=mlp, gelu=gelu).double())
+    assert isinstance(block, Block)
+    rotation = RotaryPositions(GRID, 16, rotary).double()(torch.randint(24, (2, 9)))
+    x = torch.randn(2, 9, 32, dtype=torch.float64, requires_grad=True)
+    found, expected = block(x, last=last, rotation=rotation), plain(block, x, *rotation)
+    expected = expected if last is None else expected[:, -last:]
+    torch.testing.assert_close(found, expected)
+    inputs, weight = [x, *block.parameters()], torch.randn_like(expected)
+    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected)]
+    for own, reference in zip(*gradients, strict=True):
+        torch.testing.assert_close(own, reference)
+    assert dict(block.named_parameters())["attn.k_bias"].requires_grad
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "classifier", "encoder"])
+def test_a_token_alone_does_not_show_its_place_and_two_show_their_distance(kind: str):
+    options = {"num_classes": 3} if kind == "classifier" else {}
+    torch.manual_seed(0)
+    model = tiny(kind, positions="rotary", mlp_width=40, **options).eval()
+    clip = torch.randn(1, 3, 2, 8, 8).repeat(1, 1, 4, 4, 4)  # all tokens but the first are equal
+    clip[:, :, :2, :8, :8] = torch.randn(1, 3, 2, 8, 8)
+    randomized(model)
+    with torch.no_grad():
+        alone = [model.encode(clip, torch.tensor([[token]])) for token in (1, 63)]
+        assert torch.equal(*alone)
+        near, *farther = (model.encode(clip, torch.tensor([[0, token]])) for token in (1, 4, 16))
+        assert all((near - tokens).abs().max() > 1e-3 for tokens in farther)
+
+
+@pytest.mark.parametrize("options", [{"positions": "rotary"}, PARTS], ids=["rotary", "parts of image models"])
+def test_autocast_keeps_the_sum_of_blocks_in_float32(options: dict[str, object]):
+    model = tiny("pretrain", **options)
+    clips, seen = torch.randn(2, 3, 8, 32, 32), []
+    for stack in (model.encoder, model.decoder):
+        stack.blocks[0].register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = model(clips).loss
+    loss.backward()
+    assert seen == [torch.float32, torch.float32]
+    assert model.encoder.blocks[0].attn.k_bias.grad.any()
+    assert all(parameter.grad is not None for parameter in model.encoder.parameters())
+
+
+def test_the_width_of_the_mlp_is_counted_and_that_of_its_backbone_unless_set():
+    spec = stage_spec(load_recipe("small", overrides=["model.mlp_width=100"]), "finetune")
+    size, tokens = spec.model.backbone_size, count_tokens(spec).visible
+    without = stage_spec(load_recipe("small"), "finetune")
+    linear = count_macs(without).linear - count_macs(spec).linear
+    assert linear == size.depth * tokens * size.width * 2 * (4 * size.width - 100)
+    wide = spec.build().encoder.blocks[0].mlp
+    assert wide.fc1.weight.shape == (100, size.width)
+    assert ModelSettings(backbone="vit-g").backbone_size.mlp == 6144
+    assert ModelSettings(backbone="vit-g", width=64).backbone_size.mlp == 256
+    assert ModelSettings(backbone="vit-g", width=64, mlp_width=10).backbone_size.mlp == 10
+    assert all(size.mlp == 4 * size.width for name, size in BACKBONES.items() if name != "vit-g")
+
+
+def test_swiglu_that_is_computed_again_has_its_gradient():
+    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(RecomputedSwiglu.apply, (x,))
+
+
+PLACES = TokenGrid(t=2, h=2, w=4)
+
+
+def test_angles_of_places():
+    """Of token 2 * 4 + 1 + 2 in a grid of 2 rows and 4 columns: row 0, column 3, whatever the slice."""
+    half, tenth = [3.0, 0.3], 0.1  # of the columns, with rates 1 and 1 / 10 of base 100
+    angle = place_angles(PLACES, 8, "rope-vit")
+    assert angle.shape == (16, 8)
+    assert torch.equal(angle[3], angle[3 + 8])
+    assert angle[3].tolist() == pytest.approx([0, 0, 0, 0, half[0], half[0], half[1], half[1]])
+    scaled = place_angles(PLACES, 8, "eva02:8")[7]  # row 1, column 3
+    assert scaled.tolist() == pytest.approx([4, 4, 0.04, 0.04, 6, 6, 0.06, 0.06])
+    shifted = place_angles(PLACES, 8, "pe:8")[7]
+    assert shifted.tolist() == pytest.approx([8, 8, 0.08, 0.08, 8, 8, 0.08, 0.08])
+    row, column = math.pi, 1.5 * math.pi
+    expected = [row, row, tenth * row, tenth * row, column, column, tenth * column, tenth * column]
+    assert place_angles(PLACES, 8, "dinov3")[7].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"mlp": "swiglu"}, {"mlp": "plain", "gelu": "quick"}])
+def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str, str]):
+    torch.manual_seed(0)
+    model = tiny("classifier", num_classes=3, **{**PARTS, **changes})
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=False)
+    clips, parameters = torch.randn(2, 3, 8, 32, 32), list(model.parameters())
+    found = [torch.autograd.grad(run(clips).square().sum(), parameters) for run in (compiled, model)]
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
+
+
+@pytest.mark.parametrize("mlp", ["plain", "swiglu", "normed-swiglu"])
+@pytest.mark.parametrize("norm_before", [False, True])
+def test_the_cost_is_that_of_the_operations(mlp: str, norm_before: bool):
+    small = ["model.backbone=vit-tiny", "model.depth=2", "data.size=32", "finetune.selection.strategy=all"]
+    own = [f"model.mlp={mlp}", "model.rotary=dinov3", f"model.norm_before={str(norm_before).lower()}"]
+    spec = stage_spec(load_recipe("k400", overrides=[*small, *own]), "finetune")
+    model, macs = spec.build().eval(), count_macs(spec)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.randn(1, 3, *(spec.frames, *spec.size)))
+    assert counter.get_total_flops() == 2 * (macs.embedding + macs.linear + macs.attention)
+    tokens = count_tokens(spec).visible
+    normed = 2 * tokens * (2 * 192 + 4 * 192 * (mlp == "normed-swiglu"))
+    normed += tokens * 192 * norm_before + 192
+    assert macs.layer_norm == NORM_OPERATIONS * normed
+
+
+def test_adapters_learn_and_are_merged():
+    torch.manual_seed(0)
+    model, clips = tiny("encoder", **PARTS).eval(), torch.randn(2, 3, 8, 32, 32)
+    before = model(clips)
+    add_adapters(model.encoder.blocks, LoraSettings(rank=2, layers=("qkv", "proj", "fc1", "fc2")))
+    assert torch.equal(model(clips), before)
+    adapters = [module for module in model.modules() if isinstance(module, LowRank)]
+    for adapter in adapters:
+        nn.init.normal_(adapter.b)
+    after = model(clips)
+    after.square().sum().backward()
+    assert all(adapter.a.grad is not None for adapter in adapters)
+    plain_model = tiny("encoder", **PARTS).eval()
+    plain_model.load_state_dict(merged(model, model.state_dict()))
+    torch.testing.assert_close(plain_model(clips), after)
+
+
+def test_the_norm_before_the_blocks_belongs_to_the_embedding():
+    model = tiny("classifier", num_classes=3, **PARTS)
+    groups = grouped(model, layer_decay=0.5)
+    assert groups["encoder.norm_before.weight"][1] == groups["encoder.patch_embed.proj.weight"][1] < 1
+    assert groups["encoder.norm_before.weight"][0] == 0
+    choose_trained(model, FinetuneSettings(freeze="embedding"))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not any("norm_before" in name or "registers" in name for name in trained)
+    assert "encoder.blocks.0.mlp.norm.weight" in trained
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"positions": "rotary", "width": 20, "heads": 5},
+            "model.heads: 5 heads of 4 channels; rotary positions need an even num",
+        ),
+        ({"positions": "rotary", "width": 21, "heads": 3}, "model.heads: 3 heads of 7 channels; rotary"),
+        (
+            {"positions": "rotary", "decoder_width": 8, "decoder_heads": 2},
+            "model.decoder_heads: 2 heads of 4 channels; rotary",
+        ),
+        ({"rotary": "eva02"}, "model.rotary: must be none, dinov3, rope-vit, eva02:N or pe:N"),
+        ({"rotary": "dinov3", "width": 36, "heads": 6}, "model.heads: 6 heads of 6 channels; rotary needs"),
+        ({"rotary": "dinov3", "positions": "rotary"}, "model.rotary: turns by places, and so does"),
+    ],
+)
+def test_what_contradicts_is_refused(changes: dict[str, object], message: str):
+    overrides = [f"model.{key}={value}" for key, value in {**TINY, **changes}.items()]
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("small", overrides=overrides)
+
+
+@given(queries=st.integers(1, 9), keys=st.integers(1, 9), seed=st.integers(0, 99))
+def test_attention_of_few_tokens_is_that_of_torch_in_both_directions(queries: int, keys: int, seed: int):
+    torch.manual_seed(seed)
+    q, k, v = (torch.randn(2, 3, n, 4, dtype=torch.double, requires_grad=True) for n in (queries, keys, keys))
+    grad = torch.randn(2, 3, queries, 4, dtype=torch.double)
+    own, theirs = FewTokensAttention.apply(q, k, v), F.scaled_dot_product_attention(q, k, v)
+    torch.testing.assert_close(own, theirs)
+    found, expected = (torch.autograd.grad(out, (q, k, v), grad) for out in (own, theirs))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("tokens", [FEW_TOKENS, FEW_TOKENS + 1])
+def test_more_tokens_are_left_to_torch(tokens: int):
+    block, x = Block(32, 2), torch.randn(1, tokens, 32, requires_grad=True)
+    with FlopCounterMode(display=False) as counter:
+        block(x).sum().backward()
+    operations = {str(operation) for operation in counter.get_flop_counts()["Global"]}
+    assert any("scaled_dot_product" in name for name in operations) == (tokens > FEW_TOKENS)
+
+
+# --- the backward pass of frozen weights --------------------------------------------------------------------
+
+NORM_SHAPES = ((2, 3, 8), (8,), (8,), (4, 8), (4,))
+GELU_SHAPES = ((2, 3, 8), (4, 8), (4,))
+
+
+def gradients(function: type, tensors: list[Tensor], needed: tuple[int, ...]) -> list[Tensor | None]:
+    leaves = [tensor.clone().requires_grad_(i in needed) for i, tensor in enumerate(tensors)]
+    inputs = [*leaves[:3], 1e-6, *leaves[3:]] if function is NormLinear else leaves
+    function.apply(*inputs).square().sum().backward()
+    return [leaf.grad for leaf in leaves]
+
+
+@pytest.mark.parametrize(("function", "shapes"), [(NormLinear, NORM_SHAPES), (ActivationLinear, GELU_SHAPES)])
+def test_gradients_that_are_needed_do_not_depend_on_the_others(
+    function: type, shapes: tuple[tuple[int, ...]]
+):
+    torch.manual_seed(0)
+    tensors = [torch.randn(shape) for shape in shapes]
+    everything = gradients(function, tensors, tuple(range(len(shapes))))
+    for needed in [*((i,) for i in range(len(shapes))), (0, len(shapes) - 1)]:
+        found = gradients(function, tensors, needed)
+        for i, (gradient, expected) in enumerate(zip(found, everything, strict=True)):
+            assert (gradient is None) == (i not in needed)
+            assert gradient is None or torch.equal(gradient, expected)
+
+
+def test_a_frozen_block_passes_the_same_gradient_on():
+    torch.manual_seed(0)
+    block, x = Block(24, 3), torch.randn(2, 9, 24)
+    found = []
+    for trained in (True, False):
+        leaf = x.clone().requires_grad_()
+        block.requires_grad_(trained)(leaf).square().sum().backward()
+        found.append(leaf.grad)
+    assert torch.equal(*found)

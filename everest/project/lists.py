@@ -101,7 +101,10 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         report(notice(text))
     lists, folds = {"train": list(videos.samples)}, []
     if request.folds is None:
-        lists = videos.split(_shares(len(videos.groups)))
+        groups = len(videos.groups)  # each list has one or more; two are for training and the test
+        held = max(SHARES["test"], 1 / groups)
+        shares = {"train": 1 - 2 * held, "val": held, "test": held}
+        lists = videos.split(shares if groups > 2 else {"train": held, "test": held})
     else:
         parts = list(videos.split({str(fold): 1 / request.folds for fold in range(request.folds)}).values())
         for fold, test in enumerate(parts):
@@ -113,12 +116,6 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     written: dict[str, Any] = videos.write(lists, folder)
     section = data_section(str(root), **written, pretrain=request.unlabeled)
     return ProjectLists(section=with_task(section, videos.task)[0], folds=folds, window=window)
-
-
-def _shares(groups: int) -> dict[str, float]:
-    """70/15/15 percent, but at least a group for each list; two groups are for training and the test."""
-    held = max(SHARES["test"], 1 / groups)
-    return {"train": 1 - 2 * held, "val": held, "test": held} if groups > 2 else {"train": held, "test": held}
 
 
 def _write_windows(
@@ -147,7 +144,7 @@ def window_seconds(bouts: Iterable[Bout]) -> float:
 
 
 def _readable(samples: Sequence[Sample], report: Report) -> list[Sample]:
-    """The samples whose videos can be opened. The others, at which training would stop, are reported."""
+    """The samples whose videos can be opened; training would stop at the others, which are reported."""
     readable = []
     for number, sample in enumerate(samples, start=1):
         try:

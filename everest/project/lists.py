@@ -127,9 +127,9 @@ def _write_windows(
     seconds = window_seconds(bout for of_video in bouts.values() for bout in of_video)
     settings = WindowSettings(seconds=seconds, step=STEP * seconds)
     labeling = Labeling(files=(annotations,), task=request.task)
-    found = write_windows(recordings, output, settings, labeling=labeling, overwrite=True, report=report)
-    report(notice(f"{counted(found.windows, 'window')} of {seconds:g} s, every {STEP * seconds:g} s"))
-    classes = (found.labeled or {})["classes"]
+    summary = write_windows(recordings, output, settings, labeling=labeling, overwrite=True, report=report)
+    report(notice(f"{counted(summary.windows, 'window')} of {seconds:g} s, every {STEP * seconds:g} s"))
+    classes = (summary.labeled or {})["classes"]
     return seconds, None if classes is None else Path(classes)
 
 

@@ -136,20 +136,20 @@ def measure_run(
     assert isinstance(model, VideoClassifier)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     predictions = page / PREDICTIONS
-    found = functions.evaluate(model, page=page, predictions=predictions, overwrite=True, report=report)
+    evaluation = functions.evaluate(model, page=page, predictions=predictions, overwrite=True, report=report)
     metric = MEASURED_BY[model.heads[0].task]
-    majority, interval = found.get("majority_top1"), found.get("intervals", {}).get(metric)
-    frequent = max(found.get("per_class", ()), key=lambda row: row["videos"], default={})
+    majority, interval = evaluation.get("majority_top1"), evaluation.get("intervals", {}).get(metric)
+    frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
     report(notice("a linear model of small images, to compare with"))
     measured = {
-        metric: found[metric],
+        metric: evaluation[metric],
         "metric": metric,
         "interval": None if interval is None or None in interval else interval,
-        "chance": found[METRICS[metric].chance or ""],
+        "chance": evaluation[METRICS[metric].chance or ""],
         "majority": majority,
         "majority_class": None if majority is None else frequent["name"],
         "linear_pixels": linear_pixels(model, metric, report),
-        **{key: found[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
+        **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
     }
     if annotations is not None and window is not None:
         measured |= score_recordings(model, page, annotations, window, report)

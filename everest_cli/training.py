@@ -143,7 +143,7 @@ def _train(
 
 def _print_trial(stage: Stage) -> None:
     """Run two forward and backward passes and print the estimates for the whole run."""
-    from everest.profiling.dry_run import try_one_pass
+    from everest.profiling.measure import try_one_pass
 
     estimates = try_one_pass(stage.training, stage.losses)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"

@@ -71,17 +71,18 @@ def loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float)
     """
     views = clips.make_views
     seconds = views.num_views / clips_per_second  # of a sample
-    decoding = (
-        0.0 if clips.cache else min(seconds, 1 / _speed(lambda number: _decode(clips, number), ITEM_SECONDS))
-    )
+    decoding = 0.0
+    if not clips.cache:
+        decoding = min(seconds, 1 / _speed(lambda number: _decode(clips, number), ITEM_SECONDS))
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
-    if not all(_is_fast(sample) for sample in clips.samples[:LOOKED_AT]):
+    if any(_is_slow_to_read(sample) for sample in clips.samples[:LOOKED_AT]):
         faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
         changes["everest prepare encode --codec mjpeg"] = seconds / faster
     if isinstance(views, PretrainViews) and not views.compared:
         number = 2 * views.num_views
         changes[f"pretrain.views_per_decode={number}"] = 2 * seconds / (2 * seconds - decoding)
-    return dict(sorted(((k, v) for k, v in changes.items() if v > WORTH_IT), key=lambda item: -item[1]))
+    stated = {change: factor for change, factor in changes.items() if factor > WORTH_IT}
+    return dict(sorted(stated.items(), key=lambda item: -item[1]))
 
 
 def _decode(clips: VideoClips, number: int) -> None:
@@ -91,12 +92,10 @@ def _decode(clips: VideoClips, number: int) -> None:
         views.decoded(clips.samples[number % len(clips)], sampling(views.sampling).center, clips.decoder)
 
 
-def _is_fast(sample: Sample) -> bool:
-    """Whether the video of a sample cannot be read faster, or not at all."""
-    try:
-        return is_fast_to_read(sample.video)
-    except VideoError:
-        return True
+def _is_slow_to_read(sample: Sample) -> bool:
+    with suppress(VideoError):
+        return not is_fast_to_read(sample.video)
+    return False
 
 
 def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
@@ -129,12 +128,9 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> tuple[float,
 
 def reading_speed(clips: VideoClips) -> float:
     """Return clips/s that this process reads by itself."""
-
-    def read(epoch: int) -> None:
-        clips.read((epoch, epoch % len(clips)))
-
-    read(0)  # opens and indexes the file
-    return _speed(read, ITEM_SECONDS) * clips.make_views.num_views
+    clips.read((0, 0))  # opens and indexes the file
+    samples = _speed(lambda epoch: clips.read((epoch, epoch % len(clips))), ITEM_SECONDS)
+    return samples * clips.make_views.num_views
 
 
 def _speed(work: Callable[[int], object], seconds: float) -> float:

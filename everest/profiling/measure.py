@@ -1,10 +1,10 @@
-"""Seconds and peak memory of real steps on this machine's device, on clips of random pixels."""
+"""Seconds and peak memory of real steps on this machine: of random pixels, and of a run for --dry-run."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
+from everest.data.dataset import Clip
+from everest.data.loader import batches, on_device
 from everest.engine.network import stage_optimizer
+from everest.engine.training import Training
 from everest.engine.update import compile_model
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
@@ -26,6 +29,9 @@ WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, c
 STEPS: Final = 5
 BATCH: Final = {"cuda": 32, "mps": 4}  # our choice, unless the user gives a batch; 1 on a CPU
 LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
+
+# The losses of a pass: first the model's, then one for each other network that is active.
+LossesOf = Callable[[Clip], Sequence[Tensor]]
 
 
 def measure(
@@ -113,3 +119,43 @@ def _step(
         optimizer.zero_grad()
 
     return step
+
+
+def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
+    """Run two passes with updates on real clips and write nothing; the second one is timed.
+
+    Returns:
+        The plan, the loss, and the estimated time and memory of the run.
+    """
+
+    def one_pass() -> float:
+        training.seed(0)
+        losses = losses_of(clip)
+        training.backward(losses)
+        training.step(training.clip_gradients())
+        return losses[0].item()  # waits for the device
+
+    training.model.train()
+    started = time.monotonic()
+    clip = on_device(next(batches(training.loader())), training.accelerator.device)
+    loaded = time.monotonic()
+    loss = one_pass()
+    warm = time.monotonic()
+    one_pass()
+    seconds = time.monotonic() - warm
+    plan = training.plan
+    return {
+        "loss": loss,
+        "videos": len(training.clips),
+        "steps": plan.steps,
+        "batch_size": plan.batch_size,
+        "micro_batch": plan.micro_batch,
+        "passes_per_step": plan.accumulation,
+        "peak_lr": plan.peak_lr,
+        "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
+        "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+        "seconds_to_load": round(loaded - started, 2),
+        "seconds_per_pass": round(seconds, 3),
+        "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
+        "memory_bytes": peak_memory(training.accelerator.device),
+    }

@@ -30,7 +30,7 @@ METHODS: Final = {
     "st-mae": "st-mae-k400",
     "videomae-v2": "videomae-v2-k400",
 }
-OPTIONS: Final = {  # of `everest profile`, by the keys that they set
+OPTIONS: Final = {  # of `everest profile`, by the keys that they set: the parameters of `changed_recipe`
     "model.backbone": "--backbone",
     "data.frames": "--frames",
     "data.size": "--size",
@@ -175,22 +175,20 @@ def changed_recipe(
     keep: float | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
-    """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens."""
-    values = {
-        "model.backbone": backbone,
-        "data.frames": frames,
-        "data.size": list(size) if isinstance(size, tuple) else size,
-    }
-    if isinstance(load_recipe(name).pretrain.selection, RANKS):
-        values["pretrain.selection.keep_ratio"] = keep
-    given = [f"{key}={value}" for key, value in values.items() if value is not None]
+    """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens.
+
+    Errors name the option of a value, unless an override of its key wins.
+    """
+    ranks = isinstance(load_recipe(name).pretrain.selection, RANKS)
+    side = list(size) if isinstance(size, tuple) else size
+    values = zip(OPTIONS, (backbone, frames, side, keep if ranks else None), strict=True)
+    given = {key: value for key, value in values if value is not None}
     try:
-        return load_recipe(name, overrides=[*given, *overrides])
+        return load_recipe(name, overrides=[*(f"{key}={value}" for key, value in given.items()), *overrides])
     except RecipeError as error:
         text = str(error)
-        for key, option in OPTIONS.items():
-            if values.get(key) is not None:
-                text = text.replace(f"{SET}: {key}: ", f"{option}: ")
+        for key in given.keys() - {override.partition("=")[0].strip() for override in overrides}:
+            text = text.replace(f"{SET}: {key}: ", f"{OPTIONS[key]}: ")
         raise RecipeError(text) from error
 
 

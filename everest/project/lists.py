@@ -101,7 +101,10 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         report(notice(text))
     lists, folds = {"train": list(videos.samples)}, []
     if request.folds is None:
-        lists = videos.split(_shares(len(videos.groups)))
+        groups = len(videos.groups)  # each list has one or more; two are for training and the test
+        held = max(SHARES["test"], 1 / groups)
+        shares = {"train": 1 - 2 * held, "val": held, "test": held}
+        lists = videos.split(shares if groups > 2 else {"train": held, "test": held})
     else:
         parts = list(videos.split({str(fold): 1 / request.folds for fold in range(request.folds)}).values())
         for fold, test in enumerate(parts):
@@ -115,12 +118,6 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     return ProjectLists(section=with_task(section, videos.task)[0], folds=folds, window=window)
 
 
-def _shares(groups: int) -> dict[str, float]:
-    """70/15/15 percent, but at least a group for each list; two groups are for training and the test."""
-    held = max(SHARES["test"], 1 / groups)
-    return {"train": 1 - 2 * held, "val": held, "test": held} if groups > 2 else {"train": held, "test": held}
-
-
 def _write_windows(
     request: Request, annotations: Path, output: Path, report: Report
 ) -> tuple[float, Path | None]:
@@ -130,9 +127,9 @@ def _write_windows(
     seconds = window_seconds(bout for of_video in bouts.values() for bout in of_video)
     settings = WindowSettings(seconds=seconds, step=STEP * seconds)
     labeling = Labeling(files=(annotations,), task=request.task)
-    found = write_windows(recordings, output, settings, labeling=labeling, overwrite=True, report=report)
-    report(notice(f"{counted(found.windows, 'window')} of {seconds:g} s, every {STEP * seconds:g} s"))
-    classes = (found.labeled or {})["classes"]
+    summary = write_windows(recordings, output, settings, labeling=labeling, overwrite=True, report=report)
+    report(notice(f"{counted(summary.windows, 'window')} of {seconds:g} s, every {STEP * seconds:g} s"))
+    classes = (summary.labeled or {})["classes"]
     return seconds, None if classes is None else Path(classes)
 
 
@@ -147,7 +144,7 @@ def window_seconds(bouts: Iterable[Bout]) -> float:
 
 
 def _readable(samples: Sequence[Sample], report: Report) -> list[Sample]:
-    """The samples whose videos can be opened. The others, at which training would stop, are reported."""
+    """The samples whose videos can be opened; training would stop at the others, which are reported."""
     readable = []
     for number, sample in enumerate(samples, start=1):
         try:

@@ -1,12 +1,17 @@
-"""Accuracy of a model next to its baselines: chance, the most frequent class, and a linear model.
+"""The test of a project: metrics next to baselines, timelines of recordings, all folds together.
 
 N videos, B clips, C channels, T frames, H W pixels, P places of an image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -15,25 +20,103 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from everest import functions
+from everest.annotations.bout import Bout
 from everest.checkpoints.describe import load_model
 from everest.config.best import MEASURED_BY
 from everest.data.clip_format import ClipFormat
 from everest.data.stages import labeled_samples
+from everest.figures.timeline import draw_timelines
+from everest.inference.bouts import BoutRules, Rows
+from everest.inference.scores import read_truth, score_timelines
+from everest.inference.timelines import Timelines
+from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.stage import read_stage
+from everest.metrics.intervals import bootstrap
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
 from everest.models.classifier import VideoClassifier
+from everest.prepare.split import group_of
 from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear
-from everest.project.recordings import score_recordings
-from everest.project.request import REPORT
-from everest.system.events import Report, notice
+from everest.project.request import REPORT, RESULT, write_document
+from everest.system.events import Report, notice, silent
+from everest.system.run_folder import FINETUNE
+from everest.system.text import read_json
 from everest.video.stream import VideoError
 
 SIDE: Final = 16  # rows and columns of an image
 PREDICTIONS: Final = "predictions.csv"
+TIMELINE: Final = "timeline.safetensors"
+FIGURE: Final = "timeline.png"
+SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
+STEP: Final = 0.25  # of a window; benchmarks/timelines.md
+SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
+
+
+def measure_folds(
+    project: dict[str, Any], folder: Path, finetune: Callable[..., Path], report: Report
+) -> dict[str, Any]:
+    """Train and test the remaining folds; returns the metrics over all folds.
+
+    Args:
+        project: the document of project.json.
+        finetune: takes `output` and `overrides`.
+    """
+    rows, request, window = [], project["request"], project["window"]
+    for number, lists in enumerate(project["folds"], start=1):
+        of_fold = folder / str(number)
+        if not (of_fold / RESULT).exists():
+            report(notice(f"fold {number} of {len(project['folds'])}"))
+            named = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
+            run = finetune(output=of_fold / FINETUNE, overrides=[*request["overrides"], *named])
+            annotations = request["annotations"]
+            measured = measure_run(run, of_fold, annotations=annotations, window=window, report=report)
+            write_document(of_fold / RESULT, measured)
+        rows.append(read_json(of_fold / RESULT))
+    pooled = _pooled(rows, project)
+    if request["annotations"] is not None:
+        folds = [Timelines.load(fold["timeline"]) for fold in rows]
+        rules = [BoutRules(smooth=fold["smooth"]) for fold in rows]
+        bouts = [of_video for fold, rule in zip(folds, rules, strict=True) for of_video in fold.bouts(rule)]
+        together = replace(folds[0], videos=[video for fold in folds for video in fold.videos])
+        scores, _ = score(together, bouts, request["annotations"], report)
+        pooled |= {key: scores[key] for key in SCORES} | {"smooth": median(rule.smooth for rule in rules)}
+    return {**pooled, "report": None, "folds": rows}
+
+
+def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str, Any]:
+    """The accuracy over the test videos of all folds, with its interval over their groups."""
+    labels: list[str] = []
+    groups: list[str] = []
+    correct: list[bool] = []
+    for row, lists in zip(rows, project["folds"], strict=True):
+        samples = read_samples(Path(lists["test"]), root=Path(project["root"]), labeled=False).samples
+        group = {sample.video_id: group_of(sample) for sample in samples}
+        predictions = Path(row["report"]).with_name(PREDICTIONS)
+        with predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for prediction in csv.DictReader(file):
+                labels.append(prediction["label"])
+                groups.append(group[prediction["video"]])
+                correct.append(prediction["correct"] == "1")
+    right = np.array(correct, dtype=np.float64)
+    interval = bootstrap(lambda counts: {"top1": float(np.average(right, weights=counts))}, groups)["top1"]
+    ((frequent, most),) = Counter(labels).most_common(1)
+    linear = [row["linear_pixels"] for row in rows]
+    weights = [row["videos"] for row in rows]
+    return {
+        "top1": round(100 * float(right.mean()), 4),
+        "metric": "top1",
+        "interval": [round(100 * end, 4) for end in interval],
+        "chance": rows[0]["chance"],
+        "majority": round(100 * most / len(labels), 4),
+        "majority_class": frequent,
+        "linear_pixels": None if None in linear else round(float(np.average(linear, weights=weights)), 4),
+        "videos": len(labels),
+        "groups": len(set(groups)),
+        "skipped": sum(row["skipped"] for row in rows),
+    }
 
 
 def measure_run(
@@ -53,20 +136,20 @@ def measure_run(
     assert isinstance(model, VideoClassifier)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     predictions = page / PREDICTIONS
-    found = functions.evaluate(model, page=page, predictions=predictions, overwrite=True, report=report)
+    evaluation = functions.evaluate(model, page=page, predictions=predictions, overwrite=True, report=report)
     metric = MEASURED_BY[model.heads[0].task]
-    majority, interval = found.get("majority_top1"), found.get("intervals", {}).get(metric)
-    frequent = max(found.get("per_class", ()), key=lambda row: row["videos"], default={})
+    majority, interval = evaluation.get("majority_top1"), evaluation.get("intervals", {}).get(metric)
+    frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
     report(notice("a linear model of small images, to compare with"))
     measured = {
-        metric: found[metric],
+        metric: evaluation[metric],
         "metric": metric,
         "interval": None if interval is None or None in interval else interval,
-        "chance": found[METRICS[metric].chance or ""],
+        "chance": evaluation[METRICS[metric].chance or ""],
         "majority": majority,
         "majority_class": None if majority is None else frequent["name"],
         "linear_pixels": linear_pixels(model, metric, report),
-        **{key: found[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
+        **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
     }
     if annotations is not None and window is not None:
         measured |= score_recordings(model, page, annotations, window, report)
@@ -120,3 +203,48 @@ def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict
         images[sample] = torch.cat([mean, difference_image(frames, SIDE)], dim=1)[0].numpy()
         report({"event": "video", "done": number, "videos": len(samples)})
     return images
+
+
+def score_recordings(
+    model: VideoClassifier, folder: Path, annotations: str, window: float, report: Report
+) -> dict[str, Any]:
+    """Predict the recordings of the test list, and score them; writes their timelines and a figure.
+
+    Args:
+        window: seconds.
+    Returns:
+        The `SCORES`; `smooth`, the seconds over which probabilities are averaged; the `recordings`; and the
+        files `timeline` and `figure`.
+    """
+    smooth = window
+    if model.recipe.data.val is not None:
+        report(notice("timelines of the validation recordings, to choose how much to smooth"))
+        validated, accuracies = _timelines(model, "val", window, report), {}
+        for seconds in (window * windows for windows in SMOOTHED):
+            bouts = validated.bouts(BoutRules(smooth=seconds))
+            accuracies[seconds] = score(validated, bouts, annotations, silent)[0]["frame_accuracy"]
+        smooth = max(accuracies, key=accuracies.__getitem__)
+    report(notice(f"timelines of the test recordings, smoothed over {smooth:g} s"))
+    timelines = _timelines(model, "test", window, report)
+    timelines.save(folder / TIMELINE)
+    bouts = timelines.bouts(BoutRules(smooth=smooth))
+    scores, truth = score(timelines, bouts, annotations, report)
+    draw_timelines(folder / FIGURE, timelines, bouts, truth)
+    files = {"timeline": str(folder / TIMELINE), "figure": str(folder / FIGURE)}
+    recordings = [video.video for video in timelines.videos]
+    return {key: scores[key] for key in SCORES} | {"smooth": smooth, "recordings": recordings, **files}
+
+
+def score(
+    timelines: Timelines, bouts: Sequence[dict[str, Rows]], annotations: str, report: Report
+) -> tuple[dict[str, Any], Mapping[str, Sequence[Bout]]]:
+    """The metrics of timelines, and the bouts of a person for each recording."""
+    truth, _ = read_truth(Path(annotations), [video.path for video in timelines.videos])
+    return score_timelines(timelines, bouts, truth, report=report), truth
+
+
+def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:
+    """The timelines of the recordings of a list."""
+    samples = read_stage(model.recipe.data, key, labeled=False).samples
+    paths = list(dict.fromkeys(sample.path for sample in samples))
+    return functions.timeline(model, paths, window=window, step=STEP * window, report=report)

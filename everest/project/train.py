@@ -15,9 +15,8 @@ from everest import stages
 from everest.config.heads import Task
 from everest.engine.plan import FEWEST_STEPS
 from everest.errors import DataError, UserError
-from everest.project.folds import measure_folds
 from everest.project.lists import ProjectLists, make_lists
-from everest.project.measure import measure_run
+from everest.project.measure import measure_folds, measure_run
 from everest.project.request import (
     FILES,
     FOLDS,
@@ -30,14 +29,14 @@ from everest.project.request import (
     find_project,
     write_document,
 )
-from everest.project.verdict import doubt_about_pretraining, judge, next_commands, plan_lines
+from everest.project.verdict import doubt_about_pretraining, judge, next_commands
 from everest.suggest.suggestion import suggest_recipe, this_device
 from everest.system.events import Report, notice, silent
 from everest.system.files import write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import read_json
+from everest.system.text import counted, read_json
 
 TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
 
@@ -147,14 +146,18 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
             few = f"--hours leaves {time.steps} steps for {time.stage}; at least {FEWEST_STEPS} are needed"
             report(notice(f"warning: {few}, so give more hours"))
     seconds = [(trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times]
+    minutes, sizes = round(sum(seconds) / 60, 1), lists.sizes()
+    total = f"all training: about {minutes:.0f} min"
+    total += f", of {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     plan = {
-        "lists": lists.sizes(),
+        "lists": sizes,
         "window": lists.window,
         "stages": [time._asdict() for time in times],
         "trainings": trainings,
-        "minutes": round(sum(seconds) / 60, 1),
+        "minutes": minutes,
+        "lines": [*(f"{name}: {size}" for name, size in sizes.items()), *map(str, times), total],
     }
-    return lists, suggestion.text, {**plan, "lines": plan_lines(plan, times)}
+    return lists, suggestion.text, plan
 
 
 def _try_plan(request: Request, report: Report) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""Lines for people: what will be done, how good the model is and compared with what, and what to do next."""
+"""Lines for people: whether pre-training pays, how good the model is, and what to do next."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,20 +11,12 @@ from everest.errors import first_names
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.suggest.data_facts import DataFacts
-from everest.suggest.suggestion import StageTime
 from everest.system.text import counted
 
 MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)
 MOST_NAMES: Final = 3  # of test recordings
 TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
 LABEL_MORE: Final = "label videos of more groups (persons, animals, places), the rarest classes first"
-
-
-def plan_lines(plan: Mapping[str, Any], times: Sequence[StageTime]) -> list[str]:
-    """The lists and the times of a plan."""
-    trainings = f", of {counted(plan['trainings'], 'fine-tuning')}" if plan["trainings"] > 1 else ""
-    lists = [f"{name}: {size}" for name, size in plan["lists"].items()]
-    return [*lists, *map(str, times), f"all training: about {plan['minutes']:.0f} min{trainings}"]
 
 
 def doubt_about_pretraining(facts: DataFacts) -> str | None:

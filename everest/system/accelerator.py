@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -18,7 +20,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.compute import computes_bf16, configure_cpu
-from everest.system.machine import free_host_memory, peak_resident_bytes
+from everest.system.machine import free_host_memory
 from everest.system.processes import is_launched
 from everest.system.signals import Stopped
 
@@ -98,7 +100,15 @@ def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
 
 def peak_memory(device: torch.device) -> int:
     """Peak memory in bytes: allocated on the GPU, or resident in this process."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
 
 def free_memory(device: torch.device) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -44,19 +43,6 @@ def num_readers() -> int:
     possible = min(num_cores(), memory // READER_BYTES)
     trainers = local_processes() * int(os.environ.get(JOBS) or 1)  # on this machine
     return max(1, min(possible // trainers, MOST_READERS))
-
-
-def peak_resident_bytes() -> int:
-    """The largest memory that this process had."""
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
 
 
 def free_host_memory(*, with_swap: bool = False) -> int:

@@ -54,16 +54,12 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
     tasks = environment.get("SLURM_STEP_NUM_TASKS", "1")
     if "RANK" in environment or int(tasks) < 2 or not environment.keys() >= {"SLURM_PROCID", "SLURM_LOCALID"}:
         return
-    nodes = environment.get("SLURM_STEP_NODELIST", "localhost")
     environment["RANK"] = environment["SLURM_PROCID"]
     environment["WORLD_SIZE"] = tasks
     environment["LOCAL_RANK"] = environment["SLURM_LOCALID"]
     tasks_here = environment.get("SLURM_STEP_TASKS_PER_NODE", tasks)  # such as 8(x2)
     environment["LOCAL_WORLD_SIZE"] = tasks_here.split("(")[0].split(",")[0]
-    environment.setdefault("MASTER_ADDR", first_host(nodes))
+    nodes = environment.get("SLURM_STEP_NODELIST", "localhost")  # such as node[03-05,9]: node03 is the first
+    first = "".join(re.findall(r"^([^\[,]*)(?:\[(\d+))?", nodes)[0])
+    environment.setdefault("MASTER_ADDR", first)
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
-
-
-def first_host(nodes: str) -> str:
-    """The first of Slurm's compressed host names: node03 of node[03-05,9]."""
-    return "".join(re.findall(r"^([^\[,]*)(?:\[(\d+))?", nodes)[0])

@@ -61,7 +61,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for tensor in (tensor for _, tensor in ordered if tensor.numel()):
-            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            file.write(_content(tensor))
+
+
+def _content(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, not copied from one that is contiguous and on the CPU."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")  # what torch.save writes
@@ -126,8 +131,7 @@ def state_hash(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(values.numpy().data)  # a copy would take longer than the hash
+        digest.update(_content(tensor))  # a copy would take longer than the hash
     return digest.hexdigest()
 
 

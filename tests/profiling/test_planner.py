@@ -10,6 +10,10 @@ def plan(*options: object) -> dict:
     return json_profile(*options)["plan"]
 
 
+def one_epoch(recipe: str, gpu: str, *overrides: str) -> dict:
+    return plan_pretraining(load_recipe(recipe, overrides=overrides), gpu, videos=100, epochs=1)
+
+
 def test_hours_follow_from_flops_peak_and_share():
     planned = plan("--videos", "10240", "--epochs", "800", "--gpu", "h200", "--set", "train.workers=64")
     clips = 800 * 10240
@@ -51,22 +55,14 @@ def test_a_run_that_does_not_fit_says_so_with_a_remedy():
 
 
 def test_a_larger_tokenizer_takes_more_memory():
-    small, large = (
-        plan_pretraining(load_recipe("lvmae-128", overrides=overrides), "4090", videos=100, epochs=1)
-        for overrides in ([], ["tokenizer.size=magvit-b"])
-    )
+    small, large = one_epoch("lvmae-128", "4090"), one_epoch("lvmae-128", "4090", "tokenizer.size=magvit-b")
     assert small["fits"]
     assert large["fits"]
     assert large["memory_gib"] - small["memory_gib"] > 0.5
 
 
 def test_between_views_a_pass_has_all_clips_of_a_step():
-    few, many = (
-        plan_pretraining(
-            load_recipe("views", overrides=[f"pretrain.batch_size={batch}"]), "t4", videos=100, epochs=1
-        )
-        for batch in (16, 4096)
-    )
+    few, many = (one_epoch("views", "t4", f"pretrain.batch_size={batch}") for batch in (16, 4096))
     assert (few["fits"], few["batch"]) == (True, 16)
     assert not many["fits"]
     assert many["memory_gib"] > GPUS["t4"].gib

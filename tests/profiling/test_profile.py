@@ -184,6 +184,7 @@ def test_paper_prints_every_table():
         ("--size 224x", "--size: must be a number of pixels up to 16384, or HEIGHTxWIDTH"),
         ("--size 224x225", "--size: 225 is no multiple of the tubelet's 16"),
         ("--backbone vit-x", "--backbone: unknown value 'vit-x'; did you mean"),
+        ("--backbone vit-b --set model.backbone=vit-x", "--set: model.backbone: unknown value 'vit-x'"),
         ("--method mae", "--method: unknown name 'mae'"),
         ("--recipe k400 --method videomae", "--method and --recipe both choose a recipe"),
         (f"--set data.num_classes={10**18}", "--set: data.num_classes: must be at most"),

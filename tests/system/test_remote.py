@@ -163,9 +163,17 @@ def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: 
     assert [(torch.equal(a.frames, b.frames), a.failed) for a, b in pairs] == [(True, ["[]"])] * 4
 
 
-def test_missing_videos_are_named_with_their_lines(stored: str):
-    text = "clip0.mp4 0\nnone.mp4 1\nelsewhere/clip.mp4 1\n"
-    put(f"{stored}/wrong.csv", text.encode())
+def test_what_is_not_there_is_a_line(stored: str, bucket: str, recipe: Path, tmp_path: Path):
+    with pytest.raises(DataError, match="no such list or folder"):
+        unlabelled(f"{bucket}/none.csv", bucket)
+    with pytest.raises(VideoError, match="No such file or directory"):
+        read_frames(f"{bucket}/none.mp4", [0])
+    with pytest.raises(DataError, match="xyz://a: Protocol not known: xyz; use file, s3, hf"):
+        read_frames("xyz://a", [0])
+    command = ["pretrain", "--recipe", recipe, "--data", f"{bucket}/none", "-o", tmp_path / "run"]
+    missing = f"data.root: {bucket}/none: no such folder; set it (in most commands: --data DIR)"
+    assert refused(*command, code=4) == f"error: {missing}\n"
+    put(f"{stored}/wrong.csv", b"clip0.mp4 0\nnone.mp4 1\nelsewhere/clip.mp4 1\n")
     with pytest.raises(DataError) as error:
         unlabelled(f"{stored}/wrong.csv", stored)
     assert str(error.value).splitlines() == [
@@ -174,33 +182,17 @@ def test_missing_videos_are_named_with_their_lines(stored: str):
     ]
 
 
-def test_what_is_not_there_is_a_line(bucket: str, recipe: Path, tmp_path: Path):
-    with pytest.raises(DataError, match="no such list or folder"):
-        unlabelled(f"{bucket}/none.csv", bucket)
-    with pytest.raises(VideoError, match="No such file or directory"):
-        read_frames(f"{bucket}/none.mp4", [0])
-    with pytest.raises(DataError, match="xyz://a: Protocol not known: xyz; use file, s3, hf"):
-        read_frames("xyz://a", [0])
-    command = ["pretrain", "--recipe", recipe, "--data", f"{bucket}/none", "-o", tmp_path / "run"]
-    message = refused(*command, code=4)
-    assert (
-        message == f"error: data.root: {bucket}/none: no such folder; set it (in most commands: --data DIR)\n"
-    )
-
-
-def test_a_storage_that_does_not_answer_is_told_and_no_bad_video(nobody: None, monkeypatch):
+def test_missing_credentials_and_a_storage_that_does_not_answer_are_told(nobody: None, monkeypatch):
+    with pytest.raises(DataError, match=r"s3://private/a\.mp4: .*redentials.* AWS_ACCESS_KEY_ID"):
+        read_frames("s3://private/a.mp4", [0])
+    S3FileSystem.clear_instance_cache()
     known = {"ACCESS_KEY_ID": "somebody", "SECRET_ACCESS_KEY": "secret", "MAX_ATTEMPTS": "1"}
     for name, value in {**known, "ENDPOINT_URL": "http://127.0.0.1:9"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setattr(S3FileSystem, "retries", 1)
     with pytest.raises(DataError, match=r"s3://lost/a\.mp4: .*check the address, the network") as error:
         read_frames("s3://lost/a.mp4", [0])
-    assert not isinstance(error.value, VideoError)
-
-
-def test_missing_credentials_are_told(nobody: None):
-    with pytest.raises(DataError, match=r"s3://private/a\.mp4: .*redentials.* AWS_ACCESS_KEY_ID"):
-        read_frames("s3://private/a.mp4", [0])
+    assert not isinstance(error.value, VideoError)  # no bad video
 
 
 def test_a_missing_package_is_an_error_of_the_environment(monkeypatch: pytest.MonkeyPatch):

@@ -17,7 +17,7 @@ from everest.config.recipe import load_recipe
 from everest.data.loader import batches
 from everest.engine.network import part_of, set_lr
 from everest.foreign import imagenet
-from everest.profiling.dry_run import try_one_pass
+from everest.profiling.measure import try_one_pass
 from everest.system.live_bytes import LiveBytes
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss

@@ -1,4 +1,13 @@
-"""The training stages as functions for notebooks and programs, with the results of the commands."""
+"""The training stages as functions for notebooks and programs, with the results of the commands.
+
+The way of a run, here of pre-training; fine-tuning and the tokenizer have the same:
+
+    engine/start.py    run_context        the processes, and a run folder that is new, resumed or refused
+    pretraining.py     set_up_pretraining the model's spec, the clips, weights to start from, probes
+    engine/setup.py    set_up_training    plan, model, optimizer, loader, checks: nothing is written yet
+    engine/start.py    start_or_resume    lock the folder, write its first files or read the newest state
+    pretraining.py     Pretraining.train  the loop; each of its calls is a method of engine/training.py
+"""
 
 from __future__ import annotations
 

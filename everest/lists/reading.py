@@ -304,7 +304,7 @@ def _samples_of_list(
     if files and len(missing) == len(files):
         raise DataError(
             f"{file}: none of its {len(files)} videos exists, first {absent[0][1].path}{causes[0]}; paths "
-            f"are relative to {root}; name their folder by --data DIR"
+            f"are relative to {root}; name their folder by --data DIR, or move the list there"
         )
     if not may_miss:
         lines = [f"{row.where}: {missing[sample.path]}" for row, sample in absent]

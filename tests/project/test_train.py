@@ -98,6 +98,13 @@ def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders:
     assert sum(map(len, lists.values())) == 16
 
 
+def test_the_model_is_the_one_that_the_commands_train(trained: Path, tmp_path: Path):
+    recipe = trained / "recipe.yaml"
+    called("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / "run", *FEW)
+    for name in ("best.safetensors", "model.safetensors"):
+        assert (tmp_path / "run" / name).read_bytes() == (trained / "finetune" / name).read_bytes()
+
+
 def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_folders: Path, trained: Path):
     before = (trained / "result.json").read_bytes()
     message = refused("train", class_folders, "-o", trained, *FEW, code=2)

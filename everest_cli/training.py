@@ -111,15 +111,7 @@ def _train(
     devices = start_processes(options.gpus, options.processes)
 
     from everest.engine.context import RunOptions
-    from everest.finetuning import set_up_finetuning
-    from everest.stages import run_pretraining, run_stage
-    from everest.train_tokenizer import set_up_tokenizer
 
-    stages: dict[str, Callable[..., Training]] = {
-        "pretrain": run_pretraining,
-        "finetune": partial(run_stage, set_up_finetuning),
-        "train-tokenizer": partial(run_stage, set_up_tokenizer),
-    }
     run = RunOptions(
         command=command,
         recipe_file=recipe_file,
@@ -133,12 +125,27 @@ def _train(
     )
     trial = _print_trial if options.dry_run else None
     with Display(quiet=options.quiet or not is_main()) as display:
-        training = stages[command](recipe, run, display.report, trial=trial)
+        training = _training_of(command)(recipe, run, display.report, trial=trial)
     if options.dry_run:
         return None
     if is_main():
         typer.echo(training.run.path)
     return training.run.path
+
+
+def _training_of(command: str) -> Callable[..., Training]:
+    """Import what trains the stage of a command: only that, and in the processes that train."""
+    from everest.stages import run_pretraining, run_stage
+
+    if command == "pretrain":
+        return run_pretraining
+    if command == "finetune":
+        from everest.finetuning import set_up_finetuning
+
+        return partial(run_stage, set_up_finetuning)
+    from everest.train_tokenizer import set_up_tokenizer
+
+    return partial(run_stage, set_up_tokenizer)
 
 
 def _print_trial(stage: Stage) -> None:

@@ -236,6 +236,9 @@ def test_only_strategies_that_sort_by_change_measure_it():
     for strategy in set(STRATEGIES.values()) - {LearnedImportance}:
         measured = strategy().importance(frames, embed)
         assert (measured is not None) == issubclass(strategy, ByImportance)
+    found = RedundancyRobust(distance="l1", first_slice="zero").importance(frames, embed)
+    expected = change_importance(frames, embed, distance="l1", first_slice="zero")
+    assert torch.equal(found, expected)
 
 
 def test_no_slice_takes_more_than_its_cap():

@@ -23,8 +23,9 @@ from everest.figures.drawing import COLORS, in_colors, plain, png_figure
 from everest.figures.masks import TUBELET, FigureRequest, embedding_of
 from everest.figures.pictures import SMALL, range_text
 from everest.lists.sample import Sample
+from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
-from everest.methods.ranked import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
+from everest.methods.ranked import RedundancyRobust
 from everest.models.spec import Transformer
 from everest.video.reader import probe, read_frames
 

@@ -20,8 +20,8 @@ from everest.config.stage_settings import (
 )
 from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
+from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
-from everest.methods.ranked import num_candidates
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import Target
 from everest.models.classifier import VideoClassifier

@@ -176,11 +176,11 @@ def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
     arms = []
     for name, written in values.items():
         place = f"{origin}: {shown(name)}"
-        values = {} if written is None else written
-        if not isinstance(values, dict) or not str(name).isprintable() or not str(name).strip():
+        arm = {} if written is None else written
+        if not isinstance(arm, dict) or not str(name).isprintable() or not str(name).strip():
             raise RecipeError(f"{place}: give a visible name, and settings such as {{finetune.steps: 900}}")
-        stages, init = values.get("stages"), values.get("init")
-        settings = {key: value for key, value in values.items() if key not in ("stages", "init")}
+        stages, init = arm.get("stages"), arm.get("init")
+        settings = {key: value for key, value in arm.items() if key not in ("stages", "init")}
         arms.append(
             Arm(
                 name=str(name),

@@ -1,5 +1,7 @@
 """The step computes only what is read: loss and gradients are the plain formulation's, less is kept."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from plain_step import logits, plain_block, pretraining_loss
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 import everest
-from everest.methods.grid import TokenSelection
+from everest.methods.grid import TokenSelection, num_at_most, num_kept
 from everest.methods.masks import RandomSpaceTime, RunningCell, Tube
 from everest.methods.strategies import AllTokens, FrameDifference, RedundancyRobust
 from everest.models.block import Block
@@ -138,6 +140,12 @@ def test_the_last_decoder_block_computes_targets_only():
     for handle in handles:
         handle.remove()
     assert rows == [chosen.target.size(1)] * 2
+
+
+@pytest.mark.parametrize("count", [num_kept, num_at_most])
+def test_the_mark_of_a_constant_is_that_of_torch(count: Callable[[int, float], int]):
+    marked = torch.compiler.assume_constant_result(lambda: 0)
+    assert vars(count) == vars(marked)
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,10 @@ import everest
 from everest.methods import alignment
 from everest.methods.alignment import PreviousFrames, fill_scene_starts, previous_frames
 from everest.methods.camera import Plane, gray_images, moved, no_motion
+from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import RawPixels, change_importance, pixel_importance
-from everest.methods.ranked import FrameDifference, RedundancyRobust, kept_per_slice
+from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as parts
 from everest.video.pixels import IMAGENET, normalize

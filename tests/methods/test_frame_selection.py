@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from everest.methods.grid import TokenGrid
-from everest.methods.ranked import (
+from everest.methods.frame_selection import (
     draw_slices,
     kept_per_slice,
     num_candidates,
     take_slices,
 )
+from everest.methods.grid import TokenGrid
 from everest.methods.strategies import RedundancyRobust
 
 

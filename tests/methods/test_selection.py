@@ -12,11 +12,12 @@ from small_runs import onnx_session
 from torch import Tensor
 
 from everest.errors import RecipeError
+from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid, num_kept
 from everest.methods.importance import DistanceName, RawPixels, change_importance, pixel_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust, kept_per_slice
+from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust
 from everest.methods.strategies import STRATEGIES, AllTokens, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding
@@ -235,6 +236,9 @@ def test_only_strategies_that_sort_by_change_measure_it():
     for strategy in set(STRATEGIES.values()) - {LearnedImportance}:
         measured = strategy().importance(frames, embed)
         assert (measured is not None) == issubclass(strategy, ByImportance)
+    found = RedundancyRobust(distance="l1", first_slice="zero").importance(frames, embed)
+    expected = change_importance(frames, embed, distance="l1", first_slice="zero")
+    assert torch.equal(found, expected)
 
 
 def test_no_slice_takes_more_than_its_cap():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_runs import STILL, called, json_of, killed_copy, refused, run, same_run, small_recipe, weights
 from tiny_models import assert_all_learn, grouped, tiny
 
@@ -18,7 +19,7 @@ from everest.methods.strategies import TubeDropout
 from everest.models.classifier import ClassAttentionPooling
 from everest.profiling.profile import cost_of
 from everest.system.run_folder import RunFolder
-from everest.system.weights_header import read_header
+from everest.system.weights_header import read_header, read_metadata
 
 ATTENTION = {"pooling": "class-attention"}
 
@@ -145,6 +146,17 @@ def test_commands_compute_with_it(trained: Path, clip_files: Path, tmp_path: Pat
     assert load_file(tmp_path / "seen.safetensors")["features"].shape == (1, 24)
     probed = json_of("probe -q", "-c", trained, "--probes", "knn,linear")
     assert set(probed["heads"]) == {"verb", "noun"}
+
+
+def test_a_checkpoint_from_before_the_setting_pools_by_the_mean(classifier_run: Path, tmp_path: Path):
+    old = tmp_path / "old.safetensors"
+    header = read_metadata(classifier_run / "model.safetensors")
+    settings = json.loads(header["settings"])
+    del settings["model"]["pooling"]
+    save_file(weights(classifier_run), old, {**header, "settings": json.dumps(settings)})
+    clip, model = torch.randn(1, 3, 4, 32, 32), everest.load_model(classifier_run, which="newest")
+    assert everest.load_model(old).pooling == "mean"
+    assert torch.equal(everest.load_model(old)(clip), model(clip))
 
 
 def test_an_unknown_pooling_is_refused_with_the_known_ones(recipe: Path):

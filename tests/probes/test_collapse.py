@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
 from everest.engine.plan import learning_rate_advice, plan_stage
-from everest.probes.collapse import new_warnings, probe_rows, probed_steps, warnings
+from everest.probes.collapse import FEWEST_HELD_OUT, new_warnings, probe_rows, probed_steps, warnings
 from everest.probes.during_training import LABELED
 from everest_cli.output import probe_line
 
@@ -100,6 +100,11 @@ def test_a_run_that_predicts_nothing_is_called_broken_at_the_latest_after_half_o
     assert warnings(rows, **RUN) == {}
     rows.append(row(750, too_little_hidden[1]))
     assert set(warnings(rows, **RUN)) == {"held-out loss"}
+
+
+def test_the_loss_on_few_videos_is_not_judged():
+    unread, read = [10.0, 7.69, 0.244, None, None], [10.8, 8.92, 0.592, 1.2, 1.0]
+    assert warnings([row(0, unread), row(STEPS, read)], **{**RUN, "held_out": FEWEST_HELD_OUT - 1}) == {}
 
 
 def test_nothing_is_called_broken_before_a_fifth_of_the_run():

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,23 @@ def test_targets_and_scores_of_a_clip_are_the_same_bits_in_any_batch(clips, froz
     for part in (slice(0, 1), slice(1, 4), slice(4, 6)):
         assert torch.equal(targets.values(batch[part], every[part]), values[part])
         assert torch.equal(frozen.scores(batch[part]), scores[part])
+
+
+def test_graphs_of_a_compiled_step_leave_the_tokenizer_out(clips, frozen):
+    operations = set()
+
+    def backend(graph: torch.fx.GraphModule, examples: list[torch.Tensor]) -> Callable[..., object]:
+        operations.update(str(node.target) for node in graph.graph.nodes if node.op.startswith("call_"))
+        return graph.forward
+
+    @torch.compile(backend=backend)
+    def step(frames: torch.Tensor) -> torch.Tensor:
+        return frozen.latent(frames + 1) * 2
+
+    torch._dynamo.reset()
+    assert torch.equal(step(clips), frozen.latent(clips + 1) * 2)
+    assert len(operations) == 2, operations  # the sum and the product
+    torch._dynamo.reset()
 
 
 def test_a_checkpoint_names_its_tokenizer_and_finds_it_again(clips, recipe):

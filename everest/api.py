@@ -156,7 +156,7 @@ def select_tokens(
             f"expected clips (B, C, T, H, W), got {tuple(x.shape)}; clip[None] is a batch of one"
         )
     pixels = USUAL.get(x.size(1), IMAGENET)
-    embed = RawPixels(tubelet, pixels) if model is None else model.measure
+    embed = RawPixels(tubelet, pixels) if model is None else model.embedding
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
     noise = np.random.default_rng(seed).random((x.size(0), grid.num_tokens), dtype=np.float32)
     x = x if model is None else model.to_input(x)

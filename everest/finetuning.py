@@ -19,7 +19,7 @@ from everest.data.crops import erase
 from everest.data.dataset import Clip, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.engine.context import RunContext
-from everest.engine.health import STILL_GUESSING, UNDERFITS, Validations, stays_at_chance
+from everest.engine.health import STILL_GUESSING, UNDERFITS, Validations, chance_warning
 from everest.engine.plan import FEWEST_STEPS
 from everest.engine.setup import set_up_training
 from everest.engine.training import Training
@@ -176,7 +176,7 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
         "best_step": (validations.best or row)["step"],
     }
     training.report({**event, **row})
-    training.warn_once("overfitting", validations.overfits())
+    training.warn_once("overfitting", validations.overfitting_warning())
 
 
 def _validation_row(predictions: Predictions) -> dict[str, float]:
@@ -204,7 +204,7 @@ def _warn_at_chance(stage: Finetuning, step: int) -> None:
         return
     sizes = [head.outputs for head in heads]
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
-    warning = stays_at_chance(
+    warning = chance_warning(
         list(training.step_log.losses),
         sizes,
         lowest=fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes),

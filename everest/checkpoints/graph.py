@@ -171,7 +171,7 @@ class ExportedClassifier(nn.Module):
         settings, classes, clip = (parse_json(metadata[name]) for name in ("settings", "classes", "clip"))
         self.file, self._session = file, session
         self.spec = ModelSpec.from_settings(settings, source=file)
-        self.heads = self.spec.answered
+        self.heads = self.spec.classifier_heads
         self.num_classes = sum(head.outputs for head in self.heads)  # the outputs of all heads
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
         if classes is not None and not self.spec.heads and len(classes) != self.num_classes:

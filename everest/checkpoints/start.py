@@ -234,7 +234,7 @@ def _parts(start: Start, spec: ModelSpec, class_names: list[tuple[str, str]]) ->
 
 def _other_classes(saved: ModelSpec, spec: ModelSpec, class_names: list[tuple[str, str]]) -> str | None:
     heads, wanted = (
-        ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.answered)
+        ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.classifier_heads)
         for model in (saved, spec)
     )
     if heads != wanted:

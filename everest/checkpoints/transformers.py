@@ -184,7 +184,7 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
         trained = f"this model was trained with {counts.visible}"
         check = "check with everest eval --set finetune.selection.keep_ratio=1"
         yield f"transformers encodes all {counts.total} tokens, {trained}; {check}"
-    if spec.kind == "classifier" and any(head.chosen_thresholds for head in spec.answered):
+    if spec.kind == "classifier" and any(head.chosen_thresholds for head in spec.classifier_heads):
         yield "it stores no thresholds; --to onnx states them in `heads`"
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
     if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != TORCH_EPS:

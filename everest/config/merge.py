@@ -179,18 +179,25 @@ class Merged:
             if self.inside(section).keys() - {section}:
                 self._write_default(tag, next(iter(variants.classes)))
             self._drop_unfit(section, self.at(tag), variants)
+        self._choose_budgets()
+        self._drop_idle()
+
+    def _choose_budgets(self) -> None:
+        """Of steps and epochs keep those of the later layer."""
         for stage in TRAINED:
             steps, epochs = self.at((stage, "steps")), self.at((stage, "epochs"))
             if None not in (steps.value, epochs.value) and steps.layer != epochs.layer:
                 earlier = "epochs" if epochs.layer < steps.layer else "steps"
                 self.written[stage, earlier] = Written(None)
+
+    def _drop_idle(self) -> None:
+        """Drop inherited keys that a choice leaves without effect, and report those that were meant."""
         for tag, idle in IDLE.items():
             chosen = self.at(tag)
             named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
             for key in [(*tag[:-1], name) for name in idle(chosen.value)]:
                 written = self.at(key)
-                is_default = written.label != SET and written.value == _USUAL.get(key)
-                if not (written.is_below(chosen) or written.value is None or is_default):
+                if not (written.is_below(chosen) or written.value is None or _is_default(key, written)):
                     text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
                     self.problems.append(f"{self.place(key)}: {text}")
                 self.written.pop(key, None)
@@ -206,8 +213,8 @@ class Merged:
             is_unfit = cls is not None and name not in types
             is_null = written.value is None and not inner and "None" not in types.get(name, "None")
             is_replaced = is_null or is_import_path(chosen.value) or (chosen.value, name) in OWN_SHARES
-            is_default = written.label != SET and written.value == _USUAL.get(key)
-            sets_nothing = is_default or written.value in (None, {})  # a file may list all variants
+            # A file may list the keys of all variants.
+            sets_nothing = _is_default(key, written) or written.value in (None, {})
             if (is_unfit and sets_nothing) or ((is_unfit or is_replaced) and written.is_below(chosen)):
                 del self.written[key]
 
@@ -226,6 +233,11 @@ class Merged:
                 del self.written[key]
         for key, value in _DRAW.items():
             self._write_default(key, value)
+
+
+def _is_default(key: KeyPath, written: Written) -> bool:
+    """Whether a file writes what a key has anyway."""
+    return written.label != SET and written.value == _USUAL.get(key)
 
 
 def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,6 +32,17 @@ _CLASSES = (  # the keys that may name a class of another package
     *((stage, "selection", "strategy") for stage in STAGES),
     ("pretrain", "target", "kind"),
 )
+
+# The name of a recipe, the folder of the same videos, and how these are read and states are saved.
+RESUME_MAY_CHANGE: Final = {
+    "name",
+    "summary",
+    "data.root",
+    "train.workers",
+    "train.data_timeout",
+    "train.save_every",
+    "train.keep_states",
+}
 
 # By pydantic's types of errors; {got} is the value, the other names are from pydantic's own context.
 _MESSAGES = {
@@ -133,6 +144,16 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     return _RECIPE.dump_python(recipe, mode="json")
 
 
+def flat_values(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys with dots, such as `pretrain.base_lr`."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        leaves |= (
+            flat_values(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        )
+    return leaves
+
+
 def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) -> Recipe:
     """A recipe with these sections, and defaults for the others.
 
@@ -206,13 +227,13 @@ def _rising(recipe: Recipe) -> Iterator[str]:
             yield f"{key} ({warmup}) {text}"
 
 
-def _explain(error: ValidationError, section: KeyPath = ()) -> list[tuple[str, str]]:
+def _explain(error: ValidationError, section: KeyPath) -> Problems:
     """The key, with dots, and the message of each problem.
 
     Args:
         section: the one that was validated; empty: a whole recipe.
     """
-    problems: list[tuple[str, str]] = []
+    problems: Problems = []
     listed: set[KeyPath] = set()  # sections whose keys a message has listed
     errors = error.errors(include_url=False)
     for details in errors:
@@ -223,17 +244,7 @@ def _explain(error: ValidationError, section: KeyPath = ()) -> list[tuple[str, s
         key, variant = _yaml_key(location, section)
         got = _quoted(details["input"])
         if kind == "unexpected_keyword_argument":
-            known = known_keys(key[:-1])
-            if is_import_path(variant) and key[:-1] in VARIANTS:
-                cls: Any = named_class(variant, object)
-                known |= {each.name for each in fields(cls)}
-            text = f"unknown key{did_you_mean(key[-1], known)}"
-            if key[-1] in known:
-                tag = ".".join((*key[:-1], VARIANTS[key[:-1]].tag))
-                text = f"has no effect with {tag}={shown(variant)}; leave it out"
-            elif "; known: " in text:
-                text = "unknown key" if key[:-1] in listed else text
-                listed.add(key[:-1])
+            text = _unknown_key(key, variant, listed)
         elif kind == "literal_error":
             text = _unknown_value(details["input"], context["expected"])
         elif kind.startswith("union_tag"):  # of a section whose variants exclude each other
@@ -245,6 +256,28 @@ def _explain(error: ValidationError, section: KeyPath = ()) -> list[tuple[str, s
             text = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=got, **context)
         problems.append((".".join(key), text))
     return problems
+
+
+def _unknown_key(key: KeyPath, variant: str, listed: set[KeyPath]) -> str:
+    """The message about a key that the section, or its variant, does not have.
+
+    Args:
+        listed: sections whose keys a message has listed already; this one may be added.
+    """
+    *outer, name = key
+    section = tuple(outer)
+    known = known_keys(section)
+    if is_import_path(variant) and section in VARIANTS:
+        cls: Any = named_class(variant, object)
+        known |= {each.name for each in fields(cls)}
+    if name in known:
+        tag = ".".join((*section, VARIANTS[section].tag))
+        return f"has no effect with {tag}={shown(variant)}; leave it out"
+    text = f"unknown key{did_you_mean(name, known)}"
+    if "; known: " in text:
+        text = "unknown key" if section in listed else text
+        listed.add(section)
+    return text
 
 
 def _yaml_key(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:

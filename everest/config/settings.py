@@ -24,6 +24,8 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import settings
 from everest.video.pixels import USUAL, PixelStatistics
 
+TrainedSection = PretrainSettings | FinetuneSettings | TokenizerSettings
+
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
@@ -131,8 +133,6 @@ class Recipe:
         return ("pretrain", self.pretrain), ("finetune", self.finetune)
 
     @property
-    def trained_stages(
-        self,
-    ) -> tuple[tuple[str, PretrainSettings | FinetuneSettings | TokenizerSettings], ...]:
+    def trained_stages(self) -> tuple[tuple[str, TrainedSection], ...]:
         """The names and sections of all stages that train."""
         return self.stages if self.tokenizer is None else (*self.stages, ("tokenizer", self.tokenizer))

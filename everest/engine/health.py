@@ -21,7 +21,7 @@ RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest
 FALLEN: Final = 0.95  # and a training loss below this times its value then
 
 
-def stays_at_chance(
+def chance_warning(
     losses: Sequence[float], num_classes: Sequence[int], *, lowest: float, share: float, mixes: bool = False
 ) -> str | None:
     """A warning if the last finite losses are hardly below the loss of guessing, else None.
@@ -105,7 +105,7 @@ class Validations:
             self.best = row
         return is_best
 
-    def overfits(self) -> str | None:
+    def overfitting_warning(self) -> str | None:
         """A warning if the validation loss stays far above its lowest while the training loss falls.
 
         Both are means of the last validations: the loss of few videos jumps from one to the next.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
-from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.config.settings import TrainedSection
+from everest.config.stage_settings import PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.video_model import VideoModel
@@ -54,9 +55,7 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def stage_optimizer(
-    model: nn.Module, section: PretrainSettings | FinetuneSettings | TokenizerSettings
-) -> torch.optim.AdamW:
+def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.AdamW:
     """AdamW over the parameters that a stage trains; those of an encoder may have a scaled learning rate."""
     layer_decay = 1.0 if isinstance(section, TokenizerSettings) else section.layer_decay
     groups = parameter_groups(model, weight_decay=section.weight_decay, layer_decay=layer_decay)

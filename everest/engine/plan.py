@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from everest.config.settings import TrainedSection
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
@@ -87,7 +88,7 @@ class StagePlan:
 
 
 def plan_stage(
-    section: PretrainSettings | FinetuneSettings | TokenizerSettings,
+    section: TrainedSection,
     *,
     num_videos: int,
     processes: int,

@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from everest.config.settings import Recipe
+from everest.config.settings import Recipe, TrainedSection
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
@@ -28,7 +28,7 @@ from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
 from everest.models.memory import WEIGHT_BYTES, PassMemory, count_weights, frozen_bytes, training_bytes
-from everest.models.partial import Stage, choose_trained, frozen_layers, require_start
+from everest.models.partial import choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import free_memory
 from everest.system.files import FIX
@@ -49,7 +49,7 @@ CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
 
 def set_up_training(
     recipe: Recipe,
-    section: Stage,
+    section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
     clips: VideoClips,
     context: RunContext,
@@ -77,7 +77,7 @@ def set_up_training(
         _require_same_videos(context.run, videos)
     plan, memory = _plan(recipe, section, spec, context, len(clips), other_bytes)
     on_cpu = context.accelerator.device.type == "cpu"
-    scarce = memory.check_on_a_cpu(processes=local_processes()) if on_cpu else None
+    scarce = memory.host_memory_warning(processes=local_processes()) if on_cpu else None
     model = _network(recipe, section, spec, start, context, classes)
     training = Training(
         context,
@@ -129,7 +129,7 @@ def _require_same_videos(run: RunFolder, videos: dict[str, Any]) -> None:
 
 def _plan(
     recipe: Recipe,
-    section: Stage,
+    section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
     context: RunContext,
     num_videos: int,
@@ -185,7 +185,7 @@ def _chosen_micro_batch(recipe: Recipe, context: RunContext) -> int | None:
 
 def _network(
     recipe: Recipe,
-    section: Stage,
+    section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
     start: Start | None,
     context: RunContext,
@@ -234,7 +234,7 @@ def _shard(model: nn.Module, accelerator: Accelerator) -> None:
 
 def _header(
     recipe: Recipe,
-    section: Stage,
+    section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
     start: Start | None,
     classes: tuple[str, ...] | None,

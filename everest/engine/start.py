@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
-from everest.config.recipe import dump_recipe, load_recipe, recipe_values
+from everest.config.recipe import RESUME_MAY_CHANGE, dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.tracking import check_tracker, make_tracker
@@ -44,16 +44,6 @@ from everest.system.run_folder import (
 from everest.system.text import is_unicode
 from everest.tokenizer.clips import tokenizer_depends_on
 
-# The name of a recipe, the folder of the same videos, and how these are read and states are saved.
-MAY_CHANGE: Final = {
-    "name",
-    "summary",
-    "data.root",
-    "train.workers",
-    "train.data_timeout",
-    "train.save_every",
-    "train.keep_states",
-}
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 TEACHER: Final = "pretrain.target.teacher"
 SHOWN: Final = 3  # settings that differ, in a message
@@ -65,7 +55,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 
     def find_folder() -> tuple[RunFolder, bool]:
         path = options.folder(recipe.name)
-        resumed = check_output(path, recipe, options)
+        resumed = resumes_run(path, recipe, options)
         if options.resumed_folder is not None and not resumed:
             raise RecipeError(f"--resume {path}: there is no run to resume")
         return RunFolder(path), resumed
@@ -150,7 +140,7 @@ def _summary(training: Training) -> str:
     return f"{text}; {precision}; {training.workers} workers for each process"
 
 
-def check_output(path: Path, recipe: Recipe, options: RunOptions) -> bool:
+def resumes_run(path: Path, recipe: Recipe, options: RunOptions) -> bool:
     """Whether a run into `path` resumes the one that is there. Nothing is written or removed."""
     place = f"--output {path}"
     if not is_unicode(str(path)):
@@ -216,13 +206,13 @@ def _files_read(recipe: Recipe, options: RunOptions) -> list[Path]:
 def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:
     """The settings and options in which the run in the folder differs, each with both values."""
     try:
-        saved = flat(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
+        saved = flat_values(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
     except RecipeError as error:
         raise RecipeError(
             f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
         ) from error
-    given, init = flat(recipe_values(recipe)), options.init
-    may_change = set(MAY_CHANGE)
+    given, init = flat_values(recipe_values(recipe)), options.init
+    may_change = set(RESUME_MAY_CHANGE)
     if options.command == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
@@ -236,11 +226,3 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[st
     saved |= {"--init": run.read_env(INIT), "--decoder": run.read_env(DECODER) if init else None}
     given |= {"--init": init and init.file, "--decoder": init and init.decoder}
     return differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings by their keys with dots, such as `pretrain.base_lr`."""
-    leaves: dict[str, Any] = {}
-    for key, value in values.items():
-        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return leaves

@@ -192,7 +192,8 @@ class StepLog:
 
     def _check_finite(self, step: int, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report an update that was skipped, with its videos; DivergedError if it ends the run."""
-        verdict, skipped = self.nonfinite.judge(figures), self.nonfinite.skipped
+        verdict = self.nonfinite.judge(figures)
+        skipped = self.nonfinite.skipped
         skips_all = skipped == self._plan.steps
         if verdict in ("sound", "overflow") and not skips_all:
             return

@@ -106,7 +106,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     curves |= {key: _curve(x_of_step, probes, key) for key in wanted if key is not None}
     chance = None
     if metric in ("top1", "mean_class_accuracy") and (spec := _spec(run)) and spec.num_classes:
-        chance = 100 / math.prod(head.outputs for head in spec.answered)
+        chance = 100 / math.prod(head.outputs for head in spec.classifier_heads)
     return RunCurves(
         name=name,
         curves={key: curve for key, curve in curves.items() if np.isfinite(curve.y).any()},

@@ -168,10 +168,10 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     """
     selector, device = model.selector, model.mask_token.device
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
-    importance = selector.importance(model.to_input(out.frames), model.measure)
+    importance = selector.importance(model.to_input(out.frames), model.embedding)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
-    strategy, measure = selector.strategy, model.measure
-    return _view(strategy, selector, out.frames, out.selection, importance, measure, predicted)
+    strategy, embedding = selector.strategy, model.embedding
+    return _view(strategy, selector, out.frames, out.selection, importance, embedding, predicted)
 
 
 def embedding_of(
@@ -182,7 +182,7 @@ def embedding_of(
     """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
     if isinstance(model, AdaptiveTokenizer):
         return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)
-    return RawPixels(tubelet, pixels) if model is None else model.measure
+    return RawPixels(tubelet, pixels) if model is None else model.embedding
 
 
 def over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
@@ -224,7 +224,7 @@ def _view(
 def _predicted(model: MaskedAutoencoder, x: Tensor, selection: TokenSelection, prediction: Tensor) -> Tensor:
     """The frames (T, H, W, 3) with the visible tokens as they are and the target as a model predicts it."""
     seen = model.to_input(x)
-    patches = patchify(model.pixels.unnormalize(seen), model.measure.tubelet)[0]  # (N, C, t, p, q)
+    patches = patchify(model.pixels.unnormalize(seen), model.embedding.tubelet)[0]  # (N, C, t, p, q)
     shown = torch.full_like(patches, GRAY)
     shown[selection.target[0]] = model.targets.pixels(prediction, seen, selection.target)[0]
     shown[selection.visible[0]] = patches[selection.visible[0]]

@@ -113,7 +113,7 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
 
     None if a training step runs neither. They come on top of the model's own; none of them are trained.
     """
-    if teacher := spec.run_teacher:
+    if teacher := spec.teacher_in_step:
         return spec.grid.t // teacher.grid.t * count_macs(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return None

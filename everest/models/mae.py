@@ -116,7 +116,7 @@ class MaskedAutoencoder(PretrainingModel):
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
         draws = offered.t > grid.t
         if importance is None and (draws or self.selector.uses_importance):
-            importance = measure(self.selector, self.to_input(frames), self.measure)  # (B, tokens offered)
+            importance = measure(self.selector, self.to_input(frames), self.embedding)  # (B, tokens offered)
         if draws:
             assert isinstance(self.selector, ByImportance)
             assert importance is not None
@@ -125,7 +125,7 @@ class MaskedAutoencoder(PretrainingModel):
             slices = draw_slices(counts, uniform, grid.t)  # (B, t)
             frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
             if self.recompute:
-                importance = measure(self.selector, frames, self.measure)
+                importance = measure(self.selector, frames, self.embedding)
             else:
                 by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
                 importance = gather_tokens(by_slice, slices).flatten(1)  # (B, N)

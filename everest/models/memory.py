@@ -12,6 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from everest.config.settings import TrainedSection
 from everest.errors import EnvironmentProblem
 from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
@@ -19,7 +20,7 @@ from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
-from everest.models.partial import LowRank, Stage, choose_trained, freeze_layers
+from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.live_bytes import peak_bytes
 from everest.system.machine import free_host_memory
@@ -59,7 +60,7 @@ def training_bytes(spec: ModelSpec | TokenizerSpec, bytes_per_value: int, *, fro
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
     else:
         taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen_layers=frozen_layers)
-        if teacher := spec.run_teacher:  # it takes a clip in windows
+        if teacher := spec.teacher_in_step:  # it takes a clip in windows
             taken += spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
     _training_bytes[key] = taken
     return taken
@@ -102,7 +103,7 @@ def frozen_bytes(spec: ModelSpec) -> int:
     Its weights, and of a tokenizer the values of the few windows that it codes at a time, while all that the
     model saves for the backward pass is alive. 0 if a step runs neither.
     """
-    if teacher := spec.run_teacher:
+    if teacher := spec.teacher_in_step:
         return WEIGHT_BYTES * count_weights(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return 0
@@ -139,7 +140,7 @@ class WeightCounts:
         return {"weights": WEIGHT_BYTES * self.total + copies, "gradients": trained, "moments": 2 * trained}
 
 
-def count_weights(spec: ModelSpec | TokenizerSpec, stage: Stage | None = None) -> WeightCounts:
+def count_weights(spec: ModelSpec | TokenizerSpec, stage: TrainedSection | None = None) -> WeightCounts:
     """Count the weights of a model, which get shapes but no memory; without a stage none is frozen."""
     with torch.device("meta"):
         model = (spec if isinstance(spec, TokenizerSpec) else spec.without_files()).build()
@@ -198,7 +199,7 @@ class PassMemory:
         taken = f"a pass of {counted(self.clips, 'clip')} takes about {_gib(self.bytes)} of activations"
         return f"{taken}; try {fix}"
 
-    def check_on_a_cpu(self, *, processes: int) -> str | None:
+    def host_memory_warning(self, *, processes: int) -> str | None:
         """A warning if the run may need more memory than is free; the system would kill it without a message.
 
         Args:

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from everest.config.stage_settings import FinetuneSettings, LoraSettings, PretrainSettings
+from everest.config.settings import TrainedSection
+from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.importance import full_precision
@@ -27,39 +28,38 @@ from everest.models.classifier import VideoClassifier
 from everest.models.video_model import PretrainingModel
 from everest.models.vit import Encoder
 
-Stage = PretrainSettings | FinetuneSettings | TokenizerSettings
 PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
 
 
-def require_start(stage: Stage) -> None:
+def require_start(section: TrainedSection) -> None:
     """Check a stage that starts from new weights."""
-    if not isinstance(stage, TokenizerSettings) and stage.lora.rank:
-        section = "finetune" if isinstance(stage, FinetuneSettings) else "pretrain"
+    if not isinstance(section, TokenizerSettings) and section.lora.rank:
+        name = "finetune" if isinstance(section, FinetuneSettings) else "pretrain"
         raise RecipeError(
-            f"{section}.lora: adapts trained weights, and the encoder starts from new ones; name a "
-            f"checkpoint with --init, or set {section}.lora.rank=0"
+            f"{name}.lora: adapts trained weights, and the encoder starts from new ones; name a "
+            f"checkpoint with --init, or set {name}.lora.rank=0"
         )
-    if isinstance(stage, FinetuneSettings) and stage.freeze not in ("none", "embedding"):
+    if isinstance(section, FinetuneSettings) and section.freeze not in ("none", "embedding"):
         raise RecipeError(
-            f"finetune.freeze: {stage.freeze} keeps trained weights, and the encoder starts from new ones; "
+            f"finetune.freeze: {section.freeze} keeps trained weights, and the encoder starts from new ones; "
             "name a checkpoint with --init, or set finetune.freeze=none"
         )
 
 
-def choose_trained(model: nn.Module, stage: Stage) -> None:
+def choose_trained(model: nn.Module, section: TrainedSection) -> None:
     """Freeze the weights of a model that a stage does not train, and add the stage's adapters.
 
     Weights outside of the encoder are always trained.
     """
-    if isinstance(stage, TokenizerSettings):
+    if isinstance(section, TokenizerSettings):
         return
     assert isinstance(model, PretrainingModel | VideoClassifier)
     encoder = model.encoder
-    if stage.lora.rank:
+    if section.lora.rank:
         encoder.requires_grad_(False)
-        add_adapters(encoder.blocks, stage.lora)
+        add_adapters(encoder.blocks, section.lora)
     else:
-        freeze_layers(encoder, frozen_layers(stage, len(encoder.blocks)))
+        freeze_layers(encoder, frozen_layers(section, len(encoder.blocks)))
 
 
 def freeze_layers(encoder: Encoder, layers: int) -> None:
@@ -71,16 +71,16 @@ def freeze_layers(encoder: Encoder, layers: int) -> None:
             parameter.requires_grad_(id(parameter) in trained)
 
 
-def frozen_layers(stage: Stage | None, depth: int) -> int:
+def frozen_layers(section: TrainedSection | None, depth: int) -> int:
     """The first layers of an encoder that need no backward pass: the embedding, then each of `depth` blocks.
 
     A stage that is None trains nothing, and has no frozen layers.
     """
-    if stage is None or isinstance(stage, TokenizerSettings):
+    if section is None or isinstance(section, TokenizerSettings):
         return 0
-    if stage.lora.rank:
+    if section.lora.rank:
         return 1  # all blocks have adapters
-    return stage.frozen_layers(depth) if isinstance(stage, FinetuneSettings) else 0
+    return section.frozen_layers(depth) if isinstance(section, FinetuneSettings) else 0
 
 
 class LowRank(nn.Module):

@@ -113,7 +113,7 @@ class ModelSpec(Architecture):
         if (self.position_grid is None) == (self.model.positions in INTERPOLATED):
             yield "position_grid: for interpolated positions, and only for these"
         if self.kind == "classifier":
-            heads = self.answered
+            heads = self.classifier_heads
             if self.num_classes is None:
                 yield "num_classes: missing"
             if sum(head.outputs for head in heads) != self.num_classes:
@@ -135,7 +135,7 @@ class ModelSpec(Architecture):
         return self if self.tokenizer is None else replace(self, tokenizer=self.tokenizer.untrained())
 
     @property
-    def answered(self) -> Heads:
+    def classifier_heads(self) -> Heads:
         """The heads of a classifier."""
         heads = named_heads(self.heads or {}) or (Head(task=self.task, outputs=self.num_classes or 0),)
         scaled = []
@@ -151,7 +151,9 @@ class ModelSpec(Architecture):
         if self.kind == "encoder":
             model = VideoEncoder(self, selector=selector)
         elif self.kind == "classifier":
-            model = VideoClassifier(self, selector=selector, heads=self.answered, drop_path=self.drop_path)
+            model = VideoClassifier(
+                self, selector=selector, heads=self.classifier_heads, drop_path=self.drop_path
+            )
         elif self.views is not None:
             model = ViewModel(self, selector=selector, settings=self.views, camera=self.camera)
         else:
@@ -194,7 +196,7 @@ class ModelSpec(Architecture):
         return self.tokenizer is not None and self.target is not None and self.target.cache is None
 
     @property
-    def run_teacher(self) -> ModelSpec | None:
+    def teacher_in_step(self) -> ModelSpec | None:
         """The teacher that a training step runs; with a cache the clips come with their features.
 
         It may take a clip in several windows (everest.checkpoints.frozen).

@@ -61,7 +61,7 @@ class VideoModel(nn.Module):
         return ()
 
     @property
-    def measure(self) -> Embedding:
+    def embedding(self) -> Embedding:
         """The embedding by which the selector measures importance."""
         return self.encoder.patch_embed
 
@@ -135,7 +135,7 @@ class PretrainingModel(VideoModel):
         if noise is None:
             noise = torch.rand(frames.size(0), grid.num_tokens, device=frames.device)
         x = self.to_input(frames)
-        visible = choose(self.selector, x, grid, self.measure, noise[:, : grid.num_tokens]).visible
+        visible = choose(self.selector, x, grid, self.embedding, noise[:, : grid.num_tokens]).visible
         return encoder(x, visible).mean(dim=1)
 
     def with_camera_loss(
@@ -190,7 +190,7 @@ class SelectingModel(VideoModel):
             noise = torch.zeros(frames.size(0), grid.num_tokens, device=frames.device)  # nothing is drawn
         elif keep is not None:
             selector = selector.keeping(keep)
-        ids = choose(selector, self.to_input(frames), grid, self.measure, noise).visible
+        ids = choose(selector, self.to_input(frames), grid, self.embedding, noise).visible
         if ids.size(1) == 0:
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids

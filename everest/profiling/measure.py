@@ -91,7 +91,7 @@ def _step(
     if settings is not None:
         choose_trained(model, settings)
     options: dict[str, Tensor] = {}
-    if spec.run_teacher is not None:
+    if spec.teacher_in_step is not None:
         attach_teacher(model, recipe)
     elif spec.teacher is not None:  # its features come with the clips
         options["values"] = torch.randn(clips, spec.grid.num_tokens, spec.teacher.width, device=device)

@@ -16,11 +16,17 @@ from typing import Any, Final
 
 from everest.checkpoints.start import find_init
 from everest.config.merge import SET
-from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run, recipe_values
+from everest.config.recipe import (
+    RESUME_MAY_CHANGE,
+    dump_recipe,
+    flat_values,
+    load_recipe,
+    recipe_for_run,
+    recipe_values,
+)
 from everest.config.settings import Recipe
 from everest.config.stage_settings import ViewPretrainSettings
 from everest.data.stages import pretrain_key
-from everest.engine.start import MAY_CHANGE, flat
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.stage import find_source
 from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
@@ -48,8 +54,8 @@ _IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
     "probe": ("data.pretrain", "data.val"),
 }
 _DEFAULTS: Final = {  # of both objectives
-    **flat(recipe_values(Recipe(name="views", pretrain=ViewPretrainSettings()))),
-    **flat(recipe_values(Recipe(name="pixels"))),
+    **flat_values(recipe_values(Recipe(name="views", pretrain=ViewPretrainSettings()))),
+    **flat_values(recipe_values(Recipe(name="pixels"))),
     "train.seed": None,  # always part of the identity
 }
 _NO_DEFAULT: Final = object()
@@ -240,14 +246,14 @@ def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict
     Args:
         own_root: whether the arm has a folder of videos of its own. Otherwise the folder may be moved.
     """
-    exempt = MAY_CHANGE - {"data.root"} if own_root else MAY_CHANGE
+    exempt = RESUME_MAY_CHANGE - {"data.root"} if own_root else RESUME_MAY_CHANGE
     ignored = _IGNORES[stage]
     if stage == "pretrain" and recipe.data.pretrain is not None:
         ignored = (*ignored, "data.train")
     sections = tuple(f"{section}." for section in ignored)
     return {
         key: value
-        for key, value in flat(recipe_values(recipe)).items()
+        for key, value in flat_values(recipe_values(recipe)).items()
         if key.startswith(_READS[stage])
         and key not in exempt
         and not f"{key}.".startswith(sections)

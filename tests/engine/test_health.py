@@ -20,7 +20,7 @@ from torch import Tensor
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import Views
-from everest.engine.health import stays_at_chance
+from everest.engine.health import chance_warning
 from everest.engine.step_log import SCALER_LIMIT, SKIP_LIMIT, Nonfinite, WaitWatch
 from everest.errors import DataError
 from everest.lists.sample import Sample
@@ -55,7 +55,7 @@ def test_the_other_losses_of_an_update_must_be_finite_too():
 
 def test_a_loss_near_that_of_guessing_is_recognized():
     def warning(losses: list[float], classes: list[int], **others: Any) -> str | None:
-        return stays_at_chance(losses, classes, **{"lowest": 1.0, "share": 0.2, **others})
+        return chance_warning(losses, classes, **{"lowest": 1.0, "share": 0.2, **others})
 
     assert "2.97, is still near that of guessing, ln(26) = 3.26" in str(warning([2.97] * 5, [26]))
     assert warning([2.97] * 5, [26], share=0.03) is None

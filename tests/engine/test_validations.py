@@ -56,7 +56,7 @@ def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(
     rows = []
     for step, (train, val) in enumerate(losses, start=1):
         rows += [{"step": step, "loss": train}, validation(step, 50.0, val)]
-    warning = by_top1(rows).overfits()
+    warning = by_top1(rows).overfitting_warning()
     assert (warning is not None) == warns
     if warning:
         assert warning.startswith("overfitting: since step 2, the validation loss rose from 1.5 to 1.9, and ")

@@ -128,9 +128,9 @@ def test_a_cpu_is_checked_with_the_weights_of_all_processes(
         with pytest.raises(
             EnvironmentProblem, match=rf"^too little memory: {free}\.00 GiB of memory is free"
         ):
-            memory.check_on_a_cpu(processes=processes)
+            memory.host_memory_warning(processes=processes)
         return
-    warning = memory.check_on_a_cpu(processes=processes)
+    warning = memory.host_memory_warning(processes=processes)
     assert warning is None if told is None else told in str(warning)
 
 

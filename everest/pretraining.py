@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
@@ -16,6 +16,7 @@ from everest.data.stages import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.plan import learning_rate_advice
 from everest.engine.setup import require_same_frozen, set_up_training
+from everest.engine.step_log import RECENT
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
 from everest.models.mae import MaskedAutoencoder
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 # Our choice: as many steps in a row with projections that spread less (everest.models.views).
 COLLAPSED_STEPS: Final = 50
 LEAST_SPREAD: Final = 0.02
-MEANT: Final = 50  # our choice: steps of which the metrics at the end are means
 NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, little is learned
 
 
@@ -135,27 +135,25 @@ class Pretraining:
                     _show_reconstruction(training)
                 training.save_if_due()
                 training.stop_if_asked()
-        _summarize(self)
+        if training.step_log.losses:
+            training.notice(self._closing_text(training.step_log.losses))
 
-
-def _summarize(stage: Pretraining) -> None:
-    """Compare the loss with that of tubelets of one color: normalized targets have a variance of about 1."""
-    training = stage.training
-    model, losses = training.state.trained_model, training.step_log.losses
-    if not losses:
-        return
-    loss = fmean(losses)
-    text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
-    if not isinstance(model, MaskedAutoencoder):
-        text = "; ".join([text, *_views_texts(training)])
-    elif (guess := model.targets.loss_of_one_color) is not None and not model.camera_weight:
+    def _closing_text(self, losses: Sequence[float]) -> str:
+        """Compares the last losses with that of one color: normalized targets have a variance of about 1."""
+        training = self.training
+        model, loss = training.state.trained_model, fmean(losses)
+        text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
+        if not isinstance(model, MaskedAutoencoder):
+            return "; ".join([text, *_views_texts(training)])
+        guess = model.targets.loss_of_one_color
+        if guess is None or model.camera_weight:
+            return text
         text += f"; predicting each tubelet's mean color gives about {guess:g}"
-        checked = stage.prober is not None and stage.prober.watches_loss
-        if loss > NEAR_MEAN * guess and not checked:  # probes compare with a better reference
-            advice = learning_rate_advice(training.plan, new_weights=training.context.options.init is None)
-            advice = advice or "try more steps or another base_lr"
-            text = f"warning: {text}: little is learned; {advice}"
-    training.notice(text)
+        checked = self.prober is not None and self.prober.watches_loss  # against a better reference
+        if loss <= NEAR_MEAN * guess or checked:
+            return text
+        advice = learning_rate_advice(training.plan, new_weights=training.context.options.init is None)
+        return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
 
 
 def _views_texts(training: Training) -> list[str]:
@@ -169,7 +167,7 @@ def _views_texts(training: Training) -> list[str]:
         "view_spread": "projection spread {:.2f} (maximum 1)",
         "camera_loss": "camera motion error {:.2f} (guessing: 1)",
     }
-    values = {name: [row[name] for row in rows[-MEANT:] if row.get(name) is not None] for name in texts}
+    values = {name: [row[name] for row in rows[-RECENT:] if row.get(name) is not None] for name in texts}
     return [texts[name].format(fmean(of_steps)) for name, of_steps in values.items() if of_steps]
 
 

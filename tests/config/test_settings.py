@@ -16,12 +16,9 @@ from everest.config.settings import DataSettings, ModelSettings, TrainSettings
 from everest.config.sizes import BACKBONES
 from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
+from everest.methods.strategies import STRATEGIES
 from everest.system.run_folder import default_folder
 
-STRATEGIES = (
-    "all, drawn, frame, frame-difference, learned-importance, random, redundancy-robust, running-cell, "
-)
-STRATEGIES += "tube, tube-dropout"
 FREEZE = "must be none, encoder, embedding or first:N, such as first:6, not {}"
 BAD_VALUES = [
     ("data.size=0", "must be a number of pixels up to 16384 or [height, width], not 0"),
@@ -54,7 +51,7 @@ BAD_VALUES = [
     ("pretrain.frame_selection.alpha=0.9", "must be at least 1.0, not 0.9"),
     ("pretrain.selection=3", "must be a mapping of keys, not 3"),
     ("pretrain.selection.strategy=tub", "unknown value 'tub'; did you mean 'tube'?"),
-    ("pretrain.selection.strategy=null", f"known: {STRATEGIES}"),
+    ("pretrain.selection.strategy=null", f"known: {', '.join(sorted(STRATEGIES))}"),
     ("pretrain.selection=$HOME", "must be a mapping of keys, not '$HOME'"),
     ("pretrain.selection.strategy=[tube]", "unknown value [\"tube\"]; did you mean 'tube'?"),
     ("pretrain.selection.keep_ratio=true", "must be a number, not true"),

@@ -55,6 +55,8 @@ def test_a_model_knows_its_clips_and_classes(classifier: VideoClassifier, clip_f
         assert classifier(x).shape == (1, 2)
     given = everest.read_clip(video, like=classifier, frames=6, stride=3, size=16)  # win over the model
     assert torch.equal(given, everest.read_clip(video, frames=6, stride=3, size=16))
+    with pytest.raises(ValueError, match="stride must be at least 1, not 0"):
+        everest.read_clip(video, like=classifier, stride=0)
 
 
 def test_an_autoencoder_knows_the_clips_of_pre_training(autoencoder_run: Path, clip_files: Path):

@@ -237,7 +237,7 @@ def find_header(
         list(columns.values()).count(GROUP_COLUMN) > 1
     ):  # only the one of exactly this name; others are ignored
         columns = {field: field if name == GROUP_COLUMN else name for field, name in columns.items()}
-    classes = [column for column in columns if _plain(column) in CLASS_NAMES]
+    classes = [column for column in written if _plain(column) in CLASS_NAMES]
     if len(classes) == 1 and not any(map(_holds_labels, columns.values())):
         columns[classes[0]] = "label"
     for key, (option, column) in chosen.items():

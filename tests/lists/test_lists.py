@@ -386,6 +386,7 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
         ("video,action,x", {"group_column": "action"}, r"^--group column:action: holds the labels in .*:1"),
         ("path,x,y", {"class_column": "x", "group_column": "x"}, r"^--group column:x: holds the labels"),
         ("path,label.s,x", {"group_column": "label.s"}, r"^--group column:label\.s: holds the labels"),
+        ("path,class,class", {"group_column": "class"}, r"needs the column 'path', and every column once"),
         ("path,label,x", {"class_column": "y"}, r"^--class-column y: no such column in .*sheet\.csv:1"),
         ("a.mp4,1,2", {"class_column": "y"}, r"^--class-column y: no such column in .*sheet\.csv:1$"),
     ],

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.data.cache import frame_bytes
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
 from everest.video.file import inspect_video
@@ -118,6 +117,7 @@ def segment(sample: Sample) -> tuple[int, int]:
     return first, end - first
 
 
-def segment_bytes(sample: Sample, channels: int = 3) -> int:
-    """Returns the bytes of all frames of a sample."""
-    return frame_bytes(sample.video, segment(sample)[1], channels)
+def frame_bytes(video: Video, frames: int, channels: int = 3) -> int:
+    """Returns the bytes of a number of frames of a video."""
+    info = probe(video)
+    return frames * info.height * info.width * channels

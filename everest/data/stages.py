@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from typing import Any, Final, Literal
+from itertools import chain, repeat
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import cache_folder, open_cache
 from everest.data.dataset import VideoClips
-from everest.data.footage import footage_of, segment, segment_bytes
+from everest.data.footage import footage_of, segment
 from everest.data.regions import largest_region
 from everest.data.views import (
     EvalViews,
@@ -216,13 +216,15 @@ def clips_of(
         training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
     """
     data = recipe.data
+    # Here, as every command and function of Python makes its clips before it looks at a video.
     with suppress(RuntimeError):  # a user without a home
         keep_indexes(cache_folder() / "indexes")
-    distinct = {sample.video_id: sample for sample in samples.samples}
-    repeated, notices = samples.samples, ()
-    if training and data.clips_per_video != 1:
+    distinct = list({sample.video_id: sample for sample in samples.samples}.values())
+    repeated, notices, each = samples.samples, (), data.clips_per_video
+    if training and each != 1:
         # Choices about a sample follow from its place in the list: each repetition shows another window.
-        repeated = repeat_samples(samples.samples, data.clips_per_video)
+        counts = [num_clips(sample) if each == "auto" else each for sample in repeated]
+        repeated = tuple(chain.from_iterable(map(repeat, repeated, counts)))
         notices = (
             f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch",
         )
@@ -233,11 +235,7 @@ def clips_of(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
-        cache=open_cache(
-            data.cache if cached else "none",
-            list(distinct.values()),
-            partial(segment_bytes, channels=data.channels),
-        ),
+        cache=open_cache(data.cache if cached else "none", distinct, channels=data.channels),
         notices=notices,
     )
 
@@ -253,17 +251,11 @@ def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoCli
     return replace(clips, make_views=replace(views, region=largest_region(views.size)))
 
 
-def repeat_samples(samples: Sequence[Sample], clips: int | Literal["auto"]) -> tuple[Sample, ...]:
-    """Returns each sample as often as it gives clips in an epoch.
-
-    Args:
-        clips: of each sample; auto: one for every ten seconds, rounded, at least one.
-    """
-    return tuple(sample for sample in samples for _ in range(num_clips(sample) if clips == "auto" else clips))
-
-
 def num_clips(sample: Sample) -> int:
-    """Returns the clips of a sample by its duration; one if it is unreadable, or has no frame rate."""
+    """Returns the clips of a sample in an epoch: one for every ten seconds, rounded, at least one.
+
+    One, too, if it is unreadable, or has no frame rate.
+    """
     try:
         if sample.start is not None and sample.end is not None:
             seconds = sample.end - sample.start
@@ -274,10 +266,13 @@ def num_clips(sample: Sample) -> int:
     return max(round(seconds / CLIP_SECONDS), 1)
 
 
-def padding_notice(clips: VideoClips) -> str | None:
-    """Returns a line about videos shorter than a clip, whose last frame is repeated; None if there are none.
+def examine_lengths(clips: VideoClips) -> str | None:
+    """Read the lengths of some videos of a list, of up to 64 and not of those of a storage.
 
-    Some videos of the list are examined, not those of a storage. DataError if none of them can be read.
+    Returns:
+        A line about videos shorter than a clip, whose last frame is repeated; None if there are none.
+    Raises:
+        DataError: none of them can be read.
     """
     views, samples = clips.make_views, clips.samples
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video

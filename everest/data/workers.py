@@ -106,19 +106,16 @@ class Workers(Generic[Task, Result]):
             if not ready:
                 raise TimeoutError
             for connection in [each for each in self._processes if each in ready]:
-                self._receive(connection)
+                try:
+                    done, result = connection.recv()
+                except (EOFError, OSError):
+                    raise self._explain(connection) from None
+                self._results[done] = result
+                self._under_way[connection].remove(done)
         result = self._results.pop(number)
         if isinstance(result, Exception):
             raise result
         return result
-
-    def _receive(self, connection: Connection) -> None:
-        try:
-            number, result = connection.recv()
-        except (EOFError, OSError):
-            raise self._explain(connection) from None
-        self._results[number] = result
-        self._under_way[connection].remove(number)
 
     def _explain(self, connection: Connection) -> EnvironmentProblem:
         """The reason why a worker closed its connection."""

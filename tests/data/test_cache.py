@@ -13,7 +13,6 @@ from small_runs import RECIPE, metrics, run
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, enter, open_cache
 from everest.data.dataset import VideoClips
-from everest.data.footage import segment_bytes
 from everest.data.loader import batches, make_loader
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
@@ -111,14 +110,14 @@ def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_d
     monkeypatch.setenv("EVEREST_CACHE", str(small_disk))
     names = [str(shutil.copy(video, tmp_path / f"{i}.mp4")) for i in range(8)]  # 288 KiB each, decoded
     videos = [Sample(path=name) for name in names]
-    assert open_cache("disk", videos[:6], segment_bytes) == FrameCache(small_disk / "frames")
+    assert open_cache("disk", videos[:6]) == FrameCache(small_disk / "frames")
     with pytest.raises(EnvironmentProblem, match=r"8 videos need about .* GiB, .* GiB free; use 'none'"):
-        open_cache("disk", videos, segment_bytes)
+        open_cache("disk", videos)
     segments = [Sample(path=name, start_frame=8, end_frame=20) for name in names]  # 108 KiB each
-    assert open_cache("disk", segments, segment_bytes) == FrameCache(small_disk / "frames")
+    assert open_cache("disk", segments) == FrameCache(small_disk / "frames")
     parts = [Sample(path=names[0], start_frame=first) for first in range(12)]
     with pytest.raises(EnvironmentProblem, match=r"12 videos need about"):  # as many segments of one
-        open_cache("disk", parts, segment_bytes)
+        open_cache("disk", parts)
 
 
 def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
@@ -133,9 +132,10 @@ def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
 PROGRAM = """
 import sys
 from everest.data.cache import open_cache
-videos = [sys.argv[1:], lambda path: 0]
-open_cache("memory", *videos)  # of the videos to train on; the next is of those to validate on
-kept = open_cache("memory", *videos)
+from everest.lists.sample import Sample
+videos = [Sample(path=sys.argv[1])]
+open_cache("memory", videos)  # of the videos to train on; the next is of those to validate on
+kept = open_cache("memory", videos)
 kept.read(sys.argv[1], [1], span=(0, 32), decoder="auto")
 print(kept.folder, len(list(kept.folder.glob("*.npy"))))
 """

@@ -99,7 +99,7 @@ def unlabeled_clips(
     """Returns clips of the videos of `data.KEY`, without their labels; `training`: as in `clips_of`."""
     samples = read_stage(recipe.data, key, labeled=False)
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=training)
-    return replace(clips, notices=_given(samples.notice, *clips.notices))
+    return replace(clips, notices=tuple(filter(None, (samples.notice, *clips.notices))))
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -121,7 +121,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True, training=True)
-    notices = _given(samples.notice, unused_validation(data), *clips.notices)
+    notices = tuple(filter(None, (samples.notice, unused_validation(data), *clips.notices)))
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
     weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
     return replace(clips, notices=notices, heads=classes.heads, sample_weights=weights), classes
@@ -188,10 +188,6 @@ def _shared(
         "fps": data.fps,
         "channels": data.channels,
     }
-
-
-def _given(*notices: str | None) -> tuple[str, ...]:
-    return tuple(text for text in notices if text is not None)
 
 
 def clip_grid(recipe: Recipe) -> TokenGrid:

@@ -237,7 +237,8 @@ def _read(
     wanted = numbers.tolist()
     if cache is None:
         return read_frames(sample.video, wanted, decoder=decoder, channels=channels)
-    return cache.read(sample.video, wanted, span=footage.span, decoder=decoder, channels=channels)
+    span = footage.first, footage.length
+    return cache.read(sample.video, wanted, span=span, decoder=decoder, channels=channels)
 
 
 def _size(clip: Tensor) -> Size:

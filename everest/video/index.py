@@ -181,17 +181,15 @@ class CountedIndex:
     def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
         """Split the numbers of `wanted` frames (rising) at the entries, see `StampedIndex.runs`."""
         entries = np.searchsorted(self.entry_frames, wanted, side="right") - 1
-        return [(self._entry(entry), run) for entry, run in _runs(entries, wanted)]
+        columns = (self.entry_seeks, self.entry_packets, self.entry_marks)
+        return [
+            (Entry(*(int(column[entry]) for column in columns)) if entry >= 0 else None, run)
+            for entry, run in _runs(entries, wanted)
+        ]
 
     def skips(self, wanted: list[int]) -> dict[str, Any]:
         """No frame is skipped: a place depends on all frames before it."""
         return {}
-
-    def _entry(self, number: int) -> Entry | None:
-        if number < 0:
-            return None
-        of = (self.entry_seeks, self.entry_packets, self.entry_marks)
-        return Entry(*(int(array[number]) for array in of))
 
 
 FrameIndex = StampedIndex | CountedIndex

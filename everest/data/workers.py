@@ -64,16 +64,13 @@ class Workers(Generic[Task, Result]):
         self._under_way: dict[Connection, list[int]] = {}  # the numbers of its tasks, in order
         atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
         for _ in range(number):
-            self._start()
-
-    def _start(self) -> None:
-        connection, child = multiprocessing.Pipe()
-        process = multiprocessing.Process(
-            target=_serve, args=(child, self._work), daemon=True, name="everest reader"
-        )
-        process.start()
-        child.close()  # or its end would not be noticed
-        self._processes[connection], self._under_way[connection] = process, []
+            connection, child = multiprocessing.Pipe()
+            process = multiprocessing.Process(
+                target=_serve, args=(child, work), daemon=True, name="everest reader"
+            )
+            process.start()
+            child.close()  # or its end would not be noticed
+            self._processes[connection], self._under_way[connection] = process, []
 
     @property
     def has_room(self) -> bool:

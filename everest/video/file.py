@@ -103,10 +103,9 @@ def keep_indexes(folder: Path | None) -> None:
 def inspect_video(path: Video) -> VideoFile:
     """Index a file and decode its first frame; cached until the file changes."""
     try:
-        size, changing = video_version(path)
+        return _inspect(path, *video_version(path))
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
-    return _inspect(path, size, changing)
 
 
 def clear_video_cache() -> None:
@@ -120,10 +119,7 @@ def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     if not _kept or isinstance(path, Member) or not changing:  # a storage may state no version
         return _read_facts(path)
     (folder,) = _kept
-    try:
-        file = file_of_facts(folder, path)
-    except OSError as error:
-        raise VideoError(path, error.strerror or str(error)) from error
+    file = file_of_facts(folder, path)
     with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
         return _unpacked(zlib.decompress(file.read_bytes()))
     facts = _read_facts(path)

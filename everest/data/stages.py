@@ -212,7 +212,7 @@ def clips_of(
         training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
     """
     data = recipe.data
-    # Here, as every command and function of Python makes its clips before it looks at a video.
+    # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
     with suppress(RuntimeError):  # a user without a home
         keep_indexes(cache_folder() / "indexes")
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 import numpy as np
 import psutil
@@ -24,9 +24,11 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from everest.data.footage import frame_bytes, segment
 from everest.errors import EnvironmentProblem
+from everest.lists.sample import Sample
 from everest.system.machine import free_host_memory
-from everest.video.reader import VideoError, probe, read_frames, video_files
+from everest.video.reader import VideoError, read_frames, video_files
 from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
@@ -36,7 +38,6 @@ SHARE: Final = 0.9  # of the free space that may be filled
 PROBED: Final = 16  # videos or segments from which the size of all is estimated
 
 Span = tuple[int, int]  # index of the first frame, number of frames
-Sample = TypeVar("Sample")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,14 +87,9 @@ def cache_folder() -> Path:
 
 
 def open_cache(
-    kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], bytes_of: Callable[[Sample], int]
+    kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], *, channels: int = 3
 ) -> FrameCache | None:
-    """Opens the cache that `data.cache` names.
-
-    Args:
-        samples: videos, or segments of them, without repetitions.
-        bytes_of: returns the bytes of the frames of one (`frame_bytes`), or raises VideoError.
-    """
+    """Opens the cache that `data.cache` names for samples without repetitions."""
     if kind == "none":
         return None
     if kind == "memory":
@@ -109,7 +105,7 @@ def open_cache(
         sizes = []
         for sample in samples[:: max(len(samples) // PROBED, 1)]:
             with suppress(VideoError):  # reported when it is read
-                sizes.append(bytes_of(sample))
+                sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
         needed = len(samples) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
@@ -150,12 +146,6 @@ def enter(folder: Path) -> Callable[[], None]:
                         file.unlink(missing_ok=True)  # a reader of a killed run may rename it
 
     return leave
-
-
-def frame_bytes(path: Video, frames: int, channels: int = 3) -> int:
-    """Returns the bytes of a number of frames of a video."""
-    info = probe(path)
-    return frames * info.height * info.width * channels
 
 
 def _save(file: Path, frames: np.ndarray) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.data.cache import frame_bytes
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
 from everest.video.file import inspect_video
@@ -43,10 +42,6 @@ class Timeline:
             last = float(seconds[-1] - seconds[-2])
         return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (video.info.fps or 1)))
 
-    def after(self, frame: int) -> float:
-        """The seconds at which a frame is shown; those at which the last ends if there is no such frame."""
-        return float(self.seconds[frame]) if frame < self.seconds.size else self.end
-
     def numbers(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
         """The frames of a timeline that starts at frame `first` and covers `length` frames of the file.
 
@@ -58,7 +53,7 @@ class Timeline:
         """
         after = first + length
         seconds = self.seconds[first:after] - self.seconds[first]
-        end = self.after(after) - self.seconds[first]
+        end = (self.seconds[after] if after < self.seconds.size else self.end) - self.seconds[first]
         middles = (seconds[1:] + seconds[:-1]) / 2  # at a middle, both frames are equally near
         wanted = np.arange(num_timeline_frames(end, fps)) / fps
         return first + np.searchsorted(middles, wanted - TOLERANCE)
@@ -81,11 +76,6 @@ class Footage:
     def num_frames(self) -> int:
         """J."""
         return self.length if self.shown is None else self.shown.size
-
-    @property
-    def span(self) -> tuple[int, int]:
-        """The first frame in the file, and the number of frames of the file."""
-        return self.first, self.length
 
     def numbers(self, ids: FrameIds) -> FrameIds:
         """The numbers in the file of the frames `ids`, each from 0 to J - 1."""
@@ -118,6 +108,7 @@ def segment(sample: Sample) -> tuple[int, int]:
     return first, end - first
 
 
-def segment_bytes(sample: Sample, channels: int = 3) -> int:
-    """Returns the bytes of all frames of a sample."""
-    return frame_bytes(sample.video, segment(sample)[1], channels)
+def frame_bytes(video: Video, frames: int, channels: int = 3) -> int:
+    """Returns the bytes of a number of frames of a video."""
+    info = probe(video)
+    return frames * info.height * info.width * channels

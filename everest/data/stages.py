@@ -9,8 +9,8 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
-from typing import Any, Final, Literal
+from itertools import chain, repeat
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import cache_folder, open_cache
 from everest.data.dataset import VideoClips
-from everest.data.footage import footage_of, segment, segment_bytes
+from everest.data.footage import footage_of, segment
 from everest.data.regions import largest_region
 from everest.data.views import (
     EvalViews,
@@ -99,7 +99,7 @@ def unlabeled_clips(
     """Returns clips of the videos of `data.KEY`, without their labels; `training`: as in `clips_of`."""
     samples = read_stage(recipe.data, key, labeled=False)
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=training)
-    return replace(clips, notices=_given(samples.notice, *clips.notices))
+    return replace(clips, notices=tuple(filter(None, (samples.notice, *clips.notices))))
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -121,7 +121,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True, training=True)
-    notices = _given(samples.notice, unused_validation(data), *clips.notices)
+    notices = tuple(filter(None, (samples.notice, unused_validation(data), *clips.notices)))
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
     weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
     return replace(clips, notices=notices, heads=classes.heads, sample_weights=weights), classes
@@ -190,10 +190,6 @@ def _shared(
     }
 
 
-def _given(*notices: str | None) -> tuple[str, ...]:
-    return tuple(text for text in notices if text is not None)
-
-
 def clip_grid(recipe: Recipe) -> TokenGrid:
     """Returns the grid of the tokens of a clip."""
     data = recipe.data
@@ -216,13 +212,15 @@ def clips_of(
         training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
     """
     data = recipe.data
+    # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
     with suppress(RuntimeError):  # a user without a home
         keep_indexes(cache_folder() / "indexes")
-    distinct = {sample.video_id: sample for sample in samples.samples}
-    repeated, notices = samples.samples, ()
-    if training and data.clips_per_video != 1:
+    distinct = list({sample.video_id: sample for sample in samples.samples}.values())
+    repeated, notices, each = samples.samples, (), data.clips_per_video
+    if training and each != 1:
         # Choices about a sample follow from its place in the list: each repetition shows another window.
-        repeated = repeat_samples(samples.samples, data.clips_per_video)
+        counts = [num_clips(sample) if each == "auto" else each for sample in repeated]
+        repeated = tuple(chain.from_iterable(map(repeat, repeated, counts)))
         notices = (
             f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch",
         )
@@ -233,11 +231,7 @@ def clips_of(
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
-        cache=open_cache(
-            data.cache if cached else "none",
-            list(distinct.values()),
-            partial(segment_bytes, channels=data.channels),
-        ),
+        cache=open_cache(data.cache if cached else "none", distinct, channels=data.channels),
         notices=notices,
     )
 
@@ -253,17 +247,11 @@ def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoCli
     return replace(clips, make_views=replace(views, region=largest_region(views.size)))
 
 
-def repeat_samples(samples: Sequence[Sample], clips: int | Literal["auto"]) -> tuple[Sample, ...]:
-    """Returns each sample as often as it gives clips in an epoch.
-
-    Args:
-        clips: of each sample; auto: one for every ten seconds, rounded, at least one.
-    """
-    return tuple(sample for sample in samples for _ in range(num_clips(sample) if clips == "auto" else clips))
-
-
 def num_clips(sample: Sample) -> int:
-    """Returns the clips of a sample by its duration; one if it is unreadable, or has no frame rate."""
+    """Returns the clips of a sample in an epoch: one for every ten seconds, rounded, at least one.
+
+    One, too, if it is unreadable, or has no frame rate.
+    """
     try:
         if sample.start is not None and sample.end is not None:
             seconds = sample.end - sample.start
@@ -274,10 +262,13 @@ def num_clips(sample: Sample) -> int:
     return max(round(seconds / CLIP_SECONDS), 1)
 
 
-def padding_notice(clips: VideoClips) -> str | None:
-    """Returns a line about videos shorter than a clip, whose last frame is repeated; None if there are none.
+def examine_lengths(clips: VideoClips) -> str | None:
+    """Read the lengths of some videos of a list, of up to 64 and not of those of a storage.
 
-    Some videos of the list are examined, not those of a storage. DataError if none of them can be read.
+    Returns:
+        A line about videos shorter than a clip, whose last frame is repeated; None if there are none.
+    Raises:
+        DataError: none of them can be read.
     """
     views, samples = clips.make_views, clips.samples
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video

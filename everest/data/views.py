@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 import numpy as np
 import torch
+from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.data.cache import FrameCache, frame_bytes
+from everest.data.cache import FrameCache
 from everest.data.crops import (
     NO_BOX,
     Box,
@@ -30,7 +31,7 @@ from everest.data.crops import (
     resize,
     view_boxes,
 )
-from everest.data.footage import Footage, footage_of
+from everest.data.footage import Footage, footage_of, frame_bytes
 from everest.data.frames import FrameIds, sampling
 from everest.lists.sample import Sample
 from everest.video.reader import frames_in_order, read_frames
@@ -81,11 +82,11 @@ class StageViews:
         return self.num_views, self.frames, *self.region, self.channels
 
     def decoded(
-        self, sample: Sample, choose: Callable[[int, int, int], FrameIds], decoder: str, cache: Cache = None
+        self, sample: Sample, decoder: str, cache: Cache, choose: Callable[..., FrameIds], *draws: Generator
     ) -> Tensor:
-        """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride)` selects."""
+        """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *draws)` selects."""
         footage = footage_of(sample, self.fps)
-        numbers = footage.numbers(choose(footage.num_frames, self.frames, self.stride))
+        numbers = footage.numbers(choose(footage.num_frames, self.frames, self.stride, *draws))
         return _read(sample, footage, numbers, self.channels, decoder, cache)
 
     def _resized(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> Views:
@@ -125,7 +126,7 @@ class PretrainViews(StageViews):
         return self.views_per_decode
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
+        self, sample: Sample, rng: Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         window, count = sampling(self.sampling).pretrain, self.views_per_decode
         if self.compared:
@@ -135,8 +136,7 @@ class PretrainViews(StageViews):
             video = _read(sample, footage, numbers, self.channels, decoder, cache)  # (F, H, W, C)
             clips = [video[place] for place in torch.from_numpy(positions.reshape(count, self.frames))]
         else:
-            choose = lambda of, frames, stride: window(of, frames, stride, rng)  # noqa: E731
-            clips = [self.decoded(sample, choose, decoder, cache)] * count
+            clips = [self.decoded(sample, decoder, cache, window, rng)] * count
         flips, crops = None, []
         for clip in clips:
             if self.crop_area is None:
@@ -159,12 +159,9 @@ class FinetuneViews(StageViews):
     erasing: float  # probability
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
+        self, sample: Sample, rng: Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        window = sampling(self.sampling).finetune
-        clip = self.decoded(
-            sample, lambda of, frames, stride: window(of, frames, stride, rng), decoder, cache
-        )
+        clip = self.decoded(sample, decoder, cache, sampling(self.sampling).finetune, rng)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
@@ -178,9 +175,9 @@ class ValidationViews(StageViews):
     """The middle of the video, the center of the frame: deterministic, unlike the released programs."""
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
+        self, sample: Sample, rng: Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
-        clip = self.decoded(sample, sampling(self.sampling).center, decoder, cache)
+        clip = self.decoded(sample, decoder, cache, sampling(self.sampling).center)
         covering = covering_size(_size(clip), self.size)
         view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
         return _stacked([view], out)
@@ -202,7 +199,7 @@ class EvalViews(StageViews):
         return self.frames * self.stride / (self.fps or fps)
 
     def __call__(
-        self, sample: Sample, rng: np.random.Generator, decoder: str, cache: Cache = None, out: Out = None
+        self, sample: Sample, rng: Generator, decoder: str, cache: Cache = None, out: Out = None
     ) -> Views:
         footage = footage_of(sample, self.fps)
         needed, positions = np.unique(self.windows(footage), return_inverse=True)  # (F,), (clips, T)
@@ -240,7 +237,8 @@ def _read(
     wanted = numbers.tolist()
     if cache is None:
         return read_frames(sample.video, wanted, decoder=decoder, channels=channels)
-    return cache.read(sample.video, wanted, span=footage.span, decoder=decoder, channels=channels)
+    span = footage.first, footage.length
+    return cache.read(sample.video, wanted, span=span, decoder=decoder, channels=channels)
 
 
 def _size(clip: Tensor) -> Size:

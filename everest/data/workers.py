@@ -64,16 +64,13 @@ class Workers(Generic[Task, Result]):
         self._under_way: dict[Connection, list[int]] = {}  # the numbers of its tasks, in order
         atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
         for _ in range(number):
-            self._start()
-
-    def _start(self) -> None:
-        connection, child = multiprocessing.Pipe()
-        process = multiprocessing.Process(
-            target=_serve, args=(child, self._work), daemon=True, name="everest reader"
-        )
-        process.start()
-        child.close()  # or its end would not be noticed
-        self._processes[connection], self._under_way[connection] = process, []
+            connection, child = multiprocessing.Pipe()
+            process = multiprocessing.Process(
+                target=_serve, args=(child, work), daemon=True, name="everest reader"
+            )
+            process.start()
+            child.close()  # or its end would not be noticed
+            self._processes[connection], self._under_way[connection] = process, []
 
     @property
     def has_room(self) -> bool:
@@ -106,19 +103,16 @@ class Workers(Generic[Task, Result]):
             if not ready:
                 raise TimeoutError
             for connection in [each for each in self._processes if each in ready]:
-                self._receive(connection)
+                try:
+                    done, result = connection.recv()
+                except (EOFError, OSError):
+                    raise self._explain(connection) from None
+                self._results[done] = result
+                self._under_way[connection].remove(done)
         result = self._results.pop(number)
         if isinstance(result, Exception):
             raise result
         return result
-
-    def _receive(self, connection: Connection) -> None:
-        try:
-            number, result = connection.recv()
-        except (EOFError, OSError):
-            raise self._explain(connection) from None
-        self._results[number] = result
-        self._under_way[connection].remove(number)
 
     def _explain(self, connection: Connection) -> EnvironmentProblem:
         """The reason why a worker closed its connection."""

@@ -20,7 +20,7 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
 from everest.data.ring import few_workers_notice, require_shared_memory
-from everest.data.stages import fingerprint, padding_notice
+from everest.data.stages import examine_lengths, fingerprint
 from everest.engine.context import RunContext
 from everest.engine.network import Network, stage_optimizer
 from everest.engine.plan import StagePlan, plan_stage, plan_warnings
@@ -70,7 +70,7 @@ def set_up_training(
     if start is None:
         require_start(section)
     if not context.resumed:
-        context.notices((*clips.notices, padding_notice(clips)))
+        context.notices((*clips.notices, examine_lengths(clips)))
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from math import inf
-from pathlib import Path
-from typing import IO, Final, NamedTuple, cast
+from typing import BinaryIO, Final, NamedTuple
 
 import av
 import numpy as np
@@ -16,7 +14,7 @@ from av import VideoStream
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from everest.video.source import Video, decoder_input, video_version
+from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import open_stream, packets
 
 ASF_FILE: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # the object with the size of the file
@@ -33,17 +31,10 @@ CUT_SECONDS: Final = 1.0
 CUT_SHARE: Final = 0.1
 
 
-@contextmanager
-def _opened(path: Video) -> Iterator[IO[bytes]]:
-    source = decoder_input(path)
-    with Path(source).open("rb") if isinstance(source, str) else source as file:
-        yield cast("IO[bytes]", file)
-
-
 def is_cut(path: Video) -> bool:
     """Whether a file ends early: of ISO media, Matroska, AVI, ASF, FLV, TS, Ogg, GIF, MXF; else False."""
     size = video_version(path)[0]
-    with _opened(path) as file:
+    with open_bytes(path) as file:
         begin = file.read(4096)
         if begin[4:8] == b"ftyp":
             return _cut_box(file, size)
@@ -77,7 +68,7 @@ def is_cut(path: Video) -> bool:
         return at >= 0 and int.from_bytes(begin[at + 40 : at + 48], "little") > size
 
 
-def _cut_box(file: IO[bytes], size: int) -> bool:
+def _cut_box(file: BinaryIO, size: int) -> bool:
     """Whether the last box is incomplete and has frames, or the boxes of a fragmented file break off."""
     at, is_fragmented = 0, False
     while at < size:
@@ -95,7 +86,7 @@ def _cut_box(file: IO[bytes], size: int) -> bool:
     return False
 
 
-def _cut_element(file: IO[bytes], size: int) -> bool:
+def _cut_element(file: BinaryIO, size: int) -> bool:
     """Whether the last element of Matroska is incomplete. An element of unknown length is entered."""
     at = 0
     while at < size:
@@ -136,7 +127,7 @@ def pes_state(path: Video, position: int | None) -> PesState:
     if position is None:
         return PesState(False, False)
     number, is_filled, identity = -1, False, -1
-    with _opened(path) as file:
+    with open_bytes(path) as file:
         _, step = _ts_spacing(file.read(4096)) or (0, TS_PACKET)
         file.seek(position)
         while len(part := file.read(step)[step - TS_PACKET :]) == TS_PACKET:

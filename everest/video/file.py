@@ -103,10 +103,9 @@ def keep_indexes(folder: Path | None) -> None:
 def inspect_video(path: Video) -> VideoFile:
     """Index a file and decode its first frame; cached until the file changes."""
     try:
-        size, changing = video_version(path)
+        return _inspect(path, *video_version(path))
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
-    return _inspect(path, size, changing)
 
 
 def clear_video_cache() -> None:
@@ -120,22 +119,19 @@ def _inspect(path: Video, size: int, changing: str) -> VideoFile:
     if not _kept or isinstance(path, Member) or not changing:  # a storage may state no version
         return _read_facts(path)
     (folder,) = _kept
-    try:
-        file = file_of_facts(folder, path)
-    except OSError as error:
-        raise VideoError(path, error.strerror or str(error)) from error
+    file = file_of_facts(folder, path)
     with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
         return _unpacked(zlib.decompress(file.read_bytes()))
-    found = _read_facts(path)
+    facts = _read_facts(path)
     part = file.with_name(f".{file.name}.{os.getpid()}.part")
     with suppress(OSError):  # without space or permission, they are found again next time
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_bytes(zlib.compress(_packed(found), level=1))
+            part.write_bytes(zlib.compress(_packed(facts), level=1))
             part.replace(file)
         finally:
             part.unlink(missing_ok=True)
-    return found
+    return facts
 
 
 def file_of_facts(folder: Path, video: Path | RemotePath) -> Path:
@@ -152,39 +148,30 @@ def file_of_facts(folder: Path, video: Path | RemotePath) -> Path:
 
 
 def _packed(video: VideoFile) -> bytes:
-    """A line of JSON, and the numbers of the index: of each array its length and its differences."""
-    values = {name: getattr(video.index, name) for name in video.index.__slots__}
-    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-    header = {
+    """A line of JSON, and the numbers of the index: of each array the differences, a tenth of the space."""
+    index = {name: getattr(video.index, name) for name in video.index.__slots__}
+    arrays = {name: value for name, value in index.items() if isinstance(value, np.ndarray)}
+    header = {name: getattr(video, name) for name in video.__slots__} | {
         "info": astuple(video.info),
-        "index": {name: value for name, value in values.items() if name not in arrays},
+        "index": {name: value for name, value in index.items() if name not in arrays},
         "lengths": {name: len(array) for name, array in arrays.items()},
         "is_counted": isinstance(video.index, CountedIndex),
-        "orientation": video.orientation,
-        "second": video.second,
-        "decord_is_exact": video.decord_is_exact,
-        "missing": video.missing,
-        "notices": video.notices,
     }
-    # Differences are small or equal numbers, which take a tenth of the space.
     steps = [np.diff(array, prepend=np.int64(0)).astype(NUMBERS).tobytes() for array in arrays.values()]
     return json.dumps(header).encode() + b"\n" + b"".join(steps)
 
 
 def _unpacked(facts: bytes) -> VideoFile:
-    """Undo `_packed`; an error of any kind if the bytes are damaged."""
+    """Undo `_packed`."""
     header, _, numbers = facts.partition(b"\n")
     values = json.loads(header)
-    lengths = values.pop("lengths")
-    steps = np.frombuffer(numbers, dtype=NUMBERS)
-    if min(lengths.values()) < 0 or sum(lengths.values()) != steps.size:
-        raise ValueError("the numbers are not complete")
-    parts = np.split(steps, np.cumsum(list(lengths.values()))[:-1])
-    arrays = {name: np.cumsum(part, dtype=np.int64) for name, part in zip(lengths, parts, strict=True)}
+    index, lengths = values.pop("index"), values.pop("lengths")
+    parts = np.split(np.frombuffer(numbers, dtype=NUMBERS), np.cumsum(list(lengths.values()))[:-1])
+    index |= {name: np.cumsum(part, dtype=np.int64) for name, part in zip(lengths, parts, strict=True)}
     kind = CountedIndex if values.pop("is_counted") else StampedIndex
     return VideoFile(
         info=VideoInfo(*values.pop("info")),
-        index=kind(**arrays, **values.pop("index")),
+        index=kind(**index),
         orientation=Orientation(*values.pop("orientation")),
         missing=tuple((start, end) for start, end in values.pop("missing")),
         notices=tuple(values.pop("notices")),
@@ -232,12 +219,15 @@ def _read_facts(path: Video) -> VideoFile:
         seconds = np.arange(index.frames) / fps
     fps = frame_rate(fps, seconds)
     height, width = (first.width, first.height) if orientation.transposed else (first.height, first.width)
+    # decord 0.6 finds the frames of stamped files with closed GOPs at a constant rate.
+    is_plain = isinstance(index, StampedIndex) and index.order.size > 0
+    is_plain = is_plain and np.unique(np.diff(index.times)).size <= 1
     return VideoFile(
         info=VideoInfo(frames=index.frames, height=height, width=width, fps=fps),
         index=index,
         orientation=orientation,
         second=second,
-        decord_is_exact=for_decord and orientation == Orientation() and _has_plain_order(index),
+        decord_is_exact=for_decord and orientation == Orientation() and is_plain,
         missing=tuple(_missing(path, format_name, promised, losses, seconds, 1 / fps)),
         notices=tuple(notices),
     )
@@ -257,12 +247,6 @@ def _is_for_decord(container: InputContainer, stream: VideoStream) -> bool:
     codec = stream.codec_context
     is_read = codec.pix_fmt in ("yuv420p", "yuvj420p") and codec.codec.name not in ("av1", "libdav1d")
     return is_read and len(container.streams.video) == 1
-
-
-def _has_plain_order(index: FrameIndex) -> bool:
-    """Whether decord 0.6 finds the frames: stamped, all GOPs closed, at a constant rate."""
-    closed = isinstance(index, StampedIndex) and index.order.size > 0
-    return closed and np.unique(np.diff(index.times)).size <= 1
 
 
 def _missing(

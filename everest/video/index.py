@@ -131,33 +131,26 @@ class StampedIndex:
         Frames are needless to which no wanted frame refers, because they are decoded after all wanted frames
         of their GOP; this is not known if GOPs may be open.
         """
-        near = self._around(wanted)
+        # Only those that a reader may meet: of the GOPs from the first wanted frame to the last, and of one
+        # GOP at each side. A clip of a file of many hours then does not cost work for all its frames.
+        near, keys = slice(0, self.times.size), self.key_times
+        if keys.size:
+            ends = self.times[[wanted[0], wanted[-1]]]
+            first, last = np.searchsorted(keys, ends, side="right").tolist()  # GOP + 1
+            start = int(np.searchsorted(self.times, keys[first - 2])) if first > 1 else 0
+            stop = int(np.searchsorted(self.times, keys[last + 1])) if last + 1 < keys.size else near.stop
+            near = slice(start, stop)
         times = self.times[near]
         unwanted = set(times.tolist()).difference(self.times[wanted].tolist())
         if not self.order.size:
             return {"unwanted": unwanted}
         order, chosen = self.order[near], np.array(wanted) - near.start
-        gop = np.searchsorted(self.key_times, times, side="right") - 1
-        last = np.full(len(self.key_times), -1)  # the last wanted frame of each GOP, in decode order
-        np.maximum.at(last, gop[chosen], order[chosen])
+        gop = np.searchsorted(keys, times, side="right") - 1
+        final_of_gop = np.full(len(keys), -1)  # the last wanted frame of each GOP, in decode order
+        np.maximum.at(final_of_gop, gop[chosen], order[chosen])
         final = wanted[int(self.order[wanted].argmax())]
-        needless = set(times[order > last[gop]].tolist())
+        needless = set(times[order > final_of_gop[gop]].tolist())
         return {"unwanted": unwanted, "needless": needless, "last": int(self.times[final])}
-
-    def _around(self, wanted: list[int]) -> slice:
-        """The frames that a reader may meet on its way to the `wanted` ones (rising).
-
-        These are all frames of the GOPs from the first wanted frame to the last, and of one GOP at each side.
-        A clip of a file of many hours then does not cost work for all its frames.
-        """
-        if not self.key_times.size:
-            return slice(0, self.times.size)
-        ends = self.times[[wanted[0], wanted[-1]]]
-        first, last = np.searchsorted(self.key_times, ends, side="right").tolist()  # GOP + 1
-        keys = self.key_times
-        start = np.searchsorted(self.times, keys[first - 2]) if first > 1 else 0
-        stop = np.searchsorted(self.times, keys[last + 1]) if last + 1 < keys.size else self.times.size
-        return slice(int(start), int(stop))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -188,17 +181,15 @@ class CountedIndex:
     def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
         """Split the numbers of `wanted` frames (rising) at the entries, see `StampedIndex.runs`."""
         entries = np.searchsorted(self.entry_frames, wanted, side="right") - 1
-        return [(self._entry(entry), run) for entry, run in _runs(entries, wanted)]
+        columns = (self.entry_seeks, self.entry_packets, self.entry_marks)
+        return [
+            (Entry(*(int(column[entry]) for column in columns)) if entry >= 0 else None, run)
+            for entry, run in _runs(entries, wanted)
+        ]
 
     def skips(self, wanted: list[int]) -> dict[str, Any]:
         """No frame is skipped: a place depends on all frames before it."""
         return {}
-
-    def _entry(self, number: int) -> Entry | None:
-        if number < 0:
-            return None
-        of = (self.entry_seeks, self.entry_packets, self.entry_marks)
-        return Entry(*(int(array[number]) for array in of))
 
 
 FrameIndex = StampedIndex | CountedIndex

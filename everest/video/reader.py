@@ -81,13 +81,7 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto",
     count = _count(path, wanted)
     folder = image_folder(path)
     with as_video_error(path):
-        if folder:
-            files = image_frames(folder)
-            frames = {i: read_image(files[i]) for i in wanted}
-            if len({frame.shape for frame in frames.values()}) > 1:
-                raise VideoError(folder, "images of different sizes")
-        else:
-            frames = DECODERS[decoder](path, wanted)
+        frames = dict(_images(folder, wanted)) if folder else DECODERS[decoder](path, wanted)
     missing = [i for i in wanted if i not in frames]
     if missing:
         raise VideoError(path, f"frame {missing[0]} of {count} cannot be decoded (damaged file)")
@@ -122,19 +116,23 @@ def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Itera
     _count(path, wanted)
     folder = image_folder(path)
     with as_video_error(path):
-        if folder:
-            files = image_frames(folder)
-            frames = ((i, np.array(read_image(files[i]))) for i in wanted)  # writable, as torch requires
-        else:
-            frames = pyav_in_order(path, wanted)
-        shape = None
-        for _, pixels in frames:
+        for _, pixels in _images(folder, wanted) if folder else pyav_in_order(path, wanted):
             if pixels is None:
                 yield None
-                continue
-            if folder and pixels.shape != (shape := shape or pixels.shape):
-                raise VideoError(folder, "images of different sizes")
-            yield torch.from_numpy(luma(pixels) if channels == 1 else np.ascontiguousarray(pixels))
+            elif channels == 1:
+                yield torch.from_numpy(luma(pixels))
+            else:
+                yield torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # writable, for torch
+
+
+def _images(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The numbers and pixels of the `wanted` images of a folder, which have one size."""
+    files, shape = image_frames(folder), None
+    for number in wanted:
+        pixels = read_image(files[number])
+        if pixels.shape != (shape := shape or pixels.shape):
+            raise VideoError(folder, "images of different sizes")
+        yield number, pixels
 
 
 def resized_frames(

@@ -82,8 +82,13 @@ def write_timed_frames(
                 height, width, _ = pixels.shape
                 stream = _add_stream(container, rate, (height, width), codec)
                 stream.codec_context.time_base = unit
-            if isinstance(codec, Mjpeg):
-                container.mux(_image_packet(stream, TimedFrame(pixels, time, unit), codec.quality))
+            if isinstance(codec, Mjpeg):  # libjpeg's bytes, unlike FFmpeg's, are the same on every processor
+                image = BytesIO()
+                Image.fromarray(pixels).save(image, "JPEG", quality=codec.quality)
+                packet = Packet(image.getvalue())
+                packet.stream, packet.time_base, packet.is_keyframe = stream, unit, True
+                packet.pts = packet.dts = time
+                container.mux(packet)
             else:
                 frame = VideoFrame.from_ndarray(pixels, format="rgb24")
                 frame.pts, frame.time_base = time, unit
@@ -123,13 +128,3 @@ def _add_stream(
     stream.height, stream.width = size
     stream.codec_context.thread_count = 1  # threads change the rate control, and so the bytes
     return stream
-
-
-def _image_packet(stream: VideoStream, frame: TimedFrame, quality: int) -> Packet:
-    """A frame as a JPEG image. libjpeg's bytes, unlike FFmpeg's, are the same on every processor."""
-    image = BytesIO()
-    Image.fromarray(frame.pixels).save(image, "JPEG", quality=quality)
-    packet = Packet(image.getvalue())
-    packet.stream, packet.time_base, packet.is_keyframe = stream, frame.unit, True
-    packet.pts = packet.dts = frame.time
-    return packet

@@ -13,7 +13,6 @@ from small_runs import RECIPE, metrics, run
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, enter, open_cache
 from everest.data.dataset import VideoClips
-from everest.data.footage import segment_bytes
 from everest.data.loader import batches, make_loader
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
@@ -32,11 +31,18 @@ MAKERS = [
 ]  # fmt: skip
 
 
+class Kept(FrameCache):
+    """A cache of whole videos of 32 frames, unless a span is named."""
+
+    def frames(self, video: object, ids: list[int], span: tuple[int, int] = (0, 32)) -> torch.Tensor:
+        return self.read(str(video), ids, span=span, decoder="auto")
+
+
 @pytest.fixture
-def kept(tmp_path: Path) -> FrameCache:
+def kept(tmp_path: Path) -> Kept:
     folder = tmp_path / "kept"
     folder.mkdir()
-    return FrameCache(folder)
+    return Kept(folder)
 
 
 @pytest.fixture
@@ -59,14 +65,14 @@ def test_clips_are_the_same_with_and_without(clip_files, kept, maker):
 
 
 def test_a_video_is_decoded_again_only_if_it_was_rewritten(video, kept, tmp_path, monkeypatch):
-    gone = FrameCache(tmp_path / "gone")  # a folder that takes nothing costs no clip
-    assert torch.equal(gone.read(str(video), [3], span=(0, 32), decoder="auto"), read_frames(video, [3]))
-    first = kept.read(str(video), [3, 1, 30], span=(0, 32), decoder="auto")
+    gone = Kept(tmp_path / "gone")  # a folder that takes nothing costs no clip
+    assert torch.equal(gone.frames(video, [3]), read_frames(video, [3]))
+    first = kept.frames(video, [3, 1, 30])
     with monkeypatch.context() as patch:
         patch.setattr(cache_module, "read_frames", None)
-        assert torch.equal(kept.read(str(video), [3, 1, 30], span=(0, 32), decoder="auto"), first)
+        assert torch.equal(kept.frames(video, [3, 1, 30]), first)
     write_video(video, torch.full((32, 48, 64, 3), 90, dtype=torch.uint8), fps=16)
-    assert torch.equal(kept.read(str(video), [5], span=(0, 32), decoder="auto"), read_frames(video, [5]))
+    assert torch.equal(kept.frames(video, [5]), read_frames(video, [5]))
 
 
 def test_images_are_cached_and_a_changed_one_is_read_again(tmp_path, kept):
@@ -74,25 +80,24 @@ def test_images_are_cached_and_a_changed_one_is_read_again(tmp_path, kept):
     folder.mkdir()
     for number in range(3):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{number}.png")
-    assert kept.read(str(folder), [2, 0], span=(0, 3), decoder="auto")[:, 0, 0, 0].tolist() == [2, 0]
+    assert kept.frames(folder, [2, 0], (0, 3))[:, 0, 0, 0].tolist() == [2, 0]
     Image.new("RGB", (4, 4), (99, 0, 0)).save(folder / "2.png")
-    assert kept.read(str(folder), [2, 0], span=(0, 3), decoder="auto")[:, 0, 0, 0].tolist() == [99, 0]
+    assert kept.frames(folder, [2, 0], (0, 3))[:, 0, 0, 0].tolist() == [99, 0]
 
 
 def test_a_damaged_video_gives_the_frames_before_the_damage(shared, kept):
-    file = str(shared / "videos" / "odd" / "corrupted_real.mp4")
-    found = kept.read(file, [0, 28], span=(0, 50), decoder="auto")
-    assert torch.equal(found, read_frames(file, [0, 28], decoder="auto"))
+    file = shared / "videos" / "odd" / "corrupted_real.mp4"
+    assert torch.equal(kept.frames(file, [0, 28], (0, 50)), read_frames(file, [0, 28]))
     with pytest.raises(VideoError, match="cannot be decoded"):
-        kept.read(file, [3, 30], span=(0, 50), decoder="auto")
+        kept.frames(file, [3, 30], (0, 50))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY no array"])
 def test_a_damaged_file_of_the_cache_is_made_again(video, kept, damage):
-    expected = kept.read(str(video), [3], span=(0, 32), decoder="auto")
+    expected = kept.frames(video, [3])
     (file,) = kept.folder.iterdir()
     file.write_bytes(damage or file.read_bytes()[:1000])
-    assert torch.equal(kept.read(str(video), [3], span=(0, 32), decoder="auto"), expected)
+    assert torch.equal(kept.frames(video, [3]), expected)
     assert np.load(file).shape == (32, 48, 64, 3)
 
 
@@ -111,31 +116,31 @@ def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_d
     monkeypatch.setenv("EVEREST_CACHE", str(small_disk))
     names = [str(shutil.copy(video, tmp_path / f"{i}.mp4")) for i in range(8)]  # 288 KiB each, decoded
     videos = [Sample(path=name) for name in names]
-    assert open_cache("disk", videos[:6], segment_bytes) == FrameCache(small_disk / "frames")
+    assert open_cache("disk", videos[:6]) == FrameCache(small_disk / "frames")
     with pytest.raises(EnvironmentProblem, match=r"8 videos need about .* GiB, .* GiB free; use 'none'"):
-        open_cache("disk", videos, segment_bytes)
+        open_cache("disk", videos)
     segments = [Sample(path=name, start_frame=8, end_frame=20) for name in names]  # 108 KiB each
-    assert open_cache("disk", segments, segment_bytes) == FrameCache(small_disk / "frames")
+    assert open_cache("disk", segments) == FrameCache(small_disk / "frames")
     parts = [Sample(path=names[0], start_frame=first) for first in range(12)]
     with pytest.raises(EnvironmentProblem, match=r"12 videos need about"):  # as many segments of one
-        open_cache("disk", parts, segment_bytes)
+        open_cache("disk", parts)
 
 
 def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
-    kept = FrameCache(small_disk)
+    kept = Kept(small_disk)
     for number in range(12):
-        name = str(shutil.copy(video, tmp_path / f"{number}.mp4"))
-        frames = kept.read(name, [3, 30], span=(0, 32), decoder="auto")
-        assert torch.equal(frames, read_frames(video, [3, 30]))
+        copy = shutil.copy(video, tmp_path / f"{number}.mp4")
+        assert torch.equal(kept.frames(copy, [3, 30]), read_frames(video, [3, 30]))
     assert 3 <= len(list(small_disk.glob("*.npy"))) < 12
 
 
 PROGRAM = """
 import sys
 from everest.data.cache import open_cache
-videos = [sys.argv[1:], lambda path: 0]
-open_cache("memory", *videos)  # of the videos to train on; the next is of those to validate on
-kept = open_cache("memory", *videos)
+from everest.lists.sample import Sample
+videos = [Sample(path=sys.argv[1])]
+open_cache("memory", videos)  # of the videos to train on; the next is of those to validate on
+kept = open_cache("memory", videos)
 kept.read(sys.argv[1], [1], span=(0, 32), decoder="auto")
 print(kept.folder, len(list(kept.folder.glob("*.npy"))))
 """

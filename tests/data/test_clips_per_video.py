@@ -13,7 +13,6 @@ from everest.data.stages import (
     finetune_clips,
     num_clips,
     pretrain_clips,
-    repeat_samples,
     validation_clips,
 )
 from everest.lists.sample import Sample
@@ -43,9 +42,9 @@ def test_ten_seconds_of_video_are_a_clip(recording: Path, tmp_path: Path):
     cases += [({"start_frame": 0, "end_frame": 64}, 2), ({"start": 20.0}, 1)]
     assert [num_clips(Sample(path=path, **span)) for span, _ in cases] == [clips for _, clips in cases]
     assert num_clips(Sample(path=str(tmp_path / "missing.mp4"))) == 1
-    first, second = Sample(path=path), Sample(path=path, start=2.0, end=9.0)
-    assert repeat_samples([first, second], "auto") == (first, first, second)
-    assert repeat_samples([first, second], 2) == (first, first, second, second)
+    first, second = pretrain_clips(small(recording)).samples
+    for each, expected in (("auto", (first, first, second)), (2, (first, first, second, second))):
+        assert pretrain_clips(small(recording, f"data.clips_per_video={each}")).samples == expected
 
 
 def test_each_clip_of_a_video_is_at_another_place_in_each_epoch(recording: Path):

@@ -46,19 +46,6 @@ def draws_of(case):
     return draws
 
 
-def check_case(case, tensors):
-    frames, targets = mixed_batch(
-        tensors["mix.input_BCTHW"],
-        tensors["mix.label"][:, None],
-        **SETTINGS,
-        mixup=case["mixup_alpha"],
-        cutmix=case["cutmix_alpha"],
-        rng=draws_of(case),
-    )
-    assert torch.equal(frames, tensors[f"mix.{case['tag']}.out"])
-    torch.testing.assert_close(targets, tensors[f"mix.{case['tag']}.target"], atol=1e-6, rtol=0)
-
-
 @pytest.fixture(scope="module")
 def cases(golden):
     recorded = json.loads(golden("augment.json").read_text())["mixup"]
@@ -69,7 +56,14 @@ def cases(golden):
 def test_mixed_batch_is_that_of_the_released_program(golden, request, cases, tag):
     more = tag in ("batch_seed0", "batch_seed2")  # not in the repository
     folder = request.getfixturevalue("shared") / "golden" if more else golden("augment.safetensors").parent
-    check_case(cases[tag], load_file(folder / "augment.safetensors"))
+    tensors, case = load_file(folder / "augment.safetensors"), cases[tag]
+    alphas = {"mixup": case["mixup_alpha"], "cutmix": case["cutmix_alpha"]}
+    labels = tensors["mix.label"][:, None]
+    frames, targets = mixed_batch(
+        tensors["mix.input_BCTHW"], labels, **SETTINGS, **alphas, rng=draws_of(case)
+    )
+    assert torch.equal(frames, tensors[f"mix.{tag}.out"])
+    torch.testing.assert_close(targets, tensors[f"mix.{tag}.target"], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("tag", ["cutmix_fixed", "batch_seed1"])

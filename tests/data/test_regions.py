@@ -15,7 +15,7 @@ from torch import Tensor
 import everest
 from everest.data.augment import RandAugment
 from everest.data.crops import resize
-from everest.data.dataset import Clip, VideoClips
+from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader, on_device
 from everest.data.regions import Regions, largest_region, resize_regions
 from everest.data.views import FinetuneViews, PretrainViews
@@ -68,26 +68,19 @@ def test_a_region_of_any_size_becomes_the_clip_that_a_worker_makes(
         assert torch.equal(found[0, 0], expected)
 
 
-def pair(views: PretrainViews | FinetuneViews, film: Path) -> tuple[Clip, Clip]:
-    """The first batch with crops resized by the worker, and by the device."""
-    samples = [Sample(path=str(film)), Sample(path="missing.mp4"), Sample(path=str(film))]
-    made = []
-    for each in (views, replace(views, region=REGION)):
-        clips = VideoClips(samples, make_views=each, seed=5, num_noise=7, decoder="auto", replace_bad=False)
-        loader = make_loader(clips, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
-        (clip,) = (on_device(batch, CPU) for batch in batches(loader))
-        made.append(
-            clip._replace(**{n: getattr(clip, n).clone() for n in ("frames", "noise", "erase", "label")})
-        )
-    return made[0], made[1]
-
-
 @pytest.mark.parametrize("views", [PRETRAIN, FINETUNE])
 def test_batches_have_the_same_boxes_flips_and_random_numbers(
     film: Path, views: PretrainViews | FinetuneViews
 ):
     """Of a video of 354 x 492: some boxes are larger than the memory of a region."""
-    cpu, device = pair(views, film)
+    samples, both = [Sample(path=str(film)), Sample(path="missing.mp4"), Sample(path=str(film))], []
+    for each in (views, replace(views, region=REGION)):  # resized by the worker, and by the device
+        clips = VideoClips(samples, make_views=each, seed=5, num_noise=7, decoder="auto", replace_bad=False)
+        loader = make_loader(clips, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
+        (clip,) = (on_device(batch, CPU) for batch in batches(loader))
+        kept = {name: getattr(clip, name).clone() for name in ("frames", "noise", "erase", "label")}
+        both.append(clip._replace(**kept))
+    cpu, device = both
     assert cpu.frames.shape == device.frames.shape
     assert device.regions is None
     for name in ("noise", "erase", "label", "video_id", "failed"):
@@ -114,15 +107,13 @@ def test_the_same_tokens_are_kept(film: Path):
 
 
 def test_a_run_that_resizes_on_the_device_has_the_same_losses(recipe: Path, tmp_path: Path):
-    losses = []
+    losses = {}
     for where in ("cpu", "device"):
-        folder = tmp_path / where
-        called(
-            "pretrain", "--recipe", recipe, "-o", folder, *sets(f"data.resize={where}", "pretrain.steps=3")
-        )
-        losses.append([row["loss"] for row in RunFolder(folder).rows() if "loss" in row])
-    assert losses[1] == pytest.approx(losses[0], rel=0.01)
-    assert losses[1] != losses[0]  # some bytes are rounded otherwise
+        settings = sets(f"data.resize={where}", "pretrain.steps=3")
+        called("pretrain", "--recipe", recipe, "-o", tmp_path / where, *settings)
+        losses[where] = [row["loss"] for row in RunFolder(tmp_path / where).rows() if "loss" in row]
+    assert losses["device"] == pytest.approx(losses["cpu"], rel=0.01)
+    assert losses["device"] != losses["cpu"]  # some bytes are rounded otherwise
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_runs import called
 
 from everest.config.recipe import load_recipe
-from everest.data.stages import padding_notice, pretrain_clips
+from everest.data.stages import examine_lengths, pretrain_clips
 from everest.errors import DataError
 from everest.lists.reading import read_samples
 from everest.prepare.stats import TOO_SHORT, largest_stride
@@ -42,9 +42,9 @@ def test_one_video_that_is_slow_to_fail_ends_no_run(tmp_path: Path, clip_files: 
     broken = replace(clips.samples[0], path=str(tmp_path / "broken.mp4"))
     for place in range(4):
         mixed = [*clips.samples[:place], broken, *clips.samples[place + 1 :]]
-        padding_notice(replace(clips, samples=mixed))
+        examine_lengths(replace(clips, samples=mixed))
     with pytest.raises(DataError, match="none of the 1 videos examined can be read"):
-        padding_notice(replace(clips, samples=[broken]))
+        examine_lengths(replace(clips, samples=[broken]))
 
 
 def test_videos_of_which_none_can_be_read_end_the_run_before_it_writes_a_folder(tmp_path: Path, recipe: Path):
@@ -63,5 +63,5 @@ def test_short_windows_are_called_windows(tmp_path: Path, clip_files: Path):
     (tmp_path / "windows.csv").write_text("\n".join(["path,start,end", *rows]))
     samples = read_samples(tmp_path / "windows.csv", root=tmp_path, labeled=False).samples
     clips = pretrain_clips(load_recipe("small", overrides=["pretrain.stride=2", f"data.root={clip_files}"]))
-    notice = padding_notice(replace(clips, samples=samples)) or ""
+    notice = examine_lengths(replace(clips, samples=samples)) or ""
     assert notice.startswith("4 of 4 windows (100%) are shorter than a clip")

@@ -29,7 +29,7 @@ def error_of(*arguments: object, code: int = 4) -> str:
 
 
 @pytest.mark.parametrize(
-    ("task", "labels", "message"),
+    ("kind", "labels", "message"),
     [
         ("single-label", ["0.5", "1"], "csv:2: label '0.5' is not an integer from 0; labels that are numb"),
         ("single-label", ["0|1", "1"], "csv:2: unknown class '0|1'; several classes joined by '|' need data"),
@@ -48,24 +48,6 @@ def error_of(*arguments: object, code: int = 4) -> str:
         ("regression", ["0.5", "1|2"], "csv:3: label '1|2' is not a number"),
         ("regression", ["0.5", ""], "csv:3: no label in '"),
         ("regression", ["2", "2.0"], "all 2 numbers of the column label are 2"),
-    ],
-)
-def test_fine_tuning_refuses_labels_of_another_kind(tmp_path, clip_files, task, labels, message):
-    write(tmp_path, "train.csv", labels, clip_files)
-    assert message in error_of(*finetune(recipe(tmp_path, task=task)))
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_label_with_a_bar_is_noticed(tmp_path, clip_files):
-    write(tmp_path, "test.csv", ["b"], clip_files)
-    write(tmp_path, "train.csv", ["a|b", "a", "b", "a|b"], clip_files)
-    shown = called(*finetune(recipe(tmp_path, task="single-label"), "--dry-run")).stderr
-    assert "train.csv: a label with '|' is read as one class; several classes joined by '|' need" in shown
-
-
-@pytest.mark.parametrize(
-    ("heads", "labels", "message"),
-    [
         ("{tags: {multi-label: 3}}", ["", ""], "train.csv: no video has a class in the column label.tags"),
         ("{tags: {multi-label: 2}}", ["0|2", ""], "csv:2: label.tags 2 is out of range: labels count from 0"),
         ("{tags: {multi-label: 3}}", ["0|0", ""], "csv:2: label.tags '0|0' has a class twice"),
@@ -74,11 +56,18 @@ def test_a_label_with_a_bar_is_noticed(tmp_path, clip_files):
         ("{tags: regression}", ["0.5", "nan"], "csv:3: label.tags 'nan' is not a finite number"),
     ],
 )
-def test_fine_tuning_refuses_labels_of_another_kind_in_a_column_of_a_head(
-    tmp_path: Path, clip_files: Path, heads: str, labels: list[str], message: str
-):
-    write(tmp_path, "train.csv", labels, clip_files, header="path,label.tags")
-    assert message in error_of(*finetune(recipe(tmp_path, heads=heads)))
+def test_fine_tuning_refuses_labels_of_another_kind(tmp_path, clip_files, kind, labels, message):
+    key, column = ("heads", "label.tags") if kind.startswith("{") else ("task", "label")
+    write(tmp_path, "train.csv", labels, clip_files, header=f"path,{column}")
+    assert message in error_of(*finetune(recipe(tmp_path, **{key: kind})))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_with_a_bar_is_noticed(tmp_path, clip_files):
+    write(tmp_path, "test.csv", ["b"], clip_files)
+    write(tmp_path, "train.csv", ["a|b", "a", "b", "a|b"], clip_files)
+    shown = called(*finetune(recipe(tmp_path, task="single-label"), "--dry-run")).stderr
+    assert "train.csv: a label with '|' is read as one class; several classes joined by '|' need" in shown
 
 
 @pytest.mark.parametrize("column", ["label.tags", "speed"])

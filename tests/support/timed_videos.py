@@ -29,13 +29,23 @@ def write_numbered(path: Path, times: Sequence[int], unit: Fraction, *, codec: s
     return path
 
 
-def write_frames(path: Path, frames: NDArray[np.uint8], *, codec: str, rate: int, title: str = "") -> Path:
-    """Write (F, H, W, 3) frames with the default settings of a codec."""
-    with av.open(str(path), "w") as container:
+def write_frames(
+    path: Path,
+    frames: NDArray[np.uint8],
+    *,
+    codec: str,
+    rate: int,
+    title: str = "",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,  # of the codec
+    muxing: dict[str, str] | None = None,
+) -> Path:
+    """Write (F, H, W, 3) frames at a constant rate."""
+    with av.open(str(path), "w", container_options=muxing) as container:
         if title:
             container.metadata["title"] = title
-        stream = container.add_stream(codec, rate=rate)
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        stream = container.add_stream(codec, rate=rate, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
         container.mux(stream.encode(None))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from timed_videos import repack
+from timed_videos import repack, write_frames
 from torch import Tensor
 
 from everest.video.decoding import decode_places
@@ -121,13 +121,7 @@ def test_a_file_that_cannot_be_opened_again_is_an_unreadable_video(tmp_path: Pat
 
 @pytest.mark.parametrize("format", ["yuvj422p", "yuvj444p"])
 def test_files_of_other_programs_are_read_by_place(pixels: NDArray[np.uint8], tmp_path: Path, format: str):
-    film = tmp_path / "film.mov"
-    with av.open(str(film), "w") as container:
-        stream = container.add_stream("mjpeg", rate=25)
-        stream.height, stream.width, stream.pix_fmt = *pixels.shape[1:3], format
-        for frame in pixels:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
+    film = write_frames(tmp_path / "film.mov", pixels, codec="mjpeg", rate=25, pix_fmt=format)
     assert are_read_by_place(film)
     assert torch.equal(read_frames(film, range(FRAMES)), by_ffmpeg(film))
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from storage import new_bucket, put, s3_server
+from timed_videos import write_frames
 
 from everest.system.storage import RemotePath
 from everest.video.file import clear_video_cache, keep_indexes
@@ -34,15 +34,8 @@ def bucket() -> Iterator[str]:
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file above `WHOLE`: noise in 15 groups of ten pictures."""
     path = tmp_path_factory.mktemp("recording") / "noise.mp4"
-    rng = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = 640, 480, "yuv420p", 10
-        stream.codec_context.bit_rate = 40_000_000
-        for _ in range(FRAMES):
-            pixels = rng.integers(0, 256, size=(480, 640, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
+    noise = np.random.default_rng(0).integers(0, 256, size=(FRAMES, 480, 640, 3), dtype=np.uint8)
+    write_frames(path, noise, codec="mpeg4", rate=10, options={"g": "10", "b": "40000000"})
     assert path.stat().st_size > WHOLE
     return path
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import struct
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
+from timed_videos import write_frames
 from video_kinds import (
     COUNT,
     GOP,
@@ -124,16 +123,8 @@ def test_frames_that_refer_to_others_before_the_recording_are_left_out(
 def test_the_rate_follows_from_the_times_if_the_stated_one_is_the_unit_of_time(tmp_path: Path):
     file = written(tmp_path, "webm", "vp9", "states 1000 frames per second")
     assert probe(file).fps == pytest.approx((COUNT - 1) / frame_times(file)[-1])
-    tape = tmp_path / "tape.dv"
-    with av.open(str(tape), "w", format="dv") as container:
-        stream = container.add_stream("dvvideo", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
-        for number in range(10):
-            frame = av.VideoFrame.from_ndarray(np.full((576, 720, 3), 20 * number, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, 25)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    assert probe(tape).fps == 25
+    gray = np.zeros((10, 576, 720, 3), np.uint8)
+    assert probe(write_frames(tmp_path / "tape.dv", gray, codec="dvvideo", rate=25)).fps == 25
 
 
 def test_what_is_lost_is_left_out_and_named(tmp_path: Path):
@@ -227,16 +218,10 @@ def test_a_packet_that_the_receiver_marked_is_a_damage(tmp_path: Path):
 
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
 def test_frames_are_right_where_keyframes_are_refreshed_bit_by_bit(tmp_path: Path, container: str):
-    file = tmp_path / f"video.{container}"
-    with av.open(str(file), "w") as output:
-        options = {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
-        stream = output.add_stream("libx264", rate=RATE, options=options)
-        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
-        picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-        for number in range(100):
-            moved = np.roll(picture, (3 * number, 5 * number), (0, 1))
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(moved, format="rgb24")))
-        output.mux(stream.encode(None))
+    file, options = tmp_path / f"video.{container}", {"x264-params": "intra-refresh=1:keyint=20:bframes=0"}
+    picture = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    moved = np.stack([np.roll(picture, (3 * number, 5 * number), (0, 1)) for number in range(100)])
+    write_frames(file, moved, codec="libx264", rate=RATE, options=options)
     clip, whole = range(1, 100, 8), read_frames(file, range(100))
     assert np.array_equal(read_frames(file, clip), whole[list(clip)])
     assert np.array_equal(read_frames(file, clip), [read_frames(file, [number])[0] for number in clip])
@@ -280,13 +265,12 @@ def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container:
     ],
 )
 def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: str, options: dict[str, str]):
+    frames, pix_fmt = (
+        np.stack([painted(number) for number in range(COUNT)]),
+        "rgb8" if muxer == "gif" else "yuv420p",
+    )
     file = tmp_path / f"video.{muxer}"
-    with av.open(str(file), "w", format=muxer, container_options=options) as container:
-        stream = container.add_stream(encoder, rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "rgb8" if muxer == "gif" else "yuv420p"
-        for number in range(COUNT):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(painted(number), format="rgb24")))
-        container.mux(stream.encode(None))
+    write_frames(file, frames, codec=encoder, rate=RATE, pix_fmt=pix_fmt, muxing=options)
     assert known_damage(file) is None
     data = file.read_bytes()
     for share in (0.5, 0.8):

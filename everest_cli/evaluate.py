@@ -13,7 +13,7 @@ from everest.system.run_folder import RECIPE
 from everest_cli import options as o
 from everest_cli.options import option
 from everest_cli.output import Display, print_json, print_table
-from everest_cli.training import start_processes
+from everest_cli.processes import start_processes
 
 
 def evaluate(

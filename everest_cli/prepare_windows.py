@@ -14,9 +14,9 @@ from everest.errors import DataError, RecipeError, first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest_cli import options as o
+from everest_cli.bout_options import AnnotationKind, kind_of
 from everest_cli.options import Task, argument, local_path, option
 from everest_cli.output import Display, print_json, say
-from everest_cli.timeline import AnnotationKind, kind_of
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout

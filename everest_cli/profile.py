@@ -17,6 +17,8 @@ from everest_cli.options import is_on_cpu, option, read_size
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from everest.config.settings import Recipe
     from everest.profiling.loading import TrainingStage
 
@@ -150,13 +152,17 @@ def _print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bo
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
         about = {"checkpoint": str(file), "precision": exported.precision, "device": "cpu"}
-        answer, views = lambda clips: exported.answers(exported(clips)), exported.clip.views()
+        views = exported.clip.views()
+
+        def answer(clips: Tensor) -> object:
+            return exported.answers(exported(clips))
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=say)
         precision = model.accelerator.mixed_precision
         precision = "fp32" if precision == "no" else precision
         about = {"checkpoint": str(file), "precision": precision, "device": str(model.module.device)}
-        answer, views = model.encode if model.module.classes == () else model.answers, model.views
+        views = model.views
+        answer = model.encode if model.module.classes == () else model.answers
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
         if data is None:

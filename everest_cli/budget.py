@@ -100,9 +100,7 @@ def _draw(
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS, WINDOW
-    from everest.figures.clips import clip_card
-    from everest.figures.drawing import write_page
-    from everest.lists.sample import Sample
+    from everest.figures.clips import write_check_page
     from everest.metrics.budget import draw_windows, windows_left
 
     windows = windows_left(extents, checked, length)
@@ -120,9 +118,7 @@ def _draw(
         for bouts in checked.values()
         for bout in bouts
     ]
-    samples = [Sample(path=each.video, start=each.start, end=each.end) for each in drawn]
-    cards = [clip_card(sample) | {"line": ",".join(row)} for sample, row in zip(samples, rows, strict=True)]
-    write_page(page, "figures", "check_page.html", list_file=output.name, cards=cards)
+    write_check_page(page, drawn, [",".join(row) for row in rows], list_file=output.name)
     write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
     typer.echo(output)
     typer.echo(page)

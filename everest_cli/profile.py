@@ -83,7 +83,10 @@ def profile(
         from everest.profiling.paper_tables import paper_figures
 
         rows = [figure.dump() for figure in paper_figures()]
-        print_json(rows) if as_json else _print_paper(rows)
+        if as_json:
+            print_json(rows)
+        else:
+            _print_paper(rows)
         return
 
     from everest.profiling.planner import plan_pretraining
@@ -115,7 +118,10 @@ def profile(
         document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
         _add_measurements(document, profiled, batch, loads=data is not None, cpu=is_on_cpu(gpus))
-    print_json(document) if as_json else _print_profile(document)
+    if as_json:
+        print_json(document)
+    else:
+        _print_profile(document)
 
 
 def _add_measurements(

@@ -70,12 +70,8 @@ def export(
     else:
         from everest.checkpoints.graph import exportable
         from everest.checkpoints.graph_files import calibration_clips
-        from everest.lists.inputs import named_samples
 
-        clips = []
-        if calibrate is not None:
-            samples = named_samples([calibrate], root=None)
-            clips = calibration_clips(opened, samples, source=calibrate, notify=say)
+        clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
         document = _write_onnx(out, exported, clips)

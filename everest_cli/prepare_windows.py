@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
@@ -16,6 +16,9 @@ from everest_cli import options as o
 from everest_cli.bout_options import AnnotationKind, kind_of
 from everest_cli.options import Task, argument, local_path, option
 from everest_cli.output import Display, print_json, print_result, say
+
+if TYPE_CHECKING:
+    from everest.footage.windows import WindowList
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
@@ -73,17 +76,23 @@ def windows(
     document |= {"list": document.pop("file")} | (document.pop("labeled") or {})
     print_result(document, output, as_json=as_json)
     if not quiet:
-        numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
-        say(f"{numbers}, {result.hours:.2f} hours")
-    if result.labeled is not None and not quiet:
-        task, classes = result.labeled["task"], result.labeled["classes"]
-        say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in result.labeled["labels"].items()))
-        words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
-        words += [] if task == "single-label" else ["--task", task]
-        words += [] if classes is None else ["--classes", classes]
-        say(f"next:\n  {shlex.join(words)}")
+        _say_windows(result, output)
     if result.failed or result.damaged:
         raise typer.Exit(DataError.exit_code)
+
+
+def _say_windows(result: WindowList, output: Path) -> None:
+    """Print the numbers of windows and labels, and the command that splits a labeled list."""
+    numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
+    say(f"{numbers}, {result.hours:.2f} hours")
+    if result.labeled is None:
+        return
+    task, classes = result.labeled["task"], result.labeled["classes"]
+    say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in result.labeled["labels"].items()))
+    words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
+    words += [] if task == "single-label" else ["--task", task]
+    words += [] if classes is None else ["--classes", classes]
+    say(f"next:\n  {shlex.join(words)}")
 
 
 def convert_annotations(

@@ -80,13 +80,7 @@ def profile(
         with_bases(find_recipe(recipe))  # refuses files that are no recipes before torch is imported
 
     if paper:
-        from everest.profiling.paper_tables import paper_figures
-
-        rows = [figure.dump() for figure in paper_figures()]
-        if as_json:
-            print_json(rows)
-        else:
-            _print_paper(rows)
+        _print_paper(as_json=as_json)
         return
 
     from everest.profiling.planner import plan_pretraining
@@ -263,8 +257,14 @@ def _print_comparison(profiles: Sequence[Mapping[str, Any]]) -> None:
     print_table(columns, rows, title="\nMethods", box=None)
 
 
-def _print_paper(figures: Sequence[Mapping[str, Any]]) -> None:
+def _print_paper(*, as_json: bool) -> None:
     """Print the paper's figures next to everest's."""
+    from everest.profiling.paper_tables import paper_figures
+
+    figures = [figure.dump() for figure in paper_figures()]
+    if as_json:
+        print_json(figures)
+        return
     columns = ("quantity", "unit", "paper", "everest", "difference", "note")
     for number, subject in PAPER_TABLES.items():
         rows = []

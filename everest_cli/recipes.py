@@ -46,8 +46,7 @@ def suggest(
     from everest.config.settings import DataSettings
     from everest.suggest.data_section import data_section, has_class_folders, training_commands, with_task
     from everest.suggest.divided_folder import DividedFolder
-    from everest.suggest.rules import DEVICES
-    from everest.suggest.suggestion import suggest_recipe, this_device
+    from everest.suggest.suggestion import suggest_recipe
 
     check_new_file(output, option="--output", overwrite=overwrite)
     lists = {"train": train, "val": val, "test": test}
@@ -57,14 +56,7 @@ def suggest(
     for name, given in (("task", task), ("pretrain", pretrain)):
         if unlabeled and given is not None:
             raise RecipeError(f"--{name}: has no effect with --unlabeled")
-    device = device or this_device()
-    if device not in DEVICES:
-        raise unknown_name("--device", device, DEVICES)
-    is_here = device in ("cpu", this_device())
-    if hours is not None and not is_here:
-        raise RecipeError(
-            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out"
-        )
+    device, is_here = _read_device(device, hours)
     lists = {name: given for name, given in lists.items() if given}
     divided = None
     if not (lists or unlabeled) and has_class_folders(data):
@@ -109,6 +101,22 @@ def suggest(
         say(*map(str, suggestion.times), "\n  ".join(["next:", *commands]))
     stages = [time._asdict() for time in suggestion.times]
     print_result({"recipe": str(output), "stages": stages, "next": commands}, output, as_json=as_json)
+
+
+def _read_device(name: str | None, hours: float | None) -> tuple[str, bool]:
+    """The device of --device, and whether it is of this machine: only there, --hours can be measured."""
+    from everest.suggest.rules import DEVICES
+    from everest.suggest.suggestion import this_device
+
+    device = name or this_device()
+    if device not in DEVICES:
+        raise unknown_name("--device", device, DEVICES)
+    is_here = device in ("cpu", this_device())
+    if hours is not None and not is_here:
+        raise RecipeError(
+            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out"
+        )
+    return device, is_here
 
 
 def _check_held_out(source: str | None, settings: DataSettings, data: str, *, divided: bool) -> None:

@@ -12,9 +12,9 @@ import typer
 from everest.errors import DataError, RecipeError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest_cli import options as o
+from everest_cli.bout_options import RuleOptions
 from everest_cli.options import option
 from everest_cli.output import print_json
-from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
@@ -42,9 +42,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest.annotations.bout_table import read_window_length
-    from everest.annotations.formats import recognize
-    from everest.inference.scores import annotation_bouts, check_one_head, read_truth
+    from everest.inference.scores import annotation_bouts, check_one_head
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget
 
@@ -63,15 +61,7 @@ def budget(
             predicted[video.video] = annotation_bouts(video.video, {"": next(iter(bouts.values()))})
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
-    labeled: Bouts = {}
-    seconds = None
-    if checked is not None:
-        bouts, unknown = read_truth(checked, extents, keep_windows=True)
-        if unknown:
-            names = f"{first_names(unknown)}; use the names that --draw wrote"
-            raise DataError(f"{checked}: names videos that are not in the timeline: {names}")
-        labeled = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
-        seconds = read_window_length(checked) if recognize(checked) == "csv" else None
+    labeled, seconds = ({}, None) if checked is None else _read_checked(checked, extents)
     if draw is not None and output is not None:
         if window is not None and seconds not in (None, window):
             raise RecipeError(f"--window {window:g}: {checked} has windows of {seconds:g} s; leave it out")
@@ -84,6 +74,20 @@ def budget(
         print_json(document)
     else:
         typer.echo(_text(document), nl=False)
+
+
+def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]]) -> tuple[Bouts, float | None]:
+    """The checked bouts of each recording, and the seconds of a window where the list states them."""
+    from everest.annotations.bout_table import read_window_length
+    from everest.annotations.formats import recognize
+    from everest.inference.scores import read_truth
+
+    bouts, unknown = read_truth(file, extents, keep_windows=True)
+    if unknown:
+        names = f"{first_names(unknown)}; use the names that --draw wrote"
+        raise DataError(f"{file}: names videos that are not in the timeline: {names}")
+    labeled = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
+    return labeled, read_window_length(file) if recognize(file) == "csv" else None
 
 
 def _draw(
@@ -100,9 +104,7 @@ def _draw(
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS, WINDOW
-    from everest.figures.clips import clip_card
-    from everest.figures.drawing import write_page
-    from everest.lists.sample import Sample
+    from everest.figures.clips import write_check_page
     from everest.metrics.budget import draw_windows, windows_left
 
     windows = windows_left(extents, checked, length)
@@ -120,9 +122,7 @@ def _draw(
         for bouts in checked.values()
         for bout in bouts
     ]
-    samples = [Sample(path=each.video, start=each.start, end=each.end) for each in drawn]
-    cards = [clip_card(sample) | {"line": ",".join(row)} for sample, row in zip(samples, rows, strict=True)]
-    write_page(page, "figures", "check_page.html", list_file=output.name, cards=cards)
+    write_check_page(page, drawn, [",".join(row) for row in rows], list_file=output.name)
     write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
     typer.echo(output)
     typer.echo(page)

@@ -13,7 +13,7 @@ from everest.system.run_folder import RECIPE
 from everest_cli import options as o
 from everest_cli.options import option
 from everest_cli.output import Display, print_json, print_table
-from everest_cli.training import start_processes
+from everest_cli.processes import start_processes
 
 
 def evaluate(
@@ -95,7 +95,10 @@ def probe(
     model = OpenedModel.open(weights, recipe=recipe, clips=1, crops=1, cpu=o.is_on_cpu(gpus))
     with Display(quiet=run.quiet) as display:
         result = probe(model, names, batch=batch, report=display.report)
-    print_json(result) if run.as_json else _print_probes(result)
+    if run.as_json:
+        print_json(result)
+    else:
+        _print_probes(result)
 
 
 def _print_probes(result: dict[str, Any]) -> None:

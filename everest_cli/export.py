@@ -7,14 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import typer
-
 from everest.errors import RecipeError
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_shares
-from everest_cli.output import print_json, say
+from everest_cli.options import argument, check_share, option
+from everest_cli.output import print_result, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +39,7 @@ def export(
     Example: everest export runs/finetune --to onnx --output model.onnx
     """
     if keep is not None:
-        read_shares(str(keep))
+        check_share(keep)
     if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
         raise RecipeError(
             "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
@@ -72,12 +70,8 @@ def export(
     else:
         from everest.checkpoints.graph import exportable
         from everest.checkpoints.graph_files import calibration_clips
-        from everest.lists.inputs import named_samples
 
-        clips = []
-        if calibrate is not None:
-            samples = named_samples([calibrate], root=None)
-            clips = calibration_clips(opened, samples, source=calibrate, notify=say)
+        clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
         document = _write_onnx(out, exported, clips)
@@ -85,7 +79,7 @@ def export(
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
-    print_json({"checkpoint": str(opened.file), "to": to, **document}) if as_json else typer.echo(out)
+    print_result({"checkpoint": str(opened.file), "to": to, **document}, out, as_json=as_json)
 
 
 def _card_of(out: Path) -> Path:

@@ -87,7 +87,7 @@ def select_frames(
     if as_json:
         print_json(rows[0] if len(paths) == len(rows) == 1 else rows)
     if len(rows) < len(paths):
-        raise typer.Exit(4)
+        raise typer.Exit(DataError.exit_code)
 
 
 def visualize_mask(
@@ -147,7 +147,7 @@ def visualize_mask(
     if as_json:
         print_json([row for rows in drawn for row in rows])
     if len(drawn) < len(paths):
-        raise typer.Exit(4)
+        raise typer.Exit(DataError.exit_code)
 
 
 def _readable(videos: Sequence[Path], read: Callable[[Path], Read]) -> Iterator[tuple[Path, Read]]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import typer
 
+from everest.errors import EnvironmentProblem
 from everest_cli import options as o
 from everest_cli.options import argument, option
 from everest_cli.output import print_json, print_table, say
@@ -49,7 +50,9 @@ def runs(
         rows.append((run.path, run.command or "-", run.recipe or "-", run.state, step, loss, best, age))
     columns = [
         Column("run", overflow="fold"),  # complete, even on two lines
-        *("command", "recipe", "state"),
+        "command",
+        "recipe",
+        "state",
         *(Column(name, justify="right", no_wrap=True) for name in ("step", "loss", "best on val", "age")),
     ]
     if rows:
@@ -97,4 +100,4 @@ def doctor(as_json: bool = o.AS_JSON) -> None:
                 typer.echo(f"{'':<8} {'':<{widest}} fix: {result.fix}")
         typer.echo(verdict(results))
     if not healthy:
-        raise typer.Exit(5)
+        raise typer.Exit(EnvironmentProblem.exit_code)

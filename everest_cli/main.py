@@ -26,10 +26,10 @@ from everest_cli import (
     prepare,
     profile,
     recipes,
+    stages,
     sweep,
     timeline,
     train,
-    training,
     weights,
 )
 from everest_cli.options import grouped, option
@@ -112,12 +112,12 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "train": (train.train, "Train and test a model of your videos: start here."),
         "demo": (train.demo, "Try everything on rendered videos, without a download."),
         "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
-        "pretrain": (training.pretrain, "Train an encoder on unlabeled videos."),
-        "finetune": (training.finetune, "Train a classifier from a pre-trained encoder."),
+        "pretrain": (stages.pretrain, "Train an encoder on unlabeled videos."),
+        "finetune": (stages.finetune, "Train a classifier from a pre-trained encoder."),
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
         "probe": (evaluate.probe, "Evaluate a frozen encoder: k-NN, linear and others."),
         "sweep": (sweep.app, "Compare settings over seeds, with intervals."),
-        "train-tokenizer": (training.train_tokenizer, "Train LVMAE's tokenizer."),
+        "train-tokenizer": (stages.train_tokenizer, "Train LVMAE's tokenizer."),
     },
     "Look": {
         "runs": (look.runs, "List runs with their progress."),

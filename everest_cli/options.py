@@ -183,17 +183,27 @@ def read_recipe(
     )
 
 
+def check_share(keep: float) -> None:
+    """Refuse a keep ratio that --keep cannot have."""
+    if not 0 < keep <= 1:
+        raise _no_share(keep)
+
+
 def read_shares(text: str) -> tuple[float, ...]:
     """Parse the keep ratios of --keep, such as `0.5,0.25`."""
     try:
         shares = tuple(float(part) for part in text.split(","))
     except ValueError:
-        shares = ()
-    if not shares or not all(0 < share <= 1 for share in shares):
-        raise RecipeError(f"--keep {text}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
+        raise _no_share(text) from None
+    if not all(0 < share <= 1 for share in shares):
+        raise _no_share(text)
     if len(set(shares)) < len(shares):
         raise RecipeError(f"--keep {text}: a ratio is given twice")
     return shares
+
+
+def _no_share(keep: object) -> RecipeError:
+    return RecipeError(f"--keep {keep}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
 
 
 def read_size(text: str) -> int | tuple[int, int]:

@@ -57,6 +57,14 @@ def print_json(document: Any) -> None:
     typer.echo(json_text(document, indent=2))
 
 
+def print_result(document: Any, text: object, *, as_json: bool) -> None:
+    """Print the result of a command on stdout: a JSON document, or a text in its place."""
+    if as_json:
+        print_json(document)
+    else:
+        typer.echo(text)
+
+
 def print_table(
     columns: Iterable[str | Column], rows: Iterable[Iterable[str]], *, title: str = "", **options: Any
 ) -> None:

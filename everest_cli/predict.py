@@ -10,17 +10,26 @@ from typing import Any, Final, Literal, get_args
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_views
-from everest_cli.output import Display, print_json
+from everest_cli.options import argument, option, read_recipe, read_views
+from everest_cli.output import Display, print_json, say
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
 COLUMNS: Final = (
-    *("video", "head", "rank", "label", "index", "probability", "present", "threshold", "value", "error"),
+    "video",
+    "head",
+    "rank",
+    "label",
+    "index",
+    "probability",
+    "present",
+    "threshold",
+    "value",
+    "error",
 )
 
 
@@ -63,7 +72,7 @@ def predict(
         write_text(output, text)
         typer.echo(output)
     if any("error" in row for row in rows):
-        raise typer.Exit(4)
+        raise typer.Exit(DataError.exit_code)
 
 
 def as_table(rows: Rows) -> str:
@@ -160,7 +169,7 @@ def extract(
         )
     typer.echo(out)
     if skipped:
-        raise typer.Exit(4)
+        raise typer.Exit(DataError.exit_code)
 
 
 def search(
@@ -190,28 +199,23 @@ def search(
         check_new_file(page, option="--page", overwrite=overwrite)
     model = None
     if checkpoint is not None:
-        given = {"checkpoint": checkpoint, "recipe": recipe, "keep": file.keep, "gpus": "auto"}
-        writer = o.ModelOptions(**given, batch=1, data=None, which=None, quiet=True)
-        model = writer.open(clips=file.clips, crops=file.crops)
+        from everest.checkpoints.load import find_weights
+        from everest.inference.model import OpenedModel
+
+        model = OpenedModel.open(
+            find_weights(checkpoint, quiet=True),
+            recipe=read_recipe(recipe) if recipe else None,
+            clips=file.clips,
+            crops=file.crops,
+            keep=file.keep,
+            notify=say,
+        )
     examples = [read_query(text, file, model) for text in queries]
     results = [(example, nearest(file, example, top=top)) for example in examples]
     if page is not None:
-        from everest.figures.clips import clip_card
-        from everest.figures.drawing import write_page
+        from everest.search.page import write_results
 
-        cards = [
-            {
-                "name": query.name,
-                "clip": clip_card(query.sample),
-                "neighbors": [
-                    clip_card(file.sample(each.row))
-                    | {"similarity": f"{each.similarity:.3f}", "name": file.name(each.row)}
-                    for each in neighbors
-                ],
-            }
-            for query, neighbors in results
-        ]
-        write_page(page, "search", "page.html", features=file.path, rows=len(file.units), queries=cards)
+        write_results(page, file, results)
     if as_json:
         print_json([to_dict(query, neighbors, file) for query, neighbors in results])
     else:

@@ -13,7 +13,7 @@ from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_check, prepare_files, prepare_windows
 from everest_cli.options import Task, argument, local_path, option, root_of
-from everest_cli.output import print_json, say
+from everest_cli.output import print_json, print_result, say
 
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
@@ -104,7 +104,7 @@ def split(
     say(*videos.notices)
     _print_lists(document["lists"], ListSize.of(videos.samples).unit)
     say(f"lists: {folder}", "\n  ".join(["next:", *commands]))
-    print_json(document) if as_json else typer.echo("\n".join(document["written"]))
+    print_result(document, "\n".join(document["written"]), as_json=as_json)
 
 
 def _summary(samples: Sequence[Sample], names: Sequence[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from everest.errors import EnvironmentProblem, RecipeError, first_names
+from everest.errors import DataError, EnvironmentProblem, RecipeError, first_names
 from everest.system.files import check_writable, write_table
 from everest.system.machine import num_cores
 from everest.system.run_folder import BAD_VIDEOS
@@ -79,9 +79,12 @@ def check(
     bad = [(row["path"], row["reason"]) for row in document["bad"]]
     write_table(bad_videos, [("path", "reason"), *bad])
     document |= {"written": [str(bad_videos)]}
-    print_json(document) if as_json else _print_check(document, chosen)
+    if as_json:
+        print_json(document)
+    else:
+        _print_check(document, chosen)
     if bad or document["leaks"]:  # copies within one list are only reported
-        raise typer.Exit(4)
+        raise typer.Exit(DataError.exit_code)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +203,10 @@ def stats(
         say(listed.notice)
     with Display(quiet=quiet) as display:
         document = take_stats(listed, most=most, workers=num_cores(), report=display.report)
-    print_json(document) if as_json else _print_stats(document)
+    if as_json:
+        print_json(document)
+    else:
+        _print_stats(document)
 
 
 def _print_stats(document: dict[str, Any]) -> None:

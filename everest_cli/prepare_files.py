@@ -8,11 +8,11 @@ from typing import Final, Literal
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import DataError, RecipeError
 from everest.system.machine import num_cores
 from everest_cli import options as o
 from everest_cli.options import argument, is_on_cpu, option, read_recipe
-from everest_cli.output import Display, print_json, say
+from everest_cli.output import Display, print_result, say
 
 MOST_BYTES: Final = 10**9  # of the videos of a shard
 ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
@@ -67,7 +67,7 @@ def encode(
             overwrite=overwrite,
             report=display.report,
         )
-    print_json(document) if as_json else typer.echo("\n".join(document["lists"] or [str(output)]))
+    print_result(document, "\n".join(document["lists"] or [str(output)]), as_json=as_json)
     if not quiet:
         size = document["bytes"]
         say(
@@ -76,7 +76,7 @@ def encode(
             f"{size['before'] / 1e6:.1f} MB became {size['after'] / 1e6:.1f} MB"
         )
     if document["failed"]:
-        raise typer.Exit(4)
+        raise typer.Exit(DataError.exit_code)
 
 
 def shard(
@@ -105,7 +105,7 @@ def shard(
         )
     if not quiet:
         say(f"{document['videos']} videos, shards: {document['shards']}, {document['bytes'] / 1e6:.1f} MB")
-    print_json(document) if as_json else typer.echo(document["index"])
+    print_result(document, document["index"], as_json=as_json)
 
 
 def tokens(
@@ -148,4 +148,4 @@ def tokens(
     if not quiet:
         clips, skipped = document["videos"] * document["variants"], len(document["bad"])
         say(f"{clips} clips, {document['bytes'] / 1e6:.1f} MB; {skipped} videos skipped")
-    print_json(document) if as_json else typer.echo(output)
+    print_result(document, output, as_json=as_json)

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
-from everest.errors import DataError, RecipeError, first_names
+from everest.errors import DataError, RecipeError
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest_cli import options as o
+from everest_cli.bout_options import AnnotationKind, kind_of
 from everest_cli.options import Task, argument, local_path, option
-from everest_cli.output import Display, print_json, say
-from everest_cli.timeline import AnnotationKind, kind_of
+from everest_cli.output import Display, print_json, print_result, say
 
 if TYPE_CHECKING:
-    from everest.annotations.bout import Bout
-    from everest.annotations.matching import VideoNames
-    from everest.annotations.times import VideoTimes
+    from everest.footage.windows import WindowList
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
@@ -77,19 +74,25 @@ def windows(
         )
     document = asdict(result)
     document |= {"list": document.pop("file")} | (document.pop("labeled") or {})
-    print_json(document) if as_json else typer.echo(output)
+    print_result(document, output, as_json=as_json)
     if not quiet:
-        numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
-        say(f"{numbers}, {result.hours:.2f} hours")
-    if result.labeled is not None and not quiet:
-        task, classes = result.labeled["task"], result.labeled["classes"]
-        say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in result.labeled["labels"].items()))
-        words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
-        words += [] if task == "single-label" else ["--task", task]
-        words += [] if classes is None else ["--classes", classes]
-        say(f"next:\n  {shlex.join(words)}")
+        _say_windows(result, output)
     if result.failed or result.damaged:
-        raise typer.Exit(4)
+        raise typer.Exit(DataError.exit_code)
+
+
+def _say_windows(result: WindowList, output: Path) -> None:
+    """Print the numbers of windows and labels, and the command that splits a labeled list."""
+    numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
+    say(f"{numbers}, {result.hours:.2f} hours")
+    if result.labeled is None:
+        return
+    task, classes = result.labeled["task"], result.labeled["classes"]
+    say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in result.labeled["labels"].items()))
+    words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
+    words += [] if task == "single-label" else ["--task", task]
+    words += [] if classes is None else ["--classes", classes]
+    say(f"next:\n  {shlex.join(words)}")
 
 
 def convert_annotations(
@@ -114,76 +117,40 @@ def convert_annotations(
     from everest.annotations.bout import LONGEST, UNSCORED, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
     from everest.annotations.labeled import seconds_of_classes
-    from everest.annotations.matching import VideoNames
+    from everest.annotations.matching import VideoBouts, VideoNames, bouts_of_videos
     from everest.lists.inputs import named_videos
 
     names = VideoNames(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
-    unmatched, notices, times = [], [], {}
-    if videos:
-        bouts, unmatched, notices, times = _matched(bouts, names)
-    unscored = [bout for bout in bouts if bout.label == UNSCORED]
-    classes = seconds_of_classes([bout for bout in bouts if bout.label != UNSCORED])
+    found = bouts_of_videos(bouts, names) if videos else VideoBouts(bouts, [], [], {})
+    unscored = [bout for bout in found.bouts if bout.label == UNSCORED]
+    scored = [bout for bout in found.bouts if bout.label != UNSCORED]
+    classes = seconds_of_classes(scored)
     document: dict[str, Any] = {
-        "videos": len({bout.video for bout in bouts}),
-        "bouts": len(bouts) - len(unscored),
+        "videos": len({bout.video for bout in found.bouts}),
+        "bouts": len(scored),
         "classes": {name: {"bouts": count, "seconds": round(s, 3)} for name, (count, s) in classes.items()},
         "unscored": {
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
         },
-        "unmatched": unmatched,
+        "unmatched": found.unmatched,
         "written": [],
     }
     if kind is not None and output is not None:
-        for file in files_of(output, by_video(bouts), kind):
+        for file in files_of(output, by_video(found.bouts), kind):
             refuse_inputs(file, [*files, *names.videos], option="--output")
             check_new_file(file, option="--output", overwrite=overwrite)
-        document["written"] = [str(file) for file in write_annotations(output, bouts, kind, times=times)]
+        written = write_annotations(output, found.bouts, kind, times=found.times)
+        document["written"] = [str(file) for file in written]
     say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
     for name, facts in document["classes"].items():
         say(f"  {name}: {counted(facts['bouts'], 'bout')}, {facts['seconds']:.1f} s")
     if unscored:
         facts = document["unscored"]
         say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    say(*notices)
+    say(*found.notices)
     if as_json:
         print_json(document)
     elif document["written"]:
         typer.echo("\n".join(document["written"]))
-
-
-def _matched(
-    bouts: Sequence[Bout], names: VideoNames
-) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
-    """The bouts of the user's videos, by their paths; the annotated names without a video; notices; times."""
-    from everest.annotations.bout import LONGEST, UNSCORED
-    from everest.annotations.matching import late_notices, match_videos
-    from everest.annotations.times import VideoTimes
-    from everest.video.stream import VideoError
-
-    matched, unmatched = match_videos(bouts, names)
-    if bouts and not matched:
-        raise DataError(
-            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
-            f"--videos has {first_names([video.name for video in names.videos])}"
-        )
-    notices, times = [], {}
-    if unmatched:
-        notices.append(f"left out, not found in --videos: {first_names(unmatched, 10)}")
-    for video in matched:
-        try:
-            times[video] = VideoTimes.of(str(video))
-        except VideoError as error:
-            notices.append(f"{error}; its bouts were not checked against its length")
-    ends = {video: measured.seconds for video, measured in times.items()}
-    notices += late_notices(matched, ends)
-    by_path = []
-    for video, video_bouts in matched.items():
-        end = ends.get(video, LONGEST)  # unscored time ends with the video
-        for bout in video_bouts:
-            if bout.label != UNSCORED:
-                by_path.append(replace(bout, video=str(video)))
-            elif bout.start < end:
-                by_path.append(replace(bout, video=str(video), end=min(bout.end, end)))
-    return by_path, unmatched, notices, {str(video): measured for video, measured in times.items()}

@@ -17,6 +17,8 @@ from everest_cli.options import is_on_cpu, option, read_size
 from everest_cli.output import print_json, print_table, say
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from everest.config.settings import Recipe
     from everest.profiling.loading import TrainingStage
 
@@ -78,10 +80,7 @@ def profile(
         with_bases(find_recipe(recipe))  # refuses files that are no recipes before torch is imported
 
     if paper:
-        from everest.profiling.paper_tables import paper_figures
-
-        rows = [figure.dump() for figure in paper_figures()]
-        print_json(rows) if as_json else _print_paper(rows)
+        _print_paper(as_json=as_json)
         return
 
     from everest.profiling.planner import plan_pretraining
@@ -113,7 +112,10 @@ def profile(
         document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
         _add_measurements(document, profiled, batch, loads=data is not None, cpu=is_on_cpu(gpus))
-    print_json(document) if as_json else _print_profile(document)
+    if as_json:
+        print_json(document)
+    else:
+        _print_profile(document)
 
 
 def _add_measurements(
@@ -150,13 +152,17 @@ def _print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bo
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
         about = {"checkpoint": str(file), "precision": exported.precision, "device": "cpu"}
-        answer, views = lambda clips: exported.answers(exported(clips)), exported.clip.views()
+        views = exported.clip.views()
+
+        def answer(clips: Tensor) -> object:
+            return exported.answers(exported(clips))
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=say)
         precision = model.accelerator.mixed_precision
         precision = "fp32" if precision == "no" else precision
         about = {"checkpoint": str(file), "precision": precision, "device": str(model.module.device)}
-        answer, views = model.encode if model.module.classes == () else model.answers, model.views
+        views = model.views
+        answer = model.encode if model.module.classes == () else model.answers
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
         if data is None:
@@ -251,8 +257,14 @@ def _print_comparison(profiles: Sequence[Mapping[str, Any]]) -> None:
     print_table(columns, rows, title="\nMethods", box=None)
 
 
-def _print_paper(figures: Sequence[Mapping[str, Any]]) -> None:
+def _print_paper(*, as_json: bool) -> None:
     """Print the paper's figures next to everest's."""
+    from everest.profiling.paper_tables import paper_figures
+
+    figures = [figure.dump() for figure in paper_figures()]
+    if as_json:
+        print_json(figures)
+        return
     columns = ("quantity", "unit", "paper", "everest", "difference", "note")
     for number, subject in PAPER_TABLES.items():
         rows = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,7 +12,7 @@ from everest.system.files import check_new_file, write_error, write_text
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import Task, argument, option
-from everest_cli.output import print_json, print_table, say
+from everest_cli.output import print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
     from everest.config.settings import DataSettings
@@ -46,8 +45,8 @@ def suggest(
     """
     from everest.config.settings import DataSettings
     from everest.suggest.data_section import data_section, has_class_folders, training_commands, with_task
-    from everest.suggest.rules import DEVICES
-    from everest.suggest.suggestion import suggest_recipe, this_device
+    from everest.suggest.divided_folder import DividedFolder
+    from everest.suggest.suggestion import suggest_recipe
 
     check_new_file(output, option="--output", overwrite=overwrite)
     lists = {"train": train, "val": val, "test": test}
@@ -57,18 +56,11 @@ def suggest(
     for name, given in (("task", task), ("pretrain", pretrain)):
         if unlabeled and given is not None:
             raise RecipeError(f"--{name}: has no effect with --unlabeled")
-    device = device or this_device()
-    if device not in DEVICES:
-        raise unknown_name("--device", device, DEVICES)
-    is_here = device in ("cpu", this_device())
-    if hours is not None and not is_here:
-        raise RecipeError(
-            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out"
-        )
+    device, is_here = _read_device(device, hours)
     lists = {name: given for name, given in lists.items() if given}
     divided = None
     if not (lists or unlabeled) and has_class_folders(data):
-        divided = _DividedFolder(data, output, group=group, overwrite=overwrite)
+        divided = DividedFolder(data, output, group=group, overwrite=overwrite)
         lists = divided.lists
     elif group is not None:
         raise RecipeError("--group: has no effect on lists; use it with class folders")
@@ -90,7 +82,9 @@ def suggest(
             notify=say,
         )
         text = suggestion.text
-        write_text(output, text if divided is None else divided.move(text, quiet=quiet))
+        if divided is not None:
+            text = divided.move(text, notify=(lambda text: None) if quiet else say)
+        write_text(output, text)
     finally:
         if divided is not None:
             divided.clear()
@@ -105,11 +99,24 @@ def suggest(
     )
     if not quiet:
         say(*map(str, suggestion.times), "\n  ".join(["next:", *commands]))
-    if as_json:
-        stages = [time._asdict() for time in suggestion.times]
-        print_json({"recipe": str(output), "stages": stages, "next": commands})
-    else:
-        typer.echo(output)
+    stages = [time._asdict() for time in suggestion.times]
+    print_result({"recipe": str(output), "stages": stages, "next": commands}, output, as_json=as_json)
+
+
+def _read_device(name: str | None, hours: float | None) -> tuple[str, bool]:
+    """The device of --device, and whether it is of this machine: only there, --hours can be measured."""
+    from everest.suggest.rules import DEVICES
+    from everest.suggest.suggestion import this_device
+
+    device = name or this_device()
+    if device not in DEVICES:
+        raise unknown_name("--device", device, DEVICES)
+    is_here = device in ("cpu", this_device())
+    if hours is not None and not is_here:
+        raise RecipeError(
+            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out"
+        )
+    return device, is_here
 
 
 def _check_held_out(source: str | None, settings: DataSettings, data: str, *, divided: bool) -> None:
@@ -136,48 +143,6 @@ def _check_held_out(source: str | None, settings: DataSettings, data: str, *, di
         f"warning: {given} has {videos} of the validation or test list, such as {shared[0]}, so "
         f"results will be too good; leave them out by {fix} LIST"
     )
-
-
-class _DividedFolder:
-    """The lists of class folders: made in a folder beside the recipe, and moved into place at the end."""
-
-    def __init__(self, data: str, recipe: Path, *, group: str | None, overwrite: bool) -> None:
-        from everest.prepare.split import LabeledVideos
-        from everest.system.storage import parse_location
-
-        root = parse_location(data)
-        if not isinstance(root, Path):
-            raise RecipeError(f"{data}: remote class folders cannot be split; make lists of them")
-        self._folder = recipe.absolute().with_name(f"{recipe.name.removesuffix('.yaml')}-lists")
-        if recipe.absolute().parent == root.absolute():
-            raise RecipeError(
-                f"--output {recipe}: its lists would look like a class in this folder; name another folder"
-            )
-        if self._folder.exists() and not overwrite:
-            raise RecipeError(f"{self._folder}: exists; name another recipe, or use --overwrite")
-        self._part = self._folder.with_name(f"{self._folder.name}.part")
-        self.clear()
-        self._videos = LabeledVideos.read(root, root=root.absolute(), group=group)
-        self._lists = self._videos.split()
-        self.lists = self._videos.write(self._lists, self._part)
-
-    def move(self, recipe: str, *, quiet: bool) -> str:
-        """Move the lists to their folder, and print their sizes; returns the recipe with their new paths."""
-        from everest.lists.sample import ListSize
-
-        self._folder.mkdir(exist_ok=True)
-        for name in ("train.csv", "val.csv", "test.csv", "classes.txt"):  # of an earlier recipe
-            (self._folder / name).unlink(missing_ok=True)
-        for file in self._part.iterdir():
-            file.replace(self._folder / file.name)
-        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in self._lists.items())
-        if not quiet:
-            say(*self._videos.notices, *sizes, f"lists: {self._folder}")
-        return recipe.replace(str(self._part), str(self._folder))
-
-    def clear(self) -> None:
-        """Remove the lists that were not moved."""
-        shutil.rmtree(self._part, ignore_errors=True)
 
 
 @app.command("list", epilog="Example: everest recipes list --json")

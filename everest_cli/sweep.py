@@ -14,7 +14,7 @@ from everest.system.launch import read_devices
 from everest_cli import options as o
 from everest_cli.options import argument, option
 from everest_cli.output import Display, print_json, print_table, say
-from everest_cli.training import this_program
+from everest_cli.processes import this_program
 
 RUN = "run"  # the command of any other first word
 

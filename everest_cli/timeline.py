@@ -2,64 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import typer
 
-from everest.errors import RecipeError
-from everest.system.events import notice
+from everest.errors import DataError, RecipeError
+from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
+from everest_cli.bout_options import KINDS_BY_ENDING, FileKind, RuleOptions, kind_of
 from everest_cli.options import argument, option
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
-    from everest.inference.bouts import BoutRules, Rows
+    from everest.inference.bouts import Rows
     from everest.inference.timelines import Timelines
 
-AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
-FileKind = Literal[AnnotationKind, "json"]
-KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
-    **{".csv": "csv", ".boris": "boris", ".eaf": "elan"},
-    **{".srt": "srt", ".vtt": "vtt", ".json": "json"},
-}
 SAVED = ".safetensors"
-
-
-def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
-    """The kind of the file of --output, by --to or its ending; None without --output."""
-    if output is None:
-        if to is not None:
-            raise RecipeError(f"--to {to}: needs --output, the file to write")
-        return None
-    kind = to or KINDS_BY_ENDING.get(output.suffix.lower())
-    if kind not in kinds:
-        known = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
-        raise RecipeError(f"--output {output}: end its name in {known}, or add --to")
-    return kind
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuleOptions:
-    """How bouts follow from the probabilities of windows."""
-
-    background: float | None = option("--background P", "Windows less probable than this have no class.")
-    threshold: float | None = option(
-        "--threshold P", "Multi-label classes are present from here on [the model's]."
-    )
-    smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
-    min_seconds: float = option(
-        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", 0.0, min=0
-    )
-
-    def rules(self) -> BoutRules:
-        from everest.inference.bouts import BoutRules
-
-        return BoutRules(**asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,14 +68,13 @@ def timeline(
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
     inputs: list[object] = [*videos, *model.inputs, *([truth] if truth else [])]
-    timelines = samples = opened = None
+    compute: Callable[..., Timelines]
     if len(videos) == 1 and videos[0].suffix == SAVED:
-        given = [f"--{name}" for name, value in (("window", window), ("step", step), ("save", save)) if value]
-        given += [f"--{name}" for name in model.changed]
-        if given:
-            raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
-        timelines = Timelines.load(videos[0])
-        classes, names = timelines.classes, [video.path for video in timelines.videos]
+        _refuse_with_saved({"window": window, "step": step, "save": save}, model)
+        saved = Timelines.load(videos[0])
+        classes = saved.classes
+        names = [video.path for video in saved.videos]
+        compute = partial(_with_errors, saved)
     else:
         if not model.checkpoint:
             raise RecipeError(
@@ -125,6 +88,7 @@ def timeline(
         save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
             raise RecipeError(f"--save {save}: end its name in {SAVED}")
+        compute = partial(compute_timelines, opened, samples, window=window, step=step, batch=model.batch)
     bout_rules.check(classes.heads)
     if kind not in (None, "json") and all(head.task == "regression" for head in classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
@@ -135,22 +99,14 @@ def timeline(
     with Display(quiet=model.quiet) as display:
         if truth is not None:  # before anything is computed
             check_truth(labeled, classes, report=display.report)
-        if timelines is None:
-            assert opened is not None
-            assert samples is not None
-            timelines = compute_timelines(
-                opened, samples, window=window, step=step, batch=model.batch, report=display.report
-            )
-            if save is not None and any(len(video.starts) for video in timelines.videos):
-                timelines.save(save)
-        else:
-            for video in timelines.videos:
-                if video.error is not None:
-                    display.report(notice(f"{video.video}: {video.error}"))
+        timelines = compute(report=display.report)
+        has_windows = any(len(video.starts) for video in timelines.videos)
+        if save is not None and has_windows:
+            timelines.save(save)
         bouts = timelines.bouts(bout_rules)
         if truth is not None:
             scores = score_timelines(timelines, bouts, labeled, report=display.report)
-    if plot is not None and any(len(video.starts) for video in timelines.videos):
+    if plot is not None and has_windows:
         from everest.figures.timeline import draw_timelines
 
         draw_timelines(plot, timelines, bouts, labeled)
@@ -165,7 +121,22 @@ def timeline(
     for file in _write(files, kind, timelines, bouts, text):
         typer.echo(file, err=as_json)
     if any(video.error for video in timelines.videos):
-        raise typer.Exit(4)
+        raise typer.Exit(DataError.exit_code)
+
+
+def _refuse_with_saved(options: Mapping[str, object], model: TimelineModel) -> None:
+    """Refuse options that have no effect on saved timelines: those with a value, and all of the model."""
+    given = [f"--{name}" for name in (*(name for name, value in options.items() if value), *model.changed)]
+    if given:
+        raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
+
+
+def _with_errors(saved: Timelines, *, report: Report) -> Timelines:
+    """Saved timelines, after a report of the videos that could not be read."""
+    for video in saved.videos:
+        if video.error is not None:
+            report(notice(f"{video.video}: {video.error}"))
+    return saved
 
 
 def _saved_beside(output: Path) -> Path:

@@ -14,7 +14,7 @@ from everest.errors import CheckpointError, RecipeError, first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_size
-from everest_cli.output import print_json, print_table, say
+from everest_cli.output import print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
@@ -125,7 +125,7 @@ def convert(
         if not inspect:
             raise CheckpointError(f"{path}: written by everest; use it without conversion")
         document = _own_document(own)
-        print_json(document) if as_json else typer.echo("\n".join(_lines(document)))
+        print_result(document, "\n".join(_lines(document)), as_json=as_json)
         return
     hints = Hints(
         family=family.replace("_", "-") if family else None,
@@ -136,14 +136,14 @@ def convert(
     foreign = read_foreign(path)
     if inspect or out is None:
         document = describe(identify(foreign, hints))
-        print_json(document) if as_json else typer.echo("\n".join(_lines(document)))
+        print_result(document, "\n".join(_lines(document)), as_json=as_json)
         return
     names = None if classes is None else read_class_names(classes)
     conversion = convert(foreign, hints, partial=partial, classes=names)
     conversion.weights.save(out)
     document = {**describe(conversion.identity), "written": str(out)}
     say(*_lines(document))
-    print_json(document) if as_json else typer.echo(out)
+    print_result(document, out, as_json=as_json)
 
 
 def _read_heads(text: str | None) -> dict[str, int]:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from everest.annotations.bout import LONGEST, UNSCORED, Bout
 from everest.annotations.times import VideoTimes
-from everest.errors import DataError, shown
+from everest.errors import DataError, first_names, shown
 from everest.video.folders import VIDEO_SUFFIXES
+from everest.video.stream import VideoError
 
 Name = TypeVar("Name", Path, str)
 
@@ -96,6 +98,46 @@ def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, 
         if video is not None:
             matched[video].append(bout)
     return dict(matched), [name for name, video in video_of.items() if video is None]
+
+
+class VideoBouts(NamedTuple):
+    """Bouts by the paths of the user's videos."""
+
+    bouts: list[Bout]
+    unmatched: list[str]  # annotated names without a video
+    notices: list[str]
+    times: dict[str, VideoTimes]  # of the videos that can be read
+
+
+def bouts_of_videos(bouts: Sequence[Bout], names: VideoNames) -> VideoBouts:
+    """Find the video of each bout; DataError if no bout has one. Unscored time ends with the video."""
+    matched, unmatched = match_videos(bouts, names)
+    if bouts and not matched:
+        raise DataError(
+            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
+            f"--videos has {first_names([video.name for video in names.videos])}"
+        )
+    notices, times = [], {}
+    if unmatched:
+        notices.append(f"left out, not found in --videos: {first_names(unmatched, 10)}")
+    for video in matched:
+        try:
+            times[video] = VideoTimes.of(str(video))
+        except VideoError as error:
+            notices.append(f"{error}; its bouts were not checked against its length")
+    ends = {video: measured.seconds for video, measured in times.items()}
+    notices += late_notices(matched, ends)
+    by_path = []
+    for video, video_bouts in matched.items():
+        end = ends.get(video, LONGEST)
+        for bout in video_bouts:
+            if bout.label != UNSCORED:
+                by_path.append(replace(bout, video=str(video)))
+            elif bout.start < end:
+                by_path.append(replace(bout, video=str(video), end=min(bout.end, end)))
+    return VideoBouts(
+        by_path, unmatched, notices, {str(video): measured for video, measured in times.items()}
+    )
 
 
 def late_notices(matched: Mapping[Name, Sequence[Bout]], ends: Mapping[Name, float]) -> list[str]:

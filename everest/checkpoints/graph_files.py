@@ -20,7 +20,7 @@ from everest.checkpoints.describe import describe, recipe_of
 from everest.checkpoints.graph import INPUT, INSTALL, KEPT, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
-from everest.lists.sample import Sample
+from everest.lists.inputs import named_samples
 from everest.system.files import atomic_file
 from everest.video.reader import VideoError
 
@@ -179,15 +179,14 @@ def nodes_behind(model: Any, output: str) -> Iterator[Any]:
             yield node
 
 
-def calibration_clips(
-    opened: LoadedModel, samples: Sequence[Sample], *, source: object, notify: Notify
-) -> list[Tensor]:
-    """Read the middle (1, C, T, H, W) uint8 of at most `MOST_CLIPS` videos, evenly spread over the samples.
+def calibration_clips(opened: LoadedModel, source: Path, *, notify: Notify) -> list[Tensor]:
+    """Read the middle (1, C, T, H, W) uint8 of at most `MOST_CLIPS` videos, evenly spread over a source.
 
     Args:
-        source: the list or folder of the samples, for messages.
+        source: a list or a folder.
         notify: receives which videos are unreadable.
     """
+    samples = named_samples([source], root=None)
     module, count, clips = opened.transformer, min(len(samples), MOST_CLIPS), []
     describe(module, recipe_of(opened, notify=notify), file=opened.file)
     for number in range(count):

@@ -5,6 +5,7 @@ F frames, H W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +15,9 @@ import numpy as np
 
 from everest.data.crops import resize
 from everest.data.footage import footage_of
-from everest.figures.drawing import data_uri
+from everest.figures.drawing import data_uri, write_page
 from everest.lists.sample import Sample
+from everest.metrics.budget import FootageWindow
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
 from everest.video.writer import H264, write_timed_frames
 
@@ -34,6 +36,15 @@ def clip_card(sample: Sample) -> dict[str, Any]:
         return card | {"uri": data_uri("video/mp4", _small_video(sample))}
     except VideoError as error:
         return card | {"problem": error.reason}
+
+
+def write_check_page(
+    page: Path, windows: Sequence[FootageWindow], lines: Sequence[str], *, list_file: str
+) -> None:
+    """Write a page of windows to check, each as a playing clip with its line of a list."""
+    samples = [Sample(path=window.video, start=window.start, end=window.end) for window in windows]
+    cards = [clip_card(sample) | {"line": line} for sample, line in zip(samples, lines, strict=True)]
+    write_page(page, "figures", "check_page.html", list_file=list_file, cards=cards)
 
 
 def _small_video(sample: Sample) -> bytes:

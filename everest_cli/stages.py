@@ -1,10 +1,8 @@
-"""`everest pretrain`, `finetune` and `train-tokenizer`: their options, processes and display."""
+"""`everest pretrain`, `finetune` and `train-tokenizer`: their options and display."""
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +12,12 @@ from typing import TYPE_CHECKING, Literal
 import typer
 
 from everest.errors import RecipeError
-from everest.system.launch import Devices, read_devices, run_processes
-from everest.system.processes import is_launched, is_main
+from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
 from everest_cli.options import Precision, option, read_recipe
 from everest_cli.output import Display, say
+from everest_cli.processes import start_processes
 
 if TYPE_CHECKING:
     from everest.engine.training import Training
@@ -54,26 +52,6 @@ class TrainOptions:
         "--dry-run", "Check everything, try two passes, estimate time and memory; write nothing.", False
     )
     quiet: bool = o.QUIET
-
-
-def start_processes(gpus: str, processes: int | None) -> Devices:
-    """Return the devices of a run of one process. Several are started here, and their code ends this one."""
-    if is_launched():
-        return Devices(kind="cpu" if gpus == "cpu" else "cuda")
-    devices = read_devices(gpus, processes)
-    if devices.processes > 1:
-        code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
-        typer.echo(errors, err=True, nl=False)
-        raise typer.Exit(code)
-    os.environ.update(devices.environment)
-    return devices
-
-
-def this_program() -> list[str]:
-    """Return the words that start `everest` again, as this process was started."""
-    # Only `python -m` searches the working directory for modules first.
-    by_module = Path(sys.argv[0]).name == "__main__.py"
-    return [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]
 
 
 def _train(

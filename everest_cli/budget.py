@@ -44,7 +44,7 @@ def budget(
     """
     from everest.annotations.bout_table import read_window_length
     from everest.annotations.formats import recognize
-    from everest.inference.scores import annotation_bouts, check_one_head, read_truth
+    from everest.inference.scores import bout_of, check_one_head, is_class, read_truth
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget
 
@@ -57,10 +57,12 @@ def budget(
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
     extents, predicted = {}, {}
-    for video, bouts in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
-        if len(video.starts):
-            extents[video.video] = video.extent
-            predicted[video.video] = annotation_bouts(video.video, {"": next(iter(bouts.values()))})
+    for recording, bouts in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
+        if len(recording.starts):
+            (rows,) = bouts.values()
+            name = recording.video
+            extents[name] = recording.extent
+            predicted[name] = [bout_of(row, video=name) for row in rows if is_class(row)]
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
     labeled: Bouts = {}

@@ -144,9 +144,9 @@ def timeline(
             if save is not None and any(len(video.starts) for video in timelines.videos):
                 timelines.save(save)
         else:
-            for video in timelines.videos:
-                if video.error is not None:
-                    display.report(notice(f"{video.video}: {video.error}"))
+            for recording in timelines.videos:
+                if recording.error is not None:
+                    display.report(notice(f"{recording.video}: {recording.error}"))
         bouts = timelines.bouts(bout_rules)
         if truth is not None:
             scores = score_timelines(timelines, bouts, labeled, report=display.report)

@@ -23,8 +23,9 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
-from everest.inference.model import OpenedModel, Values
+from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
+from everest.inference.videos import ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
@@ -84,19 +85,19 @@ def encode_set(
 
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
-    def compute(clips: Tensor) -> Values:
+    def compute(clips: Tensor) -> ViewTensors:
         return model.encode(clips)._asdict() | {name: of(clips) for name, of in baselines.items()}
 
-    def row_of(views: Values) -> dict[str, Tensor]:
+    def row_of(views: ViewTensors) -> dict[str, Tensor]:
         tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
         return {name: views[name].mean(dim=0) for name in ("pooled", *baselines)} | tokens
 
     recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
         add_rows(store, model, samples, row_of, batch=batch, report=report, compute=compute)
-        skipped = [(video, problem) for video, problem in store.samples if problem is not None]
+        skipped = [(video, problem) for video, problem in store.entries if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
-        pairs = zip(samples, store.samples, strict=True)
+        pairs = zip(samples, store.entries, strict=True)
         arrays = store.arrays()
     return EncodedSet(
         samples=[sample for sample, (_, problem) in pairs if problem is None],

@@ -20,7 +20,7 @@ from everest_cli.timeline import AnnotationKind, kind_of
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout
-    from everest.annotations.matching import VideoNames
+    from everest.annotations.matching import VideoFinder
     from everest.annotations.times import VideoTimes
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
@@ -113,11 +113,11 @@ def convert_annotations(
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
-    from everest.annotations.labeled import seconds_of_classes
-    from everest.annotations.matching import VideoNames
+    from everest.annotations.matching import VideoFinder
+    from everest.annotations.window_labels import seconds_of_classes
     from everest.lists.inputs import named_videos
 
-    names = VideoNames(named_videos(videos or []))
+    names = VideoFinder(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
     unmatched, notices, times = [], [], {}
     if videos:
@@ -154,7 +154,7 @@ def convert_annotations(
 
 
 def _matched(
-    bouts: Sequence[Bout], names: VideoNames
+    bouts: Sequence[Bout], names: VideoFinder
 ) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
     """The bouts of the user's videos, by their paths; the annotated names without a video; notices; times."""
     from everest.annotations.bout import LONGEST, UNSCORED

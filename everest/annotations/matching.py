@@ -34,7 +34,7 @@ def stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
 
 
-class VideoNames:
+class VideoFinder:
     """The user's videos."""
 
     def __init__(self, videos: Iterable[Path] = ()) -> None:
@@ -81,7 +81,7 @@ class VideoNames:
         return self._times[video]
 
 
-def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, list[Bout]], list[str]]:
+def match_videos(bouts: Iterable[Bout], videos: VideoFinder) -> tuple[dict[Path, list[Bout]], list[str]]:
     """Sort bouts by the user's videos.
 
     Returns:

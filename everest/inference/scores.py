@@ -9,7 +9,7 @@ from typing import Any
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
-from everest.annotations.matching import VideoNames, match_videos
+from everest.annotations.matching import VideoFinder, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import Rows
@@ -31,7 +31,7 @@ def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False)
         The bouts of each video that has any, and the names that are none of the videos.
     """
     paths = {Path(video): video for video in videos}
-    names = VideoNames(paths)
+    names = VideoFinder(paths)
     matched, unknown = match_videos(read_annotations(path, videos=names, keep_windows=keep_windows), names)
     if not matched:
         raise DataError(f"{path}: has no bout of these videos; it names {first_names(unknown) or 'none'}")

@@ -72,7 +72,8 @@ def encode_set(
         batch: videos in one forward pass.
     """
     if with_tokens:
-        views, disk = model.views, folder.parent
+        views = model.views
+        disk = folder.parent
         blank = torch.zeros(1, views.channels, views.frames, *views.size, dtype=torch.uint8)
         needed = len(samples) * views.num_views * model.encode(blank).tokens.nbytes
         free = psutil.disk_usage(str(disk)).free

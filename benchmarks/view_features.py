@@ -37,7 +37,7 @@ from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes.baselines import difference_image
 from everest.probes.classifiers import attentive, linear, nearest_neighbors
-from everest.probes.measures import numbered, precision_of_nearest
+from everest.probes.measures import LabeledFeatures, numbered, precision_of_nearest
 
 RESULTS: Final = HERE / "results" / "view_features.json"
 RESULTS_OF_LETTERS: Final = HERE / "results" / "view_features_letters.json"
@@ -147,8 +147,8 @@ def measured(
     }
     found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
     near = precision_of_nearest(
-        *(features[held_out], labels[held_out], groups[held_out]),
-        *(features[known], labels[known], groups[known]),
+        LabeledFeatures(features[held_out], labels[held_out], groups[held_out]),
+        LabeledFeatures(features[known], labels[known], groups[known]),
     )
     assert near is not None
     few = []

@@ -21,8 +21,9 @@ from everest.errors import DataError, unknown_name
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference import predictions
 from everest.inference.features import LEVELS
-from everest.inference.model import OpenedModel, over_videos
+from everest.inference.model import OpenedModel
 from everest.inference.timelines import Timelines, compute_timelines
+from everest.inference.videos import compute_over_videos
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.models.classifier import VideoClassifier
@@ -148,7 +149,7 @@ def extract(
         raise unknown_name("level", level, LEVELS)
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
     samples = _samples(videos, data)
-    encoded = over_videos(
+    encoded = compute_over_videos(
         opened,
         samples,
         lambda frames: opened.encode(frames)._asdict(),

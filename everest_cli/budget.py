@@ -42,7 +42,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
-    from everest.inference.scores import annotation_bouts, check_one_head
+    from everest.inference.scores import bout_of, check_one_head, is_class
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget
 
@@ -55,10 +55,12 @@ def budget(
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
     extents, predicted = {}, {}
-    for video, bouts in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
-        if len(video.starts):
-            extents[video.video] = video.extent
-            predicted[video.video] = annotation_bouts(video.video, {"": next(iter(bouts.values()))})
+    for recording, bouts in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
+        if len(recording.starts):
+            (rows,) = bouts.values()
+            name = recording.video
+            extents[name] = recording.extent
+            predicted[name] = [bout_of(row, video=name) for row in rows if is_class(row)]
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
     labeled, seconds = ({}, None) if checked is None else _read_checked(checked, extents)

@@ -112,8 +112,8 @@ def _read_sources(
     for source in sources:
         listed = read_labeled(source, root=root_of(source, data), **known, may_miss=True)
         if not lists:
-            heads = {"task": listed.task, "heads": listed.heads, "names_classes": False}
-            known |= {"classes": listed.class_names, **(heads if listed.heads else {})}
+            heads = {"task": listed.task, "heads": listed.heads, "of_model": True}
+            known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
         lists[str(source)] = listed
     return _Chosen(lists=lists, paths=sources)
 

@@ -43,7 +43,7 @@ def encode(
 
     Example: everest prepare encode train.csv test.csv --output small
     """
-    from everest.lists.inputs import read_originals
+    from everest.lists.inputs import read_sources
     from everest.prepare.encode import EncodeSettings, encode_videos
     from everest.video.writer import H264, Mjpeg
 
@@ -59,7 +59,7 @@ def encode(
     }[codec]
     with Display(quiet=quiet) as display:
         document = encode_videos(
-            list(read_originals(sources, data)),
+            list(read_sources(sources, data)),
             output,
             EncodeSettings(short_side=short_side, codec=encoder),
             workers=num_cores(),
@@ -92,11 +92,11 @@ def shard(
 
     Example: everest prepare shard train.csv --output shards
     """
-    from everest.lists.inputs import read_originals
+    from everest.lists.inputs import read_sources
     from everest.lists.reading import refuse_split_folders
     from everest.prepare.shard import write_shards
 
-    (videos,) = read_originals([source], data)
+    (videos,) = read_sources([source], data)
     if not videos.is_list:
         refuse_split_folders(videos.location)
     with Display(quiet=quiet) as display:

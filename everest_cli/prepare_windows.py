@@ -116,11 +116,11 @@ def convert_annotations(
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
-    from everest.annotations.labeled import seconds_of_classes
-    from everest.annotations.matching import VideoBouts, VideoNames, bouts_of_videos
+    from everest.annotations.matching import VideoBouts, VideoFinder, bouts_of_videos
+    from everest.annotations.window_labels import seconds_of_classes
     from everest.lists.inputs import named_videos
 
-    names = VideoNames(named_videos(videos or []))
+    names = VideoFinder(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
     found = bouts_of_videos(bouts, names) if videos else VideoBouts(bouts, [], [], {})
     unscored = [bout for bout in found.bouts if bout.label == UNSCORED]

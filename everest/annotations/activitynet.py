@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from everest.annotations.bout import Bout, Origin, origin_in
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.system.text import read_json
 
 
@@ -20,7 +20,7 @@ def has_keys(document: Any) -> bool:
     return isinstance(document, dict) and bool({"database", "results"} & set(document))
 
 
-def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the annotations of the database, or the results of a model, which are automated."""
     document = read_json(path)
     default: Origin = "manual" if "database" in document else "automated"

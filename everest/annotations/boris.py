@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from everest.annotations.boris_events import Event, Observation, paired
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
-from everest.annotations.matching import VideoNames, stem
+from everest.annotations.matching import VideoFinder, stem
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.text import json_text, read_json
@@ -24,7 +24,7 @@ def has_keys(document: Any) -> bool:
     return isinstance(document, dict) and {"observations", "behaviors_conf"} <= set(document)
 
 
-def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the bouts of all observations of a project, and the time outside their intervals.
 
     Time is unscored if no observation of its video includes it.
@@ -45,39 +45,56 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
     ends: dict[str, float] = {}  # of files whose length is stated
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shown(name)}'"
-        if values.get("type") == "IMAGES":
-            raise DataError(
-                f"{where}: is of images, which have no times; delete it from a copy of the project"
-            )
-        # Live observations have no file, and an empty list instead of a table of players.
-        media = tuple(dict(values.get("file") or {}).get("1") or (name,))
-        lengths = values.get("media_info", {}).get("length", {})
-        ends |= lengths
-        start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
-        observation = Observation(
-            where=where,
-            media=media,
-            seconds=tuple(lengths.get(file) for file in media),
-            offset=float(values.get("time offset", 0)),
-            interval=(start, end),
-        )
+        observation = _read_observation(where, name, values)
+        ends |= _lengths(values)
         for file, span in observation.observed(videos):
             observed[file].append(span)
-        events = [
-            Event(
-                float("nan" if time is None else time),
-                None if behavior in states else "POINT",
-                *(behavior, subject, modifiers, comment),
-            )
-            for time, subject, behavior, modifiers, comment, *_ in values["events"]
-        ]
-        if not all(math.isfinite(event.time) for event in events):
-            raise DataError(f"{where}: {NO_TIME}")
-        for start, end, event in paired(events, where):
+        for start, end, event in paired(_read_events(where, values, states), where):
             bouts += observation.bouts(start, end, event, videos)
     for file in dict.fromkeys(bout.video for bout in bouts):
         bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
+
+
+def _lengths(values: Mapping[str, Any]) -> Mapping[str, float]:
+    """The seconds of each file of an observation whose length is stated."""
+    lengths: Mapping[str, float] = values.get("media_info", {}).get("length", {})
+    return lengths
+
+
+def _read_observation(where: str, name: str, values: Mapping[str, Any]) -> Observation:
+    """The media of an observation, and its interval."""
+    if values.get("type") == "IMAGES":
+        raise DataError(f"{where}: is of images, which have no times; delete it from a copy of the project")
+    # Live observations have no file, and an empty list instead of a table of players.
+    media = tuple(dict(values.get("file") or {}).get("1") or (name,))
+    start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
+    lengths = _lengths(values)
+    return Observation(
+        where=where,
+        media=media,
+        seconds=tuple(lengths.get(file) for file in media),
+        offset=float(values.get("time offset", 0)),
+        interval=(start, end),
+    )
+
+
+def _read_events(where: str, values: Mapping[str, Any], states: Collection[str]) -> list[Event]:
+    """The events of an observation; those of behaviors that are no states are points."""
+    events = [
+        Event(
+            time=float("nan" if time is None else time),
+            status=None if behavior in states else "POINT",
+            behavior=behavior,
+            subject=subject,
+            modifiers=modifiers,
+            comment=comment,
+        )
+        for time, subject, behavior, modifiers, comment, *_ in values["events"]
+    ]
+    if not all(math.isfinite(event.time) for event in events):
+        raise DataError(f"{where}: {NO_TIME}")
+    return events
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
@@ -101,13 +118,20 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
             str(number): {
                 "type": "Point event" if name in points else "State event",
                 "code": name,
-                **dict.fromkeys(("key", "description", "category", "excluded", "coding map"), ""),
+                "key": "",
+                "description": "",
+                "category": "",
+                "excluded": "",
+                "coding map": "",
                 "modifiers": {},
             }
             for number, name in enumerate(sorted({*classes, *labels}))
         },
-        **{name: [] for name in ("behavioral_categories", "behaviors_coding_map")},
-        **{name: {} for name in ("independent_variables", "coding_map", "converters")},
+        "behavioral_categories": [],
+        "behaviors_coding_map": [],
+        "independent_variables": {},
+        "coding_map": {},
+        "converters": {},
         "observations": {
             stem(video) if count[stem(video)] == 1 else video: _observation(video, each, points, times, now)
             for video, each in bouts.items()
@@ -153,6 +177,7 @@ def _observation(
         "independent_variables": {},
         "close_behaviors_between_videos": False,
         "scan_sampling_time": 0,
-        **dict.fromkeys(("visualize_spectrogram", "visualize_waveform"), False),
+        "visualize_spectrogram": False,
+        "visualize_waveform": False,
         "media_info": {**facts, "hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}},
     }

@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Final, Literal, NamedTuple
 
 from everest.annotations.bout import LONGEST, Bout, Span, origin_in
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.errors import DataError, shown
 
 Status = Literal["START", "STOP", "POINT"]
@@ -46,7 +46,7 @@ class Observation:
     offset: float = 0.0
     interval: Span = (0.0, 0.0)  # the observed part, without the offset; an end of 0 is the end of the media
 
-    def bouts(self, start: float, end: float, event: Event, videos: VideoNames) -> Iterator[Bout]:
+    def bouts(self, start: float, end: float, event: Event, videos: VideoFinder) -> Iterator[Bout]:
         """Yield the bout of a time span in the file that is shown then; one for each file that it touches."""
         borders = self._borders(videos)
         start, end = start - self.offset, end - self.offset
@@ -61,17 +61,23 @@ class Observation:
         for name, first, after in zip(self.media, borders, [*borders[1:-1], math.inf], strict=False):
             inside = max(start, first), min(end, after)
             if first <= start < after or inside[0] < inside[1]:
-                span = {"start": inside[0] - first, "end": inside[1] - first}
-                yield Bout(video=name, label=event.behavior, origin=origin, subject=subject, **span)
+                yield Bout(
+                    video=name,
+                    start=inside[0] - first,
+                    end=inside[1] - first,
+                    label=event.behavior,
+                    origin=origin,
+                    subject=subject,
+                )
 
-    def observed(self, videos: VideoNames) -> Iterator[tuple[str, Span]]:
+    def observed(self, videos: VideoFinder) -> Iterator[tuple[str, Span]]:
         """Yield each file with its observed part."""
         start, end = self.interval
         borders = [0.0] * len(self.media) if self.interval == (0, 0) else self._borders(videos)
         for name, first in zip(self.media, borders, strict=False):
             yield name, (max(start - first, 0.0), min((end or math.inf) - first, LONGEST))
 
-    def _borders(self, videos: VideoNames) -> list[float]:
+    def _borders(self, videos: VideoFinder) -> list[float]:
         """When each file begins, and the end of the last, which is infinite if its length is not known."""
         lengths = [
             times.seconds if known is None and (times := videos.times(name)) is not None else known
@@ -99,12 +105,17 @@ def paired(events: Iterable[Event], where: str) -> Iterator[tuple[float, float, 
         elif status == "STOP" and key in running:
             start = running.pop(key)
             yield start.time, event.time, start
-        else:
-            running = {key: event}
-            break
-    for event in running.values():
-        known, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
-        raise DataError(
-            f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; "
-            f"{FIX_UNPAIRED}"
-        )
+        else:  # a stop without a start, or a second start
+            raise _unpaired(event, where)
+    if running:
+        raise _unpaired(next(iter(running.values())), where)
+
+
+def _unpaired(event: Event, where: str) -> DataError:
+    is_stop = event.status == "STOP"
+    known = "stopped" if is_stop else "started"
+    missing = "started" if is_stop else "stopped"
+    return DataError(
+        f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; "
+        f"{FIX_UNPAIRED}"
+    )

@@ -18,7 +18,7 @@ from typing import Final, get_args
 from everest.annotations.boris_events import FIX_UNPAIRED, Event, Observation, Status, paired
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.lines import fields_of, in_line, number_in, separator_of
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.errors import shown
 
 ID: Final = "Observation id"
@@ -45,7 +45,7 @@ def has_columns(fields: Sequence[str]) -> bool:
     )
 
 
-def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the bouts of a table of events or of aggregated events."""
     text = path.read_text(encoding="utf-8-sig")
     separators = ((line, separator_of(line, has_columns)) for line in text.split("\n"))

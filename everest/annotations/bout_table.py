@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from everest.annotations.bout import ORIGINS, Bout, Bouts, origin_in
 from everest.annotations.lines import in_line, number_in, separator_of
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 
@@ -31,7 +31,7 @@ def has_columns(fields: Sequence[str]) -> bool:
     return set(COLUMNS) <= {field.strip().lower() for field in fields}
 
 
-def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read a bout from each row with a label."""
     header, rows = _table(path)
     missing = [name for name in COLUMNS if name not in header]
@@ -49,9 +49,16 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
                 raise ValueError("it names no video")
             if (origin := row.get("origin") or "manual") not in ORIGINS:
                 raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
-            start, end = number_in(row["start"]), number_in(row["end"])
-            facts = {name: row.get(name, "") for name in ("video", "label", "subject")}
-            bouts.append(Bout(start=start, end=end, origin=origin_in(origin), **facts))
+            bouts.append(
+                Bout(
+                    video=row["video"],
+                    start=number_in(row["start"]),
+                    end=number_in(row["end"]),
+                    label=row["label"],
+                    origin=origin_in(origin),
+                    subject=row.get("subject", ""),
+                )
+            )
     return bouts
 
 

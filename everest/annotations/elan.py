@@ -18,7 +18,7 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from everest.annotations.bout import Bout, Bouts, merge_overlaps, origin_in
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
 
 ROOT: Final = "ANNOTATION_DOCUMENT"
@@ -33,7 +33,7 @@ class _NoDocumentType(ElementTree.TreeBuilder):
         raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
 
 
-def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the bouts of the tiers without a parent."""
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))

@@ -25,7 +25,7 @@ from everest.annotations import (
 )
 from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
 from everest.annotations.lines import SEPARATORS, fields_of
-from everest.annotations.matching import VideoNames, stem
+from everest.annotations.matching import VideoFinder, stem
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, shown
 from everest.system.files import write_text
@@ -34,7 +34,7 @@ from everest.video.folders import as_data_error, refuse_video
 
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
 
-Read = Callable[[Path, "float | None", VideoNames], list[Bout]]
+Read = Callable[[Path, "float | None", VideoFinder], list[Bout]]
 Write = Callable[[Bouts, Mapping[str, VideoTimes], Sequence[str]], str]
 
 
@@ -67,7 +67,7 @@ def read_annotations(
     path: Path,
     *,
     fps: float | None = None,
-    videos: VideoNames | None = None,
+    videos: VideoFinder | None = None,
     keep_windows: bool = False,
 ) -> list[Bout]:
     """Read the bouts of an annotation file.
@@ -85,27 +85,34 @@ def read_annotations(
         kind = "annotations"
         try:
             kind = recognize(path)
-            bouts = FORMATS[kind].read(path, fps, videos or VideoNames())
+            bouts = FORMATS[kind].read(path, fps, videos or VideoFinder())
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': names must be text")
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
-            match error:
-                case UnicodeDecodeError():
-                    reason = "it is no text in UTF-8; save it in this encoding"
-                case JSONDecodeError():
-                    reason = f"damaged JSON: {error}"
-                case KeyError():
-                    reason = f"{error} is missing"
-                case OverflowError():
-                    reason = "a number is too large for a time"
-                case TypeError() | AttributeError() | IndexError():
-                    reason = "unexpected structure; export the file again"
-                case _:
-                    reason = shown(str(error), most=300)
-            raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
-    if keep_windows:
-        return bouts
+            raise DataError(f"{path}: cannot be read as {kind}: {_reason(error)}") from error
+    return bouts if keep_windows else _without_windows(bouts)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, for a message."""
+    match error:
+        case UnicodeDecodeError():
+            return "it is no text in UTF-8; save it in this encoding"
+        case JSONDecodeError():
+            return f"damaged JSON: {error}"
+        case KeyError():
+            return f"{error} is missing"
+        case OverflowError():
+            return "a number is too large for a time"
+        case TypeError() | AttributeError() | IndexError():
+            return "unexpected structure; export the file again"
+        case _:
+            return shown(str(error), most=300)
+
+
+def _without_windows(bouts: Sequence[Bout]) -> list[Bout]:
+    """The bouts without drawn windows, the time outside checked ones unscored."""
     kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
     for video, drawn in by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN)).items():
         kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest.annotations.lines import separator_of
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.annotations.times import MOST_FRAMES, VideoTimes
 from everest.errors import DataError, first_names
 
@@ -34,8 +34,16 @@ POSE: Final = ("_x", "_y", "_p")
 NO_LABEL: Final = -1
 OTHER: Final = -2  # a number of a feature
 CODES: Final = {
-    **{"0": 0, "0.0": 0, "1": 1, "1.0": 1},
-    **dict.fromkeys(("-1", "-1.0", "", "nan", "NaN", "NA"), NO_LABEL),
+    "0": 0,
+    "0.0": 0,
+    "1": 1,
+    "1.0": 1,
+    "-1": NO_LABEL,
+    "-1.0": NO_LABEL,
+    "": NO_LABEL,
+    "nan": NO_LABEL,
+    "NaN": NO_LABEL,
+    "NA": NO_LABEL,
 }
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
@@ -48,7 +56,7 @@ def has_columns(fields: Sequence[str]) -> bool:
     return len(fields) > 1 and (is_unnamed or fields[0] == "frame")
 
 
-def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.

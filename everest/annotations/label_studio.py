@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.annotations.bout import Bout, Origin
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.errors import DataError
 from everest.system.text import read_json
 
@@ -29,7 +29,7 @@ def has_keys(document: Any) -> bool:
     )
 
 
-def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the bouts of all tasks.
 
     Of several annotations of a task the last that is not canceled counts; a task without any has the bouts
@@ -55,8 +55,15 @@ def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
             if not isinstance(value["timelinelabels"], list):
                 raise ValueError(f"task {number}: timelinelabels is no list of classes")
             for span, label in product(value["ranges"], value["timelinelabels"]):
-                times = {"start": (span["start"] - 1) / rate, "end": span["end"] / rate}
-                bouts.append(Bout(video=video, label=label, origin=_ORIGINS.get(origin, "manual"), **times))
+                bouts.append(
+                    Bout(
+                        video=video,
+                        start=(span["start"] - 1) / rate,
+                        end=span["end"] / rate,
+                        label=label,
+                        origin=_ORIGINS.get(origin, "manual"),
+                    )
+                )
     return bouts
 
 

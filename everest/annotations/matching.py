@@ -36,7 +36,7 @@ def stem(name: str) -> str:
     return name.removesuffix(suffix) if suffix.lower() in VIDEO_SUFFIXES else name
 
 
-class VideoNames:
+class VideoFinder:
     """The user's videos."""
 
     def __init__(self, videos: Iterable[Path] = ()) -> None:
@@ -83,7 +83,7 @@ class VideoNames:
         return self._times[video]
 
 
-def match_videos(bouts: Iterable[Bout], videos: VideoNames) -> tuple[dict[Path, list[Bout]], list[str]]:
+def match_videos(bouts: Iterable[Bout], videos: VideoFinder) -> tuple[dict[Path, list[Bout]], list[str]]:
     """Sort bouts by the user's videos.
 
     Returns:
@@ -109,7 +109,7 @@ class VideoBouts(NamedTuple):
     times: dict[str, VideoTimes]  # of the videos that can be read
 
 
-def bouts_of_videos(bouts: Sequence[Bout], names: VideoNames) -> VideoBouts:
+def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> VideoBouts:
     """Find the video of each bout; DataError if no bout has one. Unscored time ends with the video."""
     matched, unmatched = match_videos(bouts, names)
     if bouts and not matched:

@@ -16,7 +16,7 @@ from typing import Final
 
 from everest.annotations.bout import Bout, Bouts
 from everest.annotations.lines import in_line
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
 from everest.errors import shown
 
@@ -27,33 +27,7 @@ _NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of We
 _TAG: Final = re.compile(r"</?[^>]*>")
 
 
-def write_srt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
-    """The SubRip file of the bouts of one video."""
-    ((_, video_bouts),) = bouts.items()
-    return "\n".join(
-        f"{number}\n{_span_text(bout, ',')}\n{bout.label}\n"
-        for number, bout in enumerate(video_bouts, start=1)
-    )
-
-
-def write_vtt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
-    """The WebVTT file of the bouts of one video."""
-    ((_, video_bouts),) = bouts.items()
-    cues = [f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in video_bouts]
-    return "\n".join(["WEBVTT\n", *cues])
-
-
-def _span_text(bout: Bout, point: str) -> str:
-    """The times of a bout as hours:minutes:seconds.milliseconds."""
-    stamps = []
-    for time in milliseconds(bout):
-        seconds, thousandths = divmod(time, 1000)
-        minutes, second = divmod(seconds, 60)
-        stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
-    return " --> ".join(stamps)
-
-
-def read(path: Path, fps: float | None, videos: VideoNames) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read a bout for each line of each cue; the video has the name of the file."""
     text = path.read_text(encoding="utf-8-sig")
     is_vtt = text.startswith("WEBVTT")
@@ -97,3 +71,29 @@ def _span(line: str) -> tuple[float, float]:
         for hours, minutes, seconds, thousandths in (numbers[:4], numbers[4:])
     )
     return from_milliseconds(start, end)
+
+
+def write_srt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
+    """The SubRip file of the bouts of one video."""
+    ((_, video_bouts),) = bouts.items()
+    return "\n".join(
+        f"{number}\n{_span_text(bout, ',')}\n{bout.label}\n"
+        for number, bout in enumerate(video_bouts, start=1)
+    )
+
+
+def write_vtt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
+    """The WebVTT file of the bouts of one video."""
+    ((_, video_bouts),) = bouts.items()
+    cues = [f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in video_bouts]
+    return "\n".join(["WEBVTT\n", *cues])
+
+
+def _span_text(bout: Bout, point: str) -> str:
+    """The times of a bout as hours:minutes:seconds.milliseconds."""
+    stamps = []
+    for time in milliseconds(bout):
+        seconds, thousandths = divmod(time, 1000)
+        minutes, second = divmod(seconds, 60)
+        stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
+    return " --> ".join(stamps)

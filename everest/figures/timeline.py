@@ -49,35 +49,35 @@ def draw_timelines(
     """
     heads = timelines.classes.heads
     panels = [
-        (video, head, by_head[head.name])
-        for video, by_head in zip(timelines.videos, bouts, strict=True)
+        (recording, head, by_head[head.name])
+        for recording, by_head in zip(timelines.videos, bouts, strict=True)
         for head in heads
-        if len(video.starts)
+        if len(recording.starts)
     ]
     drawn = panels[:PANELS]
-    seconds = [_seconds(rows, truth.get(video.path, ())) for video, _, rows in drawn]
+    seconds = [_seconds(rows, truth.get(recording.path, ())) for recording, _, rows in drawn]
     heights = [
         TITLES + (CURVE if head.task == "regression" else LANE * min(max(len(lanes), 2), LANES))
         for (_, head, _), lanes in zip(drawn, seconds, strict=True)
     ]
     with png_figure(path, (WIDTH, sum(heights) + 0.5), points=11, dpi=100) as figure:
         axes = figure.subplots(len(drawn), squeeze=False, height_ratios=heights)[:, 0]
-        for panel, (video, head, rows), lanes in zip(axes, drawn, seconds, strict=True):
-            words = [Path(video.video).name, head.name]
+        for panel, (recording, head, rows), lanes in zip(axes, drawn, seconds, strict=True):
+            words = [Path(recording.video).name, head.name]
             if head.task == "regression":
                 column = sum(each.outputs for each in heads[: heads.index(head)])
-                centers = (video.starts + video.ends) / 2
+                centers = (recording.starts + recording.ends) / 2
                 panel.plot(
-                    centers, video.outputs[:, column], "o-", color=COLORS[0], markersize=4, linewidth=1.5
+                    centers, recording.outputs[:, column], "o-", color=COLORS[0], markersize=4, linewidth=1.5
                 )
                 panel.set_ylabel("predicted value")
                 panel.grid(alpha=0.3)
             else:
                 names = timelines.classes.of_head(head)
-                _draw_lanes(panel, rows, truth.get(video.path, ()), lanes, names)
+                _draw_lanes(panel, rows, truth.get(recording.path, ()), lanes, names)
                 words += [f"{counted(len(lanes) - LANES, 'other class')} not shown"] * (len(lanes) > LANES)
             panel.set_title(plain(", ".join(filter(None, words))), loc="left", fontsize=11)
-            panel.set_xlim(*video.extent)
+            panel.set_xlim(*recording.extent)
         axes[-1].set_xlabel("seconds")
         words = ["pale: a bout; strong: its mean probability, as height"] if any(seconds) else []
         words += ["black: ground truth"] if truth else []

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import Bout, are_outside, join_files, unscored_spans
 from everest.annotations.formats import read_annotations
-from everest.annotations.labeled import labeled_samples
-from everest.annotations.matching import VideoNames, late_notices, match_videos, stem
+from everest.annotations.matching import VideoFinder, late_notices, match_videos, stem
+from everest.annotations.window_labels import label_samples
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
 from everest.footage.selection import choose_windows, why_none, window_activity
@@ -52,7 +52,7 @@ class Labeling:
 
     files: tuple[Path, ...]  # of any kinds
     fps: float | None = None  # of files that count frames; None: as the file states, or as the video has
-    task: Task | None = None  # see `labeled_samples`
+    task: Task | None = None  # see `label_samples`
 
     def __post_init__(self) -> None:
         if self.task == "regression":
@@ -61,7 +61,7 @@ class Labeling:
     def bouts(self, paths: Iterable[str], report: Report) -> dict[str, list[Bout]]:
         """Read the bouts of videos, by the paths of these."""
         by_path = {Path(path): path for path in paths}
-        names = VideoNames(by_path)
+        names = VideoFinder(by_path)
         in_files: dict[Path, list[list[Bout]]] = defaultdict(list)  # of each video, its bouts in each file
         unknown: dict[str, None] = {}
         for file in self.files:
@@ -101,13 +101,13 @@ class Labeling:
             `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
         """
         ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
-        samples, classes, task = labeled_samples(ordered, bouts, task=self.task)
+        samples, classes, task = label_samples(ordered, bouts, task=self.task)
         names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
         if names_file is not None:
             check_new_file(names_file, option="--output", overwrite=overwrite)
             write_lines(names_file, classes)
         grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
-        write_list(out, grouped, root=out.parent.absolute(), label_names=classes)
+        write_list(out, grouped, root=out.parent.absolute(), class_names=classes)
         counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
         return {
             "task": task,

@@ -1,1 +1,1 @@
-"""A trained model on videos: classes, features, accuracy, probes, report."""
+"""A trained model on any videos: predictions, features, timelines and their scores."""

@@ -58,7 +58,7 @@ PLAIN: Final = BoutRules()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Windows:
+class WindowSpans:
     """The windows of a video, with increasing starts and ends, and the times of its frames."""
 
     starts: Floats  # (W,) seconds
@@ -82,7 +82,7 @@ class Windows:
 
 
 def bouts_of_head(
-    windows: Windows, outputs: Floats, head: Head, names: Sequence[str], rules: BoutRules
+    windows: WindowSpans, outputs: Floats, head: Head, names: Sequence[str], rules: BoutRules
 ) -> Rows:
     """Return the bouts of a head, by their start and then by class; those of a multi-label head may overlap.
 
@@ -99,13 +99,13 @@ def bouts_of_head(
         return []
     if rules.smooth:
         outputs = smoothed(windows, outputs, rules.smooth)
-    several = head.task == MULTI_LABEL
+    is_multi_label = head.task == MULTI_LABEL
     columns: list[tuple[NDArray[np.int64], Floats]]  # classes and probabilities of the windows, (W,) each
-    if several:
+    if is_multi_label:
         thresholds = head.thresholds if rules.threshold is None else rules.threshold
         present = outputs >= np.array(thresholds, np.float32)  # (W, C)
-        numbers = np.flatnonzero(present.any(axis=0)).tolist()
-        columns = [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in numbers]
+        present_classes = np.flatnonzero(present.any(axis=0)).tolist()
+        columns = [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
     else:
         best = outputs.max(axis=1)
         columns = [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
@@ -115,7 +115,7 @@ def bouts_of_head(
             classes = without_short(windows, classes, rules.min_seconds)
         for first, after in windows.runs(classes):
             index = None if classes[first] == NO_CLASS else int(classes[first])
-            if several and index is None:
+            if is_multi_label and index is None:
                 continue
             start, end = float(windows.spans[first, 0]), float(windows.spans[after - 1, 1])
             start_frame, end_frame = frame_range(windows.times, start, end)
@@ -130,10 +130,10 @@ def bouts_of_head(
                     "probability": round(float(probabilities[first:after].mean(dtype=np.float64)), 6),
                 }
             )
-    return sorted(bouts, key=lambda bout: (bout["start"], bout["index"])) if several else bouts
+    return sorted(bouts, key=lambda bout: (bout["start"], bout["index"])) if is_multi_label else bouts
 
 
-def without_short(windows: Windows, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
+def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:
     """Return the classes, (W,), without the runs that are shorter than `seconds`.
 
     Their windows take the class of the nearest window of a longer run, unless there is a gap between; if
@@ -154,7 +154,7 @@ def without_short(windows: Windows, classes: NDArray[np.int64], seconds: float) 
     return replaced
 
 
-def smoothed(windows: Windows, outputs: Floats, seconds: float) -> Floats:
+def smoothed(windows: WindowSpans, outputs: Floats, seconds: float) -> Floats:
     """Return the mean of (W, C) over the windows whose centers are at most half of `seconds` away."""
     centers = (windows.starts + windows.ends) / 2
     first = np.searchsorted(centers, centers - seconds / 2 - TOLERANCE)

@@ -21,8 +21,9 @@ from torch import Tensor
 from everest.checkpoints.load import all_weights
 from everest.data.stages import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference.model import OpenedModel, Values, check_batch, over_videos
+from everest.inference.model import OpenedModel
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
+from everest.inference.videos import ViewTensors, check_batch, compute_over_videos
 from everest.inference.windows import DAMAGED, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
@@ -32,7 +33,7 @@ from everest.video.reader import video_files
 from everest.video.source import video_version
 
 # From the fields of everest.inference.model.Features, of one video's views.
-RowOf = Callable[[Values], dict[str, Tensor]]
+RowOf = Callable[[ViewTensors], dict[str, Tensor]]
 
 LEVELS: Final[dict[str, RowOf]] = {
     "video": lambda views: {"features": views["pooled"].mean(dim=0)},  # (D,)
@@ -101,15 +102,15 @@ def extract(
     check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
     row_of = LEVELS[level]
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
-        if store.samples:
-            done = f"windows, in {store.samples[-1][0]}" if sliding else f"of {len(samples)} videos"
-            report(notice(f"resuming after {len(store.samples)} {done}"))
+        if store.entries:
+            done = f"windows, in {store.entries[-1][0]}" if sliding else f"of {len(samples)} videos"
+            report(notice(f"resuming after {len(store.entries)} {done}"))
         if sliding:
             add_window_rows(store, model, samples, row_of, **sliding, batch=batch, report=report)
         else:
             add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report)
-        skipped = [(video, text) for video, text in store.samples if text not in (None, DAMAGED)]
-        names = [video for video, problem in store.samples if problem is None]
+        skipped = [(video, text) for video, text in store.entries if text not in (None, DAMAGED)]
+        names = [video for video, problem in store.entries if problem is None]
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding, **sliding}
         header |= {"clips": model.recipe.eval.clips, "crops": model.recipe.eval.crops, "keep": model.keep}
         if names:
@@ -145,7 +146,7 @@ def add_rows(
     batch: int,
     report: Report,
     workers: int | None = None,
-    compute: Callable[[Tensor], Values] | None = None,
+    compute: Callable[[Tensor], ViewTensors] | None = None,
 ) -> None:
     """Add the rows of the samples that a store does not have yet.
 
@@ -153,14 +154,14 @@ def add_rows(
         compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: of the encoder.
     """
     store.check_videos([sample.video_id for sample in samples])
-    encoded = over_videos(
+    encoded = compute_over_videos(
         model,
         samples,
         compute or (lambda clips: model.encode(clips)._asdict()),
         batch=batch,
         workers=workers,
         report=report,
-        done=len(store.samples),
+        done=len(store.entries),
     )
     for pairs in encoded:
         for sample, values in pairs:  # values: of its views, or why it cannot be read
@@ -184,7 +185,7 @@ def add_window_rows(
         batch: windows in one forward pass, also of several videos.
     """
     items = window_items(
-        samples, model.views, window=window, step=step, done=list(store.samples), report=report
+        samples, model.views, window=window, step=step, done=list(store.entries), report=report
     )
     while part := list(islice(items, batch)):
         clips = [result[1] for _, result in part if not isinstance(result, str)]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.errors import RecipeError
-from everest.inference.model import OpenedModel, over_videos
+from everest.inference.model import OpenedModel
+from everest.inference.videos import compute_over_videos
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report
@@ -34,12 +35,12 @@ def predict(
         workers: processes that read videos; None: as the recipe's `train.workers`.
     Returns:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
-        `answers_of` for the predictions of other tasks. With several heads `heads` has such a list for each
-        head. An unreadable video has `error` instead.
+        `predictions_of` for the predictions of other tasks. With several heads `heads` has such a list for
+        each head. An unreadable video has `error` instead.
     """
     classes = model.classes
     check_top(classes, top)
-    batches = over_videos(
+    batches = compute_over_videos(
         model,
         samples,
         lambda clips: {"answers": model.answers(clips)},
@@ -50,7 +51,7 @@ def predict(
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)
-        else {"video": sample.video_id, **answers_of(values["answers"].mean(dim=0), classes, top)}
+        else {"video": sample.video_id, **predictions_of(values["answers"].mean(dim=0), classes, top)}
         for pairs in batches
         for sample, values in pairs
     ]
@@ -64,7 +65,7 @@ def check_top(classes: Classes, top: int | None) -> None:
         raise RecipeError("--top: this model predicts numbers, not classes; leave it out")
 
 
-def answers_of(answers: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
+def predictions_of(answers: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
     """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
 
     Of classes the `top` most likely ones, of several classes also whether each is `present`, and from which
@@ -72,13 +73,13 @@ def answers_of(answers: Tensor, classes: Classes, top: int | None = None) -> dic
     """
     parts = answers.split([head.outputs for head in classes.heads])
     predictions = {
-        head.name: answers_of_head(part, head, classes, top)
+        head.name: head_predictions(part, head, classes, top)
         for head, part in zip(classes.heads, parts, strict=True)
     }
     return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}
 
 
-def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int | None) -> list[dict[str, Any]]:
+def head_predictions(answers: Tensor, head: Head, classes: Classes, top: int | None) -> list[dict[str, Any]]:
     """Return the predictions of one head, from its (outputs,) answers; classes in the order of probability.
 
     Args:
@@ -86,12 +87,14 @@ def answers_of_head(answers: Tensor, head: Head, classes: Classes, top: int | No
     """
     if head.task == "regression":
         return [{"value": float(f"{answers.item():.6g}")}]
-    several, thresholds, count = head.task == MULTI_LABEL, head.thresholds, top or TOP
-    best = answers.topk(len(answers) if several else min(count, len(answers)))
+    count = top or TOP
+    is_multi_label = head.task == MULTI_LABEL
+    thresholds = head.thresholds
+    best = answers.topk(len(answers) if is_multi_label else min(count, len(answers)))
     rows: list[dict[str, Any]] = []
     for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-        if several:
+        if is_multi_label:
             row |= {"present": probability >= thresholds[index], "threshold": round(thresholds[index], 6)}
         if len(rows) < count or (top is None and row["present"]):
             rows.append(row)

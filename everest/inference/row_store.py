@@ -1,4 +1,4 @@
-"""What a killed command resumes from: a journal of finished items, and rows of tensors on the disk.
+"""Rows of tensors on the disk, from which a killed command resumes.
 
 A row store is a folder with `plan.json`, a `Journal` of the samples, and a file of numbers for each tensor.
 """
@@ -8,12 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any, Final, Generic, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +20,13 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.system.files import write_error, write_text
-from everest.system.locks import sole_writer
-from everest.system.text import is_plain, parse_json, read_json, validated
+from everest.system.journal import Journal, open_journal, write_all
+from everest.system.text import is_plain, read_json, validated
 
-SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 JOURNAL: Final = "journal.jsonl"
 PLAN: Final = "plan.json"
 SHAPES: Final = "shapes.json"
 
-Entry = TypeVar("Entry")
 Value = TypeVar("Value")
 SampleEntry = tuple[str, str | None]  # a video, and why it has no row
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of a row of each tensor
@@ -42,100 +38,18 @@ _SHAPES: Final[TypeAdapter[Shapes]] = TypeAdapter(dict[str, tuple[str, tuple[Pos
 _NUMBERS: Final = frozenset(np.dtype(code).str for code in "?bBhHiIlLefd")
 
 
-class Journal(Generic[Entry]):
-    """A file of JSON values, one a line. `open_journal` makes it."""
-
-    def __init__(self, path: Path, file: IO[bytes], entries: list[Entry], size: int) -> None:
-        self.entries = entries
-        self._path = path
-        self._file = file
-        self._size = size  # bytes
-        self._synced = 0.0
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the last sync was more than SYNC_SECONDS ago."""
-        return time.monotonic() - self._synced > SYNC_SECONDS
-
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Append JSON values, or dataclasses of such. A kill cannot lose them, a power failure can."""
-        lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
-        try:
-            self._file.truncate(self._size)  # a part that an interrupted call has written
-            write_all(self._file, lines)
-        except OSError as error:
-            self._file.truncate(self._size)
-            raise write_error(self._path, error) from error
-        self.entries += entries
-        self._size += len(lines)
-        if self.is_due:
-            self.sync()
-
-    def sync(self) -> None:
-        """Flush the entries to the disk, unless the file is closed."""
-        if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
-
-    def remove(self) -> None:
-        """Close and remove the file. The lock stays until the block ends."""
-        self._file.close()
-        self._path.unlink(missing_ok=True)
-
-
-@contextmanager
-def open_journal(
-    path: Path, *, entry: TypeAdapter[Entry], fix: str, batch: int = 1, restart: bool = False
-) -> Iterator[Journal[Entry]]:
-    """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
-
-    Args:
-        entry: of the type of the entries.
-        fix: what to do if the file is damaged, for the message.
-        batch: entries that are made together; an incomplete last batch is removed, too.
-        restart: remove all entries, once the lock is held.
-    """
-    with sole_writer(path), ExitStack() as stack:
-        try:
-            # Unbuffered: closing the file does not repeat a write that has failed.
-            file = stack.enter_context(path.open("a+b", buffering=0))
-            if restart:
-                file.truncate(0)
-            file.seek(0)
-            lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-        except OSError as error:
-            raise write_error(path, error) from error
-        lines = lines[: len(lines) // batch * batch]
-        try:
-            entries = [validated(entry, parse_json(line)) for line in lines]
-        except ValueError as error:
-            raise RecipeError(f"{path}: damaged, or not a file of this command ({error}); {fix}") from error
-        size = sum(map(len, lines))
-        file.truncate(size)
-        journal = Journal(path, file, entries, size)
-        yield journal
-        journal.sync()
-
-
-def write_all(file: IO[bytes], data: bytes) -> None:
-    """Write all bytes to an unbuffered file, which may take a part at a time."""
-    remaining = memoryview(data)
-    while remaining:
-        remaining = remaining[file.write(remaining) :]
-
-
 class RowStore:
     """Rows of tensors in a folder, as many as the disk holds. `open_row_store` makes it.
 
     The numbers are flushed to the disk before the journal counts them: all rows of the journal are there.
     """
 
-    samples: list[SampleEntry]
+    entries: list[SampleEntry]
     shapes: Shapes
 
     def __init__(self, folder: Path, journal: Journal[SampleEntry], files: ExitStack) -> None:
         self.folder = folder
-        self.samples = list(journal.entries)
+        self.entries = list(journal.entries)
         self._journal = journal
         self._stack = files
         self.is_removed = False
@@ -150,17 +64,17 @@ class RowStore:
     @property
     def num_rows(self) -> int:
         """The number of samples that have a row."""
-        return sum(problem is None for _, problem in self.samples)
+        return sum(problem is None for _, problem in self.entries)
 
     def check_videos(self, videos: Sequence[str]) -> None:
         """Raise RecipeError if the store's samples are not the first of these videos."""
-        if [video for video, _ in self.samples] != list(videos[: len(self.samples)]):
+        if [video for video, _ in self.entries] != list(videos[: len(self.entries)]):
             raise _damaged(self.folder, "journal.jsonl has other videos")
 
     def add(self, video: str, row: dict[str, Tensor] | str) -> None:
         """Add the row of the next sample, or why it has none."""
         if isinstance(row, str):
-            self.samples.append((video, row))
+            self.entries.append((video, row))
         else:
             shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}
             if not self.shapes:
@@ -174,7 +88,7 @@ class RowStore:
                     write_all(self._files[name], value.numpy().tobytes())
             except OSError as error:
                 raise write_error(self.folder, error) from error
-            self.samples.append((video, None))
+            self.entries.append((video, None))
         if self._journal.is_due:
             self.sync()
 
@@ -185,7 +99,7 @@ class RowStore:
                 os.fsync(file.fileno())
         except OSError as error:
             raise write_error(self.folder, error) from error
-        self._journal.add(self.samples[len(self._journal.entries) :])
+        self._journal.add(self.entries[len(self._journal.entries) :])
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Each tensor (rows, …), mapped from the disk into memory."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
-from everest.annotations.matching import VideoNames, match_videos
+from everest.annotations.matching import VideoFinder, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import Rows
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
-from everest.metrics.timeline import VideoTimelines, timeline_metrics
+from everest.metrics.timeline import Stretch, timeline_metrics
 from everest.system.events import Report, notice
 from everest.system.text import counted
 from everest.video.reader import frame_range
@@ -31,7 +31,7 @@ def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False)
         The bouts of each video that has any, and the names that are none of the videos.
     """
     paths = {Path(video): video for video in videos}
-    names = VideoNames(paths)
+    names = VideoFinder(paths)
     matched, unknown = match_videos(read_annotations(path, videos=names, keep_windows=keep_windows), names)
     if not matched:
         raise DataError(f"{path}: has no bout of these videos; it names {first_names(unknown) or 'none'}")
@@ -53,17 +53,19 @@ def annotation_bouts(video: str, bouts: dict[str, Rows]) -> list[Bout]:
         bouts: by head, whose name precedes the class.
     """
     return [
-        Bout(
-            video=video,
-            start=bout["start"],
-            end=bout["end"],
-            label=" ".join(filter(None, [head, bout["label"]])),
-            origin="automated",
-        )
-        for head, head_bouts in bouts.items()
-        for bout in head_bouts
-        if bout["label"] not in (None, BACKGROUND)
+        bout_of(row, video=video, head=head) for head, rows in bouts.items() for row in rows if is_class(row)
     ]
+
+
+def is_class(row: dict[str, Any]) -> bool:
+    """Whether a bout of a timeline has a class that is not the background."""
+    return row["label"] not in (None, BACKGROUND)
+
+
+def bout_of(row: dict[str, Any], *, video: str = "", head: str = "") -> Bout:
+    """The bout of a row of a timeline, with the origin `automated`; the head's name precedes the class."""
+    label = " ".join(filter(None, [head, row["label"]]))
+    return Bout(video=video, start=row["start"], end=row["end"], label=label, origin="automated")
 
 
 def score_timelines(
@@ -83,19 +85,19 @@ def score_timelines(
     Returns:
         `timeline_metrics`, and `unscored`: the seconds that do not count.
     """
-    stretches: list[VideoTimelines] = []
+    stretches: list[Stretch] = []
     videos, unscored = 0, 0.0
-    for video, by_head in zip(timelines.videos, bouts, strict=True):
-        true_bouts = truth.get(video.path)
+    for recording, by_head in zip(timelines.videos, bouts, strict=True):
+        true_bouts = truth.get(recording.path)
         if true_bouts is None:
-            report(notice(f"{video.video}: not scored: not in the truth"))
-        elif len(video.starts):
-            begin, end = video.extent
+            report(notice(f"{recording.video}: not scored: not in the truth"))
+        elif len(recording.starts):
+            begin, end = recording.extent
             scored = spans_outside([(0.0, begin), *unscored_spans(true_bouts)], end)
             (predicted,) = by_head.values()
-            video_stretches = _stretches(video, predicted, true_bouts, scored)
-            stretches += video_stretches
-            videos += bool(video_stretches)
+            recording_stretches = _stretches(recording, predicted, true_bouts, scored)
+            stretches += recording_stretches
+            videos += bool(recording_stretches)
             unscored += end - begin - sum(stop - start for start, stop in scored)
     if unscored > 1e-6:
         report(notice(f"not scored: {unscored:.1f} s that no one has labeled (unscored)"))
@@ -124,14 +126,12 @@ def check_truth(truth: Bouts, classes: Classes, *, report: Report) -> None:
 
 
 def _stretches(
-    video: VideoTimeline, predicted: Rows, truth: Sequence[Bout], scored: Sequence[Span]
-) -> list[VideoTimelines]:
-    """The bouts of a video in each stretch of time that has a frame."""
-    times = video.windows.times
+    recording: VideoTimeline, predicted: Rows, truth: Sequence[Bout], scored: Sequence[Span]
+) -> list[Stretch]:
+    """The bouts of a recording in each stretch of time that has a frame."""
+    times = recording.windows.times
     true_bouts = [(bout, 0.0) for bout in truth if bout.label != UNSCORED]
-    predicted_bouts = [
-        (bout, row["probability"]) for row in predicted for bout in annotation_bouts("", {"": [row]})
-    ]
+    predicted_bouts = [(bout_of(row), row["probability"]) for row in predicted if is_class(row)]
     stretches = []
     for begin, end in scored:
         # Programs round times to milliseconds.
@@ -139,7 +139,7 @@ def _stretches(
         if first < last:
             inside = _cut(predicted_bouts, begin, end)
             stretches.append(
-                VideoTimelines(
+                Stretch(
                     times=times[first:last],
                     end=end,
                     truth=[bout for bout, _ in _cut(true_bouts, begin, end)],

@@ -20,9 +20,10 @@ from pydantic import InstanceOf, TypeAdapter
 
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError, RecipeError, UserError
-from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, Windows, bouts_of_head
-from everest.inference.model import OpenedModel, check_batch
-from everest.inference.predictions import answers_of
+from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
+from everest.inference.model import OpenedModel
+from everest.inference.predictions import predictions_of
+from everest.inference.videos import check_batch
 from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
@@ -61,8 +62,8 @@ class VideoTimeline(Recording):
         return float(self.starts[0]), float(self.ends[-1])
 
     @property
-    def windows(self) -> Windows:
-        return Windows(starts=self.starts, ends=self.ends, times=self.borders[:-1], frames=self.frames)
+    def windows(self) -> WindowSpans:
+        return WindowSpans(starts=self.starts, ends=self.ends, times=self.borders[:-1], frames=self.frames)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -95,15 +96,16 @@ class Timelines:
             damaged somewhere, has `error`.
         """
         rows = []
-        for video, video_bouts in zip(self.videos, bouts or self.bouts(), strict=True):
-            columns = video.starts.tolist(), video.ends.tolist(), torch.from_numpy(video.outputs)
+        for recording, by_head in zip(self.videos, bouts or self.bouts(), strict=True):
+            starts, ends = recording.starts.tolist(), recording.ends.tolist()
+            outputs = torch.from_numpy(recording.outputs)
             windows = [
-                {"start": round(start, 3), "end": round(end, 3), **answers_of(output, self.classes)}
-                for start, end, output in zip(*columns, strict=True)
+                {"start": round(start, 3), "end": round(end, 3), **predictions_of(output, self.classes)}
+                for start, end, output in zip(starts, ends, outputs, strict=True)
             ]
-            error = {} if video.error is None else {"error": video.error}
-            document = {"video": video.video, "windows": windows, **error}
-            rows.append({**document, "bouts": video_bouts.get("", video_bouts)})
+            error = {} if recording.error is None else {"error": recording.error}
+            document = {"video": recording.video, "windows": windows, **error}
+            rows.append({**document, "bouts": by_head.get("", by_head)})
         return rows
 
     def save(self, path: str | Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
-from everest.config.heads import Head, Heads, Task, named_heads
+from everest.config.heads import Head, Heads, named_heads
 from everest.config.settings import DataSettings
 from everest.errors import DataError, first_names
 from everest.lists.labels import column_of, indices
@@ -41,7 +41,7 @@ class Classes:
             return cls(heads=tuple(_scaled(head, samples, i) for i, head in enumerate(heads)))
         if data.task == "regression":
             return cls(heads=(_scaled(Head(task="regression", outputs=1), samples, 0),))
-        count = data.num_classes or len(samples.class_names or ()) or _count(samples, data.task)
+        count = data.num_classes or len(samples.class_names or ()) or _num_classes(samples)
         if count < 2 and data.task == "single-label":
             raise DataError("the labels name one class only; a classifier needs two or more")
         return cls(heads=(Head(task=data.task, outputs=count),), names=samples.class_names)
@@ -73,10 +73,10 @@ def _scaled(head: Head, samples: SampleList, position: int) -> Head:
             f"the numbers of the column {name} have a mean of {mean:.9g} and a standard deviation of "
             f"{std:.3g}, too small for float32; subtract {mean:.9g} from all of them"
         )
-    return Head(name=head.name, task=head.task, outputs=1, mean=mean, std=std)
+    return replace(head, mean=mean, std=std)
 
 
-def _count(samples: SampleList, task: Task) -> int:
+def _num_classes(samples: SampleList) -> int:
     """Returns one more than the highest label."""
     used = {label for sample in samples.samples for label in indices(sample.labels[0])}
     if not used:

@@ -90,7 +90,7 @@ class SourceList:
         return rows_by_path
 
 
-def read_originals(sources: Sequence[str], root: str | None) -> Iterator[SourceList]:
+def read_sources(sources: Sequence[str], root: str | None) -> Iterator[SourceList]:
     """The lists, folders or URLs that a user names.
 
     Args:

@@ -13,7 +13,8 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, did_you_mean, shown
-from everest.lists.text import HEAD_PREFIX, ListRow, as_number, quoted, read_lines
+from everest.lists.header import HEAD_PREFIX, as_number
+from everest.lists.text import ListRow, quoted, read_lines
 from everest.system.storage import Location
 
 # The index of a class; the indices of all classes of a video, ascending; or a number.
@@ -32,7 +33,7 @@ class LabelRules:
     """The labels that a row may have."""
 
     heads: Heads  # one for each label; the only one has no name; 0 outputs: any number of classes
-    names: tuple[str, ...] = ()  # of the classes of the only head, in the order of their indices
+    class_names: tuple[str, ...] = ()  # of the only head, in the order of their indices
     of_model: bool = False  # whether a trained model fixes task and classes
 
     def read(self, row: ListRow) -> tuple[Label, ...]:
@@ -74,7 +75,7 @@ class LabelRules:
             return self._index_of[text]
         column = column_of(head)
         if not self._has_integer_names:
-            count = head.outputs or len(self.names)
+            count = head.outputs or len(self.class_names)
             if is_integer(text):
                 if int(text) < 0 or 0 < count <= int(text):
                     allowed = f"from 0 to {count - 1}" if count else "from 0"
@@ -84,18 +85,18 @@ class LabelRules:
                 kind = f"the model predicts classes ({head.task})" if self.of_model else NUMBERS
                 raise ValueError(f"{column} '{shown(text)}' is not an integer from 0; {kind}")
         no_names = "; other labels are numbers, and data.classes is not set"
-        hint = did_you_mean(text, self.names) if self.names else no_names
+        hint = did_you_mean(text, self.class_names) if self.class_names else no_names
         if head.task == "single-label" and JOINED_BY in text:
             hint = f"; {ONE_CLASS if self.of_model else SEVERAL}"
         raise ValueError(f"unknown class '{shown(text)}'{hint}")
 
     @cached_property
     def _index_of(self) -> dict[str, int]:
-        return {name: index for index, name in enumerate(self.names)}
+        return {name: index for index, name in enumerate(self.class_names)}
 
     @cached_property
     def _has_integer_names(self) -> bool:
-        return any(map(is_integer, self.names))
+        return any(map(is_integer, self.class_names))
 
 
 def indices(label: Label) -> tuple[int, ...]:
@@ -157,9 +158,7 @@ def is_number_like(text: str) -> bool:
     return text.isnumeric() or (as_number(text) is not None and "_" not in text)
 
 
-# Our choice: the ratio of the most frequent class to the rarest from which a remedy is suggested.
-IMBALANCED: Final = 10.0
-_FOUND: Final = {
+_TASK_NOTICES: Final = {
     MULTI_LABEL: f"labels contain '{JOINED_BY}', so each may name several classes (multi-label); "
     "--task single-label reads each as one class",
     "regression": "labels are decimals, so they are read as numbers (regression); --task names another kind",
@@ -167,7 +166,7 @@ _FOUND: Final = {
 
 
 def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collection[str] = ()) -> Task:
-    """Return the task of the labels in a column.
+    """Returns the task of the labels in a column.
 
     A label with `|` shows several classes. If all labels are numbers, one with a fraction shows that they are
     not classes; 1.0 does not, as other programs write integers so.
@@ -187,12 +186,12 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
 
 
 def found_notice(source: object, task: Task) -> str | None:
-    """Return a line about a task that was found from the labels; None for single classes."""
-    return f"{source}: {_FOUND[task]}" if task in _FOUND else None
+    """Returns a line about a task that was found from the labels; None for single classes."""
+    return f"{source}: {_TASK_NOTICES[task]}" if task in _TASK_NOTICES else None
 
 
-def open_heads(rows: Sequence[ListRow]) -> Heads:
-    """Return heads for the columns `label.NAME`, with the tasks of their labels, of any number of classes."""
+def heads_of_columns(rows: Sequence[ListRow]) -> Heads:
+    """Returns a head for each column `label.NAME`: the task of its labels, any number of classes."""
     columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
     return tuple(
         Head(name=column.removeprefix(HEAD_PREFIX), task=find_task(rows, column=column), outputs=0)
@@ -201,18 +200,18 @@ def open_heads(rows: Sequence[ListRow]) -> Heads:
 
 
 def count_classes(labels: Iterable[Label]) -> Counter[int]:
-    """Return the videos of each class that has any; a video counts for each of its classes."""
+    """Returns the videos of each class that has any; a video counts for each of its classes."""
     return Counter(index for label in labels for index in indices(label))
 
 
 def imbalance(counts: Collection[int]) -> float:
-    """Return the ratio of the most frequent class to the rarest that has a video; 1 without classes."""
+    """Returns the ratio of the most frequent class to the rarest that has a video; 1 without classes."""
     used = [count for count in counts if count]
     return max(used) / min(used) if used else 1.0
 
 
 def number_facts(labels: Iterable[Label]) -> dict[str, float] | None:
-    """Return mean, std, median, min and max of numbers; None if there are none."""
+    """Returns mean, std, median, min and max of numbers; None if there are none."""
     numbers = np.array([label for label in labels if isinstance(label, float)])
     if not len(numbers):
         return None

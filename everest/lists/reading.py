@@ -23,8 +23,8 @@ from everest.lists.labels import (
     column_of,
     find_task,
     found_notice,
+    heads_of_columns,
     names_used,
-    open_heads,
 )
 from everest.lists.sample import Sample, sample_of_row
 from everest.lists.shards import find_index, read_index
@@ -64,26 +64,26 @@ def read_samples(
     source: Location,
     *,
     root: Location,
-    classes: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     heads: Heads = (),
     labeled: bool = True,
-    names_classes: bool = True,
+    of_model: bool = False,
     may_miss: bool = False,
 ) -> SampleList:
     """Read and check a list or a folder.
 
     Args:
         root: the folder that paths in a list are relative to.
-        classes: names in the order of their indices; None: the names used in the source, sorted.
+        class_names: in the order of their indices; None: the names used in the source, sorted.
         heads: of the columns `label.NAME`, or one without a name, whose `outputs` of 0 take any number of
             classes; empty: one class a video.
         labeled: False ignores labels (pre-training).
-        names_classes: whether names used in the source may define the classes. This holds for the training
-            set only: the sorted names of a test set need not be in the order that the head was trained with.
+        of_model: whether a trained model fixes the classes, so that names used in the source may not define
+            them: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
     """
     heads = heads or (Head(outputs=0),)
-    rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
+    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{no_list(source)}; set data.root (in most commands: --data DIR)")
@@ -96,23 +96,23 @@ def read_labeled(
     source: Path,
     *,
     root: Path,
-    classes: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
     task: Task | None = None,
     heads: Heads = (),
     class_column: str | None = None,
     group_column: str | None = None,
-    names_classes: bool = True,
+    of_model: bool = False,
     may_miss: bool = False,
 ) -> SampleList:
     """Read a list or a folder with the labels and the task that it shows, as `everest prepare` does.
 
     Args:
-        classes: names in the order of their indices; None: the names used in the source, sorted.
+        class_names: in the order of their indices; None: the names used in the source, sorted.
         task: what a label is; None: as the labels show.
         heads: known from another list; empty: as the columns `label.NAME` show.
         class_column: the column of classes in a sheet; None finds it by its name.
         group_column: the column of groups in a sheet; None: `group`.
-        names_classes: see `read_samples`.
+        of_model: see `read_samples`.
         may_miss: ignore missing videos, unless all of them are missing.
     """
     with as_data_error(source):
@@ -126,16 +126,18 @@ def read_labeled(
         if class_column is not None or group_column is not None:
             raise RecipeError(f"{source}: a folder, which has no columns")
         refuse_split_folders(source)
-        found, header = task or "single-label", None
+        found = task or "single-label"
+        header = None
         labeled = any(videos_by_subfolder(source).values())
     else:
         if not heads:
-            heads = open_heads(rows)
-            _check_columns(source, rows, heads, task=task, classes=classes)
-        found, header = task or find_task(rows, names=classes or ()), rows[0].header
+            heads = heads_of_columns(rows)
+            _check_columns(source, rows, heads, task=task, class_names=class_names)
+        found = task or find_task(rows, names=class_names or ())
+        header = rows[0].header
         labeled = header.has_classes if header else "label" in rows[0].values
     heads = heads or (Head(task=found, outputs=0),)
-    rules = LabelRules(heads=heads, names=tuple(classes or ()), of_model=not names_classes)
+    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
     data = _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
     notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
     if header is not None and header.unassigned and not labeled:
@@ -144,15 +146,20 @@ def read_labeled(
 
 
 def _check_columns(
-    source: Path, rows: Sequence[ListRow], heads: Heads, *, task: Task | None, classes: Sequence[str] | None
+    source: Path,
+    rows: Sequence[ListRow],
+    heads: Heads,
+    *,
+    task: Task | None,
+    class_names: Sequence[str] | None,
 ) -> None:
     """Raise an error for labels, or for a task or class names, that would be ignored."""
     if heads and any("label" in row.values for row in rows):
         raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
-    ignored = "--task" if task is not None else "--classes" if classes is not None else None
+    ignored = "--task" if task is not None else "--classes" if class_names is not None else None
     if heads and ignored is not None:
         raise RecipeError(f"{ignored}: is for a column label; {source} has columns label.NAME; leave it out")
-    if task == "regression" and classes is not None:
+    if task == "regression" and class_names is not None:
         raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
 
 
@@ -169,14 +176,15 @@ def _samples_of(
     if rows is not None:
         rules = rules and _rules_of_list(source, rows, rules)
         samples = _samples_of_list(source, rows, root, rules, may_miss=may_miss)
-        names = rules.names if rules else ()
+        names = rules.class_names if rules else ()
         header = rows[0].header
         notices = [header.notice() if header else None]
     elif rules is not None:
         samples, names = _of_class_folders(source, rules)
         notices = [loose_videos_notice(source)]
     else:
-        samples, notices = tuple(Sample(path=str(video.absolute())) for video in videos_under(source)), []
+        samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
+        notices = []
         if not samples:
             raise DataError(f"{source}: no videos in it")
     if rules and rules.heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
@@ -203,9 +211,9 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
         raise DataError(header.no_classes(source))
     first = rules.heads[0]
     may_name = not first.name and first.task != "regression"  # several heads have no names
-    names = (rules.names or names_used(rows, first.task)) if may_name else ()
+    names = (rules.class_names or names_used(rows, first.task)) if may_name else ()
     _check_names(source, names, rules)
-    rules = replace(rules, names=names)
+    rules = replace(rules, class_names=names)
     # A model that is not trained on the list may find no video with a class in it.
     for head in rules.heads:
         is_empty = not any(column_of(head) in row.values for row in rows)
@@ -223,7 +231,7 @@ def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample
             "to a video"
         )
     by_class = videos_by_subfolder(folder)
-    names = rules.names or tuple(by_class)
+    names = rules.class_names or tuple(by_class)
     _check_names(folder, names, rules)
     if not by_class:
         raise DataError(f"{folder}: no subfolders; a folder of labeled videos has one for every class")
@@ -232,7 +240,7 @@ def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample
     if not any(by_class.values()):
         raise DataError(f"{folder}: no videos in its {len(by_class)} subfolders")
     fix = "no videos in this class folder; remove it, or name the classes in data.classes"
-    empty = [name for name, videos in by_class.items() if not videos and name not in rules.names]
+    empty = [name for name, videos in by_class.items() if not videos and name not in rules.class_names]
     _refuse([f"{folder / name}: {fix}" for name in empty])
     samples = tuple(
         Sample(path=str(video.absolute()), labels=(label,))
@@ -254,8 +262,9 @@ def refuse_split_folders(folder: Location) -> None:
 
 def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> None:
     """Raise DataError if these names, given or used in the source, cannot be the classes."""
-    first, head = first_names(names), rules.heads[0]
-    if names and rules.of_model and not rules.names:
+    first = first_names(names)
+    head = rules.heads[0]
+    if names and rules.of_model and not rules.class_names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "
             "no class names; set data.classes or use numbers"
@@ -276,22 +285,36 @@ def _samples_of_list(
     """The samples of a list; raises DataError with the first wrong rows, or the first missing videos."""
     samples: list[Sample] = []
     problems: list[str] = []
-    class_of: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its first row
+    first_rows: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its class
     for row in rows:
         try:
             sample = sample_of_row(row, root, rules.read(row) if rules else ())
             samples.append(sample)
-            if len(sample.labels) == 1 and isinstance(sample.labels[0], int):
-                label, first = class_of.setdefault(sample.video_id, (sample.labels[0], row))
-                if label != sample.labels[0]:
-                    here, there = (shown(each.values.get("label", "")) for each in (row, first))
-                    raise ValueError(
-                        f"{sample.video_id} has the class '{here}' here and '{there}' in line "
-                        f"{first.where.rpartition(':')[2]}; keep one of the rows"
-                    )
+            _check_same_class(sample, row, first_rows)
         except ValueError as problem:
             problems.append(f"{row.where}: {problem}")
     _refuse(problems)
+    _refuse_missing(file, rows, samples, root, may_miss=may_miss)
+    return tuple(samples)
+
+
+def _check_same_class(sample: Sample, row: ListRow, first_rows: dict[str, tuple[object, ListRow]]) -> None:
+    """Raise ValueError if an earlier row gives the video or segment another class; note its first row."""
+    if len(sample.labels) != 1 or not isinstance(sample.labels[0], int):
+        return
+    label, first = first_rows.setdefault(sample.video_id, (sample.labels[0], row))
+    if label != sample.labels[0]:
+        here, there = (shown(each.values.get("label", "")) for each in (row, first))
+        raise ValueError(
+            f"{sample.video_id} has the class '{here}' here and '{there}' in line "
+            f"{first.where.rpartition(':')[2]}; keep one of the rows"
+        )
+
+
+def _refuse_missing(
+    file: Location, rows: Sequence[ListRow], samples: Sequence[Sample], root: Location, *, may_miss: bool
+) -> None:
+    """Raise DataError for the first videos that do not exist; with `may_miss` only if none does."""
     # The shards that an index names are known to be there.
     files = {x.path: video for x in samples if not isinstance(video := x.video, Member)}
     missing = _missing(files)
@@ -310,7 +333,6 @@ def _samples_of_list(
         lines = [f"{row.where}: {missing[sample.path]}" for row, sample in absent]
         lines[:SHOWN] = [line + cause for line, cause in zip(lines, causes, strict=False)]
         _refuse(lines)
-    return tuple(samples)
 
 
 def _missing(videos: Mapping[str, Location]) -> dict[str, str]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
 from everest.lists.labels import Label
-from everest.lists.text import GROUP_COLUMN, SEGMENT_COLUMNS, ListRow
+from everest.lists.text import ListRow
 from everest.system.storage import Location, join_location, parse_location
 from everest.system.text import counted
 from everest.video.source import Member, Video
@@ -113,7 +114,8 @@ def sample_of_row(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sa
         first = segment.get(start) or 0
         if end in segment and segment[end] <= first:
             raise ValueError(f"the segment ends at {segment[end]} and starts at {first}")
-    path, group = str(join_location(root, row.values["path"]).absolute()), row.values.get(GROUP_COLUMN)
+    path = str(join_location(root, row.values["path"]).absolute())
+    group = row.values.get(GROUP_COLUMN)
     return Sample(path=path, member=row.member, labels=labels, group=group, **segment)
 
 

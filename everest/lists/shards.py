@@ -13,7 +13,8 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, TypeAdapter
 
 from everest.errors import DataError
-from everest.lists.text import ListRow, is_known
+from everest.lists.header import is_known
+from everest.lists.text import ListRow
 from everest.system.storage import Location
 from everest.system.text import is_file_name, is_plain, is_unicode, parse_json, validated
 from everest.video.folders import as_data_error

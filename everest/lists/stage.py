@@ -50,10 +50,10 @@ def read_stage(
     samples = read_samples(
         location,
         root=parse_location(data.root),
-        classes=names,
+        class_names=names,
         heads=classes.heads if classes else heads,
         labeled=labeled,
-        names_classes=classes is None,
+        of_model=classes is not None,
         may_miss=may_miss,
     )
     return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)

@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
+from everest.lists.header import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.lists.labels import JOINED_BY, Label, indices, is_integer
 from everest.lists.sample import Sample
-from everest.lists.text import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.system.files import atomic_file, refuse_inputs
 from everest.system.text import is_file_name, is_unicode
 
@@ -48,24 +48,24 @@ def write_list(
     samples: Sequence[Sample],
     *,
     root: Path,
-    label_names: Sequence[str] = (),
-    heads: Sequence[str] = (),
+    class_names: Sequence[str] = (),
+    head_names: Sequence[str] = (),
 ) -> None:
     """Write a header and a line per sample, atomically; paths below `root` are written relative to it.
 
     Args:
-        label_names: names of the classes, written instead of their indices.
-        heads: names of the labels if a sample has several.
+        class_names: written instead of the indices of the classes.
+        head_names: names of the labels if a sample has several.
     """
     refuse_unlistable(samples)
     columns = ["path"]
     if any(sample.labels for sample in samples):
-        columns += [f"{HEAD_PREFIX}{name}" for name in heads] or ["label"]
+        columns += [f"{HEAD_PREFIX}{name}" for name in head_names] or ["label"]
     segment = [name for name in SEGMENT_COLUMNS if any(getattr(x, name) is not None for x in samples)]
     has_groups = any(sample.group is not None for sample in samples)
     rows = [[*columns, *segment, *([GROUP_COLUMN] if has_groups else [])]]
     for sample in samples:
-        labels = [_label_text(label, label_names) for label in sample.labels]
+        labels = [_label_text(label, class_names) for label in sample.labels]
         times = [getattr(sample, name) for name in segment]
         path = Path(sample.path)
         text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
@@ -86,11 +86,11 @@ def _decimal(number: float) -> str:
     return np.format_float_positional(number, trim="-")
 
 
-def _label_text(label: Label, names: Sequence[str] = ()) -> str:
+def _label_text(label: Label, class_names: Sequence[str] = ()) -> str:
     """Returns the cell of a label: a class by its name or index, several joined by `|`, or a number."""
     if isinstance(label, float):
         return _decimal(label)
-    return JOINED_BY.join(names[index] if names else str(index) for index in indices(label))
+    return JOINED_BY.join(class_names[index] if class_names else str(index) for index in indices(label))
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:

@@ -32,8 +32,11 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class VideoTimelines:
-    """A video with the bouts of a person and of a model. A point event has its end at its start."""
+class Stretch:
+    """A stretch of a video, with the bouts of a person and of a model.
+
+    A point event has its end at its start.
+    """
 
     times: Floats  # (F,) seconds from the first frame, F > 0
     end: float  # seconds: when the last frame ends
@@ -55,8 +58,8 @@ def f1_score(right: int, either: int) -> float | None:
     return _percent(2 * right / either) if either else None
 
 
-def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
-    """Return all metrics of some videos.
+def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
+    """Return all metrics of some stretches.
 
     Returns:
         `frame_accuracy`, `mean_class_accuracy` (of the frames of each class, background is one),
@@ -64,17 +67,18 @@ def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
         `map@0.5`, the number of `videos` and `frames`, and for each of the `classes`, by name: `f1` of its
         frames, `ap@0.5`, and `bouts` and `seconds` of the truth and as predicted.
     """
-    labels = {bout.label for video in videos for bout in (*video.truth, *video.predicted)} - {BACKGROUND}
-    names = sorted(labels)
-    truths = [frame_classes(video, video.truth, names) for video in videos]
-    predictions = [frame_classes(video, video.predicted, names) for video in videos]
+    true_bouts = [bout for stretch in stretches for bout in stretch.truth]
+    predicted_bouts = [bout for stretch in stretches for bout in stretch.predicted]
+    names = sorted({bout.label for bout in (*true_bouts, *predicted_bouts)} - {BACKGROUND})
+    truths = [frame_classes(stretch, stretch.truth, names) for stretch in stretches]
+    predictions = [frame_classes(stretch, stretch.predicted, names) for stretch in stretches]
     segments = [(segments_of(t), segments_of(p)) for t, p in zip(truths, predictions, strict=True)]
     truth, predicted = np.concatenate(truths), np.concatenate(predictions)  # (F, C) of all videos
     t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (truth, predicted))  # + background
     right, true, either = (t & p).sum(axis=0), t.sum(axis=0), t.sum(axis=0) + p.sum(axis=0)  # (C + 1,)
     occurs = true > 0
     num_segments = sum(len(each) for pair in segments for each in pair)
-    precisions = [average_precision(videos, name, tiou=TIOU) for name in names]
+    precisions = [average_precision(stretches, name, tiou=TIOU) for name in names]
     known = [precision for precision in precisions if precision is not None]
     return {
         "frame_accuracy": _percent((truth == predicted).all(axis=1).mean()),
@@ -88,29 +92,28 @@ def timeline_metrics(videos: Sequence[VideoTimelines]) -> dict[str, Any]:
             for overlap in OVERLAPS
         },
         "map@0.5": round(fmean(known), 4) if known else None,
-        "videos": len(videos),
+        "videos": len(stretches),
         "frames": len(truth),
         "classes": [
             {
                 "name": name,
                 "f1": f1_score(int(right[index]), int(either[index])),
                 "ap@0.5": precisions[index],
-                "truth": _amount(bout for video in videos for bout in video.truth if bout.label == name),
-                "predicted": _amount(
-                    bout for video in videos for bout in video.predicted if bout.label == name
-                ),
+                "truth": _amount(bout for bout in true_bouts if bout.label == name),
+                "predicted": _amount(bout for bout in predicted_bouts if bout.label == name),
             }
             for index, name in enumerate(names)
         ],
     }
 
 
-def frame_classes(video: VideoTimelines, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:
+def frame_classes(stretch: Stretch, bouts: Sequence[Bout], names: Sequence[str]) -> NDArray[np.bool_]:
     """Return whether each frame has each class, (F, C). Times of bouts are rounded to the nearest frame.
 
     Files of annotations have milliseconds, which are not exactly the times of frames. A point event has none.
     """
-    borders = (video.times + np.append(video.times[1:], video.end)) / 2  # (F,): up to them a frame is nearest
+    next_times = np.append(stretch.times[1:], stretch.end)
+    borders = (stretch.times + next_times) / 2  # (F,): up to them a frame is nearest
     classes = np.zeros((len(borders), len(names)), dtype=np.bool_)
     column = {name: index for index, name in enumerate(names)}
     for bout in bouts:
@@ -163,20 +166,20 @@ def num_right(truth: Sequence[Segment], predicted: Sequence[Segment], overlap: f
     return len(matched)
 
 
-def average_precision(videos: Sequence[VideoTimelines], name: str, *, tiou: float) -> float | None:
+def average_precision(stretches: Sequence[Stretch], name: str, *, tiou: float) -> float | None:
     """Return the average precision of a class, in percent; None without a true bout.
 
     From the most certain prediction on, each takes the true bout of the largest tIoU that is free, if that is
     at least `tiou`. The precision is interpolated: at each recall it is the highest of that or more recall.
     Point events have no tIoU, and are left out.
     """
-    ranked: list[tuple[float, int, Floats]] = []  # score, number of the video, (T,) tIoU with its true bouts
-    free: list[NDArray[np.bool_]] = []  # (T,) of each video
-    for number, video in enumerate(videos):
-        spans = [(bout.start, bout.end) for bout in video.truth if bout.label == name and bout.seconds > 0]
+    ranked: list[tuple[float, int, Floats]] = []  # score, place of the stretch, (T,) tIoU with its true bouts
+    free: list[NDArray[np.bool_]] = []  # (T,) of each stretch
+    for number, stretch in enumerate(stretches):
+        spans = [(bout.start, bout.end) for bout in stretch.truth if bout.label == name and bout.seconds > 0]
         starts, ends = np.array(spans).reshape(-1, 2).T
         free.append(np.ones(len(spans), dtype=np.bool_))
-        for bout, score in zip(video.predicted, video.scores, strict=True):
+        for bout, score in zip(stretch.predicted, stretch.scores, strict=True):
             if bout.label == name and bout.seconds > 0:
                 shared = (np.minimum(ends, bout.end) - np.maximum(starts, bout.start)).clip(min=0)
                 ranked.append((score, number, shared / (ends - starts + bout.seconds - shared)))

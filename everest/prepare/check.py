@@ -12,12 +12,12 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from everest.errors import DataError
-from everest.inference.row_store import open_journal
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.prepare.examine import Inspection, examine, min_median_max, num_frames
 from everest.system.events import Report, notice
+from everest.system.journal import open_journal
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import NO_SECONDS
 

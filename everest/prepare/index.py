@@ -140,7 +140,8 @@ def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[st
     names = tuple(sorted({name for by_class in by_list for name, videos in by_class.items() if videos}))
     if not names:
         return {"all": read_samples(root, root=root, labeled=False).samples}, ()
-    return {key: read_samples(each, root=root, classes=names).samples for key, each in folders.items()}, names
+    lists = {key: read_samples(each, root=root, class_names=names) for key, each in folders.items()}
+    return {key: found.samples for key, found in lists.items()}, names
 
 
 def match_files(
@@ -194,7 +195,7 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any
     refuse_unlistable(sample for samples in index.lists.values() for sample in samples)
     for name, samples in index.lists.items():
         names, heads = names_needed(index.class_names), list(index.layout.heads)
-        write_list(paths[name], samples, root=index.root, label_names=names, heads=heads)
+        write_list(paths[name], samples, root=index.root, class_names=names, head_names=heads)
     if index.class_names:
         write_lines(folder / CLASSES, index.class_names)
     if problems:

@@ -74,7 +74,7 @@ class LabeledVideos:
         data = read_labeled(
             source,
             root=root,
-            classes=read_class_names(classes) if classes else None,
+            class_names=read_class_names(classes) if classes else None,
             task=task,
             class_column=class_column,
             group_column=group.removeprefix(COLUMN) if group and group.startswith(COLUMN) else None,
@@ -133,9 +133,9 @@ class LabeledVideos:
                 )
         refuse_unlistable(sample for samples in lists.values() for sample in samples)
         # If a name is a decimal, labels are indices: they would be read as numbers.
-        label_names = names_needed(names) if any(map(is_number_like, names)) else names
+        class_names = names_needed(names) if any(map(is_number_like, names)) else names
         for name, path in paths.items():
-            write_list(path, lists[name], root=self.root, label_names=label_names, heads=self.heads)
+            write_list(path, lists[name], root=self.root, class_names=class_names, head_names=self.heads)
         if class_file in written:
             write_lines(class_file, names)
         return {name: str(path) for name, path in paths.items()}

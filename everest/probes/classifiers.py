@@ -92,7 +92,8 @@ def linear(
     held = held_out(strata, seed) if chosen_on is None else chosen_on
 
     def score(strength: float) -> float:
-        outputs, known = _fit(features[~held], labels[~held], features[held], head, strength), labels[held]
+        outputs = _fit(features[~held], labels[~held], features[held], head, strength)
+        known = labels[held]
         if head.task == "single-label":
             return float((outputs.argmax(axis=1) == known).mean())
         if head.task == "regression":

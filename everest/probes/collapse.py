@@ -63,11 +63,11 @@ def new_warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int)
         held_out: videos whose loss is measured.
     """
     sizes = {"steps": steps, "videos": videos, "held_out": held_out}
-    known = {kind for number in range(1, len(rows)) for kind in warnings(rows[:number], **sizes)}
-    return {kind: text for kind, text in warnings(rows, **sizes).items() if kind not in known}
+    known = {kind for number in range(1, len(rows)) for kind in signs_of_failure(rows[:number], **sizes)}
+    return {kind: text for kind, text in signs_of_failure(rows, **sizes).items() if kind not in known}
 
 
-def warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
+def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
     """The signs of a broken run in the last probe, by their kind; none early in the run."""
     first, last = rows[0], rows[-1]
     if last["step"] < _checked_from(steps):

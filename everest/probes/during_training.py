@@ -48,6 +48,7 @@ from everest.probes.collapse import (
     probe_rows,
     probed_steps,
 )
+from everest.probes.measures import LabeledFeatures
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
@@ -163,8 +164,8 @@ class Prober:
                 frames = model.pixels.normalize(clip.frames.flatten(0, 1))
                 return encode(model, frames, None).pooled.float().cpu().numpy()
 
-            encoded = self._over(self.clips.features, pooled)
-            held_out = self._of_held_out(model)
+            encoded = self._run_passes(self.clips.features, pooled)
+            held_out = self._measure_held_out(model)
         features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
             raise DivergedError(
@@ -172,10 +173,10 @@ class Prober:
                 "or set train.clip_grad"
             )
         places = [place for part in encoded for place in part.videos]
-        row = decide_on_main(self._training.accelerator, lambda: self._of_features(features, places))
+        row = decide_on_main(self._training.accelerator, lambda: self._measure_features(features, places))
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
-    def _of_held_out(self, model: PretrainingModel) -> Row:
+    def _measure_held_out(self, model: PretrainingModel) -> Row:
         """The loss of pre-training, and that of predicting the mean of all targets; None without any.
 
         Targets may need gigabytes, so that each process keeps its own.
@@ -188,7 +189,7 @@ class Prober:
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
 
-        passes = [] if self.clips.held_out is None else self._over(self.clips.held_out, loss)
+        passes = [] if self.clips.held_out is None else self._run_passes(self.clips.held_out, loss)
         if isinstance(model, ViewModel):
             passes = [part for part in passes if len(part.videos) > 1]  # one video is compared with no other
         if not passes:
@@ -200,7 +201,7 @@ class Prober:
             mean_loss = _loss_of_mean(targets, model.targets.loss)
         return {"heldout_loss": mean, "heldout_mean_loss": mean_loss}
 
-    def _of_features(self, features: Floats, places: list[int]) -> Row:
+    def _measure_features(self, features: Floats, places: list[int]) -> Row:
         """The measures of the readable videos; None without labels, or where a probe is impossible."""
         some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
         unlabeled = {"rank_me": measures.rank_me(some), "feature_std": measures.feature_std(some)}
@@ -209,17 +210,17 @@ class Prober:
             return dict.fromkeys(LABELED) | unlabeled
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
         sources = measures.numbered([samples[place].source for place in places])
-        known, seed = (features, labels, sources), self._training.settings.seed
+        known, seed = LabeledFeatures(features, labels, sources), self._training.settings.seed
         is_linear = self._metric == "linear"
         return {
-            "probe_knn": measures.leave_one_out(*known, classes.count),
-            "probe_linear": measures.cross_validated(*known, classes.count, seed=seed) if is_linear else None,
-            "probe_retrieval": measures.precision_of_nearest(*known, *known),
+            "probe_knn": measures.leave_one_out(known, classes.count),
+            "probe_linear": measures.cross_validated(known, classes.count, seed=seed) if is_linear else None,
+            "probe_retrieval": measures.precision_of_nearest(known, known),
             "probe_chance": 100 * float(np.bincount(labels).max()) / len(labels),  # the most frequent class
             **unlabeled,
         }
 
-    def _over(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:
+    def _run_passes(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
         training, accelerator = self._training, self._training.accelerator
         passes = [range(first, min(first + PASS, len(clips))) for first in range(0, len(clips), PASS)]

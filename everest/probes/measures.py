@@ -8,7 +8,7 @@ N videos, D width, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,21 +25,28 @@ ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 
 Sources = NDArray[np.int64]  # (N,)
 
 
+class LabeledFeatures(NamedTuple):
+    """Features of videos, with the class and the source of each."""
+
+    features: Floats  # (N, D)
+    labels: Labels
+    sources: Sources  # the same number for equal names
+
+
 def numbered(names: Sequence[str]) -> Sources:
     """A number (N,) for each name; equal names have equal numbers."""
     return np.unique(np.array(names), return_inverse=True)[1]
 
 
-def leave_one_out(features: Floats, labels: Labels, sources: Sources, num_classes: int) -> float | None:
+def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
     """The accuracy in percent of k-NN for each video, as `everest probe` votes.
 
     A video of the same source does not vote. A video without any voter counts as wrong.
 
-    Args:
-        features: (N, D).
     Returns:
         None if no class has videos of two sources: every answer would be wrong.
     """
+    features, labels, sources = known
     if not any(len(np.unique(sources[labels == label])) > 1 for label in np.unique(labels)):
         return None
     correct = 0
@@ -51,48 +58,40 @@ def leave_one_out(features: Floats, labels: Labels, sources: Sources, num_classe
     return 100 * correct / len(features)
 
 
-def precision_of_nearest(
-    queries: Floats,
-    labels: Labels,
-    sources: Sources,
-    gallery: Floats,
-    gallery_labels: Labels,
-    gallery_sources: Sources,
-) -> float | None:
+def precision_of_nearest(queries: LabeledFeatures, gallery: LabeledFeatures) -> float | None:
     """The percentage of the `RETRIEVED` nearest videos of other sources that have the class of a video.
 
     Args:
-        queries, gallery: (N, D) and (M, D) features; they may be the same.
-        sources, gallery_sources: numbers of the same names.
+        queries, gallery: N and M videos, whose sources are numbers of the same names; they may be the same.
     Returns:
         The mean over the queries that have a video of their class and another source; None without any.
     """
     shares = []
-    for rows, similarity in _similarities(queries, sources, gallery, gallery_sources):
+    for rows, similarity in _similarities(
+        queries.features, queries.sources, gallery.features, gallery.sources
+    ):
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :RETRIEVED]
         allowed = np.take_along_axis(similarity, nearest, axis=1) > -np.inf  # (rows, RETRIEVED)
-        same = gallery_labels == labels[rows, None]  # (rows, M)
+        same = gallery.labels == queries.labels[rows, None]  # (rows, M)
         right = np.take_along_axis(same, nearest, axis=1) & allowed
         tested = (same & (similarity > -np.inf)).any(axis=1)  # the others have nothing to find
         shares += list(right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested])
     return 100 * float(np.mean(shares)) if shares else None
 
 
-def class_and_group(features: Floats, labels: Labels, sources: Sources) -> tuple[float, float] | None:
+def class_and_group(known: LabeledFeatures) -> tuple[float, float] | None:
     """Two percentages: how often the nearest video from another source has the same class, and how often the
     nearest video of another class has the same source.
 
-    Args:
-        features: (N, D).
     Returns:
         None unless a source has videos of several classes, and a class of several sources.
     """
-    by_class = _same_nearest(features, wanted=labels, excluded=sources)
-    by_source = _same_nearest(features, wanted=sources, excluded=labels)
+    by_class = _same_nearest(known.features, wanted=known.labels, excluded=known.sources)
+    by_source = _same_nearest(known.features, wanted=known.sources, excluded=known.labels)
     return None if by_class is None or by_source is None else (by_class, by_source)
 
 
-def _same_nearest(features: Floats, *, wanted: Sources, excluded: Sources) -> float | None:
+def _same_nearest(features: Floats, *, wanted: Labels, excluded: Labels) -> float | None:
     """How often (%) the nearest video with another `excluded` has the same `wanted`, where one could have."""
     hits = []
     for rows, similarity in _similarities(features, excluded, features, excluded):
@@ -114,17 +113,15 @@ def _similarities(
         yield rows, similarity
 
 
-def cross_validated(
-    features: Floats, labels: Labels, sources: Sources, num_classes: int, *, seed: int
-) -> float | None:
+def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
     """The accuracy in percent of logistic regression, in up to five folds that divide no source.
 
     Args:
-        features: (N, D).
         seed: of the draw of the folds.
     Returns:
         None if a class has a single source, or the videos for fitting have one class.
     """
+    features, labels, sources = known
     folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
     if folds < 2:
         return None

@@ -23,8 +23,9 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.stages import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
-from everest.inference.model import OpenedModel, Values
+from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
+from everest.inference.videos import ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
@@ -32,6 +33,7 @@ from everest.metrics.predicted import Predictions, label_array
 from everest.probes import measures
 from everest.probes.baselines import BASELINES
 from everest.probes.classifiers import Floats, Labels, attentive, linear, nearest_neighbors
+from everest.probes.measures import LabeledFeatures
 from everest.system.events import Report, notice
 
 PROBES: Final = ("knn", "linear", "attentive")
@@ -70,7 +72,8 @@ def encode_set(
         batch: videos in one forward pass.
     """
     if with_tokens:
-        views, disk = model.views, folder.parent
+        views = model.views
+        disk = folder.parent
         blank = torch.zeros(1, views.channels, views.frames, *views.size, dtype=torch.uint8)
         needed = len(samples) * views.num_views * model.encode(blank).tokens.nbytes
         free = psutil.disk_usage(str(disk)).free
@@ -83,19 +86,19 @@ def encode_set(
 
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
-    def compute(clips: Tensor) -> Values:
+    def compute(clips: Tensor) -> ViewTensors:
         return model.encode(clips)._asdict() | {name: of(clips) for name, of in baselines.items()}
 
-    def row_of(views: Values) -> dict[str, Tensor]:
+    def row_of(views: ViewTensors) -> dict[str, Tensor]:
         tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
         return {name: views[name].mean(dim=0) for name in ("pooled", *baselines)} | tokens
 
     recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
         add_rows(store, model, samples, row_of, batch=batch, report=report, compute=compute)
-        skipped = [(video, problem) for video, problem in store.samples if problem is not None]
+        skipped = [(video, problem) for video, problem in store.entries if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
-        pairs = zip(samples, store.samples, strict=True)
+        pairs = zip(samples, store.entries, strict=True)
         arrays = store.arrays()
     return EncodedSet(
         samples=[sample for sample, (_, problem) in pairs if problem is None],
@@ -182,19 +185,11 @@ def _probe_head(
     report: Report,
 ) -> dict[str, Any]:
     """Return the results of all probes for one head; see `_training_labels` for errors."""
-    encoder, seed = model.module.encoder, model.recipe.train.seed
+    seed = model.recipe.train.seed
     labels = _training_labels(train.samples, position, head)
+    references: dict[str, float] = {}  # those of the labels alone are the same for every probe
 
-    def measured(name: str, features: Floats, tested: Floats) -> dict[str, Any]:
-        if name == "knn":
-            outputs = nearest_neighbors(features, labels, tested, head)
-        elif name == "linear":
-            outputs = linear(features, labels, tested, head, seed=seed)
-        else:
-            assert train.tokens is not None
-            assert test.tokens is not None
-            attention = {"heads": encoder.num_heads, "seed": seed, "device": model.module.device}
-            outputs = attentive(train.tokens, labels, test.tokens, head, **attention)
+    def measured(outputs: Floats) -> dict[str, Any]:
         predictions = Predictions(
             videos=[sample.video_id for sample in test.samples],
             labels=[(sample.labels[position],) for sample in test.samples],
@@ -206,22 +201,40 @@ def _probe_head(
         references.update(metrics)
         return {key: metrics[key] for key in SHOWN[head.task]}
 
-    references: dict[str, float] = {}  # those of the labels alone are the same for every probe
     results: dict[str, dict[str, Any]] = {}
     baselines: dict[str, dict[str, Any]] = {baseline: {} for baseline in train.baselines}
     for name in names:
         report(notice(f"{name} probe of {len(train.samples)} videos"))
-        results[name] = measured(name, train.features, test.features)
-        for baseline, rows in baselines.items() if name != "attentive" else ():  # it takes tokens
-            rows[name] = measured(name, train.baselines[baseline], test.baselines[baseline])
+        if name == "attentive":  # it takes tokens, which baselines do not have
+            assert train.tokens is not None
+            assert test.tokens is not None
+            heads, device = model.module.encoder.num_heads, model.module.device
+            outputs = attentive(
+                train.tokens, labels, test.tokens, head, heads=heads, seed=seed, device=device
+            )
+            results[name] = measured(outputs)
+            continue
+        results[name] = measured(_vote_or_fit(name, train.features, labels, test.features, head, seed))
+        for baseline, rows in baselines.items():
+            features, tested = train.baselines[baseline], test.baselines[baseline]
+            rows[name] = measured(_vote_or_fit(name, features, labels, tested, head, seed))
     chance = METRICS[SHOWN[head.task][0]].chance
     assert chance is not None
     result = {"probes": results, "baselines": baselines, "chance": references[chance]}
     if head.task != "single-label":
         return result
-    tested = label_array([sample.labels[position] for sample in test.samples], head)
-    retrieval = _neighbors(train, labels, test, tested)
+    test_labels = label_array([sample.labels[position] for sample in test.samples], head)
+    retrieval = _retrieval(train, labels, test, test_labels)
     return result | {"majority": references["majority_top1"], "retrieval": retrieval}
+
+
+def _vote_or_fit(
+    name: str, features: Floats, labels: NDArray[Any], tested: Floats, head: Head, seed: int
+) -> Floats:
+    """The outputs of the probe `knn` or `linear` for the features `tested`."""
+    if name == "knn":
+        return nearest_neighbors(features, labels, tested, head)
+    return linear(features, labels, tested, head, seed=seed)
 
 
 def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> NDArray[Any]:
@@ -233,15 +246,19 @@ def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> ND
     return labels
 
 
-def _neighbors(train: EncodedSet, labels: Labels, test: EncodedSet, tested: Labels) -> dict[str, Any]:
+def _retrieval(train: EncodedSet, labels: Labels, test: EncodedSet, test_labels: Labels) -> dict[str, Any]:
     """The result `retrieval`, about the nearest videos of each test video."""
     sources = measures.numbered([sample.source for sample in (*train.samples, *test.samples)])
     train_sources, test_sources = np.split(sources, [len(train.samples)])
 
     def precision(gallery: Floats, queries: Floats) -> float | None:
-        return measures.precision_of_nearest(queries, tested, test_sources, gallery, labels, train_sources)
+        return measures.precision_of_nearest(
+            LabeledFeatures(queries, test_labels, test_sources),
+            LabeledFeatures(gallery, labels, train_sources),
+        )
 
-    by_class, by_group = measures.class_and_group(test.features, tested, test_sources) or (None, None)
+    tested = LabeledFeatures(test.features, test_labels, test_sources)
+    by_class, by_group = measures.class_and_group(tested) or (None, None)
     return {
         "precision@10": precision(train.features, test.features),
         "baselines": {name: precision(rows, test.baselines[name]) for name, rows in train.baselines.items()},

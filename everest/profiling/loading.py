@@ -89,7 +89,9 @@ def _decode(clips: VideoClips, number: int) -> None:
     """Decode the frames of a clip in the middle of a video."""
     views = clips.make_views
     with suppress(VideoError):  # training replaces it
-        views.decoded(clips.samples[number % len(clips)], sampling(views.sampling).center, clips.decoder)
+        views.decoded(
+            clips.samples[number % len(clips)], clips.decoder, None, sampling(views.sampling).center
+        )
 
 
 def _is_slow_to_read(sample: Sample) -> bool:

@@ -231,7 +231,7 @@ def score_recordings(
     scores, truth = score(timelines, bouts, annotations, report)
     draw_timelines(folder / FIGURE, timelines, bouts, truth)
     files = {"timeline": str(folder / TIMELINE), "figure": str(folder / FIGURE)}
-    recordings = [video.video for video in timelines.videos]
+    recordings = [recording.video for recording in timelines.videos]
     return {key: scores[key] for key in SCORES} | {"smooth": smooth, "recordings": recordings, **files}
 
 

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from everest.data.footage import Timeline
 from everest.errors import DataError, RecipeError, differing, first_names
 from everest.inference.features import LEVELS, encoding_of
-from everest.inference.model import OpenedModel, over_videos
+from everest.inference.model import OpenedModel
+from everest.inference.videos import compute_over_videos
 from everest.inference.windows import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats, unit_rows
@@ -107,7 +108,7 @@ def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, 
         windows = windows_of(video, model.views, window=file.window, step=file.step)
         spans = [(window.start, window.end) for window in windows]
     parts = [Sample(path=video.path, start=start, end=end) for start, end in spans] or [video]
-    encoded = over_videos(
+    encoded = compute_over_videos(
         model, parts, lambda clips: model.encode(clips)._asdict(), batch=1, workers=0, report=silent
     )
     rows = []

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from everest.engine.plan import PEAK_LR, steps_between_checkpoints
-from everest.lists.labels import IMBALANCED
 from everest.lists.sample import ListSize
 from everest.probes.collapse import probed_steps
 from everest.suggest.data_facts import DataFacts, ProbeList
@@ -47,6 +46,7 @@ DEVICES: Final = {
 }
 COVERED: Final = 0.75  # of the median video, by a training clip
 MOST_OF_VIDEO: Final = 0.5  # a clip that covers more is the only one that is evaluated
+IMBALANCED: Final = 10.0  # videos of the most frequent class for each of the rarest
 WHOLE_FRAME: Final = 0.8  # a crop that shows more is the only one that is evaluated
 FRAMES: Final = 16  # of a clip
 MOST_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related

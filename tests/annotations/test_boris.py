@@ -8,7 +8,7 @@ import pytest
 
 from everest.annotations.bout import Bout
 from everest.annotations.formats import read_annotations, recognize, write_annotations
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError
 
@@ -126,7 +126,7 @@ def test_a_table_of_version_7_needs_the_videos_if_media_are_queued(tmp_path: Pat
         read_annotations(file)
     for name in ("cage1.mp4", "cage2.mp4"):
         (tmp_path / name).symlink_to(clip_files / "clip0.mp4")  # 2 s each
-    videos = VideoNames([tmp_path / "cage1.mp4", tmp_path / "cage2.mp4"])
+    videos = VideoFinder([tmp_path / "cage1.mp4", tmp_path / "cage2.mp4"])
     assert spans(read_annotations(file, videos=videos)) == [
         ("C:\\videos\\cage1.mp4", 0.5, 1.25, "groom", ""),
         ("C:\\videos\\cage1.mp4", 1.8, 1.8, "peck", "female"),

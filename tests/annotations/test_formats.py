@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from everest.annotations.bout import ORIGINS, Bout
 from everest.annotations.formats import FORMATS, read_annotations, recognize, write_annotations
-from everest.annotations.matching import VideoNames, stem
+from everest.annotations.matching import VideoFinder, stem
 from everest.annotations.times import VideoTimes
 from everest.errors import DataError
 
@@ -128,12 +128,12 @@ def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
         DataError, match="its rows are frames, and their times are not known; set --fps, or name"
     ):
         read_annotations(table)
-    bouts = read_annotations(table, videos=VideoNames([tmp_path / "cage1.mp4"]))
+    bouts = read_annotations(table, videos=VideoFinder([tmp_path / "cage1.mp4"]))
     found = [(each.video, each.start * 16, each.end * 16, each.label) for each in bouts]
     assert found == [("cage1", 29, 31, "groom"), ("cage1", 30, 31, "peck"), ("cage1", 31, 32, "unscored")]
     short = written(tmp_path, "cage1.csv", DEEPETHOGRAM)
     with pytest.raises(DataError, match="has 4 frames, and the video 32; is it of another video"):
-        read_annotations(short, videos=VideoNames([tmp_path / "cage1.mp4"]))
+        read_annotations(short, videos=VideoFinder([tmp_path / "cage1.mp4"]))
 
 
 HEADER = "video,start,end,label"

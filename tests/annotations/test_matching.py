@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from everest.annotations.bout import Bout, merge_overlaps
-from everest.annotations.matching import VideoNames, match_videos
+from everest.annotations.matching import VideoFinder, match_videos
 from everest.errors import DataError
 
 NAMES = ("monday/cage1.mp4", "tuesday/cage1.mp4", "monday/Cage 2.MP4", "clip.01.mkv", "v_abc123.mp4")
-VIDEOS = VideoNames(Path("/data") / name for name in NAMES)
+VIDEOS = VideoFinder(Path("/data") / name for name in NAMES)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_name_of_two_videos_is_refused(name: str):
 
 
 def test_an_exact_name_goes_before_one_in_other_letters():
-    videos = VideoNames([Path("/a/Run.mp4"), Path("/a/run.mp4"), Path("/a/run.avi")])
+    videos = VideoFinder([Path("/a/Run.mp4"), Path("/a/run.mp4"), Path("/a/run.avi")])
     assert [videos.find(name) for name in ("Run.mp4", "run.mp4", "run.avi")] == videos.videos
 
 

@@ -8,7 +8,7 @@ from small_runs import called, json_of, refused, run
 
 from everest.annotations.bout import UNSCORED, Bout, are_outside, join_files, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations
-from everest.annotations.matching import VideoNames
+from everest.annotations.matching import VideoFinder
 
 
 def frame_table(folder: Path, rows: dict[int, str]) -> Path:
@@ -64,7 +64,7 @@ def test_time_is_unscored_if_no_file_has_labeled_it():
 def test_rows_without_labels_are_unscored(tmp_path: Path, clip_files: Path, cells: str | None):
     rows = {number: row for number, row in enumerate(["0,1"] * 8 + [cells] * 16 + ["1,0"] * 8) if row}
     file = frame_table(tmp_path, rows)
-    videos = VideoNames([clip_files / "clip0.mp4"])
+    videos = VideoFinder([clip_files / "clip0.mp4"])
     assert unscored(read_annotations(file, videos=videos)) == [(0.5, 1.5)]
     output = tmp_path / "windows.csv"
     shown = called("prepare windows", clip_files, "--seconds", 0.25, "--labels", file, "-o", output)
@@ -75,7 +75,7 @@ def test_rows_without_labels_are_unscored(tmp_path: Path, clip_files: Path, cell
 
 def test_a_table_that_ends_early_needs_the_rate(tmp_path: Path, clip_files: Path):
     file = frame_table(tmp_path, dict.fromkeys(range(16), "0,1"))
-    videos = VideoNames([clip_files / "clip0.mp4"])
+    videos = VideoFinder([clip_files / "clip0.mp4"])
     assert unscored(read_annotations(file, videos=videos, fps=16)) == [(1.0, 2.0)]
     message = refused("prepare annotations", file, "--videos", clip_files, code=4)
     assert "has 16 frames, and the video 32" in message

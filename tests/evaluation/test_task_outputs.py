@@ -16,7 +16,7 @@ import everest
 from everest.config.heads import Head
 from everest.evaluation.metric_text import metric_rows
 from everest.evaluation.report import worst_videos
-from everest.inference.predictions import answers_of_head
+from everest.inference.predictions import head_predictions
 from everest.lists.classes import Classes
 from everest.metrics.predicted import HeadPredictions
 
@@ -143,10 +143,10 @@ def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip
 def test_every_class_that_is_present_is_among_the_predictions():
     head = Head(task="multi-label", outputs=7, chosen_thresholds=(0.1, *[0.9] * 6))
     answers = torch.tensor([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
-    found = answers_of_head(answers, head, Classes(heads=(head,)), None)
+    found = head_predictions(answers, head, Classes(heads=(head,)), None)
     likely = [(index, False) for index in (6, 5, 4, 3, 2)]
     assert [(part["index"], part["present"]) for part in found] == [*likely, (0, True)]
-    assert [part["index"] for part in answers_of_head(answers, head, Classes(heads=(head,)), 2)] == [6, 5]
+    assert [part["index"] for part in head_predictions(answers, head, Classes(heads=(head,)), 2)] == [6, 5]
 
 
 def test_metrics_that_every_model_reaches_are_no_rows():

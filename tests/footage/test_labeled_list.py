@@ -53,7 +53,7 @@ def test_classes_that_are_numbers_get_a_file_of_names(windows: list, bouts: Path
     output, names = tmp_path / "windows.csv", tmp_path / "windows_classes.txt"
     assert json_of(*windows, "-o", output, "-q", "--json")["classes"] == str(names)
     assert names.read_text().split() == ["10", "2", "background"]
-    found = read_samples(output, root=tmp_path, classes=read_class_names(names))
+    found = read_samples(output, root=tmp_path, class_names=read_class_names(names))
     assert [sample.labels for sample in found.samples] == [(0,), (1,), (0,), (2,)]
     output.unlink()
     assert "windows_classes.txt: exists" in refused(*windows, "-o", output, code=2)

@@ -7,21 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everest.config.heads import Head
-from everest.inference.bouts import NO_CLASS, BoutRules, Windows, bouts_of_head, smoothed, without_short
+from everest.inference.bouts import NO_CLASS, BoutRules, WindowSpans, bouts_of_head, smoothed, without_short
 
 FPS = 16
 
 
-def windows_at(*starts: float) -> Windows:
+def windows_at(*starts: float) -> WindowSpans:
     """Windows of one second, of which the video ends with the last."""
     ends = np.array(starts, np.float64) + 1
     count = int(ends[-1] * FPS) if len(starts) else 0
     times = np.arange(count) / FPS
-    return Windows(starts=np.array(starts, np.float64), ends=ends, times=times, frames=(0, count))
+    return WindowSpans(starts=np.array(starts, np.float64), ends=ends, times=times, frames=(0, count))
 
 
 @st.composite
-def timelines(draw: st.DrawFn) -> tuple[Windows, np.ndarray]:
+def timelines(draw: st.DrawFn) -> tuple[WindowSpans, np.ndarray]:
     """Windows of one second, overlapping or apart, and their probabilities of three classes."""
     steps = draw(st.lists(st.integers(1, 12), max_size=11))
     windows = windows_at(*(float(start) / 8 for start in np.cumsum([0, *steps])))

@@ -155,7 +155,7 @@ def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip
 
 def stored(store: RowStore, wanted: list[bool], made: list[int]) -> None:
     """Add what a store does not have yet of rows 0, 1, …; the others have a problem. `made` counts them."""
-    for place in range(len(store.samples), len(wanted)):
+    for place in range(len(store.entries), len(wanted)):
         made.append(place)
         row = {"x": torch.full((2, 3), float(place)), "ids": torch.tensor([place])}
         store.add(f"{place}.mp4", row if wanted[place] else "empty file")
@@ -183,7 +183,7 @@ def test_rows_survive_whatever_a_kill_leaves_of_them(wanted, killed, lost, torn,
         with open_row_store(Path(folder), {"plan": 1}, batch=batch) as store:
             stored(store, wanted, made)
             arrays = store.arrays()
-            assert store.samples == [
+            assert store.entries == [
                 (f"{place}.mp4", None if there else "empty file") for place, there in enumerate(wanted)
             ]
         places = np.flatnonzero(wanted)

@@ -78,7 +78,7 @@ def test_names_of_any_bytes_are_written_and_read_back(folder, names):
 
 def test_several_labels_have_a_column_each_and_paths_outside_the_root_stay_absolute(tmp_path):
     sample = Sample(path=str(tmp_path / "a.mp4"), labels=(3, 299), start_frame=7)
-    write_list(tmp_path / "list.csv", [sample], root=tmp_path, heads=["verb", "noun"])
+    write_list(tmp_path / "list.csv", [sample], root=tmp_path, head_names=["verb", "noun"])
     assert (tmp_path / "list.csv").read_text() == "path,label.verb,label.noun,start_frame\na.mp4,3,299,7\n"
     write_list(tmp_path / "list.csv", [Sample(path="/elsewhere/a.mp4")], root=tmp_path)
     assert (tmp_path / "list.csv").read_text() == "path\n/elsewhere/a.mp4\n"

@@ -10,10 +10,11 @@ from video_kinds import CONTAINERS, Case, write_case
 
 from everest.config.heads import Head, named_heads
 from everest.errors import DataError, RecipeError
+from everest.lists.header import find_header
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_labeled, read_samples
 from everest.lists.sample import Sample
-from everest.lists.text import find_header, read_lines
+from everest.lists.text import read_lines
 
 NAMES = ("jump", "run", "walk")
 
@@ -63,17 +64,17 @@ def test_paths_with_spaces_and_commas_are_read_relative_to_root(root, text, name
 
 def test_class_names_are_labels(root):
     text = "a.mp4,walk\nb.mp4,jump\n"
-    assert short(read(root, text, classes=NAMES), root) == [("a.mp4", 2), ("b.mp4", 0)]
+    assert short(read(root, text, class_names=NAMES), root) == [("a.mp4", 2), ("b.mp4", 0)]
     found = read(root, text)
     assert short(found, root) == [("a.mp4", 1), ("b.mp4", 0)]
     assert found.class_names == ("jump", "walk")
-    found = read(root, "a.mp4 2\n", classes=NAMES)
+    found = read(root, "a.mp4 2\n", class_names=NAMES)
     assert short(found, root) == [("a.mp4", 2)]
     assert found.class_names == NAMES
     numbers = ("0", "1", "10", "2")  # a number that is a name means that class, and no other is taken
-    assert short(read(root, "a.mp4 2\nb.mp4 10\n", classes=numbers), root) == [("a.mp4", 3), ("b.mp4", 2)]
+    assert short(read(root, "a.mp4 2\nb.mp4 10\n", class_names=numbers), root) == [("a.mp4", 3), ("b.mp4", 2)]
     with pytest.raises(DataError, match="unknown class '3'"):
-        read(root, "a.mp4 3\n", classes=numbers)
+        read(root, "a.mp4 3\n", class_names=numbers)
 
 
 def test_segments_are_read(root):
@@ -125,8 +126,8 @@ NO_CLASSES = (
         ("da\0ria.mp4 0\neli.mp4 1\n", {}, r"csv: not a text file in UTF-8 \(byte 2\)"),
         ("a.mp4 0\nb.mp4 3", {"heads": (Head(outputs=3),)}, r"csv:2: label 3 is out .* from 0 to 2"),
         ("a.mp4 -1\n", {}, r":1: label -1 is out of range"),
-        ("a.mp4 3\n", {"classes": NAMES}, r":1: label 3 is out of range"),
-        ("a.mp4,wolk\n", {"classes": NAMES}, r":1: unknown class 'wolk'; did you mean 'walk'"),
+        ("a.mp4 3\n", {"class_names": NAMES}, r":1: label 3 is out of range"),
+        ("a.mp4,wolk\n", {"class_names": NAMES}, r":1: unknown class 'wolk'; did you mean 'walk'"),
         ("a.mp4 0\na.mp4 1\n", {}, r":2: .*a\.mp4 has the class '1' here and '0' in line 1; keep one"),
         ("a.mp4 0\nb.mp4 x\n", {}, r":2: unknown class 'x'; other labels are numbers, and data\.classes"),
         ("a.mp4\nb.mp4\n", {}, r":1: no label"),
@@ -179,15 +180,15 @@ NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
 @pytest.mark.parametrize("classes", [None, NAMES])
 def test_numbers_that_are_no_index_are_no_class_either(root, label, other, classes):
     with pytest.raises(DataError, match=rf"label '{re.escape(label)}' is not an integer from 0"):
-        read(root, f"a.mp4,{label}\nb.mp4,{other}\n", classes=classes)
+        read(root, f"a.mp4,{label}\nb.mp4,{other}\n", class_names=classes)
 
 
 def test_names_of_a_list_that_names_no_classes_are_refused(root):
     words = r"names \(jump, run\), and the checkpoint or training list has no class"
     with pytest.raises(DataError, match=words):
-        read(root, "a.mp4,run\nb.mp4,jump\n", names_classes=False)
-    assert read(root, "a.mp4,run\n", names_classes=False, classes=NAMES).samples[0].labels == (1,)
-    assert read(root, "a.mp4,1\n", names_classes=False).samples[0].labels == (1,)
+        read(root, "a.mp4,run\nb.mp4,jump\n", of_model=True)
+    assert read(root, "a.mp4,run\n", of_model=True, class_names=NAMES).samples[0].labels == (1,)
+    assert read(root, "a.mp4,1\n", of_model=True).samples[0].labels == (1,)
 
 
 def test_what_is_no_list_is_named_with_the_fix(root):
@@ -259,8 +260,8 @@ def test_subfolders_are_classes_and_other_files_and_folders_are_none(folder):
     found = read_folder(folder)
     assert found.class_names == ("jump", "run")
     assert short(found, folder) == FOUND
-    assert read_folder(folder, classes=NAMES[:2]).samples[-1].labels == (1,)
-    assert read_folder(folder, classes=("run", "jump")).samples[0].labels == (0,)
+    assert read_folder(folder, class_names=NAMES[:2]).samples[-1].labels == (1,)
+    assert read_folder(folder, class_names=("run", "jump")).samples[0].labels == (0,)
 
 
 def test_any_folder_of_videos_serves_pretraining(folder):
@@ -280,9 +281,9 @@ def test_files_of_cameras_discs_and_bare_streams_are_videos(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"classes": ("jump", "rum")}, r"run: unknown class; did you mean 'rum'"),
+        ({"class_names": ("jump", "rum")}, r"run: unknown class; did you mean 'rum'"),
         ({"heads": (Head(outputs=3),)}, r"data\.num_classes is 3, there are 2 \(jump, run\)"),
-        ({"names_classes": False}, r"names \(jump, run\), .*set data\.classes or use numbers"),
+        ({"of_model": True}, r"names \(jump, run\), .*set data\.classes or use numbers"),
         ({"heads": named_heads({"verb": 3})}, r"data\.heads, or .* needs a list"),
     ],
 )
@@ -303,7 +304,7 @@ def test_folders_without_videos_are_refused_and_make_no_class(tmp_path):
     (tmp_path / "run" / "a.mp4").touch()
     with pytest.raises(DataError, match=r"empty: no videos in this class folder; remove it, or name"):
         read_folder(tmp_path)
-    found = read_folder(tmp_path, classes=("empty", "run"))
+    found = read_folder(tmp_path, class_names=("empty", "run"))
     assert {sample.labels for sample in found.samples} == {(1,)}
 
 
@@ -381,8 +382,8 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
     [
         ("path,label,label.verb", {}, r"sheet\.csv: has columns label and label\.NAME; rename label"),
         ("path,label.verb,x", {"task": "multi-label"}, r"^--task: is for a column label; .*sheet"),
-        ("path,label.verb,x", {"classes": ["0", "1"]}, r"^--classes: is for a column label; .*leave it out"),
-        ("path,label,x", {"classes": ["0"], "task": "regression"}, r"^--classes: has no effect"),
+        ("path,label.verb,x", {"class_names": ["0", "1"]}, r"^--classes: is for a column label; .*out"),
+        ("path,label,x", {"class_names": ["0"], "task": "regression"}, r"^--classes: has no effect"),
         ("video,action,x", {"group_column": "action"}, r"^--group column:action: holds the labels in .*:1"),
         ("path,x,y", {"class_column": "x", "group_column": "x"}, r"^--group column:x: holds the labels"),
         ("path,label.s,x", {"group_column": "label.s"}, r"^--group column:label\.s: holds the labels"),

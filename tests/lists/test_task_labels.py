@@ -99,7 +99,7 @@ def test_labels_with_several_classes_are_found_and_kept(tmp_path: Path):
     assert document["next"][0].endswith("--task multi-label --output my.yaml")
     assert (tmp_path / "classes.txt").read_text().split() == ["jump", "run", "walk"]
     names = ["jump", "run", "walk"]
-    samples = samples_of(tmp_path, classes=names, heads=(Head(task="multi-label", outputs=0),))
+    samples = samples_of(tmp_path, class_names=names, heads=(Head(task="multi-label", outputs=0),))
     found = {Path(sample.path).name: {names[index] for index in sample.labels[0]} for sample in samples}
     assert found == {f"{i}.mp4": set(filter(None, text.split("|"))) for i, text in enumerate(labels)}
     assert all(document["lists"][part]["classes"].keys() == set(names) for part in PARTS)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from everest.annotations.bout import Bout
 from everest.metrics.timeline import (
-    VideoTimelines,
+    Stretch,
     average_precision,
     edit_score,
     frame_classes,
@@ -30,11 +30,9 @@ def bouts(spans: Spans) -> list[Bout]:
     ]
 
 
-def video(
-    truth: Spans, predicted: Spans, *, frames: int = 40, scores: Sequence[float] = ()
-) -> VideoTimelines:
+def video(truth: Spans, predicted: Spans, *, frames: int = 40, scores: Sequence[float] = ()) -> Stretch:
     guesses = bouts(predicted)
-    return VideoTimelines(
+    return Stretch(
         times=np.arange(frames) / FPS,
         end=frames / FPS,
         truth=bouts(truth),
@@ -122,11 +120,11 @@ def test_times_in_milliseconds_are_those_of_frames():
     expected = np.zeros(300, dtype=bool)
     for i in starts:
         expected[i : i + 3] = True
-    case = VideoTimelines(times=times, end=300 / 29.97, truth=spans, predicted=[], scores=[])
+    case = Stretch(times=times, end=300 / 29.97, truth=spans, predicted=[], scores=[])
     assert (frame_classes(case, spans, ["a"])[:, 0] == expected).all()
 
 
-def as_video(truth: list[str], predicted: list[str]) -> VideoTimelines:
+def as_video(truth: list[str], predicted: list[str]) -> Stretch:
     spans: list[Spans] = [{}, {}]
     for of, line in zip(spans, (truth, predicted), strict=True):
         for first, end, name in definitions.runs(line):

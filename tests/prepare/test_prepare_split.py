@@ -279,7 +279,7 @@ def test_classes_named_by_integers_and_decimals_are_read_back(tmp_path):
     assert (tmp_path / "classes.txt").read_text().split() == list(names)
     assert data_section(str(tmp_path))["classes"] == "classes.txt"
     for part in PARTS:
-        found = read_samples(tmp_path / f"{part}.csv", root=tmp_path, classes=names)
+        found = read_samples(tmp_path / f"{part}.csv", root=tmp_path, class_names=names)
         assert found.samples
         for sample in found.samples:
             assert sample.labels == (names.index(Path(sample.path).parent.name),)

@@ -8,7 +8,7 @@ from small_runs import called, json_of
 from everest.evaluation.metric_text import nearest_texts
 from everest.inference.model import OpenedModel
 from everest.probes.baselines import SIDE, difference_image, random_encoder
-from everest.probes.measures import class_and_group, precision_of_nearest
+from everest.probes.measures import LabeledFeatures, class_and_group, precision_of_nearest
 
 
 def features(*angles: float) -> np.ndarray:
@@ -24,32 +24,34 @@ def numbers(*values: int) -> np.ndarray:
 def test_retrieval_counts_the_class_among_the_nearest_videos_of_other_sources():
     gallery = features(*range(0, 120, 10))  # twelve: the last two are never among the ten nearest of 0
     labels = numbers(*[1] * 5, *[0] * 7)
-    found = precision_of_nearest(
-        features(0), numbers(1), numbers(9), gallery, labels, numbers(*range(12)) + 20
-    )
+    query, others = LabeledFeatures(features(0), numbers(1), numbers(9)), numbers(*range(12)) + 20
+    found = precision_of_nearest(query, LabeledFeatures(gallery, labels, others))
     assert found == pytest.approx(50)
     own_group = numbers(9, 9, 9, *range(20, 29))  # the three nearest are of the query's group
-    found = precision_of_nearest(features(0), numbers(1), numbers(9), gallery, labels, own_group)
+    found = precision_of_nearest(query, LabeledFeatures(gallery, labels, own_group))
     assert found == pytest.approx(100 * 2 / 9)  # nine are left
-    alone = precision_of_nearest(
-        features(0, 5), numbers(1, 7), numbers(9, 9), gallery, labels, numbers(*range(12)) + 20
-    )
+    two = LabeledFeatures(features(0, 5), numbers(1, 7), numbers(9, 9))
+    alone = precision_of_nearest(two, LabeledFeatures(gallery, labels, others))
     assert alone == pytest.approx(50)  # the second has nothing to find
     nobody = numbers(*[9] * 12)
-    assert precision_of_nearest(features(0), numbers(1), numbers(9), gallery, labels, nobody) is None
+    assert precision_of_nearest(query, LabeledFeatures(gallery, labels, nobody)) is None
 
 
 def test_persons_that_look_alike_are_told_from_classes_that_do():
     labels, persons = numbers(0, 1, 0, 1), numbers(0, 0, 1, 1)
     by_person, by_class = features(0, 1, 90, 91), features(0, 90, 1, 91)
-    assert class_and_group(by_person, labels, persons) == (50, 100)
-    assert class_and_group(by_class, labels, persons) == (100, 50)
+    assert class_and_group(LabeledFeatures(by_person, labels, persons)) == (50, 100)
+    assert class_and_group(LabeledFeatures(by_class, labels, persons)) == (100, 50)
     labels, persons = numbers(0, 1, 0, 1, 2, 2), numbers(0, 0, 1, 1, 0, 1)
-    of_class, of_person = class_and_group(features(0, 1, 90, 91, 2, 92), labels, persons) or (0, 0)
+    of_class, of_person = class_and_group(
+        LabeledFeatures(features(0, 1, 90, 91, 2, 92), labels, persons)
+    ) or (0, 0)
     assert of_person == 100 > of_class
-    of_class, of_person = class_and_group(features(0, 90, 1, 91, 180, 181), labels, persons) or (0, 0)
+    of_class, of_person = class_and_group(
+        LabeledFeatures(features(0, 90, 1, 91, 180, 181), labels, persons)
+    ) or (0, 0)
     assert of_class == 100 > of_person
-    assert class_and_group(by_class, numbers(0, 1, 2, 3), numbers(0, 0, 1, 1)) is None
+    assert class_and_group(LabeledFeatures(by_class, numbers(0, 1, 2, 3), numbers(0, 0, 1, 1))) is None
 
 
 def test_a_difference_image_shows_where_something_moves():

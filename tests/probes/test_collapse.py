@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from everest.config.recipe import load_recipe
 from everest.engine.plan import learning_rate_advice, plan_stage
-from everest.probes.collapse import FEWEST_HELD_OUT, new_warnings, probe_rows, probed_steps, warnings
+from everest.probes.collapse import FEWEST_HELD_OUT, new_warnings, probe_rows, probed_steps, signs_of_failure
 from everest.probes.during_training import LABELED
 from everest_cli.output import probe_line
 
@@ -66,17 +66,17 @@ def row(step: int, values: list[float | None]) -> dict[str, Any]:
 def test_a_healthy_run_is_not_called_broken(name: str):
     rows = [row(step, values) for step, values in zip((0, 304, STEPS), HEALTHY[name], strict=True)]
     for number in range(1, 4):
-        assert warnings(rows[:number], **RUN) == {}
+        assert signs_of_failure(rows[:number], **RUN) == {}
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_run_is_called_broken_after_a_fifth_of_it_and_once(name: str):
     first, last, kinds = BROKEN[name]
     rows = [row(0, first), row(304, last)]
-    assert warnings(rows[:1], **RUN) == {}
+    assert signs_of_failure(rows[:1], **RUN) == {}
     assert set(new_warnings(rows, **RUN)) == kinds
     rows.append(row(600, last))
-    assert set(warnings(rows, **RUN)) == kinds
+    assert set(signs_of_failure(rows, **RUN)) == kinds
     assert new_warnings(rows, **RUN) == {}
 
 
@@ -84,35 +84,37 @@ def test_features_that_are_and_stay_nearly_the_same_for_all_videos_are_named():
     """RankMe is never below 1, so that it cannot fall to a fifth of a first value below 5."""
     same, good = [10.0, 1.05, 0.05, 0.9, 1.0], [10.0, 3.0, 0.4, 0.5, 1.0]
     rows = [row(0, same), row(304, [*same[:3], 0.5, 1.0])]
-    assert warnings(rows, **RUN) == {}  # may still begin to learn
+    assert signs_of_failure(rows, **RUN) == {}  # may still begin to learn
     rows.append(row(STEPS, [*same[:3], 0.5, 1.0]))
     assert set(new_warnings(rows, **RUN)) == {"same features"}
-    assert "RankMe was 1.05 before the first step and is 1.05" in warnings(rows, **RUN)["same features"]
-    assert warnings(rows, **{**RUN, "videos": 1}) == {}
-    assert warnings([rows[0], row(STEPS, good)], **RUN) == {}
+    sign = signs_of_failure(rows, **RUN)["same features"]
+    assert "RankMe was 1.05 before the first step and is 1.05" in sign
+    assert signs_of_failure(rows, **{**RUN, "videos": 1}) == {}
+    assert signs_of_failure([rows[0], row(STEPS, good)], **RUN) == {}
     fell = [row(0, good), row(304, [10.0, 1.05, 0.2, 0.5, 1.0])]
-    assert set(warnings(fell, **RUN)) == {"same features"}  # at once
+    assert set(signs_of_failure(fell, **RUN)) == {"same features"}  # at once
 
 
 def test_a_run_that_predicts_nothing_is_called_broken_at_the_latest_after_half_of_it():
     too_little_hidden = [[10.0, 7.69, 0.244, 0.3250, 0.0151], [10.8, 8.92, 0.592, 0.0154, 0.0151]]
     rows = [row(step, values) for step, values in zip((0, 300), too_little_hidden, strict=True)]
-    assert warnings(rows, **RUN) == {}
+    assert signs_of_failure(rows, **RUN) == {}
     rows.append(row(750, too_little_hidden[1]))
-    assert set(warnings(rows, **RUN)) == {"held-out loss"}
+    assert set(signs_of_failure(rows, **RUN)) == {"held-out loss"}
 
 
 def test_the_loss_on_few_videos_is_not_judged():
     unread, read = [10.0, 7.69, 0.244, None, None], [10.8, 8.92, 0.592, 1.2, 1.0]
-    assert warnings([row(0, unread), row(STEPS, read)], **{**RUN, "held_out": FEWEST_HELD_OUT - 1}) == {}
+    few = {**RUN, "held_out": FEWEST_HELD_OUT - 1}
+    assert signs_of_failure([row(0, unread), row(STEPS, read)], **few) == {}
 
 
 def test_nothing_is_called_broken_before_a_fifth_of_the_run():
     first, last, _ = BROKEN["surveillance, frozen"]
-    assert warnings([row(0, first), row(299, last)], **RUN) == {}
-    assert warnings([row(0, first), row(299, last)], **{**RUN, "steps": 10_000}) == {}
+    assert signs_of_failure([row(0, first), row(299, last)], **RUN) == {}
+    assert signs_of_failure([row(0, first), row(299, last)], **{**RUN, "steps": 10_000}) == {}
     at_end = [row(0, first), row(50, last)]
-    assert warnings(at_end, **{**RUN, "steps": 50})  # the end of a short run
+    assert signs_of_failure(at_end, **{**RUN, "steps": 50})  # the end of a short run
 
 
 @given(steps=st.integers(1, 50_000), every=st.integers(1, 50), checkpoint=st.integers(1, 2000))
@@ -130,7 +132,7 @@ def test_weights_that_predicted_before_the_first_step_need_not_improve_by_much()
     good = row(0, [50.0, 40.0, 0.4, 0.50, 0.98])
     for step, loss in ((304, 0.485), (STEPS, 0.478)):
         rows = [good, row(step, [50.0, 38.0, 0.4, loss, 0.98])]
-        assert warnings(rows, **RUN) == {}
+        assert signs_of_failure(rows, **RUN) == {}
 
 
 def test_the_line_of_a_probe_has_its_measures_and_the_start():

@@ -20,10 +20,11 @@ from processes import wait_for_rows
 from pydantic import TypeAdapter
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError
-from everest.inference.row_store import open_journal, open_row_store
+from everest.inference.row_store import open_row_store
 from everest.prepare.examine import Inspection
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder
+from everest.system.journal import open_journal
 from everest.system.run_folder import RunFolder
 from everest.system.text import json_text, nonfinite_as_null, parse_json, validated
 from everest_cli.output import print_json
@@ -157,9 +158,9 @@ def test_a_damaged_store_of_rows_is_one_error_or_continues(tmp_path: Path, data)
     (folder / name).write_bytes(data.draw(changed))
     with suppress(RecipeError), open_row_store(folder, {"weights": "w", "keep": 0.5}, batch=1) as store:
         store.check_videos(VIDEOS)
-        for video in VIDEOS[len(store.samples) :]:
+        for video in VIDEOS[len(store.entries) :]:
             store.add(video, row)
-        assert len(store.samples) == len(VIDEOS)
+        assert len(store.entries) == len(VIDEOS)
         store.arrays()
     assert outside.read_bytes() == b"precious"
     assert {path.name for path in tmp_path.iterdir()} == {"outside.bin", "rows"}

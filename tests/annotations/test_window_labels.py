@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everest.annotations.bout import Bout
-from everest.annotations.labeled import label_windows, labeled_samples, seconds_of_classes
+from everest.annotations.window_labels import label_samples, label_windows, seconds_of_classes
 from everest.config.heads import Head
 from everest.errors import DataError
 from everest.lists.labels import indices
@@ -77,10 +77,10 @@ def test_the_rule_holds_for_every_window(bouts: list, window: int, step: int):
 def test_a_list_of_windows_has_one_class_or_the_background(tmp_path: Path):
     bouts = {VIDEO: [bout(0, 2, "walk"), bout(2, 3.5, "run"), bout(5.9, 6.1, "walk")]}
     windows = samples((0, 2), (2, 4), (4, 5.5), (5.5, 7))
-    labeled, names, task = labeled_samples(windows, bouts)
+    labeled, names, task = label_samples(windows, bouts)
     assert (names, task) == (["background", "run", "walk"], "single-label")
     assert [sample.labels for sample in labeled] == [(2,), (1,), (0,), (2,)]
-    write_list(tmp_path / "windows.csv", labeled, root=tmp_path, label_names=names)
+    write_list(tmp_path / "windows.csv", labeled, root=tmp_path, class_names=names)
     lines = (tmp_path / "windows.csv").read_text().splitlines()
     assert lines[:2] == ["path,label,start,end", f"{VIDEO},walk,0,2"]
 
@@ -90,16 +90,16 @@ def test_overlapping_bouts_make_several_labels(tmp_path: Path):
     path = str(tmp_path / "a.mp4")
     bouts = {path: [bout(0, 2, "walk"), bout(1, 4, "call")]}
     windows = [Sample(path=path, start=start, end=start + 2) for start in (0.0, 2.0, 4.0)]
-    labeled, names, task = labeled_samples(windows, bouts)
+    labeled, names, task = label_samples(windows, bouts)
     assert (names, task) == (["call", "walk"], "multi-label")
     assert [sample.labels for sample in labeled] == [((0, 1),), ((0,),), ((),)]
     file = tmp_path / "windows.csv"
-    write_list(file, labeled, root=tmp_path, label_names=names)
+    write_list(file, labeled, root=tmp_path, class_names=names)
     assert file.read_text().splitlines()[1:] == ["a.mp4,call|walk,0,2", "a.mp4,call,2,4", "a.mp4,,4,6"]
     again = read_samples(file, root=tmp_path, heads=(Head(task="multi-label", outputs=0),))
     assert (list(again.samples), again.class_names) == (labeled, ("call", "walk"))
     # With one class, it is the one with the most seconds in the window.
-    labeled, names, task = labeled_samples(windows, bouts, task="single-label")
+    labeled, names, task = label_samples(windows, bouts, task="single-label")
     shown = [names[index] for sample in labeled for label in sample.labels for index in indices(label)]
     assert shown == ["walk", "call", "background"]
 
@@ -107,9 +107,9 @@ def test_overlapping_bouts_make_several_labels(tmp_path: Path):
 @pytest.mark.parametrize("name", ["a|b", " a", "a\nb"])
 def test_names_that_a_list_cannot_hold_are_refused(name: str):
     with pytest.raises(DataError, match="rename it in the annotations"):
-        labeled_samples(samples((0, 2)), {VIDEO: [bout(0, 1, name)]})
+        label_samples(samples((0, 2)), {VIDEO: [bout(0, 1, name)]})
     with pytest.raises(DataError, match="there is no window to label"):
-        labeled_samples([], {})
+        label_samples([], {})
 
 
 def test_classes_are_ordered_by_their_seconds():

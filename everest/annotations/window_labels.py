@@ -27,10 +27,10 @@ from everest.video.reader import TOLERANCE
 
 SHARE: Final = 0.5  # of a window or of a bout; our choice
 
-Labels = dict[str, float]  # the seconds of each class in a window, in the order of the names
+ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
 
 
-def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout]) -> list[Labels]:
+def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout]) -> list[ClassSeconds]:
     """The classes of the windows of a video, each with its seconds in the window.
 
     Args:
@@ -42,7 +42,7 @@ def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout])
     by_label: dict[str, list[Bout]] = defaultdict(list)
     for bout in bouts:
         by_label[bout.label].append(bout)
-    labels: list[Labels] = [{} for _ in windows]
+    labels: list[ClassSeconds] = [{} for _ in windows]
     for label, label_bouts in sorted(by_label.items()):
         seconds = _covered(label_bouts, ends) - _covered(label_bouts, starts)  # (W,)
         has_label = seconds >= SHARE * (ends - starts) - TOLERANCE
@@ -69,7 +69,7 @@ def _covered(bouts: Sequence[Bout], times: NDArray[np.float64]) -> NDArray[np.fl
     return np.interp(times, borders, lengths.cumsum())
 
 
-def labeled_samples(
+def label_samples(
     samples: Sequence[Sample], bouts: Bouts, *, task: Task | None = None
 ) -> tuple[list[Sample], list[str], Task]:
     """Give windows the classes of the bouts in them.
@@ -88,7 +88,7 @@ def labeled_samples(
     by_path: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_path[sample.path].append(sample)
-    window_labels: dict[str, Iterator[Labels]] = {}
+    window_labels: dict[str, Iterator[ClassSeconds]] = {}
     overlap = False
     for path, windows in by_path.items():
         spans = [(each.start or 0.0, np.inf if each.end is None else each.end) for each in windows]

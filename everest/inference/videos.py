@@ -1,0 +1,76 @@
+"""A model run over all views of videos.
+
+B clips, R readable videos, V views, C channels, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+from everest.data.dataset import VideoClips
+from everest.data.loader import batches, choose_workers, make_loader
+from everest.errors import RecipeError
+from everest.inference.model import OpenedModel
+from everest.lists.sample import Sample
+from everest.system.events import Report, notice
+
+ViewTensors = dict[str, Tensor]  # (V, …) each
+
+
+def check_batch(batch: int) -> None:
+    """Raise RecipeError for a number of videos, or of windows, in one forward pass that is below 1."""
+    if batch < 1:
+        raise RecipeError(f"batch={batch}: must be at least 1")
+
+
+def compute_over_videos(
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    compute: Callable[[Tensor], ViewTensors],
+    *,
+    batch: int,
+    workers: int | None,
+    report: Report,
+    done: int = 0,
+) -> Iterator[list[tuple[Sample, ViewTensors | str]]]:
+    """Yield batches of videos, each with the values of its views or the reason why it is unreadable.
+
+    Args:
+        compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
+        batch: videos in one forward pass.
+        workers: processes that read videos; None: as the recipe's `train.workers`.
+        done: number of videos that are done already; they are skipped.
+    """
+    check_batch(batch)
+    clips = VideoClips(
+        samples,
+        make_views=model.views,
+        seed=0,
+        num_noise=0,
+        decoder=model.recipe.data.decoder,
+        replace_bad=False,
+    )
+    parts = [range(first, min(first + batch, len(samples))) for first in range(done, len(samples), batch)]
+    if not parts:
+        return
+    order = [[(0, index) for index in part] for part in parts]
+    settings = model.recipe.train
+    chosen = choose_workers(clips, order, settings.workers if workers is None else workers)
+    loader = make_loader(clips, order, workers=min(chosen, len(order) - 1), timeout=settings.data_timeout)
+    for part, clip in zip(parts, batches(loader), strict=True):
+        failures = [json.loads(text) for text in clip.failed]  # of each video: (path, reason) pairs
+        readable = [row for row, failed in enumerate(failures) if not failed]
+        values = compute(clip.frames[readable].flatten(0, 1)) if readable else {}
+        # (R, V, …) each
+        by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
+        rows = ({name: tensor[i] for name, tensor in by_video.items()} for i in range(len(readable)))
+        results = (failed[0][1] if failed else next(rows) for failed in failures)
+        pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
+        report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
+        for sample, result in pairs:
+            if isinstance(result, str):
+                report(notice(f"{sample.video_id}: {result}"))
+        yield pairs

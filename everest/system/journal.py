@@ -1,0 +1,105 @@
+"""A journal of finished items, from which a killed command resumes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Final, Generic, TypeVar
+
+from pydantic import TypeAdapter
+
+from everest.errors import RecipeError
+from everest.system.files import write_error
+from everest.system.locks import sole_writer
+from everest.system.text import parse_json, validated
+
+SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
+
+Entry = TypeVar("Entry")
+
+
+class Journal(Generic[Entry]):
+    """A file of JSON values, one a line. `open_journal` makes it."""
+
+    def __init__(self, path: Path, file: IO[bytes], entries: list[Entry], size: int) -> None:
+        self.entries = entries
+        self._path = path
+        self._file = file
+        self._size = size  # bytes
+        self._synced = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last sync was more than SYNC_SECONDS ago."""
+        return time.monotonic() - self._synced > SYNC_SECONDS
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Append JSON values, or dataclasses of such. A kill cannot lose them, a power failure can."""
+        lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
+        try:
+            self._file.truncate(self._size)  # a part that an interrupted call has written
+            write_all(self._file, lines)
+        except OSError as error:
+            self._file.truncate(self._size)
+            raise write_error(self._path, error) from error
+        self.entries += entries
+        self._size += len(lines)
+        if self.is_due:
+            self.sync()
+
+    def sync(self) -> None:
+        """Flush the entries to the disk, unless the file is closed."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def remove(self) -> None:
+        """Close and remove the file. The lock stays until the block ends."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_journal(
+    path: Path, *, entry: TypeAdapter[Entry], fix: str, batch: int = 1, restart: bool = False
+) -> Iterator[Journal[Entry]]:
+    """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
+
+    Args:
+        entry: of the type of the entries.
+        fix: what to do if the file is damaged, for the message.
+        batch: entries that are made together; an incomplete last batch is removed, too.
+        restart: remove all entries, once the lock is held.
+    """
+    with sole_writer(path), ExitStack() as stack:
+        try:
+            # Unbuffered: closing the file does not repeat a write that has failed.
+            file = stack.enter_context(path.open("a+b", buffering=0))
+            if restart:
+                file.truncate(0)
+            file.seek(0)
+            lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
+        except OSError as error:
+            raise write_error(path, error) from error
+        lines = lines[: len(lines) // batch * batch]
+        try:
+            entries = [validated(entry, parse_json(line)) for line in lines]
+        except ValueError as error:
+            raise RecipeError(f"{path}: damaged, or not a file of this command ({error}); {fix}") from error
+        size = sum(map(len, lines))
+        file.truncate(size)
+        journal = Journal(path, file, entries, size)
+        yield journal
+        journal.sync()
+
+
+def write_all(file: IO[bytes], data: bytes) -> None:
+    """Write all bytes to an unbuffered file, which may take a part at a time."""
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[file.write(remaining) :]

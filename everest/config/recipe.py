@@ -148,9 +148,10 @@ def flat_values(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of nested mappings by their keys with dots, such as `pretrain.base_lr`."""
     leaves: dict[str, Any] = {}
     for key, value in values.items():
-        leaves |= (
-            flat_values(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        )
+        if isinstance(value, dict):
+            leaves |= flat_values(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
     return leaves
 
 

@@ -182,30 +182,6 @@ def test_stored_positions_that_are_learned_are_refused():
         convert(foreign(state), Hints(heads=3, frames=8))
 
 
-@pytest.mark.parametrize(
-    ("name", "second"),
-    [
-        ("videomae_finetune_base", "fc.weight"),
-        ("hf_videomae_classification_base", "encoder.layer.1.attention.attention.query.weight"),
-    ],
-)
-def test_a_second_name_for_a_parameter_is_unexpected(name: str, second: str):
-    """Neither of the two replaces the other without a word."""
-    state = tiny(name) | {second: torch.zeros(400, 48) if second == "fc.weight" else torch.zeros(48, 48)}
-    assert f"no place for {second}" in problem_of(convert, foreign(state), NARROW)
-
-
-def test_a_key_bias_has_no_effect_and_is_left_out():
-    # softmax(q (k + b)) = softmax(q k + q b), and q b is the same for every key of a query.
-    q, k, bias = torch.randn(3, 5, 8, dtype=torch.float64)
-    with_bias = (q @ (k + bias[0]).T).softmax(dim=-1)
-    assert (with_bias - (q @ k.T).softmax(dim=-1)).abs().max() < 1e-12
-    state = tiny("hf_videomae_classification_base")
-    key = "videomae.encoder.layer.1.attention.attention.key.bias"
-    done = convert(foreign(state | {key: torch.ones(48)}), NARROW)
-    assert done.identity.facts.translation.idle == [key]
-
-
 def test_biases_of_older_transformers_are_outside_of_the_matrices():
     state = tiny("hf_videomae_classification_base")
     older = {n.replace("query.bias", "q_bias").replace("value.bias", "v_bias"): t for n, t in state.items()}
@@ -274,15 +250,6 @@ def test_an_encoder_with_parts_that_ours_lacks_is_refused(case: str, partial: bo
     assert "--partial" not in str(error.value)
 
 
-def test_parts_outside_of_the_encoder_are_left_out_on_request_and_recorded():
-    state = tiny("videomae_pretrain_base") | {"decoder.blocks.1.gamma_1": torch.ones(24)}
-    with pytest.raises(CheckpointError, match=r"`everest convert --partial` takes the encoder"):
-        convert(foreign(state), NARROW)
-    origin = convert(foreign(state), NARROW, partial=True).weights.origin
-    assert origin is not None
-    assert (origin["fresh"], origin["left_out"]) == ([], ["decoder.blocks.1.gamma_1"])
-
-
 def test_heads_of_an_unknown_width_must_be_given():
     state = tiny("videomae_pretrain_base")
     with pytest.raises(CheckpointError, match=r"48 wide.*--heads N"):
@@ -322,17 +289,6 @@ def test_an_encoder_may_have_an_mlp_of_any_width_and_a_decoder_may_not():
     state["decoder.blocks.0.mlp.fc1.weight"] = torch.zeros(97, 24)
     with pytest.raises(CheckpointError, match="has 97 rows; our decoder has 4 times 24"):
         convert(foreign(state), NARROW)
-
-
-@pytest.mark.parametrize("config", ['{"num_frames": 4, "image_size": 64, "num_attention_heads": 6}', "[]"])
-def test_a_config_of_another_program_has_no_effect(tmp_path: Path, config: str):
-    file = saved(tmp_path / "x.pth", tiny("videomae_finetune_base"), num_frames=8)
-    before = convert(read_foreign(file), NARROW).weights
-    (tmp_path / "config.json").write_text(config)
-    (tmp_path / "preprocessor_config.json").write_text(config)
-    after = convert(read_foreign(file), NARROW).weights
-    assert (before.settings, before.clip) == (after.settings, after.clip)
-    assert before.settings["frames"] == 8
 
 
 @pytest.mark.parametrize("mean_pooling", [True, False])

@@ -11,13 +11,8 @@ from foreign import NARROW, saved, tiny
 from hub_cache import CONFIG, transformers_folder
 from safetensors.torch import save_file
 from small_runs import called, json_of, refused, run, small_recipe
-from tiny_models import save_model
 
-from everest.config.heads import Head
-from everest.config.recipe import load_recipe
-from everest.models.spec import classifier_spec
 from everest.system.weights import read_weights
-from everest.tokenizer.spec import tokenizer_spec
 
 HEADS = ["--heads", "3,3"]
 
@@ -104,26 +99,6 @@ def test_what_everest_wrote_needs_no_conversion(tmp_path: Path, folder: Path):
     origin = {"file": "a", "origin": {"family": "b"}}
     replace(read_weights(out), origin=origin).save(out)
     assert "origin: a from b" in convert(out, "--inspect")[0].splitlines()
-
-
-def test_inspect_shows_the_clips_and_classes_of_a_run_and_the_windows_of_a_tokenizer(tmp_path: Path):
-    overrides = ["model.backbone=vit-tiny", "data.frames=8", "data.size=[64, 96]"]
-    spec = classifier_spec(load_recipe("custom", overrides=overrides), (Head(outputs=22),))
-    names = tuple(f"class {i}" for i in range(22))
-    clip = {"stride": 3, "sampling": "dense"}
-    file = save_model(tmp_path / "w.safetensors", spec, classes=names, clip=clip)
-    document = json_of("convert", file, "--inspect")
-    assert (document["frames"], document["size"]) == (8, [64, 96])
-    assert (document["stride"], document["sampling"]) == (3, "dense")
-    assert (document["num_classes"], document["classes"]) == (22, list(names))
-    lines = convert(file, "--inspect")[0].splitlines()
-    assert {"frames: 8", "stride: 3", "size: 64 x 96", "num classes: 22"} <= set(lines)
-    assert f"classes: {', '.join(names[:20])}, …" in lines
-    spec = tokenizer_spec(load_recipe("lvmae-128", overrides=["tokenizer.channels=8"]))
-    document = json_of("convert", save_model(tmp_path / "t.safetensors", spec), "--inspect")
-    assert (document["kind"], document["frames"]) == ("tokenizer", spec.window)
-    assert document["size"] == list(spec.size)
-    assert document["num_classes"] is None
 
 
 def test_a_converted_classifier_is_tested_and_gives_its_encoder_to_other_classes(recipe, folder, tmp_path):

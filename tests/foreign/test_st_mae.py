@@ -22,7 +22,6 @@ from everest.errors import CheckpointError
 from everest.foreign.convert import Converted, convert
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign
-from everest.inference.model import encode
 from everest.methods.grid import TokenGrid
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
@@ -140,16 +139,6 @@ def test_the_encoder_equals_the_reference(class_token: bool, ids: list[list[int]
     if class_token:  # it takes part: without it the other tokens differ
         encoder.class_token = None
         assert (encoder(clips, given) - expected).abs().max() > 1e-3
-
-
-@torch.no_grad()
-def test_features_are_the_mean_without_the_class_token():
-    state, clips = st_mae(), torch.randn(2, *SHAPE)
-    every = torch.arange(GRID.num_tokens).expand(2, -1)
-    expected = normed(state, reference(state, clips, every))[:, 1:].mean(dim=1)
-    features = encode(module(state), clips, None)
-    torch.testing.assert_close(features.pooled, expected, atol=1e-5, rtol=0)
-    assert torch.equal(features.ids, every)
 
 
 @pytest.mark.parametrize("prefix", ["head.", "head.projection."])

@@ -1,8 +1,5 @@
 """Image models of timm as encoders: equal to timm on single frames, and inflated to tubelets."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +7,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from hub_cache import cached
 from image_models import COARSE_NORM, DINOV3, EVA02, MEAN, PE, STD, as_timm, image_model, images, weights_of
 from safetensors.torch import save_file
 from timm.layers.mlp import SwiGLUPacked
@@ -223,27 +219,3 @@ def test_files_of_the_hub_are_read(name: str, tmp_path: Path, monkeypatch: pytes
     spec = ModelSpec.from_settings(weights.settings, source=Path(name))
     build_model(spec, weights, source=Path(name))
     assert torch.equal(weights.tensors["encoder.blocks.0.norm1.weight"], stored["blocks.0.norm1.weight"])
-
-
-@pytest.mark.slow
-def test_weights_of_the_hub_are_read_from_its_cache(tmp_path: Path):
-    """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = (
-        "from everest.foreign.timm_images import open_image_weights as o;"
-        "w = o('timm:vit_tiny_patch16_224.augreg_in21k'); print(len(w.tensors), w.settings['model'])"
-    )
-    place = {"HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code]
-    options: dict[str, Any] = {"capture_output": True, "text": True, "env": {**os.environ, **place}}
-    missing = subprocess.run(command, **options)
-    assert "Unreachable: hf:timm/vit_tiny_patch16_224.augreg_in21k: not complete" in missing.stderr
-    folder = tmp_path / "repository"
-    folder.mkdir()
-    model = timm.create_model("vit_tiny_patch16_224.augreg_in21k", pretrained=False)
-    save_file(model.state_dict(), folder / "model.safetensors")
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
-    cached(tmp_path / "hub", "timm/vit_tiny_patch16_224.augreg_in21k", folder)
-    found = subprocess.run(command, **options)
-    assert found.returncode == 0, found.stderr
-    assert "license apache-2.0" in found.stderr
-    assert found.stdout.startswith("164 {'backbone': 'vit-tiny'")

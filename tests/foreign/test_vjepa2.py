@@ -112,36 +112,6 @@ def test_shards_of_bfloat16_are_read(tmp_path: Path):
         open_model(tmp_path)
 
 
-@torch.no_grad()
-def test_attention_without_biases_has_zeros(tmp_path: Path):
-    reference = foreign_model("heads of 12", qkv_bias=False, layer_norm_eps=1e-3)
-    reference.save_pretrained(tmp_path)
-    model, clips = opened(tmp_path), clips_for(reference)
-    assert model.encoder.norm.eps == model.encoder.blocks[0].norm1.eps == 1e-3
-    expected = reference(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
-    torch.testing.assert_close(encode(model, clips, None).tokens, expected, atol=1e-5, rtol=0)
-
-
-def test_settings_follow_from_the_configuration(folder: Path):
-    done = convert(read_foreign(folder), Hints())
-    spec, identity = done.identity.spec, done.identity
-    assert (spec.kind, spec.frames, spec.size) == ("encoder", 4, (32, 32))
-    assert (spec.model.tubelet, spec.model.positions) == ((2, 8, 8), "rotary")
-    size = spec.model.backbone_size
-    assert (size.width, size.heads, size.depth, size.mlp) == (48, 4, 2, 144)
-    assert not identity.missing
-    assert not identity.unexpected
-    assert all(name.startswith("predictor.") for name in identity.facts.translation.idle)
-    names = [part for parts in identity.facts.translation.take.values() for part in parts]
-    assert sorted([*names, *identity.facts.translation.idle]) == sorted(
-        load_file(folder / "model.safetensors")
-    )
-    shown = json_of("convert", folder, "--inspect")
-    assert (shown["family"], shown["kind"], shown["stage"]) == ("vjepa2", "encoder", "encoder")
-    assert shown["convertible"]
-    assert len(shown["without_effect"]) == len(identity.facts.translation.idle)
-
-
 def test_values_that_a_configuration_leaves_out_are_those_of_transformers(folder: Path):
     given = read_foreign(folder)
     left = {"model_type": "vjepa2", "num_attention_heads": 4}
@@ -226,18 +196,6 @@ def test_without_a_configuration_the_clip_and_the_heads_have_to_be_given(folder:
         assert torch.equal(found(clips), same(clips))
 
 
-@torch.no_grad()
-def test_another_clip_has_the_places_of_its_own_grid(folder: Path):
-    """transformers would count rows and columns in the grid of crop_size."""
-    wide = open_model(folder, frames=8, size=(16, 48)).module
-    assert isinstance(wide, VideoEncoder)
-    ids = torch.tensor([[0, 7, 13, 40]])  # (0, 0, 0), (0, 1, 1), (1, 0, 1), (3, 0, 4) of 4 x 2 x 6
-    square = open_model(folder, frames=8, size=(48, 48)).module
-    same = torch.tensor([[0, 7, 37, 112]])  # of 4 x 6 x 6
-    wide_rotation, square_rotation = wide.encoder.position(ids), square.encoder.position(same)
-    assert all(torch.equal(a, b) for a, b in zip(wide_rotation, square_rotation, strict=True))
-
-
 @pytest.fixture
 def recipe(tmp_path: Path, clip_files: Path) -> Path:
     """Clips of 4 x 32 x 32 for the backbone of `folder`."""
@@ -283,18 +241,6 @@ def test_a_classifier_starts_from_the_folder_and_keeps_its_places(folder, recipe
     predicted = json_of("predict", clip_files / "clip0.mp4", "-c", tmp_path / "run")
     assert len(predicted) == 1
     run("eval", "-c", tmp_path / "run", "--json", "-q")
-
-
-def test_rotary_positions_are_learned_from_scratch_and_cost_nothing_that_is_counted(recipe, tmp_path):
-    rotary = ["--set", "model.positions=rotary"]
-    run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q", *rotary)
-    assert "encoder.blocks.0.attn.k_bias" in weights(tmp_path / "run")
-    assert weights(tmp_path / "run")["decoder.blocks.0.attn.k_bias"].any()
-    plain, turned = (
-        json_of("profile", "--recipe", recipe, *changes)["stages"]["pretrain"] for changes in ([], rotary)
-    )
-    assert turned["gmacs"] == plain["gmacs"]
-    assert turned["parameters"] == plain["parameters"] + 2 * 48 + 16  # biases of keys
 
 
 def test_exports_select_inside(folder: Path, tmp_path: Path):

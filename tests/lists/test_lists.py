@@ -1,20 +1,14 @@
 import errno
 import os
-import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from video_kinds import CONTAINERS, Case, write_case
 
 from everest.config.heads import Head, named_heads
 from everest.errors import DataError, RecipeError
-from everest.lists.header import find_header
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_labeled, read_samples
 from everest.lists.sample import Sample
-from everest.lists.text import read_lines
 
 NAMES = ("jump", "run", "walk")
 
@@ -84,13 +78,6 @@ def test_segments_are_read(root):
     assert found.samples[2].end is None
     found = read(root, "start_frame end_frame path\n10 20 a.mp4\n", labeled=False)
     assert found.samples == (Sample(path=f"{root}/a.mp4", start_frame=10, end_frame=20),)
-
-
-def test_segments_of_one_video_have_different_ids():
-    seconds = [{"start": 1.0}, {"end": 1.0}, {"start": 1.0, "end": 2.0}]
-    segments = [{}, *seconds, {"start_frame": 1}, {"end_frame": 1}]
-    assert len({Sample(path="/a.mp4", **segment).video_id for segment in segments}) == len(segments)
-    assert Sample(path="/a.mp4").video_id == "/a.mp4"
 
 
 def test_labels_of_several_heads_come_in_the_order_of_the_heads(root):
@@ -170,17 +157,6 @@ def test_first_five_wrong_lines_are_named_and_all_counted(root):
     assert len(lines) == 6
     assert lines[4].startswith(f"{root}/train.csv:5: label 9")
     assert lines[5] == "… 12 problems in all"
-
-
-NUMBER_LIKE = ("0.0", "1.5", "+0", "²", "1e3", "nan", "-0.5", "٣")
-
-
-@pytest.mark.parametrize("label", NUMBER_LIKE)
-@pytest.mark.parametrize("other", ["0", "1.5", "walk"])
-@pytest.mark.parametrize("classes", [None, NAMES])
-def test_numbers_that_are_no_index_are_no_class_either(root, label, other, classes):
-    with pytest.raises(DataError, match=rf"label '{re.escape(label)}' is not an integer from 0"):
-        read(root, f"a.mp4,{label}\nb.mp4,{other}\n", class_names=classes)
 
 
 def test_names_of_a_list_that_names_no_classes_are_refused(root):
@@ -398,42 +374,9 @@ def test_labels_and_options_that_would_be_ignored_are_refused(root, header, opti
         read_labeled(root / "sheet.csv", root=root, **options)
 
 
-NAMES_OF_COLUMNS = st.sampled_from(
-    [
-        *("path", "label", "Video", "file name", "class", "behavior"),
-        *("start", "start_time", "label.verb", "x", "", "état"),
-    ]
-)
-CELLS = st.sampled_from(["a.mp4", "b.mp4", "walk", "3", "1.5", "", "a b", "é"])
-
-
-@given(st.lists(NAMES_OF_COLUMNS, min_size=1, max_size=6), st.data())
-def test_any_header_is_read_or_refused_with_its_line(header, data):
-    rows = data.draw(
-        st.lists(st.lists(CELLS, min_size=len(header), max_size=len(header)), min_size=1, max_size=4)
-    )
-    class_column = data.draw(st.none() | st.sampled_from([*header, "gone"]))
-    try:
-        found = find_header("list.csv:1", [header, *rows], class_column=class_column)
-    except (DataError, RecipeError):
-        return
-    if found is not None:
-        assert len(found.columns) == len(set(found.columns.values())) == len(header)
-        assert "path" in found.columns.values()
-        assert class_column is None or found.columns[class_column] == "label"
-
-
 def test_a_sheet_without_classes_is_a_list_for_pretraining(root):
     text = "filename,animal,treatment\na.mp4,m3,salt\nb.mp4,m4,salt\n"
     assert short(read(root, text, labeled=False), root) == [("a.mp4",), ("b.mp4",)]
     for name in ("video", "file", "clip"):  # folders of images named like a column are no header
         (root / name).mkdir()
         assert len(read(root, f"{name} 0\nb.mp4 1\n").samples) == 2
-
-
-@pytest.mark.parametrize("container", ["mp4", "mov", "mkv", "avi", "ts", "mpg", "asf", "flv", "h264"])
-def test_a_video_with_the_name_of_a_list_is_named(tmp_path: Path, container: str):
-    case = Case(container=container, codec=CONTAINERS[container][2][0], accident="none")
-    video = write_case(case, tmp_path / f"video.{container}").path
-    with pytest.raises(DataError, match=r"list\.csv: a video, where a text file is expected"):
-        read_lines(video.rename(tmp_path / "list.csv"))

@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import shutil
 import tarfile
 from functools import partial
@@ -8,21 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage import damaged_json, fill
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from processes import kill_when, start, wait_for_rows
+from damage import fill
+from processes import kill_when
 from small_runs import RECIPE, called, contents, refused, run, same_run
 from storage import new_bucket, s3_server, upload
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from everest.config.heads import named_heads
 from everest.errors import DataError
-from everest.lists.inputs import SourceList
 from everest.lists.reading import SampleList, read_samples
 from everest.lists.shards import read_index
-from everest.prepare.shard import plan_shards
-from everest.system.files import write_text
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import video_bytes
@@ -135,27 +129,6 @@ def test_segments_and_heads_share_a_member(videos: Path, tmp_path: Path):
             **{"path": "clip0.mp4", "start": 0.5, "end": 1},
             **{"label.verb": 3, "label.noun": 7},
         }
-
-
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=40), st.integers(1, 60), st.integers(1, 9))
-def test_a_plan_keeps_order_and_limits(tmp_path_factory: pytest.TempPathFactory, sizes, max_bytes, max_count):
-    folder = tmp_path_factory.mktemp("sized")
-    for number, size in enumerate(sizes):
-        (folder / f"{number}.mp4").write_bytes(bytes(size))
-    rows = tuple({"path": f"{number}.mp4"} for number in range(len(sizes)))
-    plan = plan_shards(
-        SourceList(location=folder, root=folder, is_list=False, rows=rows),
-        folder,
-        max_bytes=max_bytes,
-        max_count=max_count,
-    )
-    assert [int(entry.key) for part in plan.parts for entry in part] == list(range(len(sizes)))
-    for part, after in zip(plan.parts, [*plan.parts[1:], ()], strict=True):
-        filled = sum(entry.size for entry in part)
-        assert len(part) <= max_count
-        assert filled <= max_bytes or len(part) == 1
-        if after:
-            assert len(part) == max_count or filled + after[0].size > max_bytes
 
 
 def test_the_same_list_gives_the_same_bytes_and_a_second_call_keeps_them(videos, index, tmp_path):
@@ -299,19 +272,6 @@ def test_fine_tuning_and_evaluation_read_shards(recipe: Path, videos: Path, inde
     assert found[0] == found[1]
 
 
-@pytest.mark.slow
-def test_a_killed_run_over_shards_resumes_to_the_same_bits(recipe, videos, index, tmp_path):
-    options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu"]
-    options += ["--set", "pretrain.epochs=20", "--set", "train.save_every=4"]
-    run("pretrain", *options, "-q", "-o", tmp_path / "whole")
-    process = start("pretrain", *options, "-o", tmp_path / "parts")
-    wait_for_rows(tmp_path / "parts", 6, process)
-    process.kill()
-    process.wait()
-    run("pretrain", *options, "-q", "-o", tmp_path / "parts")
-    assert same_run(tmp_path / "parts", tmp_path / "whole")
-
-
 def test_a_cache_of_frames_serves_shards(recipe, videos, index, tmp_path, monkeypatch):
     monkeypatch.setenv("EVEREST_CACHE", str(tmp_path / "cache"))
     options = ["--recipe", recipe, "--data", videos, "--set", f"data.train={index}", "--gpus", "cpu", "-q"]
@@ -326,31 +286,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     """The index of four videos in two shards."""
     folder = tmp_path_factory.mktemp("shards")
     return sharded(clip_files / "train.csv", folder, "--count", 2, "-q")
-
-
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_index_is_one_error_or_names_parts_of_its_shards(made: Path, data):
-    document = json.loads(made.read_text())
-    index = made.with_name("damaged.index.json")
-    index.write_bytes(data.draw(damaged_json(document)))
-    sizes = {path: path.stat().st_size for path in made.parent.glob("*.tar")}
-    problem = None
-    try:
-        rows = read_index(index)
-        samples = read_samples(index, root=made.parent, labeled=data.draw(st.booleans())).samples
-    except DataError as error:
-        problem = str(error)
-    if problem is not None:
-        assert problem.startswith((str(index), *map(str, sizes)))
-        assert "\n" not in re.sub(r"sample \d+.*\n", "", problem)  # the problems of labels are listed
-        return
-    assert len(rows) == len(samples) > 0
-    for sample in samples:
-        assert sample.member is not None
-        assert sizes[sample.member.shard] >= sample.member.offset + sample.member.size
-        assert len(video_bytes(sample.member)) == sample.member.size
-        write_text(made.with_name("listed.txt"), sample.video_id)
 
 
 @pytest.mark.parametrize(

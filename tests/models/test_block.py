@@ -26,11 +26,8 @@ from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
 from everest.models.partial import LowRank, add_adapters, choose_trained, merged
 from everest.models.positions import RotaryPositions, place_angles, rotary_angles
 from everest.models.recomputed import (
-    FEW_TOKENS,
-    ActivationLinear,
     FewTokensAttention,
     NormLinear,
-    RecomputedSwiglu,
 )
 from everest.profiling.profile import stage_spec
 
@@ -109,21 +106,6 @@ def test_a_block_is_the_plain_formulation(mlp: MlpKind, gelu: Gelu, rotary: Rota
     assert dict(block.named_parameters())["attn.k_bias"].requires_grad
 
 
-@pytest.mark.parametrize("kind", ["pretrain", "classifier", "encoder"])
-def test_a_token_alone_does_not_show_its_place_and_two_show_their_distance(kind: str):
-    options = {"num_classes": 3} if kind == "classifier" else {}
-    torch.manual_seed(0)
-    model = tiny(kind, positions="rotary", mlp_width=40, **options).eval()
-    clip = torch.randn(1, 3, 2, 8, 8).repeat(1, 1, 4, 4, 4)  # all tokens but the first are equal
-    clip[:, :, :2, :8, :8] = torch.randn(1, 3, 2, 8, 8)
-    randomized(model)
-    with torch.no_grad():
-        alone = [model.encode(clip, torch.tensor([[token]])) for token in (1, 63)]
-        assert torch.equal(*alone)
-        near, *farther = (model.encode(clip, torch.tensor([[0, token]])) for token in (1, 4, 16))
-        assert all((near - tokens).abs().max() > 1e-3 for tokens in farther)
-
-
 @pytest.mark.parametrize("options", [{"positions": "rotary"}, PARTS], ids=["rotary", "parts of image models"])
 def test_autocast_keeps_the_sum_of_blocks_in_float32(options: dict[str, object]):
     model = tiny("pretrain", **options)
@@ -150,11 +132,6 @@ def test_the_width_of_the_mlp_is_counted_and_that_of_its_backbone_unless_set():
     assert ModelSettings(backbone="vit-g", width=64).backbone_size.mlp == 256
     assert ModelSettings(backbone="vit-g", width=64, mlp_width=10).backbone_size.mlp == 10
     assert all(size.mlp == 4 * size.width for name, size in BACKBONES.items() if name != "vit-g")
-
-
-def test_swiglu_that_is_computed_again_has_its_gradient():
-    x = torch.randn(2, 3, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(RecomputedSwiglu.apply, (x,))
 
 
 PLACES = TokenGrid(t=2, h=2, w=4)
@@ -266,19 +243,7 @@ def test_attention_of_few_tokens_is_that_of_torch_in_both_directions(queries: in
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("tokens", [FEW_TOKENS, FEW_TOKENS + 1])
-def test_more_tokens_are_left_to_torch(tokens: int):
-    block, x = Block(32, 2), torch.randn(1, tokens, 32, requires_grad=True)
-    with FlopCounterMode(display=False) as counter:
-        block(x).sum().backward()
-    operations = {str(operation) for operation in counter.get_flop_counts()["Global"]}
-    assert any("scaled_dot_product" in name for name in operations) == (tokens > FEW_TOKENS)
-
-
 # --- the backward pass of frozen weights --------------------------------------------------------------------
-
-NORM_SHAPES = ((2, 3, 8), (8,), (8,), (4, 8), (4,))
-GELU_SHAPES = ((2, 3, 8), (4, 8), (4,))
 
 
 def gradients(function: type, tensors: list[Tensor], needed: tuple[int, ...]) -> list[Tensor | None]:
@@ -286,20 +251,6 @@ def gradients(function: type, tensors: list[Tensor], needed: tuple[int, ...]) ->
     inputs = [*leaves[:3], 1e-6, *leaves[3:]] if function is NormLinear else leaves
     function.apply(*inputs).square().sum().backward()
     return [leaf.grad for leaf in leaves]
-
-
-@pytest.mark.parametrize(("function", "shapes"), [(NormLinear, NORM_SHAPES), (ActivationLinear, GELU_SHAPES)])
-def test_gradients_that_are_needed_do_not_depend_on_the_others(
-    function: type, shapes: tuple[tuple[int, ...]]
-):
-    torch.manual_seed(0)
-    tensors = [torch.randn(shape) for shape in shapes]
-    everything = gradients(function, tensors, tuple(range(len(shapes))))
-    for needed in [*((i,) for i in range(len(shapes))), (0, len(shapes) - 1)]:
-        found = gradients(function, tensors, needed)
-        for i, (gradient, expected) in enumerate(zip(found, everything, strict=True)):
-            assert (gradient is None) == (i not in needed)
-            assert gradient is None or torch.equal(gradient, expected)
 
 
 def test_a_frozen_block_passes_the_same_gradient_on():

@@ -14,8 +14,7 @@ from tiny_models import PARTS, TINY, assert_all_learn, tiny
 import everest
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import FrameSelectionSettings, PixelTargetSettings
-from everest.methods.grid import TokenSelection, patchify
-from everest.methods.selector import Selector
+from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.models.spec import ModelSpec
 
@@ -130,16 +129,6 @@ def test_learned_positions_and_a_class_token_are_trained(kind: str, positions: s
     assert ("decoder.position.spatial" in parameters) is (positions != "flat" and kind == "pretrain")
 
 
-def test_a_class_token_changes_the_others_and_has_no_output():
-    model = tiny("pretrain", class_token=True).eval()
-    x, ids = torch.randn(2, 3, 8, 32, 32), torch.tensor([[0, 3, 9], [1, 2, 40]])
-    with torch.no_grad():
-        tokens = model.encoder(x, ids)
-        assert tokens.shape == (2, 3, 24)
-        model.encoder.class_token.mul_(20)
-        assert not torch.allclose(model.encoder(x, ids), tokens)
-
-
 def test_a_spec_survives_json():
     chosen = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1")
     shape = {"kind": "classifier", "frames": 8, "size": (32, 48), "num_classes": 4}
@@ -176,22 +165,6 @@ def test_keep_of_a_call_must_leave_tokens(keep, message, selection):
         classifier(torch.randn(1, 3, 8, 32, 32), keep=keep)
 
 
-def test_a_new_measuring_strategy_needs_its_class_only():
-    class Brightest(Selector):
-        def importance(self, frames, embed):
-            return patchify(frames, embed.tubelet).flatten(2).mean(-1)
-
-        def __call__(self, grid, *, importance, noise):
-            ranked = importance.argsort(dim=1, descending=True)
-            return TokenSelection(ranked[:, :4].sort().values, ranked[:, 4:8].sort().values)
-
-    model = tiny("pretrain")
-    model.selector = Brightest()
-    x = torch.zeros(1, 3, 8, 32, 32)
-    x[..., :8, 16:24] = 1  # the third place of each of four slices
-    assert model(x).selection.visible.tolist() == [[2, 18, 34, 50]]
-
-
 # --- frame selection ----------------------------------------------------------------------------------------
 
 
@@ -211,21 +184,6 @@ def test_clips_are_drawn_from_candidates_where_something_happens():
     assert torch.equal(out.frames, frames[:, :, :8])  # slices 4 and 5 have no kept token
     again = model(out.frames, selection=out.selection)
     assert torch.equal(again.loss, out.loss)
-
-
-def test_slices_are_drawn_by_the_last_numbers():
-    model, frames = drawing()
-    model.selector = RedundancyRobust(keep_ratio=1.0)  # equal counts: the larger number wins, as -log falls
-    noise = torch.rand(3, 6 * 16 + 6)
-    noise[:, -6:] = torch.tensor([0.1, 0.9, 0.8, 0.2, 0.7, 0.6])
-    drawn = torch.cat([frames[:, :, 2:6], frames[:, :, 8:12]], dim=2)  # slices 1, 2, 4, 5
-    assert torch.equal(model(frames, noise=noise).frames, drawn)
-    importance = torch.zeros(3, 6, 16)
-    importance[:, 4, 3], importance[:, 5, 7] = 2, 1  # of a place in slices 4 and 5: third and fourth drawn
-    model.selector = RedundancyRobust(keep_ratio=0.04, visible_ratio=0.02)  # two tokens of four slices
-    chosen = model(frames, noise=noise, importance=importance.flatten(1)).selection
-    ids = torch.cat([chosen.visible, chosen.target], dim=1).sort(dim=1).values
-    assert ids.tolist() == [[2 * 16 + 3, 3 * 16 + 7]] * 3
 
 
 def test_drawn_slices_keep_the_importance_that_they_had_unless_told_otherwise():

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
-from everest.tokenizer.loss import Adversary, BlurredHalving, Discriminator, r1_penalty
+from everest.config.sizes import TOKENIZERS, TokenizerConfig
+from everest.tokenizer.loss import Adversary, BlurredHalving, Discriminator
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
 
@@ -43,35 +43,12 @@ def test_a_halving_is_the_binomial_filter_at_every_second_place():
     assert torch.equal(halved, expected)
 
 
-def test_a_halving_without_time_treats_every_frame_alike():
-    clip = clips(1)
-    halve = BlurredHalving(time=False)
-    alone = torch.cat([halve(frame) for frame in clip.split(1, dim=2)], dim=2)
-    assert torch.allclose(halve(clip), alone)
-    assert halve(clip).shape == (1, 3, 8, 16, 16)
-
-
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_every_tokenizer_has_a_discriminator_of_its_size(name: str):
     with torch.device("meta"):
         config = TOKENIZERS[name]
         network = Discriminator(config, frames=16, size=(224, 224))
         assert network(torch.empty(2, 3, 16, *config.scaled((224, 224)))).shape == (2,)
-
-
-def test_every_pixel_of_a_clip_counts():
-    torch.manual_seed(0)
-    clip = clips(1).requires_grad_()
-    Discriminator(TINY, frames=8, size=(32, 32))(clip).sum().backward()
-    assert clip.grad is not None
-    assert (clip.grad != 0).all()
-
-
-def test_sides_are_halved_while_four_places_are_left():
-    sides = {16: 0, 31: 0, 32: 1, 64: 2, 224: 3}
-    assert {side: discriminator_halvings(TINY, (side, 2 * side)) for side in sides} == sides
-    with pytest.raises(ValueError, match="too small"):
-        Discriminator(TINY, frames=8, size=(16, 16))
 
 
 def test_losses_of_a_linear_discriminator_are_those_by_hand():
@@ -89,22 +66,6 @@ def test_losses_of_a_linear_discriminator_are_those_by_hand():
     free = Adversary(adversary.discriminator, r1_weight=0.0).discriminator_losses(real, rebuilt)
     assert free.total == free.logistic == found.logistic  # the penalty is reported and teaches nothing
     assert free.r1 == found.r1
-
-
-def test_the_penalty_has_the_gradient_that_differences_show():
-    torch.manual_seed(0)
-    network = Discriminator(TINY, frames=8, size=(32, 32)).double()
-    real = clips().double().requires_grad_()
-    name, weight = next(iter(network.named_parameters()))
-    direction = torch.randn_like(weight)
-
-    def penalty(shift: float) -> Tensor:
-        moved = {name: weight + shift * direction}
-        return r1_penalty(torch.func.functional_call(network, moved, real), real)
-
-    (gradient,) = torch.autograd.grad(penalty(0.0), weight)
-    by_differences = (penalty(1e-6) - penalty(-1e-6)) / 2e-6
-    assert (gradient * direction).sum().item() == pytest.approx(by_differences.item(), rel=1e-4)
 
 
 def test_the_losses_leave_the_discriminator_or_the_clips_alone(adversary: Adversary):

@@ -12,7 +12,6 @@ from everest.tokenizer.report import (
     change_of_tokens,
     codebook_warnings,
     figures_of,
-    mean_overlap,
     psnr,
     rank_correlation,
     scorer_warnings,
@@ -62,12 +61,6 @@ def test_ranks_are_those_of_spearman_with_ties_and_no_change_correlates_with_not
     expected = sum(spearmanr(a, b).statistic for a, b in zip(one, other, strict=True)) / 2
     assert rank_correlation(one, other) == pytest.approx(expected, abs=1e-6)
     assert rank_correlation(torch.arange(4.0)[None], torch.ones(1, 4)) == 0
-
-
-def test_overlaps_are_averaged_over_pairs():
-    kept = torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0]]).bool()
-    assert mean_overlap(kept) == pytest.approx((1 / 3 + 1 + 1 / 3) / 3)  # intersection over union
-    assert mean_overlap(kept[:1]) == 0
 
 
 HEALTHY = {
@@ -144,20 +137,6 @@ def test_the_gradient_passes_the_rounding_as_if_it_were_not_there(counts, seed):
     smooth = torch.autograd.grad((quantizer.bound(z) * weights).sum(), z)[0]
     assert torch.equal(rounded, smooth)
     assert (rounded != 0).any()
-
-
-@pytest.mark.parametrize("count", [1000, 1001, 1024, 4097, 65535, 65536])
-def test_many_levels_are_all_reached_and_none_outside_of_the_range(count):
-    quantizer = FSQ([count, 64])
-    reach, offset = quantizer.reach[0].double(), quantizer.offset[0].double()
-    levels = torch.arange(count) - count // 2
-    points = torch.zeros(count + 2, 2)
-    points[:count, 0] = torch.atanh((levels + offset) / reach) - torch.atanh(offset / reach)
-    points[count:, 0] = torch.tensor([-1e4, 1e4])
-    values, codes = quantizer(points)
-    assert quantizer.digits(codes).tolist() == [[level, 32] for level in [*range(count), 0, count - 1]]
-    assert values.abs().max() <= 1
-    assert torch.equal(quantizer.decode(codes), values)
 
 
 def test_values_keep_float32_under_autocast_and_fewer_than_two_levels_are_refused():

@@ -48,17 +48,6 @@ class Drawn:
         return Views(frames, torch.from_numpy(rng.integers(0, 9, (self.num_views, 4))))
 
 
-class Counted:
-    """Tokens of clips: their numbers."""
-
-    variants = 2
-
-    def read(self, variant: int, index: int) -> dict[str, Tensor]:
-        if index == 0:
-            raise VideoError("damaged", "recorded when the tokens were made")
-        return {"values": torch.full((2, 5), 10 * variant + index), "importance": torch.full((2, 3), 0.5)}
-
-
 def clips_of(views: Drawn, videos: int = 9, **options: object) -> VideoClips:
     samples = [Sample(path="damaged" if i == 0 else f"{i}.mp4", labels=(i, i + 1)) for i in range(videos)]
     heads = named_heads({"verb": 100, "noun": 100})
@@ -111,21 +100,6 @@ def test_batches_of_any_lengths_equal_their_clips_for_any_number_of_workers(leng
 def test_a_slot_is_not_written_while_its_batch_is_in_use(batch: int, workers: int):
     loader = make_loader(clips_of(Drawn()), keys_of([batch] * 12), workers=workers, timeout=60)
     assert loaded_equal(loader, pause=0.05) == [True] * 12  # time enough to write every free slot
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_tokens_are_handed_over_with_their_clips(workers: int):
-    clips = clips_of(Drawn(), tokens=Counted())
-    loader = make_loader(clips, keys_of([5, 5, 5, 3]), workers=workers, timeout=60)
-    assert loaded_equal(loader) == [True] * 4
-
-
-def test_workers_of_different_speed_keep_the_order_and_the_last_batch_outlives_its_loader():
-    clips = clips_of(Drawn(num_views=8, seconds=0.02))
-    assert loaded_equal(make_loader(clips, keys_of([12] * 6), workers=3, timeout=60)) == [True] * 6
-    loader = make_loader(clips_of(Drawn()), keys_of([4]), workers=1, timeout=60)
-    (batch,) = list(batches(loader))
-    assert equals(batch, [loader.dataset.read(key) for key in loader.order[0]])  # type: ignore[index]
 
 
 class Faulty(Drawn):

@@ -11,7 +11,6 @@ from torch._dynamo import config as dynamo_config
 from torch._functorch import config as functorch_config
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
-from everest.engine.update import compile_model
 from everest.models.block import Block, DropPath
 from everest.models.partial import choose_trained
 
@@ -100,18 +99,6 @@ def test_blocks_with_adapters_share_their_graphs(backend: Backend):
         torch.testing.assert_close(gradient, expected[name])
 
 
-def test_a_graph_for_each_of_many_batch_shapes_is_compiled(backend: Backend):
-    layer = nn.Linear(3, 3)
-    compile_model(layer, True)  # allows more, and compiles when it is called
-    layer.compile(dynamic=False, backend=backend)
-    for batch in range(2, 14):
-        assert backend.runs_of(lambda batch=batch: layer(torch.ones(batch, 3))) == 1
-    assert backend.graphs == 12
-    dynamo_config.recompile_limit = 1000  # a larger limit stays
-    compile_model(nn.Linear(3, 3), True)
-    assert dynamo_config.recompile_limit == 1000
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_drop_path_scales_the_clips_that_its_noise_keeps_as_timm_does(dtype: torch.dtype):
     x, layer = torch.randn(64, 5, 7, dtype=dtype), DropPath(0.3)
@@ -122,22 +109,3 @@ def test_drop_path_scales_the_clips_that_its_noise_keeps_as_timm_does(dtype: tor
     expected = torch.where((noise < 0.7)[:, None, None], x * scale, torch.zeros_like(x))
     assert torch.equal(found, expected)
     assert torch.equal(layer.eval()(x), x)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_compiled_drop_path_leaves_out_whole_clips_at_its_rate(backend: Backend, dtype: torch.dtype):
-    x = torch.randn(5000, 2, 3, dtype=dtype)
-    for rate in (0.1, 0.4):
-        layer = DropPath(rate)
-        expected = drop_path(torch.ones(64, 1, 1, dtype=dtype), rate, training=True).max()
-        compiled = torch.compile(layer, backend=backend, dynamic=False, fullgraph=True)
-        found = compiled(x)
-        dropped = (found == 0).flatten(1).all(dim=1)
-        assert torch.equal(found[~dropped], x[~dropped] * expected)
-        assert dropped.float().mean().item() == pytest.approx(rate, abs=0.03)
-    assert backend.graphs == 1
-
-
-def test_drop_path_adds_no_weights_to_a_checkpoint():
-    assert not DropPath(0.3).state_dict()
-    assert classifier(drop_path=0.2).state_dict().keys() == classifier().state_dict().keys()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import equal, same_run, weights
+from small_runs import equal, same_run
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
@@ -71,12 +71,6 @@ def test_rows_and_weights_are_those_of_a_run_that_waits(recipe: Path, tmp_path: 
     assert same_run(tmp_path / "True", tmp_path / "False")
 
 
-def test_numbers_come_a_step_late_and_all_of_them_where_the_run_is_saved(recipe: Path, tmp_path: Path):
-    training = started(recipe, tmp_path / "run", overlaps=True).training
-    logged = [[row["step"] for row in rows] for rows in loop(training, set())]
-    assert logged == [[], [1], [2], [3], [4, 5], [6]]  # saved after 5 and 6
-
-
 @pytest.mark.parametrize("overlaps", [False, True])
 def test_a_loss_that_is_no_number_stops_the_run_with_the_weights_before_it(recipe, tmp_path, overlaps):
     training = started(recipe, tmp_path / "run", overlaps=overlaps).training
@@ -117,19 +111,6 @@ def test_a_run_that_skips_all_updates_fails_at_its_end(recipe: Path, tmp_path: P
     training = started(recipe, tmp_path / "run", "train.nonfinite=skip", overlaps=False).training
     with pytest.raises(DivergedError, match=r"step 6: loss nan.*no update of the run was applied"):
         list(loop(training, set(range(6))))
-
-
-def test_a_save_in_the_background_has_the_values_of_its_step(recipe: Path, tmp_path: Path):
-    folder, kept = tmp_path / "run", {}
-    training = started(recipe, folder, overlaps=True).training
-    for _ in loop(training, set()):
-        if training.steps_done == 5:
-            training.save()
-            kept = {name: t.clone() for name, t in training.state.trained_model.state_dict().items()}
-        if training.steps_done == 6:
-            break
-    training.state.finish()
-    assert equal(weights(folder), kept)
 
 
 def test_a_run_stopped_beside_the_device_resumes_to_the_same_bits(recipe: Path, tmp_path: Path):

@@ -15,12 +15,8 @@ import torch
 from device_build import Device
 from device_runs import ROOT, run_command
 from gpu_cases import GFLOP
-from gpu_rows import Rows
 from saved import gflop, without_numbers
 from steps import Case, clips_for, our_pass
-
-from everest.config.recipe import load_recipe
-from everest.profiling.profile import stage_spec
 
 # The device has no cuDNN.
 FAILING = "CUDNN_ATTENTION"
@@ -108,34 +104,9 @@ def test_the_tables_of_the_page_are_what_the_results_give():
     assert [make([]) for make in gpu_page.TABLES[1:]] == [""] * (len(tables) - 1)  # nothing was measured
 
 
-def test_an_error_is_a_row_and_the_next_item_runs(tmp_path: Path):
-    rows = Rows(tmp_path / "rows.jsonl", limit=10)
-
-    def failing():
-        yield {"value": 1}
-        raise torch.OutOfMemoryError("too large")
-
-    rows.run("first", failing)
-    rows.run("second", lambda: iter([{"value": 2}]), needs=0)
-    rows.run("third", lambda: iter([{"value": 3}]), needs=60)
-    written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [row.get("value") for row in written] == [1, None, 2, None]
-    assert "too large" in written[1]["error"]
-    assert "60 s" in written[3]["skipped"]
-    assert "- step first: " in gpu_page.steps_and_goals([{"item": "step first", "error": "too large"}])
-
-
 @pytest.mark.parametrize(("recipe", "backbone"), [("k400", "vit-b"), ("videomae-k400", "vit-s")])
 def test_the_counted_flops_are_constants(recipe: str, backbone: str):
     model = Case(recipe, "pretrain", (f"model.backbone={backbone}",)).build()
     with without_numbers(model):
         counted = gflop(our_pass(model, torch.float32), clips_for(model, 1))
     assert counted == pytest.approx(GFLOP[recipe, backbone], rel=1e-3)
-
-
-def test_the_counted_flops_of_two_views_are_a_constant():
-    model = stage_spec(load_recipe("views", overrides=["model.backbone=vit-b"]), "pretrain").build().train()
-    with without_numbers(model):
-        videos = torch.zeros(1, 2, 3, 16, 224, 224, dtype=torch.uint8)
-        counted = gflop(lambda views: model(views[0]).loss, videos) / 2
-    assert counted == pytest.approx(GFLOP["views", "vit-b"], rel=1e-3)

@@ -8,7 +8,6 @@ from small_runs import json_of, refused
 
 import everest
 from everest.errors import RecipeError
-from everest.video.pixels import IMAGENET
 from everest.video.writer import write_video
 
 SIDE = 64
@@ -54,21 +53,6 @@ def test_tokens_of_gray_clips_are_selected_and_other_channels_are_refused():
         everest.select_tokens(clip.expand(-1, 4, -1, -1, -1), align="shift")
 
 
-def test_select_frames_can_take_fewer_tokens_than_a_strategy_shows(video: Path):
-    # The draw counts kept tokens only, so `visible_ratio` does not limit --keep.
-    document = json_of("select-frames", video, "--frames", "8", "--size", "64", "--keep", "0.05")
-    assert sum(document["counts"]) == int(0.05 * 6 * 16)  # six pairs of 4 x 4 tokens
-
-
-def test_select_tokens_takes_the_settings(video: Path):
-    clip = IMAGENET.normalize(everest.read_clip(video, frames=16, stride=1, size=SIDE))[None]
-    settings = {"keep": 0.2, "tubelet": (2, 8, 8)}
-    plain = everest.select_tokens(clip, **settings).visible
-    aware = everest.select_tokens(clip, **settings, align="affine", cuts="detect").visible
-    per_slice = 64
-    assert (plain // per_slice == 4).sum() > 2 * (aware // per_slice == 4).sum()
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -88,17 +72,3 @@ def test_stats_tell_how_often_the_camera_moves(video: Path):
     camera = json_of("prepare stats", video.parent)["camera"]
     assert 0.3 < camera["moving"] < 0.7
     assert camera["unexplained"] <= 0.2
-
-
-def test_stats_of_large_frames_find_a_slow_camera(tmp_path: Path):
-    """Frames are made smaller by means: a grid of single pixels would jump."""
-    rng = np.random.default_rng(0)
-    cells = rng.integers(0, 256, (6, 12, 3), dtype=np.uint8)
-    large = np.asarray(Image.fromarray(cells).resize((960, 480), Image.Resampling.BICUBIC)).astype(float)
-    frames = [
-        (large[:, time : time + 720] + rng.normal(0, 6, (480, 720, 1))).clip(0, 255).astype(np.uint8)
-        for time in range(24)
-    ]
-    write_video(tmp_path / "slow.mp4", torch.from_numpy(np.stack(frames)), 10)
-    shares = json_of("prepare stats", tmp_path)["camera"]
-    assert shares["moving"] > 0.7

@@ -4,10 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fontTools.fontBuilder import FontBuilder
-from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
-from PIL import Image, ImageChops
 
 from everest.config.heads import Head
 from everest.figures.curves import Curve, RunCurves, draw_curves
@@ -69,36 +66,3 @@ def test_every_figure_with_names_of_files_and_runs_draws_any_letter(tmp_path, ca
         warnings.simplefilter("error")
         draw(tmp_path / "figure.png")
     assert caplog.messages == [NOTICE]
-
-
-def write_font(path: Path) -> None:
-    """Write a font whose two letters are triangles, under the name of one that the figures look for."""
-    pen = TTGlyphPen(None)
-    for i, point in enumerate(((0, 0), (500, 1000), (1000, 0))):
-        (pen.lineTo if i else pen.moveTo)(point)
-    pen.closePath()
-    glyphs = [".notdef", "first", "second"]
-    font = FontBuilder(1000)
-    font.setupGlyphOrder(glyphs)
-    font.setupCharacterMap(dict(zip(map(ord, NAME), glyphs[1:], strict=True)))
-    font.setupGlyf(dict.fromkeys(glyphs, pen.glyph()))
-    font.setupHorizontalMetrics(dict.fromkeys(glyphs, (1000, 0)))
-    font.setupHorizontalHeader(ascent=1000, descent=0)
-    font.setupNameTable({"familyName": "IPAGothic", "styleName": "Regular"})
-    font.setupOS2()
-    font.setupPost()
-    font.save(path)
-
-
-def test_letters_that_no_font_has_are_boxes_with_one_notice(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    manager = font_manager.fontManager
-    boxes = drawn(tmp_path / "boxes.png")
-    assert caplog.messages == [NOTICE]
-    caplog.clear()
-    notice_boxes.cache_clear()
-    write_font(tmp_path / "font.ttf")
-    manager.addfont(tmp_path / "font.ttf")
-    letters = drawn(tmp_path / "letters.png")
-    assert caplog.messages == []
-    one, other = (Image.open(path).convert("RGB") for path in (boxes, letters))
-    assert ImageChops.difference(one, other).getbbox() is not None

@@ -12,9 +12,8 @@ import everest
 from everest.config.recipe import make_selector
 from everest.figures import pictures
 from everest.figures.masks import GRAY, MaskView, view_masks, view_model
-from everest.figures.pictures import FigureRow, draw_rows, rows_of, view_title
+from everest.figures.pictures import draw_rows, rows_of, view_title
 from everest.methods.grid import patchify
-from everest.methods.importance import NO_CHANGE, DistanceName
 from everest.methods.strategies import RedundancyRobust
 from everest_demo.motions import CLASSES
 
@@ -66,20 +65,6 @@ def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
     assert view.predicted is None
 
 
-@pytest.mark.parametrize("distance", ["l2", "neg-cosine", "neg-cka"])
-def test_the_scale_of_importance_begins_at_no_change(rows, distance: DistanceName):
-    def importance_of(clip: torch.Tensor) -> FigureRow:
-        selector = RedundancyRobust(distance=distance)
-        (*_, row) = rows_of(view_masks(clip, [("", selector)], model=None, tubelet=(2, 8, 8), seed=0))
-        return row
-
-    moving, still = importance_of(rows[0]), importance_of(rows[0][:, :1].expand(-1, 8, -1, -1))
-    scale = moving.scale
-    assert (scale.vmin, scale.vmax) == (NO_CHANGE[distance], moving.frames.max())
-    assert 0 < scale(float(moving.frames.median())) < 1
-    assert still.scale(NO_CHANGE[distance]) == 0
-
-
 def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8) -> list[MaskView]:
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(0, 256, (3, frames, *size), generator=generator).to(torch.uint8)
@@ -101,13 +86,6 @@ def test_the_counts_are_the_numbers_of_tokens():
         assert torch.equal(row.frames[::2, ::8, ::8].flatten(), view.importance)
     # Keep ratios share one measure, so one row.
     assert len(rows_of(views_of("redundancy-robust", "redundancy-robust"))) == 4
-
-
-def test_uniform_draws_have_no_importance():
-    selector = make_selector("drawn", {"uniform": 1.0, "visible_ratio": None})
-    clip = torch.randint(0, 256, (3, 8, 48, 64), generator=torch.Generator().manual_seed(0)).byte()
-    views = view_masks(clip, [("drawn", selector)], model=None, tubelet=(2, 8, 8), seed=0)
-    assert [row.label for row in rows_of(views)] == ["original", "kept tokens"]
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from typer.testing import Result
 
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
-from everest.errors import UserError
-from everest.figures.curves import draw_curves, read_curves, smooth
+from everest.figures.curves import draw_curves, read_curves
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.system.weights import Weights
 from everest.tokenizer.network import TokenizerSpec
@@ -98,14 +97,6 @@ def test_runs_without_validation_or_finite_losses_are_drawn_and_heads_guessed_to
     assert read_curves([run], x="steps")[0].chance == 5
 
 
-def test_smoothing_keeps_lines_and_reduces_noise():
-    line = np.linspace(3, 1, 1000)
-    np.testing.assert_allclose(smooth(line), line)
-    noise = np.random.default_rng(0).normal(size=1000)
-    assert smooth(noise).std() < 0.3
-    assert smooth(np.array([5.0])).tolist() == [5.0]
-
-
 def test_one_figure_of_several_runs_has_its_size(tmp_path: Path):
     one, two = (make_run(tmp_path / name, logged=9) for name in ("_a $x_1$", "b"))
     append(two, '{"step": 9, "val_top1": 50.0}\n')
@@ -162,17 +153,6 @@ def test_a_tokenizer_is_drawn_next_to_a_model_but_not_by_gflops(tmp_path: Path):
     assert line.endswith(f"{tokenizer}: a tokenizer, which has no axis gflops; draw by steps or hours")
 
 
-def test_a_broken_checkpoint_is_reported(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=2)
-    for text in ("no weights", ""):
-        (run / "model.safetensors").write_text(text)
-        with pytest.raises(UserError, match="not a whole safetensors file"):
-            read_curves([run], x="gflops")
-    recipe = load_recipe("videomae-ucf101", overrides=["model.backbone=vit-tiny"])
-    save_spec(run, pretrain_spec(recipe, tokenizer=None))
-    assert plot(run, "--x", "gflops", "--out", tmp_path / "c.png").stdout
-
-
 def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=2)
     (tmp_path / "folder.png").mkdir()
@@ -186,20 +166,6 @@ def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):
     assert "photo.png: exists; choose another name" in plot(run, "--out", photo, code=2).stderr
     assert photo.read_bytes() == before
     assert plot(run, "--out", tmp_path / "own.png").stdout == plot(run, "--out", tmp_path / "own.png").stdout
-
-
-def test_rows_that_no_run_writes_are_reported(tmp_path: Path):
-    rows = [{"step": 10**23, "loss": 1.0}, {"step": -5, "loss": 1.0}, {"step": 5, "loss": 1e308}]
-    rows += [{"step": 5, "loss": 1.0, "lr": "x"}, {"step": 5, "val_top1": [1]}]
-    for number, row in enumerate(rows):
-        run = make_run(tmp_path / str(number), logged=3)
-        append(run, json.dumps(row) + "\n")
-        with pytest.raises(UserError, match=r"metrics\.jsonl:\d+: not a row of metrics"):
-            read_curves([run], x="steps")
-    run = make_run(tmp_path / "run", logged=3)
-    append(run, json.dumps({"step": 50, "loss": 1.0}) + "\n")
-    with pytest.raises(UserError, match="only --x steps works"):
-        read_curves([run], x="hours")
 
 
 def test_probes_have_a_panel_with_chance(tmp_path: Path):
@@ -225,17 +191,3 @@ def test_probes_have_a_panel_with_chance(tmp_path: Path):
     (read,) = read_curves([run], x="steps")
     assert read.curves["probe_linear"].y[-1] == 60  # drawn if there is one
     assert "probe_knn" not in read.curves
-
-
-def test_clips_that_find_their_video_have_a_panel_and_a_loss_that_is_not_finite_is_a_gap(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=3)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    rows = [row | {"view_top1": 0.25 * row["step"]} for row in lines]
-    rows.append({"step": 2, "rank_me": 5.0, "heldout_loss": None})
-    rows.append({"step": 3, "rank_me": 5.0, "heldout_loss": 1.0})
-    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (read,) = read_curves([run], x="steps")
-    assert read.curves["heldout_loss"].y == pytest.approx([np.nan, 1.0], nan_ok=True)
-    _, found, _, _ = draw_curves(tmp_path / "v.png", [read], x="steps").axes
-    assert found.get_title(loc="left") == "view_top1"
-    assert found.lines[0].get_ydata() == pytest.approx([0.25, 0.5, 0.75])

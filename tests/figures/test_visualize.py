@@ -20,7 +20,6 @@ from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import model_input
-from everest.tokenizer.spec import tokenizer_spec
 from everest.video.writer import write_video
 
 SMALL = ["--size", "32", "--frames", "8", "--stride", "2"]
@@ -88,14 +87,6 @@ def test_a_checkpoint_is_shown_with_the_sampling_and_the_size_of_its_clips(video
     assert "--size 64: the model of --checkpoint takes 32" in refused(*command, "--size", 64, code=2)
 
 
-def test_clips_have_whole_windows_of_a_tokenizer(video: Path, tmp_path: Path):
-    sizes = ["tokenizer.channels=8", "tokenizer.frames=24", "data.frames=48", "data.size=32"]
-    spec = tokenizer_spec(load_recipe("lvmae-demo", overrides=sizes))
-    file = save_model(tmp_path / "tokenizer.safetensors", spec)
-    (row,) = json_of("visualize-mask", video, "-c", file, "--out", tmp_path)
-    assert len(row["frames"]) == 24
-
-
 TOKENS = """
 base: small
 data: {frames: 8, size: [48, 64], channels: 1}
@@ -120,20 +111,6 @@ def test_a_recipe_shows_the_clips_and_tokens_that_training_uses(video: Path, tmp
     most = importance[0].argsort(descending=True, stable=True)[: len(row["kept"])]
     assert row["kept"] == most.sort().values.tolist()
     assert "model.input of the recipe is differences" in called(*shown, "--align", "shift", code=2).stderr
-
-
-def test_options_win_over_the_recipe(video: Path, tmp_path: Path):
-    recipe = tmp_path / "my.yaml"
-    recipe.write_text(TOKENS.replace(", input: differences", "").replace("0.25}", "0.25, align: shift}"))
-    shown = ("visualize-mask", video, "--recipe", recipe, "--overwrite", "--out", tmp_path)
-    (row,) = json_of(*shown, "--frames", 4, "--stride", 5, "--size", 32, "--keep", 0.5, "--align", "none")
-    assert (row["grid"], row["keep"]) == ([2, 4, 6], 0.5)
-    assert row["frames"][1] - row["frames"][0] == 5
-    rows = json_of(*shown, "--compare")
-    assert [row["strategy"] for row in rows] == ["random", "tube", "running-cell", "redundancy-robust"]
-    recipe.write_text("base: small\npretrain: {selection: {strategy: tube}}\n")
-    (row,) = json_of(*shown, "--keep", 0.2, "--size", 64)
-    assert row["strategy"] == "tube"
 
 
 def test_frames_are_drawn_where_something_moves(video: Path):
@@ -168,18 +145,6 @@ def test_candidates_cover_the_whole_video_unless_a_stride_is_given(video: Path, 
     assert max(numbers[i + 1] - numbers[i] for i in range(len(numbers) - 1)) <= part + 1
     middle = json_of("select-frames", video, *options, "--stride", "1")["candidate_pairs"]
     assert middle[-1][-1] - middle[0][0] == 2 * pairs - 1
-
-
-@pytest.mark.parametrize(("frames", "numbers"), [(1, [3, 5, 7]), (4, [2, 6, 10])])
-def test_frames_are_drawn_in_the_time_slices_of_the_checkpoint(video, tmp_path, frames, numbers):
-    file, model = tmp_path / "model.safetensors", tiny("pretrain", tubelet=(frames, 8, 8))
-    save_model(file, model.spec, model, clip={"stride": 2, "sampling": "dense"})
-    for number in numbers:
-        command = ["select-frames", video, "-c", file, "--frames", number]
-        if frames == 1:
-            assert len(json_of(*command)["frames"]) == number
-        else:
-            assert "must be a multiple of 4" in refused(*command, code=2)
 
 
 @pytest.mark.parametrize(

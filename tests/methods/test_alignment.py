@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,13 +15,11 @@ from hypothesis import strategies as st
 from small_runs import onnx_session
 from torch import Tensor, nn
 
-import everest
-from everest.methods import alignment
-from everest.methods.alignment import PreviousFrames, fill_scene_starts, previous_frames
-from everest.methods.camera import Plane, gray_images, moved, no_motion
+from everest.methods.alignment import PreviousFrames, previous_frames
+from everest.methods.camera import Plane, no_motion
 from everest.methods.frame_selection import kept_per_slice
-from everest.methods.grid import TokenGrid, patchify
-from everest.methods.importance import RawPixels, change_importance, pixel_importance
+from everest.methods.grid import TokenGrid
+from everest.methods.importance import RawPixels, change_importance
 from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as parts
@@ -139,23 +136,6 @@ def test_noise_on_a_smooth_scene_is_no_motion(align, scene: str, seed: int, nois
     assert not aligned(frames.round().clamp(0, 255).byte(), align).moves.any()
 
 
-@pytest.mark.parametrize("distance", ["l2", "l1", "neg-cosine", "neg-cka"])
-@torch.no_grad()
-def test_clips_of_a_camera_at_rest_keep_the_same_tokens(distance):
-    frames = seen_by(pan(0)).clone()
-    for time in range(8):
-        frames[0, :, time, 30:60, 8 * time : 8 * time + 20] = 220
-    embed = TubeletEmbedding(24, TUBELET)
-    plain = change_importance(frames, embed, distance=distance)
-    for align in ("shift", "affine"):
-        assert torch.equal(
-            change_importance(frames, embed, distance=distance, align=align, cuts="detect"), plain
-        )
-    assert torch.equal(
-        pixel_importance(frames, TUBELET, align="affine", cuts="detect"), pixel_importance(frames, TUBELET)
-    )
-
-
 def with_object(cameras: Tensor) -> tuple[Tensor, Tensor]:
     """A clip (1, 3, T, h, w) with a textured object that moves in the world, and its tokens (N,)."""
     frames = seen_by(cameras)
@@ -237,14 +217,6 @@ def test_what_no_motion_explains_has_none(clips: Tensor):
     assert torch.equal(found.frames, clips[:, :, :-2])
 
 
-def test_small_gray_images_are_the_same_in_one_operation_and_in_two():
-    clips = torch.randint(0, 256, (2, 3, 4, 30, 42), dtype=torch.uint8)
-    one, two = (gray_images(clips[..., :40], 5, at_once=at_once) for at_once in (True, False))
-    assert one.shape == two.shape == (2, 4, 6, 8)
-    torch.testing.assert_close(one, two)
-    torch.testing.assert_close(one[1, 3, 2, 7], clips[1, :, 3, 10:15, 35:40].float().mean())
-
-
 def frames_of(begins: Tensor) -> list[int]:
     return begins[0].nonzero()[:, 0].tolist()
 
@@ -285,18 +257,6 @@ def test_objects_repeated_frames_flashes_and_chaos_are_no_cuts():
     for clip in (large, flash, repeated, chaos, dark, turning):
         for lag in (1, 2):
             assert frames_of(aligned(clip, "affine", lag).begins_scene) == []
-
-
-def test_the_first_steps_of_a_scene_take_the_next_change_in_it():
-    begins = torch.zeros(1, 12, dtype=torch.bool)
-    begins[0, [5, 8]] = True  # slices of two frames: inside of slice 2, and at the start of slice 4
-    change = torch.tensor([[0.0, 1, 8, 9, 7, 5]]).unsqueeze(2)  # (B, S, 1)
-    # No slice of the second scene can be measured: it takes the mean of the measured changes.
-    filled = partial(fill_scene_starts, change, begins, no_change=-1.0)
-    assert filled(copy=True).flatten().tolist() == [1, 1, 3, 3, 5, 5]
-    assert filled(copy=False).flatten().tolist() == [-1, 1, -1, -1, -1, 5]
-    whole = fill_scene_starts(change, torch.zeros_like(begins), no_change=0.0, copy=True)
-    assert whole.flatten().tolist() == [1, 1, 8, 9, 7, 5]  # only the first step takes another change
 
 
 @pytest.mark.parametrize("distance", ["l2", "neg-cosine"])
@@ -348,15 +308,6 @@ class Importance(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         return change_importance(frames, self.embed, align=self.align, cuts="detect")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("align", ["shift", "affine"])
-def test_compiled_code_measures_the_same_in_one_graph(align):
-    frames, _ = with_object(pan(3))
-    module = Importance(align)
-    compiled = torch.compile(module, fullgraph=True)
-    torch.testing.assert_close(compiled(frames), module(frames), rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.slow
@@ -456,43 +407,3 @@ def test_a_clip_at_a_time_is_the_same_to_the_bit(clips: Tensor, align, is_normal
     alone = aligned(frames, align)
     for name in ("frames", "motion", "change", "changed"):
         assert torch.equal(getattr(alone, name), getattr(whole, name)), name
-
-
-@torch.no_grad()
-def test_the_importance_is_the_same_a_clip_at_a_time(clips: Tensor, monkeypatch):
-    embed = TubeletEmbedding(24, TUBELET)
-    for align in ("none", "affine"):
-        monkeypatch.setattr(parts, "PART", 2**30)
-        whole = change_importance(clips, embed, align=align)
-        monkeypatch.setattr(parts, "PART", 1)
-        torch.testing.assert_close(change_importance(clips, embed, align=align), whole)
-
-
-def test_only_clips_of_a_camera_that_moves_are_resampled(clips: Tensor, monkeypatch):
-    resampled = []
-
-    def counted(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[Tensor, Tensor]:
-        if images.size(1) == 3:  # not a small gray image
-            resampled.append(len(images))
-        return moved(images, motion, plane)
-
-    monkeypatch.setattr(alignment, "moved", counted)
-    monkeypatch.setattr(parts, "PART", 1)
-    aligned(clips, "affine")
-    assert resampled == [6, 6]  # pairs of the first and of the last clip
-    aligned(clips[1:2], "affine")
-    assert resampled == [6, 6]
-
-
-@pytest.mark.parametrize("name", ["pan_left/fi121.mp4", "pan_up/fi121.mp4", "zoom_in/fi121.mp4"])
-def test_real_clips_keep_the_tokens_of_the_definition(name: str, shared: Path):
-    clip = everest.read_clip(shared / "videos" / "actions" / "cameramotion" / name, size=SQUARE)[None]
-    grid = TokenGrid.of_clip(frames=clip.size(2), size=(SQUARE, SQUARE), tubelet=TUBELET)
-    found = aligned(clip, "affine")
-    assert found.moves.any()
-    embed, selector = RawPixels(TUBELET), RedundancyRobust(align="affine")
-    change = clip[:, :, 2:].float() - by_definition(clip, found.motion).float()  # (1, C, P, H, W)
-    later = embed.of_byte_changes(patchify(change, TUBELET)).norm(dim=2)  # (1, N - h*w)
-    expected = selector.kept(grid, torch.cat([later[:, : grid.per_slice], later], dim=1))[0]
-    kept = selector.kept(grid, selector.importance(clip, embed))[0]
-    assert set(kept.tolist()) == set(expected.tolist())

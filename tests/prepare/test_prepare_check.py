@@ -1,4 +1,3 @@
-import errno
 import json
 import re
 import shutil
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import fill
-from misbehaving import fail, misbehave
+from misbehaving import misbehave
 from PIL import Image
 from prepare_commands import check as checked
 from prepare_commands import everest
@@ -208,13 +207,6 @@ def test_the_lists_of_a_recipe_are_read_as_its_stages_read_them(videos: Path, tm
     assert "sets the lists and the task" in checked(*options, "--task", "regression", code=2).stderr
 
 
-def test_class_folders_of_several_sources_share_their_classes(tmp_path: Path, clip_files: Path):
-    put(clip_files, *(tmp_path / place for place in ("train/run", "train/walk", "test/walk")))
-    result = check(tmp_path / "train", tmp_path / "test", output=tmp_path / "out")
-    assert result["checked"] == 3
-    assert [row["videos"] for row in result["classes"]] == [1, 2]
-
-
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_crash_or_hang_costs_its_item_only(workers: int):
     items = ["a", "crash", "b", "hang", "c", "exit", "d"]
@@ -225,11 +217,6 @@ def test_a_crash_or_hang_costs_its_item_only(workers: int):
         "hang": Failure("not decoded within 1 s"),
         "exit": Failure("the decoder ended with code 3"),
     }
-
-
-def test_a_bug_in_a_process_is_raised_and_leaves_no_process():
-    with pytest.raises(AssertionError, match="a bug at"):
-        list(map_apart(fail, ["x", "y"], workers=2, limit=5))
 
 
 def test_a_video_that_takes_too_long_or_is_fixed_is_looked_at_again(videos: Path, tmp_path: Path):
@@ -283,14 +270,6 @@ def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos
     checked(*arguments)
 
 
-def test_without_output_the_files_are_in_the_folder_of_the_first_list(videos, tmp_path, monkeypatch):
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    checked(videos / "train.csv", "-q")
-    assert list(Path().iterdir()) == []
-    assert {"bad_videos.csv", "checked_videos.jsonl"} < {path.name for path in videos.iterdir()}
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -333,17 +312,3 @@ def test_what_cannot_be_meant(videos, monkeypatch, arguments, code, message):
     assert message in checked(*(word for word in arguments if word != "journal"), code=code).stderr
     if "run" in arguments:
         checked(*arguments, "--overwrite")
-
-
-def test_a_file_that_may_not_be_read_is_named_and_not_remembered(clip_files, monkeypatch):
-    allowed = Path.open
-
-    def refusing(path: Path, *args, **options):
-        if path.name == "clip0.mp4":
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
-        return allowed(path, *args, **options)
-
-    monkeypatch.setattr(Path, "open", refusing)
-    found = examine(str(clip_files / "clip0.mp4"))
-    assert found.reason == "cannot be read: Permission denied"
-    assert not found.lasting

@@ -1,4 +1,3 @@
-import itertools
 import json
 from collections import Counter
 from pathlib import Path
@@ -102,29 +101,6 @@ def test_the_same_seed_cuts_alike_and_another_does_not():
     samples = samples_of([40, 40], 4)
     cuts = [divided(samples, "80/20", seed, r"(c\d_g\d+)_") for seed in (1, 1, 2)]
     assert cuts[0] == cuts[1] != cuts[2]
-
-
-def test_many_classes_that_do_not_divide_evenly_meet_their_shares_and_even_ones_exactly():
-    even = samples_of([25] * 160, 1)
-    lists = divided(even, "80/10/10")
-    assert [len(part) for part in lists.values()] == [3200, 400, 400]
-    classes = [3 + 7 * number % 57 for number in range(300)]
-    lists = divided(samples_of(classes, 1), "80/10/10")
-    for part, share in zip(lists.values(), (0.8, 0.1, 0.1), strict=True):
-        counts = Counter(sample.labels[0] for sample in part)
-        # Of 3 to 9 videos, val and test have one, which train gives.
-        assert all(
-            abs(counts[label] - share * count) < (1 if count >= 10 else 2)
-            for label, count in enumerate(classes)
-        )
-
-
-@pytest.mark.parametrize("sizes", [[1412, 5532], [4998, 4998, 4998], [1, 1]])
-def test_groups_that_fit_equally_well_in_two_lists_are_not_moved_for_ever(sizes):
-    starts = np.cumsum([0, *sizes])
-    groups = [np.arange(a, b) for a, b in itertools.pairwise(starts)]
-    chosen = assign(groups, np.zeros(starts[-1], np.int64), np.full(3, 1 / 3), np.random.default_rng(0))
-    assert len(chosen) == len(sizes)
 
 
 @pytest.fixture

@@ -3,35 +3,21 @@ import json
 import math
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from damage import damaged_bytes, damaged_json
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from processes import kill_when, stop_after
 from small_runs import called, metrics, same_run
 
-from everest.checkpoints.describe import load_model
 from everest.config.recipe import load_recipe
 from everest.data.stages import pretrain_clips
 from everest.errors import CheckpointError
-from everest.methods.grid import TokenGrid
-from everest.methods.learned import LearnedImportance
 from everest.system.weights import Weights
 from everest.tokenizer.cache import INDEX, TokenCache
-from everest.tokenizer.cache_writing import dense_ranks
-from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_spec
-from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
-from everest.video.pixels import normalize
-from everest.video.stream import VideoError
 
 RECIPE = """
 summary: small enough for a test
@@ -131,20 +117,6 @@ def test_a_run_with_a_cache_equals_the_run_with_the_tokenizer(kind: str, recipe,
     assert same_run(tmp_path / "cached", tmp_path / "live")
 
 
-@pytest.mark.parametrize("space", ["values", "codes"])
-def test_what_is_read_is_what_the_tokenizer_says_of_these_pixels(space: str, recipe, tokenizer, cache):
-    clips, settings = opened(recipe, cache, f"pretrain.target.space={space}")
-    frozen = FrozenTokenizer.wrap(load_model(tokenizer))
-    targets, every = TokenTargets(frozen=frozen, space=settings.pretrain.target.space), torch.arange(64)[None]
-    for epoch in range(3):
-        for index in range(4):
-            clip = clips.read((epoch, index))
-            frames = normalize(clip.frames)  # (1, 3, 8, 32, 32)
-            assert torch.equal(clip.tokens["values"], targets.values(frames, every))
-            scores = frozen.scores(frames)[0].numpy()
-            assert np.array_equal(clip.tokens["importance"][0].numpy(), dense_ranks(scores[None])[0])
-
-
 def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
     clips, settings = opened(recipe, cache)
     plain = pretrain_clips(settings)
@@ -165,39 +137,6 @@ def test_a_killed_run_with_a_cache_and_workers_resumes_to_the_same_bits(recipe, 
     assert stop_after(recipe, command, tmp_path / "parts", signal.SIGKILL, rows=5) == -signal.SIGKILL
     pretrain(recipe, tmp_path / "parts", *values)
     assert same_run(tmp_path / "parts", tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_two_processes_with_a_cache_train_what_one_does(recipe, cache, tmp_path):
-    options = ["pretrain", "--recipe", recipe, "--gpus", "cpu", "--set", from_cache(cache)]
-    for number in (1, 2):
-        command = [*options, "-o", tmp_path / str(number), "--processes", number, "--set", "train.workers=1"]
-        subprocess.run([sys.executable, "-m", "everest_cli", *map(str, command)], check=True, timeout=300)
-    one, two = ([row["loss"] for row in metrics(tmp_path / str(n)) if "loss" in row] for n in (1, 2))
-    assert two == pytest.approx(one, abs=1e-5)
-
-
-@given(st.lists(st.floats(0, 8, width=32).map(lambda x: round(x, 1)), min_size=2, max_size=300))
-def test_ranks_keep_order_and_ties(scores):
-    row = np.array(scores, dtype=np.float32)
-    ranks = dense_ranks(row[None])[0].astype(int)
-    assert np.array_equal(np.sign(ranks[:, None] - ranks), np.sign(row[:, None] - row))
-
-
-def test_float16_changes_what_is_chosen_of_128_frames_and_ranks_do_not():
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    scorer, grid = TokenScorer((2, 4), (4, 8)), TokenGrid(t=64, h=14, w=14)
-    with torch.no_grad():
-        scores = scorer(torch.rand(2, 3, 128, 56, 56, generator=generator)).flatten(1)  # (2, 12544)
-    noise = torch.rand(scores.shape, generator=generator)
-    ranks = torch.from_numpy(dense_ranks(scores.numpy()).astype(np.float32))
-    exact, ranked, rounded = (
-        LearnedImportance()(grid, importance=of, noise=noise).target
-        for of in (scores, ranks, scores.half().float())
-    )
-    assert torch.equal(exact, ranked)
-    assert not torch.equal(exact, rounded)
 
 
 def test_a_folder_reports_its_contents(recipe, tokenizer, cache, tmp_path):
@@ -306,31 +245,6 @@ def test_the_wrong_value_of_an_index_is_named(recipe, cache, tmp_path, key, valu
     (folder / INDEX).write_text(json.dumps(index | {key: value}))
     with pytest.raises(CheckpointError, match=problem):
         opened(recipe, folder)
-
-
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_index_or_part_is_one_error_or_gives_tokens(recipe, cache, tmp_path, data):
-    folder = tmp_path / "tokens"
-    shutil.copytree(cache, folder, dirs_exist_ok=True)
-    part = min(folder.glob("*.safetensors"))
-    file = data.draw(st.sampled_from([folder / INDEX, folder / INDEX, part]))
-    content = file.read_bytes()
-    changed = damaged_json(json.loads(content)) if file.suffix == ".json" else damaged_bytes(content)
-    file.write_bytes(data.draw(changed))
-    problem = None
-    try:
-        clips, _ = opened(recipe, folder)
-        tokens = clips.tokens.read(0, 3)
-        grid = clips.tokens.index.grid
-    except (CheckpointError, VideoError) as error:
-        problem = str(error)
-    if problem is not None:
-        assert str(folder) in problem
-        assert "\n" not in problem
-    else:
-        assert tokens["importance"].shape == (1, np.prod(grid))
-        assert tokens["values"].isfinite().all()
 
 
 @pytest.mark.parametrize(

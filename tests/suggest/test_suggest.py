@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from small_runs import called, json_of, refused, run
 
 from everest.config.recipe import load_recipe
-from everest.config.settings import DataSettings, Recipe
+from everest.config.settings import Recipe
 from everest.config.stage_settings import PixelPretrainSettings
 from everest.engine.plan import plan_stage
 from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.ranked import Drawn
 from everest.probes.collapse import probed_steps
-from everest.suggest.data_facts import DataFacts, ProbeList, examine_data, probe_list
+from everest.suggest.data_facts import DataFacts, ProbeList
 from everest.suggest.data_section import data_section
-from everest.suggest.rules import DEVICES, choose_every, choose_values, side_words
+from everest.suggest.rules import DEVICES, choose_every, choose_values
 from everest.suggest.suggestion import recipe_text, this_device
 from everest.video.writer import write_video
 
@@ -93,31 +93,6 @@ def test_steps_grow_with_the_videos_up_to_a_limit():
     assert steps(500, finetune=10_000) == steps(500)
 
 
-@pytest.mark.parametrize(
-    ("groups", "expected"),
-    [
-        (4, ["differences", 0.0, [0.5, 1.0]]),
-        (101, ["differences", 0.8, [0.3, 1.0]]),
-        (501, [None, 0.8, [0.3, 1.0]]),
-    ],
-)
-def test_windows_of_few_recordings_are_few(groups: int, expected: list[Any]):
-    for samples in (989, groups):
-        train = ListSize(samples=samples, videos=groups, groups=groups, are_windows=samples > groups)
-        values = chosen(facts_of(samples, train=train))
-        assert [
-            values.get(key) for key in ("model.input", "finetune.mixup", "finetune.crop_area")
-        ] == expected
-
-
-def test_both_stages_of_windows_have_one_stride_and_input():
-    train = ListSize(samples=900, videos=600, groups=600, are_windows=True)
-    facts = facts_of(900, train=train, frames=25, pretrain=train, pretrain_frames=100.0)
-    values = chosen(facts, purpose="finetune")
-    assert [values[key] for key in ("pretrain.stride", "finetune.stride")] == [1, 1]
-    assert values["model.input"] == "differences"
-
-
 def test_the_command_writes_a_recipe_that_runs_alone(tmp_path: Path, clip_files: Path, mine: Path):
     data = shutil.copytree(clip_files, tmp_path / "data")
     recipe = suggested(mine, data, "--val", "train.csv", "--hours", "0.01")
@@ -166,17 +141,6 @@ def in_class_folders(videos: Path, clip_files: Path, count: int) -> Path:
 @pytest.fixture
 def class_folders(tmp_path: Path, clip_files: Path) -> Path:
     return in_class_folders(tmp_path / "videos", clip_files, 10)
-
-
-@pytest.mark.parametrize(("groups", "probed"), [(1, "train.csv"), (2, "val.csv")])
-def test_a_list_of_one_group_is_not_probed(tmp_path: Path, clip_files: Path, groups: int, probed: str):
-    for name in ("train", "val"):
-        rows = [f"clip{i % 4}.mp4,{i % 2},{name}{i % (groups if name == 'val' else 4)}" for i in range(60)]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,group", *rows]))
-    for video in clip_files.glob("*.mp4"):
-        shutil.copy(video, tmp_path)
-    data = DataSettings(root=str(tmp_path), train="train.csv", val="val.csv")
-    assert examine_data(data).probed.name == probed
 
 
 def test_class_folders_are_split_next_to_the_recipe(tmp_path: Path, class_folders: Path, mine: Path):
@@ -254,16 +218,6 @@ def test_a_typo_in_a_class_of_a_list_is_refused(tmp_path: Path, clip_files: Path
     message = refused(SUGGEST, data, "-o", mine, code=4)
     assert f"{name}.csv:4: unknown class 'wolk'; did you mean 'walk'?" in message
     assert not mine.exists()
-
-
-def test_views_that_show_the_same_are_evaluated_once():
-    for facts, views in (
-        *(({"frames": frames}, (1, 1)) for frames in (24, 300, 5)),
-        ({"frames": 500}, (None, 1)),  # clips cover 38 %: as many as the base has
-        ({"frames": 24, "height": 16, "width": 400}, (1, None)),  # a crop shows a part of a band
-    ):
-        values = chosen(facts_of(300, **facts))
-        assert (values.get("eval.clips"), values.get("eval.crops")) == views
 
 
 def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_folders: Path, mine: Path):
@@ -434,29 +388,6 @@ def test_missing_lists_are_warned_about_and_lists_may_be_in_the_working_director
     assert load_recipe("mine.yaml").data.train == str(tmp_path / "mine.csv")
 
 
-def test_empty_lists_are_not_named(class_folders: Path, mine: Path):
-    shown = called(SUGGEST, class_folders, "--group", "folder", "-o", mine)
-    data = load_recipe(mine).data
-    named = [Path(path) for path in (data.train, data.val, data.test) if path]
-    assert all(path.is_file() for path in named)
-    assert len(named) < 3
-    assert "warning: no " in shown.stderr
-
-
-def test_segments_have_their_own_length_at_the_rate_of_the_recipe(tmp_path: Path, clip_files: Path):
-    for columns, part, fps, frames in (
-        ("start_frame,end_frame", "8,16", None, 8),
-        ("start,end", "0.5,1.5", 8, 8),
-    ):
-        rows = [f"{clip_files}/clip{i}.mp4,{i % 2},{part}\n" for i in range(4)]
-        (tmp_path / "train.csv").write_text(f"path,label,{columns}\n{''.join(rows)}")
-        facts = examine_data(DataSettings(root=str(tmp_path), fps=fps))
-        assert (facts.train.samples, facts.train.are_windows, facts.frames) == (4, True, frames)
-    for fps, stride in ((8, 1), (16, 2), (64, 6)):  # of 2 seconds
-        recipe = yaml.safe_load(run(AUTO, "--data", clip_files, "--set", f"data.fps={fps}"))
-        assert (recipe["finetune"]["stride"], recipe["pretrain"]["stride"]) == (stride, stride), fps
-
-
 def labeled_list(folder: Path, clip_files: Path, labels: list[str]) -> Path:
     folder.mkdir()
     rows = [f"{clip_files}/clip{i % 4}.mp4,{label}\n" for i, label in enumerate(labels)]
@@ -490,21 +421,6 @@ def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path, mine: Path
     (balanced / "train.csv").write_text(f"path,label\n{text}")
     recipe = suggested(tmp_path / "b.yaml", balanced, "--device", "cpu")
     assert (recipe.data.task, recipe.finetune.sampler) == ("single-label", "shuffle")
-
-
-@pytest.mark.parametrize(
-    ("words", "names"),
-    [
-        ("left", ["turn_left", "move LEFT", "swipeLeftHand"]),
-        ("right", ["Swipe-Right"]),
-        ("clockwise", ["RotateClockwise", "counter-clockwise"]),
-        ("counterclockwise", ["counterclockwise turn"]),
-        ("anticlockwise", ["turn_anticlockwise"]),
-        ("", ["leftovers", "BrightLight", "copyright"]),
-    ],
-)
-def test_words_for_a_side_are_found_in_names_of_classes(words: str, names: list[str]):
-    assert [side_words([name, "run"]) for name in names] == [words.split()] * len(names)
 
 
 def test_clips_of_left_and_right_are_not_mirrored(tmp_path: Path, clip_files: Path, mine: Path):
@@ -546,28 +462,3 @@ def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, b
     assert len(probes) <= 20
     assert share == pytest.approx(len(probes) * 3.2 * (videos + held_out) / (steps * batch))
     assert share < 0.05
-
-
-def test_probes_that_few_steps_cannot_pay_for_are_off_and_the_recipe_states_why():
-    probed = ProbeList(name="train.csv", videos=50, held_out=10)
-    facts = facts_of(50, classes=10, height=144, width=180, probed=probed)
-    for most, probes in ((13, {"every": 0}), (10_000, {"every": 5, "list": "train.csv"})):
-        choices = choose_values(facts, "cpu", most_steps={"pretrain": most})
-        (probe,) = (choice for choice in choices if choice.key == "pretrain.probe")
-        assert probe.value == probes
-        assert ("cost more than 5%" in probe.reason) == (probes["every"] == 0)
-    facts = facts_of(60_000, probed=ProbeList(name="val.csv", videos=200_000, held_out=64))
-    assert "list" not in chosen(facts, "80GB")["pretrain.probe"]  # too long to probe
-
-
-def test_probes_use_the_validation_list_or_the_training_list_if_that_is_tiny():
-    for lists, videos, expected in (
-        (("train.csv", "val.csv"), 100, ("val.csv", 100, 64)),
-        (("train.csv", "val.csv"), 5, ("train.csv", 500, 5)),
-        ((None, None), 0, (None, 256, 0)),  # probes need no labels
-        ((None, None), 100, (None, 100, 64)),
-    ):
-        found = probe_list(train=lists[0], val=lists[1], val_videos=videos, train_videos=500)
-        assert (found.name, found.videos, found.held_out) == expected
-    tiny = probe_list(train="train.csv", val=None, val_videos=0, train_videos=20)
-    assert tiny == ProbeList(name=None, videos=20, held_out=0)

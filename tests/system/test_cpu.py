@@ -9,7 +9,6 @@ import psutil
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
@@ -22,9 +21,6 @@ from everest.system.accelerator import make_accelerator
 from everest.system.compute import (
     configure_cpu,
     fuse_functions,
-    in_parts,
-    is_eager_on_cpu,
-    matmul_stays_float32,
 )
 from everest.system.machine import JOBS, num_cores, num_readers
 from everest.video.pixels import IMAGENET
@@ -49,21 +45,6 @@ def test_products_on_amd_have_the_precision_of_float32(monkeypatch: pytest.Monke
     plain = error_of_a_product()
     configure_cpu()
     assert error_of_a_product() <= max(2 * plain, 2**-20)  # bfloat16 has an error of 2**-9
-
-
-def test_other_processors_and_those_that_lower_the_precision_keep_the_default(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(cpu, "matmul_stays_float32", lambda: False)  # as on a processor with AMX
-    for amd in (True, False):
-        monkeypatch.setattr(cpu, "_made_by_amd", lambda amd=amd: amd)
-        configure_cpu()
-        assert torch.get_float32_matmul_precision() == "highest"
-        monkeypatch.undo()
-    for vendor, amd in (("AuthenticAMD", True), ("GenuineIntel", False)):
-        (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
-        assert cpu._made_by_amd(tmp_path / "cpuinfo") is amd
-    assert matmul_stays_float32()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not matmul_stays_float32()
 
 
 @pytest.mark.parametrize("tf32", [False, True])
@@ -163,15 +144,6 @@ def test_the_memory_of_a_container_or_job_counts(group_files: Path, groups, fold
     assert machine.free_host_memory(with_swap=True) == (free + 8) * GIB
 
 
-def test_a_limit_counts_without_its_other_files_and_odd_lines_do_not(group_files: Path):
-    (group_files / "groups").mkdir()
-    (group_files / "own").write_bytes(b"\n7\nx:y\n0::/caf\xe9\n")
-    (group_files / "groups" / "memory.max").write_text(f"{GIB}\n")
-    assert (machine.host_memory(), machine.free_host_memory()) == (GIB, GIB)
-    (group_files / "groups" / "memory.current").write_text(f"{2 * GIB}\n")  # until the system frees some
-    assert (machine.host_memory(), machine.free_host_memory()) == (GIB, 0)
-
-
 def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "num_cores", lambda: 16)
     monkeypatch.setattr(machine, "READER_BYTES", 1)
@@ -205,12 +177,6 @@ def found(device: str) -> tuple[Tensor, Tensor]:
     return previous.frames, previous.motion
 
 
-def test_on_a_cpu_nothing_is_compiled():
-    before = found("cpu")
-    fuse_functions()
-    assert all(torch.equal(one, other) for one, other in zip(before, found("cpu"), strict=True))
-
-
 @pytest.mark.gpu
 def test_on_a_gpu_the_fused_importance_is_the_same_up_to_rounding():
     clips = moving_clips("cuda")
@@ -229,36 +195,3 @@ def test_on_a_gpu_the_fused_estimate_is_the_same():
     torch.testing.assert_close(fused[1], eager[1], rtol=1e-3, atol=1e-4)
     difference = (fused[0].int() - eager[0].int()).abs()
     assert (difference <= 1).float().mean() > 0.999
-
-
-def rows_of_each_call(rows: int, largest: int, monkeypatch, device: str = "cpu") -> list[int]:
-    """The rows that a function gets, of `rows` rows of 6 values each."""
-    monkeypatch.setattr(cpu, "PART", largest)
-    values = torch.arange(6.0 * rows, device=device).view(rows, 2, 3)
-    calls = []
-
-    def weighted(x: Tensor, weight: Tensor) -> Tensor:
-        calls.append(len(x))
-        return x.sum(dim=2) * weight
-
-    weight = torch.arange(1.0 * rows, device=device).unsqueeze(1)  # (rows, 1)
-    found = in_parts(weighted, values, weight)
-    if device == "cpu":
-        assert torch.equal(found, values.sum(dim=2) * weight)
-    assert found.shape == (rows, 2)
-    return calls
-
-
-@pytest.mark.parametrize(
-    ("largest", "calls"), [(1, [1, 1, 1, 1, 1]), (6, [1, 1, 1, 1, 1]), (17, [2, 2, 1]), (30, [5]), (99, [5])]
-)
-def test_a_part_has_at_least_a_row_and_at_most_its_values(largest: int, calls: list[int], monkeypatch):
-    assert rows_of_each_call(5, largest, monkeypatch) == calls
-
-
-def test_other_devices_and_graphs_get_all_rows_at_once(monkeypatch):
-    assert rows_of_each_call(5, 6, monkeypatch, device="meta") == [5]
-    with FakeTensorMode():
-        assert not is_eager_on_cpu(torch.zeros(5, 2))
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    assert rows_of_each_call(5, 6, monkeypatch) == [5]

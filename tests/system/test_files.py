@@ -21,14 +21,10 @@ from pydantic import TypeAdapter
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError
 from everest.inference.row_store import open_row_store
-from everest.prepare.examine import Inspection
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder
-from everest.system.journal import open_journal
 from everest.system.run_folder import RunFolder
-from everest.system.text import json_text, nonfinite_as_null, parse_json, validated
-from everest_cli.output import print_json
-from everest_cli.predict import TEXTS
+from everest.system.text import parse_json, validated
 
 
 @pytest.mark.parametrize(
@@ -112,16 +108,6 @@ def pretraining(recipe: Path, folder: Path, *, workers: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_long_tmpdir_does_not_keep_workers_waiting(tmp_path: Path, recipe: Path):
-    """The path of a socket has at most 107 bytes, and the processes use none."""
-    long = tmp_path / ("t" * 100)
-    long.mkdir()
-    environment = {**os.environ, "TMPDIR": str(long)}
-    subprocess.run(pretraining(recipe, tmp_path, workers=1), env=environment, check=True, timeout=120)
-    assert list(long.glob("pymp-*")) == []
-
-
-@pytest.mark.slow
 def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_folder: Path, recipe: Path):
     command = [*pretraining(recipe, tmp_path, workers=2), "--set", "pretrain.epochs=400"]
     killed = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(short_folder)})
@@ -166,41 +152,6 @@ def test_a_damaged_store_of_rows_is_one_error_or_continues(tmp_path: Path, data)
     assert {path.name for path in tmp_path.iterdir()} == {"outside.bin", "rows"}
 
 
-@EACH
-@given(data=st.data())
-def test_a_damaged_journal_of_a_check_is_one_error_or_has_inspections(tmp_path: Path, data):
-    file, adapter = tmp_path / "checked.jsonl", TypeAdapter(Inspection)
-    entry = {"path": "c\udce9.mp4", "size": 9, "frames": 3, "seconds": 0.5, "content": "0" * 32}
-    with open_journal(file, entry=adapter, fix="remove it", restart=True) as journal:
-        journal.add([validated(adapter, entry)] * 2)
-    first, *others = file.read_bytes().splitlines(keepends=True)
-    document = json.loads(first)
-    kinds = [damaged_json(document).map(lambda text: text + b"\n"), damaged_bytes(first)]
-    file.write_bytes(b"".join([data.draw(st.one_of(kinds)), *others]))
-    with suppress(RecipeError), open_journal(file, entry=adapter, fix="remove it") as journal:
-        for inspection in journal.entries:
-            assert isinstance(inspection.path, str)
-            assert isinstance(inspection.frames, int)
-            assert inspection.frames >= 0
-
-
-@EACH
-@given(data=st.data())
-def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
-    run = RunFolder(tmp_path)
-    run.write_bad_videos({"a,b.mp4": 'a "reason"', "c\udce9.mp4": "empty file"})
-    content = (tmp_path / "bad_videos.csv").read_bytes()
-    (tmp_path / "bad_videos.csv").write_bytes(data.draw(damaged_bytes(content)))
-    with suppress(DataError):
-        assert all(isinstance(reason, str) for reason in run.bad_videos().values())
-    (tmp_path / "env.json").write_bytes(data.draw(damaged_json({"plan": {"steps": 3}})))
-    with suppress(RecipeError):
-        assert isinstance(run.environment(), dict)
-    rows = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
-    (tmp_path / "metrics.jsonl").write_bytes(data.draw(damaged_bytes(rows)) + b"\n")
-    assert all(isinstance(row["step"], int) for row in run.rows())
-
-
 def test_a_list_of_unreadable_videos_is_read_back(tmp_path: Path):
     reasons = {"a,b.mp4": 'a "reason"', "c\udce9.mp4": "one\nand two", "d.mp4": ""}
     RunFolder(tmp_path).write_bad_videos(reasons)
@@ -211,29 +162,8 @@ def test_a_list_of_unreadable_videos_is_read_back(tmp_path: Path):
             RunFolder(tmp_path).bad_videos()
 
 
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
-)
-
-
 def refuse(name: str) -> None:
     raise AssertionError(name)
-
-
-@given(VALUES)
-def test_a_document_of_measured_numbers_is_json_in_every_program(value):
-    text = json_text(nonfinite_as_null(value))
-    assert json.loads(text, parse_constant=refuse) == parse_json(text)
-
-
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_no_command_prints_a_number_that_is_not_finite(number: float, capsys: pytest.CaptureFixture[str]):
-    for write in (print_json, TEXTS["json"]):
-        with pytest.raises(ValueError, match="JSON"):
-            write([{"top1": number}])
-    assert capsys.readouterr().out == ""
 
 
 def test_every_problem_of_a_json_document_is_a_value_error_of_one_line():

@@ -57,44 +57,9 @@ def test_auto_starts_the_workers_whose_batches_fit(megabytes: int, fewer: str, r
     assert bool(line) == bool(fewer)
 
 
-FILL = """
-import sys
-from pathlib import Path
-from everest.config.recipe import load_recipe
-from everest.data.loader import batches, make_loader
-from everest.data.stages import pretrain_clips
-from everest.errors import EnvironmentProblem
-
-clips = pretrain_clips(load_recipe(sys.argv[1]))
-loader = make_loader(clips, [[(0, 0), (0, 1)], [(0, 2), (0, 3)]], workers=1, timeout=60)
-for size in sys.argv[2:]:
-    Path("/dev/shm/other").write_bytes(bytes(int(size)))
-try:
-    list(batches(loader))
-except EnvironmentProblem as error:
-    print(error)
-"""
-
-
-@pytest.mark.slow
-def test_memory_that_another_program_takes_is_reported_by_the_loader(recipe: Path):
-    ended = with_shared(30, "-c", FILL, recipe, 29_000_000)
-    assert ended.stdout.startswith("too little shared memory (")
-    assert ended.stdout.endswith(f"; {REMEDY}\n")
-    assert "Traceback" not in ended.stderr
-
-
 @pytest.mark.slow
 def test_the_doctor_finds_a_container_without_shared_memory():
     findings = json.loads(with_shared(64, "-m", "everest_cli", "doctor", "--json").stdout)["findings"]
     (found,) = [finding for finding in findings if finding["name"] == "shared memory"]
     assert (found["state"], found["fix"]) == ("warning", REMEDY)
     assert re.fullmatch(r"0\.06 GiB free; a run with a usual recipe uses \d+\.\d\d GiB", found["found"])
-
-
-@pytest.mark.slow
-def test_a_limit_of_file_sizes_is_reported_with_its_fix(recipe: Path):
-    command = ["sh", "-c", 'ulimit -f 2000; exec "$@"', "sh", sys.executable, "-c", FILL, str(recipe)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert ended.stdout.endswith("raise `ulimit -f`, or set train.workers=0\n"), ended.stderr
-    assert len(ended.stdout.splitlines()) == 1

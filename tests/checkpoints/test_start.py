@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file
 from small_runs import called, equal, killed_copy, refused, run, sets, weights
 from tiny_models import randomized, save_model
-from torch import Tensor
 
 from everest.checkpoints.load import open_model
 from everest.checkpoints.start import find_init, read_start, start_model
@@ -17,7 +16,6 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.engine.network import stage_optimizer
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import with_tubelet_frames
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.system.weights import read_weights
@@ -128,27 +126,6 @@ def test_a_head_is_kept_for_the_same_classes_only(recipe, tmp_path, before, now,
     assert given == ["the pooling is also kept", f"the head {head}"]
 
 
-def test_fine_tuning_on_other_classes_starts_with_another_head(recipe: Path, tmp_path: Path):
-    saved_classifier(recipe, file := tmp_path / "before.safetensors", ("fight", "normal"))
-    (tmp_path / "names.txt").write_text("fall\nnormal\n")
-    command = ["finetune", "--recipe", recipe, "--init", file, "-o", tmp_path / "run", "--dry-run"]
-    result = called(*command, "--set", f"data.classes={tmp_path / 'names.txt'}")
-    assert "the head starts fresh: class 0 is 'fight' in the checkpoint, 'fall' in the data" in result.stderr
-
-
-def kernels(frames: int) -> Tensor:
-    """(D, C, t, p, q)"""
-    return torch.randn(6, 3, frames, 2, 2, generator=torch.Generator().manual_seed(0))
-
-
-@pytest.mark.parametrize(("before", "now"), [(1, 2), (2, 4), (4, 2), (4, 1), (3, 3)])
-def test_tubelets_of_other_frames_embed_still_clips_equally(before: int, now: int):
-    name = "encoder.patch_embed.proj.weight"
-    kernel = with_tubelet_frames({name: kernels(before)}, now)[name]
-    assert kernel.size(2) == now
-    assert torch.allclose(kernel.sum(dim=2), kernels(before).sum(dim=2), atol=1e-6)
-
-
 def test_other_clips_selections_and_targets(first: Path, pretrain: list[str], tmp_path: Path):
     settings = ["data.frames=8", "data.size=48", "pretrain.selection.strategy=tube", "model.tubelet=[1,8,8]"]
     run(*pretrain, "--init", first, "-o", tmp_path / "second", *sets(*settings))
@@ -240,14 +217,6 @@ def test_a_damaged_origin_is_reported(first: Path, pretrain: list[str], tmp_path
         file.write_text(json.dumps(document | {"origin": origin}))
         message = refused(*pretrain, "--init", first, "-o", tmp_path / "run", code=2)
         assert f"{file}: damaged (origin)" in message
-
-
-def test_weights_of_an_unknown_origin_start_a_run(autoencoder_run: Path, tmp_path: Path):
-    file = tmp_path / "model.safetensors"
-    for origin in ({}, {"licence": "mit"}):
-        replace(read_weights(autoencoder_run / "model.safetensors"), origin=origin).save(file)
-        start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
-        assert (start.origin["file"], start.origin["origin"]) == (str(file), origin)
 
 
 def test_a_run_without_a_state_reads_its_weights_again(first: Path, pretrain: list[str], tmp_path: Path):

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 from small_runs import problems_of
 
-from everest.config import recipe_files
-from everest.config.recipe import dump_recipe, load_recipe, recipe_for_run
+from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.recipe_files import shipped_names
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
@@ -153,17 +151,6 @@ def test_file_may_be_called_like_its_shipped_base(tmp_path):
     assert load_recipe(path).model.backbone == "vit-s"
 
 
-def test_a_checkout_that_is_not_installed_has_the_shipped_recipes(monkeypatch: pytest.MonkeyPatch):
-    names = shipped_names()
-
-    def missing(package: str):
-        raise ModuleNotFoundError(f"No module named '{package}'")
-
-    monkeypatch.setattr(recipe_files.resources, "files", missing)
-    assert shipped_names() == names
-    assert load_recipe("k400").name == "k400"
-
-
 def test_set_wins_over_by_backbone_and_by_backbone_follows_set():
     assert load_recipe("k400", overrides=["model.backbone=vit-s"]).pretrain.base_lr == 1.5e-4
     overrides = ["pretrain.base_lr=2e-4", "model.backbone=vit_s"]
@@ -270,19 +257,6 @@ def test_a_run_that_only_warms_up_is_named():
 def test_whole_numbers_as_keys_are_names():
     overrides = ["finetune.class_weights={0: 1, 1: 5}", "data.num_classes=2"]
     assert load_recipe("small", overrides=overrides).finetune.class_weights == {"0": 1, "1": 5}
-
-
-def test_the_recipe_of_a_run_is_validated_once(monkeypatch: pytest.MonkeyPatch):
-    validated: list[TypeAdapter] = []
-
-    def validate(adapter: TypeAdapter, *given, **options) -> Recipe:
-        validated.append(adapter)
-        return real(adapter, *given, **options)
-
-    real = TypeAdapter.validate_json
-    monkeypatch.setattr(TypeAdapter, "validate_json", validate)
-    assert recipe_for_run("k400", data="videos", seed=3).data.root == str(Path("videos").resolve())
-    assert len(validated) == 1
 
 
 @pytest.mark.parametrize(
@@ -393,20 +367,3 @@ def test_the_draw_of_views_is_short_for_a_selection():
     assert both == Drawn(keep_ratio=0.4, visible_ratio=None)
     with pytest.raises(RecipeError, match=r"pretrain\.selection\.keep_ratio: must be more than 0"):
         selection("pretrain.views.keep_ratio=0")
-
-
-def test_a_draw_below_the_objective_stays_and_another_selection_is_replaced(tmp_path: Path):
-
-    def selection(text: str) -> object:
-        (mine := tmp_path / "mine.yaml").write_text(f"base: small\n{text}")
-        return load_recipe(mine, overrides=["pretrain.objective=views"]).pretrain.selection
-
-    drawn = "pretrain: {selection: {strategy: drawn, keep_ratio: 0.4, visible_ratio: null}}"
-    assert selection(drawn) == Drawn(keep_ratio=0.4, visible_ratio=None)
-    between = "pretrain: {objective: views, selection: {keep_ratio: 0.7}}"
-    assert selection(between) == Drawn(keep_ratio=0.7, visible_ratio=None)
-    kept = "pretrain: {objective: views, selection: {strategy: redundancy-robust, keep_ratio: 0.4}}"
-    assert isinstance(selection(kept), RedundancyRobust)
-    assert isinstance(selection("pretrain: {selection: {strategy: tube}}"), Drawn)
-    twice = load_recipe("small-views", overrides=["pretrain.objective=views"])
-    assert twice == load_recipe("small-views")

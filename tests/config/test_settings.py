@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from small_runs import problems_of, refused
 
-from everest.config import model, settings, stage_settings
-from everest.config.recipe import dump_recipe, load_recipe, recipe_values
+from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, ModelSettings, TrainSettings
 from everest.config.sizes import BACKBONES
-from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import STRATEGIES
 from everest.system.run_folder import default_folder
@@ -78,18 +74,6 @@ def test_impossible_value_is_an_error_that_names_key_and_value(override, message
     assert problem.startswith(f"--set: {override.partition('=')[0]}")
 
 
-def test_every_settings_class_is_frozen_and_forbids_unknown_keys():
-    things = [
-        (thing, module) for module in (model, settings, stage_settings) for thing in vars(module).values()
-    ]
-    own = [thing for thing, module in things if getattr(thing, "__module__", "") == module.__name__]
-    classes = [thing for thing in own if dataclasses.is_dataclass(thing)]
-    assert len(classes) == 19
-    for cls in classes:
-        assert vars(cls)["__pydantic_config__"]["extra"] == "forbid", cls
-        assert cls.__dataclass_params__.frozen, cls
-
-
 def test_settings_may_be_written_in_several_ways():
     for text in ("1e-3", "1.0e-3", ".001", "0.001"):
         assert load_recipe("ucf101", overrides=[f"pretrain.base_lr={text}"]).pretrain.base_lr == 0.001
@@ -148,23 +132,6 @@ def test_names_of_heads_are_short():
     assert load_recipe("ucf101", overrides=[f"data.heads={{{'x' * 80}: 3}}"]).data.heads == {"x" * 80: 3}
 
 
-def settings_of(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from settings_of(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-@pytest.mark.parametrize("name", ["ucf101", "lvmae-demo"])
-@pytest.mark.parametrize("number", [10**18, 1e308, 1e-320])
-def test_an_extreme_number_is_an_error_of_the_recipe_or_can_be_written(name: str, number: float):
-    for key, value in settings_of(recipe_values(load_recipe(name))):
-        text = str([number] * len(value)) if isinstance(value, list) else str(number)
-        with suppress(RecipeError):
-            dump_recipe(load_recipe(name, overrides=[f"{key}={text}"]))
-
-
 BOUNDED = """
 train.workers train.micro_batch train.data_timeout train.save_every train.keep_states eval.clips data.frames
 data.size data.num_classes pretrain.batch_size pretrain.views_per_decode pretrain.epochs pretrain.stride
@@ -179,22 +146,6 @@ def test_numbers_have_an_upper_bound():
     for key in ("pretrain.base_lr", "train.clip_grad", "finetune.mixup", "finetune.weight_decay"):
         with pytest.raises(RecipeError, match=f"^--set: {key}: must be at most 1e\\+30, not 1e\\+308$"):
             load_recipe("ucf101", overrides=[f"{key}=1e308"])
-
-
-LARGE = """
-train.seed=9223372036854775807 pretrain.batch_size=16384 train.workers=128 data.frames=128
-pretrain.frame_selection.alpha=4 train.clip_grad=1e10 pretrain.base_lr=1e30 train.save_every=1000000s
-data.num_classes=21841 train.data_timeout=86400
-"""
-
-
-def test_numbers_that_someone_may_use_are_accepted():
-    for override in LARGE.split():
-        key, _, value = override.partition("=")
-        settings = recipe_values(load_recipe("ucf101", overrides=[override]))
-        for part in key.split("."):
-            settings = settings[part]
-        assert str(settings).removesuffix(".0") == str(read_yaml(value, "")).removesuffix(".0")
 
 
 # --- settings of partial training, and those that contradict each other -------------------------------------
@@ -222,9 +173,3 @@ RANK = "finetune.lora.rank=8"
 def test_settings_that_contradict_each_other_are_one_line(overrides: list[str], message: str):
     (problem,) = problems_of("ucf101", *overrides)
     assert message in problem
-
-
-def test_layers_are_counted_from_the_embedding():
-    for freeze, layers in {"none": 0, "embedding": 1, "first:1": 2, "first:4": 5, "encoder": 5}.items():
-        recipe = load_recipe("ucf101", overrides=[f"finetune.freeze={freeze}", SMALL])
-        assert recipe.finetune.frozen_layers(4) == layers

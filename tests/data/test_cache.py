@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from small_runs import RECIPE, metrics, run
 
 from everest.data import cache as cache_module
-from everest.data.cache import FrameCache, enter, open_cache
+from everest.data.cache import FrameCache, open_cache
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
@@ -75,16 +73,6 @@ def test_a_video_is_decoded_again_only_if_it_was_rewritten(video, kept, tmp_path
     assert torch.equal(kept.frames(video, [5]), read_frames(video, [5]))
 
 
-def test_images_are_cached_and_a_changed_one_is_read_again(tmp_path, kept):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(3):
-        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{number}.png")
-    assert kept.frames(folder, [2, 0], (0, 3))[:, 0, 0, 0].tolist() == [2, 0]
-    Image.new("RGB", (4, 4), (99, 0, 0)).save(folder / "2.png")
-    assert kept.frames(folder, [2, 0], (0, 3))[:, 0, 0, 0].tolist() == [99, 0]
-
-
 def test_a_damaged_video_gives_the_frames_before_the_damage(shared, kept):
     file = shared / "videos" / "odd" / "corrupted_real.mp4"
     assert torch.equal(kept.frames(file, [0, 28], (0, 50)), read_frames(file, [0, 28]))
@@ -99,17 +87,6 @@ def test_a_damaged_file_of_the_cache_is_made_again(video, kept, damage):
     file.write_bytes(damage or file.read_bytes()[:1000])
     assert torch.equal(kept.frames(video, [3]), expected)
     assert np.load(file).shape == (32, 48, 64, 3)
-
-
-def test_workers_share_what_is_kept(clip_files, kept):
-    samples = [Sample(path=str(clip_files / f"clip{i}.mp4")) for i in range(4)]
-    clips = VideoClips(
-        samples, make_views=MAKERS[0], seed=0, num_noise=1, decoder="auto", replace_bad=True, cache=kept
-    )
-    order = [[(epoch, index)] for epoch in range(2) for index in range(4)]
-    assert len(list(batches(make_loader(clips, order, workers=2, timeout=60)))) == 8
-    assert len(list(kept.folder.glob("*.npy"))) == 4
-    assert not list(kept.folder.glob("*.part"))
 
 
 def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_disk, tmp_path, monkeypatch):
@@ -157,36 +134,6 @@ def test_memory_goes_with_the_last_process(video):
     folder = Path(shown[0])
     assert int(shown[1]) >= 1
     assert list(folder.glob("*.user")) or [file.name for file in folder.iterdir()] == [".lock"]
-
-
-COMES_AND_GOES = """
-import sys
-from pathlib import Path
-from everest.data.cache import enter
-folder = Path(sys.argv[1])
-for turn in range(300):
-    leave = enter(folder)
-    file = folder / f"{sys.argv[2]}-{turn}.npy"
-    file.touch()
-    assert list(folder.glob("*.user")) and file.is_file()
-    leave()
-"""
-
-
-def test_processes_come_and_go_at_once(tmp_path):
-    commands = [[sys.executable, "-c", COMES_AND_GOES, str(tmp_path), str(i)] for i in range(3)]
-    processes = [subprocess.Popen(command) for command in commands]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
-    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
-
-
-def test_a_folder_in_memory_that_was_removed_costs_nothing(tmp_path):
-    folder = tmp_path / "kept"
-    folder.mkdir()
-    leave = enter(folder)
-    shutil.rmtree(folder)
-    leave()
-    assert [file.name for file in folder.iterdir()] == [".lock"]
 
 
 def test_a_run_with_a_cache_equals_the_run_without(clip_files, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from everest.data.views import EvalViews, FinetuneViews, PretrainViews, Validati
 from everest.errors import DataError
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.video.reader import VideoError, frames_between, read_frames
+from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
 SIZE = (32, 32)
@@ -89,16 +89,6 @@ def test_views_of_one_decode_are_other_crops_of_the_same_frames_with_noise_of_th
     assert clips_of(unlabeled)[0, 0].label.tolist() == [-1]
 
 
-@pytest.mark.parametrize(("area", "narrowest", "widest"), [(0.1, 15, 21), (1.0, 63, 64)])
-def test_compared_views_show_the_given_share_of_the_frame(tmp_path, area, narrowest, widest):
-    columns = (4 * torch.arange(64, dtype=torch.uint8))[:, None].expand(16, 48, 64, 3)
-    write_video(tmp_path / "a.mp4", columns, fps=8)
-    make = dataclasses.replace(PRETRAIN, views_per_decode=8, compared=True, crop_area=(area, area))
-    views = make(Sample(path=str(tmp_path / "a.mp4")), np.random.default_rng(0), "auto").frames.float()
-    shown = (views.amax((1, 2, 3, 4)) - views.amin((1, 2, 3, 4))) / 4 + 1  # columns of the frame
-    assert narrowest - 3 <= shown.min() <= shown.max() <= widest + 3  # the codec and the filter change values
-
-
 @pytest.mark.parametrize("maker", [VALIDATION, TEST])
 def test_evaluated_frames_do_not_depend_on_seed_or_epoch(samples, maker):
     one, other = clips_of(samples, maker, seed=1)[0, 1], clips_of(samples, maker, seed=2)[5, 1]
@@ -115,15 +105,6 @@ def test_evaluation_views_are_windows_times_crops_of_one_resized_video(samples):
         assert torch.equal(views[3 * clip : 3 * clip + 3], again)
     # A 48 x 64 video becomes 32 x 42: crops start at 0, 5 and 10, from left to right.
     assert torch.equal(views[0, ..., 10:], views[2, ..., :22])
-
-
-def test_erasing_boxes_lie_in_the_clip_and_are_not_drawn_at_probability_zero(samples):
-    boxes = torch.cat([clips_of(samples, FINETUNE)[epoch, 0].erase for epoch in range(20)])
-    assert (boxes[:, 2] > 0).any()
-    assert (boxes[:, 2] == 0).any()
-    assert (boxes[:, :2] + boxes[:, 2:] <= 32).all()
-    never = clips_of(samples, dataclasses.replace(FINETUNE, erasing=0.0))
-    assert all(never[epoch, 0].erase.sum() == 0 for epoch in range(5))
 
 
 def test_without_flip_left_stays_left(tmp_path):
@@ -146,14 +127,6 @@ def test_segment_limits_the_frames(samples):
     frames = native(sample, np.random.default_rng(0), "auto").frames[0]  # (3, 4, 48, 64)
     expected = whole[[10, 12, 15, 17]]  # stretched over all 8: no window fits in
     assert torch.equal(frames, expected.permute(3, 0, 1, 2))
-
-
-def test_segment_in_seconds_is_that_of_the_time_stamps_and_cut_at_the_end(samples):
-    assert segment(dataclasses.replace(samples[0], start=0.5, end=1.0)) == (8, 8)
-    assert frames_between(samples[0].path, 0.5, 1.0) == (8, 16)
-    assert segment(dataclasses.replace(samples[0], start_frame=30, end_frame=99)) == (30, 2)
-    with pytest.raises(VideoError, match="there are 32"):
-        segment(dataclasses.replace(samples[0], start_frame=32))
 
 
 @pytest.fixture

@@ -183,16 +183,6 @@ def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_r
     assert "the frames of a clip are 2 frames at 15 per second apart" in written["notes"]
 
 
-def test_figures_name_frames_of_the_file(run: Path, data: Path, tmp_path: Path):
-    options = [data / "clip0.mp4", "-c", run]
-    (shown,) = json_of("visualize-mask", *options, "-o", tmp_path)
-    at = TIMELINE.index(shown["frames"][0])
-    assert shown["frames"] == TIMELINE[at : at + 8 : 2]
-    assert shown["frames_total"] == RATE
-    chosen = json_of("select-frames", *options, "--frames", 4, "--alpha", 1.5)
-    assert set(chosen["frames"]) <= set(TIMELINE)
-
-
 def test_short_videos_are_counted_at_the_rate(data: Path, tmp_path: Path):
     recipe = ["--recipe", data / "tiny.yaml", "--set", "data.fps=5"]  # videos of five frames
     shown = called("pretrain --dry-run", *recipe).stderr

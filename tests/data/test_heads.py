@@ -2,24 +2,15 @@ import csv
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from small_runs import STILL, json_of, metrics, refused, run
 from task_runs import COLUMNS, write_list
 
 import everest
 from everest.config.heads import Head, named_heads
-from everest.config.recipe import load_recipe
-from everest.config.settings import DataSettings, ModelSettings, Recipe
+from everest.config.settings import DataSettings, Recipe
 from everest.data.stages import finetune_clips
 from everest.lists.classes import Classes, empty_classes
-from everest.methods.strategies import AllTokens
-from everest.metrics.metrics import measure
-from everest.metrics.predicted import Predictions
-from everest.models.classifier import VideoClassifier
-from everest.models.vit import Architecture
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 
@@ -92,48 +83,6 @@ def test_other_heads_are_refused_and_classes_without_a_clip_are_listed_for_each(
     clips, classes = finetune_clips(Recipe(name="here", data=data))
     assert classes == Classes(heads=named_heads({"verb": 3, "noun": 4}))
     assert empty_classes(clips.samples, classes) == ["verb 2", "noun 3"]
-
-
-def test_heads_are_linear_layers_next_to_each_other():
-    torch.manual_seed(0)
-    settings = ModelSettings(width=24, depth=1, heads=2, tubelet=(2, 8, 8))
-    architecture = Architecture(model=settings, frames=2, size=(16, 16))
-    heads = named_heads({"verb": 2, "noun": 3})
-    model = VideoClassifier(architecture, selector=AllTokens(), heads=heads).eval()
-    clip = torch.randn(2, 3, 2, 16, 16)
-    verb, noun = model(clip).split([2, 3], dim=-1)
-    seen = model.pooled(model.encode(clip, model.kept_tokens(clip)))
-    torch.testing.assert_close(verb, F.linear(seen, model.head.weight[:2], model.head.bias[:2]))
-    torch.testing.assert_close(noun, F.linear(seen, model.head.weight[2:], model.head.bias[2:]))
-    sums = [part.sum(dim=-1) for part in model.answers(model(clip)).split([2, 3], dim=-1)]
-    torch.testing.assert_close(torch.stack(sums), torch.ones(2, 2))
-
-
-def test_action_counts_the_videos_with_all_heads_right():
-    verbs, nouns = np.eye(2)[[0, 0, 1, 1]], np.eye(3)[[0, 1, 2, 0]]
-    scores = Predictions(
-        videos=list("abcd"),
-        labels=[(0, 0), (0, 2), (0, 2), (1, 0)],  # both, verb, noun, both
-        outputs=np.concatenate([verbs, nouns], axis=1, dtype=np.float32)[:, None],
-        skipped=[],
-        heads=named_heads({"verb": 2, "noun": 3}),
-    )
-    found = measure(scores)
-    assert [found["heads"][name]["top1"] for name in ("verb", "noun")] == [75, 75]
-    assert found["action_top1"] == 50
-
-
-def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
-    base = tmp_path / "two.yaml"
-    base.write_text("base: k400\ndata: {heads: {verb: 97, noun: 300}, num_classes: null}\n")
-
-    def heads(*overrides: str) -> dict[str, int] | None:
-        return load_recipe(str(base), overrides=overrides).data.heads
-
-    assert heads() == {"verb": 97, "noun": 300}
-    assert heads("data.heads={action: 10}") == {"action": 10}
-    assert heads("data.heads.verb=5") == {"verb": 5, "noun": 300}
-    assert heads("data.heads={a: 2}", "data.heads.b=3") == {"a": 2, "b": 3}
 
 
 def test_each_head_has_its_bouts(heads_run: Path, clip_files: Path, tmp_path: Path):

@@ -5,8 +5,6 @@ import numpy as np
 import pytest
 import torch
 from draws import NumpyDraws
-from hypothesis import given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from everest.config.heads import Head
@@ -76,42 +74,6 @@ def test_cutmix_boxes_are_the_recorded_ones(cases, tag):
     box = cut_box((16, 16), kept=draws.beta(1.0, 1.0), rng=draws)
     assert box == (yl, xl, yh - yl, xh - xl)
     assert kept == 1 - box.height * box.width / 256
-
-
-class CenteredDraw:
-    """Draws the center of the frame."""
-
-    def integers(self, low, high):
-        return (low + high) // 2
-
-
-@given(
-    side=st.tuples(st.integers(1, 300), st.integers(1, 300)),
-    kept=st.floats(0, 1),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_cutmix_boxes_have_an_even_length_and_are_centered_at_the_drawn_place(side, kept, seed):
-    """As timm and the released programs compute them: half of the length, rounded down, on both sides."""
-    rows, columns = (int(length * math.sqrt(1 - kept)) // 2 * 2 for length in side)
-    box = cut_box(side, kept=kept, rng=CenteredDraw())
-    assert (box.height, box.width) == (rows, columns)
-    drawn = cut_box(side, kept=kept, rng=np.random.default_rng(seed))  # may be clipped at the border
-    assert 0 <= drawn.height <= rows
-    assert 0 <= drawn.width <= columns
-
-
-@pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 1.0), (0.8, 0.0), (0.0, 1.0), (0.0, 0.0)])
-@pytest.mark.parametrize("batch", [1, 2, 5])
-def test_targets_sum_to_one_and_input_stays_as_it_was(mixup, cutmix, batch):
-    frames = torch.randn(batch, 3, 2, 8, 12, generator=torch.Generator().manual_seed(0))
-    before, labels = frames.clone(), torch.arange(batch) % CLASSES
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        mixed, targets = mixed_batch(frames, labels[:, None], **SETTINGS, mixup=mixup, cutmix=cutmix, rng=rng)
-        assert mixed.shape == frames.shape
-        assert targets.dtype == torch.float32
-        torch.testing.assert_close(targets.sum(1), torch.ones(batch))
-        assert torch.equal(frames, before)
 
 
 def test_middle_clip_of_an_odd_batch_is_mixed_with_itself_and_without_mixing_labels_are_smoothed():

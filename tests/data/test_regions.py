@@ -1,10 +1,8 @@
 """Crops that the device resizes, forced on a CPU."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -12,7 +10,6 @@ from hypothesis import strategies as st
 from small_runs import called, killed_copy, problems_of, same_run, sets
 from torch import Tensor
 
-import everest
 from everest.data.augment import RandAugment
 from everest.data.crops import resize
 from everest.data.dataset import VideoClips
@@ -89,21 +86,6 @@ def test_batches_have_the_same_boxes_flips_and_random_numbers(
     difference = (cpu.frames.int() - device.frames.int()).abs()
     assert difference.max() <= MOST_LEVELS
     assert not device.frames[1].any()  # unreadable
-
-
-def test_the_same_tokens_are_kept(film: Path):
-    kept = partial(everest.select_tokens, strategy="redundancy-robust", keep=0.3)
-    size, changed = (112, 112), []
-    for seed in range(6):
-        views = PretrainViews(frames=16, stride=2, size=size, sampling="dense", flip=True, views_per_decode=1)
-        on_cpu = views(Sample(path=str(film)), np.random.default_rng(seed), "auto").frames
-        left = replace(views, region=(354, 354))(Sample(path=str(film)), np.random.default_rng(seed), "auto")
-        assert left.regions is not None
-        resized = resize_regions(left.frames[None], Regions(left.regions[None], size, True), precise=False)[0]
-        one, other = (kept(everest.normalize(x)) for x in (on_cpu, resized))
-        one, other = (set(torch.cat([x.visible, x.target], dim=1).flatten().tolist()) for x in (one, other))
-        changed.append(len(one - other) / len(one))
-    assert np.mean(changed) <= 0.005
 
 
 def test_a_run_that_resizes_on_the_device_has_the_same_losses(recipe: Path, tmp_path: Path):

@@ -44,13 +44,6 @@ def test_classes_have_the_same_share_or_one_by_the_root_of_their_samples(labels,
     assert sample_weights([(label,) for label in labels], kind).tolist() == weights.tolist()
 
 
-def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
-    labels = [(0,), (0, 1), (0,), (0, 0), (), ()]
-    assert sample_weights(labels, "balanced").tolist() == [1 / 4, 1, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
-    assert sample_weights(labels, "sqrt").tolist() == [0.5, 1, 0.5, 0.5, 2**-0.5, 2**-0.5]
-    assert sample_weights([], "balanced").shape == (0,)
-
-
 SHUFFLED = [[(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)], [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)]]
 DRAWN = [[(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)], [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)]]
 
@@ -73,27 +66,6 @@ def test_the_orders_of_a_seed_stay_the_same():
     options = {"batch_size": 5, "steps": 2, "samples_per_epoch": 5, "seed": 0}
     assert list(StepSampler(num_samples=5, **options)) == SHUFFLED
     assert list(sampler(np.array([1.0, 1, 1, 1, 4]), **options)) == DRAWN
-
-
-@given(CLASSES, st.sampled_from(KINDS))
-def test_classes_are_drawn_as_often_as_their_weights_demand(labels, kind):
-    weights = sample_weights(labels, kind)
-    order = sampler(weights, batch_size=50, steps=80, samples_per_epoch=37)
-    drawn = Counter(labels[index] for _, index in chain(*order))
-    for name, share in shares(labels, weights).items():
-        # Six standard deviations of a binomial distribution of 4000 draws; a share may be rounded above 1.
-        variance = max(0.0, share * (1 - share)) / 4000
-        assert abs(drawn[name] / 4000 - share) <= 6 * variance**0.5 + 1e-9
-
-
-def test_only_the_ratios_of_weights_count_and_epochs_and_seeds_draw_different_samples():
-    weights = np.array([1.0, 2, 4])
-    assert list(sampler(weights)) == list(sampler(weights / 8)) != list(sampler(weights[::-1]))
-    indices = [index for _, index in chain(*sampler(np.ones(9), batch_size=10, steps=2))]
-    assert indices[:10] != indices[10:]
-    assert list(sampler(weights)) != list(sampler(weights, seed=4))
-    keys = list(chain(*sampler(np.array([1.0, 100.0]))))
-    assert [draw for draw, _ in keys] == list(range(4 * 12))  # no two draws have the same key
 
 
 @given(CLASSES, st.sampled_from([None, *KINDS]), st.sampled_from([1, 2]), st.integers(0, 12))

@@ -10,7 +10,6 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from torch import Tensor
@@ -69,43 +68,6 @@ def test_a_worker_that_ends_is_explained_at_once(number: signal.Signals, message
     assert readers() == others
 
 
-def test_a_worker_killed_while_it_writes_a_result_is_noticed():
-    others = readers()
-    workers = workers_of(1)
-    workers.add(0, 50_000_000)  # more than a connection holds: the worker waits in the middle of it
-    time.sleep(0.5)
-    (worker,) = readers() - others
-    worker.kill()
-    with pytest.raises(EnvironmentProblem, match="was killed"):
-        workers.take(0)
-    workers.kill()
-    workers = workers_of(1)
-    workers.add(0, signal.SIGSTOP)
-    with pytest.raises(TimeoutError):  # a result that does not come; the worker can be killed
-        workers.take(0, limit=0.3)
-    workers.kill()
-
-
-@pytest.mark.parametrize("number", [0, 1, 3])
-def test_results_may_be_taken_in_any_order(number: int):
-    workers = workers_of(number)
-    for task in range(3):
-        assert workers.has_room
-        workers.add(task, f"task {task}")
-    assert workers.has_room == (number != 1)
-    assert [workers.take(task) for task in (2, 0, 1)] == ["task 2", "task 0", "task 1"]
-    workers.kill()
-
-
-def test_a_users_error_arrives_as_it_was_raised():
-    workers = workers_of(1)
-    workers.add(0, DataError("list.csv: no such file"))
-    with pytest.raises(DataError, match=r"^list\.csv: no such file$") as caught:
-        workers.take(0)
-    assert not hasattr(caught.value, "__notes__")
-    workers.kill()
-
-
 ORPHANS = """
 import os, sys, time
 from everest.data import workers
@@ -128,33 +90,6 @@ def test_workers_end_soon_after_a_killed_program(delay: float):
     while any(Path(f"/proc/{number}").exists() for number in numbers):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-BUSY = """
-import os, time
-from everest.data import workers
-workers.SECONDS_ALONE = 0.2
-def work(seconds):
-    print(os.getpid(), flush=True)
-    time.sleep(seconds)
-pool = workers.Workers(work, number=2, ahead=2)
-for number, seconds in enumerate((0, 300)):
-    pool.add(number, seconds)
-    time.sleep(1)
-time.sleep(60)
-"""
-
-
-def test_a_worker_does_not_wait_for_one_that_hangs_when_the_program_is_killed():
-    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as program:
-        assert program.stdout is not None
-        idle, hanging = (psutil.Process(int(program.stdout.readline())) for _ in range(2))
-        program.kill()
-        try:
-            assert psutil.wait_procs([idle], timeout=20)[0] == [idle]
-            assert hanging.is_running()
-        finally:
-            hanging.kill()
 
 
 class CrashingViews:

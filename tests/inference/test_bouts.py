@@ -84,16 +84,6 @@ def test_a_short_bout_takes_the_class_of_the_nearest_longer_one():
     assert spans("aab", min_seconds=2, starts=(0.0, 1.0, 5.0)) == [(0, 2, "a"), (5, 6, "-")]
 
 
-@given(labels=st.text("ab-", min_size=1, max_size=16), seconds=st.integers(0, 5))
-def test_no_bout_is_shorter_unless_nothing_lasts(labels: str, seconds: int):
-    found = spans(labels, min_seconds=seconds)
-    assert (found[0][0], found[-1][1]) == (0, len(labels))
-    assert all(before[1] == after[0] and before[2] != after[2] for before, after in pairwise(found))
-    assert all(end - start >= seconds for start, end, _ in found) or found == [(0, len(labels), "-")]
-    again = "".join(label * round(end - start) for start, end, label in found)
-    assert spans(again, min_seconds=seconds) == found or found == [(0, len(labels), "-")]
-
-
 def test_smoothing_is_the_mean_over_the_windows_around():
     windows = windows_at(*(number / 2 for number in range(6)))
     outputs = np.array([[0.0], [1.0], [0.0], [0.0], [0.9], [0.0]], np.float32)
@@ -109,16 +99,3 @@ def test_a_class_is_present_from_its_threshold_on():
     assert [(bout["start"], bout["end"]) for bout in found] == [(1, 4), (5, 6)]
     for none in (head, Head(outputs=1)):  # no window has no bout
         assert bouts_of_head(windows_at(), np.zeros((0, 1)), none, ["a"], BoutRules()) == []
-
-
-@given(timeline=timelines())
-def test_the_bouts_of_a_class_do_not_depend_on_the_other_classes(timeline):
-    windows, outputs = timeline
-    head, alone = Head(task="multi-label", outputs=3), Head(task="multi-label", outputs=1)
-    found = bouts_of_head(windows, outputs, head, ["a", "b", "c"], BoutRules())
-    assert [(b["start"], b["index"]) for b in found] == sorted((b["start"], b["index"]) for b in found)
-    for index, name in enumerate("abc"):
-        of_class = bouts_of_head(windows, outputs[:, [index]], alone, [name], BoutRules())
-        assert [bout for bout in found if bout["index"] == index] == [
-            bout | {"index": index} for bout in of_class
-        ]

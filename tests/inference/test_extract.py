@@ -2,14 +2,11 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called, refused
@@ -121,16 +118,6 @@ main()
 """
 
 
-@pytest.mark.slow
-def test_a_call_that_ended_after_its_last_video_has_only_to_join(classifier_run, clip_files, tmp_path):
-    command = ["extract", clip_files, "-c", classifier_run, "--out", tmp_path / "f.npz"]
-    ended = subprocess.run([sys.executable, "-c", DISK_FULL_WHEN_PARTS_ARE_JOINED, *map(str, command)])
-    assert ended.returncode == 5
-    assert "resuming after 4 of 4 videos" in called(*command).stderr
-    with np.load(tmp_path / "f.npz") as file:
-        assert len(file["features"]) == 4
-
-
 def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip_files, tmp_path):
     out, parts = tmp_path / "f.npz", tmp_path / "f.npz.parts"
     command = ("extract", clip_files, "-c", classifier_run, "--out", out, "-q")
@@ -159,34 +146,3 @@ def stored(store: RowStore, wanted: list[bool], made: list[int]) -> None:
         made.append(place)
         row = {"x": torch.full((2, 3), float(place)), "ids": torch.tensor([place])}
         store.add(f"{place}.mp4", row if wanted[place] else "empty file")
-
-
-@given(
-    wanted=st.lists(st.booleans(), min_size=1, max_size=12),
-    killed=st.integers(0, 12),
-    lost=st.integers(0, 400),
-    torn=st.integers(0, 200),
-    batch=st.integers(1, 4),
-)
-@settings(max_examples=20)
-def test_rows_survive_whatever_a_kill_leaves_of_them(wanted, killed, lost, torn, batch):
-    wanted = [*wanted, True]  # a store of problems alone has no arrays
-    with tempfile.TemporaryDirectory() as folder:
-        made: list[int] = []
-        with open_row_store(Path(folder), {"plan": 1}, batch=batch) as store:
-            stored(store, wanted[:killed], made)
-        journal = Path(folder) / "journal.jsonl"
-        whole = journal.read_bytes()
-        journal.write_bytes(whole[: max(len(whole) - lost, 0)])
-        for file in Path(folder).glob("*.bin"):  # numbers that the journal does not count yet
-            file.write_bytes(file.read_bytes() + bytes(torn))
-        with open_row_store(Path(folder), {"plan": 1}, batch=batch) as store:
-            stored(store, wanted, made)
-            arrays = store.arrays()
-            assert store.entries == [
-                (f"{place}.mp4", None if there else "empty file") for place, there in enumerate(wanted)
-            ]
-        places = np.flatnonzero(wanted)
-        assert np.array_equal(arrays["x"], np.broadcast_to(places[:, None, None], (len(places), 2, 3)))
-        assert np.array_equal(arrays["ids"], places[:, None])
-        assert all(isinstance(array, np.memmap) for array in arrays.values())

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called, json_of, refused
@@ -61,25 +60,6 @@ def test_a_list_may_name_segments_and_begin_elsewhere(classifier_run: Path, clip
     assert [row["video"] for row in rows] == [f"{video}#0.5s-1.5s", video]
     (whole,) = json_of("predict", video, "-c", classifier_run)
     assert rows[1] == whole != rows[0]
-
-
-def test_a_large_frame_is_resized_before_the_next_is_decoded_and_nothing_changes(clip_files, monkeypatch):
-    make = EvalViews(frames=4, stride=2, size=(32, 32), clips=3, crops=3, sampling="dense")
-    sample = Sample(path=str(clip_files / "clip1.mp4"))
-    expected = make(sample, None, "auto").frames  # type: ignore[arg-type]
-    monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
-    assert torch.equal(make(sample, None, "auto").frames, expected)  # type: ignore[arg-type]
-
-
-def test_images_of_different_sizes_stop_no_other_video(classifier_run, clip_files, tmp_path, monkeypatch):
-    monkeypatch.setattr("everest.data.views.MOST_AT_ONCE", 0)
-    (tmp_path / "images").mkdir()
-    for number in range(8):
-        Image.new("RGB", (40 + number, 48)).save(tmp_path / "images" / f"{number}.png")
-    options = ["-c", classifier_run]
-    images, clip = json_of("predict", tmp_path / "images", clip_files / "clip0.mp4", *options, code=4)
-    assert images["error"] == "images of different sizes"
-    assert "predictions" in clip
 
 
 def test_a_video_that_cannot_be_read_stops_no_other(classifier_run: Path, clip_files: Path, tmp_path: Path):

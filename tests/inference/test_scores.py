@@ -1,16 +1,9 @@
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from small_runs import called, json_of, refused, run
 from task_runs import task_run
-
-from everest.config.heads import Head
-from everest.inference.timelines import Timelines, VideoTimeline
-from everest.lists.classes import Classes
-
-KEYS = ("frame_accuracy", "edit", "f1@10", "f1@25", "f1@50", "map@0.5")
 
 
 @pytest.fixture
@@ -118,38 +111,3 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)
     of_video = ["--timeline", marks[1].split(",")[0], "--checked", checked]
     assert "not a file of `everest timeline --save`" in refused("budget", *of_video, code=4)
-
-
-@pytest.mark.parametrize("window", [10, 0.335, 0.333333, 1.005, 7.7777, 3.3333])
-@pytest.mark.parametrize("length", [9.3, 83.217])
-def test_a_draw_is_read_with_the_length_by_which_it_was_made(window: float, length: float, tmp_path: Path):
-    timeline, checked = tmp_path / "t.safetensors", tmp_path / "checked.csv"
-    ends = [length - 0.7 * number for number in range(10)]
-    videos = [
-        VideoTimeline(
-            video=f"{number}.mp4",
-            path=f"{number}.mp4",
-            starts=np.array([0.0]),
-            ends=np.array([end]),
-            outputs=np.array([[1.0, 0.0]], np.float32),
-            borders=np.array([0.0, end]),
-            frames=(0, 1),
-        )
-        for number, end in enumerate(ends)
-    ]
-    classes = Classes(heads=(Head(outputs=2),), names=("a", "b"))
-    Timelines(classes=classes, videos=videos).save(timeline)
-    budget = ("budget", "--timeline", timeline)
-    called(*budget, "--draw", 9, "--window", window, "-o", checked)
-    text = checked.read_text().replace("to check", "checked")
-    checked.write_text(text)
-    document = json_of(*budget, "--checked", checked)
-    windows = sum(math.ceil(end / window - 1e-6) for end in ends)
-    assert (document["windows"], document["checked"], document["window"]) == (windows, 9, window)
-    checked.write_text(f"{text}0.mp4,1,2,a\n0.mp4,1,2,a\n")  # rows without the last column, one twice
-    (of_a,) = json_of(*budget, "--checked", checked)["classes"]
-    rows = [line.split(",") for line in text.splitlines() if line.startswith("0.mp4,")]
-    assert of_a["bouts"]["checked"] == any(float(start) + 1e-3 < 1 < float(end) for _, start, end, *_ in rows)
-    for cell in ("inf", "x", "", "5"):
-        checked.write_text(text.replace(f",{float(window)}\n", f",{cell}\n", 9 if cell != "5" else 1))
-        assert "checked.csv: the column 'window' is" in refused(*budget, "--checked", checked, code=4)

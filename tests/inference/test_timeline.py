@@ -5,7 +5,6 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import pytest
 from damage import with_hole
 from frame_spans import frame_span
@@ -16,7 +15,6 @@ import everest
 from everest.annotations.formats import read_annotations, recognize
 from everest.annotations.times import VideoTimes
 from everest.inference.bouts import BoutRules
-from everest.inference.scores import annotation_bouts
 from everest.inference.timelines import Timelines
 
 OPTIONS = ["--window", 0.5, "--step", 0.25, "-q"]
@@ -156,13 +154,6 @@ def test_every_kind_has_the_bouts_of_the_timeline(saved: Path, tmp_path: Path, k
         assert {each.origin for each in found} == {"automated"}
 
 
-def test_bouts_of_heads_have_the_name_of_the_head():
-    bout = {"start": 0, "end": 1.5, "label": "cut", "index": 1, "probability": 0.5}
-    found = annotation_bouts("a.mp4", {"verb": [bout, {**bout, "label": None}], "noun": [bout]})
-    spans = [(each.label, each.start, each.end) for each in found]
-    assert spans == [("verb cut", 0, 1.5), ("noun cut", 0, 1.5)]
-
-
 def test_rules_change_the_bouts_of_a_model_and_not_its_windows(tags_run: Path, clip_files, tmp_path):
     saved = tmp_path / "t.safetensors"
     called("timeline", clip_files / "clip1.mp4", "-c", tags_run, "--window", 0.5, "-q", "--save", saved)
@@ -209,12 +200,3 @@ def test_a_folder_of_images_has_no_timeline(classifier_run: Path, tmp_path: Path
         Image.new("RGB", (32, 32)).save(tmp_path / f"{number}.png")
     (found,) = json_of("timeline", tmp_path, "-c", classifier_run, code=4)
     assert "a folder of images has no seconds" in found["error"]
-
-
-def test_names_that_are_not_utf8_are_saved(saved: Path, tmp_path: Path):
-    timelines = Timelines.load(saved)
-    odd = replace(timelines.videos[0], video="a\udcff.mp4", path="/a\udcff.mp4")
-    replace(timelines, videos=[odd]).save(tmp_path / "odd.safetensors")
-    (found,) = Timelines.load(tmp_path / "odd.safetensors").videos
-    assert (found.video, found.path, found.frames, found.fps) == (odd.video, odd.path, (0, 32), 16.0)
-    assert np.array_equal(found.borders, odd.borders)

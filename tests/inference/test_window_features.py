@@ -11,15 +11,8 @@ from safetensors.torch import load_file
 from small_runs import called, refused
 from test_extract import kill_after_23
 
-import everest
-from everest.data.views import EvalViews
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import EnvironmentProblem
 from everest.inference import features
-from everest.inference.model import OpenedModel
-from everest.inference.row_store import SampleEntry
-from everest.inference.windows import window_items
-from everest.lists.sample import Sample
-from everest.system.events import silent
 
 WINDOWS = ["--window", "0.75", "--step", "0.25"]  # six of the two seconds of a clip file
 
@@ -69,27 +62,6 @@ def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
     before_damage = load_file(out)["video_ids"].tolist().count(0)
     assert videos_of(out)[0] == str(tmp_path / "hole.mp4")
     assert 0 < before_damage < 6
-
-
-def items_of(samples: list[Sample], views: EvalViews, done: list[SampleEntry]) -> list[str]:
-    items = window_items(samples, views, window=0.75, step=0.25, done=done, report=silent)
-    return [result if isinstance(result, str) else sample.path for sample, result in items]
-
-
-def test_items_that_are_done_are_skipped(classifier_run, clip_files, tmp_path):
-    views = OpenedModel.of(everest.load_model(classifier_run), clips=1, crops=1).views  # type: ignore[arg-type]
-    (tmp_path / "text.mp4").write_text("no video")
-    first, second = (str(clip_files / f"clip{number}.mp4") for number in range(2))
-    samples = [Sample(path=path) for path in (first, str(tmp_path / "text.mp4"), second)]
-    whole = items_of(samples, views, [])
-    entries: list[SampleEntry] = [(first, None), (samples[1].path, "no video"), (second, None)]
-    done = [entry for entry in entries for _ in range(whole.count(entry[0]) or 1)]
-    for number in range(len(whole) + 1):
-        assert items_of(samples, views, done[:number]) == whole[number:]
-    readable: list[SampleEntry] = [(video, None) for video, _ in done]
-    for changed in ([done[0], *done], done[1:], readable):
-        with pytest.raises(RecipeError, match="reads otherwise than in the interrupted call"):
-            items_of(samples, views, changed)
 
 
 def test_rows_of_a_video_or_an_image_that_changed_during_a_break_are_not_continued(

@@ -345,36 +345,19 @@ def test_two_layers_that_move_differently_leave_a_change():
 
 # --- frames that are moved a clip at a time -----------------------------------------------------------------
 
-SQUARE = 64
-
-
-def clip_of(speed: float, seed: int = 0) -> Tensor:
-    """(1, 3, 8, SQUARE, SQUARE) uint8: a texture that moves by `speed` pixels a frame."""
-    noise = torch.rand(1, 3, 12, 24, generator=torch.Generator().manual_seed(seed)) * 255
-    texture = F.interpolate(noise, size=(SQUARE, 2 * SQUARE), mode="bicubic", align_corners=False).clamp(
-        0, 255
-    )
-    frames = []
-    for time in range(8):
-        start = int(speed * time)
-        rest = speed * time - start
-        here, there = (texture[..., start + i : start + i + SQUARE] for i in (0, 1))
-        frames.append((1 - rest) * here + rest * there)
-    return torch.stack(frames, dim=2).round().byte()
-
 
 @pytest.fixture
 def clips() -> Tensor:
-    """(3, 3, 8, SQUARE, SQUARE): cameras that move, rest, and move by half as much."""
-    return torch.cat([clip_of(3), clip_of(0, seed=1), clip_of(1.5, seed=2)])
+    """(3, 3, 8, SIDE, SIDE): cameras that move, rest, and move by half as much."""
+    return torch.cat([seen_by(pan(3)), seen_by(pan(0), seed=1), seen_by(pan(1.5), seed=2)])
 
 
 def by_definition(clips: Tensor, motion: Tensor) -> Tensor:
     """`PreviousFrames.frames` of bytes, pair by pair and place by place: (B, C, P, H, W)."""
-    plane = Plane.of(SQUARE, SQUARE)
-    x, y = plane.places(SQUARE, SQUARE, clips.device)
+    plane = Plane.of(SIDE, SIDE)
+    x, y = plane.places(SIDE, SIDE, clips.device)
     places = torch.stack(
-        [x.expand(SQUARE, -1), y[:, None].expand(-1, SQUARE), torch.ones(SQUARE, SQUARE)]
+        [x.expand(SIDE, -1), y[:, None].expand(-1, SIDE), torch.ones(SIDE, SIDE)]
     )  # (3, H, W)
     shown = clips[:, :, 2:].clone()
     for clip, pair in torch.cartesian_prod(torch.arange(len(clips)), torch.arange(motion.size(1))).tolist():
@@ -382,7 +365,7 @@ def by_definition(clips: Tensor, motion: Tensor) -> Tensor:
         grid = torch.einsum("ij,jhw->hwi", motion[clip, pair], places)
         earlier = clips[clip, :, pair].float()
         sampled = F.grid_sample(earlier[None], grid[None], padding_mode="border", align_corners=False)[0]
-        inside = (grid.abs() <= 1 - 1 / SQUARE + 1e-4).all(dim=2)  # (H, W)
+        inside = (grid.abs() <= 1 - 1 / SIDE + 1e-4).all(dim=2)  # (H, W)
         shown[clip, :, pair] = torch.where(inside, sampled.round().byte(), shown[clip, :, pair])
     return shown
 

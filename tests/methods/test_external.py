@@ -7,19 +7,15 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from small_runs import called, metrics, refused, sets
 
 import everest
 from everest.config.recipe import dump_recipe, load_recipe
 from everest.errors import CheckpointError, RecipeError
-from everest.methods.importance import Embedding, RawPixels
-from everest.methods.selector import measure
 from everest.models.mae import MaskedAutoencoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,27 +52,6 @@ def function():
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measured(everest.strategies.ByImportance):
-    """Its importance is the mean of a token, or of a slice."""
-
-    of_slices: bool = False
-
-    def importance(self, frames: torch.Tensor, embed: Embedding) -> torch.Tensor:
-        size = (embed.tubelet[0], *frames.shape[3:]) if self.of_slices else embed.tubelet
-        return F.avg_pool3d(frames, size).mean(dim=1).flatten(1)
-
-
-def test_the_importance_of_a_strategy_has_a_number_for_each_token():
-    clips, embed = torch.rand(2, 3, 4, 32, 48), RawPixels((2, 8, 8))
-    found = measure(Measured(), clips, embed)
-    assert found is not None
-    patches = clips.unfold(2, 2, 2).unfold(3, 8, 8).unfold(4, 8, 8)  # (B, C, 2, 4, 6, t, p, q)
-    assert torch.allclose(found, patches.mean(dim=(1, 5, 6, 7)).flatten(1))
-    with pytest.raises(RecipeError, match=r"importance has the shape \(2, 2\), not \(clips, 48\)"):
-        measure(Measured(of_slices=True), clips, embed)
-
-
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a package that can be imported; its module `methods` has the code of the docs."""
@@ -110,12 +85,6 @@ def strategy(stage: str, name: str, **settings: object) -> list[str]:
 def target(name: str, **settings: object) -> list[str]:
     given = {"kind": name, **settings}
     return sets(*(f"pretrain.target.{key}={value}" for key, value in given.items()))
-
-
-def test_the_shown_code_is_short():
-    lines = [line for line in SHOWN.splitlines() if line.strip()]
-    strategy_lines = "\n".join(lines).index("class MeanColor")
-    assert len("\n".join(lines)[:strategy_lines].splitlines()) <= 22
 
 
 def test_a_recipe_names_a_strategy_and_a_target_of_another_package(
@@ -293,19 +262,5 @@ def test_fine_tuning_predicts_nothing(package: str, recipe: Path):
     assert "finetune.selection.strategy: belongs to pre-training: fine-tuning encodes all kept" in shown
 
 
-def test_transformers_does_not_know_its_target(package: str, recipe: Path, tmp_path: Path):
-    options = target(f"{package}.methods:MeanColor")
-    called("pretrain", "-r", recipe, *options, "-o", tmp_path / "run", "-q")
-    shown = refused("export", tmp_path / "run", "--to", "hf", "-o", tmp_path / "hf", code=6)
-    assert f"pretrain.target.kind={package}.methods:MeanColor" in shown
-
-
 def test_a_module_to_import_must_exist():
     assert "there is no module 'nowhere'" in refused("--import", "nowhere.at_all", "doctor", code=2)
-
-
-def test_its_choice_can_be_drawn(package: str, tmp_path: Path, clip_files: Path):
-    name = f"{package}.methods:Middle"
-    options = ["--strategy", name, "--size", 32, "--json", "-o", tmp_path]
-    (row,) = json.loads(called("visualize-mask", clip_files / "clip0.mp4", *options).stdout)
-    assert row["strategy"] == name

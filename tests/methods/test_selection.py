@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_runs import onnx_session
 from torch import Tensor
 
 from everest.errors import RecipeError
@@ -17,7 +16,7 @@ from everest.methods.grid import TokenGrid, num_kept
 from everest.methods.importance import DistanceName, RawPixels, change_importance, pixel_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import ByImportance, Drawn, FrameDifference, RedundancyRobust
+from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
 from everest.methods.strategies import STRATEGIES, AllTokens, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding
@@ -170,54 +169,6 @@ def test_the_first_slice_or_a_still_plane_has_no_change_for_any_distance():
         assert (noise[:, 4:] > nothing).all()
 
 
-@pytest.fixture(scope="module")
-def exported_importance(tmp_path_factory):
-    """All distances of `partly_still_clip` in onnxruntime, and the module that was exported."""
-    pytest.importorskip("onnxscript")
-
-    class Importance(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.embed = TubeletEmbedding(24, (2, 8, 8))
-
-        def forward(self, clip):
-            return tuple(
-                change_importance(clip, self.embed, distance=name) for name in get_args(DistanceName)
-            )
-
-    torch.manual_seed(0)
-    module, path = Importance().eval(), tmp_path_factory.mktemp("onnx") / "importance.onnx"
-    clip = partly_still_clip(0, 0.5)[0]
-    program = torch.onnx.export(module, (clip,), dynamo=True, input_names=["clip"], verbose=False)
-    program.save(path, external_data=False)
-    session = onnx_session(path)
-    return module, lambda clip: [torch.from_numpy(x) for x in session.run(None, {"clip": clip.numpy()})]
-
-
-@given(**DRAWN_CLIPS)
-@settings(max_examples=25)
-def test_an_exported_graph_finds_no_change_in_the_same_tokens(exported_importance, seed, moving):
-    module, run_graph = exported_importance
-    clip, still = partly_still_clip(seed, moving)
-    for distance, eager, graph in zip(get_args(DistanceName), module(clip), run_graph(clip), strict=True):
-        torch.testing.assert_close(eager, graph)
-        assert (graph[0, still] == NO_CHANGE[distance]).all()
-        assert (graph[0, ~still] > NO_CHANGE[distance]).all()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("distance", get_args(DistanceName))
-def test_compiled_code_finds_no_change_in_the_same_tokens(distance):
-    torch.manual_seed(0)
-    embed = TubeletEmbedding(24, (2, 8, 8))
-    compiled = torch.compile(lambda clip: change_importance(clip, embed, distance=distance))
-    for seed in range(5):
-        clip, still = partly_still_clip(seed, 0.5)
-        importance = compiled(clip)[0]
-        assert (importance[still] == NO_CHANGE[distance]).all()
-        assert (importance[~still] > NO_CHANGE[distance]).all()
-
-
 def test_first_slice_copies_the_second_or_is_zero_in_float32():
     frames = torch.rand(2, 3, 6, 4, 4)
     copied = change_importance(frames, RawPixels((2, 2, 2)))
@@ -228,17 +179,6 @@ def test_first_slice_copies_the_second_or_is_zero_in_float32():
     assert not change_importance(frames[:, :, :2], RawPixels((2, 2, 2))).any()  # a clip of one slice
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert change_importance(frames.bfloat16(), RawPixels((2, 2, 2))).dtype == torch.float32
-
-
-def test_only_strategies_that_sort_by_change_measure_it():
-    frames = torch.rand(1, 3, 4, 4, 4)
-    embed = RawPixels((2, 2, 2))
-    for strategy in set(STRATEGIES.values()) - {LearnedImportance}:
-        measured = strategy().importance(frames, embed)
-        assert (measured is not None) == issubclass(strategy, ByImportance)
-    found = RedundancyRobust(distance="l1", first_slice="zero").importance(frames, embed)
-    expected = change_importance(frames, embed, distance="l1", first_slice="zero")
-    assert torch.equal(found, expected)
 
 
 def test_no_slice_takes_more_than_its_cap():

@@ -2,7 +2,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -10,7 +9,6 @@ from prepare_commands import everest, split, touch
 
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.prepare.assignment import assign
 from everest.prepare.split import read_shares, split_samples, with_groups
 from everest.suggest.data_section import data_section
 
@@ -63,38 +61,15 @@ def test_single_videos_meet_their_shares_in_every_class_and_altogether(classes, 
 
 @given(classes=CLASSES, shares=SHARES, group_size=st.integers(1, 9), seed=st.integers(0, 9))
 @settings(max_examples=30)
-def test_groups_stay_whole_and_no_single_move_brings_the_shares_nearer(classes, shares, group_size, seed):
+def test_groups_stay_whole_and_a_class_of_enough_groups_is_in_each_list(classes, shares, group_size, seed):
     samples = samples_of(classes, group_size)
-    labels = np.array([sample.labels[0] for sample in samples])
-    names = [sample.group for sample in with_groups(samples, r"(c\d+_g\d+)_", root=Path("/v"))]
-    groups = [np.flatnonzero(np.array(names) == name) for name in dict.fromkeys(names)]
-    parts = np.array(list(read_shares(shares).values()))
-    chosen = assign(groups, labels, parts, np.random.default_rng(seed))
-
-    def distance(choice):
-        counts = np.zeros((len(classes), len(parts)))
-        for group, target in zip(groups, choice, strict=True):
-            np.add.at(counts[:, target], labels[group], 1)
-        table = np.vstack([counts, counts.sum(axis=0)])
-        wanted = np.append(np.array(classes), len(samples))[:, None] * parts
-        return ((table - wanted) ** 2).sum()
-
-    def empties(choice):
-        """Whether a class of enough groups is not in each list."""
-        lists_of = [
-            {target for group, target in zip(groups, choice, strict=True) if labels[group[0]] == label}
-            for label in range(len(classes))
-        ]
-        enough = [-(-count // group_size) >= len(parts) for count in classes]
-        return any(many and len(lists) < len(parts) for many, lists in zip(enough, lists_of, strict=True))
-
-    best = distance(chosen)
-    assert not empties(chosen)
-    for group in range(len(groups)):
-        for target in range(len(parts)):
-            moved = chosen.copy()
-            moved[group] = target
-            assert distance(moved) >= best - 1e-6 or empties(moved)
+    lists = divided(samples, shares, seed, r"(c\d+_g\d+)_")
+    assert sum(map(len, lists.values())) == len(samples)
+    groups = [{sample.group for sample in part} for part in lists.values()]
+    assert len(set().union(*groups)) == sum(map(len, groups))
+    for label, count in enumerate(classes):
+        if -(-count // group_size) >= len(lists):
+            assert all(any(sample.labels == (label,) for sample in part) for part in lists.values())
 
 
 def test_the_same_seed_cuts_alike_and_another_does_not():

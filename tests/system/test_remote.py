@@ -6,17 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from processes import everest
 from s3fs import S3FileSystem
 from small_runs import refused, run, same_run
 from storage import new_bucket, put, s3_server, upload
 from torch import Tensor
 
-from everest.config.recipe import load_recipe
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, make_loader
 from everest.data.views import PretrainViews
@@ -24,7 +21,6 @@ from everest.errors import DataError, EnvironmentProblem
 from everest.lists.reading import SampleList, read_samples
 from everest.system.run_folder import RunFolder
 from everest.system.storage import RemotePath, join_location, parse_location
-from everest.tokenizer.clips import held_out_key
 from everest.video.reader import VideoError, probe, read_frames
 
 
@@ -116,36 +112,6 @@ def test_folders_of_a_storage_list_as_here(bucket: str, clip_files: Path, tmp_pa
     assert len(names) == 5
 
 
-def test_class_folders_and_pictures_of_a_storage(bucket: str, tmp_path: Path):
-    for label in ("kick", "hug"):
-        (tmp_path / label / "film").mkdir(parents=True)
-        for i in range(3):
-            picture = np.full((16, 16, 3), 80 * i, dtype=np.uint8)
-            Image.fromarray(picture).save(tmp_path / label / "film" / f"{i}.png")
-    upload(tmp_path, f"{bucket}/classes")
-    url = parse_location(f"{bucket}/classes")
-    found = read_samples(url, root=url)
-    assert found.class_names == ("hug", "kick")
-    assert [sample.labels for sample in found.samples] == [(0,), (1,)]
-    assert read_frames(found.samples[0].video, [2, 0])[:, 0, 0, 0].tolist() == [160, 0]
-
-
-def test_a_video_is_fetched_once_a_clip_and_folders_are_listed_once(stored: str, monkeypatch):
-    asked: list[str] = []
-
-    def count(self: RemotePath, start: int | None = None, end: int | None = None) -> bytes:
-        asked.append(self.url)
-        return read(self, start, end)
-
-    read = RemotePath.read_bytes
-    monkeypatch.setattr(RemotePath, "read_bytes", count)
-    clips = pretraining(unlabelled(f"{stored}/train.csv", stored))
-    asked.clear()
-    for index in (0, 1, 0):
-        clips.read((0, index))
-    assert asked == [f"{stored}/clip{i}.mp4" for i in (0, 1, 0)]
-
-
 def pretraining(samples: SampleList) -> VideoClips:
     views = PretrainViews(frames=4, stride=2, size=(32, 32), flip=True, sampling="dense", views_per_decode=1)
     options = {"seed": 3, "num_noise": 5, "decoder": "auto", "replace_bad": True}
@@ -209,12 +175,6 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored, recipe, autoenco
     assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()
     plans = [RunFolder(folder).environment()["plan"] for folder in (autoencoder_run, tmp_path / "there")]
     assert plans[0]["samples"] == plans[1]["samples"]
-
-
-def test_a_tokenizer_is_judged_on_a_list_of_the_storage_where_it_is_there(stored: str):
-    for test, key in (("train.csv", "test"), ("gone.csv", "train")):
-        changes = [f"data.root={stored}", "data.train=train.csv", "data.val=null", f"data.test={test}"]
-        assert held_out_key(load_recipe("lvmae-128", overrides=[*changes, "data.pretrain=null"])) == key
 
 
 @pytest.mark.slow

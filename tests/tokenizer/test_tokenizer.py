@@ -41,19 +41,6 @@ def test_every_part_of_the_output_has_one_row_a_token(model: AdaptiveTokenizer):
     assert torch.equal(model.quantizer.decode(output.codes), output.values)
 
 
-@pytest.mark.parametrize(
-    "config", [replace(TINY, multipliers=(1, 2), time_down=(True,)), replace(TINY, stem=(1, 1))]
-)
-def test_any_stem_and_halvings_give_back_the_clip_s_shape(config):
-    model = tokenizer_of(config, window=8, keep=0.5)
-    frames = clip(1, 3, 16, 16, 16)
-    assert model(frames).frames.shape == frames.shape
-    smaller = tokenizer_of(replace(TINY, input_scale=0.5), window=8, keep=0.5)
-    assert smaller.tubelet == (2, 8, 8)
-    assert smaller.encode(clip(1, 3, 8, 32, 32)).scores.shape == (1, 4, 4, 4)  # the same tokens
-    assert smaller(clip(1, 3, 8, 32, 32)).frames.shape == (1, 3, 8, 16, 16)
-
-
 def test_a_clip_of_128_frames_is_its_windows_joined():
     torch.manual_seed(0)
     model = tokenizer_of(TINY, window=16, keep=0.25).eval()
@@ -65,38 +52,6 @@ def test_a_clip_of_128_frames_is_its_windows_joined():
     later = [window.scores[:, 1:] for window in windows]  # the first slice of a window has none before it
     inside = whole.scores.unflatten(1, (8, 8))[:, :, 1:]
     assert torch.allclose(inside, torch.stack(later, dim=1), atol=1e-6)
-
-
-def test_the_first_slice_of_a_later_window_is_scored_against_the_slice_before(model: AdaptiveTokenizer):
-    frames = clip(1, 3, 8, 16, 16).repeat_interleave(2, dim=2)
-    frames[:, :, 8:] = frames[:, :, 6:8].repeat(1, 1, 4, 1, 1)  # nothing moves from the last slice on
-    scores = model.encode(frames).scores
-    assert scores[:, 4:].max() < scores[:, 1:4].min()
-
-
-@pytest.mark.parametrize("windows", [1, 2, 3, 4, 8])
-def test_chunks_of_windows_give_what_all_windows_of_all_clips_give(windows: int, monkeypatch):
-    torch.manual_seed(0)
-    model = tokenizer_of(TINY, window=8, keep=0.25).eval()
-    frames = clip(3, 3, 32, 16, 16)
-    values = windows * 8 // TINY.stem[0] * (16 // TINY.stem[1]) ** 2 * TINY.channels
-    monkeypatch.setattr("everest.tokenizer.network.CHUNK_VALUES", values)
-    assert model.windows_at_once(frames) == windows
-    by_window = [model.encoder(window).flatten(2) for window in frames.split(model.window, dim=2)]
-    together = torch.cat(by_window, dim=2).transpose(1, 2)
-    output = model.encode(frames)
-    assert torch.allclose(output.latent, together, atol=1e-5)  # convolutions of other sizes round differently
-    assert torch.equal(output.codes, model.quantizer(together)[1])
-    assert torch.allclose(output.scores, model.scorer(frames), atol=1e-5)
-
-
-def test_a_chunk_has_as_many_windows_as_its_limit_allows_and_at_least_one(monkeypatch):
-    with torch.device("meta"):
-        model = tokenizer_of(TOKENIZERS["lite"], window=16, keep=0.25)
-        frames = torch.empty(1, 3, 32, 224, 224)
-    for limit, windows, clips in ((2**23, 2, 1), (2**24, 5, 2), (1, 1, 1)):  # 3.2 million values each
-        monkeypatch.setattr("everest.tokenizer.network.CHUNK_VALUES", limit)
-        assert (model.windows_at_once(frames), model.clips_at_once(frames)) == (windows, clips)
 
 
 def test_of_each_window_the_first_slice_and_a_share_of_the_others_is_kept(model: AdaptiveTokenizer):
@@ -124,15 +79,6 @@ def test_a_token_that_is_left_out_says_nothing(model: AdaptiveTokenizer):
     assert torch.equal(model.reconstruct(frames, mask=mask), model.reconstruct(1 - frames, mask=mask))
     mask[:, 2, 1, 1] = 1
     assert not torch.equal(model.reconstruct(frames, mask=mask), model.reconstruct(1 - frames, mask=mask))
-
-
-def test_the_decoder_reaches_the_first_slice_from_the_last(model: AdaptiveTokenizer):
-    """Else a still background could not be copied from the slice that is always kept."""
-    model = tokenizer_of(TINY, window=16, keep=0.25)
-    values = torch.randn(1, 6, 8, 2, 2, requires_grad=True)
-    model.decoder(values)[:, :, -1].sum().backward()
-    assert values.grad is not None
-    assert values.grad[:, :, 0].abs().sum() > 0
 
 
 def test_checkpointing_changes_no_gradient():

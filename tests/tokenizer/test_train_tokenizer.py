@@ -14,7 +14,6 @@ from everest.errors import CheckpointError
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.report import measure_tokenizer
 from everest.train_tokenizer import measure_targets
 
 __all__ = ["recipe"]  # a fixture
@@ -54,26 +53,6 @@ def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, tr
     again = model.target_std.clone()
     measure_targets(model, training.clips, settings=training.settings)
     assert torch.equal(again, model.target_std)
-
-
-def test_targets_and_report_are_measured_on_clips_of_the_whole_list(
-    recipe: Path, trained: Path, clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    names = [f"{clip_files}/clip{row // 6}.mp4 {row // 6}\n" for row in range(24)]  # in the order of classes
-    (tmp_path / "list.csv").write_text("".join(names))
-    lists = (f"data.{key}={tmp_path}/list.csv" for key in ("train", "val"))
-    stage = set_up(recipe, tmp_path / "run", *lists)
-    model, settings = load_model(trained), stage.training.settings
-    monkeypatch.setattr("everest.train_tokenizer.TARGET_CLIPS", 4)
-    measure_targets(model, stage.training.clips, settings=settings)
-    clips = torch.cat([stage.training.clips.read((0, i)).frames for i in (0, 8, 15, 23)]).float() / 255
-    with torch.no_grad():
-        values = model.encode(clips).values.flatten(0, 1)
-    assert torch.allclose(model.target_mean, values.mean(dim=0), atol=1e-5)
-    monkeypatch.setattr("everest.tokenizer.report.CLIPS", 2)
-    report = measure_tokenizer(model, stage.validation, stage.untrained, settings=settings)
-    assert [Path(example.video).name for example in report.examples] == ["clip0.mp4", "clip3.mp4"]
-    assert report.figures["clips"] == 2
 
 
 def test_the_scorer_learns_in_masked_steps_only(recipe: Path, tmp_path: Path):

@@ -280,14 +280,6 @@ def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: 
         assert damage.startswith("damaged: no intact frames after ")
 
 
-def test_a_file_smaller_than_a_packet_of_a_transport_stream_is_intact(tmp_path: Path):
-    file = tmp_path / "tiny.gif"
-    frames = [Image.new("L", (2, 2), level) for level in (0, 255)]
-    frames[0].save(file, save_all=True, append_images=frames[1:], duration=100)
-    assert file.stat().st_size < 188
-    assert known_damage(file) is None
-
-
 @pytest.mark.parametrize(("muxer", "encoder"), [("flv", "flv1"), ("flv", "h264"), ("asf", "wmv2")])
 def test_sound_that_lasts_longer_than_the_picture_is_no_damage(tmp_path: Path, muxer: str, encoder: str):
     file = write_with_sound(tmp_path / f"video.{muxer}", encoder)

@@ -9,15 +9,12 @@ import subprocess
 import sys
 import warnings
 import zlib
-from contextlib import suppress
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from timed_videos import write_frames
 
@@ -54,37 +51,6 @@ def test_a_title_in_another_encoding_does_not_keep_a_video_from_being_read(tmp_p
     assert len(list(frames_in_order(latin, ids))) == len(ids)
     assert examine(str(latin)).reason is None
     assert read_comment(latin) == ""
-
-
-def test_a_duration_tag_that_is_no_time_is_ignored(tmp_path: Path):
-    file = titled(tmp_path / "a.mkv", TITLE)
-    content = file.read_bytes()
-    assert b"00:00:00.6" in content
-    file.write_bytes(content.replace(b"00:00:00.6", b"soon:\xff:\xff:x"[:10]))
-    assert examine(str(file)).reason is None
-
-
-@pytest.fixture(scope="module")
-def small_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("small")
-    names = ("a.mp4", "a.mkv", "a.avi", "a.webm")
-    return {name: titled(folder / name, TITLE).read_bytes() for name in names}
-
-
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_damaged_bytes_are_that_videos_error(small_files: dict[str, bytes], tmp_path: Path, data):
-    name = data.draw(st.sampled_from(sorted(small_files)))
-    content = bytearray(small_files[name])
-    start = content.rfind(b"moov") if name == "a.mp4" else 0
-    for at in data.draw(st.lists(st.integers(start, len(content) - 1), min_size=1, max_size=8)):
-        content[at] = data.draw(st.sampled_from([0x00, 0xFF, 0x80, content[at] ^ 1, content[at] ^ 0x80]))
-    file = tmp_path / name
-    file.write_bytes(content)
-    for decoder in ("auto", "decord"):
-        with suppress(VideoError):
-            read_frames(file, range(probe(file).frames)[:20], decoder=decoder)
-    examine(str(file))
 
 
 # --- names and playlists ------------------------------------------------------------------------------------

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from everest.errors import RecipeError
-from everest.video.file import inspect_video
-from everest.video.folders import images_in
 from everest.video.reader import (
     VideoError,
     VideoInfo,
@@ -113,13 +111,6 @@ def test_frames_come_in_any_order_and_repeated(kinds, name, ids):
     assert torch.equal(torch.stack(list(frames_in_order(kinds[name], in_order))), clip)
 
 
-@pytest.mark.parametrize("name", ["b_frames.avi", "no_b_frames.avi"])
-def test_avi_is_read_from_the_keyframe_before(kinds, name):
-    index = inspect_video(kinds[name]).index
-    assert index.entry_frames.tolist() == [12, 24, 36, 48, 60]
-    assert len(index.runs([0, 40])) == 2
-
-
 def test_avi_with_a_wrong_packet_table_is_read_as_from_the_start(kinds, tmp_path):
     content = bytearray(kinds["b_frames.avi"].read_bytes())
     table = content.rindex(b"idx1")  # of 16 bytes a packet: kind, flags, place, size
@@ -213,14 +204,6 @@ def test_numbers_in_the_names_of_images_are_in_numerical_order(tmp_path, templat
     for number, pixels in enumerate(numbered_frames(12)):
         Image.fromarray(pixels).save(tmp_path / template.format(number))
     assert numbers_shown(read_frames(tmp_path, range(12))) == list(range(12))
-
-
-def test_names_that_differ_in_more_than_numbers_keep_the_order_of_texts(tmp_path):
-    ordered = ["0.png", "00.png", "01.png", "1.png", "01b.png", "1c.png", "9b.png", "10a.png", "A2.png"]
-    ordered += ["a.png", "a2.png", f"a{10**200}.png"]
-    for name in reversed(ordered):
-        (tmp_path / name).touch()
-    assert [path.name for path in images_in(tmp_path)] == ordered
 
 
 def test_folders_that_are_no_video_are_refused_with_the_reason(tmp_path):

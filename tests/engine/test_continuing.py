@@ -1,16 +1,10 @@
-import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from small_runs import RECIPE, called, contents, equal, sets, weights
 
-from everest import pretrain
-from everest.errors import DataError, RecipeError
-from everest.system.locks import is_running, sole_writer
-from everest.system.run_folder import RunFolder, default_folder
+from everest.system.run_folder import RunFolder
 
 EPOCHS = 3  # of RECIPE, each of one step
 
@@ -58,21 +52,6 @@ def test_missing_weights_of_a_finished_run_are_written_again_and_missing_states_
     assert contents(finished) == files
 
 
-@pytest.mark.parametrize(
-    ("stage", "measure"), [(["pretrain"], "rank_me"), (["finetune", "--init", "none"], "val_top1")]
-)
-def test_the_last_measures_of_a_finished_run_without_states_stay_missing(command, tmp_path, stage, measure):
-    options = [*stage, *command[1:], *sets("pretrain.probe.every=1", "finetune.patience=1")]
-    everest(options)
-    run = tmp_path / "run"
-    shutil.rmtree(run / "state")
-    rows = [row for row in RunFolder(run).rows() if not (row["step"] == EPOCHS and measure in row)]
-    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    before = contents(run)  # as of a run that was killed while it measured
-    everest(options)
-    assert contents(run) == before
-
-
 def test_weights_without_a_state_are_not_replaced(command, finished):
     longer = [*command, "--set", f"pretrain.epochs={EPOCHS + 1}", "--overwrite"]
     everest(longer)
@@ -87,18 +66,6 @@ def test_weights_without_a_state_are_not_replaced(command, finished):
     shown = everest(longer[:-1], code=6)
     assert f"weights of step {EPOCHS} of {EPOCHS + 1}, but no state to resume from" in shown
     assert unfinished.read_bytes() == short
-
-
-def test_a_run_whose_first_probe_fails_can_be_started_again_at_once(recipe: Path, data: Path, tmp_path: Path):
-    """In a notebook, the process lives on."""
-    broken = [f"broken{number}.mp4" for number in range(4)]
-    for name in broken:
-        (data / name).write_bytes(b"no video")
-    (data / "probed.csv").write_text("".join(f"{name} {number % 2}\n" for number, name in enumerate(broken)))
-    probe = ["pretrain.probe.every=1", "pretrain.probe.list=probed.csv"]
-    with pytest.raises(DataError, match="broken"):
-        pretrain(recipe, data=data, overrides=probe, output=tmp_path / "run")
-    assert not is_running(tmp_path / "run")
 
 
 def test_some_settings_may_change_and_a_new_one_does_not_orphan_the_run(command, finished):
@@ -157,42 +124,6 @@ def test_overwrite_spares_what_the_run_reads_and_what_no_run_has_written(command
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "env.json").write_text('{"of": "something else"}')
     assert "which no run has written" in everest(command, "--overwrite", code=2)
-
-
-def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("everest.engine.tracking.importlib.util.find_spec", lambda name: None)
-    before = contents(finished)
-    shown = everest(command, "--overwrite", "--tracker", "wandb", code=5)
-    assert "pip install wandb" in shown
-    assert contents(finished) == before
-
-
-def test_a_killed_process_loses_the_lock(tmp_path: Path):
-    """And what it leaves of the lock does not keep others out."""
-    code = f"from pathlib import Path; from everest.system.locks import sole_writer\n\
-with sole_writer(Path({str(tmp_path / 'file')!r})): print(flush=True); input()"
-    command = [sys.executable, "-c", code]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        with (
-            pytest.raises(RecipeError, match="another process writes there now"),
-            sole_writer(tmp_path / "file"),
-        ):
-            pass
-        process.kill()
-    assert (tmp_path / ".file.lock").exists()
-    with sole_writer(tmp_path / "file"):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("everest.system.run_folder.time.strftime", lambda form: "20260101-000000")
-    first = default_folder("pretrain", "ucf101")
-    first.mkdir(parents=True)
-    assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"
 
 
 def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):

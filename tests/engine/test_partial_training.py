@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import pytest
@@ -7,8 +6,6 @@ from processes import TWO, UNMIXED, everest
 from safetensors.torch import load_file
 from small_runs import equal, killed_copy, logged, refused, run, same_run, sets, weights
 from torch import Tensor
-
-import everest as library
 
 LORA = ("finetune.lora.rank=4", "finetune.lora.dropout=0.25", "finetune.lora.layers=[qkv, proj, fc1, fc2]")
 
@@ -59,14 +56,6 @@ def test_frozen_parts_keep_their_bits_and_have_no_moments(recipe, autoencoder_ru
     assert learned(tmp_path / "run") == after.keys() - stays
 
 
-def test_learned_positions_and_the_class_token_are_frozen_with_the_embedding(recipe: Path, tmp_path: Path):
-    model = sets("model.positions=learned-separable", "model.class_token=true")
-    run("pretrain", "--recipe", recipe, "-q", *model, "-o", tmp_path / "encoder")
-    run(*finetune(recipe, tmp_path / "encoder", "finetune.freeze=embedding"), *model, "-o", tmp_path / "run")
-    names = {name.split(".")[1] for name in changed(weights(tmp_path / "encoder"), weights(tmp_path / "run"))}
-    assert names == {"blocks"}
-
-
 @pytest.mark.parametrize("settings", [("finetune.freeze=first:1",), (*LORA, "train.ema=0.9")])
 def test_a_stopped_run_resumes_to_the_same_bits(recipe, autoencoder_run, tmp_path, settings):
     command = finetune(recipe, autoencoder_run, *settings)
@@ -100,20 +89,6 @@ def test_weights_are_saved_merged_and_states_apart(autoencoder_run: Path, adapte
         of_weight = f"model/{name.removesuffix('weight')}parametrizations.weight"
         change = saved[f"{of_weight}.0.b"] @ saved[f"{of_weight}.0.a"] * 16 / 4
         torch.testing.assert_close(after[name], saved[f"{of_weight}.original"] + change)
-
-
-def test_missing_weights_are_written_again_merged(recipe, autoencoder_run, adapted, tmp_path):
-    shutil.copytree(adapted, tmp_path / "run")
-    (tmp_path / "run" / "model.safetensors").unlink()
-    run(*finetune(recipe, autoencoder_run, *LORA), "-o", tmp_path / "run")
-    assert equal(weights(tmp_path / "run"), weights(adapted))
-
-
-def test_commands_read_the_weights_like_any_others(recipe: Path, adapted: Path, tmp_path: Path):
-    run("eval", "-c", adapted, "--json", "-q")
-    again = finetune(recipe, adapted, *LORA, "finetune.epochs=1")
-    run(*again, "-o", tmp_path / "again")
-    assert library.load_model(tmp_path / "again").head.out_features == 2
 
 
 @pytest.mark.parametrize("setting", ["train.checkpointing=true", "train.precision=bf16"])

@@ -60,12 +60,6 @@ def test_a_budget_in_steps_counts_every_video_equally_often(videos: int, steps: 
     assert plan.videos_per_epoch == videos
 
 
-def test_the_warm_up_of_a_budget_in_steps_can_be_set():
-    stage = replace(STAGE, epochs=None, steps=100, warmup_steps=7)
-    plan = plan_stage(stage, num_videos=10, processes=1, largest_micro_batch=192)
-    assert [plan.lr(6), plan.lr(7)] == pytest.approx([plan.peak_lr, plan.peak_lr])
-
-
 def test_rate_rises_to_the_peak_and_falls_towards_the_minimum():
     plan = plan_stage(STAGE, num_videos=1920, processes=1, largest_micro_batch=192)
     rates = [plan.lr(step) for step in range(plan.steps)]
@@ -87,17 +81,6 @@ def test_bad_videos_are_named_once_and_end_the_run_above_the_share():
     with pytest.raises(DataError, match=r"5 of 45 samples could not be read, more than data.max_bad=0.1"):
         bad.check(any_failed=True)
     bad.check(any_failed=False)  # nothing new: a repaired run can resume
-
-
-def test_counts_of_bad_videos_survive_a_resume():
-    bad = BadVideos(max_bad=1.0)
-    bad.add(requested=5, failed=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
-    assert bad.counts() == {"asked": 5, "bad": 5}  # a sample counts once, however many tries it took
-    bad.check(any_failed=True)
-    again = BadVideos(max_bad=0.5)
-    again.restore(bad.counts(), bad.reasons)
-    assert again.add(requested=8, failed=[[("a", "x")]]) == []
-    assert again.counts() == {"asked": 13, "bad": 6}
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 5, 100])
@@ -129,15 +112,3 @@ def test_groups_equal_the_released_ones(golden, name, backbone, layer_decay):
         assert scale == pytest.approx(expected, abs=1e-9), official
         if isinstance(value, dict):
             assert decay == value["weight_decay"], official
-
-
-def test_learned_positions_and_class_token_belong_to_the_embedding_and_do_not_decay():
-    options = {"positions": "learned-separable", "class_token": True, "depth": 2}
-    model = everest.create_model("vit-tiny", kind="classifier", num_classes=2, **options)
-    groups = grouped(model, layer_decay=0.5)
-    of_embedding = groups["encoder.patch_embed.proj.bias"]
-    assert of_embedding == (0, 0.125)
-    names = ("class_token", "position.class_token", "position.spatial", "position.temporal")
-    assert {groups[f"encoder.{name}"] for name in names} == {of_embedding}
-    autoencoder = grouped(everest.create_model("vit-tiny", kind="pretrain", **options))
-    assert all(autoencoder[f"{part}.position.spatial"] == (0, 1) for part in ("encoder", "decoder"))

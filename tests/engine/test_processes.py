@@ -17,11 +17,10 @@ from processes import TWO, UNMIXED, everest, killed_run_of_two, start, wait_for_
 from small_runs import logged, metrics, run, same_run, sets, weights
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.system.launch import Devices, _wait, read_devices
+from everest.system.launch import Devices, read_devices
 from everest.system.processes import adopt_slurm, is_launched
 from everest.system.run_folder import RunFolder
-from everest.system.signals import PARENT, StopSignal
-from everest.system.torch_errors import as_user_error
+from everest.system.signals import PARENT
 
 
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
@@ -120,59 +119,11 @@ def test_one_killed_process_ends_all_and_the_run_can_be_resumed(recipe: Path, tm
     assert len(logged(tmp_path / "run")) == 40
 
 
-@pytest.mark.slow
-def test_four_processes_equal_one(recipe: Path, tmp_path: Path):
-    options = ["--recipe", recipe, "--gpus", "cpu"]
-    run("pretrain", *options, "-o", tmp_path / "one")
-    everest("pretrain", *options, "-o", tmp_path / "four", "--processes", "4")
-    assert logged(tmp_path / "four") == pytest.approx(logged(tmp_path / "one"), abs=1e-5)
-
-
-def test_the_failure_of_a_later_process_is_seen_at_once(monkeypatch: pytest.MonkeyPatch):
-    def started(*codes: str) -> list[subprocess.Popen[str]]:
-        return [subprocess.Popen([sys.executable, "-c", code], text=True) for code in codes]
-
-    codes = ("import time; time.sleep(1); raise SystemExit(4)", "raise SystemExit(4)")
-    assert _wait(started(*codes)) == 0  # of equal failures the main process has shown the error
-    monkeypatch.setattr("everest.system.launch.GRACE_SECONDS", 0.1)
-    began = time.monotonic()
-    main, other = started("import time; time.sleep(60)", "raise SystemExit(4)")
-    assert _wait([main, other]) == 1
-    assert time.monotonic() - began < 30
-    assert (main.returncode, other.returncode) == (-signal.SIGKILL, 4)
-
-
 def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv(PARENT, str(os.getpid()))
     ended = everest("recipes", "show", tmp_path / "connections" / "nope.yaml", code=2)
     assert "connections/nope.yaml: cannot be read" in ended.stderr
-
-
-ALONE = """
-import os, sys, torch, torch.distributed as distributed
-from everest.system.torch_errors import as_user_error
-file, rank = sys.argv[1:]
-distributed.init_process_group("gloo", init_method=f"file://{file}", rank=int(rank), world_size=2)
-distributed.all_reduce(torch.ones(1))
-if rank == "1":
-    os._exit(9)
-try:
-    distributed.all_reduce(torch.ones(1))
-    distributed.all_reduce(torch.ones(1))
-except RuntimeError as error:
-    print(type(as_user_error(error)).__name__)
-"""
-
-
-def test_the_error_of_torch_for_a_lost_process_is_recognized(tmp_path: Path):
-    command = [sys.executable, "-c", ALONE, str(tmp_path / "meeting")]
-    with (
-        subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as left,
-        subprocess.Popen([*command, "1"]),
-    ):
-        assert left.communicate(timeout=60)[0] == "LostPeer\n"
-    assert as_user_error(RuntimeError("Connection")) is None
 
 
 @pytest.mark.slow
@@ -270,25 +221,6 @@ def test_incomplete_or_wrong_variables_of_a_launcher_are_named(monkeypatch, vari
         monkeypatch.setenv(*variable.split("="))
     with pytest.raises(EnvironmentProblem, match=re.escape(problem)):
         is_launched()
-
-
-def test_a_dry_run_that_waits_for_a_batch_has_no_signal():
-    assert StopSignal().number == 0
-
-
-def test_the_end_of_the_parent_is_no_second_signal():
-    code = (
-        "import os, signal, time\n"
-        "from everest.system.signals import StopSignal, end_with_parent\n"
-        "with StopSignal() as stop:\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    end_with_parent()\n"
-        "    time.sleep(1)\n"
-        "print(stop.number)"
-    )
-    environment = {**os.environ, PARENT: "0"}  # the parent of no process
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (0, f"{int(signal.SIGTERM)}\n")
 
 
 @pytest.mark.slow

@@ -1,7 +1,4 @@
-import errno
-import fcntl
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +10,7 @@ from small_runs import called, refused
 from typer.testing import Result
 
 from everest.errors import RecipeError
-from everest.system.locks import claimed, is_running
+from everest.system.locks import claimed
 from everest.system.run_folder import RunFolder
 
 
@@ -79,17 +76,6 @@ def test_a_run_is_running_while_a_process_claims_it(tmp_path: Path):
     assert summary(run)["state"] == "resumable"
 
 
-def test_no_run_is_known_to_run_on_a_file_system_without_locks(tmp_path: Path, monkeypatch):
-    def flock(descriptor: int, operation: int) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    run = make_run(tmp_path / "run", logged=3, saved=2)
-    with claimed(run):
-        monkeypatch.setattr(fcntl, "flock", flock)
-        assert not is_running(run)
-        monkeypatch.undo()
-
-
 def test_runs_are_found_at_any_depth_in_order_and_nothing_else(tmp_path: Path):
     for name in ("b/deep/run", "a", "a/inside", ".hidden", "state/first"):
         make_run(tmp_path / name)
@@ -142,42 +128,3 @@ def test_reading_runs_needs_no_torch():
     code = "import everest.engine.listing, everest_cli.look, sys; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "False\n"
-
-
-DEEP = "[" * 3_000
-JUNK = {
-    "nothing": b"",
-    "binary": bytes(range(256)),
-    "not UTF-8": b'{"a": "\xff"}',
-    "deep": DEEP.encode(),
-    "deep object": b'{"a":' * 3_000,
-    "list": b"[]",
-    "number": b"1e999",
-    "huge": b'{"plan": 1e999, "step": ' + b"9" * 4000 + b"}",
-    "values of other types": b'{"plan": 3, "stage": 5, "name": {"a": 1}, "step": []}',
-    "other plan": b'{"plan": {"steps": {}}, "stage": ["a", 7], "name": ["x"], "step": 1, "loss": "x"}',
-    "huge loss": b'{"step": 1, "loss": 1' + b"0" * 400 + b', "val_top1": 1' + b"0" * 400 + b"}",
-}
-
-
-@pytest.mark.parametrize("name", ["env.json", "metrics.jsonl", "recipe.yaml"])
-def test_no_file_of_a_run_hides_the_other_runs(tmp_path: Path, name: str):
-    make_run(tmp_path / "good", logged=3)
-    for content in (*JUNK, "named pipe", "folder", "dangling link"):
-        file = make_run(tmp_path / content, logged=3, saved=2) / name
-        file.unlink(missing_ok=True)
-        if content == "named pipe":
-            os.mkfifo(file)
-        elif content == "folder":
-            file.mkdir()
-        elif content == "dangling link":
-            file.symlink_to(tmp_path / "nowhere")
-        else:
-            file.write_bytes(JUNK[content] + b"\n")
-    assert len(listed(tmp_path).stdout.splitlines()) == len(JUNK) + 5
-    runs = {Path(run["path"]).name: run for run in json.loads(listed(tmp_path, "--json").stdout)}
-    assert len(runs) == len(JUNK) + 4
-    assert runs["good"]["state"] == "started"
-    for content in ("named pipe", "folder", "binary", "not UTF-8", "deep"):
-        assert runs[content]["state"] == "damaged", content
-        assert name in runs[content]["problem"]

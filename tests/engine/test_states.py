@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from processes import TWO, everest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_runs import called, contents, equal, refused, same_run, weights
 from torch import Tensor
 
-from everest.engine.state import SavedState, _checksum
-from everest.errors import CheckpointError
+from everest.engine.state import _checksum
 
 Tensors = dict[str, Tensor]
 Header = dict[str, str]
@@ -44,10 +41,6 @@ def rewrite(path: Path, change: Fault, *, checksum: bool = False) -> None:
         texts = {name: text for name, text in header.items() if name != "sha256"}
         header["sha256"] = _checksum(texts, tensors) if texts.keys() == {"format", "step", "notes"} else ""
     save_file(tensors, path, metadata=header)
-
-
-def nothing(tensors: Tensors, header: Header) -> None:
-    pass
 
 
 def moments(tensors: Tensors, of: str = "") -> list[str]:
@@ -85,13 +78,6 @@ FAULTS: dict[str, Fault] = {
 }
 
 
-def test_a_rewritten_state_is_resumed(command, run: Path, autoencoder_run: Path):
-    (run / "state" / f"{LAST}.safetensors").unlink()
-    rewrite(run / "state" / "step-000000002.safetensors", nothing)
-    assert "damaged" not in called(*command).stderr
-    assert equal(weights(run), weights(autoencoder_run))
-
-
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_state_that_was_damaged_before_its_checksum_is_set_aside(command, run, autoencoder_run, fault):
     state = run / "state" / f"{LAST}.safetensors"
@@ -126,20 +112,6 @@ def test_without_an_intact_state_the_command_says_what_to_do(command, run: Path)
     assert contents(run) == before
 
 
-@given(bit=st.integers(min_value=0))
-def test_no_bit_of_a_state_changes_unnoticed(tmp_path_factory: pytest.TempPathFactory, bit: int):
-    folder = tmp_path_factory.mktemp("state")
-    tensors = {"model/w": torch.rand(3), "optimizer/w/step": torch.tensor(2.0), "b": torch.ones(1).bfloat16()}
-    notes = {"videos": {"asked": 8, "bad": 0}, "skipped": 0, "scaler": None}
-    SavedState(step=7, tensors=tensors, notes=notes).save(folder, keep=1)
-    (path,) = folder.iterdir()
-    content = bytearray(path.read_bytes())
-    content[bit // 8 % len(content)] ^= 1 << bit % 8
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError):
-        SavedState.read(path)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", ["none", "full"])
 def test_two_processes_agree_on_the_state(tmp_path: Path, recipe: Path, shard: str):
@@ -157,27 +129,6 @@ def test_two_processes_agree_on_the_state(tmp_path: Path, recipe: Path, shard: s
         path.write_bytes(b"")
     shown = everest(*command, "-o", parts, code=6).stderr
     assert shown.count("all saved states are damaged") == 1
-
-
-def test_only_the_names_that_a_run_writes_are_states(run: Path, command: list[object]):
-    state = run / "state" / f"{LAST}.safetensors"
-    shutil.copy(state, run / "state" / "step-3.safetensors")
-    shutil.copy(state, run / "state" / "step-\u0663.safetensors")
-    before = weights(run)
-    (run / "model.safetensors").unlink()
-    called(*command)
-    assert equal(weights(run), before)
-    assert state.is_file()
-
-
-def test_a_link_to_nothing_is_a_damaged_state(run: Path, command: list[object]):
-    before = weights(run)
-    (run / "state" / f"{LAST}.safetensors").unlink()
-    (run / "state" / f"{LAST}.safetensors").symlink_to(run / "nothing")
-    ended = called(*[part for part in command if part != "-q"])
-    assert "resuming after step 2 of 3" in ended.stderr
-    assert (run / "state" / f"{LAST}.damaged").is_symlink()
-    assert equal(weights(run), before)
 
 
 def test_another_command_a_damaged_plan_and_a_damaged_copy_of_the_recipe_are_reported(run, command):

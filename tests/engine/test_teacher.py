@@ -10,16 +10,13 @@ from processes import TWO, assert_resumes_after_a_kill, everest
 from small_runs import RECIPE, called, json_of, logged, refused, run, sets, small_recipe, weights
 
 from everest import load_model
-from everest.checkpoints.frozen import open_teacher, spec_of_pretraining
+from everest.checkpoints.frozen import open_teacher
 from everest.checkpoints.load import open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.data.stages import pretrain_clips
-from everest.methods.grid import TokenSelection
 from everest.models.cost import count_macs
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
-from everest.tokenizer.cache import TokenCache
 from everest.tokenizer.targets import FeatureTargets
 from everest.video.pixels import normalize
 
@@ -91,34 +88,6 @@ def test_an_image_model_with_larger_patches_sees_larger_frames(recipe: Path, tmp
     torch.testing.assert_close(found, expected.repeat(1, 2, 1), rtol=1e-4, atol=1e-4)
 
 
-def test_differences_of_frames_learn_from_a_teacher_of_frames(recipe: Path, teacher: Path):
-    settings = taught(recipe, teacher, "model.input=differences", "model.depth=1")
-    model = create_student(settings)
-    assert isinstance(model.targets, FeatureTargets)
-    model.targets.teacher = open_teacher(settings)
-    frames = torch.randint(256, (1, 3, 4, 32, 32), dtype=torch.uint8)
-    chosen = TokenSelection(torch.tensor([[0, 1]]), torch.tensor([[17, 30]]))
-    found = model(frames, selection=chosen).target
-    torch.testing.assert_close(found, model.targets.values(frames, chosen.target))
-
-
-def create_student(settings: Recipe) -> MaskedAutoencoder:
-    model = spec_of_pretraining(settings).build()
-    assert isinstance(model, MaskedAutoencoder)
-    return model
-
-
-def test_the_teacher_changes_no_initial_weights(recipe: Path, teacher: Path):
-    settings = taught(recipe, teacher)
-    torch.manual_seed(0)
-    first = create_student(settings).state_dict()
-    torch.manual_seed(0)
-    open_teacher(settings)
-    second = create_student(settings).state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not any("teacher" in name for name in first)
-
-
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(recipe: Path, teacher: Path, tmp_path: Path):
     command = ["pretrain", *taught_by(teacher, "pretrain.epochs=40"), "--gpus", "cpu"]
@@ -168,13 +137,6 @@ def test_a_run_keeps_its_teacher_which_may_be_moved(recipe: Path, own: Path, tmp
     assert f"its run used another teacher than the current {own}" in message
 
 
-def test_differences_need_two_frames_in_a_window(recipe: Path, tmp_path: Path):
-    one = sets("data.frames=2", "model.input=differences", "pretrain.stride=1")
-    run("pretrain", "--recipe", recipe, *one, "-o", tmp_path / "pair", "-q")
-    student = taught_by(tmp_path / "pair", "model.tubelet=[1,8,8]")
-    run("pretrain", "--recipe", recipe, *student, "-o", tmp_path / "student", "-q")
-
-
 def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     stage = json_of("profile", "--recipe", recipe, *taught_by(teacher))["stages"]["pretrain"]
     use = open_teacher(taught(recipe, teacher)).use
@@ -193,33 +155,6 @@ def cache(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("cache") / "features"
     run("prepare", "tokens", "--recipe", recipe, *taught_by(teacher), "--variants", 3, "-o", folder, "-q")
     return folder
-
-
-def test_cached_features_are_the_teachers_to_half_precision(recipe: Path, teacher: Path, cache: Path):
-    settings = taught(recipe, teacher, f"pretrain.target.cache={cache}")
-    clips = pretrain_clips(settings)
-    clips.tokens = TokenCache(settings, clips)
-    targets = FeatureTargets(width=24)
-    targets.teacher = open_teacher(settings)
-    every = torch.arange(32)[None]
-    for epoch in range(3):
-        for index in range(len(clips)):
-            clip = clips.read((epoch, index))
-            values = targets.values(clip.frames, every)
-            assert clip.tokens["values"].dtype == torch.float16
-            torch.testing.assert_close(clip.tokens["values"].float(), values, rtol=1e-3, atol=1e-4)
-    stored = sum(path.stat().st_size for path in cache.glob("variant*.safetensors"))
-    assert 0 <= stored - 3 * len(clips) * 32 * 24 * 2 <= 3 * 1000  # two bytes a value
-
-
-def test_probes_notice_that_a_cache_is_of_other_weights(recipe, own, student, tmp_path):
-    folder = tmp_path / "features"
-    run("prepare", "tokens", "--recipe", recipe, *taught_by(own), "--variants", 1, "-o", folder, "-q")
-    shutil.copy(student / "model.safetensors", own)
-    probe = ["--set", "pretrain.probe={every: 1, list: train.csv}"]
-    target = taught_by(own, f"pretrain.target.cache={folder}")
-    shown = refused("pretrain", "--recipe", recipe, *target, *probe, "-o", tmp_path / "run", "-q", code=6)
-    assert f"{folder}: its features were made with other weights than {own} has now" in shown
 
 
 def test_a_run_with_the_cache_is_the_run_with_the_teacher(recipe, teacher, student, cache, tmp_path):

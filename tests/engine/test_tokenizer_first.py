@@ -1,20 +1,10 @@
-import gc
 import shutil
-import weakref
 from pathlib import Path
-from typing import Any
 
 import pytest
 from small_runs import called, contents, refused, sets
 
-from everest.config.recipe import recipe_for_run
-from everest.config.settings import Recipe
-from everest.engine import tokenizer_first
-from everest.engine.context import RunContext, RunOptions
-from everest.pretraining import set_up_pretraining
 from everest.system.run_folder import INIT, RunFolder
-from everest.tokenizer.clips import held_out_clips, tokenizer_clips, tokenizer_depends_on
-from everest.tokenizer.spec import tokenizer_spec
 
 SMALL = (
     *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),
@@ -86,33 +76,6 @@ def test_overwrite_keeps_a_tokenizer_that_another_run_uses(trained: Path, clip_f
     assert contents(first / "tokenizer") != before
 
 
-def test_the_prepared_model_is_gone_when_the_memory_of_the_device_is_released(
-    clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The passes of the tokenizer are planned by the free memory, and the accelerator holds the model."""
-    models, alive = [], []
-
-    def set_up(recipe: Recipe, context: RunContext) -> None:
-        models.append(weakref.ref(set_up_pretraining(recipe, context).training.model))
-
-    def release(*, garbage_collection: bool) -> None:
-        assert garbage_collection
-        gc.collect()
-        alive.append(models[0]() is not None)
-
-    monkeypatch.setattr(tokenizer_first, "clear_device_cache", release)
-    recipe = recipe_for_run("lvmae-demo", data=str(clip_files), overrides=SMALL)
-    options = RunOptions(command="pretrain", recipe_file="lvmae-demo", output=tmp_path / "run", cpu=True)
-    nothing = {"train": lambda recipe, options: None, "notify": lambda text: None}
-    tokenizer_first.with_tokenizer(recipe, options, set_up=set_up, **nothing)
-    assert alive == [False]
-
-
-def test_a_correct_run_is_prepared_silently(clip_files: Path, tmp_path: Path):
-    shown = called(*command(clip_files, tmp_path / "run", "pretrain.probe.every=1")).stderr
-    assert shown.count("is trained first") == 1
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -158,33 +121,3 @@ def test_a_tokenizer_does_not_depend_on_the_weights_that_pretraining_starts_from
     called(*command(clip_files, output), "--init", trained)
     assert RunFolder(output / "tokenizer").read_env(INIT) is None
     assert str(trained) in RunFolder(output).read_env(INIT)
-
-
-def read_by_tokenizer(recipe: Recipe) -> list[Any]:
-    """The values that a tokenizer is trained and measured with."""
-    train, held_out = tokenizer_clips(recipe), held_out_clips(recipe)
-    lists = [[sample.video_id for sample in clips.samples] for clips in (train, held_out)]
-    return [tokenizer_spec(recipe), train.make_views, held_out.make_views, train.decoder, train.seed, *lists]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        *("data.frames=32", "data.num_classes=null", "data.mean=[0.5, 0.5, 0.5]", "pretrain.flip=false"),
-        *("data.std=[0.5, 0.5, 0.5]", "data.task=multi-label", "data.train=other.csv", "data.size=48"),
-        *("data.test=other.csv", "data.val=other.csv", "data.fps=8", "data.pretrain=other.csv"),
-        *("pretrain.stride=2", "pretrain.sampling=spread", "pretrain.views_per_decode=2", "train.seed=1"),
-        *("data.flip=false", "pretrain.epochs=5", "tokenizer.levels=[4, 4]", "train.checkpointing=true"),
-        *("train.shard=full", "model.depth=3", "eval.clips=2", "finetune.stride=4", "data.decoder=pyav"),
-    ],
-)
-@pytest.mark.parametrize("also", [(), ("data.val=train.csv", "pretrain.flip=true")])
-def test_the_settings_of_a_tokenizer_are_those_that_it_reads(clip_files, tmp_path, change, also):
-    folder = shutil.copytree(clip_files, tmp_path / "data")
-    (folder / "other.csv").write_text("clip0.mp4 0\nclip1.mp4 1\n")
-    base, changed = (
-        recipe_for_run("lvmae-demo", data=str(folder), overrides=[*SMALL, *also, *more])
-        for more in ((), (change,))
-    )
-    depends = tokenizer_depends_on(change.split("=")[0], changed)
-    assert depends == (read_by_tokenizer(base) != read_by_tokenizer(changed))

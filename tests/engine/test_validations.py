@@ -2,18 +2,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from processes import assert_resumes_after_a_kill
 from small_runs import called, equal, sets, weights
 
-from everest.config.heads import Head, named_heads
 from everest.engine.health import Validations
 from everest.engine.listing import summarize
-from everest.metrics.metrics import chance_top1, mean_loss
-from everest.metrics.predicted import Predictions
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 
@@ -26,18 +20,6 @@ def by_top1(rows: list[dict[str, Any]]) -> Validations:
 
 def validation(step: int, top1: float, loss: float) -> dict[str, float]:
     return {"step": step, "val_top1": top1, "val_loss": loss}
-
-
-@given(st.lists(st.tuples(st.sampled_from([0.0, 50.0, 100.0]), st.sampled_from([0.5, 1.0, 2.0])), min_size=1))
-def test_the_best_is_the_first_of_the_highest_accuracy_with_the_lowest_loss(results):
-    rows = [validation(step, top1, loss) for step, (top1, loss) in enumerate(results, start=1)]
-    validations = by_top1([])
-    better = [validations.add(row) for row in rows]
-    best = max(rows, key=lambda row: (row["val_top1"], -row["val_loss"], -row["step"]))
-    assert validations.best == best
-    assert max(row["step"] for row, is_new in zip(rows, better, strict=True) if is_new) == best["step"]
-    assert validations.since_best == len(rows) - best["step"]
-    assert by_top1(rows).best == best
 
 
 @pytest.mark.parametrize(
@@ -73,15 +55,6 @@ def test_advice_at_the_end_of_a_run(best, advice):
     rows = [validation(10, 10.0, 1.38), validation(*best)]
     text = by_top1(rows).advice(25.0)
     assert text is None if advice is None else text is not None and text.startswith(advice)
-
-
-def test_loss_and_chance_of_one_and_of_two_heads():
-    probabilities = np.array([[[0.5, 0.5, 0.25, 0.75]]], dtype=np.float32)  # (1 video, 1 view, 2 + 2 classes)
-    heads = named_heads({"verb": 2, "noun": 2})
-    two = Predictions(videos=["a"], labels=[(0, 1)], outputs=probabilities, skipped=[], heads=heads)
-    assert mean_loss(two) == pytest.approx((np.log(2) - np.log(0.75)) / 2)
-    assert chance_top1(two.heads) == 25.0
-    assert chance_top1((Head(outputs=8),)) == 12.5
 
 
 def test_with_a_background_class_the_mean_class_accuracy_chooses(tmp_path, recipe, clip_files):

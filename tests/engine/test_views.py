@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import TWO, assert_resumes_after_a_kill, everest
-from small_runs import called, json_of, logged, onnx_session, refused, run, sets, weights
+from small_runs import called, logged, refused, run, sets, weights
 from torch import Tensor
 
 from everest import load_model
@@ -13,7 +13,7 @@ from everest.data.stages import pretrain_clips
 from everest.errors import DivergedError
 from everest.models.spec import pretrain_spec
 from everest.models.views import ViewModel
-from everest.pretraining import COLLAPSED_STEPS, LEAST_SPREAD, CollapseWatch
+from everest.pretraining import COLLAPSED_STEPS, CollapseWatch
 from everest.probes import collapse
 from everest.system.run_folder import RunFolder
 
@@ -70,23 +70,6 @@ def test_what_follows_takes_its_encoder(recipe: Path, views_run: Path, tmp_path:
     run("pretrain", "--recipe", recipe, *VIEWS, *adapted, "--init", views_run, "-o", tmp_path / "lora")
 
 
-def test_a_figure_shows_the_tokens_of_a_view(views_run: Path, tmp_path: Path, clip_files: Path):
-    command = ["visualize-mask", clip_files / "clip0.mp4", "-c", views_run, "-o", tmp_path / "figures"]
-    (view,) = json_of(*command)
-    assert len(view["visible"]) == 8
-
-
-@pytest.mark.slow
-def test_onnxruntime_computes_the_features_of_views(views_run: Path, tmp_path: Path):
-    run("export", views_run, "--to", "onnx", "--out", tmp_path / "views.onnx")
-    model = load_model(views_run)
-    clips = torch.randn(3, 3, 4, 32, 32)
-    with torch.no_grad():
-        expected = model.encoder(clips, torch.arange(32).expand(3, -1)).mean(dim=1)
-    (features,) = onnx_session(tmp_path / "views.onnx").run(["features"], {"frames": clips.numpy()})
-    assert abs(features - expected.numpy()).max() < 1e-4
-
-
 @pytest.mark.parametrize("options", [(), ("--decoder", "fresh")])
 def test_projector_and_camera_layer_are_kept_unless_fresh(recipe, views_run, tmp_path, options):
     still = ("--set", "pretrain.base_lr=1e-12", "--set", "pretrain.min_lr=0")
@@ -101,33 +84,6 @@ def test_projector_and_camera_layer_are_kept_unless_fresh(recipe, views_run, tmp
         assert f"the {title} {kept}" in shown
         same = torch.allclose(before[f"{name}.weight"], after[f"{name}.weight"], atol=1e-6)
         assert same == (not options)
-
-
-def test_a_held_out_video_that_is_compared_with_no_other_has_no_loss(recipe, tmp_path, clip_files):
-    (one := tmp_path / "one.csv").write_text(f"{clip_files / 'clip0.mp4'} 0\n")
-    probe = ("--set", "pretrain.probe={every: 1, list: train.csv}", "--set", f"data.val={one}")
-    called("pretrain", "--recipe", recipe, *VIEWS, *probe, "-o", tmp_path / "run")
-    rows = [row for row in RunFolder(tmp_path / "run").rows() if "heldout_loss" in row]
-    assert {row["heldout_loss"] for row in rows} == {None}
-
-
-def test_profile_counts_encoder_projector_and_camera(recipe: Path):
-    def gmacs(*options: str) -> float:
-        stage = json_of("profile", "--recipe", recipe, *options)["stages"]["pretrain"]
-        assert (stage["tokens"]["target"] == 0) == (options[:2] == tuple(VIEWS[:2]))
-        return stage["gmacs"]
-
-    encoder, width, kernel = 2 * 24, 24, 3 * 2 * 8 * 8  # channels of two blocks, and values of a tubelet
-    visible, tokens = 3, 32
-    blocks = visible * encoder * (12 * width + 2 * visible) + 2 * 5 * visible * encoder + 5 * visible * width
-    embedding, projector = tokens * kernel * width, 512 * (24 + 128)
-    expected = embedding + blocks + projector
-    few = sets("pretrain.selection.keep_ratio=0.1")  # as without views
-    views = gmacs(*VIEWS, *few)
-    assert views == pytest.approx(expected / 1e9, rel=1e-9)
-    camera = embedding + blocks + 4 * width  # the norm, and a head of four numbers
-    assert gmacs(*VIEWS, *few, *CAMERA) == pytest.approx((expected + camera / 2) / 1e9, rel=1e-6)
-    assert gmacs(*CAMERA) == pytest.approx(gmacs() + camera / 1e9, rel=1e-6)
 
 
 def test_probes_measure_a_run_while_it_trains(views_run: Path):
@@ -179,15 +135,6 @@ def test_projections_that_are_all_the_same_end_the_run():
         watch.add([low])
     of_an_autoencoder = [{"step": step, "loss": 1.0} for step in range(2 * COLLAPSED_STEPS)]
     CollapseWatch().add(of_an_autoencoder)
-
-
-def test_the_length_of_projections_counts_only_for_sigreg():
-    frames = torch.randint(0, 256, (8, 3, 16, 32, 32), dtype=torch.uint8)
-    for loss, counts in (("contrast", False), ("sigreg", True)):
-        model = small_views(loss)
-        with torch.no_grad():
-            model.projector.last.weight *= 1e-3
-        assert (model(frames).parts["view_spread"] < LEAST_SPREAD) == counts
 
 
 def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkeypatch):

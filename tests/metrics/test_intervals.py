@@ -54,28 +54,6 @@ def test_videos_that_are_all_alike_have_the_exact_bound(videos: int):
     assert interval(~every) == (0, pytest.approx(1 - low))
 
 
-def test_the_exact_bound_counts_groups():
-    found = interval(np.ones(10, bool), ["a"] * 5 + ["b"] * 5)
-    assert found == (pytest.approx(beta.ppf(0.025, 2, 1)), 1)  # two of two
-
-
-def test_the_weights_of_a_draw_count_whole_groups():
-    groups = np.array([f"m{number}" for number in np.random.default_rng(5).integers(12, size=60)])
-    drawn: list[NDArray[np.float64]] = []
-
-    def metrics(weights: NDArray[np.float64]) -> dict[str, float]:
-        drawn.append(weights)
-        return {"first": weights[0]}
-
-    bootstrap(metrics, groups.tolist(), draws=50)
-    names = np.unique(groups)
-    for weights in drawn:
-        of_group = [np.unique(weights[groups == name]) for name in names]
-        assert [len(values) for values in of_group] == [1] * len(names)
-        assert sum(float(values[0]) for values in of_group) == len(names)
-    assert len(drawn) == 50
-
-
 def test_groups_of_one_video_have_the_numbers_of_videos_drawn_by_themselves():
     right = np.random.default_rng(3).random(57) < 0.7
     names = [f"v{number}" for number in reversed(range(57))]
@@ -84,20 +62,6 @@ def test_groups_of_one_video_have_the_numbers_of_videos_drawn_by_themselves():
     expected = tuple(np.quantile(draws, [0.025, 0.975]))
     assert interval(right, names) == interval(right) == pytest.approx(expected)
     assert expected == pytest.approx((0.578947, 0.807018), abs=1e-6)
-
-
-def test_a_draw_without_a_value_is_left_out_of_that_metric_only():
-    """The mean of the last of three videos is missing in the draws without it, (2 / 3)^3 = 30 % of them."""
-    outcome = np.array([0.0, 1.0, 1.0])
-
-    def metrics(weights: NDArray[np.float64]) -> dict[str, float]:
-        mean = float(weights @ outcome / weights.sum())
-        return {"mean": mean, "last": np.nan if weights[2] == 0 else outcome[2], "never": np.nan}
-
-    found = bootstrap(metrics, ["a", "b", "c"], shares=False)
-    assert found["mean"] == (0, 1)
-    assert found["last"] == (1, 1)
-    assert np.isnan(found["never"]).all()
 
 
 def contained(groups: Sequence[Hashable], *, size: int, sets: int, draws: int = 200) -> tuple[float, float]:

@@ -1,6 +1,6 @@
 import math
 from dataclasses import replace
-from itertools import pairwise, permutations
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -150,17 +150,6 @@ def test_the_chance_levels_are_of_models_that_have_learned_nothing():
     assert chance_of("mae", always.heads, always.labels) == pytest.approx(measure(always)["mae"], rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "positive", [[True], [False, True], [True, False, True, False], [False] * 4 + [True]]
-)
-def test_the_chance_of_average_precision_is_the_mean_over_all_orders(positive: list[bool]):
-    labels = np.array(positive)[:, None]  # (V, one class)
-    orders = permutations(np.arange(len(positive), dtype=float))
-    of_orders = [sk.average_precision_score(positive, order) for order in orders]
-    chances = head_metrics.chances(Head(task="multi-label", outputs=1), labels)
-    assert chances["chance_map"] == pytest.approx(np.mean(of_orders), abs=1e-5)
-
-
 def test_mixed_heads_are_measured_each_on_its_own():
     one, several, value = single_label(0), multi_label(0), numbers(0)
     heads = named_heads({"verb": 5, "tags": {"multi-label": 4}, "speed": "regression"})
@@ -193,14 +182,3 @@ def test_thresholds_are_those_of_a_search_over_all_middles(decimals: int):
     expected = [best_threshold(scores[:, i], labels[:, i]) for i in range(12)]
     assert found[0] == 0.5
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
-
-
-def test_thresholds_of_cases_computed_by_hand():
-    scores = np.array([[0.1, 0.2], [0.3, 0.9], [0.7, 0.9]], dtype=np.float32)
-    labels = np.array([[False, False], [True, False], [True, False]])
-    np.testing.assert_allclose(choose_thresholds(scores, labels), [0.2, 0.5])
-    equal = np.array([[0.9, 0.98], [0.6, 0.94], [0.5, 0.9], [0.2, 0.6]])  # F1 is 2 / 3 with the first or all
-    found = choose_thresholds(equal, np.array([[True, True], [False, False], [False, False], [True, True]]))
-    np.testing.assert_allclose(found, [0.75, 0.3])
-    neighbors = np.array([[0.5], [np.nextafter(0.5, 1)]])  # no float is between them
-    assert choose_thresholds(neighbors, np.array([[False], [True]])) == neighbors[1]

@@ -1,4 +1,3 @@
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,6 @@ from everest.annotations.bout import Bout
 from everest.metrics.timeline import (
     Stretch,
     average_precision,
-    edit_score,
     frame_classes,
     num_right,
     segments_of,
@@ -147,30 +145,3 @@ def test_metrics_of_frames_equal_the_slow_definitions(pairs: list[tuple[list[str
         frames = [(a == name, b == name) for pair in pairs for a, b in zip(*pair, strict=True)]
         right, either = frames.count((True, True)), sum(a + b for a, b in frames)
         assert entry["f1"] == pytest.approx(200 * right / either, abs=1e-3)
-
-
-@given(seed=st.integers(0, 10_000))
-def test_average_precision_equals_the_slow_definition(seed: int):
-    rng = random.Random(seed)
-    made: list[Spans] = [{}, {}]
-    for spans in made:
-        for name in "ab":
-            edges = sorted(rng.sample(range(60), 2 * rng.randint(0, 5)))
-            spans[name] = list(zip(edges[::2], edges[1::2], strict=True))
-    count = sum(map(len, made[1].values()))
-    case = video(*made, frames=60, scores=rng.sample(range(100), count))
-    for name in "ab":
-        for tiou in (0.3, 0.5):
-            truth = [(bout.start, bout.end, 0.0) for bout in case.truth if bout.label == name]
-            ranked = zip(case.predicted, case.scores, strict=True)
-            predicted = [(bout.start, bout.end, score) for bout, score in ranked if bout.label == name]
-            expected = definitions.average_precision([(truth, predicted)], tiou)
-            found = average_precision([case], name, tiou=tiou)
-            assert found == (None if expected is None else pytest.approx(expected, abs=1e-3))
-
-
-def test_an_edit_of_sequences_of_thousands_of_segments_takes_no_time():
-    rng = np.random.default_rng(0)
-    frames = [rng.random((9000, 3)).argmax(axis=1)[:, None] == np.arange(3) for _ in range(2)]
-    truth, predicted = map(segments_of, frames)
-    assert 0.3 < edit_score(truth, predicted) < 1

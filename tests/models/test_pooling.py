@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from small_runs import STILL, called, json_of, killed_copy, refused, run, same_run, small_recipe, weights
-from tiny_models import assert_all_learn, grouped, tiny
+from tiny_models import grouped
 
 import everest
 from everest.config.heads import named_heads
 from everest.config.recipe import load_recipe
-from everest.methods.strategies import TubeDropout
 from everest.models.classifier import ClassAttentionPooling
-from everest.profiling.profile import cost_of
 from everest.system.run_folder import RunFolder
-from everest.system.weights_header import read_header, read_metadata
+from everest.system.weights_header import read_header
 
 ATTENTION = {"pooling": "class-attention"}
 
@@ -69,18 +66,6 @@ def test_the_class_token_attends_once_like_plain_attention():
     torch.testing.assert_close(pool(tokens), class_token[:, 0])
 
 
-def test_the_order_of_the_kept_tokens_does_not_matter():
-    pool, tokens = ClassAttentionPooling(24, heads=2), torch.randn(2, 10, 24)
-    torch.testing.assert_close(pool(tokens), pool(tokens[:, torch.randperm(10)]))
-
-
-@pytest.mark.parametrize("keep", [None, 0.25, 1.0])
-def test_every_parameter_learns_from_any_number_of_tokens(keep: float | None):
-    model = tiny("classifier", num_classes=3, selection=TubeDropout(keep_ratio=0.75), **ATTENTION)
-    model(torch.randn(2, 3, 8, 32, 32), keep=keep).square().sum().backward()
-    assert_all_learn(model)
-
-
 def test_it_learns_at_the_rate_of_the_head_and_its_token_does_not_decay():
     with torch.device("meta"):
         model = everest.create_model("vit-b", kind="classifier", num_classes=3, **ATTENTION)
@@ -89,13 +74,6 @@ def test_it_learns_at_the_rate_of_the_head_and_its_token_does_not_decay():
     assert {scale for _, scale in pooling.values()} == {groups["head.weight"][1]} == {1.0}
     assert groups["pool.class_token"] == groups["pool.block.norm1.weight"] == (0.0, 1.0)
     assert groups["pool.block.attn.k.weight"] == (0.05, 1.0)
-
-
-def test_other_poolings_and_pretraining_have_no_weights(pretrained: Path):
-    for pooling in ("mean", "first"):
-        names = tiny("classifier", num_classes=3, pooling=pooling).state_dict()
-        assert not [name for name in names if name.startswith("pool")]
-    assert not [name for name in weights(pretrained) if "pool" in name]
 
 
 # --- runs ---------------------------------------------------------------------------------------------------
@@ -148,17 +126,6 @@ def test_commands_compute_with_it(trained: Path, clip_files: Path, tmp_path: Pat
     assert set(probed["heads"]) == {"verb", "noun"}
 
 
-def test_a_checkpoint_from_before_the_setting_pools_by_the_mean(classifier_run: Path, tmp_path: Path):
-    old = tmp_path / "old.safetensors"
-    header = read_metadata(classifier_run / "model.safetensors")
-    settings = json.loads(header["settings"])
-    del settings["model"]["pooling"]
-    save_file(weights(classifier_run), old, {**header, "settings": json.dumps(settings)})
-    clip, model = torch.randn(1, 3, 4, 32, 32), everest.load_model(classifier_run, which="newest")
-    assert everest.load_model(old).pooling == "mean"
-    assert torch.equal(everest.load_model(old)(clip), model(clip))
-
-
 def test_an_unknown_pooling_is_refused_with_the_known_ones(recipe: Path):
     command = ["finetune --init none --set model.pooling=attention", "--recipe", recipe]
     said = refused(*command, code=2)
@@ -179,18 +146,3 @@ def test_the_large_recipes_have_the_values_of_the_paper(name: str, epochs: int):
     assert (stage.epochs, stage.drop_path, stage.selection.keep_ratio) == (epochs, 0.2, 0.75)
     assert (size.decoder_width, size.decoder_heads) == (512, 8)
     assert replace(large, name=base.name, summary=base.summary) == base
-
-
-def test_the_layer_is_a_small_part_of_the_cost_of_fine_tuning():
-    changes = ("data.frames=16",)
-    mean, attention = (
-        cost_of("lvmae-128-large", "finetune", (*changes, f"model.pooling={name}"))
-        for name in ("mean", "class-attention")
-    )
-    tokens, width = mean.tokens["kept"], 1024
-    added = attention.macs.total - mean.macs.total
-    # Keys, values, products and norm of all tokens with the class token; its query, projection, MLP and norm.
-    assert added == (tokens + 1) * (2 * width**2 + 2 * width + 5 * width) + 10 * width**2 + 5 * width
-    assert attention.parameters - mean.parameters == 12 * width**2 + (9 + 2 + 4 + 1) * width
-    pretraining = cost_of("lvmae-128", "pretrain", (*changes, "model.backbone=vit-l")).macs
-    assert cost_of("lvmae-128-large", "pretrain", changes).macs == pretraining

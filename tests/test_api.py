@@ -7,9 +7,7 @@ import torch
 
 import everest
 from everest.config.heads import named_heads
-from everest.data.views import ValidationViews
 from everest.errors import RecipeError
-from everest.lists.sample import Sample
 from everest.methods.grid import patchify
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
@@ -137,30 +135,6 @@ def test_a_classifier_needs_two_classes_or_a_mapping_of_heads():
     model = everest.create_model("vit-tiny", kind="classifier", num_classes=heads, frames=4, size=32)
     assert isinstance(model, VideoClassifier)
     assert (model.heads, model.num_classes) == (named_heads(heads), 7)
-
-
-def test_read_clip_is_the_view_of_validation(clip_files: Path):
-    path = str(clip_files / "clip0.mp4")
-    views = ValidationViews(frames=8, stride=2, size=(24, 32), sampling="dense")
-    expected = views(Sample(path=path), np.random.default_rng(1), "auto").frames[0]
-    assert torch.equal(everest.read_clip(path, frames=8, stride=2, size=(24, 32)), expected)
-    for name in ("frames", "stride", "size"):
-        with pytest.raises(ValueError, match=f"{name} must be at least 1"):
-            everest.read_clip(path, **{name: 0})
-
-
-def test_drop_path_grows_over_the_blocks_of_a_classifier():
-    small = {"num_classes": 3, "frames": 4, "size": 32, "depth": 3}
-    model = everest.create_model("vit-tiny", kind="classifier", drop_path=0.2, **small)
-    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.encoder.blocks]
-    assert rates == pytest.approx([0, 0.1, 0.2])
-    x = torch.randn(1, 3, 4, 32, 32).expand(64, -1, -1, -1, -1)  # blocks are dropped for each clip
-    with torch.no_grad():
-        torch.nn.init.normal_(model.head.weight)
-        assert len(model.train()(x).unique(dim=0)) > 1
-        assert torch.equal(model.eval()(x), model(x))
-        plain = everest.create_model("vit-tiny", kind="classifier", **small)
-        assert torch.equal(plain.train()(x), plain(x))
 
 
 def test_drop_path_is_a_probability_below_one_of_a_classifier():

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,7 @@ from safetensors import safe_open
 from small_runs import called, contents, json_of, refused, sets
 
 import everest
-from everest.config.recipe import recipe_for_run
-from everest.config.settings import Recipe
-from everest.engine.context import RunOptions
-from everest.engine.start import has_not_started
-from everest.engine.tokenizer_first import with_tokenizer
 from everest.models.mae import MaskedAutoencoder
-from everest.pretraining import set_up_pretraining
-from everest.system.signals import Stopped
 from everest.system.weights import read_weights, state_hash
 from everest.tokenizer.targets import FrozenTokenizer
 
@@ -104,20 +96,6 @@ def test_a_tokenizer_that_was_trained_again_is_another(trained: Path, clip_files
     assert "holds a run with different settings" in shown
 
 
-def test_a_stopped_overwrite_leaves_no_run_that_would_be_resumed(trained: Path, clip_files, tmp_path: Path):
-    copied = shutil.copytree(trained, tmp_path / "copy")
-    recipe = recipe_for_run("lvmae-demo", data=str(clip_files), overrides=SMALL)
-    command = {"command": "pretrain", "recipe_file": "lvmae-demo"}
-    options = RunOptions(**command, output=copied, overwrite=True, cpu=True)
-
-    def stop(recipe: Recipe, options: RunOptions) -> None:
-        raise Stopped(signal.SIGTERM, "")
-
-    with pytest.raises(Stopped, match="resumes it"):
-        with_tokenizer(recipe, options, train=stop, set_up=set_up_pretraining, notify=[].append)
-    assert has_not_started(copied)
-
-
 def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
     copied, file = shutil.copytree(trained, tmp_path / "copy"), trained / "tokenizer" / "model.safetensors"
     content = file.read_bytes()
@@ -149,14 +127,6 @@ def test_another_run_takes_a_tokenizer_by_its_folder(trained: Path, clip_files: 
     assert state_hash(one.state_dict()) == state_hash(other.state_dict())
 
 
-def test_costs_are_known_with_the_folder_of_a_tokenizer(trained: Path, clip_files: Path, tmp_path: Path):
-    small = [text for text in SMALL if not text.startswith(("pretrain.epochs", "pretrain.warmup"))]
-    small += [f"tokenizer.checkpoint={trained / 'tokenizer'}", "pretrain.steps=10"]
-    options = [f"--set={value}" for value in small]
-    profiled = json_of("profile --recipe lvmae-demo", *options)
-    assert profiled["stages"]["pretrain"]["tokenizer_gmacs"] > 0
-
-
 def test_trials_and_scores_that_need_no_tokenizer_train_none(clip_files: Path, tmp_path: Path):
     run("pretrain --dry-run", clip_files, "-o", tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -173,19 +143,3 @@ def test_the_encoder_is_fine_tuned_on_tubes_and_tested_on_all_tokens(trained, cl
     model = everest.load_model(tmp_path / "run")
     clip = everest.normalize(everest.read_clip(clip_files / "clip0.mp4", frames=16, stride=1, size=32))[None]
     assert model.kept_tokens(clip).tolist() == [list(range(128))]
-
-
-def test_a_tokenizer_is_no_encoder_and_an_encoder_no_tokenizer(trained, clip_files, tmp_path):
-    common = [*LVMAE, "--data", clip_files, "-o", tmp_path / "run"]
-    message = refused("finetune", *common, "--init", trained / "tokenizer", code=6)
-    assert "a tokenizer, which has no transformer" in message
-    message = refused("pretrain", *common, "--set", f"tokenizer.checkpoint={trained}", code=6)
-    assert "a pretrain checkpoint where a tokenizer is needed" in message
-
-
-def test_tokens_of_a_tokenizer_are_shown_next_to_other_scores(trained, clip_files, tmp_path):
-    options = ["-c", trained / "tokenizer", "-o", tmp_path]
-    shown = json_of("visualize-mask --compare --stride 1", clip_files / "clip1.mp4", *options)
-    assert [len(row["kept"]) for row in shown] == [16] * 3  # a tenth of 8 x 4 x 5 tokens
-    assert len({tuple(row["kept"]) for row in shown}) == 3
-    assert (tmp_path / "clip1-mask.png").is_file()

@@ -15,7 +15,6 @@ from from_matrix import COLUMNS
 from from_messages import SUBJECTS, messages
 from from_settings import settings_part
 from page_parts import REFERENCE, written
-from setting_notes import comments
 from small_runs import json_of, run
 
 from everest.checkpoints.public_weights import public_weights
@@ -46,13 +45,6 @@ def test_every_setting_has_values_and_a_meaning():
 def test_the_committed_reference_is_what_the_code_says(page: str):
     text = (REFERENCE / f"{page}.md").read_text(encoding="utf-8")
     assert written(text) == text, "write it again by `make docs`"
-
-
-def test_comments_above_and_behind_a_name_belong_to_it():
-    source = (
-        "# all\n\n# above\n# it\nfirst: int = 1  # behind\nsecond = 2\n\ndef f():\n    third = 3  # local\n"
-    )
-    assert comments(source) == {"first": "above it behind", "second": ""}
 
 
 def test_every_option_of_a_command_is_in_its_reference():

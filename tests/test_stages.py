@@ -245,15 +245,6 @@ def test_a_compiled_model_learns_the_same(recipe: Path, pretrained: Path, tmp_pa
     assert weights(tmp_path / "run").keys() == weights(pretrained).keys()
 
 
-@pytest.mark.slow
-def test_a_classifier_is_compiled_once_for_all_its_steps(recipe: Path, pretrained: Path, tmp_path: Path):
-    counters.clear()
-    options = ["--init", pretrained, "-o", tmp_path / "run", "--set", "train.compile=true"]
-    run("finetune", "--recipe", recipe, *options)
-    assert counters["stats"]["unique_graphs"] == 1
-    assert not counters["graph_break"]
-
-
 def test_a_small_limit_clips_the_gradient(recipe: Path, pretrained: Path, tmp_path: Path):
     run("pretrain", "--recipe", recipe, "-o", tmp_path / "run", "--set", "train.clip_grad=1e-9")
     clipped, free = metrics(tmp_path / "run"), metrics(pretrained)

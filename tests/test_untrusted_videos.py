@@ -165,7 +165,7 @@ def test_stdout_of_any_encoding_takes_any_name(tmp_path: Path):
         assert (again.returncode, rb"/caf\xe9" in again.stderr) == (2, True), again
 
 
-def test_names_that_a_recipe_or_a_checkpoint_must_hold_are_refused(clip_files, odd_names, tmp_path):
+def test_names_that_a_recipe_or_a_checkpoint_must_hold_are_refused(clip_files, tmp_path):
     odd = tmp_path / os.fsdecode(b"d\xe9pot")
     shutil.copytree(clip_files, odd)
     recipe = small_recipe(tmp_path, clip_files)

@@ -2,11 +2,10 @@ import csv
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from small_runs import called, json_of, refused, run
 
-from everest.annotations.bout import UNSCORED, Bout, are_outside, join_files, spans_outside, unscored_spans
+from everest.annotations.bout import UNSCORED, Bout
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder
 
@@ -39,25 +38,6 @@ def project(folder: Path, **intervals: list) -> Path:
 
 def unscored(bouts: list[Bout]) -> list[tuple[float, float]]:
     return [(bout.start, bout.end) for bout in bouts if bout.label == UNSCORED]
-
-
-def test_spans_outside_others_and_back():
-    spans = [(3.0, 4.0), (1.0, 2.0), (1.5, 2.5), (6.0, 6.0)]
-    assert spans_outside(spans, 5.0) == [(0.0, 1.0), (2.5, 3.0), (4.0, 5.0)]
-    assert spans_outside([], 5.0) == [(0.0, 5.0)]
-    assert spans_outside(spans_outside(spans)) == [(1.0, 2.5), (3.0, 4.0)]
-
-
-def test_windows_may_touch_unscored_time_at_their_border_only():
-    bouts = [Bout(video="a", start=1, end=2, label=UNSCORED)]
-    starts = np.array([0.0, 0.5, 1.0, 1.9, 2.0])
-    assert np.flatnonzero(are_outside(starts, starts + 1, unscored_spans(bouts))).tolist() == [0, 4]
-
-
-def test_time_is_unscored_if_no_file_has_labeled_it():
-    bouts = [Bout(video="a", start=start, end=end, label=UNSCORED) for start, end in [(0, 2), (1, 3)]]
-    assert unscored(join_files([bouts[:1], bouts[1:]])) == [(1, 2)]
-    assert join_files([bouts[:1], []]) == []
 
 
 @pytest.mark.parametrize("cells", ["-1,-1", ",", "nan,nan", "1,-1", None])

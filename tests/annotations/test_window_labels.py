@@ -1,11 +1,9 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from everest.annotations.bout import Bout
-from everest.annotations.window_labels import label_samples, label_windows, seconds_of_classes
+from everest.annotations.window_labels import label_samples, label_windows
 from everest.config.heads import Head
 from everest.errors import DataError
 from everest.lists.labels import indices
@@ -45,35 +43,6 @@ def test_half_of_the_window_or_of_a_bout_makes_a_label(bouts: list, expected: li
     assert [list(each) for each in labels] == expected
 
 
-def test_a_window_may_end_before_the_one_that_it_follows():
-    windows = [(0, 10), (5, 7), (10, 20)]  # of two segments that overlap
-    found = label_windows(windows, [bout(7.5, 8, "a"), bout(5, 6, "b"), bout(7, 7, "c")])
-    assert [list(each) for each in found] == [["a", "b", "c"], ["b"], []]
-
-
-@given(
-    bouts=st.lists(st.tuples(st.integers(0, 80), st.integers(1, 30), st.sampled_from("ab")), max_size=6),
-    window=st.integers(1, 20),
-    step=st.integers(1, 20),
-)
-@settings(max_examples=100)
-def test_the_rule_holds_for_every_window(bouts: list, window: int, step: int):
-    """Times are tenths of a second, so that all of them can be counted."""
-    found = [bout(start / 10, (start + length) / 10, label) for start, length, label in bouts]
-    starts = range(0, max(80 - window, 0) + 1, step)
-    windows = [(start / 10, (start + window) / 10) for start in starts]
-    for (start, end), labels in zip(windows, label_windows(windows, found), strict=True):
-        inside = set(range(round(start * 10), round(end * 10)))
-        expected = {}
-        for label in "ab":
-            of_label = [set(range(first, first + length)) for first, length, name in bouts if name == label]
-            covered = inside & set[int]().union(*of_label)
-            whole = 2 * len(covered) >= len(inside)
-            if of_label and (whole or any(2 * len(inside & each) >= len(each) for each in of_label)):
-                expected[label] = pytest.approx(len(covered) / 10)
-        assert labels == expected
-
-
 def test_a_list_of_windows_has_one_class_or_the_background(tmp_path: Path):
     bouts = {VIDEO: [bout(0, 2, "walk"), bout(2, 3.5, "run"), bout(5.9, 6.1, "walk")]}
     windows = samples((0, 2), (2, 4), (4, 5.5), (5.5, 7))
@@ -110,8 +79,3 @@ def test_names_that_a_list_cannot_hold_are_refused(name: str):
         label_samples(samples((0, 2)), {VIDEO: [bout(0, 1, name)]})
     with pytest.raises(DataError, match="there is no window to label"):
         label_samples([], {})
-
-
-def test_classes_are_ordered_by_their_seconds():
-    bouts = [bout(0, 1, "a"), bout(2, 5, "b"), bout(6, 6.5, "a"), bout(7, 7, "c")]
-    assert seconds_of_classes(bouts) == {"b": (1, 3.0), "a": (2, 1.5), "c": (1, 0.0)}

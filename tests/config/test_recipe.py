@@ -20,7 +20,7 @@ from everest.config.stage_settings import (
     SigregSettings,
     ViewPretrainSettings,
 )
-from everest.config.yaml import read_yaml, write_yaml
+from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
 from everest.methods.strategies import AllTokens, Drawn, RandomSpaceTime, RedundancyRobust, Tube
 
@@ -279,18 +279,6 @@ def test_selections_that_leave_no_tokens_are_errors(settings: str, message: str)
     assert f"{stage}.selection{message}" in problem
 
 
-CHANGES = """
-data.root=elsewhere data.size=[224,240] model.depth=3 train.seed=1 train.clip_grad=1 pretrain.epochs=3199
-pretrain.selection.order=ascending pretrain.target.normalize=false finetune.rand_augment.std=0
-finetune.selection.strategy=all eval.crops=1
-"""
-
-
-def test_dump_changes_with_a_setting():
-    dumps = [dump_recipe(load_recipe("ucf101", overrides=[override])) for override in CHANGES.split()]
-    assert len({*dumps, dump_recipe(load_recipe("ucf101"))}) == 12
-
-
 # PyYAML loses the line breaks of Unicode beyond \n, which no path or summary holds.
 texts = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=20)
 
@@ -315,11 +303,6 @@ def test_dump_reads_back_as_written(tmp_path_factory, root, summary, size, base_
     recipe = load_recipe(path)
     assert (recipe.data.root, recipe.summary, recipe.data.heads) == (root, summary, heads)
     assert load_recipe(write(path.parent, dump_recipe(recipe))) == recipe
-
-
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts, st.lists))
-def test_yaml_reads_back_what_it_writes(value):
-    assert read_yaml(write_yaml({"key": value}), "here") == {"key": value}
 
 
 # --- budgets ------------------------------------------------------------------------------------------------

@@ -99,19 +99,6 @@ def test_gray_models_have_one_input_channel_and_a_third_of_the_targets(gray_runs
     assert colors == {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
-def test_gray_bytes_and_normalized_clips_give_the_same(gray_runs: Path, clip_files: Path):
-    model = everest.load_model(gray_runs / "pretrain")
-    clip = everest.read_clip(clip_files / "clip3.mp4", like=model)
-    assert clip.shape == (1, 4, 32, 32)
-    x = model.transform(clip_files / "clip3.mp4")
-    assert torch.equal(x[0], (clip.float() / 255 - 0.459).div(0.226))
-    noise = torch.rand(1, model.encoder.grid.num_tokens, generator=torch.Generator().manual_seed(0))
-    of_bytes, of_floats = model(clip[None], noise=noise), model(x, noise=noise)
-    torch.testing.assert_close(of_bytes.loss, of_floats.loss)
-    assert torch.equal(of_bytes.selection.visible, of_floats.selection.visible)
-    assert of_bytes.target.size(-1) == 2 * 8 * 8
-
-
 def test_commands_use_gray_clips_with_and_without_the_recipe(gray_runs, recipe, clip_files, tmp_path):
     run, video = gray_runs / "finetune", clip_files / "clip1.mp4"
     alone = Path(shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors"))

@@ -5,7 +5,6 @@ import pytest
 
 from everest.config.heads import Head
 from everest.config.settings import DataSettings, Recipe
-from everest.config.stage_settings import FrameSelectionSettings, PixelPretrainSettings
 from everest.data import stages
 from everest.errors import DataError
 from everest.lists.classes import Classes
@@ -103,19 +102,3 @@ def test_a_label_far_above_the_others_makes_no_classes(root, label):
             stages.finetune_clips(given)
         given = replace(given, data=replace(given.data, num_classes=label + 1))
     assert stages.finetune_clips(given)[1].count == label + 1
-
-
-def test_a_clip_has_a_random_number_for_each_token_and_each_slice_that_can_be_drawn(root):
-    given, chosen = recipe(root, train=NAMES), FrameSelectionSettings(alpha=1.3)
-    for settings, numbers, frames in (
-        (PixelPretrainSettings(), 1568, 16),
-        (PixelPretrainSettings(frame_selection=chosen), 10 * 196 + 10, 20),
-    ):
-        found = stages.pretrain_clips(replace(given, pretrain=settings))
-        assert (found.num_noise, found.make_views.frames) == (numbers, frames)
-
-
-@pytest.mark.parametrize(("own", "flips"), [(None, True), (False, False)])
-def test_pretraining_flips_as_the_data_unless_set_otherwise(root, own, flips):
-    given = replace(recipe(root, train=NAMES), pretrain=PixelPretrainSettings(flip=own))
-    assert stages.pretrain_clips(given).make_views.flip is flips

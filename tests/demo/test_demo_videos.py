@@ -109,26 +109,6 @@ def test_events_come_in_the_order_of_their_class_and_far_apart():
             assert (early > late + 1, late > early + 1)[order.index("fades")], (order, early, late)
 
 
-def test_shapes_grow_within_the_range():
-    classes = np.arange(96) % len(events.CLASSES)
-    radius = events.event_paths(classes, np.random.default_rng(0)).radius  # (n, F)
-    growth = np.log(radius.max(axis=1) / radius.min(axis=1))
-    grows = np.array(["grows" in events.ORDERS[c] for c in classes])
-    low, high = events._GROWTH
-    assert (growth[grows] > 0.9 * low).all()  # an event's middle may be between two frames
-    assert (growth[grows] < high).all()
-    assert (growth[~grows] == 0).all()
-
-
-def test_with_more_frames_the_same_events_are_slower():
-    classes = np.arange(12) % len(events.CLASSES)
-    clips = events.render_clips(classes, np.random.default_rng(0)).astype(int)
-    slower = events.render_clips(classes, np.random.default_rng(0), num_frames=128).astype(int)
-    assert slower.shape[1] == 2 * clips.shape[1]
-    assert np.abs(slower[:, ::2] - clips).mean() < 1  # of 255: the texture drifts until the last frame
-    assert np.abs(slower[:, :64] - clips).mean() > 3
-
-
 def test_the_readme_describes_the_set():
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     labeled = DEMO_SET.train_per_class * len(CLASSES)

@@ -7,60 +7,10 @@ import pytest
 from PIL import Image
 from small_runs import json_of, refused, run, small_recipe
 
-from everest.config.heads import Head
 from everest.evaluation.report import (
-    count_confusions,
     draw_confusion,
-    draw_scatter,
-    most_frequent_confusions,
     shorten_names,
-    worst_videos,
 )
-from everest.metrics.predicted import HeadPredictions
-
-
-def head(labels: list[int], probabilities: list[list[float]]) -> HeadPredictions:
-    """One view a video."""
-    return HeadPredictions(
-        head=Head(outputs=len(probabilities[0])),
-        labels=np.array(labels),
-        outputs=np.array(probabilities, dtype=np.float32)[:, None],
-    )
-
-
-# Three videos of class 0, one of class 1, none of class 2.
-HEAD = head([0, 0, 0, 1], [[0.6, 0.4, 0], [0.2, 0.7, 0.1], [0.0, 0.25, 0.75], [0.9, 0.1, 0.0]])
-NAMES = ["run", "sit", "jump"]
-
-
-def test_confusions_are_counted_by_true_and_predicted_class():
-    assert count_confusions(HEAD).tolist() == [[1, 1, 1], [1, 0, 0], [0, 0, 0]]
-
-
-def test_the_worst_videos_come_first():
-    found = worst_videos(HEAD, NAMES, most=2)
-    assert [(each.number, each.label) for each in found] == [
-        (2, "run (0.0\N{NO-BREAK SPACE}%)"),
-        (3, "sit (10.0\N{NO-BREAK SPACE}%)"),
-    ]
-    assert found[1].predicted == "run (90.0\N{NO-BREAK SPACE}%)"
-
-
-def test_confusions_are_listed_with_the_most_frequent_first():
-    counts = np.random.default_rng(0).integers(0, 9, (400, 400)) * (np.arange(400) % 3 > 0)[:, None]
-    names = [f"class {i}" for i in range(400)]
-    pairs = [
-        (-counts[i, j], counts[i].sum(), names[i], names[j])
-        for i in range(400)
-        for j in range(400)
-        if i != j and counts[i, j]
-    ]
-    found = most_frequent_confusions(counts, names, most=20)
-    assert len(found) == 20
-    keys = [(-pair.videos, pair.support) for pair in found]
-    assert keys == [pair[:2] for pair in sorted(pairs)[:20]]
-    assert {(-p.videos, p.support, p.label, p.predicted) for p in found} <= set(pairs)
-    assert most_frequent_confusions(np.eye(2, dtype=np.int64), names[:2], most=20) == []
 
 
 def test_long_names_stay_distinct_on_the_axes():
@@ -81,17 +31,6 @@ def test_a_confusion_matrix_grows_with_its_classes_and_no_label_is_cut(tmp_path:
         assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255  # all around is white
         assert min(pixels.shape) > 10 * count  # pixels for each name
         assert pixels.shape[1] > 300 + 9 * count
-
-
-@pytest.mark.parametrize("videos", [1, 3, 500])
-def test_a_scatter_plot_has_equal_axes_for_any_number_of_videos(tmp_path: Path, videos: int):
-    rng = np.random.default_rng(0)
-    truth = rng.gamma(3, 20, size=videos)
-    draw_scatter(tmp_path / "s.png", truth, truth + 9 * rng.normal(size=videos))
-    with Image.open(tmp_path / "s.png") as picture:
-        pixels = np.asarray(picture.convert("L"))
-    assert 650 < min(pixels.shape) <= max(pixels.shape) < 800
-    assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255
 
 
 def test_the_page_and_the_predictions_file_agree(classifier_run: Path, tmp_path: Path):

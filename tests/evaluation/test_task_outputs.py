@@ -6,36 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from processes import everest as everest_process
 from small_runs import called, json_of, refused, run
 from task_runs import COLUMNS, NAMES, SCORES, write_list
 
 import everest
-from everest.config.heads import Head
-from everest.evaluation.metric_text import metric_rows
-from everest.evaluation.report import worst_videos
-from everest.inference.predictions import head_predictions
-from everest.lists.classes import Classes
-from everest.metrics.predicted import HeadPredictions
-
-FLAGS = np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]], dtype=bool)
-SHARES = np.array([[0.9, 0.2, 0.1], [0.1, 0.6, 0.7], [0.3, 0.1, 0.2], [0.8, 0.9, 0.1]], dtype=np.float32)
-TAGGED = Head(task="multi-label", outputs=3)
-SEVERAL = HeadPredictions(head=TAGGED, labels=FLAGS, outputs=SHARES[:, None])  # one view a video
-
-
-def test_the_worst_videos_of_each_task_come_first():
-    found = worst_videos(SEVERAL, NAMES, most=9)
-    losses = -np.log(np.where(FLAGS, SHARES, 1 - SHARES)).mean(axis=1)
-    assert [row.number for row in found] == [i for i in np.argsort(-losses) if i != 3]  # all of d are right
-    shown = (found[0].label, found[0].predicted.replace("\N{NO-BREAK SPACE}", " "))
-    assert shown == ("no class", f"{NAMES[1]} (60.0 %), {NAMES[2]} (70.0 %)")
-    outputs = np.array([[[1.5]], [[2.0]], [[-2.0]]], np.float32)
-    number = Head(task="regression", outputs=1)
-    head = HeadPredictions(head=number, labels=np.array([1.0, 5.0, -2.0]), outputs=outputs)
-    assert worst_videos(head, []) == [(1, "5", "2"), (0, "1", "1.5")]
 
 
 def test_the_page_of_every_task_has_a_part_for_each_head(mixed_run: Path, tmp_path: Path):
@@ -138,25 +114,3 @@ def test_a_timeline_of_every_task_has_bouts_for_heads_of_classes(mixed_run, clip
     assert row["bouts"]["verb"]
     assert row["bouts"]["score"] == []
     assert (tmp_path / "t.png").is_file()
-
-
-def test_every_class_that_is_present_is_among_the_predictions():
-    head = Head(task="multi-label", outputs=7, chosen_thresholds=(0.1, *[0.9] * 6))
-    answers = torch.tensor([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
-    found = head_predictions(answers, head, Classes(heads=(head,)), None)
-    likely = [(index, False) for index in (6, 5, 4, 3, 2)]
-    assert [(part["index"], part["present"]) for part in found] == [*likely, (0, True)]
-    assert [part["index"] for part in head_predictions(answers, head, Classes(heads=(head,)), 2)] == [6, 5]
-
-
-def test_metrics_that_every_model_reaches_are_no_rows():
-    result = {"top1": 40.0, "chance_top1": 50.0, "top5": 100.0, "chance_top5": 100.0}
-    assert [row[0] for row in metric_rows(result)] == ["top-1"]
-    assert [row[0] for row in metric_rows({**result, "chance_top5": 83.3})] == ["top-1", "top-5"]
-
-
-def test_the_table_of_metrics_names_the_views_of_a_video(classifier_run: Path):
-    for clips, crops, views in ((2, 3, "2 clips x 3 crops"), (1, 1, "1 clip x 1 crop")):
-        options = ["--set", f"eval.clips={clips}", "--set", f"eval.crops={crops}"]
-        header = run("eval", "-c", classifier_run, "-q", *options).splitlines()[1]
-        assert header.split("┃")[1].strip() == f"views of a video: {views}"

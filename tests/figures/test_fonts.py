@@ -18,11 +18,6 @@ from everest.methods.strategies import RedundancyRobust
 
 NOTICE = "figures show boxes for letters that no font has; install a font with them, such as fonts-noto-cjk"
 NAME = "\u65e5\u672c"  # Japan
-TIMELINE = VideoTimeline(
-    **{"video": NAME, "path": NAME, "frames": (0, 1), "borders": np.array([0.0, 1.0])},
-    **{"starts": np.array([0.0]), "ends": np.array([1.0]), "outputs": np.array([[1.0, 0.0]], np.float32)},
-)
-TIMELINES = Timelines(classes=Classes(heads=(Head(outputs=2),), names=(NAME, "b")), videos=[TIMELINE])
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +26,6 @@ def _only_fonts_of_matplotlib(monkeypatch: pytest.MonkeyPatch):
     own = [font for font in manager.ttflist if font.name.startswith(("DejaVu", "STIX", "cm"))]
     monkeypatch.setattr(manager, "ttflist", own)
     notice_boxes.cache_clear()
-
-
-def drawn(path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        draw_timelines(path, TIMELINES, TIMELINES.bouts(), {})
-    return path
 
 
 FRAMES = torch.zeros(2, 16, 16, 3)
@@ -50,6 +38,11 @@ SELECTION = FrameView(
     **{"video": Path(f"{NAME}.mp4"), "frames_total": 2, "numbers": [(0, 1)], "frames": FRAMES.byte()},
     **{"request": DRAW, "counts": torch.tensor([1]), "drawn": torch.tensor([0])},
 )
+TIMELINE = VideoTimeline(
+    **{"video": NAME, "path": NAME, "frames": (0, 1), "borders": np.array([0.0, 1.0])},
+    **{"starts": np.array([0.0]), "ends": np.array([1.0]), "outputs": np.array([[1.0, 0.0]], np.float32)},
+)
+TIMELINES = Timelines(classes=Classes(heads=(Head(outputs=2),), names=(NAME, "b")), videos=[TIMELINE])
 
 
 @pytest.mark.parametrize(
@@ -58,8 +51,9 @@ SELECTION = FrameView(
         lambda path: draw_rows(path, [FigureRow("original", FRAMES)], slices=1, title=NAME),
         lambda path: draw_curves(path, [RUN], x="steps"),
         lambda path: draw_selection(path, SELECTION),
+        lambda path: draw_timelines(path, TIMELINES, TIMELINES.bouts(), {}),
     ],
-    ids=["masks", "curves", "selection"],
+    ids=["masks", "curves", "selection", "timeline"],
 )
 def test_every_figure_with_names_of_files_and_runs_draws_any_letter(tmp_path, caplog, draw):
     with warnings.catch_warnings():

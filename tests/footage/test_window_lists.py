@@ -7,11 +7,11 @@ import av
 import numpy as np
 import pytest
 from small_runs import called, json_of, refused, run
-from video_kinds import COUNT, RATE, Case, flv_part, write_case, write_with_sound
+from video_kinds import COUNT, RATE, Case, write_case
 
 from everest.lists.reading import read_samples
 from everest.video.packet_sizes import packet_sizes
-from everest.video.reader import frame_times, known_damage, probe
+from everest.video.reader import known_damage, probe
 from everest.video.stream import VideoError
 
 FPS, SECONDS = 10, 40
@@ -81,14 +81,6 @@ def test_windows_by_activity_are_where_something_moves(tmp_path: Path, codec: st
     assert {22, 24} <= set(starts)
 
 
-def test_packet_times_are_those_of_the_frames(scene: Path):
-    packets = packet_sizes(scene)
-    assert np.allclose(packets.seconds, frame_times(scene))
-    assert packets.end == pytest.approx(SECONDS)
-    assert packets.kinds[0] == 0
-    assert {1, 2} <= set(packets.kinds.tolist())  # x264 writes B frames
-
-
 def test_a_constant_bitrate_is_recognized(tmp_path: Path):
     video = write_scene(tmp_path / "constant.mkv", rate=200_000)
     found = windows(video, "--seconds", 2, "--count", 4, "--by", "activity", "-o", tmp_path / "w.csv")
@@ -152,16 +144,6 @@ def test_no_window_touches_what_a_cut_removed(tmp_path: Path, container: str, co
     last = max(end or 0 for *_, end in spans(tmp_path / "w.csv"))
     assert last == pytest.approx(float(damage.split()[5]), abs=0.041)
     assert last <= float(damage.split()[5]) + 1e-6
-
-
-def test_windows_end_with_a_cut_picture_whose_sound_lasts_longer(tmp_path: Path):
-    for name, encoder in (("cut.flv", "h264"), ("cut.asf", "mpeg4")):
-        video = write_with_sound(tmp_path / name, encoder)
-        content = video.read_bytes()
-        end = flv_part(content, 0.1) + 10 if name == "cut.flv" else int(0.15 * len(content))
-        video.write_bytes(content[:end])
-        shown = called("prepare windows", video, "--seconds", 0.2, "-o", tmp_path / f"{name}.csv", code=4)
-        assert f"{video}: {known_damage(video)}; no windows there" in shown.stderr
 
 
 def test_unreadable_files_are_named_and_damaged_ones_used_to_the_damage(tmp_path: Path, scene: Path):

@@ -1,6 +1,4 @@
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
 
 from everest.footage.selection import OVERHEAD, choose_windows, why_none, window_activity
 from everest.video.packet_sizes import PacketSizes
@@ -30,27 +28,6 @@ def test_a_constant_bitrate_and_files_of_keyframes_have_no_activity():
     assert why_none(moving) is None
     assert "keyframe" in (why_none(packets_of([100, 200], [0, 0])) or "")
     assert why_none(packets_of([1000] * 20, [1] * 20)) is None  # too short to know
-
-
-lengths = st.lists(st.integers(1, 30), min_size=1, max_size=6)
-
-
-@given(lengths, st.integers(1, 60), st.integers(1, 4), st.integers(0, 9), st.booleans())
-def test_as_many_windows_as_requested_are_chosen(lengths, count, apart, seed, ranked):
-    rng = np.random.default_rng(seed)
-    scores = [None if row == 1 else rng.random(n) for row, n in enumerate(lengths)] if ranked else None
-    options = {"count": count, "apart": apart, "seed": seed}
-    chosen = choose_windows(lengths, scores, **options)
-    total = sum(map(len, chosen))
-    assert total <= min(count, sum(lengths))
-    if scores is None:
-        assert total == min(count, sum(lengths))
-        assert all(abs(len(of) - total * n / sum(lengths)) < 1 for of, n in zip(chosen, lengths, strict=True))
-    for n, numbers in zip(lengths, chosen, strict=True):
-        assert np.all(np.diff(numbers) > 0)
-        assert not numbers.size or 0 <= numbers[0] <= numbers[-1] < n
-    again = choose_windows(lengths, scores, **options)
-    assert [row.tolist() for row in chosen] == [row.tolist() for row in again]
 
 
 def test_windows_are_spread_evenly_and_overlap_only_if_there_are_no_others():

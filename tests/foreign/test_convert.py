@@ -182,14 +182,6 @@ def test_stored_positions_that_are_learned_are_refused():
         convert(foreign(state), Hints(heads=3, frames=8))
 
 
-def test_biases_of_older_transformers_are_outside_of_the_matrices():
-    state = tiny("hf_videomae_classification_base")
-    older = {n.replace("query.bias", "q_bias").replace("value.bias", "v_bias"): t for n, t in state.items()}
-    assert older.keys() != state.keys()
-    current, old = (convert(foreign(s), NARROW).weights.tensors for s in (state, older))
-    assert all(torch.equal(current[name], old[name]) for name in current)
-
-
 def spoiled(name: str, *shape: int, **options: Any) -> Callable[[dict[str, Tensor]], object]:
     """Replaces a tensor by zeros of a shape, or removes it."""
     if shape:

@@ -20,30 +20,20 @@ from everest.tokenizer.network import TokenizerSpec
 
 HEADERS = {
     "settings list": ({"settings": "[]"}, "damaged (settings"),
-    "settings number": ({"settings": "3"}, "damaged (settings"),
     "settings deep": ({"settings": "[" * 100_000}, "nested too deeply"),
     "settings NaN": ({"settings": '{"frames": NaN}'}, "NaN is no JSON value"),
-    "settings digits": ({"settings": f'{{"frames": {"1" * 5000}}}'}, "its header is damaged"),
     "settings empty": ({"settings": "{}"}, "frames: Field required"),
     "classes number": ({"classes": "3"}, "damaged (classes"),
-    "classes text": ({"classes": '"ab"'}, "damaged (classes"),
-    "classes mapping": ({"classes": '{"a": 1, "b": 2}'}, "damaged (classes"),
-    "classes numbers": ({"classes": "[1, 2]"}, "damaged (classes"),
     "classes few": ({"classes": '["a"]'}, "1 names of classes, its head has 2"),
     "step negative": ({"step": "-5"}, "damaged (step"),
-    "step long": ({"step": "1" * 400}, "damaged (step"),
     "step longer": ({"step": "1" * 5000}, "its header is damaged"),
-    "step text": ({"step": "x" * 5000}, "its header is damaged"),
     "version": ({"version": "-1"}, "damaged (version"),
     "newer version": ({"version": "2"}, "written by a newer everest"),
     "kind": ({"kind": "x" * 5000}, "damaged (kind"),
     "kind of another": ({"kind": "tokenizer"}, "damaged (settings"),
     "origin": ({"origin": "3"}, "damaged (origin"),
     "clip number": ({"clip": "3"}, "damaged (clip"),
-    "clip without stride": ({"clip": '{"sampling": "dense"}'}, "damaged (clip"),
     "clip stride": ({"clip": '{"stride": 0, "sampling": "dense"}'}, "damaged (clip"),
-    "clip true": ({"clip": '{"stride": true, "sampling": "dense"}'}, "damaged (clip"),
-    "clip sampling": ({"clip": '{"stride": 2, "sampling": ["dense"]}'}, "damaged (clip"),
 }
 
 
@@ -77,32 +67,21 @@ SETTINGS = {
     "depth": (_set("model", "depth", value=10**9), "less than or equal to 1000"),
     "deep": (_set("model", "depth", value=900), "do not fit the model"),
     "width": (_set("model", "width", value=2**30), "less than or equal to 65536"),
-    "wide": (_set("model", "width", value=2**16), "do not fit the model"),
     "frames": (_set("frames", value=2 * 10**12), "frames: Input should be less than"),
-    "no frames": (_set("frames", value=0), "frames: Input should be greater than"),
     "odd frames": (_set("frames", value=3), "frames (3) must be a multiple"),
     "size": (_set("size", value=[2**40, 2**40]), "size.0: Input should be less than"),
-    "negative size": (_set("size", value=[-32, 32]), "size.0: Input should be greater than"),
     "tokens": (_set("size", value=[2**14, 2**14]), "tokens, 1048576 are possible"),
     "tubelet": (_set("model", "tubelet", value=[0, 8, 8]), "model.tubelet.0: Input"),
     "classes": (_set("num_classes", value=10**12), "num_classes: Input"),
-    "other classes": (_set("num_classes", value=10**6), "do not fit the model"),
     "no classes": (_set("num_classes", value=None), "num_classes: missing"),
     "heads of labels": (_set("heads", value={"a": 2, "b": 3}), "heads: other classes than num_classes"),
-    "negative head": (_set("heads", value={"a": -3, "b": 5}), "heads.a: Value error, must be a number"),
     "drop path": (_set("drop_path", value=1e308), "drop_path: Input"),
     "kind": (_set("kind", value="pretrain"), "damaged (settings"),
     "keep nothing": (_set("selection", "keep_ratio", value=1e-320), "keeps none of"),
-    "keep too much": (
-        _set("selection", "keep_ratio", value=1e308),
-        "selection.keep_ratio: must be more than 0",
-    ),
     "heads of attention": (_set("model", "heads", value=5), "model.heads: 5 heads do not divide"),
     "positions": (_set("model", "positions", value="separable"), "model.width: 24 is no multiple of 16"),
-    "epsilon": (_set("norms", value={"eps": -1e9}), "norms.eps: Input"),
     "alpha": (_set("frame_selection", "alpha", value=1e308), "alpha: Input"),
     "long key": (_set("x" * 100_000, value=1), "its settings are not readable: xxx"),
-    "long value": (_set("model", "backbone", value="x" * 100_000), "its settings are not readable"),
     "tokenizer": (_set("tokenizer", value={"settings": {}}), "its settings are not readable: tokenizer"),
 }
 
@@ -128,16 +107,12 @@ TOKENIZER["config"] |= {"decoder_blocks": 1}
     ("change", "message"),
     [
         (_set("config", "blocks", value=10**9), "blocks: Input"),
-        (_set("config", "channels", value=2**40), "channels: Input"),
         (_set("config", "levels", value=[2**16] * 32), "levels: "),
-        (_set("config", "levels", value=[8] * 10**5), "levels: "),
         (_set("config", "time_down", value=[]), "0 values for 1 halvings"),
         (_set("config", "multipliers", value=[1] * 60), "multipliers: "),
         (_set("config", "input_scale", value=1e-320), "input_scale: Input"),
-        (_set("config", "stem", value=[2**40, 1]), "stem.0: Input"),
         (_set("window", value=3), "frames: must be a multiple of 2"),
         (_set("temperature", value=1e-320), "temperature: Input"),
-        (_set("keep", value=-1), "keep: Input"),
     ],
 )
 def test_settings_of_no_tokenizer_are_refused(change: Callable[[dict[str, Any]], None], message: str):
@@ -164,22 +139,13 @@ def test_numbers_of_another_type_and_headers_of_any_length_are_refused(classifie
 
 CONFIGS = {
     "eps": ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', not a small number"),
-    "large eps": ({"layer_norm_eps": 1e308}, "not a small number"),
-    "no eps": ({"layer_norm_eps": None}, "not a small number"),
     "relu": ({"hidden_act": "relu"}, "its activation is relu"),
     "text of frames": ({"num_frames": "many"}, "num_frames is 'many', not a positive integer"),
     "odd frames": ({"num_frames": 3}, "must be a multiple of the tubelet's"),
-    "divided heads": ({"num_attention_heads": 5}, "5 heads do not divide"),
     "heads": ({"num_attention_heads": True}, "num_attention_heads is True, not a positive integer"),
-    "many heads": ({"num_attention_heads": 10**400}, "not a positive integer"),
     "frames": ({"num_frames": 10**9}, "tokens, 1048576 are possible"),
-    "many frames": ({"num_frames": 10**18}, "not a positive integer"),
     "size": ({"image_size": ["a", "b"]}, "image_size is ['a', 'b'], not a size in pixels"),
-    "negative size": ({"image_size": [-16, 16]}, "must be a multiple of the tubelet's"),
-    "three sizes": ({"image_size": [1, 2, 3]}, "not a size in pixels"),
-    "activation": ({"hidden_act": ["x"] * 9999}, "its activation is ['x'"),
     "classes": ({"id2label": {"a": "b"}}, "id2label without numbers"),
-    "classes of digits": ({"id2label": {"1" * 5000: "a"}}, "id2label without numbers"),
     "classes of lists": ({"id2label": {str(i): [i] for i in range(400)}}, "id2label without numbers"),
 }
 TEXTS = {
@@ -191,15 +157,11 @@ TEXTS = {
 }
 INDEXES = {
     "empty": ({}, "weight_map names no files"),
-    "list": ({"weight_map": []}, "weight_map names no files"),
     "number": ({"weight_map": {"a": 1, "b": "x.safetensors"}}, "weight_map names no files"),
     "no map": ([], "not a configuration"),
     "upward": ({"weight_map": {"a": "../x.safetensors"}}, "outside its folder: ../x.safetensors"),
-    "absolute": ({"weight_map": {"a": "/etc/passwd"}}, "outside its folder"),
     "itself": ({"weight_map": {"a": "model.safetensors.index.json"}}, "a part that has no weights"),
-    "parent": ({"weight_map": {"a": ".."}}, "that has no weights"),
     "missing": ({"weight_map": {"a": "b.safetensors"}}, "b.safetensors: missing; download"),
-    "long": ({"weight_map": {"a": "x" * 5000 + ".safetensors"}}, "that has no weights: xxx"),
     "NUL": ({"weight_map": {"a": "a\0.safetensors"}}, "download"),
 }
 

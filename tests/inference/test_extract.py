@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from small_runs import called, refused
 
 import everest
-from everest.inference.row_store import RowStore, open_row_store
+from everest.inference.row_store import open_row_store
 
 VIEWS = ["--views", "2x1"]
 
@@ -107,17 +107,6 @@ def test_a_killed_call_resumes_and_ends_with_the_same_features(classifier_run, c
         assert json.loads(file.metadata()["videos"]) == [rows[0], *rows[2:]]
 
 
-DISK_FULL_WHEN_PARTS_ARE_JOINED = """
-import errno
-from everest.inference import features
-from everest_cli.main import main
-def full(*given):
-    raise OSError(errno.ENOSPC, "No space left on device", "f.npz")
-features._write_features = full
-main()
-"""
-
-
 def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip_files, tmp_path):
     out, parts = tmp_path / "f.npz", tmp_path / "f.npz.parts"
     command = ("extract", clip_files, "-c", classifier_run, "--out", out, "-q")
@@ -138,11 +127,3 @@ def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip
     called(*command, "--overwrite")
     assert out.exists()
     assert not parts.exists()
-
-
-def stored(store: RowStore, wanted: list[bool], made: list[int]) -> None:
-    """Add what a store does not have yet of rows 0, 1, …; the others have a problem. `made` counts them."""
-    for place in range(len(store.entries), len(wanted)):
-        made.append(place)
-        row = {"x": torch.full((2, 3), float(place)), "ids": torch.tensor([place])}
-        store.add(f"{place}.mp4", row if wanted[place] else "empty file")

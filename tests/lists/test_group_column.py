@@ -2,15 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from everest.config.heads import Head
 from everest.data.stages import fingerprint
 from everest.errors import DataError
 from everest.lists.reading import read_labeled, read_samples
 from everest.lists.sample import Sample
-from everest.lists.writing import is_listable_group, write_list
+from everest.lists.writing import write_list
 from everest.prepare.split import with_groups
 
 
@@ -60,29 +57,6 @@ def test_the_column_may_hold_the_classes_if_it_is_named_for_that(root: Path):
     found = read_labeled(root / "list.csv", root=root, class_column="group")
     assert found.class_names == ("salt", "sugar")
     assert [sample.group for sample in found.samples] == [None, None]
-
-
-GROUPS = st.none() | st.text(min_size=1, max_size=12).filter(is_listable_group)
-
-
-@given(groups=st.lists(GROUPS, min_size=1, max_size=3), labeled=st.booleans(), has_part=st.booleans())
-@settings(max_examples=50, deadline=None)
-def test_written_groups_are_read_back(root: Path, groups: list[str | None], labeled: bool, has_part: bool):
-    samples = [
-        Sample(
-            path=f"{root}/{'abc'[i]}.mp4",
-            labels=(i,) if labeled else (),
-            group=group,
-            end_frame=7 if has_part else None,
-        )
-        for i, group in enumerate(groups)
-    ]
-    write_list(root / "written.csv", samples, root=root)
-    heads = (Head(outputs=3),)
-    read_back = read_samples(root / "written.csv", root=root, heads=heads, labeled=labeled).samples
-    assert list(read_back) == samples
-    columns = (root / "written.csv").read_text(encoding="utf-8").split("\n")[0].split(",")
-    assert ("group" in columns) == any(group is not None for group in groups)
 
 
 def test_a_group_that_would_not_be_read_back_is_refused_before_anything_is_written(tmp_path: Path):

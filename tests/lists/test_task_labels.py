@@ -13,7 +13,6 @@ from prepare_commands import everest, touch
 from everest.config.heads import Head, named_heads
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
-from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.split import read_shares, split_samples
 
 PARTS = ("train", "val", "test")
@@ -56,23 +55,6 @@ def test_each_of_several_classes_of_a_video_meets_its_shares(shares, seed):
             assert counts[index] >= 1 or count < len(parts)
             assert abs(counts[index] - share * count) < 2
         assert abs(len(lists[name]) - share * len(samples)) < 3
-
-
-def test_classes_that_cannot_be_in_each_part_are_not_moved_for_ever():
-    # Seven classes of three groups each, of which no two parts have all (the lines of the Fano plane).
-    lines = [(0, 1, 2), (0, 3, 4), (0, 5, 6), (1, 3, 5), (1, 4, 6), (2, 3, 6), (2, 4, 5)]
-    labels = [tuple(line for line, points in enumerate(lines) if point in points) for point in range(7)]
-    groups = [np.array([point]) for point in range(7)]
-    chosen = assign(groups, labels, np.array([0.5, 0.5]), np.random.default_rng(0))
-    missed = [points for points in lines if len({int(chosen[point]) for point in points}) < 2]
-    assert len(missed) == 1
-
-
-def test_videos_without_a_class_are_divided_like_a_class():
-    labels = [(NO_CLASS,)] * 20 + [(0,)] * 20
-    groups = [np.array([number]) for number in range(40)]
-    chosen = assign(groups, labels, np.array([0.8, 0.1, 0.1]), np.random.default_rng(0))
-    assert [np.bincount(part).tolist() for part in (chosen[:20], chosen[20:])] == [[16, 2, 2]] * 2
 
 
 def test_numbers_are_divided_by_their_quantiles():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +19,7 @@ from everest.methods.importance import RawPixels, change_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import Tube
 from everest.methods.ranked import FrameDifference, RedundancyRobust
-from everest.methods.selector import Selector, measure
+from everest.methods.selector import Selector
 from everest.models.embedding import TubeletEmbedding, in_two_parts
 from everest.video.pixels import IMAGENET, normalize
 
@@ -68,31 +67,6 @@ def test_a_model_computes_the_same_from_bytes(
     assert torch.equal(of_bytes.selection.target, of_floats.selection.target)
     assert torch.equal(of_bytes.prediction, of_floats.prediction)
     torch.testing.assert_close(of_bytes.loss, of_floats.loss, rtol=1e-5, atol=1e-6)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Brightest(RedundancyRobust):
-    """A strategy of another package, which measures normalized clips."""
-
-    def importance(self, frames: Tensor, embed: object) -> Tensor:
-        assert frames.dtype == torch.float32
-        return frames.unfold(2, 2, 2).unfold(3, 8, 8).unfold(4, 8, 8).mean(dim=(1, 5, 6, 7)).flatten(1)
-
-
-def test_a_strategy_of_another_package_measures_normalized_clips():
-    frames = clips()
-    of_bytes, of_floats = (measure(Brightest(), x, RawPixels(TUBELET)) for x in (frames, normalize(frames)))
-    assert torch.equal(of_bytes, of_floats)  # type: ignore[arg-type]
-
-
-def test_two_parts_of_bfloat16_keep_sixteen_bits_of_a_weight():
-    weight = torch.randn(1000, 100, generator=torch.Generator().manual_seed(0))
-    high, low = in_two_parts(weight)
-    assert high.dtype == low.dtype == torch.bfloat16
-    error = (high.double() + low.double() - weight.double()).abs() / weight.double().abs()
-    assert error.max() <= 2**-16
-    compiled = torch.compile(in_two_parts, dynamic=False)(weight)
-    assert all(torch.equal(one, other) for one, other in zip((high, low), compiled, strict=True))
 
 
 def real_clips(folder: Path) -> Iterator[Tensor]:

@@ -60,17 +60,6 @@ def test_the_random_part_favors_none_of_the_hidden_tokens(score):
     assert abs(first.mean() - 0.5) < 4 * deviation
 
 
-def test_equal_scores_keep_the_exact_number_and_favor_no_slice():
-    batch = 500
-    chosen = LearnedImportance(random_ratio=0.0)(
-        GRID, importance=torch.ones(batch, GRID.num_tokens), noise=noise(batch)
-    )
-    assert chosen.target.size(1) == 25
-    per_slice = torch.bincount((chosen.target // GRID.per_slice).flatten(), minlength=GRID.t)
-    assert per_slice.min() > 0.8 * per_slice.float().mean()
-    assert per_slice.max() < 1.2 * per_slice.float().mean()
-
-
 def test_windows_each_give_their_share():
     scores = torch.arange(GRID.num_tokens).float().expand(2, -1)  # all that is important comes last
     by_clip = LearnedImportance(random_ratio=0.0)(GRID, importance=scores, noise=noise()).target

@@ -209,15 +209,6 @@ def test_a_cap_holds_or_is_refused(cap: float, keep: float, seed: int):
     assert counts.max() <= -(-count * Fraction(str(cap)) // 1)
 
 
-@pytest.mark.parametrize("name", sorted(STRATEGIES.keys() - {"frame", "running-cell"}))
-@pytest.mark.parametrize("keep", [0.1, 0.3, 0.7, 1])
-def test_keeping_a_share_encodes_it_on_exact_decimals(name, keep):
-    grid = TokenGrid(t=2, h=2, w=5)
-    noise = torch.rand(1, grid.num_tokens)
-    chosen = STRATEGIES[name]().keeping(keep)(grid, importance=noise, noise=noise)
-    assert chosen.visible.size(1) == round(keep * grid.num_tokens)
-
-
 def test_keeping_a_share_of_whole_slices_or_places_masks_the_floor():
     grid = TokenGrid(t=8, h=2, w=2)
     noise = torch.rand(1, grid.num_tokens)

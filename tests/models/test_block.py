@@ -11,23 +11,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.layers.activations import GELUTanh, QuickGELU
 from tiny_models import PARTS, TINY, grouped, randomized, tiny
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import ModelSettings
 from everest.config.sizes import BACKBONES
-from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.config.stage_settings import FinetuneSettings
 from everest.config.values import Gelu, MlpKind, Rotary
 from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid
 from everest.models.block import Block
 from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
-from everest.models.partial import LowRank, add_adapters, choose_trained, merged
+from everest.models.partial import choose_trained
 from everest.models.positions import RotaryPositions, place_angles, rotary_angles
 from everest.models.recomputed import (
     FewTokensAttention,
-    NormLinear,
 )
 from everest.profiling.profile import stage_spec
 
@@ -180,23 +179,6 @@ def test_the_cost_is_that_of_the_operations(mlp: str, norm_before: bool):
     assert macs.layer_norm == NORM_OPERATIONS * normed
 
 
-def test_adapters_learn_and_are_merged():
-    torch.manual_seed(0)
-    model, clips = tiny("encoder", **PARTS).eval(), torch.randn(2, 3, 8, 32, 32)
-    before = model(clips)
-    add_adapters(model.encoder.blocks, LoraSettings(rank=2, layers=("qkv", "proj", "fc1", "fc2")))
-    assert torch.equal(model(clips), before)
-    adapters = [module for module in model.modules() if isinstance(module, LowRank)]
-    for adapter in adapters:
-        nn.init.normal_(adapter.b)
-    after = model(clips)
-    after.square().sum().backward()
-    assert all(adapter.a.grad is not None for adapter in adapters)
-    plain_model = tiny("encoder", **PARTS).eval()
-    plain_model.load_state_dict(merged(model, model.state_dict()))
-    torch.testing.assert_close(plain_model(clips), after)
-
-
 def test_the_norm_before_the_blocks_belongs_to_the_embedding():
     model = tiny("classifier", num_classes=3, **PARTS)
     groups = grouped(model, layer_decay=0.5)
@@ -241,24 +223,3 @@ def test_attention_of_few_tokens_is_that_of_torch_in_both_directions(queries: in
     found, expected = (torch.autograd.grad(out, (q, k, v), grad) for out in (own, theirs))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other)
-
-
-# --- the backward pass of frozen weights --------------------------------------------------------------------
-
-
-def gradients(function: type, tensors: list[Tensor], needed: tuple[int, ...]) -> list[Tensor | None]:
-    leaves = [tensor.clone().requires_grad_(i in needed) for i, tensor in enumerate(tensors)]
-    inputs = [*leaves[:3], 1e-6, *leaves[3:]] if function is NormLinear else leaves
-    function.apply(*inputs).square().sum().backward()
-    return [leaf.grad for leaf in leaves]
-
-
-def test_a_frozen_block_passes_the_same_gradient_on():
-    torch.manual_seed(0)
-    block, x = Block(24, 3), torch.randn(2, 9, 24)
-    found = []
-    for trained in (True, False):
-        leaf = x.clone().requires_grad_()
-        block.requires_grad_(trained)(leaf).square().sum().backward()
-        found.append(leaf.grad)
-    assert torch.equal(*found)

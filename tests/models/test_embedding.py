@@ -20,7 +20,7 @@ from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import change_importance
 from everest.methods.masks import RandomSpaceTime
 from everest.models.embedding import TubeletEmbedding
-from everest.models.positions import LearnedPositions, interpolated, separable_positions, sinusoid_positions
+from everest.models.positions import LearnedPositions, interpolated, separable_positions
 from everest.models.spec import ModelSpec
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.
@@ -74,23 +74,7 @@ def test_separable_positions_are_those_that_mvd_stores(golden: Callable[[str], P
         assert sha256(table) == expected["sha256_float32_le"]
 
 
-def test_separable_positions_of_a_short_clip_are_the_first_of_a_long_one():
-    short = separable_positions(TokenGrid(t=8, h=3, w=5), 48)
-    assert torch.equal(separable_positions(TokenGrid(t=64, h=3, w=5), 48)[: len(short)], short)
-    flat = sinusoid_positions(24, 16)
-    assert torch.equal(sinusoid_positions(240, 16)[:24], flat)
-
-
 # --- learned positions --------------------------------------------------------------------------------------
-
-
-def test_learned_positions_are_sums_of_a_place_and_a_slice():
-    positions = LearnedPositions(TokenGrid(t=2, h=2, w=3), 4)
-    place, time = positions.spatial[0], positions.temporal[0]
-    found = positions(torch.tensor([[0, 5, 6], [1, 8, 11]]))
-    expected = [[place[0] + time[0], place[5] + time[0], place[0] + time[1]]]
-    expected += [[place[1] + time[0], place[2] + time[1], place[5] + time[1]]]
-    assert torch.equal(found, torch.stack([torch.stack(row) for row in expected]))
 
 
 def fitted(old: TokenGrid, new: TokenGrid, spatial: torch.Tensor, temporal: torch.Tensor) -> LearnedPositions:
@@ -104,13 +88,6 @@ def fitted(old: TokenGrid, new: TokenGrid, spatial: torch.Tensor, temporal: torc
     return positions
 
 
-def test_positions_of_the_same_grid_stay_as_they_are():
-    grid, spatial, temporal = TokenGrid(t=3, h=2, w=4), torch.randn(1, 8, 5), torch.randn(1, 3, 5)
-    same = fitted(grid, grid, spatial, temporal)
-    assert torch.equal(same.spatial, spatial)
-    assert torch.equal(same.temporal, temporal)
-
-
 def test_slices_are_interpolated_linearly():
     """From 2 slices to 4: their centers are at -1/4, 1/4, 3/4 and 5/4 of the way, the ends are held."""
     temporal = torch.tensor([[[0.0, 8.0], [4.0, 0.0]]])
@@ -118,36 +95,6 @@ def test_slices_are_interpolated_linearly():
     longer = fitted(old, new, torch.zeros(1, 1, 2), temporal)
     assert longer.temporal.tolist() == [[[0, 8], [1, 6], [3, 2], [4, 0]]]
     assert fitted(new, old, torch.zeros(1, 1, 2), longer.temporal).temporal.tolist() == [[[0.5, 7], [3.5, 1]]]
-
-
-def cubic(distance: float, a: float = -0.75) -> float:
-    """Keys' kernel (1981)."""
-    x = abs(distance)
-    if x <= 1:
-        return (a + 2) * x**3 - (a + 3) * x**2 + 1
-    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
-
-
-def resampling(old: int, new: int) -> torch.Tensor:
-    """The bicubic weights (new, old) of rows, whose borders are repeated."""
-    weights = torch.zeros(new, old)
-    for row in range(new):
-        center = (row + 0.5) * old / new - 0.5
-        for source in range(int(center // 1) - 1, int(center // 1) + 3):
-            weights[row, min(max(source, 0), old - 1)] += cubic(center - source)
-    return weights
-
-
-@pytest.mark.parametrize(
-    ("old", "new"), [((4, 6), (6, 3)), ((3, 3), (7, 5)), ((1, 2), (2, 2)), ((4, 6), (4, 12))]
-)
-def test_places_are_interpolated_bicubically(old: tuple[int, int], new: tuple[int, int]):
-    places = torch.randn(1, old[0] * old[1], 5)
-    grids = (TokenGrid(t=2, h=h, w=w) for h, w in (old, new))
-    found = fitted(*grids, places, torch.zeros(1, 2, 5)).spatial
-    rows, columns = (resampling(*sides) for sides in zip(old, new, strict=True))
-    expected = torch.einsum("ya,xb,abd->yxd", rows, columns, places[0].unflatten(0, old)).flatten(0, 1)
-    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_of_other_clips_has_interpolated_positions(tmp_path: Path):

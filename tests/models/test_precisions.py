@@ -10,9 +10,7 @@ from tiny_models import tiny
 from torch import Tensor, nn
 
 from everest.config.stage_settings import FinetuneSettings, LoraSettings
-from everest.methods.importance import change_importance
 from everest.methods.strategies import RedundancyRobust
-from everest.models.embedding import TubeletEmbedding
 from everest.models.mae import Reconstruction
 from everest.models.partial import choose_trained
 
@@ -85,23 +83,3 @@ def test_clips_of_other_precisions_compute_what_they_compute_as_float32(kind: st
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             found, expected = outputs(module, x), outputs(module, x.float())
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def test_a_model_of_double_precision_computes_what_one_of_float32_computes():
-    for kind in KINDS:
-        expected, found = outputs(model(kind), clips()), outputs(model(kind).double(), clips())
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one.float(), other, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("dtype", OTHERS)
-def test_importance_is_measured_in_float32_with_weights_of_any_precision(dtype: torch.dtype, layers: int):
-    torch.manual_seed(0)
-    embed = TubeletEmbedding(6, (2, 8, 8), layers=layers).to(dtype)
-    rounded = TubeletEmbedding(6, (2, 8, 8), layers=layers)
-    rounded.load_state_dict(embed.state_dict())  # copied to float32
-    for x in all_clips(dtype):
-        measured = change_importance(x, embed)
-        assert measured.dtype == torch.float32
-        assert torch.equal(measured, change_importance(x, rounded))

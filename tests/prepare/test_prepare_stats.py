@@ -10,8 +10,6 @@ from prepare_commands import stats as shown
 from small_runs import json_of
 
 from everest.config.recipe import load_recipe
-from everest.prepare.stats import measure
-from everest.video.reader import read_frames
 
 stats = partial(json_of, "prepare stats -q")
 
@@ -56,14 +54,6 @@ def test_hand_computed_means_stds_and_motion_and_the_settings_of_a_recipe(images
     recipe = load_recipe("small", overrides=overrides)
     assert list(recipe.data.mean) == [round(value, 4) for value in result["mean"]]
     assert list(recipe.data.std) == [round(value, 4) for value in result["std"]]
-
-
-def test_moments_are_those_of_the_frames(clip_files: Path):
-    found = measure(str(clip_files / "clip0.mp4"))
-    ids = sorted({n for first in np.linspace(0, 30, 8).astype(int).tolist() for n in (first, first + 1)})
-    frames = read_frames(clip_files / "clip0.mp4", ids).numpy() / 255
-    assert found.mean == pytest.approx(frames.mean(axis=(0, 1, 2)), abs=1e-9)
-    assert found.square == pytest.approx((frames**2).mean(axis=(0, 1, 2)), abs=1e-9)
 
 
 def test_balance_and_lengths_of_a_list_and_what_cannot_be_read(clip_files: Path, tmp_path: Path):

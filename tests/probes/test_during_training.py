@@ -9,11 +9,7 @@ from small_runs import called, equal, refused, weights
 from everest.checkpoints.describe import load_model
 from everest.inference.model import OpenedModel
 from everest.probes.measures import (
-    LabeledFeatures,
-    cross_validated,
     feature_std,
-    leave_one_out,
-    numbered,
     rank_me,
 )
 from everest.system.run_folder import RunFolder
@@ -107,31 +103,6 @@ def test_probes_need_one_class_for_each_video(recipe, tmp_path):
     shown = refused("pretrain", *options, "--set", "pretrain.probe.list=missing.csv", code=4)
     assert "missing.csv: no such list or folder" in shown
     assert not (tmp_path / "run").exists()
-
-
-def test_neighbors_of_the_same_source_do_not_vote():
-    features = np.array([[1, 0], [1, 0.1], [0, 1], [0.1, 1]], dtype=np.float32)
-    labels = np.array([0, 0, 1, 1])
-    assert leave_one_out(LabeledFeatures(features, labels, np.arange(4)), 2) == 100
-    assert (
-        leave_one_out(LabeledFeatures(features, labels, np.array([0, 1, 1, 1])), 2) == 50
-    )  # the last two: the other class
-    assert (
-        leave_one_out(LabeledFeatures(features, labels, np.array([0, 0, 1, 1])), 2) is None
-    )  # of each class one source
-    assert leave_one_out(LabeledFeatures(features, labels, np.zeros(4, dtype=np.int64)), 2) is None
-    assert (
-        leave_one_out(LabeledFeatures(features, labels, np.array([0, 0, 0, 1])), 2) == 50
-    )  # the first three: the last
-
-
-def test_folds_divide_no_source_and_every_video_is_tested_once():
-    rng = np.random.default_rng(0)
-    labels, sources = np.repeat([0, 1], 30), numbered([f"{i // 3}" for i in range(60)])
-    features = (rng.normal(size=(60, 4)) + 4 * labels[:, None]).astype(np.float32)
-    assert cross_validated(LabeledFeatures(features, labels, sources), 2, seed=0) == 100
-    few = np.where(labels == 1, 99, sources)
-    assert cross_validated(LabeledFeatures(features, labels, few), 2, seed=0) is None
 
 
 def test_rank_and_std_have_their_known_values():

@@ -14,8 +14,3 @@ def misbehave(item: str) -> str:
     if item == "hang":
         re.match(r"(a+)+$", "a" * 60 + "b")
     return item.upper()
-
-
-def fail(item: str) -> str:
-    """A bug."""
-    raise AssertionError(f"a bug at {item}")

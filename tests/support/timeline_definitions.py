@@ -6,12 +6,10 @@ A line is a name for each frame, "-" where there is no class.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 Line = Sequence[str]
 Pairs = Sequence[tuple[Line, Line]]  # truth and prediction of each video
 Run = tuple[int, int, str]  # first frame, end, class
-Span = tuple[float, float, float]  # start, end, score
 
 
 def runs(line: Line) -> list[Run]:
@@ -54,40 +52,6 @@ def f1_at(pairs: Pairs, overlap: float) -> float | None:
         missing += len(truth) - len(hit)
     total = 2 * right + wrong + missing
     return 200 * right / total if total else None
-
-
-def average_precision(videos: Sequence[tuple[Sequence[Span], Sequence[Span]]], tiou: float) -> float | None:
-    """Average precision in percent: precision and recall after each prediction, then the area under the
-    highest precision to the right (ActivityNet).
-
-    Args:
-        videos: the true and the predicted spans of a class in each video, in seconds.
-    """
-    total = sum(len(truth) for truth, _ in videos)
-    if not total:
-        return None
-    ranked = sorted(
-        ((number, span) for number, (_, predicted) in enumerate(videos) for span in predicted),
-        key=lambda entry: -entry[1][2],
-    )
-    taken: set[tuple[int, int]] = set()
-    points = []
-    for rank, (number, (start, end, _)) in enumerate(ranked, start=1):
-        best: Any = None
-        for place, (first, last, _) in enumerate(videos[number][0]):
-            shared = max(0.0, min(end, last) - max(start, first))
-            ratio = shared / (max(end, last) - min(start, first))
-            is_free = (number, place) not in taken
-            if shared and is_free and ratio >= tiou - 1e-9 and (best is None or ratio > best[0]):
-                best = (ratio, place)
-        if best:
-            taken.add((number, best[1]))
-        points.append((len(taken) / total, len(taken) / rank))
-    area = sum(
-        max((high for recall, high in points if recall >= (step + 1) / total - 1e-9), default=0)
-        for step in range(total)
-    )
-    return 100 * area / total
 
 
 def metrics(pairs: Pairs) -> dict[str, float | None]:

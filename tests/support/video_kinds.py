@@ -32,26 +32,10 @@ X265 = f"keyint={GOP}:min-keyint={GOP}:scenecut=0:log-level=error:pools=none"
 # Codec: options of the encoder, B-frames.
 CODECS: dict[str, tuple[str, dict[str, str], int]] = {
     "h264": ("libx264", {"x264-params": f"{X264}:bframes=0"}, 0),
-    "h264-b": (
-        "libx264",
-        {"x264-params": f"{X264}:bframes=3"},
-        3,
-    ),
-    "h264-open": (
-        "libx264",
-        {"x264-params": f"{X264}:bframes=2:open-gop=1"},
-        2,
-    ),
-    "hevc-open": (
-        "libx265",
-        {"x265-params": f"{X265}:bframes=3:open-gop=1"},
-        3,
-    ),
-    "hevc": (
-        "libx265",
-        {"x265-params": f"{X265}:bframes=0"},
-        0,
-    ),
+    "h264-b": ("libx264", {"x264-params": f"{X264}:bframes=3"}, 3),
+    "h264-open": ("libx264", {"x264-params": f"{X264}:bframes=2:open-gop=1"}, 2),
+    "hevc-open": ("libx265", {"x265-params": f"{X265}:bframes=3:open-gop=1"}, 3),
+    "hevc": ("libx265", {"x265-params": f"{X265}:bframes=0"}, 0),
     "mpeg4": ("mpeg4", {}, 0),
     "mpeg4-b": ("mpeg4", {}, 2),
     "mpeg2": ("mpeg2video", {}, 0),
@@ -134,13 +118,11 @@ class Written:
     may_lack: bool = False  # frames may be missing
     last_is_guessed: bool = False  # the time of the last frame, of formats without one for each frame
     shows_lack: bool = True  # whether the file shows that they are
-    transform: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = (
-        None  # of the upright picture to the shown
-    )
+    # Of the upright picture to the shown.
+    transform: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
     fps: float = RATE
-    tolerance: float = (
-        0.0021  # seconds: units of containers are up to a millisecond, and two stamps are compared
-    )
+    # Seconds: units of containers are up to a millisecond, and two stamps are compared.
+    tolerance: float = 0.0021
 
 
 PacketEdit = Callable[[list[Packet]], list[Packet]]

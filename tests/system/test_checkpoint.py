@@ -5,11 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from everest.checkpoints.load import find_weights
-from everest.engine.network import Network
 from everest.engine.state import SavedState
 from everest.errors import CheckpointError
 from everest.system.weights import Weights, load_tensors, read_weights
@@ -43,43 +41,6 @@ def test_the_newest_states_are_kept(tmp_path):
         SavedState(step=step, tensors={"model/w": torch.zeros(3)}, notes={}).save(tmp_path, keep=2)
     names = sorted(p.name for p in tmp_path.iterdir())
     assert names == ["step-000000002.safetensors", "step-000000010.safetensors"]
-
-
-def test_moments_return_to_their_parameters():
-    def step(network: Network) -> None:
-        network.optimizer.zero_grad()
-        network.module(torch.ones(1, 3)).sum().backward()
-        network.optimizer.step()
-
-    trained, fresh = new_network(), new_network()
-    step(trained)
-    fresh.restore(trained.capture(), source="state")
-    for network in (trained, fresh):
-        step(network)
-    assert torch.equal(trained.module.weight, fresh.module.weight)
-
-
-@pytest.mark.parametrize(
-    ("name", "parts"),
-    [("model", "model optimizer ema"), ("adversary", "adversary adversary_optimizer adversary_ema")],
-)
-def test_networks_of_a_run_share_a_state_file(name: str, parts: str):
-    networks = [new_network(name), new_network("other")]
-    for network in networks:
-        network.module(torch.ones(1, 3)).sum().backward()
-        network.optimizer.step()
-    tensors = {key: value for network in networks for key, value in network.capture().items()}
-    assert {key.split("/")[0] for key in networks[0].capture()} == set(parts.split())
-    fresh = new_network(name)
-    fresh.restore(tensors, source="state")
-    assert fresh.capture().keys() == networks[0].capture().keys()
-    assert all(torch.equal(value, tensors[key]) for key, value in fresh.capture().items())
-
-
-def new_network(name: str = "model") -> Network:
-    module = nn.Linear(3, 2)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=0.1)
-    return Network(name=name, module=module, optimizer=optimizer, ema=ModelEmaV3(module))
 
 
 def test_tensors_that_do_not_fit_are_listed():

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from processes import wait_for_rows
 from pydantic import TypeAdapter
 
-from everest.errors import DataError, EnvironmentProblem, RecipeError
+from everest.errors import EnvironmentProblem, RecipeError
 from everest.inference.row_store import open_row_store
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder
@@ -150,16 +150,6 @@ def test_a_damaged_store_of_rows_is_one_error_or_continues(tmp_path: Path, data)
         store.arrays()
     assert outside.read_bytes() == b"precious"
     assert {path.name for path in tmp_path.iterdir()} == {"outside.bin", "rows"}
-
-
-def test_a_list_of_unreadable_videos_is_read_back(tmp_path: Path):
-    reasons = {"a,b.mp4": 'a "reason"', "c\udce9.mp4": "one\nand two", "d.mp4": ""}
-    RunFolder(tmp_path).write_bad_videos(reasons)
-    assert RunFolder(tmp_path).bad_videos() == reasons
-    for damaged in ("path\na.mp4\n", "path,reason\na.mp4\n", 'path,reason\na.mp4,"x\n'):
-        (tmp_path / "bad_videos.csv").write_text(damaged)
-        with pytest.raises(DataError, match=r"bad_videos\.csv: damaged; remove it"):
-            RunFolder(tmp_path).bad_videos()
 
 
 def refuse(name: str) -> None:

@@ -1,9 +1,5 @@
-import hashlib
 import json
 import math
-import os
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
@@ -16,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem
-from everest.system.weights import TYPES, Weights, write_tensors
+from everest.system.weights import TYPES, write_tensors
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter("__metadata__".__ne__)
 SHAPES = st.lists(st.integers(0, 4), max_size=3)
@@ -63,36 +59,6 @@ def check_alignment(content: bytes, tensors: dict[str, Tensor]) -> None:
     header.pop("__metadata__", None)
     assert list(header) == sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
     assert all(header[name]["data_offsets"][0] % tensors[name].itemsize == 0 for name in tensors)
-
-
-WEIGHTS = Weights(
-    kind="classifier",
-    settings={"b": 1, "a": [2.5, None]},
-    classes=("x", "ü"),
-    recipe="r",
-    step=7,
-    origin={"family": "videomae", "file": "f.pth"},
-    tensors={"w": torch.arange(6.0).view(2, 3), "b": torch.arange(3)},
-)
-SAVE_WEIGHTS = """
-import sys
-sys.path[:0] = sys.argv[2:]
-from pathlib import Path
-from test_tensor_file import WEIGHTS
-WEIGHTS.save(Path(sys.argv[1]))
-"""
-
-
-@pytest.mark.slow
-def test_processes_with_other_hash_seeds_write_the_same_file(tmp_path: Path):
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
-    digests = set()
-    for seed in ("0", "1", "2"):
-        path = tmp_path / f"{seed}.safetensors"
-        command = [sys.executable, "-c", SAVE_WEIGHTS, str(path), *folders]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": seed})
-        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
-    assert len(digests) == 1
 
 
 def test_tensors_are_written_without_a_second_copy(tmp_path: Path):

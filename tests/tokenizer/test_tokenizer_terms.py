@@ -13,16 +13,12 @@ from small_runs import called, equal, sets, weights
 from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
-from everest.config.recipe import load_recipe
 from everest.data.loader import batches
 from everest.engine.network import part_of, set_lr
 from everest.foreign import imagenet
-from everest.profiling.measure import try_one_pass
-from everest.system.live_bytes import LiveBytes
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss
 from everest.tokenizer.loss import BETAS, Adversary
-from everest.tokenizer.spec import tokenizer_spec
 from everest.train_tokenizer import TokenizerStage, tokenizer_losses
 
 __all__ = ["recipe"]  # a fixture
@@ -130,20 +126,6 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     assert not run.exists()
 
 
-def test_the_memory_of_the_terms_is_estimated(recipe: Path, tmp_path: Path, small_network: Path):
-    """That of the discriminator within a half; a term of weight 0 takes none."""
-    stage, adversary = with_adversary(recipe, tmp_path / "run")
-    spec = tokenizer_spec(load_recipe(recipe))
-    with LiveBytes(*adversary.discriminator.parameters()) as counter:
-        rebuilt, real = torch.rand(2, 1, 3, 8, 32, 32)
-        _loss = adversary.generator_loss(rebuilt.requires_grad_())  # both graphs live at the same time
-        _losses = adversary.discriminator_losses(real, rebuilt)
-    assert stage.objective.bytes_per_clip(spec, 2) == pytest.approx(counter.most, rel=0.5)
-    perceptual = ("tokenizer.loss.perceptual=0.1", f"tokenizer.loss.perceptual_weights={small_network}")
-    assert set_up(recipe, tmp_path / "run").objective.bytes_per_clip(spec, 4) == 0
-    assert set_up(recipe, tmp_path / "run", *perceptual).objective.bytes_per_clip(spec, 4) > 0
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [2, 3 * FIRST])
 def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(recipe, trained, tmp_path, rows):
@@ -156,17 +138,6 @@ def test_a_killed_run_resumes_to_the_same_bits_discriminator_included(recipe, tr
     assert figures(parts) == figures(trained)
     assert equal(newest(parts), newest(trained))
     assert equal(weights(parts), weights(trained))
-
-
-def test_passes_of_a_step_add_up(recipe: Path, tmp_path: Path):
-    gradients = []
-    for clips in (2, 4):
-        overrides = [f"train.micro_batch={clips}", "tokenizer.full_batches=1.0"]
-        stage, adversary = with_adversary(recipe, tmp_path / "run", *overrides)
-        with stage.training.running():
-            passes_of(stage)
-        gradients.append([p.grad for p in adversary.discriminator.parameters()])
-    assert all(torch.allclose(one, two, rtol=1e-3, atol=1e-6) for one, two in zip(*gradients, strict=True))
 
 
 @pytest.mark.slow
@@ -236,23 +207,6 @@ def whole_step(stage: TokenizerStage) -> None:
         passes_of(stage)
         stage.training.step(stage.training.clip_gradients())
         stage.training.log_step()
-
-
-def trial(stage: TokenizerStage) -> None:
-    for network in stage.training.networks:
-        set_lr(network.optimizer, 1e-3)
-    try_one_pass(stage.training, stage.losses)
-
-
-@pytest.mark.parametrize("change", [whole_step, trial])
-def test_a_step_and_a_trial_change_both(recipe, tmp_path, change):
-    stage, adversary = with_adversary(recipe, tmp_path / "run")
-    (tmp_path / "run").mkdir()
-    modules = (adversary.discriminator, stage.training.model.decoder)
-    before = [[p.clone() for p in module.parameters()] for module in modules]
-    change(stage)
-    for module, weights_before in zip(modules, before, strict=True):
-        assert not any(torch.equal(p, q) for p, q in zip(module.parameters(), weights_before, strict=True))
 
 
 def test_the_perceptual_term_is_logged_and_leaves_nothing_behind(recipe, tmp_path, small_network):

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from fractions import Fraction
@@ -55,21 +51,6 @@ def test_stored_facts_equal_those_of_the_file(folder: Path, clip_files: Path, tm
     keep_indexes(None)
     assert_same(first, inspect_video(video))
     assert isinstance(first.index, CountedIndex) == (kind == "avi")
-
-
-def test_another_process_reads_them_instead_of_the_packets(folder: Path, clip_files: Path, tmp_path: Path):
-    video = Path(shutil.copy(clip_files / "clip0.mp4", tmp_path / "video.mp4"))
-    inspect_video(video)
-    file = file_of_facts(folder, video)
-    facts = zlib.decompress(file.read_bytes())
-    assert facts.count(b'"notices": []') == 1
-    file.write_bytes(zlib.compress(facts.replace(b'"notices": []', b'"notices": ["of the store"]')))
-    code = (
-        "import sys; from pathlib import Path; from everest.video.file import inspect_video, keep_indexes\n"
-        "keep_indexes(Path(sys.argv[1])); print(*inspect_video(Path(sys.argv[2])).notices)"
-    )
-    command = [sys.executable, "-c", code, str(folder), str(video)]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "of the store\n"
 
 
 def test_a_file_rewritten_with_its_old_size_and_time_is_indexed_again(folder: Path, tmp_path: Path):

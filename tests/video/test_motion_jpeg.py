@@ -1,6 +1,5 @@
 """Motion JPEG files, whose packets are read at their places."""
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 from timed_videos import repack, write_frames
 from torch import Tensor
 
-from everest.video.decoding import decode_places
 from everest.video.file import inspect_video
 from everest.video.index import StampedIndex
-from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, probe, read_frames
+from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, read_frames
 from everest.video.source import Member
 from everest.video.writer import Mjpeg, write_timed_frames
 
@@ -99,42 +97,8 @@ def test_containers_that_do_not_state_the_places_of_images_are_demuxed(film: Pat
         assert torch.equal(read_frames(copy, range(FRAMES)), by_ffmpeg(film))
 
 
-def test_places_of_matroska_are_not_trusted_even_if_the_first_image_is_padded(film: Path, tmp_path: Path):
-    """Its places are bytes too low; a padded image does not lose its end."""
-    with av.open(str(film)) as images, av.open(str(tmp_path / "film.mkv"), "w") as container:
-        stream = container.add_stream_from_template(images.streams.video[0])
-        for number, packet in enumerate(p for p in images.demux(video=0) if p.size):
-            image = av.Packet(bytes(packet) + bytes(0 if number else 64))
-            image.stream, image.time_base, image.is_keyframe = stream, packet.time_base, True
-            image.pts = image.dts = packet.pts
-            container.mux(image)
-    assert not are_read_by_place(tmp_path / "film.mkv")
-    assert torch.equal(read_frames(tmp_path / "film.mkv", range(FRAMES)), by_ffmpeg(film))
-
-
-def test_a_file_that_cannot_be_opened_again_is_an_unreadable_video(tmp_path: Path):
-    with pytest.raises(VideoError, match="cannot be read: No such file"):
-        list(decode_places(tmp_path / "missing.mp4", [(0, 99)]))
-    with pytest.raises(VideoError, match="cannot be read: Is a directory"):
-        list(decode_places(tmp_path, [(0, 99)]))
-
-
 @pytest.mark.parametrize("format", ["yuvj422p", "yuvj444p"])
 def test_files_of_other_programs_are_read_by_place(pixels: NDArray[np.uint8], tmp_path: Path, format: str):
     film = write_frames(tmp_path / "film.mov", pixels, codec="mjpeg", rate=25, pix_fmt=format)
     assert are_read_by_place(film)
     assert torch.equal(read_frames(film, range(FRAMES)), by_ffmpeg(film))
-
-
-def test_a_turned_film_is_upright(film: Path, monkeypatch: pytest.MonkeyPatch):
-    """As a phone's: the orientation of the stored images is applied to each."""
-    video = inspect_video(film)
-    turned = replace(
-        video,
-        orientation=video.orientation._replace(transposed=True, mirrored=True),
-        info=replace(probe(film), height=video.info.width, width=video.info.height),
-    )
-    monkeypatch.setattr("everest.video.backends.inspect_video", lambda path: turned)
-    stored = read_frames(film, [4])
-    monkeypatch.undo()
-    assert torch.equal(stored, read_frames(film, [4]).transpose(1, 2).flip(2))

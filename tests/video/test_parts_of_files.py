@@ -19,7 +19,7 @@ from everest.system.storage import RemotePath
 from everest.video.file import clear_video_cache, keep_indexes
 from everest.video.packet_sizes import packet_sizes
 from everest.video.reader import frames_in_order, probe, read_frames
-from everest.video.source import KEPT, PART, WHOLE, PartsOfFile, _part, decoder_input
+from everest.video.source import WHOLE, PartsOfFile, _part
 
 FRAMES = 150
 
@@ -93,21 +93,6 @@ def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
     finally:
         keep_indexes(None)
         clear_video_cache()
-
-
-def test_parts_in_memory_are_few(stored: str, requested: list[int]):
-    source = decoder_input(RemotePath(stored))
-    assert not isinstance(source, str)
-    while source.read(2**20):
-        pass
-    assert max(requested) <= PART
-    assert _part.cache_info().currsize <= KEPT
-
-
-def test_a_small_file_is_loaded_at_once(bucket: str, clip_files: Path, requested: list[int]):
-    put(f"{bucket}/small.mp4", (clip_files / "clip0.mp4").read_bytes())
-    read_frames(f"{bucket}/small.mp4", [3])
-    assert requested == [(clip_files / "clip0.mp4").stat().st_size]
 
 
 @settings(max_examples=30)

@@ -19,11 +19,10 @@ from av.error import InvalidDataError
 
 from everest.video.cuts import is_cut, pes_state
 from everest.video.source import Video, open_bytes
-from everest.video.stream import LARGEST_FRAME, decoder_errors, open_stream, packets
+from everest.video.stream import IMAGES, decoder_errors, decoder_options, open_stream, packets
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
-IMAGES: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
 # Where they break off, it is not known which frames are missing among those that the decoder still holds.
 UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "mpeg", "h264", "hevc", "m4v", "mpegvideo"})
 PLACES: Final = 2**8  # of the frames that one packet pushes out; the end of a file pushes out up to 32
@@ -143,7 +142,7 @@ def decode_places(path: Video, places: Iterable[tuple[int, int]]) -> Iterator[Vi
         Of each packet its frame; None if it is damaged.
     """
     codec = VideoCodecContext.create(IMAGES, "r")
-    codec.thread_count, codec.options = 1, {"max_pixels": str(LARGEST_FRAME)}
+    codec.thread_count, codec.options = 1, decoder_options(IMAGES)
     with decoder_errors(path), open_bytes(path) as file:
         for offset, size in places:
             file.seek(offset)

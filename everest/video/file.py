@@ -28,13 +28,13 @@ from numpy.typing import NDArray
 
 from everest.system.storage import RemotePath
 from everest.video.cuts import end_before, missing_end, promised_seconds
-from everest.video.decoding import IMAGES, Loss, decode_frames, decode_places
+from everest.video.decoding import Loss, decode_frames, decode_places
 from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
 from everest.video.source import Member, Video, video_version
-from everest.video.stream import DAMAGED_OR_LARGE, VideoError, decoder_errors, open_stream
+from everest.video.stream import DAMAGED_OR_LARGE, IMAGES, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
 
-RULES: Final = 9  # to be raised with every change of the facts or of how they are found
+RULES: Final = 10  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")
 MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
 SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree

@@ -26,6 +26,7 @@ KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, b"\x1aE\xdf\xa3"), 
 HEAD: Final = 21  # bytes that show the format
 ANIMATED: Final = 2  # flag in the last of these bytes, of WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; our choice
+IMAGES: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
 # FFmpeg's formats whose files name other files, addresses or devices.
@@ -120,6 +121,12 @@ def open_container(path: Video) -> InputContainer:
             raise VideoError(path, reason) from error
 
 
+def decoder_options(codec: str) -> dict[str, str]:
+    """Of FFmpeg's decoders: frames may be larger than the file states, and damaged images are errors."""
+    strict = {"err_detect": "explode"} if codec == IMAGES else {}
+    return {"max_pixels": str(LARGEST_FRAME), **strict}
+
+
 @contextmanager
 def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open a file and its first video stream, which one thread decodes."""
@@ -132,7 +139,7 @@ def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
             if codec is None:
                 raise VideoError(path, "no frame can be decoded (unknown codec or damaged header)")
             check_frame_size(path, (codec.height, codec.width))
-            codec.options = {"max_pixels": str(LARGEST_FRAME)}  # frames may be larger than the file states
+            codec.options = decoder_options(codec.name)
             codec.thread_count = 1  # the loader's workers decode in parallel
         yield container, streams[0]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from timed_videos import repack, write_frames
 from torch import Tensor
 
+from everest.prepare.examine import examine
 from everest.video.file import inspect_video
 from everest.video.index import StampedIndex
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, read_frames
@@ -71,6 +72,22 @@ def test_a_damaged_image_is_an_error_of_its_own_frame_alone(film: Path, tmp_path
     (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[: index.offsets[20] + 99])
     with pytest.raises(VideoError):
         read_frames(tmp_path / "cut.mp4", [20])
+
+
+def test_a_spot_of_damage_within_an_image_is_found(film: Path, tmp_path: Path):
+    index = inspect_video(film).index
+    assert isinstance(index, StampedIndex)
+    content = bytearray(film.read_bytes())
+    middle = index.offsets[9] + index.sizes[9] // 2
+    content[middle : middle + 512] = bytes(512)  # a lost sector of a disk
+    (tmp_path / "spot.mp4").write_bytes(content)
+    assert torch.equal(read_frames(tmp_path / "spot.mp4", [8, 10]), read_frames(film, [8, 10]))
+    with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
+        read_frames(tmp_path / "spot.mp4", [9])
+    repacked = repack(tmp_path / "spot.mp4", tmp_path / "spot.mkv")  # read by the demuxer
+    with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
+        read_frames(repacked, [9])
+    assert examine(str(tmp_path / "spot.mp4")).reason == "damaged: 23 of 24 frames can be decoded"
 
 
 def test_an_image_of_another_size_is_scaled(film: Path, pixels: NDArray[np.uint8], tmp_path: Path):

@@ -81,6 +81,10 @@ SETTINGS = {
     "heads of attention": (_set("model", "heads", value=5), "model.heads: 5 heads do not divide"),
     "positions": (_set("model", "positions", value="separable"), "model.width: 24 is no multiple of 16"),
     "alpha": (_set("frame_selection", "alpha", value=1e308), "alpha: Input"),
+    "stds of pixels": (_set("pixels", value={"mean": [0.5], "std": [0.2] * 2}), "1 means and 2 stds, one of"),
+    "std of pixels": (_set("pixels", value={"mean": [0.5], "std": [0.0]}), "a std must be from 1e-06"),
+    "mean of pixels": (_set("pixels", value={"mean": [2.0], "std": [1.0]}), "a mean must be from 0 to 1"),
+    "pixels": (_set("pixels", value=[0.5, 0.2]), "its settings are not readable: pixels: Input"),
     "long key": (_set("x" * 100_000, value=1), "its settings are not readable: xxx"),
     "tokenizer": (_set("tokenizer", value={"settings": {}}), "its settings are not readable: tokenizer"),
 }

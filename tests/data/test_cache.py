@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from small_runs import RECIPE, metrics, run
 
 from everest.data import cache as cache_module
@@ -71,6 +72,16 @@ def test_a_video_is_decoded_again_only_if_it_was_rewritten(video, kept, tmp_path
         assert torch.equal(kept.frames(video, [3, 1, 30]), first)
     write_video(video, torch.full((32, 48, 64, 3), 90, dtype=torch.uint8), fps=16)
     assert torch.equal(kept.frames(video, [5]), read_frames(video, [5]))
+
+
+def test_images_are_cached_and_a_changed_one_is_read_again(tmp_path, kept):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(folder / f"{number}.png")
+    assert kept.frames(folder, [2, 0], (0, 3))[:, 0, 0, 0].tolist() == [2, 0]
+    Image.new("RGB", (4, 4), (99, 0, 0)).save(folder / "2.png")
+    assert kept.frames(folder, [2, 0], (0, 3))[:, 0, 0, 0].tolist() == [99, 0]
 
 
 def test_a_damaged_video_gives_the_frames_before_the_damage(shared, kept):

@@ -8,6 +8,7 @@ from task_runs import COLUMNS, write_list
 
 import everest
 from everest.config.heads import Head, named_heads
+from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.data.stages import finetune_clips
 from everest.lists.classes import Classes, empty_classes
@@ -83,6 +84,19 @@ def test_other_heads_are_refused_and_classes_without_a_clip_are_listed_for_each(
     clips, classes = finetune_clips(Recipe(name="here", data=data))
     assert classes == Classes(heads=named_heads({"verb": 3, "noun": 4}))
     assert empty_classes(clips.samples, classes) == ["verb 2", "noun 3"]
+
+
+def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):
+    base = tmp_path / "two.yaml"
+    base.write_text("base: k400\ndata: {heads: {verb: 97, noun: 300}, num_classes: null}\n")
+
+    def heads(*overrides: str) -> dict[str, int] | None:
+        return load_recipe(str(base), overrides=overrides).data.heads
+
+    assert heads() == {"verb": 97, "noun": 300}
+    assert heads("data.heads={action: 10}") == {"action": 10}
+    assert heads("data.heads.verb=5") == {"verb": 5, "noun": 300}
+    assert heads("data.heads={a: 2}", "data.heads.b=3") == {"a": 2, "b": 3}
 
 
 def test_each_head_has_its_bouts(heads_run: Path, clip_files: Path, tmp_path: Path):

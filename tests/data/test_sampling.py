@@ -44,6 +44,13 @@ def test_classes_have_the_same_share_or_one_by_the_root_of_their_samples(labels,
     assert sample_weights([(label,) for label in labels], kind).tolist() == weights.tolist()
 
 
+def test_of_several_classes_the_rarest_counts_and_no_class_is_a_class():
+    labels = [(0,), (0, 1), (0,), (0, 0), (), ()]
+    assert sample_weights(labels, "balanced").tolist() == [1 / 4, 1, 1 / 4, 1 / 4, 1 / 2, 1 / 2]
+    assert sample_weights(labels, "sqrt").tolist() == [0.5, 1, 0.5, 0.5, 2**-0.5, 2**-0.5]
+    assert sample_weights([], "balanced").shape == (0,)
+
+
 SHUFFLED = [[(0, 1), (0, 0), (0, 2), (0, 3), (0, 4)], [(1, 1), (1, 2), (1, 0), (1, 3), (1, 4)]]
 DRAWN = [[(0, 4), (1, 4), (2, 3), (3, 4), (4, 4)], [(5, 2), (6, 4), (7, 4), (8, 1), (9, 2)]]
 

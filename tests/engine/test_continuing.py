@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from small_runs import RECIPE, called, contents, equal, sets, weights
 
-from everest.system.run_folder import RunFolder
+from everest.system.run_folder import RunFolder, default_folder
 
 EPOCHS = 3  # of RECIPE, each of one step
 
@@ -124,6 +124,22 @@ def test_overwrite_spares_what_the_run_reads_and_what_no_run_has_written(command
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "env.json").write_text('{"of": "something else"}')
     assert "which no run has written" in everest(command, "--overwrite", code=2)
+
+
+def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("everest.engine.tracking.importlib.util.find_spec", lambda name: None)
+    before = contents(finished)
+    shown = everest(command, "--overwrite", "--tracker", "wandb", code=5)
+    assert "pip install wandb" in shown
+    assert contents(finished) == before
+
+
+def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("everest.system.run_folder.time.strftime", lambda form: "20260101-000000")
+    first = default_folder("pretrain", "ucf101")
+    first.mkdir(parents=True)
+    assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"
 
 
 def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):

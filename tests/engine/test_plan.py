@@ -83,6 +83,17 @@ def test_bad_videos_are_named_once_and_end_the_run_above_the_share():
     bad.check(any_failed=False)  # nothing new: a repaired run can resume
 
 
+def test_counts_of_bad_videos_survive_a_resume():
+    bad = BadVideos(max_bad=1.0)
+    bad.add(requested=5, failed=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
+    assert bad.counts() == {"asked": 5, "bad": 5}  # a sample counts once, however many tries it took
+    bad.check(any_failed=True)
+    again = BadVideos(max_bad=0.5)
+    again.restore(bad.counts(), bad.reasons)
+    assert again.add(requested=8, failed=[[("a", "x")]]) == []
+    assert again.counts() == {"asked": 13, "bad": 6}
+
+
 @pytest.mark.parametrize("largest", [1, 2, 3, 5, 100])
 def test_mixup_gets_pairs_in_every_pass(largest):
     stage = FinetuneSettings(batch_size=12, mixup=0.8)

@@ -3,6 +3,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from processes import assert_resumes_after_a_kill
 from small_runs import called, equal, sets, weights
 
@@ -20,6 +22,18 @@ def by_top1(rows: list[dict[str, Any]]) -> Validations:
 
 def validation(step: int, top1: float, loss: float) -> dict[str, float]:
     return {"step": step, "val_top1": top1, "val_loss": loss}
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.0, 50.0, 100.0]), st.sampled_from([0.5, 1.0, 2.0])), min_size=1))
+def test_the_best_is_the_first_of_the_highest_accuracy_with_the_lowest_loss(results):
+    rows = [validation(step, top1, loss) for step, (top1, loss) in enumerate(results, start=1)]
+    validations = by_top1([])
+    better = [validations.add(row) for row in rows]
+    best = max(rows, key=lambda row: (row["val_top1"], -row["val_loss"], -row["step"]))
+    assert validations.best == best
+    assert max(row["step"] for row, is_new in zip(rows, better, strict=True) if is_new) == best["step"]
+    assert validations.since_best == len(rows) - best["step"]
+    assert by_top1(rows).best == best
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,20 @@ def test_a_recipe_shows_the_clips_and_tokens_that_training_uses(video: Path, tmp
     assert "model.input of the recipe is differences" in called(*shown, "--align", "shift", code=2).stderr
 
 
+def test_options_win_over_the_recipe(video: Path, tmp_path: Path):
+    recipe = tmp_path / "my.yaml"
+    recipe.write_text(TOKENS.replace(", input: differences", "").replace("0.25}", "0.25, align: shift}"))
+    shown = ("visualize-mask", video, "--recipe", recipe, "--overwrite", "--out", tmp_path)
+    (row,) = json_of(*shown, "--frames", 4, "--stride", 5, "--size", 32, "--keep", 0.5, "--align", "none")
+    assert (row["grid"], row["keep"]) == ([2, 4, 6], 0.5)
+    assert row["frames"][1] - row["frames"][0] == 5
+    rows = json_of(*shown, "--compare")
+    assert [row["strategy"] for row in rows] == ["random", "tube", "running-cell", "redundancy-robust"]
+    recipe.write_text("base: small\npretrain: {selection: {strategy: tube}}\n")
+    (row,) = json_of(*shown, "--keep", 0.2, "--size", 64)
+    assert row["strategy"] == "tube"
+
+
 def test_frames_are_drawn_where_something_moves(video: Path):
     options = ["--size", "32", "--frames", "8", "--stride", "5", "--keep", "0.1"]
     row = json_of("select-frames", video, *options)

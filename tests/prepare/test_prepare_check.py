@@ -270,6 +270,14 @@ def test_a_full_disk_is_reported_and_the_check_resumes_once_there_is_room(videos
     checked(*arguments)
 
 
+def test_without_output_the_files_are_in_the_folder_of_the_first_list(videos, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    checked(videos / "train.csv", "-q")
+    assert list(Path().iterdir()) == []
+    assert {"bad_videos.csv", "checked_videos.jsonl"} < {path.name for path in videos.iterdir()}
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -63,3 +63,13 @@ def test_the_doctor_finds_a_container_without_shared_memory():
     (found,) = [finding for finding in findings if finding["name"] == "shared memory"]
     assert (found["state"], found["fix"]) == ("warning", REMEDY)
     assert re.fullmatch(r"0\.06 GiB free; a run with a usual recipe uses \d+\.\d\d GiB", found["found"])
+
+
+@pytest.mark.slow
+def test_a_limit_of_file_sizes_is_reported_with_its_fix(recipe: Path, tmp_path: Path):
+    options = ["--recipe", recipe, "-o", tmp_path / "run", "--gpus", "cpu", "-q"]
+    command = ["sh", "-c", 'ulimit -f 2000; exec "$@"', "sh", sys.executable, "-m", "everest_cli", "pretrain"]
+    ended = subprocess.run([*command, *map(str, options)], capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 5
+    assert ended.stderr.endswith("raise `ulimit -f`, or set train.workers=0\n"), ended.stderr
+    assert "Traceback" not in ended.stderr

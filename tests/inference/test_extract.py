@@ -72,7 +72,7 @@ from everest_cli.main import main
 add = RowStore.add
 def add_or_die(self, video, found):
     add(self, video, found)
-    if len(self.samples) == 23:
+    if len(self.entries) == 23:
         self.sync()
         os.kill(os.getpid(), signal.SIGKILL)
 RowStore.add = add_or_die

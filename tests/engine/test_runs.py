@@ -115,7 +115,7 @@ def test_a_run_skips_damaged_rows_that_a_listing_reports(tmp_path: Path):
     rows, problems = RunFolder(run).read_metrics()
     assert [row["step"] for row in rows] == [row["step"] for row in RunFolder(run).rows()] == [1, 2, 3]
     file = run / "metrics.jsonl"
-    assert problems == [f"{file}:3: not a row of metrics (step: Input should be a valid integer)"]
+    assert problems == [f"{file}:3: not a row of metrics (invalid literal for int() with base 10: 'x')"]
 
 
 def test_table_has_a_line_for_each_run_and_takes_no_name_for_markup(tmp_path: Path):
@@ -142,42 +142,3 @@ def test_reading_runs_needs_no_torch():
     code = "import everest.engine.listing, everest_cli.look, sys; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout == "False\n"
-
-
-DEEP = "[" * 3_000
-JUNK = {
-    "nothing": b"",
-    "binary": bytes(range(256)),
-    "not UTF-8": b'{"a": "\xff"}',
-    "deep": DEEP.encode(),
-    "deep object": b'{"a":' * 3_000,
-    "list": b"[]",
-    "number": b"1e999",
-    "huge": b'{"plan": 1e999, "step": ' + b"9" * 4000 + b"}",
-    "values of other types": b'{"plan": 3, "stage": 5, "name": {"a": 1}, "step": []}',
-    "other plan": b'{"plan": {"steps": {}}, "stage": ["a", 7], "name": ["x"], "step": 1, "loss": "x"}',
-    "huge loss": b'{"step": 1, "loss": 1' + b"0" * 400 + b', "val_top1": 1' + b"0" * 400 + b"}",
-}
-
-
-@pytest.mark.parametrize("name", ["env.json", "metrics.jsonl", "recipe.yaml"])
-def test_no_file_of_a_run_hides_the_other_runs(tmp_path: Path, name: str):
-    make_run(tmp_path / "good", logged=3)
-    for content in (*JUNK, "named pipe", "folder", "dangling link"):
-        file = make_run(tmp_path / content, logged=3, saved=2) / name
-        file.unlink(missing_ok=True)
-        if content == "named pipe":
-            os.mkfifo(file)
-        elif content == "folder":
-            file.mkdir()
-        elif content == "dangling link":
-            file.symlink_to(tmp_path / "nowhere")
-        else:
-            file.write_bytes(JUNK[content] + b"\n")
-    assert len(listed(tmp_path).stdout.splitlines()) == len(JUNK) + 5
-    runs = {Path(run["path"]).name: run for run in json.loads(listed(tmp_path, "--json").stdout)}
-    assert len(runs) == len(JUNK) + 4
-    assert runs["good"]["state"] == "started"
-    for content in ("named pipe", "folder", "binary", "not UTF-8", "deep"):
-        assert runs[content]["state"] == "damaged", content
-        assert name in runs[content]["problem"]

@@ -1,6 +1,5 @@
 import csv
 import json
-import math
 import shutil
 import signal
 import subprocess
@@ -12,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from damage import damaged_bytes, damaged_json
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from processes import kill_when, stop_after
 from small_runs import called, metrics, same_run
@@ -31,7 +29,6 @@ from everest.tokenizer.scorer import TokenScorer
 from everest.tokenizer.spec import tokenizer_spec
 from everest.tokenizer.targets import FrozenTokenizer, TokenTargets
 from everest.video.pixels import normalize
-from everest.video.stream import VideoError
 
 RECIPE = """
 summary: small enough for a test
@@ -273,8 +270,8 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     whole, first = parts(folder), min(folder.glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:-100])
     said = pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
-    assert f"{first}: missing or damaged" in said
-    assert f"{first}: missing or damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
+    assert f"{first}: damaged" in said
+    assert f"{first}: damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
     first.unlink()
     assert "1 of 3 parts are missing" in pretrain(recipe, tmp_path / "b", from_cache(folder), code=6).stderr
     prepare(recipe, tokenizer, folder)
@@ -291,13 +288,8 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     ("key", "value", "problem"),
     [
         ("videos", 10**12, "has the tokens of other clips: videos"),
-        ("variants", 10**12, r"damaged \(variants: Input should be less than or equal to 10000"),
         ("variants", 9999, r"9996 of 9999 parts are missing, first variant0003-"),
         ("grid", [8, 8, 8], "has the tokens of other clips: grid"),
-        ("std", [0.0] * 6, r"damaged \(std.0: Input should be greater than or equal to 0.000001"),
-        ("mean", [0.0], r"damaged \(mean and std are not of the 6 dimensions of a code"),
-        *(("mean", [number] + [0.0] * 5, "damaged") for number in (1e308, math.nan)),
-        *(("std", [number] + [1.0] * 5, "damaged") for number in (1e308, 1e-300, -1.0)),
     ],
 )
 def test_the_wrong_value_of_an_index_is_named(recipe, cache, tmp_path, key, value, problem):
@@ -306,31 +298,6 @@ def test_the_wrong_value_of_an_index_is_named(recipe, cache, tmp_path, key, valu
     (folder / INDEX).write_text(json.dumps(index | {key: value}))
     with pytest.raises(CheckpointError, match=problem):
         opened(recipe, folder)
-
-
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_damaged_index_or_part_is_one_error_or_gives_tokens(recipe, cache, tmp_path, data):
-    folder = tmp_path / "tokens"
-    shutil.copytree(cache, folder, dirs_exist_ok=True)
-    part = min(folder.glob("*.safetensors"))
-    file = data.draw(st.sampled_from([folder / INDEX, folder / INDEX, part]))
-    content = file.read_bytes()
-    changed = damaged_json(json.loads(content)) if file.suffix == ".json" else damaged_bytes(content)
-    file.write_bytes(data.draw(changed))
-    problem = None
-    try:
-        clips, _ = opened(recipe, folder)
-        tokens = clips.tokens.read(0, 3)
-        grid = clips.tokens.index.grid
-    except (CheckpointError, VideoError) as error:
-        problem = str(error)
-    if problem is not None:
-        assert str(folder) in problem
-        assert "\n" not in problem
-    else:
-        assert tokens["importance"].shape == (1, np.prod(grid))
-        assert tokens["values"].isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -6,25 +6,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-import torch
-from damage import damaged_bytes, damaged_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from processes import wait_for_rows
 from pydantic import TypeAdapter
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError
-from everest.inference.row_store import open_row_store
-from everest.prepare.examine import Inspection
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder
-from everest.system.journal import open_journal
 from everest.system.run_folder import RunFolder
 from everest.system.text import json_text, nonfinite_as_null, parse_json, validated
 from everest_cli.output import print_json
@@ -141,73 +135,13 @@ EACH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_sco
 VIDEOS = ["a.mp4", "b.mp4", "c\udce9.mp4"]
 
 
-@EACH
-@given(data=st.data())
-def test_a_damaged_store_of_rows_is_one_error_or_continues(tmp_path: Path, data):
-    outside, folder = tmp_path / "outside.bin", tmp_path / "rows"
-    outside.write_bytes(b"precious")
-    row = {"x": torch.zeros(2, 3), "ids": torch.arange(2)}
-    with open_row_store(folder, {"weights": "w", "keep": 0.5}, batch=1, restart=True) as store:
-        for video in VIDEOS:
-            store.add(video, row if video != "b.mp4" else "empty file")
-    name = data.draw(st.sampled_from(["plan.json", "shapes.json", "journal.jsonl", "x.bin"]))
-    content = (folder / name).read_bytes()
-    changed = damaged_json(json.loads(content)) if name.endswith(".json") else damaged_bytes(content)
-    if name == "shapes.json" and data.draw(st.booleans()):
-        changed = st.just(json.dumps({"../outside": ["<f4", [1]]}).encode())
-    (folder / name).write_bytes(data.draw(changed))
-    with suppress(RecipeError), open_row_store(folder, {"weights": "w", "keep": 0.5}, batch=1) as store:
-        store.check_videos(VIDEOS)
-        for video in VIDEOS[len(store.entries) :]:
-            store.add(video, row)
-        assert len(store.entries) == len(VIDEOS)
-        store.arrays()
-    assert outside.read_bytes() == b"precious"
-    assert {path.name for path in tmp_path.iterdir()} == {"outside.bin", "rows"}
-
-
-@EACH
-@given(data=st.data())
-def test_a_damaged_journal_of_a_check_is_one_error_or_has_inspections(tmp_path: Path, data):
-    file, adapter = tmp_path / "checked.jsonl", TypeAdapter(Inspection)
-    entry = {"path": "c\udce9.mp4", "size": 9, "frames": 3, "seconds": 0.5, "content": "0" * 32}
-    with open_journal(file, entry=adapter, fix="remove it", restart=True) as journal:
-        journal.add([validated(adapter, entry)] * 2)
-    first, *others = file.read_bytes().splitlines(keepends=True)
-    document = json.loads(first)
-    kinds = [damaged_json(document).map(lambda text: text + b"\n"), damaged_bytes(first)]
-    file.write_bytes(b"".join([data.draw(st.one_of(kinds)), *others]))
-    with suppress(RecipeError), open_journal(file, entry=adapter, fix="remove it") as journal:
-        for inspection in journal.entries:
-            assert isinstance(inspection.path, str)
-            assert isinstance(inspection.frames, int)
-            assert inspection.frames >= 0
-
-
-@EACH
-@given(data=st.data())
-def test_damaged_files_of_a_run_are_one_error(tmp_path: Path, data):
-    run = RunFolder(tmp_path)
-    run.write_bad_videos({"a,b.mp4": 'a "reason"', "c\udce9.mp4": "empty file"})
-    content = (tmp_path / "bad_videos.csv").read_bytes()
-    (tmp_path / "bad_videos.csv").write_bytes(data.draw(damaged_bytes(content)))
-    with suppress(DataError):
-        assert all(isinstance(reason, str) for reason in run.bad_videos().values())
-    (tmp_path / "env.json").write_bytes(data.draw(damaged_json({"plan": {"steps": 3}})))
-    with suppress(RecipeError):
-        assert isinstance(run.environment(), dict)
-    rows = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
-    (tmp_path / "metrics.jsonl").write_bytes(data.draw(damaged_bytes(rows)) + b"\n")
-    assert all(isinstance(row["step"], int) for row in run.rows())
-
-
 def test_a_list_of_unreadable_videos_is_read_back(tmp_path: Path):
     reasons = {"a,b.mp4": 'a "reason"', "c\udce9.mp4": "one\nand two", "d.mp4": ""}
     RunFolder(tmp_path).write_bad_videos(reasons)
     assert RunFolder(tmp_path).bad_videos() == reasons
     for damaged in ("path\na.mp4\n", "path,reason\na.mp4\n", 'path,reason\na.mp4,"x\n'):
         (tmp_path / "bad_videos.csv").write_text(damaged)
-        with pytest.raises(DataError, match=r"bad_videos\.csv: damaged; remove it"):
+        with pytest.raises(DataError, match=r"bad_videos\.csv: damaged .*; remove it"):
             RunFolder(tmp_path).bad_videos()
 
 

@@ -218,7 +218,10 @@ def _finish(stage: TokenizerStage) -> dict[str, Any]:
         measure_targets(model, training.clips, settings=training.settings)
         replace(weights, tensors=model.state_dict()).save(run.weights)
     elif run.report.is_file():
-        return read_own_json(run.report, fix="remove it, and run again")
+        try:
+            return read_own_json(run.report, fix="validating again")
+        except RecipeError as error:
+            training.notice(str(error))
     report = _report(stage, model)
     document = {
         "step": weights.step,

@@ -24,8 +24,9 @@ from everest.errors import RecipeError
 from everest.figures.pictures import draw_examples
 from everest.foreign.imagenet import load_network
 from everest.system.files import write_text
+from everest.system.own_files import read_own_json
 from everest.system.run_folder import REPORT_IMAGE
-from everest.system.text import json_text, nonfinite_as_null, read_json
+from everest.system.text import json_text, nonfinite_as_null
 from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips, tokenizer_clips
 from everest.tokenizer.loss import (
     ADVERSARY_START,
@@ -218,9 +219,9 @@ def _finish(stage: TokenizerStage) -> dict[str, Any]:
         replace(weights, tensors=model.state_dict()).save(run.weights)
     elif run.report.is_file():
         try:
-            return read_json(run.report)
-        except ValueError as error:
-            training.notice(f"{run.report} is damaged ({error}): validating again")
+            return read_own_json(run.report, fix="validating again")
+        except RecipeError as error:
+            training.notice(str(error))
     report = _report(stage, model)
     document = {
         "step": weights.step,

@@ -107,9 +107,13 @@ def report(
     Example: everest sweep report runs/steps
     """
     from everest.sweep.report import FIGURE, draw_report, make_report, notes, table
-    from everest.sweep.results import read_results
+    from everest.sweep.results import FIX, RESULTS, read_results
+    from everest.system.own_files import reading_own
 
-    document = make_report(read_results(folder), metric=metric, against=against)
+    with reading_own(folder / RESULTS, fix=FIX):
+        document = make_report(read_results(folder), metric=metric, against=against)
+        columns, *rows = table(document)
+        lines = [*notes(document), *map(_failure_line, document["failures"])]
     draw_report(folder / FIGURE, document)
     document["figure"] = str(folder / FIGURE)
     if as_json:
@@ -117,7 +121,5 @@ def report(
         return
     if document["summary"]:
         typer.echo(document["summary"])
-    columns, *rows = table(document)
     print_table(columns, rows)
-    for line in [*notes(document), *map(_failure_line, document["failures"]), document["figure"]]:
-        typer.echo(line)
+    typer.echo("\n".join([*lines, document["figure"]]))

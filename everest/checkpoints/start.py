@@ -17,13 +17,14 @@ from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.hub import is_hub_name, is_timm_name
+from everest.system.own_files import reading_own
 from everest.system.run_folder import (
     BEST,
     ENVIRONMENT,
+    FIX,
     INIT,
     INIT_NAME,
     ORIGIN,
-    PLAN,
     WEIGHTS,
     Decoder,
     Init,
@@ -57,9 +58,7 @@ def find_init(
     name = str(name) if is_hub_name(name) or is_timm_name(name) else str(absolute(Path(name)))
     run = None if output is None or overwrite else RunFolder(output)
     if run is not None and run.read_env(INIT_NAME) == name:
-        file = run.read_env(INIT)
-        if not isinstance(file, str):
-            raise RecipeError(f"{run.path / ENVIRONMENT}: damaged (init)")
+        file = str(run.read_env(INIT))
     elif is_timm_name(name):
         file = name
     else:
@@ -84,9 +83,8 @@ class Start:
         file, name, step = Path(self.init.file), Path(self.init.name), self.origin.get("step")
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
         run = RunFolder(file.parent)
-        plan = run.read_env(PLAN) if file.name in (WEIGHTS, BEST) and run.is_run() else None
-        steps = plan.get("steps") if isinstance(plan, dict) else None
-        reached = f", step {step}{f' of {steps}' if steps else ''}" if step else ""
+        plan = run.plan() if file.name in (WEIGHTS, BEST) and run.is_run() else None
+        reached = f", step {step}{f' of {plan.steps}' if plan else ''}" if step else ""
         return f"weights: encoder of {label}{reached}"
 
     def other_rate(self, fps: float | None) -> str | None:
@@ -110,10 +108,9 @@ class Start:
 def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
     """Read the weights of `init`, unless the run that is resumed already has a state."""
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
-        origin = resumed.read_env(ORIGIN)
-        if not (isinstance(origin, dict) and isinstance(origin.get("settings"), dict)):
-            raise RecipeError(f"{resumed.path / ENVIRONMENT}: damaged (origin)")
-        saved = ModelSpec.from_settings(origin["settings"], source=Path(init.file))
+        with reading_own(resumed.path / ENVIRONMENT, fix=FIX):
+            origin = {**resumed.environment()[ORIGIN]}
+            saved = ModelSpec.from_settings(origin["settings"], source=resumed.path)
         return Start(init=init, origin=origin, saved=saved, weights=None)
     weights, saved = open_encoder(init.file)
     origin = {

@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from everest.config.best import BACKGROUND, OVER_BACKGROUND
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.metrics.names import METRICS
 from everest.system.locks import is_running, last_written
-from everest.system.run_folder import COMMAND, ENVIRONMENT, FINISHED, PLAN, RECIPE, STATE, RunFolder
+from everest.system.own_files import reading_own
+from everest.system.run_folder import COMMAND, ENVIRONMENT, FINISHED, FIX, PLAN, RECIPE, STATE, RunFolder
 from everest.system.weights_header import read_header
 
-Value = TypeVar("Value")
 State = Literal["running", "finished", "resumable", "started", "damaged"]
 
 
@@ -59,31 +59,28 @@ def summarize(run: Path) -> RunSummary:
     """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
     age = 0
     try:
-        age = int(max(0.0, time.time() - last_written(run)))
-        environment, rows = read_run(run)
-        loss = _newest(rows, "loss")
-        metric = metric_of_run(run, rows)
-        values = [float(row[f"val_{metric}"]) for row in rows if f"val_{metric}" in row]
-        best = max if metric is not None and METRICS[metric].higher else min
-        return RunSummary(
-            path=str(run),
-            state=_state(run, environment, rows),
-            age_seconds=age,
-            command=_optional(str, environment.get(COMMAND)),
-            recipe=_optional(str, find_recipe(run / RECIPE).values().get("name")),
-            step=_newest(rows, "step"),
-            steps=_optional(int, environment[PLAN]["steps"]),
-            loss=None if loss is None else float(loss),
-            best_metric=metric,
-            best_value=best(values, default=None),
-        )
+        with reading_own(run, fix=FIX):
+            age = int(max(0.0, time.time() - last_written(run)))
+            environment, rows = read_run(run)
+            loss = _newest(rows, "loss")
+            metric = metric_of_run(run, rows)
+            name = find_recipe(run / RECIPE).values().get("name")
+            values = [float(row[f"val_{metric}"]) for row in rows if f"val_{metric}" in row]
+            best = max if metric is not None and METRICS[metric].higher else min
+            return RunSummary(
+                path=str(run),
+                state=_state(run, environment, rows),
+                age_seconds=age,
+                command=str(environment[COMMAND]),
+                recipe=None if name is None else str(name),
+                step=_newest(rows, "step"),
+                steps=int(environment[PLAN]["steps"]),
+                loss=None if loss is None else float(loss),
+                best_metric=metric,
+                best_value=best(values, default=None),
+            )
     except UserError as error:
-        problem = str(error)
-    except OSError as error:
-        problem = f"{error.filename or run}: cannot be read: {error.strerror}"
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        problem = f"{run}: values that no run writes ({error})"
-    return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=problem)
+        return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
 
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
@@ -95,13 +92,6 @@ def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
         candidates = [OVER_BACKGROUND] if BACKGROUND in (names or ()) else ["top1", "map", "mae", "loss"]
     logged = {name for row in rows for name in row}
     return next((name for name in candidates if f"val_{name}" in logged), None)
-
-
-def _optional(kind: type[Value], value: Any) -> Value | None:
-    """The value; raises TypeError for one of another type."""
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{value!r:.50} is no {kind.__name__}")
-    return value
 
 
 def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> State:

@@ -120,9 +120,9 @@ def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
 def _require_same_videos(run: RunFolder, videos: dict[str, Any]) -> None:
     """Raise RecipeError if a run was started with another list of videos or other labels than it has now."""
     plan = run.plan()
-    if plan and any(plan[key] != value for key, value in videos.items()):
+    if plan and any(getattr(plan, key) != value for key, value in videos.items()):
         raise RecipeError(
-            f"--output {run.path}: its run had another list of {plan['videos']} videos (or other "
+            f"--output {run.path}: its run had another list of {plan.videos} videos (or other "
             f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
         )
 
@@ -178,9 +178,9 @@ def _chosen_micro_batch(recipe: Recipe, context: RunContext) -> int | None:
     if isinstance(recipe.train.micro_batch, int):
         return recipe.train.micro_batch
     plan = context.run.plan() if context.resumed else None
-    if plan is None or plan["processes"] != context.accelerator.num_processes:
+    if plan is None or plan.processes != context.accelerator.num_processes:
         return None
-    return plan["micro_batch"]
+    return plan.micro_batch
 
 
 def _network(

@@ -205,12 +205,7 @@ def _files_read(recipe: Recipe, options: RunOptions) -> list[Path]:
 
 def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:
     """The settings and options in which the run in the folder differs, each with both values."""
-    try:
-        saved = flat_values(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
-    except RecipeError as error:
-        raise RecipeError(
-            f"{error}; the run's copy of its settings is damaged: restore it, or {FIX}"
-        ) from error
+    saved = flat_values(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
     given, init = flat_values(recipe_values(recipe)), options.init
     may_change = set(RESUME_MAY_CHANGE)
     if options.command == "train-tokenizer":

@@ -17,8 +17,8 @@ from everest.errors import RecipeError
 from everest.evaluation.metric_text import metric_rows, views_text
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
+from everest.system.own_files import read_own_json, reading_own
 from everest.system.run_folder import RECIPE
-from everest.system.text import read_json
 
 READ: Final = {"videos", "groups", "skipped", "views", "checkpoint", "recipe"}  # keys of an evaluation
 NO_EVALUATION: Final = (
@@ -28,17 +28,10 @@ NO_EVALUATION: Final = (
 
 def read_evaluation(path: Path) -> dict[str, Any]:
     """Read the document that `everest eval --json` printed."""
-    try:
-        document = read_json(path)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecipeError(f"--evaluation {path}: {reason}") from error
-    views = document.get("views") if isinstance(document, dict) else None
-    if not isinstance(views, dict) or not views.keys() >= {"clips", "crops"} or not document.keys() >= READ:
-        raise RecipeError(
-            f"--evaluation {path}: no document of an evaluation; write one with "
-            f"everest eval --json > {shlex.quote(str(path))}"
-        )
+    fix = f"write it with everest eval --json > {shlex.quote(str(path))}"
+    with reading_own(path, fix=fix):
+        document = read_own_json(path, fix=fix)
+        _ = [document[key] for key in READ], [document["views"][key] for key in ("clips", "crops")]
     return document
 
 

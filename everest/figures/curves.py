@@ -24,7 +24,8 @@ from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
 from everest.probes.collapse import ACCURACIES, probe_rows
-from everest.system.run_folder import ENVIRONMENT, METRICS_FILE, WEIGHTS, Row
+from everest.system.own_files import reading_own
+from everest.system.run_folder import FIX, METRICS_FILE, WEIGHTS, Row
 from everest.system.weights_header import read_header
 
 AxisName = Literal["steps", "hours", "gflops"]
@@ -84,7 +85,11 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
     names = [run.resolve().name for run in once]
     if len(set(names)) < len(names):
         names = [str(run) for run in once]
-    return [_read_run(run, name, x) for run, name in zip(once, names, strict=True)]
+    curves = []
+    for run, name in zip(once, names, strict=True):
+        with reading_own(run, fix=FIX):
+            curves.append(_read_run(run, name, x))
+    return curves
 
 
 def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
@@ -119,7 +124,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
 
 def _curve(x_of_step: Mapping[int, float], rows: Sequence[Row], key: str) -> Curve:
     """Collect the values of `key`; None, a value that is not finite, is a gap in the line."""
-    values = {row["step"]: row[key] for row in rows if isinstance(row.get(key, ""), float | int | None)}
+    values = {row["step"]: row[key] for row in rows if key in row}
     points = [(x_of_step[step], value) for step, value in values.items()]
     both = np.array(points, dtype=np.float64).reshape(-1, 2)  # (R, 2)
     return Curve(both[:, 0], both[:, 1])
@@ -129,15 +134,10 @@ def _positions(run: Path, environment: Row, rows: Sequence[Row], x: AxisName) ->
     """Return the position of each step's row on the x axis."""
     if x == "steps":
         return [row["step"] for row in rows]
-    plan = environment.get("plan")
-    batch_size = plan.get("batch_size") if isinstance(plan, dict) else None
+    batch_size = environment["plan"]["batch_size"]
     speeds = [row.get("clips_per_second") for row in rows]
-    # bool is a subclass of int
-    if type(batch_size) is not int or batch_size < 1 or (x == "hours" and None in speeds):
-        raise RecipeError(
-            f"{run}: {ENVIRONMENT} lacks plan.batch_size, or a step of {METRICS_FILE} its clips_per_second; "
-            "only --x steps works"
-        )
+    if x == "hours" and None in speeds:
+        raise RecipeError(f"{run}: a step of {METRICS_FILE} has no clips_per_second; use --x steps")
     if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
         seconds = batch_size / np.maximum(np.array(speeds, dtype=np.float64), SLOWEST)  # (R,)
         return (np.cumsum(seconds) / 3600).tolist()

@@ -11,31 +11,24 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import InstanceOf, PositiveInt, TypeAdapter
 from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.system.files import write_error, write_text
 from everest.system.journal import Journal, open_journal, write_all
-from everest.system.text import is_plain, read_json, validated
+from everest.system.own_files import read_own_json, reading_own
 
 JOURNAL: Final = "journal.jsonl"
 PLAN: Final = "plan.json"
 SHAPES: Final = "shapes.json"
 
-Value = TypeVar("Value")
+FIX: Final = "start again with --overwrite"
 SampleEntry = tuple[str, str | None]  # a video, and why it has no row
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # dtype and shape of a row of each tensor
-
-# Not `str`: names of videos need not be UTF-8.
-_SAMPLE_ENTRY: Final[TypeAdapter[SampleEntry]] = TypeAdapter(tuple[InstanceOf[str], InstanceOf[str] | None])
-_PLAN: Final = TypeAdapter(dict[str, Any])
-_SHAPES: Final[TypeAdapter[Shapes]] = TypeAdapter(dict[str, tuple[str, tuple[PositiveInt, ...]]])
-_NUMBERS: Final = frozenset(np.dtype(code).str for code in "?bBhHiIlLefd")
 
 
 class RowStore:
@@ -53,13 +46,10 @@ class RowStore:
         self._journal = journal
         self._stack = files
         self.is_removed = False
-        self.shapes = _read_json(folder / SHAPES, _SHAPES) or {}
-        for name, (dtype, _) in self.shapes.items():
-            if not is_plain(name) or dtype not in _NUMBERS:
-                raise _damaged(folder, f"shapes.json: {name!r} of {dtype!r} is no tensor")
-        if self.num_rows and not self.shapes:
-            raise _damaged(folder, "shapes.json has no tensor")
-        self._open_files()
+        with reading_own(folder, fix=FIX):
+            saved = read_own_json(folder / SHAPES, fix=FIX) if self.num_rows else {}
+            self.shapes = {name: (dtype, tuple(shape)) for name, (dtype, shape) in saved.items()}
+            self._open_files()
 
     @property
     def num_rows(self) -> int:
@@ -69,20 +59,17 @@ class RowStore:
     def check_videos(self, videos: Sequence[str]) -> None:
         """Raise RecipeError if the store's samples are not the first of these videos."""
         if [video for video, _ in self.entries] != list(videos[: len(self.entries)]):
-            raise _damaged(self.folder, "journal.jsonl has other videos")
+            raise RecipeError(f"{self.folder / JOURNAL}: has other videos; {FIX}")
 
     def add(self, video: str, row: dict[str, Tensor] | str) -> None:
         """Add the row of the next sample, or why it has none."""
         if isinstance(row, str):
             self.entries.append((video, row))
         else:
-            shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}
             if not self.shapes:
-                self.shapes = shapes
+                self.shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}
                 write_text(self.folder / SHAPES, json.dumps(self.shapes))
                 self._open_files()
-            if shapes != self.shapes:
-                raise _damaged(self.folder, f"shapes.json has {self.shapes}, the rows {shapes}")
             try:
                 for name, value in row.items():
                     write_all(self._files[name], value.numpy().tobytes())
@@ -124,7 +111,7 @@ class RowStore:
             file = self._stack.enter_context((self.folder / f"{name}.bin").open("ab", buffering=0))
             size = self.num_rows * math.prod(shape) * np.dtype(dtype).itemsize
             if file.tell() < size:
-                raise _damaged(self.folder, f"{file.tell()} bytes of {name} instead of {size}")
+                raise ValueError(f"{file.tell()} bytes of {name} instead of {size}")
             file.truncate(size)
             self._files[name] = file
 
@@ -140,21 +127,15 @@ def open_row_store(
         batch: samples that are computed together; an incomplete batch is computed again.
         restart: remove all rows, once the lock is held.
     """
-    fix = "start again with --overwrite"
     path = folder / JOURNAL
-    with open_journal(path, entry=_SAMPLE_ENTRY, fix=fix, batch=batch, restart=restart) as journal:
+    with open_journal(path, entry=_sample_entry, fix=FIX, batch=batch, restart=restart) as journal:
         if restart:
             for file in (folder / PLAN, folder / SHAPES, *folder.glob("*.bin")):
                 file.unlink(missing_ok=True)
-        known = saved_plan(folder)
-        if known is None and journal.entries:
-            raise _damaged(folder, f"{PLAN} is missing")
+        known = read_own_json(folder / PLAN, fix=FIX) if journal.entries else saved_plan(folder)
         if known is not None and known != plan:
             names = ", ".join(name for name in {**plan, **known} if plan.get(name) != known.get(name))
-            raise RecipeError(
-                f"{folder}: its rows were begun with other {names}; undo that change, or start again with "
-                "--overwrite"
-            )
+            raise RecipeError(f"{folder}: its rows were begun with other {names}; undo that change, or {FIX}")
         write_text(folder / PLAN, json.dumps(plan))
         with ExitStack() as files:
             store = RowStore(folder, journal, files)
@@ -172,16 +153,9 @@ def open_row_store(
 
 def saved_plan(folder: Path) -> dict[str, Any] | None:
     """The plan of the rows in a folder; None if there is none."""
-    return _read_json(folder / PLAN, _PLAN)
+    return read_own_json(folder / PLAN, fix=FIX) if (folder / PLAN).is_file() else None
 
 
-def _read_json(file: Path, adapter: TypeAdapter[Value]) -> Value | None:
-    """The value in a file of the store; None if there is no such file."""
-    try:
-        return validated(adapter, read_json(file)) if file.is_file() else None
-    except ValueError as error:
-        raise _damaged(file.parent, f"{file.name}: {error}") from error
-
-
-def _damaged(folder: Path, problem: str) -> RecipeError:
-    return RecipeError(f"{folder}: damaged ({problem}); start again with --overwrite")
+def _sample_entry(value: Any) -> SampleEntry:
+    video, problem = value
+    return video, problem

@@ -19,7 +19,7 @@ import torch
 from pydantic import InstanceOf, TypeAdapter
 
 from everest.annotations.times import VideoTimes
-from everest.errors import DataError, RecipeError, UserError
+from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import predictions_of
@@ -28,9 +28,10 @@ from everest.inference.windows import DAMAGED, Window, check_seconds, window_ite
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
+from everest.system.own_files import reading_own
 from everest.system.text import parse_json, validated
 from everest.system.weights import read_tensors, write_tensors
-from everest.system.weights_header import open_safetensors
+from everest.system.weights_header import read_metadata
 
 FORMAT: Final = "everest-timelines"
 ARRAYS: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
@@ -127,24 +128,13 @@ class Timelines:
     def load(cls, path: str | Path) -> Timelines:
         """Read what `save` wrote; DataError if the file is of another kind, or damaged."""
         path = Path(path)
-        try:
-            with open_safetensors(path) as file:
-                header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise ValueError(f"its format is {header.get('format', 'not stated')}")
+        with reading_own(path, fix="write it again with `everest timeline --save`", error=DataError):
+            header, tensors = read_metadata(path), read_tensors(path)
             classes = validated(_CLASSES, parse_json(header["classes"]))
-            recordings = validated(_RECORDINGS, parse_json(header["videos"]))
-            tensors = read_tensors(path)
             videos = []
-            for number, recording in enumerate(recordings):
+            for number, recording in enumerate(validated(_RECORDINGS, parse_json(header["videos"]))):
                 arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
-                shapes = {name: array.shape for name, array in arrays.items()}
-                starts = shapes["starts"]
-                if shapes["outputs"] != (*starts, classes.count) or starts != shapes["ends"]:
-                    raise ValueError(f"the shapes of {recording.video} are {shapes}")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
-        except (UserError, ValueError, KeyError) as error:
-            raise DataError(f"{path}: not a file of `everest timeline --save` ({error})") from error
         return cls(classes=classes, videos=videos)
 
 

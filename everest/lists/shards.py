@@ -8,54 +8,21 @@ over the files. Each row also names the tar file and the bytes of its video.
 from __future__ import annotations
 
 import json
-from typing import Annotated, Final, Literal
-
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, NonNegativeInt, TypeAdapter
+from typing import Final
 
 from everest.errors import DataError
-from everest.lists.header import is_known
 from everest.lists.text import ListRow
+from everest.system.own_files import reading_own
 from everest.system.storage import Location
-from everest.system.text import is_file_name, is_plain, is_unicode, parse_json, validated
+from everest.system.text import parse_json
 from everest.video.folders import as_data_error
 from everest.video.source import Member, video_version
 
 INDEX_SUFFIX: Final = ".index.json"
 FORMAT: Final = "everest-shards"
 VERSION: Final = 1
-Text = InstanceOf[str]  # unlike `str`, accepts paths that are not UTF-8
-
-
-class ShardFile(BaseModel):
-    """A shard, next to the index."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    file: Text
-    bytes: NonNegativeInt
-
-
-class ShardSample(BaseModel):
-    """A line of the list, by its columns, and the place of its video."""
-
-    model_config = ConfigDict(strict=True, extra="allow")  # the other columns
-    path: Text
-    tar: Text
-    offset: NonNegativeInt
-    size: NonNegativeInt
-
-
-class ShardIndex(BaseModel):
-    """The document of an index."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-    format: Literal["everest-shards"]
-    version: Literal[1]
-    plan: str  # fingerprint of the lines, sizes and limits that the shards were made from
-    shards: list[ShardFile]
-    samples: Annotated[list[ShardSample], Field(min_length=1)]
-
-
-_INDEX: Final = TypeAdapter(ShardIndex)
+PLACE: Final = ("tar", "offset", "size")  # of a sample: its shard, first byte and bytes; the rest are columns
+FIX: Final = "copy it again, or make the shards again with --overwrite"
 
 
 def find_index(source: Location) -> Location | None:
@@ -72,55 +39,25 @@ def find_index(source: Location) -> Location | None:
 
 def read_index(file: Location) -> list[ListRow]:
     """Reads the rows of an index, each with the part of a shard that is its video."""
-    try:
+    folder, rows = file.parent.absolute(), []
+    with reading_own(file, fix=FIX, error=DataError):
         with as_data_error(file):
             document = parse_json(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{file}: no index of shards, or a damaged one ({error})") from error
-    if not isinstance(document, dict) or (document.get("format"), document.get("version")) != (
-        FORMAT,
-        VERSION,
-    ):
-        raise DataError(f"{file}: no index of `everest prepare shard`, or one of another version")
-    try:
-        index = validated(_INDEX, document)
-        _check_places(index)
-    except ValueError as error:
-        raise DataError(f"{file}: damaged ({error}); copy it, or make it and its shards again") from error
-    for shard in index.shards:
-        path = file.parent.absolute() / shard.file
+        if (document["format"], document["version"]) != (FORMAT, VERSION):
+            raise ValueError("no index of `everest prepare shard`, or one of another version")
+        sizes = {shard["file"]: shard["bytes"] for shard in document["shards"]}
+        for number, sample in enumerate(document["samples"]):
+            values = {key: text for key, text in sample.items() if key not in PLACE}
+            tar, offset, size = (sample[key] for key in PLACE)
+            if offset + size > sizes[tar]:
+                raise ValueError(f"sample {number} ends after its shard")
+            member = Member(folder / tar, offset, size, sample["path"])
+            rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
+    for name, expected in sizes.items():
         try:
-            size = video_version(path)[0]
+            size = video_version(folder / name)[0]
         except OSError as error:
-            raise DataError(f"{path}: {error.strerror}; the index next to it names this shard") from error
-        if size not in (shard.bytes, -1):  # -1: the storage does not report the size
-            raise DataError(
-                f"{path}: {size} bytes where its index expects {shard.bytes}; copy or make it again"
-            )
-    rows = []
-    for number, sample in enumerate(index.samples):
-        values = {"path": sample.path, **(sample.__pydantic_extra__ or {})}
-        member = Member(file.parent.absolute() / sample.tar, sample.offset, sample.size, sample.path)
-        rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
+            raise DataError(f"{folder / name}: {error.strerror}; {file} names this shard") from error
+        if size not in (expected, -1):  # -1: the storage does not report the size
+            raise DataError(f"{folder / name}: {size} bytes where {file} expects {expected}; {FIX}")
     return rows
-
-
-def _check_places(index: ShardIndex) -> None:
-    """Raise ValueError for a shard outside of the index's folder, or a video outside of its shard."""
-    sizes = {shard.file: shard.bytes for shard in index.shards}
-    if len(sizes) < len(index.shards):
-        raise ValueError("shards: a name twice")
-    for name in sizes:
-        if not is_plain(name):
-            raise ValueError(f"shards: {name!r} is not the name of a file in its folder")
-    for number, sample in enumerate(index.samples):
-        where = f"samples.{number}"
-        if sample.tar not in sizes:
-            raise ValueError(f"{where}.tar: {sample.tar!r} is not among the shards")
-        if sample.offset + sample.size > sizes[sample.tar]:
-            raise ValueError(f"{where}: ends after its shard")
-        if not is_file_name(sample.path):
-            raise ValueError(f"{where}.path: {sample.path!r} is no name of a file")
-        for name, text in (sample.__pydantic_extra__ or {}).items():
-            if not (is_known(name) and isinstance(text, str) and is_unicode(name + text)):
-                raise ValueError(f"{where}: {name!r} is no column of a list, or has no text")

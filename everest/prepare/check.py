@@ -9,8 +9,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import TypeAdapter
-
 from everest.errors import DataError
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
@@ -23,7 +21,6 @@ from everest.video.reader import NO_SECONDS
 
 JOURNAL: Final = "checked_videos.jsonl"
 RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
-_INSPECTION: Final = TypeAdapter(Inspection)
 
 
 def check_lists(
@@ -84,7 +81,9 @@ def _inspect(
 ) -> dict[str, Inspection]:
     """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
-    with open_journal(journal_file, entry=_INSPECTION, fix=fix, restart=restart) as journal:
+    with open_journal(
+        journal_file, entry=lambda values: Inspection(**values), fix=fix, restart=restart
+    ) as journal:
         known = {inspection.path: inspection for inspection in journal.entries}
         results = {path: known[path] for path in paths if path in known and known[path].is_current()}
         if results:

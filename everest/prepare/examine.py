@@ -11,8 +11,6 @@ from math import ceil
 from pathlib import Path
 from statistics import median
 
-from pydantic import ConfigDict, FiniteFloat, InstanceOf, NonNegativeInt
-
 from everest.data.footage import Timeline, num_timeline_frames
 from everest.lists.sample import Sample
 from everest.video.decoding import Loss, decode_frames
@@ -29,14 +27,13 @@ _digest = partial(hashlib.blake2b, digest_size=16)
 class Inspection:
     """The result of decoding a video. Its fields are the keys of `checked_videos.jsonl`."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    path: InstanceOf[str]  # need not be UTF-8
+    path: str
     size: int = 0  # bytes; with `modified`, identifies the version of the file
     modified: int = 0  # nanoseconds since 1970
-    frames: NonNegativeInt = 0
-    seconds: FiniteFloat | None = None  # until the last frame ends; None: a folder of images, or no video
+    frames: int = 0
+    seconds: float | None = None  # until the last frame ends; None: a folder of images, or no video
     content: str | None = None  # hash of the bytes
-    reason: InstanceOf[str] | None = None  # why it cannot be used
+    reason: str | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
 
     def is_current(self) -> bool:

@@ -42,8 +42,8 @@ from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear
 from everest.project.request import REPORT, RESULT, write_document
 from everest.system.events import Report, notice, silent
+from everest.system.own_files import read_own_json
 from everest.system.run_folder import FINETUNE
-from everest.system.text import read_json
 from everest.video.stream import VideoError
 
 SIDE: Final = 16  # rows and columns of an image
@@ -74,7 +74,7 @@ def measure_folds(
             annotations = request["annotations"]
             measured = measure_run(run, of_fold, annotations=annotations, window=window, report=report)
             write_document(of_fold / RESULT, measured)
-        rows.append(read_json(of_fold / RESULT))
+        rows.append(read_own_json(of_fold / RESULT, fix="remove it"))
     pooled = _pooled(rows, project)
     if request["annotations"] is not None:
         folds = [Timelines.load(fold["timeline"]) for fold in rows]

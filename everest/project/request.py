@@ -12,8 +12,9 @@ from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, differing
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
+from everest.system.own_files import read_own_json, reading_own
 from everest.system.run_folder import FINETUNE, PROJECT, RECIPE
-from everest.system.text import json_text, read_json
+from everest.system.text import json_text
 
 RESULT = "result.json"
 LISTS, PRETRAIN, REPORT, FOLDS = "lists", "pretrain", "report", "folds"
@@ -82,15 +83,13 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
         for recipe in folder.rglob(RECIPE):
             refuse_trained(recipe.parent)
         return None
-    try:
-        document = read_json(path)
+    with reading_own(path, fix=FIX):
+        document = read_own_json(path, fix=FIX)
         differences = differing(document["request"], asdict(request))
         files = document.get(FILES, {})
         changed = [
             path for path, checksum in request.checksums().items() if files.get(path, checksum) != checksum
         ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecipeError(f"{path}: damaged ({error}); {FIX}") from error
     if differences:
         raise RecipeError(f"--output {folder}: holds another project: {'; '.join(differences)}; {FIX}")
     if changed:

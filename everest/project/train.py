@@ -32,11 +32,12 @@ from everest.project.request import (
 from everest.project.verdict import doubt_about_pretraining, judge, next_commands
 from everest.suggest.suggestion import suggest_recipe, this_device
 from everest.system.events import Report, notice, silent
-from everest.system.files import write_text
+from everest.system.files import FIX, write_text
 from everest.system.locks import sole_writer
+from everest.system.own_files import read_own_json
 from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import counted, read_json
+from everest.system.text import counted
 
 TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
 
@@ -194,7 +195,7 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     """Run the stages of a document of project.json; each resumes its own run."""
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
-        return read_json(folder / RESULT)
+        return read_own_json(folder / RESULT, fix=FIX)
     request, window, init = project["request"], project["window"], None
     recipe, overrides = folder / RECIPE, request["overrides"]
     if request["unlabeled"] is not None:

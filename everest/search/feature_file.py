@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import InstanceOf, TypeAdapter
 
 from everest.errors import DataError
 from everest.lists.sample import Sample
-from everest.system.text import parse_json, validated
+from everest.system.own_files import reading_own
+from everest.system.text import parse_json
 from everest.system.weights_header import open_safetensors
 
 SUFFIX: Final = ".safetensors"
@@ -30,17 +30,13 @@ Floats = NDArray[np.float32]
 class _Header:
     """The texts of a file, as JSON values."""
 
-    # V names, each a `video_id` of everest.lists.sample.Sample. Not `str`: they need not be UTF-8.
-    videos: list[InstanceOf[str]]
+    videos: list[str]  # V names, each a `video_id` of everest.lists.sample.Sample
     encoding: dict[str, Any]  # everest.inference.features.encoding_of
     window: float | None = None  # seconds
     step: float | None = None
     clips: int | None = None  # views and keep ratio, as OpenedModel.open takes them
     crops: int | None = None
     keep: float | None = None
-
-
-_HEADER: Final = TypeAdapter(_Header)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -117,28 +113,22 @@ def read_feature_file(path: Path) -> FeatureFile:
         raise DataError(f"{path}: no such file; everest extract writes one")
     if path.suffix.lower() != SUFFIX:
         raise DataError(f"{path}: search reads {SUFFIX} files; name one with everest extract --output")
-    with open_safetensors(path) as file:
-        texts = file.metadata() or {}
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    try:
+    with reading_own(path, fix=FIX, error=DataError):
+        with open_safetensors(path) as file:
+            texts = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         known = {field.name for field in fields(_Header)} & texts.keys()
-        header = validated(_HEADER, {name: parse_json(texts[name]) for name in known})
-    except ValueError as error:
-        raise DataError(f"{path}: no file of features ({error}); {FIX}") from error
-    features = arrays.get("features", np.zeros(()))
-    if features.ndim != 2 or not len(features) or features.dtype.kind != "f":
-        raise DataError(f"{path}: its features are {features.shape}, not one vector a row; {FIX}")
-    ids = arrays.get("video_ids", np.arange(len(features)))
-    times = [arrays[name] for name in ("starts", "ends") if name in arrays]
-    fits = all(column.shape == features.shape[:1] for column in (ids, *times)) and ids.dtype.kind in "iu"
-    finite = all(np.isfinite(column).all() for column in (features, *times))
-    if not fits or not finite or not 0 <= ids.min() <= ids.max() < len(header.videos):
-        raise DataError(f"{path}: damaged, its columns do not fit its {len(features)} rows; {FIX}")
-    return FeatureFile(
-        path=path,
-        video_ids=ids,
-        units=unit_rows(features),
-        starts=arrays.get("starts"),
-        ends=arrays.get("ends"),
-        **vars(header),
-    )
+        header = {name: parse_json(texts[name]) for name in known}
+        features = arrays["features"]
+        if features.ndim != 2:
+            raise DataError(f"{path}: its features are {features.shape}, not one vector a row; {FIX}")
+        read = FeatureFile(
+            path=path,
+            video_ids=arrays.get("video_ids", np.arange(len(features))),
+            units=unit_rows(features),
+            starts=arrays.get("starts"),
+            ends=arrays.get("ends"),
+            **header,
+        )
+        _ = read.files  # of all names
+    return read

@@ -8,11 +8,9 @@ of a pre-training. The first metric of a work is the one that it is judged by.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
-
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
+from typing import Any, Final, NamedTuple
 
 from everest.config.best import BACKGROUND, OVER_BACKGROUND
 from everest.engine.health import Validations
@@ -22,12 +20,14 @@ from everest.metrics.names import CHANCES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import RUNS, PlannedArm, SweepPlan, Work
+from everest.system.own_files import PROBLEMS, read_own_json, reading_own
 from everest.system.run_folder import WEIGHTS
 from everest.system.text import nonfinite_as_null, read_json
 from everest.system.weights_header import read_header
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
 RESULTS: Final = "results.json"
+FIX: Final = "repeat the command of the sweep"
 PRETRAIN_LOSS: Final = "pretrain_loss"
 VALIDATION: Final = "val_"
 PROBE: Final = "probe"
@@ -46,22 +46,20 @@ class WorkRow(NamedTuple):
 def read_work(work: Work, folder: Path) -> WorkRow | None:
     """The numbers of a work; None if its run is not finished, or its evaluation has no result."""
     if work.stage not in RUNS:
-        try:
-            document = read_json(work.file(folder, "json"))
-        except (OSError, ValueError):
-            return None
-        return WorkRow(_numbers(document), 0.0, 0.0) if isinstance(document, dict) else None
+        with suppress(*PROBLEMS):  # missing or damaged
+            return WorkRow(_numbers(read_json(work.file(folder, "json"))), 0.0, 0.0)
+        return None
     run = folder / work.name
     if not run.is_dir() or summarize(run).state != "finished":
         return None
-    environment, rows = read_run(run)
-    steps = [row for row in rows if "loss" in row]
-    batch = environment["plan"]["batch_size"]
     spec = ModelSpec.from_settings(read_header(run / WEIGHTS).settings, source=run / WEIGHTS)
     macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
-    seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
-    metrics = metrics_of_run(work.stage, run, rows)
-    return WorkRow(metrics, steps[-1]["step"] * batch * macs / 1e9, seconds / 3600)
+    environment, rows = read_run(run)
+    with reading_own(run, fix="remove it"):
+        batch, steps = environment["plan"]["batch_size"], [row for row in rows if "loss" in row]
+        seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
+        metrics = metrics_of_run(work.stage, run, rows)
+        return WorkRow(metrics, steps[-1]["step"] * batch * macs / 1e9, seconds / 3600)
 
 
 def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:
@@ -163,62 +161,8 @@ def _arm_rows(arm: PlannedArm, rows: Mapping[str, WorkRow]) -> dict[str, Any]:
     return {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "seeds": seeds}
 
 
-Number = Annotated[float, Field(ge=-1e100, le=1e100)]  # means and squares of larger ones may overflow
-
-
-class Jobs(TypedDict):
-    all: int
-    finished: int
-
-
-class SeedRow(TypedDict):
-    seed: int
-    gmacs: Number
-    hours: Number
-    metrics: dict[str, Number | None]
-
-
-class ArmRows(TypedDict):
-    arm: str
-    overrides: dict[str, str]
-    seeds: list[SeedRow]
-
-
-class FailedJob(TypedDict):
-    arms: list[str]
-    seed: int
-    job: str
-    error: str
-
-
-class Results(TypedDict):
-    """The keys of `results.json` that its report reads."""
-
-    recipe: str
-    summary: str
-    stages: list[str]
-    against: str
-    metric: str | None
-    jobs: Jobs
-    arms: Annotated[list[ArmRows], Field(min_length=1)]
-    failures: list[FailedJob]
-
-
-_RESULTS: Final = TypeAdapter(Results)
-
-
 def read_results(folder: Path) -> dict[str, Any]:
     """Read `results.json`."""
-    path = folder / RESULTS
-    try:
-        document = read_json(path)
-        _RESULTS.validate_python(document, strict=True)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise RecipeError(f"{folder}: no {RESULTS}; name the folder of `everest sweep`") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
-        raise RecipeError(f"{path}: damaged ({problem}); repeat the command of the sweep") from error
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path}: damaged ({error}); repeat the command of the sweep") from error
-    return document
+    if not (folder / RESULTS).exists():
+        raise RecipeError(f"{folder}: no {RESULTS}; name the folder of `everest sweep`")
+    return read_own_json(folder / RESULTS, fix=FIX)

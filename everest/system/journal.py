@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Final, Generic, TypeVar
+from typing import IO, Any, Final, Generic, TypeVar
 
-from pydantic import TypeAdapter
-
-from everest.errors import RecipeError
 from everest.system.files import write_error
 from everest.system.locks import sole_writer
-from everest.system.text import parse_json, validated
+from everest.system.own_files import reading_own
+from everest.system.text import parse_json
 
 SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 
@@ -66,12 +64,12 @@ class Journal(Generic[Entry]):
 
 @contextmanager
 def open_journal(
-    path: Path, *, entry: TypeAdapter[Entry], fix: str, batch: int = 1, restart: bool = False
+    path: Path, *, entry: Callable[[Any], Entry], fix: str, batch: int = 1, restart: bool = False
 ) -> Iterator[Journal[Entry]]:
     """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
 
     Args:
-        entry: of the type of the entries.
+        entry: makes an entry of its JSON value.
         fix: what to do if the file is damaged, for the message.
         batch: entries that are made together; an incomplete last batch is removed, too.
         restart: remove all entries, once the lock is held.
@@ -87,10 +85,8 @@ def open_journal(
         except OSError as error:
             raise write_error(path, error) from error
         lines = lines[: len(lines) // batch * batch]
-        try:
-            entries = [validated(entry, parse_json(line)) for line in lines]
-        except ValueError as error:
-            raise RecipeError(f"{path}: damaged, or not a file of this command ({error}); {fix}") from error
+        with reading_own(path, fix=fix):
+            entries = [entry(parse_json(line)) for line in lines]
         size = sum(map(len, lines))
         file.truncate(size)
         journal = Journal(path, file, entries, size)

@@ -13,14 +13,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NotRequired
+from typing import Any, Final, Literal, NamedTuple
 
-from pydantic import Field, PositiveInt, TypeAdapter
-from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
-
-from everest.errors import DataError, RecipeError
+from everest.errors import DataError, RecipeError, shown
 from everest.system.files import write_error, write_table, write_text
-from everest.system.text import json_text, nonfinite_as_null, parse_json, read_json, validated
+from everest.system.own_files import read_own_json, reading_own
+from everest.system.text import json_text, nonfinite_as_null, parse_json
 
 RECIPE: Final = "recipe.yaml"
 ENVIRONMENT: Final = "env.json"
@@ -50,6 +48,7 @@ INIT: Final = "init"  # the weights
 INIT_NAME: Final = "init_name"  # the option --init, as an absolute path
 DECODER: Final = "decoder"  # the option --decoder
 ORIGIN: Final = "origin"  # describes the weights, and what they started from in turn
+FIX: Final = "restore the file, or start over with --overwrite"  # of a damaged one
 
 Row = dict[str, Any]  # of metrics.jsonl
 Decoder = Literal["keep", "fresh"]
@@ -70,31 +69,15 @@ class Init:
     decoder: Decoder | None = None
 
 
-class Plan(TypedDict):
-    """The values of a plan that a resumed run keeps or compares."""
+class Plan(NamedTuple):
+    """The values of a plan that later commands read."""
 
     videos: int
-    samples: str
+    samples: str  # their fingerprint
     processes: int
-    micro_batch: PositiveInt
-    finished: NotRequired[PositiveInt]
-
-
-_Number = Annotated[float, Field(strict=True, ge=-3.5e38, le=3.5e38)]  # of float32
-
-
-class _Row(TypedDict):
-    """The values of a row of metrics.jsonl that later commands compute with."""
-
-    step: Annotated[int, Field(strict=True, ge=0, le=2**53)]  # a float holds every integer up to here
-    loss: NotRequired[_Number | None]
-    lr: NotRequired[_Number | None]
-    val_top1: NotRequired[_Number | None]
-    clips_per_second: NotRequired[_Number | None]
-
-
-_PLAN: Final = TypeAdapter(Plan)
-_ROW: Final = TypeAdapter(_Row)
+    micro_batch: int
+    steps: int
+    finished: int | None = None
 
 
 def own_tokenizer(run: Path) -> Path:
@@ -153,32 +136,25 @@ class RunFolder:
 
     def environment(self) -> dict[str, Any]:
         """The values of env.json; RecipeError if the file is missing or damaged."""
-        path = self.path / ENVIRONMENT
-        try:
-            values = read_json(path)
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"{path}: damaged ({error})") from error
-        if not isinstance(values, dict):
-            raise RecipeError(f"{path}: damaged (not a mapping)")
-        return values
+        return read_own_json(self.path / ENVIRONMENT, fix=FIX)
 
     def plan(self) -> Plan | None:
         """The plan in env.json; None without it or a readable file; RecipeError if it is damaged."""
-        plan = self.read_env(PLAN)
-        try:
-            return None if plan is None else validated(_PLAN, plan)
-        except ValueError as error:
-            raise RecipeError(f"{self.path / ENVIRONMENT}: damaged (plan: {error})") from error
+        if (plan := self.read_env(PLAN)) is None:
+            return None
+        with reading_own(self.path / ENVIRONMENT, fix=FIX):
+            given = {key: plan[key] for key in Plan._fields if key != FINISHED}
+            return Plan(**given, finished=plan.get(FINISHED))
 
     @property
     def finished(self) -> int | None:
         """The last step of a run that has nothing left to do, else None."""
         plan = self.plan()
-        return None if plan is None else plan.get(FINISHED)
+        return None if plan is None else plan.finished
 
     def finish(self, step: int) -> None:
         """Note that the run has nothing left to do after `step` updates."""
-        self.note(PLAN, {**self.environment()[PLAN], FINISHED: step})
+        self.note(PLAN, {**(self.read_env(PLAN) or {}), FINISHED: step})
 
     def read_env(self, key: str) -> Any:
         """A value of env.json; None if there is no such value, or no readable file."""
@@ -211,11 +187,9 @@ class RunFolder:
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
             try:
                 row = parse_json(line)
-                validated(_ROW, row)
-            except ValueError as error:
-                problems.append(f"{path}:{number}: not a row of metrics ({error})")
-            else:
-                rows.append(row)
+                rows.append({**row, "step": int(row["step"])})
+            except (ValueError, LookupError, TypeError) as error:
+                problems.append(f"{path}:{number}: not a row of metrics ({shown(error)})")
         return rows, problems
 
     def rows(self) -> list[dict[str, Any]]:
@@ -236,14 +210,14 @@ class RunFolder:
         path = self.path / BAD_VIDEOS
         if not path.is_file():
             return {}
-        try:
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                header, *rows = csv.reader(file, strict=True)
+        with (
+            reading_own(path, fix="remove it", error=DataError),
+            path.open(newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            header, *rows = csv.reader(file, strict=True)
             if header != list(BAD_COLUMNS):
-                raise ValueError
+                raise ValueError(f"its columns are {', '.join(header)}")
             return dict(rows)
-        except (csv.Error, ValueError) as error:
-            raise DataError(f"{path}: damaged; remove it") from error
 
 
 def default_folder(command: str, recipe: str) -> Path:

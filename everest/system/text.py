@@ -45,11 +45,6 @@ def is_file_name(text: str) -> bool:
         return False
 
 
-def is_plain(name: str) -> bool:
-    """Whether a text is the name of a file inside a folder, and no path that may leave it."""
-    return name not in ("", ".", "..") and not set(name) & set("/\\\0") and is_file_name(name)
-
-
 def json_text(document: Any, *, indent: int | None = None) -> str:
     """A JSON document; a number that is not finite is a fault of the caller (ValueError)."""
     return json.dumps(document, indent=indent, allow_nan=False)

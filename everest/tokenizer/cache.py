@@ -19,7 +19,6 @@ V views, N tokens, D code dimensions or the teacher's width.
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +28,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, InstanceOf, PositiveInt, TypeAdapter
-from safetensors import SafetensorError, safe_open
+from pydantic import ConfigDict, Field, PositiveInt, TypeAdapter
 from torch import Tensor
 
 from everest.config.settings import Recipe
@@ -41,10 +38,11 @@ from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
 from everest.system.files import write_text
+from everest.system.own_files import reading_own
 from everest.system.storage import parse_location
 from everest.system.text import json_text, parse_json, read_json, validated
+from everest.system.weights_header import open_safetensors
 from everest.tokenizer.layers import FSQ
-from everest.tokenizer.network import TokenizerSpec
 from everest.tokenizer.spec import TokenizerUse
 from everest.tokenizer.targets import TeacherUse
 from everest.video.reader import VideoError
@@ -54,7 +52,6 @@ PARTS: Final = "variant*.safetensors"
 PART: Final = 256  # samples, the most work that a kill can cost; our choice
 MOST_VARIANTS: Final = 10_000  # as many as the names of parts have numbers for
 SHOWN: Final = 3  # differences that a message names
-_PROBLEMS: Final = TypeAdapter(dict[str, InstanceOf[str]])
 
 
 class CachePart(NamedTuple):
@@ -111,19 +108,8 @@ class TokenIndex:
         if not path.is_file():
             command = f"everest prepare tokens --output {shlex.quote(str(folder))}"
             raise CheckpointError(f"{path}: no such file; make it with {command}")
-        try:
+        with reading_own(path, fix="make the cache again with --overwrite", error=CheckpointError):
             index = validated(_INDEX, read_json(path))
-            if (index.tokenizer is None) == (index.teacher is None):
-                raise ValueError("not of one tokenizer or one teacher")
-            levels = index.tokenizer.settings.config.levels if index.tokenizer else ()
-            if not len(index.mean) == len(index.std) == len(levels):
-                raise ValueError(f"mean and std are not of the {len(levels)} dimensions of a code")
-            if index.tokenizer:
-                TokenizerSpec.from_settings(index.tokenizer.settings.dump(), source=path)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(
-                f"{path}: damaged ({error}); make the cache again with --overwrite"
-            ) from error
         if of is not None and getattr(index, of) is None:
             made = {"tokenizer": "features of a teacher", "teacher": "codes of a tokenizer"}[of]
             raise CheckpointError(
@@ -168,21 +154,9 @@ def clip_facts(recipe: Recipe, clips: VideoClips) -> dict[str, Any]:
 @contextmanager
 def open_part(part: Path) -> Iterator[tuple[Any, dict[str, str]]]:
     """Open a part: its file, and the reason of each unreadable sample by its number."""
-    try:
-        with safe_open(part, framework="np") as file:
-            yield file, validated(_PROBLEMS, parse_json((file.metadata() or {}).get("problems", "")))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{part}: missing or damaged ({error}); remove it and run the same everest prepare tokens again"
-        ) from error
-
-
-def _row(file: Any, name: str, row: int, shape: list[int], dtype: Literal["U", "F16"]) -> NDArray[Any]:
-    """One sample's values of an open part; raises ValueError if the tensor has another shape or type."""
-    stored = file.get_slice(name)
-    if stored.get_shape() != shape or not stored.get_dtype().startswith(dtype):  # U8, U16, U32 or U64
-        raise ValueError(f"{name} is {stored.get_dtype()} {stored.get_shape()}, not {dtype} {shape}")
-    return stored[row]
+    fix = "remove it and run the same everest prepare tokens again"
+    with reading_own(part, fix=fix, error=CheckpointError), open_safetensors(part) as file:
+        yield file, parse_json(file.metadata()["problems"])
 
 
 class TokenCache:
@@ -213,7 +187,7 @@ class TokenCache:
                 "the same everest prepare tokens again to make them"
             )
         self.variants = self.index.variants
-        self._samples, self._views = clips.samples, clips.make_views.num_views
+        self._samples = clips.samples
         # The recipe's checks have refused `soft`. Targets of pixels need no values.
         self._space = stage.target.space if isinstance(stage.target, TokenTargetSettings) else None
         self._needs_ranks = stage.selection.needs_tokenizer
@@ -234,11 +208,9 @@ class TokenCache:
             if str(index) in problems:
                 reason = f"{problems[str(index)]} (recorded in {path})"
                 raise VideoError(self._samples[index].video, reason)
-            shape = [len(part.samples), self._views, math.prod(self.index.grid)]
             if self.index.teacher is not None:
-                features = _row(file, "features", row, [*shape, self.index.teacher.width], "F16")
-                return {"values": torch.from_numpy(features)}
-            codes, ranks = (_row(file, name, row, shape, "U") for name in ("codes", "ranks"))  # (V, N)
+                return {"values": torch.from_numpy(file.get_slice("features")[row])}
+            codes, ranks = (file.get_slice(name)[row] for name in ("codes", "ranks"))  # (V, N)
         tokens = {"importance": torch.from_numpy(ranks.astype(np.float32))} if self._needs_ranks else {}
         codes = torch.from_numpy(codes.astype(np.int64))
         assert self._quantizer is not None

@@ -209,16 +209,6 @@ def test_a_run_resumes_without_the_weights_that_it_started_from(first, pretrain,
     assert headers[0].settings["position_grid"] == [2, 4, 4]
 
 
-def test_a_damaged_origin_is_reported(first: Path, pretrain: list[str], tmp_path: Path):
-    run(*pretrain, "--init", first, "-o", tmp_path / "run")
-    file = tmp_path / "run" / "env.json"
-    document = json.loads(file.read_text())
-    for origin in ({"file": "x"}, ["a"], "a", {"settings": 3}):
-        file.write_text(json.dumps(document | {"origin": origin}))
-        message = refused(*pretrain, "--init", first, "-o", tmp_path / "run", code=2)
-        assert f"{file}: damaged (origin)" in message
-
-
 def test_a_run_without_a_state_reads_its_weights_again(first: Path, pretrain: list[str], tmp_path: Path):
     command = [*pretrain, "--init", first, "-o", tmp_path / "run"]
     run(*command)

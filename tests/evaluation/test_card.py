@@ -44,7 +44,7 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
     for other in ({}, [], {**keys, "views": 6}, {**keys, "views": {"clips": 2}}):
         (tmp_path / "other.json").write_text(json.dumps(other))
         message = refused(*command, "--evaluation", tmp_path / "other.json", code=2)
-        assert "no document of an evaluation" in message
+        assert "write it with everest eval --json" in message
     assert not list(tmp_path.glob("m.onnx*"))
 
 

@@ -117,19 +117,15 @@ def test_runs_are_named_differently_and_drawn_once_and_may_be_more_than_colors(t
 
 def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
     empty = make_run(tmp_path / "empty")
-    no_plan = make_run(tmp_path / "no_plan", logged=2)
-    (no_plan / "env.json").write_text('{"command": []}')
-    list_in_plan = make_run(tmp_path / "list_in_plan", logged=2)
-    (list_in_plan / "env.json").write_text('{"command": [], "plan": {"batch_size": [1, 2]}}')
+    no_speed = make_run(tmp_path / "no_speed", logged=2)
+    append(no_speed, '{"step": 3, "loss": 1.0}\n')
     damaged = make_run(tmp_path / "damaged", logged=2)
     append(damaged, "no row\n")
     for run, x, message in (
         (tmp_path, "steps", "no run folder"),
         (tmp_path / "missing", "steps", "no run folder"),
         (empty, "steps", "no step in metrics.jsonl"),
-        (no_plan, "hours", "plan.batch_size"),
-        (list_in_plan, "hours", "plan.batch_size"),
-        (list_in_plan, "gflops", "plan.batch_size"),
+        (no_speed, "hours", "has no clips_per_second"),
         (make_run(tmp_path / "unsaved", logged=2), "gflops", "no model.safetensors yet"),
         (damaged, "steps", "metrics.jsonl:3"),
     ):

@@ -122,7 +122,7 @@ def test_parts_of_other_work_and_damaged_ones_are_not_mixed(classifier_run, clip
     parts.mkdir()
     (parts / "plan.json").write_text("")
     message = refused(*command, code=2)
-    assert "damaged (plan.json" in message
+    assert "plan.json: damaged" in message
     assert len(message.splitlines()) == 1
     called(*command, "--overwrite")
     assert out.exists()

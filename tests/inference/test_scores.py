@@ -110,4 +110,4 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
         file.write("other.mp4,0,1,0\n")
     assert "other.mp4; use the names that --draw wrote" in refused(*budget, "--checked", checked, code=4)
     of_video = ["--timeline", marks[1].split(",")[0], "--checked", checked]
-    assert "not a file of `everest timeline --save`" in refused("budget", *of_video, code=4)
+    assert "write it again with `everest timeline --save`" in refused("budget", *of_video, code=4)

@@ -90,18 +90,6 @@ def test_a_saved_timeline_is_read_without_model_and_videos(saved: Path, classifi
     assert sorted(found) == sorted((bout["label"], bout["start_frame"], bout["end_frame"]) for bout in bouts)
 
 
-def test_files_that_are_no_saved_timeline_are_named(saved: Path, classifier_run: Path, tmp_path: Path):
-    damaged = tmp_path / "damaged.safetensors"
-    damaged.write_bytes(saved.read_bytes()[:-9])
-    for file in (damaged, classifier_run / "model.safetensors", tmp_path / "none.safetensors"):
-        assert f"{file}: not a file of `everest timeline --save`" in refused("timeline", file, code=4)
-    timelines = Timelines.load(saved)
-    video = timelines.videos[0]
-    short = replace(video, outputs=video.outputs[1:])
-    replace(timelines, videos=[short]).save(damaged)
-    assert "the shapes of" in refused("timeline", damaged, code=4)
-
-
 def test_the_table_has_the_bouts_and_the_json_file_what_json_prints(saved: Path, tmp_path: Path):
     rows = json_of("timeline", saved)
     run("timeline", saved, "-o", tmp_path / "t.json")

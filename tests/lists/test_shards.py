@@ -16,7 +16,6 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from everest.config.heads import named_heads
 from everest.errors import DataError
 from everest.lists.reading import SampleList, read_samples
-from everest.lists.shards import read_index
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import video_bytes
@@ -214,15 +213,16 @@ def test_damaged_shards_are_named(index: Path, videos: Path):
     tar = index.parent / "train-000001.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-512])
-    with pytest.raises(DataError, match=r"train-000001\.tar: \d+ bytes where its index expects \d+; copy"):
+    with pytest.raises(
+        DataError, match=r"train-000001\.tar: \d+ bytes where .*index\.json expects \d+; copy"
+    ):
         labeled(index, videos)
     tar.unlink()
-    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .* the index next to it names"):
+    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .*index\.json names this"):
         labeled(index, videos)
-    for text in ("", "[]", '{"format": "everest-shards", "version": 99}', "\x00"):
-        index.write_text(text)
-        with pytest.raises(DataError, match=r"train\.index\.json: no index"):
-            labeled(index, videos)
+    index.write_text('{"format": "everest-shards", "version": 99}')
+    with pytest.raises(DataError, match=r"train\.index\.json: .*no index of `everest prepare shard`"):
+        labeled(index, videos)
 
 
 def test_a_damaged_video_in_a_shard_is_named_with_its_shard(videos: Path, tmp_path: Path):
@@ -286,52 +286,3 @@ def made(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
     """The index of four videos in two shards."""
     folder = tmp_path_factory.mktemp("shards")
     return sharded(clip_files / "train.csv", folder, "--count", 2, "-q")
-
-
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"tar": "../secret.tar"}, r"samples.0.tar: '../secret.tar' is not among the shards"),
-        ({"offset": -1}, r"samples.0.offset: Input should be greater than or equal to 0"),
-        ({"offset": 10**12}, r"samples.0: ends after its shard"),
-        ({"size": 2**62}, r"samples.0: ends after its shard"),
-        ({"size": "12"}, r"samples.0.size: Input should be a valid integer"),
-        ({"path": None}, r"samples.0.path: Input should be an instance of str"),
-        ({"label": 0}, r"samples.0: 'label' is no column of a list, or has no text"),
-        ({"lable": "0"}, r"samples.0: 'lable' is no column of a list"),
-    ],
-)
-def test_the_wrong_value_of_an_index_is_named(made: Path, changes: dict[str, object], problem: str):
-    document = json.loads(made.read_text())
-    document["samples"][0] |= changes
-    index = made.with_name("wrong.index.json")
-    index.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=rf"wrong\.index\.json: damaged \({problem}"):
-        read_index(index)
-
-
-def test_a_shard_outside_of_the_folder_is_not_opened(made: Path, tmp_path: Path):
-    (tmp_path / "secret.tar").write_bytes(bytes(100))
-    folder = shutil.copytree(made.parent, tmp_path / "shards")
-    document = json.loads(made.read_text())
-    for name in ("../secret.tar", str(tmp_path / "secret.tar"), "..", "sub/secret.tar", "a\0.tar", "\ud800"):
-        document["shards"][0] = {"file": name, "bytes": 100}
-        document["samples"] = [document["samples"][0] | {"tar": name, "offset": 0, "size": 100}]
-        (folder / "train.index.json").write_text(json.dumps(document))
-        words = r"train\.index\.json: damaged \(shards: .* is not the name of a file"
-        with pytest.raises(DataError, match=words):
-            read_index(folder / "train.index.json")
-
-
-@pytest.mark.parametrize(
-    "text", ["[" * 10**5, "{", '{"format": "everest-shards", "version": 1, "samples": [{}]}']
-)
-def test_commands_end_with_one_line_for_a_damaged_index(text, recipe, clip_files, tmp_path):
-    index = tmp_path / "train.index.json"
-    index.write_text(text)
-    message = refused("pretrain", "--recipe", recipe, f"--set=data.train={index}", code=4)
-    assert message.startswith(f"error: {index}: ")
-    assert message.count("\n") == 1
-    (tmp_path / ".train.plan.json").write_text(text)
-    called("prepare", "shard", clip_files / "train.csv", "-o", tmp_path, "-q")  # as without an index
-    assert len(read_index(index)) == 4

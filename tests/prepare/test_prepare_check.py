@@ -305,7 +305,7 @@ def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[s
         (["train.index.json"], 4, "an index of shards; name the list or folder that they were made from"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set needs --recipe"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),
-        (["train.csv", "journal"], 2, "checked_videos.jsonl: damaged, or not a file of this command"),
+        (["train.csv", "journal"], 2, "checked_videos.jsonl: damaged"),
         (["train.csv", "-o", "run"], 2, "bad_videos.csv: exists"),
     ],
 )

@@ -1,6 +1,5 @@
 import csv
 import json
-import math
 import shutil
 import signal
 from collections.abc import Sequence
@@ -212,8 +211,8 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     whole, first = parts(folder), min(folder.glob("*.safetensors"))
     first.write_bytes(first.read_bytes()[:-100])
     said = pretrain(recipe, tmp_path / "run", from_cache(folder), code=6).stderr
-    assert f"{first}: missing or damaged" in said
-    assert f"{first}: missing or damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
+    assert f"{first}: damaged" in said
+    assert f"{first}: damaged" in prepare(recipe, tokenizer, folder, code=6).stderr
     first.unlink()
     assert "1 of 3 parts are missing" in pretrain(recipe, tmp_path / "b", from_cache(folder), code=6).stderr
     prepare(recipe, tokenizer, folder)
@@ -230,13 +229,8 @@ def test_what_is_gone_or_damaged_is_a_checkpoint_error(recipe, tokenizer, cache,
     ("key", "value", "problem"),
     [
         ("videos", 10**12, "has the tokens of other clips: videos"),
-        ("variants", 10**12, r"damaged \(variants: Input should be less than or equal to 10000"),
         ("variants", 9999, r"9996 of 9999 parts are missing, first variant0003-"),
         ("grid", [8, 8, 8], "has the tokens of other clips: grid"),
-        ("std", [0.0] * 6, r"damaged \(std.0: Input should be greater than or equal to 0.000001"),
-        ("mean", [0.0], r"damaged \(mean and std are not of the 6 dimensions of a code"),
-        *(("mean", [number] + [0.0] * 5, "damaged") for number in (1e308, math.nan)),
-        *(("std", [number] + [1.0] * 5, "damaged") for number in (1e308, 1e-300, -1.0)),
     ],
 )
 def test_the_wrong_value_of_an_index_is_named(recipe, cache, tmp_path, key, value, problem):

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_features import write_features
-from safetensors.numpy import save_file
 from small_runs import called, json_of, refused, run
 
 from everest.errors import UserError
@@ -90,27 +89,10 @@ def test_a_name_of_a_segment_is_read_back(sample: Sample):
     assert Sample.of_video_id(sample.video_id).path == sample.path
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"features": np.full((2, 3), np.nan, np.float32)}, "damaged, its columns do not fit its 2 rows"),
-        ({"features": np.ones((1, 2, 3), np.float32)}, "its features are (1, 2, 3), not one vector a row"),
-        ({"features": np.ones((2, 3), np.int64)}, "not one vector a row"),
-        ({"video_ids": np.array([0.0, 1.0])}, "damaged"),
-        ({"video_ids": np.array([0, 2])}, "damaged"),
-        ({"starts": np.array([np.nan, 1.0])}, "damaged"),
-        ({"ends": np.ones(1)}, "damaged"),
-        ({"videos": "1"}, "no file of features"),
-        ({"encoding": None}, "no file of features"),
-    ],
-)
-def test_damaged_files_are_one_line(tmp_path: Path, changed: dict, message: str):
-    whole = {"features": np.ones((2, 3), np.float32), "video_ids": np.arange(2), "videos": '["a", "b"]'}
-    whole |= {"encoding": "{}", "starts": np.zeros(2), "ends": np.ones(2)} | changed
-    path = tmp_path / "f.safetensors"
-    texts = {name: value for name, value in whole.items() if isinstance(value, str)}
-    save_file({name: value for name, value in whole.items() if isinstance(value, np.ndarray)}, path, texts)
-    assert message in refused("search", "a", "--features", path, code=4)
+def test_only_files_with_a_vector_a_row_are_searched(tmp_path: Path):
+    path = write_features(tmp_path / "f.safetensors", np.ones((1, 2, 3)), ["a"])
+    message = refused("search", "a", "--features", path, code=4)
+    assert "its features are (1, 2, 3), not one vector a row" in message
     assert "search reads .safetensors files" in refused("search", "a", "--features", __file__, code=4)
 
 

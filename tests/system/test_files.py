@@ -6,21 +6,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-import torch
-from damage import damaged_bytes, damaged_json
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings
 from processes import wait_for_rows
 from pydantic import TypeAdapter
 
 from everest.errors import EnvironmentProblem, RecipeError
-from everest.inference.row_store import open_row_store
 from everest.system import files
 from everest.system.files import atomic_file, check_new_file, check_new_folder
 from everest.system.run_folder import RunFolder
@@ -125,31 +120,6 @@ def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_fo
 
 EACH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 VIDEOS = ["a.mp4", "b.mp4", "c\udce9.mp4"]
-
-
-@EACH
-@given(data=st.data())
-def test_a_damaged_store_of_rows_is_one_error_or_continues(tmp_path: Path, data):
-    outside, folder = tmp_path / "outside.bin", tmp_path / "rows"
-    outside.write_bytes(b"precious")
-    row = {"x": torch.zeros(2, 3), "ids": torch.arange(2)}
-    with open_row_store(folder, {"weights": "w", "keep": 0.5}, batch=1, restart=True) as store:
-        for video in VIDEOS:
-            store.add(video, row if video != "b.mp4" else "empty file")
-    name = data.draw(st.sampled_from(["plan.json", "shapes.json", "journal.jsonl", "x.bin"]))
-    content = (folder / name).read_bytes()
-    changed = damaged_json(json.loads(content)) if name.endswith(".json") else damaged_bytes(content)
-    if name == "shapes.json" and data.draw(st.booleans()):
-        changed = st.just(json.dumps({"../outside": ["<f4", [1]]}).encode())
-    (folder / name).write_bytes(data.draw(changed))
-    with suppress(RecipeError), open_row_store(folder, {"weights": "w", "keep": 0.5}, batch=1) as store:
-        store.check_videos(VIDEOS)
-        for video in VIDEOS[len(store.entries) :]:
-            store.add(video, row)
-        assert len(store.entries) == len(VIDEOS)
-        store.arrays()
-    assert outside.read_bytes() == b"precious"
-    assert {path.name for path in tmp_path.iterdir()} == {"outside.bin", "rows"}
 
 
 def refuse(name: str) -> None:

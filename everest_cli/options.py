@@ -19,7 +19,6 @@ from everest_cli.output import say
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.inference.model import OpenedModel
-    from everest.suggest.rules import Purpose
 
 # The choices of options. typer shows them, and refuses any other value.
 Which = Literal["newest", "best"]  # weights of a run folder
@@ -71,12 +70,7 @@ def _complete_recipe(incomplete: str) -> list[str]:
 # What to read.
 VIDEOS = argument("VIDEO…", "Videos, folders of videos, or lists (.csv, .tsv, .txt).")
 VIDEOS_OR_FOLDERS = argument("VIDEO…", "Videos, or folders of videos.")
-RECIPE = option(
-    "--recipe -r R",
-    "A shipped recipe, a YAML file, or auto: suggested for --data.",
-    ...,
-    autocompletion=_complete_recipe,
-)
+RECIPE = option("--recipe -r R", "A shipped recipe, or a YAML file.", ..., autocompletion=_complete_recipe)
 OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
 DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
 LIST_ROOT = option("--data DIR", "Folder that paths in a list are relative to [the list's].")
@@ -157,23 +151,12 @@ def read_recipe(
     precision: Precision | None = None,
     seed: int | None = None,
     imports: bool = True,
-    cpu: bool = False,
-    purpose: Purpose = "pretrain",
 ) -> Recipe:
-    """Load a recipe, or make `auto` for `data`, `purpose` and device, with the changes of the options."""
-    from everest.config.recipe_files import AUTO, find_recipe, with_bases
-
-    if name == AUTO:
-        from everest.suggest.suggestion import auto_recipe
-
-        source = auto_recipe(data, purpose=purpose, overrides=overrides or (), cpu=cpu)
-    else:
-        source = find_recipe(name)
-        with_bases(source)  # refuses files that are no recipes before torch is imported
+    """Read a recipe with the changes of the options."""
     from everest.config.recipe import recipe_for_run
 
     return recipe_for_run(
-        source,
+        name,
         data=data,
         overrides=overrides or (),
         precision=precision,

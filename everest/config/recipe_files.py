@@ -18,7 +18,6 @@ from typing import Any, Final
 from everest.config.yaml import read_yaml
 from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, did_you_mean, shown, similar
 
-AUTO: Final = "auto"  # in place of a name: the recipe that everest.suggest.suggestion makes
 SUFFIXES: Final = (".yaml", ".yml")
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 
@@ -73,8 +72,6 @@ def shipped_recipe(name: str, *, folder: Path = Path()) -> RecipeFile:
         folder: whose recipes an error may name, too.
     """
     spelled = name.replace("_", "-")
-    if spelled == AUTO:
-        raise RecipeError("auto is made for the data of a training command: --recipe auto --data DIR")
     if spelled not in shipped_names():
         near = _similar_recipe(folder / name) or did_you_mean(name, shipped_names())
         raise RecipeError(f"recipe: unknown name '{shown(name)}'{near}")

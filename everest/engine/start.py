@@ -42,6 +42,7 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.text import is_unicode
+from everest.system.torch_errors import LESS_MEMORY
 from everest.tokenizer.clips import tokenizer_depends_on
 
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
@@ -88,7 +89,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             if training.accelerator.is_main_process:
                 training.run.finish(training.steps_done)
         except torch.OutOfMemoryError as error:
-            raise EnvironmentProblem(f"out of memory: {training.memory_advice()}") from error
+            raise EnvironmentProblem(f"out of memory; {LESS_MEMORY}") from error
         finally:
             if training.tracker is not None:
                 training.tracker.finish()

@@ -170,11 +170,10 @@ def show(
 
     --set changes the settings that --resolved prints. All problems are listed.
     """
-    from everest.config.recipe_files import find_recipe, with_bases
+    from everest.config.recipe_files import find_recipe
     from everest.sweep.request import is_sweep, read_request
 
     file = find_recipe(name)
-    with_bases(file)  # refuses files that are no recipes before torch is imported
     if is_sweep(file):
         from everest.config.recipe import recipe_values
         from everest.config.yaml import write_yaml

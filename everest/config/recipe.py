@@ -21,7 +21,6 @@ from everest.errors import RecipeError, did_you_mean, one_per_line, shown
 from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class
 from everest.methods.selector import Selector
 from everest.system.storage import parse_location
-from everest.system.text import is_unicode
 
 Settings = TypeVar("Settings")
 Problems = list[tuple[str, str]]  # a key with dots, and what is wrong
@@ -119,19 +118,15 @@ def recipe_for_run(
         data: of `data.root`; precision, seed: of the section `train`. They win over `overrides`.
         notify, imports: see `load_recipe`.
     Raises:
-        RecipeError: see `load_recipe`, or the name of the folder is not UTF-8.
+        RecipeError: see `load_recipe`.
     """
-    if data is not None and not is_unicode(data):
-        raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
     changes = list(overrides)
     for key, value in (("data.root", data), ("train.precision", precision), ("train.seed", seed)):
         if value is not None:
             changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
     recipe = load_recipe(name_or_path, overrides=changes, notify=notify, imports=imports)
-    root = str(parse_location(recipe.data.root).resolve())
-    if not is_unicode(root):
-        raise RecipeError(f"data.root: {root}: has a name that is not UTF-8; rename it")
-    return replace(recipe, data=replace(recipe.data, root=root))
+    root = parse_location(recipe.data.root).resolve()
+    return replace(recipe, data=replace(recipe.data, root=str(root)))
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -41,7 +41,6 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
-from everest.system.text import is_unicode
 from everest.system.torch_errors import LESS_MEMORY
 from everest.tokenizer.clips import tokenizer_depends_on
 
@@ -144,8 +143,6 @@ def _summary(training: Training) -> str:
 def resumes_run(path: Path, recipe: Recipe, options: RunOptions) -> bool:
     """Whether a run into `path` resumes the one that is there. Nothing is written or removed."""
     place = f"--output {path}"
-    if not is_unicode(str(path)):
-        raise RecipeError(f"{place}: not UTF-8, so its weights could not be read; choose another name")
     if not path.exists():
         return False
     if not path.is_dir():

@@ -16,7 +16,7 @@ from everest.errors import DataError
 from everest.lists.header import is_known
 from everest.lists.text import ListRow
 from everest.system.storage import Location
-from everest.system.text import is_file_name, is_plain, is_unicode, parse_json, validated
+from everest.system.text import is_plain, is_unicode, parse_json, validated
 from everest.video.folders import as_data_error
 from everest.video.source import Member, video_version
 
@@ -119,7 +119,7 @@ def _check_places(index: ShardIndex) -> None:
             raise ValueError(f"{where}.tar: {sample.tar!r} is not among the shards")
         if sample.offset + sample.size > sizes[sample.tar]:
             raise ValueError(f"{where}: ends after its shard")
-        if not is_file_name(sample.path):
+        if not is_unicode(sample.path):
             raise ValueError(f"{where}.path: {sample.path!r} is no name of a file")
         for name, text in (sample.__pydantic_extra__ or {}).items():
             if not (is_known(name) and isinstance(text, str) and is_unicode(name + text)):

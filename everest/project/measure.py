@@ -95,7 +95,7 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
         samples = read_samples(Path(lists["test"]), root=Path(project["root"]), labeled=False).samples
         group = {sample.video_id: group_of(sample) for sample in samples}
         predictions = Path(row["report"]).with_name(PREDICTIONS)
-        with predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with predictions.open(newline="", encoding="utf-8") as file:
             for prediction in csv.DictReader(file):
                 labels.append(prediction["label"])
                 groups.append(group[prediction["video"]])

@@ -32,7 +32,7 @@ from everest.lists.stage import find_source
 from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
 from everest.system.files import write_text
 from everest.system.storage import join_location, parse_location
-from everest.video.folders import no_list
+from everest.video.folders import missing
 
 Notify = Callable[[str], None]
 
@@ -206,7 +206,7 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
             needs = made.get(_AFTER[stage]) if stage in _AFTER else None
             settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
             identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
-            key = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_LETTERS]
+            key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
             made[stage] = Work(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
         works[seed] = tuple(made.values())
     return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, recipe=recipe, works=works)
@@ -224,7 +224,7 @@ def _check_lists(recipe: Recipe, stage: StageName) -> None:
     for key in keys[stage]:
         location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
         if not location.exists():
-            raise DataError(f"data.{key}: {no_list(location)}; set data.root (--data DIR)")
+            raise DataError(f"data.{key}: {missing(location)}; set data.root (--data DIR)")
     probe, classes = recipe.pretrain.probe, {"data.classes": recipe.data.classes}
     files: dict[StageName, dict[str, str | None]] = {
         "pretrain": {"pretrain.probe.list": probe.list if probe.every else None},
@@ -235,7 +235,7 @@ def _check_lists(recipe: Recipe, stage: StageName) -> None:
         if file is not None:
             location = join_location(parse_location(recipe.data.root), file)
             if not location.exists():
-                raise DataError(f"{key}: {no_list(location)}; {stage} reads it")
+                raise DataError(f"{key}: {missing(location)}; {stage} reads it")
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:

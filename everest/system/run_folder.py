@@ -237,7 +237,7 @@ class RunFolder:
         if not path.is_file():
             return {}
         try:
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file, strict=True)
             if header != list(BAD_COLUMNS):
                 raise ValueError

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -134,21 +132,3 @@ def test_a_run_with_an_odd_recipe_is_listed_as_damaged(tmp_path: Path):
     for text in ("a: &a [*a]", "[" * 9999):
         (tmp_path / RECIPE).write_text(text)
         assert summarize(tmp_path).state == "damaged"
-
-
-WITHOUT_TORCH = """
-import sys
-from everest_cli.main import app
-try:
-    app(sys.argv[1:])
-except SystemExit as end:
-    print(end.code, "torch" in sys.modules)
-"""
-
-
-@pytest.mark.parametrize("command", [["pretrain", "--recipe"], ["recipes", "show"], ["profile", "--recipe"]])
-def test_a_file_that_is_no_recipe_is_refused_before_torch_is_imported(command: list[str], tmp_path: Path):
-    (tmp_path / "x.yaml").write_text("data: !!int abc")
-    arguments = [sys.executable, "-c", WITHOUT_TORCH, *command, str(tmp_path / "x.yaml")]
-    ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
-    assert (ended.stdout, ended.returncode) == ("2 False\n", 0), ended.stderr

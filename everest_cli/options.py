@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, shown
 from everest.system.launch import read_devices
 from everest_cli.output import say
 
@@ -191,15 +191,9 @@ def _no_share(keep: object) -> RecipeError:
 
 def read_size(text: str) -> int | tuple[int, int]:
     """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width."""
-    from everest.config.values import LONGEST_SIDE
-
-    is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
-    sides = [int(side) for side in text.split("x")] if is_size else []
-    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
-        shown = text if len(text) <= 20 else f"{text[:20]}…"
-        raise RecipeError(
-            f"--size: must be a number of pixels up to {LONGEST_SIDE}, or HEIGHTxWIDTH, not {shown}"
-        )
+    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", text, re.ASCII):
+        raise RecipeError(f"--size: must be a number of pixels, or HEIGHTxWIDTH, not {shown(text)}")
+    sides = [int(side) for side in text.split("x")]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 

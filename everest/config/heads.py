@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from everest.config.values import MOST_CLASSES, HeadName, NumClasses, must_be, with_hyphens
+from everest.config.values import Count, NumClasses, must_be, with_hyphens
 
 Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
 
@@ -23,15 +23,12 @@ def _with_hyphens(head: Any) -> Any:
     return head if isinstance(head, dict) else with_hyphens(head)
 
 
-_NumLabels = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 HeadSetting = Annotated[
-    NumClasses
-    | Literal["regression"]
-    | Annotated[dict[Literal["multi-label"], _NumLabels], Field(min_length=1)],
+    NumClasses | Literal["regression"] | Annotated[dict[Literal["multi-label"], Count], Field(min_length=1)],
     must_be("a number of classes from 2, {multi-label: N} or regression"),
     BeforeValidator(_with_hyphens),
 ]
-HeadSettings = Annotated[dict[HeadName, HeadSetting], Field(min_length=1)]
+HeadSettings = Annotated[dict[str, HeadSetting], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)

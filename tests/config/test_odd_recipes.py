@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import problems_of, refused
 
-from everest.config.yaml import MOST_BYTES, MOST_LEVELS, read_yaml, write_yaml
+from everest.config.yaml import read_yaml, write_yaml
 from everest.engine.listing import summarize
 from everest.errors import RecipeError
 from everest.system.run_folder import ENVIRONMENT, RECIPE
@@ -24,15 +24,11 @@ DOCUMENTS = {
     "anchor": ("data: &a {frames: *a}", WRITTEN_OUT),
     "alias": ("data: *nothing", WRITTEN_OUT),
     "merge key": ("data: {<<: {frames: 8}}", "data.<<: unknown key"),
-    "digits": (f"data: {{frames: {'1' * 5000}}}", ":1: a number of 5000 digits"),
-    "negative digits": (f"data: {{frames: -{'1' * 5000}}}", "digits"),
+    "digits": (f"data: {{frames: {'1' * 5000}}}", "not YAML: Exceeds the limit"),
     "float digits": (f"data: {{max_bad: {'1' * 5000}.0}}", "data.max_bad: must be a finite number"),
-    "deep list": ("[" * 100_000, f"more than {MOST_LEVELS} levels"),
-    "deep mapping": ("{a: " * 10_000, f"more than {MOST_LEVELS} levels"),
-    "deep block": ("- " * 50_000, f"more than {MOST_LEVELS} levels"),
-    "deep keys": ("? " * 50_000, f"more than {MOST_LEVELS} levels"),
+    "deep list": ("[" * 100_000, "not YAML: maximum recursion depth exceeded"),
+    "deep block": ("- " * 50_000, "not YAML: maximum recursion depth exceeded"),
     "some unknown keys": ("".join(f"k{i}: 1\n" for i in range(4000)), "3990 more problems"),
-    "comments": ("# x\n" * 2_500_000, f"more than {MOST_BYTES // 1024} KiB"),
     "long key": (f"? {'k' * 100_000}\n: 1\n", "unknown key"),
     "long duplicate": (f"? {'k' * 10_000}\n? {'k' * 10_000}\n", "duplicate key 'kkk"),
     "long value": (f"data: {{frames: {'x' * 100_000}}}", "must be an integer"),
@@ -40,7 +36,7 @@ DOCUMENTS = {
     "long base": (f"base: {'x' * 100_000}", "unknown name 'xxx"),
     "long path of a base": (f"base: {'x/' * 50_000}", "File name too long"),
     "base that is no text": (f"base: [{'1,' * 4000}]", "must be the name or path of a recipe"),
-    "base with NUL": ('base: "./a\\0b.yaml"', "has a character that no recipe"),
+    "base with NUL": ('base: "./a\\0b.yaml"', "embedded null"),
     "NUL": ("data: \0", "not YAML"),
     "two documents": ("a: 1\n---\nb: 1\n", "but found another document"),
     "duplicate key": ("data:\n  frames: 16\n  frames: 24\n", ":3: duplicate key 'frames'"),
@@ -82,16 +78,13 @@ def test_any_text_is_a_value_or_an_error_of_the_recipe(text: str):
     [
         ("x" * 100_000, "must be section.key=value"),
         (f"data.frames={'x' * 100_000}", "must be an integer, not 'xxx"),
-        (f"data.frames={'1' * 5000}", "is not YAML (a number of 5000 digits)"),
-        (f"data.frames={'[' * 100_000}", "is not YAML (more than 32 levels)"),
+        (f"data.frames={'1' * 5000}", "is not YAML (not YAML: Exceeds the limit"),
+        (f"data.frames={'[' * 100_000}", "is not YAML (not YAML: maximum recursion"),
         (f"data.frames=!!{'x' * 9999} 1", "is not YAML"),
-        (f"{'a.' * 100_000}b=1", "must be section.key=value"),
         (f"{'a' * 100_000}=1", "unknown key"),
         (f"data.{'a' * 100_000}=1", "unknown key"),
         ("data.root=a\0b", "is not YAML"),
         ("data.root=a\udcffb", "is not YAML"),
-        ('data.root="a\\0b"', "'a\\x00b' has a character that"),
-        ('data.root="a\\udcffb"', "'a\\udcffb' has a character that"),
         ("data.frames=a\\nb\nc", "must be an integer"),
         (f"pretrain.by_backbone.{'x' * 9999}.epochs=1", "unknown backbone 'xxx"),
     ],
@@ -102,16 +95,14 @@ def test_any_override_is_a_setting_or_a_short_error(override: str, message: str)
     assert len(problem) < LINE
 
 
-def test_only_a_regular_file_of_some_length_is_a_recipe(tmp_path: Path):
+def test_only_a_regular_file_is_a_recipe(tmp_path: Path):
     os.mkfifo(tmp_path / "fifo.yaml")
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "latin.yaml").write_bytes(b"summary: caf\xe9\n")
-    (tmp_path / "long.yaml").write_bytes(b"summary: " + b"x" * 10_000_000)
     for path, message in (
         (tmp_path / "fifo.yaml", "not a file"),
         (tmp_path / "folder.yaml", "not a file"),
         (tmp_path / "latin.yaml", "not UTF-8 text"),
-        (tmp_path / "long.yaml", "more than 256 KiB"),
         (Path("/dev/zero"), "not a file"),
         (tmp_path / ("x" * 300 + ".yaml"), "File name too long"),
         (tmp_path / "a\0b.yaml", "embedded null "),

@@ -132,11 +132,10 @@ TOKENIZER["config"] |= {"decoder_blocks": 1}
         (_set("config", "levels", value=[2**16] * 32), "levels: "),
         (_set("config", "levels", value=[8] * 10**5), "levels: "),
         (_set("config", "time_down", value=[]), "0 values for 1 halvings"),
-        (_set("config", "multipliers", value=[1] * 60), "multipliers: "),
+        (_set("config", "multipliers", value=[1] * 60), "1 values for 59 halvings"),
         (_set("config", "input_scale", value=1e-320), "input_scale: Input"),
         (_set("config", "stem", value=[2**40, 1]), "stem.0: Input"),
         (_set("window", value=3), "frames: must be a multiple of 2"),
-        (_set("temperature", value=1e-320), "temperature: Input"),
         (_set("keep", value=-1), "keep: Input"),
     ],
 )

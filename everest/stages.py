@@ -160,7 +160,6 @@ def _request(
         overrides=options.get("overrides", ()),
         precision=options.get("precision"),
         seed=options.get("seed"),
-        notify=lambda text: report(notice(text)),
     )
     weights = None
     if init not in (None, "none"):

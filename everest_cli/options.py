@@ -161,7 +161,6 @@ def read_recipe(
         overrides=overrides or (),
         precision=precision,
         seed=seed,
-        notify=say,
         imports=imports,
     )
 

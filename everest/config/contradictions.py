@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from everest.config.best import ALLOWED
-from everest.config.heads import named_heads
+from everest.config.heads import ALLOWED, named_heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import PixelPretrainSettings, TokenTargetSettings, ViewPretrainSettings
 from everest.config.tokenizer import TokenizerSettings

@@ -70,7 +70,6 @@ def load_recipe(
     name_or_path: str | Path | RecipeFile,
     *,
     overrides: Sequence[str] = (),
-    notify: Callable[[str], None] | None = None,
     imports: bool = True,
 ) -> Recipe:
     """Read a recipe.
@@ -78,7 +77,6 @@ def load_recipe(
     Args:
         name_or_path: a shipped recipe, the path of a YAML file, or a file that was read.
         overrides: `section.key=value` texts, which win over the file.
-        notify: called with one line for each stage whose learning rate only rises.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
             for a recipe that no user named, such as the one next to weights.
     Raises:
@@ -94,9 +92,6 @@ def load_recipe(
     lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))
-    if notify:
-        for notice in _rising(recipe):
-            notify(notice)
     return recipe
 
 
@@ -107,7 +102,6 @@ def recipe_for_run(
     overrides: Sequence[str] = (),
     precision: str | None = None,
     seed: int | None = None,
-    notify: Callable[[str], None] | None = None,
     imports: bool = True,
 ) -> Recipe:
     """Read a recipe with the changes of a run.
@@ -116,7 +110,7 @@ def recipe_for_run(
 
     Args:
         data: of `data.root`; precision, seed: of the section `train`. They win over `overrides`.
-        notify, imports: see `load_recipe`.
+        imports: see `load_recipe`.
     Raises:
         RecipeError: see `load_recipe`.
     """
@@ -124,7 +118,7 @@ def recipe_for_run(
     for key, value in (("data.root", data), ("train.precision", precision), ("train.seed", seed)):
         if value is not None:
             changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
-    recipe = load_recipe(name_or_path, overrides=changes, notify=notify, imports=imports)
+    recipe = load_recipe(name_or_path, overrides=changes, imports=imports)
     root = parse_location(recipe.data.root).resolve()
     return replace(recipe, data=replace(recipe.data, root=str(root)))
 
@@ -210,17 +204,6 @@ def _import_classes(merged: Merged) -> Iterator[str]:
                 import_named(path)
             except RecipeError as error:
                 yield f"{merged.place(key)}: {error}"
-
-
-def _rising(recipe: Recipe) -> Iterator[str]:
-    """Yields a line for each stage whose warm-up leaves no steps."""
-    for stage, settings in recipe.trained_stages:
-        unit = "epochs" if settings.steps is None else "steps"
-        budget, warmup = getattr(settings, unit), getattr(settings, f"warmup_{unit}")
-        if warmup is not None and warmup >= budget:
-            key, fewer = f"{stage}.warmup_{unit}", min(max(1, budget // 10), budget - 1)
-            text = f"leaves none of {budget} {unit}: the learning rate only rises; set {key}={fewer}"
-            yield f"{key} ({warmup}) {text}"
 
 
 def _explain(error: ValidationError, section: KeyPath) -> Problems:

@@ -52,7 +52,7 @@ class DataSettings:
     # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all released programs;
     # of luma the equivalents in everest.video.pixels.
     mean: v.Channels[v.Share] | None = None
-    std: v.Channels[v.PixelStd] | None = None
+    std: v.Channels[v.Positive] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     # Where the crops of training are resized; auto: on the device if it is a GPU. Bytes differ by a rounding.

@@ -13,7 +13,6 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from pydantic_core import PydanticKnownError
 
 from everest.config.sizes import BACKBONES, TOKENIZERS
-from everest.video.pixels import LEAST_STD, MOST_STD
 
 Value = TypeVar("Value")
 
@@ -76,7 +75,6 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NumClasses = Annotated[int, Field(ge=2, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-PixelStd = Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]
 Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]

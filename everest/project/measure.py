@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from everest import functions
 from everest.annotations.bout import Bout
 from everest.checkpoints.describe import load_model
-from everest.config.best import MEASURED_BY
+from everest.config.heads import MEASURED_BY
 from everest.data.clip_format import ClipFormat
 from everest.data.stages import labeled_samples
 from everest.figures.timeline import draw_timelines

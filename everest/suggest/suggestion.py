@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -67,7 +67,6 @@ def suggest_recipe(
     hours: float | None = None,
     measured: bool = True,
     overrides: Sequence[str] = (),
-    notify: Callable[[str], None],
 ) -> Suggestion:
     """Choose the values of a recipe for these data and a device, and measure how long its stages take.
 
@@ -94,7 +93,7 @@ def suggest_recipe(
         return RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
 
     file = suggested()
-    recipe = load_recipe(file, overrides=overrides, notify=notify)
+    recipe = load_recipe(file, overrides=overrides)
     speeds = _measure_speeds(recipe, purpose, cpu=device == "cpu") if measured else {}
     samples = {"pretrain": (facts.pretrain or facts.train).samples, "finetune": facts.train.samples}
     if hours is not None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Final, NamedTuple
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from everest.config.best import BACKGROUND, OVER_BACKGROUND
+from everest.config.heads import BACKGROUND, OVER_BACKGROUND
 from everest.engine.health import Validations
 from everest.engine.listing import metric_of_run, read_run, summarize
 from everest.errors import RecipeError

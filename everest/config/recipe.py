@@ -213,7 +213,6 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
         section: the one that was validated; empty: a whole recipe.
     """
     problems: Problems = []
-    listed: set[KeyPath] = set()  # sections whose keys a message has listed
     errors = error.errors(include_url=False)
     for details in errors:
         location, kind, context = details["loc"], details["type"], details.get("ctx", {})
@@ -223,7 +222,7 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
         key, variant = _yaml_key(location, section)
         got = _quoted(details["input"])
         if kind == "unexpected_keyword_argument":
-            text = _unknown_key(key, variant, listed)
+            text = _unknown_key(key, variant)
         elif kind == "literal_error":
             text = _unknown_value(details["input"], context["expected"])
         elif kind.startswith("union_tag"):  # of a section whose variants exclude each other
@@ -237,12 +236,8 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
     return problems
 
 
-def _unknown_key(key: KeyPath, variant: str, listed: set[KeyPath]) -> str:
-    """The message about a key that the section, or its variant, does not have.
-
-    Args:
-        listed: sections whose keys a message has listed already; this one may be added.
-    """
+def _unknown_key(key: KeyPath, variant: str) -> str:
+    """The message about a key that the section, or its variant, does not have."""
     *outer, name = key
     section = tuple(outer)
     known = known_keys(section)
@@ -252,11 +247,7 @@ def _unknown_key(key: KeyPath, variant: str, listed: set[KeyPath]) -> str:
     if name in known:
         tag = ".".join((*section, VARIANTS[section].tag))
         return f"has no effect with {tag}={shown(variant)}; leave it out"
-    text = f"unknown key{did_you_mean(name, known)}"
-    if "; known: " in text:
-        text = "unknown key" if section in listed else text
-        listed.add(section)
-    return text
+    return f"unknown key{did_you_mean(name, known)}"
 
 
 def _yaml_key(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:

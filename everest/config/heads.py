@@ -40,7 +40,8 @@ HeadSetting = Annotated[
     must_be("a number of classes from 2, {multi-label: N} or regression"),
     BeforeValidator(_with_hyphens),
 ]
-HeadSettings = Annotated[dict[str, HeadSetting], Field(min_length=1)]
+_HeadName = Annotated[str, Field(max_length=80)]  # a report is a file of this name, quoted
+HeadSettings = Annotated[dict[_HeadName, HeadSetting], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)

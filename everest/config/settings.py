@@ -8,7 +8,9 @@ most of its ablations.
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
 
 from everest.config import values as v
 from everest.config.heads import HeadSettings, Task
@@ -22,7 +24,7 @@ from everest.config.stage_settings import (
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import settings
-from everest.video.pixels import USUAL, PixelStatistics
+from everest.video.pixels import LEAST_STD, MOST_STD, USUAL, PixelStatistics
 
 TrainedSection = PretrainSettings | FinetuneSettings | TokenizerSettings
 
@@ -52,7 +54,7 @@ class DataSettings:
     # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all released programs;
     # of luma the equivalents in everest.video.pixels.
     mean: v.Channels[v.Share] | None = None
-    std: v.Channels[v.Positive] | None = None
+    std: v.Channels[Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     # Where the crops of training are resized; auto: on the device if it is a GPU. Bytes differ by a rounding.

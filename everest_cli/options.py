@@ -190,7 +190,7 @@ def _no_share(keep: object) -> RecipeError:
 
 def read_size(text: str) -> int | tuple[int, int]:
     """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width."""
-    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", text, re.ASCII):
+    if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})?", text, re.ASCII):
         raise RecipeError(f"--size: must be a number of pixels, or HEIGHTxWIDTH, not {shown(text)}")
     sides = [int(side) for side in text.split("x")]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])

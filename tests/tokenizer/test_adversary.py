@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.sizes import TOKENIZERS, TokenizerConfig, discriminator_halvings
+from everest.errors import RecipeError
 from everest.tokenizer.loss import Adversary, BlurredHalving, Discriminator, r1_penalty
 
 TINY = TokenizerConfig(stem=(2, 4), channels=4, multipliers=(1,), time_down=(), blocks=1, decoder_blocks=1)
@@ -70,7 +71,7 @@ def test_every_pixel_of_a_clip_counts():
 def test_sides_are_halved_while_four_places_are_left():
     sides = {16: 0, 31: 0, 32: 1, 64: 2, 224: 3}
     assert {side: discriminator_halvings(TINY, (side, 2 * side)) for side in sides} == sides
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(RecipeError, match="too small"):
         Discriminator(TINY, frames=8, size=(16, 16))
 
 

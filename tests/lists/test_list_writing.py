@@ -12,7 +12,8 @@ from everest.lists.writing import names_needed, unlistable, write_list
 
 # All that a file system accepts, the hardest more often.
 SIGNS = st.one_of(
-    st.sampled_from(" ,\t\"'#;\\[]$%é\u0301\u2028\r\n"), st.characters(exclude_characters="/\0")
+    st.sampled_from(" ,\t\"'#;\\[]$%é\u0301\u2028\r\n"),
+    st.characters(codec="utf-8", exclude_characters="/\0"),
 )
 NAMES = st.text(SIGNS, min_size=1, max_size=20).filter(
     lambda name: name not in (".", "..") and name[-1] != " "

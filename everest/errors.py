@@ -87,14 +87,9 @@ def first_names(names: Sequence[object], most: int = 5) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`"; did you mean 'base_lr'?"` if a known name is similar, else the known names (up to 20)."""
     names = sorted(known)
-    if (close := similar(name, names)) is not None:
-        return f"; did you mean '{close}'?"
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.6):
+        return f"; did you mean '{close[0]}'?"
     return f"; known: {first_names(names, 20)}" if names else ""
-
-
-def similar(name: str, known: Sequence[str]) -> str | None:
-    """The known name that is most similar, if one is."""
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.config.best import MEASURED_BY, best_metric
+from everest.config.heads import MEASURED_BY, best_metric
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import lowest_loss, mix

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from everest.checkpoints.start import find_init
 from everest.config.recipe import recipe_for_run
-from everest.config.recipe_files import AUTO
 from everest.config.settings import Recipe
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import run_context, start_or_resume
@@ -112,7 +111,7 @@ def pretrain(
     Several processes train one run if torchrun or `accelerate launch` starts them, each calling this.
 
     Args:
-        recipe: the name of a shipped recipe, a YAML file, or "auto" for one that is made for `data`.
+        recipe: the name of a shipped recipe, or a YAML file.
         init: the run folder or weights to start from; None or "none": from scratch.
         decoder: keep that of `init`, or start fresh; None: keep it if it fits.
         options: see `StageOptions`.
@@ -152,27 +151,18 @@ def _request(
     decoder: Decoder | None = None,
 ) -> tuple[Recipe, RunOptions, Report]:
     """The settings of a run, its options, and what receives its events."""
-    data, output, overrides = options.get("data"), options.get("output"), options.get("overrides", ())
-    overwrite, cpu = options.get("overwrite", False), options.get("cpu", False)
-    root = None if data is None else str(data)
+    data, output, report = options.get("data"), options.get("output"), options.get("report", silent)
+    overwrite = options.get("overwrite", False)
     folder = None if output is None else Path(output)
-    init = None if init == "none" else init
-    source, report = recipe, options.get("report", silent)
-    if recipe == AUTO:
-        from everest.suggest.suggestion import auto_recipe
-
-        purpose = "scratch" if command == "finetune" and init is None else command
-        source = auto_recipe(root, purpose=purpose, overrides=overrides, cpu=cpu)
     settings = recipe_for_run(
-        source,
-        data=root,
-        overrides=overrides,
+        recipe,
+        data=None if data is None else str(data),
+        overrides=options.get("overrides", ()),
         precision=options.get("precision"),
         seed=options.get("seed"),
-        notify=lambda text: report(notice(text)),
     )
     weights = None
-    if init is not None:
+    if init not in (None, "none"):
         weights = find_init(init, output=folder, overwrite=overwrite, decoder=decoder)
     run = RunOptions(
         command=command,
@@ -180,7 +170,7 @@ def _request(
         output=folder,
         resume="auto" if options.get("resume", True) else "never",
         overwrite=overwrite,
-        cpu=cpu,
+        cpu=options.get("cpu", False),
         tracker=options.get("tracker", "none"),
         init=weights,
     )

@@ -16,6 +16,7 @@ from typer.core import TyperArgument, TyperGroup
 from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
 from everest.system.launch import LostPeer
 from everest.system.signals import PARENT, Stopped, end_with_parent
+from everest.system.text import is_unicode
 from everest_cli import (
     budget,
     evaluate,
@@ -33,7 +34,7 @@ from everest_cli import (
     weights,
 )
 from everest_cli.options import grouped, option
-from everest_cli.output import keep_bytes_of_names, say
+from everest_cli.output import print_any_letters, say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GPU's memory otherwise
@@ -51,8 +52,13 @@ class Commands(TyperGroup):
             with formatter.section(title):
                 formatter.write_dl([(f"{name:<{widest}}", line) for name, (_, line) in commands.items()])
 
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if (odd := next((word for word in args if not is_unicode(word)), None)) is not None:
+            raise typer.BadParameter(f"{odd!r} is not UTF-8; rename the file or folder")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        keep_bytes_of_names()
+        print_any_letters()
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import typer
 
-from everest.errors import RecipeError
+from everest.errors import RecipeError, shown
 from everest.system.launch import read_devices
 from everest_cli.output import say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
     from everest.inference.model import OpenedModel
-    from everest.suggest.rules import Purpose
 
 # The choices of options. typer shows them, and refuses any other value.
 Which = Literal["newest", "best"]  # weights of a run folder
@@ -71,12 +70,7 @@ def _complete_recipe(incomplete: str) -> list[str]:
 # What to read.
 VIDEOS = argument("VIDEO…", "Videos, folders of videos, or lists (.csv, .tsv, .txt).")
 VIDEOS_OR_FOLDERS = argument("VIDEO…", "Videos, or folders of videos.")
-RECIPE = option(
-    "--recipe -r R",
-    "A shipped recipe, a YAML file, or auto: suggested for --data.",
-    ...,
-    autocompletion=_complete_recipe,
-)
+RECIPE = option("--recipe -r R", "A shipped recipe, or a YAML file.", ..., autocompletion=_complete_recipe)
 OVERRIDES = option("--set KEY=VALUE", "Override a value of the recipe; repeatable.")
 DATA_ROOT = option("--data DIR", "Folder or URL of lists and videos (data.root).")
 LIST_ROOT = option("--data DIR", "Folder that paths in a list are relative to [the list's].")
@@ -157,28 +151,16 @@ def read_recipe(
     precision: Precision | None = None,
     seed: int | None = None,
     imports: bool = True,
-    cpu: bool = False,
-    purpose: Purpose = "pretrain",
 ) -> Recipe:
-    """Load a recipe, or make `auto` for `data`, `purpose` and device, with the changes of the options."""
-    from everest.config.recipe_files import AUTO, find_recipe, with_bases
-
-    if name == AUTO:
-        from everest.suggest.suggestion import auto_recipe
-
-        source = auto_recipe(data, purpose=purpose, overrides=overrides or (), cpu=cpu)
-    else:
-        source = find_recipe(name)
-        with_bases(source)  # refuses files that are no recipes before torch is imported
+    """Read a recipe with the changes of the options."""
     from everest.config.recipe import recipe_for_run
 
     return recipe_for_run(
-        source,
+        name,
         data=data,
         overrides=overrides or (),
         precision=precision,
         seed=seed,
-        notify=say,
         imports=imports,
     )
 
@@ -208,15 +190,9 @@ def _no_share(keep: object) -> RecipeError:
 
 def read_size(text: str) -> int | tuple[int, int]:
     """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width."""
-    from everest.config.values import LONGEST_SIDE
-
-    is_size = re.fullmatch(r"\d{1,9}(x\d{1,9})?", text, re.ASCII)
-    sides = [int(side) for side in text.split("x")] if is_size else []
-    if not sides or not all(0 < side <= LONGEST_SIDE for side in sides):
-        shown = text if len(text) <= 20 else f"{text[:20]}…"
-        raise RecipeError(
-            f"--size: must be a number of pixels up to {LONGEST_SIDE}, or HEIGHTxWIDTH, not {shown}"
-        )
+    if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})?", text, re.ASCII):
+        raise RecipeError(f"--size: must be a number of pixels, or HEIGHTxWIDTH, not {shown(text)}")
+    sides = [int(side) for side in text.split("x")]
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 

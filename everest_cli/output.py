@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import io
 import os
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from everest.system.processes import is_main
-from everest.system.text import escape_bytes, json_text
+from everest.system.text import json_text
 
 if TYPE_CHECKING:
     from rich.table import Column
@@ -29,7 +28,7 @@ def say(*texts: str, everywhere: bool = False) -> None:
     """Print lines on stderr; of several processes only the first one does, unless `everywhere`."""
     if texts and (everywhere or is_main()):  # torchrun and Slurm show the output of all
         with _even_unread():
-            typer.echo(escape_bytes("\n".join(texts)), err=True)
+            typer.echo("\n".join(texts), err=True)
 
 
 @contextmanager
@@ -45,11 +44,10 @@ def _even_unread() -> Iterator[None]:
         os.close(nowhere)
 
 
-def keep_bytes_of_names() -> None:
-    """Let stdout print names that are not UTF-8: as they are, or escaped if stdout has another encoding."""
+def print_any_letters() -> None:
+    """Let stdout escape the letters that its encoding does not have."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # not so in notebooks
-        is_utf8 = codecs.lookup(sys.stdout.encoding).name == "utf-8"
-        sys.stdout.reconfigure(errors="surrogateescape" if is_utf8 else "backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_json(document: Any) -> None:
@@ -197,9 +195,7 @@ class Display:
     def _line(self, text: str) -> None:
         if self._progress is not None:
             with _even_unread():
-                self._progress.console.print(
-                    escape_bytes(text), markup=False, highlight=False, soft_wrap=True
-                )
+                self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             say(text)
 

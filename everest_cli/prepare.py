@@ -82,7 +82,6 @@ def split(
     from everest.lists.sample import ListSize
     from everest.prepare.index import CLASSES
     from everest.prepare.split import SHARES, LabeledVideos, read_shares
-    from everest.suggest.data_section import commands_for_lists
 
     parts = SHARES if shares is None else read_shares(shares)
     root = root_of(source, data).absolute()
@@ -92,18 +91,16 @@ def split(
     lists = videos.split(parts, seed=seed)
     folder = output or root
     written = list(videos.write(lists, folder, overwrite=overwrite).values())
-    commands = commands_for_lists(lists, folder, root=root, heads=videos.heads, task=videos.task)
     document = {
         "seed": seed,
         "shares": {name: round(share, 5) for name, share in parts.items()},
         "lists": {name: _summary(part, videos.names) for name, part in lists.items()},
         "written": [*written, *([str(folder / CLASSES)] if videos.names else [])],
         "task": videos.task,
-        "next": commands,
     }
     say(*videos.notices)
     _print_lists(document["lists"], ListSize.of(videos.samples).unit)
-    say(f"lists: {folder}", "\n  ".join(["next:", *commands]))
+    say(f"lists: {folder}")
     print_result(document, "\n".join(document["written"]), as_json=as_json)
 
 

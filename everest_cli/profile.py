@@ -74,11 +74,6 @@ def profile(
     if checkpoint is not None:
         _print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
         return
-    if recipe is not None:
-        from everest.config.recipe_files import find_recipe, with_bases
-
-        with_bases(find_recipe(recipe))  # refuses files that are no recipes before torch is imported
-
     if paper:
         _print_paper(as_json=as_json)
         return

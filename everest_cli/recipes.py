@@ -79,7 +79,6 @@ def suggest(
             output=output,
             hours=hours,
             measured=is_here and not (quiet and hours is None and not as_json),
-            notify=say,
         )
         text = suggestion.text
         if divided is not None:
@@ -170,22 +169,21 @@ def show(
 
     --set changes the settings that --resolved prints. All problems are listed.
     """
-    from everest.config.recipe_files import find_recipe, with_bases
+    from everest.config.recipe_files import find_recipe
     from everest.sweep.request import is_sweep, read_request
 
     file = find_recipe(name)
-    with_bases(file)  # refuses files that are no recipes before torch is imported
     if is_sweep(file):
         from everest.config.recipe import recipe_values
         from everest.config.yaml import write_yaml
         from everest.sweep.plan import resolve_arms
 
-        arms = resolve_arms(read_request(name, overrides=overrides or ()), data=None, notify=say)
+        arms = resolve_arms(read_request(name, overrides=overrides or ()), data=None)
         text = write_yaml({arm: recipe_values(recipe) for arm, recipe in arms.items()})
     else:
         from everest.config.recipe import dump_recipe, load_recipe
 
-        text = dump_recipe(load_recipe(file, overrides=overrides or (), notify=say))
+        text = dump_recipe(load_recipe(file, overrides=overrides or ()))
     typer.echo(text if resolved else file.text, nl=False)
 
 

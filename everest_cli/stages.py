@@ -22,7 +22,6 @@ from everest_cli.processes import start_processes
 if TYPE_CHECKING:
     from everest.engine.training import Training
     from everest.stages import Stage
-    from everest.suggest.rules import Purpose
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
 INIT = ("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.")
@@ -61,7 +60,6 @@ def _train(
     *,
     init: str = "none",
     decoder: Decoder | None = None,
-    purpose: Purpose = "pretrain",  # of the recipe `auto`
 ) -> Path | None:
     """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
     recipe = read_recipe(
@@ -70,8 +68,6 @@ def _train(
         overrides=options.overrides,
         precision=options.precision,
         seed=options.seed,
-        cpu=options.gpus == "cpu",
-        purpose=purpose,
     )
     if options.print_config:
         from everest.config.recipe import dump_recipe
@@ -168,7 +164,7 @@ def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str = optio
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
     """
-    _train("finetune", recipe, options, init=init, purpose="scratch" if init == "none" else "finetune")
+    _train("finetune", recipe, options, init=init)
 
 
 def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:

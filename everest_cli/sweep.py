@@ -72,7 +72,7 @@ def sweep(
     from everest.sweep.plan import make_plan
     from everest.sweep.run import JOB_FAILED, Processes, check_folder, run_sweep
 
-    plan = make_plan(request, data=data, notify=say)
+    plan = make_plan(request, data=data)
     check_folder(output)
     if dry_run:
         for work in plan.works().values():

@@ -17,7 +17,7 @@ from typing import Final, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.config.best import BACKGROUND as BACKGROUND
+from everest.config.heads import BACKGROUND as BACKGROUND
 from everest.errors import DataError, shown
 from everest.video.reader import TOLERANCE
 

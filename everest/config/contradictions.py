@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from everest.config.best import ALLOWED
-from everest.config.heads import named_heads
+from everest.config.heads import ALLOWED, named_heads
 from everest.config.settings import Recipe
-from everest.config.sizes import LEAST_PLACES, discriminator_halvings
 from everest.config.stage_settings import PixelPretrainSettings, TokenTargetSettings, ViewPretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
@@ -50,8 +48,6 @@ def _of_clips(recipe: Recipe) -> Problems:
     if data.channels == 1 and pixels and isinstance(pixels.target, Target):
         kind = pixels.target.kind
         yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
-    if data.resize == "device" and recipe.pretrain.cache is not None:
-        yield "data.resize", "device does not go with pretrain.target.cache, which is of exact bytes; use cpu"
     differences = recipe.model.input == "differences"
     for key, is_used in (("pretrain.camera_motion", stage.camera_motion), ("model.input", differences)):
         if is_used and data.frames < 2:
@@ -68,16 +64,12 @@ def _of_clips(recipe: Recipe) -> Problems:
 
 
 def _of_labels(recipe: Recipe) -> Problems:
-    """Metrics, weights and mixing that do not go with the labels."""
+    """Mixing and metrics that do not go with the labels."""
     data, stage = recipe.data, recipe.finetune
     heads = named_heads(data.heads or {})
     tasks = [head.task for head in heads] or [data.task]
     if "regression" in tasks and stage.cutmix:
         yield "finetune.cutmix", "cannot mix numbers: half of a frame has no half of a number; set it to 0"
-    if tasks[0] == "regression" and stage.sampler != "shuffle":
-        yield "finetune.sampler", f"{stage.sampler} needs classes, and the labels are numbers"
-    if {*tasks} == {"regression"} and stage.class_weights != "none":
-        yield "finetune.class_weights", "needs classes, and the labels are numbers"
     # Of several heads: whether all are right, if each names a class.
     known = ALLOWED[data.task]
     if heads:
@@ -102,15 +94,8 @@ def _of_training(recipe: Recipe) -> Problems:
         if (settings.epochs is None) == (settings.steps is None):
             yield f"{stage}.steps", "give either epochs or steps"
     for stage, settings in recipe.stages:
-        rank, layers = settings.lora.rank, settings.lora.layers
         if settings.min_lr > settings.base_lr:
             yield f"{stage}.min_lr", f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
-        if rank > size.width:
-            yield f"{stage}.lora.rank", f"{rank} is more than the encoder's width of {size.width}"
-        if len({*layers}) < len(layers):
-            yield f"{stage}.lora.layers", f"{', '.join(layers)}: name each layer once"
-    if (finetune.mixup or finetune.cutmix) and finetune.batch_size % 2:
-        yield "finetune.batch_size", f"{finetune.batch_size} is odd; mixup and cutmix need pairs"
     if finetune.frozen_layers(size.depth) > 1 + size.depth:
         yield "finetune.freeze", f"{finetune.freeze} is more than the encoder's {size.depth} blocks"
     if finetune.lora.rank and finetune.freeze != "none":
@@ -160,10 +145,6 @@ def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
     if not (loss.reconstruction or loss.perceptual):
         text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
         yield "tokenizer.loss.reconstruction", text
-    if loss.gan and not discriminator_halvings(config, size):
-        pixels = round(2 * LEAST_PLACES * config.stem[1] / config.input_scale)
-        text = f"clips of {size[0]} x {size[1]} pixels are too small for the discriminator, which halves them"
-        yield "tokenizer.loss.gan", f"{text}; set it to 0, or data.size to {pixels} at least"
     malformed = list(settings.problems())
     yield from ((f"tokenizer.{key}", text) for key, text in malformed)
     if malformed:  # the network has no grid then

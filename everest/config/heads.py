@@ -1,19 +1,31 @@
-"""The heads of a classifier: their task, their outputs, and the metric that chooses the best weights."""
+"""The heads of a classifier: their task, their outputs, and the metric that chooses the best weights.
+
+This file does not need torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from everest.config.values import MOST_CLASSES, HeadName, NumClasses, must_be, with_hyphens
+from everest.config.values import Count, NumClasses, must_be, with_hyphens
 
 Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
 
 MULTI_LABEL: Final = "multi-label"
 THRESHOLD: Final = 0.5  # of a multi-label class, unless one was chosen
+# The metric of a head by its task, where only one is used: the best weights, tables of several heads.
+MEASURED_BY: Final = {"single-label": "top1", "multi-label": "map", "regression": "mae"}
+BACKGROUND: Final = "background"  # a class that states that nothing happens
+OVER_BACKGROUND: Final = "mean_class_accuracy"  # in place of top-1, if a class is background
+ALLOWED: Final = {
+    "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),
+    "multi-label": ("map", "macro_f1", "loss"),
+    "regression": ("mae", "loss"),
+}
 
 
 def _with_hyphens(head: Any) -> Any:
@@ -23,15 +35,13 @@ def _with_hyphens(head: Any) -> Any:
     return head if isinstance(head, dict) else with_hyphens(head)
 
 
-_NumLabels = Annotated[int, Field(ge=1, le=MOST_CLASSES)]
 HeadSetting = Annotated[
-    NumClasses
-    | Literal["regression"]
-    | Annotated[dict[Literal["multi-label"], _NumLabels], Field(min_length=1)],
+    NumClasses | Literal["regression"] | Annotated[dict[Literal["multi-label"], Count], Field(min_length=1)],
     must_be("a number of classes from 2, {multi-label: N} or regression"),
     BeforeValidator(_with_hyphens),
 ]
-HeadSettings = Annotated[dict[HeadName, HeadSetting], Field(min_length=1)]
+_HeadName = Annotated[str, Field(max_length=80)]  # a report is a file of this name, quoted
+HeadSettings = Annotated[dict[_HeadName, HeadSetting], Field(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,3 +97,21 @@ def head_settings(heads: Heads) -> dict[str, HeadSetting] | None:
         else:
             settings[head.name] = {MULTI_LABEL: head.outputs} if head.task == MULTI_LABEL else head.outputs
     return settings
+
+
+def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None) -> str:
+    """The metric that chooses the best weights: `finetune.best`, or that of the task.
+
+    With a class `background`, which most windows of a recording have, it is the mean class accuracy. Of
+    several heads it is whether all are right, or the loss if some do not name a class.
+
+    Args:
+        names: of the classes, if they are known.
+    """
+    if chosen is not None:
+        return chosen
+    if len(heads) == 1 and heads[0].task == "single-label" and BACKGROUND in (names or ()):
+        return OVER_BACKGROUND
+    if len(heads) == 1:
+        return MEASURED_BY[heads[0].task]
+    return "top1" if all(head.task == "single-label" for head in heads) else "loss"

@@ -25,7 +25,7 @@ from everest.config.stage_settings import (
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import with_hyphens
-from everest.config.yaml import MOST_LEVELS, read_yaml
+from everest.config.yaml import read_yaml
 from everest.errors import RecipeError, did_you_mean, shown
 from everest.methods.external import is_import_path
 
@@ -263,21 +263,15 @@ def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
 def _take_backbone(
     merged: Merged, label: str, layer: dict[KeyPath, Any], backbone: Any
 ) -> dict[KeyPath, Any]:
-    """Take `by_backbone` out of a layer: the values of a backbone. Of the others the keys are checked."""
+    """Take `by_backbone` out of a layer; returns the values of the chosen backbone."""
     chosen = {}
     for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
-        value, stage, place = layer.pop(key), key[0], _place(label, key[:2])
-        name, known = with_hyphens("".join(key[2:3])), known_keys((stage,)) - {BY_BACKBONE}
-        if len(key) < 4 and value != {}:
-            merged.problems.append(f"{place}: must be a mapping such as {{vit-s: {{base_lr: 1.5e-4}}}}")
-        elif name and name not in BACKBONES:
+        value, name = layer.pop(key), with_hyphens("".join(key[2:3]))
+        if name == backbone:
+            chosen[key[0], *key[3:]] = value
+        elif name not in BACKBONES and value not in (None, {}):
             text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
-            merged.problems.append(f"{place}: {text}")
-        elif name == backbone:
-            chosen[stage, *key[3:]] = value
-        elif len(key) > 3 and key[3] not in known:
-            text = f"unknown key{did_you_mean(key[3], known)}"
-            merged.problems.append(f"{_place(label, key[:4])}: {text}")
+            merged.problems.append(f"{_place(label, key[:2])}: {text}")
     return chosen
 
 
@@ -295,7 +289,7 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
     for override in overrides:
         text, equals, yaml = override.partition("=")
         key = tuple(text.strip().split("."))
-        if not equals or not all(key) or len(key) > MOST_LEVELS:
+        if not equals or not all(key):
             problems.append(f"{SET}: '{shown(override)}' must be section.key=value")
             continue
         if key[0] == "base":

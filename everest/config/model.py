@@ -22,10 +22,10 @@ class ModelSettings:
 
     backbone: v.Backbone = "vit-b"
     input: v.Input = "frames"  # differences is our choice for few videos
-    tubelet: tuple[v.Frames, v.Side, v.Side] = (2, 16, 16)  # EVEREST Table 15
+    tubelet: tuple[v.Length, v.Length, v.Length] = (2, 16, 16)  # EVEREST Table 15
     positions: v.Positions = "flat"  # as released
     class_token: bool = False  # a learned token that attends with the encoded ones, as in ST-MAE; no output
-    registers: Annotated[int, Field(ge=0, le=64)] = 0  # more such tokens (Darcet et al. 2024), as in DINOv2
+    registers: v.CountOrZero = 0  # more such tokens (Darcet et al. 2024), as in DINOv2
     # Of the encoder, as in image models: places turn queries and keys, in addition to `positions`.
     rotary: v.Rotary = "none"
     norm_before: bool = False  # a LayerNorm before the encoder's blocks, as in CLIP
@@ -34,12 +34,12 @@ class ModelSettings:
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
     pooling: v.Pooling = "mean"  # of the kept tokens; first: the first token (released program: --use_cls)
     decoder_depth: v.Depth = 4  # released scripts
-    width: v.Width | None = None  # channels of a token in the encoder; None, here and below: the backbone's
+    width: v.Length | None = None  # channels of a token in the encoder; None, here and below: the backbone's
     depth: v.Depth | None = None  # blocks of the encoder
-    heads: v.Width | None = None  # of attention, in each block of the encoder
-    mlp_width: v.Width | None = None  # of the encoder's blocks; if no backbone has one: four times the width
-    decoder_width: v.Width | None = None  # channels of a token in the decoder
-    decoder_heads: v.Width | None = None  # of attention, in each block of the decoder
+    heads: v.Length | None = None  # of attention, in each block of the encoder
+    mlp_width: v.Length | None = None  # of the encoder's blocks; if no backbone has one: four times the width
+    decoder_width: v.Length | None = None  # channels of a token in the decoder
+    decoder_heads: v.Length | None = None  # of attention, in each block of the decoder
 
     @property
     def num_prefix(self) -> int:

@@ -21,7 +21,6 @@ from everest.errors import RecipeError, did_you_mean, one_per_line, shown
 from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class
 from everest.methods.selector import Selector
 from everest.system.storage import parse_location
-from everest.system.text import is_unicode
 
 Settings = TypeVar("Settings")
 Problems = list[tuple[str, str]]  # a key with dots, and what is wrong
@@ -71,7 +70,6 @@ def load_recipe(
     name_or_path: str | Path | RecipeFile,
     *,
     overrides: Sequence[str] = (),
-    notify: Callable[[str], None] | None = None,
     imports: bool = True,
 ) -> Recipe:
     """Read a recipe.
@@ -79,7 +77,6 @@ def load_recipe(
     Args:
         name_or_path: a shipped recipe, the path of a YAML file, or a file that was read.
         overrides: `section.key=value` texts, which win over the file.
-        notify: called with one line for each stage whose learning rate only rises.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
             for a recipe that no user named, such as the one next to weights.
     Raises:
@@ -95,9 +92,6 @@ def load_recipe(
     lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))
-    if notify:
-        for notice in _rising(recipe):
-            notify(notice)
     return recipe
 
 
@@ -108,7 +102,6 @@ def recipe_for_run(
     overrides: Sequence[str] = (),
     precision: str | None = None,
     seed: int | None = None,
-    notify: Callable[[str], None] | None = None,
     imports: bool = True,
 ) -> Recipe:
     """Read a recipe with the changes of a run.
@@ -117,21 +110,17 @@ def recipe_for_run(
 
     Args:
         data: of `data.root`; precision, seed: of the section `train`. They win over `overrides`.
-        notify, imports: see `load_recipe`.
+        imports: see `load_recipe`.
     Raises:
-        RecipeError: see `load_recipe`, or the name of the folder is not UTF-8.
+        RecipeError: see `load_recipe`.
     """
-    if data is not None and not is_unicode(data):
-        raise RecipeError(f"--data {data}: not UTF-8, which no recipe can hold; rename the folder")
     changes = list(overrides)
     for key, value in (("data.root", data), ("train.precision", precision), ("train.seed", seed)):
         if value is not None:
             changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
-    recipe = load_recipe(name_or_path, overrides=changes, notify=notify, imports=imports)
-    root = str(parse_location(recipe.data.root).resolve())
-    if not is_unicode(root):
-        raise RecipeError(f"data.root: {root}: has a name that is not UTF-8; rename it")
-    return replace(recipe, data=replace(recipe.data, root=root))
+    recipe = load_recipe(name_or_path, overrides=changes, imports=imports)
+    root = parse_location(recipe.data.root).resolve()
+    return replace(recipe, data=replace(recipe.data, root=str(root)))
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -217,17 +206,6 @@ def _import_classes(merged: Merged) -> Iterator[str]:
                 yield f"{merged.place(key)}: {error}"
 
 
-def _rising(recipe: Recipe) -> Iterator[str]:
-    """Yields a line for each stage whose warm-up leaves no steps."""
-    for stage, settings in recipe.trained_stages:
-        unit = "epochs" if settings.steps is None else "steps"
-        budget, warmup = getattr(settings, unit), getattr(settings, f"warmup_{unit}")
-        if warmup is not None and warmup >= budget:
-            key, fewer = f"{stage}.warmup_{unit}", min(max(1, budget // 10), budget - 1)
-            text = f"leaves none of {budget} {unit}: the learning rate only rises; set {key}={fewer}"
-            yield f"{key} ({warmup}) {text}"
-
-
 def _explain(error: ValidationError, section: KeyPath) -> Problems:
     """The key, with dots, and the message of each problem.
 
@@ -235,7 +213,6 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
         section: the one that was validated; empty: a whole recipe.
     """
     problems: Problems = []
-    listed: set[KeyPath] = set()  # sections whose keys a message has listed
     errors = error.errors(include_url=False)
     for details in errors:
         location, kind, context = details["loc"], details["type"], details.get("ctx", {})
@@ -245,7 +222,7 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
         key, variant = _yaml_key(location, section)
         got = _quoted(details["input"])
         if kind == "unexpected_keyword_argument":
-            text = _unknown_key(key, variant, listed)
+            text = _unknown_key(key, variant)
         elif kind == "literal_error":
             text = _unknown_value(details["input"], context["expected"])
         elif kind.startswith("union_tag"):  # of a section whose variants exclude each other
@@ -259,12 +236,8 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
     return problems
 
 
-def _unknown_key(key: KeyPath, variant: str, listed: set[KeyPath]) -> str:
-    """The message about a key that the section, or its variant, does not have.
-
-    Args:
-        listed: sections whose keys a message has listed already; this one may be added.
-    """
+def _unknown_key(key: KeyPath, variant: str) -> str:
+    """The message about a key that the section, or its variant, does not have."""
     *outer, name = key
     section = tuple(outer)
     known = known_keys(section)
@@ -274,11 +247,7 @@ def _unknown_key(key: KeyPath, variant: str, listed: set[KeyPath]) -> str:
     if name in known:
         tag = ".".join((*section, VARIANTS[section].tag))
         return f"has no effect with {tag}={shown(variant)}; leave it out"
-    text = f"unknown key{did_you_mean(name, known)}"
-    if "; known: " in text:
-        text = "unknown key" if section in listed else text
-        listed.add(section)
-    return text
+    return f"unknown key{did_you_mean(name, known)}"
 
 
 def _yaml_key(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:

@@ -6,8 +6,6 @@ This file does not need torch, so that `everest recipes list` answers at once.
 from __future__ import annotations
 
 import copy
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -16,9 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.yaml import read_yaml
-from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, did_you_mean, shown, similar
+from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, unknown_name
 
-AUTO: Final = "auto"  # in place of a name: the recipe that everest.suggest.suggestion makes
 SUFFIXES: Final = (".yaml", ".yml")
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 
@@ -66,18 +63,11 @@ def shipped_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
-def shipped_recipe(name: str, *, folder: Path = Path()) -> RecipeFile:
-    """The shipped recipe of this name; underscores are accepted for hyphens.
-
-    Args:
-        folder: whose recipes an error may name, too.
-    """
+def shipped_recipe(name: str) -> RecipeFile:
+    """The shipped recipe of this name; underscores are accepted for hyphens."""
     spelled = name.replace("_", "-")
-    if spelled == AUTO:
-        raise RecipeError("auto is made for the data of a training command: --recipe auto --data DIR")
     if spelled not in shipped_names():
-        near = _similar_recipe(folder / name) or did_you_mean(name, shipped_names())
-        raise RecipeError(f"recipe: unknown name '{shown(name)}'{near}")
+        raise unknown_name("recipe", name, shipped_names())
     label = f"{spelled}.yaml"
     text = (_shipped() / label).read_text(encoding="utf-8")
     return RecipeFile(name=spelled, label=label, text=text, folder=None)
@@ -89,29 +79,17 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
         return name_or_path
     is_path = isinstance(name_or_path, Path) or name_or_path.endswith(SUFFIXES) or "/" in name_or_path
     if not is_path:
-        return shipped_recipe(str(name_or_path), folder=folder)
+        return shipped_recipe(str(name_or_path))
     path = folder / name_or_path
     try:
         if path.exists() and not path.is_file():  # which may have no end
             raise ValueError("not a file; the recipe of a run is its recipe.yaml")
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have, or no UTF-8
-        near = _similar_recipe(path) if isinstance(error, FileNotFoundError) else ""
         reason = "not UTF-8 text" if isinstance(error, UnicodeError) else getattr(error, "strerror", error)
         place = shown(path, most=MOST_SHOWN_OF_PATH)
-        raise RecipeError(f"{place}: cannot be read: {reason}{near}") from error
-    name = os.fsencode(path.stem).decode("utf-8", errors="replace")
-    return RecipeFile(name=name, label=str(path), text=text, folder=path.parent)
-
-
-def _similar_recipe(path: Path) -> str:
-    """`"; did you mean 'my.yaml'?"` for a file of the same folder or a shipped recipe, else nothing."""
-    by_stem = {name: name for name in shipped_names()}
-    with suppress(OSError):  # no such folder, or one that may not be read
-        files = (file for file in path.parent.iterdir() if file.suffix in SUFFIXES)
-        by_stem |= {file.stem: file.name for file in files}
-    near = similar(path.stem, list(by_stem))
-    return "" if near is None else f"; did you mean '{by_stem[near]}'?"
+        raise RecipeError(f"{place}: cannot be read: {reason}") from error
+    return RecipeFile(name=path.stem, label=str(path), text=text, folder=path.parent)
 
 
 def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:

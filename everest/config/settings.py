@@ -8,7 +8,9 @@ most of its ablations.
 from __future__ import annotations
 
 from dataclasses import field, replace
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
 
 from everest.config import values as v
 from everest.config.heads import HeadSettings, Task
@@ -22,7 +24,7 @@ from everest.config.stage_settings import (
 )
 from everest.config.tokenizer import TokenizerSettings
 from everest.config.values import settings
-from everest.video.pixels import USUAL, PixelStatistics
+from everest.video.pixels import LEAST_STD, MOST_STD, USUAL, PixelStatistics
 
 TrainedSection = PretrainSettings | FinetuneSettings | TokenizerSettings
 
@@ -44,22 +46,22 @@ class DataSettings:
     # Several label columns, instead of `num_classes` and `task`: each has a number of classes,
     # {multi-label: N} or regression.
     heads: HeadSettings | None = None
-    frames: v.Frames = 16  # EVEREST §5
+    frames: v.Length = 16  # EVEREST §5
     size: v.Size = 224  # EVEREST §5
     # Frames per second that strides count; None: each frame of a file, as in all released programs.
-    fps: v.Fps | None = None
+    fps: v.Positive | None = None
     channels: Literal[1, 3] = 3  # 1: luma; all released programs use 3
     # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all released programs;
     # of luma the equivalents in everest.video.pixels.
     mean: v.Channels[v.Share] | None = None
-    std: v.Channels[v.PixelStd] | None = None
+    std: v.Channels[Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
     decoder: Literal["auto", "decord", "pyav"] = "auto"
     # Where the crops of training are resized; auto: on the device if it is a GPU. Bytes differ by a rounding.
     resize: Literal["auto", "cpu", "device"] = "auto"
     # Clips of a video, or segment, in an epoch of training, each at a random place. auto: one for every ten
     # seconds, the length of Kinetics' videos; at least one.
-    clips_per_video: v.ClipsPerVideo = 1
+    clips_per_video: v.CountOrAuto = 1
     max_bad: v.Share = 0.01  # our choice: the share of unreadable videos that ends a run
     cache: Literal["none", "memory", "disk"] = "none"  # of decoded frames; our choice
 
@@ -90,9 +92,9 @@ class TrainSettings:
     tf32: bool = False  # faster float32 products on a GPU; the selection is then rounded, too
     save_every: v.SaveEvery = "10min"
     keep_states: v.Count = 2
-    micro_batch: v.MicroBatch = "auto"
+    micro_batch: v.CountOrAuto = "auto"
     nonfinite: Literal["stop", "skip"] = "stop"  # skip: skip such an update, at most ten in a row
-    data_timeout: v.Timeout = 300  # seconds to wait for a process that reads videos
+    data_timeout: v.Count = 300  # seconds to wait for a process that reads videos
     shard: Literal["none", "full"] = "none"  # full: weights and moments sharded over the GPUs (FSDP2)
     checkpointing: bool = False
     compile: v.Compile = "auto"  # auto: each block on a GPU; true: the whole model

@@ -87,7 +87,7 @@ TargetSettings = Annotated[
 class LoraSettings:
     """Low-rank adapters of a frozen encoder (Hu et al. 2021, LoRA): W + alpha / rank * B A."""
 
-    rank: v.WidthOrZero = 0  # 0: none, the encoder itself is trained
+    rank: v.CountOrZero = 0  # 0: none, the encoder itself is trained
     alpha: v.Positive = 16  # alpha / rank scales the adapters
     dropout: v.ShareBelowOne = 0.0  # of the input channels of A, in each pass
     layers: Annotated[tuple[v.LoraLayer, ...], Field(min_length=1)] = ("qkv", "proj")  # our choice: attention
@@ -107,12 +107,12 @@ class ViewsSettings:
     """Learning between views (everest.models.views), without a decoder; the losses have further keys."""
 
     loss: Literal["contrast", "sigreg"]
-    number: Annotated[int, Field(ge=2, le=64)] = 2  # clips of each video, each with its own window and crop
+    number: Annotated[int, Field(ge=2)] = 2  # clips of each video, each with its own window and crop
     # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
     # pre-training, 0.4 to 1 of the largest square.
     crop_area: tuple[v.Share, v.Share] | None = None
-    hidden: v.Width = 512  # of the projector; our choice
-    width: v.Width = 128  # of the projections that are compared; our choice
+    hidden: v.Length = 512  # of the projector; our choice
+    width: v.Length = 128  # of the projections that are compared; our choice
 
 
 @settings
@@ -120,7 +120,7 @@ class ContrastSettings(ViewsSettings):
     """Learning between views by InfoNCE over the clips of a step."""
 
     loss: Literal["contrast"] = "contrast"
-    temperature: Annotated[float, Field(ge=1e-3, le=100)] = 0.1  # our choice
+    temperature: v.Positive = 0.1  # our choice
 
 
 @settings
@@ -149,14 +149,14 @@ class CommonPretrainSettings:
     steps: v.Count | None = None  # updates, instead of epochs
     warmup_epochs: v.CountOrZero = 40  # Table 7
     warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
-    batch_size: v.BatchSize = 192  # Table 7; of all processes, accumulation included
+    batch_size: v.Count = 192  # Table 7; of all processes, accumulation included
     base_lr: v.Positive = 1e-3  # Table 7; lr = base_lr * batch_size / 256
     min_lr: v.NotNegative = 1e-5  # released scripts; scaled like base_lr
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.95)  # Table 7
     weight_decay: v.NotNegative = 0.05  # Table 7
     # For pre-training that continues from trained weights: learning rate of a block relative to the next one,
     # and of the encoder relative to the decoder.
-    layer_decay: v.LayerDecay = 1.0
+    layer_decay: v.ShareAboveZero = 1.0
     encoder_lr_scale: v.Positive = 1.0  # learning rate of the encoder relative to the decoder
     probe: ProbeSettings = field(default_factory=ProbeSettings)
 
@@ -166,7 +166,7 @@ class PixelPretrainSettings(CommonPretrainSettings):
     """Pre-training that predicts the `target` of hidden tokens."""
 
     objective: Literal["pixels"] = "pixels"
-    views_per_decode: v.NumViews = 1  # released scripts: num_sample 1
+    views_per_decode: v.Count = 1  # released scripts: num_sample 1
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)
     target: TargetSettings = field(default_factory=PixelTargetSettings)
 
@@ -214,7 +214,7 @@ class RandAugmentSettings:
 
     magnitude: Annotated[float, Field(ge=0, le=10)] = 9  # EVEREST Table 8; released scripts: 7
     std: v.NotNegative = 0.5  # EVEREST Table 8
-    ops: Annotated[int, Field(ge=1, le=100)] = 4  # released scripts: n4
+    ops: v.Count = 4  # released scripts: n4
 
 
 @settings
@@ -247,12 +247,12 @@ class FinetuneSettings:
     warmup_epochs: v.CountOrZero = 5  # Table 8
     warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
     patience: v.Count | None = None  # validations without a new best after which a run ends; None: never
-    batch_size: v.BatchSize = 128  # Table 8; of all processes, accumulation included
+    batch_size: v.Count = 128  # Table 8; of all processes, accumulation included
     base_lr: v.Positive = 1e-3  # Table 8; lr = base_lr * batch_size / 256
     min_lr: v.NotNegative = 1e-6  # released scripts; scaled like base_lr
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.9, 0.999)  # Table 8
     weight_decay: v.NotNegative = 0.05  # Table 8
-    layer_decay: v.LayerDecay = 0.75  # Table 8
+    layer_decay: v.ShareAboveZero = 0.75  # Table 8
 
     def frozen_layers(self, depth: int) -> int:
         """The number of layers that `freeze` names: the embedding is the first, then come `depth` blocks."""
@@ -264,8 +264,8 @@ class FinetuneSettings:
 class EvalSettings:
     """Multi-view evaluation, EVEREST Table 8: every video is evaluated in clips x crops views."""
 
-    clips: v.NumViews = 5  # Table 8
-    crops: v.NumViews = 3  # Table 8
+    clips: v.Count = 5  # Table 8
+    crops: v.Count = 3  # Table 8
 
 
 class Variants(NamedTuple):

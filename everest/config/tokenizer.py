@@ -18,8 +18,7 @@ from everest.config.sizes import MOST_CODE_BITS, TOKENIZERS, TokenizerConfig, To
 from everest.config.values import settings
 from everest.errors import shown
 
-Multiplier = Annotated[int, Field(ge=1, le=64)]
-Levels = Annotated[tuple[Annotated[int, Field(ge=2, le=2**16)], ...], Field(min_length=1, max_length=32)]
+Levels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, max_length=MOST_CODE_BITS)]
 
 
 @settings
@@ -41,25 +40,25 @@ class TokenizerSettings:
     checkpoint: str | None = None  # a trained tokenizer
     size: v.TokenizerSize = "lite"  # of the network; sets the keys of its parts that are None
     levels: Levels = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
-    stem: tuple[v.Frames, v.Side] | None = None
-    channels: v.Width | None = None
-    multipliers: Annotated[tuple[Multiplier, ...], Field(min_length=1, max_length=10)] | None = None
+    stem: tuple[v.Length, v.Length] | None = None
+    channels: v.Length | None = None
+    multipliers: Annotated[tuple[v.Length, ...], Field(min_length=1)] | None = None
     time_down: tuple[bool, ...] | None = None
     blocks: v.Depth | None = None
     decoder_blocks: v.Depth | None = None
-    scorer_channels: tuple[v.Width, v.Width] | None = None
+    scorer_channels: tuple[v.Length, v.Length] | None = None
     input_scale: Annotated[float, Field(ge=1 / 64, le=1)] | None = None
-    frames: v.Frames = 16  # of a window, which is encoded at once [P]
-    keep: Annotated[float, Field(gt=0, le=1)] = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
+    frames: v.Length = 16  # of a window, which is encoded at once [P]
+    keep: v.ShareAboveZero = 0.375  # 768 tokens [P] of 2048, if frames were 256 pixels
     select: TopKKind = "straight-through"  # how the choice of tokens passes a gradient to their scores
-    temperature: Annotated[float, Field(ge=1e-6, le=1e6)] = 0.5  # of the scores in `select`
+    temperature: v.Positive = 0.5  # of the scores in `select`
     warmup: v.ShareBelowOne = 0.0  # share of the steps that keep all tokens, at the start
     full_batches: v.Share = 0.25  # share of the other steps that keep all tokens
     epochs: v.Count | None = 30  # of the training of the tokenizer
     steps: v.Count | None = None  # updates, instead of epochs
     warmup_epochs: v.CountOrZero = 1  # of the learning rate [M]
     warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
-    batch_size: v.BatchSize = 128  # of all processes, accumulation included [M]
+    batch_size: v.Count = 128  # of all processes, accumulation included [M]
     lr: v.Positive = 1e-4  # not scaled by the batch size [M]
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # [M]
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]

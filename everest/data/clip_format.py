@@ -6,13 +6,13 @@ C channels, T frames, H W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from everest.config.values import MOST_FPS
 from everest.data.views import EvalViews, ValidationViews
 from everest.lists.sample import Sample
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
@@ -34,8 +34,8 @@ class ClipFormat:
         for name, value in (("frames", self.frames), ("stride", self.stride), ("size", min(self.size))):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
-        if self.fps is not None and not 0 < self.fps <= MOST_FPS:
-            raise ValueError(f"fps must be more than 0 and at most {MOST_FPS}, not {self.fps}")
+        if self.fps is not None and not 0 < self.fps < inf:
+            raise ValueError(f"fps must be a number above 0, not {self.fps}")
 
     @property
     def channels(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from everest.config.best import best_metric
+from everest.config.heads import best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import cache_folder, open_cache

@@ -152,7 +152,7 @@ def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int)
 
 
 def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
-    """Yield a warning about a learning rate, and one about a number of steps, with which little is learned.
+    """Yield warnings about a learning rate, a warm-up and a number of steps with which little is learned.
 
     Args:
         new_weights: the model does not start from trained weights.
@@ -160,6 +160,11 @@ def plan_warnings(plan: StagePlan, *, new_weights: bool) -> Iterator[str]:
     advice = learning_rate_advice(plan, new_weights=new_weights)
     if advice is not None:
         yield advice
+    if plan.warmup_steps >= plan.steps:
+        yield (
+            f"the warm-up leaves none of {plan.steps} steps, so the learning rate only rises; lower "
+            "warmup_epochs or warmup_steps"
+        )
     if plan.steps < FEWEST_STEPS:
         yield (
             f"{plan.steps} steps are few: with fewer than {FEWEST_STEPS}, a model hardly learns; raise its "

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +25,13 @@ from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.memory import WEIGHT_BYTES, PassMemory, count_weights, frozen_bytes, training_bytes
+from everest.models.memory import (
+    WEIGHT_BYTES,
+    count_weights,
+    frozen_bytes,
+    host_memory_warning,
+    training_bytes,
+)
 from everest.models.partial import choose_trained, frozen_layers, require_start
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import free_memory
@@ -75,9 +79,9 @@ def set_up_training(
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:
         _require_same_videos(context.run, videos)
-    plan, memory = _plan(recipe, section, spec, context, len(clips), other_bytes)
+    plan, needed = _plan(recipe, section, spec, context, len(clips), other_bytes)
     on_cpu = context.accelerator.device.type == "cpu"
-    scarce = memory.host_memory_warning(processes=local_processes()) if on_cpu else None
+    scarce = host_memory_warning(needed, processes=local_processes()) if on_cpu else None
     model = _network(recipe, section, spec, start, context, classes)
     training = Training(
         context,
@@ -87,7 +91,6 @@ def set_up_training(
         plan=plan,
         weights=_header(recipe, section, spec, start, classes),
         videos=videos,
-        memory_advice=memory.advice,
     )
     shared = shared_bytes(training.loaded_clips, training.order(), workers=training.workers)
     require_shared_memory(shared * local_processes())  # before anything is written
@@ -134,18 +137,14 @@ def _plan(
     context: RunContext,
     num_videos: int,
     other_bytes: Callable[[int], int],
-) -> tuple[StagePlan, PassMemory]:
-    """The plan of a stage, and the memory of its passes."""
+) -> tuple[StagePlan, int]:
+    """The plan of a stage, and the bytes that a process needs for it."""
     accelerator = context.accelerator
     depth = spec.model.backbone_size.depth if isinstance(spec, ModelSpec) else 0
     value_bytes = 4 if accelerator.mixed_precision == "no" else 2
 
-    @cache
-    def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
-        trained = replace(spec, checkpointing=checkpointing)
-        taken = training_bytes(trained, bytes_per_value, frozen_layers=frozen_layers(section, depth))
-        return taken + other_bytes(bytes_per_value)
-
+    clip_bytes = training_bytes(spec, value_bytes, frozen_layers=frozen_layers(section, depth))
+    clip_bytes += other_bytes(value_bytes)
     weights = count_weights(spec, section)
     state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
     state_bytes += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
@@ -155,22 +154,12 @@ def _plan(
         free = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes - copies
         if accelerator.device.type == "cpu":
             free = min(free, CPU_BYTES)
-        fitting = free // bytes_of(recipe.train.checkpointing, value_bytes)
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-        largest = min(gather_object([max(1, fitting)]))
+        largest = min(gather_object([max(1, free // clip_bytes)]))
     plan = plan_stage(
         section, num_videos=num_videos, processes=accelerator.num_processes, largest_micro_batch=largest
     )
-    return plan, PassMemory(
-        clips=plan.micro_batch,
-        unit=plan.unit,
-        processes=plan.processes,
-        bytes_of=bytes_of,
-        state_bytes=state_bytes,
-        bytes_per_value=value_bytes,
-        checkpointing=recipe.train.checkpointing,
-        compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
-    )
+    return plan, plan.micro_batch * clip_bytes + state_bytes
 
 
 def _chosen_micro_batch(recipe: Recipe, context: RunContext) -> int | None:

@@ -41,7 +41,7 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
-from everest.system.text import is_unicode
+from everest.system.torch_errors import LESS_MEMORY
 from everest.tokenizer.clips import tokenizer_depends_on
 
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
@@ -88,7 +88,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             if training.accelerator.is_main_process:
                 training.run.finish(training.steps_done)
         except torch.OutOfMemoryError as error:
-            raise EnvironmentProblem(f"out of memory: {training.memory_advice()}") from error
+            raise EnvironmentProblem(f"out of memory; {LESS_MEMORY}") from error
         finally:
             if training.tracker is not None:
                 training.tracker.finish()
@@ -143,8 +143,6 @@ def _summary(training: Training) -> str:
 def resumes_run(path: Path, recipe: Recipe, options: RunOptions) -> bool:
     """Whether a run into `path` resumes the one that is there. Nothing is written or removed."""
     place = f"--output {path}"
-    if not is_unicode(str(path)):
-        raise RecipeError(f"{place}: not UTF-8, so its weights could not be read; choose another name")
     if not path.exists():
         return False
     if not path.is_dir():

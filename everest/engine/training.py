@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Final, Never
 
@@ -47,7 +47,6 @@ class Training:
         networks: the model of the stage, then all other networks that learn in the same steps.
         weights: the header of `model.safetensors`; tensors and step are added when it is saved.
         videos: the number and a fingerprint of the videos, for env.json.
-        memory_advice: returns settings to try when a pass does not fit.
     """
 
     def __init__(
@@ -60,7 +59,6 @@ class Training:
         plan: StagePlan,
         weights: Weights,
         videos: dict[str, Any],
-        memory_advice: Callable[[], str],
     ) -> None:
         self.context = context
         self.accelerator = context.accelerator
@@ -73,7 +71,6 @@ class Training:
         self.videos = videos
         self.origin = weights.origin
         self.plan = plan
-        self.memory_advice = memory_advice
         self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
         self.steps_done = 0  # updates done, over all resumes
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here

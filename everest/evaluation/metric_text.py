@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from everest.annotations.bout import BACKGROUND
-from everest.config.best import OVER_BACKGROUND
+from everest.config.heads import OVER_BACKGROUND
 from everest.metrics.names import METRICS, Metric
 from everest.system.text import counted
 

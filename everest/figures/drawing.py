@@ -22,7 +22,6 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.system.files import atomic_file, check_new_file, write_text
 from everest.system.hub import warn_on_main
-from everest.system.text import escape_bytes
 
 # Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -104,8 +103,8 @@ def notice_boxes() -> None:
 
 
 def plain(name: str) -> str:
-    """A name as literal text for matplotlib: dollars start no formula, undecodable bytes are escaped."""
-    return escape_bytes(name).replace("$", r"\$")
+    """A name as literal text for matplotlib: dollars start no formula."""
+    return name.replace("$", r"\$")
 
 
 def shorten(name: str, most: int) -> str:
@@ -137,4 +136,4 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
     templates = Environment(
         loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
     )
-    write_text(path, escape_bytes(templates.get_template(template).render(**values)))
+    write_text(path, templates.get_template(template).render(**values))

@@ -30,12 +30,10 @@ from everest.lists.sample import Sample, sample_of_row
 from everest.lists.shards import find_index, read_index
 from everest.lists.text import ListRow, read_rows
 from everest.system.storage import Location, RemotePath
-from everest.system.text import is_unicode
 from everest.video.folders import (
     as_data_error,
-    cause_of_missing,
     loose_videos_notice,
-    no_list,
+    missing,
     split_folders,
     videos_by_subfolder,
     videos_under,
@@ -86,7 +84,7 @@ def read_samples(
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
     with as_data_error(source):
         if not source.exists():
-            raise DataError(f"{no_list(source)}; set data.root (in most commands: --data DIR)")
+            raise DataError(f"{missing(source)}; set data.root (in most commands: --data DIR)")
         index = find_index(source)
         rows = read_index(index) if index else read_rows(source) if source.is_file() else None
     return _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
@@ -317,27 +315,21 @@ def _refuse_missing(
     """Raise DataError for the first videos that do not exist; with `may_miss` only if none does."""
     # The shards that an index names are known to be there.
     files = {x.path: video for x in samples if not isinstance(video := x.video, Member)}
-    missing = _missing(files)
-    absent = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.path in missing]
-    no_text = f"; {file} is not in UTF-8, save it in that encoding"
-    causes = [
-        cause_of_missing(files[sample.path]) if is_unicode(sample.path) else no_text
-        for _, sample in absent[:SHOWN]
-    ]
-    if files and len(missing) == len(files):
+    problems = _absent(files)
+    if files and len(problems) == len(files):
+        first = next(sample.path for sample in samples if sample.path in problems)
         raise DataError(
-            f"{file}: none of its {len(files)} videos exists, first {absent[0][1].path}{causes[0]}; paths "
-            f"are relative to {root}; name their folder by --data DIR, or move the list there"
+            f"{file}: none of its {len(files)} videos exists, first {first}; paths are relative to {root}; "
+            "name their folder by --data DIR, or move the list there"
         )
     if not may_miss:
-        lines = [f"{row.where}: {missing[sample.path]}" for row, sample in absent]
-        lines[:SHOWN] = [line + cause for line, cause in zip(lines, causes, strict=False)]
-        _refuse(lines)
+        listed = zip(rows, samples, strict=True)
+        _refuse([f"{row.where}: {problems[x.path]}" for row, x in listed if x.path in problems])
 
 
-def _missing(videos: Mapping[str, Location]) -> dict[str, str]:
+def _absent(videos: Mapping[str, Location]) -> dict[str, str]:
     """The paths of a list without a video, and why."""
-    missing = {}
+    problems = {}
 
     @cache  # lists each folder of a storage once
     def children(folder: RemotePath) -> set[RemotePath]:
@@ -350,11 +342,11 @@ def _missing(videos: Mapping[str, Location]) -> dict[str, str]:
         try:
             exists = video in children(video.parent) if isinstance(video, RemotePath) else video.exists()
         except OSError as error:  # a name that is too long, a folder that may not be entered
-            missing[path] = f"cannot look for {path}: {error.strerror}"
+            problems[path] = f"cannot look for {path}: {error.strerror}"
         else:
             if not exists:
-                missing[path] = f"no file {path}"
-    return missing
+                problems[path] = f"no file {path}"
+    return problems
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -21,7 +21,6 @@ from everest.video.folders import (
     as_data_error,
     holds_list,
     missing,
-    no_list,
     split_folders,
     videos_under,
 )
@@ -114,7 +113,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
     fix = " (in most commands: --data DIR)"
     if any_video:
         fix = f", or run `{command}`, which writes {source}; then repeat this command"
-    raise DataError(f"{no_list(location)}; set data.root{fix}")
+    raise DataError(f"{missing(location)}; set data.root{fix}")
 
 
 def unused_validation(data: DataSettings) -> str | None:

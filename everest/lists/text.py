@@ -2,13 +2,12 @@
 
 A line is `path label`, separated by a tab, a comma or a space; paths with spaces are quoted if a space
 separates. A header is optional (everest.lists.header); semicolons may separate a list that has one, too. The
-text is UTF-8; a path may be any bytes (everest.system.text).
+text is UTF-8.
 """
 
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,10 @@ from typing import Final
 from everest.errors import DataError
 from everest.lists.header import COLUMNS, Header, find_header, is_header
 from everest.system.storage import Location
-from everest.system.text import counted, is_unicode
+from everest.system.text import counted
 from everest.video.folders import as_data_error, refuse_video
 from everest.video.source import Member
 
-_NUL: Final = re.compile("\0")  # in no name of a file
-_NO_TEXT: Final = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is not UTF-8
 LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
 # With the characters to strip from a line (None: all white space): a tab at its end may end an empty cell.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
@@ -49,7 +46,7 @@ def read_rows(
         class_column: the column of classes in a sheet; None finds it by its name.
         group_column: the column of groups in a sheet; None: `group`.
     """
-    lines = read_lines(file, any_names=True)
+    lines = read_lines(file)
     if not lines:
         raise DataError(f"{file}: the list is empty; it needs a line `path label` for every video")
     for number, line in lines:
@@ -76,28 +73,25 @@ def read_rows(
                 f"{quoted(line)}"
             )
         values = {column: value for column, value in zip(columns, fields, strict=True) if value}
-        if not all(is_unicode(value) for column, value in values.items() if column != "path"):
-            raise DataError(
-                f"{file}:{number}: {quoted(line)} is not in UTF-8; save the list in that encoding"
-            )
         rows.append(ListRow(f"{file}:{number}", values, line, header=header))
     return rows
 
 
-def read_lines(file: Location, *, any_names: bool = False) -> list[tuple[int, str]]:
-    """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark.
-
-    Bytes that are not UTF-8 are accepted with `any_names`, as file names may have them.
-    """
+def read_lines(file: Location) -> list[tuple[int, str]]:
+    """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark."""
     if isinstance(file, Path) and file.exists() and not file.is_file():  # a device may have no end
         raise DataError(f"{file}: not a regular file")
     refuse_video(file)
     with as_data_error(file):
-        text = file.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    wrong = (_NUL if any_names else _NO_TEXT).search(text)
-    if wrong is not None:
-        start = len(text[: wrong.start()].encode(errors="surrogateescape"))
-        raise DataError(f"{file}: not a text file in UTF-8 (byte {start}); save it in that encoding")
+        content = file.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        fix = "save it in that encoding, and rename videos whose names are not"
+        raise DataError(f"{file}:{line}: not in UTF-8; {fix}") from error
+    if "\0" in text:
+        raise DataError(f"{file}: not a text file")
     return [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
 
 

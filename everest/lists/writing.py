@@ -14,7 +14,6 @@ from everest.lists.header import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.lists.labels import JOINED_BY, Label, indices, is_integer
 from everest.lists.sample import Sample
 from everest.system.files import atomic_file, refuse_inputs
-from everest.system.text import is_file_name, is_unicode
 
 ELSEWHERE: Final = "write elsewhere by --output DIR"
 
@@ -25,12 +24,12 @@ def unlistable(path: str) -> str | None:
         return "a line break in its name"
     if path[-1].isspace():
         return "a space at the end of its name"
-    return None if is_file_name(path) else "a character that no file name has"
+    return None
 
 
 def is_listable_group(group: str) -> bool:
-    """Whether a list can hold a group: one line of Unicode without a space at its ends."""
-    return len(group.splitlines()) == 1 and group == group.strip() and "\0" not in group and is_unicode(group)
+    """Whether a list can hold a group: one line without a space at its ends."""
+    return len(group.splitlines()) == 1 and group == group.strip() and "\0" not in group
 
 
 def refuse_unlistable(samples: Iterable[Sample]) -> None:
@@ -110,9 +109,6 @@ def refuse_existing(
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
-    """Write the lines of a list, or one class name per line for `data.classes`, atomically.
-
-    Paths that are not UTF-8 keep their bytes.
-    """
+    """Write the lines of a list, or one class name per line for `data.classes`, atomically."""
     with atomic_file(file) as part:
-        part.write_text("".join(f"{line}\n" for line in lines), "utf-8", "surrogateescape", newline="\n")
+        part.write_text("".join(f"{line}\n" for line in lines), "utf-8", newline="\n")

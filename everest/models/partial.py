@@ -131,7 +131,7 @@ class AdaptedLinear(nn.Linear):
 def add_adapters(blocks: Iterable[nn.Module], lora: LoraSettings) -> None:
     """Add an adapter to each of the matrices `lora.layers` of every block."""
     for block in blocks:
-        for layer in lora.layers:
+        for layer in dict.fromkeys(lora.layers):
             linear = cast(nn.Linear, block.get_submodule(PATHS[layer]))
             adapter = LowRank(linear.weight, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
             parametrize.register_parametrization(linear, "weight", adapter)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.model import ModelSettings
-from everest.config.values import Count, Share, Side, settings
+from everest.config.values import Count, Length, Share, settings
 from everest.methods.grid import TokenGrid, gather_patches
 from everest.models.block import EPS, Block, Blocks
 from everest.models.embedding import TubeletEmbedding
@@ -57,7 +57,7 @@ class Architecture:
     """The settings of a model with the clips that it takes: the same whatever the model is trained for."""
 
     frames: Count
-    size: tuple[Side, Side]  # height, width
+    size: tuple[Length, Length]  # height, width
     model: ModelSettings
     checkpointing: bool = False  # recompute each block in the backward pass
     norms: Norms = field(default_factory=Norms)  # imported models may have other values

@@ -200,7 +200,7 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     video = parse_location(source)
     with as_video_error(video):
         versions = [video_version(file) for file in video_files(video)]
-        place = hashlib.sha256(str(video.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
+        place = hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:16]
     size = sum(number for number, _ in versions)
     version = max((text for _, text in versions), default="")
     by_settings = {"by": MAKER, **asdict(settings)}

@@ -15,7 +15,6 @@ from everest.data.footage import Timeline, num_timeline_frames
 from everest.lists.sample import Sample
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file import clear_video_cache, inspect_video
-from everest.video.folders import cause_of_missing
 from everest.video.reader import TOLERANCE, image_frames, known_damage, probe, read_image
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error
@@ -51,8 +50,7 @@ def examine(path: str) -> Inspection:
     try:
         status = file.stat()
     except OSError as error:
-        reason = f"{error.strerror or error}{cause_of_missing(file)}"
-        return Inspection(path=path, reason=reason, lasting=False)
+        return Inspection(path=path, reason=error.strerror or str(error), lasting=False)
     blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns)
     try:
         # The images of a folder can change while the folder's size and time stay.

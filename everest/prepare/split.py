@@ -26,7 +26,6 @@ from everest.lists.stage import LIST_FILES
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES
-from everest.system.text import escape_bytes
 
 NAMES: Final = tuple(LIST_FILES)
 BINS: Final = 10  # our choice: bins of numbers, each of which is divided like a class
@@ -142,7 +141,7 @@ class LabeledVideos:
 
 
 def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
-    """The samples with their groups as a list holds them: bytes that are not UTF-8 as `\\xXX`.
+    """The samples with their groups.
 
     Args:
         text: of `--group`. `folder` takes the folder, `column:NAME` the group that was read from this column,
@@ -163,7 +162,7 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
     else:
         groups = [_matched(text, path) for path in below]
     pairs = zip(samples, groups, strict=True)
-    return [replace(sample, group=escape_bytes(group).strip()) for sample, group in pairs]
+    return [replace(sample, group=group.strip()) for sample, group in pairs]
 
 
 def _matched(text: str, path: Path) -> str:

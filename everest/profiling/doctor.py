@@ -16,17 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from everest.errors import EnvironmentProblem
 from everest.system.machine import free_host_memory, host_memory, num_cores, num_readers
+from everest.system.run_folder import PACKAGES
 from everest.system.text import counted
 
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
-
 PACKAGE: Final = "everest-video"
-EXTRAS: Final = ("export", "remote", "trackers")  # for users; the others are for developers
 GIB: Final = 2**30
 LITTLE_MEMORY: Final = 2 * GIB  # our choice: a small model's run
 ENOUGH_DISK: Final = 5 * GIB  # our choice: states of a ViT-B run, twice
@@ -96,44 +93,13 @@ def _checked(name: str, found: str, is_ok: bool, fix: str, *, otherwise: State =
 
 
 def check_packages() -> Iterator[CheckResult]:
-    """Check Python and the packages against the versions in everest's own metadata."""
-    from packaging.requirements import Requirement
-    from packaging.specifiers import SpecifierSet
-
-    try:
-        about = importlib.metadata.metadata(PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        yield CheckResult(PACKAGE, "warning", "not installed", "run `pip install .`")
-        return
-    yield CheckResult(PACKAGE, "ok", about["Version"])
-    python, required = platform.python_version(), about["Requires-Python"]
-    is_supported = SpecifierSet(required).contains(python, prereleases=True)
-    yield _checked("Python", python, is_supported, f"install Python {required}", otherwise="broken")
-    for text in importlib.metadata.requires(PACKAGE) or []:
-        requirement = Requirement(text)
-        for extra in ("", *EXTRAS):  # "": everest always needs it
-            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
-                yield _check_package(requirement, extra)
-                break
-
-
-def _check_package(requirement: Requirement, extra: str) -> CheckResult:
-    """Check an installed version against the oldest that works and the newest that was tested."""
-    name, versions = requirement.name, requirement.specifier
-    fix = f"run `pip install '{name}{versions}'`"
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        if not extra:
-            return CheckResult(name, "broken", "not installed", fix)
-        wanted = f"if wanted: `pip install '{PACKAGE}[{extra}]'`"
-        return CheckResult(name, "absent", f"not installed ({extra})", wanted)
-    if versions.contains(version, prereleases=True):
-        return CheckResult(name, "ok", version)
-    oldest = [part for part in versions if part.operator == ">="]
-    if any(not part.contains(version, prereleases=True) for part in oldest):
-        return CheckResult(name, "broken", f"{version}, too old", fix)
-    return CheckResult(name, "warning", f"{version}, newer than tested", f"in case of problems {fix}")
+    """Name the versions of Python and of the packages that results depend on."""
+    yield CheckResult("Python", "ok", platform.python_version())
+    for name in PACKAGES:
+        try:
+            yield CheckResult(name, "ok", importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield CheckResult(name, "broken", "not installed", f"run `pip install {name}`")
 
 
 def check_devices() -> Iterator[CheckResult]:

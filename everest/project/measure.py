@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from everest import functions
 from everest.annotations.bout import Bout
 from everest.checkpoints.describe import load_model
-from everest.config.best import MEASURED_BY
+from everest.config.heads import MEASURED_BY
 from everest.data.clip_format import ClipFormat
 from everest.data.stages import labeled_samples
 from everest.figures.timeline import draw_timelines
@@ -95,7 +95,7 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
         samples = read_samples(Path(lists["test"]), root=Path(project["root"]), labeled=False).samples
         group = {sample.video_id: group_of(sample) for sample in samples}
         predictions = Path(row["report"]).with_name(PREDICTIONS)
-        with predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with predictions.open(newline="", encoding="utf-8") as file:
             for prediction in csv.DictReader(file):
                 labels.append(prediction["label"])
                 groups.append(group[prediction["video"]])

@@ -137,7 +137,6 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
         output=folder / RECIPE,
         hours=hours,
         overrides=request.overrides,
-        notify=lambda text: report(notice(text)),
     )
     if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
         report(notice(doubt))

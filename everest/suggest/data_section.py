@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,6 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.errors import DataError
 from everest.lists.labels import find_task, found_notice, read_class_names
-from everest.lists.sample import Sample
 from everest.lists.shards import find_index, read_index
 from everest.lists.stage import LIST_FILES, read_stage
 from everest.lists.text import read_rows
@@ -175,26 +174,3 @@ def training_commands(
     finetune = f"everest finetune --recipe {file} --init {encoder if pretrained else 'none'} --output {run}"
     evaluate = f"everest eval --checkpoint {run}"
     return [*([pretrain] if pretrained else []), finetune, *([evaluate] if tested else [])]
-
-
-def commands_for_lists(
-    lists: Mapping[str, Sequence[Sample]],
-    folder: Path,
-    *,
-    root: Path,
-    heads: Sequence[str],
-    task: Task = "single-label",
-) -> list[str]:
-    """The commands that train on the lists `NAME.csv` of `folder`, whose paths are relative to `root`.
-
-    A recipe is made for them; unlabeled lists and lists of several labels get one for pre-training.
-    """
-    filled = {name: samples for name, samples in lists.items() if samples}
-    folder = folder.absolute()
-    below = folder.relative_to(root) if folder.is_relative_to(root) else folder
-    given = [] if folder == root else [f"--{name} {shlex.quote(f'{below}/{name}.csv')}" for name in filled]
-    labeled = any(sample.labels for samples in filled.values() for sample in samples) and not heads
-    if labeled and task != "single-label":  # the labels of a part may not show it
-        given.append(f"--task {task}")
-    words = ["everest recipes suggest", shlex.quote(str(root)), *given, *([] if labeled else ["--unlabeled"])]
-    return [f"{' '.join(words)} --output my.yaml", *training_commands(Path("my.yaml"), labeled=labeled)]

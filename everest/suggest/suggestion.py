@@ -1,9 +1,8 @@
-"""A suggested recipe for lists, with the time of its stages on this machine; the recipe `auto`."""
+"""A suggested recipe for lists, with the time of its stages on this machine."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from everest.config.recipe import load_recipe
-from everest.config.recipe_files import AUTO, RecipeFile
+from everest.config.recipe_files import RecipeFile
 from everest.config.settings import DataSettings, Recipe
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
-from everest.lists.stage import LIST_FILES
 from everest.profiling.loading import TrainingStage, reading_speed, stage_clips
 from everest.profiling.measure import measure
 from everest.suggest.data_facts import DataFacts, examine_data
-from everest.suggest.data_section import data_section, with_task
 from everest.suggest.rules import DEVICES, Choice, Purpose, choose_values
 from everest.system.machine import num_cores
 
@@ -70,7 +67,6 @@ def suggest_recipe(
     hours: float | None = None,
     measured: bool = True,
     overrides: Sequence[str] = (),
-    notify: Callable[[str], None],
 ) -> Suggestion:
     """Choose the values of a recipe for these data and a device, and measure how long its stages take.
 
@@ -82,7 +78,7 @@ def suggest_recipe(
         measured: whether the speed is measured; it is that of this machine.
         overrides: `section.key=value` texts, which the stages will be given, too.
     """
-    of_data = _of_data(overrides)
+    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
     given = load_recipe(BASE, overrides=of_data).data if of_data else DataSettings()
     settings = replace(given, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
@@ -97,7 +93,7 @@ def suggest_recipe(
         return RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
 
     file = suggested()
-    recipe = load_recipe(file, overrides=overrides, notify=notify)
+    recipe = load_recipe(file, overrides=overrides)
     speeds = _measure_speeds(recipe, purpose, cpu=device == "cpu") if measured else {}
     samples = {"pretrain": (facts.pretrain or facts.train).samples, "finetune": facts.train.samples}
     if hours is not None:
@@ -142,42 +138,6 @@ def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, f
             first, *others = write_yaml(value, width=10_000).splitlines()
             lines += [f"  {first} # {choice.reason}", *(f"  {line}" for line in others)]
     return "\n".join(lines) + "\n"
-
-
-def auto_recipe(
-    data: str | None, *, purpose: Purpose, overrides: Sequence[str] = (), cpu: bool = False
-) -> RecipeFile:
-    """Suggest the recipe `auto` for the lists in the folder `data`.
-
-    Args:
-        data: the folder of the lists; None: there is none.
-        overrides: `section.key=value` texts, which may name other lists.
-        cpu: suggest for the CPU even if there is a GPU.
-    """
-    if data is None:
-        raise RecipeError("--recipe auto: needs --data DIR, the videos that the recipe is for")
-    labeled, of_data = purpose != "pretrain", _of_data(overrides)
-    given = load_recipe(BASE, overrides=[*of_data, f"data.root={json.dumps(data)}"]).data
-    lists = {key: name for key, default in LIST_FILES.items() if (name := getattr(given, key)) != default}
-    section = data_section(data, **lists, labeled=labeled)
-    if labeled and given.heads is None:
-        chosen = any(text.startswith("data.task=") for text in of_data)
-        section, _ = with_task(section, given.task if chosen else None)
-    suggestion = suggest_recipe(
-        section,
-        "cpu" if cpu else this_device(),
-        purpose=purpose,
-        output=Path(AUTO),
-        measured=False,
-        overrides=overrides,
-        notify=lambda text: None,  # they are shown when the recipe is read
-    )
-    return RecipeFile(name=AUTO, label=AUTO, text=suggestion.text, folder=None)
-
-
-def _of_data(overrides: Sequence[str]) -> list[str]:
-    """The overrides that a suggestion follows."""
-    return [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
 
 
 def this_device() -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,9 +31,7 @@ from everest.lists.stage import find_source
 from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
 from everest.system.files import write_text
 from everest.system.storage import join_location, parse_location
-from everest.video.folders import no_list
-
-Notify = Callable[[str], None]
+from everest.video.folders import missing
 
 KEY_LETTERS: Final = 12  # of a SHA-256: enough for any number of runs
 RUNS: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
@@ -133,14 +130,13 @@ class SweepPlan:
         return [arm.name for arm in self.arms if work.name in {each.name for each in arm.works[work.seed]}]
 
 
-def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> SweepPlan:
+def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
     """Resolve a sweep. Nothing is written.
 
     Args:
         data: the folder of lists and videos (`data.root`).
-        notify: receives notices about the recipes.
     """
-    recipes, arms = resolve_arms(request, data=data, notify=notify), []
+    recipes, arms = resolve_arms(request, data=data), []
     for arm in request.arms:
         try:
             arms.append(_plan_arm(request, arm, recipes[arm.name]))
@@ -158,28 +154,23 @@ def make_plan(request: SweepRequest, *, data: str | None, notify: Notify) -> Swe
     return SweepPlan(request=request, arms=tuple(arms))
 
 
-def resolve_arms(request: SweepRequest, *, data: str | None, notify: Notify) -> dict[str, Recipe]:
+def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe]:
     """The recipe of each arm by its name."""
-    notices: dict[str, None] = {}
     recipes: dict[str, Recipe] = {}
     problems: list[str] = []
-    _resolve(request, {}, data, notices)  # problems of all arms, without the name of one
+    _resolve(request, {}, data)  # problems of all arms, without the name of one
     for arm in request.arms:
         try:
-            recipes[arm.name] = _resolve(request, arm.overrides, data, notices)
+            recipes[arm.name] = _resolve(request, arm.overrides, data)
         except RecipeError as error:
             lines = str(error).split("\n")
             problems += [f"{request.label}{arm.name}: {line.removeprefix(f'{SET}: ')}" for line in lines]
     if problems:
         raise RecipeError(one_per_line(problems))
-    for notice in notices:
-        notify(notice)
     return recipes
 
 
-def _resolve(
-    request: SweepRequest, overrides: dict[str, str], data: str | None, notices: dict[str, None]
-) -> Recipe:
+def _resolve(request: SweepRequest, overrides: dict[str, str], data: str | None) -> Recipe:
     changes = [*request.overrides, *(f"{key}={text}" for key, text in overrides.items())]
     if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
         raise RecipeError("train.seed: a sweep sets it; give --seeds")
@@ -187,7 +178,6 @@ def _resolve(
         request.recipe,
         data=None if "data.root" in overrides else data,
         overrides=changes,
-        notify=lambda text: notices.setdefault(text),
     )
 
 
@@ -206,7 +196,7 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
             needs = made.get(_AFTER[stage]) if stage in _AFTER else None
             settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
             identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
-            key = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()[:KEY_LETTERS]
+            key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
             made[stage] = Work(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
         works[seed] = tuple(made.values())
     return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, recipe=recipe, works=works)
@@ -224,7 +214,7 @@ def _check_lists(recipe: Recipe, stage: StageName) -> None:
     for key in keys[stage]:
         location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
         if not location.exists():
-            raise DataError(f"data.{key}: {no_list(location)}; set data.root (--data DIR)")
+            raise DataError(f"data.{key}: {missing(location)}; set data.root (--data DIR)")
     probe, classes = recipe.pretrain.probe, {"data.classes": recipe.data.classes}
     files: dict[StageName, dict[str, str | None]] = {
         "pretrain": {"pretrain.probe.list": probe.list if probe.every else None},
@@ -235,7 +225,7 @@ def _check_lists(recipe: Recipe, stage: StageName) -> None:
         if file is not None:
             location = join_location(parse_location(recipe.data.root), file)
             if not location.exists():
-                raise DataError(f"{key}: {no_list(location)}; {stage} reads it")
+                raise DataError(f"{key}: {missing(location)}; {stage} reads it")
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:

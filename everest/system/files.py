@@ -139,20 +139,17 @@ def check_new_folder(
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically; file names that are not UTF-8 keep their bytes."""
+    """Write a text file atomically."""
     with atomic_file(path) as part:
-        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+        part.write_text(text, encoding="utf-8")
 
 
 def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = False) -> None:
-    """Write a CSV file atomically; file names that are not UTF-8 keep their bytes.
+    """Write a CSV file atomically.
 
     Args:
         quoted: quote every field, so that a reader finds the columns whichever separator it tries first.
     """
     quoting = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-    with (
-        atomic_file(path) as part,
-        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
+    with atomic_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, quoting=quoting, lineterminator="\n").writerows(rows)

@@ -16,15 +16,9 @@ JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many ru
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
 READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
-CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # of Linux: containers and jobs of Slurm with their limits
+CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # version 2, of Linux: containers, jobs of Slurm
 OWN_GROUPS: Final = Path("/proc/self/cgroup")
-# Of a control group: the files with its limit and its use, and the parts of the use in memory.stat that the
-# system frees when they are needed.
-MEMORY_FILES: Final = ("memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable"))
-MEMORY_FILES_V1: Final = (
-    *("memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ("total_inactive_file", "total_active_file"),
-)
+FREED: Final = ("inactive_file", "active_file", "slab_reclaimable")  # when needed; of memory.stat
 
 
 def num_cores() -> int:
@@ -67,19 +61,15 @@ def host_memory() -> int:
 def _memory_limits() -> Iterator[tuple[int, int]]:
     """The limit and the use, in bytes, of each control group around this process that has a limit."""
     groups = OWN_GROUPS.read_text(errors="surrogateescape") if OWN_GROUPS.is_file() else ""
-    for number, controllers, path in re.findall("^([0-9]+):(.*?):(.*)$", groups, re.MULTILINE):
-        if number == "0":
-            top, (limit, use, freed) = CONTROL_GROUPS, MEMORY_FILES
-        elif "memory" in controllers.split(","):
-            top, (limit, use, freed) = CONTROL_GROUPS / "memory", MEMORY_FILES_V1
-        else:
-            continue
-        group = top / path.lstrip("/")  # where the container sees its own groups only, it is `top`
-        for folder in (group, *group.parents):
-            if most := _numbers(folder / limit):  # the group is visible here, and has a limit
-                parts = _numbers(folder / "memory.stat")
-                used = _numbers(folder / use).get("", 0) - sum(parts.get(name, 0) for name in freed)
-                yield most[""], used
+    own = re.search("^0::/?(.*)$", groups, re.MULTILINE)
+    if own is None:
+        return
+    group = CONTROL_GROUPS / own[1]  # where the container sees its own groups only, the top
+    for folder in (group, *group.parents):
+        if most := _numbers(folder / "memory.max"):  # the group is visible here, and has a limit
+            parts = _numbers(folder / "memory.stat")
+            used = _numbers(folder / "memory.current").get("", 0) - sum(parts.get(name, 0) for name in FREED)
+            yield most[""], used
 
 
 def _numbers(file: Path) -> dict[str, int]:

@@ -212,7 +212,7 @@ class RunFolder:
             return {}
         with (
             reading_own(path, fix="remove it", error=DataError),
-            path.open(newline="", encoding="utf-8", errors="surrogateescape") as file,
+            path.open(newline="", encoding="utf-8") as file,
         ):
             header, *rows = csv.reader(file, strict=True)
             if header != list(BAD_COLUMNS):

@@ -1,12 +1,11 @@
-"""Text: names that are not UTF-8, counts of things, JSON."""
+"""Text: counts of things, names, JSON."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
@@ -14,8 +13,6 @@ from pydantic_core import to_jsonable_python
 from everest.errors import shown
 
 Value = TypeVar("Value")
-# Python keeps the bytes of a name that is not UTF-8 as lone surrogates (PEP 383).
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 def counted(number: int, noun: str) -> str:
@@ -26,23 +23,8 @@ def counted(number: int, noun: str) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be encoded, and is not a name that keeps bytes."""
-    return _SURROGATE.search(text) is None
-
-
-def escape_bytes(text: str) -> str:
-    r"""The text with `\xXX` for each byte that is not UTF-8: `caf\xe9.mp4`."""
-    return _SURROGATE.sub(
-        lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}" if found[0] >= "\udc80" else "?", text
-    )
-
-
-def is_file_name(text: str) -> bool:
-    """Whether a text can come from a file system: surrogates stand for single bytes that are not UTF-8."""
-    try:
-        return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == text
-    except UnicodeEncodeError:
-        return False
+    """Whether a text can be encoded: Python keeps the bytes of a name that is not UTF-8 (PEP 383)."""
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def json_text(document: Any, *, indent: int | None = None) -> str:

@@ -13,9 +13,9 @@ from everest.system.launch import LostPeer
 COMPILERS: Final = ("torch._dynamo", "torch._inductor")  # whose errors have no public name
 # Other errors than torch.OutOfMemoryError, and those of gloo, are told apart by their texts only.
 NO_MEMORY: Final = ("out of memory", "can't allocate memory")  # of a driver, of MPS; of the CPU's allocator
-MEMORY: Final = (
-    "out of memory ({}); try a smaller train.micro_batch (between views pretrain.batch_size), "
-    "train.checkpointing=true or train.precision=bf16, or smaller clips"
+LESS_MEMORY: Final = (
+    "try a smaller train.micro_batch (between views pretrain.batch_size), train.checkpointing=true or "
+    "train.precision=bf16, or smaller clips"
 )
 
 
@@ -25,7 +25,7 @@ def as_user_error(error: RuntimeError) -> UserError | None:
     if "onnection" in text and (isinstance(error, DistError) or "gloo" in text):
         return LostPeer(f"another process of the run is gone ({text.splitlines()[0]})")
     if isinstance(error, torch.OutOfMemoryError) or any(words in text for words in NO_MEMORY):
-        return EnvironmentProblem(MEMORY.format(text.split("\n")[0]))
+        return EnvironmentProblem(f"out of memory ({text.splitlines()[0]}); {LESS_MEMORY}")
     if type(error).__module__.startswith(COMPILERS):
         why = " ".join(text.split("\n\n")[0].split())
         return EnvironmentProblem(

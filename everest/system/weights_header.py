@@ -25,7 +25,7 @@ PARSED: Final = ("settings", "classes", "step", "origin", "clip")  # its JSON te
 class _Clip(TypedDict):
     stride: Annotated[int, Field(ge=1, lt=2**31)]
     sampling: Literal["dense", "segment", "spread"]
-    fps: NotRequired[Annotated[int | float, Field(gt=0, le=10_000)]]  # as in a recipe
+    fps: NotRequired[Annotated[int | float, Field(gt=0)]]  # as in a recipe
 
 
 _CLIP: Final = TypeAdapter(_Clip)

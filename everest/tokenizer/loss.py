@@ -31,6 +31,7 @@ from everest.config.settings import Recipe
 from everest.config.sizes import TokenizerConfig, discriminator_halvings
 from everest.config.tokenizer import TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
+from everest.errors import RecipeError
 from everest.system.live_bytes import peak_bytes
 from everest.tokenizer.network import TokenizerReconstruction, TokenizerSpec
 from everest.tokenizer.spec import tokenizer_settings
@@ -101,7 +102,10 @@ class Discriminator(nn.Module):
         super().__init__()
         halvings = discriminator_halvings(config, size)
         if not halvings:
-            raise ValueError(f"clips of {size} pixels are too small for a discriminator")
+            raise RecipeError(
+                f"tokenizer.loss.gan: clips of {size[0]} x {size[1]} pixels are too small for the "
+                "discriminator, which halves them; set it to 0, or raise data.size"
+            )
         grid = config.stem_grid(frames, size)
         time, space = config.stem
         # The windows overlap by 2 pixels, so that the seams of a decoder that unpatchifies are visible.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from everest.config.sizes import TokenizerConfig, TopKKind
 from everest.config.tokenizer import TokenizerSettings
-from everest.config.values import Side
+from everest.config.values import Length
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid, num_kept
 from everest.system.weights import read_spec
@@ -40,7 +40,7 @@ class TokenizerSpec:
     kind: Literal["tokenizer"] = "tokenizer"
     config: TokenizerConfig
     window: int  # frames that are encoded together
-    size: tuple[Side, Side]  # height, width of the training clips; other sizes work as well
+    size: tuple[Length, Length]  # height, width of the training clips; other sizes work as well
     keep: float  # ratio of the ranked tokens of a window that a clip is rebuilt from in training
     select: TopKKind = "straight-through"  # how gradients pass their selection (everest.tokenizer.scorer)
     temperature: float = 0.5  # of the selection

@@ -143,7 +143,7 @@ def file_of_facts(folder: Path, video: Path | RemotePath) -> Path:
         status = video.stat()  # the second time cannot be set
         marks = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
     version = (RULES, av.__version__, str(video), *marks)
-    name = hashlib.sha256(repr(version).encode(errors="surrogateescape")).hexdigest()[:32]
+    name = hashlib.sha256(repr(version).encode()).hexdigest()[:32]
     return folder / name[:2] / name[2:]
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
-from everest.errors import DataError, first_names, similar
+from everest.errors import DataError, first_names
 from everest.system.storage import Location
 from everest.system.text import is_unicode
 
@@ -56,34 +56,21 @@ def refuse_video(file: Location, *, fix: str = "name a list or a folder of video
         raise DataError(f"{file}: a video, where a text file is expected; {fix}")
 
 
-def no_list(location: Location) -> str:
-    """The problem of a list or folder of videos that does not exist; see `missing`."""
-    return missing(location, "list or folder")
-
-
-def missing(location: Location, kind: str) -> str:
-    """The problem of a file or folder that does not exist, with a similar name next to it.
+def missing(location: Location, kind: str = "list or folder") -> str:
+    """The problem of a file or folder that does not exist.
 
     Args:
         kind: what is expected there.
     """
-    folder = location.parent
-    with as_data_error(folder):
-        names = sorted(path.name for path in _children(folder)) if folder.is_dir() else []
-    # By their stems: train.csv is not similar to val.csv.
-    lists = {Path(name).stem: name for name in names if Path(name).suffix.lower() not in VIDEO_SUFFIXES}
-    near = similar(location.stem, list(lists))
-    return f"{location}: no such {kind}" + (f"; did you mean '{lists[near]}'?" if near else "")
+    with as_data_error(location.parent):
+        above = "" if location.parent.exists() else f", nor a folder {location.parent}"
+    return f"{location}: no such {kind}{above}"
 
 
 def subfolders(folder: Location) -> list[str]:
     """The names of a folder's subfolders, which are names of classes, sorted, without hidden ones."""
     with as_data_error(folder):
-        names = sorted(path.name for path in _children(folder) if path.is_dir())
-    for name in names:
-        if not is_unicode(name):
-            raise DataError(f"{folder / name}: the name of a class has to be UTF-8; rename the folder")
-    return names
+        return sorted(path.name for path in _children(folder) if path.is_dir())
 
 
 def videos_under(folder: AnyPath) -> Iterator[AnyPath]:
@@ -141,21 +128,6 @@ def holds_list(folder: Location, *, labeled: bool) -> bool:
     return any(video != path for path in inner for video in videos_under(path))
 
 
-def cause_of_missing(path: Location) -> str:
-    """Why there is no file at a path of a list, if a file of this machine has a similar one; else empty."""
-    if not isinstance(path, Path):
-        return ""
-    with suppress(OSError):
-        slashed = Path(str(path).replace("\\", "/"))
-        if slashed != path and slashed.exists():
-            return "; write '/' in place of '\\' in paths"
-        named = (path.with_name(f"{path.name}{suffix}") for suffix in sorted(VIDEO_SUFFIXES))
-        found = next((each for each in named if each.exists()), None)
-        if found is not None:
-            return f", but there is {found.name}; write names with their endings"
-    return ""
-
-
 def images_in(folder: AnyPath) -> Sequence[AnyPath]:
     """The images in a folder, in the order of their names, with numbers in the names in numerical order."""
 
@@ -184,5 +156,8 @@ def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:
 
 
 def _children(folder: AnyPath) -> Iterator[AnyPath]:
-    paths = cast("Iterator[AnyPath]", folder.iterdir())
-    return (path for path in paths if not path.name.startswith(".") and path.name != _MACOS_FOLDER)
+    for path in cast("Iterator[AnyPath]", folder.iterdir()):
+        if not is_unicode(path.name):
+            raise DataError(f"{path}: its name is not UTF-8; rename it")
+        if not path.name.startswith(".") and path.name != _MACOS_FOLDER:
+            yield path

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from small_runs import problems_of, refused
 
-from everest.config.recipe import load_recipe
+from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import DataSettings, ModelSettings, TrainSettings
 from everest.config.sizes import BACKBONES
 from everest.errors import RecipeError
@@ -17,11 +19,10 @@ from everest.system.run_folder import default_folder
 
 FREEZE = "must be none, encoder, embedding or first:N, such as first:6, not {}"
 BAD_VALUES = [
-    ("data.size=0", "must be a number of pixels up to 16384 or [height, width], not 0"),
-    (f"data.size={10**21}", f"must be at most 16384, not {10**21}"),
+    ("data.size=0", "must be a number of pixels or [height, width], not 0"),
     ("model.depth=100000000", "must be at most 1000, not 100000000"),
-    ("data.size=[224]", "must be a number of pixels up to 16384 or [height, width], not [224]"),
-    ("data.size=[224, true]", "must be a number of pixels up to 16384 or [height, width], not [224, true]"),
+    ("data.size=[224]", "must be a number of pixels or [height, width], not [224]"),
+    ("data.size=[224, true]", "must be a number of pixels or [height, width], not [224, true]"),
     ("data.frames=0", "must be at least 1, not 0"),
     ("data.frames=16.0", "must be an integer, not 16.0"),
     ("data.num_classes=1", "must be at least 2, not 1"),
@@ -98,23 +99,20 @@ def test_sizes_follow_the_backbone_unless_given():
 
 def test_a_name_is_one_folder(tmp_path: Path):
     path = tmp_path / "mine.yaml"
-    letters = "in printable characters, without '/' and up to 200 bytes long"
-    for name in ("/tmp/x", "../..", "..", ".", "", "a/b", "a\\nb", "x" * 201, "\\u00e9" * 101):
+    letters = "in printable characters and without '/'"
+    for name in ("/tmp/x", "../..", "..", ".", "", "a/b", "a\\nb"):
         path.write_text(f'name: "{name}"\n')
         (problem,) = problems_of(path)
         assert problem.startswith(f"{path}: name: must be the name of a folder, {letters}, not '")
-    for name in ("x" * 80, "\u4e00" * 26, "-x", "a b", ".x", "x" * 200):
+    for name in ("x" * 80, "\u4e00" * 26, "-x", "a b", ".x"):
         path.write_text(f'name: "{name}"\n')
         assert load_recipe(path).name == name
-    for file in ("...yaml", "a\nb.yaml", "x" * 240 + ".yaml"):  # no names of folders
+    for file in ("...yaml", "a\nb.yaml"):  # no names of folders
         path = tmp_path / file
         path.write_text("summary: x\n")
         assert "must be the name of a folder" in "".join(problems_of(path))
         path.write_text("name: mine\n")
         assert load_recipe(path).name == "mine"
-    path = tmp_path / "a\udcff.yaml"  # is not UTF-8: names its run readably
-    path.write_text("summary: x\n")
-    assert load_recipe(path).name == "a\ufffd"
 
 
 def test_a_run_of_no_recipe_leaves_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -125,27 +123,27 @@ def test_a_run_of_no_recipe_leaves_its_folder(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
-def test_names_of_heads_are_short():
-    (problem,) = problems_of("ucf101", f"data.heads={{{'x' * 81}: 3}}")
-    assert problem.startswith("--set: data.heads.xxx")
-    assert "must be a name of up to 80 bytes" in problem
-    assert load_recipe("ucf101", overrides=[f"data.heads={{{'x' * 80}: 3}}"]).data.heads == {"x" * 80: 3}
+def settings_of(values: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from settings_of(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
-BOUNDED = """
-train.workers train.micro_batch train.data_timeout train.save_every train.keep_states eval.clips data.frames
-data.size data.num_classes pretrain.batch_size pretrain.views_per_decode pretrain.epochs pretrain.stride
-pretrain.warmup_epochs pretrain.frame_selection.alpha finetune.rand_augment.ops model.depth model.width
-"""
+@pytest.mark.parametrize("name", ["ucf101", "lvmae-demo"])
+@pytest.mark.parametrize("number", [10**18, 1e308, 1e-320])
+def test_an_extreme_number_is_an_error_of_the_recipe_or_can_be_written(name: str, number: float):
+    for key, value in settings_of(recipe_values(load_recipe(name))):
+        text = str([number] * len(value)) if isinstance(value, list) else str(number)
+        with suppress(RecipeError):
+            dump_recipe(load_recipe(name, overrides=[f"{key}={text}"]))
 
 
-def test_numbers_have_an_upper_bound():
-    for key in BOUNDED.split():
+def test_counts_have_an_upper_bound():
+    for key in ("train.workers", "data.size", "pretrain.batch_size", "pretrain.epochs", "model.width"):
         with pytest.raises(RecipeError, match=f"^--set: {key}: must be .*{10**18}$"):
             load_recipe("ucf101", overrides=[f"{key}={10**18}"])
-    for key in ("pretrain.base_lr", "train.clip_grad", "finetune.mixup", "finetune.weight_decay"):
-        with pytest.raises(RecipeError, match=f"^--set: {key}: must be at most 1e\\+30, not 1e\\+308$"):
-            load_recipe("ucf101", overrides=[f"{key}=1e308"])
 
 
 # --- settings of partial training, and those that contradict each other -------------------------------------
@@ -162,12 +160,9 @@ RANK = "finetune.lora.rank=8"
         (["data.size=[224, 100]"], "data.size: 100 is no multiple of the tubelet's 16"),
         (["model.heads=7"], "model.heads: 7 heads do not divide the width of 768"),
         (["finetune.min_lr=1"], "finetune.min_lr: 1.0 is more than base_lr (0.001)"),
-        (["finetune.mixup=0.8", "finetune.batch_size=3"], "finetune.batch_size: 3 is odd"),
         (["finetune.freeze=first:5", SMALL], "finetune.freeze: first:5 is more than the encoder's 4 blocks"),
         ([RANK, "finetune.freeze=encoder"], "finetune.freeze: is encoder, and finetune.lora freezes"),
         ([RANK, "finetune.freeze=first:2"], "finetune.freeze: is first:2, and finetune.lora freezes"),
-        ([RANK, "finetune.lora.layers=[qkv, qkv]"], "finetune.lora.layers: qkv, qkv: name each layer once"),
-        (["pretrain.lora.rank=769"], "pretrain.lora.rank: 769 is more than the encoder's width of 768"),
     ],
 )
 def test_settings_that_contradict_each_other_are_one_line(overrides: list[str], message: str):

@@ -80,7 +80,7 @@ def test_names_in_a_file_serve_a_model_that_knows_numbers_and_must_be_those_of_t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("café\n".encode("latin-1"), r"classes\.txt: not a text file in UTF-8 \(byte 3\)"),
+        ("café\n".encode("latin-1"), r"classes\.txt:1: not in UTF-8"),
         (b"run\n\njump\nrun\n", r"classes\.txt:4: class 'run' is in line 1 already"),
         (b"\n", r"classes\.txt: no class names"),
         (None, r"data\.classes: .*classes\.txt: no such file of class names"),

@@ -119,8 +119,8 @@ def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
     with pytest.raises(VideoError, match=r"has no frame rate; set data\.fps to null, or make a video"):
         everest.read_clip(tmp_path, frames=2, stride=1, size=32, fps=10)
-    for fps in (0, -1, 1e6, float("nan")):
-        with pytest.raises(ValueError, match="fps must be more than 0"):
+    for fps in (0, -1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="fps must be a number above 0"):
             everest.read_clip(files["24"][0], fps=fps)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import called, killed_copy, problems_of, same_run, sets
+from small_runs import called, killed_copy, same_run, sets
 from torch import Tensor
 
 from everest.data.augment import RandAugment
@@ -115,8 +115,3 @@ def test_a_resumed_run_is_the_same_to_the_bit(
     killed_copy(tmp_path / "whole", tmp_path / "killed")
     called(command, *options, "-o", tmp_path / "killed")
     assert same_run(tmp_path / "whole", tmp_path / "killed")
-
-
-def test_the_device_does_not_resize_for_stored_tokens():
-    (problem,) = problems_of("lvmae-demo", "data.resize=device", "pretrain.target.cache=tokens")
-    assert "data.resize: device does not go with pretrain.target.cache" in problem

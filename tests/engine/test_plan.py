@@ -10,7 +10,7 @@ from tiny_models import grouped
 import everest
 from everest.config.stage_settings import FinetuneSettings, PixelPretrainSettings
 from everest.data.bad_videos import BadVideos
-from everest.engine.plan import plan_stage
+from everest.engine.plan import plan_stage, plan_warnings
 from everest.errors import DataError, RecipeError
 from everest.foreign.translation import our_name
 
@@ -58,6 +58,18 @@ def test_a_budget_in_steps_counts_every_video_equally_often(videos: int, steps: 
     assert plan.checkpoint_steps * batch >= videos  # a checkpoint follows a pass over all videos at least
     assert steps / plan.checkpoint_steps <= 40
     assert plan.videos_per_epoch == videos
+
+
+def test_the_warm_up_of_a_budget_in_steps_can_be_set():
+    stage = replace(STAGE, epochs=None, steps=100, warmup_steps=7)
+    plan = plan_stage(stage, num_videos=10, processes=1, largest_micro_batch=192)
+    assert [plan.lr(6), plan.lr(7)] == pytest.approx([plan.peak_lr, plan.peak_lr])
+    for warmup, is_all in ((99, False), (100, True)):
+        plan = plan_stage(
+            replace(stage, warmup_steps=warmup), num_videos=10, processes=1, largest_micro_batch=8
+        )
+        warnings = list(plan_warnings(plan, new_weights=True))
+        assert any("leaves none of 100 steps" in text for text in warnings) == is_all
 
 
 def test_rate_rises_to_the_peak_and_falls_towards_the_minimum():

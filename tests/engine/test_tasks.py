@@ -122,8 +122,6 @@ def test_a_head_of_another_task_starts_fresh(clip_files: Path, tmp_path: Path):
     [
         ("tags", "finetune.best=top1", "top1 is not measured for these labels; known: map, macro_f1, loss"),
         ("scores", "finetune.cutmix=0.5", "cannot mix numbers"),
-        ("scores", "finetune.sampler=balanced", "balanced needs classes, and the labels are numbers"),
-        ("scores", "finetune.class_weights=balanced", "needs classes, and the labels are numbers"),
         ("scores", "data.num_classes=3", "data.num_classes: has no effect with data.task=regression"),
         ("tags", "finetune.class_weights={sitt: 2}", "unknown class 'sitt'; did you mean 'sit'"),
         ("mixed", "finetune.best=map", "map is not measured for these labels; known: loss"),

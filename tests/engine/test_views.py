@@ -159,7 +159,7 @@ def test_features_that_collapse_end_a_run_between_views(recipe, tmp_path, monkey
         ),
         ("pretrain.views.number=1", "pretrain.views.number: must be at least 2, not 1"),
         ("pretrain.views.crop_area=[0.5,0.2]", "pretrain.views.crop_area: must be two shares above 0"),
-        ("pretrain.views.temperature=1e-9", "pretrain.views.temperature: must be at least 0.001"),
+        ("pretrain.views.temperature=0", "pretrain.views.temperature: must be more than 0.0"),
         ("pretrain.views.hidden=1000000000", "pretrain.views.hidden: must be at most"),
         (
             "pretrain.target={kind: features, teacher: runs/x, cache: stored}",

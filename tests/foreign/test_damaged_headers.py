@@ -113,10 +113,9 @@ TOKENIZER["config"] |= {"decoder_blocks": 1}
         (_set("config", "blocks", value=10**9), "blocks: Input"),
         (_set("config", "levels", value=[2**16] * 32), "levels: "),
         (_set("config", "time_down", value=[]), "0 values for 1 halvings"),
-        (_set("config", "multipliers", value=[1] * 60), "multipliers: "),
+        (_set("config", "multipliers", value=[1] * 60), "1 values for 59 halvings"),
         (_set("config", "input_scale", value=1e-320), "input_scale: Input"),
         (_set("window", value=3), "frames: must be a multiple of 2"),
-        (_set("temperature", value=1e-320), "temperature: Input"),
     ],
 )
 def test_settings_of_no_tokenizer_are_refused(change: Callable[[dict[str, Any]], None], message: str):

@@ -15,7 +15,6 @@ import everest
 from everest.annotations.formats import read_annotations, recognize
 from everest.annotations.times import VideoTimes
 from everest.inference.bouts import BoutRules
-from everest.inference.timelines import Timelines
 
 OPTIONS = ["--window", 0.5, "--step", 0.25, "-q"]
 

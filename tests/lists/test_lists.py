@@ -1,5 +1,4 @@
 import errno
-import os
 from pathlib import Path
 
 import pytest
@@ -110,7 +109,7 @@ NO_CLASSES = (
         ("a.mp4 0\nnone.mp4 0\nb.mp4 1\n", {}, r"train\.csv:2: no file .*/none\.mp4$"),
         ("x.mp4 0\ny.mp4 1\n", {}, "none of its 2 videos exists, first .*x.mp4; paths are rel.* --data DIR"),
         (f"a.mp4 {'6' * 6000}\n", {}, "is not an integer from 0"),
-        ("da\0ria.mp4 0\neli.mp4 1\n", {}, r"csv: not a text file in UTF-8 \(byte 2\)"),
+        ("da\0ria.mp4 0\neli.mp4 1\n", {}, "csv: not a text file"),
         ("a.mp4 0\nb.mp4 3", {"heads": (Head(outputs=3),)}, r"csv:2: label 3 is out .* from 0 to 2"),
         ("a.mp4 -1\n", {}, r":1: label -1 is out of range"),
         ("a.mp4 3\n", {"class_names": NAMES}, r":1: label 3 is out of range"),
@@ -174,7 +173,7 @@ def test_what_is_no_list_is_named_with_the_fix(root):
         read_samples(root / "none.csv", root=root)
     with pytest.raises(DataError, match="/dev/zero: not a regular file"):
         read_class_names(Path("/dev/zero"))
-    (root / "list.csv").write_bytes(b"\xff\xfe\x00\x01")
+    (root / "list.csv").write_bytes(b"a\x00\x01")
     with pytest.raises(DataError, match="not a text file"):
         read_samples(root / "list.csv", root=root)
 
@@ -191,23 +190,10 @@ def refuse(monkeypatch, method, name):
     monkeypatch.setattr(Path, method, refusing)
 
 
-def test_a_path_may_be_any_bytes_and_nothing_else_of_a_list(root):
-    name = os.fsdecode(b"caf\xe9, x.mp4")
-    (root / name).touch()
-    (root / "list.csv").write_bytes(b'path,label\n"caf\xe9, x.mp4",1\n')
-    (sample,) = read_samples(root / "list.csv", root=root).samples
-    assert (sample.path, sample.labels) == (str(root / name), (1,))
-    (root / "list.csv").write_bytes(b'a.mp4,run\n"caf\xe9, x.mp4",caf\xe9\n')
-    with pytest.raises(DataError, match=r"list\.csv:2: .* is not in UTF-8; save the list in that encoding"):
+def test_a_list_in_another_encoding_is_refused(root):
+    (root / "list.csv").write_bytes("a.mp4 0\ncafé.mp4 1\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"list\.csv:2: not in UTF-8; save it in that encoding"):
         read_samples(root / "list.csv", root=root)
-    (root / "café.mp4").touch()  # in another encoding than its list
-    for text, problem in (
-        ("a.mp4 0\ncafé.mp4 1\n", "csv:2: no file .*"),
-        ("café.mp4 1\n", "none of its 1 v.*"),
-    ):
-        (root / "list.csv").write_bytes(text.encode("latin-1"))
-        with pytest.raises(DataError, match=rf"{problem}list\.csv is not in UTF-8, save it in that encoding"):
-            read_samples(root / "list.csv", root=root)
 
 
 @pytest.fixture

@@ -40,10 +40,9 @@ def test_lists_that_are_missed_are_not_replaced_by_all_videos(recipe: Path, tree
     message = refused("finetune --init none", *options, code=4)
     makes = f"or run `everest prepare split {tree}`, which writes train.csv; then repeat this"
     assert makes in message
-    (tree / "mice.csv").write_text("a.mp4 0\n")
-    for named, similar in (("mise", "; did you mean 'mice.csv'?"), ("val", "")):
+    for named, above in (("mise", ""), ("lists/mise", f", nor a folder {tree}/lists")):
         message = refused("pretrain", *options, "--set", f"data.train={named}.csv", code=4)
-        assert f"{named}.csv: no such list or folder{similar}; set data.root" in message
+        assert f"{named}.csv: no such list or folder{above}; set data.root" in message
     recipe.write_text(OPEN.replace("frames: 4", "frames: 4, num_classes: 2"))  # a known data set
     for command in ("finetune --init none", "pretrain"):
         message = refused(command, *options, code=4)

@@ -165,17 +165,12 @@ def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, t
     assert [row["frames"] for row in result["short"]] == [32] * 4  # 16 frames, 4 apart
 
 
-def test_a_missing_video_is_named_with_its_cause(videos: Path, tmp_path: Path):
-    (videos / "sub").mkdir()
-    (videos / "clip1.mp4").rename(videos / "sub" / "clip1.mp4")
-    (videos / "train.csv").write_text("path,label\nclip0,run\nsub\\clip1.mp4,walk\nclip2.mp4,run\n")
-    reasons = [row["reason"] for row in check(videos / "train.csv", output=tmp_path / "out", code=4)["bad"]]
-    assert reasons == [
-        "No such file or directory, but there is clip0.mp4; write names with their endings",
-        "No such file or directory; write '/' in place of '\\' in paths",
-    ]
+def test_a_missing_video_is_named(videos: Path, tmp_path: Path):
+    (videos / "train.csv").write_text("path,label\nclip0,run\nclip2.mp4,run\n")
+    (bad,) = check(videos / "train.csv", output=tmp_path / "out", code=4)["bad"]
+    assert bad["reason"] == "No such file or directory"
     message = refused("prepare split", videos / "train.csv", "-o", tmp_path / "lists", code=4)
-    assert "clip0, but there is clip0.mp4" in message
+    assert f"no file {videos}/clip0\n" in message
 
 
 def test_a_video_in_place_of_a_list_and_one_without_a_class_are_named(clip_files: Path, tmp_path: Path):

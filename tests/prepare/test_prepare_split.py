@@ -206,21 +206,6 @@ def test_a_group_may_be_the_folder_or_a_part_of_the_path_from_the_root_on(ucf_na
     assert len(set(train.values())) == len(set(test.values())) == 1
 
 
-def test_a_split_ends_with_the_next_commands(ucf_names):
-    shown = split(ucf_names / "all.csv", "--shares", "60/20/20")
-    assert shown.stderr.splitlines()[-4:] == [
-        "next:",
-        f"  everest recipes suggest {ucf_names} --output my.yaml",
-        "  everest finetune --recipe my.yaml --init none --output runs/my",
-        "  everest eval --checkpoint runs/my",
-    ]
-    told = split(ucf_names / "all.csv", "-o", ucf_names / "my lists", "--json")
-    assert json.loads(told.stdout)["next"][0] == (
-        f"everest recipes suggest {ucf_names} --train 'my lists/train.csv' --val 'my lists/val.csv' "
-        "--test 'my lists/test.csv' --output my.yaml"
-    )
-
-
 def test_classes_named_by_integers_and_decimals_are_read_back(tmp_path):
     names = ("0.5", "1", "1.5", "2")
     touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(10)))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import called, json_of, refused, run
@@ -27,7 +26,6 @@ from everest.video.writer import write_video
 
 SUGGEST = "recipes suggest"
 DRY_RUN = "finetune --init none --dry-run --gpus cpu --set train.workers=0"
-AUTO = "finetune --recipe auto --init none --gpus cpu --print-config"
 
 
 def videos_of(number: int) -> ListSize:
@@ -125,8 +123,6 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folde
     ):
         assert problem in refused(SUGGEST, source, *options, "-o", mine, code=code)
         assert sorted(tmp_path.iterdir()) == before
-    assert "--recipe auto: needs --data DIR" in refused("finetune --init none --recipe auto", code=2)
-    assert "--recipe auto --data DIR" in refused("recipes show auto", code=2)
 
 
 def in_class_folders(videos: Path, clip_files: Path, count: int) -> Path:
@@ -183,7 +179,6 @@ def test_folders_of_splits_are_the_lists(tmp_path: Path, clip_files: Path, names
     assert (data.train, data.val, data.test) == names[:3]
     assert "# Training: 2 videos, 2 classes." in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
-    assert yaml.safe_load(run(AUTO, "--data", tmp_path / "videos"))["data"]["train"] == names[0]
     recipe = suggested(tmp_path / "all.yaml", tmp_path / "videos", "--unlabeled", "-q")
     assert recipe.data.train == names[0]
 
@@ -367,16 +362,6 @@ def test_unlabeled_videos_are_compared_with_the_tests(tmp_path: Path, clip_files
     assert (f"warning: --unlabeled {data} has {copies}" in shown) == (name != "train.csv")
 
 
-def test_auto_is_the_suggested_recipe(clip_files: Path, mine: Path):
-    suggested(mine, clip_files, "--device", "cpu")
-    options = ["--data", clip_files, "--set", "train.workers=0"]
-    written = run(AUTO.replace("auto", str(mine)), *options)
-    assert yaml.safe_load(run(AUTO, *options)) == yaml.safe_load(written) | {"name": "auto"}
-    assert yaml.safe_load(run(AUTO, *options, "--set", "data.size=72"))["data"]["size"] == 72
-    unlabeled = run("pretrain --recipe auto --gpus cpu --print-config", *options)
-    assert yaml.safe_load(unlabeled)["model"]["input"] == "differences"
-
-
 def test_missing_lists_are_warned_about_and_lists_may_be_in_the_working_directory(
     tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -405,7 +390,6 @@ def test_numbers_get_a_recipe_for_regression_that_mixes_nothing(tmp_path: Path, 
     assert (recipe.data.task, stage.mixup, stage.cutmix, stage.label_smoothing) == ("regression", 0, 0, 0)
     assert "# Training: 8 videos, numbers as labels." in mine.read_text()
     called(DRY_RUN, "--recipe", mine, "-o", tmp_path / "run")
-    assert yaml.safe_load(run(AUTO, "--data", data))["data"]["task"] == "regression"
 
 
 def test_rare_classes_get_a_sampler(tmp_path: Path, clip_files: Path, mine: Path):
@@ -427,7 +411,6 @@ def test_clips_of_left_and_right_are_not_mirrored(tmp_path: Path, clip_files: Pa
     sides = labeled_list(tmp_path / "sides", clip_files, ["turn_left", "turn_right"] * 3)
     assert suggested(mine, sides, "--device", "cpu").data.flip is False
     assert "flip: false # class names have left, right; a mirrored" in mine.read_text()
-    assert yaml.safe_load(run(AUTO, "--data", sides))["data"]["flip"] is False
     others = labeled_list(tmp_path / "others", clip_files, ["run", "walk"] * 3)
     assert suggested(tmp_path / "others.yaml", others, "--device", "cpu").data.flip is True
 

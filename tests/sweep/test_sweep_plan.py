@@ -8,7 +8,6 @@ from everest.errors import DataError, RecipeError, UserError
 from everest.sweep import plan as plan_module
 from everest.sweep.plan import SweepPlan, make_plan
 from everest.sweep.request import arms_of, read_request, read_seeds, read_stages, split_values
-from everest.system.events import silent
 
 
 @pytest.fixture
@@ -16,8 +15,8 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
     return small_recipe(tmp_path, clip_files)
 
 
-def planned(recipe: Path, *, notify=silent, data: str | None = None, **options) -> SweepPlan:
-    return make_plan(read_request(str(recipe), **options), data=data, notify=notify)
+def planned(recipe: Path, *, data: str | None = None, **options) -> SweepPlan:
+    return make_plan(read_request(str(recipe), **options), data=data)
 
 
 def counts(plan: SweepPlan) -> dict[str, int]:

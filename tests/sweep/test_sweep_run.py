@@ -127,7 +127,7 @@ SAVES = (
 
 def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, report=silent) -> dict[str, Any]:
     """Run a sweep of two seeds whose jobs are this Python code."""
-    plan = make_plan(read_request(str(recipe), seeds="2"), data=None, notify=silent)
+    plan = make_plan(read_request(str(recipe), seeds="2"), data=None)
     devices = Devices(kind="cpu")
     return run_sweep(
         plan, folder, Processes(program=[sys.executable, "-c", code], devices=devices, jobs=jobs), report

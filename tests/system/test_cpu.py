@@ -102,8 +102,6 @@ def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 GIB = 2**30
-GROUPS_V1 = "5:cpuset:/\n4:hugetlb,memory:/slurm/job_7\n1:name=systemd:/\n0::/\n"
-FILES, FILES_V1 = machine.MEMORY_FILES, machine.MEMORY_FILES_V1
 
 
 @pytest.fixture
@@ -117,26 +115,23 @@ def group_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("groups", "folder", "names", "limit", "found"),
+    ("groups", "folder", "limit", "found"),
     [
-        ("0::/\n", ".", FILES, "1073741824", (1, 0.5)),  # a container that sees its own groups only
-        ("0::/slurm/job_7/step_0\n", "slurm/job_7", FILES, "1073741824", (1, 0.5)),  # of a group around it
-        ("0::/docker/a1\n", ".", FILES, "1073741824", (1, 0.5)),  # its group is not visible
-        (GROUPS_V1, "memory/slurm/job_7", FILES_V1, "1073741824", (1, 0.5)),
-        (GROUPS_V1, "memory", FILES_V1, "1073741824", (1, 0.5)),
-        (GROUPS_V1, "slurm/job_7", FILES_V1, "1073741824", (64, 32)),  # not of memory
-        (GROUPS_V1, "memory", FILES_V1, "9223372036854771712", (64, 32)),  # without a limit
-        ("0::/\n", ".", FILES, "max", (64, 32)),
-        ("", ".", FILES, "1073741824", (64, 32)),
-        (None, ".", FILES, "1073741824", (64, 32)),  # a system without groups
+        ("0::/\n", ".", "1073741824", (1, 0.5)),  # a container that sees its own groups only
+        ("1:name=systemd:/\n0::/slurm/job_7/step_0\n", "slurm/job_7", "1073741824", (1, 0.5)),  # around it
+        ("0::/docker/a1\n", ".", "1073741824", (1, 0.5)),  # its group is not visible
+        ("0::/\n", ".", "max", (64, 32)),
+        ("", ".", "1073741824", (64, 32)),
+        (None, ".", "1073741824", (64, 32)),  # a system without groups
     ],
 )
-def test_the_memory_of_a_container_or_job_counts(group_files: Path, groups, folder, names, limit, found):
+def test_the_memory_of_a_container_or_job_counts(group_files: Path, groups, folder, limit, found):
     group = group_files / "groups" / folder
     group.mkdir(parents=True)
-    (group / names[0]).write_text(f"{limit}\n")
-    (group / names[1]).write_text(f"{3 * GIB // 4}\n")
-    (group / "memory.stat").write_text(f"anon 7\n\nodd\n{names[2][0]} {GIB // 8}\n{names[2][1]} {GIB // 8}\n")
+    (group / "memory.max").write_text(f"{limit}\n")
+    (group / "memory.current").write_text(f"{3 * GIB // 4}\n")
+    freed = f"inactive_file {GIB // 8}\nactive_file {GIB // 8}\n"
+    (group / "memory.stat").write_text(f"anon 7\n\nodd\n{freed}")
     if groups is not None:
         (group_files / "own").write_text(groups)
     total, free = found

@@ -119,7 +119,7 @@ def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_fo
 
 
 EACH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-VIDEOS = ["a.mp4", "b.mp4", "c\udce9.mp4"]
+VIDEOS = ["a.mp4", "b.mp4", "c.mp4"]
 
 
 def refuse(name: str) -> None:

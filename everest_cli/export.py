@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def export(
     checkpoint: str = argument("C", o.CHECKPOINT_HELP),
-    to: Literal["hf", "onnx"] = option("--to", "A transformers folder, or an ONNX file.", ...),
+    to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...),
     out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
     keep: float | None = o.KEEP,
     precision: Literal["fp32", "int8"] = option(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperArgument, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
 from everest.system.launch import LostPeer
@@ -91,6 +91,27 @@ def as_user_error(error: Exception) -> UserError | None:
     return None
 
 
+def _usage(command: TyperCommand, context: typer.Context) -> list[str]:
+    """The words of a command: its arguments and required options, then `[OPTIONS]`."""
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.required and each not in arguments]
+    return [
+        *(f"{each.metavar}" if each.required else f"[{each.metavar}]" for each in arguments),
+        *(f"{each.opts[0]} {each.metavar}" for each in options),
+        "[OPTIONS]",
+    ]
+
+
+def _print_usage_error(error: Any, file: object = None) -> None:
+    """Print a wrong or missing word of a command as any other error."""
+    message = " ".join(error.format_message().rstrip(".").split())
+    command = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+    say(f"error: {shorten(message[:1].lower() + message[1:])}{command}", everywhere=True)
+
+
+setattr(TyperCommand, "collect_usage_pieces", _usage)  # noqa: B010
+# The class of all usage errors, which typer does not export.
+setattr(typer.BadParameter.__base__, "show", _print_usage_error)  # noqa: B010
 # An argument's name says what it is; help needs no types of Python beside it.
 setattr(TyperArgument, "display_type_rich", lambda self, ctx: None)  # noqa: B010
 

@@ -89,6 +89,15 @@ def known_keys(section: KeyPath) -> set[str]:
     return keys.union(further.get(section, ()))
 
 
+def inner_keys(section: KeyPath) -> dict[str, list[str]]:
+    """The keys of the sections in a section, such as `selection.keep_ratio`, by their last word."""
+    keys: dict[str, list[str]] = {}
+    for key in _USUAL:
+        if key[:-2] == section:
+            keys.setdefault(key[-1], []).append(".".join(key[-2:]))
+    return keys
+
+
 # By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
 # dropped; those that the layer of the choice or a later one writes are errors.
 IDLE: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {

@@ -12,12 +12,12 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import SELECTION, KeyPath, Merged, known_keys, merge
+from everest.config.merge import SELECTION, KeyPath, Merged, inner_keys, known_keys, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import STAGES, VARIANTS, PretrainSelection
 from everest.config.yaml import write_yaml
-from everest.errors import RecipeError, did_you_mean, one_per_line, shown
+from everest.errors import RecipeError, did_you_mean, one_per_line, shown, similar
 from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class
 from everest.methods.selector import Selector
 from everest.system.storage import parse_location
@@ -274,6 +274,10 @@ def _unknown_key(key: KeyPath, variant: str, listed: set[KeyPath]) -> str:
     if name in known:
         tag = ".".join((*section, VARIANTS[section].tag))
         return f"has no effect with {tag}={shown(variant)}; leave it out"
+    inner = inner_keys(section)
+    close = similar(name, sorted({*known, *inner}))
+    if close is not None and close not in known:
+        return f"unknown key; did you mean {' or '.join(map(repr, inner[close]))}?"
     text = f"unknown key{did_you_mean(name, known)}"
     if "; known: " in text:
         text = "unknown key" if section in listed else text

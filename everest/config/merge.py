@@ -31,7 +31,7 @@ from everest.methods.external import is_import_path
 
 KeyPath = tuple[str, ...]
 
-SET: Final = "--set"  # messages use it as the origin of an override
+SET: Final = "--set"  # the origin of an override
 BY_BACKBONE: Final = "by_backbone"
 BACKBONE: Final = ("model", "backbone")
 HEADS: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
@@ -323,4 +323,5 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
 
 
 def _place(label: str, key: KeyPath) -> str:
-    return f"{label}: {shown('.'.join(key))}"
+    """The file and the key; only the key of an override, which `--set` or another option may have given."""
+    return f"{'' if label == SET else f'{label}: '}{shown('.'.join(key))}"

@@ -78,7 +78,7 @@ BAD_VALUES = [
 def test_impossible_value_is_an_error_that_names_key_and_value(override, message):
     (problem,) = problems_of("ucf101", override)
     assert problem.endswith(message)
-    assert problem.startswith(f"--set: {override.partition('=')[0]}")
+    assert problem.startswith(override.partition("=")[0])
 
 
 def test_every_settings_class_is_frozen_and_forbids_unknown_keys():
@@ -140,13 +140,13 @@ def test_a_run_of_no_recipe_leaves_its_folder(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert default_folder("pretrain", "mine").parent == Path("runs/pretrain")
     message = refused("pretrain", "--recipe", "small", "--set", "name=../../x", code=2)
-    assert "--set: name: must be the name of a folder" in message
+    assert "name: must be the name of a folder" in message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_heads_are_short():
     (problem,) = problems_of("ucf101", f"data.heads={{{'x' * 81}: 3}}")
-    assert problem.startswith("--set: data.heads.xxx")
+    assert problem.startswith("data.heads.xxx")
     assert "must be a name of up to 80 bytes" in problem
     assert load_recipe("ucf101", overrides=[f"data.heads={{{'x' * 80}: 3}}"]).data.heads == {"x" * 80: 3}
 
@@ -177,10 +177,10 @@ pretrain.warmup_epochs pretrain.frame_selection.alpha finetune.rand_augment.ops 
 
 def test_numbers_have_an_upper_bound():
     for key in BOUNDED.split():
-        with pytest.raises(RecipeError, match=f"^--set: {key}: must be .*{10**18}$"):
+        with pytest.raises(RecipeError, match=f"^{key}: must be .*{10**18}$"):
             load_recipe("ucf101", overrides=[f"{key}={10**18}"])
     for key in ("pretrain.base_lr", "train.clip_grad", "finetune.mixup", "finetune.weight_decay"):
-        with pytest.raises(RecipeError, match=f"^--set: {key}: must be at most 1e\\+30, not 1e\\+308$"):
+        with pytest.raises(RecipeError, match=f"^{key}: must be at most 1e\\+30, not 1e\\+308$"):
             load_recipe("ucf101", overrides=[f"{key}=1e308"])
 
 

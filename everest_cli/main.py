@@ -42,9 +42,6 @@ ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GP
 class Commands(TyperGroup):
     """Lists commands by subject, and prints a user's error as one message."""
 
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        return list(self.commands)
-
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         widest = max(map(len, self.commands))
         for title, commands in GROUPS.items():

@@ -12,6 +12,7 @@ from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.errors import unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
@@ -156,6 +157,14 @@ def training_settings(recipe: Recipe, stage: StageName) -> PretrainSettings | Fi
 def precision_of(recipe: Recipe) -> str:
     """Return the precision that estimates assume; `auto` means bf16, as on a GPU."""
     return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
+
+
+def recipe_of(method: str) -> str:
+    """The shipped recipe of a method of `METHODS`; underscores are accepted for hyphens."""
+    name = method.replace("_", "-")
+    if name not in METHODS:
+        raise unknown_name("--method", name, METHODS)
+    return METHODS[name]
 
 
 def changed_recipe(

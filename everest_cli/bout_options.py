@@ -41,9 +41,9 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
 class RuleOptions:
     """How bouts follow from the probabilities of windows."""
 
-    background: float | None = option("--background P", "Windows less probable than this have no class.")
+    background: float | None = option("--background P", "No class if none is at least this probable.")
     threshold: float | None = option(
-        "--threshold P", "Multi-label classes are present from here on [the model's]."
+        "--threshold P", "Multi-label: report classes at least this probable [the model's]."
     )
     smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
     min_seconds: float = option(

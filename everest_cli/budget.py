@@ -35,7 +35,7 @@ def budget(
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
-    """Estimate seconds and bouts of each class in all footage, with 95 % intervals.
+    """Estimate time and bouts of each class in all footage, with 95 % intervals.
 
     --draw also writes LIST.html, a page with the windows as playing clips. With --checked, it draws windows
     that are not in F, and LIST begins with the rows of F.

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from everest.errors import RecipeError
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
@@ -14,15 +13,10 @@ from everest_cli import options as o
 from everest_cli.options import argument, check_share, option
 from everest_cli.output import print_result, say
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from everest.checkpoints.graph import Graph
-
 
 def export(
     checkpoint: str = argument("C", o.CHECKPOINT_HELP),
-    to: Literal["hf", "onnx"] = option("--to", "A transformers folder, or an ONNX file.", ...),
+    to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...),
     out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
     keep: float | None = o.KEEP,
     precision: Literal["fp32", "int8"] = option(
@@ -69,12 +63,14 @@ def export(
         document = write_folder(out, opened, card=card)
     else:
         from everest.checkpoints.graph import exportable
-        from everest.checkpoints.graph_files import calibration_clips
+        from everest.checkpoints.graph_files import calibration_clips, describe_onnx, write_onnx
 
         clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
-        document = _write_onnx(out, exported, clips)
+        pixels = [exported.spec.pixels.normalize(clip) for clip in clips]
+        difference = write_onnx(out, exported, calibration=pixels)
+        document = {"written": [str(out), str(_card_of(out))], **describe_onnx(exported, difference)}
         write_text(_card_of(out), card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
@@ -85,31 +81,3 @@ def export(
 def _card_of(out: Path) -> Path:
     """The model card of a file, next to it; transformers' folders have a README.md."""
     return out.with_name(f"{out.name}.CARD.md")
-
-
-def _write_onnx(out: Path, exported: Graph, clips: list[Tensor]) -> dict[str, Any]:
-    """Write an ONNX file; `clips` calibrate int8."""
-    from everest.checkpoints.describe import sampled_frames
-    from everest.checkpoints.graph_files import write_onnx
-
-    spec = exported.spec
-    shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
-    notes = [f"frames ({shape}, normalized) to {', '.join(exported.outputs)}"]
-    difference = write_onnx(out, exported, calibration=[spec.pixels.normalize(pixels) for pixels in clips])
-    document: dict[str, Any] = {
-        "written": [str(out), str(_card_of(out))],
-        "precision": exported.precision,
-        "difference": difference.largest,
-    }
-    if exported.precision == "int8":
-        document["relative_difference"] = difference.relative
-        notes.append(
-            f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation; "
-            "everest eval measures the accuracy"
-        )
-    clip = json.loads(exported.metadata["clip"])
-    if clip["stride"] is None:
-        notes.append("the weights do not state the stride of their clips, so the file does not either")
-    else:
-        notes.append(sampled_frames(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"]))
-    return {**document, "clip": clip, "notes": notes}

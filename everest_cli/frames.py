@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any, Literal, TypeVar
 
 import typer
 
-from everest.errors import DataError, RecipeError
+from everest.errors import DataError
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
-from everest_cli.options import option, read_recipe, read_shares
+from everest_cli.options import check_share, option, read_recipe, read_shares
 from everest_cli.output import print_json, say
 
 Read = TypeVar("Read")
@@ -21,7 +20,7 @@ Read = TypeVar("Read")
 
 def select_frames(
     videos: list[Path] = o.VIDEOS_OR_FOLDERS,
-    alpha: float = option("--alpha A", "Candidate frames per selected frame.", 1.5, min=1.0),
+    alpha: float = option("--alpha A", "Candidate frames per selected frame.", 1.5, min=1.0, max=1000),
     keep: float = option("--keep SHARE", "Keep ratio over all candidate tokens.", 0.3),
     frames: int = option("--frames N", "Number of frames to select.", 16, min=2),
     stride: int | None = option(
@@ -38,35 +37,19 @@ def select_frames(
 
     Example: everest select-frames video.mp4 --picture .
     """
-    from everest.checkpoints.describe import trained_clip
     from everest.checkpoints.load import open_model
-    from everest.figures.frame_selection import FrameDraw, draw_selection
-    from everest.figures.masks import TUBELET
+    from everest.figures.frame_selection import draw_selection, request_frames
     from everest.lists.inputs import named_videos, refuse_same_stems
-    from everest.methods.strategies import RedundancyRobust
 
-    if not 0 < keep <= 1:
-        raise RecipeError(f"--keep {keep:g}: must be above 0 and at most 1")
-    if not math.isfinite(alpha):
-        raise RecipeError(f"--alpha {alpha:g}: give a number, such as 1.5")
-    model = clip = None
-    tubelet = TUBELET[0]
-    if checkpoint is not None:
-        opened = open_model(checkpoint, kind="transformer")
-        model, clip = opened.transformer, trained_clip(opened)
-        tubelet = model.encoder.patch_embed.tubelet[0]
-    if frames % tubelet:
-        raise RecipeError(f"--frames {frames}: must be a multiple of {tubelet}")
-    request = FrameDraw(
-        selector=RedundancyRobust(keep_ratio=keep),
+    check_share(keep)
+    request = request_frames(
+        None if checkpoint is None else open_model(checkpoint, kind="transformer"),
+        keep=keep,
         frames=frames,
-        stride=stride or 1,
-        whole_video=stride is None,
+        stride=stride,
         alpha=alpha,
         size=size,
         seed=seed,
-        model=model,
-        fps=None if clip is None else clip.fps,
     )
     paths = named_videos(videos)
     if picture is not None:

@@ -60,7 +60,7 @@ def runs(
 
 
 def plot(
-    runs: list[Path] = argument("RUN", "Run folders."),
+    runs: list[Path] = argument("RUN…", "Run folders."),
     x: Literal["steps", "hours", "gflops"] = option(
         "--x", "Axis: steps, hours of training, or computation.", "steps"
     ),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperArgument, TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
 from everest.system.launch import LostPeer
@@ -42,9 +42,6 @@ ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GP
 
 class Commands(TyperGroup):
     """Lists commands by subject, and prints a user's error as one message."""
-
-    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
-        return list(self.commands)
 
     def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]
         widest = max(map(len, self.commands))
@@ -97,6 +94,27 @@ def as_user_error(error: Exception) -> UserError | None:
     return None
 
 
+def _usage(command: TyperCommand, context: typer.Context) -> list[str]:
+    """The words of a command: its arguments and required options, then `[OPTIONS]`."""
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    options = [each for each in command.params if each.required and each not in arguments]
+    return [
+        *(f"{each.metavar}" if each.required else f"[{each.metavar}]" for each in arguments),
+        *(f"{each.opts[0]} {each.metavar}" for each in options),
+        "[OPTIONS]",
+    ]
+
+
+def _print_usage_error(error: Any, file: object = None) -> None:
+    """Print a wrong or missing word of a command as any other error."""
+    message = " ".join(error.format_message().rstrip(".").split())
+    command = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+    say(f"error: {shorten(message[:1].lower() + message[1:])}{command}", everywhere=True)
+
+
+setattr(TyperCommand, "collect_usage_pieces", _usage)  # noqa: B010
+# The class of all usage errors, which typer does not export.
+setattr(typer.BadParameter.__base__, "show", _print_usage_error)  # noqa: B010
 # An argument's name says what it is; help needs no types of Python beside it.
 setattr(TyperArgument, "display_type_rich", lambda self, ctx: None)  # noqa: B010
 
@@ -130,13 +148,13 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "plot": (look.plot, "Draw the curves of runs."),
         "visualize-mask": (frames.visualize_mask, "Draw kept, visible and predicted tokens of videos."),
         "select-frames": (frames.select_frames, "Find the frames of a video that change most."),
-        "profile": (profile.profile, "Compute cost, memory and hours before a run."),
+        "profile": (profile.profile, "Estimate cost, memory and hours before a run."),
         "doctor": (look.doctor, "Check this machine; print a fix for each problem."),
     },
     "Use": {
         "predict": (predict.predict, "Predict classes or numbers of videos."),
         "timeline": (timeline.timeline, "Predict classes over time; bouts, scores, files, figures."),
-        "budget": (budget.budget, "Estimate seconds and bouts per class, with intervals."),
+        "budget": (budget.budget, "Estimate time and bouts of each class, with intervals."),
         "extract": (predict.extract, "Write features of videos or windows to a file."),
         "search": (predict.search, "Find videos and moments similar to an example."),
         "export": (export.export, "Export a model to transformers or ONNX."),

@@ -27,7 +27,7 @@ def index(
     annotations: Path | None = option(
         "--annotations DIR", "Folder of the annotations, if not below FOLDER.", parser=local_path
     ),
-    split: int = option("--split", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
+    split: int = option("--split N", "Official split of UCF101 or HMDB51.", 1, min=1, max=3),
     output: Path | None = o.LISTS_FOLDER,
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,

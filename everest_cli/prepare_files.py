@@ -23,15 +23,15 @@ def encode(
     output: Path = option("--output -o DIR", "Folder for the files.", ...),
     data: str | None = ROOT,
     short_side: int = option(
-        "--short-side", "Maximum pixels; smaller videos keep their size.", 256, min=16
+        "--short-side PIXELS", "Maximum; smaller videos keep their size.", 256, min=16
     ),  # our choice, for crops of 224
     codec: Literal["h264", "mjpeg"] = option(
         "--codec", "mjpeg: files of 10 times the size that are read 3 times as fast.", "h264"
     ),
-    gop: int | None = option("--gop", "Frames from keyframe to keyframe of h264 [12].", min=1),
-    crf: int | None = option("--crf", "Quality of h264 [18]; 0 is lossless.", min=0, max=51),
-    quality: int | None = option("--quality", "Quality of mjpeg [90]; 95 is best.", min=1, max=95),
-    timeout: float = option("--timeout", "Maximum seconds per video.", 3600, min=1),
+    gop: int | None = option("--gop N", "Frames from keyframe to keyframe of h264 [12].", min=1),
+    crf: int | None = option("--crf N", "Quality of h264 [18]; 0 is lossless.", min=0, max=51),
+    quality: int | None = option("--quality N", "Quality of mjpeg [90]; 95 is best.", min=1, max=95),
+    timeout: float = option("--timeout SECONDS", "Maximum time per video.", 3600, min=1),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,

@@ -6,33 +6,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import typer
 
-from everest.errors import RecipeError, unknown_name
+from everest.errors import RecipeError
 from everest_cli import options as o
 from everest_cli.options import is_on_cpu, option, read_size
 from everest_cli.output import print_json, print_table, say
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from everest.config.settings import Recipe
-    from everest.profiling.loading import TrainingStage
-
 MB, GB = 1e6, 1e9
-PAPER_TABLES: Final = {  # subjects of the paper's tables
-    1: "cost of pre-training and fine-tuning by backbone",
-    3: "memory of pre-training by batch size",
-    4: "time and memory of pre-training by method",
-    5: "cost and memory of fine-tuning with and without EVEREST",
-    10: "cost by the share of tokens kept (EVEREST) or masked (VideoMAE, ST-MAE), ViT-B",
-    11: "cost of fine-tuning by backbone",
-    12: "cost by the number of frames",
-    15: "size, memory and cost by the number of convolutions in the embedding",
-}
 
 
 def profile(
@@ -78,12 +61,11 @@ def profile(
         _print_paper(as_json=as_json)
         return
 
+    from everest.engine.tokenizer_first import with_absolute_paths
+    from everest.profiling.measure import measure_stages
     from everest.profiling.planner import plan_pretraining
-    from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile
+    from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile, recipe_of
 
-    method = (method or "everest").replace("_", "-")
-    if method not in METHODS:
-        raise unknown_name("--method", method, METHODS)
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(
         changed_recipe,
@@ -93,84 +75,37 @@ def profile(
         keep=keep,
         overrides=[*(overrides or []), *root],
     )
-    profiled = changed(recipe or METHODS[method])
+    profiled = with_absolute_paths(changed(recipe or recipe_of(method or "everest")))
     if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
         raise RecipeError(f"--keep: strategy {profiled.pretrain.selection.strategy} has no keep ratio")
-    if profiled.pretrain.teacher or (profiled.tokenizer is not None and profiled.tokenizer.checkpoint):
-        from everest.engine.tokenizer_first import with_absolute_paths
-
-        profiled = with_absolute_paths(profiled)
     document: dict[str, Any] = {**profile(profiled), "compare": []}
     if comparing:
         document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
     if gpu is not None:
         document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
-        _add_measurements(document, profiled, batch, loads=data is not None, cpu=is_on_cpu(gpus))
+        measurements = measure_stages(profiled, batch=batch, loads=data is not None, cpu=is_on_cpu(gpus))
+        for stage, measurement in measurements.items():
+            document["stages"][stage] |= measurement
     if as_json:
         print_json(document)
     else:
         _print_profile(document)
 
 
-def _add_measurements(
-    document: dict[str, Any], recipe: Recipe, batch: int | None, *, loads: bool, cpu: bool
-) -> None:
-    """Measure the steps of all stages, and if it `loads`, the loaders of the stages that have videos."""
-    from everest.profiling.loading import measure_loading, stage_clips
-    from everest.profiling.measure import measure
-    from everest.profiling.profile import STAGES
-
-    loading: tuple[TrainingStage, ...] = ()
-    if loads:
-        loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
-    for stage in loading:  # missing videos are reported before anything is measured
-        stage_clips(recipe, stage)
-    for stage in STAGES:
-        document["stages"][stage]["measured"] = measure(recipe, stage, batch=batch, cpu=cpu)
-    for stage in loading:
-        step = document["stages"][stage]["measured"]
-        document["stages"][stage]["loading"] = measure_loading(
-            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
-        )
-
-
 def _print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bool) -> None:
     """Measure a checkpoint or an ONNX file on videos, or on a rendered one, and print the result."""
-    from everest.checkpoints.graph import open_exported
-    from everest.checkpoints.load import ONNX_SUFFIX, find_weights
-    from everest.inference.model import OpenedModel
-    from everest.lists.inputs import named_samples
-    from everest.profiling.latency import measure_latency, render_video
+    from everest.profiling.latency import latency_of
 
-    file = find_weights(checkpoint)
-    if file.suffix == ONNX_SUFFIX:
-        exported = open_exported(file)
-        about = {"checkpoint": str(file), "precision": exported.precision, "device": "cpu"}
-        views = exported.clip.views()
-
-        def answer(clips: Tensor) -> object:
-            return exported.answers(exported(clips))
-    else:
-        model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=say)
-        precision = model.accelerator.mixed_precision
-        precision = "fp32" if precision == "no" else precision
-        about = {"checkpoint": str(file), "precision": precision, "device": str(model.module.device)}
-        views = model.views
-        answer = model.encode if model.module.classes == () else model.answers
-    with TemporaryDirectory() as folder:
-        path = data or Path(folder) / "rendered.mp4"
-        if data is None:
-            render_video(path)
-        latency = measure_latency(answer, views, named_samples([path], root=None))
+    document = latency_of(checkpoint, data, cpu=cpu, notify=say)
     if as_json:
-        print_json({**about, "data": None if data is None else str(data), "latency": latency})
+        print_json(document)
         return
-    for name, value in latency.items():
+    for name, value in document["latency"].items():
         typer.echo(f"{name:<14}{value:10.1f}" if name.endswith("_ms") else f"{name:<14}{value:8}")
     typer.echo(
-        f"{about['checkpoint']} ({about['precision']}) on {about['device']}; one clip of "
-        f"{'a rendered video of 320 x 240 pixels' if data is None else data}"
+        f"{document['checkpoint']} ({document['precision']}) on {document['device']}; one clip of "
+        f"{data or 'a rendered video of 320 x 240 pixels'}"
     )
 
 
@@ -254,14 +189,14 @@ def _print_comparison(profiles: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_paper(*, as_json: bool) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.paper_tables import paper_figures
+    from everest.profiling.paper_tables import SUBJECTS, paper_figures
 
     figures = [figure.dump() for figure in paper_figures()]
     if as_json:
         print_json(figures)
         return
     columns = ("quantity", "unit", "paper", "everest", "difference", "note")
-    for number, subject in PAPER_TABLES.items():
+    for number, subject in SUBJECTS.items():
         rows = []
         for figure in (figure for figure in figures if figure["table"] == number):
             computed, difference = "needs GPU", ""

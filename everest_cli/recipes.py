@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -49,15 +50,12 @@ def suggest(
     from everest.suggest.suggestion import suggest_recipe
 
     check_new_file(output, option="--output", overwrite=overwrite)
-    lists = {"train": train, "val": val, "test": test}
-    for name, given in {**lists, "pretrain": pretrain}.items():
-        if given == "":
-            raise RecipeError(f"--{name}: empty; name a list or a folder")
     for name, given in (("task", task), ("pretrain", pretrain)):
         if unlabeled and given is not None:
             raise RecipeError(f"--{name}: has no effect with --unlabeled")
     device, is_here = _read_device(device, hours)
-    lists = {name: given for name, given in lists.items() if given}
+    lists = {"train": train, "val": val, "test": test}
+    lists = {name: given for name, given in lists.items() if given is not None}
     divided = None
     if not (lists or unlabeled) and has_class_folders(data):
         divided = DividedFolder(data, output, group=group, overwrite=overwrite)
@@ -87,15 +85,10 @@ def suggest(
     finally:
         if divided is not None:
             divided.clear()
-    without = [name for name in ("val", "test") if section.get(name) is None and not unlabeled]
-    if without:
-        fix = "`everest prepare split LIST` divides a list first; its --group keeps persons apart"
-        if divided is not None:
-            fix = "label more videos, of further groups"
-        say(f"warning: no {' or '.join(without)} list; {fix}")
-    commands = training_commands(
-        output, labeled=not unlabeled, tested="test" not in without, pretrained=pretrain is not None
-    )
+    if not unlabeled:
+        _warn_of_missing_lists(section, divided=divided is not None)
+    is_tested, is_pretrained = section.get("test") is not None, pretrain is not None
+    commands = training_commands(output, labeled=not unlabeled, tested=is_tested, pretrained=is_pretrained)
     if not quiet:
         say(*map(str, suggestion.times), "\n  ".join(["next:", *commands]))
     stages = [time._asdict() for time in suggestion.times]
@@ -142,6 +135,15 @@ def _check_held_out(source: str | None, settings: DataSettings, data: str, *, di
         f"warning: {given} has {videos} of the validation or test list, such as {shared[0]}, so "
         f"results will be too good; leave them out by {fix} LIST"
     )
+
+
+def _warn_of_missing_lists(section: Mapping[str, Any], *, divided: bool) -> None:
+    """Warn if there is no validation or test list, with the way to one."""
+    without = [name for name in ("val", "test") if section.get(name) is None]
+    fix = "`everest prepare split LIST` divides a list first; its --group keeps persons apart"
+    if without:
+        fix = "label more videos, of further groups" if divided else fix
+        say(f"warning: no {' or '.join(without)} list; {fix}")
 
 
 @app.command("list", epilog="Example: everest recipes list --json")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import typer
 
@@ -22,6 +22,7 @@ from everest_cli.output import Display
 if TYPE_CHECKING:
     from everest.inference.bouts import Rows
     from everest.inference.timelines import Timelines
+    from everest.lists.classes import Classes
 
 SAVED = ".safetensors"
 
@@ -60,46 +61,31 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.checkpoints.load import all_weights
-    from everest.inference.scores import check_truth, read_truth, score_timelines
-    from everest.inference.timelines import Timelines, compute_timelines
-    from everest.lists.inputs import named_samples
+    from everest.inference.scores import check_truth, read_truth, score_timelines, write_bouts
 
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
-    inputs: list[object] = [*videos, *model.inputs, *([truth] if truth else [])]
-    compute: Callable[..., Timelines]
     if len(videos) == 1 and videos[0].suffix == SAVED:
         _refuse_with_saved({"window": window, "step": step, "save": save}, model)
-        saved = Timelines.load(videos[0])
-        classes = saved.classes
-        names = [video.path for video in saved.videos]
-        compute = partial(_with_errors, saved)
+        source = _saved(videos[0])
     else:
-        if not model.checkpoint:
-            raise RecipeError(
-                "--checkpoint: missing; name a model, or give a saved timeline instead of videos"
-            )
-        opened = model.open(clips=1, crops=1)
-        classes = opened.classes  # also refuses an autoencoder, before the videos are listed
-        samples = named_samples(videos, root=model.data)
-        names = [sample.path for sample in samples]
-        inputs += [*all_weights(opened.file), *(sample.video for sample in samples)]
         save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
             raise RecipeError(f"--save {save}: end its name in {SAVED}")
-        compute = partial(compute_timelines, opened, samples, window=window, step=step, batch=model.batch)
-    bout_rules.check(classes.heads)
-    if kind not in (None, "json") and all(head.task == "regression" for head in classes.heads):
+        source = _of_model(model, videos, window=window, step=step)
+    bout_rules.check(source.classes.heads)
+    if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
-    files = _output_files(output, kind, names)
-    _check_targets({"--output": [*files], "--save": [save], "--plot": [plot]}, inputs, overwrite=overwrite)
-    labeled = {} if truth is None else read_truth(truth, names)[0]
+    files = _output_files(output, kind, source.names)
+    targets = {"--output": [*files], "--save": [save], "--plot": [plot]}
+    inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
+    _check_targets(targets, inputs, overwrite=overwrite)
+    labeled = {} if truth is None else read_truth(truth, source.names)[0]
     scores = None
     with Display(quiet=model.quiet) as display:
         if truth is not None:  # before anything is computed
-            check_truth(labeled, classes, report=display.report)
-        timelines = compute(report=display.report)
+            check_truth(labeled, source.classes, report=display.report)
+        timelines = source.compute(report=display.report)
         has_windows = any(len(video.starts) for video in timelines.videos)
         if save is not None and has_windows:
             timelines.save(save)
@@ -118,8 +104,12 @@ def timeline(
         typer.echo(bouts_table(rows), nl=False)
     if scores is not None and not as_json:
         typer.echo(scores_text(scores), nl=False, err=output is not None)
-    for file in _write(files, kind, timelines, bouts, text):
-        typer.echo(file, err=as_json)
+    for file, paths in files.items():
+        if kind == "json":
+            write_text(file, text)
+        written = [file] if kind == "json" else write_bouts(file, str(kind), timelines, bouts, paths)
+        for each in written:
+            typer.echo(each, err=as_json)
     if any(video.error for video in timelines.videos):
         raise typer.Exit(DataError.exit_code)
 
@@ -131,12 +121,46 @@ def _refuse_with_saved(options: Mapping[str, object], model: TimelineModel) -> N
         raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
 
 
-def _with_errors(saved: Timelines, *, report: Report) -> Timelines:
-    """Saved timelines, after a report of the videos that could not be read."""
-    for video in saved.videos:
-        if video.error is not None:
-            report(notice(f"{video.video}: {video.error}"))
-    return saved
+class Source(NamedTuple):
+    """Where timelines come from."""
+
+    classes: Classes
+    names: Sequence[str]  # paths of the videos
+    inputs: Sequence[object]  # files that are read, besides those of options
+    compute: Callable[..., Timelines]
+
+
+def _saved(file: Path) -> Source:
+    """Saved timelines; videos that could not be read are reported again."""
+    from everest.inference.timelines import Timelines
+
+    saved = Timelines.load(file)
+
+    def report_errors(*, report: Report) -> Timelines:
+        for video in saved.videos:
+            if video.error is not None:
+                report(notice(f"{video.video}: {video.error}"))
+        return saved
+
+    return Source(saved.classes, [video.path for video in saved.videos], [], report_errors)
+
+
+def _of_model(
+    model: TimelineModel, videos: Sequence[Path], *, window: float | None, step: float | None
+) -> Source:
+    """Timelines that a model will compute."""
+    from everest.checkpoints.load import all_weights
+    from everest.inference.timelines import compute_timelines
+    from everest.lists.inputs import named_samples
+
+    if not model.checkpoint:
+        raise RecipeError("--checkpoint: missing; name a model, or give a saved timeline instead of videos")
+    opened = model.open(clips=1, crops=1)
+    classes = opened.classes  # also refuses an autoencoder, before the videos are listed
+    samples = named_samples(videos, root=model.data)
+    files = [*all_weights(opened.file), *(sample.video for sample in samples)]
+    compute = partial(compute_timelines, opened, samples, window=window, step=step, batch=model.batch)
+    return Source(classes, [sample.path for sample in samples], files, compute)
 
 
 def _saved_beside(output: Path) -> Path:
@@ -171,42 +195,6 @@ def _check_targets(
             refuse_inputs(path, inputs, option=name)
             check = check_target if name == "--plot" else check_new_file
             check(path, option=name, overwrite=overwrite)
-
-
-def _write(
-    files: Mapping[Path, Sequence[str]],
-    kind: str | None,
-    timelines: Timelines,
-    bouts: Sequence[dict[str, Rows]],
-    text: str,
-) -> Iterator[Path]:
-    """Write the bouts of the videos that could be read, without background, or `text`; yields the files."""
-    from everest.annotations.bout import BACKGROUND
-    from everest.annotations.formats import write_annotations
-    from everest.annotations.times import VideoTimes
-    from everest.inference.scores import annotation_bouts
-
-    if kind is None or kind == "json":
-        for file in files:
-            write_text(file, text)
-            yield file
-        return
-    classes = timelines.classes
-    names = [
-        " ".join(filter(None, [head.name, name]))
-        for head in classes.heads
-        if head.task != "regression"
-        for name in classes.of_head(head)
-        if name != BACKGROUND
-    ]
-    for file, paths in files.items():
-        every, times = [], {}
-        for video, video_bouts in zip(timelines.videos, bouts, strict=True):
-            if video.path in paths and len(video.starts):
-                every += annotation_bouts(video.path, video_bouts)
-                times[video.path] = VideoTimes(borders=video.borders, fps=video.fps)
-        if times:
-            yield from write_annotations(file, every, kind, times=times, classes=names)
 
 
 def bouts_table(rows: Rows) -> str:

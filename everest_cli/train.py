@@ -15,20 +15,22 @@ from everest_cli.output import Display, print_json
 def train(
     videos: Path = argument(
         "VIDEOS",
-        "Folder of class folders or lists (train.csv, …), a list, or recordings (--annotations).",
+        "Folder of class folders, lists (train.csv, …) or recordings (--annotations); or a list.",
         parser=local_path,
     ),
     annotations: Path | None = option("--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others."),
     unlabeled: Path | None = option("--unlabeled DIR", "Videos to pre-train on first: a folder or a list."),
     output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
     group: str | None = option(
-        "--group G", "Keep groups in one list; see `everest prepare split` [column group, recordings]."
+        "--group G",
+        "Never split a group of videos over lists; see `everest prepare split` "
+        "[column group of a list, each recording, else each video].",
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
     hours: float | None = option("--hours H", "Approximate hours of training.", min=0.01, max=10_000),
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,
-    overwrite: bool = o.OVERWRITE,
+    overwrite: bool = option("--overwrite", "Replace the project in --output; your own files stay.", False),
     dry_run: bool = option("--dry-run", "Print the plan with its minutes; write nothing.", False),
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,

@@ -111,6 +111,8 @@ def convert(
             raise RecipeError(f"--output {out}: end its name in .safetensors")
         check_new_file(out, option="--output", overwrite=overwrite)
 
+    from everest.checkpoints.describe import describe_weights
+    from everest.checkpoints.load import open_model
     from everest.foreign.convert import convert, describe, identify
     from everest.foreign.facts import Hints
     from everest.foreign.files import locate, own_file, read_foreign
@@ -124,7 +126,7 @@ def convert(
     if own is not None:
         if not inspect:
             raise CheckpointError(f"{path}: written by everest; use it without conversion")
-        document = _own_document(own)
+        document = describe_weights(open_model(own))
         print_result(document, "\n".join(_lines(document)), as_json=as_json)
         return
     hints = Hints(
@@ -153,32 +155,6 @@ def _read_heads(text: str | None) -> dict[str, int]:
     if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", text, re.ASCII):
         raise RecipeError(f"--heads {text}: give N, or N,M with the heads of the decoder, such as 12,6")
     return dict(zip(("heads", "decoder_heads"), map(int, text.split(",")), strict=False))
-
-
-def _own_document(file: Path) -> dict[str, Any]:
-    """What --inspect prints of weights that everest wrote."""
-    from everest.checkpoints.load import open_model
-    from everest.models.spec import ModelSpec
-
-    opened = open_model(file)
-    weights, spec = opened.weights, opened.spec
-    is_model = isinstance(spec, ModelSpec)
-    return {
-        "checkpoint": str(file),
-        "family": "everest",
-        "title": "written by everest",
-        "kind": weights.kind,
-        "frames": spec.frames if is_model else spec.window,
-        **(weights.clip or {"stride": None, "sampling": None}),
-        "size": list(spec.size),
-        "channels": spec.channels if is_model else 3,
-        "num_classes": spec.num_classes if is_model else None,
-        "heads": spec.heads if is_model else None,
-        "classes": list(weights.classes) if weights.classes else None,
-        "recipe": weights.recipe,
-        "step": weights.step,
-        "origin": weights.origin,
-    }
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:

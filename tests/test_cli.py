@@ -58,7 +58,9 @@ def test_help_fits_80_columns_and_lists_every_command_under_a_subject():
     commands = get_command(app).commands
     children = [(group, name) for group in ("prepare", "recipes") for name in commands[group].commands]
     for words in [(), *((name,) for name in commands), *children]:
-        assert max(map(len, help_in_80_columns(*words))) <= 80, words
+        lines = help_in_80_columns(*words)
+        assert max(map(len, lines)) <= 80, words
+        assert not re.search("<int|<float|<str|<path|range>", "\n".join(lines)), words
 
 
 @pytest.mark.parametrize(
@@ -127,8 +129,12 @@ def test_an_output_with_other_files_is_not_changed(recipe: Path, tmp_path: Path)
 
 
 def test_usage_errors_have_code_2():
-    assert "Missing option '--recipe'" in refused("pretrain", code=2)
-    assert "No such command" in refused("pretrian", code=2)
+    missing = refused("pretrain", code=2)
+    assert missing == "error: missing option '--recipe' / '-r' (see `root pretrain --help`)\n"
+    for words in ("pretrian", "--gone", "prepare gone", "plot", "export c -o o", "predict a --top x"):
+        message = refused(words, code=2)
+        assert message.startswith("error: ")
+        assert message.count("\n") == 1
     assert "Traceback" in called("--debug", "pretrain", "--recipe", "nothing", code=2).stderr
 
 
@@ -187,7 +193,7 @@ def test_both_spellings_of_the_output_are_accepted_and_one_is_shown(tmp_path: Pa
     for option in ("--out", "--output"):
         for command in (["plot", tmp_path], ["runs", tmp_path], ["pretrain", "--recipe", "demo"]):
             message = CliRunner().invoke(app, [*map(str, command), option, str(tmp_path / "x.txt")]).stderr
-            assert ("No such option" in message) == (command[0] == "runs"), message
+            assert ("no such option" in message) == (command[0] == "runs"), message
     for command in ("extract", "convert", "export", "visualize-mask", "plot", "pretrain", "demo"):
         shown = run(command, "--help")
         assert "--output" in shown

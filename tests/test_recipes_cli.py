@@ -62,7 +62,7 @@ def test_show_prints_the_file_or_all_settings_and_checks_overrides_as_training_d
         resolved = dump_recipe(load_recipe("ucf101", overrides=settings))
         assert recipes("show", "ucf101", *sets(*settings), "--resolved").stdout == resolved
     message = wrong("show", "ucf101", "--set", "data.frames=15", code=2)
-    assert re.search(r"--set: data\.frames: .*multiple", message)
+    assert re.search(r"^error: data\.frames: .*multiple", message)
     assert "did you mean 'frames'" in wrong("show", "ucf101", "--set", "data.frame=16", code=2)
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 from page_table import table
 from typer.main import get_command
 
 from everest_cli.main import GROUPS, app
-
-NAMES = {int: "N", float: "X", Path: "PATH"}
 
 
 def commands_part() -> str:
@@ -52,10 +49,7 @@ def _paragraph(text: str) -> str:
 
 
 def _usage(words: str, command: Any) -> str:
-    required = [each for each in command.params if each.required and each.param_type_name == "option"]
-    arguments = [_metavar(each) for each in command.params if each.param_type_name == "argument"]
-    parts = [words, *arguments, *(f"{_names(each)[0]} {_metavar(each)}" for each in required), "[OPTIONS]"]
-    return f"```text\n{' '.join(parts)}\n```"
+    return f"```text\n{' '.join([words, *command.collect_usage_pieces(None)])}\n```"
 
 
 def _options(command: Any) -> str:
@@ -82,13 +76,8 @@ def _names(each: Any) -> list[str]:
 
 
 def _metavar(each: Any) -> str:
-    """The value of an option: its own name for it, the choices, or the kind of value."""
-    kind = each.type_descriptor.annotation
-    if each.metavar:
-        return each.metavar
-    if get_origin(kind) is Literal:
-        return "|".join(map(str, get_args(kind)))
-    return NAMES.get(kind, "TEXT") if each.param_type_name == "option" else each.name.upper()
+    """The value of an option: its name, or the choices."""
+    return each.metavar or "|".join(map(str, get_args(each.type_descriptor.annotation)))
 
 
 def _default(each: Any) -> str:

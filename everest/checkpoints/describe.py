@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from everest.checkpoints.load import AnyModel, LoadedModel, Notify, Which, open_model
 from everest.config.recipe import load_recipe
@@ -59,6 +59,28 @@ def trained_clip(opened: LoadedModel) -> ClipFormat | None:
         return None
     describe(opened.transformer, recipe_of(opened, notify=None), file=opened.file)
     return opened.transformer.clip
+
+
+def describe_weights(opened: LoadedModel) -> dict[str, Any]:
+    """Return the document of `everest convert --inspect --json` for weights that everest wrote."""
+    weights, spec = opened.weights, opened.spec
+    is_model = isinstance(spec, ModelSpec)
+    return {
+        "checkpoint": str(opened.file),
+        "family": "everest",
+        "title": "written by everest",
+        "kind": weights.kind,
+        "frames": spec.frames if is_model else spec.window,
+        **(weights.clip or {"stride": None, "sampling": None}),
+        "size": list(spec.size),
+        "channels": spec.channels if is_model else 3,
+        "num_classes": spec.num_classes if is_model else None,
+        "heads": spec.heads if is_model else None,
+        "classes": list(weights.classes) if weights.classes else None,
+        "recipe": weights.recipe,
+        "step": weights.step,
+        "origin": weights.origin,
+    }
 
 
 def sampled_frames(*, stride: int, sampling: str, fps: float | None) -> str:

@@ -5,6 +5,7 @@ B clips of a batch, C channels, T frames, H W pixels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim
 
-from everest.checkpoints.describe import describe, recipe_of
+from everest.checkpoints.describe import describe, recipe_of, sampled_frames
 from everest.checkpoints.graph import INPUT, INSTALL, KEPT, Graph, sample_pixels
 from everest.checkpoints.load import LoadedModel, Notify
 from everest.errors import CheckpointError, DataError, EnvironmentProblem, RecipeError
@@ -63,6 +64,25 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
             _quantize(part, calibration)
             difference = compare(graph, _runner(part), what="the file", calibration=calibration)
     return difference
+
+
+def describe_onnx(graph: Graph, difference: Difference) -> dict[str, Any]:
+    """Return the facts about an ONNX file, of `everest export --json`."""
+    spec, clip = graph.spec, json.loads(graph.metadata["clip"])
+    shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
+    notes = [f"frames ({shape}, normalized) to {', '.join(graph.outputs)}"]
+    document: dict[str, Any] = {"precision": graph.precision, "difference": difference.largest}
+    if graph.precision == "int8":
+        document["relative_difference"] = difference.relative
+        notes.append(
+            f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation; "
+            "everest eval measures the accuracy"
+        )
+    if clip["stride"] is None:
+        notes.append("the weights do not state the stride of their clips, so the file does not either")
+    else:
+        notes.append(sampled_frames(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"]))
+    return {**document, "clip": clip, "notes": notes}
 
 
 @torch.no_grad()

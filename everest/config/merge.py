@@ -31,7 +31,7 @@ from everest.methods.external import is_import_path
 
 KeyPath = tuple[str, ...]
 
-SET: Final = "--set"  # messages use it as the origin of an override
+SET: Final = "--set"  # the origin of an override
 BY_BACKBONE: Final = "by_backbone"
 BACKBONE: Final = ("model", "backbone")
 HEADS: Final = ("data", "heads")  # a mapping that is one value: a later mapping replaces it
@@ -87,6 +87,15 @@ def known_keys(section: KeyPath) -> set[str]:
         keys |= {each.name for cls in VARIANTS[section].classes.values() for each in fields(cls)}
     further = {(): ("base",), VIEWS: VIEW_DRAW, **{(stage,): (BY_BACKBONE,) for stage in STAGES}}
     return keys.union(further.get(section, ()))
+
+
+def inner_keys(section: KeyPath) -> dict[str, list[str]]:
+    """The keys of the sections in a section, such as `selection.keep_ratio`, by their last word."""
+    keys: dict[str, list[str]] = {}
+    for key in _USUAL:
+        if key[:-2] == section:
+            keys.setdefault(key[-1], []).append(".".join(key[-2:]))
+    return keys
 
 
 # By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
@@ -308,4 +317,5 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
 
 
 def _place(label: str, key: KeyPath) -> str:
-    return f"{label}: {shown('.'.join(key))}"
+    """The file and the key; only the key of an override, which `--set` or another option may have given."""
+    return f"{'' if label == SET else f'{label}: '}{shown('.'.join(key))}"

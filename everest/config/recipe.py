@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import SELECTION, KeyPath, Merged, known_keys, merge
+from everest.config.merge import SELECTION, KeyPath, Merged, inner_keys, known_keys, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import STAGES, VARIANTS, PretrainSelection
@@ -247,6 +248,10 @@ def _unknown_key(key: KeyPath, variant: str) -> str:
     if name in known:
         tag = ".".join((*section, VARIANTS[section].tag))
         return f"has no effect with {tag}={shown(variant)}; leave it out"
+    inner = inner_keys(section)
+    close = get_close_matches(name, sorted({*known, *inner}), n=1)
+    if close and close[0] not in known:
+        return f"unknown key; did you mean {' or '.join(map(repr, inner[close[0]]))}?"
     return f"unknown key{did_you_mean(name, known)}"
 
 

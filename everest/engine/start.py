@@ -21,7 +21,7 @@ from everest.engine.training import Training
 from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
 from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
-from everest.system.events import Report
+from everest.system.events import Report, stage
 from everest.system.files import FIX, UNFINISHED, is_unfinished
 from everest.system.locks import claimed, refuse_trained
 from everest.system.run_folder import (
@@ -107,7 +107,7 @@ def start_run(training: Training, recipe: Recipe) -> None:
             values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
         context.run.start(dump_recipe(recipe), values)
     context.accelerator.wait_for_everyone()
-    training.notice(_summary(training))
+    training.report(stage(_summary(training)))
     if context.resumed:
         training.resume()
     if main and options.tracker != "none":

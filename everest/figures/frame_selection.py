@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everest.checkpoints.describe import trained_clip
+from everest.checkpoints.load import LoadedModel
 from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
-from everest.errors import DataError
+from everest.errors import DataError, RecipeError
 from everest.figures.drawing import COLORS, in_colors, plain, png_figure
 from everest.figures.masks import TUBELET, FigureRequest, embedding_of
 from everest.figures.pictures import SMALL, range_text
@@ -118,6 +120,40 @@ class FrameDraw(FigureRequest):
             counts=counts[0],
             drawn=drawn,
         )
+
+
+def request_frames(
+    checkpoint: LoadedModel | None,
+    *,
+    keep: float,
+    frames: int,
+    stride: int | None,
+    alpha: float,
+    size: int,
+    seed: int,
+) -> FrameDraw:
+    """The draw of `everest select-frames`; without a checkpoint, change is measured on pixels.
+
+    Args:
+        stride: None spreads the candidates over the whole video.
+    """
+    model = clip = None
+    if checkpoint is not None:
+        model, clip = checkpoint.transformer, trained_clip(checkpoint)
+    tubelet = embedding_of(model).tubelet[0]
+    if frames % tubelet:
+        raise RecipeError(f"--frames {frames}: must be a multiple of {tubelet}")
+    return FrameDraw(
+        selector=RedundancyRobust(keep_ratio=keep),
+        frames=frames,
+        stride=stride or 1,
+        whole_video=stride is None,
+        alpha=alpha,
+        size=size,
+        seed=seed,
+        model=model,
+        fps=None if clip is None else clip.fps,
+    )
 
 
 def draw_selection(path: Path, view: FrameView) -> None:

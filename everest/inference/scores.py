@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
-from everest.annotations.formats import read_annotations
+from everest.annotations.formats import read_annotations, write_annotations
 from everest.annotations.matching import VideoFinder, match_videos
+from everest.annotations.times import VideoTimes
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import Rows
@@ -55,6 +56,31 @@ def annotation_bouts(video: str, bouts: dict[str, Rows]) -> list[Bout]:
     return [
         bout_of(row, video=video, head=head) for head, rows in bouts.items() for row in rows if is_class(row)
     ]
+
+
+def write_bouts(
+    file: Path, kind: str, timelines: Timelines, bouts: Sequence[dict[str, Rows]], paths: Sequence[str]
+) -> list[Path]:
+    """Write the bouts of the readable videos among `paths`, without background; returns the files.
+
+    Args:
+        kind: of the annotation file.
+        bouts: of `timelines`.
+    """
+    classes = timelines.classes
+    names = [
+        " ".join(filter(None, [head.name, name]))
+        for head in classes.heads
+        if head.task != "regression"
+        for name in classes.of_head(head)
+        if name != BACKGROUND
+    ]
+    every, times = [], {}
+    for video, video_bouts in zip(timelines.videos, bouts, strict=True):
+        if video.path in paths and len(video.starts):
+            every += annotation_bouts(video.path, video_bouts)
+            times[video.path] = VideoTimes(borders=video.borders, fps=video.fps)
+    return write_annotations(file, every, kind, times=times, classes=names) if times else []
 
 
 def is_class(row: dict[str, Any]) -> bool:

@@ -8,14 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from everest.checkpoints.graph import open_exported
+from everest.checkpoints.load import ONNX_SUFFIX, find_weights
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
+from everest.inference.model import OpenedModel
+from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.video.file import clear_video_cache
 from everest.video.reader import read_frames
@@ -68,6 +73,35 @@ def measure_latency(
         "measured": count,
         "threads": torch.get_num_threads(),
     }
+
+
+def latency_of(
+    checkpoint: str, data: Path | None, *, cpu: bool, notify: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure a checkpoint or an ONNX file on videos, or on a rendered one.
+
+    Returns:
+        The document of `everest profile --latency --json`.
+    """
+    file = find_weights(checkpoint)
+    if file.suffix == ONNX_SUFFIX:
+        exported = open_exported(file)
+        precision, device, views = exported.precision, "cpu", exported.clip.views()
+
+        def answer(clips: Tensor) -> object:
+            return exported.answers(exported(clips))
+    else:
+        model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
+        precision = model.accelerator.mixed_precision.replace("no", "fp32")
+        device, views = str(model.module.device), model.views
+        answer = model.encode if model.module.classes == () else model.answers
+    with TemporaryDirectory() as folder:
+        path = data or Path(folder) / "rendered.mp4"
+        if data is None:
+            render_video(path)
+        latency = measure_latency(answer, views, named_samples([path], root=None))
+    about = {"checkpoint": str(file), "precision": precision, "device": device}
+    return {**about, "data": None if data is None else str(data), "latency": latency}
 
 
 def render_video(path: Path) -> None:

@@ -22,7 +22,8 @@ from everest.engine.update import compile_model
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
-from everest.profiling.profile import StageName, stage_spec, training_settings
+from everest.profiling.loading import TrainingStage, measure_loading, stage_clips
+from everest.profiling.profile import STAGES, StageName, stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
@@ -80,6 +81,30 @@ def measure(
         "clips_per_second": clips / median,
         "peak_memory_bytes": peak_memory(device),
     }
+
+
+def measure_stages(
+    recipe: Recipe, *, batch: int | None, loads: bool, cpu: bool
+) -> dict[StageName, dict[str, Any]]:
+    """Measure the steps of all stages, and if it `loads`, the loaders of the stages that have videos.
+
+    Returns:
+        Of each stage `measured`, see `measure`, and perhaps `loading`, see `measure_loading`.
+    """
+    loading: tuple[TrainingStage, ...] = ()
+    if loads:
+        loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
+    for stage in loading:  # missing videos are reported before anything is measured
+        stage_clips(recipe, stage)
+    stages: dict[StageName, dict[str, Any]] = {}
+    for stage in STAGES:
+        stages[stage] = {"measured": measure(recipe, stage, batch=batch, cpu=cpu)}
+    for stage in loading:
+        step = stages[stage]["measured"]
+        stages[stage]["loading"] = measure_loading(
+            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
+        )
+    return stages
 
 
 def _step(

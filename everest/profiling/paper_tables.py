@@ -16,6 +16,16 @@ from everest.profiling.profile import StageName, cost_of
 TABLE: Final = Path(__file__).with_suffix(".yaml")
 SOFTMAX_COPIES: Final = 2.5  # tensors of tokens x tokens x heads that unfused attention saves
 GPUS: Final = 8  # of the paper's machine; its memory figures are sums over them
+SUBJECTS: Final = {  # of the paper's tables
+    1: "cost of pre-training and fine-tuning by backbone",
+    3: "memory of pre-training by batch size",
+    4: "time and memory of pre-training by method",
+    5: "cost and memory of fine-tuning with and without EVEREST",
+    10: "cost by the share of tokens kept (EVEREST) or masked (VideoMAE, ST-MAE), ViT-B",
+    11: "cost of fine-tuning by backbone",
+    12: "cost by the number of frames",
+    15: "size, memory and cost by the number of convolutions in the embedding",
+}
 
 Module = tuple[str, StageName, tuple[str, ...]]  # recipe, stage and overrides
 

@@ -9,11 +9,10 @@ from typing import Any, Final, Literal
 
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, named_heads
-from everest.config.merge import SET
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
-from everest.errors import RecipeError
+from everest.errors import unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
@@ -29,12 +28,6 @@ METHODS: Final = {
     "videomae": "videomae-k400",
     "st-mae": "st-mae-k400",
     "videomae-v2": "videomae-v2-k400",
-}
-OPTIONS: Final = {  # of `everest profile`, by the keys that they set: the parameters of `changed_recipe`
-    "model.backbone": "--backbone",
-    "data.frames": "--frames",
-    "data.size": "--size",
-    "pretrain.selection.keep_ratio": "--keep",
 }
 RANKS: Final = (ByImportance, LearnedImportance)  # strategies whose keep ratio `--keep` sets
 DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number of classes from the data
@@ -166,6 +159,14 @@ def precision_of(recipe: Recipe) -> str:
     return "bf16" if recipe.train.precision == "auto" else recipe.train.precision
 
 
+def recipe_of(method: str) -> str:
+    """The shipped recipe of a method of `METHODS`; underscores are accepted for hyphens."""
+    name = method.replace("_", "-")
+    if name not in METHODS:
+        raise unknown_name("--method", name, METHODS)
+    return METHODS[name]
+
+
 def changed_recipe(
     name: str,
     *,
@@ -175,21 +176,16 @@ def changed_recipe(
     keep: float | None = None,
     overrides: Sequence[str] = (),
 ) -> Recipe:
-    """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens.
-
-    Errors name the option of a value, unless an override of its key wins.
-    """
+    """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens."""
     ranks = isinstance(load_recipe(name).pretrain.selection, RANKS)
-    side = list(size) if isinstance(size, tuple) else size
-    values = zip(OPTIONS, (backbone, frames, side, keep if ranks else None), strict=True)
-    given = {key: value for key, value in values if value is not None}
-    try:
-        return load_recipe(name, overrides=[*(f"{key}={value}" for key, value in given.items()), *overrides])
-    except RecipeError as error:
-        text = str(error)
-        for key in given.keys() - {override.partition("=")[0].strip() for override in overrides}:
-            text = text.replace(f"{SET}: {key}: ", f"{OPTIONS[key]}: ")
-        raise RecipeError(text) from error
+    values = {
+        "model.backbone": backbone,
+        "data.frames": frames,
+        "data.size": list(size) if isinstance(size, tuple) else size,
+        "pretrain.selection.keep_ratio": keep if ranks else None,
+    }
+    given = [f"{key}={value}" for key, value in values.items() if value is not None]
+    return load_recipe(name, overrides=[*given, *overrides])
 
 
 def profile(recipe: Recipe) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from everest.lists.inputs import named_samples
 from everest.lists.sample import ListSize, Sample
 from everest.lists.stage import LIST_FILES, read_stage
 from everest.prepare.split import SHARES, LabeledVideos
-from everest.project.request import Request
+from everest.project.request import WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
-from everest.system.events import Report, notice
+from everest.system.events import Report, notice, stage
 from everest.system.text import counted
 from everest.video.folders import split_folders
 from everest.video.reader import probe
@@ -91,7 +91,7 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     source, window, names = Path(request.videos), None, None
     root = source if source.is_dir() else source.parent
     if request.annotations is not None:
-        root, source = folder, folder / "windows.csv"
+        root, source = folder, folder / WINDOWS
         window, names = _write_windows(request, Path(request.annotations), source, report)
     videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=names)
     if request.annotations is None:  # the windows are of recordings that could be read
@@ -128,7 +128,7 @@ def _write_windows(
     settings = WindowSettings(seconds=seconds, step=STEP * seconds)
     labeling = Labeling(files=(annotations,), task=request.task)
     summary = write_windows(recordings, output, settings, labeling=labeling, overwrite=True, report=report)
-    report(notice(f"{counted(summary.windows, 'window')} of {seconds:g} s, every {STEP * seconds:g} s"))
+    report(stage(f"{counted(summary.windows, 'window')} of {seconds:g} s, every {STEP * seconds:g} s"))
     classes = (summary.labeled or {})["classes"]
     return seconds, None if classes is None else Path(classes)
 

@@ -41,7 +41,7 @@ from everest.prepare.split import group_of
 from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear
 from everest.project.request import REPORT, RESULT, write_document
-from everest.system.events import Report, notice, silent
+from everest.system.events import Report, notice, silent, stage
 from everest.system.own_files import read_own_json
 from everest.system.run_folder import FINETUNE
 from everest.video.stream import VideoError
@@ -68,7 +68,7 @@ def measure_folds(
     for number, lists in enumerate(project["folds"], start=1):
         of_fold = folder / str(number)
         if not (of_fold / RESULT).exists():
-            report(notice(f"fold {number} of {len(project['folds'])}"))
+            report(stage(f"fold {number} of {len(project['folds'])}"))
             named = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
             run = finetune(output=of_fold / FINETUNE, overrides=[*request["overrides"], *named])
             annotations = request["annotations"]
@@ -140,7 +140,7 @@ def measure_run(
     metric = MEASURED_BY[model.heads[0].task]
     majority, interval = evaluation.get("majority_top1"), evaluation.get("intervals", {}).get(metric)
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
-    report(notice("a linear model of small images, to compare with"))
+    report(stage("a linear model of small images, to compare with"))
     measured = {
         metric: evaluation[metric],
         "metric": metric,
@@ -218,13 +218,13 @@ def score_recordings(
     """
     smooth = window
     if model.recipe.data.val is not None:
-        report(notice("timelines of the validation recordings, to choose how much to smooth"))
+        report(stage("timelines of the validation recordings, to choose how much to smooth"))
         validated, accuracies = _timelines(model, "val", window, report), {}
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
             accuracies[seconds] = score(validated, bouts, annotations, silent)[0]["frame_accuracy"]
         smooth = max(accuracies, key=accuracies.__getitem__)
-    report(notice(f"timelines of the test recordings, smoothed over {smooth:g} s"))
+    report(stage(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
     timelines.save(folder / TIMELINE)
     bouts = timelines.bouts(BoutRules(smooth=smooth))

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, differing
+from everest.lists.stage import LIST_FILES
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
 from everest.system.own_files import read_own_json, reading_own
-from everest.system.run_folder import FINETUNE, PROJECT, RECIPE
+from everest.system.run_folder import ENVIRONMENT, FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.text import json_text
 
 RESULT = "result.json"
 LISTS, PRETRAIN, REPORT, FOLDS = "lists", "pretrain", "report", "folds"
-# In the order of their removal: a folder without a request has none of the others.
-OWN: Final = (RESULT, REPORT, FOLDS, FINETUNE, PRETRAIN, LISTS, RECIPE, PROJECT)
+WINDOWS = "windows.csv"
+LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
 PLANNED: Final = "root"  # in project.json once the lists and the recipe are written
 FILES: Final = "files"  # in project.json: see `Request.checksums`
 BUDGETS: Final = tuple(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
@@ -98,10 +98,22 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
 
 
 def clear(folder: Path) -> None:
-    """Remove the files of a project."""
-    for name in OWN:
-        target = folder / name
-        shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+    """Remove the results, runs and lists of a project; a user's own files in its folders stay.
+
+    The next report replaces the last one. The request goes last: without it, the folder is no project.
+    """
+    for result in (folder / RESULT, *folder.glob(f"{FOLDS}/*/{RESULT}")):
+        result.unlink(missing_ok=True)
+    for run in (folder / PRETRAIN, folder / FINETUNE, *folder.glob(f"{FOLDS}/*/{FINETUNE}")):
+        RunFolder(run).clear()
+        (run / ENVIRONMENT).unlink(missing_ok=True)
+    for file in (file for name in LIST_NAMES for file in (folder / LISTS).rglob(name)):
+        file.unlink()
+    for name in (RECIPE, PROJECT):
+        (folder / name).unlink(missing_ok=True)
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
 
 
 def write_document(path: Path, document: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -31,7 +31,7 @@ from everest.project.request import (
 )
 from everest.project.verdict import doubt_about_pretraining, judge, next_commands
 from everest.suggest.suggestion import suggest_recipe, this_device
-from everest.system.events import Report, notice, silent
+from everest.system.events import Report, notice, silent, stage
 from everest.system.files import FIX, write_text
 from everest.system.locks import sole_writer
 from everest.system.own_files import read_own_json
@@ -179,7 +179,7 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
         checksums = request.checksums()  # before they are read
         lists, recipe, plan = _make_plan(request, folder, report)
         for line in plan["lines"]:
-            report(notice(line))
+            report(stage(line))
         write_text(folder / RECIPE, recipe)
         kept = {PLANNED: lists.section["root"], "folds": list(lists.folds), "window": lists.window}
         document = {"request": asdict(request), FILES: checksums, **kept}
@@ -190,6 +190,11 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
     return document
 
 
+def _run(stage: Callable[..., Path], *, output: Path, **options: Any) -> Path:
+    """Run or resume a stage; a folder without a run may hold a user's files."""
+    return stage(output=output, overwrite=not RunFolder(output).is_run(), **options)
+
+
 def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
     """Run the stages of a document of project.json; each resumes its own run."""
     if (folder / RESULT).exists():
@@ -198,11 +203,12 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     request, window, init = project["request"], project["window"], None
     recipe, overrides = folder / RECIPE, request["overrides"]
     if request["unlabeled"] is not None:
-        report(notice("pre-training"))
-        init = stages.pretrain(recipe, output=folder / PRETRAIN, overrides=overrides, report=report)
-    finetune = partial(stages.finetune, recipe, init=init, report=report)
+        report(stage("pre-training"))
+        pretrain = partial(stages.pretrain, recipe)
+        init = _run(pretrain, output=folder / PRETRAIN, overrides=overrides, report=report)
+    finetune = partial(_run, partial(stages.finetune, recipe, init=init), report=report)
     pooled = measure_folds(project, folder / FOLDS, finetune, report) if project["folds"] else None
-    report(notice("fine-tuning" if pooled is None else "fine-tuning on all videos"))
+    report(stage("fine-tuning" if pooled is None else "fine-tuning on all videos"))
     run = finetune(output=folder / FINETUNE, overrides=overrides)
     annotations = request["annotations"]
     measured = pooled or measure_run(run, folder, annotations=annotations, window=window, report=report)

@@ -12,7 +12,7 @@ from typing import Any
 
 from everest.config.heads import Task
 from everest.config.settings import DataSettings
-from everest.errors import DataError
+from everest.errors import DataError, RecipeError
 from everest.lists.labels import find_task, found_notice, read_class_names
 from everest.lists.shards import find_index, read_index
 from everest.lists.stage import LIST_FILES, read_stage
@@ -45,7 +45,7 @@ def data_section(
     section: dict[str, Any] = {}
     prefix = "" if train is None else Path(train).name.removesuffix(LIST_FILES["train"])
     for key, given in (("train", train), ("val", val), ("test", test)):
-        if given:
+        if given is not None:
             section[key] = _given(location, key, given)
         elif train is not None and Path(train) != Path(LIST_FILES["train"]):
             # Other lists, such as val.csv in `root`, may have the labels of another task.
@@ -94,6 +94,8 @@ def _folder(root: str) -> Location:
 
 def _given(root: Location, key: str, name: str) -> str:
     """The list or folder that an option names, relative to `root` or to the working directory."""
+    if not name:
+        raise RecipeError(f"--{key}: empty; name a list or a folder")
     if (root / name).exists():
         return name
     if Path(name).exists():

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.checkpoints.start import find_init
-from everest.config.merge import SET
 from everest.config.recipe import (
     RESUME_MAY_CHANGE,
     dump_recipe,
@@ -163,8 +162,7 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
         try:
             recipes[arm.name] = _resolve(request, arm.overrides, data)
         except RecipeError as error:
-            lines = str(error).split("\n")
-            problems += [f"{request.label}{arm.name}: {line.removeprefix(f'{SET}: ')}" for line in lines]
+            problems += [f"{request.label}{arm.name}: {line}" for line in str(error).split("\n")]
     if problems:
         raise RecipeError(one_per_line(problems))
     return recipes

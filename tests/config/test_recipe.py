@@ -102,7 +102,7 @@ def test_all_problems_come_at_once_each_with_its_place(tmp_path):
         f"{base}: data.frame: unknown key; did you mean 'frames'?",
         f"{mine}: modle: unknown key; did you mean 'model'?",
         f"{mine}: eval.clips: must be an integer, not 'none'",
-        "--set: pretrain.selection.keep_rate: unknown key; did you mean 'keep_ratio'?",
+        "pretrain.selection.keep_rate: unknown key; did you mean 'keep_ratio'?",
         "--set: 'epochs' must be section.key=value",
         "--set: base: belongs in a recipe file; choose another --recipe",
     }
@@ -202,7 +202,7 @@ def test_keys_of_another_variant_that_are_written_are_errors(case: tuple):
     recipe, overrides, *named = case
     (problem,) = problems_of(recipe, *overrides)
     key, choice = overrides[0].partition("=")[0], named[0] if named else overrides[1]
-    assert problem == f"--set: {key}: has no effect with {choice}; leave it out"
+    assert problem == f"{key}: has no effect with {choice}; leave it out"
 
 
 def test_a_key_of_another_variant_is_an_error_in_the_file_of_the_choice(tmp_path):

@@ -229,7 +229,7 @@ def test_a_subclass_of_a_shipped_strategy_is_not_its_parent(package: str):
 def test_what_is_no_strategy_is_a_line(package: str, recipe: Path, name: str, message: str):
     options = strategy("pretrain", f"'{name.replace('PACKAGE', package)}'")
     shown = refused("pretrain", "-r", recipe, *options, "--dry-run", code=2)
-    assert re.search(f"^error: .*: pretrain.selection.*{message}".replace("PACKAGE", package), shown), shown
+    assert re.search(f"^error: pretrain.selection.*{message}".replace("PACKAGE", package), shown), shown
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_what_is_no_strategy_is_a_line(package: str, recipe: Path, name: str, me
 def test_its_keys_are_checked_like_others(package: str, recipe: Path, options: dict, message: str):
     given = strategy("pretrain", f"{package}.methods:Middle", **options)
     shown = refused("pretrain", "-r", recipe, *given, "--dry-run", code=2)
-    assert re.search(f"^error: --set: {message}", shown), shown
+    assert re.search(f"^error: {message}", shown), shown
 
 
 def test_a_target_is_checked_too(package: str, recipe: Path):

@@ -1,6 +1,7 @@
 """`everest train`: from videos of one's own to a verdict, in one folder."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,13 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_fold
     assert "does not match this path" in refused("train", class_folders, "-o", trained, *wrong, code=4)
     assert (trained / "result.json").read_bytes() == before
     copy = shutil.copytree(trained, trained.with_name("copy"))
-    called("train", class_folders, "-o", copy, "--overwrite", *FEW)
+    notes = [copy / name / "notes.txt" for name in ("", "finetune", "lists", "report")]
+    for note in notes:
+        note.write_text("precious")
+    shown = called("train", class_folders, "-o", copy, "--overwrite", "-q", *FEW)
+    assert not re.search("train: |all training: |^fine-tuning|workers for each process", shown.stderr, re.M)
     assert json.loads((copy / "project.json").read_text())["request"]["group"] is None
+    assert [note.read_text() for note in notes] == len(notes) * ["precious"]
 
 
 def test_a_dry_run_prints_minutes_and_writes_nothing(

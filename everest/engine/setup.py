@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import cache
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,14 +22,13 @@ from everest.data.ring import few_workers_notice, require_shared_memory
 from everest.data.stages import examine_lengths, fingerprint
 from everest.engine.context import RunContext
 from everest.engine.network import Network, stage_optimizer
-from everest.engine.plan import StagePlan, plan_stage, plan_warnings
+from everest.engine.pass_memory import pass_memory
+from everest.engine.plan import plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.memory import WEIGHT_BYTES, PassMemory, count_weights, frozen_bytes, training_bytes
-from everest.models.partial import choose_trained, frozen_layers, require_start
+from everest.models.partial import choose_trained, require_start
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import free_memory
 from everest.system.files import FIX
 from everest.system.machine import num_readers
 from everest.system.processes import local_processes
@@ -42,9 +40,6 @@ from everest.tokenizer.network import TokenizerSpec
 
 if TYPE_CHECKING:
     from everest.checkpoints.start import Start
-
-MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
-CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
 
 
 def set_up_training(
@@ -75,9 +70,17 @@ def set_up_training(
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:
         _require_same_videos(context.run, videos)
-    plan, memory = _plan(recipe, section, spec, context, len(clips), other_bytes)
-    on_cpu = context.accelerator.device.type == "cpu"
-    scarce = memory.host_memory_warning(processes=local_processes()) if on_cpu else None
+    accelerator = context.accelerator
+    memory = pass_memory(spec, section, accelerator, other_bytes)
+    largest = _chosen_micro_batch(recipe, context)
+    if largest is None:
+        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+        largest = min(gather_object([memory.fitting_clips(accelerator.device)]))
+    plan = plan_stage(
+        section, num_videos=len(clips), processes=accelerator.num_processes, largest_micro_batch=largest
+    )
+    on_cpu = accelerator.device.type == "cpu"
+    scarce = memory.host_memory_warning(plan, processes=local_processes()) if on_cpu else None
     model = _network(recipe, section, spec, start, context, classes)
     training = Training(
         context,
@@ -87,7 +90,7 @@ def set_up_training(
         plan=plan,
         weights=_header(recipe, section, spec, start, classes),
         videos=videos,
-        memory_advice=memory.advice,
+        memory_advice=partial(memory.advice, plan),
     )
     shared = shared_bytes(training.loaded_clips, training.order(), workers=training.workers)
     require_shared_memory(shared * local_processes())  # before anything is written
@@ -125,52 +128,6 @@ def _require_same_videos(run: RunFolder, videos: dict[str, Any]) -> None:
             f"--output {run.path}: its run had another list of {plan['videos']} videos (or other "
             f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
         )
-
-
-def _plan(
-    recipe: Recipe,
-    section: TrainedSection,
-    spec: ModelSpec | TokenizerSpec,
-    context: RunContext,
-    num_videos: int,
-    other_bytes: Callable[[int], int],
-) -> tuple[StagePlan, PassMemory]:
-    """The plan of a stage, and the memory of its passes."""
-    accelerator = context.accelerator
-    depth = spec.model.backbone_size.depth if isinstance(spec, ModelSpec) else 0
-    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
-
-    @cache
-    def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
-        trained = replace(spec, checkpointing=checkpointing)
-        taken = training_bytes(trained, bytes_per_value, frozen_layers=frozen_layers(section, depth))
-        return taken + other_bytes(bytes_per_value)
-
-    weights = count_weights(spec, section)
-    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
-    state_bytes += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
-    largest = _chosen_micro_batch(recipe, context)
-    if largest is None:
-        copies = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
-        free = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes - copies
-        if accelerator.device.type == "cpu":
-            free = min(free, CPU_BYTES)
-        fitting = free // bytes_of(recipe.train.checkpointing, value_bytes)
-        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-        largest = min(gather_object([max(1, fitting)]))
-    plan = plan_stage(
-        section, num_videos=num_videos, processes=accelerator.num_processes, largest_micro_batch=largest
-    )
-    return plan, PassMemory(
-        clips=plan.micro_batch,
-        unit=plan.unit,
-        processes=plan.processes,
-        bytes_of=bytes_of,
-        state_bytes=state_bytes,
-        bytes_per_value=value_bytes,
-        checkpointing=recipe.train.checkpointing,
-        compares_clips=isinstance(spec, ModelSpec) and spec.views is not None,
-    )
 
 
 def _chosen_micro_batch(recipe: Recipe, context: RunContext) -> int | None:

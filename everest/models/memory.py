@@ -4,16 +4,13 @@ Clips are measured in a pass without numbers, so that no layer has to be describ
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
-from everest.errors import EnvironmentProblem
 from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
@@ -23,16 +20,10 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.live_bytes import peak_bytes
-from everest.system.machine import free_host_memory
-from everest.system.text import counted
 from everest.tokenizer.network import TokenizerSpec
 from everest.tokenizer.targets import FeatureTargets, FrozenTokenizer
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
-BF16_BYTES: Final = 2  # of a value
-# Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
-SURELY_TOO_MUCH: Final = 1.25
-
 
 _training_bytes: dict[tuple[str, int, int], int] = {}  # measured in this process
 
@@ -152,73 +143,6 @@ def count_weights(spec: ModelSpec | TokenizerSpec, stage: TrainedSection | None 
         trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         adapted=sum(adapter.b.size(0) * adapter.a.size(1) for adapter in adapters),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PassMemory:
-    """The activations of a pass in one process, estimated."""
-
-    clips: int  # of the pass
-    unit: int  # clips that stay together in a pass
-    processes: int  # of the run
-    bytes_of: Callable[[bool, int], int]  # of one clip, by checkpointing and the bytes of a value
-    state_bytes: int  # of the weights, their gradients and moments, and of frozen models
-    bytes_per_value: int
-    checkpointing: bool
-    compares_clips: bool  # between views, a pass has all clips of a step
-
-    @cached_property
-    def bytes(self) -> int:
-        """The activations of the pass."""
-        return self.clips * self.bytes_of(self.checkpointing, self.bytes_per_value)
-
-    def advice(self, room: int | None = None) -> str:
-        """Settings to try when the pass does not fit.
-
-        Args:
-            room: bytes for the activations. Then only settings that fit are named. None: unknown.
-        """
-        videos = 2 if self.compares_clips else 1  # of all processes, at least
-        most = self.clips // 2 if room is None else room * self.clips // self.bytes
-        fewer = max(most // self.unit * self.unit, self.unit * -(-videos // self.processes))
-        batch = f"pretrain.batch_size={fewer * self.processes}"
-        settings: dict[str, int] = {}  # and what a pass takes with each
-        if fewer < self.clips:
-            setting = batch if self.compares_clips else f"train.micro_batch={fewer}"
-            settings[setting] = self.bytes * fewer // self.clips
-        if not self.checkpointing:
-            settings["train.checkpointing=true"] = self.clips * self.bytes_of(True, self.bytes_per_value)
-        if self.bytes_per_value > BF16_BYTES and room is None:  # slow on most CPUs
-            settings["train.precision=bf16"] = self.clips * self.bytes_of(self.checkpointing, BF16_BYTES)
-        fitting = [
-            f"{setting} (about {_gib(size)})"
-            for setting, size in settings.items()
-            if room is None or size <= room
-        ]
-        fix = " or ".join(fitting) or "a smaller model, or shorter or smaller clips"
-        taken = f"a pass of {counted(self.clips, 'clip')} takes about {_gib(self.bytes)} of activations"
-        return f"{taken}; try {fix}"
-
-    def host_memory_warning(self, *, processes: int) -> str | None:
-        """A warning if the run may need more memory than is free; the system would kill it without a message.
-
-        Args:
-            processes: of the run on this machine.
-        """
-        free = free_host_memory(with_swap=True)
-        needed = processes * (self.bytes + self.state_bytes)
-        if needed <= free:
-            return None
-        shared = f" in {processes} processes" if processes > 1 else ""
-        advice = self.advice(max(free // processes - self.state_bytes, 0))
-        text = f"{_gib(free)} of memory is free, but the run needs about {_gib(needed)}{shared}: {advice}"
-        if needed > SURELY_TOO_MUCH * free:
-            raise EnvironmentProblem(f"too little memory: {text}")
-        return f"the system may kill the run: {text}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,9 @@ from everest.config.stage_settings import (
     PretrainSettings,
     ViewPretrainSettings,
 )
+from everest.engine.pass_memory import PassMemory
 from everest.engine.plan import StagePlan, plan_stage
 from everest.errors import EnvironmentProblem
-from everest.models.memory import PassMemory
 from everest.system import machine
 
 GIB = 2**30
@@ -32,13 +32,11 @@ def bytes_of(checkpointing: bool, bytes_per_value: int) -> int:
     return (4 + bytes_per_value) * 2 ** (25 if checkpointing else 27)
 
 
-def memory_of(plan: StagePlan, *, checkpointing: bool = False, compares_clips: bool = False) -> PassMemory:
+def memory(*, checkpointing: bool = False, compares_clips: bool = False) -> PassMemory:
     return PassMemory(
-        clips=plan.micro_batch,
-        unit=plan.unit,
-        processes=plan.processes,
         bytes_of=bytes_of,
         state_bytes=8 * GIB,
+        copy_bytes=0,
         bytes_per_value=4,
         checkpointing=checkpointing,
         compares_clips=compares_clips,
@@ -51,7 +49,7 @@ def of_32_clips(stage: PretrainSettings | None = None) -> StagePlan:
 
 
 def test_advice_has_numbers_that_shrink():
-    advice = memory_of(of_32_clips()).advice()
+    advice = memory().advice(of_32_clips())
     assert "a pass of 32 clips takes about 32.00 GiB" in advice
     assert "try train.micro_batch=16 (about 16.00 GiB) or " in advice
     assert advice.endswith(
@@ -74,7 +72,7 @@ def test_advice_has_numbers_that_shrink():
 def test_advice_between_views_names_a_possible_batch(batch, views, processes, fewer):
     stage = ViewPretrainSettings(batch_size=batch, views=ContrastSettings(number=views))
     plan = plan_stage(stage, num_videos=100, processes=processes, largest_micro_batch=1)
-    named = re.search(r"pretrain\.batch_size=(\d+)", memory_of(plan, compares_clips=True).advice())
+    named = re.search(r"pretrain\.batch_size=(\d+)", memory(compares_clips=True).advice(plan))
     assert (None if named is None else int(named[1])) == fewer
     if fewer is not None:
         smaller = replace(stage, batch_size=fewer)
@@ -90,7 +88,7 @@ def test_advice_between_views_names_a_possible_batch(batch, views, processes, fe
     ],
 )
 def test_in_a_known_room_only_settings_that_fit_are_advised(room: int, named: list[str]):
-    advice = memory_of(of_32_clips()).advice(room)
+    advice = memory().advice(of_32_clips(), room)
     assert all(text in advice for text in named)
     assert "bf16" not in advice
     sizes = [float(size) for size in re.findall(r"about ([\d.]+) GiB\)", advice)]
@@ -100,10 +98,10 @@ def test_in_a_known_room_only_settings_that_fit_are_advised(room: int, named: li
 def test_advice_names_no_setting_that_the_run_has():
     stage = FinetuneSettings(batch_size=8, mixup=0.8)
     plan = plan_stage(stage, num_videos=100, processes=1, largest_micro_batch=2)  # the smallest: a pair
-    plain = replace(memory_of(plan, checkpointing=True), bytes_per_value=2, bytes_of=lambda *_: GIB)
-    advice = plain.advice()
+    plain = replace(memory(checkpointing=True), bytes_per_value=2, bytes_of=lambda *_: GIB)
+    advice = plain.advice(plan)
     assert advice.endswith("2.00 GiB of activations; try a smaller model, or shorter or smaller clips")
-    advice = replace(plain, checkpointing=False).advice()
+    advice = replace(plain, checkpointing=False).advice(plan)
     assert advice.endswith("of activations; try train.checkpointing=true (about 2.00 GiB)")
 
 
@@ -123,14 +121,13 @@ def test_a_cpu_is_checked_with_the_weights_of_all_processes(
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=free * GIB))
     monkeypatch.setattr(psutil, "swap_memory", lambda: SimpleNamespace(free=0))
     monkeypatch.setattr(machine, "OWN_GROUPS", Path("none"))  # nor the limit of a container
-    memory = memory_of(of_32_clips())
     if told is EnvironmentProblem:
         with pytest.raises(
             EnvironmentProblem, match=rf"^too little memory: {free}\.00 GiB of memory is free"
         ):
-            memory.host_memory_warning(processes=processes)
+            memory().host_memory_warning(of_32_clips(), processes=processes)
         return
-    warning = memory.host_memory_warning(processes=processes)
+    warning = memory().host_memory_warning(of_32_clips(), processes=processes)
     assert warning is None if told is None else told in str(warning)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from everest.config.settings import TrainedSection
 from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
+from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
 from everest.models.block import Blocks
@@ -21,7 +22,6 @@ from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.live_bytes import peak_bytes
 from everest.tokenizer.network import TokenizerSpec
-from everest.tokenizer.targets import FeatureTargets, FrozenTokenizer
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
 
@@ -98,6 +98,9 @@ def frozen_bytes(spec: ModelSpec) -> int:
         return WEIGHT_BYTES * count_weights(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return 0
+
+    from everest.tokenizer.targets import FrozenTokenizer
+
     with torch.device("meta"):
         tokenizer = spec.tokenizer.settings.build().eval()
     frozen = FrozenTokenizer.wrap(tokenizer, spec.pixels)

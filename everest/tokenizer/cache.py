@@ -40,13 +40,13 @@ from everest.data.dataset import VideoClips
 from everest.data.stages import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
+from everest.methods.features import TeacherUse
 from everest.system.files import write_text
 from everest.system.storage import parse_location
 from everest.system.text import json_text, parse_json, read_json, validated
 from everest.tokenizer.layers import FSQ
 from everest.tokenizer.network import TokenizerSpec
 from everest.tokenizer.spec import TokenizerUse
-from everest.tokenizer.targets import TeacherUse
 from everest.video.reader import VideoError
 
 INDEX: Final = "index.json"

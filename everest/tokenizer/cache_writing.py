@@ -25,6 +25,7 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers, make_loader
 from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
+from everest.methods.features import Teacher, standardized
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_table
@@ -33,7 +34,6 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
 from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, open_part
 from everest.tokenizer.spec import tokenizer_use
-from everest.tokenizer.targets import Teacher, standardized
 from everest.video.pixels import IMAGENET
 
 Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each, or features (B or R, V, N, D)

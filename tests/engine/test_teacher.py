@@ -15,12 +15,12 @@ from everest.checkpoints.load import open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.data.stages import pretrain_clips
+from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenSelection
 from everest.models.cost import count_macs
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.tokenizer.cache import TokenCache
-from everest.tokenizer.targets import FeatureTargets
 from everest.video.pixels import normalize
 
 

@@ -16,7 +16,7 @@ from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import lowest_loss, mix
 from everest.data.class_balance import class_weights
 from everest.data.crops import erase
-from everest.data.dataset import Clip, VideoClips
+from everest.data.dataset import Batch, VideoClips
 from everest.data.stages import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import STILL_GUESSING, UNDERFITS, Validations, chance_warning
@@ -54,15 +54,15 @@ class Finetuning:
         assert isinstance(model, VideoClassifier)
         return model
 
-    def losses(self, clip: Clip) -> list[Tensor]:
+    def losses(self, batch: Batch) -> list[Tensor]:
         """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix."""
         settings, model, rng = self.settings, self.model, self.training.rng()
-        generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
-        frames = model.pixels.normalize(clip.frames.flatten(0, 1))  # (B, C, T, H, W)
-        frames = erase(frames, clip.erase.flatten(0, 1), generator=generator)
-        targets = soft_targets(clip.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
+        generator = torch.Generator(batch.frames.device).manual_seed(int(rng.integers(2**63)))
+        frames = model.pixels.normalize(batch.frames.flatten(0, 1))  # (B, C, T, H, W)
+        frames = erase(frames, batch.erase.flatten(0, 1), generator=generator)
+        targets = soft_targets(batch.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
-        noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
+        noise = batch.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
         logits = self.training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
         return [supervised_loss(logits, targets, model.heads, self.class_weights)]
 
@@ -83,10 +83,10 @@ class Finetuning:
             while training.has_steps:
                 training.begin_step()
                 for number in range(training.plan.accumulation):
-                    clip = training.next_clip()
+                    batch = training.next_batch()
                     training.seed(number)
                     with training.accumulate(number):
-                        training.backward(self.losses(clip))
+                        training.backward(self.losses(batch))
                 norms = training.clip_gradients()
                 training.step(norms)
                 rows = training.log_step()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
-from everest.data.dataset import Clip
+from everest.data.dataset import Batch
 from everest.data.stages import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.plan import learning_rate_advice
@@ -73,11 +73,11 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     return Pretraining(training=training, prober=Prober(training, recipe, spec))
 
 
-def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:
+def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:
     """The loss of a batch of clips on the device."""
-    frames = clip.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
-    inputs = {name: value.flatten(0, 1) for name, value in clip.tokens.items()}
-    return model(frames, noise=clip.noise.flatten(0, 1), **inputs)
+    frames = batch.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
+    inputs = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
+    return model(frames, noise=batch.noise.flatten(0, 1), **inputs)
 
 
 class CollapseWatch:
@@ -105,9 +105,9 @@ class Pretraining:
     training: Training
     prober: Prober | None  # None: the run is not probed
 
-    def losses(self, clip: Clip) -> list[Tensor]:
+    def losses(self, batch: Batch) -> list[Tensor]:
         """The loss, a scalar, of clips on the device."""
-        return [pretraining_output(self.training.model, clip).loss]
+        return [pretraining_output(self.training.model, batch).loss]
 
     def train(self) -> None:
         """Train to the end of the plan."""
@@ -121,10 +121,10 @@ class Pretraining:
             while training.has_steps:
                 training.begin_step()
                 for number in range(training.plan.accumulation):
-                    clip = training.next_clip()
+                    batch = training.next_batch()
                     training.seed(number)
                     with training.accumulate(number):
-                        output = pretraining_output(training.model, clip)
+                        output = pretraining_output(training.model, batch)
                         training.backward([output.loss], output.parts)
                 norms = training.clip_gradients()
                 training.step(norms)

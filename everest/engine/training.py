@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
-from everest.data.dataset import Clip, StepSampler, VideoClips, failures
-from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, batches, choose_workers, make_loader
+from everest.data.dataset import Batch, StepSampler, VideoClips, failures
+from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.data.stages import resized_by
 from everest.engine.context import RunContext
@@ -86,7 +86,7 @@ class Training:
         self.workers = choose_workers(self.loaded_clips, self.order(), recipe.train.workers)
         self._drop_paths = [part for part in networks[0].module.modules() if isinstance(part, DropPath)]
         self._signal = StopSignal()
-        self._batches: Iterator[Clip] = iter(())
+        self._batches: Iterator[Batch] = iter(())
         self._to_device = DeviceCopy(device)
         self._waits = WaitWatch()
         self._last_step = plan.steps
@@ -121,9 +121,9 @@ class Training:
         )
 
     def loader(self, step: int = 0) -> ClipLoader:
-        """The clips of `order`. After a signal, several processes first wait for a step that they share."""
+        """Starts to read the clips of `order`; after a signal, several processes wait for a common step."""
         waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
-        return make_loader(
+        return ClipLoader(
             self.loaded_clips,
             self.order(step),
             workers=self.workers,
@@ -135,11 +135,12 @@ class Training:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Around the loop: catch stop signals; at its end, stop the loader and finish writing."""
+        """Around the loop: catch stop signals and start the workers; end them and finish writing after it."""
         with ExitStack() as ending:
             ending.enter_context(self._signal)
             ending.callback(self.state.finish)  # also after an error
-            self._batches = ending.enter_context(closing(batches(self.loader(self.steps_done))))
+            if self.has_steps:
+                self._batches = iter(ending.enter_context(closing(self.loader(self.steps_done))))
             yield
 
     @property
@@ -153,17 +154,17 @@ class Training:
             set_lr(network.optimizer, self.plan.lr(self.steps_done))
         self._record = StepRecord(self.accelerator.device)
 
-    def next_clip(self) -> Clip:
+    def next_batch(self) -> Batch:
         """The clips of the next pass, on the device; Stopped if a signal comes while they are awaited."""
         started = time.monotonic()
         try:
-            clip = next(self._batches)
+            batch = next(self._batches)
         except StoppedWaiting:
             self._stop(self._signal.number, saved=self.plan.processes == 1)
         self._record.waited += time.monotonic() - started
-        self._record.failed += failures(clip)
-        self._record.videos += clip.video_id
-        return self._to_device(clip)
+        self._record.failed += failures(batch)
+        self._record.videos += batch.video_ids
+        return self._to_device(batch)
 
     def seed(self, number: int) -> None:
         """Seed pass `number` of the step: dropout, the paths that are dropped, and `rng`."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, choose_workers, make_loader
+from everest.data.loader import batches, choose_workers
 from everest.data.stages import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.methods.features import Teacher, standardized
@@ -192,7 +192,7 @@ def _encode(
     workers = min(choose_workers(clips, order, settings.workers), len(order))
     rows: list[Rows] = []
     failed: list[str] = []
-    for clip in batches(make_loader(clips, order, workers=workers, timeout=settings.data_timeout)):
+    for clip in batches(clips, order, workers=workers, timeout=settings.data_timeout):
         failed += clip.failed
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
         try:

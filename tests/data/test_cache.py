@@ -13,7 +13,7 @@ from small_runs import RECIPE, metrics, run
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, enter, open_cache
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
@@ -107,7 +107,7 @@ def test_workers_share_what_is_kept(clip_files, kept):
         samples, make_views=MAKERS[0], seed=0, num_noise=1, decoder="auto", replace_bad=True, cache=kept
     )
     order = [[(epoch, index)] for epoch in range(2) for index in range(4)]
-    assert len(list(batches(make_loader(clips, order, workers=2, timeout=60)))) == 8
+    assert len(list(batches(clips, order, workers=2, timeout=60))) == 8
     assert len(list(kept.folder.glob("*.npy"))) == 4
     assert not list(kept.folder.glob("*.part"))
 

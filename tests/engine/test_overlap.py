@@ -50,7 +50,7 @@ def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
         while training.has_steps:
             training.begin_step()
             for number in range(training.plan.accumulation):
-                clip = training.next_clip()
+                clip = training.next_batch()
                 training.seed(number)
                 with training.accumulate(number):
                     loss = pretraining_output(training.model, clip).loss

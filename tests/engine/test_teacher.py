@@ -206,8 +206,8 @@ def test_cached_features_are_the_teachers_to_half_precision(recipe: Path, teache
         for index in range(len(clips)):
             clip = clips.read((epoch, index))
             values = targets.values(clip.frames, every)
-            assert clip.tokens["values"].dtype == torch.float16
-            torch.testing.assert_close(clip.tokens["values"].float(), values, rtol=1e-3, atol=1e-4)
+            assert clip.inputs["values"].dtype == torch.float16
+            torch.testing.assert_close(clip.inputs["values"].float(), values, rtol=1e-3, atol=1e-4)
     stored = sum(path.stat().st_size for path in cache.glob("variant*.safetensors"))
     assert 0 <= stored - 3 * len(clips) * 32 * 24 * 2 <= 3 * 1000  # two bytes a value
 

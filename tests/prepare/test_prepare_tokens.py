@@ -140,9 +140,9 @@ def test_what_is_read_is_what_the_tokenizer_says_of_these_pixels(space: str, rec
         for index in range(4):
             clip = clips.read((epoch, index))
             frames = normalize(clip.frames)  # (1, 3, 8, 32, 32)
-            assert torch.equal(clip.tokens["values"], targets.values(frames, every))
+            assert torch.equal(clip.inputs["values"], targets.values(frames, every))
             scores = frozen.scores(frames)[0].numpy()
-            assert np.array_equal(clip.tokens["importance"][0].numpy(), dense_ranks(scores[None])[0])
+            assert np.array_equal(clip.inputs["importance"][0].numpy(), dense_ranks(scores[None])[0])
 
 
 def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
@@ -152,7 +152,7 @@ def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
         clip, first = clips.read((epoch, 2)), clips.read((epoch % 3, 2))
         assert torch.equal(clip.frames, plain.read((epoch % 3, 2)).frames)
         assert torch.equal(clip.noise, plain.read((epoch, 2)).noise)
-        assert all(torch.equal(clip.tokens[name], first.tokens[name]) for name in ("importance", "values"))
+        assert all(torch.equal(clip.inputs[name], first.inputs[name]) for name in ("importance", "values"))
     frames = [clips.read((epoch, 2)).frames for epoch in range(3)]
     assert not any(torch.equal(one, other) for one, other in pairwise(frames))
 

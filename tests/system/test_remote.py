@@ -18,7 +18,7 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
 from everest.lists.reading import SampleList, read_samples
@@ -157,8 +157,8 @@ def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: 
     there = pretraining(unlabelled(f"{stored}/train.csv", stored))
     there.read((0, 0))  # connections and a thread of fsspec are open when the workers are forked
     keys = [[(0, index)] for index in range(4)]
-    ours = batches(make_loader(there, keys, workers=2, timeout=60))
-    theirs = batches(make_loader(here, keys, workers=0, timeout=60))
+    ours = batches(there, keys, workers=2, timeout=60)
+    theirs = batches(here, keys, workers=0, timeout=60)
     pairs = zip(ours, theirs, strict=True)
     assert [(torch.equal(a.frames, b.frames), a.failed) for a, b in pairs] == [(True, ["[]"])] * 4
 

@@ -14,7 +14,6 @@ from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
 from everest.config.recipe import load_recipe
-from everest.data.loader import batches
 from everest.engine.network import part_of, set_lr
 from everest.foreign import imagenet
 from everest.profiling.measure import try_one_pass
@@ -125,7 +124,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
-    loss, _ = stage.losses(next(batches(stage.training.loader())))
+    loss, _ = stage.losses(next(iter(stage.training.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -224,7 +223,7 @@ def passes_of(stage: TokenizerStage) -> None:
     training = stage.training
     training.begin_step()
     for number in range(training.plan.accumulation):
-        clip = training.next_clip()
+        clip = training.next_batch()
         training.seed(number)
         with training.accumulate(number):
             training.backward(*tokenizer_losses(stage, clip, adversarial=True))

@@ -107,7 +107,7 @@ class Finetuning:
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     """Prepare everything up to the first step."""
     settings = recipe.finetune
-    start = context.read_start()  # first: reading the data may take minutes
+    init = context.read_init()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
     empty = empty_classes(clips.samples, classes)
@@ -120,9 +120,9 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         context.notices(f"warning: finetune.{name}: no effect without data.val" for name in idle)
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
-    if start is not None:
-        spec = start.adapted(spec)
-    training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, start=start)
+    if init is not None:
+        spec = init.adapted(spec)
+    training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, init=init)
     tensors = [w if w is None else torch.from_numpy(w).to(training.accelerator.device) for w in weights]
     return Finetuning(
         training=training,

@@ -37,15 +37,15 @@ NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, l
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step."""
-    start = context.read_start()  # first: reading the data may take minutes
+    init = context.read_init()  # first: reading the data may take minutes
     if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
         spec = pretrain_spec(recipe, tokenizer=None)
     else:
         from everest.checkpoints.frozen import spec_of_pretraining
 
         spec = spec_of_pretraining(recipe)
-    if start is not None:
-        spec = start.adapted(spec)
+    if init is not None:
+        spec = init.adapted(spec)
     if context.resumed:
         require_same_frozen(context.run, spec)
     clips = pretrain_clips(recipe)
@@ -59,7 +59,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
 
         clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
-    training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
+    training = set_up_training(recipe, recipe.pretrain, spec, clips, context, init=init)
     probes = recipe.pretrain.probe.every and not context.options.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
         from everest.checkpoints.frozen import attach_teacher

@@ -27,7 +27,7 @@ from everest.engine.plan import plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.partial import choose_trained, require_start
+from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
 from everest.system.files import FIX
 from everest.system.machine import num_readers
@@ -39,7 +39,7 @@ from everest.system.weights_header import read_header
 from everest.tokenizer.network import TokenizerSpec
 
 if TYPE_CHECKING:
-    from everest.checkpoints.start import Start
+    from everest.checkpoints.init import InitWeights
 
 
 def set_up_training(
@@ -50,20 +50,20 @@ def set_up_training(
     context: RunContext,
     *,
     classes: tuple[str, ...] | None = None,
-    start: Start | None = None,
+    init: InitWeights | None = None,
     other_networks: Sequence[Network] = (),
     other_bytes: Callable[[int], int] = lambda bytes_per_value: 0,
 ) -> Training:
     """Build the model and all else that a stage trains with.
 
     Args:
-        classes: names for the header of `model.safetensors`; a head of `start` for others is not kept.
-        start: weights that the model starts from; None: the stage starts from scratch.
+        classes: names for the header of `model.safetensors`; a head of `init` for others is not kept.
+        init: weights that the model starts from; None: the stage starts from scratch.
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     """
-    if start is None:
-        require_start(section)
+    if init is None:
+        require_init(section)
     if not context.resumed:
         context.notices((*clips.notices, examine_lengths(clips)))
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
@@ -81,14 +81,14 @@ def set_up_training(
     )
     on_cpu = accelerator.device.type == "cpu"
     scarce = memory.host_memory_warning(plan, processes=local_processes()) if on_cpu else None
-    model = _network(recipe, section, spec, start, context, classes)
+    model = _network(recipe, section, spec, init, context, classes)
     training = Training(
         context,
         recipe,
         [model, *other_networks],
         clips,
         plan=plan,
-        weights=_header(recipe, section, spec, start, classes),
+        weights=_header(recipe, section, spec, init, classes),
         videos=videos,
         memory_advice=partial(memory.advice, plan),
     )
@@ -97,7 +97,7 @@ def set_up_training(
     if recipe.train.workers == "auto" and training.workers < num_readers():
         context.notices([few_workers_notice(training.workers, possible=num_readers())])
     if not context.options.one_batch:
-        advice = () if context.resumed else plan_warnings(plan, new_weights=start is None)
+        advice = () if context.resumed else plan_warnings(plan, new_weights=init is None)
         context.notices(text and f"warning: {text}" for text in (*advice, scarce))
     return training
 
@@ -144,20 +144,20 @@ def _network(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
-    start: Start | None,
+    init: InitWeights | None,
     context: RunContext,
     classes: tuple[str, ...] | None,
 ) -> Network:
-    """The model on its device, new or with the weights of `start`, and its optimizer."""
+    """The model on its device, new or with the weights of `init`, and its optimizer."""
     accelerator = context.accelerator
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
-    if start is not None:
-        from everest.checkpoints.start import start_model  # here: it reads weights of other programs, too
+    if init is not None:
+        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
 
-        start_model(model, spec, start, classes=classes, notify=context.notice)
+        load_init(model, spec, init, classes=classes, notify=context.notice)
         if not context.resumed:
-            context.notices([start.other_rate(recipe.data.fps)])
+            context.notices([init.other_rate(recipe.data.fps)])
     choose_trained(model, section)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
@@ -193,7 +193,7 @@ def _header(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
-    start: Start | None,
+    init: InitWeights | None,
     classes: tuple[str, ...] | None,
 ) -> Weights:
     """The header of the run's weights; its `clip` states how the stage reads clips."""
@@ -207,6 +207,6 @@ def _header(
         classes=classes,
         recipe=recipe.name,
         step=0,
-        origin=start and start.origin,
+        origin=init and init.origin,
         clip=clip,
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from everest.checkpoints.start import find_init
+from everest.checkpoints.init import find_init
 from everest.config.merge import SET
 from everest.config.recipe import (
     RESUME_MAY_CHANGE,

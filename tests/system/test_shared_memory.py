@@ -61,16 +61,16 @@ FILL = """
 import sys
 from pathlib import Path
 from everest.config.recipe import load_recipe
-from everest.data.loader import ClipLoader
+from everest.data import loader
 from everest.data.stages import pretrain_clips
 from everest.errors import EnvironmentProblem
 
-clips = pretrain_clips(load_recipe(sys.argv[1]))
-loader = ClipLoader(clips, [[(0, 0), (0, 1)], [(0, 2), (0, 3)]], workers=1, timeout=60)
+loader.require_shared_memory = lambda needed: None  # the memory is taken right after the check
 for size in sys.argv[2:]:
     Path("/dev/shm/other").write_bytes(bytes(int(size)))
+clips = pretrain_clips(load_recipe(sys.argv[1]))
 try:
-    list(loader)
+    list(loader.batches(clips, [[(0, 0), (0, 1)], [(0, 2), (0, 3)]], workers=1, timeout=60))
 except EnvironmentProblem as error:
     print(error)
 """

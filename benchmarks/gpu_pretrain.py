@@ -107,6 +107,7 @@ class Pretraining:
         output = self._wrapped(self._crops(views), noise=noise, **videos)
         record.add(output.loss, output.parts, passes=1)
         accelerator.backward(output.loss)
-        record.send(accelerator, clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad))
-        update_weights(accelerator, self._networks, skipped=record.finite.logical_not().float())
+        norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
+        _, finite = record.send(accelerator, norms)
+        update_weights(accelerator, self._networks, skipped=finite.logical_not().float())
         return record

@@ -64,8 +64,9 @@ class TrainingStep:
         loss = self.loss(clips)
         record.add(loss, {}, passes=1)
         self.accelerator.backward(loss)
-        record.send(self.accelerator, clip_gradients(self.accelerator, self.networks, self.clip_grad))
-        self.update(skipped=record.finite.logical_not().float())
+        norms = clip_gradients(self.accelerator, self.networks, self.clip_grad)
+        _, finite = record.send(self.accelerator, norms)
+        self.update(skipped=finite.logical_not().float())
         return loss.detach()
 
     def update(self, *, skipped: Tensor) -> None:

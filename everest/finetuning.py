@@ -87,8 +87,7 @@ class Finetuning:
                     training.seed(number)
                     with training.accumulate(number):
                         training.backward(self.losses(batch))
-                norms = training.clip_gradients()
-                training.step(norms)
+                training.update()
                 rows = training.log_step()
                 validates = clips is not None and training.at_checkpoint
                 if validates:

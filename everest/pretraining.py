@@ -126,8 +126,7 @@ class Pretraining:
                     with training.accumulate(number):
                         output = pretraining_output(training.model, batch)
                         training.backward([output.loss], output.parts)
-                norms = training.clip_gradients()
-                training.step(norms)
+                training.update()
                 collapse.add(training.log_step())
                 if prober is not None:
                     prober.probe_if_due()

@@ -86,8 +86,7 @@ class TokenizerStage:
                     with training.accumulate(number):
                         losses, parts = tokenizer_losses(self, batch, adversarial=adversarial)
                         training.backward(losses, parts)
-                norms = training.clip_gradients()
-                training.step(norms)
+                training.update()
                 training.log_step()
                 if _is_due(training):
                     training.save()  # first: a validation may take long, and may fail

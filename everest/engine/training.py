@@ -208,28 +208,28 @@ class Training:
         for loss in losses[1:]:
             (loss / passes).backward()
 
-    def clip_gradients(self) -> dict[str, Tensor]:
-        """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
-        return clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
-
-    def step(self, norms: Mapping[str, Tensor]) -> None:
-        """Update the weights. The device itself skips an update whose loss or `norms` are not finite.
-
-        With `train.nonfinite: stop` it skips all later ones, too: the host learns of the first a step late,
-        and ends the run.
-        """
+    def update(self) -> None:
+        """Clip the gradients of each network to `train.clip_grad`, and update its weights."""
         record, every = self._record, self.settings.save_seconds
+        norms = clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
-        record.send(self.accelerator, norms)
-        if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
-            sound = record.finite if self.accelerator.scaler is None else record.losses_finite
-            self._broken = torch.maximum(self._broken, sound.logical_not().float())
-        skipped = torch.maximum(self._broken, record.finite.logical_not().float())  # () 1: leave it out
-        update_weights(self.accelerator, self.networks, skipped=skipped)
+        losses_finite, finite = record.send(self.accelerator, norms)
+        update_weights(self.accelerator, self.networks, skipped=self._is_skipped(losses_finite, finite))
         for path in self._drop_paths:  # of this step only
             path.noise = None
         self.steps_done += 1
+
+    def _is_skipped(self, losses_finite: Tensor, finite: Tensor) -> Tensor:
+        """Whether to leave the update out, () float32 on the device, which decides without the host: 1 or 0.
+
+        An update is left out whose losses or gradient norms are not `finite`. With `train.nonfinite: stop`
+        all later ones are left out, too: the host learns of the first a step late, and ends the run.
+        """
+        if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
+            sound = finite if self.accelerator.scaler is None else losses_finite
+            self._broken = torch.maximum(self._broken, sound.logical_not().float())
+        return torch.maximum(self._broken, finite.logical_not().float())
 
     def log_step(self) -> list[Row]:
         """Log all steps whose numbers have arrived; returns the new rows of metrics.jsonl.

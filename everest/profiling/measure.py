@@ -133,7 +133,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
         training.seed(0)
         losses = losses_of(batch)
         training.backward(losses)
-        training.step(training.clip_gradients())
+        training.update()
         return losses[0].item()  # waits for the device
 
     training.model.train()

@@ -17,7 +17,7 @@ from everest.data.augment import lowest_loss, mix
 from everest.data.class_balance import class_weights
 from everest.data.crops import erase
 from everest.data.dataset import Batch, VideoClips
-from everest.data.stages import finetune_clips, validation_clips
+from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import STILL_GUESSING, UNDERFITS, Validations, chance_warning
 from everest.engine.plan import FEWEST_STEPS

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.data.dataset import Batch
-from everest.data.stages import pretrain_clips, pretrain_key
+from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.plan import learning_rate_advice
 from everest.engine.setup import require_same_frozen, set_up_training

@@ -18,8 +18,8 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
+from everest.data.recipe_clips import examine_lengths, fingerprint
 from everest.data.ring import few_workers_notice, require_shared_memory
-from everest.data.stages import examine_lengths, fingerprint
 from everest.engine.context import RunContext
 from everest.engine.network import Network, stage_optimizer
 from everest.engine.pass_memory import pass_memory

@@ -17,7 +17,7 @@ from everest.config.settings import Recipe
 from everest.data.dataset import Batch, StepSampler, VideoClips, failures
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
-from everest.data.stages import resized_by
+from everest.data.recipe_clips import resized_by
 from everest.engine.context import RunContext
 from everest.engine.network import Network, set_lr
 from everest.engine.plan import StagePlan

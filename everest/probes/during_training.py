@@ -25,14 +25,14 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Batch, VideoClips, spaced, tries
 from everest.data.loader import batches, choose_workers, on_device
 from everest.data.randomness import Purpose, seed_at
-from everest.data.stages import center_views, clips_of, unlabeled_clips
+from everest.data.recipe_clips import center_views, clips_of, unlabeled_clips
 from everest.data.views import PretrainViews
 from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
-from everest.lists.stage import read_stage
+from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
@@ -86,7 +86,7 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
         held_out = unlabeled_clips(recipe, "val", one, replace_bad=False, num_noise=training.num_noise)
     if recipe.pretrain.probe.list is not None:
         data = replace(recipe.data, train=recipe.pretrain.probe.list)
-        listed = read_stage(data, "train", labeled=True)
+        listed = read_source(data, "train", labeled=True)
         classes, samples = Classes.of(listed, data), listed.samples
     else:
         samples = spaced(list(dict.fromkeys((held_out or training).samples)), MOST_VIDEOS)

@@ -13,7 +13,7 @@ from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
 from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches
-from everest.data.stages import finetune_clips, pretrain_clips, resized_by
+from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.system.machine import num_readers

@@ -16,7 +16,7 @@ from everest.config.recipe_files import AUTO, RecipeFile
 from everest.config.settings import DataSettings, Recipe
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
-from everest.lists.stage import LIST_FILES
+from everest.lists.sources import LIST_FILES
 from everest.profiling.loading import TrainingStage, reading_speed, stage_clips
 from everest.profiling.measure import measure
 from everest.suggest.data_facts import DataFacts, examine_data

@@ -26,9 +26,9 @@ from everest.config.recipe import (
 )
 from everest.config.settings import Recipe
 from everest.config.stage_settings import ViewPretrainSettings
-from everest.data.stages import pretrain_key
+from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
-from everest.lists.stage import find_source
+from everest.lists.sources import find_source
 from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
 from everest.system.files import write_text
 from everest.system.storage import join_location, parse_location

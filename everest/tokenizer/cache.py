@@ -37,7 +37,7 @@ from torch import Tensor
 from everest.config.settings import Recipe
 from everest.config.stage_settings import TokenTargetSettings
 from everest.data.dataset import VideoClips
-from everest.data.stages import clip_grid, fingerprint
+from everest.data.recipe_clips import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
 from everest.methods.features import TeacherUse

@@ -23,7 +23,7 @@ from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
-from everest.data.stages import clip_grid, pretrain_clips
+from everest.data.recipe_clips import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.methods.features import Teacher, standardized
 from everest.system.accelerator import make_accelerator

@@ -8,7 +8,7 @@ from typing import Final
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.dataset import Batch, VideoClips, spaced
 from everest.data.loader import batches, choose_workers
-from everest.data.stages import pretrain_key, unlabeled_clips
+from everest.data.recipe_clips import pretrain_key, unlabeled_clips
 from everest.data.views import PretrainViews, ValidationViews
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings

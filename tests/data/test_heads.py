@@ -13,7 +13,7 @@ import everest
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, ModelSettings, Recipe
-from everest.data.stages import finetune_clips
+from everest.data.recipe_clips import finetune_clips
 from everest.lists.classes import Classes, empty_classes
 from everest.methods.strategies import AllTokens
 from everest.metrics.metrics import measure

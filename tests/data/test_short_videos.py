@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_runs import called
 
 from everest.config.recipe import load_recipe
-from everest.data.stages import examine_lengths, pretrain_clips
+from everest.data.recipe_clips import examine_lengths, pretrain_clips
 from everest.errors import DataError
 from everest.lists.reading import read_samples
 from everest.prepare.stats import TOO_SHORT, largest_stride
@@ -36,7 +36,7 @@ def test_short_videos_are_reported_once(tmp_path: Path, recipe: Path):
 
 
 def test_one_video_that_is_slow_to_fail_ends_no_run(tmp_path: Path, clip_files: Path, monkeypatch):
-    monkeypatch.setattr("everest.data.stages.EXAMINED_SECONDS", 0.0)
+    monkeypatch.setattr("everest.data.recipe_clips.EXAMINED_SECONDS", 0.0)
     (tmp_path / "broken.mp4").write_text("no video")
     clips = pretrain_clips(load_recipe("small", overrides=[f"data.root={clip_files}"]))
     broken = replace(clips.samples[0], path=str(tmp_path / "broken.mp4"))

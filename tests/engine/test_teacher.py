@@ -14,7 +14,7 @@ from everest.checkpoints.frozen import open_teacher, spec_of_pretraining
 from everest.checkpoints.load import open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.data.stages import pretrain_clips
+from everest.data.recipe_clips import pretrain_clips
 from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenSelection
 from everest.models.cost import count_macs

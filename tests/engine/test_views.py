@@ -9,7 +9,7 @@ from torch import Tensor
 from everest import load_model
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
-from everest.data.stages import pretrain_clips
+from everest.data.recipe_clips import pretrain_clips
 from everest.errors import DivergedError
 from everest.models.spec import pretrain_spec
 from everest.models.views import ViewModel

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everest.config.heads import Head
-from everest.data.stages import fingerprint
+from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError
 from everest.lists.reading import read_labeled, read_samples
 from everest.lists.sample import Sample

@@ -20,7 +20,7 @@ from small_runs import called, metrics, same_run
 
 from everest.checkpoints.describe import load_model
 from everest.config.recipe import load_recipe
-from everest.data.stages import pretrain_clips
+from everest.data.recipe_clips import pretrain_clips
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid
 from everest.methods.learned import LearnedImportance

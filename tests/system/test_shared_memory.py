@@ -62,7 +62,7 @@ import sys
 from pathlib import Path
 from everest.config.recipe import load_recipe
 from everest.data import loader
-from everest.data.stages import pretrain_clips
+from everest.data.recipe_clips import pretrain_clips
 from everest.errors import EnvironmentProblem
 
 loader.require_shared_memory = lambda needed: None  # the memory is taken right after the check

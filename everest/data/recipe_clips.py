@@ -1,4 +1,4 @@
-"""The clips of each stage, from a recipe's data section."""
+"""The clips that each stage of a recipe reads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from everest.lists.classes import Classes
 from everest.lists.labels import indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
-from everest.lists.stage import read_stage, unused_validation
+from everest.lists.sources import read_source, unused_validation
 from everest.methods.camera import NUMBERS
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
@@ -97,7 +97,7 @@ def unlabeled_clips(
     training: bool = False,
 ) -> VideoClips:
     """Returns clips of the videos of `data.KEY`, without their labels; `training`: as in `clips_of`."""
-    samples = read_stage(recipe.data, key, labeled=False)
+    samples = read_source(recipe.data, key, labeled=False)
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=training)
     return replace(clips, notices=tuple(filter(None, (samples.notice, *clips.notices))))
 
@@ -117,7 +117,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
     )
-    samples = read_stage(data, "train", labeled=True)
+    samples = read_source(data, "train", labeled=True)
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
     clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True, training=True)
@@ -129,9 +129,9 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
     """Returns the labeled samples of `data.train` and of `data.test`, and the classes."""
-    train = read_stage(recipe.data, "train", labeled=True)
+    train = read_source(recipe.data, "train", labeled=True)
     classes = Classes.of(train, recipe.data)
-    return train.samples, read_stage(recipe.data, "test", labeled=True, classes=classes).samples, classes
+    return train.samples, read_source(recipe.data, "test", labeled=True, classes=classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
@@ -140,7 +140,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     if data.val is None:
         return None
 
-    samples = read_stage(data, "val", labeled=True, classes=classes)
+    samples = read_source(data, "val", labeled=True, classes=classes)
     metric = best_metric(classes.heads, stage.best, classes.names)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
         raise DataError(
@@ -158,7 +158,7 @@ def center_views(recipe: Recipe) -> ValidationViews:
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """Returns the evaluation views of each video of `data.test`."""
-    samples = read_stage(recipe.data, "test", labeled=True, classes=classes)
+    samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
     clips = clips_of(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
     return replace(clips, heads=classes.heads)

@@ -1,4 +1,4 @@
-"""The videos and labels of a stage, from the data section of a recipe: `read_stage`.
+"""The videos and labels of a stage, from the data section of a recipe: `read_source`.
 
 The recipe names a list, the index of shards or a folder of videos below `data.root`. A folder may stand in
 the place of a list that is missing.
@@ -29,7 +29,7 @@ from everest.video.folders import (
 LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # of `everest prepare`
 
 
-def read_stage(
+def read_source(
     data: DataSettings,
     key: str,
     *,

@@ -98,8 +98,15 @@ def unlabeled_clips(
 ) -> VideoClips:
     """Returns clips of the videos of `data.KEY`, without their labels; `training`: as in `clips_of`."""
     samples = read_source(recipe.data, key, labeled=False)
-    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=training)
-    return replace(clips, notices=tuple(filter(None, (samples.notice, *clips.notices))))
+    return clips_of(
+        recipe,
+        samples,
+        views,
+        num_noise=num_noise,
+        replace_bad=replace_bad,
+        training=training,
+        notices=[samples.notice],
+    )
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -120,11 +127,18 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     samples = read_source(data, "train", labeled=True)
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
-    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True, training=True)
-    notices = tuple(filter(None, (samples.notice, unused_validation(data), *clips.notices)))
+    clips = clips_of(
+        recipe,
+        samples,
+        views,
+        num_noise=num_noise,
+        replace_bad=True,
+        training=True,
+        notices=[samples.notice, unused_validation(data)],
+    )
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
     weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
-    return replace(clips, notices=notices, heads=classes.heads, sample_weights=weights), classes
+    return replace(clips, heads=classes.heads, sample_weights=weights), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
@@ -205,25 +219,28 @@ def clips_of(
     replace_bad: bool,
     cached: bool = True,
     training: bool = False,
+    notices: Sequence[str | None] = (),
 ) -> VideoClips:
     """Returns clips of samples.
 
     Args:
         training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
+        notices: lines to show when a run starts.
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
     with suppress(RuntimeError):  # a user without a home
         keep_indexes(cache_folder() / "indexes")
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())
-    repeated, notices, each = samples.samples, (), data.clips_per_video
+    repeated, each = samples.samples, data.clips_per_video
     if training and each != 1:
         # Choices about a sample follow from its place in the list: each repetition shows another window.
         counts = [num_clips(sample) if each == "auto" else each for sample in repeated]
         repeated = tuple(chain.from_iterable(map(repeat, repeated, counts)))
-        notices = (
-            f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch",
+        counts_notice = (
+            f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch"
         )
+        notices = (*notices, counts_notice)
     return VideoClips(
         repeated,
         make_views=views,
@@ -232,7 +249,7 @@ def clips_of(
         decoder=data.decoder,
         replace_bad=replace_bad,
         cache=open_cache(data.cache if cached else "none", distinct, channels=data.channels),
-        notices=notices,
+        notices=tuple(filter(None, notices)),
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
-from everest.methods.camera import NUMBERS
+from everest.methods.camera_task import NUMBERS
 from everest.methods.external import is_import_path
 from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenGrid, TokenSelection

@@ -29,7 +29,7 @@ from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules, Rows
 from everest.inference.scores import read_truth, score_timelines
 from everest.inference.timelines import Timelines
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
 from everest.metrics.intervals import bootstrap
@@ -92,7 +92,7 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
     groups: list[str] = []
     correct: list[bool] = []
     for row, lists in zip(rows, project["folds"], strict=True):
-        samples = read_samples(Path(lists["test"]), root=Path(project["root"]), labeled=False).samples
+        samples = read_unlabeled(Path(lists["test"]), root=Path(project["root"])).samples
         group = {sample.video_id: group_of(sample) for sample in samples}
         predictions = Path(row["report"]).with_name(PREDICTIONS)
         with predictions.open(newline="", encoding="utf-8", errors="surrogateescape") as file:

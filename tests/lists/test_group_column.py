@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from everest.config.heads import Head
 from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError
-from everest.lists.reading import read_labeled, read_samples
+from everest.lists.reading import read_labeled, read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import is_listable_group, write_list
 from everest.prepare.split import with_groups
@@ -22,9 +22,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read(root: Path, text: str, **options):
+def read(root: Path, text: str, *, labeled: bool = True, **options):
     (root / "list.csv").write_text(text)
-    return read_samples(root / "list.csv", root=root, **options)
+    return (read_samples if labeled else read_unlabeled)(root / "list.csv", root=root, **options)
 
 
 @pytest.mark.parametrize("labeled", [True, False])
@@ -78,9 +78,12 @@ def test_written_groups_are_read_back(root: Path, groups: list[str | None], labe
         for i, group in enumerate(groups)
     ]
     write_list(root / "written.csv", samples, root=root)
-    heads = (Head(outputs=3),)
-    read_back = read_samples(root / "written.csv", root=root, heads=heads, labeled=labeled).samples
-    assert list(read_back) == samples
+    file = root / "written.csv"
+    if labeled:
+        read_back = read_samples(file, root=root, heads=(Head(outputs=3),))
+    else:
+        read_back = read_unlabeled(file, root=root)
+    assert list(read_back.samples) == samples
     columns = (root / "written.csv").read_text(encoding="utf-8").split("\n")[0].split(",")
     assert ("group" in columns) == any(group is not None for group in groups)
 

@@ -12,7 +12,7 @@ from everest.config.heads import Head, named_heads
 from everest.errors import DataError, RecipeError
 from everest.lists.header import find_header
 from everest.lists.labels import read_class_names
-from everest.lists.reading import read_labeled, read_samples
+from everest.lists.reading import read_labeled, read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.text import read_lines
 
@@ -27,9 +27,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def read(root, text, *, name="train.csv", **options):
+def read(root, text, *, name="train.csv", labeled=True, **options):
     (root / name).write_text(text, encoding="utf-8")
-    return read_samples(root / name, root=root, **options)
+    return (read_samples if labeled else read_unlabeled)(root / name, root=root, **options)
 
 
 def short(found, root):
@@ -245,8 +245,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def read_folder(folder, **options):
-    return read_samples(folder, root=folder, **options)
+def read_folder(folder, *, labeled=True, **options):
+    return (read_samples if labeled else read_unlabeled)(folder, root=folder, **options)
 
 
 FOUND = [("jump/c.webm", 0), ("jump/pictures", 0), ("run/a.mp4", 1), ("run/deep/b.AVI", 1)]

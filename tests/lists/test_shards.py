@@ -19,7 +19,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 from everest.config.heads import named_heads
 from everest.errors import DataError
 from everest.lists.inputs import SourceList
-from everest.lists.reading import SampleList, read_samples
+from everest.lists.reading import SampleList, read_samples, read_unlabeled
 from everest.lists.shards import read_index
 from everest.prepare.shard import plan_shards
 from everest.system.files import write_text
@@ -97,8 +97,8 @@ def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
         (videos / name).mkdir()
         os.link(videos / "clip0.mp4", videos / name / f"{name}.mp4")
     index = sharded(videos, tmp_path / "out")
-    here = read_samples(videos, root=videos, labeled=False)
-    there = read_samples(index, root=videos, labeled=False)
+    here = read_unlabeled(videos, root=videos)
+    there = read_unlabeled(index, root=videos)
     assert [sample.path for sample in there.samples] == [sample.path for sample in here.samples]
     assert all(
         video_bytes(one.video) == video_bytes(other.video)
@@ -338,7 +338,8 @@ def test_a_damaged_index_is_one_error_or_names_parts_of_its_shards(made: Path, d
     problem = None
     try:
         rows = read_index(index)
-        samples = read_samples(index, root=made.parent, labeled=data.draw(st.booleans())).samples
+        read = read_samples if data.draw(st.booleans()) else read_unlabeled
+        samples = read(index, root=made.parent).samples
     except DataError as error:
         problem = str(error)
     if problem is not None:

@@ -21,7 +21,7 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import batches
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
-from everest.lists.reading import SampleList, read_samples
+from everest.lists.reading import SampleList, read_samples, read_unlabeled
 from everest.system.run_folder import RunFolder
 from everest.system.storage import RemotePath, join_location, parse_location
 from everest.tokenizer.clips import held_out_key
@@ -61,7 +61,7 @@ def nobody(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 
 def unlabelled(source: str, root: str) -> SampleList:
-    return read_samples(parse_location(source), root=parse_location(root), labeled=False)
+    return read_unlabeled(parse_location(source), root=parse_location(root))
 
 
 def test_a_url_keeps_its_protocol_and_joins_like_a_path():

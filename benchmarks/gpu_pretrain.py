@@ -81,9 +81,9 @@ class Pretraining:
             lr = cosine_lr(tick, steps=TICKS, warmup=warm_up, peak=peak, minimum=LEAST)
             computed = self._step(waiting.pop(0), lr, generator)
             if pending is not None:  # a step late, so that the device does not wait
-                losses.append(pending.read().figures["loss"])
+                losses.append(pending.read()[0]["loss"])
             pending = computed
-        last = pending.read().figures
+        last, *_ = pending.read()
         losses.append(last["loss"])
         seconds = time.perf_counter() - began
         for future in waiting:

@@ -17,7 +17,7 @@ from torch._dynamo.utils import counters
 from torch._functorch import config as functorch_config
 from training_step import Loss, TrainingStep, peak_bytes
 
-from everest.data.dataset import Clip
+from everest.data.dataset import Batch
 from everest.models.mae import MaskedAutoencoder
 from everest.video.pixels import normalize
 
@@ -75,7 +75,7 @@ class StepCase:
 
 
 def _plain_loss(step: TrainingStep) -> Loss:
-    def loss(clips: Clip) -> Tensor:
+    def loss(clips: Batch) -> Tensor:
         assert isinstance(step.model, MaskedAutoencoder)
         with step.accelerator.autocast():
             frames = normalize(clips.frames.flatten(0, 1))
@@ -90,7 +90,7 @@ def _transformers_loss(step: TrainingStep) -> Loss:
     masked[torch.randperm(196)[:20]] = False
     masked = masked.repeat(8).to(step.device)
 
-    def loss(clips: Clip) -> Tensor:
+    def loss(clips: Batch) -> Tensor:
         frames = normalize(clips.frames.flatten(0, 1)).transpose(1, 2)  # (B, T, 3, H, W)
         with step.accelerator.autocast():
             return step.model(frames, bool_masked_pos=masked.expand(frames.size(0), -1)).loss
@@ -104,7 +104,7 @@ def _loss_in_a_cuda_graph(step: TrainingStep) -> Loss:
 
     captured = torch.compile(of_tensors, mode="reduce-overhead", fullgraph=True, dynamic=False)
 
-    def loss(clips: Clip) -> Tensor:
+    def loss(clips: Batch) -> Tensor:
         with step.accelerator.autocast():
             return captured(clips.frames.flatten(0, 1), clips.noise.flatten(0, 1))
 
@@ -150,7 +150,7 @@ def measure(case: StepCase, *, seconds: float) -> Iterator[Row]:
         began = time.perf_counter()
 
 
-def _waits(step: TrainingStep, clips: Clip) -> str | None:
+def _waits(step: TrainingStep, clips: Batch) -> str | None:
     """Why the host waits for the device in a step, or None."""
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -165,7 +165,7 @@ def _waits(step: TrainingStep, clips: Clip) -> str | None:
     return None
 
 
-def gradients(step: TrainingStep, clips: Clip) -> tuple[float, Tensor]:
+def gradients(step: TrainingStep, clips: Batch) -> tuple[float, Tensor]:
     """The loss of a batch, and all gradients in one vector."""
     loss = step.loss(clips)
     step.accelerator.backward(loss)

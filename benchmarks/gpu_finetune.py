@@ -119,8 +119,8 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
         record = StepRecord(device)
-        record.send(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
-        update_weights(accelerator, networks, skipped=record.finite.logical_not().float())
+        _, finite = record.send(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
+        update_weights(accelerator, networks, skipped=finite.logical_not().float())
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

@@ -17,7 +17,7 @@ from everest.engine.network import Network, set_lr, stage_optimizer
 from everest.engine.plan import cosine_lr, scaled_lr
 from everest.engine.step_log import StepRecord
 from everest.engine.update import clip_gradients, prepare_model, update_weights
-from everest.methods.camera import NUMBERS
+from everest.methods.camera_task import NUMBERS
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.system.accelerator import make_accelerator
@@ -81,9 +81,9 @@ class Pretraining:
             lr = cosine_lr(tick, steps=TICKS, warmup=warm_up, peak=peak, minimum=LEAST)
             computed = self._step(waiting.pop(0), lr, generator)
             if pending is not None:  # a step late, so that the device does not wait
-                losses.append(pending.read().figures["loss"])
+                losses.append(pending.read()[0]["loss"])
             pending = computed
-        last = pending.read().figures
+        last, *_ = pending.read()
         losses.append(last["loss"])
         seconds = time.perf_counter() - began
         for future in waiting:
@@ -107,6 +107,7 @@ class Pretraining:
         output = self._wrapped(self._crops(views), noise=noise, **videos)
         record.add(output.loss, output.parts, passes=1)
         accelerator.backward(output.loss)
-        record.send(accelerator, clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad))
-        update_weights(accelerator, self._networks, skipped=record.finite.logical_not().float())
+        norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
+        _, finite = record.send(accelerator, norms)
+        update_weights(accelerator, self._networks, skipped=finite.logical_not().float())
         return record

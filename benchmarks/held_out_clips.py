@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from everest.config.settings import Recipe
-from everest.data.stages import center_views, clips_of
-from everest.lists.stage import read_stage
+from everest.data.recipe_clips import center_views, clips_of
+from everest.lists.sources import read_source
 
 SETS: Final = ("weizmann10", "interaction6", "surveillance2", "cameramotion8", "tabletennis2", "tennis7")
 LETTERS: Final = "letters26"  # in the folder of lips
@@ -54,7 +54,7 @@ class Clips:
                 file.writelines(f"{path} {label}\n" for path, label, _ in self.rows(name))
                 file.flush()
                 data = replace(self.recipe.data, root=str(self.videos), train=file.name, cache="none")
-                samples = read_stage(data, "train", labeled=False)
+                samples = read_source(data, "train", labeled=False)
             clips = clips_of(self.recipe, samples, center_views(self.recipe), replace_bad=False)
             frames = [clips.read((0, index)).frames[0] for index in range(len(clips))]
             self._pixels[name] = torch.stack(frames)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
-from everest.data.dataset import Clip
+from everest.data.dataset import Batch
 from everest.engine.network import Network, set_lr, stage_optimizer
 from everest.engine.step_log import StepRecord
 from everest.engine.update import clip_gradients, prepare_model, update_weights
@@ -21,7 +21,7 @@ from everest.system.accelerator import make_accelerator
 
 LEARNING_RATE = 1e-6  # small, so that the weights remain close to their initialization
 
-Loss = Callable[[Clip], Tensor]
+Loss = Callable[[Batch], Tensor]
 
 
 class TrainingStep:
@@ -48,7 +48,7 @@ class TrainingStep:
         wrapped = prepare_model(self.accelerator, self.model, recipe.train)
         self.loss: Loss = lambda clips: pretraining_output(wrapped, clips).loss
 
-    def clips(self, batch: int, *, random: bool = False) -> Clip:
+    def clips(self, batch: int, *, random: bool = False) -> Batch:
         """A batch on the device, of random bytes or of no known content."""
         shape = (batch, 1, 3, self.spec.offered_frames, *self.spec.size)
         frames = torch.empty(shape, dtype=torch.uint8, device=self.device)
@@ -56,16 +56,17 @@ class TrainingStep:
         if random:
             frames.random_(0, 256)
             noise.uniform_()
-        return cast(Clip, SimpleNamespace(frames=frames, noise=noise, tokens={}))
+        return cast(Batch, SimpleNamespace(frames=frames, noise=noise, inputs={}))
 
-    def run(self, clips: Clip) -> Tensor:
+    def run(self, clips: Batch) -> Tensor:
         """One step. Returns the loss, on the device."""
         record = StepRecord(self.device)
         loss = self.loss(clips)
         record.add(loss, {}, passes=1)
         self.accelerator.backward(loss)
-        record.send(self.accelerator, clip_gradients(self.accelerator, self.networks, self.clip_grad))
-        self.update(skipped=record.finite.logical_not().float())
+        norms = clip_gradients(self.accelerator, self.networks, self.clip_grad)
+        _, finite = record.send(self.accelerator, norms)
+        self.update(skipped=finite.logical_not().float())
         return loss.detach()
 
     def update(self, *, skipped: Tensor) -> None:
@@ -73,7 +74,7 @@ class TrainingStep:
         update_weights(self.accelerator, self.networks, skipped=skipped)
 
 
-def peak_bytes(step: TrainingStep, clips: Clip) -> tuple[int, int]:
+def peak_bytes(step: TrainingStep, clips: Batch) -> tuple[int, int]:
     """The most memory of a step, by torch's allocator: in all, and without weights, moments and clips."""
     resting = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()

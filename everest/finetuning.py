@@ -16,8 +16,8 @@ from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import lowest_loss, mix
 from everest.data.class_balance import class_weights
 from everest.data.crops import erase
-from everest.data.dataset import Clip, VideoClips
-from everest.data.stages import finetune_clips, validation_clips
+from everest.data.dataset import Batch, VideoClips
+from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
 from everest.engine.health import STILL_GUESSING, UNDERFITS, Validations, chance_warning
 from everest.engine.plan import FEWEST_STEPS
@@ -54,15 +54,15 @@ class Finetuning:
         assert isinstance(model, VideoClassifier)
         return model
 
-    def losses(self, clip: Clip) -> list[Tensor]:
+    def losses(self, batch: Batch) -> list[Tensor]:
         """The loss, a scalar, of clips on the device, after erasing, mixup and cutmix."""
         settings, model, rng = self.settings, self.model, self.training.rng()
-        generator = torch.Generator(clip.frames.device).manual_seed(int(rng.integers(2**63)))
-        frames = model.pixels.normalize(clip.frames.flatten(0, 1))  # (B, C, T, H, W)
-        frames = erase(frames, clip.erase.flatten(0, 1), generator=generator)
-        targets = soft_targets(clip.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
+        generator = torch.Generator(batch.frames.device).manual_seed(int(rng.integers(2**63)))
+        frames = model.pixels.normalize(batch.frames.flatten(0, 1))  # (B, C, T, H, W)
+        frames = erase(frames, batch.erase.flatten(0, 1), generator=generator)
+        targets = soft_targets(batch.label, model.heads, smoothing=settings.label_smoothing)  # (B, outputs)
         frames, targets = mix(frames, targets, mixup=settings.mixup, cutmix=settings.cutmix, rng=rng)
-        noise = clip.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
+        noise = batch.noise.flatten(0, 1)  # (B, N), or (B, 0) if the selection draws nothing
         logits = self.training.model(frames, noise=noise if noise.size(1) else None).float()  # (B, outputs)
         return [supervised_loss(logits, targets, model.heads, self.class_weights)]
 
@@ -83,12 +83,11 @@ class Finetuning:
             while training.has_steps:
                 training.begin_step()
                 for number in range(training.plan.accumulation):
-                    clip = training.next_clip()
+                    batch = training.next_batch()
                     training.seed(number)
                     with training.accumulate(number):
-                        training.backward(self.losses(clip))
-                norms = training.clip_gradients()
-                training.step(norms)
+                        training.backward(self.losses(batch))
+                training.update()
                 rows = training.log_step()
                 validates = clips is not None and training.at_checkpoint
                 if validates:
@@ -107,7 +106,7 @@ class Finetuning:
 def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     """Prepare everything up to the first step."""
     settings = recipe.finetune
-    start = context.read_start()  # first: reading the data may take minutes
+    init = context.read_init()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
     empty = empty_classes(clips.samples, classes)
@@ -120,9 +119,9 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
         context.notices(f"warning: finetune.{name}: no effect without data.val" for name in idle)
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
-    if start is not None:
-        spec = start.adapted(spec)
-    training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, start=start)
+    if init is not None:
+        spec = init.adapted(spec)
+    training = set_up_training(recipe, settings, spec, clips, context, classes=classes.names, init=init)
     tensors = [w if w is None else torch.from_numpy(w).to(training.accelerator.device) for w in weights]
     return Finetuning(
         training=training,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
-from everest.data.dataset import Clip
-from everest.data.stages import pretrain_clips, pretrain_key
+from everest.data.dataset import Batch
+from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.plan import learning_rate_advice
 from everest.engine.setup import require_same_frozen, set_up_training
@@ -37,15 +37,15 @@ NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, l
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     """Prepare everything up to the first step."""
-    start = context.read_start()  # first: reading the data may take minutes
+    init = context.read_init()  # first: reading the data may take minutes
     if recipe.pretrain.teacher is None and not recipe.pretrain.needs_tokenizer:
         spec = pretrain_spec(recipe, tokenizer=None)
     else:
         from everest.checkpoints.frozen import spec_of_pretraining
 
         spec = spec_of_pretraining(recipe)
-    if start is not None:
-        spec = start.adapted(spec)
+    if init is not None:
+        spec = init.adapted(spec)
     if context.resumed:
         require_same_frozen(context.run, spec)
     clips = pretrain_clips(recipe)
@@ -59,7 +59,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
 
         clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
-    training = set_up_training(recipe, recipe.pretrain, spec, clips, context, start=start)
+    training = set_up_training(recipe, recipe.pretrain, spec, clips, context, init=init)
     probes = recipe.pretrain.probe.every and not context.options.one_batch
     if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
         from everest.checkpoints.frozen import attach_teacher
@@ -73,11 +73,11 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
     return Pretraining(training=training, prober=Prober(training, recipe, spec))
 
 
-def pretraining_output(model: nn.Module, clip: Clip) -> PretrainingOutput:
+def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:
     """The loss of a batch of clips on the device."""
-    frames = clip.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
-    inputs = {name: value.flatten(0, 1) for name, value in clip.tokens.items()}
-    return model(frames, noise=clip.noise.flatten(0, 1), **inputs)
+    frames = batch.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
+    inputs = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
+    return model(frames, noise=batch.noise.flatten(0, 1), **inputs)
 
 
 class CollapseWatch:
@@ -105,9 +105,9 @@ class Pretraining:
     training: Training
     prober: Prober | None  # None: the run is not probed
 
-    def losses(self, clip: Clip) -> list[Tensor]:
+    def losses(self, batch: Batch) -> list[Tensor]:
         """The loss, a scalar, of clips on the device."""
-        return [pretraining_output(self.training.model, clip).loss]
+        return [pretraining_output(self.training.model, batch).loss]
 
     def train(self) -> None:
         """Train to the end of the plan."""
@@ -121,13 +121,12 @@ class Pretraining:
             while training.has_steps:
                 training.begin_step()
                 for number in range(training.plan.accumulation):
-                    clip = training.next_clip()
+                    batch = training.next_batch()
                     training.seed(number)
                     with training.accumulate(number):
-                        output = pretraining_output(training.model, clip)
+                        output = pretraining_output(training.model, batch)
                         training.backward([output.loss], output.parts)
-                norms = training.clip_gradients()
-                training.step(norms)
+                training.update()
                 collapse.add(training.log_step())
                 if prober is not None:
                     prober.probe_if_due()
@@ -185,7 +184,7 @@ def _show_reconstruction(training: Training) -> None:
 
     from everest.figures.masks import view_model
     from everest.figures.pictures import rows_of
-    from everest.tokenizer.targets import FeatureTargets
+    from everest.methods.features import FeatureTargets
 
     if isinstance(model.targets, FeatureTargets):  # nothing that has pixels is predicted
         return

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
-from everest.checkpoints.start import find_init
+from everest.checkpoints.init import find_init
 from everest.config.recipe import recipe_for_run
 from everest.config.settings import Recipe
 from everest.engine.context import RunContext, RunOptions

@@ -14,7 +14,7 @@ from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe, TrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import Clip, VideoClips
+from everest.data.dataset import Batch, VideoClips
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_optimizer
@@ -57,9 +57,9 @@ class TokenizerStage:
     validation_key: str  # of their list in `data`
     untrained: TokenScorer  # with the weights that training starts from, for comparison
 
-    def losses(self, clip: Clip) -> list[Tensor]:
+    def losses(self, batch: Batch) -> list[Tensor]:
         """The losses of all networks, as in late steps: with the adversary, if there is one."""
-        return tokenizer_losses(self, clip, adversarial=self.objective.adversary is not None).losses
+        return tokenizer_losses(self, batch, adversarial=self.objective.adversary is not None).losses
 
     def train(self) -> dict[str, Any]:
         """Train to the end of the plan, measure the targets and validate.
@@ -82,13 +82,12 @@ class TokenizerStage:
                         f"the discriminator starts after step {adversary_start}: its term joins the loss"
                     )
                 for number in range(training.plan.accumulation):
-                    clip = training.next_clip()
+                    batch = training.next_batch()
                     training.seed(number)
                     with training.accumulate(number):
-                        losses, parts = tokenizer_losses(self, clip, adversarial=adversarial)
+                        losses, parts = tokenizer_losses(self, batch, adversarial=adversarial)
                         training.backward(losses, parts)
-                norms = training.clip_gradients()
-                training.step(norms)
+                training.update()
                 training.log_step()
                 if _is_due(training):
                     training.save()  # first: a validation may take long, and may fail
@@ -150,7 +149,7 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
     )
 
 
-def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) -> TokenizerLosses:
+def tokenizer_losses(stage: TokenizerStage, batch: Batch, *, adversarial: bool) -> TokenizerLosses:
     """The losses of clips on the device, rebuilt from the tokens that the step allows.
 
     Args:
@@ -161,7 +160,7 @@ def tokenizer_losses(stage: TokenizerStage, clip: Clip, *, adversarial: bool) ->
     # Some steps rebuild from all tokens: tokens that are rarely kept would be trained poorly.
     chance = generator_at(training.settings.seed, Purpose.ALL_TOKENS, step).random()
     all_tokens = step < settings.warmup * training.plan.steps or bool(chance < settings.full_batches)
-    frames = in_unit_range(clip.frames.flatten(0, 1))  # (B, 3, T, H, W)
+    frames = in_unit_range(batch.frames.flatten(0, 1))  # (B, 3, T, H, W)
     generator = torch.Generator(frames.device).manual_seed(int(rng.integers(2**63)))
     rebuilt = training.model(frames, generator=generator, all_tokens=all_tokens)
     with training.accelerator.autocast():
@@ -246,8 +245,8 @@ def measure_targets(model: AdaptiveTokenizer, clips: VideoClips, *, settings: Tr
     number of levels is not symmetric.
     """
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for clip in spaced_clips(clips, TARGET_CLIPS, settings=settings):
-        frames = in_unit_range(clip.frames.flatten(0, 1).to(model.target_mean.device))
+    for batch in spaced_clips(clips, TARGET_CLIPS, settings=settings):
+        frames = in_unit_range(batch.frames.flatten(0, 1).to(model.target_mean.device))
         values = model.encode(frames).values.flatten(0, 1).double().cpu()  # (tokens, D)
         count += len(values)
         total = total + values.sum(dim=0)

@@ -121,7 +121,7 @@ def _read_sources(
 def _read_recipe(recipe: str, data: Path | None, overrides: list[str] | None) -> _Chosen:
     """The lists as the stages of a recipe read them."""
     from everest.lists.classes import Classes
-    from everest.lists.stage import read_stage
+    from everest.lists.sources import read_source
 
     settings = read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
     known, root = settings.data, local_path(settings.data.root)
@@ -133,7 +133,7 @@ def _read_recipe(recipe: str, data: Path | None, overrides: list[str] | None) ->
         if path is None or path in paths:  # data.test may be data.val
             continue
         paths.append(path)
-        lists[key] = read_stage(known, key, labeled=key != "pretrain", classes=classes, may_miss=True)
+        lists[key] = read_source(known, key, labeled=key != "pretrain", classes=classes, may_miss=True)
         if key == "train":
             classes = Classes.of(lists[key], known)
     if not lists:

@@ -78,7 +78,7 @@ def _train(
         raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
     start = None
     if init != "none":
-        from everest.checkpoints.start import find_init
+        from everest.checkpoints.init import find_init
 
         output = options.output if options.resume in ("auto", "never") else Path(options.resume)
         start = find_init(init, output=output, overwrite=options.overwrite, decoder=decoder)

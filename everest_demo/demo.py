@@ -7,7 +7,7 @@ from pathlib import Path
 
 from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
-from everest.data.stages import pretrain_clips
+from everest.data.recipe_clips import pretrain_clips
 from everest.figures.masks import view_model
 from everest.figures.pictures import draw_rows, rows_of, view_title
 from everest.models.mae import MaskedAutoencoder

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from everest.checkpoints.start import find_init
+from everest.checkpoints.init import find_init
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.engine.context import RunContext, RunOptions

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
+from everest.methods.features import FeatureTargets, TeacherUse
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
 from everest.models.video_model import VideoEncoder
 from everest.system.hub import is_hub_name, is_timm_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
-from everest.tokenizer.targets import FeatureTargets, TeacherUse
 from everest.video.pixels import PixelStatistics
 
 Use = TypeVar("Use", TokenizerUse, TeacherUse)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from everest.checkpoints.describe import sampled_frames, trained_clip
 from everest.checkpoints.graph import sample_pixels
+from everest.checkpoints.init import PARTS, as_yaml
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
-from everest.checkpoints.start import PARTS, as_yaml
 from everest.config.heads import MULTI_LABEL
 from everest.config.settings import ModelSettings
 from everest.config.sizes import MLP_RATIO

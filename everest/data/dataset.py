@@ -39,7 +39,7 @@ Item = TypeVar("Item")
 
 
 class Clip(NamedTuple):
-    """One clip, or a batch with a leading batch dimension and lists of `video_id` and `failed`."""
+    """One clip, with all views of it."""
 
     frames: Tensor  # (V, C, T, H, W) uint8; with `regions` (V, T, R, S, C)
     label: Tensor  # (L,) float32, see `label_values`; -1 if there is none
@@ -47,9 +47,22 @@ class Clip(NamedTuple):
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
     failed: str  # JSON: [path, reason] of every video that was tried and could not be read
-    tokens: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
-    copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
+    inputs: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
     regions: Regions | None = None  # for the device to make the frames of
+
+
+class Batch(NamedTuple):
+    """B clips; see `Clip`."""
+
+    frames: Tensor  # (B, V, C, T, H, W) uint8; with `regions` (B, V, T, R, S, C)
+    label: Tensor  # (B, L) float32
+    video_ids: list[str]
+    noise: Tensor  # (B, V, M) float32
+    erase: Tensor  # (B, V, 4) int64
+    failed: list[str]
+    inputs: dict[str, Tensor]  # (B, V, …) each
+    copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
+    regions: Regions | None = None
 
 
 class ClipTokens(Protocol):
@@ -138,19 +151,19 @@ class VideoClips(Dataset[Clip]):
                 rng = generator_at(self.seed, Purpose.VIEWS, *key, attempt)
                 index = int(rng.integers(len(self.samples)))
             try:
-                variant, tokens = epoch, {}
+                variant, inputs = epoch, {}
                 if self.tokens is not None:
                     variant = epoch % self.tokens.variants
-                    tokens = self.tokens.read(variant, index)
+                    inputs = self.tokens.read(variant, index)
                 rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
                 views = self.make_views(self.samples[index], rng, self.decoder, self.cache, out)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
                     continue
-                tokens, views = {}, self._blank(out)
+                inputs, views = {}, self._blank(out)
             if self.compares_videos:
-                tokens = {"videos": torch.full((len(views.frames),), index)}
+                inputs = {"videos": torch.full((len(views.frames),), index)}
             rng = generator_at(self.seed, Purpose.NOISE, *key)
             noise = rng.random((len(views.frames), self.num_noise), dtype=np.float32)
             sample = self.samples[index]
@@ -161,8 +174,7 @@ class VideoClips(Dataset[Clip]):
                 noise=torch.from_numpy(noise),
                 erase=views.erase,
                 failed=json.dumps(failed),
-                tokens=tokens,
-                copies=[],
+                inputs=inputs,
                 regions=self.regions(views.regions),
             )
         path, reason = failed[0]
@@ -248,12 +260,12 @@ class StepSampler(Sampler[list[SampleKey]]):
             skipped = 0
 
 
-def tries(batch: Clip) -> list[list[tuple[str, str]]]:
+def tries(batch: Batch) -> list[list[tuple[str, str]]]:
     """Returns the path and reason of each failed try, for every sample of a batch."""
     return [[(path, reason) for path, reason in json.loads(text)] for text in batch.failed]
 
 
-def failures(batch: Clip) -> list[list[tuple[str, str]]]:
+def failures(batch: Batch) -> list[list[tuple[str, str]]]:
     """Returns the path and reason of each failed try, for every sample of a batch that had one."""
     return [failed for failed in tries(batch) if failed]
 

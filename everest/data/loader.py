@@ -1,7 +1,7 @@
 """Batches of clips, read by worker processes into a ring of slots, and copied to the device.
 
-A batch that `batches` yields is valid until the next one is requested: its slot is then written again. A
-consumer that keeps tensors for longer clones them. The loader waits for copies to a GPU by `on_device`; a
+A batch of a loader is valid until the next one is requested: its slot is then written again. A consumer that
+keeps tensors for longer clones them. The loader waits for copies to a GPU by `on_device`; a
 consumer that copies by other asynchronous means waits itself.
 """
 
@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from functools import partial
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 
 import torch
 
-from everest.data.dataset import Clip, StepSampler, VideoClips
+from everest.data.dataset import Batch, StepSampler, VideoClips
 from everest.data.regions import resize_regions
 from everest.data.ring import Ring, free_shared_memory, require_shared_memory, ring_bytes
 from everest.data.workers import Division, Group, SampleKey, WorkerCrash, Workers, divide
@@ -28,147 +28,127 @@ from everest.system.processes import local_processes
 STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
 MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end
 SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
-OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a tokenizer adds its own
+OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a model may have further inputs
 
 Order = StepSampler | Sequence[list[SampleKey]]
+Texts = tuple[str, str]  # `video_id` and `failed` of a clip; its tensors are in the ring
 
 
 class StoppedWaiting(Exception):
     """The wait for a batch was given up, because its loader should stop."""
 
 
-class Names(NamedTuple):
-    """The texts of a clip, which a worker returns; its tensors are in the ring."""
-
-    video_id: str
-    failed: str
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ClipLoader:
-    """Clips, the order of their batches, and the processes that read them; iterate over it with `batches`."""
-
-    dataset: VideoClips
-    order: Order
-    workers: int  # processes that read; 0: this process reads
-    timeout: float  # seconds to wait for a group of clips of a worker
-    should_stop: Callable[[], bool] = lambda: False  # whether to give up the wait for a group
-
-    @property
-    def largest(self) -> int:
-        """The number of samples of the largest batch."""
-        if isinstance(self.order, StepSampler):
-            return self.order.batch_samples
-        return max(map(len, self.order), default=1)
-
-    def division(self) -> Division:
-        """How batches are divided among the workers."""
-        views = self.dataset.make_views.num_views
-        return divide(batch=self.largest, views=views, workers=self.workers, batches=len(self.order))
-
-
-def make_loader(
-    dataset: VideoClips,
-    order: Order,
-    *,
-    workers: int,
-    timeout: float,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> ClipLoader:
-    """The loader; EnvironmentProblem if there is too little shared memory for its batches."""
-    require_shared_memory(shared_bytes(dataset, order, workers=workers))
-    return ClipLoader(dataset=dataset, order=order, workers=workers, timeout=timeout, should_stop=should_stop)
-
-
-def choose_workers(dataset: VideoClips, order: Order, workers: int | Literal["auto"]) -> int:
+def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto"]) -> int:
     """Returns the number of workers; for `auto` as many as the cores and the free shared memory allow."""
     if workers != "auto":
         return workers
     free, processes = free_shared_memory(), local_processes()
     for number in range(num_readers(), 0, -1):
-        needed = shared_bytes(dataset, order, workers=number) * processes
+        needed = shared_bytes(clips, order, workers=number) * processes
         if free is None or needed <= SHARED_PART * free:
             return number
     return 0
 
 
-def shared_bytes(dataset: VideoClips, order: Order, *, workers: int) -> int:
+def shared_bytes(clips: VideoClips, order: Order, *, workers: int) -> int:
     """Returns the bytes of shared memory that a loader uses."""
     if not workers:
         return 0
-    loader = ClipLoader(dataset=dataset, order=order, workers=workers, timeout=0)
-    return ring_bytes(dataset.layout(), slots=loader.division().slots, batch=loader.largest)
+    slots = divide_batches(clips, order, workers=workers).slots
+    return ring_bytes(clips.layout(), slots=slots, batch=largest_batch(order))
 
 
-def batches(loader: ClipLoader) -> Generator[Clip]:
-    """Yields the batches of a loader, each valid until the next one is requested."""
-    division = loader.division()
-    ring = Ring(
-        loader.dataset.layout(), slots=division.slots, batch=loader.largest, shared=loader.workers > 0
-    )
-    work = partial(read_group, loader.dataset, ring)
-    workers: Workers[Group, list[Names]] = Workers(work, number=loader.workers, ahead=division.ahead)
-    reading = _Reading(loader, division, workers)
-    copies: list[torch.cuda.Event] = []
-    try:
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            ring.pin()  # after the workers were started: they use no GPU
-        while groups := reading.next_groups():
-            names = [name for group in groups for name in reading.take(group)]
-            tensors = ring.batch(groups[0].slot, len(names))
-            own: dict[str, Any] = {name: tensors.pop(name) for name in OF_EVERY_CLIP}
-            own |= {"video_id": [each.video_id for each in names], "failed": [each.failed for each in names]}
-            copies, regions = [], loader.dataset.regions(tensors.pop("regions", None))
-            yield Clip(**own, tokens=tensors, copies=copies, regions=regions)
-            _wait_for(copies)
-            reading.release()
-    finally:
-        workers.kill()
-        _wait_for(copies)
-        ring.unpin()
+def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> Division:
+    """How batches are divided among the workers."""
+    views = clips.make_views.num_views
+    return divide(batch=largest_batch(order), views=views, workers=workers, batches=len(order))
 
 
-def read_group(dataset: VideoClips, ring: Ring, group: Group) -> list[Names]:
-    """Reads the clips of a group into its rows of the ring."""
-    rows = ring.batch(group.slot, group.first + len(group.keys))  # (rows, …) each
-    names = []
-    for row, key in enumerate(group.keys, group.first):
-        clip = dataset.read(key, out=rows["frames"][row])
-        tensors = {"label": clip.label, "noise": clip.noise, "erase": clip.erase, **clip.tokens}
-        if clip.regions is not None:
-            tensors["regions"] = clip.regions.boxes
-        for name, value in tensors.items():
-            rows[name][row] = value
-        names.append(Names(clip.video_id, clip.failed))
-    return names
+def largest_batch(order: Order) -> int:
+    """The number of samples of the largest batch."""
+    return order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
 
 
-def _wait_for(copies: Sequence[torch.cuda.Event]) -> None:
-    for copied in copies:
-        if not copied.query():
-            copied.synchronize()
+def batches(clips: VideoClips, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
+    """Yields the batches of a `ClipLoader`, whose workers start with the first and end with the last."""
+    with closing(ClipLoader(clips, order, workers=workers, timeout=timeout)) as loader:
+        yield from loader
 
 
-class _Reading:
-    """The groups under way. A group is sent only if no batch that is read or used occupies its slot."""
+class ClipLoader:
+    """Reads batches by worker processes, which it starts; EnvironmentProblem if shared memory is short.
 
-    def __init__(self, loader: ClipLoader, division: Division, workers: Workers[Group, list[Names]]) -> None:
-        self._loader = loader
+    Iterate over it once, and close it. A group of clips is sent to a worker only if no batch that is read or
+    used occupies its slot of the ring.
+
+    Args:
+        order: the samples of each batch.
+        workers: processes that read; 0: this process reads.
+        timeout: seconds to wait for a group of clips of a worker.
+        should_stop: whether to give up the wait for a group.
+    """
+
+    def __init__(
+        self,
+        clips: VideoClips,
+        order: Order,
+        *,
+        workers: int,
+        timeout: float,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        require_shared_memory(shared_bytes(clips, order, workers=workers))
+        division = divide_batches(clips, order, workers=workers)
+        layout, largest = clips.layout(), largest_batch(order)
+        self._clips = clips
+        self._timeout = timeout
+        self._should_stop = should_stop
         self._slots = division.slots
-        self._workers = workers
-        self._following = division.groups(loader.order)
+        self._following = division.groups(order)
         self._begun: deque[list[Group]] = deque()  # batches that occupy a slot
         self._unsent: deque[Group] = deque()  # groups of these batches
+        self._copies: list[torch.cuda.Event] = []  # of the batch that is used
+        self._ring = Ring(layout, slots=division.slots, batch=largest, shared=workers > 0)
+        self._workers: Workers[Group, list[Texts]] = Workers(
+            partial(read_group, clips, self._ring), number=workers, ahead=division.ahead
+        )
 
-    def next_groups(self) -> list[Group] | None:
-        """Return the groups of the next batch; None after the last."""
-        self._begin()
-        return self._begun[0] if self._begun else None
+    def __iter__(self) -> Iterator[Batch]:
+        """Yields the batches, each valid until the next one is requested."""
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            self._ring.pin()  # after the workers were started: they use no GPU
+        self._send()
+        while self._begun:
+            groups = self._begun[0]
+            texts = [text for group in groups for text in self._take(group)]
+            tensors = self._ring.batch(groups[0].slot, len(texts))
+            own: dict[str, Any] = {name: tensors.pop(name) for name in OF_EVERY_CLIP}
+            own |= {"video_ids": [text[0] for text in texts], "failed": [text[1] for text in texts]}
+            self._copies, regions = [], self._clips.regions(tensors.pop("regions", None))
+            yield Batch(**own, inputs=tensors, copies=self._copies, regions=regions)
+            _wait_for(self._copies)
+            self._begun.popleft()  # frees its slot
+            self._send()
 
-    def take(self, group: Group) -> list[Names]:
+    def close(self) -> None:
+        """End the workers, and wait for copies to a GPU."""
+        self._workers.kill()
+        _wait_for(self._copies)
+        self._ring.unpin()
+
+    def _send(self) -> None:
+        """Send groups to the workers that have room, of as many batches as there are slots."""
+        while len(self._begun) < self._slots and (groups := next(self._following, None)):
+            self._begun.append(groups)
+            self._unsent.extend(groups)
+        while self._unsent and self._workers.has_room:
+            group = self._unsent.popleft()
+            self._workers.add(group.number, group)
+
+    def _take(self, group: Group) -> list[Texts]:
         """Wait for a group of clips."""
-        limit, samples = self._loader.timeout, self._loader.dataset.samples
-        self._begin()
+        limit, samples = self._timeout, self._clips.samples
+        self._send()
         deadline = time.monotonic() + limit if limit else math.inf
         try:
             while True:
@@ -176,7 +156,7 @@ class _Reading:
                     left = deadline - time.monotonic()
                     return self._workers.take(group.number, limit=max(min(left, STOP_SECONDS), MOMENT))
                 except TimeoutError:
-                    if self._loader.should_stop():
+                    if self._should_stop():
                         raise StoppedWaiting from None
                     if time.monotonic() >= deadline:
                         names = ", ".join(samples[index].path for _, index in group.keys)
@@ -189,27 +169,36 @@ class _Reading:
                 f"{crash} while it read one of: {names}; remove the file that it cannot decode from the list"
             ) from None
 
-    def release(self) -> None:
-        """Free the slot of the batch that was used."""
-        self._begun.popleft()
 
-    def _begin(self) -> None:
-        while len(self._begun) < self._slots and (groups := next(self._following, None)):
-            self._begun.append(groups)
-            self._unsent.extend(groups)
-        while self._unsent and self._workers.has_room:
-            group = self._unsent.popleft()
-            self._workers.add(group.number, group)
+def read_group(clips: VideoClips, ring: Ring, group: Group) -> list[Texts]:
+    """Reads the clips of a group into its rows of the ring."""
+    rows = ring.batch(group.slot, group.first + len(group.keys))  # (rows, …) each
+    texts = []
+    for row, key in enumerate(group.keys, group.first):
+        clip = clips.read(key, out=rows["frames"][row])
+        tensors = {"label": clip.label, "noise": clip.noise, "erase": clip.erase, **clip.inputs}
+        if clip.regions is not None:
+            tensors["regions"] = clip.regions.boxes
+        for name, value in tensors.items():
+            rows[name][row] = value
+        texts.append((clip.video_id, clip.failed))
+    return texts
 
 
-def on_device(batch: Clip, device: torch.device) -> Clip:
+def _wait_for(copies: Sequence[torch.cuda.Event]) -> None:
+    for copied in copies:
+        if not copied.query():
+            copied.synchronize()
+
+
+def on_device(batch: Batch, device: torch.device) -> Batch:
     """Copies the tensors that a model needs to `device`; on a GPU without waiting for the copies.
 
     There, regions become the frames of the clips.
     """
     is_gpu = device.type == "cuda"
     moved = {name: getattr(batch, name).to(device, non_blocking=is_gpu) for name in OF_EVERY_CLIP}
-    tokens = {name: value.to(device, non_blocking=is_gpu) for name, value in batch.tokens.items()}
+    inputs = {name: value.to(device, non_blocking=is_gpu) for name, value in batch.inputs.items()}
     regions = batch.regions
     if regions is not None:
         regions = regions._replace(boxes=regions.boxes.to(device, non_blocking=is_gpu))
@@ -219,7 +208,7 @@ def on_device(batch: Clip, device: torch.device) -> Clip:
         batch.copies.append(copied)
     if regions is not None:  # after the copies: the memory of the ring is free before the frames are resized
         moved["frames"] = resize_regions(moved["frames"], regions, precise=not is_gpu)
-    return batch._replace(**moved, tokens=tokens, regions=None)
+    return batch._replace(**moved, inputs=inputs, regions=None)
 
 
 class DeviceCopy:
@@ -229,7 +218,7 @@ class DeviceCopy:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def __call__(self, batch: Clip) -> Clip:
+    def __call__(self, batch: Batch) -> Batch:
         """The batch on the device. On a GPU the host waits for nothing; later kernels wait for the copy."""
         if self._stream is None:
             return on_device(batch, self._device)
@@ -237,6 +226,6 @@ class DeviceCopy:
             moved = on_device(batch, self._device)
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._stream)
-        for tensor in (moved.frames, moved.label, moved.noise, moved.erase, *moved.tokens.values()):
+        for tensor in (moved.frames, moved.label, moved.noise, moved.erase, *moved.inputs.values()):
             tensor.record_stream(computing)  # the memory is free again only when the step has used it
         return moved

@@ -14,7 +14,7 @@ from everest.system.events import Report, notice
 from everest.system.run_folder import Init, RunFolder, default_folder
 
 if TYPE_CHECKING:
-    from everest.checkpoints.start import Start
+    from everest.checkpoints.init import InitWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +67,14 @@ class RunContext:
             if text is not None and self.accelerator.is_main_process:
                 self.notice(text)
 
-    def read_start(self) -> Start | None:
+    def read_init(self) -> InitWeights | None:
         """Read the weights that the run starts from, if any, and show which they are."""
         if self.options.init is None:
             return None
 
-        from everest.checkpoints.start import read_start  # here: it reads weights of other programs, too
+        from everest.checkpoints.init import read_init  # here: it reads weights of other programs, too
 
-        start = read_start(self.options.init, resumed=self.run if self.resumed else None)
-        if start.weights is not None:
-            self.notice(start.notice())
-        return start
+        init = read_init(self.options.init, resumed=self.run if self.resumed else None)
+        if init.weights is not None:
+            self.notice(init.notice())
+        return init

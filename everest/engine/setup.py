@@ -17,24 +17,17 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
+from everest.data.recipe_clips import examine_lengths, fingerprint
 from everest.data.ring import few_workers_notice, require_shared_memory
-from everest.data.stages import examine_lengths, fingerprint
 from everest.engine.context import RunContext
 from everest.engine.network import Network, stage_optimizer
-from everest.engine.plan import StagePlan, plan_stage, plan_warnings
+from everest.engine.pass_memory import host_memory_warning, pass_memory
+from everest.engine.plan import plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.models.block import Block
-from everest.models.memory import (
-    WEIGHT_BYTES,
-    count_weights,
-    frozen_bytes,
-    host_memory_warning,
-    training_bytes,
-)
-from everest.models.partial import choose_trained, frozen_layers, require_start
+from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import free_memory
 from everest.system.files import FIX
 from everest.system.machine import num_readers
 from everest.system.processes import local_processes
@@ -45,10 +38,7 @@ from everest.system.weights_header import read_header
 from everest.tokenizer.network import TokenizerSpec
 
 if TYPE_CHECKING:
-    from everest.checkpoints.start import Start
-
-MEMORY_SHARE = 0.8  # our choice: of the free memory of a device, for the activations of one pass
-CPU_BYTES = 2**30  # our choice: on a CPU larger passes are no faster
+    from everest.checkpoints.init import InitWeights
 
 
 def set_up_training(
@@ -59,37 +49,46 @@ def set_up_training(
     context: RunContext,
     *,
     classes: tuple[str, ...] | None = None,
-    start: Start | None = None,
+    init: InitWeights | None = None,
     other_networks: Sequence[Network] = (),
     other_bytes: Callable[[int], int] = lambda bytes_per_value: 0,
 ) -> Training:
     """Build the model and all else that a stage trains with.
 
     Args:
-        classes: names for the header of `model.safetensors`; a head of `start` for others is not kept.
-        start: weights that the model starts from; None: the stage starts from scratch.
+        classes: names for the header of `model.safetensors`; a head of `init` for others is not kept.
+        init: weights that the model starts from; None: the stage starts from scratch.
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     """
-    if start is None:
-        require_start(section)
+    if init is None:
+        require_init(section)
     if not context.resumed:
         context.notices((*clips.notices, examine_lengths(clips)))
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:
         _require_same_videos(context.run, videos)
-    plan, needed = _plan(recipe, section, spec, context, len(clips), other_bytes)
-    on_cpu = context.accelerator.device.type == "cpu"
+    accelerator = context.accelerator
+    memory = pass_memory(spec, section, accelerator, other_bytes)
+    largest = _chosen_micro_batch(recipe, context)
+    if largest is None:
+        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+        largest = min(gather_object([memory.fitting_clips(accelerator.device)]))
+    plan = plan_stage(
+        section, num_videos=len(clips), processes=accelerator.num_processes, largest_micro_batch=largest
+    )
+    on_cpu = accelerator.device.type == "cpu"
+    needed = memory.needed(plan.micro_batch)
     scarce = host_memory_warning(needed, processes=local_processes()) if on_cpu else None
-    model = _network(recipe, section, spec, start, context, classes)
+    model = _network(recipe, section, spec, init, context, classes)
     training = Training(
         context,
         recipe,
         [model, *other_networks],
         clips,
         plan=plan,
-        weights=_header(recipe, section, spec, start, classes),
+        weights=_header(recipe, section, spec, init, classes),
         videos=videos,
     )
     shared = shared_bytes(training.loaded_clips, training.order(), workers=training.workers)
@@ -97,7 +96,7 @@ def set_up_training(
     if recipe.train.workers == "auto" and training.workers < num_readers():
         context.notices([few_workers_notice(training.workers, possible=num_readers())])
     if not context.options.one_batch:
-        advice = () if context.resumed else plan_warnings(plan, new_weights=start is None)
+        advice = () if context.resumed else plan_warnings(plan, new_weights=init is None)
         context.notices(text and f"warning: {text}" for text in (*advice, scarce))
     return training
 
@@ -130,38 +129,6 @@ def _require_same_videos(run: RunFolder, videos: dict[str, Any]) -> None:
         )
 
 
-def _plan(
-    recipe: Recipe,
-    section: TrainedSection,
-    spec: ModelSpec | TokenizerSpec,
-    context: RunContext,
-    num_videos: int,
-    other_bytes: Callable[[int], int],
-) -> tuple[StagePlan, int]:
-    """The plan of a stage, and the bytes that a process needs for it."""
-    accelerator = context.accelerator
-    depth = spec.model.backbone_size.depth if isinstance(spec, ModelSpec) else 0
-    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
-
-    clip_bytes = training_bytes(spec, value_bytes, frozen_layers=frozen_layers(section, depth))
-    clip_bytes += other_bytes(value_bytes)
-    weights = count_weights(spec, section)
-    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
-    state_bytes += frozen_bytes(spec) if isinstance(spec, ModelSpec) else 0
-    largest = _chosen_micro_batch(recipe, context)
-    if largest is None:
-        copies = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
-        free = int(free_memory(accelerator.device) * MEMORY_SHARE) - state_bytes - copies
-        if accelerator.device.type == "cpu":
-            free = min(free, CPU_BYTES)
-        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-        largest = min(gather_object([max(1, free // clip_bytes)]))
-    plan = plan_stage(
-        section, num_videos=num_videos, processes=accelerator.num_processes, largest_micro_batch=largest
-    )
-    return plan, plan.micro_batch * clip_bytes + state_bytes
-
-
 def _chosen_micro_batch(recipe: Recipe, context: RunContext) -> int | None:
     """The clips of a pass by the recipe or by the resumed run: others would sum in another order."""
     if isinstance(recipe.train.micro_batch, int):
@@ -176,20 +143,20 @@ def _network(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
-    start: Start | None,
+    init: InitWeights | None,
     context: RunContext,
     classes: tuple[str, ...] | None,
 ) -> Network:
-    """The model on its device, new or with the weights of `start`, and its optimizer."""
+    """The model on its device, new or with the weights of `init`, and its optimizer."""
     accelerator = context.accelerator
     torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
     model = spec.build()
-    if start is not None:
-        from everest.checkpoints.start import start_model  # here: it reads weights of other programs, too
+    if init is not None:
+        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
 
-        start_model(model, spec, start, classes=classes, notify=context.notice)
+        load_init(model, spec, init, classes=classes, notify=context.notice)
         if not context.resumed:
-            context.notices([start.other_rate(recipe.data.fps)])
+            context.notices([init.other_rate(recipe.data.fps)])
     choose_trained(model, section)
     model.to(accelerator.device)
     if recipe.train.shard != "none" and accelerator.num_processes > 1:
@@ -225,7 +192,7 @@ def _header(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
-    start: Start | None,
+    init: InitWeights | None,
     classes: tuple[str, ...] | None,
 ) -> Weights:
     """The header of the run's weights; its `clip` states how the stage reads clips."""
@@ -239,6 +206,6 @@ def _header(
         classes=classes,
         recipe=recipe.name,
         step=0,
-        origin=start and start.origin,
+        origin=init and init.origin,
         clip=clip,
     )

@@ -76,16 +76,28 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 
 @contextmanager
 def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
-    """Start or resume a run; the loop goes inside.
+    """Write the first files of a new run, or resume the run that is there; the loop goes inside.
 
-    The tracker ends with the run, even after an error: another stage may follow in this process. Until then
-    no other process can train the run.
+    All processes must call it. The tracker ends with the run, even after an error: another stage may follow
+    in this process. Until then no other process can train the run.
     """
-    with claimed(training.run.path) if training.accelerator.is_main_process else nullcontext():
+    main, resumed = training.accelerator.is_main_process, training.context.resumed
+    with claimed(training.run.path) if main else nullcontext():
         try:
-            start_run(training, recipe)
+            if main:
+                _remove_leftovers(training.run)
+            if main and not resumed:
+                _write_first_files(training, recipe)
+            training.accelerator.wait_for_everyone()
+            training.report(stage(_summary(training)))
+            if resumed:
+                training.resume()
+            tracker = training.context.options.tracker
+            if main and tracker != "none":
+                steps_done = training.steps_done if resumed else None
+                training.tracker = make_tracker(tracker, training.run, steps_done=steps_done)
             yield
-            if training.accelerator.is_main_process:
+            if main:
                 training.run.finish(training.steps_done)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(f"out of memory; {LESS_MEMORY}") from error
@@ -94,25 +106,14 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                 training.tracker.finish()
 
 
-def start_run(training: Training, recipe: Recipe) -> None:
-    """Write the first files of a new run, or resume the run that is there. All processes must call it."""
-    context, options, plan = training.context, training.context.options, training.plan
-    main = context.accelerator.is_main_process
-    if main:
-        _remove_leftovers(context.run)
-    if main and not context.resumed:
-        facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation, **training.videos}
-        values = {COMMAND: options.command, PLAN: facts, ONE_BATCH: options.one_batch, INIT: None}
-        if (init := options.init) is not None:
-            values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
-        context.run.start(dump_recipe(recipe), values)
-    context.accelerator.wait_for_everyone()
-    training.report(stage(_summary(training)))
-    if context.resumed:
-        training.resume()
-    if main and options.tracker != "none":
-        steps_done = training.steps_done if context.resumed else None
-        training.tracker = make_tracker(options.tracker, context.run, steps_done=steps_done)
+def _write_first_files(training: Training, recipe: Recipe) -> None:
+    """Write the recipe and env.json of a new run."""
+    options, plan = training.context.options, training.plan
+    facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation, **training.videos}
+    values = {COMMAND: options.command, PLAN: facts, ONE_BATCH: options.one_batch, INIT: None}
+    if (init := options.init) is not None:
+        values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
+    training.run.start(dump_recipe(recipe), values)
 
 
 def _remove_leftovers(run: RunFolder) -> None:

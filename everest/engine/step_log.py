@@ -38,14 +38,7 @@ class StepRecord:
     """The record of one process about one step, with its numbers on the device.
 
     `send` copies the numbers to the host without waiting, and `read` waits for them.
-
-    Attributes:
-        losses_finite: after `send`, () bool on the device: the loss and its parts are finite everywhere.
-        finite: the same of these and of the gradient norms.
     """
-
-    losses_finite: Tensor
-    finite: Tensor
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -65,8 +58,12 @@ class StepRecord:
         for name, value in {"loss": loss, **parts}.items():
             self.losses[name] = self.losses.get(name, 0) + value.detach() / passes
 
-    def send(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> None:
-        """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host."""
+    def send(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
+
+        Returns:
+            () bool each, on the device: whether the losses are finite everywhere, and losses and norms.
+        """
         self._names = [*self.losses, *norms]
         flags = (len(self.failed), self.signal, self.is_save_due)
         # Filled on the device: a copy of host memory would wait for it.
@@ -75,9 +72,9 @@ class StepRecord:
         gathered = accelerator.gather(values)
         assert isinstance(gathered, Tensor)
         by_process = gathered.view(-1, len(values))  # (processes, values)
-        self.losses_finite = by_process[:, : len(self.losses)].isfinite().all()
-        self.finite = by_process[:, : len(self._names)].isfinite().all()
         self._copy = HostCopy({"numbers": by_process})
+        finite = by_process.isfinite()
+        return finite[:, : len(self.losses)].all(), finite[:, : len(self._names)].all()
 
     def read(self) -> tuple[dict[str, float], bool, int, bool]:
         """Wait for the numbers that `send` has copied; returns those of all processes.

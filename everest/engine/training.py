@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
-from everest.data.dataset import Clip, StepSampler, VideoClips, failures
-from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, batches, choose_workers, make_loader
+from everest.data.dataset import Batch, StepSampler, VideoClips, failures
+from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
-from everest.data.stages import resized_by
+from everest.data.recipe_clips import resized_by
 from everest.engine.context import RunContext
 from everest.engine.network import Network, set_lr
 from everest.engine.plan import StagePlan
@@ -83,7 +83,7 @@ class Training:
         self.workers = choose_workers(self.loaded_clips, self.order(), recipe.train.workers)
         self._drop_paths = [part for part in networks[0].module.modules() if isinstance(part, DropPath)]
         self._signal = StopSignal()
-        self._batches: Iterator[Clip] = iter(())
+        self._batches: Iterator[Batch] = iter(())
         self._to_device = DeviceCopy(device)
         self._waits = WaitWatch()
         self._last_step = plan.steps
@@ -118,9 +118,9 @@ class Training:
         )
 
     def loader(self, step: int = 0) -> ClipLoader:
-        """The clips of `order`. After a signal, several processes first wait for a step that they share."""
+        """Starts to read the clips of `order`; after a signal, several processes wait for a common step."""
         waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
-        return make_loader(
+        return ClipLoader(
             self.loaded_clips,
             self.order(step),
             workers=self.workers,
@@ -132,11 +132,12 @@ class Training:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Around the loop: catch stop signals; at its end, stop the loader and finish writing."""
+        """Around the loop: catch stop signals and start the workers; end them and finish writing after it."""
         with ExitStack() as ending:
             ending.enter_context(self._signal)
             ending.callback(self.state.finish)  # also after an error
-            self._batches = ending.enter_context(closing(batches(self.loader(self.steps_done))))
+            if self.has_steps:
+                self._batches = iter(ending.enter_context(closing(self.loader(self.steps_done))))
             yield
 
     @property
@@ -150,17 +151,17 @@ class Training:
             set_lr(network.optimizer, self.plan.lr(self.steps_done))
         self._record = StepRecord(self.accelerator.device)
 
-    def next_clip(self) -> Clip:
+    def next_batch(self) -> Batch:
         """The clips of the next pass, on the device; Stopped if a signal comes while they are awaited."""
         started = time.monotonic()
         try:
-            clip = next(self._batches)
+            batch = next(self._batches)
         except StoppedWaiting:
             self._stop(self._signal.number, saved=self.plan.processes == 1)
         self._record.waited += time.monotonic() - started
-        self._record.failed += failures(clip)
-        self._record.videos += clip.video_id
-        return self._to_device(clip)
+        self._record.failed += failures(batch)
+        self._record.videos += batch.video_ids
+        return self._to_device(batch)
 
     def seed(self, number: int) -> None:
         """Seed pass `number` of the step: dropout, the paths that are dropped, and `rng`."""
@@ -204,28 +205,28 @@ class Training:
         for loss in losses[1:]:
             (loss / passes).backward()
 
-    def clip_gradients(self) -> dict[str, Tensor]:
-        """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
-        return clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
-
-    def step(self, norms: Mapping[str, Tensor]) -> None:
-        """Update the weights. The device itself skips an update whose loss or `norms` are not finite.
-
-        With `train.nonfinite: stop` it skips all later ones, too: the host learns of the first a step late,
-        and ends the run.
-        """
+    def update(self) -> None:
+        """Clip the gradients of each network to `train.clip_grad`, and update its weights."""
         record, every = self._record, self.settings.save_seconds
+        norms = clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
-        record.send(self.accelerator, norms)
-        if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
-            sound = record.finite if self.accelerator.scaler is None else record.losses_finite
-            self._broken = torch.maximum(self._broken, sound.logical_not().float())
-        skipped = torch.maximum(self._broken, record.finite.logical_not().float())  # () 1: leave it out
-        update_weights(self.accelerator, self.networks, skipped=skipped)
+        losses_finite, finite = record.send(self.accelerator, norms)
+        update_weights(self.accelerator, self.networks, skipped=self._is_skipped(losses_finite, finite))
         for path in self._drop_paths:  # of this step only
             path.noise = None
         self.steps_done += 1
+
+    def _is_skipped(self, losses_finite: Tensor, finite: Tensor) -> Tensor:
+        """Whether to leave the update out, () float32 on the device, which decides without the host: 1 or 0.
+
+        An update is left out whose losses or gradient norms are not `finite`. With `train.nonfinite: stop`
+        all later ones are left out, too: the host learns of the first a step late, and ends the run.
+        """
+        if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
+            sound = finite if self.accelerator.scaler is None else losses_finite
+            self._broken = torch.maximum(self._broken, sound.logical_not().float())
+        return torch.maximum(self._broken, finite.logical_not().float())
 
     def log_step(self) -> list[Row]:
         """Log all steps whose numbers have arrived; returns the new rows of metrics.jsonl.

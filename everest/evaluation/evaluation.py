@@ -16,7 +16,7 @@ from everest.checkpoints.describe import as_trained, describe
 from everest.checkpoints.graph import open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.settings import Recipe
-from everest.data.stages import evaluation_clips
+from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
 from everest.evaluation.multi_view import Classifier, evaluate_views
 from everest.inference.model import require_finite_outputs

@@ -15,7 +15,7 @@ from torch import Tensor
 from everest.checkpoints.graph import ExportedClassifier
 from everest.config.settings import TrainSettings
 from everest.data.dataset import SampleKey, VideoClips, tries
-from everest.data.loader import batches, choose_workers, make_loader, on_device
+from everest.data.loader import batches, choose_workers, on_device
 from everest.metrics.predicted import Predictions
 from everest.models.classifier import VideoClassifier
 from everest.system.compute import HostCopy
@@ -71,17 +71,17 @@ def evaluate_views(
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
     order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
     workers = choose_workers(clips, order, settings.workers)
-    loader = make_loader(clips, order, workers=workers, timeout=settings.data_timeout)
+    loaded = batches(clips, order, workers=workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
     unread: _Pass | None = None
-    for done, (numbers, clip) in enumerate(zip(mine, batches(loader), strict=True), start=1):
-        frames: Tensor = on_device(clip, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
+    for done, (numbers, batch) in enumerate(zip(mine, loaded, strict=True), start=1):
+        frames: Tensor = on_device(batch, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
         with accelerator.autocast():
             logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
         outputs = {"outputs": model.answers(logits).unflatten(0, frames.shape[:2])}
         rows += unread.read() if unread else []
-        problems = [failed[0][1] if failed else None for failed in tries(clip)]
-        unread = _Pass(numbers, list(clip.video_id), problems, HostCopy(outputs))
+        problems = [failed[0][1] if failed else None for failed in tries(batch)]
+        unread = _Pass(numbers, batch.video_ids, problems, HostCopy(outputs))
         videos_done = min(done * size * processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})
     rows += unread.read() if unread else []

@@ -16,6 +16,7 @@ from torch import Tensor
 from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.figures.drawing import in_colors
+from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
 from everest.methods.ranked import ByEmbedding, Drawn
@@ -25,7 +26,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.tokenizer.targets import FeatureTargets, FrozenTokenizer
+from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.file import VideoInfo
 from everest.video.pixels import IMAGENET, PixelStatistics
 

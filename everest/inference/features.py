@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.checkpoints.load import all_weights
-from everest.data.stages import fingerprint
+from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import RowStore, open_row_store, saved_plan

@@ -17,7 +17,7 @@ from torch import Tensor
 from everest.checkpoints.describe import as_trained, describe, recipe_of
 from everest.checkpoints.load import open_model, wrong_kind
 from everest.config.settings import Recipe
-from everest.data.stages import evaluation_views
+from everest.data.recipe_clips import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
 from everest.lists.classes import Classes

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from torch import Tensor
 
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, choose_workers, make_loader
+from everest.data.loader import batches, choose_workers
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
@@ -59,11 +59,11 @@ def compute_over_videos(
     order = [[(0, index) for index in part] for part in parts]
     settings = model.recipe.train
     chosen = choose_workers(clips, order, settings.workers if workers is None else workers)
-    loader = make_loader(clips, order, workers=min(chosen, len(order) - 1), timeout=settings.data_timeout)
-    for part, clip in zip(parts, batches(loader), strict=True):
-        failures = [json.loads(text) for text in clip.failed]  # of each video: (path, reason) pairs
+    number, timeout = min(chosen, len(order) - 1), settings.data_timeout
+    for part, read in zip(parts, batches(clips, order, workers=number, timeout=timeout), strict=True):
+        failures = [json.loads(text) for text in read.failed]  # of each video: (path, reason) pairs
         readable = [row for row, failed in enumerate(failures) if not failed]
-        values = compute(clip.frames[readable].flatten(0, 1)) if readable else {}
+        values = compute(read.frames[readable].flatten(0, 1)) if readable else {}
         # (R, V, …) each
         by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
         rows = ({name: tensor[i] for name, tensor in by_video.items()} for i in range(len(readable)))

@@ -8,7 +8,7 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.shards import find_index
 from everest.lists.text import read_rows
@@ -50,7 +50,7 @@ def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
     samples: list[Sample] = []
     for path in paths:
         if path in lists:
-            samples += read_samples(path, root=root or path.parent, labeled=False, may_miss=True).samples
+            samples += read_unlabeled(path, root=root or path.parent, may_miss=True).samples
         else:
             samples += [Sample(path=str(video)) for video in _videos(path)]
     return samples
@@ -109,7 +109,7 @@ def read_sources(sources: Sequence[str], root: str | None) -> Iterator[SourceLis
         if location.is_dir():
             location, folder = location.resolve(), folder.resolve()
         # Also checks that the videos are there.
-        samples = read_samples(location, root=folder, labeled=False).samples
+        samples = read_unlabeled(location, root=folder).samples
         is_list = location.is_file()
         rows = [row.values for row in read_rows(location)] if is_list else []
         for video in () if is_list else (PurePath(sample.path) for sample in samples):

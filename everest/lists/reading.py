@@ -8,7 +8,7 @@ A folder of images counts as a video.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from everest.errors import DataError, RecipeError, did_you_mean, first_names, sh
 from everest.lists.labels import (
     JOINED_BY,
     SEVERAL,
+    Label,
     LabelRules,
     column_of,
     find_task,
@@ -64,30 +65,37 @@ def read_samples(
     root: Location,
     class_names: Sequence[str] | None = None,
     heads: Heads = (),
-    labeled: bool = True,
     of_model: bool = False,
     may_miss: bool = False,
 ) -> SampleList:
-    """Read and check a list or a folder.
+    """Read and check the videos of a list or a folder, and their labels.
 
     Args:
         root: the folder that paths in a list are relative to.
         class_names: in the order of their indices; None: the names used in the source, sorted.
         heads: of the columns `label.NAME`, or one without a name, whose `outputs` of 0 take any number of
             classes; empty: one class a video.
-        labeled: False ignores labels (pre-training).
         of_model: whether a trained model fixes the classes, so that names used in the source may not define
             them: the sorted names of a test set need not be in the order that the head was trained with.
         may_miss: ignore missing videos, unless all of them are missing.
     """
     heads = heads or (Head(outputs=0),)
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
+    return _with_labels(source, _rows_of(source), root, rules, may_miss=may_miss)
+
+
+def read_unlabeled(source: Location, *, root: Location, may_miss: bool = False) -> SampleList:
+    """Read and check the videos of a list or a folder without their labels; see `read_samples`."""
+    return _without_labels(source, _rows_of(source), root, may_miss=may_miss)
+
+
+def _rows_of(source: Location) -> Sequence[ListRow] | None:
+    """The rows of a list, or of the index of shards; None for a folder of videos."""
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{missing(source)}; set data.root (in most commands: --data DIR)")
         index = find_index(source)
-        rows = read_index(index) if index else read_rows(source) if source.is_file() else None
-    return _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
+        return read_index(index) if index else read_rows(source) if source.is_file() else None
 
 
 def read_labeled(
@@ -134,9 +142,12 @@ def read_labeled(
         found = task or find_task(rows, names=class_names or ())
         header = rows[0].header
         labeled = header.has_classes if header else "label" in rows[0].values
-    heads = heads or (Head(task=found, outputs=0),)
-    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
-    data = _samples_of(source, rows, root, rules if labeled else None, may_miss=may_miss)
+    if labeled:
+        heads = heads or (Head(task=found, outputs=0),)
+        rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
+        data = _with_labels(source, rows, root, rules, may_miss=may_miss)
+    else:
+        data = _without_labels(source, rows, root, may_miss=may_miss)
     notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
     if header is not None and header.unassigned and not labeled:
         notices.append(f"{header.no_classes(source)}; read without labels")
@@ -161,36 +172,41 @@ def _check_columns(
         raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
 
 
-def _samples_of(
-    source: Location,
-    rows: Sequence[ListRow] | None,
-    root: Location,
-    rules: LabelRules | None,
-    *,
-    may_miss: bool,
+def _without_labels(
+    source: Location, rows: Sequence[ListRow] | None, root: Location, *, may_miss: bool
 ) -> SampleList:
-    """The samples of the rows of a list, or of a folder (None); rules of None ignore labels."""
-    names: tuple[str, ...] = ()
+    """The samples of the rows of a list, or of a folder (None)."""
     if rows is not None:
-        rules = rules and _rules_of_list(source, rows, rules)
-        samples = _samples_of_list(source, rows, root, rules, may_miss=may_miss)
-        names = rules.class_names if rules else ()
+        header = rows[0].header
+        samples = _samples_of_list(source, rows, root, lambda row: (), may_miss=may_miss)
+        return SampleList(samples=samples, class_names=None, notice=(header and header.notice()) or None)
+    samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
+    if not samples:
+        raise DataError(f"{source}: no videos in it")
+    return SampleList(samples=samples, class_names=None)
+
+
+def _with_labels(
+    source: Location, rows: Sequence[ListRow] | None, root: Location, rules: LabelRules, *, may_miss: bool
+) -> SampleList:
+    """The labeled samples of the rows of a list, or of a folder (None)."""
+    if rows is not None:
+        rules = _rules_of_list(source, rows, rules)
+        samples, names = (
+            _samples_of_list(source, rows, root, rules.read, may_miss=may_miss),
+            rules.class_names,
+        )
         header = rows[0].header
         notices = [header.notice() if header else None]
-    elif rules is not None:
+    else:
         samples, names = _of_class_folders(source, rules)
         notices = [loose_videos_notice(source)]
-    else:
-        samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
-        notices = []
-        if not samples:
-            raise DataError(f"{source}: no videos in it")
-    if rules and rules.heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
+    if rules.heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
     return SampleList(
         samples=samples,
         class_names=names or None,
-        heads=rules.heads if rules else (),
+        heads=rules.heads,
         notice="\n".join(filter(None, notices)) or None,
     )
 
@@ -278,7 +294,12 @@ def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> N
 
 
 def _samples_of_list(
-    file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, may_miss: bool
+    file: Location,
+    rows: Sequence[ListRow],
+    root: Location,
+    labels_of: Callable[[ListRow], tuple[Label, ...]],
+    *,
+    may_miss: bool,
 ) -> tuple[Sample, ...]:
     """The samples of a list; raises DataError with the first wrong rows, or the first missing videos."""
     samples: list[Sample] = []
@@ -286,7 +307,7 @@ def _samples_of_list(
     first_rows: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its class
     for row in rows:
         try:
-            sample = sample_of_row(row, root, rules.read(row) if rules else ())
+            sample = sample_of_row(row, root, labels_of(row))
             samples.append(sample)
             _check_same_class(sample, row, first_rows)
         except ValueError as problem:

@@ -17,15 +17,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.camera import (
-    SMALLEST,
-    Plane,
-    estimate_motion,
-    gray_pairs,
-    mean_change,
-    moved,
-    no_motion,
-)
+from everest.methods.camera import SMALLEST, Plane, estimate_motion, gray_pairs, mean_change, moved, no_motion
 from everest.system.compute import fusable, in_parts, is_eager_on_cpu
 from everest.video.pixels import PixelStatistics
 

@@ -128,10 +128,20 @@ def measure(selector: Selector, frames: Tensor, embed: Embedding) -> Tensor | No
 
 
 def choose(
-    selector: Selector, frames: Tensor, grid: TokenGrid, embed: Embedding, noise: Tensor
+    selector: Selector,
+    frames: Tensor,
+    grid: TokenGrid,
+    embed: Embedding,
+    noise: Tensor,
+    importance: Tensor | None = None,
 ) -> TokenSelection:
-    """Choose tokens of clips (B, C, T, H, W), bytes or normalized, by their importance if that counts."""
-    importance = measure(selector, frames, embed) if selector.uses_importance else None
+    """Choose tokens of clips (B, C, T, H, W), bytes or normalized, by their importance if that counts.
+
+    Args:
+        importance: (B, N) float32; None: measured if it counts.
+    """
+    if importance is None and selector.uses_importance:
+        importance = measure(selector, frames, embed)
     return selector(grid, importance=importance, noise=noise)
 
 

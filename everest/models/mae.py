@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from everest.methods.frame_selection import draw_slices, kept_per_slice, take_slices
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.ranked import ByImportance
-from everest.methods.selector import Selector, measure
+from everest.methods.selector import Selector, choose, measure
 from everest.methods.targets import TargetMaker
 from everest.models.block import Block, Blocks
 from everest.models.positions import add_positions, rotation_of
@@ -102,34 +102,43 @@ class MaskedAutoencoder(PretrainingModel):
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
-        return self._draw_and_select(frames, noise)[1]
+        return self._select(frames, noise)[2]
 
-    def _draw_and_select(
+    def _select(
         self, frames: Tensor, noise: Tensor | None, importance: Tensor | None = None
-    ) -> tuple[Tensor, TokenSelection]:
-        """Draw the clips from `frames`, if these are candidates, and select tokens in them."""
+    ) -> tuple[Tensor, Tensor, TokenSelection]:
+        """The clips, drawn from `frames` if these are candidates; the encoder's input; its tokens."""
         encoder, grid = self.encoder, self.encoder.grid
         is_clip = frames.dim() == 5 and frames.size(2) == encoder.num_frames
         offered = grid if self.candidates is None or is_clip else self.candidates
         encoder.check(frames, offered)
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
-        draws = offered.t > grid.t
-        if importance is None and (draws or self.selector.uses_importance):
-            importance = measure(self.selector, self.to_input(frames), self.embedding)  # (B, tokens offered)
-        if draws:
-            assert isinstance(self.selector, ByImportance)
-            assert importance is not None
-            counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
+        if offered.t > grid.t:
             uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
-            slices = draw_slices(counts, uniform, grid.t)  # (B, t)
-            frames = take_slices(frames, slices, encoder.patch_embed.tubelet[0])
-            if self.recompute:
-                importance = measure(self.selector, frames, self.embedding)
-            else:
-                by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
-                importance = gather_tokens(by_slice, slices).flatten(1)  # (B, N)
-        return frames, self.selector(grid, importance=importance, noise=noise[:, : grid.num_tokens])
+            frames, importance = self._draw_clips(frames, uniform, importance, offered)
+        x, noise = self.to_input(frames), noise[:, : grid.num_tokens]
+        return frames, x, choose(self.selector, x, grid, self.embedding, noise, importance)
+
+    def _draw_clips(
+        self, frames: Tensor, uniform: Tensor, importance: Tensor | None, offered: TokenGrid
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw clips by the importance of the tokens of all candidates, which is measured if it is None.
+
+        Returns:
+            The clips, and the importance (B, N) that their tokens keep; None: it is measured again.
+        """
+        assert isinstance(self.selector, ByImportance)
+        if importance is None:
+            importance = measure(self.selector, self.to_input(frames), self.embedding)
+            assert importance is not None
+        counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
+        slices = draw_slices(counts, uniform, self.encoder.grid.t)  # (B, t)
+        clips = take_slices(frames, slices, self.encoder.patch_embed.tubelet[0])
+        if self.recompute:
+            return clips, None
+        by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
+        return clips, gather_tokens(by_slice, slices).flatten(1)
 
     def forward(
         self,
@@ -153,11 +162,11 @@ class MaskedAutoencoder(PretrainingModel):
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         """
         if selection is None:
-            frames, selection = self._draw_and_select(frames, noise, importance)
+            frames, x, selection = self._select(frames, noise, importance)
         else:
             self.encoder.check(frames)
             selection.check(self.encoder.grid, frames.size(0))
-        x = self.to_input(frames)
+            x = self.to_input(frames)
         encoded = self.encoder_to_decoder(self.encoder(x, selection.visible))  # (B, K, D_dec)
         prediction = self.decoder(encoded, self.mask_token, selection)  # (B, M, P)
         if values is None:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
-from everest.errors import EnvironmentProblem
-from everest.methods.camera import NUMBERS
+from everest.methods.camera_task import NUMBERS
 from everest.methods.external import is_import_path
+from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
 from everest.models.block import Blocks
@@ -21,15 +21,9 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.live_bytes import peak_bytes
-from everest.system.machine import free_host_memory
-from everest.system.torch_errors import LESS_MEMORY
 from everest.tokenizer.network import TokenizerSpec
-from everest.tokenizer.targets import FeatureTargets, FrozenTokenizer
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision
-# Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
-SURELY_TOO_MUCH: Final = 1.25
-
 
 _training_bytes: dict[tuple[str, int, int], int] = {}  # measured in this process
 
@@ -104,6 +98,9 @@ def frozen_bytes(spec: ModelSpec) -> int:
         return WEIGHT_BYTES * count_weights(teacher).total
     if spec.tokenizer is None or not spec.runs_tokenizer:
         return 0
+
+    from everest.tokenizer.targets import FrozenTokenizer
+
     with torch.device("meta"):
         tokenizer = spec.tokenizer.settings.build().eval()
     frozen = FrozenTokenizer.wrap(tokenizer, spec.pixels)
@@ -149,27 +146,6 @@ def count_weights(spec: ModelSpec | TokenizerSpec, stage: TrainedSection | None 
         trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
         adapted=sum(adapter.b.size(0) * adapter.a.size(1) for adapter in adapters),
     )
-
-
-def host_memory_warning(needed: int, *, processes: int) -> str | None:
-    """A warning if the run may need more memory than is free; the system would kill it without a message.
-
-    Args:
-        needed: bytes of a process: a pass, the weights with gradients and moments, and frozen models.
-        processes: of the run on this machine.
-    """
-    free, needed = free_host_memory(with_swap=True), processes * needed
-    if needed <= free:
-        return None
-    shared = f" in {processes} processes" if processes > 1 else ""
-    text = f"{_gib(free)} of memory is free, but the run needs about {_gib(needed)}{shared}; {LESS_MEMORY}"
-    if needed > SURELY_TOO_MUCH * free:
-        raise EnvironmentProblem(f"too little memory: {text}")
-    return f"the system may kill the run: {text}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
 
 
 @dataclass(frozen=True, kw_only=True)

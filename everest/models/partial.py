@@ -31,7 +31,7 @@ from everest.models.vit import Encoder
 PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2": "mlp.fc2"}  # in a block
 
 
-def require_start(section: TrainedSection) -> None:
+def require_init(section: TrainedSection) -> None:
     """Check a stage that starts from new weights."""
     if not isinstance(section, TokenizerSettings) and section.lora.rank:
         name = "finetune" if isinstance(section, FinetuneSettings) else "pretrain"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
 from pydantic import TypeAdapter
@@ -15,15 +15,18 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import (
     FeatureTargetSettings,
     FrameSelectionSettings,
+    PixelTargetSettings,
     TargetSettings,
+    TokenTargetSettings,
     Views,
 )
 from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
+from everest.methods.features import FeatureTargets, TeacherUse
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, StoredStrategy
-from everest.methods.targets import Target
+from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import INTERPOLATED
@@ -33,8 +36,10 @@ from everest.models.vit import Architecture
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
 from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
-from everest.tokenizer.targets import FrozenTokenizer, TeacherUse, make_targets
 from everest.video.pixels import USUAL
+
+if TYPE_CHECKING:  # most models have no tokenizer
+    from everest.tokenizer.targets import FrozenTokenizer
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
 
@@ -165,6 +170,8 @@ class ModelSpec(Architecture):
         assert self.target is not None, "only the model of pre-training has targets"
         frozen, offered = None, self.offered_grid
         if self.tokenizer is not None:  # its weights are loaded when they are first needed
+            from everest.tokenizer.targets import FrozenTokenizer
+
             levels = self.tokenizer.settings.config.levels
             frozen = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
             if self.runs_tokenizer:
@@ -172,18 +179,28 @@ class ModelSpec(Architecture):
         return MaskedAutoencoder(
             self,
             selector=self.selection,
-            targets=make_targets(
-                self.target,
-                tubelet=self.model.tubelet,
-                pixels=self.pixels,
-                frozen=frozen,
-                width=0 if self.teacher is None else self.teacher.width,
-            ),
+            targets=self._targets(self.target, frozen),
             learned=frozen,
             candidates=offered if offered.t > self.grid.t else None,
             recompute=self.frame_selection.recompute,
             camera=self.camera,
         )
+
+    def _targets(self, target: TargetSettings, frozen: FrozenTokenizer | None) -> TargetMaker:
+        """What the decoder predicts; `frozen` is the tokenizer, for targets of tokens."""
+        match target:
+            case PixelTargetSettings():  # its other settings are the fields of PixelTargets
+                choices = {key: value for key, value in vars(target).items() if key not in ("kind", "cache")}
+                return PixelTargets(tubelet=self.model.tubelet, statistics=self.pixels, **choices)
+            case TokenTargetSettings(space=space):
+                from everest.tokenizer.targets import TokenTargets
+
+                assert frozen is not None
+                return TokenTargets(frozen=frozen, space=space)
+            case FeatureTargetSettings():
+                return FeatureTargets(width=0 if self.teacher is None else self.teacher.width)
+            case Target():  # of another package
+                return BoundTarget(target=target, tubelet=self.model.tubelet, statistics=self.pixels)
 
     @property
     def is_autoencoder(self) -> bool:

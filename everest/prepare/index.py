@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.layouts import FOLDERS, LAYOUTS, READERS, AnnotatedSample, Layout, Sources
@@ -139,7 +139,7 @@ def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[st
     by_list = [videos_by_subfolder(folder) for folder in folders.values()]
     names = tuple(sorted({name for by_class in by_list for name, videos in by_class.items() if videos}))
     if not names:
-        return {"all": read_samples(root, root=root, labeled=False).samples}, ()
+        return {"all": read_unlabeled(root, root=root).samples}, ()
     lists = {key: read_samples(each, root=root, class_names=names) for key, each in folders.items()}
     return {key: found.samples for key, found in lists.items()}, names
 

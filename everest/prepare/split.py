@@ -22,7 +22,7 @@ from everest.errors import DataError, RecipeError
 from everest.lists.labels import indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
-from everest.lists.stage import LIST_FILES
+from everest.lists.sources import LIST_FILES
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES

@@ -22,17 +22,17 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import Clip, VideoClips, spaced, tries
-from everest.data.loader import batches, choose_workers, make_loader, on_device
+from everest.data.dataset import Batch, VideoClips, spaced, tries
+from everest.data.loader import batches, choose_workers, on_device
 from everest.data.randomness import Purpose, seed_at
-from everest.data.stages import center_views, clips_of, unlabeled_clips
+from everest.data.recipe_clips import center_views, clips_of, unlabeled_clips
 from everest.data.views import PretrainViews
 from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
-from everest.lists.stage import read_stage
+from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
@@ -86,7 +86,7 @@ def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
         held_out = unlabeled_clips(recipe, "val", one, replace_bad=False, num_noise=training.num_noise)
     if recipe.pretrain.probe.list is not None:
         data = replace(recipe.data, train=recipe.pretrain.probe.list)
-        listed = read_stage(data, "train", labeled=True)
+        listed = read_source(data, "train", labeled=True)
         classes, samples = Classes.of(listed, data), listed.samples
     else:
         samples = spaced(list(dict.fromkeys((held_out or training).samples)), MOST_VIDEOS)
@@ -159,9 +159,9 @@ class Prober:
         started = time.monotonic()
         with self._evaluating() as model:
 
-            def pooled(clip: Clip) -> Floats:
+            def pooled(batch: Batch) -> Floats:
                 """The mean (R, D) of all encoded tokens."""
-                frames = model.pixels.normalize(clip.frames.flatten(0, 1))
+                frames = model.pixels.normalize(batch.frames.flatten(0, 1))
                 return encode(model, frames, None).pooled.float().cpu().numpy()
 
             encoded = self._run_passes(self.clips.features, pooled)
@@ -183,8 +183,8 @@ class Prober:
         """
         targets: list[Tensor] = []  # (M, P) of each pass, as `_loss_of_mean`
 
-        def loss(clip: Clip) -> float:
-            out = model(clip.frames.flatten(0, 1), noise=clip.noise.flatten(0, 1))
+        def loss(batch: Batch) -> float:
+            out = model(batch.frames.flatten(0, 1), noise=batch.noise.flatten(0, 1))
             if isinstance(out, Reconstruction) and out.prediction.shape == out.target.shape:  # no classes
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
@@ -220,7 +220,7 @@ class Prober:
             **unlabeled,
         }
 
-    def _run_passes(self, clips: VideoClips, compute: Callable[[Clip], Value]) -> list[_PassResult]:
+    def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Value]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
         training, accelerator = self._training, self._training.accelerator
         passes = [range(first, min(first + PASS, len(clips))) for first in range(0, len(clips), PASS)]
@@ -229,13 +229,13 @@ class Prober:
         if mine:
             order = [[(0, place) for place in passes[number]] for number in mine]
             workers = min(choose_workers(clips, order, training.settings.workers), len(order) - 1)
-            loader = make_loader(clips, order, workers=workers, timeout=training.settings.data_timeout)
-            for number, clip in zip(mine, batches(loader), strict=True):
-                failed = tries(clip)
+            loaded = batches(clips, order, workers=workers, timeout=training.settings.data_timeout)
+            for number, batch in zip(mine, loaded, strict=True):
+                failed = tries(batch)
                 rows = [row for row, reasons in enumerate(failed) if not reasons]
                 value = None
                 if rows:
-                    moved = on_device(clip, accelerator.device)
+                    moved = on_device(batch, accelerator.device)
                     value = compute(moved._replace(frames=moved.frames[rows], noise=moved.noise[rows]))
                 reasons = [first for first, *_ in filter(None, failed)]
                 done.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))

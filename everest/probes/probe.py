@@ -20,7 +20,7 @@ from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.bad_videos import refuse_too_many
-from everest.data.stages import labeled_samples
+from everest.data.recipe_clips import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
 from everest.inference.model import OpenedModel

@@ -12,8 +12,8 @@ import torch
 from everest.config.settings import Recipe
 from everest.data.dataset import StepSampler, VideoClips
 from everest.data.frames import sampling
-from everest.data.loader import batches, choose_workers, make_loader
-from everest.data.stages import finetune_clips, pretrain_clips, resized_by
+from everest.data.loader import batches, choose_workers, divide_batches
+from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
 from everest.system.machine import num_readers
@@ -118,10 +118,10 @@ def _loader_speed(clips: VideoClips, recipe: Recipe, batch: int) -> tuple[float,
         weights=clips.sample_weights,
     )
     workers = choose_workers(clips, order, recipe.train.workers)
-    loader = make_loader(clips, order, workers=workers, timeout=recipe.train.data_timeout)
-    loaded = batches(loader)
+    loaded = batches(clips, order, workers=workers, timeout=recipe.train.data_timeout)
+    slots = divide_batches(clips, order, workers=workers).slots
     try:
-        for _ in range(loader.division().slots):  # batches that are read ahead would distort the rate
+        for _ in range(slots):  # batches that are read ahead would distort the rate
             next(loaded)
         return _speed(lambda _: next(loaded), SECONDS) * samples * views, workers
     finally:

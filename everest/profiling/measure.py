@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Any, Final
 
 import torch
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
-from everest.data.dataset import Clip
-from everest.data.loader import batches, on_device
+from everest.data.dataset import Batch
+from everest.data.loader import on_device
 from everest.engine.network import stage_optimizer
 from everest.engine.training import Training
 from everest.engine.update import compile_model
@@ -32,7 +33,7 @@ BATCH: Final = {"cuda": 32, "mps": 4}  # our choice, unless the user gives a bat
 LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
 
 # The losses of a pass: first the model's, then one for each other network that is active.
-LossesOf = Callable[[Clip], Sequence[Tensor]]
+LossesOf = Callable[[Batch], Sequence[Tensor]]
 
 
 def measure(
@@ -155,14 +156,15 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
 
     def one_pass() -> float:
         training.seed(0)
-        losses = losses_of(clip)
+        losses = losses_of(batch)
         training.backward(losses)
-        training.step(training.clip_gradients())
+        training.update()
         return losses[0].item()  # waits for the device
 
     training.model.train()
     started = time.monotonic()
-    clip = on_device(next(batches(training.loader())), training.accelerator.device)
+    with closing(training.loader()) as loader:
+        batch = on_device(next(iter(loader)), training.accelerator.device)
     loaded = time.monotonic()
     loss = one_pass()
     warm = time.monotonic()

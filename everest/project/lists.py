@@ -17,7 +17,7 @@ from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.inference.scores import read_truth
 from everest.lists.inputs import named_samples
 from everest.lists.sample import ListSize, Sample
-from everest.lists.stage import LIST_FILES, read_stage
+from everest.lists.sources import LIST_FILES, read_source
 from everest.prepare.split import SHARES, LabeledVideos
 from everest.project.request import WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
@@ -44,7 +44,7 @@ class ProjectLists:
         """The size of each list, as text."""
         data = DataSettings(**self.section)
         named = [key for key in LIST_FILES if key in self.section and getattr(data, key) is not None]
-        return {key: str(ListSize.of(read_stage(data, key, labeled=False).samples)) for key in named}
+        return {key: str(ListSize.of(read_source(data, key, labeled=False).samples)) for key in named}
 
 
 def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:

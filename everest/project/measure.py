@@ -24,14 +24,14 @@ from everest.annotations.bout import Bout
 from everest.checkpoints.describe import load_model
 from everest.config.heads import MEASURED_BY
 from everest.data.clip_format import ClipFormat
-from everest.data.stages import labeled_samples
+from everest.data.recipe_clips import labeled_samples
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules, Rows
 from everest.inference.scores import read_truth, score_timelines
 from everest.inference.timelines import Timelines
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
-from everest.lists.stage import read_stage
+from everest.lists.sources import read_source
 from everest.metrics.intervals import bootstrap
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
@@ -92,7 +92,7 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
     groups: list[str] = []
     correct: list[bool] = []
     for row, lists in zip(rows, project["folds"], strict=True):
-        samples = read_samples(Path(lists["test"]), root=Path(project["root"]), labeled=False).samples
+        samples = read_unlabeled(Path(lists["test"]), root=Path(project["root"])).samples
         group = {sample.video_id: group_of(sample) for sample in samples}
         predictions = Path(row["report"]).with_name(PREDICTIONS)
         with predictions.open(newline="", encoding="utf-8") as file:
@@ -166,7 +166,7 @@ def linear_pixels(model: VideoClassifier, metric: str, report: Report) -> float 
     train, test, classes = labeled_samples(recipe)
     val: Sequence[Sample] = ()
     if recipe.data.val is not None:
-        val = read_stage(recipe.data, "val", labeled=True, classes=classes).samples
+        val = read_source(recipe.data, "val", labeled=True, classes=classes).samples
     learned, chosen_on, tested = (_images(samples, model.clip, report) for samples in (train, val, test))
     learned |= chosen_on
     labels = label_array([sample.labels[0] for sample in learned], head)
@@ -245,6 +245,6 @@ def score(
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:
     """The timelines of the recordings of a list."""
-    samples = read_stage(model.recipe.data, key, labeled=False).samples
+    samples = read_source(model.recipe.data, key, labeled=False).samples
     paths = list(dict.fromkeys(sample.path for sample in samples))
     return functions.timeline(model, paths, window=window, step=STEP * window, report=report)

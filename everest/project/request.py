@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, differing
-from everest.lists.stage import LIST_FILES
+from everest.lists.sources import LIST_FILES
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
 from everest.system.own_files import read_own_json, reading_own

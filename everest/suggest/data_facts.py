@@ -10,11 +10,11 @@ from typing import Final
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
 from everest.data.footage import footage_of
-from everest.data.stages import finetune_clips, pretrain_clips
+from everest.data.recipe_clips import finetune_clips, pretrain_clips
 from everest.errors import DataError
 from everest.lists.labels import count_classes, imbalance
 from everest.lists.sample import ListSize, Sample
-from everest.lists.stage import read_stage
+from everest.lists.sources import read_source
 from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS
 from everest.system.storage import join_location, parse_location
 from everest.video.reader import probe
@@ -79,12 +79,12 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         for key in ("val", "test"):  # their labels, too: a typo would show only after hours of training
             name = getattr(data, key)
             if name is not None and join_location(parse_location(data.root), name).exists():
-                read_stage(data, key, labeled=True, classes=known, may_miss=True)
+                read_source(data, key, labeled=True, classes=known, may_miss=True)
     else:
         clips = pretrain_clips(recipe)
     frames, height, width = _median_size(clips.samples, data.fps)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
-    val = read_stage(data, "val", labeled=False, may_miss=True).samples if data.val is not None else ()
+    val = read_source(data, "val", labeled=False, may_miss=True).samples if data.val is not None else ()
     groups = {sample.group for sample in val}
     is_one_source = len(groups) == 1 and groups != {None}  # no video is classified by another source
     has_classes = labeled and not data.heads and data.task == "single-label"

@@ -15,7 +15,7 @@ from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.labels import find_task, found_notice, read_class_names
 from everest.lists.shards import find_index, read_index
-from everest.lists.stage import LIST_FILES, read_stage
+from everest.lists.sources import LIST_FILES, read_source
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
 from everest.system.storage import Location, join_location, parse_location
@@ -160,7 +160,7 @@ def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[st
 
 
 def _paths(data: DataSettings, key: str) -> set[str]:
-    samples = read_stage(data, key, labeled=False, may_miss=True).samples
+    samples = read_source(data, key, labeled=False, may_miss=True).samples
     return {os.path.realpath(sample.path) for sample in samples}
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from everest.checkpoints.start import find_init
+from everest.checkpoints.init import find_init
 from everest.config.recipe import (
     RESUME_MAY_CHANGE,
     dump_recipe,
@@ -24,9 +24,9 @@ from everest.config.recipe import (
 )
 from everest.config.settings import Recipe
 from everest.config.stage_settings import ViewPretrainSettings
-from everest.data.stages import pretrain_key
+from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
-from everest.lists.stage import find_source
+from everest.lists.sources import find_source
 from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
 from everest.system.files import write_text
 from everest.system.storage import join_location, parse_location

@@ -34,9 +34,10 @@ from torch import Tensor
 from everest.config.settings import Recipe
 from everest.config.stage_settings import TokenTargetSettings
 from everest.data.dataset import VideoClips
-from everest.data.stages import clip_grid, fingerprint
+from everest.data.recipe_clips import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
+from everest.methods.features import TeacherUse
 from everest.system.files import write_text
 from everest.system.own_files import reading_own
 from everest.system.storage import parse_location
@@ -44,7 +45,6 @@ from everest.system.text import json_text, parse_json, read_json, validated
 from everest.system.weights_header import open_safetensors
 from everest.tokenizer.layers import FSQ
 from everest.tokenizer.spec import TokenizerUse
-from everest.tokenizer.targets import TeacherUse
 from everest.video.reader import VideoError
 
 INDEX: Final = "index.json"

@@ -22,9 +22,10 @@ from torch import Tensor
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, choose_workers, make_loader
-from everest.data.stages import clip_grid, pretrain_clips
+from everest.data.loader import batches, choose_workers
+from everest.data.recipe_clips import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
+from everest.methods.features import Teacher, standardized
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_table
@@ -33,7 +34,6 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
 from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, open_part
 from everest.tokenizer.spec import tokenizer_use
-from everest.tokenizer.targets import Teacher, standardized
 from everest.video.pixels import IMAGENET
 
 Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each, or features (B or R, V, N, D)
@@ -192,7 +192,7 @@ def _encode(
     workers = min(choose_workers(clips, order, settings.workers), len(order))
     rows: list[Rows] = []
     failed: list[str] = []
-    for clip in batches(make_loader(clips, order, workers=workers, timeout=settings.data_timeout)):
+    for clip in batches(clips, order, workers=workers, timeout=settings.data_timeout):
         failed += clip.failed
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
         try:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Final
 
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.dataset import Clip, VideoClips, spaced
-from everest.data.loader import batches, choose_workers, make_loader
-from everest.data.stages import pretrain_key, unlabeled_clips
+from everest.data.dataset import Batch, VideoClips, spaced
+from everest.data.loader import batches, choose_workers
+from everest.data.recipe_clips import pretrain_key, unlabeled_clips
 from everest.data.views import PretrainViews, ValidationViews
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
@@ -56,7 +56,7 @@ def held_out_clips(recipe: Recipe) -> VideoClips:
     return unlabeled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
 
 
-def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Clip]:
+def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Batch]:
     """Yield batches of up to `most` clips, at equal distances in the list, as in the first epoch.
 
     A list may be in the order of its classes.
@@ -64,7 +64,7 @@ def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> It
     keys = [(0, place) for place in spaced(range(len(clips)), most)]
     order = [keys[first : first + BATCH] for first in range(0, len(keys), BATCH)]
     workers = choose_workers(clips, order, settings.workers)
-    yield from batches(make_loader(clips, order, workers=workers, timeout=settings.data_timeout))
+    yield from batches(clips, order, workers=workers, timeout=settings.data_timeout)
 
 
 def tokenizer_depends_on(key: str, recipe: Recipe) -> bool:

@@ -101,7 +101,7 @@ def measure_tokenizer(
             measured[name].append(values.cpu())
         for row in range(min(len(readable), EXAMPLES - len(examples))):
             tensors = (x[row].cpu() for x in (scaled, mask, rebuilt[0], output.scores))
-            examples.append(Example(clip.video_id[readable[row]], *tensors))
+            examples.append(Example(clip.video_ids[readable[row]], *tensors))
     if not measured:
         return TokenizerReport(figures={}, examples=[], skipped=skipped)
     clips_measured = {name: torch.cat(parts) for name, parts in measured.items()}

@@ -12,8 +12,8 @@ import torch
 from foreign import RELEASED, on_meta, videomae_config
 from small_runs import json_of, refused, run
 
+from everest.checkpoints.init import differing_settings
 from everest.checkpoints.public_weights import PublicWeights, public_weights
-from everest.checkpoints.start import differing_settings
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.sizes import BACKBONES

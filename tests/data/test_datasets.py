@@ -10,8 +10,7 @@ from everest.data.augment import RandAugment
 from everest.data.dataset import MAX_TRIES, StepSampler, VideoClips
 from everest.data.footage import segment
 from everest.data.frames import view_windows
-from everest.data.loader import batches as read_batches
-from everest.data.loader import make_loader
+from everest.data.loader import batches
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import DataError
 from everest.lists.reading import read_samples
@@ -148,10 +147,9 @@ def test_broken_video_is_replaced_by_the_same_other_one_every_time(samples, brok
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_only_broken_videos_end_in_an_error_that_reaches_the_loop(broken, workers):
-    loader = make_loader(clips_of([broken, broken]), [[(0, 0)]], workers=workers, timeout=60)
     words = rf"^{MAX_TRIES} draws in a row gave unreadable videos \(1 of 2\), first .*broken\.mp4: not a vid"
     with pytest.raises(DataError, match=words):
-        list(read_batches(loader))
+        list(batches(clips_of([broken, broken]), [[(0, 0)]], workers=workers, timeout=60))
 
 
 def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
@@ -165,7 +163,7 @@ def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
 def test_workers_and_a_later_start_give_the_same_batches(samples):
     order = {"num_samples": 4, "batch_size": 2, "steps": 4, "samples_per_epoch": 4, "seed": 0}
     whole, later = (
-        read_batches(make_loader(clips_of(samples), sampler, workers=workers, timeout=60))
+        batches(clips_of(samples), sampler, workers=workers, timeout=60)
         for workers, sampler in ((0, StepSampler(**order)), (1, StepSampler(**order, start_step=1)))
     )
     assert next(whole).frames.shape == (2, 1, 3, 4, 32, 32)

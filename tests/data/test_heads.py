@@ -10,7 +10,7 @@ import everest
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
-from everest.data.stages import finetune_clips
+from everest.data.recipe_clips import finetune_clips
 from everest.lists.classes import Classes, empty_classes
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everest.config.heads import named_heads
-from everest.data.dataset import Clip, VideoClips
-from everest.data.loader import ClipLoader, batches, make_loader, on_device, shared_bytes
+from everest.data.dataset import Batch, Clip, VideoClips
+from everest.data.loader import batches, on_device, shared_bytes
 from everest.data.views import Views
 from everest.data.workers import SampleKey
 from everest.errors import EnvironmentProblem
@@ -61,25 +61,27 @@ def keys_of(lengths: Sequence[int], videos: int = 9) -> list[list[SampleKey]]:
     return [[divmod(next(numbers), videos) for _ in range(length)] for length in lengths]
 
 
-def equals(batch: Clip, clips: Sequence[Clip]) -> bool:
-    parts = zip(*(clip[:-2] for clip in clips), strict=True)  # all but what is for a device
-    frames, label, video_ids, noise, erase, failed, tokens = parts
-    together = {name: torch.stack([each[name] for each in tokens]) for name in tokens[0]}
+def equals(batch: Batch, clips: Sequence[Clip]) -> bool:
+    parts = zip(*(clip[:-1] for clip in clips), strict=True)  # all but what is for a device
+    frames, label, video_ids, noise, erase, failed, inputs = parts
+    together = {name: torch.stack([each[name] for each in inputs]) for name in inputs[0]}
     return (
         all(map(torch.equal, (batch.frames, batch.label), map(torch.stack, (frames, label))))
         and all(map(torch.equal, (batch.noise, batch.erase), map(torch.stack, (noise, erase))))
-        and (tuple(batch.video_id), tuple(batch.failed)) == (video_ids, failed)
-        and batch.tokens.keys() == together.keys()
-        and all(torch.equal(batch.tokens[name], together[name]) for name in together)
+        and (tuple(batch.video_ids), tuple(batch.failed)) == (video_ids, failed)
+        and batch.inputs.keys() == together.keys()
+        and all(torch.equal(batch.inputs[name], together[name]) for name in together)
     )
 
 
-def loaded_equal(loader: ClipLoader, pause: float = 0.0) -> list[bool]:
+def loaded_equal(
+    clips: VideoClips, order: list[list[SampleKey]], *, workers: int, pause: float = 0.0
+) -> list[bool]:
     """Whether each batch equals its clips, after a pause in which the workers read ahead."""
     equal = []
-    for keys, batch in zip(loader.order, batches(loader), strict=True):
+    for keys, batch in zip(order, batches(clips, order, workers=workers, timeout=60), strict=True):
         time.sleep(pause)
-        equal.append(equals(batch, [loader.dataset.read(key) for key in keys]))
+        equal.append(equals(batch, [clips.read(key) for key in keys]))
     return equal
 
 
@@ -92,14 +94,13 @@ def loaded_equal(loader: ClipLoader, pause: float = 0.0) -> list[bool]:
 )
 def test_batches_of_any_lengths_equal_their_clips_for_any_number_of_workers(lengths, workers, views, replace):
     clips = clips_of(Drawn(num_views=views), replace_bad=replace)
-    loader = make_loader(clips, keys_of(lengths), workers=workers, timeout=60)
-    assert loaded_equal(loader) == [True] * len(lengths)
+    assert loaded_equal(clips, keys_of(lengths), workers=workers) == [True] * len(lengths)
 
 
 @pytest.mark.parametrize(("batch", "workers"), [(1, 3), (16, 2), (40, 1), (40, 3)])
 def test_a_slot_is_not_written_while_its_batch_is_in_use(batch: int, workers: int):
-    loader = make_loader(clips_of(Drawn()), keys_of([batch] * 12), workers=workers, timeout=60)
-    assert loaded_equal(loader, pause=0.05) == [True] * 12  # time enough to write every free slot
+    equal = loaded_equal(clips_of(Drawn()), keys_of([batch] * 12), workers=workers, pause=0.05)
+    assert equal == [True] * 12  # the pause is time enough to write every free slot
 
 
 class Faulty(Drawn):
@@ -111,9 +112,8 @@ class Faulty(Drawn):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bug_in_a_worker_is_raised_with_its_kind_and_its_place(workers: int):
-    loader = make_loader(clips_of(Faulty()), keys_of([4]), workers=workers, timeout=60)
     with pytest.raises(KeyError, match="frames") as caught:
-        list(batches(loader))
+        list(batches(clips_of(Faulty()), keys_of([4]), workers=workers, timeout=60))
     notes = "".join(getattr(caught.value, "__notes__", ()))
     assert ("in __call__" in notes) == (workers > 0)
 
@@ -125,23 +125,22 @@ def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker()
     assert shared_bytes(clip, order, workers=16) == 3 * 512 * sample
     assert shared_bytes(clip, order, workers=0) == 0
     with pytest.raises(EnvironmentProblem, match="the batches of the workers need"):
-        make_loader(clips_of(Drawn(num_views=2**40)), order, workers=1, timeout=60)
+        list(batches(clips_of(Drawn(num_views=2**40)), order, workers=1, timeout=60))
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_slot_is_not_written_before_its_copy_to_a_gpu_is_complete(workers: int):
     device = torch.device("cuda")
-    clips = clips_of(Drawn(num_views=4, size=(112, 112)))
-    loader = make_loader(clips, keys_of([16] * 8), workers=workers, timeout=60)
+    clips, order = clips_of(Drawn(num_views=4, size=(112, 112))), keys_of([16] * 8)
     busy = torch.randn(4096, 4096, device=device)
     copied = []
-    for batch in batches(loader):
+    for batch in batches(clips, order, workers=workers, timeout=60):
         assert batch.frames.is_pinned()
         for _ in range(20):  # the copy is queued after these
             busy = busy @ busy
         copied.append(on_device(batch, device))
     assert not batch.frames.is_pinned()
-    for keys, batch in zip(loader.order, copied, strict=True):
+    for keys, batch in zip(order, copied, strict=True):
         expected = torch.stack([clips.read(key).frames for key in keys])
         assert torch.equal(batch.frames.cpu(), expected)

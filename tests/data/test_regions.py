@@ -13,7 +13,7 @@ from torch import Tensor
 from everest.data.augment import RandAugment
 from everest.data.crops import resize
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader, on_device
+from everest.data.loader import batches, on_device
 from everest.data.regions import Regions, largest_region, resize_regions
 from everest.data.views import FinetuneViews, PretrainViews
 from everest.lists.sample import Sample
@@ -73,14 +73,14 @@ def test_batches_have_the_same_boxes_flips_and_random_numbers(
     samples, both = [Sample(path=str(film)), Sample(path="missing.mp4"), Sample(path=str(film))], []
     for each in (views, replace(views, region=REGION)):  # resized by the worker, and by the device
         clips = VideoClips(samples, make_views=each, seed=5, num_noise=7, decoder="auto", replace_bad=False)
-        loader = make_loader(clips, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
-        (clip,) = (on_device(batch, CPU) for batch in batches(loader))
+        loaded = batches(clips, [[(0, 0), (0, 1), (1, 2)]], workers=1, timeout=60)  # the only batch
+        (clip,) = (on_device(batch, CPU) for batch in loaded)
         kept = {name: getattr(clip, name).clone() for name in ("frames", "noise", "erase", "label")}
         both.append(clip._replace(**kept))
     cpu, device = both
     assert cpu.frames.shape == device.frames.shape
     assert device.regions is None
-    for name in ("noise", "erase", "label", "video_id", "failed"):
+    for name in ("noise", "erase", "label", "video_ids", "failed"):
         one, other = getattr(cpu, name), getattr(device, name)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other
     difference = (cpu.frames.int() - device.frames.int()).abs()

@@ -14,7 +14,7 @@ from everest.config.stage_settings import FinetuneSettings
 from everest.data.class_balance import sample_weights
 from everest.data.dataset import StepSampler
 from everest.data.randomness import Purpose, generator_at
-from everest.data.stages import finetune_clips, pretrain_clips, validation_clips
+from everest.data.recipe_clips import finetune_clips, pretrain_clips, validation_clips
 from everest.errors import RecipeError
 from everest.lists.classes import Classes, empty_classes_notice
 from everest.lists.sample import Sample

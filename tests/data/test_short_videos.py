@@ -4,8 +4,8 @@ from pathlib import Path
 from small_runs import called
 
 from everest.config.recipe import load_recipe
-from everest.data.stages import examine_lengths, pretrain_clips
-from everest.lists.reading import read_samples
+from everest.data.recipe_clips import examine_lengths, pretrain_clips
+from everest.lists.reading import read_unlabeled
 
 
 def test_short_videos_are_reported_once(tmp_path: Path, recipe: Path):
@@ -31,7 +31,7 @@ def test_videos_of_which_none_can_be_read_end_the_run_before_it_writes_a_folder(
 def test_short_windows_are_called_windows(tmp_path: Path, clip_files: Path):
     rows = [f"{clip_files}/clip{number}.mp4,0,0.5" for number in range(4)]
     (tmp_path / "windows.csv").write_text("\n".join(["path,start,end", *rows]))
-    samples = read_samples(tmp_path / "windows.csv", root=tmp_path, labeled=False).samples
+    samples = read_unlabeled(tmp_path / "windows.csv", root=tmp_path).samples
     clips = pretrain_clips(load_recipe("small", overrides=["pretrain.stride=2", f"data.root={clip_files}"]))
     notice = examine_lengths(replace(clips, samples=samples)) or ""
     assert notice.startswith("4 of 4 windows (100%) are shorter than a clip")

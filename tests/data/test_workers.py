@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches
 from everest.data.views import Views
 from everest.data.workers import Workers
 from everest.errors import DataError, EnvironmentProblem
@@ -109,6 +109,6 @@ def test_a_decoder_that_crashes_is_reported_with_the_videos_of_its_group():
     clips = VideoClips(
         samples, make_views=CrashingViews(), seed=0, num_noise=1, decoder="auto", replace_bad=True
     )
-    loader = make_loader(clips, [[(0, 0)], [(0, 1)], [(0, 2)]], workers=1, timeout=60)
+    order = [[(0, 0)], [(0, 1)], [(0, 2)]]
     with pytest.raises(DataError, match=r"crashed \(SIGSEGV\) while it read one of: b\.mp4; remove the file"):
-        list(batches(loader))
+        list(batches(clips, order, workers=1, timeout=60))

@@ -16,7 +16,7 @@ from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches
 from everest.data.views import Views
 from everest.engine.health import chance_warning
 from everest.engine.step_log import SCALER_LIMIT, SKIP_LIMIT, Nonfinite, WaitWatch
@@ -116,7 +116,7 @@ def loader_of(views: Blank, order: list[list[tuple[int, int]]], **options: int) 
     """The batches of 40 videos in an order of epochs and numbers."""
     samples = [Sample(path=f"/videos/{i}.mp4") for i in range(40)]
     clips = VideoClips(samples, make_views=views, seed=0, num_noise=1, decoder="auto", replace_bad=True)
-    return batches(make_loader(clips, order, **options))
+    return batches(clips, order, **options)
 
 
 def test_a_worker_that_hangs_is_reported_with_its_videos_and_does_not_outlive_the_run():

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from everest.config.recipe import load_recipe
 from everest.engine.context import RunContext, RunOptions
-from everest.engine.start import start_run
+from everest.engine.start import start_or_resume
 from everest.engine.training import Training
 from everest.errors import DivergedError, EnvironmentProblem
 from everest.pretraining import Pretraining, pretraining_output, set_up_pretraining
@@ -39,7 +40,9 @@ def started(
     )
     stage = set_up_pretraining(settings, context)
     folder.mkdir(exist_ok=True)
-    start_run(stage.training, settings)
+    with ExitStack() as stack:
+        stack.enter_context(start_or_resume(stage.training, settings))
+        stack.pop_all()  # the caller runs the loop, or a part of it
     return stage
 
 
@@ -50,12 +53,12 @@ def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
         while training.has_steps:
             training.begin_step()
             for number in range(training.plan.accumulation):
-                clip = training.next_clip()
+                batch = training.next_batch()
                 training.seed(number)
                 with training.accumulate(number):
-                    loss = pretraining_output(training.model, clip).loss
+                    loss = pretraining_output(training.model, batch).loss
                     training.backward([loss * math.nan if training.steps_done in broken else loss])
-            training.step(training.clip_gradients())
+            training.update()
             yield training.log_step()
             training.save_if_due()
             training.stop_if_asked()

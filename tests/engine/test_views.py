@@ -9,7 +9,7 @@ from torch import Tensor
 from everest import load_model
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
-from everest.data.stages import pretrain_clips
+from everest.data.recipe_clips import pretrain_clips
 from everest.errors import DivergedError
 from everest.models.spec import pretrain_spec
 from everest.models.views import ViewModel
@@ -104,7 +104,7 @@ def test_each_view_has_its_own_window_and_crop_and_the_mirror_of_its_video(recip
     clip = clip_of(recipe, *settings, index=2)
     assert clip.frames.shape == (4, 3, 4, 32, 32)
     assert len({view.numpy().tobytes() for view in clip.frames}) == 4
-    assert clip.tokens["videos"].tolist() == [2] * 4
+    assert clip.inputs["videos"].tolist() == [2] * 4
 
 
 def small_views(loss: str = "contrast") -> ViewModel:

@@ -9,7 +9,7 @@ import pytest
 from small_runs import called, json_of, refused, run
 from video_kinds import COUNT, RATE, Case, write_case
 
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_unlabeled
 from everest.video.packet_sizes import packet_sizes
 from everest.video.reader import known_damage, probe
 from everest.video.stream import VideoError
@@ -59,7 +59,7 @@ def windows(*words: object, code: int = 0) -> dict:
 
 
 def spans(file: Path) -> list[tuple[str, float | None, float | None]]:
-    samples = read_samples(file, root=file.parent, labeled=False).samples
+    samples = read_unlabeled(file, root=file.parent).samples
     return [(Path(sample.path).name, sample.start, sample.end) for sample in samples]
 
 

@@ -14,8 +14,8 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva
 from torch import Tensor, nn
 
+from everest.checkpoints.init import InitWeights, differing_settings, load_init
 from everest.checkpoints.load import build_model
-from everest.checkpoints.start import Start, differing_settings, start_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
@@ -95,13 +95,15 @@ def test_larger_frames_that_are_not_square_have_the_rotary_positions_of_timm():
 def started(weights: Weights, recipe: Recipe, stage: str = "pretrain") -> tuple[Any, list[str]]:
     """The new model of a stage that starts from the weights, and the notices."""
     saved, notices = ModelSpec.from_settings(weights.settings, source=Path("small")), []
-    start = Start(init=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights)
+    init = InitWeights(
+        named=Init(name="timm:small", file="timm:small"), origin={}, saved=saved, weights=weights
+    )
     new = pretrain_spec(recipe, tokenizer=None)
     if stage == "finetune":
         new = classifier_spec(recipe, (Head(outputs=3),))
-    spec = start.adapted(new)
+    spec = init.adapted(new)
     model = spec.build()
-    start_model(model, spec, start, notify=notices.append)
+    load_init(model, spec, init, notify=notices.append)
     return model, notices
 
 

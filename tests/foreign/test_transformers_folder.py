@@ -12,8 +12,8 @@ from small_runs import equal
 from tiny_models import randomized, save_model
 
 from everest.checkpoints.graph import sample_pixels
+from everest.checkpoints.init import find_init, read_init
 from everest.checkpoints.load import open_model
-from everest.checkpoints.start import find_init, read_start
 from everest.checkpoints.transformers import write_folder
 from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError, RecipeError
@@ -59,14 +59,14 @@ def test_a_run_starts_from_the_links_of_a_cache(folder: Path, tmp_path: Path, pa
     snapshot = cached(tmp_path / "hub", "someone/videomae-tiny", folder)
     names = [snapshot] if parts else [snapshot, snapshot / "model.safetensors"]
     for name in names:
-        start = read_start(find_init(name, output=None, overwrite=False), resumed=None)
-        assert start.weights is not None
+        init = read_init(find_init(name, output=None, overwrite=False), resumed=None)
+        assert init.weights is not None
         assert torch.equal(
-            start.weights.tensors["head.weight"], tiny("hf_videomae_classification_base")["classifier.weight"]
+            init.weights.tensors["head.weight"], tiny("hf_videomae_classification_base")["classifier.weight"]
         )
-        assert (start.saved.frames, start.saved.size) == (4, (32, 32))
-        assert start.origin["family"] == "transformers"
-        assert Path(start.origin["file"]).parent == snapshot
+        assert (init.saved.frames, init.saved.size) == (4, (32, 32))
+        assert init.origin["family"] == "transformers"
+        assert Path(init.origin["file"]).parent == snapshot
 
 
 def test_the_weights_of_a_run_are_recognized_behind_a_link(folder: Path, tmp_path: Path):

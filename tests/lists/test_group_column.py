@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from everest.data.stages import fingerprint
+from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError
-from everest.lists.reading import read_labeled, read_samples
+from everest.lists.reading import read_labeled, read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
 
@@ -17,9 +17,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def read(root: Path, text: str, **options):
+def read(root: Path, text: str, *, labeled: bool = True, **options):
     (root / "list.csv").write_text(text)
-    return read_samples(root / "list.csv", root=root, **options)
+    return (read_samples if labeled else read_unlabeled)(root / "list.csv", root=root, **options)
 
 
 @pytest.mark.parametrize("labeled", [True, False])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from everest.config.heads import Head
 from everest.errors import DataError
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, unlistable, write_list
 
@@ -46,8 +46,10 @@ def test_written_lists_are_read_back(folder, names, labeled, segment, data):
             for name, label in zip(names, labels, strict=True)
         ]
         write_list(folder / "list.csv", samples, root=folder)
-        heads = (Head(outputs=10),)
-        read = read_samples(folder / "list.csv", root=folder, heads=heads, labeled=labeled)
+        if labeled:
+            read = read_samples(folder / "list.csv", root=folder, heads=(Head(outputs=10),))
+        else:
+            read = read_unlabeled(folder / "list.csv", root=folder)
     assert [Path(sample.path) for sample in read.samples] == [Path(sample.path) for sample in samples]
     assert [(s.labels, s.start) for s in read.samples] == [(s.labels, s.start) for s in samples]
 

@@ -6,7 +6,7 @@ import pytest
 from everest.config.heads import Head, named_heads
 from everest.errors import DataError, RecipeError
 from everest.lists.labels import read_class_names
-from everest.lists.reading import read_labeled, read_samples
+from everest.lists.reading import read_labeled, read_samples, read_unlabeled
 from everest.lists.sample import Sample
 
 NAMES = ("jump", "run", "walk")
@@ -20,9 +20,9 @@ def root(tmp_path):
     return tmp_path
 
 
-def read(root, text, *, name="train.csv", **options):
+def read(root, text, *, name="train.csv", labeled=True, **options):
     (root / name).write_text(text, encoding="utf-8")
-    return read_samples(root / name, root=root, **options)
+    return (read_samples if labeled else read_unlabeled)(root / name, root=root, **options)
 
 
 def short(found, root):
@@ -207,8 +207,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def read_folder(folder, **options):
-    return read_samples(folder, root=folder, **options)
+def read_folder(folder, *, labeled=True, **options):
+    return (read_samples if labeled else read_unlabeled)(folder, root=folder, **options)
 
 
 FOUND = [("jump/c.webm", 0), ("jump/pictures", 0), ("run/a.mp4", 1), ("run/deep/b.AVI", 1)]

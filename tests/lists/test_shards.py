@@ -15,7 +15,7 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from everest.config.heads import named_heads
 from everest.errors import DataError
-from everest.lists.reading import SampleList, read_samples
+from everest.lists.reading import SampleList, read_samples, read_unlabeled
 from everest.system.locks import sole_writer
 from everest.video.reader import frames_between, read_frames
 from everest.video.source import video_bytes
@@ -90,8 +90,8 @@ def test_names_of_all_kinds_survive(videos: Path, tmp_path: Path):
         (videos / name).mkdir()
         os.link(videos / "clip0.mp4", videos / name / f"{name}.mp4")
     index = sharded(videos, tmp_path / "out")
-    here = read_samples(videos, root=videos, labeled=False)
-    there = read_samples(index, root=videos, labeled=False)
+    here = read_unlabeled(videos, root=videos)
+    there = read_unlabeled(index, root=videos)
     assert [sample.path for sample in there.samples] == [sample.path for sample in here.samples]
     assert all(
         video_bytes(one.video) == video_bytes(other.video)

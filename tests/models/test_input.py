@@ -11,7 +11,7 @@ from tiny_models import save_model, tiny
 from torch import Tensor
 
 import everest
-from everest.checkpoints.start import find_init, read_start, start_model
+from everest.checkpoints.init import find_init, load_init, read_init
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError, RecipeError
@@ -91,6 +91,6 @@ def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
     changed = classifier_spec(recipe, (Head(outputs=3),))
     classifier = changed.build()
     assert isinstance(classifier, VideoClassifier)
-    start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
+    init = read_init(find_init(file, output=None, overwrite=False), resumed=None)
     with pytest.raises(CheckpointError, match=r"use --set model\.input=frames"):
-        start_model(classifier, changed, start, notify=print)
+        load_init(classifier, changed, init, notify=print)

@@ -8,7 +8,7 @@ import yaml
 from archives import ARCHIVES, MISSING
 from prepare_commands import everest, index, rows_of, touch
 
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_unlabeled
 from everest.prepare.layouts import LAYOUTS
 
 # Every row of every list: data set, list, file, labels, its segment.
@@ -158,7 +158,7 @@ def test_loose_videos_make_an_unlabelled_list(tmp_path):
     touch(tmp_path, "#1.mp4", " b c.mp4", "d.mp4")
     data = yaml.safe_load(index(tmp_path).stdout)["data"]
     assert (data["train"], data["pretrain"]) == (None, "all.csv")
-    found = read_samples(tmp_path / "all.csv", root=tmp_path, labeled=False)
+    found = read_unlabeled(tmp_path / "all.csv", root=tmp_path)
     assert {Path(sample.path) for sample in found.samples} == set(tmp_path.glob("*.mp4"))
 
 

@@ -12,7 +12,7 @@ from processes import kill_when, stop_after
 from small_runs import called, metrics, same_run
 
 from everest.config.recipe import load_recipe
-from everest.data.stages import pretrain_clips
+from everest.data.recipe_clips import pretrain_clips
 from everest.errors import CheckpointError
 from everest.system.weights import Weights
 from everest.tokenizer.cache import INDEX, TokenCache
@@ -123,7 +123,7 @@ def test_later_epochs_show_the_variants_again_with_other_noise(recipe, cache):
         clip, first = clips.read((epoch, 2)), clips.read((epoch % 3, 2))
         assert torch.equal(clip.frames, plain.read((epoch % 3, 2)).frames)
         assert torch.equal(clip.noise, plain.read((epoch, 2)).noise)
-        assert all(torch.equal(clip.tokens[name], first.tokens[name]) for name in ("importance", "values"))
+        assert all(torch.equal(clip.inputs[name], first.inputs[name]) for name in ("importance", "values"))
     frames = [clips.read((epoch, 2)).frames for epoch in range(3)]
     assert not any(torch.equal(one, other) for one, other in pairwise(frames))
 

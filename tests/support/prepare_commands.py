@@ -6,7 +6,7 @@ from pathlib import Path
 from small_runs import called
 
 from everest.config.heads import named_heads
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_samples, read_unlabeled
 
 everest = called
 index, split, check, stats = (
@@ -15,9 +15,12 @@ index, split, check, stats = (
 
 
 def rows_of(file: Path, root: Path, heads=None):
-    labeled = "unlabelled" not in file.name
     rows = []
-    for sample in read_samples(file, root=root, heads=named_heads(heads or {}), labeled=labeled).samples:
+    if "unlabelled" in file.name:
+        found = read_unlabeled(file, root=root)
+    else:
+        found = read_samples(file, root=root, heads=named_heads(heads or {}))
+    for sample in found.samples:
         times = {name: getattr(sample, name) for name in ("start", "end", "start_frame", "end_frame")}
         part = {name: value for name, value in times.items() if value is not None}
         path = sample.path.removeprefix(f"{root}/").removeprefix("./")

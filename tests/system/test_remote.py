@@ -15,10 +15,10 @@ from storage import new_bucket, put, s3_server, upload
 from torch import Tensor
 
 from everest.data.dataset import VideoClips
-from everest.data.loader import batches, make_loader
+from everest.data.loader import batches
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
-from everest.lists.reading import SampleList, read_samples
+from everest.lists.reading import SampleList, read_unlabeled
 from everest.system.run_folder import RunFolder
 from everest.system.storage import RemotePath, join_location, parse_location
 from everest.video.reader import VideoError, probe, read_frames
@@ -57,7 +57,7 @@ def nobody(server: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
 
 
 def unlabelled(source: str, root: str) -> SampleList:
-    return read_samples(parse_location(source), root=parse_location(root), labeled=False)
+    return read_unlabeled(parse_location(source), root=parse_location(root))
 
 
 def test_a_url_keeps_its_protocol_and_joins_like_a_path():
@@ -123,8 +123,8 @@ def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: 
     there = pretraining(unlabelled(f"{stored}/train.csv", stored))
     there.read((0, 0))  # connections and a thread of fsspec are open when the workers are forked
     keys = [[(0, index)] for index in range(4)]
-    ours = batches(make_loader(there, keys, workers=2, timeout=60))
-    theirs = batches(make_loader(here, keys, workers=0, timeout=60))
+    ours = batches(there, keys, workers=2, timeout=60)
+    theirs = batches(here, keys, workers=0, timeout=60)
     pairs = zip(ours, theirs, strict=True)
     assert [(torch.equal(a.frames, b.frames), a.failed) for a, b in pairs] == [(True, ["[]"])] * 4
 

@@ -13,7 +13,6 @@ from small_runs import called, equal, sets, weights
 from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
-from everest.data.loader import batches
 from everest.engine.network import part_of, set_lr
 from everest.foreign import imagenet
 from everest.system.run_folder import RunFolder
@@ -121,7 +120,7 @@ def test_a_dry_run_tries_the_discriminator_and_prints_the_tokenizers_loss(recipe
     command = ["train-tokenizer", "--recipe", recipe, "-o", run, "--gpus", "cpu", *GAN]
     shown = called(*command, "--dry-run").stdout
     stage, _ = with_adversary(recipe, run)
-    loss, _ = stage.losses(next(batches(stage.training.loader())))
+    loss, _ = stage.losses(next(iter(stage.training.loader())))
     assert float(re.search(r"^loss: (.*)$", shown, re.MULTILINE)[1]) == pytest.approx(loss.item(), rel=1e-5)
     assert not run.exists()
 
@@ -195,7 +194,7 @@ def passes_of(stage: TokenizerStage) -> None:
     training = stage.training
     training.begin_step()
     for number in range(training.plan.accumulation):
-        clip = training.next_clip()
+        clip = training.next_batch()
         training.seed(number)
         with training.accumulate(number):
             training.backward(*tokenizer_losses(stage, clip, adversarial=True))
@@ -205,7 +204,7 @@ def whole_step(stage: TokenizerStage) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
     with stage.training.running():
         passes_of(stage)
-        stage.training.step(stage.training.clip_gradients())
+        stage.training.update()
         stage.training.log_step()
 
 

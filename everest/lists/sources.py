@@ -1,4 +1,4 @@
-"""The videos and labels of a stage, from the data section of a recipe: `read_stage`.
+"""The videos and labels of a stage, from the data section of a recipe: `read_source`.
 
 The recipe names a list, the index of shards or a folder of videos below `data.root`. A folder may stand in
 the place of a list that is missing.
@@ -15,7 +15,7 @@ from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
 from everest.lists.labels import read_class_names
-from everest.lists.reading import SampleList, read_samples
+from everest.lists.reading import SampleList, read_samples, read_unlabeled
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import (
     as_data_error,
@@ -28,7 +28,7 @@ from everest.video.folders import (
 LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # of `everest prepare`
 
 
-def read_stage(
+def read_source(
     data: DataSettings,
     key: str,
     *,
@@ -44,17 +44,19 @@ def read_stage(
         may_miss: ignore missing videos, unless all of them are missing.
     """
     location, notice = find_source(data, key, labeled=labeled)  # first: else class names would be missed
-    names = _class_names(data, classes) if labeled else None
-    heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=data.num_classes or 0),)
-    samples = read_samples(
-        location,
-        root=parse_location(data.root),
-        class_names=names,
-        heads=classes.heads if classes else heads,
-        labeled=labeled,
-        of_model=classes is not None,
-        may_miss=may_miss,
-    )
+    root = parse_location(data.root)
+    if labeled:
+        heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=data.num_classes or 0),)
+        samples = read_samples(
+            location,
+            root=root,
+            class_names=_class_names(data, classes),
+            heads=classes.heads if classes else heads,
+            of_model=classes is not None,
+            may_miss=may_miss,
+        )
+    else:
+        samples = read_unlabeled(location, root=root, may_miss=may_miss)
     return replace(samples, notice="\n".join(filter(None, (notice, samples.notice))) or None)
 
 

@@ -1,4 +1,4 @@
-"""The clips of each stage, from a recipe's data section."""
+"""The clips that each stage of a recipe reads."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from everest.lists.classes import Classes
 from everest.lists.labels import indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
-from everest.lists.stage import read_stage, unused_validation
-from everest.methods.camera import NUMBERS
+from everest.lists.sources import read_source, unused_validation
+from everest.methods.camera_task import NUMBERS
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.system.storage import Location, RemotePath
@@ -97,9 +97,16 @@ def unlabeled_clips(
     training: bool = False,
 ) -> VideoClips:
     """Returns clips of the videos of `data.KEY`, without their labels; `training`: as in `clips_of`."""
-    samples = read_stage(recipe.data, key, labeled=False)
-    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=training)
-    return replace(clips, notices=tuple(filter(None, (samples.notice, *clips.notices))))
+    samples = read_source(recipe.data, key, labeled=False)
+    return clips_of(
+        recipe,
+        samples,
+        views,
+        num_noise=num_noise,
+        replace_bad=replace_bad,
+        training=training,
+        notices=[samples.notice],
+    )
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -117,21 +124,28 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
         erasing=stage.erasing,
     )
-    samples = read_stage(data, "train", labeled=True)
+    samples = read_source(data, "train", labeled=True)
     classes = Classes.of(samples, data)
     num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
-    clips = clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=True, training=True)
-    notices = tuple(filter(None, (samples.notice, unused_validation(data), *clips.notices)))
+    clips = clips_of(
+        recipe,
+        samples,
+        views,
+        num_noise=num_noise,
+        replace_bad=True,
+        training=True,
+        notices=[samples.notice, unused_validation(data)],
+    )
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
     weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
-    return replace(clips, notices=notices, heads=classes.heads, sample_weights=weights), classes
+    return replace(clips, heads=classes.heads, sample_weights=weights), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
     """Returns the labeled samples of `data.train` and of `data.test`, and the classes."""
-    train = read_stage(recipe.data, "train", labeled=True)
+    train = read_source(recipe.data, "train", labeled=True)
     classes = Classes.of(train, recipe.data)
-    return train.samples, read_stage(recipe.data, "test", labeled=True, classes=classes).samples, classes
+    return train.samples, read_source(recipe.data, "test", labeled=True, classes=classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
@@ -140,7 +154,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     if data.val is None:
         return None
 
-    samples = read_stage(data, "val", labeled=True, classes=classes)
+    samples = read_source(data, "val", labeled=True, classes=classes)
     metric = best_metric(classes.heads, stage.best, classes.names)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
         raise DataError(
@@ -158,7 +172,7 @@ def center_views(recipe: Recipe) -> ValidationViews:
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """Returns the evaluation views of each video of `data.test`."""
-    samples = read_stage(recipe.data, "test", labeled=True, classes=classes)
+    samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
     clips = clips_of(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
     return replace(clips, heads=classes.heads)
@@ -205,25 +219,28 @@ def clips_of(
     replace_bad: bool,
     cached: bool = True,
     training: bool = False,
+    notices: Sequence[str | None] = (),
 ) -> VideoClips:
     """Returns clips of samples.
 
     Args:
         training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
+        notices: lines to show when a run starts.
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
     with suppress(RuntimeError):  # a user without a home
         keep_indexes(cache_folder() / "indexes")
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())
-    repeated, notices, each = samples.samples, (), data.clips_per_video
+    repeated, each = samples.samples, data.clips_per_video
     if training and each != 1:
         # Choices about a sample follow from its place in the list: each repetition shows another window.
         counts = [num_clips(sample) if each == "auto" else each for sample in repeated]
         repeated = tuple(chain.from_iterable(map(repeat, repeated, counts)))
-        notices = (
-            f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch",
+        counts_notice = (
+            f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch"
         )
+        notices = (*notices, counts_notice)
     return VideoClips(
         repeated,
         make_views=views,
@@ -232,7 +249,7 @@ def clips_of(
         decoder=data.decoder,
         replace_bad=replace_bad,
         cache=open_cache(data.cache if cached else "none", distinct, channels=data.channels),
-        notices=notices,
+        notices=tuple(filter(None, notices)),
     )
 
 

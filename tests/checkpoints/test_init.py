@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from small_runs import called, equal, killed_copy, refused, run, sets, weights
 from tiny_models import randomized, save_model
 
+from everest.checkpoints.init import find_init, load_init, read_init
 from everest.checkpoints.load import open_model
-from everest.checkpoints.start import find_init, read_start, start_model
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.engine.network import stage_optimizer
@@ -38,13 +38,13 @@ def started(
     first: Path, recipe: Path, *overrides: str, decoder: Any = None
 ) -> tuple[MaskedAutoencoder, list[str]]:
     """A new autoencoder that starts from a run, and the notices."""
-    init = find_init(first, output=None, overwrite=False, decoder=decoder)
-    start = read_start(init, resumed=None)
-    spec = start.adapted(pretrain_spec(load_recipe(str(recipe), overrides=overrides), tokenizer=None))
+    found = find_init(first, output=None, overwrite=False, decoder=decoder)
+    init = read_init(found, resumed=None)
+    spec = init.adapted(pretrain_spec(load_recipe(str(recipe), overrides=overrides), tokenizer=None))
     torch.manual_seed(1)
     model, notices = spec.build(), []
     assert isinstance(model, MaskedAutoencoder)
-    start_model(model, spec, start, notify=notices.append)
+    load_init(model, spec, init, notify=notices.append)
     return model, notices
 
 
@@ -110,11 +110,11 @@ def saved_classifier(recipe: Path, file: Path, classes: tuple[str, ...] | None) 
 )
 def test_a_head_is_kept_for_the_same_classes_only(recipe, tmp_path, before, now, other):
     saved_classifier(recipe, file := tmp_path / "before.safetensors", before)
-    start = read_start(find_init(file, output=None, overwrite=False), resumed=None)
+    init = read_init(find_init(file, output=None, overwrite=False), resumed=None)
     spec = classifier_spec(load_recipe(str(recipe)), (Head(outputs=2),))
     model, given = spec.build(), []
     assert isinstance(model, VideoClassifier)
-    start_model(model, spec, start, classes=now, notify=given.append)
+    load_init(model, spec, init, classes=now, notify=given.append)
     old, new = load_file(file), model.state_dict()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert changed == ({"head.weight", "head.bias"} if other else set())

@@ -70,18 +70,18 @@ def find_init(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
+class InitWeights:
     """The weights that a run starts from."""
 
-    init: Init  # names them
+    named: Init
     origin: dict[str, Any]  # describes them, for the header of the run's weights and for env.json
     saved: ModelSpec  # the model that they were saved of
     weights: Weights | None  # None for a run that has a state: its tensors are all there
 
     def notice(self) -> str:
         """The name and the step of the weights, and the steps of their run."""
-        file, name, step = Path(self.init.file), Path(self.init.name), self.origin.get("step")
-        label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.init.name
+        file, name, step = Path(self.named.file), Path(self.named.name), self.origin.get("step")
+        label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
         plan = run.plan() if file.name in (WEIGHTS, BEST) and run.is_run() else None
         reached = f", step {step}{f' of {plan.steps}' if plan else ''}" if step else ""
@@ -105,13 +105,13 @@ class Start:
         return spec
 
 
-def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
+def read_init(init: Init, *, resumed: RunFolder | None) -> InitWeights:
     """Read the weights of `init`, unless the run that is resumed already has a state."""
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
         with reading_own(resumed.path / ENVIRONMENT, fix=FIX):
             origin = {**resumed.environment()[ORIGIN]}
             saved = ModelSpec.from_settings(origin["settings"], source=resumed.path)
-        return Start(init=init, origin=origin, saved=saved, weights=None)
+        return InitWeights(named=init, origin=origin, saved=saved, weights=None)
     weights, saved = open_encoder(init.file)
     origin = {
         "file": init.file,
@@ -127,13 +127,13 @@ def read_start(init: Init, *, resumed: RunFolder | None) -> Start:
         origin = {**parent, **origin, "step": None, "origin": None}  # of another program
     else:
         origin["origin"] = parent
-    return Start(init=init, origin=origin, saved=saved, weights=weights)
+    return InitWeights(named=init, origin=origin, saved=saved, weights=weights)
 
 
-def start_model(
+def load_init(
     model: nn.Module,
     spec: ModelSpec | TokenizerSpec,
-    start: Start,
+    init: InitWeights,
     *,
     classes: tuple[str, ...] | None = None,
     notify: Notify,
@@ -147,7 +147,7 @@ def start_model(
         classes: names of the classes in the data of the run; None if they have none.
         notify: receives which parts are kept or start fresh.
     """
-    weights, saved, source = start.weights, start.saved, start.init.file
+    weights, saved, source = init.weights, init.saved, init.named.file
     if weights is None:
         return
     assert isinstance(spec, ModelSpec)
@@ -171,7 +171,7 @@ def start_model(
     if spec.kind == "classifier" and saved.kind != "classifier":
         tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
     class_names = list(zip(weights.classes or (), classes or (), strict=False))
-    for title, prefixes, problem in _parts(start, spec, class_names):
+    for title, prefixes, problem in _parts(init, spec, class_names):
         new, old = (
             {name: x.shape for name, x in part.items() if name.startswith(prefixes)}
             for part in (initial, tensors)
@@ -183,7 +183,7 @@ def start_model(
             raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
         elif problem is None and new != old:
             problem = "it has another size"
-        if prefixes == DECODER and start.init.decoder == "keep" and (problem or not new):
+        if prefixes == DECODER and init.named.decoder == "keep" and (problem or not new):
             problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
             raise CheckpointError(f"{source}: {problem}; use --decoder fresh")
         if new and problem is None:
@@ -205,14 +205,14 @@ def _require_same_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, not
         raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
 
 
-def _parts(start: Start, spec: ModelSpec, class_names: list[tuple[str, str]]) -> Iterator[Part]:
+def _parts(init: InitWeights, spec: ModelSpec, class_names: list[tuple[str, str]]) -> Iterator[Part]:
     """Yield each part beside the encoder: its title, the prefixes of its tensors, and why the saved part
     does not fit (None: it fits unless its size differs).
 
     Args:
         class_names: of each label, in the weights and in the data; empty if one of them has none.
     """
-    saved, is_trained = start.saved, start.saved.kind == "classifier"
+    saved, is_trained = init.saved, init.saved.kind == "classifier"
     if spec.kind == "classifier" and not is_trained:
         if spec.model.pooling == "first":  # an average has a norm of its own
             yield "the last norm", ("norm.",), None
@@ -223,7 +223,7 @@ def _parts(start: Start, spec: ModelSpec, class_names: list[tuple[str, str]]) ->
         yield "the pooling", ("norm.", "pool."), pooling
         yield "the head", ("head.",), pooling or _other_classes(saved, spec, class_names)
     else:
-        fresh = "requested by --decoder fresh" if start.init.decoder == "fresh" else None
+        fresh = "requested by --decoder fresh" if init.named.decoder == "fresh" else None
         yield "the layer that predicts a camera's motion", ("camera_head.",), fresh
         yield "the projector", ("projector.",), fresh
         yield "the decoder", DECODER, fresh or _other_decoder(saved, spec)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from small_runs import called
 
+from everest.engine.pass_memory import host_memory_warning
 from everest.errors import EnvironmentProblem
-from everest.models.memory import host_memory_warning
 from everest.system import machine
 
 GIB = 2**30

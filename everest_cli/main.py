@@ -107,7 +107,7 @@ def _usage(command: TyperCommand, context: typer.Context) -> list[str]:
 
 def _print_usage_error(error: Any, file: object = None) -> None:
     """Print a wrong or missing word of a command as any other error."""
-    message = " ".join(error.format_message().rstrip(".").split())
+    message = " ".join(error.format_message().replace("Value error, ", "").rstrip(".").split())
     command = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
     say(f"error: {shorten(message[:1].lower() + message[1:])}{command}", everywhere=True)
 

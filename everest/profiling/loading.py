@@ -27,7 +27,7 @@ WORTH_IT: Final = 1.1  # our choice: a smaller factor is not stated
 LOOKED_AT: Final = 16  # our choice: videos whose codec is looked at
 # How much faster the frames of a clip are decoded from Motion JPEG than from H.264 with a keyframe every 12
 # frames: 16 of 61 frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
-MJPEG_GAIN: Final = 4.0
+MJPEG_GAIN: Final = 3.2
 
 
 def measure_loading(

@@ -45,7 +45,7 @@ SIDE: Final = 16  # rows and columns of an image of the simple models
 SEARCHED: Final = 64  # pixels, side of the window in which most pixels change
 CUT: Final = 56  # pixels, side of a cropped clip; an animal is about 30 long
 NOISE: Final = 3  # gray levels: smaller changes are the compression's
-STEPS: Final = ("finetune.steps=600", "finetune.warmup_steps=60")
+STEPS: Final = ("finetune.steps=400", "finetune.warmup_steps=40")
 SETTINGS: Final[dict[str, tuple[str, ...]]] = {
     "suggestion": (),
     "frames": ("model.input=frames",),

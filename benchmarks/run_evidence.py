@@ -50,7 +50,7 @@ LABELED: Final = {  # sets of real clips, with their number of classes
 SHAKEN: Final = {f"{name}{SUFFIX}": LABELED[name] for name in ("surveillance2", "weizmann10")}
 RENDERED: Final = (
     *("methods", "methods-visible", "methods-gmacs", "order", "distances", "keep-ratios"),
-    *("frame-selection", "other-encoders", "frames", "frames-steps", "steps"),
+    *("frame-selection", "other-encoders", "frames", "frames-steps", "steps", "views-per-decode"),
 )
 LVMAE: Final = "lvmae-few"  # on the videos of LVMAE's demo; its arms share a tokenizer
 ON_FIVE_SETS: Final = (

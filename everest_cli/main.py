@@ -183,7 +183,7 @@ def _show_version(requested: bool) -> None:
 def everest(
     debug: bool = option("--debug", "Show the traceback of an error.", False),
     imports: list[str] | None = option(
-        "--import MODULE", "Import your module, which weights or run folders refer to."
+        "--import MODULE", "Import a module of yours that weights or run folders need."
     ),
     version: bool = option("--version", "Show the version.", False, callback=_show_version, is_eager=True),
 ) -> None:

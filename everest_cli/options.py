@@ -83,7 +83,7 @@ FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0
 # The model.
 CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
 CHECKPOINT = option("--checkpoint -c C", CHECKPOINT_HELP, ...)
-WHICH = option("--which", "Weights of a run folder [best on data.val if there are any, else newest].")
+WHICH = option("--which", "Weights of a run folder [best on data.val if present, else newest].")
 CLIP_RECIPE = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
 KEEP = option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
 EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")

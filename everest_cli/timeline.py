@@ -44,7 +44,7 @@ def timeline(
     ),
     window: float | None = option("--window SECONDS", "Length of a window [a clip's span].", min=0.001),
     step: float | None = option(
-        "--step SECONDS", "Time between window starts [--window: no overlap].", min=0.001
+        "--step SECONDS", "Time between window starts [= --window, no overlap].", min=0.001
     ),
     save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output]."),
     output: Path | None = o.OUTPUT_FILE,
@@ -54,7 +54,7 @@ def timeline(
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
 ) -> None:
-    """Predict classes over time with a sliding window; equal neighbors form a bout.
+    """Predict classes over time with a sliding window; neighboring windows of a class form a bout.
 
     With --output or --save, the probabilities are saved, too. That file can be given instead of videos and
     a model.

@@ -15,7 +15,7 @@ from everest_cli.output import Display, print_json
 def train(
     videos: Path = argument(
         "VIDEOS",
-        "Folder of class folders, lists (train.csv, …) or recordings (--annotations); or a list.",
+        "A list; or a folder of class folders, lists (train.csv, …) or recordings (--annotations).",
         parser=local_path,
     ),
     annotations: Path | None = option("--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others."),
@@ -24,7 +24,7 @@ def train(
     group: str | None = option(
         "--group G",
         "Never split a group of videos over lists; see `everest prepare split` "
-        "[column group of a list, each recording, else each video].",
+        "[a list's column `group`, else each recording or video].",
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
     hours: float | None = option("--hours H", "Approximate hours of training.", min=0.01, max=10_000),

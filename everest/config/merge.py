@@ -90,11 +90,11 @@ def known_keys(section: KeyPath) -> set[str]:
 
 
 def inner_keys(section: KeyPath) -> dict[str, list[str]]:
-    """The keys of the sections in a section, such as `selection.keep_ratio`, by their last word."""
+    """The keys of the sections in a section, such as `pretrain.selection.keep_ratio`, by their last word."""
     keys: dict[str, list[str]] = {}
     for key in _USUAL:
         if key[:-2] == section:
-            keys.setdefault(key[-1], []).append(".".join(key[-2:]))
+            keys.setdefault(key[-1], []).append(".".join(key))
     return keys
 
 

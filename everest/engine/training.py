@@ -241,8 +241,8 @@ class Training:
         if share is not None:
             self.notice(
                 f"warning: the first steps spent {share:.0%} of their time waiting for videos: raise "
-                f"train.workers (now {self.workers}) or pretrain.views_per_decode, or encode the videos "
-                "(`everest prepare encode --codec mjpeg`); `everest profile --data` states what helps most"
+                f"train.workers (now {self.workers}), or encode the videos (`everest prepare encode --codec "
+                "mjpeg`); `everest profile --data` states what helps most"
             )
         return rows
 

@@ -47,7 +47,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         )
         if value is not None
     ]
-    spread = "" if interval is None else f" (95 %: {interval[0]:.3g} to {interval[1]:.3g})"
+    spread = "" if interval is None else f" (95 % interval: {interval[0]:.3g} to {interval[1]:.3g})"
     of = counted(result["videos"], "test window" if "frame_accuracy" in result else "test video")
     of += f" of {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     lines = [

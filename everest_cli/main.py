@@ -8,6 +8,8 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -57,6 +59,9 @@ class Commands(TyperGroup):
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
         print_any_letters()
         try:
+            with suppress(OSError):  # a folder that is gone
+                if not is_unicode(here := str(Path.cwd())):
+                    raise RecipeError(f"the working directory {here!r} is not UTF-8; rename it")
             return super().invoke(ctx)
         except KeyboardInterrupt:
             say("interrupted")

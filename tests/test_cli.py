@@ -281,3 +281,18 @@ def test_a_full_output_fails():
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert ended.returncode != 0
     assert "No space left on device" in ended.stderr
+
+
+def test_a_working_directory_that_is_not_utf_8_is_one_line(tmp_path: Path):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    ended = subprocess.run(
+        [sys.executable, "-m", "everest_cli", "recipes", "list"], capture_output=True, text=True, cwd=folder
+    )
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: the working directory ")
+    assert line.endswith(" is not UTF-8; rename it")

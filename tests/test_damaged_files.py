@@ -248,3 +248,40 @@ def test_a_value_that_is_missing_or_of_another_type_is_one_line_or_not_needed(ki
     if made.file.suffix != ".safetensors":
         documents(made.file)[1](7)
         assert_refused(made, code, may_read=False, case="not an object")
+
+
+def set_in_index(key: str, value: object) -> Callable[[Any], None]:
+    return lambda made: made["samples"][0].update({key: value})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *[set_in_index("label", value) for value in (3, ["a"])],
+        *[set_in_index("path", 3), set_in_index("offset", -5), set_in_index("size", -5)],
+        lambda index: index.update(samples=[]),
+        lambda index: index["shards"].append({"file": "a\0.tar", "bytes": 3}),
+    ],
+)
+def test_an_index_of_shards_that_a_script_has_changed_is_one_line(damage, tmp_path, request):
+    made = shards(tmp_path, request)
+    index = json.loads(made.file.read_text())
+    damage(index)
+    made.file.write_text(json.dumps(index))
+    assert_refused(made, 4, may_read=False, case=damage)
+
+
+def test_timelines_of_other_shapes_are_one_line(tmp_path, request):
+    made = timelines(tmp_path, request)
+    tensors, (texts, _) = load_file(made.file), documents(made.file)
+    for name, other in (("outputs", tensors["0.outputs"][:, :1]), ("ends", tensors["0.ends"][:, None])):
+        save_file({**tensors, f"0.{name}": other.contiguous()}, made.file, texts)
+        assert_refused(made, 4, may_read=False, case=name)
+
+
+@pytest.mark.parametrize("key", ["videos", "processes", "micro_batch", "steps", "finished"])
+def test_a_plan_without_numbers_is_one_line(key: str, tmp_path, request):
+    made = resumed("env.json")(tmp_path, request)
+    values, write = documents(made.file)
+    write(values | {"plan": values["plan"] | {key: "x"}})
+    assert_refused(made, 2, may_read=False, case=key)

@@ -49,7 +49,7 @@ class DataSettings:
     frames: v.Length = 16  # EVEREST §5
     size: v.Size = 224  # EVEREST §5
     # Frames per second that strides count; None: each frame of a file, as in all released programs.
-    fps: v.Positive | None = None
+    fps: v.Fps | None = None
     channels: Literal[1, 3] = 3  # 1: luma; all released programs use 3
     # Mean and std of each channel, of values in [0, 1]. None: ImageNet's, as in all released programs;
     # of luma the equivalents in everest.video.pixels.

@@ -20,6 +20,9 @@ LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used 
 # Our choice. The header of a file of weights must not ask for more.
 LONGEST: Final = 2**16  # of a clip in frames, of its sides in pixels, of a layer in channels
 MOST_BLOCKS: Final = 1000
+LARGEST: Final = 1e30  # products of a few such numbers are finite
+MOST_FPS: Final = 10_000  # of high-speed cameras
+MOST_WORKERS: Final = 1024
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -73,8 +76,9 @@ Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
 Length = Annotated[int, Field(ge=1, le=LONGEST)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NumClasses = Annotated[int, Field(ge=2, le=LARGEST_COUNT)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, le=LARGEST)]
+NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
+Fps = Annotated[float, Field(gt=0, le=MOST_FPS)]
 Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -129,7 +133,10 @@ LoraLayer = Literal["qkv", "proj", "fc1", "fc2"]
 Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")]
 Compile = Annotated[bool | Literal["auto"], must_be("true, false or 'auto'")]
 CountOrAuto = Annotated[Count | Literal["auto"], must_be("'auto' or an integer from 1")]
-NumWorkers = Annotated[CountOrZero | Literal["auto"], must_be("'auto' or an integer from 0")]
+NumWorkers = Annotated[
+    Annotated[int, Field(ge=0, le=MOST_WORKERS)] | Literal["auto"],
+    must_be(f"'auto' or an integer from 0 to {MOST_WORKERS}"),
+]
 SaveEvery = Annotated[
     Count | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|min|h)$")],
     must_be("a number of steps or a time such as '30s', '10min', '2h'"),

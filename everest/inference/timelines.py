@@ -134,6 +134,10 @@ class Timelines:
             videos = []
             for number, recording in enumerate(validated(_RECORDINGS, parse_json(header["videos"]))):
                 arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
+                windows = arrays["starts"].size
+                shapes = [arrays[name].shape for name in ("starts", "ends", "outputs")]
+                if shapes != [(windows,), (windows,), (windows, classes.count)]:
+                    raise ValueError(f"the shapes of {recording.video} are {shapes}")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
         return cls(classes=classes, videos=videos)
 

@@ -48,16 +48,20 @@ def read_index(file: Location) -> list[ListRow]:
         sizes = {shard["file"]: shard["bytes"] for shard in document["shards"]}
         for number, sample in enumerate(document["samples"]):
             values = {key: text for key, text in sample.items() if key not in PLACE}
+            if not all(isinstance(text, str) for text in values.values()):
+                raise ValueError(f"sample {number} has a value that is not text")
             tar, offset, size = (sample[key] for key in PLACE)
-            if offset + size > sizes[tar]:
-                raise ValueError(f"sample {number} ends after its shard")
+            if not 0 <= offset <= offset + size <= sizes[tar]:
+                raise ValueError(f"sample {number} is not inside its shard")
             member = Member(folder / tar, offset, size, sample["path"])
             rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
-    for name, expected in sizes.items():
-        try:
-            size = video_version(folder / name)[0]
-        except OSError as error:
-            raise DataError(f"{folder / name}: {error.strerror}; {file} names this shard") from error
-        if size not in (expected, -1):  # -1: the storage does not report the size
-            raise DataError(f"{folder / name}: {size} bytes where {file} expects {expected}; {FIX}")
+        if not rows:
+            raise ValueError("no samples")
+        for name, expected in sizes.items():
+            try:
+                size = video_version(folder / name)[0]
+            except OSError as error:
+                raise DataError(f"{folder / name}: {error.strerror}; {file} names this shard") from error
+            if size not in (expected, -1):  # -1: the storage does not report the size
+                raise DataError(f"{folder / name}: {size} bytes where {file} expects {expected}; {FIX}")
     return rows

@@ -112,7 +112,7 @@ def clear(folder: Path) -> None:
     for name in (RECIPE, PROJECT):
         (folder / name).unlink(missing_ok=True)
     for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
+        if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
 
 

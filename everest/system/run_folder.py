@@ -143,8 +143,9 @@ class RunFolder:
         if (plan := self.read_env(PLAN)) is None:
             return None
         with reading_own(self.path / ENVIRONMENT, fix=FIX):
-            given = {key: plan[key] for key in Plan._fields if key != FINISHED}
-            return Plan(**given, finished=plan.get(FINISHED))
+            given = {key: int(plan[key]) for key in ("videos", "processes", "micro_batch", "steps")}
+            last = plan.get(FINISHED)
+            return Plan(**given, samples=str(plan["samples"]), finished=None if last is None else int(last))
 
     @property
     def finished(self) -> int | None:

@@ -155,6 +155,21 @@ def test_counts_have_an_upper_bound():
             load_recipe("ucf101", overrides=[f"{key}={10**18}"])
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "finetune.base_lr=1.0e+308",  # the peak rate of a large batch would not be finite
+        "finetune.weight_decay=1.0e+300",
+        "data.fps=1.0e+300",  # nor could the frames of a clip be numbered
+        "train.workers=100000",  # each is a process
+    ],
+)
+def test_a_number_beyond_all_use_is_refused(override: str):
+    key = override.split("=")[0]
+    with pytest.raises(RecipeError, match=f"^{key}: must be "):
+        load_recipe("ucf101", overrides=[override])
+
+
 # --- settings of partial training, and those that contradict each other -------------------------------------
 
 

@@ -115,6 +115,9 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_fold
     assert (trained / "result.json").read_bytes() == before
     copy = shutil.copytree(trained, trained.with_name("copy"))
     notes = [copy / name / "notes.txt" for name in ("", "finetune", "lists", "report")]
+    elsewhere = copy.parent / "elsewhere"
+    elsewhere.mkdir()
+    (copy / "link").symlink_to(elsewhere)
     for note in notes:
         note.write_text("precious")
     shown = called("train", class_folders, "-o", copy, "--overwrite", "-q", *FEW)

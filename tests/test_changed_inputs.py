@@ -10,7 +10,7 @@ from small_runs import RECIPE
 
 from everest.config.recipe import load_recipe
 from everest.errors import UserError
-from everest.lists.reading import read_samples
+from everest.lists.reading import read_samples, read_unlabeled
 
 MANY = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LISTS = (
@@ -60,5 +60,6 @@ def test_a_changed_recipe_is_read_or_refused(tmp_path: Path, content: bytes):
 def test_a_changed_list_is_read_or_refused(clip_files: Path, tmp_path: Path, data, text: str, labeled: bool):
     path = tmp_path / "mine.csv"
     path.write_bytes(data.draw(changed(text)))
-    problem = problem_of(lambda: read_samples(path, root=clip_files, labeled=labeled))
+    read = read_samples if labeled else read_unlabeled
+    problem = problem_of(lambda: read(path, root=clip_files))
     assert not problem or str(path) in problem

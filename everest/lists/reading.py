@@ -142,8 +142,8 @@ def read_labeled(
         found = task or find_task(rows, names=class_names or ())
         header = rows[0].header
         labeled = header.has_classes if header else "label" in rows[0].values
+    heads = heads or (Head(task=found, outputs=0),)
     if labeled:
-        heads = heads or (Head(task=found, outputs=0),)
         rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
         data = _with_labels(source, rows, root, rules, may_miss=may_miss)
     else:

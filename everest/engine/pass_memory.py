@@ -10,13 +10,12 @@ import torch
 from accelerate import Accelerator
 
 from everest.config.settings import TrainedSection
-from everest.errors import EnvironmentProblem
+from everest.errors import LESS_MEMORY, EnvironmentProblem
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import free_memory
 from everest.system.machine import free_host_memory
-from everest.system.torch_errors import LESS_MEMORY
 from everest.tokenizer.network import TokenizerSpec
 
 MEMORY_SHARE: Final = 0.8  # our choice: of the free memory of a device, for the activations of one pass

@@ -18,7 +18,7 @@ from everest.config.settings import Recipe
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.tracking import check_tracker, make_tracker
 from everest.engine.training import Training
-from everest.errors import EnvironmentProblem, RecipeError, differing, first_names
+from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
 from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
 from everest.system.events import Report, stage
@@ -41,7 +41,6 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
-from everest.system.torch_errors import LESS_MEMORY
 from everest.tokenizer.clips import tokenizer_depends_on
 
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"

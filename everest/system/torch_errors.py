@@ -7,16 +7,12 @@ from typing import Final
 import torch
 from torch.distributed import DistError
 
-from everest.errors import EnvironmentProblem, UserError
+from everest.errors import LESS_MEMORY, EnvironmentProblem, UserError
 from everest.system.launch import LostPeer
 
 COMPILERS: Final = ("torch._dynamo", "torch._inductor")  # whose errors have no public name
 # Other errors than torch.OutOfMemoryError, and those of gloo, are told apart by their texts only.
 NO_MEMORY: Final = ("out of memory", "can't allocate memory")  # of a driver, of MPS; of the CPU's allocator
-LESS_MEMORY: Final = (
-    "try a smaller train.micro_batch (between views pretrain.batch_size), train.checkpointing=true or "
-    "train.precision=bf16, or smaller clips"
-)
 
 
 def as_user_error(error: RuntimeError) -> UserError | None:

@@ -19,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from small_runs import run
 from typer.testing import CliRunner
 
-from everest.errors import UserError
+from everest.errors import RecipeError, UserError
 from everest.inference.row_store import open_row_store
 from everest.project.request import Request, find_project, write_document
+from everest.system.own_files import read_own_json
 from everest.system.run_folder import RunFolder
 from everest_cli.main import app
 
@@ -285,3 +286,8 @@ def test_a_plan_without_numbers_is_one_line(key: str, tmp_path, request):
     values, write = documents(made.file)
     write(values | {"plan": values["plan"] | {key: "x"}})
     assert_refused(made, 2, may_read=False, case=key)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path: Path):
+    with pytest.raises(RecipeError, match=r"gone\.json: cannot be read: No such file or directory$"):
+        read_own_json(tmp_path / "gone.json", fix="remove it")

@@ -14,7 +14,7 @@ from everest.system.text import read_json
 
 MOST_SHOWN: Final = 200  # letters of a reason
 # What reading a value of another type, or one that is missing, may raise.
-PROBLEMS: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
+PROBLEMS: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
 
 
 @contextmanager
@@ -25,6 +25,8 @@ def reading_own(path: Location, *, fix: str, error: type[UserError] = RecipeErro
     """
     try:
         yield
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
     except (*PROBLEMS, CheckpointError) as problem:
         if isinstance(problem, CheckpointError) and not str(problem).startswith(f"{path}: "):
             raise  # of another file

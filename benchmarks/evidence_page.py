@@ -25,13 +25,12 @@ from view_features import RESULTS as FEATURES
 from view_features import RESULTS_OF_LETTERS
 from view_labels import RESULTS as OF_LABELS
 from view_labels import kept_table, labels_table
-from view_letters import RESULTS as OF_LETTERS
-from view_letters import letters_table
 from view_tables import (
     MEASURES,
     UNIFORM_AND_CHANGE,
     VARIATIONS,
     features_table,
+    letters_table,
     measures_table,
     pairs_table,
 )
@@ -44,6 +43,7 @@ HERE: Final = Path(__file__).resolve().parent
 RESULTS: Final = HERE / "evidence" / "results"
 LVMAE: Final = HERE / "results" / "lvmae_arms.json"
 IMPORTANCE: Final = HERE / "results" / "importance.json"
+OF_LETTERS: Final = HERE / "results" / "view_letters.json"
 PAGE: Final = HERE / "evidence" / "tables.md"
 BLOCK: Final = re.compile(r"(<!-- evidence: ([\w-]+) -->\n).*?(<!-- end of \2 -->)", re.DOTALL)
 
@@ -157,7 +157,7 @@ def _table(report: dict[str, Any], *, without: Sequence[str] = ()) -> str:
 
 
 def composites_table(rows: list[dict[str, Any]]) -> str:
-    """The shares of the kept tokens that are on the object, of importance.py."""
+    """The shares of the kept tokens that are on the object."""
     shares = [name for name in rows[0] if name.startswith("0.")]
     cells = []
     for row in rows:

@@ -14,7 +14,6 @@ from gpu_rows import Row, Rows, joules, peak_tflops, timed
 from steps import transformers_videomae
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
-from torch._functorch import config as functorch_config
 from training_step import Loss, TrainingStep, peak_bytes
 
 from everest.data.dataset import Batch
@@ -43,8 +42,7 @@ class StepCase:
 
     Args:
         code: whose model it is; the update is everest's for all.
-        compiled: `train.compile`, or a CUDA graph of the whole model.
-        budget: the share of activations that a compiled graph may save; None: everest's.
+        compiled: `train.compile`.
         needs: seconds for all batches, as far as they can be estimated.
     """
 
@@ -53,8 +51,7 @@ class StepCase:
     backbone: str
     batches: tuple[int, ...]
     code: Literal["everest", "plain", "transformers"] = "everest"
-    compiled: Literal["no", "blocks", "whole", "graph"] = "no"
-    budget: float | None = None
+    compiled: Literal["no", "blocks", "whole"] = "no"
     overrides: tuple[str, ...] = ()
     needs: float = 30.0
 
@@ -63,14 +60,10 @@ class StepCase:
         overrides = [f"model.backbone={self.backbone}", f"train.compile={train_compile}", *self.overrides]
         model = transformers_videomae(self.backbone) if self.code == "transformers" else None
         step = TrainingStep(self.recipe, overrides, model=model)
-        if self.budget is not None:
-            functorch_config.activation_memory_budget = self.budget
         if self.code == "plain":
             step.loss = _plain_loss(step)
         elif self.code == "transformers":
             step.loss = _transformers_loss(step)
-        elif self.compiled == "graph":
-            step.loss = _loss_in_a_cuda_graph(step)
         return step
 
 
@@ -94,19 +87,6 @@ def _transformers_loss(step: TrainingStep) -> Loss:
         frames = normalize(clips.frames.flatten(0, 1)).transpose(1, 2)  # (B, T, 3, H, W)
         with step.accelerator.autocast():
             return step.model(frames, bool_masked_pos=masked.expand(frames.size(0), -1)).loss
-
-    return loss
-
-
-def _loss_in_a_cuda_graph(step: TrainingStep) -> Loss:
-    def of_tensors(frames: Tensor, noise: Tensor) -> Tensor:
-        return step.model(frames, noise=noise).loss
-
-    captured = torch.compile(of_tensors, mode="reduce-overhead", fullgraph=True, dynamic=False)
-
-    def loss(clips: Batch) -> Tensor:
-        with step.accelerator.autocast():
-            return captured(clips.frames.flatten(0, 1), clips.noise.flatten(0, 1))
 
     return loss
 
@@ -191,16 +171,13 @@ EAGER = (
     _case("plain-videomae-l", VIDEOMAE, "l", 32, 64, code="plain"),
     _case("transformers-videomae-b", VIDEOMAE, "b", 32, 64, code="transformers"),
 )
-WHOLE = "whole-everest-b"
 COMPILED = (
     _case("blocks-everest-b", EVEREST, "b", 128, 256, 1024, compiled="blocks", needs=110),
-    _case(WHOLE, EVEREST, "b", 256, compiled="whole", needs=150),
-    _case(f"{WHOLE}-all-activations", EVEREST, "b", 256, compiled="whole", budget=1.0, needs=150),
+    _case("whole-everest-b", EVEREST, "b", 256, compiled="whole", needs=150),
     _case("blocks-everest-s", EVEREST, "s", 256, compiled="blocks", needs=50),
     _case("blocks-views-b", VIEWS, "b", 256, compiled="blocks", needs=60),
     _case("blocks-videomae-b", VIDEOMAE, "b", 256, compiled="blocks", needs=50),
     _case("blocks-everest-l", EVEREST, "l", 256, compiled="blocks", needs=60),
-    _case("graph-everest-s", EVEREST, "s", 256, compiled="graph", needs=150),
 )
 
 

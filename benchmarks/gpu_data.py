@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from shutil import disk_usage, which
+from shutil import disk_usage
 
 from gpu_rows import Row, Rows, spread
 from measuring import HERE, REAL
@@ -115,11 +115,7 @@ def run(videos: Videos, rows: Rows, name: str, seconds: float, settings: tuple[s
     batch = (f"pretrain.batch_size={videos.batch}", f"train.micro_batch={videos.batch}")
     given = chain.from_iterable(("--set", setting) for setting in (*shared, *batch, *settings))
     command = ["-m", "everest_cli", "pretrain", "--recipe", "k400", "--data", videos.folder.resolve()]
-    watching = None
-    with messages.open("w") as errors, (rows.folder / f"load_{name}.txt").open("w") as load:
-        if which("nvidia-smi"):
-            options = ["-s", "pucm", "-c", str(int(seconds))]
-            watching = subprocess.Popen(["nvidia-smi", "dmon", *options], stdout=load, stderr=load)
+    with messages.open("w") as errors:
         process = _python(
             *command, "--output", output, "--overwrite", *given, stdout=subprocess.DEVNULL, stderr=errors
         )
@@ -132,10 +128,6 @@ def run(videos: Videos, rows: Rows, name: str, seconds: float, settings: tuple[s
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        finally:
-            if watching is not None:
-                watching.terminate()
-                watching.wait()
     metrics = output / "metrics.jsonl"
     lines = metrics.read_text().splitlines() if metrics.is_file() else []
     steps = [row for row in map(json.loads, lines) if "data_wait" in row][WARM_UP_STEPS:]

@@ -2,35 +2,28 @@
 
     OUT=FOLDER python benchmarks/gpu_first.py A|B|C [--limit 520] [--only NAME,…]
 
-A: ceilings, checks, attention, importance, eager steps, a profile. B: compiled steps. C: videos,
-the loader, training runs. Every row is written at once to FOLDER/PART.jsonl, so a part
-that is stopped loses nothing; an item that fails is a row with its error. `gpu_page.py` makes the tables
-of benchmarks/performance.md from these files.
+A: checks and eager steps. B: compiled steps. C: videos, the loader, training runs. Every row is written at
+once to FOLDER/PART.jsonl, so a part that is stopped loses nothing; an item that fails is a row with its
+error. `gpu_page.py` makes the tables of benchmarks/performance.md from these files.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-from functools import partial
 from pathlib import Path
 
 import torch
 from gpu_cases import COMPILED, EAGER, measure_steps
 from gpu_checks import same_as_not_compiled, same_as_the_cpu
 from gpu_data import measure_data
-from gpu_kernels import attention, ceilings, importance, profiled
 from gpu_rows import Rows, product
 from measuring import machine
 
 
 def part_a(rows: Rows, seconds: float) -> None:
-    rows.run("ceilings", partial(ceilings, seconds), needs=25)
     rows.run("same as the CPU", same_as_the_cpu, needs=15)
-    rows.run("importance", partial(importance, seconds), needs=30)
-    attention(rows, seconds)
     measure_steps(rows, EAGER, 2 * seconds)
-    rows.run("profile", partial(profiled, rows), needs=25)
 
 
 def part_b(rows: Rows, seconds: float) -> None:

@@ -30,7 +30,6 @@ SMALLER: tuple[Compared, ...] = (  # memory per clip, at most
     ("everest-l", "plain-videomae-l", 0.30),
 )
 MFU_GOALS = {"blocks-everest-s": 0.20, "blocks-everest-b": 0.40}
-SAME_TOKENS = 0.999  # kept by bytes in bfloat16 and by float32
 
 
 def goals(rows: list[Row]) -> list[dict[str, Any]]:
@@ -54,11 +53,6 @@ def goals(rows: list[Row]) -> list[dict[str, Any]]:
             checks.append(
                 {"check": f"fraction of peak, {name}", "value": best, "goal": goal, "met": best >= goal}
             )
-    for row in rows:
-        if row.get("what") == "importance, bytes":
-            same = row["kept_as_float32"]
-            check = {"check": "kept tokens, bytes as float32", "value": same, "goal": SAME_TOKENS}
-            checks.append({**check, "met": same >= SAME_TOKENS})
     return checks
 
 
@@ -93,39 +87,6 @@ def _or_empty(value: float | None, unit: float, digits: int) -> str:
     return "" if value is None else f"{value / unit:.{digits}f}"
 
 
-def ceilings(rows: list[Row]) -> str:
-    units = {"tb_per_second": "TB/s", "tflops": "TFLOP/s", "gb_per_second": "GB/s", "microseconds": "µs"}
-    found = [row for row in rows if row["item"] == "ceilings" and "what" in row]
-    cells = [
-        [row["what"], *(f"{row[key]:.3g} {unit}" for key, unit in units.items() if key in row)]
-        for row in found
-    ]
-    return _table(["limit", "measured"], cells)
-
-
-def attention(rows: list[Row]) -> str:
-    """Milliseconds of each back-end."""
-    found = [row for row in rows if row["item"].startswith("attention") and "backend" in row]
-    backends = list(dict.fromkeys(row["backend"] for row in found))
-    by_what = {(row["what"], row["backend"]): f"{row['ms']:.2f}" for row in found}
-    cells = [
-        [what, *(by_what.get((what, backend), "") for backend in backends)]
-        for what in dict.fromkeys(row["what"] for row in found)
-    ]
-    names = [backend.removesuffix("_ATTENTION").lower() for backend in backends]
-    return _table(["attention (ms)", *names], cells)
-
-
-def importance(rows: list[Row]) -> str:
-    found = [row for row in rows if row["item"] == "importance" and "what" in row]
-    shares = ("kept_as_float32", "kept_as_float32_worst_clip")
-    cells = [
-        [row["what"].removeprefix("importance, "), f"{row['ms']:.1f}", *(f"{row[key]:.2%}" for key in shares)]
-        for row in found
-    ]
-    return _table(["importance of 256 clips", "ms", "tokens kept as by float32", "worst clip"], cells)
-
-
 def videos(rows: list[Row]) -> str:
     """The loader alone, and training runs."""
     loaders = [row for row in rows if row["item"].startswith("loader") and "workers" in row]
@@ -154,7 +115,7 @@ def _table(head: list[str], cells: list[list[str]]) -> str:
     return markdown(head, cells) if cells else ""
 
 
-TABLES: tuple[Callable[[list[Row]], str], ...] = (steps_and_goals, ceilings, attention, importance, videos)
+TABLES: tuple[Callable[[list[Row]], str], ...] = (steps_and_goals, videos)
 
 
 def read(paths: Iterable[Path]) -> list[Row]:

@@ -69,28 +69,26 @@ class Rows:
 def timed(
     work: Callable[[], object], *, seconds: float = 1.0, warm_up: int = 3, most: int = 200
 ) -> dict[str, float]:
-    """Milliseconds of a call by events of the device, and of the host that submits it.
+    """Milliseconds of a call by events of the device.
 
     Returns:
-        The median, the 10th and the 90th percentile, the calls, and the host's median.
+        The median, the 10th and the 90th percentile, and the calls.
     """
     for _ in range(warm_up):
         work()
     torch.cuda.synchronize()
-    events, host, began = [], [], time.perf_counter()
+    events, began = [], time.perf_counter()
     while len(events) < 5 or (time.perf_counter() - began < seconds and len(events) < most):
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        submitting = time.perf_counter()
         start.record()
         work()
         end.record()
-        host.append((time.perf_counter() - submitting) * 1e3)
         events.append((start, end))
         if len(events) % 8 == 0:  # otherwise calls queue for much longer than `seconds`
             torch.cuda.synchronize()
     torch.cuda.synchronize()
     ms = [start.elapsed_time(end) for start, end in events]
-    return {**spread("ms", ms), "calls": len(ms), "host_ms": statistics.median(host)}
+    return {**spread("ms", ms), "calls": len(ms)}
 
 
 def spread(name: str, values: Iterable[float]) -> dict[str, float]:
@@ -104,12 +102,10 @@ def spread(name: str, values: Iterable[float]) -> dict[str, float]:
     }
 
 
-def product(size: int, dtype: torch.dtype, *, precision: str = "highest", seconds: float = 1.0) -> Row:
+def product(size: int, dtype: torch.dtype, *, seconds: float = 1.0) -> Row:
     """The time and TFLOP/s of a square product of random numbers."""
-    torch.set_float32_matmul_precision(precision)
     a, b = (torch.randn(size, size, device="cuda", dtype=dtype) for _ in range(2))
     times = timed(lambda: a @ b, seconds=seconds)
-    torch.set_float32_matmul_precision("highest")
     return {**times, "tflops": 2 * size**3 / times["ms"] / 1e9}
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -215,18 +214,12 @@ def shown(speedup: dict[str, float]) -> str:
 
 
 def _gpu() -> dict[str, Any]:
-    """The first GPU, its software, and its clocks and power limit if the driver's program reports them."""
+    """The first GPU and its software."""
     if not torch.cuda.is_available():
         return {}
     gpu = torch.cuda.get_device_properties(0)
     versions = {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    facts = {"gpu": gpu.name, "gpu_bytes": gpu.total_memory, **versions}
-    if shutil.which("nvidia-smi") is None:
-        return facts
-    names = ("driver_version", "clocks.sm", "clocks.max.sm", "clocks.mem", "power.draw", "power.limit")
-    command = ["nvidia-smi", "--id=0", f"--query-gpu={','.join(names)}", "--format=csv,noheader"]
-    values = subprocess.run(command, capture_output=True, text=True).stdout.strip().split(", ")
-    return facts | dict(zip(names, values, strict=False))
+    return {"gpu": gpu.name, "gpu_bytes": gpu.total_memory, **versions}
 
 
 def _commit() -> str:

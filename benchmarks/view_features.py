@@ -143,7 +143,6 @@ def measured(
     answers = {
         "linear": linear(*of_known, seed=seed),
         "knn": nearest_neighbors(*of_known),
-        "nearest": nearest_neighbors(*of_known, neighbors=1),  # in no table: most arms are without it
     }
     found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
     near = precision_of_nearest(

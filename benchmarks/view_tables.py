@@ -1,4 +1,4 @@
-"""The tables of view_features.py: means of the arms, and differences paired by unit with their intervals."""
+"""The tables of features and of letters: means, and paired differences with their intervals."""
 
 from __future__ import annotations
 
@@ -95,3 +95,13 @@ def pairs_table(
                 cells.append(difference_text(paired(first, second)))
             rows.append([" less ".join(arms), measure, *cells])
     return markdown(["arms", "measure", *(name for _, name in columns)], rows)
+
+
+def letters_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """Both arms with their difference, paired by seed, for each list."""
+    rows = []
+    for name, by_arm in results.items():
+        before, after = ({int(seed): top1 for seed, top1 in units.items()} for units in by_arm.values())
+        means = [f"{spread(list(units.values())).mean:.1f}" for units in (before, after)]
+        rows.append([name, str(len(before)), *means, difference_text(paired(after, before))])
+    return markdown(["list", "seeds", *results["test"], "difference"], rows)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from small_runs import problems_of, refused
+from small_runs import problems_of
 
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
-from everest.config.settings import DataSettings, ModelSettings, TrainSettings
+from everest.config.settings import DataSettings, TrainSettings
 from everest.config.sizes import BACKBONES
 from everest.errors import RecipeError
 from everest.methods.strategies import STRATEGIES
-from everest.system.run_folder import default_folder
 
 FREEZE = "must be none, encoder, embedding or first:N, such as first:6, not {}"
 BAD_VALUES = [
@@ -94,12 +92,6 @@ def test_settings_may_be_written_in_several_ways():
     assert load_recipe("ucf101", overrides=underscores).pretrain.selection.distance == "neg-cka"
 
 
-def test_sizes_follow_the_backbone_unless_given():
-    assert ModelSettings(backbone="vit-l").backbone_size == BACKBONES["vit-l"]
-    changed = ModelSettings(backbone="vit-l", depth=3).backbone_size
-    assert changed == dataclasses.replace(BACKBONES["vit-l"], depth=3)
-
-
 def test_a_name_is_one_folder(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     letters = "in printable characters and without '/'"
@@ -116,14 +108,6 @@ def test_a_name_is_one_folder(tmp_path: Path):
         assert "must be the name of a folder" in "".join(problems_of(path))
         path.write_text("name: mine\n")
         assert load_recipe(path).name == "mine"
-
-
-def test_a_run_of_no_recipe_leaves_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    assert default_folder("pretrain", "mine").parent == Path("runs/pretrain")
-    message = refused("pretrain", "--recipe", "small", "--set", "name=../../x", code=2)
-    assert "name: must be the name of a folder" in message
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_names_of_heads_are_short():

@@ -7,9 +7,8 @@ import torch
 
 from everest.config.heads import Head
 from everest.data.augment import RandAugment
-from everest.data.dataset import MAX_TRIES, StepSampler, VideoClips
+from everest.data.dataset import MAX_TRIES, VideoClips
 from everest.data.footage import segment
-from everest.data.frames import view_windows
 from everest.data.loader import batches
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import DataError
@@ -50,21 +49,6 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("maker", ALL)
-def test_every_field_of_a_clip_has_its_shape_and_type(samples, maker):
-    clip = clips_of(samples, maker)[0, 1]
-    views = maker.num_views
-    assert clip.frames.shape == (views, 3, 4, *maker.size)
-    assert clip.frames.dtype == torch.uint8
-    assert clip.frames.float().std() > 5
-    assert clip.label.tolist() == [1]
-    assert (clip.noise.shape, clip.noise.dtype) == ((views, 5), torch.float32)
-    assert 0 <= clip.noise.min() <= clip.noise.max() < 1
-    assert (clip.erase.shape, clip.erase.dtype) == ((views, 4), torch.int64)
-    assert json.loads(clip.failed) == []
-    assert clip.video_id == samples[1].path
-
-
-@pytest.mark.parametrize("maker", ALL)
 def test_clip_follows_from_seed_epoch_and_index(samples, maker):
     assert same(clips_of(samples, maker, seed=7)[2, 1], clips_of(samples, maker, seed=7)[2, 1])
 
@@ -92,18 +76,6 @@ def test_views_of_one_decode_are_other_crops_of_the_same_frames_with_noise_of_th
 def test_evaluated_frames_do_not_depend_on_seed_or_epoch(samples, maker):
     one, other = clips_of(samples, maker, seed=1)[0, 1], clips_of(samples, maker, seed=2)[5, 1]
     assert torch.equal(one.frames, other.frames)
-
-
-def test_evaluation_views_are_windows_times_crops_of_one_resized_video(samples):
-    views = TEST(samples[0], np.random.default_rng(0), "auto").frames
-    windows = view_windows(32, 4, 2, clips=2)
-    for clip, window in enumerate(windows):
-        alone = dataclasses.replace(TEST, clips=1, crops=3)
-        short = dataclasses.replace(samples[0], start_frame=int(window[0]), end_frame=int(window[-1]) + 2)
-        again = alone(short, np.random.default_rng(0), "auto").frames
-        assert torch.equal(views[3 * clip : 3 * clip + 3], again)
-    # A 48 x 64 video becomes 32 x 42: crops start at 0, 5 and 10, from left to right.
-    assert torch.equal(views[0, ..., 10:], views[2, ..., :22])
 
 
 def test_without_flip_left_stays_left(tmp_path):
@@ -158,13 +130,3 @@ def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
     assert not clip.frames.any()
     assert json.loads(clip.failed) == [[broken.path, "not a video file"]]
     assert (clip.video_id, clip.label.tolist()) == (broken.path, [1])
-
-
-def test_workers_and_a_later_start_give_the_same_batches(samples):
-    order = {"num_samples": 4, "batch_size": 2, "steps": 4, "samples_per_epoch": 4, "seed": 0}
-    whole, later = (
-        batches(clips_of(samples), sampler, workers=workers, timeout=60)
-        for workers, sampler in ((0, StepSampler(**order)), (1, StepSampler(**order, start_step=1)))
-    )
-    assert next(whole).frames.shape == (2, 1, 3, 4, 32, 32)
-    assert [same(one, other) for one, other in zip(whole, later, strict=True)] == [True] * 3

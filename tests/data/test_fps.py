@@ -125,8 +125,6 @@ def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused
 
 
 FPS, RATE = 15, 40  # of the recipe, and of most files
-# The frames that are nearest to the times of the recipe.
-TIMELINE = [nearest([Fraction(i, RATE) for i in range(RATE)], Fraction(j, FPS)) for j in range(FPS)]
 OPTIONS = sets(f"data.fps={FPS}", "finetune.epochs=1", "finetune.warmup_epochs=0")
 
 
@@ -157,14 +155,6 @@ def test_the_weights_state_the_rate_only_if_it_is_set(run: Path, classifier_run:
     assert read_header(run / "model.safetensors").clip == {"stride": 2, "sampling": "dense", "fps": FPS}
     plain = read_header(classifier_run / "model.safetensors").clip
     assert plain == {"stride": 2, "sampling": "dense"}
-
-
-def test_weights_alone_read_the_clips_of_training(run: Path, alone: Path, data: Path):
-    model = everest.load_model(alone)
-    clip = everest.read_clip(data / "clip0.mp4", like=model)
-    assert model.clip.fps == FPS
-    assert set(numbers_shown(clip)) <= set(TIMELINE)
-    assert torch.equal(clip, everest.read_clip(data / "clip0.mp4", like=everest.load_model(run)))
 
 
 def test_predictions_with_and_without_the_recipe_are_equal(run: Path, alone: Path, data: Path):

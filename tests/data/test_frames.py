@@ -15,7 +15,6 @@ from everest.data.frames import (
     segment_views,
     view_windows,
 )
-from everest.errors import RecipeError
 
 lengths = st.integers(1, 400)
 clip_lengths = st.integers(1, 40)
@@ -86,20 +85,9 @@ def test_every_sampling_gives_the_requested_number_of_frames_inside_the_video_in
             assert (np.diff(ids) >= 0).all()
 
 
-def test_pretraining_windows_start_anywhere_up_to_the_last_place_that_fits():
-    rng = np.random.default_rng(0)
-    starts = {int(pretrain_window(70, 16, 4, rng)[0]) for _ in range(300)}
-    assert starts == set(range(7))
-
-
 def test_single_windows_and_views_are_in_the_middle():
     assert view_windows(100, 4, 5, clips=1)[0].tolist() == [40, 45, 50, 55]
     assert view_windows(3, 4, 5, clips=1)[0].tolist() == [0, 0, 0, 0]
     assert segment_views(40, 4, clips=1)[0].tolist() == [5, 15, 25, 35]
     ids = sampling("dense").center(100, 16, 4)
     assert (ids[0], ids[-1]) == (18, 81)  # as much video before as behind
-
-
-def test_unknown_sampling_is_named_with_the_nearest():
-    with pytest.raises(RecipeError, match="did you mean 'dense'"):
-        sampling("dence")

@@ -103,21 +103,6 @@ def test_a_slot_is_not_written_while_its_batch_is_in_use(batch: int, workers: in
     assert equal == [True] * 12  # the pause is time enough to write every free slot
 
 
-class Faulty(Drawn):
-    """Views with a bug."""
-
-    def __call__(self, *_: object) -> Views:
-        raise KeyError("frames")
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_bug_in_a_worker_is_raised_with_its_kind_and_its_place(workers: int):
-    with pytest.raises(KeyError, match="frames") as caught:
-        list(batches(clips_of(Faulty()), keys_of([4]), workers=workers, timeout=60))
-    notes = "".join(getattr(caught.value, "__notes__", ()))
-    assert ("in __call__" in notes) == (workers > 0)
-
-
 def test_the_ring_of_a_large_batch_has_three_slots_and_not_one_for_each_worker():
     clip = clips_of(Drawn(num_views=1))
     order = [[(0, 0)] * 512] * 100

@@ -7,17 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everest.config.heads import Head
-from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.class_balance import sample_weights
 from everest.data.dataset import StepSampler
 from everest.data.randomness import Purpose, generator_at
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, validation_clips
-from everest.errors import RecipeError
-from everest.lists.classes import Classes, empty_classes_notice
-from everest.lists.sample import Sample
 
 KINDS = ("balanced", "sqrt")
 CLASSES = st.lists(st.integers(0, 3), min_size=1, max_size=20)
@@ -119,21 +114,3 @@ def test_the_first_of_several_heads_is_balanced(unequal, tmp_path):
     heads = replace(unequal.data, num_classes=None, heads={"noun": 2, "verb": 2}, val=None)
     clips, _ = finetune_clips(Recipe(name="x", data=heads, finetune=FinetuneSettings(sampler="sqrt")))
     assert clips.sample_weights.tolist() == [2**-0.5, 2**-0.5, 1]
-
-
-def test_an_unknown_sampler_is_refused_with_the_known_ones():
-    assert FinetuneSettings().sampler == "shuffle"
-    with pytest.raises(RecipeError, match=r"finetune\.sampler: .*'equal'; known: balanced, shuffle, sqrt"):
-        load_recipe("custom", overrides=["finetune.sampler=equal"])
-
-
-def test_classes_without_a_video_are_counted_and_the_first_five_named():
-    samples = [Sample(path="/a.mp4", labels=(1,))]
-    named = Classes(heads=(Head(outputs=3),), names=("run", "jump", "swim"))
-    text = "data.val has no video of 2 of 3 classes: 'run', 'swim'"
-    assert empty_classes_notice("val", samples, named) == text
-    many = Classes(heads=(Head(outputs=300),))
-    text = "data.val has no video of 299 of 300 classes: '0', '2', '3', '4', '5', …"
-    assert empty_classes_notice("val", samples, many) == text
-    both = [Sample(path="/a.mp4", labels=(0,)), *samples, Sample(path="/b.mp4", labels=(2,))]
-    assert empty_classes_notice("val", both, named) is None

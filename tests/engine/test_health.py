@@ -18,8 +18,7 @@ from torch import Tensor
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches
 from everest.data.views import Views
-from everest.engine.health import chance_warning
-from everest.engine.step_log import SCALER_LIMIT, SKIP_LIMIT, Nonfinite, WaitWatch
+from everest.engine.step_log import SCALER_LIMIT, Nonfinite, WaitWatch
 from everest.errors import DataError
 from everest.lists.sample import Sample
 from everest.system.run_folder import RunFolder
@@ -27,34 +26,11 @@ from everest.system.run_folder import RunFolder
 SOUND = {"loss": 1.0, "grad_norm": 1.0}
 
 
-def test_stop_ends_at_the_first_and_skip_after_a_limit():
-    assert Nonfinite("stop", scaled=False).judge({**SOUND, "loss": math.nan}) == "stop"
-    skip = Nonfinite("skip", scaled=False)
-    for _ in range(3):  # a good update starts the count again
-        assert skip.judge(SOUND) == "sound"
-        assert {skip.judge({**SOUND, "loss": math.nan}) for _ in range(SKIP_LIMIT)} == {"skip"}
-    assert skip.judge({**SOUND, "grad_norm": math.inf}) == "stop"
-
-
 def test_overflow_of_a_scaled_gradient_is_part_of_fp16_but_not_for_ever():
     scaled, overflow = Nonfinite("stop", scaled=True), {**SOUND, "grad_norm": math.inf}
     assert {scaled.judge(overflow) for _ in range(SCALER_LIMIT)} == {"overflow"}
     assert scaled.judge(overflow) == "stop"
     assert Nonfinite("stop", scaled=True).judge({**overflow, "loss": math.nan}) == "stop"
-
-
-def test_a_loss_near_that_of_guessing_is_recognized():
-    def warning(losses: list[float], classes: list[int], **others: Any) -> str | None:
-        return chance_warning(losses, classes, **{"lowest": 1.0, "share": 0.2, **others})
-
-    assert "2.97, is still near that of guessing, ln(26) = 3.26" in str(warning([2.97] * 5, [26]))
-    assert warning([2.97] * 5, [26], share=0.03) is None
-    assert warning([2.97] * 5, [26], lowest=2.0) is None  # a quarter of the way
-    assert warning([], [26]) is None
-    assert "the mean of ln(97) and ln(300) = 5.14" in str(warning([5.14] * 5, [97, 300]))
-    mixing = "lower finetune.mixup and finetune.cutmix, more steps or a higher base_lr"
-    assert mixing in str(warning([3.2], [26], mixes=True))
-    assert "finetune.mixup" not in str(warning([3.2], [26]))
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -11,7 +11,7 @@ import everest
 from everest.config.stage_settings import FinetuneSettings, PixelPretrainSettings
 from everest.data.bad_videos import BadVideos
 from everest.engine.plan import plan_stage, plan_warnings
-from everest.errors import DataError, RecipeError
+from everest.errors import RecipeError
 from everest.foreign.translation import our_name
 
 STAGE = PixelPretrainSettings(batch_size=192, epochs=4, warmup_epochs=2, base_lr=1e-3, min_lr=1e-5)
@@ -79,20 +79,6 @@ def test_rate_rises_to_the_peak_and_falls_towards_the_minimum():
     assert rates[19] == rates[20] == plan.peak_lr == max(rates)
     assert rates == [*sorted(rates[:20]), *sorted(rates[20:], reverse=True)]
     assert 1e-5 * 192 / 256 < rates[-1] < 1e-4
-
-
-def test_bad_videos_are_named_once_and_end_the_run_above_the_share():
-    bad = BadVideos(max_bad=0.1)
-    tries = [("a", "empty file")]
-    assert bad.add(requested=20, failed=[tries]) == [
-        "cannot read a: empty file; another video takes its place"
-    ]
-    assert bad.add(requested=20, failed=[tries] * 3) == []
-    bad.check(any_failed=True)  # four are not too many, whatever the share
-    bad.add(requested=5, failed=[[("b", "no video stream"), ("a", "empty file")]])
-    with pytest.raises(DataError, match=r"5 of 45 samples could not be read, more than data.max_bad=0.1"):
-        bad.check(any_failed=True)
-    bad.check(any_failed=False)  # nothing new: a repaired run can resume
 
 
 def test_counts_of_bad_videos_survive_a_resume():

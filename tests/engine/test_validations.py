@@ -58,19 +58,6 @@ def test_overfitting_is_a_rising_validation_loss_beside_a_falling_training_loss(
         assert warning.startswith("overfitting: since step 2, the validation loss rose from 1.5 to 1.9, and ")
 
 
-@pytest.mark.parametrize(
-    ("best", "advice"),
-    [
-        ((20, 32.0, 1.30), "That is hardly better than chance"),  # 25 %
-        ((20, 33.0, 1.00), None),
-    ],
-)
-def test_advice_at_the_end_of_a_run(best, advice):
-    rows = [validation(10, 10.0, 1.38), validation(*best)]
-    text = by_top1(rows).advice(25.0)
-    assert text is None if advice is None else text is not None and text.startswith(advice)
-
-
 def test_with_a_background_class_the_mean_class_accuracy_chooses(tmp_path, recipe, clip_files):
     labels = ("background", "background", "background", "run")
     lines = [f"{clip_files}/clip{number}.mp4,{label}" for number, label in enumerate(labels)]

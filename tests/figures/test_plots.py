@@ -70,20 +70,6 @@ def test_axes_do_not_exaggerate(tmp_path: Path):
     assert limits == (pytest.approx(-3.15), pytest.approx(4.2))
 
 
-def test_an_early_spike_does_not_set_the_scale_of_the_losses(tmp_path: Path):
-    run = make_run(tmp_path / "run", logged=1)
-    later = [1.0 - 0.001 * step for step in range(200)]
-    for losses, limits in (
-        ([40.0, 30.0, 20.0, *later], (0, 2.1)),
-        ([1.8, *later], (0, 1.05 * 1.8)),
-        ([0.0, *later], (0, 1.05)),
-    ):
-        rows = [{"step": step, "loss": loss, "lr": 0.1} for step, loss in enumerate(losses, start=1)]
-        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        panel = draw_curves(tmp_path / "p.png", read_curves([run], x="steps"), x="steps").axes[0]
-        assert panel.get_ylim() == pytest.approx(limits, rel=0.1)
-
-
 def test_runs_without_validation_or_finite_losses_are_drawn_and_heads_guessed_together(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=1)
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": null, "lr": 0.1}\n')

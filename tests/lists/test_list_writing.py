@@ -8,7 +8,7 @@ from everest.config.heads import Head
 from everest.errors import DataError
 from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
-from everest.lists.writing import names_needed, unlistable, write_list
+from everest.lists.writing import unlistable, write_list
 
 # All that a file system accepts, the hardest more often.
 SIGNS = st.one_of(
@@ -72,11 +72,6 @@ def test_several_labels_have_a_column_each_and_paths_outside_the_root_stay_absol
     assert (tmp_path / "list.csv").read_text() == "path,label.verb,label.noun,start_frame\na.mp4,3,299,7\n"
     write_list(tmp_path / "list.csv", [Sample(path="/elsewhere/a.mp4")], root=tmp_path)
     assert (tmp_path / "list.csv").read_text() == "path\n/elsewhere/a.mp4\n"
-
-
-def test_names_that_are_numbers_have_to_be_written():
-    assert names_needed(["run", "10"]) == ["run", "10"]
-    assert names_needed(["run", "walk"]) == ()
 
 
 def test_large_and_fine_numbers_are_read_back(tmp_path):

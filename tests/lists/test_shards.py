@@ -279,10 +279,3 @@ def test_a_cache_of_frames_serves_shards(recipe, videos, index, tmp_path, monkey
     run("pretrain", *options, "--set", "data.cache=disk", "-o", tmp_path / "disk")
     assert len(list((tmp_path / "cache" / "frames").glob("*.npy"))) == 4
     assert same_run(tmp_path / "disk", tmp_path / "none")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> Path:
-    """The index of four videos in two shards."""
-    folder = tmp_path_factory.mktemp("shards")
-    return sharded(clip_files / "train.csv", folder, "--count", 2, "-q")

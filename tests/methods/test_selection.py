@@ -159,16 +159,6 @@ def test_tokens_equal_to_the_slice_before_have_exactly_no_change(distance, layer
     assert (importance[~still] > NO_CHANGE[distance]).all()
 
 
-def test_the_first_slice_or_a_still_plane_has_no_change_for_any_distance():
-    plane = torch.full((1, 3, 6, 4, 4), 0.3)  # one value: neither a direction nor a correlation
-    for distance, nothing in NO_CHANGE.items():
-        assert (change_importance(plane, RawPixels((2, 2, 2)), distance=distance) == nothing).all()
-        noise = torch.rand(1, 3, 6, 4, 4)
-        noise = change_importance(noise, RawPixels((2, 2, 2)), distance=distance, first_slice="zero")
-        assert (noise[:, :4] == nothing).all()
-        assert (noise[:, 4:] > nothing).all()
-
-
 def test_first_slice_copies_the_second_or_is_zero_in_float32():
     frames = torch.rand(2, 3, 6, 4, 4)
     copied = change_importance(frames, RawPixels((2, 2, 2)))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from timm.layers.activations import GELUTanh, QuickGELU
 from tiny_models import PARTS, TINY, grouped, randomized, tiny
 from torch import Tensor
@@ -24,10 +20,7 @@ from everest.methods.grid import TokenGrid
 from everest.models.block import Block
 from everest.models.cost import NORM_OPERATIONS, count_macs, count_tokens
 from everest.models.partial import choose_trained
-from everest.models.positions import RotaryPositions, place_angles, rotary_angles
-from everest.models.recomputed import (
-    FewTokensAttention,
-)
+from everest.models.positions import RotaryPositions
 from everest.profiling.profile import stage_spec
 
 GRID = TokenGrid(t=3, h=2, w=4)
@@ -37,15 +30,6 @@ ACTIVATIONS = {
     "quick": QuickGELU(),
     "swiglu": lambda x: F.silu(x.chunk(2, -1)[0]) * x.chunk(2, -1)[1],
 }
-
-
-def test_angles_are_of_slice_row_and_column():
-    angle = rotary_angles(GRID, 16)  # four channels for each, four are left over
-    assert angle.shape == (24, 16)
-    token = angle[2 * 8 + 1 * 4 + 3]  # slice 2, row 1, column 3
-    expected = [2, 0.02, 2, 0.02, 1, 0.01, 1, 0.01, 3, 0.03, 3, 0.03, 0, 0, 0, 0]
-    assert token.tolist() == pytest.approx(expected)
-    assert not angle[0].any()
 
 
 def test_the_score_of_two_tokens_depends_on_their_distance_only():
@@ -133,25 +117,6 @@ def test_the_width_of_the_mlp_is_counted_and_that_of_its_backbone_unless_set():
     assert all(size.mlp == 4 * size.width for name, size in BACKBONES.items() if name != "vit-g")
 
 
-PLACES = TokenGrid(t=2, h=2, w=4)
-
-
-def test_angles_of_places():
-    """Of token 2 * 4 + 1 + 2 in a grid of 2 rows and 4 columns: row 0, column 3, whatever the slice."""
-    half, tenth = [3.0, 0.3], 0.1  # of the columns, with rates 1 and 1 / 10 of base 100
-    angle = place_angles(PLACES, 8, "rope-vit")
-    assert angle.shape == (16, 8)
-    assert torch.equal(angle[3], angle[3 + 8])
-    assert angle[3].tolist() == pytest.approx([0, 0, 0, 0, half[0], half[0], half[1], half[1]])
-    scaled = place_angles(PLACES, 8, "eva02:8")[7]  # row 1, column 3
-    assert scaled.tolist() == pytest.approx([4, 4, 0.04, 0.04, 6, 6, 0.06, 0.06])
-    shifted = place_angles(PLACES, 8, "pe:8")[7]
-    assert shifted.tolist() == pytest.approx([8, 8, 0.08, 0.08, 8, 8, 0.08, 0.08])
-    row, column = math.pi, 1.5 * math.pi
-    expected = [row, row, tenth * row, tenth * row, column, column, tenth * column, tenth * column]
-    assert place_angles(PLACES, 8, "dinov3")[7].tolist() == pytest.approx(expected)
-
-
 @pytest.mark.parametrize("changes", [{}, {"mlp": "swiglu"}, {"mlp": "plain", "gelu": "quick"}])
 def test_a_compiled_model_is_one_graph_with_the_same_gradients(changes: dict[str, str]):
     torch.manual_seed(0)
@@ -211,15 +176,3 @@ def test_what_contradicts_is_refused(changes: dict[str, object], message: str):
     overrides = [f"model.{key}={value}" for key, value in {**TINY, **changes}.items()]
     with pytest.raises(RecipeError, match=message):
         load_recipe("small", overrides=overrides)
-
-
-@given(queries=st.integers(1, 9), keys=st.integers(1, 9), seed=st.integers(0, 99))
-def test_attention_of_few_tokens_is_that_of_torch_in_both_directions(queries: int, keys: int, seed: int):
-    torch.manual_seed(seed)
-    q, k, v = (torch.randn(2, 3, n, 4, dtype=torch.double, requires_grad=True) for n in (queries, keys, keys))
-    grad = torch.randn(2, 3, queries, 4, dtype=torch.double)
-    own, theirs = FewTokensAttention.apply(q, k, v), F.scaled_dot_product_attention(q, k, v)
-    torch.testing.assert_close(own, theirs)
-    found, expected = (torch.autograd.grad(out, (q, k, v), grad) for out in (own, theirs))
-    for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other)

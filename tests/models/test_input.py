@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import save_model, tiny
+from tiny_models import tiny
 from torch import Tensor
 
 import everest
-from everest.checkpoints.init import find_init, load_init, read_init
-from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.errors import CheckpointError, RecipeError
+from everest.errors import RecipeError
 from everest.inference.model import encode
-from everest.models.classifier import VideoClassifier
 from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import classifier_spec, pretrain_spec
 from everest.video.pixels import IMAGENET
 
 frame_differences = partial(model_input, kind="differences", pixels=IMAGENET)
@@ -82,15 +77,3 @@ def test_what_needs_the_frames_is_refused(setting: str, message: str):
             "lvmae-demo" if "tokens" in setting else "custom",
             overrides=["model.input=differences", "model.tubelet=[1,16,16]", setting],
         )
-
-
-def test_an_encoder_of_frames_is_no_start_for_differences(tmp_path: Path):
-    spec = pretrain_spec(load_recipe("demo"), tokenizer=None)
-    file = save_model(tmp_path / "model.safetensors", spec)
-    recipe = load_recipe("demo", overrides=["model.input=differences"])
-    changed = classifier_spec(recipe, (Head(outputs=3),))
-    classifier = changed.build()
-    assert isinstance(classifier, VideoClassifier)
-    init = read_init(find_init(file, output=None, overwrite=False), resumed=None)
-    with pytest.raises(CheckpointError, match=r"use --set model\.input=frames"):
-        load_init(classifier, changed, init, notify=print)

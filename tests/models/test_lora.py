@@ -9,7 +9,7 @@ import torch
 from tiny_models import grouped, tiny
 from torch import Tensor, nn
 
-from everest.config.stage_settings import FinetuneSettings, LoraSettings, PixelPretrainSettings
+from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.models.partial import LowRank, choose_trained, merged
 
 ALL = ("qkv", "proj", "fc1", "fc2")
@@ -54,24 +54,8 @@ def test_new_adapters_change_no_bit_and_merged_weights_compute_the_same_bits(dty
     assert not torch.equal(outputs(fresh, dtype), outputs(model, dtype))
 
 
-def test_an_adapted_matrix_is_the_sum_of_the_paper():
-    adapter = LowRank(torch.randn(6, 5), rank=2, alpha=8, dropout=0.0)
-    nn.init.normal_(adapter.b)
-    weight = torch.randn(6, 5)
-    torch.testing.assert_close(adapter(weight), weight + 8 / 2 * adapter.b @ adapter.a)
-
-
 def test_layer_decay_holds_for_the_adapters_of_a_block():
     groups = grouped(adapted(classifier()), layer_decay=0.5)
     scales = {name.split(".")[2]: scale for name, (_, scale) in groups.items() if "blocks" in name}
     assert scales == {"0": 0.25, "1": 0.5}
     assert {decay for name, (decay, _) in groups.items() if "blocks" in name} == {0.05}
-
-
-def test_only_adapters_of_the_encoder_are_trained_in_pretraining():
-    model = tiny("pretrain")
-    names = {name for name, _ in model.named_parameters() if not name.startswith("encoder.")}
-    choose_trained(model, PixelPretrainSettings(lora=LoraSettings(rank=2, layers=("fc1",))))
-    learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    fc1 = [f"encoder.blocks.{i}.mlp.fc1.parametrizations.weight.0.{part}" for i in (0, 1) for part in "ab"]
-    assert learned == names | set(fc1)

@@ -13,7 +13,7 @@ from tiny_models import PARTS, TINY, assert_all_learn, tiny
 
 import everest
 from everest.config.settings import ModelSettings
-from everest.config.stage_settings import FrameSelectionSettings, PixelTargetSettings
+from everest.config.stage_settings import PixelTargetSettings
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.models.spec import ModelSpec
@@ -129,16 +129,6 @@ def test_learned_positions_and_a_class_token_are_trained(kind: str, positions: s
     assert ("decoder.position.spatial" in parameters) is (positions != "flat" and kind == "pretrain")
 
 
-def test_a_spec_survives_json():
-    chosen = RedundancyRobust(keep_ratio=0.5, visible_ratio=None, distance="l1")
-    shape = {"kind": "classifier", "frames": 8, "size": (32, 48), "num_classes": 4}
-    spec = ModelSpec(**shape, model=ModelSettings(tubelet=(2, 8, 8)), selection=chosen)
-    other = ModelSettings(positions="learned-separable", class_token=True, input="differences")
-    for saved in (spec, replace(spec, model=other)):
-        assert ModelSpec.from_settings(json.loads(json.dumps(saved.dump())), source=Path("here")) == saved
-        assert saved.dump()["model"]["input"] == saved.model.input
-
-
 @pytest.mark.parametrize("kind", ["pretrain", "classifier"])
 @pytest.mark.parametrize(
     ("clips", "message"),
@@ -206,13 +196,3 @@ def test_candidates_of_another_number_are_refused():
     model, frames = drawing()
     with pytest.raises(ValueError, match=r"expected clips of shape \(B, 3, 12, 32, 32\)"):
         model(frames[:, :, :10])
-
-
-def test_frame_selection_survives_a_file_and_runs_on_meta():
-    spec = replace(AUTOENCODER, frame_selection=FrameSelectionSettings(alpha=1.7, recompute=True))
-    assert ModelSpec.from_settings(spec.dump(), source=Path("model.safetensors")) == spec
-    with torch.device("meta"):
-        model = spec.build()
-        assert (model.candidates, model.recompute) == (replace(model.encoder.grid, t=6), True)
-        out = model(torch.empty(2, 3, 12, 32, 32), noise=torch.empty(2, 6 * 16 + 6))
-    assert out.frames.shape == (2, 3, 8, 32, 32)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import STILL, called, json_of, killed_copy, refused, run, same_run, small_recipe, weights
+from small_runs import STILL, called, json_of, killed_copy, run, same_run, small_recipe, weights
 from tiny_models import grouped
 
 import everest
@@ -124,13 +124,6 @@ def test_commands_compute_with_it(trained: Path, clip_files: Path, tmp_path: Pat
     assert load_file(tmp_path / "seen.safetensors")["features"].shape == (1, 24)
     probed = json_of("probe -q", "-c", trained, "--probes", "knn,linear")
     assert set(probed["heads"]) == {"verb", "noun"}
-
-
-def test_an_unknown_pooling_is_refused_with_the_known_ones(recipe: Path):
-    command = ["finetune --init none --set model.pooling=attention", "--recipe", recipe]
-    said = refused(*command, code=2)
-    assert "model.pooling" in said
-    assert "class-attention" in said
 
 
 # --- recipes and costs --------------------------------------------------------------------------------------

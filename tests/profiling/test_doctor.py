@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_runs import json_of, run
 
-from everest.profiling.doctor import CheckResult, check_decoders, verdict
+from everest.profiling.doctor import CheckResult, check_decoders
 
 
 def named(found: Iterator[CheckResult] | list[CheckResult]) -> dict[str, CheckResult]:
@@ -35,23 +35,6 @@ def test_a_machine_that_runs_these_tests_is_healthy_and_every_problem_has_a_fix(
 
 
 SLOWER = pytest.mark.slow
-OK = CheckResult("processor", "ok", "2 cores")
-SLOW = CheckResult("memory", "warning", "1 GiB", "end other programs")
-BROKEN = CheckResult("decoder pyav", "broken", "fails", "install it")
-GPU = CheckResult("GPU 0", "ok", "H200")
-
-
-def test_the_verdict_is_a_sentence():
-    works, mac = "everest works on this machine, on", CheckResult("MPS", "ok", "a Mac's GPU")
-    begin = "begin with `everest train VIDEOS`."
-    for results, sentence in (
-        ([OK], f"{works} the CPU: {begin}"),
-        ([OK, GPU], f"{works} 1 GPU."),
-        ([GPU, GPU, SLOW], f"{works} 2 GPUs; 1 warning: memory."),
-        ([GPU, SLOW, BROKEN], "everest does not work on this machine: fix decoder pyav first."),
-        ([OK, mac], "on the GPU of this Mac, by --gpus mps."),
-    ):
-        assert verdict(results).endswith(sentence)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pytest
 from small_runs import small_recipe
 
 from everest.errors import DataError, RecipeError, UserError
-from everest.sweep import plan as plan_module
 from everest.sweep.plan import SweepPlan, make_plan
 from everest.sweep.request import arms_of, read_request, read_seeds, read_stages, split_values
 
@@ -39,30 +38,6 @@ def counts(plan: SweepPlan) -> dict[str, int]:
 )
 def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str, expected: dict[str, int]):
     assert counts(planned(recipe, over=[over], seeds="2")) == expected
-
-
-def test_each_work_is_used_by_the_arms_that_need_it(recipe: Path):
-    plan = planned(recipe, over=["pretrain.base_lr=0.1,0.2", "finetune.steps=3,4"], seeds="5,")
-    users: dict[str, list[list[str]]] = {}
-    for work in plan.works().values():
-        users.setdefault(work.stage, []).append(plan.users(work))
-    names = [arm.name for arm in plan.arms]
-    alone = [[name] for name in names]
-    assert users == {"pretrain": [names[:2], names[2:]], "finetune": alone, "eval": alone}
-    assert {work.recipe.train.seed for work in plan.works().values()} == {5}
-
-
-def test_a_setting_at_its_default_is_not_part_of_the_identity(recipe: Path):
-    """A later version adds settings, whose default changes nothing."""
-    settings = plan_module._stage_settings("pretrain", planned(recipe).arms[0].recipe, own_root=False)
-    assert "train.seed" in settings
-    assert "pretrain.weight_decay" not in settings
-
-
-def test_a_seed_changes_every_work(recipe: Path):
-    first, second = (planned(recipe, seeds=seeds).works().keys() for seeds in ("0,", "1,"))
-    assert not first & second
-    assert planned(recipe, seeds="2").works().keys() == first | second
 
 
 def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: Path):

@@ -10,8 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from everest.config.recipe import load_recipe
-from everest.errors import RecipeError
 from everest.methods.alignment import previous_frames
 from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding
@@ -148,14 +146,6 @@ def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypa
         if jobs is not None:
             monkeypatch.setenv(JOBS, jobs)
         assert num_readers() == readers
-
-
-def test_a_recipe_leaves_the_number_open_or_sets_it():
-    for value, number in (("auto", "auto"), ("0", 0), ("3", 3)):
-        assert load_recipe("ucf101", overrides=[f"train.workers={value}"]).train.workers == number
-    for value in ("many", "-1", "true", "1.5"):
-        with pytest.raises(RecipeError, match=r"train\.workers: must be 'auto' or an integer from 0"):
-            load_recipe("ucf101", overrides=[f"train.workers={value}"])
 
 
 def moving_clips(device: str) -> Tensor:

@@ -11,13 +11,12 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-from hypothesis import HealthCheck, settings
 from processes import wait_for_rows
 from pydantic import TypeAdapter
 
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import EnvironmentProblem
 from everest.system import files
-from everest.system.files import atomic_file, check_new_file, check_new_folder
+from everest.system.files import atomic_file
 from everest.system.run_folder import RunFolder
 from everest.system.text import parse_json, validated
 
@@ -60,36 +59,6 @@ def test_checking_that_a_file_can_be_written_changes_nothing(tmp_path: Path):
         files.check_writable(tmp_path / "unmounted" / "report" / "index.html")
 
 
-def test_a_new_file_or_folder_must_not_replace_one(tmp_path: Path):
-    there, full, empty = tmp_path / "there.txt", tmp_path / "full", tmp_path / "empty"
-    there.write_text("before")
-    full.mkdir()
-    (full / "file.txt").write_text("before")
-    empty.mkdir()
-    with pytest.raises(RecipeError, match=r"--out .*exists"):
-        check_new_file(there, option="--out", overwrite=False)
-    with pytest.raises(RecipeError, match=r"--out .*holds other files \(file.txt\)"):
-        check_new_folder(full, option="--out")
-    with pytest.raises(RecipeError, match="a file is in the way"):
-        check_new_folder(there, overwrite=True)
-    check_new_file(there, option="--out", overwrite=True)
-    check_new_folder(full, overwrite=True)
-    check_new_folder(full, is_own=lambda name: name == "file.txt")
-    check_new_folder(empty)
-    assert [path.name for path in full.iterdir()] == ["file.txt"]
-    (tmp_path / "other" / "file").mkdir(parents=True)
-    check_new_folder(tmp_path / "other", overwrite=True)
-
-
-def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def refuse(path: Path) -> Iterator[Path]:  # the superuser may read any folder
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-
-    monkeypatch.setattr(Path, "iterdir", refuse)
-    with pytest.raises(EnvironmentProblem, match=f"--output {tmp_path}: cannot be read: Permission denied"):
-        check_new_folder(tmp_path)
-
-
 @pytest.fixture
 def short_folder() -> Iterator[Path]:
     """A folder for temporary files whose name leaves room for those of sockets."""
@@ -116,10 +85,6 @@ def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_fo
     of_libraries = ("wandb-artifacts", "wandb-media")  # made when timm imports wandb, if it is installed
     left = [path.name for path in short_folder.iterdir() if not path.name.endswith(of_libraries)]
     assert [name for name in left if not name.startswith("torchinductor_")] == []
-
-
-EACH = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-VIDEOS = ["a.mp4", "b.mp4", "c.mp4"]
 
 
 def refuse(name: str) -> None:

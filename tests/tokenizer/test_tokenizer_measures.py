@@ -9,7 +9,6 @@ from scipy.stats import spearmanr
 
 from everest.tokenizer.layers import FSQ
 from everest.tokenizer.report import (
-    change_of_tokens,
     codebook_warnings,
     figures_of,
     psnr,
@@ -22,13 +21,6 @@ def test_an_error_of_a_tenth_is_20_db_and_pixels_beyond_white_and_black_count_as
     frames = torch.full((2, 3, 4, 2, 2), 0.5)
     assert psnr(frames + 0.1, frames).tolist() == pytest.approx([20, 20], abs=1e-4)
     assert psnr(torch.full((1, 3, 2, 2, 2), 7.0), torch.ones(1, 3, 2, 2, 2)).item() == pytest.approx(100)
-
-
-def test_change_is_measured_against_the_frame_before():
-    frames = torch.zeros(1, 3, 4, 4, 4)
-    frames[:, :, 2:, :2, 2:] = 0.5  # the upper right token lights up at the start of the second slice
-    change = change_of_tokens(frames, (2, 2, 2))
-    assert change.tolist() == [[[[0, 0], [0, 0]], [[0, 0.25], [0, 0]]]]  # in one of its two frames
 
 
 def test_figures_by_hand_of_the_change_and_the_slices_of_what_is_kept():

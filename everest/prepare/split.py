@@ -179,7 +179,10 @@ def _matched(text: str, path: Path) -> str:
         )
     match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
     if match is None or not match.group(1):
-        raise DataError(f"{path}: --group {text} does not match this path; '{PATH}REGEX' matches whole paths")
+        raise DataError(
+            f"{path}: --group {text} does not match this path; '(\\w+)' takes the first word of a name, "
+            f"'{PATH}REGEX' matches whole paths"
+        )
     return match.group(1)
 
 

@@ -30,6 +30,7 @@ from everest.video.stream import VideoError
 # Our choice, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
 STEP: Final = 0.5  # of a window, from one to the next
+MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,15 @@ class ProjectLists:
     window: float | None = None  # seconds, of recordings
 
     def sizes(self) -> dict[str, str]:
-        """The size of each list, as text."""
+        """The size of each list, as text, with the names of a few groups or recordings."""
         data = DataSettings(**self.section)
         named = [key for key in LIST_FILES if key in self.section and getattr(data, key) is not None]
-        return {key: str(ListSize.of(read_source(data, key, labeled=False).samples)) for key in named}
+        return {key: _size_text(read_source(data, key, labeled=False).samples) for key in named}
+
+
+def _size_text(samples: Sequence[Sample]) -> str:
+    size, names = ListSize.of(samples), sorted({Path(sample.source).name for sample in samples})
+    return f"{size} ({', '.join(names)})" if len(names) <= MOST_NAMED else str(size)
 
 
 def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:

@@ -49,8 +49,8 @@ class ProjectLists:
 
 
 def _size_text(samples: Sequence[Sample]) -> str:
-    size, names = ListSize.of(samples), sorted({Path(sample.source).name for sample in samples})
-    return f"{size} ({', '.join(names)})" if len(names) <= MOST_NAMED else str(size)
+    size, groups = ListSize.of(samples), sorted({sample.group or "" for sample in samples})
+    return f"{size} ({', '.join(groups)})" if all(groups[:1]) and len(groups) <= MOST_NAMED else str(size)
 
 
 def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:

@@ -46,7 +46,7 @@ class WorkRow(NamedTuple):
 def read_work(work: Work, folder: Path) -> WorkRow | None:
     """The numbers of a work; None if its run is not finished, or its evaluation has no result."""
     if work.stage not in RUNS:
-        with suppress(*PROBLEMS):  # missing or damaged
+        with suppress(OSError, *PROBLEMS):  # missing or damaged
             return WorkRow(_numbers(read_json(work.file(folder, "json"))), 0.0, 0.0)
         return None
     run = folder / work.name

@@ -104,7 +104,7 @@ def _usage(command: TyperCommand, context: typer.Context) -> list[str]:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     options = [each for each in command.params if each.required and each not in arguments]
     return [
-        *(f"{each.metavar}" if each.required else f"[{each.metavar}]" for each in arguments),
+        *(str(each.metavar) if each.required else f"[{each.metavar}]" for each in arguments),
         *(f"{each.opts[0]} {each.metavar}" for each in options),
         "[OPTIONS]",
     ]

@@ -60,7 +60,7 @@ def run_checks() -> list[CheckResult]:
         try:
             results += check()
         except ImportError as error:
-            fix = f"run `pip install --force-reinstall {PACKAGE}`"
+            fix = "run `pip install --force-reinstall .`"
             results.append(CheckResult(name, "broken", first_line(error), fix))
     return results
 
@@ -99,7 +99,8 @@ def check_packages() -> Iterator[CheckResult]:
         try:
             yield CheckResult(name, "ok", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield CheckResult(name, "broken", "not installed", f"run `pip install {name}`")
+            what = "." if name == PACKAGE else name  # everest is installed from its folder
+            yield CheckResult(name, "broken", "not installed", f"run `pip install {what}`")
 
 
 def check_devices() -> Iterator[CheckResult]:

@@ -49,8 +49,9 @@ class ProjectLists:
 
 
 def _size_text(samples: Sequence[Sample]) -> str:
-    size, groups = ListSize.of(samples), sorted({sample.group or "" for sample in samples})
-    return f"{size} ({', '.join(groups)})" if all(groups[:1]) and len(groups) <= MOST_NAMED else str(size)
+    groups = sorted({sample.group for sample in samples if sample.group is not None})
+    names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMED else ""
+    return f"{ListSize.of(samples)}{names}"
 
 
 def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:

@@ -1,18 +1,22 @@
-"""The motion of the camera between two frames, estimated from small gray images.
+"""The motion of the camera: estimated between two frames, or put on still frames as a task.
 
-A coarse search finds a shift, and robust Gauss-Newton steps refine it to a fraction of a pixel and, on
-request, to an affine map (zoom, rotation, shear). A motion that most pixels do not confirm counts as none.
-The values below are our choice, made on composites of real clips (`benchmarks/importance.py`).
+It is estimated from small gray images. A coarse search finds a shift, and robust Gauss-Newton steps refine it
+to a fraction of a pixel and, on request, to an affine map (zoom, rotation, shear). A motion that most pixels
+do not confirm counts as none. The values below are our choice, made on composites of real clips
+(`benchmarks/importance.py`).
 
 Places are measured from the middle of a frame, in units of half of its longer side, after cropping to
-whole pixels of the smallest image. A motion maps a place in a frame to the place in an
-earlier frame that shows the same.
+whole pixels of the smallest image. A motion maps a place in a frame to the place in an earlier frame that
+shows the same.
+
+In the task, a known motion is put on a still frame, and predicted from the clip (`moving_clips`).
 
 B batch, C channels, T frames, M pairs of frames, H W pixels, h w pixels of a small image.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, Literal
@@ -239,3 +243,35 @@ def _votes(error: Tensor, other: Tensor, inside: Tensor) -> Tensor:
     total = error + other + NOISE
     votes = (inside * (other - error) / total).sum(dim=(1, 2, 3))
     return votes / (inside * (other + error) / total).sum(dim=(1, 2, 3)).clamp(min=1e-6)
+
+
+MOTIONS: Final = 4  # pan to the right, pan down, zoom, rotation
+NUMBERS: Final = MOTIONS + 1  # random ones of a clip: the frame, and the motions
+# Our choice, of a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
+LARGEST: Final = 0.5
+MARGIN: Final = 0.75  # our choice: the share of a frame's sides that a clip shows in its middle
+
+
+def moving_clips(frames: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Make a clip of each still frame, as a camera with a constant motion would show it.
+
+    Args:
+        frames: (B, C, T, H, W) uint8, or float: normalized; one frame of each clip is used.
+        numbers: (B, NUMBERS) uniform in [0, 1): which frame, and the motions.
+    Returns:
+        Clips (B, C, T, H, W) of the same type, and their motions (B, MOTIONS) with mean 0 and variance 1.
+    """
+    batch, _, length, height, width = frames.shape
+    chosen = (numbers[:, 0] * length).long()  # (B,)
+    still = frames[torch.arange(batch, device=frames.device), :, chosen].float()  # (B, C, H, W)
+    motions = 2 * numbers[:, 1:] - 1  # (B, MOTIONS)
+    time = torch.linspace(-0.5, 0.5, length, device=frames.device)  # (T,)
+    x, y, zoom, angle = (LARGEST * motions[:, :, None] * time).unbind(1)  # (B, T) each
+    scale, aspect = MARGIN * zoom.exp(), width / height
+    cos, sin = scale * angle.cos(), scale * angle.sin()  # (B, T)
+    rows = torch.stack([cos, -sin / aspect, x, sin * aspect, cos, y], dim=2)  # (B, T, 6)
+    grid = F.affine_grid(rows.view(-1, 2, 3), [batch * length, 1, height, width], align_corners=False)
+    repeated = still.repeat_interleave(length, dim=0)  # (B * T, C, H, W)
+    clips = F.grid_sample(repeated, grid, padding_mode="reflection", align_corners=False)
+    clips = (clips if frames.is_floating_point() else clips.round()).to(frames.dtype)
+    return clips.unflatten(0, (batch, length)).transpose(1, 2), motions * math.sqrt(3)

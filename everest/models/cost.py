@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.errors import RecipeError
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.models.block import Block
 from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
-from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
+from everest.methods.targets import FeatureTargets
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Literal
 
 import torch
@@ -78,8 +77,16 @@ def gray_pairs(frames: Tensor, lag: int) -> tuple[list[tuple[Tensor, Tensor]], P
         count += 1
     whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
     height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
-    reduced = partial(gray_images, pool=pool, at_once=frames.is_cuda)
-    gray = in_parts(reduced, frames[..., :height, :width])  # (B, T, h, w)
+
+    def reduced(clips: Tensor) -> Tensor:
+        """The mean gray values (B, T, h, w) of windows of `pool` x `pool` pixels."""
+        if not frames.is_cuda:
+            return F.avg_pool2d(clips.mean(dim=1, dtype=torch.float32), pool)
+        # A single operation reads the clips once and writes nothing else; a CPU takes four times as long.
+        windows = clips.unflatten(4, (-1, pool)).unflatten(3, (-1, pool))  # (B, C, T, h, pool, w, pool)
+        return windows.mean(dim=(1, 4, 6), dtype=torch.float32)
+
+    gray = in_parts(reduced, frames[..., :height, :width])
     gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
     levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)]
     for _ in range(count - 1):
@@ -89,19 +96,6 @@ def gray_pairs(frames: Tensor, lag: int) -> tuple[list[tuple[Tensor, Tensor]], P
         for level in levels
     ]
     return pairs, Plane.of(height, width)
-
-
-def gray_images(frames: Tensor, pool: int, *, at_once: bool) -> Tensor:
-    """The mean gray values (B, T, h, w) of windows of `pool` x `pool` pixels of clips (B, C, T, H, W).
-
-    Args:
-        at_once: by a single operation. On a GPU it reads the clips once and writes nothing else; on a CPU it
-            takes four times as long.
-    """
-    if at_once:
-        windows = frames.unflatten(4, (-1, pool)).unflatten(3, (-1, pool))  # (B, C, T, h, pool, w, pool)
-        return windows.mean(dim=(1, 4, 6), dtype=torch.float32)
-    return F.avg_pool2d(frames.mean(dim=1, dtype=torch.float32), pool)
 
 
 def no_motion(count: int, device: torch.device) -> Tensor:
@@ -127,8 +121,23 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     for now, before in reversed(affine_levels):
         for _ in range(STEPS):
             motion = _refined(motion, now, before, "affine")
-    confirmed = _is_confirmed(motion, *pairs[0])[:, None, None]
-    return torch.where(confirmed, motion, no_motion(motion.size(0), motion.device))
+
+    # Confirmed if most pixels change less with the motion than otherwise. Each pixel has one vote, however
+    # much it changes, so an object that moves does not decide. Interpolation removes noise, so a motion by
+    # less than a pixel looks better than none even if the camera rests. The opposite motion is interpolated
+    # alike, so the votes for one of the two are noise then.
+    now, before = pairs[0]
+    still = no_motion(motion.size(0), motion.device)
+    warped, inside = moved(before, motion)
+    back, inside_back = moved(before, 2 * still - motion)
+    error = (now - warped).abs()
+    confirmed = (
+        (inside.float().mean(dim=(1, 2, 3)) >= OVERLAP)
+        & (mean_change(now, warped, inside) < FIT)
+        & (_votes(error, (now - before).abs(), inside) > MAJORITY)
+        & (_votes(error, (now - back).abs(), inside & inside_back) > MAJORITY)
+    )  # (M,)
+    return torch.where(confirmed[:, None, None], motion, still)
 
 
 def moved(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[Tensor, Tensor]:
@@ -218,24 +227,6 @@ def _solved(matrix: Tensor, right: Tensor) -> Tensor:
         pivot = rows[:, i : i + 1] / rows[:, i : i + 1, i : i + 1]  # (M, 1, n + 1)
         rows = rows + (unit[i][:, None] - rows[:, :, i : i + 1]) * pivot
     return rows[:, :, n]
-
-
-def _is_confirmed(motion: Tensor, now: Tensor, before: Tensor) -> Tensor:
-    """Whether most pixels of images (M, 1, h, w) change less with a motion than otherwise: (M,) bool.
-
-    Each pixel has one vote, however much it changes, so an object that moves does not decide. Interpolation
-    removes noise, so a motion by less than a pixel looks better than none even if the camera rests. The
-    opposite motion is interpolated alike, so the votes for one of the two are noise then.
-    """
-    warped, inside = moved(before, motion)
-    back, inside_back = moved(before, 2 * no_motion(motion.size(0), motion.device) - motion)
-    error = (now - warped).abs()
-    return (
-        (inside.float().mean(dim=(1, 2, 3)) >= OVERLAP)
-        & (mean_change(now, warped, inside) < FIT)
-        & (_votes(error, (now - before).abs(), inside) > MAJORITY)
-        & (_votes(error, (now - back).abs(), inside & inside_back) > MAJORITY)
-    )
 
 
 def _votes(error: Tensor, other: Tensor, inside: Tensor) -> Tensor:

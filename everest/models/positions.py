@@ -85,13 +85,22 @@ class Rotation(NamedTuple):
 
 
 class RotaryPositions(nn.Module):
-    """Rotations of the tokens of a grid, computed. V-JEPA 2 (Assran et al. 2025) has the same ones.
+    """Rotations of the tokens of a grid, computed: by which angle each channel of a head is turned.
 
-    Each coordinate has an even number R of a head's channels; the channels that are left over are not turned.
-    Image models turn by row and column only, each in half of the channels.
+    Of a video, as in V-JEPA 2 (Assran et al. 2025), an even number R of channels is for the slice, then for
+    the row, for the column; the channels that are left over are not turned. Channels 2i and 2i + 1 are the
+    coordinates of a point, but each has the angle of its own number modulo R / 2. So V-JEPA 2 was trained: a
+    pair is not turned by one angle as in other rotary positions.
+
+    Of an image model, half of the channels are for the row, half for the column. Channels 2i and 2i + 1 are a
+    point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.foreign.timm_images puts the
+    channels of other layouts into this order.
 
     Args:
-        places: of an image model, by row and column only; none: by slice, row and column.
+        places: `none`: of a video; else the coordinates of an image model. `eva02:N` (Fang et al. 2024):
+            from 0, scaled so that the frame is N places high and wide; `pe:N` (Bolya et al. 2025): the same,
+            from 1 before scaling; `rope-vit` (Heo et al. 2024): from 0, not scaled; `dinov3` (Simeoni et al.
+            2025): from -2 pi to 2 pi at the borders.
     """
 
     cos: Tensor  # (N, E)
@@ -99,9 +108,27 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, grid: TokenGrid, head_width: int, places: Rotary = "none") -> None:
         super().__init__()
-        angle = rotary_angles(grid, head_width, places)
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
+        if places == "none":
+            channels = rotary_channels(head_width)  # R
+            rates = BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
+            coordinates = torch.cartesian_prod(*map(torch.arange, (grid.t, grid.h, grid.w)))  # (N, 3)
+            angles = (coordinates.unsqueeze(2) * rates).repeat(1, 1, 2).flatten(1)  # (N, 3 * R)
+            angles = F.pad(angles, (0, head_width - 3 * channels))  # (N, E)
+        else:
+            base = LOWER_BASE if places in ("dinov3", "rope-vit") else BASE
+            rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
+            kind, _, extent = places.partition(":")
+            sides = []  # the coordinates of the rows, of the columns
+            for count in (grid.h, grid.w):
+                number = torch.arange(count, dtype=torch.float64)
+                if kind == "dinov3":
+                    sides.append(4 * math.pi * ((number + 0.5) / count - 0.5))
+                else:
+                    sides.append((number + (kind == "pe")) * (int(extent) / count if extent else 1))
+            angles = (torch.cartesian_prod(*sides).unsqueeze(2) * rates).flatten(1)  # (h*w, E / 2)
+            angles = angles.repeat_interleave(2, dim=1).repeat(grid.t, 1)  # (N, E)
+        self.register_buffer("cos", angles.cos().float(), persistent=False)
+        self.register_buffer("sin", angles.sin().float(), persistent=False)
 
     def forward(self, ids: Tensor) -> Rotation:
         """The rotation of the tokens `ids` (B, K)."""
@@ -192,40 +219,3 @@ def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
     parts = (time[:, None, None], column[None, None], row[None, :, None])
     shape = (grid.t, grid.h, grid.w, -1)
     return torch.cat([part.expand(shape) for part in parts], dim=-1).flatten(0, 2).float()
-
-
-def rotary_angles(grid: TokenGrid, head_width: int, places: Rotary) -> Tensor:
-    """The angles (N, E) float64 by which the channels of queries and keys are turned.
-
-    Of a video, R channels are for the slice, then for the row, for the column; the rest are zeros. Channels
-    2i and 2i + 1 are the coordinates of a point, but each has the angle of its own number modulo R / 2. So
-    V-JEPA 2 was trained: a pair is not turned by one angle as in other rotary positions.
-
-    Of an image model, half of the channels are for the row, half for the column. Channels 2i and 2i + 1 are a
-    point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.foreign.timm_images puts the
-    channels of other layouts into this order.
-
-    Args:
-        places: `none`: of a video; else the coordinates of an image model. `eva02:N` (Fang et al. 2024):
-            from 0, scaled so that the frame is N places high and wide; `pe:N` (Bolya et al. 2025): the same,
-            from 1 before scaling; `rope-vit` (Heo et al. 2024): from 0, not scaled; `dinov3` (Simeoni et al.
-            2025): from -2 pi to 2 pi at the borders.
-    """
-    if places == "none":
-        channels = rotary_channels(head_width)  # R
-        rates = BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
-        coordinates = torch.cartesian_prod(*map(torch.arange, (grid.t, grid.h, grid.w)))  # (N, 3)
-        angles = (coordinates.unsqueeze(2) * rates).repeat(1, 1, 2)  # (N, 3, R)
-        return F.pad(angles.flatten(1), (0, head_width - 3 * channels))
-    base = LOWER_BASE if places in ("dinov3", "rope-vit") else BASE
-    rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))  # (E / 4,)
-    kind, _, extent = places.partition(":")
-    sides = []
-    for count in (grid.h, grid.w):
-        number = torch.arange(count, dtype=torch.float64)
-        if kind == "dinov3":
-            sides.append(4 * math.pi * ((number + 0.5) / count - 0.5))
-        else:
-            sides.append((number + (kind == "pe")) * (int(extent) / count if extent else 1))
-    angles = (torch.cartesian_prod(*sides).unsqueeze(2) * rates).flatten(1)  # (h*w, E / 2)
-    return angles.repeat_interleave(2, dim=1).repeat(grid.t, 1)

@@ -168,7 +168,7 @@ class ModelSpec(Architecture):
 
                 levels = self.tokenizer.settings.config.levels
                 tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
-                if self.runs_tokenizer:
+                if self.tokenizer_in_step:
                     _ = tokenizer.tokenizer  # now, to report a missing file at once
             drawn_from = self.offered_grid if self.offered_grid.t > self.grid.t else None
             model = MaskedAutoencoder(
@@ -207,9 +207,9 @@ class ModelSpec(Architecture):
         return self.kind == "pretrain" and self.views is None
 
     @property
-    def runs_tokenizer(self) -> bool:
-        """Whether a training step runs the tokenizer; with a token cache the clips come with their tokens."""
-        return self.tokenizer is not None and self.target is not None and self.target.cache is None
+    def tokenizer_in_step(self) -> TokenizerUse | None:
+        """The tokenizer that a training step runs; with a token cache the clips come with their tokens."""
+        return None if self.target is None or self.target.cache is not None else self.tokenizer
 
     @property
     def teacher_in_step(self) -> ModelSpec | None:
@@ -281,10 +281,10 @@ def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> ModelSpec:
     """The encoder `saved` of the teacher `name`, for clips with the tokens of a recipe's model."""
     data, tubelet = recipe.data, recipe.model.tubelet
     t, p, q = saved.model.tubelet
-    if saved.channels > 1 and data.channels == 1 and saved.model.input == "differences":
-        raise CheckpointError(f"{name}: the teacher sees color differences; set data.channels=3")
-    if saved.channels < data.channels:
-        raise CheckpointError(f"{name}: the teacher sees luma only; set data.channels={saved.channels}")
+    sees_color_differences = saved.channels > data.channels and saved.model.input == "differences"
+    if saved.channels < data.channels or sees_color_differences:
+        channels = "luma only" if saved.channels == 1 else "color differences"
+        raise CheckpointError(f"{name}: the teacher sees {channels}; set data.channels={saved.channels}")
     if t % tubelet[0] and tubelet[0] % t:
         raise CheckpointError(
             f"{name}: the teacher's tokens are of {t} frames, the recipe's of {tubelet[0]}; set "

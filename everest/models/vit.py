@@ -134,7 +134,7 @@ class Encoder(nn.Module):
         self.registers = learned_rows(model.registers, size.width) if model.registers else None
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
-        """Raise ValueError if frames are no clips of `grid`, or none."""
+        """Raise ValueError if `frames` are not clips of `grid`, or if the batch is empty."""
         grid = grid or self.grid
         t, p, q = self.patch_embed.tubelet
         expected = (self.pixels.channels, grid.t * t, grid.h * p, grid.w * q)

@@ -122,11 +122,10 @@ class MaskedAutoencoder(PretrainingModel):
             counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
             uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
             slices = draw_slices(counts, uniform, grid.t)  # (B, t)
-            by_slice = frames.unflatten(2, (offered.t, -1))  # (B, C, S, frames of a slice, H, W)
-            drawn = slices[:, None, :, None, None, None]
-            frames = by_slice.take_along_dim(drawn, dim=2).flatten(2, 3)  # (B, C, T, H, W)
-            of_slices = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
-            importance = None if self.recompute else gather_tokens(of_slices, slices).flatten(1)  # (B, N)
+            index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
+            frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
+            by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
+            importance = None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
         x, noise = self.to_input(frames), noise[:, : grid.num_tokens]
         return frames, x, choose(self.selector, x, grid, self.embedding, noise, importance)
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.figures.drawing import in_colors
-from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
 from everest.methods.ranked import ByEmbedding, Drawn
 from everest.methods.selector import Selector
+from everest.methods.targets import FeatureTargets
 from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer

@@ -25,7 +25,7 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
-from everest.methods.features import Teacher, standardized
+from everest.methods.targets import Teacher, standardized
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_table
@@ -163,17 +163,15 @@ def _maker(recipe: Recipe, teacher: Teacher | None, device: torch.device) -> _Ma
 
     def codes(frames: Tensor) -> Rows:
         output = tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))  # as in a training step
-        numbers = output.codes.cpu().numpy().astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1))
-        return {"codes": numbers, "ranks": dense_ranks(output.scores.flatten(1).cpu().numpy())}
+        numbers, scores = output.codes.cpu().numpy(), output.scores.flatten(1).cpu().numpy()  # (B, N)
+        ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])  # 0 for the lowest score
+        return {
+            "codes": numbers.astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1)),
+            "ranks": ranks.astype(np.min_scalar_type(scores.shape[1] - 1)),
+        }
 
     mean, std = tuple(tokenizer.target_mean.tolist()), tuple(tokenizer.target_std.tolist())
     return _Maker([Path(use.path)], {"tokenizer": use, "mean": mean, "std": std}, codes)
-
-
-def dense_ranks(scores: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
-    """(B, N) scores to their dense ranks in each row: 0 for the lowest, equal ranks for equal scores."""
-    ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])
-    return ranks.astype(np.min_scalar_type(scores.shape[1] - 1))
 
 
 @torch.inference_mode()

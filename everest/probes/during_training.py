@@ -56,8 +56,6 @@ from everest.system.weights import full_tensor
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
 LABELED: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
 
-TargetLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # predictions and targets (B, K, P), scored (B, K)
-
 
 class _PassResult(NamedTuple):
     """The result of a pass of one process."""
@@ -168,11 +166,8 @@ class Prober:
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
     def _measure_held_out(self, model: PretrainingModel) -> Row:
-        """The loss of pre-training, and that of predicting the mean of all targets; None without any.
-
-        Targets may need gigabytes, so that each process keeps its own.
-        """
-        targets: list[Tensor] = []  # (M, P) of each pass, as `_loss_of_mean`
+        """The loss of pre-training, and that of predicting the mean of all targets; None without any."""
+        targets: list[Tensor] = []  # (M, P) of the M tokens of each pass of this process
 
         def loss(batch: Batch) -> float:
             out = model(batch.frames.flatten(0, 1), noise=batch.noise.flatten(0, 1))
@@ -186,11 +181,19 @@ class Prober:
         if not passes:
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]
-        mean = float(np.average([part.value for part in passes], weights=counts))
-        mean_loss = (
-            _loss_of_mean(targets, model.targets.loss) if isinstance(model, MaskedAutoencoder) else None
-        )
-        return {"heldout_loss": mean, "heldout_mean_loss": mean_loss}
+        row = {"heldout_loss": float(np.average([part.value for part in passes], weights=counts))}
+        # Each process keeps its own targets, which may need gigabytes.
+        sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
+        if not sums or not isinstance(model, MaskedAutoencoder):
+            return row | {"heldout_mean_loss": None}
+        mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
+        parts = []
+        for values in targets:
+            scored = torch.ones(1, len(values), dtype=torch.bool)
+            predicted = mean.float().expand_as(values)[None]
+            parts.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
+        losses, counts = zip(*gather_object(parts), strict=True)
+        return row | {"heldout_mean_loss": float(np.average(losses, weights=counts))}
 
     def _measure_features(self, features: Floats, places: list[int]) -> Row:
         """The measures of the readable videos; None without labels, or where a probe is impossible."""
@@ -262,21 +265,3 @@ class Prober:
             finally:
                 for module, mode in modes.items():
                     module.training = mode
-
-
-def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:
-    """The loss of predicting the mean of all targets for each token; None without targets.
-
-    Args:
-        targets: (M, P) of the M tokens of each pass of this process.
-    """
-    sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
-    if not sums:
-        return None
-    mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
-    parts = []
-    for values in targets:
-        scored = torch.ones(1, len(values), dtype=torch.bool)
-        parts.append((loss(mean.float().expand_as(values)[None], values[None], scored).item(), len(values)))
-    losses, counts = zip(*gather_object(parts), strict=True)
-    return float(np.average(losses, weights=counts))

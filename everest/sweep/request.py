@@ -142,10 +142,10 @@ def arms_of(over: Sequence[str]) -> tuple[Arm, ...]:
     for option in over:
         key, equals, text = option.partition("=")
         key, values = key.strip(), split_values(text)
-        if not equals or "." not in key or not all(values):
-            raise RecipeError(f"--over {shown(option)}: give section.key=value,value")
-        if key in choices or len(set(values)) < len(values):
-            raise RecipeError(f"--over {shown(option)}: give each key and each of its values once")
+        is_written = equals and "." in key and all(values)
+        if not is_written or key in choices or len(set(values)) < len(values):
+            fix = "give section.key=value,value, each key and each of its values once"
+            raise RecipeError(f"--over {shown(option)}: {fix}")
         choices[key] = values
     names = [key.rpartition(".")[2] for key in choices]
     if len(set(names)) < len(names):

@@ -53,14 +53,12 @@ LOSSES: Final = {
 }
 
 
-def nearest_neighbors(
-    features: Floats, labels: NDArray[Any], test: Floats, head: Head, *, neighbors: int = NEIGHBORS
-) -> Floats:
+def nearest_neighbors(features: Floats, labels: NDArray[Any], test: Floats, head: Head) -> Floats:
     """Let the nearest training videos vote, by cosine, with weight exp(similarity / temperature) as in DINO.
 
     Of several classes and of numbers the output is the weighted mean of their labels.
     """
-    search = NearestNeighbors(n_neighbors=min(neighbors, len(features)), metric="cosine").fit(features)
+    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(features)), metric="cosine").fit(features)
     distances, nearest = search.kneighbors(test)  # (M, neighbors) each
     weights = np.exp((1 - distances) / TEMPERATURE)
     if head.task == "single-label":

@@ -124,36 +124,33 @@ def check_devices() -> Iterator[CheckResult]:
     except Exception as error:
         found = f"does not fit torch {torch.__version__}: {first_line(error)}"
         yield CheckResult("torch and torchvision", "broken", found, REINSTALL_TORCH)
-    with warnings.catch_warnings(record=True) as caught:  # the reason why CUDA does not start
-        warnings.simplefilter("always")
-        available = torch.cuda.is_available()
-    if available:
-        yield from (_check_gpu(number) for number in range(torch.cuda.device_count()))
-    elif DRIVER.is_file() or shutil.which("nvidia-smi") is not None:
-        reason = f" {first_line(str(caught[0].message))}" if caught else ""
-        found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda}){reason}"
-        fix = "install a torch for CUDA, update the driver, or look at CUDA_VISIBLE_DEVICES"
-        yield CheckResult("CUDA", "warning", found, fix)
-    else:
-        yield CheckResult("CUDA", "absent", "no NVIDIA driver; runs on the CPU")
-    if torch.backends.mps.is_available():
-        yield CheckResult("MPS", "ok", "a Mac's GPU, by --gpus mps")
-
-
-def _check_gpu(number: int) -> CheckResult:
-    import torch
 
     from everest.system.compute import computes_bf16
 
-    about, name = torch.cuda.get_device_properties(number), f"GPU {number}"
-    found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
-    try:
-        (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
-    except RuntimeError as error:
-        fix = "install a torch built for this GPU, or exclude it by CUDA_VISIBLE_DEVICES"
-        return CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
-    fast = computes_bf16(torch.device("cuda", number))
-    return CheckResult(name, "ok", f"{found}, {'bf16' if fast else 'no bf16: train.precision auto is fp16'}")
+    with warnings.catch_warnings(record=True) as caught:  # the reason why CUDA does not start
+        warnings.simplefilter("always")
+        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(num_gpus):
+        name, about = f"GPU {number}", torch.cuda.get_device_properties(number)
+        found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
+        try:
+            (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
+        except RuntimeError as error:
+            fix = "install a torch built for this GPU, or exclude it by CUDA_VISIBLE_DEVICES"
+            yield CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
+            continue
+        has_bf16 = computes_bf16(torch.device("cuda", number))
+        precision = "bf16" if has_bf16 else "no bf16: train.precision auto is fp16"
+        yield CheckResult(name, "ok", f"{found}, {precision}")
+    if not num_gpus and (DRIVER.is_file() or shutil.which("nvidia-smi") is not None):
+        reason = f" {first_line(caught[0].message)}" if caught else ""
+        found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda}){reason}"
+        fix = "install a torch for CUDA, update the driver, or look at CUDA_VISIBLE_DEVICES"
+        yield CheckResult("CUDA", "warning", found, fix)
+    elif not num_gpus:
+        yield CheckResult("CUDA", "absent", "no NVIDIA driver; runs on the CPU")
+    if torch.backends.mps.is_available():
+        yield CheckResult("MPS", "ok", "a Mac's GPU, by --gpus mps")
 
 
 def check_decoders() -> Iterator[CheckResult]:

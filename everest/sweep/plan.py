@@ -50,7 +50,6 @@ _DEFAULTS: Final = {  # of both objectives
     **flat_values(recipe_values(Recipe(name="pixels"))),
     "train.seed": None,  # always part of the identity
 }
-_NO_DEFAULT: Final = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,5 +220,5 @@ def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict
         if key.startswith(_READS[stage])
         and key not in exempt
         and not f"{key}.".startswith(sections)
-        and _DEFAULTS.get(key, _NO_DEFAULT) != value
+        and not (key in _DEFAULTS and _DEFAULTS[key] == value)
     }

@@ -138,26 +138,22 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
     """The recipe of each arm by its name."""
     recipes: dict[str, Recipe] = {}
     problems: list[str] = []
-    _resolve(request, {}, data)  # problems of all arms, without the name of one
-    for arm in request.arms:
+    shared = Arm(name="")  # first, so that the problems of all arms are not listed for each of them
+    for arm in (shared, *request.arms):
+        changes = [*request.overrides, *(f"{key}={text}" for key, text in arm.overrides.items())]
+        root = None if "data.root" in arm.overrides else data
         try:
-            recipes[arm.name] = _resolve(request, arm.overrides, data)
+            if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
+                raise RecipeError("train.seed: a sweep sets it; give --seeds")
+            recipes[arm.name] = recipe_for_run(request.recipe, data=root, overrides=changes)
         except RecipeError as error:
+            if arm is shared:
+                raise
             problems += [f"{request.label}{arm.name}: {line}" for line in str(error).split("\n")]
     if problems:
         raise RecipeError(one_per_line(problems))
+    del recipes[shared.name]
     return recipes
-
-
-def _resolve(request: SweepRequest, overrides: dict[str, str], data: str | None) -> Recipe:
-    changes = [*request.overrides, *(f"{key}={text}" for key, text in overrides.items())]
-    if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
-        raise RecipeError("train.seed: a sweep sets it; give --seeds")
-    return recipe_for_run(
-        request.recipe,
-        data=None if "data.root" in overrides else data,
-        overrides=changes,
-    )
 
 
 def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:

@@ -64,11 +64,11 @@ def plan_pretraining(
         The values of `"plan"` in `everest profile --json`: `hours` of the run, None if it does not fit;
         `fits`; `batch`, clips in one pass; `memory_gib`; `sentence`.
     """
-    if gpu_name.lower() not in GPUS:
+    gpu = GPUS.get(gpu_name.lower())
+    if gpu is None:
         raise unknown_name("--gpu", gpu_name, GPUS)
     if videos is None:
         raise RecipeError("--gpu plans a run: add --videos N, the number of training videos")
-    gpu = GPUS[gpu_name.lower()]
     stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
     precision = precision_of(recipe)
     cost = StageCost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision])
@@ -79,10 +79,8 @@ def plan_pretraining(
     clips, fits = plan.steps * plan.batch_size, largest >= plan.micro_batch
     memory = (state + plan.micro_batch * clip_bytes) / GIB
 
-    is_narrow = recipe.model.backbone_size.width < NARROW
-    share, peak = NARROW_SHARE if is_narrow else SHARE, gpu.half_tflops
-    if precision == "fp32":
-        share, peak = FP32_SHARE, gpu.fp32_tflops
+    share = NARROW_SHARE if recipe.model.backbone_size.width < NARROW else SHARE
+    share, peak = (FP32_SHARE, gpu.fp32_tflops) if precision == "fp32" else (share, gpu.half_tflops)
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
     flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))
     step_seconds = clips * flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS

@@ -38,8 +38,8 @@ from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
 from everest.models.classifier import VideoClassifier
 from everest.prepare.split import group_of
-from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear
+from everest.probes.probe import difference_image
 from everest.project.request import REPORT, RESULT, write_document
 from everest.system.events import Report, notice, silent, stage
 from everest.system.own_files import read_own_json

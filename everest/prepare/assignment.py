@@ -111,24 +111,21 @@ class _Assignment:
         """
         swapped = False
         for here, there in itertools.permutations(range(self._lacking.shape[1]), 2):
-            while (self.chosen == here).any() and self._swap(here, there):
+            while (self.chosen == here).any():
+                saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
+                distance, missing = 0.0, 0
+                for source, target in ((here, there), (there, here)):  # the cheapest group of each
+                    changes, lost = self._changes(0, len(self.chosen))
+                    costs = np.where(self.chosen == source, self._costs(changes, lost)[:, target], np.inf)
+                    group = int(costs.argmin())
+                    distance += float(changes[group, target])
+                    missing += int(lost[group, target])
+                    self._put(group, target)
+                if missing > 0 or (missing == 0 and distance >= -self._least):
+                    self._lacking, self._present, self.chosen = saved
+                    break
                 swapped = True
         return swapped
-
-    def _swap(self, here: int, there: int) -> bool:
-        """Move the cheapest group to the other list and the cheapest back, if both together help."""
-        saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
-        distance, missing = 0.0, 0
-        for source, target in ((here, there), (there, here)):
-            changes, lost = self._changes(0, len(self.chosen))
-            costs = np.where(self.chosen == source, self._costs(changes, lost)[:, target], np.inf)
-            group = int(costs.argmin())
-            distance, missing = distance + float(changes[group, target]), missing + int(lost[group, target])
-            self._put(group, target)
-        helps = missing < 0 or (missing == 0 and distance < -self._least)
-        if not helps:
-            self._lacking, self._present, self.chosen = saved
-        return helps
 
     def _entries(self, group: int) -> tuple[Ints, Ints]:
         """The rows and counts of one group."""

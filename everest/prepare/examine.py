@@ -53,38 +53,32 @@ def examine(path: str) -> Inspection:
         return Inspection(path=path, reason=error.strerror or str(error), lasting=False)
     blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns)
     try:
-        # The images of a folder can change while the folder's size and time stay.
-        return replace(_images(file, blank), lasting=False) if file.is_dir() else _video(file, blank)
+        if file.is_dir():
+            digest = _digest()
+            with as_video_error(file):
+                images = image_frames(file)
+                for image in images:
+                    digest.update(image.read_bytes())
+                    read_image(image)  # to find damage
+            # The images of a folder can change while the folder's size and time stay.
+            return replace(blank, frames=len(images), content=digest.hexdigest(), lasting=False)
+        with as_video_error(file), file.open("rb") as opened:
+            content = hashlib.file_digest(opened, _digest).hexdigest()
+        inspect_video(file)  # names what is no video
+        losses: list[Loss] = []
+        with closing(decode_frames(file, losses=losses)) as frames:
+            count = sum(1 for _ in frames)
+        return replace(
+            blank,
+            frames=count,
+            seconds=round(Timeline.of(file).end, 6),
+            content=content,
+            reason=damage(file, frames=count, losses=losses),
+        )
     except VideoError as error:
         return replace(blank, reason=error.reason, lasting=type(error.__cause__) is not PermissionError)
     finally:
         clear_video_cache()
-
-
-def _video(path: Path, blank: Inspection) -> Inspection:
-    with as_video_error(path), path.open("rb") as file:
-        content = hashlib.file_digest(file, _digest).hexdigest()
-    inspect_video(path)  # names what is no video
-    losses: list[Loss] = []
-    with closing(decode_frames(path, losses=losses)) as frames:
-        count = sum(1 for _ in frames)
-    return replace(
-        blank,
-        frames=count,
-        seconds=round(Timeline.of(path).end, 6),
-        content=content,
-        reason=damage(path, frames=count, losses=losses),
-    )
-
-
-def _images(folder: Path, blank: Inspection) -> Inspection:
-    digest = _digest()
-    with as_video_error(folder):
-        files = image_frames(folder)
-        for file in files:
-            digest.update(file.read_bytes())
-            read_image(file)  # to find damage
-    return replace(blank, frames=len(files), content=digest.hexdigest())
 
 
 def damage(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:

@@ -91,13 +91,6 @@ def only(sources: Sources, role: str) -> Path | None:
     return files[0] if files else None
 
 
-def needed(sources: Sources, role: str) -> Path:
-    """The file for a role that the layout `needs`."""
-    file = only(sources, role)
-    assert file is not None
-    return file
-
-
 def read_lists(
     sources: Sources, sample_of: Callable[[str, Any], AnnotatedSample]
 ) -> dict[str, list[AnnotatedSample]]:
@@ -178,7 +171,8 @@ def _read_ucf101(sources: Sources) -> Annotations:
 
     The class is therefore taken from the folder.
     """
-    classes = needed(sources, "classes")
+    classes = only(sources, "classes")
+    assert classes is not None  # as the layout needs it
     numbers = {}
     for place, line in entries(classes):
         first, _, name = line.partition(" ")
@@ -222,7 +216,8 @@ def _read_hmdb51(sources: Sources) -> Annotations:
 
 def _read_ssv2(sources: Sources) -> Annotations:
     """The label is the `template` without brackets; test labels are in `test-answers.csv`, if it is there."""
-    classes = needed(sources, "classes")
+    classes = only(sources, "classes")
+    assert classes is not None  # as the layout needs it
     document = read_annotations(classes)
     with naming(f"{classes}: entry 1"):
         label_of = {str(name): int(label) for name, label in dict(document).items()}

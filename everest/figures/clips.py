@@ -33,7 +33,22 @@ def clip_card(sample: Sample) -> dict[str, Any]:
     times += "" if sample.end is None else f" to {sample.end:.2f} s"
     card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
     try:
-        return card | {"uri": data_uri("video/mp4", _small_video(sample))}
+        info, footage = probe(sample.video), footage_of(sample, None)
+        rate = info.fps or FPS
+        stride = max(round(rate / FPS), -(-footage.num_frames // MOST), 1)
+        numbers = footage.numbers(np.arange(footage.num_frames)[::stride])
+        scale = min(SIDE / max(info.height, info.width), 1.0)
+        size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)  # even
+        shown = Fraction(rate).limit_denominator(1001) / stride
+        small = (
+            resize(frame[None], size, antialias=True)[:, 0].movedim(0, -1).contiguous().numpy()  # (H, W, 3)
+            for frame in frames_in_order(sample.video, numbers)
+        )
+        timed = (TimedFrame(pixels, number, 1 / shown) for number, pixels in enumerate(small))
+        with TemporaryDirectory() as folder:
+            clip = Path(folder) / "clip.mp4"
+            write_timed_frames(clip, timed, shown, codec=H264(crf=QUALITY, gop=12), comment="")
+            return card | {"uri": data_uri("video/mp4", clip.read_bytes())}
     except VideoError as error:
         return card | {"problem": error.reason}
 
@@ -45,23 +60,3 @@ def write_check_page(
     samples = [Sample(path=window.video, start=window.start, end=window.end) for window in windows]
     cards = [clip_card(sample) | {"line": line} for sample, line in zip(samples, lines, strict=True)]
     write_page(page, "figures", "check_page.html", list_file=list_file, cards=cards)
-
-
-def _small_video(sample: Sample) -> bytes:
-    """The content of an MP4 of a sample, of even height and width."""
-    info, footage = probe(sample.video), footage_of(sample, None)
-    rate = info.fps or FPS
-    stride = max(round(rate / FPS), -(-footage.num_frames // MOST), 1)
-    numbers = footage.numbers(np.arange(footage.num_frames)[::stride])
-    scale = min(SIDE / max(info.height, info.width), 1.0)
-    size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)
-    shown = Fraction(rate).limit_denominator(1001) / stride
-    small = (
-        resize(frame[None], size, antialias=True)[:, 0].movedim(0, -1)  # (H, W, 3)
-        for frame in frames_in_order(sample.video, numbers)
-    )
-    timed = (TimedFrame(frame.contiguous().numpy(), number, 1 / shown) for number, frame in enumerate(small))
-    with TemporaryDirectory() as folder:
-        clip = Path(folder) / "clip.mp4"
-        write_timed_frames(clip, timed, shown, codec=H264(crf=QUALITY, gop=12), comment="")
-        return clip.read_bytes()

@@ -46,15 +46,6 @@ PALE: Final = 0.3
 Names = Sequence[str]  # of videos or classes
 
 
-class Confusion(NamedTuple):
-    """Videos of one class that were predicted as another."""
-
-    label: str
-    predicted: str
-    videos: int
-    support: int  # videos of the class
-
-
 class Mistake(NamedTuple):
     """A video with a wrong output."""
 
@@ -112,15 +103,21 @@ def _section(
     """Write the plot of a head, and return the values of its part of the page."""
     task, name, image = head.head.task, head.head.name, None
     suffix = f"-{quote(name, safe='')[:LONGEST_PLOT_NAME]}" if name else ""
-    confusions: list[Confusion] = []
+    confusions: list[tuple[str, str, int, int]] = []  # label, output, videos, all videos of the label
     if task in PLOTS:
         plot = folder / f"{PLOTS[task]}{suffix}.png"
         if task == "regression":
             draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64))
         else:
-            counts = count_confusions(head)
+            counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
+            np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
             draw_confusion(plot, counts, names)
-            confusions = most_frequent_confusions(counts, names)
+            support = counts.sum(axis=1)  # (C,)
+            pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+            pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+            confusions = [
+                (names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:CONFUSIONS]
+            ]
         image = data_uri("image/png", plot.read_bytes())
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
@@ -129,23 +126,6 @@ def _section(
     ]
     shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
     return {**shown, "mistakes": mistakes}
-
-
-def count_confusions(head: HeadPredictions) -> NDArray[np.int64]:
-    """Count videos, (C, C): rows are the true classes, columns the predicted ones."""
-    counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)
-    np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
-    return counts
-
-
-def most_frequent_confusions(
-    counts: NDArray[np.int64], names: Names, *, most: int = CONFUSIONS
-) -> list[Confusion]:
-    """Return up to `most` pairs of (C, C) confusions, those with most videos first, then by their share."""
-    support = counts.sum(axis=1)  # (C,)
-    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
-    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
-    return [Confusion(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:most]]
 
 
 def worst_videos(head: HeadPredictions, names: Names, *, most: int = MISTAKES) -> list[Mistake]:

@@ -20,7 +20,7 @@ from everest.lists.labels import JOINED_BY, Label
 from everest.metrics.head_metrics import HEAD_METRICS, average_precisions, chances, choose_thresholds
 from everest.metrics.intervals import Metrics, bootstrap
 from everest.metrics.names import METRICS
-from everest.metrics.predicted import HeadPredictions, Predictions, label_array
+from everest.metrics.predicted import HeadPredictions, Predictions, in_top, label_array
 from everest.system.files import write_table
 
 OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
@@ -42,28 +42,25 @@ def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
     """
     by_head = predictions.by_head()
     groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
-    measured = {name: _measure_head(head, groups) for name, head in by_head.items()}
+    measured = {}
+    for name, head in by_head.items():
+        shares, metrics = head.head.task != "regression", HEAD_METRICS[head.head.task](head)
+        values = _measured(metrics, len(head.labels), groups, shares=shares)
+        values |= {key: _rounded(value, shares) for key, value in chances(head.head, head.labels).items()}
+        if shares and groups is not None:
+            support = head.class_flags()[0].sum(axis=0)  # (C,)
+            if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
+                few = {key: [None, None] for key in OVER_CLASSES if key in values["intervals"]}
+                values["intervals"] |= few
+        measured[name] = values
     if "" in measured:
         return measured[""]
     result: Values = {"heads": measured}
     if any(head.task != "single-label" for head in predictions.heads):
         return result
-    right = np.all([head.correct for head in by_head.values()], axis=0)  # (V,)
+    right = np.all([in_top(head.means, head.labels, 1) for head in by_head.values()], axis=0)  # (V,)
     action = _measured(lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups)
     return {**result, **action, "chance_action_top1": round(chance_top1(predictions.heads), 4)}
-
-
-def _measure_head(head: HeadPredictions, groups: Sequence[Hashable] | None) -> Values:
-    """The metrics of a head, the values of chance, and with groups of videos the intervals."""
-    shares, metrics = head.head.task != "regression", HEAD_METRICS[head.head.task](head)
-    result = _measured(metrics, len(head.labels), groups, shares=shares)
-    result |= {name: _rounded(value, shares) for name, value in chances(head.head, head.labels).items()}
-    if shares and groups is not None:
-        support = head.class_flags()[0].sum(axis=0)  # (C,)
-        if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
-            few = {name: [None, None] for name in OVER_CLASSES if name in result["intervals"]}
-            result["intervals"] |= few
-    return result
 
 
 def _measured(

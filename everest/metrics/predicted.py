@@ -33,11 +33,6 @@ class HeadPredictions:
         return self.outputs.mean(axis=1)
 
     @property
-    def correct(self) -> NDArray[np.bool_]:
-        """(V,) whether the most probable class is the label, of a single-label head."""
-        return in_top(self.means, self.labels, 1)
-
-    @property
     def chosen(self) -> NDArray[np.bool_]:
         """(V, C) whether each class of a multi-label head is predicted."""
         return self.means >= np.array(self.head.thresholds)

@@ -107,17 +107,13 @@ def _draw(
     from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS, WINDOW
     from everest.figures.clips import write_check_page
-    from everest.metrics.budget import draw_windows, windows_left
+    from everest.metrics.budget import draw_windows
 
-    windows = windows_left(extents, checked, length)
-    if number > len(windows):
-        left = " left" if checked else ""
-        raise RecipeError(f"--draw {number}: only {len(windows)} windows of {length:g} s{left}")
+    drawn = draw_windows(extents, checked, length, number, seed=seed)
     page = output.with_suffix(".html")
     for file in (output, page):
         refuse_inputs(file, inputs, option="--output")
         check_new_file(file, option="--output", overwrite=overwrite)
-    drawn = draw_windows(windows, number, seed=seed)
     rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN, repr(length)) for each in drawn]
     known = [
         (bout.video, repr(bout.start), repr(bout.end), bout.label, repr(length))

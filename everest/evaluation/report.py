@@ -7,6 +7,7 @@ V videos, C classes; C channels, T frames, H W pixels of clips.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,11 +18,12 @@ import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
 from everest.data.dataset import VideoClips
 from everest.evaluation.metric_text import fact_rows, metric_rows, percent, views_text
-from everest.figures.drawing import COLORS, data_uri, jpeg_uri, plain, png_figure, shorten, write_page
+from everest.figures.drawing import COLORS, data_uri, in_colors, plain, png_figure, shorten, write_page
 from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import FEW_OF_CLASS, per_class
@@ -70,7 +72,10 @@ def write_report(
     def frames_of(video: str) -> str:
         view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
-        return jpeg_uri(frames, longest=STRIP)
+        image, buffer = Image.fromarray(in_colors(frames).contiguous().numpy()), io.BytesIO()
+        image.thumbnail((STRIP, STRIP))
+        image.save(buffer, format="JPEG", quality=88)
+        return data_uri("image/jpeg", buffer.getvalue())
 
     heads = [
         _section(folder, head, predictions.videos, classes.of_head(head.head), frames_of)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 import warnings
 from collections.abc import Iterator
@@ -16,7 +15,6 @@ import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from everest.errors import RecipeError
@@ -115,15 +113,6 @@ def shorten(name: str, most: int) -> str:
 def in_colors(frames: Tensor) -> Tensor:
     """Frames (..., 3) as they are; gray ones (..., 1) with three equal channels."""
     return frames.expand(*frames.shape[:-1], 3)
-
-
-def jpeg_uri(pixels: Tensor, *, longest: int | None = None) -> str:
-    """Return (H, W, C) uint8 as a data URI, scaled down if a side is above `longest` pixels."""
-    image, buffer = Image.fromarray(in_colors(pixels).contiguous().numpy()), io.BytesIO()
-    if longest is not None:
-        image.thumbnail((longest, longest))
-    image.save(buffer, format="JPEG", quality=88)
-    return data_uri("image/jpeg", buffer.getvalue())
 
 
 def data_uri(kind: str, content: bytes) -> str:

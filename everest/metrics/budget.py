@@ -54,20 +54,22 @@ def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) 
     return windows
 
 
-def windows_left(
-    extents: Mapping[str, tuple[float, float]], checked: Bouts, seconds: float
+def draw_windows(
+    extents: Mapping[str, tuple[float, float]], checked: Bouts, seconds: float, number: int, *, seed: int = 0
 ) -> list[FootageWindow]:
-    """Divide recordings into windows, and leave out those that were checked or drawn before."""
+    """Divide recordings into windows, and draw some that were not checked or drawn before.
+
+    Each is equally likely, and drawn once; they are in the order of the footage.
+    """
     windows = footage_windows(extents, seconds)
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
     done = set(_windows_of(marks, windows, extents, seconds).values())
-    return [window for window in windows if window not in done]
-
-
-def draw_windows(windows: Sequence[FootageWindow], number: int, *, seed: int = 0) -> list[FootageWindow]:
-    """Draw windows without replacement, each equally likely; in the order of the footage."""
-    drawn = np.random.default_rng(seed).choice(len(windows), size=number, replace=False)
-    return [windows[index] for index in np.sort(drawn)]
+    left = [window for window in windows if window not in done]
+    if number > len(left):
+        unused = " left" if checked else ""
+        raise RecipeError(f"--draw {number}: only {len(left)} windows of {seconds:g} s{unused}")
+    drawn = np.random.default_rng(seed).choice(len(left), size=number, replace=False)
+    return [left[index] for index in np.sort(drawn)]
 
 
 def total_interval(

@@ -23,7 +23,7 @@ from PIL import Image
 from everest.errors import RecipeError
 from everest.lists.header import COLUMNS
 from everest.lists.inputs import SourceList
-from everest.prepare.examine import damage
+from everest.prepare.check import damage
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer

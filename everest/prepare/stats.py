@@ -21,7 +21,7 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
-from everest.prepare.examine import min_median_max, num_frames
+from everest.prepare.check import min_median_max, num_frames
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart

@@ -127,13 +127,12 @@ def time_budget(
         raise DataError(
             f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
         )
-    if len(marks) < 2:
+    length = max((mark.seconds for mark in marks), default=0.0) if seconds is None else seconds
+    if len(marks) < 2 or not length:
         raise DataError(
-            f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)}; --draw writes them"
+            f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)} of up to "
+            f"{length:g} s; --draw writes them"
         )
-    length = max(mark.seconds for mark in marks) if seconds is None else seconds
-    if not length:
-        raise DataError(f"all windows with the label '{CHECKED}' have a length of 0 s; --draw writes them")
     windows = footage_windows(extents, length)
     drawn = _windows_of(marks, windows, extents, length)
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}

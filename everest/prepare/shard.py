@@ -188,11 +188,9 @@ def _index(plan: ShardPlan, source: SourceList) -> str:
     shards = []
     for number, part in enumerate(plan.parts):
         tar = plan.tar(number)
-        try:
-            with tarfile.open(tar, "r:") as opened:
-                members = {member.name: (member.offset_data, member.size) for member in opened}
-        except (OSError, tarfile.TarError) as error:
-            raise DataError(f"{tar}: cannot be read as a shard ({error}); use --overwrite") from error
+        members: dict[str, tuple[int, int]] = {}
+        with suppress(OSError, tarfile.TarError), tarfile.open(tar, "r:") as opened:
+            members.update((member.name, (member.offset_data, member.size)) for member in opened)
         shards.append({"file": tar.name, "bytes": tar.stat().st_size})
         for entry in part:
             offset, size = members.get(entry.member, (0, -1))

@@ -158,9 +158,10 @@ def request_masks(
         values |= {"size": min(opened.spec.size), "frames": -(-DEFAULT_CLIP["frames"] // window) * window}
         if clip.get("frames", window) % window:
             raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
-        if strategy not in (None, own.strategy):
+        if settings or strategy not in (None, own.strategy):
             raise RecipeError(
-                f"--strategy {strategy}: a tokenizer's scores choose by {own.strategy}; leave out --strategy"
+                f"--strategy, --align, --cuts, --slice-cap: a tokenizer's scores choose by {own.strategy}; "
+                "leave them out"
             )
         strategy = None
     elif opened is not None:
@@ -198,8 +199,6 @@ def _selectors(
     if compare and (strategy is not None or settings or len(ratios) > 1):
         raise RecipeError("--compare takes one --keep, and no --strategy, --align, --cuts or --slice-cap")
     if is_tokenizer and isinstance(own, LearnedImportance):
-        if settings:
-            raise RecipeError(f"--{next(iter(settings)).replace('_', '-')}: a tokenizer has no such setting")
         return [
             (score, replace(own, score=score, keep_ratio=ratio))
             for ratio in ratios or [own.keep_ratio]
@@ -214,9 +213,6 @@ def _selectors(
             base = own
         else:
             base = make_selector(strategy or DEFAULT, {})
-        for name in settings:
-            if name not in vars(base):
-                raise RecipeError(f"--{name.replace('_', '-')}: {base.strategy} has no such setting")
         if settings:
             base = make_selector(base.strategy, {**vars(base), **settings})
         chosen = [base.showing(ratio) for ratio in ratios] or [base]

@@ -143,19 +143,19 @@ def _positions(run: Path, environment: Row, rows: Sequence[Row], x: AxisName) ->
         return (np.cumsum(seconds) / 3600).tolist()
     spec = _spec(run)
     if spec is None:
-        raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
+        raise RecipeError(
+            f"{run}: no transformer in {WEIGHTS} yet, which --x gflops needs; draw by steps or hours"
+        )
     gmacs_of_step = batch_size * count_macs(spec).total / 1e9
     return [row["step"] * gmacs_of_step for row in rows]
 
 
 def _spec(run: Path) -> ModelSpec | None:
-    """Return the transformer of a run; None before its weights are saved."""
+    """Return the transformer of a run; None before its weights are saved, and for a tokenizer."""
     weights = run / WEIGHTS
-    if not weights.is_file():
+    header = read_header(weights) if weights.is_file() else None
+    if header is None or header.kind == "tokenizer":
         return None
-    header = read_header(weights)
-    if header.kind == "tokenizer":
-        raise RecipeError(f"{run}: a tokenizer, which has no axis gflops; draw by steps or hours")
     return ModelSpec.from_settings(header.settings, source=weights)
 
 

@@ -105,10 +105,10 @@ def view_masks(
         importance = selector.importance(seen, embed)
         selection = selector(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
-        if num_visible + num_targets == 0:
-            raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
-        if isinstance(model, MaskedAutoencoder) and not num_visible:
-            raise RecipeError(f"--keep: {selector.strategy} lets the model see none of the tokens; keep more")
+        if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
+            raise RecipeError(
+                f"--keep: {selector.strategy} keeps none of the tokens that are seen; keep more"
+            )
         predicted = None
         if (
             isinstance(model, MaskedAutoencoder)

@@ -106,7 +106,8 @@ def _draw(
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS, WINDOW
-    from everest.figures.clips import write_check_page
+    from everest.figures.drawing import clip_card, write_page
+    from everest.lists.sample import Sample
     from everest.metrics.budget import draw_windows
 
     drawn = draw_windows(extents, checked, length, number, seed=seed)
@@ -120,7 +121,11 @@ def _draw(
         for bouts in checked.values()
         for bout in bouts
     ]
-    write_check_page(page, drawn, [",".join(row) for row in rows], list_file=output.name)
+    cards = [
+        clip_card(Sample(path=each.video, start=each.start, end=each.end)) | {"line": ",".join(row)}
+        for each, row in zip(drawn, rows, strict=True)
+    ]
+    write_page(page, "figures", "check_page.html", list_file=output.name, cards=cards)
     write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
     typer.echo(output)
     typer.echo(page)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
@@ -46,14 +46,6 @@ FEW: Final = 200  # our choice: up to this number of videos, points of a scatter
 PALE: Final = 0.3
 
 Names = Sequence[str]  # of videos or classes
-
-
-class Mistake(NamedTuple):
-    """A video with a wrong output."""
-
-    number: int  # in the predictions
-    label: str
-    predicted: str
 
 
 def write_report(
@@ -127,30 +119,31 @@ def _section(
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
     mistakes = [
-        (videos[each.number], each, frames_of(videos[each.number])) for each in worst_videos(head, names)
+        (videos[number], label, predicted, frames_of(videos[number]))
+        for number, label, predicted in worst_videos(head, names)
     ]
     shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
     return {**shown, "mistakes": mistakes}
 
 
-def worst_videos(head: HeadPredictions, names: Names, *, most: int = MISTAKES) -> list[Mistake]:
-    """Return up to `most` mistakes, the largest error of numbers or the highest loss of classes first."""
+def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
+    """Number, label and output of some wrong videos, the largest error or the highest loss first."""
     means = head.means.astype(np.float64)  # (V, C)
     if head.head.task == "regression":
         errors = np.abs(means[:, 0] - head.labels)  # (V,)
-        order = [int(i) for i in np.argsort(-errors, kind="stable") if errors[i]][:most]
-        return [Mistake(i, f"{head.labels[i]:.4g}", f"{means[i, 0]:.4g}") for i in order]
+        order = [int(i) for i in np.argsort(-errors, kind="stable") if errors[i]][:MISTAKES]
+        return [(i, f"{head.labels[i]:.4g}", f"{means[i, 0]:.4g}") for i in order]
     labels, chosen = head.class_flags()  # (V, C) each
     right = np.where(labels, means, 1 - means if head.head.task == MULTI_LABEL else 1.0)
     losses = -np.log(np.maximum(right, np.finfo(np.float32).tiny)).sum(axis=1)  # (V,)
     wrong = (labels != chosen).any(axis=1)
-    order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:most]
+    order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:MISTAKES]
 
     def named(i: int, flags: NDArray[np.bool_]) -> str:
         texts = [f"{names[c]} ({percent(100 * means[i, c])})" for c in flags[i].nonzero()[0]]
         return ", ".join(texts) or "no class"
 
-    return [Mistake(i, named(i, labels), named(i, chosen)) for i in order]
+    return [(i, named(i, labels), named(i, chosen)) for i in order]
 
 
 def shorten_names(names: Names) -> list[str]:

@@ -17,7 +17,7 @@ from timed_videos import write_frames, write_numbered
 
 from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
-from everest.prepare.examine import examine
+from everest.prepare.check import examine
 from everest.video.file_processes import Failure, map_apart
 from everest.video.stream import VideoError
 

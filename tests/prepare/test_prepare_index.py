@@ -228,7 +228,12 @@ WRONG = [
     ("kinetics", "annotations/train.csv", "label,youtube_id\nx,y\n", "entry 1 has no field 'time_start'"),
     ("kinetics", "annotations/train.csv", "label,youtube_id,split\nx,y,trian\n", "split 'trian' is none of"),
     ("kinetics", "annotations/train.csv", KINETICS_INF, "train.csv: entry 1: cannot convert float infinity"),
-    ("kinetics", "annotations/copy.csv", "label,youtube_id,split\nx,y,train\n", "both list 'train'"),
+    (
+        "kinetics",
+        "annotations/copy.csv",
+        "label,youtube_id,split\nx,y,train\n",
+        "2 files with the same annotations",
+    ),
     ("oscc", f"{OSCC}_val.json", "[3]", "a list of objects is expected"),
     ("oscc", f"{OSCC}_val.json", '[{"parent_start_sec": NaN}]', "not a JSON document (NaN is no JSON value)"),
     ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a"}]', "entry 1 has no field 'start_frame'"),

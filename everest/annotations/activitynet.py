@@ -28,14 +28,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
         entries = {video: facts["annotations"] for video, facts in document["database"].items()}
     else:
         entries = document["results"]
-    return [
-        Bout(
-            video=video,
-            start=float(entry["segment"][0]),
-            end=float(entry["segment"][1]),
-            label=entry["label"],
-            origin=origin_in(entry.get("origin"), default),
-        )
-        for video, of_video in entries.items()
-        for entry in of_video
-    ]
+    bouts = []
+    for video, segments in entries.items():
+        for entry in segments:
+            start, end = float(entry["segment"][0]), float(entry["segment"][1])
+            origin = origin_in(entry.get("origin"), default)
+            bouts.append(Bout(video=video, start=start, end=end, label=entry["label"], origin=origin))
+    return bouts

@@ -27,6 +27,7 @@ ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
 DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
 CHECKED: Final = "checked"  # a person writes it in its place
+SHORTEST: Final = 1  # millisecond: subtitles and ELAN have no bout of 0, so a point event is written as this
 LONGEST: Final = 1e7  # seconds, 115 days; our choice: a later time is an error of the file
 
 
@@ -67,6 +68,17 @@ class Bout:
 
 
 Bouts = Mapping[str, Sequence[Bout]]  # by video
+
+
+def milliseconds(bout: Bout) -> tuple[int, int]:
+    """Start and end of a bout in whole milliseconds; a point event gets the shortest length."""
+    start, end = round(bout.start * 1000), round(bout.end * 1000)
+    return start, max(end, start + SHORTEST)
+
+
+def from_milliseconds(start: int, end: int) -> tuple[float, float]:
+    """Undo `milliseconds`: seconds; a bout of the shortest length is a point event."""
+    return start / 1000, (start if 0 <= end - start <= SHORTEST else end) / 1000
 
 
 def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from everest.annotations.bout import ORIGINS, Bout, Bouts, origin_in
 from everest.annotations.lines import in_line, number_in, separator_of
-from everest.annotations.matching import VideoFinder
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.errors import DataError, shown
 
 if TYPE_CHECKING:

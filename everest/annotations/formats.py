@@ -25,8 +25,7 @@ from everest.annotations import (
 )
 from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
 from everest.annotations.lines import SEPARATORS, fields_of
-from everest.annotations.matching import VideoFinder, stem
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
 from everest.system.files import write_text
 from everest.system.text import read_json
@@ -91,7 +90,12 @@ def read_annotations(
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': names must be text")
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as {kind}: {_reason(error)}") from error
-    return bouts if keep_windows else _without_windows(bouts)
+    if keep_windows:
+        return bouts
+    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
+    for video, drawn in by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN)).items():
+        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
+    return kept
 
 
 def _reason(error: Exception) -> str:
@@ -109,14 +113,6 @@ def _reason(error: Exception) -> str:
             return "unexpected structure; export the file again"
         case _:
             return shown(str(error), most=300)
-
-
-def _without_windows(bouts: Sequence[Bout]) -> list[Bout]:
-    """The bouts without drawn windows, the time outside checked ones unscored."""
-    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
-    for video, drawn in by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN)).items():
-        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
-    return kept
 
 
 def recognize(path: Path) -> str:

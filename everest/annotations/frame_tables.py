@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest.annotations.lines import separator_of
-from everest.annotations.matching import VideoFinder
-from everest.annotations.times import MOST_FRAMES, VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.errors import DataError, first_names
 
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
@@ -45,6 +44,7 @@ CODES: Final = {
     "NaN": NO_LABEL,
     "NA": NO_LABEL,
 }
+MOST_FRAMES: Final = 20_000_000  # our choice: 9 days at 25 frames a second; a table of them fits in memory
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
 

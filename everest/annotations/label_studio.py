@@ -55,15 +55,9 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             if not isinstance(value["timelinelabels"], list):
                 raise ValueError(f"task {number}: timelinelabels is no list of classes")
             for span, label in product(value["ranges"], value["timelinelabels"]):
-                bouts.append(
-                    Bout(
-                        video=video,
-                        start=(span["start"] - 1) / rate,
-                        end=span["end"] / rate,
-                        label=label,
-                        origin=_ORIGINS.get(origin, "manual"),
-                    )
-                )
+                start, end = (span["start"] - 1) / rate, span["end"] / rate
+                source = _ORIGINS.get(origin, "manual")
+                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=source))
     return bouts
 
 

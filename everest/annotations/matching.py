@@ -1,8 +1,10 @@
-"""Finds the user's videos by the names that annotation files give them.
+"""The user's videos: found by the names that annotation files give them, and the times of their frames.
 
 Programs write absolute paths of another computer, Windows paths, URLs, names without a folder or an ending,
 and names with a prefix: Label Studio adds eight characters to an uploaded file, ActivityNet's files begin
 with `v_` and its annotations do not.
+
+F frames.
 """
 
 from __future__ import annotations
@@ -10,16 +12,20 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import unquote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from everest.annotations.bout import LONGEST, UNSCORED, Bout
-from everest.annotations.times import VideoTimes
 from everest.errors import DataError, first_names, shown
 from everest.video.folders import VIDEO_SUFFIXES
+from everest.video.reader import frame_times, probe
+from everest.video.source import Video
 from everest.video.stream import VideoError
 
 Name = TypeVar("Name", Path, str)
@@ -27,6 +33,36 @@ Name = TypeVar("Name", Path, str)
 SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
 _LOCAL_FILES: Final = "?d="  # of Label Studio: /data/local-files/?d=folder/video.mp4
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class VideoTimes:
+    """The borders between the frames of a video, and its mean frame rate."""
+
+    borders: NDArray[np.float64]  # (F + 1,) seconds: the start of each frame, and the end of the last
+    fps: float
+
+    @classmethod
+    def of(cls, video: str | Video) -> VideoTimes:
+        """Read the times of a video file."""
+        times = frame_times(video)
+        fps = probe(video).fps or 1.0
+        return cls(borders=np.append(times, times[-1] + 1 / fps), fps=fps)
+
+    @classmethod
+    def at_rate(cls, fps: float, frames: int) -> VideoTimes:
+        """The times of F frames at a constant rate."""
+        return cls(borders=np.arange(frames + 1) / fps, fps=fps)
+
+    @property
+    def frames(self) -> int:
+        """F."""
+        return self.borders.size - 1
+
+    @property
+    def seconds(self) -> float:
+        """The length of the video."""
+        return float(self.borders[-1])
 
 
 def stem(name: str) -> str:

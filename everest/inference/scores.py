@@ -9,8 +9,7 @@ from typing import Any
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations, write_annotations
-from everest.annotations.matching import VideoFinder, match_videos
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import Rows

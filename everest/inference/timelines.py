@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from pydantic import InstanceOf, TypeAdapter
 
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
 from everest.inference.model import OpenedModel

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from everest.annotations.bout import ORIGINS, Bout
 from everest.annotations.formats import FORMATS, read_annotations, recognize, write_annotations
-from everest.annotations.matching import VideoFinder, stem
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError
 
 GROOM = {"value": {"ranges": [{"start": 5, "end": 8}], "timelinelabels": ["groom"]}, "origin": "manual"}

@@ -14,7 +14,7 @@ from small_runs import called, json_of, refused, run
 
 import everest
 from everest.annotations.formats import read_annotations, recognize
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoTimes
 from everest.inference.bouts import BoutRules
 
 OPTIONS = ["--window", 0.5, "--step", 0.25, "-q"]

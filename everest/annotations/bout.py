@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Final, Literal, cast, get_args
 
 import numpy as np
@@ -129,15 +128,6 @@ def unscored_bouts(video: str, scored: Iterable[Span], end: float = LONGEST) -> 
     """A bout for each time of a video, up to its end, outside the spans that are scored."""
     spans = spans_outside(scored, end)
     return [Bout(video=video, start=start, end=stop, label=UNSCORED) for start, stop in spans]
-
-
-def join_files(files: Sequence[Sequence[Bout]]) -> list[Bout]:
-    """The bouts of a video from several files. Time is unscored if it is so in each of them."""
-    if len(files) == 1:
-        return list(files[0])
-    scored = chain.from_iterable(spans_outside(unscored_spans(bouts)) for bouts in files)
-    bouts = [bout for bout in chain(*files) if bout.label != UNSCORED]
-    return bouts + unscored_bouts(files[0][0].video, scored)
 
 
 def are_outside(

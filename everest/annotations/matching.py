@@ -13,22 +13,20 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import LONGEST, UNSCORED, Bout
+from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts
 from everest.errors import DataError, first_names, shown
 from everest.video.folders import VIDEO_SUFFIXES
 from everest.video.reader import frame_times, probe
 from everest.video.source import Video
 from everest.video.stream import VideoError
-
-Name = TypeVar("Name", Path, str)
 
 SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
@@ -153,39 +151,35 @@ def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> VideoBouts:
             f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
             f"--videos has {first_names([video.name for video in names.videos])}"
         )
-    notices, times = [], {}
-    if unmatched:
-        notices.append(f"left out, not found in --videos: {first_names(unmatched, 10)}")
-    for video in matched:
+    notices = [f"left out, not found in --videos: {first_names(unmatched, 10)}"] if unmatched else []
+    times: dict[str, VideoTimes] = {}
+    by_path: dict[str, list[Bout]] = {}
+    for video, video_bouts in matched.items():
+        path, end = str(video), LONGEST
         try:
-            times[video] = VideoTimes.of(str(video))
+            times[path] = VideoTimes.of(path)
+            end = times[path].seconds
         except VideoError as error:
             notices.append(f"{error}; its bouts were not checked against its length")
-    ends = {video: measured.seconds for video, measured in times.items()}
-    notices += late_notices(matched, ends)
-    by_path = []
-    for video, video_bouts in matched.items():
-        end = ends.get(video, LONGEST)
-        for bout in video_bouts:
-            if bout.label != UNSCORED:
-                by_path.append(replace(bout, video=str(video)))
-            elif bout.start < end:
-                by_path.append(replace(bout, video=str(video), end=min(bout.end, end)))
-    return VideoBouts(
-        by_path, unmatched, notices, {str(video): measured for video, measured in times.items()}
-    )
+        ends = [min(bout.end, end) if bout.label == UNSCORED else bout.end for bout in video_bouts]
+        by_path[path] = [
+            replace(bout, video=path, end=bout_end)
+            for bout, bout_end in zip(video_bouts, ends, strict=True)
+            if bout.label != UNSCORED or bout.start < end
+        ]
+    notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
+    return VideoBouts(list(chain.from_iterable(by_path.values())), unmatched, notices, times)
 
 
-def late_notices(matched: Mapping[Name, Sequence[Bout]], ends: Mapping[Name, float]) -> list[str]:
+def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
     """A sentence for each video that has bouts after its end, in seconds, where that is known."""
     notices = []
-    for video, bouts in matched.items():
-        late = [
-            bout for bout in bouts if bout.label != UNSCORED and bout.end > ends.get(video, LONGEST) + SLACK
-        ]
+    for video, bouts in bouts_of.items():
+        last = ends.get(video, LONGEST) + SLACK
+        late = sum(bout.label != UNSCORED and bout.end > last for bout in bouts)
         if late:
             notices.append(
-                f"{video}: {len(late)} of {len(bouts)} bouts end after the video; they may be of "
+                f"{video}: {late} of {len(bouts)} bouts end after the video; they may be of "
                 "another file, count frames at another rate, or run on over several files"
             )
     return notices

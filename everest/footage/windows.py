@@ -16,7 +16,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import Bout, are_outside, join_files, unscored_spans
+from everest.annotations.bout import (
+    UNSCORED,
+    Bout,
+    are_outside,
+    spans_outside,
+    unscored_bouts,
+    unscored_spans,
+)
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder, late_notices, match_videos, stem
 from everest.annotations.window_labels import label_samples
@@ -76,7 +83,10 @@ class Labeling:
         for video, lists in in_files.items():
             # Files of predictions give way to those of a person.
             manual = [each for each in lists if any(bout.origin != "automated" for bout in each)]
-            joined[by_path[video]] = join_files(manual or lists)
+            # Time is unscored if it is so in each of the files.
+            scored = [span for each in manual or lists for span in spans_outside(unscored_spans(each))]
+            bouts = [bout for each in manual or lists for bout in each if bout.label != UNSCORED]
+            joined[by_path[video]] = bouts + unscored_bouts(str(video), scored)
             if manual and len(manual) < len(lists):
                 predicted.append(str(video))
         without = [str(path) for path in by_path if path not in in_files]

@@ -32,8 +32,9 @@ COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in
 POSE: Final = ("_x", "_y", "_p")
 NO_LABEL: Final = -1
 OTHER: Final = -2  # a number of a feature
-CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}
-CODES |= dict.fromkeys(("-1", "-1.0", "", "nan", "NaN", "NA"), NO_LABEL)
+CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(
+    ("-1", "-1.0", "", "nan", "NaN", "NA"), NO_LABEL
+)
 MOST_FRAMES: Final = 20_000_000  # our choice: 9 days at 25 frames a second; a table of them fits in memory
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length

@@ -87,7 +87,7 @@ def read_annotations(
             bouts = FORMATS[kind].read(path, fps, videos or VideoFinder())
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
-                    raise ValueError(f"'{bout.label}' of the video '{bout.video}': names must be text")
+                    raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as {kind}: {_reason(error)}") from error
     if keep_windows:

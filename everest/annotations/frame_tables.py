@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
-from everest.annotations.lines import separator_of
+from everest.annotations.lines import in_line, separator_of
 from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.errors import DataError, first_names
 
@@ -96,13 +96,10 @@ def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
         header = next(table, [])
         rows, numbers = [], []
         for row in filter(None, table):
-            if len(row) < len(header):
-                raise ValueError(f"line {table.line_num} has {len(row)} fields, and the header {len(header)}")
-            rows.append(np.array([CODES.get(cell, OTHER) for cell in row[: len(header)]], np.int8))
-            numbers.append(row[0])
-    if not rows:
-        raise ValueError("it has no row of a frame")
-    codes = np.stack(rows)  # (rows, columns)
+            with in_line(table.line_num, row, header):
+                rows.append(np.array([CODES.get(cell, OTHER) for cell in row[: len(header)]], np.int8))
+                numbers.append(row[0])
+    codes = np.array(rows, np.int8).reshape(-1, len(header))  # (rows, columns)
     predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
     is_other = (codes == OTHER).any(axis=0) | [name in NUMBERS for name in header]
     is_skipped = np.array([name.startswith((PROBABILITY, COUNTS)) for name in header])

@@ -83,8 +83,6 @@ def label_samples(
     Returns:
         The samples with their labels, the names of the classes, and the task.
     """
-    if not samples:
-        raise DataError("there is no window to label")
     by_path: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_path[sample.path].append(sample)

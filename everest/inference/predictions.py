@@ -11,6 +11,7 @@ from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
 from everest.inference.videos import compute_over_videos
+from everest.inference.windows import check_counts
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report
@@ -59,8 +60,7 @@ def predict(
 
 def check_top(classes: Classes, top: int | None) -> None:
     """Raise RecipeError for a number of classes below 1, or of a model that predicts numbers only."""
-    if top is not None and top < 1:
-        raise RecipeError(f"top={top}: must be at least 1")
+    check_counts(top=top)
     if top is not None and all(head.task == "regression" for head in classes.heads):
         raise RecipeError("--top: this model predicts numbers, not classes; leave it out")
 

@@ -23,8 +23,7 @@ from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import predictions_of
-from everest.inference.videos import check_batch
-from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
+from everest.inference.windows import DAMAGED, Window, check_counts, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
@@ -165,7 +164,7 @@ def compute_timelines(
         step: seconds from the start of one window to the start of the next; None: `window`.
         batch: windows in one forward pass.
     """
-    check_batch(batch)
+    check_counts(batch=batch)
     if window is None and (trained := _trained_window(model.module.file)) is not None:
         window, step = trained, STEP_AS_TRAINED * trained if step is None else step
         report(notice(f"windows of {window:g} s, every {step:g} s, as trained"))

@@ -8,16 +8,10 @@ Source: activity-net.org/download.html and its evaluation code.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from everest.annotations.bout import Bout, Origin, origin_in
 from everest.annotations.matching import VideoFinder
 from everest.system.text import read_json
-
-
-def has_keys(document: Any) -> bool:
-    """Whether a JSON document is of this kind."""
-    return isinstance(document, dict) and bool({"database", "results"} & set(document))
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:

@@ -20,11 +20,6 @@ EMPTY_TABLES: Final = ("independent_variables", "coding_map", "converters")
 EMPTY_TEXTS: Final = ("key", "description", "category", "excluded", "coding map")  # of a behavior
 
 
-def has_keys(document: Any) -> bool:
-    """Whether a JSON document is of this kind."""
-    return isinstance(document, dict) and {"observations", "behaviors_conf"} <= set(document)
-
-
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the bouts of all observations of a project, and the time outside their intervals.
 

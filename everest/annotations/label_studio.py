@@ -22,13 +22,6 @@ VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 
 
-def has_keys(document: Any) -> bool:
-    """Whether a JSON document, or the first of its tasks, is of this kind."""
-    return isinstance(document, dict) and bool(
-        {"annotations", "predictions", "video", "data"} & set(document)
-    )
-
-
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the bouts of all tasks.
 

@@ -63,16 +63,14 @@ def extract(
     tokens. Until the file is complete, its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
-        level: `video`, the mean over its views, `views`, or `tokens` (LEVELS has the shapes).
+        level: a name of LEVELS.
         batch: videos or windows in one forward pass.
         workers: processes that read videos; None: as the recipe's `train.workers`.
         overwrite: replace the file, and start again.
-        window: seconds; a row for each window that slides over a video, with its start and end. None: a row
-            for each video.
-        step: seconds from the start of one window to the start of the next; None: `window`.
+        window, step: seconds of the windows that slide over a video, which have a row, a start and an end
+            each, and from one to the next. None: a row for each video; windows without overlap.
     Returns:
-        The unreadable videos, each with the reason. A video that is damaged somewhere is among them; it has
-        the intact windows.
+        The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
     """
     check_counts(batch=batch)
     if level not in LEVELS:

@@ -206,12 +206,8 @@ def compute_timelines(
 def _trained_window(weights: Path | None) -> float | None:
     """The seconds of the windows that `everest train` made for the run of some weights; None: unknown."""
     run = Path() if weights is None else weights.absolute().parent
-    if run.name != FINETUNE:
-        return None
     for folder in (run.parent, run.parent.parent.parent):  # a run is in its project, or in PROJECT/folds/N
-        if (folder / PROJECT).is_file():
-            fix = "restore the file, or give --window"
-            with reading_own(folder / PROJECT, fix=fix):
-                window = read_own_json(folder / PROJECT, fix=fix)["window"]
-                return None if window is None else float(window)
+        if run.name == FINETUNE and (folder / PROJECT).is_file():
+            project = read_own_json(folder / PROJECT, fix="restore the file, or give --window")
+            return project.get("window")  # None: of videos, not of recordings
     return None

@@ -65,9 +65,10 @@ def test_the_windows_are_those_of_the_training_unless_others_are_given(classifie
     assert "windows of 0.75 s, every 0.1875 s, as trained" in called("timeline", video, "-c", project).stderr
     (project / "project.json").write_text(json.dumps({"window": None}))  # of videos, not of recordings
     assert rows(project) == rows(classifier_run) != trained
-    (project / "project.json").write_text("{}")
+    (project / "project.json").write_text("{")
     message = refused("timeline", video, "-c", project, code=2)
-    assert "project.json: damaged (no 'window'); restore the file, or give --window" in message
+    assert "project.json: damaged" in message
+    assert "restore the file, or give --window" in message
 
 
 def test_windows_around_the_damage_are_reported(classifier_run: Path, clip_files: Path, tmp_path: Path):

@@ -46,7 +46,9 @@ def timeline(
         "--window SECONDS", "Length of a window [as trained by everest train, else a clip's span].", min=0.001
     ),
     step: float | None = option(
-        "--step SECONDS", "Time between window starts [as trained; with --window, its length].", min=0.001
+        "--step SECONDS",
+        "Time between window starts [as trained if --window is, else one window].",
+        min=0.001,
     ),
     save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output]."),
     output: Path | None = o.OUTPUT_FILE,

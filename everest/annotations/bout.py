@@ -119,9 +119,14 @@ def spans_outside(spans: Iterable[Span], end: float = LONGEST) -> list[Span]:
     return [(start, stop) for start, stop in [*outside, (covered, end)] if start < stop]
 
 
+def covered_spans(bouts: Iterable[Bout]) -> list[Span]:
+    """The time that any of some bouts covers, in order and without overlaps."""
+    return spans_outside(spans_outside((bout.start, bout.end) for bout in bouts))
+
+
 def unscored_spans(bouts: Iterable[Bout]) -> list[Span]:
     """The time that no one has labeled, in order and without overlaps."""
-    return spans_outside(spans_outside((bout.start, bout.end) for bout in bouts if bout.label == UNSCORED))
+    return covered_spans(bout for bout in bouts if bout.label == UNSCORED)
 
 
 def unscored_bouts(video: str, scored: Iterable[Span], end: float = LONGEST) -> list[Bout]:

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -76,7 +77,7 @@ class VideoFinder:
     def __init__(self, videos: Iterable[Path] = ()) -> None:
         self.videos = list(videos)
         self._by_key: dict[tuple[int, str], list[Path]] = defaultdict(list)
-        self._times: dict[Path, VideoTimes] = {}
+        self._times_of = cache(VideoTimes.of)
         for video in self.videos:
             for key in _keys(video.name):
                 self._by_key[key].append(video)
@@ -110,11 +111,7 @@ class VideoFinder:
     def times(self, name: str) -> VideoTimes | None:
         """The times of the video of a name; None if no video matches."""
         video = self.find(name)
-        if video is None:
-            return None
-        if video not in self._times:
-            self._times[video] = VideoTimes.of(video)
-        return self._times[video]
+        return None if video is None else self._times_of(video)
 
 
 def match_videos(bouts: Iterable[Bout], videos: VideoFinder) -> tuple[dict[Path, list[Bout]], list[str]]:

@@ -164,8 +164,7 @@ class Candidates:
     """All windows of a video or a segment."""
 
     sample: Sample
-    starts: NDArray[np.float64]  # (N,) seconds
-    ends: NDArray[np.float64]  # (N,) seconds
+    windows: NDArray[np.float64]  # (N, 2) seconds
     scores: NDArray[np.float64] | None  # (N,) activity; None if it is not wanted or not known
     unscored: int  # further windows, which touch time that no one has labeled
     end: float | None  # seconds: of a whole video without damage
@@ -199,13 +198,13 @@ def write_windows(
     ends = {each.sample.path: each.end for each in candidates if each.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
-    total, unscored = sum(len(each.starts) for each in candidates), sum(each.unscored for each in candidates)
+    total, unscored = sum(len(each.windows) for each in candidates), sum(each.unscored for each in candidates)
     if not total:
         raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
     if unscored:
         report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
     chosen = choose_windows(
-        [len(each.starts) for each in candidates],
+        [len(each.windows) for each in candidates],
         [each.scores for each in candidates] if settings.by == "activity" else None,
         count=total if settings.count is None else settings.count,
         apart=max(int(np.ceil(settings.seconds / settings.step - TOLERANCE)), 1),
@@ -214,7 +213,7 @@ def write_windows(
     windows = [
         replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
         for each, numbers in zip(candidates, chosen, strict=True)
-        for start, end in zip(each.starts[numbers].tolist(), each.ends[numbers].tolist(), strict=True)
+        for start, end in each.windows[numbers].tolist()
     ]
     result.windows = len(windows)
     result.videos = len({window.path for window in windows})
@@ -278,20 +277,18 @@ def _candidates(
     if not intact.any():
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     problems = {} if damage is None else {"damaged": damage}
-    starts, ends = starts[intact], ends[intact]
+    listed = intact & are_outside(starts, ends, unscored_spans(bouts))
     scores = None
     if settings.by == "activity":
         if (reason := why_none(packets)) is None:
-            scores = window_activity(packets, starts, settings.seconds)
+            scores = window_activity(packets, starts[listed], settings.seconds)
         else:
             problems["unranked"] = reason
-    scored = are_outside(starts, ends, unscored_spans(bouts))
     candidates = Candidates(
         sample=sample,
-        starts=starts[scored],
-        ends=ends[scored],
-        scores=None if scores is None else scores[scored],
-        unscored=int((~scored).sum()),
+        windows=np.stack([starts, ends], axis=1)[listed],
+        scores=scores,
+        unscored=int((intact & ~listed).sum()),
         end=end if damage is None and sample.video_id == sample.path else None,
     )
     return candidates, problems

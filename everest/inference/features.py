@@ -67,8 +67,9 @@ def extract(
         batch: videos or windows in one forward pass.
         workers: processes that read videos; None: as the recipe's `train.workers`.
         overwrite: replace the file, and start again.
-        window, step: seconds of the windows that slide over a video, which have a row, a start and an end
-            each, and from one to the next. None: a row for each video; windows without overlap.
+        window: seconds; a row for each window that slides over a video, with its start and end. None: a row
+            for each video.
+        step: seconds from the start of one window to the start of the next; None: `window`.
     Returns:
         The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
     """

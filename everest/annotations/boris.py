@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, Observation, paired
+from everest.annotations.boris_events import Event, Observation, Status, paired
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
@@ -56,14 +56,11 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
         )
         for file, span in observation.observed(videos):
             observed[file].append(span)
-        events = [
-            Event(
-                float("nan" if time is None else time),  # which no medium contains
-                None if behavior in states else "POINT",
-                *(behavior, subject, modifiers, comment),
-            )
-            for time, subject, behavior, modifiers, comment, *_ in values["events"]
-        ]
+        events = []
+        for time, subject, behavior, modifiers, comment, *_ in values["events"]:
+            seconds = float("nan" if time is None else time)  # NaN is refused with its bout
+            status: Status | None = None if behavior in states else "POINT"
+            events.append(Event(seconds, status, behavior, subject, modifiers, comment))
         for start, end, event in paired(events, where):
             bouts += observation.bouts(start, end, event, videos)
     for file in dict.fromkeys(bout.video for bout in bouts):

@@ -12,18 +12,12 @@ from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
-from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
+from everest.inference.windows import check_counts
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 
 ViewTensors = dict[str, Tensor]  # (V, …) each
-
-
-def check_batch(batch: int) -> None:
-    """Raise RecipeError for a number of videos, or of windows, in one forward pass that is below 1."""
-    if batch < 1:
-        raise RecipeError(f"batch={batch}: must be at least 1")
 
 
 def compute_over_videos(
@@ -44,7 +38,7 @@ def compute_over_videos(
         workers: processes that read videos; None: as the recipe's `train.workers`.
         done: number of videos that are done already; they are skipped.
     """
-    check_batch(batch)
+    check_counts(batch=batch)
     clips = VideoClips(
         samples,
         make_views=model.views,

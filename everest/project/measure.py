@@ -28,7 +28,7 @@ from everest.data.recipe_clips import labeled_samples
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules, Rows
 from everest.inference.scores import read_truth, score_timelines
-from everest.inference.timelines import Timelines
+from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
@@ -51,7 +51,6 @@ PREDICTIONS: Final = "predictions.csv"
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
 SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
-STEP: Final = 0.25  # of a window; benchmarks/timelines.md
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
 
 
@@ -247,4 +246,4 @@ def _timelines(model: VideoClassifier, key: str, window: float, report: Report) 
     """The timelines of the recordings of a list."""
     samples = read_source(model.recipe.data, key, labeled=False).samples
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    return functions.timeline(model, paths, window=window, step=STEP * window, report=report)
+    return functions.timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=report)

@@ -71,7 +71,10 @@ class Ring:
     """
 
     def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
-        self.memory = torch.empty(ring_bytes(layout, slots=slots, batch=batch), dtype=torch.uint8)
+        size = ring_bytes(layout, slots=slots, batch=batch)
+        if shared:
+            require_shared_memory(size)
+        self.memory = torch.empty(size, dtype=torch.uint8)
         try:
             if shared:
                 self.memory.share_memory_()

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -109,7 +108,7 @@ def broken(tmp_path):
 def test_broken_video_is_replaced_by_the_same_other_one_every_time(samples, broken):
     mixed = [broken, *samples[:3]]
     clip = clips_of(mixed)[3, 0]
-    assert json.loads(clip.failed)[0] == [broken.path, "not a video file"]
+    assert clip.failed[0] == (broken.path, "not a video file")
     assert clip.video_id in {sample.path for sample in samples[:3]}
     assert same(clip, clips_of(mixed)[3, 0])
     assert torch.equal(clip.noise, clips_of(samples[:1] * 4)[3, 0].noise)  # that of its place
@@ -128,5 +127,5 @@ def test_in_evaluation_broken_videos_are_zeros_and_named(samples, broken):
     clip = clips_of([broken, *samples], TEST, replace_bad=False)[0, 0]
     assert clip.frames.shape == (6, 3, 4, 32, 32)
     assert not clip.frames.any()
-    assert json.loads(clip.failed) == [[broken.path, "not a video file"]]
+    assert clip.failed == [(broken.path, "not a video file")]
     assert (clip.video_id, clip.label.tolist()) == (broken.path, [1])

@@ -151,11 +151,10 @@ def _heads_of_columns(
     columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
     if columns and any("label" in row.values for row in rows):
         raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
-    ignored = "--task" if task is not None else "--classes" if class_names is not None else None
-    if columns and ignored is not None:
-        raise RecipeError(f"{ignored}: is for a column label; {source} has columns label.NAME; leave it out")
-    if task == "regression" and class_names is not None:
-        raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
+    if (columns and task is not None) or (class_names is not None and (columns or task == "regression")):
+        option = "--task" if columns and task is not None else "--classes"
+        kind = "columns label.NAME" if columns else "numbers"
+        raise RecipeError(f"{option}: has no effect on labels in {kind}, as in {source}; leave it out")
     return tuple(
         Head(name=column.removeprefix(HEAD_PREFIX), task=find_task(rows, column=column), outputs=0)
         for column in columns

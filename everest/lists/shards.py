@@ -43,7 +43,7 @@ def read_index(file: Location) -> list[ListRow]:
     with reading_own(file, fix=FIX, error=DataError):
         with as_data_error(file):
             document = parse_json(file.read_text(encoding="utf-8"))
-        if (document["format"], document["version"]) != (FORMAT, VERSION):
+        if (document["format"], document["version"]) != (FORMAT, VERSION) or not document["samples"]:
             raise ValueError("no index of `everest prepare shard`, or one of another version")
         sizes = {shard["file"]: shard["bytes"] for shard in document["shards"]}
         for number, sample in enumerate(document["samples"]):
@@ -54,8 +54,6 @@ def read_index(file: Location) -> list[ListRow]:
                 raise ValueError(f"sample {number} is not inside its shard, or has a value that is not text")
             member = Member(folder / tar, offset, size, sample["path"])
             rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
-        if not rows:
-            raise ValueError("no samples")
         for name, expected in sizes.items():
             try:
                 size = video_version(folder / name)[0]

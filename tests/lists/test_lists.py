@@ -343,8 +343,8 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
     ("header", "options", "message"),
     [
         ("path,label,label.verb", {}, r"sheet\.csv: has columns label and label\.NAME; rename label"),
-        ("path,label.verb,x", {"task": "multi-label"}, r"^--task: is for a column label; .*sheet"),
-        ("path,label.verb,x", {"class_names": ["0", "1"]}, r"^--classes: is for a column label; .*out"),
+        ("path,label.verb,x", {"task": "multi-label"}, r"^--task: has no effect on labels in .*sheet"),
+        ("path,label.verb,x", {"class_names": ["0", "1"]}, r"^--classes: has no effect on .*NAME.*out"),
         ("path,label,x", {"class_names": ["0"], "task": "regression"}, r"^--classes: has no effect"),
         ("video,action,x", {"group_column": "action"}, r"^--group column:action: holds the labels in .*:1"),
         ("path,x,y", {"class_column": "x", "group_column": "x"}, r"^--group column:x: holds the labels"),

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
 from everest.config.heads import Heads
 from everest.data.cache import FrameCache
@@ -76,7 +75,7 @@ class ClipTokens(Protocol):
 
 
 @dataclass(eq=False)
-class VideoClips(Dataset[Clip]):
+class VideoClips:
     """Clips of samples, addressed by (epoch, index).
 
     Args:
@@ -138,9 +137,6 @@ class VideoClips(Dataset[Clip]):
         views = self.make_views
         return None if boxes is None else Regions(boxes, views.size, views.antialias)
 
-    def __getitem__(self, key: SampleKey) -> Clip:
-        return self.read(key)
-
     def read(self, key: SampleKey, out: Tensor | None = None) -> Clip:
         """The clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given."""
         epoch, index = key
@@ -192,7 +188,7 @@ class VideoClips(Dataset[Clip]):
 
 
 @dataclass(eq=False, kw_only=True)
-class StepSampler(Sampler[list[SampleKey]]):
+class StepSampler:
     """Micro-batches of (epoch, index) for one process, from any step to the last.
 
     One iteration covers all epochs, so that the loader's workers live as long as the run and need not be

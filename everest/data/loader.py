@@ -19,8 +19,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import torch
 
-from everest.data.crops import resize_regions
 from everest.data.dataset import Batch, SampleKey, StepSampler, Tries, VideoClips
+from everest.data.regions import resize_regions
 from everest.data.ring import Ring, free_shared_memory, ring_bytes
 from everest.data.workers import WorkerCrash, Workers
 from everest.errors import DataError

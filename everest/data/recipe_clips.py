@@ -19,9 +19,9 @@ from everest.config.heads import best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import cache_folder, open_cache
-from everest.data.crops import largest_region
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of, segment
+from everest.data.regions import largest_region
 from everest.data.views import (
     EvalViews,
     FinetuneViews,

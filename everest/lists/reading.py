@@ -139,8 +139,8 @@ def read_labeled(
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
     data = _checked(source, rows, root, rules if labeled else None, may_miss=may_miss)
     notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
-    if header is not None and header.unassigned and not labeled:
-        notices.append(f"{header.no_classes(source)}; read without labels")
+    if header is not None and (problem := header.no_classes(source)):
+        notices.append(f"{problem}; read without labels")
     return replace(data, notice="\n".join(filter(None, notices)) or None)
 
 
@@ -198,8 +198,8 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
             f"{source}: the list has no column {', '.join(missing)}, which data.heads names; its columns are "
             f"{', '.join(columns)}"
         )
-    if header and header.unassigned and not header.has_classes:
-        raise DataError(header.no_classes(source))
+    if header and (problem := header.no_classes(source)):
+        raise DataError(problem)
     first = rules.heads[0]
     may_name = not first.name and first.task != "regression"  # several heads have no names
     names = (rules.class_names or names_used(rows, first.task)) if may_name else ()

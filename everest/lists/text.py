@@ -167,11 +167,6 @@ class Header:
         """Whether a column holds labels."""
         return any(map(_holds_labels, self.columns.values()))
 
-    @property
-    def unassigned(self) -> list[str]:
-        """The columns that may hold the classes of a list without labels, as written; `group` may, too."""
-        return [column for column, name in self.columns.items() if name == GROUP_COLUMN or not is_known(name)]
-
     def notice(self) -> str | None:
         """A line about the columns of a sheet; None if there are only everest's columns."""
         parts = [
@@ -183,12 +178,17 @@ class Header:
         parts += [f"ignored columns: {ignored}"] if ignored else []
         return f"{self.where.rpartition(':')[0]}: {'; '.join(parts)}" if parts else None
 
-    def no_classes(self, file: object) -> str:
-        """The problem of a sheet that is read with labels and has no column of classes."""
+    def no_classes(self, file: object) -> str | None:
+        """The problem of a sheet without a column of classes; None if no other column may hold them."""
+        others = [
+            column for column, name in self.columns.items() if name == GROUP_COLUMN or not is_known(name)
+        ]
+        if self.has_classes or not others:
+            return None
         return (
-            f"{self.where}: no column is known to hold the classes ({', '.join(self.unassigned)}); rename "
-            f"one to 'label', or run `everest prepare split {shlex.quote(str(file))} --class-column NAME`, "
-            "which writes lists"
+            f"{self.where}: no column is known to hold the classes ({', '.join(others)}); rename one to "
+            f"'label', or run `everest prepare split {shlex.quote(str(file))} --class-column NAME`, which "
+            "writes lists"
         )
 
 

@@ -25,7 +25,7 @@ from everest.video.pixels import PixelStatistics
 
 if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
     from everest.config.settings import Recipe
-    from everest.data.clip_format import ClipFormat
+    from everest.data.views import ClipFormat
 
 
 class VideoModel(nn.Module):

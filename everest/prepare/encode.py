@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from everest.errors import RecipeError
-from everest.lists.header import COLUMNS
 from everest.lists.inputs import SourceList
+from everest.lists.text import COLUMNS
 from everest.prepare.check import damage
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.header import SEGMENT_COLUMNS, is_known
 from everest.lists.inputs import SourceList
 from everest.lists.labels import is_integer
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
+from everest.lists.text import SEGMENT_COLUMNS, is_known
 from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import sole_writer

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import Batch, VideoClips, spaced, tries
+from everest.data.dataset import Batch, VideoClips, spaced
 from everest.data.loader import batches, choose_workers, on_device
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import center_views, clips_of, unlabeled_clips
@@ -225,13 +225,12 @@ class Prober:
             workers = min(choose_workers(clips, order, training.settings.workers), len(order) - 1)
             loaded = batches(clips, order, workers=workers, timeout=training.settings.data_timeout)
             for number, batch in zip(mine, loaded, strict=True):
-                failed = tries(batch)
-                rows = [row for row, reasons in enumerate(failed) if not reasons]
+                rows = [row for row, failed in enumerate(batch.failed) if not failed]
                 value = None
                 if rows:
                     moved = on_device(batch, accelerator.device)
                     value = compute(moved._replace(frames=moved.frames[rows], noise=moved.noise[rows]))
-                reasons = [first for first, *_ in filter(None, failed)]
+                reasons = [first for first, *_ in filter(None, batch.failed)]
                 done.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
         every = sorted(gather_object(done), key=lambda part: part.number)
         skipped = [reason for part in every for reason in part.failed]

@@ -208,8 +208,8 @@ def check_storage() -> Iterator[CheckResult]:
     try:
         import torch
 
+        from everest.data.loader import divide
         from everest.data.ring import REMEDY, free_shared_memory
-        from everest.data.workers import divide
     except Exception:  # of a broken package, which has a check of its own
         return
     shared = free_shared_memory()

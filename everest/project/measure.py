@@ -23,8 +23,8 @@ from everest import functions
 from everest.annotations.bout import Bout
 from everest.checkpoints.describe import load_model
 from everest.config.heads import MEASURED_BY
-from everest.data.clip_format import ClipFormat
 from everest.data.recipe_clips import labeled_samples
+from everest.data.views import ClipFormat
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules, Rows
 from everest.inference.scores import read_truth, score_timelines

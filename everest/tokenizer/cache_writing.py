@@ -189,7 +189,7 @@ def _encode(
     order = [samples[first : first + batch] for first in range(0, len(samples), batch)]
     workers = min(choose_workers(clips, order, settings.workers), len(order))
     rows: list[Rows] = []
-    failed: list[str] = []
+    failed: list[list[tuple[str, str]]] = []  # of each sample the path and reason of what cannot be read
     for clip in batches(clips, order, workers=workers, timeout=settings.data_timeout):
         failed += clip.failed
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
@@ -203,6 +203,6 @@ def _encode(
             ) from error
         leading = clip.frames.shape[:2]
         rows.append({name: values.reshape(*leading, *values.shape[1:]) for name, values in tokens.items()})
-    tries = zip(part.samples, map(json.loads, failed), strict=True)
+    tries = zip(part.samples, failed, strict=True)
     problems = {str(number): tried[0][1] for number, tried in tries if tried}
     return {name: np.concatenate([some[name] for some in rows]) for name in rows[0]}, problems

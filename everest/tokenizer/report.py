@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.dataset import NONE_FAILED, VideoClips, failures
+from everest.data.dataset import VideoClips
 from everest.methods.grid import num_kept
 from everest.tokenizer.clips import spaced_clips
 from everest.tokenizer.layers import FSQ
@@ -73,8 +73,8 @@ def measure_tokenizer(
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
     for clip in spaced_clips(clips, CLIPS, settings=settings):
-        skipped += [tries[0] for tries in failures(clip)]
-        readable = [row for row, failed in enumerate(clip.failed) if failed == NONE_FAILED]
+        skipped += [failed[0] for failed in clip.failed if failed]
+        readable = [row for row, failed in enumerate(clip.failed) if not failed]
         if not readable:
             continue
         frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (n, 3, T, H, W)

@@ -18,10 +18,16 @@ from torch import Tensor
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
-from everest.engine.network import Network, set_lr, stage_optimizer
+from everest.engine.network import (
+    Network,
+    clip_gradients,
+    prepare_model,
+    set_lr,
+    stage_optimizer,
+    update_weights,
+)
 from everest.engine.plan import cosine_lr
 from everest.engine.step_log import StepRecord
-from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec, pretrain_spec

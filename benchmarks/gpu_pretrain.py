@@ -13,10 +13,16 @@ from gpu_clips import Choice, Crops, Frames, PretrainingViews, to_device
 from gpu_rows import Row
 
 from everest.config.settings import Recipe
-from everest.engine.network import Network, set_lr, stage_optimizer
+from everest.engine.network import (
+    Network,
+    clip_gradients,
+    prepare_model,
+    set_lr,
+    stage_optimizer,
+    update_weights,
+)
 from everest.engine.plan import cosine_lr, scaled_lr
 from everest.engine.step_log import StepRecord
-from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.methods.camera_task import NUMBERS
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel

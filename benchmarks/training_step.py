@@ -11,9 +11,15 @@ from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Batch
-from everest.engine.network import Network, set_lr, stage_optimizer
+from everest.engine.network import (
+    Network,
+    clip_gradients,
+    prepare_model,
+    set_lr,
+    stage_optimizer,
+    update_weights,
+)
 from everest.engine.step_log import StepRecord
-from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec

@@ -15,7 +15,7 @@ from everest.data.dataset import Batch
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.plan import learning_rate_advice
-from everest.engine.setup import require_same_frozen, set_up_training
+from everest.engine.setup import set_up_training
 from everest.engine.step_log import RECENT
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
@@ -46,8 +46,6 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         spec = spec_of_pretraining(recipe)
     if init is not None:
         spec = init.adapted(spec)
-    if context.resumed:
-        require_same_frozen(context.run, spec)
     clips = pretrain_clips(recipe)
     if spec.views is not None and len(clips) < 2:
         raise DataError(

@@ -208,7 +208,7 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[st
     may_change = set(RESUME_MAY_CHANGE)
     if options.command == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
-    # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
+    # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
     for key in (TOKENIZER_FILE, TEACHER):
         old, new = saved.get(key), given.get(key)
         is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()

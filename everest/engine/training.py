@@ -19,11 +19,10 @@ from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_w
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.data.recipe_clips import resized_by
 from everest.engine.context import RunContext
-from everest.engine.network import Network, set_lr
+from everest.engine.network import Network, clip_gradients, prepare_model, set_lr, update_weights
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step_log import StepLog, StepRecord, WaitWatch
-from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.block import DropPath
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal

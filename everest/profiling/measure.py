@@ -17,9 +17,8 @@ from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
 from everest.data.dataset import Batch
 from everest.data.loader import on_device
-from everest.engine.network import stage_optimizer
+from everest.engine.network import compile_model, stage_optimizer
 from everest.engine.training import Training
-from everest.engine.update import compile_model
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec

@@ -30,10 +30,11 @@ from everest.lists.classes import empty_classes, empty_classes_notice
 from everest.lists.sample import ListSize
 from everest.metrics.metrics import chance_of, mean_loss, measure, thresholds_of
 from everest.metrics.names import LOGGED, METRICS
-from everest.metrics.predicted import Predictions, refuse_too_many_skipped
+from everest.metrics.predicted import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec
 from everest.system.events import silent
+from everest.system.run_folder import Row
 from everest.system.text import counted
 
 
@@ -156,7 +157,16 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
             f"step {step}: the outputs for the validation videos are not finite; lower base_lr or set "
             "train.clip_grad"
         )
-    row = {"step": step, **_validation_row(predictions)}
+    measured = measure(predictions)
+    row: Row = {"step": step}
+    if "heads" not in measured:
+        row |= {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None}
+    else:
+        if "action_top1" in measured:
+            row["val_top1"] = measured["action_top1"]  # of videos with all heads right
+        for name, values in measured["heads"].items():
+            row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
+    row["val_loss"] = mean_loss(predictions)
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
         thresholds = thresholds_of(predictions)
         settings = {"thresholds": thresholds} if thresholds else {}
@@ -176,21 +186,6 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
     }
     training.report({**event, **row})
     training.warn_once("overfitting", validations.overfitting_warning())
-
-
-def _validation_row(predictions: Predictions) -> dict[str, float]:
-    """The metrics of a validation, for metrics.jsonl."""
-    measured, loss = measure(predictions), {"val_loss": mean_loss(predictions)}
-    if "heads" not in measured:
-        return {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None} | loss
-    heads = {
-        f"val_{name}_{metric}": values[metric]
-        for name, values in measured["heads"].items()
-        for metric in MEASURED_BY.values()
-        if metric in values
-    }
-    action = {"val_top1": measured["action_top1"]} if "action_top1" in measured else {}
-    return {**action, **heads, **loss}  # top1: videos with all heads right
 
 
 def _warn_at_chance(stage: Finetuning, step: int) -> None:

@@ -101,6 +101,8 @@ def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
             raise RecipeError(f"{chain[0][0].label}: base: refers to itself: {circle}")
         values = file.values()
         base = values.pop("base", None)
+        if chain:
+            values.pop("name", None)  # a recipe does not inherit the name of its base
         chain.append((file, values))
         if base is None:
             return chain[::-1]

@@ -181,8 +181,13 @@ class TrainState:
                     notify(f"{path.name} is kept as {path.replace(path.with_suffix(DAMAGED)).name}")
             run.rewind(step)
         self._accelerator.wait_for_everyone()
-        if step == last and not self._has_weights(step):  # killed between the last state and weights
-            self.save_weights(run.weights, step, {})
+        if step == last:
+            try:
+                is_written = read_header(run.weights).step == step
+            except CheckpointError:
+                is_written = False
+            if not is_written:  # killed between the last state and weights
+                self.save_weights(run.weights, step, {})
         return step, None if state is None else state.notes
 
     def _newest(self, notify: Callable[[str], None]) -> SavedState | None:
@@ -201,7 +206,10 @@ class TrainState:
                         f"{path}: not visible to every process; put the run folder on shared storage"
                     )
                 state = SavedState.read(path)
-                self._check(state)
+                for network in self._networks:  # of this run, and none of another
+                    network.check(state.tensors)
+                if not self._networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
+                    raise CheckpointError("the tensors of the optimizer are missing")
             except (CheckpointError, EnvironmentProblem) as error:
                 problem = error
             problems = [error for error in gather_object([problem]) if error is not None]
@@ -219,17 +227,3 @@ class TrainState:
                 "over with --overwrite"
             )
         return None
-
-    def _has_weights(self, step: int) -> bool:
-        """Whether `model.safetensors` is there, intact as far as its header shows, and of this step."""
-        try:
-            return read_header(self._run.weights).step == step
-        except CheckpointError:
-            return False
-
-    def _check(self, state: SavedState) -> None:
-        """Raise CheckpointError for a state of another run."""
-        for network in self._networks:
-            network.check(state.tensors)
-        if not self._networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
-            raise CheckpointError("the tensors of the optimizer are missing")

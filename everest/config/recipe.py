@@ -84,20 +84,21 @@ def load_recipe(
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
     merged = merge(find_recipe(name_or_path), overrides)
-    failed = []
+    recipe: Recipe | None = None
+    problems: Problems = []
     for key in _CLASSES if imports else ():
         path = merged.at(key).value
         if is_import_path(path):
             try:
                 import_named(path)
             except RecipeError as error:
-                failed.append(f"{merged.place(key)}: {error}")
-    if failed:
-        raise RecipeError(one_per_line([*merged.problems, *failed]))
-    # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
-    values = json.dumps(merged.values)
-    recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
-    problems = problems if recipe is None else contradictions(recipe)
+                problems.append((".".join(key), str(error)))
+    if not problems:
+        # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
+        values = json.dumps(merged.values)
+        recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
+    if recipe is not None:
+        problems = list(contradictions(recipe))
     lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))

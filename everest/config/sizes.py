@@ -64,7 +64,6 @@ def rotary_channels(head_width: int) -> int:
     return 2 * (head_width // 3 // 2)
 
 
-LEAST_PLACES: Final = 4  # our choice: the least height and width, in places, of a discriminator's last layer
 TopKKind = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
 
 
@@ -110,15 +109,6 @@ class TokenizerConfig:
         time, space = self.stem
         height, width = self.scaled(size)
         return frames // time, height // space, width // space
-
-
-def discriminator_halvings(config: TokenizerConfig, size: tuple[int, int]) -> int:
-    """How often a discriminator halves clips of `size`, after the tokenizer's stem has reduced them."""
-    _, *sides = config.stem_grid(1, size)
-    places, halvings = min(sides), 0
-    while places // 2 >= LEAST_PLACES:
-        places, halvings = places // 2, halvings + 1
-    return halvings
 
 
 # magvit-b: widths and depths of MAGVIT's public code, with one more level and one halving of time, so that

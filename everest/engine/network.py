@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import torch
 from accelerate import Accelerator
@@ -162,36 +162,31 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSettings) -> nn.Module:
-    """The model as a loop calls it: compiled, in the run's precision, gradients exchanged by processes."""
-    # A sharded model exchanges gradients itself: Accelerate adds the precision only.
-    return accelerator.prepare_model(
-        compile_model(model, settings.compile), evaluation_mode=settings.shard == "full"
-    )
+    """The model as a loop calls it: compiled, in the run's precision, gradients exchanged by processes.
 
-
-def compile_model(model: nn.Module, how: Literal["auto"] | bool) -> nn.Module:
-    """Compile the model as `train.compile` requires, with a graph for each batch size.
-
-    `auto` compiles each block on a GPU, and the functions of everest.system.compute, where Triton is
-    installed: that takes seconds, while a whole model takes minutes.
+    It has a graph for each batch size. `train.compile: auto` compiles each block on a GPU, and the functions
+    of everest.system.compute, where Triton is installed: that takes seconds, while a whole model takes
+    minutes.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"
-    if not how or (how == "auto" and not (on_gpu and find_spec("triton"))):
-        return model
-    from torch._dynamo import config as dynamo_config  # here: it imports the compiler, for a second
+    compiled = model
+    if settings.compile is True or (settings.compile == "auto" and on_gpu and find_spec("triton")):
+        from torch._dynamo import config as dynamo_config  # here: it imports the compiler, for a second
 
-    warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # `train.tf32` decides
-    functorch_config.activation_memory_budget = MEMORY_BUDGET
-    dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MOST_GRAPHS)
-    # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
-    # symbolic where they differ, and counting tokens with a symbol breaks the graph.
-    if how == "auto":
-        fuse_functions()
-        for module in model.modules():
-            if isinstance(module, Block):
-                module.compile(dynamic=False)
-        return model
-    return cast(nn.Module, torch.compile(model, dynamic=False))
+        warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)  # `train.tf32` decides
+        functorch_config.activation_memory_budget = MEMORY_BUDGET
+        dynamo_config.recompile_limit = max(dynamo_config.recompile_limit, MOST_GRAPHS)
+        # dynamic=False: when a second model is compiled, torch would make the ratios of its selection
+        # symbolic where they differ, and counting tokens with a symbol breaks the graph.
+        if settings.compile == "auto":
+            fuse_functions()
+            for module in model.modules():
+                if isinstance(module, Block):
+                    module.compile(dynamic=False)
+        else:
+            compiled = cast(nn.Module, torch.compile(model, dynamic=False))
+    # A sharded model exchanges gradients itself: Accelerate adds the precision only.
+    return accelerator.prepare_model(compiled, evaluation_mode=settings.shard == "full")
 
 
 def clip_gradients(

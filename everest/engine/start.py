@@ -173,11 +173,18 @@ def _find_folder(recipe: Recipe, options: RunOptions) -> tuple[RunFolder, bool]:
     """The folder of a run, and whether the run that is there is resumed. Nothing is written or removed."""
     path = options.folder(recipe.name)
     run, place = RunFolder(path), f"--output {path}"
-    if path.exists() and not path.is_dir():
-        raise RecipeError(f"{place}: a file is in the way; choose another folder")
+    names: set[str] = set()  # of what only a run that has started writes, or another program
     if path.exists():
+        if not path.is_dir():
+            raise RecipeError(f"{place}: a file is in the way; choose another folder")
         refuse_trained(path)
-    if not path.exists() or _has_not_started(run):
+        # The tokenizer's run in the folder may be at any step: it is trained first.
+        names = {file.name for file in path.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
+        if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
+            names.discard(STATE)
+        if run.read_env(PLAN) is not None:  # otherwise another program has written it
+            names.discard(ENVIRONMENT)
+    if not names:
         if options.resumed_folder is not None:
             raise RecipeError(f"--resume {path}: there is no run to resume")
         return run, False
@@ -210,19 +217,6 @@ def _find_folder(recipe: Recipe, options: RunOptions) -> tuple[RunFolder, bool]:
         shown = first_names(differences, SHOWN)
         raise RecipeError(f"{place}: holds a run with different settings: {shown}; use its values, or {FIX}")
     return run, True
-
-
-def _has_not_started(run: RunFolder) -> bool:
-    """Whether a folder holds nothing but what a run writes before its recipe; true for an empty folder.
-
-    The tokenizer's run inside the folder may be at any step, because it is trained first.
-    """
-    names = {file.name for file in run.path.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
-    if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
-        names.discard(STATE)
-    if run.read_env(PLAN) is not None:  # otherwise another program has written it
-        names.discard(ENVIRONMENT)
-    return not names
 
 
 def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:

@@ -11,13 +11,13 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
 from everest.data.dataset import Batch
 from everest.data.loader import on_device
-from everest.engine.network import compile_model, stage_optimizer
+from everest.engine.network import prepare_model, stage_optimizer
 from everest.engine.training import Training
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
@@ -121,7 +121,7 @@ def _step(
     elif spec.teacher is not None:  # its features come with the clips
         options["values"] = torch.randn(clips, spec.grid.num_tokens, spec.teacher.width, device=device)
     model.to(device).train(stage != "eval")
-    prepared: nn.Module = accelerator.prepare_model(compile_model(model, recipe.train.compile))
+    prepared = prepare_model(accelerator, model, recipe.train)
     frames = torch.randint(
         0, 256, (clips, spec.channels, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,7 +21,7 @@ from everest.data.crops import erase
 from everest.data.dataset import Batch, VideoClips
 from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
-from everest.engine.health import STILL_GUESSING, UNDERFITS, Validations, chance_warning
+from everest.engine.health import Validations
 from everest.engine.plan import FEWEST_STEPS
 from everest.engine.setup import set_up_training
 from everest.engine.training import Training
@@ -36,6 +38,11 @@ from everest.models.spec import classifier_spec
 from everest.system.events import silent
 from everest.system.run_folder import Row
 from everest.system.text import counted
+
+# Our choice: of the way from the training loss of guessing to that of a model that knows every label. After
+# few steps only a loss that has hardly moved is reported, at the end also one of a model that underfits.
+STILL_GUESSING: Final = 0.03
+UNDERFITS: Final = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,23 +196,31 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
 
 
 def _warn_at_chance(stage: Finetuning, step: int) -> None:
-    """Warn after a real budget, and at the end of the run, if hardly anything has been learned."""
+    """Warn after a real budget, and at the end of the run, if the last losses are hardly below guessing.
+
+    The loss of equal probabilities is ln(classes) whatever the targets are, smoothed and mixed ones included.
+    """
     training, settings, heads = stage.training, stage.settings, stage.model.heads
-    steps = training.plan.steps
-    budget = min(steps, training.plan.warmup_steps + FEWEST_STEPS)
-    guessable = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
-    if step not in (budget, steps) or not guessable:
+    plan, losses = training.plan, training.step_log.losses
+    is_guessable = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
+    budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
+    if step not in (budget, plan.steps) or not is_guessable or not losses:
         return
-    sizes = [head.outputs for head in heads]
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
-    warning = chance_warning(
-        list(training.step_log.losses),
-        sizes,
-        lowest=fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes),
-        share=UNDERFITS if step == steps else STILL_GUESSING,
-        mixes=any(mixing.values()),
+    sizes = [head.outputs for head in heads]
+    chance = fmean(map(math.log, sizes))  # the loss is the mean over the heads
+    lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
+    share = UNDERFITS if step == plan.steps else STILL_GUESSING
+    if fmean(losses) < chance - share * (chance - lowest):
+        return
+    logarithms = " and ".join(f"ln({size})" for size in sizes)
+    fewer = "lower finetune.mixup and finetune.cutmix, " if any(mixing.values()) else ""
+    training.warn_once(
+        "chance",
+        f"the loss, {fmean(losses):.2f}, is still near that of guessing, "
+        f"{'the mean of ' if len(sizes) > 1 else ''}{logarithms} = {chance:.2f}. Check that the labels "
+        f"belong to the videos; try {fewer}more steps or a higher base_lr",
     )
-    training.warn_once("chance", warning)
 
 
 def _summary(stage: Finetuning, validations: Validations) -> str:

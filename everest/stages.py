@@ -50,18 +50,40 @@ if TYPE_CHECKING:
 
 
 def run_stage(
-    set_up: Callable[[Recipe, RunContext], Stage],
     recipe: Recipe,
     options: RunOptions,
     report: Report,
     *,
     trial: Callable[[Stage], None] | None = None,
 ) -> Training:
-    """Train a stage in its run folder, or resume its training.
+    """Train the stage of `options.command` in its run folder, or resume its training.
+
+    Pre-training first trains the recipe's tokenizer, if it needs one and names none.
 
     Args:
         trial: called in place of the training; nothing is written.
     """
+    tokenizer, cache = recipe.tokenizer, recipe.pretrain.cache
+    set_up: Callable[[Recipe, RunContext], Stage] = set_up_pretraining
+    if options.command == "finetune":
+        from everest.finetuning import set_up_finetuning
+
+        set_up = set_up_finetuning
+    elif options.command == "train-tokenizer":
+        from everest.train_tokenizer import set_up_tokenizer
+
+        set_up = set_up_tokenizer
+    elif tokenizer is None or not recipe.pretrain.needs_tokenizer:
+        recipe = with_absolute_paths(recipe)
+    elif tokenizer.checkpoint is None and cache is None and trial is None:
+        recipe, options = _train_tokenizer(recipe, options, report)
+    else:
+        folder, named = options.resumed_folder or options.output, tokenizer.checkpoint
+        is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
+        if folder is not None and is_missing and own_tokenizer(folder).is_file():
+            recipe = _with_checkpoint(recipe, own_tokenizer(folder))
+        if named is not None or cache is not None:
+            recipe = with_absolute_paths(recipe)
     with run_context(options, recipe, report) as context:
         stage = set_up(recipe, context)
         if trial is not None:
@@ -73,33 +95,8 @@ def run_stage(
     return stage.training
 
 
-def run_pretraining(
-    recipe: Recipe,
-    options: RunOptions,
-    report: Report,
-    *,
-    trial: Callable[[Stage], None] | None = None,
-) -> Training:
-    """Pre-train, after training the recipe's tokenizer if it needs one and names none; see `run_stage`."""
-    tokenizer, cache = recipe.tokenizer, recipe.pretrain.cache
-    if tokenizer is None or not recipe.pretrain.needs_tokenizer:
-        recipe = with_absolute_paths(recipe)
-    elif tokenizer.checkpoint is None and cache is None and trial is None:
-        recipe, options = _train_tokenizer(recipe, options, report)
-    else:
-        folder, named = options.resumed_folder or options.output, tokenizer.checkpoint
-        is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-        if folder is not None and is_missing and own_tokenizer(folder).is_file():
-            recipe = _with_checkpoint(recipe, own_tokenizer(folder))
-        if named is not None or cache is not None:
-            recipe = with_absolute_paths(recipe)
-    return run_stage(set_up_pretraining, recipe, options, report, trial=trial)
-
-
 def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tuple[Recipe, RunOptions]:
     """Train the tokenizer in the run folder; returns the recipe and the options with its path."""
-    from everest.train_tokenizer import set_up_tokenizer
-
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
     if options.resumed_folder is None:
@@ -130,7 +127,7 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     report(notice(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed"))
     try:
-        run_stage(set_up_tokenizer, recipe, stage_options, report)
+        run_stage(recipe, stage_options, report)
     except Stopped as stopped:
         raise Stopped(
             stopped.number,
@@ -213,7 +210,7 @@ def pretrain(
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
     if init in (None, "none") and decoder is not None:
         raise RecipeError("decoder: only with init, which may have a decoder")
-    return run_pretraining(*_request("pretrain", recipe, init, options, decoder)).run.path
+    return run_stage(*_request("pretrain", recipe, init, options, decoder)).run.path
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -227,9 +224,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    from everest.finetuning import set_up_finetuning
-
-    return run_stage(set_up_finetuning, *_request("finetune", recipe, init, options)).run.path
+    return run_stage(*_request("finetune", recipe, init, options)).run.path
 
 
 def _request(

@@ -43,6 +43,9 @@ from everest.system.text import counted
 # few steps only a loss that has hardly moved is reported, at the end also one of a model that underfits.
 STILL_GUESSING: Final = 0.03
 UNDERFITS: Final = 0.2
+NEAR_CHANCE: Final = (
+    0.1  # our choice: of the way from chance to a perfect metric, below which little is learned
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,8 +86,9 @@ class Finetuning:
         chosen_metric = best_metric(self.model.heads, self.settings.best, self.class_names)
         validations = Validations(training.run.rows(), chosen_metric)
         training.model.train()
-        validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
-        if clips is not None and training.at_checkpoint and not validated:
+        validated = {0, *(row["step"] for row in validations.rows)}
+        is_missing = training.steps_done not in validated and training.is_loaded
+        if clips is not None and training.at_checkpoint and is_missing:
             _validate(self, clips, validations)  # the run was stopped between save and validation
         _end_early(self, validations)
         with training.running():
@@ -244,5 +248,10 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
         f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use these "
         f"weights, {training.run.best}"
     )
-    advice = validations.advice(chance)
-    return f"{text}. {advice}" if advice else text
+    best = validations.best_value
+    if best is None or chance is None:
+        return text
+    limit = chance + NEAR_CHANCE * ((100 if metric.percent else 0) - chance)
+    if (best < limit) if metric.percent else (best > limit):
+        text += ". That is hardly better than chance: check the labels, or try more steps"
+    return text

@@ -1,4 +1,4 @@
-"""Training health checks: validations at chance, overfitting. Needs no torch."""
+"""The validations of a run: the best one, and overfitting. Needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from everest.metrics.names import METRICS
 from everest.system.run_folder import Row
 
 # All numbers are our choice.
-NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, below which little has been learned
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
@@ -32,11 +31,6 @@ class Validations:
         self._train_losses: list[float | None] = []  # the mean of those before each validation
         for row in rows:
             self.add(row)
-
-    @property
-    def steps(self) -> set[int]:
-        """The steps after which the run was validated."""
-        return {row["step"] for row in self.rows}
 
     @property
     def since_best(self) -> int:
@@ -94,20 +88,3 @@ class Validations:
             f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {train_loss:.3g} to "
             f"{fallen:.3g}. The best weights are kept; more videos, augmentation or fewer steps help"
         )
-
-    def advice(self, chance: float | None) -> str | None:
-        """The advice at the end of a run that has learned hardly anything; None for any other run.
-
-        Args:
-            chance: the metric of a model that has learned nothing, if that is known.
-        """
-        best = self.best_value
-        if best is None or chance is None:
-            return None
-        if METRICS[self.metric].percent:
-            is_near_chance = best < chance + NEAR_CHANCE * (100 - chance)
-        else:
-            is_near_chance = best > (1 - NEAR_CHANCE) * chance
-        if is_near_chance:
-            return "That is hardly better than chance: check the labels, or try more steps"
-        return None

@@ -73,8 +73,7 @@ class PaperFigure:
 def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Estimate the bytes that unfused attention saves in addition: tokens x tokens per head and block."""
     tokens, size = count_tokens(spec), spec.model.backbone_size
-    prefix = spec.model.class_token + spec.model.registers
-    squares = size.depth * size.heads * (tokens.visible + prefix) ** 2
+    squares = size.depth * size.heads * (tokens.visible + spec.model.num_prefix) ** 2
     if spec.is_autoencoder:
         squares += spec.model.decoder_depth * size.decoder_heads * (tokens.visible + tokens.target) ** 2
     return int(SOFTMAX_COPIES * bytes_per_value * squares)

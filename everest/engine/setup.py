@@ -108,25 +108,23 @@ def set_up_training(
 def _require_same_data(run: RunFolder, spec: ModelSpec | TokenizerSpec, videos: dict[str, Any]) -> None:
     """Raise RecipeError if a run was started with other videos, labels or frozen networks than it has now."""
     plan = run.plan()
+    used: list[str] = []
     if plan and any(getattr(plan, key) != value for key, value in videos.items()):
-        raise RecipeError(
-            f"--output {run.path}: its run had another list of {plan.videos} videos (or other "
-            f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
+        used.append(
+            f"list of {plan.videos} videos (or other labels) than the current one of {videos['videos']}"
         )
-    if not run.weights.is_file() or not isinstance(spec, ModelSpec):
-        return
-    settings = read_header(run.weights).settings
-    teacher, tokenizer = spec.teacher, spec.tokenizer
+    teacher, tokenizer = (spec.teacher, spec.tokenizer) if isinstance(spec, ModelSpec) else (None, None)
+    has_frozen = run.weights.is_file() and (teacher or tokenizer)
+    settings = read_header(run.weights).settings if has_frozen else {}
     for kind, name, current in (
         ("teacher", teacher and teacher.name, teacher and teacher.sha256),
         ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
     ):
         saved = (settings.get(kind) or {}).get("sha256")
         if None not in (saved, current) and saved != current:
-            raise RecipeError(
-                f"--output {run.path}: its run used another {kind} than the current {name}; restore it, or "
-                f"{FIX}"
-            )
+            used.append(f"{kind} than the current {name}")
+    if used:
+        raise RecipeError(f"--output {run.path}: its run used another {used[0]}; restore it, or {FIX}")
 
 
 def _fitting_plan(

@@ -196,15 +196,17 @@ def _find_folder(recipe: Recipe, options: RunOptions) -> tuple[RunFolder, bool]:
             recipe.pretrain.teacher if options.command == "pretrain" else None,
         ]
         tokenizer = own_tokenizer(path).resolve()  # its own stage decides about it
-        for source in (Path(name) for name in read if name):
-            if source.resolve() != tokenizer and source.resolve().is_relative_to(path.resolve()):
-                raise RecipeError(f"{place}: --overwrite would remove {source}, which the run reads")
-        foreign = [name for name in OWN_FILES if (path / name).exists()]
-        if foreign and run.read_env(PLAN) is None:
-            raise RecipeError(
-                f"{place}: --overwrite would remove {path / foreign[0]}, which no run has written; "
-                "choose another folder"
-            )
+        sources = [Path(name) for name in read if name]
+        lost = [
+            f"{source}, which the run reads"
+            for source in sources
+            if source.resolve() != tokenizer and source.resolve().is_relative_to(path.resolve())
+        ]
+        if run.read_env(PLAN) is None:
+            foreign = [path / name for name in OWN_FILES if (path / name).exists()]
+            lost += [f"{file}, which no run has written" for file in foreign]
+        if lost:
+            raise RecipeError(f"{place}: --overwrite would remove {lost[0]}; choose another folder")
         return run, False
     if not (path / RECIPE).is_file():
         raise RecipeError(f"{place}: is not a run folder; choose another, or use --overwrite")

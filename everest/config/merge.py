@@ -12,9 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
+from everest.config.model import BACKBONES
 from everest.config.recipe_files import RecipeFile, with_bases
 from everest.config.settings import Recipe
-from everest.config.sizes import BACKBONES
 from everest.config.stage_settings import (
     STAGES,
     VARIANTS,

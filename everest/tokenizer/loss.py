@@ -28,8 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
-from everest.config.sizes import TokenizerConfig
-from everest.config.tokenizer import TokenizerLossSettings
+from everest.config.tokenizer import TokenizerConfig, TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import RecipeError
 from everest.system.live_bytes import peak_bytes

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 import everest
 from everest.checkpoints.public_weights import PublicWeights, public_weights
-from everest.config.sizes import BACKBONES
+from everest.config.model import BACKBONES
 from everest.errors import UserError
 from everest.foreign.timm_images import image_weights
 from everest.methods.grid import TokenGrid

@@ -61,10 +61,10 @@ def profile(
         _print_paper(as_json=as_json)
         return
 
-    from everest.engine.tokenizer_first import with_absolute_paths
     from everest.profiling.measure import measure_stages
     from everest.profiling.planner import plan_pretraining
     from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile, recipe_of
+    from everest.stages import with_absolute_paths
 
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import LayerNorm
 from torch.utils.checkpoint import checkpoint
 
-from everest.config.sizes import MLP_RATIO
+from everest.config.model import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
 from everest.models.positions import Rotation
 from everest.models.recomputed import (

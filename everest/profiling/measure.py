@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
@@ -23,9 +23,8 @@ from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches, on_device
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.data.views import PretrainViews
-from everest.engine.network import stage_optimizer
+from everest.engine.network import prepare_model, stage_optimizer
 from everest.engine.training import Training
-from everest.engine.update import compile_model
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
@@ -135,7 +134,7 @@ def _step(
     elif spec.teacher is not None:  # its features come with the clips
         options["values"] = torch.randn(clips, spec.grid.num_tokens, spec.teacher.width, device=device)
     model.to(device).train(stage != "eval")
-    prepared: nn.Module = accelerator.prepare_model(compile_model(model, recipe.train.compile))
+    prepared = prepare_model(accelerator, model, recipe.train)
     shape = (clips, spec.channels, spec.offered_frames, *spec.size)
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     optimizer = None if settings is None else stage_optimizer(model, settings)

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
-from everest.config.sizes import TokenizerConfig, TopKKind
-from everest.config.tokenizer import TokenizerSettings
+from everest.config.tokenizer import TokenizerConfig, TokenizerSettings, TopKKind
 from everest.config.values import Length
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid, num_kept

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tokenizer_of
 from torch import Tensor
 
-from everest.config.sizes import TOKENIZERS
+from everest.config.tokenizer import TOKENIZERS
 from everest.tokenizer.network import AdaptiveTokenizer
 
 TINY = replace(TOKENIZERS["tiny"], channels=8)

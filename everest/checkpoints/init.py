@@ -17,7 +17,6 @@ from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.hub import is_hub_name, is_timm_name
-from everest.system.own_files import reading_own
 from everest.system.run_folder import (
     BEST,
     ENVIRONMENT,
@@ -30,6 +29,7 @@ from everest.system.run_folder import (
     Init,
     RunFolder,
 )
+from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.network import TokenizerSpec
 

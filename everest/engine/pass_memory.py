@@ -15,7 +15,7 @@ from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, tra
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
 from everest.system.accelerator import free_memory
-from everest.system.machine import free_host_memory
+from everest.system.processes import free_host_memory
 from everest.tokenizer.network import TokenizerSpec
 
 MEMORY_SHARE: Final = 0.8  # our choice: of the free memory of a device, for the activations of one pass

@@ -29,8 +29,7 @@ from everest.models.block import Block
 from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
 from everest.system.files import FIX
-from everest.system.machine import num_readers
-from everest.system.processes import local_processes
+from everest.system.processes import local_processes, num_readers
 from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights

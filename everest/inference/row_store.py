@@ -20,7 +20,7 @@ from torch import Tensor
 from everest.errors import RecipeError
 from everest.system.files import write_error, write_text
 from everest.system.journal import Journal, open_journal, write_all
-from everest.system.own_files import read_own_json, reading_own
+from everest.system.text import read_own_json, reading_own
 
 JOURNAL: Final = "journal.jsonl"
 PLAN: Final = "plan.json"

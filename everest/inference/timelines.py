@@ -28,8 +28,7 @@ from everest.inference.windows import DAMAGED, Window, check_seconds, window_ite
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.own_files import reading_own
-from everest.system.text import parse_json, validated
+from everest.system.text import parse_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
 

@@ -16,7 +16,7 @@ from everest.data.loader import batches, choose_workers, divide_batches
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
-from everest.system.machine import num_readers
+from everest.system.processes import num_readers
 from everest.video.reader import is_fast_to_read
 from everest.video.stream import VideoError
 

@@ -22,7 +22,7 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_error, write_text
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
-from everest.system.machine import JOBS, num_cores
+from everest.system.processes import JOBS, num_cores
 from everest.system.run_folder import TOKENIZER
 from everest.system.signals import SignalForwarder, Stopped, signal_name
 from everest.system.text import json_text, parse_json

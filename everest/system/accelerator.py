@@ -20,8 +20,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.compute import computes_bf16, configure_cpu
-from everest.system.machine import free_host_memory
-from everest.system.processes import is_launched
+from everest.system.processes import free_host_memory, is_launched
 from everest.system.signals import Stopped
 
 T = TypeVar("T")

@@ -13,8 +13,7 @@ from typing import IO, Any, Final, Generic, TypeVar
 
 from everest.system.files import write_error
 from everest.system.locks import sole_writer
-from everest.system.own_files import reading_own
-from everest.system.text import parse_json
+from everest.system.text import parse_json, reading_own
 
 SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 

@@ -17,8 +17,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from everest.errors import DataError, RecipeError, shown
 from everest.system.files import write_error, write_table, write_text
-from everest.system.own_files import read_own_json, reading_own
-from everest.system.text import json_text, nonfinite_as_null, parse_json
+from everest.system.text import json_text, nonfinite_as_null, parse_json, read_own_json, reading_own
 
 RECIPE: Final = "recipe.yaml"
 ENVIRONMENT: Final = "env.json"

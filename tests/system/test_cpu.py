@@ -14,13 +14,13 @@ from everest.methods.alignment import previous_frames
 from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
-from everest.system import machine
+from everest.system import processes as machine
 from everest.system.accelerator import make_accelerator
 from everest.system.compute import (
     configure_cpu,
     fuse_functions,
 )
-from everest.system.machine import JOBS, num_cores, num_readers
+from everest.system.processes import JOBS, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 
 
@@ -76,7 +76,7 @@ def test_a_step_reuses_the_memory_of_the_step_before():
 ONE_CORE = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from everest.system.machine import num_cores, num_readers
+from everest.system.processes import num_cores, num_readers
 print(num_cores(), num_readers())
 """
 

@@ -42,7 +42,7 @@ class Family:
     positions: Positions = "flat"  # where the file stores no table
     kind: Literal["pretrain", "encoder"] = "pretrain"  # of our weights, if the checkpoint has no classifier
     clip: tuple[int, int] = (16, 224)  # frames and pixels of the released weights
-    clip_keys: tuple[str, str] = ("num_frames", "image_size")  # of the two in config.json
+    clip_keys: tuple[str, str] = ("num_frames", "input_size")  # of the two in the stored settings
     eps: float | None = None  # of transformers' norms if config.json states none; None: another program
     left_out: str | None = None  # why tensors have no place in our model
 
@@ -178,6 +178,7 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
         title="VideoMAE of the transformers library",
         recognize=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
         rules=_videomae,
+        clip_keys=("num_frames", "image_size"),
         eps=1e-12,
     ),
     "vjepa2": Family(

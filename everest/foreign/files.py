@@ -102,42 +102,39 @@ def read_foreign(path: Path) -> Foreign:
     if not path.exists():
         refuse_broken_links(path)
         raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG}")
-    folder = path if path.is_dir() else path.parent
-    config = folder / CONFIG
-    stored, args, notes = _read(_file_of(path) if path.is_dir() else path)
+    file, folder = path, path.parent
+    if path.is_dir():
+        folder, has_config = path, (path / CONFIG).is_file()
+        names = (DEEPSPEED, *(WEIGHT_FILES if has_config else ()))
+        file = next((folder / name for name in names if (folder / name).is_file()), None)
+        if file is None:
+            refuse_broken_links(folder / CONFIG, *(folder / name for name in WEIGHT_FILES))
+            weights = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
+            lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG}"
+            hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
+            raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
+    stored, args, notes = _read(file)
     tensors = unwrapped(stored)
     family = FAMILIES.get(family_of(tensors) or "")
-    has_config = family is not None and family.has_config  # else the files next to it may be of another one
-    preprocessor = next((folder / name for name in PREPROCESSORS if (folder / name).is_file()), None)
-    return Foreign(
-        path=path,
-        tensors=tensors,
-        config=_json(config) if has_config and config.is_file() else {},
-        preprocessor=_json(preprocessor) if has_config and preprocessor is not None else {},
-        args=args,
-        licence=license_of(folder),
-        notes=tuple(notes),
-    )
-
-
-def _file_of(folder: Path) -> Path:
-    """The weights in a folder of transformers or DeepSpeed."""
-    has_config = (folder / CONFIG).is_file()
-    for name in (DEEPSPEED, *(WEIGHT_FILES if has_config else ())):
-        if (folder / name).is_file():
-            return folder / name
-    refuse_broken_links(folder / CONFIG, *(folder / name for name in WEIGHT_FILES))
-    weights = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
-    lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG}"
-    hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
-    raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
+    texts: dict[str, dict[str, Any]] = {}
+    if family is not None and family.eps is not None:  # else the files next to it may be of another one
+        preprocessor = next((name for name in PREPROCESSORS if (folder / name).is_file()), PREPROCESSORS[0])
+        for key, name in (("config", CONFIG), ("preprocessor", preprocessor)):
+            texts |= {key: _json(folder / name)} if (folder / name).is_file() else {}
+    licence = license_of(folder)
+    return Foreign(path=path, tensors=tensors, args=args, licence=licence, notes=tuple(notes), **texts)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
-    if file.name.endswith(".index.json"):
+    if file.name.endswith(".index.json"):  # of transformers: the names of parts in its folder
+        parts = _json(file).get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+            raise CheckpointError(f"{file}: its weight_map names no files; download it again")
         tensors: dict[str, Tensor] = {}
-        for part in _parts(file):
+        for part in sorted(set(parts.values())):
+            if Path(part).name != part or not part.endswith(SUFFIXES) or len(part) > LONGEST_FILE_NAME:
+                raise CheckpointError(f"{file}: names no file of weights in its folder: {shown(part)}")
             tensors |= _read(file.parent / part)[0]
         return tensors, {}, []
     if not file.is_file():
@@ -157,20 +154,6 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
         ) from error
 
 
-def _parts(index: Path) -> list[str]:
-    """The files that an index of transformers names, all in its folder."""
-    weight_map = _json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(part, str) for part in weight_map.values()):
-        raise CheckpointError(f"{index}: its weight_map names no files; download it again")
-    parts = sorted(set(weight_map.values()))
-    for part in parts:
-        if Path(part).name != part:
-            raise CheckpointError(f"{index}: names a part outside its folder: {shown(part)}")
-        if not part.endswith(SUFFIXES) or len(part) > LONGEST_FILE_NAME:
-            raise CheckpointError(f"{index}: names a part that has no weights: {shown(part)}")
-    return parts
-
-
 class IgnoredObject:
     """Replaces an object of the training program: it holds the state and runs no code of it."""
 
@@ -188,23 +171,16 @@ def _load_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the format; a file that it does not understand is an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
-            raise CheckpointError(
-                f"{path}: not a checkpoint that torch wrote, or a damaged one; download or copy it again"
-            ) from error
-        raise CheckpointError(
-            f"{path}: refused, nothing of it ran: it names {wanted[1]}, and a pickle that names code can "
-            "do anything; get it as .safetensors, or save its state dict alone if you trust it"
-        ) from error
     except Exception as error:  # a damaged pickle can end in nearly any error
         if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the content
             raise
-        reason = str(error).split("\n")[0][:80] or "it ends too early"
-        raise CheckpointError(
-            f"{path}: damaged or no torch checkpoint ({reason}); download or copy it again"
-        ) from error
+        problem = "not a checkpoint that torch wrote, or a damaged one; download or copy it again"
+        if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL ([\w.]+)", str(error))):
+            problem = (
+                f"refused, nothing of it ran: it names {code[1]}, and a pickle that names code can do "
+                "anything; get it as .safetensors, or save its state dict alone if you trust it"
+            )
+        raise CheckpointError(f"{path}: {problem}") from error
 
 
 def _unpacked(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:

@@ -275,7 +275,7 @@ def tokenizer_objective(
     """Build the terms of a recipe, on the device.
 
     Args:
-        load: returns the perceptual network for `perceptual_weights` (everest.foreign.imagenet).
+        load: returns the perceptual network for `perceptual_weights` (everest.foreign.timm_images).
     """
     settings = tokenizer_settings(recipe)
     weights, perceptual, adversary = settings.loss, None, None

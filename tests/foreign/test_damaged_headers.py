@@ -162,8 +162,11 @@ INDEXES = {
     "empty": ({}, "weight_map names no files"),
     "number": ({"weight_map": {"a": 1, "b": "x.safetensors"}}, "weight_map names no files"),
     "no map": ([], "not a configuration"),
-    "upward": ({"weight_map": {"a": "../x.safetensors"}}, "outside its folder: ../x.safetensors"),
-    "itself": ({"weight_map": {"a": "model.safetensors.index.json"}}, "a part that has no weights"),
+    "upward": (
+        {"weight_map": {"a": "../x.safetensors"}},
+        "no file of weights in its folder: ..",
+    ),
+    "itself": ({"weight_map": {"a": "model.safetensors.index.json"}}, "no file of weights in its folder"),
     "missing": ({"weight_map": {"a": "b.safetensors"}}, "b.safetensors: missing; download"),
     "NUL": ({"weight_map": {"a": "a\0.safetensors"}}, "download"),
 }

@@ -19,7 +19,7 @@ from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
 from everest.models.spec import ModelSpec, Transformer
-from everest.system.hub import is_timm_name, warn_on_main
+from everest.system.hub import TIMM_PREFIX, warn_on_main
 from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header
@@ -96,14 +96,6 @@ def all_weights(file: Path) -> list[Path]:
     return [file, *(file.with_name(name) for name in names if name != file.name)]
 
 
-def recipe_of_run(weights: Path) -> Path:
-    """Return the recipe of the run folder that contains `weights`."""
-    path = weights.parent / RECIPE
-    if not path.is_file():
-        raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
-    return path
-
-
 def open_weights(path: Path) -> Weights:
     """Read a file that `find_weights` returned; a checkpoint of transformers is converted."""
     if path.suffix == ONNX_SUFFIX:
@@ -120,7 +112,7 @@ def open_weights(path: Path) -> Weights:
 
 def open_encoder(checkpoint: str) -> tuple[Weights, ModelSpec]:
     """Read the weights of a checkpoint or of timm:NAME whose encoder a model may use, and their spec."""
-    if is_timm_name(checkpoint):
+    if checkpoint.startswith(TIMM_PREFIX):
         from everest.foreign.timm_images import open_image_weights  # here: timm takes a second to import
 
         weights = open_image_weights(checkpoint)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from accelerate.utils.memory import clear_device_cache
 
-from everest.checkpoints.frozen import absolute_teacher
 from everest.checkpoints.load import find_weights
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
@@ -19,6 +18,7 @@ from everest.engine.start import run_context
 from everest.errors import RecipeError
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import silent
+from everest.system.hub import PREFIXES
 from everest.system.run_folder import RECIPE, TOKENIZER, RunFolder, is_own_tokenizer, own_tokenizer
 from everest.system.signals import Stopped
 
@@ -69,8 +69,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     if section.objective == "views":
         return recipe
     target = section.target
-    if isinstance(target, FeatureTargetSettings):
-        target = replace(target, teacher=absolute_teacher(target.teacher))
+    if isinstance(target, FeatureTargetSettings) and not target.teacher.startswith(PREFIXES):
+        target = replace(target, teacher=str(find_weights(target.teacher).resolve()))
     if target.cache is not None:
         target = replace(target, cache=str(Path(target.cache).resolve()))
     return replace(recipe, pretrain=replace(section, target=target))

@@ -90,7 +90,7 @@ class ForeignFacts:
     positions: Positions  # of the program, where the file stores no table
     translation: Translation
     shapes: Mapping[str, tuple[int, ...]]  # by our names; () of parts that cannot be stacked
-    stored: dict[str, Any]  # of the config.json or the saved command line; its values are those of `Stored`
+    stored: dict[str, Any]  # config.json or the saved command line, with the hints; values as of `Stored`
 
     @property
     def stage(self) -> Stage:
@@ -135,13 +135,16 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
         first, *rest = (tuple(foreign.tensors[part].shape) for part in parts)
         can_be_stacked = all(shape and shape[1:] == first[1:] for shape in (first, *rest))
         shapes[ours] = (first[0] + sum(shape[0] for shape in rest), *first[1:]) if can_be_stacked else ()
-    stored = {key: value for key, value in (foreign.args | foreign.config).items() if value is not None}
+    stored, keys = foreign.args | foreign.config, ("num_attention_heads", "decoder_num_attention_heads")
+    given = (hints.frames, hints.size, hints.heads, hints.decoder_heads)
+    hinted = zip((*family.clip_keys, *keys), given, strict=True)
+    stored |= {key: value for key, value in hinted if value is not None}
+    stored = {key: value for key, value in stored.items() if value is not None}
     try:
         stored = {**validated(TypeAdapter(Stored), stored)}
     except ValueError as error:
-        raise CheckpointError(
-            f"{foreign.path}: {error}; fix it in its {'config.json' if foreign.config else 'command line'}"
-        ) from error
+        fix = "fix its config.json" if foreign.config else FIX_CLIP
+        raise CheckpointError(f"{foreign.path}: {error}; {fix}") from error
     return ForeignFacts(
         foreign=foreign,
         hints=hints,
@@ -255,7 +258,7 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
 
 def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "") -> int:
     """Return the attention heads of a stack, which no shape shows: the user's, the file's, or as released."""
-    heads = getattr(facts.hints, f"{stack}heads") or facts.stored.get(f"{stack}num_attention_heads")
+    heads = facts.stored.get(f"{stack}num_attention_heads")
     for size in BACKBONES.values():
         if getattr(size, f"{stack}width") == width:
             heads = heads or getattr(size, f"{stack}heads")

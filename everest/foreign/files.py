@@ -21,7 +21,7 @@ from torch import Tensor
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
 from everest.foreign.preprocessor import PREPROCESSORS
 from everest.foreign.translation import FAMILIES, family_of
-from everest.system.hub import fetch, is_hub_name, license_of
+from everest.system.hub import PREFIX, fetch, license_of
 from everest.system.run_folder import WEIGHTS
 from everest.system.text import read_json
 from everest.system.weights import PICKLES
@@ -74,7 +74,7 @@ class Foreign:
 
 def locate(name: str, *, notify: Callable[[str], None]) -> Path:
     """Return the file or folder with this name; one of the hub is fetched, and `notify` gets its license."""
-    return fetch(name, notify=notify) if is_hub_name(name) else Path(name)
+    return fetch(name, notify=notify) if name.startswith(PREFIX) else Path(name)
 
 
 def own_file(path: Path) -> Path | None:

@@ -1,5 +1,6 @@
 """V-JEPA 2 of transformers: its encoder computes the same here, also from a part of the tokens."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -14,7 +14,6 @@ from everest.errors import LESS_MEMORY, EnvironmentProblem
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import free_memory
 from everest.system.processes import free_host_memory
 from everest.tokenizer.network import TokenizerSpec
 
@@ -34,7 +33,8 @@ class PassMemory:
 
     def fitting_clips(self, device: torch.device) -> int:
         """The clips that a pass can have in the free memory of a device; at least one."""
-        free = int(free_memory(device) * MEMORY_SHARE) - self.state_bytes - self.copy_bytes
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()
+        free = int(free * MEMORY_SHARE) - self.state_bytes - self.copy_bytes
         if device.type == "cpu":
             free = min(free, CPU_BYTES)
         return max(1, free // self.clip_bytes)

@@ -56,6 +56,7 @@ def fuse_functions() -> None:
             _fused[function] = torch.compile(function, dynamic=False)
 
 
+CPUINFO: Final = Path("/proc/cpuinfo")
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
@@ -75,23 +76,16 @@ def configure_cpu() -> None:
     product shows this, the setting is restored. The default also remains on other processors, and if there
     is a GPU, because one setting is valid for both devices.
     """
-    if _made_by_amd() and not torch.cuda.is_available():
+    processor = CPUINFO.read_text() if CPUINFO.is_file() else platform.processor()
+    if "AuthenticAMD" in processor and not torch.cuda.is_available():
         default = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
-        if not matmul_stays_float32():
+        # Numbers that differ in their last bits only.
+        steps = torch.arange(256, dtype=torch.float32, device="cpu") * torch.finfo(torch.float32).eps
+        fine, identity = 1 + steps.repeat(256, 1), torch.eye(256, dtype=torch.float32, device="cpu")
+        if not torch.equal(fine @ identity, fine):
             torch.set_float32_matmul_precision(default)
     keep_freed_memory(TRAINER_KEEPS)
-
-
-def _made_by_amd(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    return "AuthenticAMD" in (cpuinfo.read_text() if cpuinfo.is_file() else platform.processor())
-
-
-def matmul_stays_float32() -> bool:
-    """Whether a product preserves float32 numbers that differ in their last bits only."""
-    steps = torch.arange(256, dtype=torch.float32, device="cpu") * torch.finfo(torch.float32).eps
-    fine, identity = 1 + steps.repeat(256, 1), torch.eye(256, dtype=torch.float32, device="cpu")  # (256, 256)
-    return torch.equal(fine @ identity, fine)
 
 
 def keep_freed_memory(limit: int) -> None:

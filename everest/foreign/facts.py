@@ -123,7 +123,7 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
             f"{len(names)} tensors, such as {examples}"
         )
     family = FAMILIES[family_name]
-    programs = ALIASES if family_name == "videomae" else {family_name: family.positions}
+    programs: dict[str, Positions] = ALIASES if family_name == "videomae" else {family_name: family.positions}
     program = hints.family
     if program is None:
         is_everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))

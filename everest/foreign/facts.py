@@ -135,11 +135,15 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
         first, *rest = (tuple(foreign.tensors[part].shape) for part in parts)
         can_be_stacked = all(shape and shape[1:] == first[1:] for shape in (first, *rest))
         shapes[ours] = (first[0] + sum(shape[0] for shape in rest), *first[1:]) if can_be_stacked else ()
-    stored, keys = foreign.args | foreign.config, ("num_attention_heads", "decoder_num_attention_heads")
-    given = (hints.frames, hints.size, hints.heads, hints.decoder_heads)
-    hinted = zip((*family.clip_keys, *keys), given, strict=True)
-    stored |= {key: value for key, value in hinted if value is not None}
-    stored = {key: value for key, value in stored.items() if value is not None}
+    frames_key, size_key = family.clip_keys
+    hinted = {
+        frames_key: hints.frames,
+        size_key: hints.size,
+        "num_attention_heads": hints.heads,
+        "decoder_num_attention_heads": hints.decoder_heads,
+    }
+    settings = (*(foreign.args | foreign.config).items(), *hinted.items())
+    stored = {key: value for key, value in settings if value is not None}
     try:
         stored = {**validated(TypeAdapter(Stored), stored)}
     except ValueError as error:

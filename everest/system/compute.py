@@ -154,7 +154,7 @@ def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made in its context, those alive now and at most.
+    """Counts the bytes of the tensors that are made in its context: `most` of those alive at the same time.
 
     Args:
         weights: not counted, nor is what is computed from them alone, such as copies of lower precision.
@@ -162,8 +162,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __init__(self, *weights: Tensor) -> None:
         super().__init__()
-        self.now = self.most = 0
-        self._sizes: dict[int, int] = {}  # of known storages; 0: not counted
+        self.most = 0
+        self._sizes: dict[int, int] = {}  # of the storages alive now; 0: not counted
         for weight in weights:
             self._add(weight, counts=False)
 
@@ -176,18 +176,14 @@ class LiveBytes(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._add(tensor, counts=counts)
-        self.most = max(self.most, self.now)
+        self.most = max(self.most, sum(self._sizes.values()))
         return out
 
     def _add(self, tensor: Tensor, *, counts: bool) -> None:
         storage = tensor.untyped_storage()
         if storage._cdata not in self._sizes:
             self._sizes[storage._cdata] = storage.nbytes() if counts else 0
-            self.now += self._sizes[storage._cdata]
-            weakref.finalize(storage, self._drop, storage._cdata)
-
-    def _drop(self, key: int) -> None:
-        self.now -= self._sizes.pop(key)
+            weakref.finalize(storage, self._sizes.pop, storage._cdata)
 
 
 def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: int, trains: bool) -> int:

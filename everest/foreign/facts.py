@@ -61,7 +61,7 @@ Label = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 @with_config(extra="allow", strict=True)
 class Stored(TypedDict, total=False):
-    """The values of transformers' config.json or of a saved command line that are used unchecked."""
+    """What is used of transformers' config.json or of a saved command line; other keys may be there."""
 
     num_frames: Count
     frames_per_clip: Count

@@ -163,11 +163,10 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
 
 def model_spec(facts: ForeignFacts) -> ModelSpec:
     """Return the model that the parameters of the checkpoint fit; CheckpointError: none computes the same."""
-    embedding = facts.shapes.get(EMBEDDING)
-    if embedding is None:
-        raise facts.error("its embedding of tubelets is missing, or is that of another model")
+    embedding = facts.shapes.get(EMBEDDING, ())
     if len(embedding) != 5 or embedding[1] != 3:
-        raise facts.error(f"its embedding is {list(embedding)}, not one of RGB tubelets, [D, 3, t, p, q]")
+        shape = list(embedding) or "missing"
+        raise facts.error(f"its embedding is {shape}, not one of RGB tubelets, [D, 3, t, p, q]; take another")
     for name, shape in facts.shapes.items():
         if not shape or 0 in shape:
             raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
@@ -266,12 +265,11 @@ def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "")
     for size in BACKBONES.values():
         if getattr(size, f"{stack}width") == width:
             heads = heads or getattr(size, f"{stack}heads")
-    option = "--heads N,M" if stack else "--heads N"
-    if not heads:
-        text = f"no released model is {width} wide, so its attention heads are unknown; set {option}"
-        raise facts.error(text)
-    if width % heads:
-        raise facts.error(f"{heads} heads do not divide a width of {width}; set {option}")
+    if not heads or width % heads:
+        problem = f"{heads} heads do not divide a width of {width}"
+        if not heads:
+            problem = f"no released model is {width} wide, so its attention heads are unknown"
+        raise facts.error(f"{problem}; set {'--heads N,M' if stack else '--heads N'}")
     return heads
 
 
@@ -280,14 +278,12 @@ def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
     if name is None or facts.foreign.tensors[name].is_meta:
         return facts.positions
     stored = facts.foreign.tensors[name]
-    if not stored.shape or stored.shape[-1] != width:
-        raise facts.error(f"{name} is not for a width of {width}; download it again")
-    table = stored.float().reshape(-1, width)  # (N, D)
-    if len(table) != grid.num_tokens:
+    if stored.numel() != grid.num_tokens * width or stored.shape[-1] != width:
         raise facts.error(
-            f"{name} is for {len(table)} tokens, a clip of {grid.t} x {grid.h} x {grid.w} has "
-            f"{grid.num_tokens}; {FIX_CLIP}"
+            f"{name} is {list(stored.shape)}, a clip of {grid.t} x {grid.h} x {grid.w} has {grid.num_tokens} "
+            f"tokens of width {width}; {FIX_CLIP}"
         )
+    table = stored.float().reshape(-1, width)  # (N, D)
     for positions in COMPUTED:
         if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
             return positions

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
@@ -25,7 +24,7 @@ from everest.system.hub import PREFIX, fetch, license_of
 from everest.system.run_folder import WEIGHTS
 from everest.system.text import read_json
 from everest.system.weights import PICKLES
-from everest.system.weights_header import FORMAT, read_metadata
+from everest.system.weights_header import FORMAT, open_safetensors, read_metadata
 
 CONFIG: Final = "config.json"
 MULTI_LABEL_PROBLEM: Final = "multi_label_classification"  # problem_type of transformers
@@ -145,13 +144,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
     if file.suffix in PICKLES:
         return _unpacked(_load_pickle(file), file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{file}: not a whole safetensors file ({shown(error)}); download or copy it again"
-        ) from error
+    with open_safetensors(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
 
 
 class IgnoredObject:
@@ -185,10 +179,9 @@ def _load_pickle(path: Path) -> Any:
 
 def _unpacked(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors in the content of a pickle, the saved command line, and notes."""
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: holds a {type(content).__name__}, not named weights")
+    saved = content if isinstance(content, dict) else {}
     for name in (*CONTAINERS, None):
-        state = content if name is None else content.get(name)
+        state = saved if name is None else saved.get(name)
         if not isinstance(state, dict):
             continue
         tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
@@ -200,14 +193,17 @@ def _unpacked(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, An
                     f"{file}: {shown(key)} is stored as {tensor.layout}, not as a dense tensor; save it "
                     "with to_dense()"
                 )
-        args = content.get("args")
+        args = saved.get("args")
         args = args.state if isinstance(args, IgnoredObject) else args
         pairs = args.items() if isinstance(args, dict) else ()
         plain = {str(key): value for key, value in pairs if isinstance(value, (bool, int, float, str))}
         averaged = "its averaged weights (model_ema) are not used"
-        return tensors, plain, [averaged] if "model_ema" in content else []
-    keys = ", ".join(shown(key) for key in sorted(map(str, content))[:5]) or "nothing"
-    raise CheckpointError(f"{file}: no weights in it under {', '.join(CONTAINERS)} (it has: {keys})")
+        return tensors, plain, [averaged] if "model_ema" in saved else []
+    keys = ", ".join(shown(key) for key in sorted(map(str, saved))[:5]) or "nothing"
+    where = f"under {', '.join(CONTAINERS)}"
+    raise CheckpointError(
+        f"{file}: a {type(content).__name__} with no weights in it {where} (it has: {keys})"
+    )
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -228,8 +224,8 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError("not a configuration")
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({shown(error)}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a configuration; download it again")
     return content

@@ -95,10 +95,9 @@ def refuse_inputs(
     target, name = output.resolve(), f"{option} {output}".strip()
     for source in inputs:
         resolved = source.resolve() if isinstance(source, Path) else None
-        if resolved == target:
-            raise RecipeError(f"{name}: is an input of this command; {fix}")
         if resolved is not None and resolved.is_relative_to(target):
-            raise RecipeError(f"{name}: contains {source}, an input of this command; {fix}")
+            what = "is" if resolved == target else f"contains {source},"
+            raise RecipeError(f"{name}: {what} an input of this command; {fix}")
 
 
 def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:

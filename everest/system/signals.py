@@ -54,7 +54,7 @@ class _Handler:
             signal.signal(number, before)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        raise NotImplementedError
+        """Receive a signal."""
 
 
 class StopSignal(_Handler):

@@ -199,7 +199,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("x.pth", lambda p: p.touch(), "download or copy it again"),
     "text": ("x.pth", write("hello, this is no checkpoint"), "not a checkpoint that torch wrote"),
     "bare pickle": ("x.pth", lambda p: p.write_bytes(pickle.dumps([1, 2])), "torch"),
-    "a number": ("x.pth", lambda p: torch.save(7, p), "holds a int, not named weights"),
+    "a number": ("x.pth", lambda p: torch.save(7, p), "a int with no weights in it"),
     "no weights": ("x.pth", lambda p: torch.save({"epoch": 3}, p), "no weights in it"),
     "pointer": ("x.bin", write(LFS), "download or copy it again"),
     "web page": ("x.pt", write("<!doctype html><title>Sign in"), "download or copy it again"),

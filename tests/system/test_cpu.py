@@ -16,10 +16,7 @@ from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
 from everest.system import processes as machine
 from everest.system.accelerator import make_accelerator
-from everest.system.compute import (
-    configure_cpu,
-    fuse_functions,
-)
+from everest.system.compute import configure_cpu, fuse_functions
 from everest.system.processes import JOBS, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import CheckpointError
-from everest.system.files import write_error
+from everest.system.files import writing
 from everest.system.processes import is_main
 
 PREFIX: Final = "hf:"
@@ -72,7 +72,8 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
                 f"not answer ({no_answer}); connect, or fetch it elsewhere by `hf download {repository}`"
             ) from error
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise write_error(Path(str(error.filename)), error) from error
+            with writing(Path(str(error.filename))):
+                raise
         raise Unreachable(
             f"{name}: the download was interrupted ({_first_line(error)}); run again to resume it"
         ) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from everest.errors import DataError, RecipeError, shown
-from everest.system.files import write_error, write_table, write_text
+from everest.system.files import write_table, write_text, writing
 from everest.system.text import json_text, nonfinite_as_null, parse_json, read_own_json, reading_own
 
 RECIPE: Final = "recipe.yaml"
@@ -195,11 +195,9 @@ class RunFolder:
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
-        try:
-            with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-                file.write(json_text(nonfinite_as_null(row)) + "\n")
-        except OSError as error:
-            raise write_error(self.path / METRICS_FILE, error) from error
+        path = self.path / METRICS_FILE
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(json_text(nonfinite_as_null(row)) + "\n")
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The rows of metrics.jsonl, and a message for each line that is not a row.

@@ -176,8 +176,7 @@ def load_init(
         )
     if spec.kind == "classifier" and saved.kind != "classifier":
         tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
-    class_names = list(zip(weights.classes or (), classes or (), strict=False))
-    kept = _other_parts(init, spec, initial, tensors, class_names=class_names, notify=notify)
+    kept = _other_parts(init, spec, initial, tensors, classes=classes, notify=notify)
     load_tensors(model, initial | encoder | kept, source=source)
 
 
@@ -187,14 +186,10 @@ def _other_parts(
     initial: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
     *,
-    class_names: list[tuple[str, str]],
+    classes: tuple[str, ...] | None,
     notify: Notify,
 ) -> dict[str, Tensor]:
-    """Choose, of the parts beside the encoder, the tensors that fit the initial ones of the model.
-
-    Args:
-        class_names: of each label, in the weights and in the data; empty if one of them has none.
-    """
+    """Choose, of the parts beside the encoder, the tensors that fit the initial ones of the model."""
     saved = init.saved
     # The title of each part, the prefixes of its tensors, and why the saved part does not fit (None: it fits
     # unless its size differs).
@@ -207,7 +202,7 @@ def _other_parts(
         if saved.model.pooling != spec.model.pooling:
             pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
         parts.append(("the pooling", ("norm.", "pool."), pooling))
-        parts.append(("the head", ("head.",), pooling or _other_classes(saved, spec, class_names)))
+        parts.append(("the head", ("head.",), pooling or _other_classes(init, spec, classes)))
     else:
         fresh = "requested by --decoder fresh" if init.named.decoder == "fresh" else None
         parts.append(("the layer that predicts a camera's motion", ("camera_head.",), fresh))
@@ -236,14 +231,15 @@ def _other_parts(
     return kept
 
 
-def _other_classes(saved: ModelSpec, spec: ModelSpec, class_names: list[tuple[str, str]]) -> str | None:
+def _other_classes(init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None) -> str | None:
     heads, wanted = (
         ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.classifier_heads)
-        for model in (saved, spec)
+        for model in (init.saved, spec)
     )
     if heads != wanted:
         return f"the checkpoint predicts {heads}, the recipe {wanted}"
-    for label, (old, new) in enumerate(class_names):
+    named = init.weights.classes if init.weights else None
+    for label, (old, new) in enumerate(zip(named or (), classes or (), strict=False)):
         if old != new:
             return f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
     return None

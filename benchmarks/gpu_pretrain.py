@@ -17,7 +17,7 @@ from everest.engine.network import Network, set_lr, stage_optimizer
 from everest.engine.plan import cosine_lr, scaled_lr
 from everest.engine.step_log import StepRecord
 from everest.engine.update import clip_gradients, prepare_model, update_weights
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.system.accelerator import make_accelerator

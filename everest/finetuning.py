@@ -26,7 +26,7 @@ from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
-from everest.lists.classes import empty_classes, empty_classes_notice
+from everest.lists.classes import empty_classes_notice
 from everest.lists.sample import ListSize
 from everest.metrics.metrics import chance_of, mean_loss, measure, thresholds_of
 from everest.metrics.names import LOGGED, METRICS
@@ -109,8 +109,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     init = context.read_init()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
-    empty = empty_classes(clips.samples, classes)
-    context.notices(f"data.train has no video of class '{name}'" for name in empty)
+    context.notices([empty_classes_notice("train", clips.samples, classes)])
     if validation is not None:
         context.notices([empty_classes_notice("val", validation.samples, classes)])
     else:

@@ -184,7 +184,7 @@ def _show_reconstruction(training: Training) -> None:
 
     from everest.figures.masks import view_model
     from everest.figures.pictures import rows_of
-    from everest.methods.features import FeatureTargets
+    from everest.methods.targets import FeatureTargets
 
     if isinstance(model.targets, FeatureTargets):  # nothing that has pixels is predicted
         return

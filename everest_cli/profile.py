@@ -189,7 +189,7 @@ def _print_comparison(profiles: Sequence[Mapping[str, Any]]) -> None:
 
 def _print_paper(*, as_json: bool) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.paper_tables import SUBJECTS, paper_figures
+    from everest.profiling.profile import SUBJECTS, paper_figures
 
     figures = [figure.dump() for figure in paper_figures()]
     if as_json:

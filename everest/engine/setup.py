@@ -18,7 +18,7 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import examine_lengths, fingerprint
-from everest.data.ring import few_workers_notice, require_shared_memory
+from everest.data.ring import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import Network, stage_optimizer
 from everest.engine.pass_memory import host_memory_warning, pass_memory
@@ -93,7 +93,9 @@ def set_up_training(
     shared = shared_bytes(training.loaded_clips, training.order(), workers=training.workers)
     require_shared_memory(shared * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and training.workers < num_readers():
-        context.notices([few_workers_notice(training.workers, possible=num_readers())])
+        few = f"{training.workers} of {num_readers()} workers, because little shared memory is free"
+        fix = "start the container with --shm-size=8g or --ipc=host for all of them"
+        context.notices([f"train.workers: auto starts {few}; {fix}"])
     if not context.options.one_batch:
         advice = () if context.resumed else plan_warnings(plan, new_weights=init is None)
         context.notices(text and f"warning: {text}" for text in (*advice, scarce))

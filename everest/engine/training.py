@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
-from everest.data.dataset import Batch, StepSampler, VideoClips, failures
+from everest.data.dataset import Batch, StepSampler, VideoClips
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.data.recipe_clips import resized_by
@@ -159,7 +159,7 @@ class Training:
         except StoppedWaiting:
             self._stop(self._signal.number, saved=self.plan.processes == 1)
         self._record.waited += time.monotonic() - started
-        self._record.failed += failures(batch)
+        self._record.failed += filter(None, batch.failed)
         self._record.videos += batch.video_ids
         return self._to_device(batch)
 

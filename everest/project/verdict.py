@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import first_names
+from everest.inference.timelines import STEP_AS_TRAINED
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.suggest.data_facts import DataFacts
@@ -100,5 +101,5 @@ def next_commands(run: Path, result: Mapping[str, Any], *, window: float | None)
     checkpoint = f"--checkpoint {shlex.quote(str(run))}"
     if window is None:
         return [f"everest predict VIDEO {checkpoint}"]
-    rules = f"--window {window:g} --step {window / 4:g} --smooth {result['smooth']:g}"
+    rules = f"--window {window:g} --step {STEP_AS_TRAINED * window:g} --smooth {result['smooth']:g}"
     return [f"everest timeline VIDEO {checkpoint} {rules} --output bouts.csv"]

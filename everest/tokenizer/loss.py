@@ -171,18 +171,9 @@ class Adversary:
         with torch.autocast(real.device.type, enabled=False):
             on_real, on_rebuilt = map(self.discriminator, (real, rebuilt.detach().float()))  # (B,)
             logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
-            r1 = r1_penalty(on_real, real)
+            (gradient,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
+            r1 = gradient.square().flatten(1).sum(dim=1).mean()  # squared norm, averaged over the clips
             return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
-
-
-def r1_penalty(logits: Tensor, real: Tensor) -> Tensor:
-    """Scalar: the squared norm of the gradient of a clip's logit, averaged over the clips.
-
-    Args:
-        logits: (B,) of the clips `real`, which need a gradient.
-    """
-    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-    return gradient.square().flatten(1).sum(dim=1).mean()
 
 
 class PerceptualDistance:

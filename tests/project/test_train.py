@@ -184,6 +184,10 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
     (video,) = Timelines.load(document["timeline"]).videos
     assert document["recordings"] == [video.video]
     assert Path(video.path).parent == recordings
+    rows = json_of("timeline", video.path, "-c", tmp_path / "project")
+    assert [each["windows"] for each in rows] == [
+        each["windows"] for each in Timelines.load(document["timeline"]).rows()
+    ]
     assert (tmp_path / "project" / "report" / "timeline.png").exists()
     data = load_recipe(tmp_path / "project" / "recipe.yaml").data
     samples = [read_samples(Path(getattr(data, name)), root=Path(data.root)).samples for name in LISTS]

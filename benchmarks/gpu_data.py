@@ -20,7 +20,7 @@ from measuring import HERE, REAL
 
 from everest.config.recipe import load_recipe
 from everest.profiling import measure
-from everest.system.machine import num_cores
+from everest.system.processes import num_cores
 
 ROOT = HERE.parent
 CLIP_BYTES = 3 * 16 * 224 * 224

@@ -31,6 +31,7 @@ from everest.errors import RecipeError, unknown_name
 from everest.pretraining import Pretraining, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, silent
+from everest.system.hub import PREFIXES
 from everest.system.run_folder import (
     RECIPE,
     TOKENIZER,
@@ -155,10 +156,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     if section.objective == "views":
         return recipe
     target = section.target
-    if isinstance(target, FeatureTargetSettings):
-        from everest.checkpoints.frozen import absolute_teacher
-
-        target = replace(target, teacher=absolute_teacher(target.teacher))
+    if isinstance(target, FeatureTargetSettings) and not target.teacher.startswith(PREFIXES):
+        target = replace(target, teacher=str(find_weights(target.teacher).resolve()))
     if target.cache is not None:
         target = replace(target, cache=str(Path(target.cache).resolve()))
     return replace(recipe, pretrain=replace(section, target=target))

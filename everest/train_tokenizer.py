@@ -22,11 +22,10 @@ from everest.engine.setup import set_up_training
 from everest.engine.training import Training
 from everest.errors import RecipeError
 from everest.figures.pictures import draw_examples
-from everest.foreign.imagenet import load_network
+from everest.foreign.timm_images import load_network
 from everest.system.files import write_text
-from everest.system.own_files import read_own_json
 from everest.system.run_folder import REPORT_IMAGE
-from everest.system.text import json_text, nonfinite_as_null
+from everest.system.text import json_text, nonfinite_as_null, read_own_json
 from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips, tokenizer_clips
 from everest.tokenizer.loss import (
     ADVERSARY_START,

@@ -63,14 +63,13 @@ def export(
         document = write_folder(out, opened, card=card)
     else:
         from everest.checkpoints.graph import exportable
-        from everest.checkpoints.graph_files import calibration_clips, describe_onnx, write_onnx
+        from everest.checkpoints.graph_files import calibration_clips, write_onnx
 
         clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
-        pixels = [exported.spec.pixels.normalize(clip) for clip in clips]
-        difference = write_onnx(out, exported, calibration=pixels)
-        document = {"written": [str(out), str(_card_of(out))], **describe_onnx(exported, difference)}
+        facts = write_onnx(out, exported, calibration=clips)
+        document = {"written": [str(out), str(_card_of(out))], **facts}
         write_text(_card_of(out), card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")

@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
-from everest.system.launch import LostPeer
+from everest.system.launch import LostPeer, torch_problem
 from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest.system.text import is_unicode
 from everest_cli import (
@@ -93,9 +93,7 @@ def as_user_error(error: Exception) -> UserError | None:
         case MemoryError():
             return EnvironmentProblem("out of memory; try a smaller train.micro_batch or smaller clips")
         case RuntimeError() if "torch" in sys.modules:
-            from everest.system import torch_errors
-
-            return torch_errors.as_user_error(error)
+            return torch_problem(error)
     return None
 
 

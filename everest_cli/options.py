@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import typer
 
-from everest.errors import RecipeError, shown
+from everest.errors import CheckpointError, RecipeError, shown
 from everest.system.launch import read_devices
 from everest_cli.output import say
 
@@ -263,11 +263,15 @@ class LabeledListOptions:
 
     def find(self) -> tuple[Path, Recipe]:
         """Find the weights, and read the recipe with the changes of the options."""
-        from everest.checkpoints.load import find_weights, recipe_of_run
+        from everest.checkpoints.load import find_weights
+        from everest.system.run_folder import RECIPE
 
         weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
+        own = weights.with_name(RECIPE)
+        if self.recipe is None and not own.is_file():
+            raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
         recipe = read_recipe(
-            self.recipe or str(recipe_of_run(weights)),
+            self.recipe or str(own),
             data=self.data,
             overrides=self.overrides,
             imports=self.recipe is not None,

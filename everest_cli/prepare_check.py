@@ -10,7 +10,7 @@ import typer
 
 from everest.errors import DataError, EnvironmentProblem, RecipeError, first_names
 from everest.system.files import check_writable, write_table
-from everest.system.machine import num_cores
+from everest.system.processes import num_cores
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o

@@ -9,7 +9,7 @@ from typing import Final, Literal
 import typer
 
 from everest.errors import DataError, RecipeError
-from everest.system.machine import num_cores
+from everest.system.processes import num_cores
 from everest_cli import options as o
 from everest_cli.options import argument, is_on_cpu, option, read_recipe
 from everest_cli.output import Display, print_result, say

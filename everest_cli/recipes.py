@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from everest.errors import RecipeError, unknown_name
-from everest.system.files import check_new_file, write_error, write_text
+from everest.system.files import check_new_file, write_text, writing
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import Task, argument, option
@@ -199,13 +199,10 @@ def copy(
 
     recipe = shipped_recipe(name)
     path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(recipe.text)
-    except FileExistsError as error:
-        raise RecipeError(f"{path}: exists already; name another file") from error
-    except OSError as error:
-        raise write_error(path, error) from error
+    if path.exists():
+        raise RecipeError(f"{path}: exists already; name another file")
+    with writing(path), path.open("x", encoding="utf-8") as file:
+        file.write(recipe.text)
     if recipe.name in TEMPLATES:
         typer.echo("`everest recipes suggest VIDEOS` fits a recipe to your videos and your machine", err=True)
     typer.echo(path)

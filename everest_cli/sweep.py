@@ -108,7 +108,7 @@ def report(
     """
     from everest.sweep.report import FIGURE, draw_report, make_report, notes, table
     from everest.sweep.results import FIX, RESULTS, read_results
-    from everest.system.own_files import reading_own
+    from everest.system.text import reading_own
 
     with reading_own(folder / RESULTS, fix=FIX):
         document = make_report(read_results(folder), metric=metric, against=against)

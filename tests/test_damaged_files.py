@@ -22,8 +22,8 @@ from typer.testing import CliRunner
 from everest.errors import RecipeError, UserError
 from everest.inference.row_store import open_row_store
 from everest.project.request import Request, find_project, write_document
-from everest.system.own_files import read_own_json
 from everest.system.run_folder import RunFolder
+from everest.system.text import read_own_json
 from everest_cli.main import app
 
 OTHER_KIND = b"\0{[ of another kind\n"

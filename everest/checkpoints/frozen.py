@@ -14,14 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.checkpoints.load import build_model, find_weights, open_encoder
+from everest.checkpoints.load import build_model, open_encoder
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
 from everest.models.video_model import VideoEncoder
-from everest.system.hub import is_hub_name, is_timm_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
@@ -136,8 +135,3 @@ def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
             f"{teacher.use.name} has now; make the cache again with everest prepare tokens --overwrite"
         )
     model.targets.teacher = teacher
-
-
-def absolute_teacher(name: str) -> str:
-    """Return the weights file of a teacher as an absolute path; names of the hub and of timm stay."""
-    return name if is_hub_name(name) or is_timm_name(name) else str(find_weights(name).resolve())

@@ -44,11 +44,12 @@ class Difference(NamedTuple):
     relative: float  # the root mean square, as a share of the outputs' std over the clips, of the worst head
 
 
-def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) -> Difference:
-    """Write an .onnx file and return the difference between onnxruntime's outputs and the model's.
+def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) -> dict[str, Any]:
+    """Write an .onnx file, and return the facts about it, of `everest export --json`.
 
     Args:
-        calibration: batches of normalized clips, for int8; the difference is measured on them.
+        calibration: batches of clips (B, C, T, H, W) uint8, for int8; the difference between onnxruntime's
+            outputs and the model's is measured on them.
     """
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
@@ -56,33 +57,27 @@ def write_onnx(path: Path, graph: Graph, *, calibration: Sequence[Tensor] = ()) 
     size = sum(tensor.nbytes for tensor in graph.state_dict().values()) / 1e9
     if size > LARGEST:
         raise RecipeError(f"--to onnx: {size:.1f} GB of weights exceed the 2 GB of an ONNX file")
-    program = _onnx_program(graph)
+    spec, clip, program = graph.spec, json.loads(graph.metadata["clip"]), _onnx_program(graph)
+    shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
+    notes = [f"frames ({shape}, normalized) to {', '.join(graph.outputs)}"]
+    document: dict[str, Any] = {"precision": graph.precision}
     with atomic_file(path) as part:
         program.save(part, external_data=False)
         difference = compare(graph, _runner(part), what="onnxruntime")
         if graph.precision == "int8":
-            _quantize(part, calibration)
-            difference = compare(graph, _runner(part), what="the file", calibration=calibration)
-    return difference
-
-
-def describe_onnx(graph: Graph, difference: Difference) -> dict[str, Any]:
-    """Return the facts about an ONNX file, of `everest export --json`."""
-    spec, clip = graph.spec, json.loads(graph.metadata["clip"])
-    shape = " x ".join(map(str, ("clips", spec.channels, spec.frames, *spec.size)))
-    notes = [f"frames ({shape}, normalized) to {', '.join(graph.outputs)}"]
-    document: dict[str, Any] = {"precision": graph.precision, "difference": difference.largest}
-    if graph.precision == "int8":
-        document["relative_difference"] = difference.relative
-        notes.append(
-            f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation; "
-            "everest eval measures the accuracy"
-        )
+            clips = [spec.pixels.normalize(pixels) for pixels in calibration]
+            _quantize(part, clips)
+            difference = compare(graph, _runner(part), what="the file", calibration=clips)
+            document["relative_difference"] = difference.relative
+            notes.append(
+                f"int8: the outputs differ by {100 * difference.relative:.2g} % of their standard deviation; "
+                "everest eval measures the accuracy"
+            )
     if clip["stride"] is None:
         notes.append("the weights do not state the stride of their clips, so the file does not either")
     else:
         notes.append(sampled_frames(stride=clip["stride"], sampling=clip["sampling"], fps=clip["fps"]))
-    return {**document, "clip": clip, "notes": notes}
+    return {**document, "difference": difference.largest, "clip": clip, "notes": notes}
 
 
 @torch.no_grad()

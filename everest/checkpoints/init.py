@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from everest.checkpoints.describe import other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
@@ -16,8 +16,7 @@ from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
-from everest.system.hub import is_hub_name, is_timm_name
-from everest.system.own_files import reading_own
+from everest.system.hub import PREFIXES, TIMM_PREFIX
 from everest.system.run_folder import (
     BEST,
     ENVIRONMENT,
@@ -30,10 +29,10 @@ from everest.system.run_folder import (
     Init,
     RunFolder,
 )
+from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.network import TokenizerSpec
 
-Part = tuple[str, tuple[str, ...], str | None]  # see `_parts`
 NORM: Final = "encoder.norm."  # the last one, which not every encoder has
 DECODER: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
 PARTS: Final = (  # settings of an encoder that are the same before and after a start
@@ -55,11 +54,11 @@ def find_init(
             "--init: missing; name a run folder, a .safetensors file, hf:OWNER/NAME or timm:NAME, or none to "
             "train from scratch"
         )
-    name = str(name) if is_hub_name(name) or is_timm_name(name) else str(absolute(Path(name)))
+    name = str(name) if str(name).startswith(PREFIXES) else str(absolute(Path(name)))
     run = None if output is None or overwrite else RunFolder(output)
     if run is not None and run.read_env(INIT_NAME) == name:
         file = str(run.read_env(INIT))
-    elif is_timm_name(name):
+    elif name.startswith(TIMM_PREFIX):
         file = name
     else:
         path = absolute(find_weights(name))
@@ -151,15 +150,22 @@ def load_init(
     if weights is None:
         return
     assert isinstance(spec, ModelSpec)
-    _require_same_encoder(saved, spec, source=source, notify=notify)
+    if saved.pixels != spec.pixels:
+        other = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
+        if saved.channels != spec.channels:
+            raise CheckpointError(other)
+        notify(other)
+    changes = " --set ".join(differing_settings(saved, spec))
+    if changes:
+        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
     initial, tensors = model.state_dict(), fitted(weights.tensors, saved, spec, notify=notify)
     # The last norm of the encoder may be in the weights alone or in the model alone.
     norm = {name for name in initial.keys() ^ tensors.keys() if name.startswith(NORM)}
-    expected, given = (
+    expected, encoder = (
         {name: x for name, x in part.items() if name.startswith("encoder.") and name not in norm}
         for part in (initial, tensors)
     )
-    require_fitting(expected, given, source=source)
+    require_fitting(expected, encoder, source=source)
     if norm & initial.keys():
         notify(f"the norm after the encoder starts fresh: {saved.kind} weights have none")
     resized = (saved.grid.h, saved.grid.w) != (spec.grid.h, spec.grid.w)
@@ -170,8 +176,40 @@ def load_init(
         )
     if spec.kind == "classifier" and saved.kind != "classifier":
         tensors = {name.replace(NORM, "norm."): tensor for name, tensor in tensors.items()}
-    class_names = list(zip(weights.classes or (), classes or (), strict=False))
-    for title, prefixes, problem in _parts(init, spec, class_names):
+    kept = _other_parts(init, spec, initial, tensors, classes=classes, notify=notify)
+    load_tensors(model, initial | encoder | kept, source=source)
+
+
+def _other_parts(
+    init: InitWeights,
+    spec: ModelSpec,
+    initial: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    *,
+    classes: tuple[str, ...] | None,
+    notify: Notify,
+) -> dict[str, Tensor]:
+    """Choose, of the parts beside the encoder, the tensors that fit the initial ones of the model."""
+    saved = init.saved
+    # The title of each part, the prefixes of its tensors, and why the saved part does not fit (None: it fits
+    # unless its size differs).
+    parts: list[tuple[str, tuple[str, ...], str | None]] = []
+    if spec.kind == "classifier" and saved.kind != "classifier":
+        if spec.model.pooling == "first":  # an average has a norm of its own
+            parts.append(("the last norm", ("norm.",), None))
+    elif spec.kind == "classifier":
+        pooling = None
+        if saved.model.pooling != spec.model.pooling:
+            pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
+        parts.append(("the pooling", ("norm.", "pool."), pooling))
+        parts.append(("the head", ("head.",), pooling or _other_classes(init, spec, classes)))
+    else:
+        fresh = "requested by --decoder fresh" if init.named.decoder == "fresh" else None
+        parts.append(("the layer that predicts a camera's motion", ("camera_head.",), fresh))
+        parts.append(("the projector", ("projector.",), fresh))
+        parts.append(("the decoder", DECODER, fresh or _other_decoder(saved, spec)))
+    kept: dict[str, Tensor] = {}
+    for title, prefixes, problem in parts:
         new, old = (
             {name: x.shape for name, x in part.items() if name.startswith(prefixes)}
             for part in (initial, tensors)
@@ -180,63 +218,28 @@ def load_init(
         if not old:
             problem = f"{saved.kind} weights have none"
         elif problem is None and missing:
-            raise CheckpointError(f"{source}: damaged, it has no {missing[0]}")
+            raise CheckpointError(f"{init.named.file}: damaged, it has no {missing[0]}")
         elif problem is None and new != old:
             problem = "it has another size"
         if prefixes == DECODER and init.named.decoder == "keep" and (problem or not new):
             problem = f"its decoder cannot be kept: {problem}" if new else "views have no decoder to keep"
-            raise CheckpointError(f"{source}: {problem}; use --decoder fresh")
+            raise CheckpointError(f"{init.named.file}: {problem}; use --decoder fresh")
         if new and problem is None:
-            given |= {name: tensors[name] for name in new}
+            kept |= {name: tensors[name] for name in new}
         if new:
             notify(f"{title} {'is also kept' if problem is None else f'starts fresh: {problem}'}")
-    load_tensors(model, initial | given, source=source)
+    return kept
 
 
-def _require_same_encoder(saved: ModelSpec, spec: ModelSpec, *, source: str, notify: Notify) -> None:
-    """Raise CheckpointError if the recipe has another encoder; another normalization is a notice."""
-    if saved.pixels != spec.pixels:
-        text = f"{source}: {other_pixels(saved.pixels, spec.pixels)}"
-        if saved.channels != spec.channels:
-            raise CheckpointError(text)
-        notify(text)
-    changes = " --set ".join(differing_settings(saved, spec))
-    if changes:
-        raise CheckpointError(f"{source}: its encoder differs from the recipe's; use --set {changes}")
-
-
-def _parts(init: InitWeights, spec: ModelSpec, class_names: list[tuple[str, str]]) -> Iterator[Part]:
-    """Yield each part beside the encoder: its title, the prefixes of its tensors, and why the saved part
-    does not fit (None: it fits unless its size differs).
-
-    Args:
-        class_names: of each label, in the weights and in the data; empty if one of them has none.
-    """
-    saved, is_trained = init.saved, init.saved.kind == "classifier"
-    if spec.kind == "classifier" and not is_trained:
-        if spec.model.pooling == "first":  # an average has a norm of its own
-            yield "the last norm", ("norm.",), None
-    elif spec.kind == "classifier":
-        pooling = None
-        if saved.model.pooling != spec.model.pooling:
-            pooling = f"the checkpoint has {saved.model.pooling} pooling, the recipe {spec.model.pooling}"
-        yield "the pooling", ("norm.", "pool."), pooling
-        yield "the head", ("head.",), pooling or _other_classes(saved, spec, class_names)
-    else:
-        fresh = "requested by --decoder fresh" if init.named.decoder == "fresh" else None
-        yield "the layer that predicts a camera's motion", ("camera_head.",), fresh
-        yield "the projector", ("projector.",), fresh
-        yield "the decoder", DECODER, fresh or _other_decoder(saved, spec)
-
-
-def _other_classes(saved: ModelSpec, spec: ModelSpec, class_names: list[tuple[str, str]]) -> str | None:
+def _other_classes(init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None) -> str | None:
     heads, wanted = (
         ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.classifier_heads)
-        for model in (saved, spec)
+        for model in (init.saved, spec)
     )
     if heads != wanted:
         return f"the checkpoint predicts {heads}, the recipe {wanted}"
-    for label, (old, new) in enumerate(class_names):
+    named = init.weights.classes if init.weights else None
+    for label, (old, new) in enumerate(zip(named or (), classes or (), strict=False)):
         if old != new:
             return f"class {label} is '{shown(old)}' in the checkpoint, '{shown(new)}' in the data"
     return None

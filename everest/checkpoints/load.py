@@ -14,12 +14,20 @@ from torch import Tensor
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
-from everest.foreign.files import CONFIG, PICKLED, SHARDS, locate, own_file, read_foreign, refuse_broken_links
+from everest.foreign.files import (
+    CONFIG,
+    PICKLED,
+    WEIGHT_FILES,
+    locate,
+    own_file,
+    read_foreign,
+    refuse_broken_links,
+)
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
 from everest.models.spec import ModelSpec, Transformer
-from everest.system.hub import is_timm_name, warn_on_main
+from everest.system.hub import TIMM_PREFIX, warn_on_main
 from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header
@@ -60,48 +68,33 @@ def find_weights(
     path = locate(str(checkpoint), notify=notify)
     if (path / PROJECT).is_file():
         path /= FINETUNE
-    if path.is_dir():
-        best, newest = path / BEST, path / WEIGHTS
-        if which != "newest" and best.is_file():
-            if which is None and not quiet:
-                step = read_header(best).step
-                notify(f"{best}: the best weights on data.val, of step {step}; --which newest uses the last")
-            return best
-        if which == "best":
-            raise CheckpointError(f"{path}: no {BEST} in it (no data.val, so no best)")
-        for file in (newest, path / SHARDS):
-            if file.is_file():
-                return file
-        refuse_broken_links(newest)
-        if not any((path / name).is_file() for name in PICKLED):
-            fix = "name a run folder that has saved, or a .safetensors file"
-            raise CheckpointError(f"{path}: no {WEIGHTS} in it; {fix}")
-    else:
-        refuse_broken_links(path)
-        if not path.exists():
-            raise CheckpointError(
-                f"{path}: no such checkpoint; name a run folder, a .safetensors file or hf:OWNER/NAME"
-            )
-        if path.suffix not in PICKLES:
-            return path
-    raise CheckpointError(
-        f"{checkpoint}: a pickle, which only convert reads; first "
-        f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors"
-    )
+    best = path / BEST
+    if which != "newest" and best.is_file():
+        if which is None and not quiet:
+            step = read_header(best).step
+            notify(f"{best}: the best weights on data.val, of step {step}; --which newest uses the last")
+        return best
+    if which == "best" and path.is_dir():
+        raise CheckpointError(f"{path}: no {BEST} in it (no data.val, so no best)")
+    files = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
+    file = next((file for file in files if file.exists()), None)
+    if file is None:
+        refuse_broken_links(*files)
+        problem = f"no {WEIGHTS} in it" if path.is_dir() else "no such checkpoint"
+        fix = "name a run folder that has saved, a .safetensors file or hf:OWNER/NAME"
+        raise CheckpointError(f"{path}: {problem}; {fix}")
+    if file.suffix in PICKLES or file.name in PICKLED:
+        raise CheckpointError(
+            f"{checkpoint}: a pickle, which only convert reads; first "
+            f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors"
+        )
+    return file
 
 
 def all_weights(file: Path) -> list[Path]:
     """Return a weights file and the other weights of its run, which no command may replace."""
     names = (WEIGHTS, BEST) if (file.parent / RECIPE).is_file() else ()
     return [file, *(file.with_name(name) for name in names if name != file.name)]
-
-
-def recipe_of_run(weights: Path) -> Path:
-    """Return the recipe of the run folder that contains `weights`."""
-    path = weights.parent / RECIPE
-    if not path.is_file():
-        raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
-    return path
 
 
 def open_weights(path: Path) -> Weights:
@@ -120,7 +113,7 @@ def open_weights(path: Path) -> Weights:
 
 def open_encoder(checkpoint: str) -> tuple[Weights, ModelSpec]:
     """Read the weights of a checkpoint or of timm:NAME whose encoder a model may use, and their spec."""
-    if is_timm_name(checkpoint):
+    if checkpoint.startswith(TIMM_PREFIX):
         from everest.foreign.timm_images import open_image_weights  # here: timm takes a second to import
 
         weights = open_image_weights(checkpoint)

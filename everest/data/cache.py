@@ -27,7 +27,7 @@ from torch import Tensor
 from everest.data.footage import frame_bytes, segment
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
-from everest.system.machine import free_host_memory
+from everest.system.processes import free_host_memory
 from everest.video.reader import VideoError, read_frames, video_files
 from everest.video.source import Video, as_video, video_version
 

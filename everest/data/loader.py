@@ -24,8 +24,7 @@ from everest.data.regions import resize_regions
 from everest.data.ring import Ring, free_shared_memory, ring_bytes
 from everest.data.workers import WorkerCrash, Workers
 from everest.errors import DataError
-from everest.system.machine import num_readers
-from everest.system.processes import local_processes
+from everest.system.processes import local_processes, num_readers
 
 STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
 MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end

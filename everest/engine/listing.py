@@ -14,8 +14,8 @@ from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.metrics.names import METRICS
 from everest.system.locks import is_running, last_written
-from everest.system.own_files import reading_own
 from everest.system.run_folder import COMMAND, ENVIRONMENT, FINISHED, FIX, PLAN, RECIPE, STATE, RunFolder
+from everest.system.text import reading_own
 from everest.system.weights_header import read_header
 
 State = Literal["running", "finished", "resumable", "started", "damaged"]

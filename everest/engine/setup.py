@@ -26,10 +26,8 @@ from everest.models.block import Block
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers, require_init
 from everest.models.spec import ModelSpec
-from everest.system.accelerator import free_memory
 from everest.system.files import FIX
-from everest.system.machine import free_host_memory, num_readers
-from everest.system.processes import local_processes
+from everest.system.processes import free_host_memory, local_processes, num_readers
 from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
@@ -159,7 +157,8 @@ def _fitting_plan(
         largest = saved.micro_batch  # other passes would sum in another order
     if largest == "auto":
         copy_bytes = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
-        free = int(free_memory(device) * MEMORY_SHARE) - state_bytes - copy_bytes
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()
+        free = int(free * MEMORY_SHARE) - state_bytes - copy_bytes
         clips = max(1, (min(free, CPU_BYTES) if on_cpu else free) // clip_bytes)
         # The same passes in all processes: they exchange gradients, and parts of weights, in each.
         largest = min(gather_object([clips]))

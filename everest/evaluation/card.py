@@ -17,8 +17,8 @@ from everest.errors import RecipeError
 from everest.evaluation.metric_text import metric_rows, views_text
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
-from everest.system.own_files import read_own_json, reading_own
 from everest.system.run_folder import RECIPE
+from everest.system.text import read_own_json, reading_own
 
 READ: Final = {"videos", "groups", "skipped", "views", "checkpoint", "recipe"}  # keys of an evaluation
 NO_EVALUATION: Final = (

@@ -24,8 +24,8 @@ from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
 from everest.probes.collapse import ACCURACIES, probe_rows
-from everest.system.own_files import reading_own
 from everest.system.run_folder import FIX, METRICS_FILE, WEIGHTS, Row
+from everest.system.text import reading_own
 from everest.system.weights_header import read_header
 
 AxisName = Literal["steps", "hours", "gflops"]

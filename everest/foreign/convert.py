@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from everest.config.values import Positions
-from everest.errors import CheckpointError, RecipeError, did_you_mean, first_names, shown
-from everest.foreign.facts import ForeignFacts, Hints, model_spec
+from everest.errors import CheckpointError, first_names, shown
+from everest.foreign.facts import ForeignFacts, Hints, model_spec, recognize
 from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
 from everest.foreign.preprocessor import preprocessor_notes
-from everest.foreign.translation import ALIASES, FAMILIES, family_of
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.weights import Weights, require_finite
@@ -51,25 +49,7 @@ class Identity:
 
 def identify(foreign: Foreign, hints: Hints) -> Identity:
     """Recognize a checkpoint by its names and shapes; of its weights only a position table is read."""
-    names = foreign.tensors.keys()
-    name = family_of(names)
-    if name is None:
-        examples = ", ".join(shown(name) for name in sorted(names)[:3])
-        raise CheckpointError(
-            f"{foreign.path}: not a checkpoint of a known family ({', '.join(FAMILIES)}): "
-            f"{len(names)} tensors, such as {examples}"
-        )
-    family = FAMILIES[name]
-    translation, (program, positions) = family.translate(names), _program(name, hints, foreign)
-    facts = ForeignFacts(
-        foreign=foreign,
-        hints=hints,
-        names=family,
-        program=program,
-        positions=positions,
-        translation=translation,
-        shapes={ours: _stacked(foreign.tensors, parts) for ours, parts in translation.take.items()},
-    )
+    facts = recognize(foreign, hints)
     spec = model_spec(facts)
     with torch.device("meta"):
         ours = {key: tuple(tensor.shape) for key, tensor in spec.build().state_dict().items()}
@@ -79,70 +59,42 @@ def identify(foreign: Foreign, hints: Hints) -> Identity:
         if any(key.startswith(stack) for key in facts.shapes) and biases.isdisjoint(facts.shapes):
             zero |= biases
     fitting = {key for key, shape in facts.shapes.items() if ours.get(key) == shape}
-    left = {part for key in facts.shapes.keys() - fitting for part in translation.take[key]}
+    left = {part for key in facts.shapes.keys() - fitting for part in facts.translation.take[key]}
+    notes = list(foreign.notes)
+    if facts.program == "transformers" and not foreign.config:
+        notes.append("no config.json next to it: frames, size and heads are taken as released")
+    unnamed = facts.program == "videomae" and hints.family is None and facts.translation.table is None
+    if unnamed and facts.stage != "pretrain":
+        notes.append(
+            "a fine-tuned MVD looks the same but has other positions, which no file shows: if this is one, "
+            "use --family mvd"
+        )
     return Identity(
         facts=facts,
         spec=spec,
-        classes=_class_names(foreign, spec),
+        classes=_class_names(facts, spec),
         zero=frozenset(zero),
         missing=tuple(sorted(ours.keys() - fitting - zero)),
-        unexpected=tuple(sorted({*translation.unexpected, *left})),
-        stride=facts.number(FRAME_SAMPLE_RATE),
-        notes=(*foreign.notes, *_notes(facts), *preprocessor_notes(foreign.preprocessor, spec.size)),
+        unexpected=tuple(sorted({*facts.translation.unexpected, *left})),
+        stride=facts.stored.get(FRAME_SAMPLE_RATE),
+        notes=(*notes, *preprocessor_notes(foreign.preprocessor, spec.size)),
     )
 
 
-def _program(name: str, hints: Hints, foreign: Foreign) -> tuple[str, Positions]:
-    """Return the program among those with the same names, and its position table."""
-    programs: dict[str, Positions] = {name: FAMILIES[name].positions}
-    if name == "videomae":
-        programs = ALIASES
-    program = hints.family
-    if program is None:
-        is_everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
-        program = "everest" if is_everest and name == "videomae" else name
-    if program not in programs:
-        raise RecipeError(f"--family {shown(program)}: has other keys{did_you_mean(program, programs)}")
-    return program, programs[program]
-
-
-def _stacked(tensors: Mapping[str, Tensor], names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the shape of the named tensors, stacked along the first dimension; () if they cannot be."""
-    first, *rest = (tuple(tensors[name].shape) for name in names)
-    if any(not shape or shape[1:] != first[1:] for shape in (first, *rest)):
-        return ()
-    return (first[0] + sum(shape[0] for shape in rest), *first[1:])
-
-
-def _class_names(foreign: Foreign, spec: ModelSpec) -> tuple[str, ...] | None:
+def _class_names(facts: ForeignFacts, spec: ModelSpec) -> tuple[str, ...] | None:
     """Return transformers' names of the classes, unless they are its placeholders."""
-    names = foreign.config.get("id2label")
-    if isinstance(names, list):
-        names = {str(number): name for number, name in enumerate(names)}
-    if spec.num_classes is None or not isinstance(names, dict):
+    names = facts.stored.get("id2label")
+    if spec.num_classes is None or names is None:
         return None
-    if not all(key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in names.items()):
-        raise CheckpointError(f"{foreign.path}: its config.json has an id2label without numbers and names")
     ordered = tuple(names[key] for key in sorted(names, key=int))
     if ordered == tuple(f"LABEL_{number}" for number in range(len(ordered))):
         return None
     if len(ordered) != spec.num_classes:
-        raise CheckpointError(
-            f"{foreign.path}: its config.json names {len(ordered)} classes, its head has {spec.num_classes}; "
-            "one of the two is of another checkpoint"
+        raise facts.error(
+            f"its config.json names {len(ordered)} classes, its head has {spec.num_classes}; one of the two "
+            "is of another checkpoint"
         )
     return ordered
-
-
-def _notes(facts: ForeignFacts) -> Iterator[str]:
-    if facts.program == "transformers" and not facts.foreign.config:
-        yield "no config.json next to it: frames, size and heads are taken as released"
-    unnamed = facts.program == "videomae" and facts.hints.family is None and facts.translation.table is None
-    if unnamed and facts.stage != "pretrain":
-        yield (
-            "a fine-tuned MVD looks the same but has other positions, which no file shows: if this is one, "
-            "use --family mvd"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The facts about a foreign checkpoint, from its shapes and stored settings, and our model for them."""
+"""The facts about a foreign checkpoint, from its names, shapes and settings, and our model for them."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isqrt
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
+
+from pydantic import BeforeValidator, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.config.heads import MULTI_LABEL
 from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
-from everest.config.values import LARGEST_COUNT, MOST_BLOCKS, Positions
-from everest.errors import CheckpointError, UserError, shown
+from everest.config.values import MOST_BLOCKS, Count, Positions
+from everest.errors import CheckpointError, RecipeError, UserError, did_you_mean, shown
 from everest.foreign.files import MULTI_LABEL_PROBLEM, Foreign
 from everest.foreign.preprocessor import preprocessor_pixels
-from everest.foreign.translation import Family, Translation
+from everest.foreign.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
 from everest.models.positions import BASE, SPATIAL, TEMPORAL, ComputedPositions, position_table
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
+from everest.system.text import validated
 
 Stage = Literal["pretrain", "classifier", "encoder"]
 
@@ -46,6 +50,35 @@ class Hints:
     decoder_heads: int | None = None
 
 
+def _pair(value: object) -> object:
+    """(height, width) of a size, which may be the side of a square."""
+    return tuple(value) if isinstance(value, list | tuple) else (value, value)
+
+
+Size = Annotated[tuple[Count, Count], BeforeValidator(_pair)]
+Label = Annotated[str, Field(pattern=r"^\d{1,9}$")]
+
+
+@with_config(extra="allow", strict=True)
+class Stored(TypedDict, total=False):
+    """What is used of transformers' config.json or of a saved command line; other keys may be there."""
+
+    num_frames: Count
+    frames_per_clip: Count
+    frame_sample_rate: Count  # FRAME_SAMPLE_RATE
+    image_size: Size
+    crop_size: Size
+    input_size: Size
+    num_attention_heads: Count
+    decoder_num_attention_heads: Count
+    hidden_act: Literal["gelu"]
+    layer_norm_eps: Annotated[float, Field(ge=0, le=1)]
+    id2label: Annotated[
+        dict[Label, str],
+        BeforeValidator(lambda x: {str(i): name for i, name in enumerate(x)} if isinstance(x, list) else x),
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForeignFacts:
     """The facts about a foreign checkpoint before its sizes are known."""
@@ -56,7 +89,8 @@ class ForeignFacts:
     program: str  # of FAMILIES or, among those with the same names, of ALIASES
     positions: Positions  # of the program, where the file stores no table
     translation: Translation
-    shapes: Mapping[str, tuple[int, ...]]  # by our names
+    shapes: Mapping[str, tuple[int, ...]]  # by our names; () of parts that cannot be stacked
+    stored: dict[str, Any]  # config.json or the saved command line, with the hints; values as of `Stored`
 
     @property
     def stage(self) -> Stage:
@@ -74,41 +108,92 @@ class ForeignFacts:
                 raise self.error(text)
         return max((int(number) + 1 for number in numbers), default=0)
 
-    def number(self, config: str, argument: str | None = None) -> int | None:
-        """A value of transformers' config.json or of a saved command line; None: neither has it."""
-        value, name, fix = self.foreign.config.get(config), config, "fix its config.json"
-        if not value and argument is not None:
-            value, name = self.foreign.args.get(argument), f"{argument} of its saved command line"
-            fix = FIX_CLIP
-        if not value:
-            return None
-        if type(value) is not int or not 1 <= value <= LARGEST_COUNT:
-            raise self.error(f"{name} is {shown(repr(value))}, not a positive integer; {fix}")
-        return value
-
     def error(self, text: str) -> CheckpointError:
         return CheckpointError(f"{self.foreign.path}: {text}")
 
 
+def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
+    """Find the program of a checkpoint and our names of its tensors; check the settings stored with it."""
+    names = foreign.tensors.keys()
+    family_name = family_of(names)
+    if family_name is None:
+        examples = ", ".join(shown(name) for name in sorted(names)[:3])
+        raise CheckpointError(
+            f"{foreign.path}: not a checkpoint of a known family ({', '.join(FAMILIES)}): "
+            f"{len(names)} tensors, such as {examples}"
+        )
+    family = FAMILIES[family_name]
+    programs: dict[str, Positions] = ALIASES if family_name == "videomae" else {family_name: family.positions}
+    program = hints.family
+    if program is None:
+        is_everest = foreign.args.get("mask_type") == "motion-centric" or bool(foreign.args.get("mcm"))
+        program = "everest" if is_everest and family_name == "videomae" else family_name
+    if program not in programs:
+        raise RecipeError(f"--family {shown(program)}: has other keys{did_you_mean(program, programs)}")
+    translation, shapes = family.translate(names), {}
+    for ours, parts in translation.take.items():
+        first, *rest = (tuple(foreign.tensors[part].shape) for part in parts)
+        can_be_stacked = all(shape and shape[1:] == first[1:] for shape in (first, *rest))
+        shapes[ours] = (first[0] + sum(shape[0] for shape in rest), *first[1:]) if can_be_stacked else ()
+    frames_key, size_key = family.clip_keys
+    hinted = {
+        frames_key: hints.frames,
+        size_key: hints.size,
+        "num_attention_heads": hints.heads,
+        "decoder_num_attention_heads": hints.decoder_heads,
+    }
+    settings = (*(foreign.args | foreign.config).items(), *hinted.items())
+    stored = {key: value for key, value in settings if value is not None}
+    try:
+        stored = {**validated(TypeAdapter(Stored), stored)}
+    except ValueError as error:
+        fix = "fix its config.json" if foreign.config else FIX_CLIP
+        raise CheckpointError(f"{foreign.path}: {error}; {fix}") from error
+    return ForeignFacts(
+        foreign=foreign,
+        hints=hints,
+        names=family,
+        program=program,
+        positions=programs[program],
+        translation=translation,
+        shapes=shapes,
+        stored=stored,
+    )
+
+
 def model_spec(facts: ForeignFacts) -> ModelSpec:
-    """Return the model that the parameters of the checkpoint fit."""
-    embedding = facts.shapes.get(EMBEDDING)
-    if embedding is None:
-        raise facts.error("its embedding of tubelets is missing, or is that of another model")
+    """Return the model that the parameters of the checkpoint fit; CheckpointError: none computes the same."""
+    embedding = facts.shapes.get(EMBEDDING, ())
     if len(embedding) != 5 or embedding[1] != 3:
-        raise facts.error(f"its embedding is {list(embedding)}, not one of RGB tubelets, [D, 3, t, p, q]")
+        shape = list(embedding) or "missing"
+        raise facts.error(f"its embedding is {shape}, not one of RGB tubelets, [D, 3, t, p, q]; take another")
+    for name, shape in facts.shapes.items():
+        if not shape or 0 in shape:
+            raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
+        wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
+        if wide and name.startswith("decoder."):
+            raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
+    if facts.program == "vjepa2":
+        _check_v_jepa(facts)
+    if facts.program == "st-mae" and facts.stage == "classifier" and CLASS_TOKEN not in facts.shapes:
+        raise facts.error("it classifies without a class token, by a mean that leaves out the first token")
     tubelet = (embedding[2], embedding[3], embedding[4])
-    _check_architecture(facts)
     frames, size, grid = _clip(facts, tubelet)
     try:  # without a preprocessor ImageNet's, as in all released programs
         pixels = preprocessor_pixels(facts.foreign.preprocessor)
     except ValueError as error:
         raise facts.error(f"the preprocessor next to it: {error}; fix its JSON file") from error
+    norms, eps = Norms(), facts.stored.get("layer_norm_eps", facts.names.eps)
+    if facts.program == "vjepa2":
+        norms = Norms(eps=eps, last_eps=eps)
+    elif facts.names.eps is not None:  # VideoMAE: no norm after the encoder where tokens are averaged
+        after_encoder = facts.stage == "classifier" or "encoder.norm.weight" in facts.shapes
+        norms = Norms(after_encoder=after_encoder, eps=eps, last_eps=TORCH_EPS)
     spec = ModelSpec(
         frames=frames,
         size=size,
         model=_settings(facts, tubelet, grid),
-        norms=_norms(facts),
+        norms=norms,
         pixels=pixels,
         **_stage_settings(facts),
     )
@@ -117,31 +202,18 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
     return spec
 
 
-def _check_architecture(facts: ForeignFacts) -> None:
-    """Raise CheckpointError for damaged shapes, or if none of our models computes the same."""
-    for name, shape in facts.shapes.items():
-        if not shape or 0 in shape:
-            raise facts.error(f"{shown(name)} has a shape that no layer has; download it again")
-        wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
-        if wide and name.startswith("decoder."):
-            raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
+def _check_v_jepa(facts: ForeignFacts) -> None:
     config, hints = facts.foreign.config, facts.hints
-    if facts.program == "vjepa2":
-        options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
-        missing = [option for option, value in options.items() if value is None]
-        if not config and missing:  # no shape shows them
-            needed = " and ".join(missing)
-            raise facts.error(f"no config.json next to it, which has its clip and heads; set {needed}")
-        for name, value in config.items():
-            expected = V_JEPA_CONFIG.get(name)
-            if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
-                needed = "none is possible" if expected is None else f"only {expected} is possible"
-                raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
-    if facts.program == "st-mae" and facts.stage == "classifier" and CLASS_TOKEN not in facts.shapes:
-        raise facts.error("it classifies without a class token, by a mean that leaves out the first token")
-    activation = config.get("hidden_act", "gelu")
-    if activation != "gelu":
-        raise facts.error(f"its activation is {shown(activation)}; our blocks have gelu")
+    options = {"--heads": hints.heads, "--frames": hints.frames, "--size": hints.size}
+    missing = [option for option, value in options.items() if value is None]
+    if not config and missing:  # no shape shows them
+        needed = " and ".join(missing)
+        raise facts.error(f"no config.json next to it, which has its clip and heads; set {needed}")
+    for name, value in config.items():
+        expected = V_JEPA_CONFIG.get(name)
+        if (name in V_JEPA_CONFIG or "rope" in name) and value not in (None, expected):
+            needed = "none is possible" if expected is None else f"only {expected} is possible"
+            raise facts.error(f"{name} is {shown(value)} in its config.json; {needed}")
 
 
 def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tuple[int, int], TokenGrid]:
@@ -150,17 +222,10 @@ def _clip(facts: ForeignFacts, tubelet: tuple[int, int, int]) -> tuple[int, tupl
     learned = (facts.shapes.get(f"encoder.{name}", ()) for name in (TEMPORAL, SPATIAL))  # (1, N, D)
     slices, places = (shape[1] if len(shape) == 3 else None for shape in learned)
     frames = facts.hints.frames or (slices and slices * tubelet[0])
-    frames = frames or facts.number(frames_key, "num_frames") or released_frames
-    size, stored = facts.hints.size, facts.foreign.config.get(size_key)
-    if size is None and places is not None:
-        size = (isqrt(places) * tubelet[1], isqrt(places) * tubelet[2])
-    elif size is None and isinstance(stored, list):
-        if len(stored) != 2 or not all(type(side) is int for side in stored):
-            raise facts.error(f"{size_key} is {shown(stored)}, not a size in pixels; fix its config.json")
-        size = (stored[0], stored[1])
-    elif size is None:
-        size = facts.number(size_key, "input_size") or released_side
-    height, width = (size, size) if isinstance(size, int) else size
+    frames = frames or facts.stored.get(frames_key) or released_frames
+    side = places and isqrt(places)
+    size = facts.hints.size or (side and (side * tubelet[1], side * tubelet[2]))
+    height, width = cast(tuple[int, int], _pair(size or facts.stored.get(size_key) or released_side))
     try:
         grid = TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=tubelet)
     except UserError as error:
@@ -196,16 +261,15 @@ def _settings(facts: ForeignFacts, tubelet: tuple[int, int, int], grid: TokenGri
 
 def _heads(facts: ForeignFacts, width: int, stack: Literal["", "decoder_"] = "") -> int:
     """Return the attention heads of a stack, which no shape shows: the user's, the file's, or as released."""
-    heads = getattr(facts.hints, f"{stack}heads") or facts.number(f"{stack}num_attention_heads")
+    heads = facts.stored.get(f"{stack}num_attention_heads")
     for size in BACKBONES.values():
         if getattr(size, f"{stack}width") == width:
             heads = heads or getattr(size, f"{stack}heads")
-    option = "--heads N,M" if stack else "--heads N"
-    if not heads:
-        text = f"no released model is {width} wide, so its attention heads are unknown; set {option}"
-        raise facts.error(text)
-    if width % heads:
-        raise facts.error(f"{heads} heads do not divide a width of {width}; set {option}")
+    if not heads or width % heads:
+        problem = f"{heads} heads do not divide a width of {width}"
+        if not heads:
+            problem = f"no released model is {width} wide, so its attention heads are unknown"
+        raise facts.error(f"{problem}; set {'--heads N,M' if stack else '--heads N'}")
     return heads
 
 
@@ -214,14 +278,12 @@ def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
     if name is None or facts.foreign.tensors[name].is_meta:
         return facts.positions
     stored = facts.foreign.tensors[name]
-    if not stored.shape or stored.shape[-1] != width:
-        raise facts.error(f"{name} is not for a width of {width}; download it again")
-    table = stored.float().reshape(-1, width)  # (N, D)
-    if len(table) != grid.num_tokens:
+    if stored.numel() != grid.num_tokens * width or stored.shape[-1] != width:
         raise facts.error(
-            f"{name} is for {len(table)} tokens, a clip of {grid.t} x {grid.h} x {grid.w} has "
-            f"{grid.num_tokens}; {FIX_CLIP}"
+            f"{name} is {list(stored.shape)}, a clip of {grid.t} x {grid.h} x {grid.w} has {grid.num_tokens} "
+            f"tokens of width {width}; {FIX_CLIP}"
         )
+    table = stored.float().reshape(-1, width)  # (N, D)
     for positions in COMPUTED:
         if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
             return positions
@@ -230,29 +292,16 @@ def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
     )
 
 
-def _norms(facts: ForeignFacts) -> Norms:
-    """transformers has other epsilons, and no norm after VideoMAE's encoder where tokens are averaged."""
-    if facts.names.eps is None:
-        return Norms()
-    eps = facts.foreign.config.get("layer_norm_eps", facts.names.eps)
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps <= 1:
-        raise facts.error(f"layer_norm_eps is {shown(repr(eps))}, not a small number; fix its config.json")
-    if facts.program == "vjepa2":
-        return Norms(eps=float(eps), last_eps=float(eps))
-    after_encoder = facts.stage == "classifier" or "encoder.norm.weight" in facts.shapes
-    return Norms(after_encoder=after_encoder, eps=float(eps), last_eps=TORCH_EPS)
-
-
 def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
     """Return the fields of a spec that depend on the stage: as in the saved settings, else as released."""
-    args, config, left = facts.foreign.args, facts.foreign.config, {}
+    stored, left = facts.stored, {}
     for name in ("mcm_ratio", "mask_ratio"):  # shares of tokens removed
-        share = args.get(name)
+        share = stored.get(name)
         if isinstance(share, float) and 0 < share < 1:
             left[name] = round(1 - share, 6)
     kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
     if facts.stage == "classifier":
-        outputs, problem = facts.shapes["head.weight"][0], config.get("problem_type")
+        outputs, problem = facts.shapes["head.weight"][0], stored.get("problem_type")
         # Without a type, a single output is a number, as in transformers.
         default = "regression" if problem is None and outputs == 1 else "single-label"
         tasks = {MULTI_LABEL_PROBLEM: MULTI_LABEL, "regression": "regression"}
@@ -261,16 +310,16 @@ def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
             "kind": "classifier",
             "num_classes": outputs,
             "task": tasks.get(str(problem), default),
-            "selection": everest if args.get("mcm") and facts.names.kind == "pretrain" else AllTokens(),
+            "selection": everest if stored.get("mcm") and facts.names.kind == "pretrain" else AllTokens(),
         }
     if facts.names.kind == "encoder":
         return {"kind": "encoder", "selection": AllTokens()}
-    normalize = bool(config.get("norm_pix_loss", args.get("normlize_target", True)))
+    normalize = bool(stored.get("norm_pix_loss", stored.get("normlize_target", True)))
     target, selection = PixelTargetSettings(normalize=normalize), Tube(mask_ratio=round(1 - visible, 6))
     if facts.program == "everest":
         selection = RedundancyRobust(keep_ratio=kept or 0.3, visible_ratio=visible)
     elif facts.program == "st-mae":
-        normalize = "token" if args.get("norm_pix_loss", True) else False
+        normalize = "token" if stored.get("norm_pix_loss", True) else False
         target = PixelTargetSettings(normalize=normalize, frames="half")
         selection = RandomSpaceTime(visible_ratio=visible)
     return {"kind": "pretrain", "target": target, "selection": selection}

@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from everest.errors import MOST_SHOWN_OF_PATH, CheckpointError, EnvironmentProblem, shown
 from everest.foreign.preprocessor import PREPROCESSORS
 from everest.foreign.translation import FAMILIES, family_of
-from everest.system.hub import fetch, is_hub_name, license_of
+from everest.system.hub import PREFIX, fetch, license_of
 from everest.system.run_folder import WEIGHTS
 from everest.system.text import read_json
 from everest.system.weights import PICKLES
-from everest.system.weights_header import FORMAT, read_metadata
+from everest.system.weights_header import FORMAT, open_safetensors, read_metadata
 
 CONFIG: Final = "config.json"
 MULTI_LABEL_PROBLEM: Final = "multi_label_classification"  # problem_type of transformers
@@ -74,7 +73,7 @@ class Foreign:
 
 def locate(name: str, *, notify: Callable[[str], None]) -> Path:
     """Return the file or folder with this name; one of the hub is fetched, and `notify` gets its license."""
-    return fetch(name, notify=notify) if is_hub_name(name) else Path(name)
+    return fetch(name, notify=notify) if name.startswith(PREFIX) else Path(name)
 
 
 def own_file(path: Path) -> Path | None:
@@ -102,42 +101,39 @@ def read_foreign(path: Path) -> Foreign:
     if not path.exists():
         refuse_broken_links(path)
         raise CheckpointError(f"{path}: no such checkpoint; name a file, or a folder with {CONFIG}")
-    folder = path if path.is_dir() else path.parent
-    config = folder / CONFIG
-    stored, args, notes = _read(_file_of(path) if path.is_dir() else path)
+    file, folder = path, path.parent
+    if path.is_dir():
+        folder, has_config = path, (path / CONFIG).is_file()
+        names = (DEEPSPEED, *(WEIGHT_FILES if has_config else ()))
+        file = next((folder / name for name in names if (folder / name).is_file()), None)
+        if file is None:
+            refuse_broken_links(folder / CONFIG, *(folder / name for name in WEIGHT_FILES))
+            weights = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
+            lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG}"
+            hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
+            raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
+    stored, args, notes = _read(file)
     tensors = unwrapped(stored)
     family = FAMILIES.get(family_of(tensors) or "")
-    has_config = family is not None and family.has_config  # else the files next to it may be of another one
-    preprocessor = next((folder / name for name in PREPROCESSORS if (folder / name).is_file()), None)
-    return Foreign(
-        path=path,
-        tensors=tensors,
-        config=_json(config) if has_config and config.is_file() else {},
-        preprocessor=_json(preprocessor) if has_config and preprocessor is not None else {},
-        args=args,
-        licence=license_of(folder),
-        notes=tuple(notes),
-    )
-
-
-def _file_of(folder: Path) -> Path:
-    """The weights in a folder of transformers or DeepSpeed."""
-    has_config = (folder / CONFIG).is_file()
-    for name in (DEEPSPEED, *(WEIGHT_FILES if has_config else ())):
-        if (folder / name).is_file():
-            return folder / name
-    refuse_broken_links(folder / CONFIG, *(folder / name for name in WEIGHT_FILES))
-    weights = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
-    lacks = f"none of {', '.join(WEIGHT_FILES)}" if has_config else f"no {CONFIG}"
-    hint = f"name the file itself: {folder / weights[0]}" if weights else "and no other weights"
-    raise CheckpointError(f"{folder}: {lacks} in it; {hint}")
+    texts: dict[str, dict[str, Any]] = {}
+    if family is not None and family.eps is not None:  # else the files next to it may be of another one
+        preprocessor = next((name for name in PREPROCESSORS if (folder / name).is_file()), PREPROCESSORS[0])
+        for key, name in (("config", CONFIG), ("preprocessor", preprocessor)):
+            texts |= {key: _json(folder / name)} if (folder / name).is_file() else {}
+    licence = license_of(folder)
+    return Foreign(path=path, tensors=tensors, args=args, licence=licence, notes=tuple(notes), **texts)
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
-    if file.name.endswith(".index.json"):
+    if file.name.endswith(".index.json"):  # of transformers: the names of parts in its folder
+        parts = _json(file).get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+            raise CheckpointError(f"{file}: its weight_map names no files; download it again")
         tensors: dict[str, Tensor] = {}
-        for part in _parts(file):
+        for part in sorted(set(parts.values())):
+            if Path(part).name != part or not part.endswith(SUFFIXES) or len(part) > LONGEST_FILE_NAME:
+                raise CheckpointError(f"{file}: names no file of weights in its folder: {shown(part)}")
             tensors |= _read(file.parent / part)[0]
         return tensors, {}, []
     if not file.is_file():
@@ -148,27 +144,8 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
     if file.suffix in PICKLES:
         return _unpacked(_load_pickle(file), file)
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{file}: not a whole safetensors file ({shown(error)}); download or copy it again"
-        ) from error
-
-
-def _parts(index: Path) -> list[str]:
-    """The files that an index of transformers names, all in its folder."""
-    weight_map = _json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(part, str) for part in weight_map.values()):
-        raise CheckpointError(f"{index}: its weight_map names no files; download it again")
-    parts = sorted(set(weight_map.values()))
-    for part in parts:
-        if Path(part).name != part:
-            raise CheckpointError(f"{index}: names a part outside its folder: {shown(part)}")
-        if not part.endswith(SUFFIXES) or len(part) > LONGEST_FILE_NAME:
-            raise CheckpointError(f"{index}: names a part that has no weights: {shown(part)}")
-    return parts
+    with open_safetensors(file, framework="pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
 
 
 class IgnoredObject:
@@ -188,31 +165,23 @@ def _load_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals(ignored), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the format; a file that it does not understand is an error
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
-            raise CheckpointError(
-                f"{path}: not a checkpoint that torch wrote, or a damaged one; download or copy it again"
-            ) from error
-        raise CheckpointError(
-            f"{path}: refused, nothing of it ran: it names {wanted[1]}, and a pickle that names code can "
-            "do anything; get it as .safetensors, or save its state dict alone if you trust it"
-        ) from error
     except Exception as error:  # a damaged pickle can end in nearly any error
         if isinstance(error, OSError) and error.filename is not None:  # of the disk, not of the content
             raise
-        reason = str(error).split("\n")[0][:80] or "it ends too early"
-        raise CheckpointError(
-            f"{path}: damaged or no torch checkpoint ({reason}); download or copy it again"
-        ) from error
+        problem = "not a checkpoint that torch wrote, or a damaged one; download or copy it again"
+        if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL ([\w.]+)", str(error))):
+            problem = (
+                f"refused, nothing of it ran: it names {code[1]}, and a pickle that names code can do "
+                "anything; get it as .safetensors, or save its state dict alone if you trust it"
+            )
+        raise CheckpointError(f"{path}: {problem}") from error
 
 
 def _unpacked(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors in the content of a pickle, the saved command line, and notes."""
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: holds a {type(content).__name__}, not named weights")
+    saved = content if isinstance(content, dict) else {}
     for name in (*CONTAINERS, None):
-        state = content if name is None else content.get(name)
+        state = saved if name is None else saved.get(name)
         if not isinstance(state, dict):
             continue
         tensors = {str(key): value for key, value in state.items() if isinstance(value, Tensor)}
@@ -224,14 +193,17 @@ def _unpacked(content: Any, file: Path) -> tuple[dict[str, Tensor], dict[str, An
                     f"{file}: {shown(key)} is stored as {tensor.layout}, not as a dense tensor; save it "
                     "with to_dense()"
                 )
-        args = content.get("args")
+        args = saved.get("args")
         args = args.state if isinstance(args, IgnoredObject) else args
         pairs = args.items() if isinstance(args, dict) else ()
         plain = {str(key): value for key, value in pairs if isinstance(value, (bool, int, float, str))}
         averaged = "its averaged weights (model_ema) are not used"
-        return tensors, plain, [averaged] if "model_ema" in content else []
-    keys = ", ".join(shown(key) for key in sorted(map(str, content))[:5]) or "nothing"
-    raise CheckpointError(f"{file}: no weights in it under {', '.join(CONTAINERS)} (it has: {keys})")
+        return tensors, plain, [averaged] if "model_ema" in saved else []
+    keys = ", ".join(shown(key) for key in sorted(map(str, saved))[:5]) or "nothing"
+    where = f"under {', '.join(CONTAINERS)}"
+    raise CheckpointError(
+        f"{file}: a {type(content).__name__} with no weights in it {where} (it has: {keys})"
+    )
 
 
 def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -252,8 +224,8 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _json(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
+        if not isinstance(content, dict):
+            raise ValueError("not a configuration")
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({shown(error)}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not a configuration; download it again")
     return content

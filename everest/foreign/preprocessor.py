@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import BeforeValidator, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
 from everest.errors import shown
 from everest.models.spec import ModelSpec
+from everest.system.text import validated
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelStatistics
 
 PREPROCESSOR: Final = "preprocessor_config.json"
@@ -36,20 +40,36 @@ def preprocessor(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
+Colors = Annotated[
+    tuple[float, float, float],
+    BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else (value,) * 3),
+]
+
+
+@with_config(strict=True)
+class Stated(TypedDict, total=False):
+    """The values of a preprocessor that `preprocessor_pixels` reads."""
+
+    do_rescale: bool
+    rescale_factor: Annotated[float, Field(gt=0)]
+    do_normalize: bool
+    image_mean: Colors
+    image_std: Colors
+
+
 def preprocessor_pixels(content: Mapping[str, Any]) -> PixelStatistics:
     """Return the mean and std by which a preprocessor normalizes frames, for pixels in [0, 1].
 
     It computes (byte * rescale_factor - mean) / std. Without a preprocessor they are ImageNet's.
     """
-    factor = content.get("rescale_factor", 1 / BYTE) if _is_set(content, "do_rescale") else 1.0
-    scale = BYTE * _number("rescale_factor", factor)
-    if scale <= 0:
-        raise ValueError(f"rescale_factor is {shown(factor)}, not above 0")
+    stated = {name: value for name, value in content.items() if value is not None}
+    stated = validated(TypeAdapter(Stated), stated)
+    scale = BYTE * (stated.get("rescale_factor", 1 / BYTE) if stated.get("do_rescale", True) else 1.0)
     if math.isclose(scale, 1, rel_tol=ROUNDING):
         scale = 1.0
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if _is_set(content, "do_normalize"):
-        mean, std = _colors(content, "image_mean", IMAGENET_MEAN), _colors(content, "image_std", IMAGENET_STD)
+    mean, std = (0.0,) * 3, (1.0,) * 3
+    if stated.get("do_normalize", True):
+        mean, std = stated.get("image_mean", IMAGENET_MEAN), stated.get("image_std", IMAGENET_STD)
     return PixelStatistics(
         mean=tuple(value / scale for value in mean), std=tuple(value / scale for value in std)
     )
@@ -59,7 +79,8 @@ def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Ite
     """Yield where a preprocessor prepares other frames than everest for clips of `size` (height, width)."""
     if not content:
         return
-    if _is_set(content, "do_normalize") and None in (content.get("image_mean"), content.get("image_std")):
+    normalized = content.get("do_normalize") is not False
+    if normalized and None in (content.get("image_mean"), content.get("image_std")):
         yield "its preprocessor states no mean and std: frames are normalized by ImageNet's"
     height, width = size
     same: dict[str, tuple[Any, ...]] = {
@@ -75,27 +96,3 @@ def preprocessor_notes(content: Mapping[str, Any], size: tuple[int, int]) -> Ite
             f"its preprocessor resizes frames in another way ({', '.join(changed)}); everest.read_clip reads "
             "the frames of everest"
         )
-
-
-def _is_set(content: Mapping[str, Any], name: str) -> bool:
-    value = content.get(name, True)
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {shown(repr(value))}, not true or false")
-    return value
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e9:
-        raise ValueError(f"{name} is {shown(repr(value))}, not a number for pixels")
-    return float(value)
-
-
-def _colors(content: Mapping[str, Any], name: str, default: tuple[float, ...]) -> tuple[float, ...]:
-    """Return three numbers of `content`, which may be given as one."""
-    value = content.get(name)
-    if value is None:
-        return default
-    values = value if isinstance(value, list) else [value] * 3
-    if len(values) != 3:
-        raise ValueError(f"{name} has {len(values)} values, not one for each of 3 colors")
-    return tuple(_number(name, each) for each in values)

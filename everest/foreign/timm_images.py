@@ -1,4 +1,4 @@
-"""Image models of timm as encoders of single frames: `timm:NAME`, and how their weights are converted.
+"""Networks of timm: image models `timm:NAME` as encoders of single frames, and a tokenizer's ResNet-50.
 
 The encoder is a ViT with the parts of CLIP, SigLIP, DINOv2, DINOv3, EVA-02 and PE (docs/starting.md). A run
 that starts from it inflates its embedding over time.
@@ -26,15 +26,16 @@ from torch import Tensor, nn
 from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
-from everest.errors import CheckpointError, RecipeError, did_you_mean, shown
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, shown
+from everest.foreign.files import locate, read_foreign
 from everest.methods.strategies import AllTokens
 from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.hub import PREFIX as HUB
-from everest.system.hub import TIMM_PREFIX, fetch, warn_on_main
+from everest.system.hub import TIMM_PREFIX, Unreachable, fetch, warn_on_main
 from everest.system.run_folder import WEIGHTS
-from everest.system.weights import Weights, require_finite
+from everest.system.weights import Weights, load_tensors, require_finite
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 ImageModel = VisionTransformer | Eva
@@ -42,6 +43,10 @@ ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
 GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
 # Parts of a block that have the same names here. Not all models have a norm in their MLP.
 SAME: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
+RESNET_SETTING: Final = "tokenizer.loss.perceptual_weights"
+RESNET: Final = "resnet50"
+# Our choice: timm's weights with plain training, as MAGVIT uses.
+RESNET_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
 SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}  # LayerScale
 
 
@@ -71,17 +76,15 @@ def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_mai
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:
     """Return the model if everest's encoder supports all of its parts."""
-    parts = list(foreign_parts(model))
+    parts = dict.fromkeys(map(shown, foreign_parts(model)))
     if parts:
-        raise CheckpointError(
-            f"{source}: has {', '.join(map(shown, parts))}, which everest's encoder does not support"
-        )
+        raise CheckpointError(f"{source}: has {', '.join(parts)}, which everest's encoder does not support")
     assert isinstance(model, ImageModel)
     return model
 
 
 def foreign_parts(model: nn.Module) -> Iterator[str]:
-    """Yield the parts of an image model that an encoder of everest does not have."""
+    """Yield the parts of an image model that an encoder of everest does not have; of blocks repeatedly."""
     if type(model) not in ARCHITECTURES:
         yield f"the architecture {type(model).__name__}"
         return
@@ -90,36 +93,33 @@ def foreign_parts(model: nn.Module) -> Iterator[str]:
         yield "another patch embedding than one convolution"
     if rotary_of(model) is None:
         yield f"positions of the kind {type(model.rope).__name__}"
-    yield from dict.fromkeys(part for block in model.blocks for part in _foreign_parts_of_block(block))
+    for block in model.blocks:
+        if not isinstance(block, Block | EvaBlock) or type(block) not in (Block, EvaBlock):
+            yield f"blocks of the kind {type(block).__name__}"
+            continue
+        if not all(isinstance(norm, nn.LayerNorm) for norm in (block.norm1, block.norm2)):
+            yield f"norms of the kind {type(block.norm1).__name__}"
+        attention, mlp = block.attn, block.mlp
+        if type(attention) not in (Attention, AttentionRope, EvaAttention):
+            yield f"attention of the kind {type(attention).__name__}"
+        else:
+            assert isinstance(attention, Attention | AttentionRope | EvaAttention)
+            heads, inner = attention.num_heads, (attention.q_norm, attention.k_norm, attention.norm)
+            if not all(isinstance(norm, nn.Identity) for norm in inner):
+                yield "norms inside its attention"
+            if getattr(attention, "gate", None) is not None:
+                yield "gated attention"
+            if getattr(attention, "num_kv_heads", heads) != heads:
+                yield "keys and values that several heads share"
+            if attention.proj.in_features != attention.proj.out_features:
+                yield "heads that are together wider or narrower than its tokens"
+        if mlp_kind(mlp) is None and type(mlp) is not Mlp:
+            yield f"an MLP of the kind {type(mlp).__name__}"
+        elif mlp_kind(mlp) is None:
+            yield f"the activation {mlp.act}" if type(mlp.act) not in GELUS else "a norm inside its MLP"
     norms = [model.norm_pre, model.norm, *model.blocks.modules()]
     if len({norm.eps for norm in norms if isinstance(norm, nn.LayerNorm)}) > 1:
         yield "norms that differ in eps"
-
-
-def _foreign_parts_of_block(block: nn.Module) -> Iterator[str]:
-    if not isinstance(block, Block | EvaBlock) or type(block) not in (Block, EvaBlock):
-        yield f"blocks of the kind {type(block).__name__}"
-        return
-    if not all(isinstance(norm, nn.LayerNorm) for norm in (block.norm1, block.norm2)):
-        yield f"norms of the kind {type(block.norm1).__name__}"
-    attention, mlp = block.attn, block.mlp
-    if type(attention) not in (Attention, AttentionRope, EvaAttention):
-        yield f"attention of the kind {type(attention).__name__}"
-    else:
-        assert isinstance(attention, Attention | AttentionRope | EvaAttention)
-        heads, inner = attention.num_heads, (attention.q_norm, attention.k_norm, attention.norm)
-        if not all(isinstance(norm, nn.Identity) for norm in inner):
-            yield "norms inside its attention"
-        if getattr(attention, "gate", None) is not None:
-            yield "gated attention"
-        if getattr(attention, "num_kv_heads", heads) != heads:
-            yield "keys and values that several heads share"
-        if attention.proj.in_features != attention.proj.out_features:
-            yield "heads that are together wider or narrower than its tokens"
-    if mlp_kind(mlp) is None and type(mlp) is not Mlp:
-        yield f"an MLP of the kind {type(mlp).__name__}"
-    elif mlp_kind(mlp) is None:
-        yield f"the activation {mlp.act}" if type(mlp.act) not in GELUS else "a norm inside its MLP"
 
 
 def mlp_kind(mlp: nn.Module) -> MlpKind | None:
@@ -176,7 +176,15 @@ def image_weights(
         selection=AllTokens(),
         norms=Norms(after_encoder=isinstance(norm, nn.LayerNorm), eps=cast(nn.LayerNorm, block.norm1).eps),
     )
-    tensors = {**_embedding(plain, torch.tensor(mean), torch.tensor(std)), **_positions(plain)}
+    weight, bias = embed.proj.weight, embed.proj.bias  # (D, 3, p, q), (D,)
+    scale = torch.tensor(IMAGENET_STD) / torch.tensor(std)  # (3,)
+    moved = (torch.tensor(IMAGENET_MEAN) - torch.tensor(mean)) / torch.tensor(std)  # (3,)
+    shift = (weight * moved[:, None, None]).sum(dim=(1, 2, 3))  # (D,)
+    tensors = {
+        "patch_embed.proj.weight": (weight * scale[:, None, None]).unsqueeze(2),  # (D, 3, 1, p, q)
+        "patch_embed.proj.bias": shift if bias is None else bias + shift,
+        **_positions(plain),
+    }
     for number, block in enumerate(plain.blocks):
         tensors |= {f"blocks.{number}.{name}": tensor for name, tensor in _block(plain, block.state_dict())}
     for name, module in (("norm_before", plain.norm_pre), ("norm", norm)):
@@ -217,18 +225,6 @@ def _settings(model: ImageModel, block: Block) -> ModelSettings:
     )
 
 
-def _embedding(model: ImageModel, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
-    """The embedding for pixels that are normalized as ImageNet's: a tubelet of one frame."""
-    weight, bias = model.patch_embed.proj.weight, model.patch_embed.proj.bias  # (D, 3, p, q), (D,)
-    shift = (torch.tensor(IMAGENET_MEAN) - mean) / std  # (3,)
-    scale = torch.tensor(IMAGENET_STD) / std
-    moved = (weight * shift[:, None, None]).sum(dim=(1, 2, 3))
-    return {
-        "patch_embed.proj.weight": (weight * scale[:, None, None]).unsqueeze(2),  # (D, 3, 1, p, q)
-        "patch_embed.proj.bias": moved if bias is None else bias + moved,
-    }
-
-
 def _positions(model: ImageModel) -> dict[str, Tensor]:
     """The positions of places, and the learned tokens; there is one slice, whose position is zero.
 
@@ -253,7 +249,20 @@ def _positions(model: ImageModel) -> dict[str, Tensor]:
 
 def _block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a block under our names."""
-    yield from _attention(model, tensors)
+    if "attn.qkv.weight" in tensors:
+        weights = list(tensors["attn.qkv.weight"].chunk(3))  # (D, D) each
+        biases = list(_bias(tensors, "attn.qkv").chunk(3))  # (D,) each
+    else:
+        weights = [tensors[f"attn.{letter}_proj.weight"] for letter in "qkv"]
+        biases = [_bias(tensors, f"attn.{letter}_proj") for letter in "qkv"]
+    biases = [tensors.get(f"attn.{letter}_bias", bias) for letter, bias in zip("qkv", biases, strict=True)]
+    if rotary_of(model) != "none":
+        for parts in (weights, biases):
+            parts[:2] = (_turned_order(model, rows) for rows in parts[:2])
+        yield "attn.k_bias", biases[1]
+    yield "attn.qkv.weight", torch.cat(weights)
+    yield "attn.q_bias", biases[0]
+    yield "attn.v_bias", biases[2]
     first = ("mlp.fc1",) if "mlp.fc1.weight" in tensors else ("mlp.fc1_g", "mlp.fc1_x")  # of gate and value
     yield "mlp.fc1.weight", torch.cat([tensors[f"{name}.weight"] for name in first])
     yield "mlp.fc1.bias", torch.cat([_bias(tensors, name) for name in first])
@@ -272,24 +281,6 @@ def _bias(tensors: Mapping[str, Tensor], module: str) -> Tensor:
     return tensors.get(f"{module}.bias", weight.new_zeros(weight.size(0)))
 
 
-def _attention(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the matrix of queries, keys and values, and their biases."""
-    if "attn.qkv.weight" in tensors:
-        weights = list(tensors["attn.qkv.weight"].chunk(3))  # (D, D) each
-        biases = list(_bias(tensors, "attn.qkv").chunk(3))  # (D,) each
-    else:
-        weights = [tensors[f"attn.{letter}_proj.weight"] for letter in "qkv"]
-        biases = [_bias(tensors, f"attn.{letter}_proj") for letter in "qkv"]
-    biases = [tensors.get(f"attn.{letter}_bias", bias) for letter, bias in zip("qkv", biases, strict=True)]
-    if rotary_of(model) != "none":
-        for parts in (weights, biases):
-            parts[:2] = (_turned_order(model, rows) for rows in parts[:2])
-        yield "attn.k_bias", biases[1]
-    yield "attn.qkv.weight", torch.cat(weights)
-    yield "attn.q_bias", biases[0]
-    yield "attn.v_bias", biases[2]
-
-
 def _turned_order(model: ImageModel, rows: Tensor) -> Tensor:
     """Rows (D, ...) of queries or keys, with the channels of each head as `RotaryPositions` turns them.
 
@@ -303,3 +294,26 @@ def _turned_order(model: ImageModel, rows: Tensor) -> Tensor:
     if cast(RotaryEmbeddingCat, getattr(model, "rope", None)).grid_indexing == "xy":
         by_head = by_head.roll(by_head.size(1) // 2, dims=1)
     return by_head.flatten(0, 1)
+
+
+def load_network(weights: str | None) -> nn.Module:
+    """Load the ImageNet network whose logits a tokenizer's perceptual loss compares: a ResNet-50.
+
+    Args:
+        weights: a file, or `hf:OWNER/NAME` on the hub or in its local cache; None is timm's.
+    """
+    network = timm.create_model(RESNET)
+    try:
+        path = locate(RESNET_WEIGHTS if weights is None else weights, notify=warn_on_main)
+        initial, tensors = network.state_dict(), read_foreign(path).tensors
+        # Counters of batch norms are missing in some files of weights.
+        counters = {name: x for name, x in initial.items() if name.endswith("num_batches_tracked")}
+        load_tensors(network, counters | dict(tensors), source=str(path))
+        require_finite(tensors, source=path)
+    except Unreachable as error:
+        raise EnvironmentProblem(
+            f"{RESNET_SETTING}: {error}; or set it to a local file of weights"
+        ) from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{RESNET_SETTING}: {error}") from error
+    return network

@@ -37,19 +37,15 @@ class Family:
     """Checkpoints with the same parameter names."""
 
     title: str
-    recognize: Callable[[Collection[str]], bool]
+    marker: str  # a pattern of names that only its checkpoints have, or those of families before it
     rules: Callable[[Collection[str]], Rules]
     positions: Positions = "flat"  # where the file stores no table
     kind: Literal["pretrain", "encoder"] = "pretrain"  # of our weights, if the checkpoint has no classifier
     clip: tuple[int, int] = (16, 224)  # frames and pixels of the released weights
-    clip_keys: tuple[str, str] = ("num_frames", "image_size")  # of the two in config.json
-    eps: float | None = None  # of transformers' norms if config.json states none; None: another program
+    clip_keys: tuple[str, str] = ("num_frames", "input_size")  # of the two in the stored settings
+    # Of transformers' norms if config.json states none; None: files of transformers do not describe these.
+    eps: float | None = None
     left_out: str | None = None  # why tensors have no place in our model
-
-    @property
-    def has_config(self) -> bool:
-        """Whether files of transformers next to the weights describe them."""
-        return self.eps is not None
 
     def translate(self, names: Collection[str]) -> Translation:
         """Find the fate of each tensor by its name."""
@@ -82,7 +78,10 @@ def _renamed(name: str, rules: Rules) -> str | None:
 
 def family_of(names: Collection[str]) -> str | None:
     """Return the family of a checkpoint with these parameter names; None if there is none."""
-    return next((name for name, family in FAMILIES.items() if family.recognize(names)), None)
+    for family_name, family in FAMILIES.items():
+        if any(re.fullmatch(family.marker, name) for name in names):
+            return family_name
+    return None
 
 
 def _starts(names: Iterable[str], *prefixes: str) -> bool:
@@ -176,15 +175,14 @@ _V_JEPA: Rules = [
 FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
     "transformers": Family(
         title="VideoMAE of the transformers library",
-        recognize=lambda names: any(n.endswith("patch_embeddings.projection.weight") for n in names),
+        marker=r".*patch_embeddings\.projection\.weight",
         rules=_videomae,
+        clip_keys=("num_frames", "image_size"),
         eps=1e-12,
     ),
     "vjepa2": Family(
         title="V-JEPA 2 of the transformers library (Assran et al. 2025)",
-        recognize=lambda names: any(
-            n.endswith("encoder.embeddings.patch_embeddings.proj.weight") for n in names
-        ),
+        marker=r".*encoder\.embeddings\.patch_embeddings\.proj\.weight",
         rules=lambda names: _V_JEPA,
         positions="rotary",
         kind="encoder",
@@ -195,15 +193,13 @@ FAMILIES: Final = {  # the first one that recognizes a checkpoint is used
     ),
     "st-mae": Family(
         title="ST-MAE (Feichtenhofer et al. 2022)",
-        recognize=lambda names: {"patch_embed.proj.weight", "pos_embed_spatial"} <= set(names),
+        marker="pos_embed_spatial",
         rules=lambda names: _ST_MAE + _released(names),
         positions="learned-separable",
     ),
     "videomae": Family(
         title="VideoMAE (Tong et al. 2022); EVEREST, VideoMAE V2, MME and MVD have the same names",
-        recognize=lambda names: (
-            not {"patch_embed.proj.weight", "encoder.patch_embed.proj.weight"}.isdisjoint(names)
-        ),
+        marker=r"(encoder\.)?patch_embed\.proj\.weight",
         rules=_released,
     ),
 }

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.system.files import write_error, write_text
+from everest.system.files import write_text, writing
 from everest.system.journal import Journal, open_journal, write_all
-from everest.system.own_files import read_own_json, reading_own
+from everest.system.text import read_own_json, reading_own
 
 JOURNAL: Final = "journal.jsonl"
 PLAN: Final = "plan.json"
@@ -70,22 +70,18 @@ class RowStore:
                 self.shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}
                 write_text(self.folder / SHAPES, json.dumps(self.shapes))
                 self._open_files()
-            try:
+            with writing(self.folder):
                 for name, value in row.items():
                     write_all(self._files[name], value.numpy().tobytes())
-            except OSError as error:
-                raise write_error(self.folder, error) from error
             self.entries.append((video, None))
         if self._journal.is_due:
             self.sync()
 
     def sync(self) -> None:
         """Flush all rows to the disk."""
-        try:
+        with writing(self.folder):
             for file in self._files.values():
                 os.fsync(file.fileno())
-        except OSError as error:
-            raise write_error(self.folder, error) from error
         self._journal.add(self.entries[len(self._journal.entries) :])
 
     def arrays(self) -> dict[str, NDArray[Any]]:

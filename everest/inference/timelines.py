@@ -27,9 +27,8 @@ from everest.inference.windows import DAMAGED, Window, check_counts, check_secon
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.own_files import read_own_json, reading_own
 from everest.system.run_folder import FINETUNE, PROJECT
-from everest.system.text import parse_json, validated
+from everest.system.text import parse_json, read_own_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
 

@@ -12,9 +12,8 @@ from typing import Final
 
 from everest.errors import DataError
 from everest.lists.text import ListRow
-from everest.system.own_files import reading_own
 from everest.system.storage import Location
-from everest.system.text import parse_json
+from everest.system.text import parse_json, reading_own
 from everest.video.folders import as_data_error
 from everest.video.source import Member, video_version
 

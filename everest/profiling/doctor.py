@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 from everest.errors import EnvironmentProblem
-from everest.system.machine import free_host_memory, host_memory, num_cores, num_readers
+from everest.system.processes import free_host_memory, host_memory, num_cores, num_readers
 from everest.system.run_folder import PACKAGES
 from everest.system.text import counted
 

@@ -30,7 +30,7 @@ from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import STAGES, StageName, stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
-from everest.system.machine import num_readers
+from everest.system.processes import num_readers
 from everest.video.reader import is_fast_to_read
 from everest.video.stream import VideoError
 

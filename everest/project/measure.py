@@ -42,8 +42,8 @@ from everest.probes.classifiers import linear
 from everest.probes.probe import difference_image
 from everest.project.request import REPORT, RESULT, write_document
 from everest.system.events import Report, notice, silent, stage
-from everest.system.own_files import read_own_json
 from everest.system.run_folder import FINETUNE
+from everest.system.text import read_own_json
 from everest.video.stream import VideoError
 
 SIDE: Final = 16  # rows and columns of an image

@@ -12,9 +12,8 @@ from everest.errors import DataError, RecipeError, differing
 from everest.lists.sources import LIST_FILES
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
-from everest.system.own_files import read_own_json, reading_own
 from everest.system.run_folder import ENVIRONMENT, FINETUNE, PROJECT, RECIPE, RunFolder
-from everest.system.text import json_text
+from everest.system.text import json_text, read_own_json, reading_own
 
 RESULT = "result.json"
 LISTS, PRETRAIN, REPORT, FOLDS = "lists", "pretrain", "report", "folds"

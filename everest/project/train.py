@@ -34,10 +34,9 @@ from everest.suggest.suggestion import suggest_recipe, this_device
 from everest.system.events import Report, notice, silent, stage
 from everest.system.files import FIX, write_text
 from everest.system.locks import sole_writer
-from everest.system.own_files import read_own_json
 from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import counted
+from everest.system.text import counted, read_own_json
 
 TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from everest.errors import DataError
 from everest.lists.sample import Sample
-from everest.system.own_files import reading_own
-from everest.system.text import parse_json
+from everest.system.text import parse_json, reading_own
 from everest.system.weights_header import open_safetensors
 
 SUFFIX: Final = ".safetensors"

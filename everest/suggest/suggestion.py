@@ -18,7 +18,7 @@ from everest.errors import RecipeError
 from everest.profiling.measure import TrainingStage, measure, reading_speed, stage_clips
 from everest.suggest.data_facts import DataFacts, examine_data
 from everest.suggest.rules import DEVICES, Choice, Purpose, choose_values
-from everest.system.machine import num_cores
+from everest.system.processes import num_cores
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
 OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets

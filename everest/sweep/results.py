@@ -20,9 +20,8 @@ from everest.metrics.names import CHANCES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import RUNS, SweepPlan, Work
-from everest.system.own_files import PROBLEMS, read_own_json, reading_own
 from everest.system.run_folder import WEIGHTS
-from everest.system.text import nonfinite_as_null, read_json
+from everest.system.text import PROBLEMS, nonfinite_as_null, read_json, read_own_json, reading_own
 from everest.system.weights_header import read_header
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged

@@ -22,10 +22,10 @@ from everest.metrics.names import value_text
 from everest.sweep.plan import RUNS, SweepPlan, Work
 from everest.sweep.results import RESULTS, WorkRow, collect, metric_title, read_work
 from everest.system.events import Report, notice
-from everest.system.files import check_new_folder, write_error, write_text
+from everest.system.files import check_new_folder, write_text, writing
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
-from everest.system.machine import JOBS, num_cores
+from everest.system.processes import JOBS, num_cores
 from everest.system.run_folder import TOKENIZER
 from everest.system.signals import SignalForwarder, Stopped, signal_name
 from everest.system.text import json_text, parse_json
@@ -136,7 +136,7 @@ class _Sweep:
     def _start(self, work: Work, slot: int, environment: Mapping[str, str], signals: SignalForwarder) -> _Job:
         command = [*self.processes.program, *work.command(self.folder, gpus=self.processes.gpus)]
         log_file, output_file = work.file(self.folder, "log"), work.file(self.folder, "out")
-        try:
+        with writing(log_file):
             output_file.unlink(missing_ok=True)  # a process of an earlier call may still write into it
             with log_file.open("ab") as log, output_file.open("wb") as output:
                 log_start = log.tell()
@@ -147,8 +147,6 @@ class _Sweep:
                     stderr=log,
                     env={**os.environ, **environment},
                 )
-        except OSError as error:
-            raise write_error(log_file, error) from error
         return _Job(work=work, process=process, slot=slot, log_start=log_start)
 
     def _error(self, job: _Job) -> str | None:

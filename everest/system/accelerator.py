@@ -20,7 +20,6 @@ from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.compute import computes_bf16, configure_cpu
-from everest.system.machine import free_host_memory
 from everest.system.processes import is_launched
 from everest.system.signals import Stopped
 
@@ -109,8 +108,3 @@ def peak_memory(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts KiB
-
-
-def free_memory(device: torch.device) -> int:
-    """The free bytes of the device; on a CPU of the machine, within the limit of its container or job."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_host_memory()

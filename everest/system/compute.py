@@ -1,17 +1,22 @@
-"""How devices compute: precision, fused functions, parts that fit a cache, CPU settings, host copies."""
+"""How devices compute: precision, fused functions, parts that fit a cache, CPU settings, host copies, and
+the bytes that are alive in a pass, measured without numbers."""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 import sys
+import weakref
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 FIRST_WITH_BF16: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
 
@@ -51,6 +56,7 @@ def fuse_functions() -> None:
             _fused[function] = torch.compile(function, dynamic=False)
 
 
+CPUINFO: Final = Path("/proc/cpuinfo")
 # Parameters of glibc's mallopt (malloc.h).
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
@@ -70,23 +76,16 @@ def configure_cpu() -> None:
     product shows this, the setting is restored. The default also remains on other processors, and if there
     is a GPU, because one setting is valid for both devices.
     """
-    if _made_by_amd() and not torch.cuda.is_available():
+    processor = CPUINFO.read_text() if CPUINFO.is_file() else platform.processor()
+    if "AuthenticAMD" in processor and not torch.cuda.is_available():
         default = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("medium")
-        if not matmul_stays_float32():
+        # Numbers that differ in their last bits only.
+        steps = torch.arange(256, dtype=torch.float32, device="cpu") * torch.finfo(torch.float32).eps
+        fine, identity = 1 + steps.repeat(256, 1), torch.eye(256, dtype=torch.float32, device="cpu")
+        if not torch.equal(fine @ identity, fine):
             torch.set_float32_matmul_precision(default)
     keep_freed_memory(TRAINER_KEEPS)
-
-
-def _made_by_amd(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    return "AuthenticAMD" in (cpuinfo.read_text() if cpuinfo.is_file() else platform.processor())
-
-
-def matmul_stays_float32() -> bool:
-    """Whether a product preserves float32 numbers that differ in their last bits only."""
-    steps = torch.arange(256, dtype=torch.float32, device="cpu") * torch.finfo(torch.float32).eps
-    fine, identity = 1 + steps.repeat(256, 1), torch.eye(256, dtype=torch.float32, device="cpu")  # (256, 256)
-    return torch.equal(fine @ identity, fine)
 
 
 def keep_freed_memory(limit: int) -> None:
@@ -152,3 +151,54 @@ def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     parts = zip(*(tensor.split(rows) for tensor in tensors), strict=True)
     results = [function(*part) for part in parts]
     return results[0] if len(results) == 1 else torch.cat(results)
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are made in its context: `most` of those alive at the same time.
+
+    Args:
+        weights: not counted, nor is what is computed from them alone, such as copies of lower precision.
+    """
+
+    def __init__(self, *weights: Tensor) -> None:
+        super().__init__()
+        self.most = 0
+        self._sizes: dict[int, int] = {}  # of the storages alive now; 0: not counted
+        for weight in weights:
+            self._add(weight, counts=False)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        for tensor in inputs:
+            self._add(tensor, counts=False)
+        counts = not inputs or any(self._sizes[x.untyped_storage()._cdata] for x in inputs)
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                self._add(tensor, counts=counts)
+        self.most = max(self.most, sum(self._sizes.values()))
+        return out
+
+    def _add(self, tensor: Tensor, *, counts: bool) -> None:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._sizes:
+            self._sizes[storage._cdata] = storage.nbytes() if counts else 0
+            weakref.finalize(storage, self._sizes.pop, storage._cdata)
+
+
+def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: int, trains: bool) -> int:
+    """The most bytes that are alive in a forward pass, without the weights of the model.
+
+    Args:
+        model: on the meta device; its weights become tensors without numbers.
+        run: makes its inputs; the tensors that it returns are alive until the end.
+        bytes_per_value: 4: float32; 2: autocast, which keeps float32 where it needs it.
+        trains: what the backward pass needs is kept.
+    """
+    half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bytes_per_value == 2)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu")
+        weights = (*model.parameters(), *model.buffers())
+        with LiveBytes(*weights) as live, half, torch.set_grad_enabled(trains):
+            _alive = run()
+    return live.most

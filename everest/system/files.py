@@ -12,21 +12,24 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from everest.errors import EnvironmentProblem, RecipeError, UserError
+from everest.errors import EnvironmentProblem, RecipeError
 
 UNFINISHED: Final = ".part"  # suffix of hidden files that are being written
 FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
 LOCK: Final = ".lock"  # suffix of hidden files of everest.system.locks
 
 
-def write_error(path: Path, error: OSError) -> UserError:
-    """The error for a file that cannot be written."""
-    if error.errno == errno.EISDIR:
-        return RecipeError(f"{path}: a folder is in the way; remove it")
-    reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        reason = "the disk is full; free some space and run again"
-    return EnvironmentProblem(f"cannot write {path}: {reason}")
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise a UserError, which names `path`, if the block cannot write."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EISDIR:
+            raise RecipeError(f"{path}: a folder is in the way; remove it") from error
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full; free some space and run again" if is_full else error.strerror or error
+        raise EnvironmentProblem(f"cannot write {path}: {reason}") from error
 
 
 @contextmanager
@@ -34,13 +37,12 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yields a temporary file `.NAME.part` next to `path` to write; flushes it, then renames it to `path`."""
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        _flush(temporary)
-        temporary.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        raise write_error(path, error) from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+            _flush(path.parent)
     finally:
         with suppress(OSError):  # an earlier error is the one to report
             temporary.unlink(missing_ok=True)  # gone already after a success
@@ -66,13 +68,11 @@ def check_writable(path: Path) -> None:
     """Raise EnvironmentProblem now if a file at `path` could not be written later."""
     if path.is_dir():
         raise EnvironmentProblem(f"cannot write {path}: it is a folder")
-    try:
+    with writing(path):
         folder = next(folder for folder in path.parents if os.path.lexists(folder))  # a dangling link, too
         # Not at `path`: a process killed here would leave an empty file that looks like a result.
         with path.open("a") if path.exists() else TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        raise write_error(path, error) from error
 
 
 def absolute(path: Path) -> Path:
@@ -95,10 +95,9 @@ def refuse_inputs(
     target, name = output.resolve(), f"{option} {output}".strip()
     for source in inputs:
         resolved = source.resolve() if isinstance(source, Path) else None
-        if resolved == target:
-            raise RecipeError(f"{name}: is an input of this command; {fix}")
         if resolved is not None and resolved.is_relative_to(target):
-            raise RecipeError(f"{name}: contains {source}, an input of this command; {fix}")
+            what = "is" if resolved == target else f"contains {source},"
+            raise RecipeError(f"{name}: {what} an input of this command; {fix}")
 
 
 def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from everest.errors import CheckpointError
-from everest.system.files import write_error
+from everest.system.files import writing
 from everest.system.processes import is_main
 
 PREFIX: Final = "hf:"
 TIMM_PREFIX: Final = "timm:"  # of image models, which timm loads from the hub
+PREFIXES: Final = (PREFIX, TIMM_PREFIX)  # of checkpoints that are no files
 _SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
 _PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
 ANSWER_SECONDS: Final = 10.0  # our choice: for the hub, before the cache is used
@@ -26,16 +27,6 @@ def warn_on_main(text: str) -> None:
     """Show the user a line, once over all processes."""
     if is_main():
         logging.getLogger("everest").warning("%s", text)
-
-
-def is_hub_name(name: str | Path) -> bool:
-    """Whether `name` is the name of a checkpoint of the hub."""
-    return str(name).startswith(PREFIX)
-
-
-def is_timm_name(name: str | Path) -> bool:
-    """Whether `name` is the name of an image model of timm."""
-    return str(name).startswith(TIMM_PREFIX)
 
 
 def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
@@ -81,7 +72,8 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
                 f"not answer ({no_answer}); connect, or fetch it elsewhere by `hf download {repository}`"
             ) from error
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-            raise write_error(Path(str(error.filename)), error) from error
+            with writing(Path(str(error.filename))):
+                raise
         raise Unreachable(
             f"{name}: the download was interrupted ({_first_line(error)}); run again to resume it"
         ) from error

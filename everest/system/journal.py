@@ -11,10 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final, Generic, TypeVar
 
-from everest.system.files import write_error
+from everest.system.files import writing
 from everest.system.locks import sole_writer
-from everest.system.own_files import reading_own
-from everest.system.text import parse_json
+from everest.system.text import parse_json, reading_own
 
 SYNC_SECONDS: Final = 1.0  # of work that a power failure may cost
 
@@ -39,12 +38,13 @@ class Journal(Generic[Entry]):
     def add(self, entries: Sequence[Entry]) -> None:
         """Append JSON values, or dataclasses of such. A kill cannot lose them, a power failure can."""
         lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
-        try:
+        with writing(self._path):
             self._file.truncate(self._size)  # a part that an interrupted call has written
-            write_all(self._file, lines)
-        except OSError as error:
-            self._file.truncate(self._size)
-            raise write_error(self._path, error) from error
+            try:
+                write_all(self._file, lines)
+            except OSError:
+                self._file.truncate(self._size)
+                raise
         self.entries += entries
         self._size += len(lines)
         if self.is_due:
@@ -75,15 +75,13 @@ def open_journal(
         restart: remove all entries, once the lock is held.
     """
     with sole_writer(path), ExitStack() as stack:
-        try:
+        with writing(path):
             # Unbuffered: closing the file does not repeat a write that has failed.
             file = stack.enter_context(path.open("a+b", buffering=0))
             if restart:
                 file.truncate(0)
             file.seek(0)
             lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-        except OSError as error:
-            raise write_error(path, error) from error
         lines = lines[: len(lines) // batch * batch]
         with reading_own(path, fix=fix):
             entries = [entry(parse_json(line)) for line in lines]

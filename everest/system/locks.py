@@ -12,7 +12,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from everest.errors import RecipeError
-from everest.system.files import LOCK, write_error
+from everest.system.files import LOCK, writing
 
 TRAINING: Final = "training"  # the process that trains a run locks this name in its folder
 WAIT_SECONDS: Final = 1.0  # our choice: `is_running` holds a lock for a moment
@@ -28,14 +28,13 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
     """
     lock_file = path.with_name(f".{path.name}{LOCK}")
     lock = FileLock(lock_file, timeout=WAIT_SECONDS)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        message = f"{path.parent}: another process writes there now; wait for it to end"
-        raise RecipeError(busy or message) from error
-    except OSError as error:
-        raise write_error(path, error) from error
+        try:
+            lock.acquire()
+        except Timeout as error:
+            message = f"{path.parent}: another process writes there now; wait for it to end"
+            raise RecipeError(busy or message) from error
     try:
         yield
     finally:

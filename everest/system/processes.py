@@ -1,4 +1,4 @@
-"""The processes of a run, one per device: their ranks.
+"""The processes of a run, one per device: their ranks, and the cores and memory that each may use.
 
 A run of several processes is the same command several times; each process reads its rank from the
 environment variables of torch.distributed and Accelerate, which everest (everest.system.launch), torchrun,
@@ -9,12 +9,23 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from everest.errors import EnvironmentProblem, shown
 
 NUMBERS: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # variables of a launcher
 LAUNCHER: Final = (*NUMBERS, "MASTER_ADDR")
+QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
+JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
+# Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
+MOST_READERS: Final = 48
+READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
+CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # version 2, of Linux: containers, jobs of Slurm
+OWN_GROUPS: Final = Path("/proc/self/cgroup")
+FREED: Final = ("inactive_file", "active_file", "slab_reclaimable")  # when needed; of memory.stat
 
 
 def is_launched() -> bool:
@@ -63,3 +74,63 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
     first = "".join(re.findall(r"^([^\[,]*)(?:\[(\d+))?", nodes)[0])
     environment.setdefault("MASTER_ADDR", first)
     environment.setdefault("MASTER_PORT", str(20000 + int(environment["SLURM_JOB_ID"]) % 20000))
+
+
+def num_cores() -> int:
+    """Returns how many cores this process may use, together with others of its run."""
+    # macOS assigns no cores to a process.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no limit
+        quota, period = QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
+
+
+def num_readers() -> int:
+    """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
+    memory = host_memory()  # what is free changes from run to run
+    possible = min(num_cores(), memory // READER_BYTES)
+    trainers = local_processes() * int(os.environ.get(JOBS) or 1)  # on this machine
+    return max(1, min(possible // trainers, MOST_READERS))
+
+
+def free_host_memory(*, with_swap: bool = False) -> int:
+    """The bytes that this process can still use: of the machine, of its container and of its job of Slurm.
+
+    Args:
+        with_swap: of the machine, whose system ends processes only when its swap space is full, too.
+    """
+    import psutil  # here: `everest doctor` starts even if this package is broken
+
+    free = min([psutil.virtual_memory().available, *(limit - used for limit, used in _memory_limits())])
+    return max(0, free) + (psutil.swap_memory().free if with_swap else 0)
+
+
+def host_memory() -> int:
+    """The bytes that this process and all others of its container may use together."""
+    import psutil
+
+    return min([psutil.virtual_memory().total, *(limit for limit, _ in _memory_limits())])
+
+
+def _memory_limits() -> Iterator[tuple[int, int]]:
+    """The limit and the use, in bytes, of each control group around this process that has a limit."""
+    groups = OWN_GROUPS.read_text(errors="surrogateescape") if OWN_GROUPS.is_file() else ""
+    own = re.search("^0::/?(.*)$", groups, re.MULTILINE)
+    if own is None:
+        return
+    group = CONTROL_GROUPS / own[1]  # where the container sees its own groups only, the top
+    for folder in (group, *group.parents):
+        if most := _numbers(folder / "memory.max"):  # the group is visible here, and has a limit
+            parts = _numbers(folder / "memory.stat")
+            used = _numbers(folder / "memory.current").get("", 0) - sum(parts.get(name, 0) for name in FREED)
+            yield most[""], used
+
+
+def _numbers(file: Path) -> dict[str, int]:
+    """The numbers in a file of a control group by their names; by "" the number that is the whole file."""
+    try:
+        text = file.read_text(errors="replace")
+    except OSError:
+        return {}
+    return {name: int(number) for name, number in re.findall("^(?:(.+) )?([0-9]+)$", text, re.MULTILINE)}

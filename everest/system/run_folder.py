@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
 
 from everest.errors import DataError, RecipeError, shown
-from everest.system.files import write_error, write_table, write_text
-from everest.system.own_files import read_own_json, reading_own
-from everest.system.text import json_text, nonfinite_as_null, parse_json
+from everest.system.files import write_table, write_text, writing
+from everest.system.text import json_text, nonfinite_as_null, parse_json, read_own_json, reading_own
 
 RECIPE: Final = "recipe.yaml"
 ENVIRONMENT: Final = "env.json"
@@ -117,9 +116,35 @@ class RunFolder:
         return (self.path / RECIPE).is_file() and (self.path / ENVIRONMENT).is_file()
 
     def start(self, recipe_text: str, values: Mapping[str, Any]) -> None:
-        """Clear the folder, then write env.json with these values, and the recipe that makes it a run."""
+        """Clear the folder, then write env.json with these values, and the recipe that makes it a run.
+
+        env.json also has versions, devices, commit and command line: all that is needed to repeat a run.
+        """
+        import torch  # here, because listing runs needs no torch
+
         self.clear()
-        write_text(self.path / ENVIRONMENT, json_text({**current_environment(), **values}, indent=2))
+        versions = dict.fromkeys(PACKAGES, "not installed")
+        for package in PACKAGES:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
+        commit = None  # of the checkout that the package runs from; None: an installed wheel, or no git
+        package_folder = Path(__file__).resolve().parents[1]
+        command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
+        options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
+        with suppress(OSError, subprocess.SubprocessError):
+            top, head = subprocess.run(command, cwd=package_folder, **options).stdout.split("\n")[:2]
+            # A wheel installed inside another project's checkout does not take that project's commit.
+            commit = head if Path(top) == package_folder.parent else None
+        environment = {
+            "command": sys.argv,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": versions,
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+            "git_commit": commit,
+        }
+        write_text(self.path / ENVIRONMENT, json_text({**environment, **values}, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
     def clear(self) -> None:
@@ -170,11 +195,9 @@ class RunFolder:
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
-        try:
-            with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-                file.write(json_text(nonfinite_as_null(row)) + "\n")
-        except OSError as error:
-            raise write_error(self.path / METRICS_FILE, error) from error
+        path = self.path / METRICS_FILE
+        with writing(path), path.open("a", encoding="utf-8") as file:
+            file.write(json_text(nonfinite_as_null(row)) + "\n")
 
     def read_metrics(self) -> tuple[list[dict[str, Any]], list[str]]:
         """The rows of metrics.jsonl, and a message for each line that is not a row.
@@ -226,32 +249,3 @@ def default_folder(command: str, recipe: str) -> Path:
     folder = Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([folder], numbered) if not path.exists())
-
-
-def current_environment() -> dict[str, Any]:
-    """Versions, devices, commit and command line: all that is needed to repeat a run."""
-    import torch  # here, because listing runs needs no torch
-
-    versions = dict.fromkeys(PACKAGES, "not installed")
-    for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    commit = None  # of the checkout that the package runs from; None for an installed wheel or without git
-    package_folder = Path(__file__).resolve().parents[1]
-    command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
-    with suppress(OSError, subprocess.SubprocessError):
-        git = subprocess.run(
-            command, cwd=package_folder, capture_output=True, text=True, check=True, timeout=10
-        )
-        top, head = git.stdout.split("\n")[:2]
-        # A wheel installed inside another project's checkout does not take that project's commit.
-        commit = head if Path(top) == package_folder.parent else None
-    return {
-        "command": sys.argv,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
-        "git_commit": commit,
-    }

@@ -8,9 +8,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from everest.errors import UserError
 from everest.system.processes import is_main
@@ -33,21 +33,38 @@ class Stopped(UserError):
         self.exit_code = 128 + number  # the convention of shells: 130 SIGINT, 143 SIGTERM
 
 
-class StopSignal:
+class _Handler:
+    """Handles each of STOP_SIGNALS in a block by its method `_handle`.
+
+    Only the main thread receives signals: in another thread, such as one of a notebook, it does nothing.
+    """
+
+    def __enter__(self) -> Self:
+        self._before: dict[int, Any] = {}  # the handlers outside of the block
+        if threading.current_thread() is threading.main_thread():
+            self._before |= {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        for number, before in self._before.items():
+            # Unless nohup has set it to outlive the terminal.
+            if signal.Signals(number).name != "SIGHUP" or before != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Receive a signal."""
+
+
+class StopSignal(_Handler):
     """Records one of STOP_SIGNALS, so that the current step can end; a second one acts at once."""
 
     def __init__(self) -> None:
         self.number = 0  # of the signal that requests the stop; 0: none
         self._at = 0.0
 
-    def __enter__(self) -> StopSignal:
-        self._before = _catch_stop_signals(self._record)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        _restore(self._before)
-
-    def _record(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         _stopping.set()
         self._at = time.monotonic()
@@ -63,7 +80,7 @@ class StopSignal:
         return time.monotonic() - self._at
 
 
-class SignalForwarder:
+class SignalForwarder(_Handler):
     """Starts processes, and forwards each of STOP_SIGNALS to them. Use as a context.
 
     Ctrl-C reaches only this process, which forwards it once.
@@ -73,10 +90,6 @@ class SignalForwarder:
         self.received: list[int] = []
         self._processes: list[subprocess.Popen[Any]] = []
         self._signaled: set[int] = set()  # ids of processes that have received a signal
-
-    def __enter__(self) -> SignalForwarder:
-        self._before = _catch_stop_signals(self._forward)
-        return self
 
     def __exit__(self, *exception: object) -> None:
         for process in self._processes:  # those that still run after an error of this process
@@ -88,7 +101,7 @@ class SignalForwarder:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        _restore(self._before)
+        super().__exit__(*exception)
 
     def start(self, command: Sequence[str], env: Mapping[str, str], **options: Any) -> subprocess.Popen[Any]:
         """Start a process that ends with this one. It also gets a signal that arrives during its start.
@@ -103,31 +116,12 @@ class SignalForwarder:
             process.send_signal(self.received[-1])
         return process
 
-    def _forward(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.received.append(number)
         _stopping.set()
         for process in self._processes:
             self._signaled.add(process.pid)
             process.send_signal(number)
-
-
-def _catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
-    """Install a handler for STOP_SIGNALS; returns those before, by signal.
-
-    Only the main thread receives signals: in another thread, such as one of a notebook, none is installed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return {}
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number, handler_before in before.items():
-        if number.name != "SIGHUP" or handler_before != signal.SIG_IGN:  # nohup: outlive the terminal
-            signal.signal(number, handler)
-    return before
-
-
-def _restore(handlers: dict[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def signal_name(code: int | None) -> str | None:

@@ -1,18 +1,25 @@
-"""Text: counts of things, names, JSON."""
+"""Text: counts of things, names, JSON; files that everest wrote and reads again."""
 
 from __future__ import annotations
 
+import csv
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from everest.errors import shown
+from everest.errors import CheckpointError, RecipeError, UserError, shown
+from everest.system.storage import Location
 
 Value = TypeVar("Value")
+MOST_OF_REASON: Final = 200  # letters, in a message
+# What reading a value of another type, or one that is missing, may raise.
+PROBLEMS: Final = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
 
 
 def counted(number: int, noun: str) -> str:
@@ -68,5 +75,29 @@ def validated(adapter: TypeAdapter[Value], value: Any) -> Value:
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key, problem = shown(".".join(map(str, first["loc"]))), shown(first["msg"], most=200)
+        key, problem = shown(".".join(map(str, first["loc"]))), shown(first["msg"], most=MOST_OF_REASON)
         raise ValueError(f"{key}: {problem}" if key else problem) from error
+
+
+@contextmanager
+def reading_own(path: Location, *, fix: str, error: type[UserError] = RecipeError) -> Iterator[None]:
+    """Raise `error` for anything that fails while a file that everest wrote is read and understood.
+
+    Its values are not checked one by one: only damage or an edit by hand makes them wrong.
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise error(f"{path}: cannot be read: {problem.strerror or problem}") from problem
+    except (*PROBLEMS, CheckpointError) as problem:
+        if isinstance(problem, CheckpointError) and not str(problem).startswith(f"{path}: "):
+            raise  # of another file
+        reason = f"no {problem}" if isinstance(problem, KeyError) else str(problem)
+        reason = shown(reason.removeprefix(f"{path}: "), most=MOST_OF_REASON)
+        raise error(f"{path}: damaged ({reason}); {fix}") from problem
+
+
+def read_own_json(path: Path, *, fix: str) -> dict[str, Any]:
+    """The JSON object in a file that everest wrote."""
+    with reading_own(path, fix=fix):
+        return {**read_json(path)}

@@ -39,9 +39,8 @@ from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
 from everest.methods.targets import TeacherUse
 from everest.system.files import write_text
-from everest.system.own_files import reading_own
 from everest.system.storage import parse_location
-from everest.system.text import json_text, parse_json, read_json, validated
+from everest.system.text import json_text, parse_json, read_json, reading_own, validated
 from everest.system.weights_header import open_safetensors
 from everest.tokenizer.layers import FSQ
 from everest.tokenizer.spec import TokenizerUse

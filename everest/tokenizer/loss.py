@@ -31,7 +31,7 @@ from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerConfig, TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import RecipeError
-from everest.system.live_bytes import peak_bytes
+from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerReconstruction, TokenizerSpec
 from everest.tokenizer.spec import tokenizer_settings
 from everest.video.pixels import IMAGENET
@@ -268,7 +268,7 @@ def tokenizer_objective(
     """Build the terms of a recipe, on the device.
 
     Args:
-        load: returns the perceptual network for `perceptual_weights` (everest.foreign.imagenet).
+        load: returns the perceptual network for `perceptual_weights` (everest.foreign.timm_images).
     """
     settings = tokenizer_settings(recipe)
     weights, perceptual, adversary = settings.loss, None, None

@@ -13,7 +13,7 @@ from small_runs import called
 
 from everest.engine.setup import host_memory_warning
 from everest.errors import EnvironmentProblem
-from everest.system import machine
+from everest.system import processes as machine
 
 GIB = 2**30
 

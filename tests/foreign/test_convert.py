@@ -178,7 +178,7 @@ def test_stored_positions_that_are_learned_are_refused():
         convert(foreign(state), NARROW, partial=True)
     state["pos_embed"] = position_table("flat", TokenGrid(t=8, h=14, w=14), 48).unsqueeze(0)
     assert not convert(foreign(state), NARROW).identity.unexpected
-    with pytest.raises(CheckpointError, match=r"is for 1568 tokens.*--frames and --size"):
+    with pytest.raises(CheckpointError, match=r"\[1, 1568, 48\].*--frames and --size"):
         convert(foreign(state), Hints(heads=3, frames=8))
 
 

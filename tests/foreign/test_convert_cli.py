@@ -197,9 +197,9 @@ TENSORS, LFS = tiny("mme_finetune_base"), "version https://git-lfs.github.com/sp
 BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut zip": ("x.pth", lambda p: cut(saved(p, TENSORS), 5000), "download or copy it again"),
     "empty": ("x.pth", lambda p: p.touch(), "download or copy it again"),
-    "text": ("x.pth", write("hello, this is no checkpoint"), "no torch checkpoint"),
+    "text": ("x.pth", write("hello, this is no checkpoint"), "not a checkpoint that torch wrote"),
     "bare pickle": ("x.pth", lambda p: p.write_bytes(pickle.dumps([1, 2])), "torch"),
-    "a number": ("x.pth", lambda p: torch.save(7, p), "holds a int, not named weights"),
+    "a number": ("x.pth", lambda p: torch.save(7, p), "a int with no weights in it"),
     "no weights": ("x.pth", lambda p: torch.save({"epoch": 3}, p), "no weights in it"),
     "pointer": ("x.bin", write(LFS), "download or copy it again"),
     "web page": ("x.pt", write("<!doctype html><title>Sign in"), "download or copy it again"),
@@ -258,7 +258,7 @@ def test_the_output_is_named_and_nothing_is_overwritten(tmp_path: Path):
 def test_sizes_of_a_saved_command_line_are_named_and_replaced_by_options(tmp_path: Path):
     given = saved(tmp_path / "x.pth", tiny("videomae_pretrain_base"), num_frames=16.0)
     message = refused("convert", given, "--inspect", *HEADS, code=6)
-    assert "num_frames of its saved command line is 16.0, not a positive integer; set --frames" in message
+    assert "num_frames: Input should be a valid integer; set --frames" in message
     assert json_of("convert", given, "--inspect", *HEADS, "--frames", 16)["frames"] == 16
 
 

@@ -141,15 +141,15 @@ def test_numbers_of_another_type_and_headers_of_any_length_are_refused(classifie
 
 
 CONFIGS = {
-    "eps": ({"layer_norm_eps": "x"}, "layer_norm_eps is 'x', not a small number"),
-    "relu": ({"hidden_act": "relu"}, "its activation is relu"),
-    "text of frames": ({"num_frames": "many"}, "num_frames is 'many', not a positive integer"),
+    "eps": ({"layer_norm_eps": "x"}, "layer_norm_eps: Input should be a valid number; fix its config.json"),
+    "relu": ({"hidden_act": "relu"}, "hidden_act: Input should be 'gelu'"),
+    "text of frames": ({"num_frames": "many"}, "num_frames: Input should be a valid integer"),
     "odd frames": ({"num_frames": 3}, "must be a multiple of the tubelet's"),
-    "heads": ({"num_attention_heads": True}, "num_attention_heads is True, not a positive integer"),
+    "heads": ({"num_attention_heads": True}, "num_attention_heads: Input should be a valid integer"),
     "frames": ({"num_frames": 10**9}, "tokens, 1048576 are possible"),
-    "size": ({"image_size": ["a", "b"]}, "image_size is ['a', 'b'], not a size in pixels"),
-    "classes": ({"id2label": {"a": "b"}}, "id2label without numbers"),
-    "classes of lists": ({"id2label": {str(i): [i] for i in range(400)}}, "id2label without numbers"),
+    "size": ({"image_size": ["a", "b"]}, "image_size.0: Input should be a valid integer"),
+    "classes": ({"id2label": {"a": "b"}}, "id2label.a"),
+    "classes of lists": ({"id2label": {str(i): [i] for i in range(400)}}, "id2label.0"),
 }
 TEXTS = {
     "list": ("[]", "not a configuration"),
@@ -162,8 +162,11 @@ INDEXES = {
     "empty": ({}, "weight_map names no files"),
     "number": ({"weight_map": {"a": 1, "b": "x.safetensors"}}, "weight_map names no files"),
     "no map": ([], "not a configuration"),
-    "upward": ({"weight_map": {"a": "../x.safetensors"}}, "outside its folder: ../x.safetensors"),
-    "itself": ({"weight_map": {"a": "model.safetensors.index.json"}}, "a part that has no weights"),
+    "upward": (
+        {"weight_map": {"a": "../x.safetensors"}},
+        "no file of weights in its folder: ..",
+    ),
+    "itself": ({"weight_map": {"a": "model.safetensors.index.json"}}, "no file of weights in its folder"),
     "missing": ({"weight_map": {"a": "b.safetensors"}}, "b.safetensors: missing; download"),
     "NUL": ({"weight_map": {"a": "a\0.safetensors"}}, "download"),
 }

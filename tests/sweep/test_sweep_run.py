@@ -21,7 +21,7 @@ from everest.system.events import silent
 from everest.system.files import is_unfinished
 from everest.system.launch import Devices
 from everest.system.locks import is_running
-from everest.system.machine import num_cores
+from everest.system.processes import num_cores
 from everest.system.signals import Stopped
 
 

@@ -8,7 +8,7 @@ import os, sys
 import torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.system.accelerator import end_training_on_error, make_accelerator
-from everest.system.torch_errors import as_user_error
+from everest.system.launch import torch_problem
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
 TIMEOUT = """
@@ -25,7 +25,7 @@ except DataError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 except RuntimeError as error:
-    sys.exit(getattr(as_user_error(error), "exit_code", 1))
+    sys.exit(getattr(torch_problem(error), "exit_code", 1))
 """
 
 

@@ -13,7 +13,7 @@ for package in map(importlib.import_module, ("everest", "everest_cli", "everest_
     for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-from everest.system.machine import num_cores
+from everest.system.processes import num_cores
 from everest.system.signals import STOP_SIGNALS
 assert STOP_SIGNALS == (signal.SIGINT, signal.SIGTERM), STOP_SIGNALS
 assert num_cores() >= 1

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from everest.errors import CheckpointError
-from everest.foreign import imagenet
-from everest.foreign.imagenet import load_network
+from everest.foreign import timm_images
+from everest.foreign.timm_images import load_network
 from everest.tokenizer.loss import FRAMES, PerceptualDistance
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
@@ -64,7 +64,7 @@ def scaled(frames: Tensor) -> Tensor:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     """The weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(imagenet, "NETWORK", "test_resnet")
+    monkeypatch.setattr(timm_images, "RESNET", "test_resnet")
     return timm.create_model("test_resnet").state_dict()
 
 
@@ -101,10 +101,10 @@ def refused(path: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weights", [None, imagenet.WEIGHTS, "hf:nonsense"])
+@pytest.mark.parametrize("weights", [None, timm_images.RESNET_WEIGHTS, "hf:nonsense"])
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
-    code = f"from everest.foreign.imagenet import load_network; load_network({weights!r})"
+    code = f"from everest.foreign.timm_images import load_network; load_network({weights!r})"
     place = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", code]
     shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})

@@ -14,7 +14,7 @@ from tokenizer_runs import recipe, set_up, train
 from torch import Tensor
 
 from everest.engine.network import part_of, set_lr
-from everest.foreign import imagenet
+from everest.foreign import timm_images
 from everest.system.run_folder import RunFolder
 from everest.tokenizer import loss as tokenizer_loss
 from everest.tokenizer.loss import BETAS, Adversary
@@ -38,7 +38,7 @@ def trained(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Weights of a small network of timm, which stands in for the ResNet-50."""
-    monkeypatch.setattr(imagenet, "NETWORK", "test_resnet")
+    monkeypatch.setattr(timm_images, "RESNET", "test_resnet")
     monkeypatch.setattr(tokenizer_loss, "SIDE", 64)
     torch.manual_seed(0)
     path = tmp_path / "network.safetensors"

@@ -34,6 +34,8 @@ from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec
 from everest.system.events import silent
+from everest.system.own_files import reading_own
+from everest.system.run_folder import FIX, METRICS_FILE
 from everest.system.text import counted
 
 
@@ -73,7 +75,8 @@ class Finetuning:
         """
         training, clips = self.training, self.validation
         chosen_metric = best_metric(self.model.heads, self.settings.best, self.class_names)
-        validations = Validations(training.run.rows(), chosen_metric)
+        with reading_own(training.run.path / METRICS_FILE, fix=FIX):
+            validations = Validations(training.run.rows(), chosen_metric)
         training.model.train()
         validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
         if clips is not None and training.at_checkpoint and not validated:

@@ -42,7 +42,7 @@ from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear
 from everest.project.request import REPORT, RESULT, write_document
 from everest.system.events import Report, notice, silent, stage
-from everest.system.own_files import read_own_json
+from everest.system.own_files import read_own_json, reading_own
 from everest.system.run_folder import FINETUNE
 from everest.video.stream import VideoError
 
@@ -51,6 +51,8 @@ PREDICTIONS: Final = "predictions.csv"
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
 SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
+READ_OF_FOLD: Final = ("linear_pixels", "chance", "videos", "skipped", "report")  # keys of its document
+READ_OF_TIMELINES: Final = ("timeline", "smooth", "recordings")
 STEP: Final = 0.25  # of a window; benchmarks/timelines.md
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
 
@@ -74,7 +76,11 @@ def measure_folds(
             annotations = request["annotations"]
             measured = measure_run(run, of_fold, annotations=annotations, window=window, report=report)
             write_document(of_fold / RESULT, measured)
-        rows.append(read_own_json(of_fold / RESULT, fix="remove it"))
+        with reading_own(of_fold / RESULT, fix="remove it"):
+            row = read_own_json(of_fold / RESULT, fix="remove it")
+            needed = READ_OF_FOLD if request["annotations"] is None else (*READ_OF_FOLD, *READ_OF_TIMELINES)
+            _ = [row[key] for key in needed]
+        rows.append(row)
     pooled = _pooled(rows, project)
     if request["annotations"] is not None:
         folds = [Timelines.load(fold["timeline"]) for fold in rows]

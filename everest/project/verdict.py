@@ -69,10 +69,15 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
 
 
-def judge(result: Mapping[str, Any]) -> str | None:
-    """One sentence if the model is not clearly better than an answer that needs no training; else None."""
+def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | None:
+    """One sentence if the model is not clearly better than an answer that needs no training; else None.
+
+    Args:
+        possible_folds: that `--folds` can have; None: the videos cannot be tested so.
+    """
     name, interval, linear = result["metric"], result["interval"], result["linear_pixels"]
     sign = 1 if METRICS[name].higher else -1
+    more = LABEL_MORE if possible_folds is None else f"test on all videos with --folds {possible_folds}"
     simple, answer = result["chance"], "guessing"
     if result["majority"] is not None:
         simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"
@@ -86,12 +91,12 @@ def judge(result: Mapping[str, Any]) -> str | None:
         small = f"a linear model of small images ({value_text(name, linear)})"
         if "folds" not in result and result["groups"] < FEW_GROUPS:
             of = f"{result['videos']} tests of {counted(result['groups'], 'group')}"
-            return f"no better than {small}, but {of} are too few to tell: test on all videos with --folds 5"
+            return f"no better than {small}, but {of} are too few to tell: {more}"
         return f"no better than {small}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if interval is None:
-        return "no interval, because the test has one group: use --folds, or label more groups"
+        return f"no interval, because the test has one group: {more}"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
-        return f"the interval includes {answer}: more test groups, or --folds, are needed to tell"
+        return f"the interval includes {answer}, so the test cannot tell: {more}"
     return None
 
 

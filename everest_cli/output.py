@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 import time
@@ -42,12 +41,6 @@ def _even_unread() -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 2)
         os.close(nowhere)
-
-
-def print_any_letters() -> None:
-    """Let stdout escape the letters that its encoding does not have."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not so in notebooks
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def print_json(document: Any) -> None:

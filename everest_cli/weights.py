@@ -1,19 +1,20 @@
-"""`everest weights` and `everest convert`: weights of other programs."""
+"""`everest weights` and `convert`: weights of other programs; `everest export`: weights for them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
 from everest.errors import CheckpointError, RecipeError, first_names
-from everest.system.files import check_new_file, refuse_inputs
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
+from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_size
+from everest_cli.options import argument, option, read_shares, read_size
 from everest_cli.output import print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
@@ -129,11 +130,14 @@ def convert(
         document = describe_weights(open_model(own))
         print_result(document, "\n".join(_lines(document)), as_json=as_json)
         return
+    if heads is not None and not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", heads, re.ASCII):
+        raise RecipeError(f"--heads {heads}: give N, or N,M with the heads of the decoder, such as 12,6")
+    widths = [] if heads is None else map(int, heads.split(","))
     hints = Hints(
         family=family.replace("_", "-") if family else None,
         frames=frames,
         size=None if size is None else read_size(size),
-        **_read_heads(heads),
+        **dict(zip(("heads", "decoder_heads"), widths, strict=False)),
     )
     foreign = read_foreign(path)
     if inspect or out is None:
@@ -146,15 +150,6 @@ def convert(
     document = {**describe(conversion.identity), "written": str(out)}
     say(*_lines(document))
     print_result(document, out, as_json=as_json)
-
-
-def _read_heads(text: str | None) -> dict[str, int]:
-    """Parse --heads: the attention heads of the encoder, then of the decoder."""
-    if text is None:
-        return {}
-    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", text, re.ASCII):
-        raise RecipeError(f"--heads {text}: give N, or N,M with the heads of the decoder, such as 12,6")
-    return dict(zip(("heads", "decoder_heads"), map(int, text.split(",")), strict=False))
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
@@ -183,3 +178,72 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
             yield f"{title}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
         else:
             yield f"{title}: {value}"
+
+
+def export(
+    checkpoint: str = argument("C", o.CHECKPOINT_HELP),
+    to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...),
+    out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
+    keep: float | None = o.KEEP,
+    precision: Literal["fp32", "int8"] = option(
+        "--precision", "Precision of an ONNX network; tokens are selected in float32.", "fp32"
+    ),
+    calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8."),
+    evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card."),
+    which: o.Which | None = o.WHICH,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Export a model and check its outputs against everest's; prints the path.
+
+    Example: everest export runs/finetune --to onnx --output model.onnx
+    """
+    if keep is not None:
+        read_shares(str(keep))
+    if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
+        raise RecipeError(
+            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
+            "--calibrate needs --precision int8"
+        )
+    if to == "hf":
+        if keep not in (None, 1):
+            raise RecipeError("--to hf: does not support --keep; use --to onnx")
+        check_new_folder(out, overwrite=overwrite)
+    elif out.suffix != ".onnx":
+        raise RecipeError(f"--output {out}: end its name in .onnx")
+    else:
+        for path in (out, _card_of(out)):
+            check_new_file(path, option="--output", overwrite=overwrite)
+
+    from everest.checkpoints.load import all_weights, find_weights, open_model
+    from everest.evaluation.card import model_card, read_evaluation
+
+    weights = find_weights(checkpoint, which=which)
+    refuse_inputs(out, all_weights(weights), option="--output")
+    opened = open_model(weights, kind="transformer")
+    measured = None if evaluation is None else read_evaluation(evaluation)
+    if to == "hf":
+        from everest.checkpoints.transformers import write_folder
+
+        card = model_card(opened, evaluation=measured, file=WEIGHTS)
+        document = write_folder(out, opened, card=card)
+    else:
+        from everest.checkpoints.graph import exportable
+        from everest.checkpoints.graph_files import calibration_clips, describe_onnx, write_onnx
+
+        clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
+        exported = exportable(opened, keep=keep, precision=precision)
+        card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
+        pixels = [exported.spec.pixels.normalize(clip) for clip in clips]
+        difference = write_onnx(out, exported, calibration=pixels)
+        document = {"written": [str(out), str(_card_of(out))], **describe_onnx(exported, difference)}
+        write_text(_card_of(out), card)
+    on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
+    say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
+    say(*(f"note: {note}" for note in document["notes"]))
+    print_result({"checkpoint": str(opened.file), "to": to, **document}, out, as_json=as_json)
+
+
+def _card_of(out: Path) -> Path:
+    """The model card of a file, next to it; transformers' folders have a README.md."""
+    return out.with_name(f"{out.name}.CARD.md")

@@ -93,7 +93,9 @@ def probe(
     """
     weights, recipe = run.find()
 
+    from everest.evaluation.metric_text import as_text, nearest_texts
     from everest.inference.model import OpenedModel
+    from everest.metrics.names import METRICS
     from everest.probes.probe import probe
 
     names = [name.strip() for name in probes.split(",")]
@@ -102,14 +104,7 @@ def probe(
         result = probe(model, names, batch=batch, report=display.report)
     if run.as_json:
         print_json(result)
-    else:
-        _print_probes(result)
-
-
-def _print_probes(result: dict[str, Any]) -> None:
-    from everest.evaluation.metric_text import as_text, nearest_texts
-    from everest.metrics.names import METRICS
-
+        return
     tables: dict[tuple[str, ...], list[tuple[str, ...]]] = {}  # heads of one task share a table
     by_head = result.get("heads", {"": result})
     for head, measured in by_head.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
@@ -56,6 +56,13 @@ def local_path(text: str) -> Path:
             f"{text}: is a URL; this command reads local files only (prepare encode and shard read URLs)"
         )
     return Path(text.removeprefix(LOCAL))
+
+
+def refuse(problems: Mapping[str, object]) -> None:
+    """Raise RecipeError for options that do not fit together: the first text whose condition holds."""
+    for text, is_wrong in problems.items():
+        if is_wrong:
+            raise RecipeError(text)
 
 
 def root_of(source: Path, data: Path | None) -> Path:

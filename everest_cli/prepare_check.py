@@ -14,7 +14,7 @@ from everest.system.machine import num_cores
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.options import Task, argument, local_path, option, read_recipe, root_of
+from everest_cli.options import Task, argument, local_path, option, read_recipe, refuse, root_of
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -49,11 +49,18 @@ def check(
     from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_lists
 
+    refuse(
+        {
+            "nothing to check: give a list or a folder, or --recipe": recipe is None and not sources,
+            "--set needs --recipe, whose values it changes": recipe is None and overrides,
+            f"--recipe {recipe} sets the lists and the task; leave out SOURCE and --task": (
+                recipe and (sources or task)
+            ),
+        }
+    )
     if recipe is None:
-        chosen = _read_sources(sources or [], data, task, overrides)
+        chosen = _read_sources(sources or [], data, task)
     else:
-        if sources or task:
-            raise RecipeError(f"--recipe {recipe} sets the lists and the task; leave out SOURCE and --task")
         chosen = _read_recipe(recipe, data, overrides)
     say(*(listed.notice for listed in chosen.lists.values() if listed.notice is not None))
     folder = root_of(chosen.paths[0], output)
@@ -98,15 +105,9 @@ class _Chosen:
     apart: str | None = None  # the list for pre-training, which may repeat other lists
 
 
-def _read_sources(
-    sources: list[Path], data: Path | None, task: Task | None, overrides: list[str] | None
-) -> _Chosen:
+def _read_sources(sources: list[Path], data: Path | None, task: Task | None) -> _Chosen:
     from everest.lists.reading import read_labeled
 
-    if not sources:
-        raise RecipeError("nothing to check: give a list or a folder, or --recipe")
-    if overrides:
-        raise RecipeError("--set needs --recipe, whose values it changes")
     lists: dict[str, SampleList] = {}
     known: dict[str, Any] = {"task": task}  # from the first list
     for source in sources:
@@ -196,7 +197,7 @@ def stats(
     Example: everest prepare stats train.csv
     """
     from everest.lists.reading import read_labeled
-    from everest.prepare.stats import take_stats
+    from everest.prepare.stats import MOTION, take_stats
 
     listed = read_labeled(source, root=root_of(source, data), task=task)
     if listed.notice is not None:
@@ -205,13 +206,7 @@ def stats(
         document = take_stats(listed, most=most, workers=num_cores(), report=display.report)
     if as_json:
         print_json(document)
-    else:
-        _print_stats(document)
-
-
-def _print_stats(document: dict[str, Any]) -> None:
-    from everest.prepare.stats import MOTION
-
+        return
     typer.echo(f"{document['measured']} of {document['videos']} videos measured")
     options = []
     for name in ("mean", "std"):

@@ -14,7 +14,7 @@ from everest.errors import CheckpointError, RecipeError, first_names
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_shares, read_size
+from everest_cli.options import argument, option, read_shares, read_size, refuse
 from everest_cli.output import print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
@@ -106,10 +106,8 @@ def convert(
     Example: everest convert checkpoint-799.pth --output videomae.safetensors
     """
     if not inspect:
-        if out is None:
-            raise RecipeError("--output: missing; name a .safetensors file, or use --inspect")
-        if out.suffix != ".safetensors":
-            raise RecipeError(f"--output {out}: end its name in .safetensors")
+        if out is None or out.suffix != ".safetensors":
+            raise RecipeError("--output: name a .safetensors file, or use --inspect")
         check_new_file(out, option="--output", overwrite=overwrite)
 
     from everest.checkpoints.describe import describe_weights
@@ -200,19 +198,20 @@ def export(
     """
     if keep is not None:
         read_shares(str(keep))
-    if (precision == "int8") != (calibrate is not None) or (precision == "int8" and to != "onnx"):
-        raise RecipeError(
-            "--precision int8 needs --to onnx and --calibrate LIST (typical videos); "
-            "--calibrate needs --precision int8"
-        )
+    is_int8, card_file = precision == "int8", out.with_name(f"{out.name}.CARD.md")
+    refuse(
+        {
+            "--precision int8 needs --to onnx and --calibrate LIST": is_int8
+            and (calibrate is None or to != "onnx"),
+            "--calibrate needs --precision int8": calibrate is not None and not is_int8,
+            "--to hf: does not support --keep; use --to onnx": to == "hf" and keep not in (None, 1),
+            f"--output {out}: end its name in .onnx": to == "onnx" and out.suffix != ".onnx",
+        }
+    )
     if to == "hf":
-        if keep not in (None, 1):
-            raise RecipeError("--to hf: does not support --keep; use --to onnx")
         check_new_folder(out, overwrite=overwrite)
-    elif out.suffix != ".onnx":
-        raise RecipeError(f"--output {out}: end its name in .onnx")
     else:
-        for path in (out, _card_of(out)):
+        for path in (out, card_file):
             check_new_file(path, option="--output", overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
@@ -236,14 +235,9 @@ def export(
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
         pixels = [exported.spec.pixels.normalize(clip) for clip in clips]
         difference = write_onnx(out, exported, calibration=pixels)
-        document = {"written": [str(out), str(_card_of(out))], **describe_onnx(exported, difference)}
-        write_text(_card_of(out), card)
+        document = {"written": [str(out), str(card_file)], **describe_onnx(exported, difference)}
+        write_text(card_file, card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
     say(*(f"note: {note}" for note in document["notes"]))
     print_result({"checkpoint": str(opened.file), "to": to, **document}, out, as_json=as_json)
-
-
-def _card_of(out: Path) -> Path:
-    """The model card of a file, next to it; transformers' folders have a README.md."""
-    return out.with_name(f"{out.name}.CARD.md")

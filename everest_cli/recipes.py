@@ -62,7 +62,7 @@ def suggest(
     suggestion = suggest_for_folder(
         data,
         output,
-        {name: given for name, given in lists.items() if given is not None},
+        lists={name: given for name, given in lists.items() if given is not None},
         device=device,
         pretrain=pretrain,
         unlabeled=unlabeled,
@@ -71,8 +71,8 @@ def suggest(
         hours=hours,
         measured=is_here and not (quiet and hours is None and not as_json),
         overwrite=overwrite,
-        quiet=quiet,
         notify=say,
+        notify_lists=(lambda text: None) if quiet else say,
     )
     run, file = f"runs/{shlex.quote(output.stem)}", shlex.quote(str(output))
     encoder, init = run if unlabeled else f"{run}-pretrain", "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -34,7 +35,7 @@ from everest.project.request import (
     find_project,
     write_document,
 )
-from everest.project.verdict import doubt_about_pretraining, judge, next_commands, verdict
+from everest.project.verdict import doubt_about_pretraining, judge, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
 from everest.system.events import Report, notice, silent, stage
 from everest.system.files import FIX, write_text
@@ -258,12 +259,16 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     run = finetune(output=folder / FINETUNE, overrides=overrides)
     annotations = request["annotations"]
     measured = pooled or measure_run(run, folder, annotations=annotations, window=window, report=report)
-    weights = RunFolder(run)
+    weights, checkpoint = RunFolder(run), f"--checkpoint {shlex.quote(str(run))}"
+    command = f"everest predict VIDEO {checkpoint}"
+    if window is not None:
+        rules = f"--window {window:g} --step {window / 4:g} --smooth {measured['smooth']:g}"
+        command = f"everest timeline VIDEO {checkpoint} {rules} --output bouts.csv"
     document = {
         **measured,
         "checkpoint": str(weights.best if weights.best.exists() else weights.weights),
         "judgment": judge(measured, possible_folds=project["possible_folds"]),
-        "next": next_commands(run, measured, window=window),
+        "next": [command],
     }
     write_document(folder / RESULT, document)
     return document

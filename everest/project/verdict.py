@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import first_names
@@ -98,12 +96,3 @@ def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | Non
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
         return f"the interval includes {answer}, so the test cannot tell: {more}"
     return None
-
-
-def next_commands(run: Path, result: Mapping[str, Any], *, window: float | None) -> list[str]:
-    """The command that uses the model; `window`: seconds, of a model of recordings."""
-    checkpoint = f"--checkpoint {shlex.quote(str(run))}"
-    if window is None:
-        return [f"everest predict VIDEO {checkpoint}"]
-    rules = f"--window {window:g} --step {window / 4:g} --smooth {result['smooth']:g}"
-    return [f"everest timeline VIDEO {checkpoint} {rules} --output bouts.csv"]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import typer
 
-from everest.errors import RecipeError, unknown_name
+from everest.errors import RecipeError
 from everest.system.files import check_new_file, write_error
 from everest_cli import options as o
 from everest_cli.options import Task, argument, option, refuse
 from everest_cli.output import print_json, print_result, print_table, say
 
+Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICES
 TEMPLATES: Final = ("custom", "small")  # recipes for any videos
 
 app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=True)
@@ -30,7 +31,7 @@ def suggest(
     group: str | None = option("--group G", "Groups of class folders; see `everest prepare split`."),
     unlabeled: bool = option("--unlabeled", "Pre-train only, on videos without classes.", False),
     task: Task | None = o.TASK,
-    device: str | None = option("--device cpu|8GB|24GB|80GB", "CPU or GPU memory [this machine's]."),
+    device: Device | None = option("--device", "CPU or GPU memory [this machine's]."),
     hours: float | None = option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000),
     overwrite: bool = option("--overwrite", "Replace the file and its lists.", False),
     as_json: bool = o.AS_JSON,
@@ -41,14 +42,11 @@ def suggest(
     Class folders without lists are split first, into FILE-lists.
     """
     from everest.suggest.folder import suggest_for_folder
-    from everest.suggest.rules import DEVICES
     from everest.suggest.suggestion import this_device
 
     check_new_file(output, option="--output", overwrite=overwrite)
-    here, device = this_device(), device or this_device()
-    if device not in DEVICES:
-        raise unknown_name("--device", device, DEVICES)
-    is_here = device in ("cpu", here)
+    here = this_device()
+    is_here = device in (None, "cpu", here)
     refuse(
         {
             "--task: has no effect with --unlabeled": unlabeled and task,
@@ -58,12 +56,12 @@ def suggest(
             ),
         }
     )
-    lists = {"train": train, "val": val, "test": test}
-    suggestion = suggest_for_folder(
+    given = {"train": train, "val": val, "test": test}
+    suggestion, lines = suggest_for_folder(
         data,
         output,
-        lists={name: given for name, given in lists.items() if given is not None},
-        device=device,
+        lists={key: name for key, name in given.items() if name is not None},
+        device=device or here,
         pretrain=pretrain,
         unlabeled=unlabeled,
         task=task,
@@ -72,7 +70,6 @@ def suggest(
         measured=is_here and not (quiet and hours is None and not as_json),
         overwrite=overwrite,
         notify=say,
-        notify_lists=(lambda text: None) if quiet else say,
     )
     run, file = f"runs/{shlex.quote(output.stem)}", shlex.quote(str(output))
     encoder, init = run if unlabeled else f"{run}-pretrain", "none"
@@ -83,9 +80,9 @@ def suggest(
         commands.append(f"everest finetune --recipe {file} --init {init} --output {run}")
         commands += [f"everest eval --checkpoint {run}"] if suggestion.recipe.data.test else []
     if not quiet:
-        say(*map(str, suggestion.times), "\n  ".join(["next:", *commands]))
-    stages = [time._asdict() for time in suggestion.times]
-    print_result({"recipe": str(output), "stages": stages, "next": commands}, output, as_json=as_json)
+        say(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))
+    document = {"recipe": str(output), "stages": [time._asdict() for time in suggestion.times]}
+    print_result({**document, "next": commands}, output, as_json=as_json)
 
 
 @app.command("list", epilog="Example: everest recipes list --json")

@@ -122,12 +122,8 @@ def convert(
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
         refuse_inputs(out, [path, *files, classes], option="--output")
     own = own_file(path)
-    if own is not None:
-        if not inspect:
-            raise CheckpointError(f"{path}: written by everest; use it without conversion")
-        document = describe_weights(open_model(own))
-        print_result(document, "\n".join(_lines(document)), as_json=as_json)
-        return
+    if own is not None and not inspect:
+        raise CheckpointError(f"{path}: written by everest; use it without conversion")
     if heads is not None and not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", heads, re.ASCII):
         raise RecipeError(f"--heads {heads}: give N, or N,M with the heads of the decoder, such as 12,6")
     widths = [] if heads is None else map(int, heads.split(","))
@@ -137,13 +133,12 @@ def convert(
         size=None if size is None else read_size(size),
         **dict(zip(("heads", "decoder_heads"), widths, strict=False)),
     )
-    foreign = read_foreign(path)
     if inspect or out is None:
-        document = describe(identify(foreign, hints))
+        document = describe_weights(open_model(own)) if own else describe(identify(read_foreign(path), hints))
         print_result(document, "\n".join(_lines(document)), as_json=as_json)
         return
     names = None if classes is None else read_class_names(classes)
-    conversion = convert(foreign, hints, partial=partial, classes=names)
+    conversion = convert(read_foreign(path), hints, partial=partial, classes=names)
     conversion.weights.save(out)
     document = {**describe(conversion.identity), "written": str(out)}
     say(*_lines(document))

@@ -40,16 +40,14 @@ def suggest_for_folder(
     measured: bool,
     overwrite: bool,
     notify: Callable[[str], None],
-    notify_lists: Callable[[str], None],
-) -> Suggestion:
-    """Write a recipe for a folder; class folders without lists get lists beside it.
+) -> tuple[Suggestion, list[str]]:
+    """Write a recipe for a folder; class folders without lists get lists beside it, which lines describe.
 
     Args:
         lists: by their keys of the data section; empty: those in the folder.
         pretrain, unlabeled: videos to pre-train on first, a folder or a list; or pre-train only.
         task, group: None: as the labels and lists show.
         device, hours, measured: see `suggest_recipe`.
-        notify_lists: receives the sizes of the lists of class folders.
     """
     divides = not (lists or unlabeled) and has_class_folders(data)
     if group is not None and not divides:
@@ -73,20 +71,20 @@ def suggest_for_folder(
         suggestion = suggest_recipe(
             section, device, purpose=purpose, output=output, hours=hours, measured=measured
         )
+    lines = []
     if videos is not None:
         for name in (*LIST_FILES.values(), CLASSES):  # of an earlier recipe
             (folder / name).unlink(missing_ok=True)
         videos.write(parts, folder)
         sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
-        for text in (*videos.notices, *sizes, f"lists: {folder}"):
-            notify_lists(text)
+        lines = [*videos.notices, *sizes, f"lists: {folder}"]
     write_text(output, suggestion.text.replace(trial, str(folder)))
     missing = [name for name in ("val", "test") if section.get(name) is None]
     if missing and not unlabeled:
         fix = "`everest prepare split LIST` divides a list first; its --group keeps persons apart"
         fix = "label more videos, of further groups" if divides else fix
         notify(f"warning: no {' or '.join(missing)} list; {fix}")
-    return suggestion
+    return suggestion, lines
 
 
 def _divide(

@@ -110,9 +110,9 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folde
     before = sorted(tmp_path.iterdir())
     for source, options, code, problem in (
         (clip_files, ["--train", "none.csv"], 4, "none.csv"),
-        (clip_files, ["--device", "16GB"], 2, "--device: unknown name '16GB'"),
+        (clip_files, ["--device", "16GB"], 2, "'16GB'"),
         (clip_files, ["--hours", 0], 2, "0.01"),
-        (class_folders, ["--device", "foo"], 2, "--device: unknown name 'foo'"),
+        (class_folders, ["--device", "foo"], 2, "'foo'"),
         (class_folders, ["--hours", "inf"], 2, "'--hours'"),
         (class_folders, ["--group", "("], 2, "--group"),
         (class_folders, ["--pretrain", tmp_path / "one.csv"], 2, "one.csv: one video; pre-training compares"),

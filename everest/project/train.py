@@ -136,13 +136,13 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
     """Write the lists into a folder; returns them, the text of a recipe, and the plan as `--json` has it."""
     lists = make_lists(request, folder / LISTS, report)
     trainings = 1 + len(lists.folds)
-    stages = trainings + (request.unlabeled is not None)
+    parts = trainings + (request.unlabeled is not None)  # of equal time
     suggestion = suggest_recipe(
         lists.section,
         this_device(),
         purpose="scratch" if request.unlabeled is None else "finetune",
         output=folder / RECIPE,
-        hours=None if request.hours is None else TRAINED * request.hours / stages,
+        hours=None if request.hours is None else TRAINED * request.hours / parts,
         overrides=request.overrides,
     )
     if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
@@ -150,7 +150,7 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
     times = suggestion.times
     for time in times if request.hours is not None else ():
         if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
-            hours = FEWEST_STEPS * time.batch_size / time.clips_per_second / 3600 * stages / TRAINED
+            hours = FEWEST_STEPS * time.batch_size / time.clips_per_second / 3600 * parts / TRAINED
             enough = math.ceil(100 * SPARE * hours) / 100
             few = f"--hours {request.hours:g} leaves {time.steps} steps for {time.stage}"
             report(notice(f"warning: {few}; give --hours {enough:g} for the {FEWEST_STEPS} that it needs"))

@@ -19,7 +19,7 @@ from gpu_rows import Row, Rows, spread
 from measuring import HERE, REAL
 
 from everest.config.recipe import load_recipe
-from everest.profiling import loading
+from everest.profiling import measure
 from everest.system.machine import num_cores
 
 ROOT = HERE.parent
@@ -100,9 +100,9 @@ def loader(videos: Videos, workers: int, views: int, seconds: float) -> Iterator
     """Clips/s of the loader alone."""
     settings = [f"data.root={videos.folder.resolve()}", "data.train=train.csv", f"train.workers={workers}"]
     recipe = load_recipe("k400", overrides=[*settings, f"pretrain.views_per_decode={views}"])
-    loading.SECONDS = seconds
+    measure.LOADER_SECONDS = seconds
     batch = videos.batch
-    found = loading.measure_loading(
+    found = measure.measure_loading(
         recipe, "pretrain", batch=batch, step_clips_per_second=STEP_CLIPS_PER_SECOND
     )
     yield {"views": views, "batch": batch, **found}

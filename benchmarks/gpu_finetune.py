@@ -18,16 +18,15 @@ from torch import Tensor
 
 from everest.config.heads import Head
 from everest.config.settings import Recipe
-from everest.engine.network import Network, set_lr, stage_optimizer
+from everest.engine import network
 from everest.engine.plan import cosine_lr
 from everest.engine.step_log import StepRecord
-from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.models.video_model import PretrainingModel
-from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear, nearest_neighbors
+from everest.probes.probe import difference_image
 from everest.system.accelerator import make_accelerator
 
 IMAGE: Final = "difference image"  # a baseline of the probes, without an encoder
@@ -100,10 +99,10 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         model.encoder.load_state_dict(
             {name: value for name, value in trained.items() if not name.startswith("norm.")}
         )
-    optimizer = stage_optimizer(model, recipe.finetune)
+    optimizer = network.stage_optimizer(model, recipe.finetune)
     eager = replace(recipe.train, compile=False)
-    wrapped = prepare_model(accelerator, model, eager)
-    networks = [Network(module=model, optimizer=optimizer)]
+    wrapped = network.prepare_model(accelerator, model, eager)
+    networks = [network.Network(module=model, optimizer=optimizer)]
     crops = Crops(frames, recipe.data.frame_size)
     epochs = 1 + job.steps * job.batch // len(chosen)
     order = np.concatenate([rng.permutation(chosen) for _ in range(epochs)])
@@ -112,15 +111,15 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         places = order[step * job.batch :][: job.batch]
         clip = crops(finetuning_views(recipe, frames.sizes, numbers[places], rng))
         lr = cosine_lr(step, steps=job.steps, warmup=job.steps // 10, peak=PEAK, minimum=LEAST)
-        set_lr(optimizer, lr)
+        network.set_lr(optimizer, lr)
         answers = torch.from_numpy(labels[places]).to(device)[:, None].float()
         targets = soft_targets(answers, model.heads, smoothing=recipe.finetune.label_smoothing)
         logits = wrapped(model.pixels.normalize(clip)).float()
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
         record = StepRecord(device)
-        _, finite = record.send(accelerator, clip_gradients(accelerator, networks, eager.clip_grad))
-        update_weights(accelerator, networks, skipped=finite.logical_not().float())
+        _, finite = record.send(accelerator, network.clip_gradients(accelerator, networks, eager.clip_grad))
+        network.update_weights(accelerator, networks, skipped=finite.logical_not().float())
     model.eval()
     with torch.no_grad(), accelerator.autocast():
         views = (crops(center_views(recipe, frames.sizes, part)) for part in _parts(numbers[~known]))

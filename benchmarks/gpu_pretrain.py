@@ -13,11 +13,10 @@ from gpu_clips import Choice, Crops, Frames, PretrainingViews, to_device
 from gpu_rows import Row
 
 from everest.config.settings import Recipe
-from everest.engine.network import Network, set_lr, stage_optimizer
+from everest.engine import network
 from everest.engine.plan import cosine_lr, scaled_lr
 from everest.engine.step_log import StepRecord
-from everest.engine.update import clip_gradients, prepare_model, update_weights
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.system.accelerator import make_accelerator
@@ -47,9 +46,9 @@ class Pretraining:
         torch.manual_seed(recipe.train.seed)
         self.model = cast(PretrainingModel, pretrain_spec(recipe, tokenizer=None).build().to(self._device))
         self._initial = {name: value.clone() for name, value in self.model.state_dict().items()}
-        self._optimizer = stage_optimizer(self.model, recipe.pretrain)
-        self._networks = [Network(module=self.model, optimizer=self._optimizer)]
-        self._wrapped = prepare_model(self._accelerator, self.model, recipe.train)
+        self._optimizer = network.stage_optimizer(self.model, recipe.pretrain)
+        self._networks = [network.Network(module=self.model, optimizer=self._optimizer)]
+        self._wrapped = network.prepare_model(self._accelerator, self.model, recipe.train)
         self._crops = Crops(frames, recipe.data.frame_size, compiled=True)
 
     def train(self, batch: int, base_lr: float, seconds: float) -> Row:
@@ -102,12 +101,12 @@ class Pretraining:
         width = self.model.encoder.grid.num_tokens + (NUMBERS if stage.camera_motion else 0)
         noise = torch.rand(len(views.clips), width, device=device, generator=generator)
         videos = {"videos": to_device(views.clips, device)} if stage.objective == "views" else {}
-        set_lr(self._optimizer, lr)
+        network.set_lr(self._optimizer, lr)
         record = StepRecord(device)
         output = self._wrapped(self._crops(views), noise=noise, **videos)
         record.add(output.loss, output.parts, passes=1)
         accelerator.backward(output.loss)
-        norms = clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
+        norms = network.clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
         _, finite = record.send(accelerator, norms)
-        update_weights(accelerator, self._networks, skipped=finite.logical_not().float())
+        network.update_weights(accelerator, self._networks, skipped=finite.logical_not().float())
         return record

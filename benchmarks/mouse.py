@@ -34,8 +34,8 @@ from torch import Tensor
 
 from everest.config.heads import Head
 from everest.metrics.intervals import bootstrap
-from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear
+from everest.probes.probe import difference_image
 from everest.video.reader import probe, read_frames
 from everest.video.writer import write_video
 

@@ -80,7 +80,7 @@ def transformers_videomae(backbone: str) -> nn.Module:
     """`VideoMAEForPreTraining` of the same size, with its fused attention."""
     from transformers import VideoMAEConfig, VideoMAEForPreTraining
 
-    from everest.config.sizes import BACKBONES
+    from everest.config.model import BACKBONES
 
     size = BACKBONES[backbone]
     torch.manual_seed(0)

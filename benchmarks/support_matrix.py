@@ -24,11 +24,11 @@ from typer.testing import CliRunner
 
 import everest
 from everest.checkpoints.public_weights import PublicWeights, public_weights
-from everest.config.sizes import BACKBONES
+from everest.config.model import BACKBONES
 from everest.errors import UserError
 from everest.foreign.timm_images import image_weights
 from everest.methods.grid import TokenGrid
-from everest.models.positions import separable_positions
+from everest.models.positions import position_table
 from everest.video.writer import write_video
 from everest_cli.main import app
 
@@ -177,7 +177,7 @@ def published(weights: PublicWeights) -> Callable[[Path], Path]:
 def _values(name: str, shape: tuple[int, ...]) -> Tensor:
     """Random values; the positions of MVD are computed ones, of clips of 16 frames and 224 pixels."""
     if name.startswith("pos_embed"):
-        return separable_positions(TokenGrid(t=8, h=14, w=14), shape[-1])[None]
+        return position_table("separable", TokenGrid(t=8, h=14, w=14), shape[-1])[None]
     return 0.02 * torch.randn(shape)
 
 

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Batch
-from everest.engine.network import Network, set_lr, stage_optimizer
+from everest.engine import network
 from everest.engine.step_log import StepRecord
-from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.spec import ModelSpec
 from everest.pretraining import pretraining_output
 from everest.profiling.profile import stage_spec
@@ -41,11 +40,11 @@ class TrainingStep:
         self.device = self.accelerator.device
         torch.manual_seed(0)
         self.model = (model or self.spec.build()).to(self.device).train()
-        optimizer = stage_optimizer(self.model, recipe.pretrain)
-        set_lr(optimizer, LEARNING_RATE)
-        self.networks = [Network(module=self.model, optimizer=optimizer)]
+        optimizer = network.stage_optimizer(self.model, recipe.pretrain)
+        network.set_lr(optimizer, LEARNING_RATE)
+        self.networks = [network.Network(module=self.model, optimizer=optimizer)]
         self.clip_grad = recipe.train.clip_grad
-        wrapped = prepare_model(self.accelerator, self.model, recipe.train)
+        wrapped = network.prepare_model(self.accelerator, self.model, recipe.train)
         self.loss: Loss = lambda clips: pretraining_output(wrapped, clips).loss
 
     def clips(self, batch: int, *, random: bool = False) -> Batch:
@@ -64,14 +63,14 @@ class TrainingStep:
         loss = self.loss(clips)
         record.add(loss, {}, passes=1)
         self.accelerator.backward(loss)
-        norms = clip_gradients(self.accelerator, self.networks, self.clip_grad)
+        norms = network.clip_gradients(self.accelerator, self.networks, self.clip_grad)
         _, finite = record.send(self.accelerator, norms)
         self.update(skipped=finite.logical_not().float())
         return loss.detach()
 
     def update(self, *, skipped: Tensor) -> None:
         """Change the weights by their gradients, unless `skipped` is 1, and drop the gradients."""
-        update_weights(self.accelerator, self.networks, skipped=skipped)
+        network.update_weights(self.accelerator, self.networks, skipped=skipped)
 
 
 def peak_bytes(step: TrainingStep, clips: Batch) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from measuring import HERE, alternate, markdown, publish, ratio, shown
 
 from everest.config.recipe import load_recipe
 from everest.models.video_model import PretrainingModel
-from everest.profiling.profile import stage_cost, stage_spec
+from everest.profiling.profile import StageCost, stage_spec
 
 CLIPS: Final = 4
 VIEWS: Final = "pretrain.objective=views"
@@ -65,7 +65,7 @@ def main() -> None:
     times = alternate(steps, rounds=rounds)
     rows = []
     for name, recipe in recipes.items():
-        cost = stage_cost(recipe, "pretrain", value_bytes=4)
+        cost = StageCost(recipe, "pretrain", value_bytes=4)
         row = {"arm": name, "visible": cost.tokens["visible"], "gmacs": cost.gmacs}
         row["megabytes"] = cost.activation_bytes_per_clip / 1e6
         rows.append({**row, **ratio(times["EVEREST"], times[name]), "seconds": times[name].median})

@@ -35,9 +35,9 @@ from everest.config.recipe import load_recipe
 from everest.inference.model import encode
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
-from everest.probes.baselines import difference_image
 from everest.probes.classifiers import attentive, linear, nearest_neighbors
 from everest.probes.measures import LabeledFeatures, numbered, precision_of_nearest
+from everest.probes.probe import difference_image
 
 RESULTS: Final = HERE / "results" / "view_features.json"
 RESULTS_OF_LETTERS: Final = HERE / "results" / "view_features_letters.json"

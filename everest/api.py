@@ -18,7 +18,7 @@ from everest.checkpoints.describe import describe
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, HeadSetting, Task, named_heads
 from everest.config.recipe import make_selector, recipe_of_sections
-from everest.data.clip_format import ClipFormat
+from everest.data.views import ClipFormat
 from everest.errors import unknown_name
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.importance import RawPixels

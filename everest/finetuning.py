@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,24 +21,32 @@ from everest.data.crops import erase
 from everest.data.dataset import Batch, VideoClips
 from everest.data.recipe_clips import finetune_clips, validation_clips
 from everest.engine.context import RunContext
-from everest.engine.health import STILL_GUESSING, UNDERFITS, Validations, chance_warning
+from everest.engine.health import Validations
 from everest.engine.plan import FEWEST_STEPS
 from everest.engine.setup import set_up_training
 from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
-from everest.lists.classes import empty_classes, empty_classes_notice
+from everest.lists.classes import empty_classes_notice
 from everest.lists.sample import ListSize
 from everest.metrics.metrics import chance_of, mean_loss, measure, thresholds_of
 from everest.metrics.names import LOGGED, METRICS
-from everest.metrics.predicted import Predictions, refuse_too_many_skipped
+from everest.metrics.predicted import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec
 from everest.system.events import silent
 from everest.system.own_files import reading_own
-from everest.system.run_folder import FIX, METRICS_FILE
+from everest.system.run_folder import FIX, METRICS_FILE, Row
 from everest.system.text import counted
+
+# Our choice: of the way from the training loss of guessing to that of a model that knows every label. After
+# few steps only a loss that has hardly moved is reported, at the end also one of a model that underfits.
+STILL_GUESSING: Final = 0.03
+UNDERFITS: Final = 0.2
+NEAR_CHANCE: Final = (
+    0.1  # our choice: of the way from chance to a perfect metric, below which little is learned
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,8 +88,9 @@ class Finetuning:
         with reading_own(training.run.path / METRICS_FILE, fix=FIX):
             validations = Validations(training.run.rows(), chosen_metric)
         training.model.train()
-        validated = training.steps_done in {0, *validations.steps} or not training.is_loaded
-        if clips is not None and training.at_checkpoint and not validated:
+        validated = {0, *(row["step"] for row in validations.rows)}
+        is_missing = training.steps_done not in validated and training.is_loaded
+        if clips is not None and training.at_checkpoint and is_missing:
             _validate(self, clips, validations)  # the run was stopped between save and validation
         _end_early(self, validations)
         with training.running():
@@ -112,8 +123,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     init = context.read_init()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
-    empty = empty_classes(clips.samples, classes)
-    context.notices(f"data.train has no video of class '{name}'" for name in empty)
+    context.notices([empty_classes_notice("train", clips.samples, classes)])
     if validation is not None:
         context.notices([empty_classes_notice("val", validation.samples, classes)])
     else:
@@ -159,7 +169,16 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
             f"step {step}: the outputs for the validation videos are not finite; lower base_lr or set "
             "train.clip_grad"
         )
-    row = {"step": step, **_validation_row(predictions)}
+    measured = measure(predictions)
+    row: Row = {"step": step}
+    if "heads" not in measured:
+        row |= {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None}
+    else:
+        if "action_top1" in measured:
+            row["val_top1"] = measured["action_top1"]  # of videos with all heads right
+        for name, values in measured["heads"].items():
+            row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
+    row["val_loss"] = mean_loss(predictions)
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
         thresholds = thresholds_of(predictions)
         settings = {"thresholds": thresholds} if thresholds else {}
@@ -181,39 +200,32 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
     training.warn_once("overfitting", validations.overfitting_warning())
 
 
-def _validation_row(predictions: Predictions) -> dict[str, float]:
-    """The metrics of a validation, for metrics.jsonl."""
-    measured, loss = measure(predictions), {"val_loss": mean_loss(predictions)}
-    if "heads" not in measured:
-        return {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None} | loss
-    heads = {
-        f"val_{name}_{metric}": values[metric]
-        for name, values in measured["heads"].items()
-        for metric in MEASURED_BY.values()
-        if metric in values
-    }
-    action = {"val_top1": measured["action_top1"]} if "action_top1" in measured else {}
-    return {**action, **heads, **loss}  # top1: videos with all heads right
-
-
 def _warn_at_chance(stage: Finetuning, step: int) -> None:
-    """Warn after a real budget, and at the end of the run, if hardly anything has been learned."""
+    """Warn after a real budget, and at the end of the run, if the last losses are hardly below guessing.
+
+    The loss of equal probabilities is ln(classes) whatever the targets are, smoothed and mixed ones included.
+    """
     training, settings, heads = stage.training, stage.settings, stage.model.heads
-    steps = training.plan.steps
-    budget = min(steps, training.plan.warmup_steps + FEWEST_STEPS)
-    guessable = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
-    if step not in (budget, steps) or not guessable:
+    plan, losses = training.plan, training.step_log.losses
+    is_guessable = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
+    budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
+    if step not in (budget, plan.steps) or not is_guessable or not losses:
         return
-    sizes = [head.outputs for head in heads]
     mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
-    warning = chance_warning(
-        list(training.step_log.losses),
-        sizes,
-        lowest=fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes),
-        share=UNDERFITS if step == steps else STILL_GUESSING,
-        mixes=any(mixing.values()),
+    sizes = [head.outputs for head in heads]
+    chance = fmean(map(math.log, sizes))  # the loss is the mean over the heads
+    lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
+    share = UNDERFITS if step == plan.steps else STILL_GUESSING
+    if fmean(losses) < chance - share * (chance - lowest):
+        return
+    logarithms = " and ".join(f"ln({size})" for size in sizes)
+    fewer = "lower finetune.mixup and finetune.cutmix, " if any(mixing.values()) else ""
+    training.warn_once(
+        "chance",
+        f"the loss, {fmean(losses):.2f}, is still near that of guessing, "
+        f"{'the mean of ' if len(sizes) > 1 else ''}{logarithms} = {chance:.2f}. Check that the labels "
+        f"belong to the videos; try {fewer}more steps or a higher base_lr",
     )
-    training.warn_once("chance", warning)
 
 
 def _summary(stage: Finetuning, validations: Validations) -> str:
@@ -237,5 +249,10 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
         f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use these "
         f"weights, {training.run.best}"
     )
-    advice = validations.advice(chance)
-    return f"{text}. {advice}" if advice else text
+    best = validations.best_value
+    if best is None or chance is None:
+        return text
+    limit = chance + NEAR_CHANCE * ((100 if metric.percent else 0) - chance)
+    if (best < limit) if metric.percent else (best > limit):
+        text += ". That is hardly better than chance: check the labels, or try more steps"
+    return text

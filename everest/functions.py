@@ -93,7 +93,8 @@ def timeline(
     """Compute the probabilities of windows that slide over videos, as `everest timeline`.
 
     Args:
-        window: seconds; None: the length of a clip at the model's stride.
+        window: seconds; None: as `everest train` chose it, and with its step unless `step` is given; of
+            another model the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
         batch: windows in one forward pass. For the others see `predict`.
     Returns:

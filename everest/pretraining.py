@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
@@ -15,7 +15,7 @@ from everest.data.dataset import Batch
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
 from everest.engine.plan import learning_rate_advice
-from everest.engine.setup import require_same_frozen, set_up_training
+from everest.engine.setup import set_up_training
 from everest.engine.step_log import RECENT
 from everest.engine.training import Training
 from everest.errors import DataError, DivergedError
@@ -46,8 +46,6 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         spec = spec_of_pretraining(recipe)
     if init is not None:
         spec = init.adapted(spec)
-    if context.resumed:
-        require_same_frozen(context.run, spec)
     clips = pretrain_clips(recipe)
     if spec.views is not None and len(clips) < 2:
         raise DataError(
@@ -135,39 +133,37 @@ class Pretraining:
                 training.save_if_due()
                 training.stop_if_asked()
         if training.step_log.losses:
-            training.notice(self._closing_text(training.step_log.losses))
-
-    def _closing_text(self, losses: Sequence[float]) -> str:
-        """Compares the last losses with that of one color: normalized targets have a variance of about 1."""
-        training = self.training
-        model, loss = training.state.trained_model, fmean(losses)
-        text = f"mean loss of the last {len(losses)} steps: {loss:.3f}"
-        if not isinstance(model, MaskedAutoencoder):
-            return "; ".join([text, *_views_texts(training)])
-        guess = model.targets.loss_of_one_color
-        if guess is None or model.camera_weight:
-            return text
-        text += f"; predicting each tubelet's mean color gives about {guess:g}"
-        checked = self.prober is not None and self.prober.watches_loss  # against a better reference
-        if loss <= NEAR_MEAN * guess or checked:
-            return text
-        advice = learning_rate_advice(training.plan, new_weights=training.context.options.init is None)
-        return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
+            # A probe compares the loss with a better reference.
+            is_compared = prober is not None and prober.watches_loss
+            training.notice(_closing_text(training, is_compared=is_compared))
 
 
-def _views_texts(training: Training) -> list[str]:
-    """The means of the last metrics of views, next to the values of guessing."""
-    plan, rows = training.plan, [row for row in training.run.rows() if row.get("view_spread") is not None]
-    videos = min(plan.videos_per_step, len(training.clips))  # other draws of a video are no candidates
-    chance = (plan.views - 1) / max(1, plan.views * videos - 1)
-    texts = {
-        "view_top1": "{:.0%} of clips retrieve their own video within the batch "
-        f"(view_top1; chance {chance:.0%})",
-        "view_spread": "projection spread {:.2f} (maximum 1)",
-        "camera_loss": "camera motion error {:.2f} (guessing: 1)",
-    }
-    values = {name: [row[name] for row in rows[-RECENT:] if row.get(name) is not None] for name in texts}
-    return [texts[name].format(fmean(of_steps)) for name, of_steps in values.items() if of_steps]
+def _closing_text(training: Training, *, is_compared: bool) -> str:
+    """The mean of the last losses, next to the loss of one color or, between views, to those of guessing."""
+    plan, losses, model = training.plan, training.step_log.losses, training.state.trained_model
+    text = f"mean loss of the last {len(losses)} steps: {fmean(losses):.3f}"
+    if not isinstance(model, MaskedAutoencoder):
+        videos = min(plan.videos_per_step, len(training.clips))  # other draws of a video are no candidates
+        chance = (plan.views - 1) / max(1, plan.views * videos - 1)
+        texts = {
+            "view_top1": "{:.0%} of clips retrieve their own video within the batch "
+            f"(view_top1; chance {chance:.0%})",
+            "view_spread": "projection spread {:.2f} (maximum 1)",
+            "camera_loss": "camera motion error {:.2f} (guessing: 1)",
+        }
+        rows = [row for row in training.run.rows() if row.get("view_spread") is not None][-RECENT:]
+        for name, measured in texts.items():
+            values = [row[name] for row in rows if row.get(name) is not None]
+            text += f"; {measured.format(fmean(values))}" if values else ""
+        return text
+    guess = model.targets.loss_of_one_color  # normalized targets have a variance of about 1
+    if guess is None or model.camera_weight:
+        return text
+    text += f"; predicting each tubelet's mean color gives about {guess:g}"
+    if fmean(losses) <= NEAR_MEAN * guess or is_compared:
+        return text
+    advice = learning_rate_advice(plan, new_weights=training.context.options.init is None)
+    return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
 
 
 def _show_reconstruction(training: Training) -> None:
@@ -184,7 +180,7 @@ def _show_reconstruction(training: Training) -> None:
 
     from everest.figures.masks import view_model
     from everest.figures.pictures import rows_of
-    from everest.methods.features import FeatureTargets
+    from everest.methods.targets import FeatureTargets
 
     if isinstance(model.targets, FeatureTargets):  # nothing that has pixels is predicted
         return

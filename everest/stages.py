@@ -12,19 +12,34 @@ The way of a run, here of pre-training; fine-tuning and the tokenizer have the s
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
+from accelerate.utils.memory import clear_device_cache
+
 from everest.checkpoints.init import find_init
-from everest.config.recipe import recipe_for_run
+from everest.checkpoints.load import find_weights
+from everest.config.recipe import load_recipe, recipe_for_run
 from everest.config.settings import Recipe
+from everest.config.stage_settings import FeatureTargetSettings
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
 from everest.pretraining import Pretraining, set_up_pretraining
+from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, silent
-from everest.system.run_folder import Decoder
+from everest.system.run_folder import (
+    RECIPE,
+    TOKENIZER,
+    Decoder,
+    RunFolder,
+    is_own_tokenizer,
+    own_tokenizer,
+)
+from everest.system.signals import Stopped
 
 # A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
 if TYPE_CHECKING:
@@ -35,18 +50,40 @@ if TYPE_CHECKING:
 
 
 def run_stage(
-    set_up: Callable[[Recipe, RunContext], Stage],
     recipe: Recipe,
     options: RunOptions,
     report: Report,
     *,
     trial: Callable[[Stage], None] | None = None,
 ) -> Training:
-    """Train a stage in its run folder, or resume its training.
+    """Train the stage of `options.command` in its run folder, or resume its training.
+
+    Pre-training first trains the recipe's tokenizer, if it needs one and names none.
 
     Args:
         trial: called in place of the training; nothing is written.
     """
+    tokenizer, cache = recipe.tokenizer, recipe.pretrain.cache
+    set_up: Callable[[Recipe, RunContext], Stage] = set_up_pretraining
+    if options.command == "finetune":
+        from everest.finetuning import set_up_finetuning
+
+        set_up = set_up_finetuning
+    elif options.command == "train-tokenizer":
+        from everest.train_tokenizer import set_up_tokenizer
+
+        set_up = set_up_tokenizer
+    elif tokenizer is None or not recipe.pretrain.needs_tokenizer:
+        recipe = with_absolute_paths(recipe)
+    elif tokenizer.checkpoint is None and cache is None and trial is None:
+        recipe, options = _train_tokenizer(recipe, options, report)
+    else:
+        folder, named = options.resumed_folder or options.output, tokenizer.checkpoint
+        is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
+        if folder is not None and is_missing and own_tokenizer(folder).is_file():
+            recipe = _with_checkpoint(recipe, own_tokenizer(folder))
+        if named is not None or cache is not None:
+            recipe = with_absolute_paths(recipe)
     with run_context(options, recipe, report) as context:
         stage = set_up(recipe, context)
         if trial is not None:
@@ -58,30 +95,79 @@ def run_stage(
     return stage.training
 
 
-def run_pretraining(
-    recipe: Recipe,
-    options: RunOptions,
-    report: Report,
-    *,
-    trial: Callable[[Stage], None] | None = None,
-) -> Training:
-    """Pre-train, after training the recipe's tokenizer if it needs one and names none; see `run_stage`."""
-    if recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
-        from everest.engine.tokenizer_first import with_tokenizer
+def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tuple[Recipe, RunOptions]:
+    """Train the tokenizer in the run folder; returns the recipe and the options with its path."""
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
+    output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
+    if options.resumed_folder is None:
+        options = replace(options, output=output)
+    own = output / TOKENIZER
+    users = decide_on_main(accelerator, lambda: _users(output)) if options.overwrite else []
+    if users:
+        text = f"{own} is kept, because {users[0]} uses it; for another tokenizer, choose another --output"
+        report(notice(text))
+    stage_options = replace(
+        options,
+        command="train-tokenizer",
+        output=own,
+        resume="auto",
+        init=None,
+        overwrite=options.overwrite and not users,
+    )
+    with_path = _with_checkpoint(recipe, own_tokenizer(output))
+    run = RunFolder(own)
+    is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
+    if options.overwrite or not is_finished:
+        # Hours of training come before pre-training: its problems are found now, with an untrained tokenizer.
+        with run_context(options, with_path, silent) as context:
+            set_up_pretraining(recipe, context)
+        del context  # it holds the model
+        clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory
+    if options.overwrite and accelerator.is_main_process:
+        RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
+    report(notice(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed"))
+    try:
+        run_stage(recipe, stage_options, report)
+    except Stopped as stopped:
+        raise Stopped(
+            stopped.number,
+            f"stopped in the tokenizer's stage; the same command with --output {output} resumes it",
+        ) from stopped
+    return with_path, options
 
-        def train_tokenizer(recipe: Recipe, options: RunOptions) -> None:
-            from everest.train_tokenizer import set_up_tokenizer
 
-            run_stage(set_up_tokenizer, recipe, options, report)
+def _users(output: Path) -> list[Path]:
+    """The runs next to `output` whose recipes name its tokenizer."""
+    own, users = str(own_tokenizer(output).resolve()), []
+    for file in sorted(output.resolve().parent.glob(f"*/{RECIPE}")):
+        with suppress(RecipeError):  # a damaged recipe: its run cannot be resumed
+            tokenizer = load_recipe(file, imports=False).tokenizer
+            if file.parent != output.resolve() and tokenizer is not None and tokenizer.checkpoint == own:
+                users.append(file.parent)
+    return users
 
-        recipe, options = with_tokenizer(
-            recipe,
-            options,
-            train=None if trial else train_tokenizer,
-            set_up=set_up_pretraining,
-            notify=lambda text: report(notice(text)),
-        )
-    return run_stage(set_up_pretraining, recipe, options, report, trial=trial)
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute."""
+    section = recipe.pretrain
+    if recipe.tokenizer is not None and recipe.tokenizer.checkpoint is not None:
+        recipe = _with_checkpoint(recipe, find_weights(recipe.tokenizer.checkpoint))
+    if section.objective == "views":
+        return recipe
+    target = section.target
+    if isinstance(target, FeatureTargetSettings):
+        from everest.checkpoints.frozen import absolute_teacher
+
+        target = replace(target, teacher=absolute_teacher(target.teacher))
+    if target.cache is not None:
+        target = replace(target, cache=str(Path(target.cache).resolve()))
+    return replace(recipe, pretrain=replace(section, target=target))
+
+
+def _with_checkpoint(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with the tokenizer in this file."""
+    assert recipe.tokenizer is not None
+    return replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path.resolve())))
 
 
 class StageOptions(TypedDict, total=False):
@@ -124,7 +210,7 @@ def pretrain(
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
     if init in (None, "none") and decoder is not None:
         raise RecipeError("decoder: only with init, which may have a decoder")
-    return run_pretraining(*_request("pretrain", recipe, init, options, decoder)).run.path
+    return run_stage(*_request("pretrain", recipe, init, options, decoder)).run.path
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -138,9 +224,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    from everest.finetuning import set_up_finetuning
-
-    return run_stage(set_up_finetuning, *_request("finetune", recipe, init, options)).run.path
+    return run_stage(*_request("finetune", recipe, init, options)).run.path
 
 
 def _request(

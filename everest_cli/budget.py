@@ -106,25 +106,26 @@ def _draw(
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS, WINDOW
-    from everest.figures.clips import write_check_page
-    from everest.metrics.budget import draw_windows, windows_left
+    from everest.figures.drawing import clip_card, write_page
+    from everest.lists.sample import Sample
+    from everest.metrics.budget import draw_windows
 
-    windows = windows_left(extents, checked, length)
-    if number > len(windows):
-        left = " left" if checked else ""
-        raise RecipeError(f"--draw {number}: only {len(windows)} windows of {length:g} s{left}")
+    drawn = draw_windows(extents, checked, length, number, seed=seed)
     page = output.with_suffix(".html")
     for file in (output, page):
         refuse_inputs(file, inputs, option="--output")
         check_new_file(file, option="--output", overwrite=overwrite)
-    drawn = draw_windows(windows, number, seed=seed)
     rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN, repr(length)) for each in drawn]
     known = [
         (bout.video, repr(bout.start), repr(bout.end), bout.label, repr(length))
         for bouts in checked.values()
         for bout in bouts
     ]
-    write_check_page(page, drawn, [",".join(row) for row in rows], list_file=output.name)
+    cards = [
+        clip_card(Sample(path=each.video, start=each.start, end=each.end)) | {"line": ",".join(row)}
+        for each, row in zip(drawn, rows, strict=True)
+    ]
+    write_page(page, "figures", "check_page.html", list_file=output.name, cards=cards)
     write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
     typer.echo(output)
     typer.echo(page)

@@ -127,12 +127,13 @@ def select_frames(
     Example: everest select-frames video.mp4 --picture .
     """
     from everest.checkpoints.load import open_model
-    from everest.figures.frame_selection import draw_selection, request_frames
+    from everest.figures.frame_selection import draw_selection, view_frames
     from everest.lists.inputs import named_videos, refuse_same_stems
 
     read_shares(str(keep))
-    request = request_frames(
-        None if checkpoint is None else open_model(checkpoint, kind="transformer"),
+    view_of = partial(
+        view_frames,
+        checkpoint=None if checkpoint is None else open_model(checkpoint, kind="transformer"),
         keep=keep,
         frames=frames,
         stride=stride,
@@ -146,7 +147,7 @@ def select_frames(
         image_folders = [path for path in paths if path.resolve() == picture.resolve()]
         refuse_inputs(picture, image_folders, option="--picture")
     rows: list[dict[str, Any]] = []
-    for video, view in _readable(paths, request.view):
+    for video, view in _readable(paths, view_of):
         row = view.to_dict()
         if picture is not None:
             figure = picture / f"{video.stem}-frames.png"

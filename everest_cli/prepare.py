@@ -246,7 +246,7 @@ def tokens(
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
     from everest.checkpoints.frozen import open_teacher
-    from everest.engine.tokenizer_first import with_absolute_paths
+    from everest.stages import with_absolute_paths
     from everest.tokenizer.cache_writing import write_tokens
 
     changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path

@@ -64,10 +64,10 @@ def profile(
         _print_paper(as_json=as_json)
         return
 
-    from everest.engine.tokenizer_first import with_absolute_paths
     from everest.profiling.measure import measure_stages
     from everest.profiling.planner import plan_pretraining
     from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile, recipe_of
+    from everest.stages import with_absolute_paths
 
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(
@@ -180,7 +180,7 @@ def _print_profile(document: Mapping[str, Any]) -> None:
 
 def _print_paper(*, as_json: bool) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.paper_tables import SUBJECTS, paper_figures
+    from everest.profiling.profile import SUBJECTS, paper_figures
 
     figures = [figure.dump() for figure in paper_figures()]
     if as_json:

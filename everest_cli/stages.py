@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +17,6 @@ from everest_cli.options import Precision, Task, argument, local_path, option, r
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
-    from everest.engine.training import Training
     from everest.stages import Stage
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
@@ -84,6 +81,7 @@ def _train(
     devices = start_processes(options.gpus, options.processes)
 
     from everest.engine.context import RunOptions
+    from everest.stages import run_stage  # here: in the processes that train
 
     run = RunOptions(
         command=command,
@@ -98,27 +96,12 @@ def _train(
     )
     trial = _print_trial if options.dry_run else None
     with Display(quiet=options.quiet or not is_main()) as display:
-        training = _training_of(command)(recipe, run, display.report, trial=trial)
+        training = run_stage(recipe, run, display.report, trial=trial)
     if options.dry_run:
         return None
     if is_main():
         typer.echo(training.run.path)
     return training.run.path
-
-
-def _training_of(command: str) -> Callable[..., Training]:
-    """Import what trains the stage of a command: only that, and in the processes that train."""
-    from everest.stages import run_pretraining, run_stage
-
-    if command == "pretrain":
-        return run_pretraining
-    if command == "finetune":
-        from everest.finetuning import set_up_finetuning
-
-        return partial(run_stage, set_up_finetuning)
-    from everest.train_tokenizer import set_up_tokenizer
-
-    return partial(run_stage, set_up_tokenizer)
 
 
 def _print_trial(stage: Stage) -> None:

@@ -42,9 +42,13 @@ def timeline(
     videos: list[Path] = argument(
         "VIDEO…", "Videos, folders of videos, or lists; or one saved file instead."
     ),
-    window: float | None = option("--window SECONDS", "Length of a window [a clip's span].", min=0.001),
+    window: float | None = option(
+        "--window SECONDS", "Length of a window [as trained by everest train, else a clip's span].", min=0.001
+    ),
     step: float | None = option(
-        "--step SECONDS", "Time between window starts [= --window, no overlap].", min=0.001
+        "--step SECONDS",
+        "Time between window starts [as trained if --window is, else one window].",
+        min=0.001,
     ),
     save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output]."),
     output: Path | None = o.OUTPUT_FILE,

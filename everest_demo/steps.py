@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import torch
 
 from everest.checkpoints.init import find_init
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.engine.context import RunContext, RunOptions
+from everest.engine.context import RunOptions
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import evaluate
-from everest.finetuning import set_up_finetuning
-from everest.pretraining import set_up_pretraining
 from everest.stages import run_stage
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
@@ -27,11 +25,7 @@ from everest.system.files import is_unfinished, write_text
 from everest.system.locks import sole_writer
 from everest.system.signals import Stopped
 from everest.tokenizer.cache_writing import write_tokens
-from everest.train_tokenizer import set_up_tokenizer
 from everest_demo.rendering import RenderedSet
-
-if TYPE_CHECKING:
-    from everest.stages import Stage
 
 VIDEOS: Final = "demo-videos"
 REPORT: Final = "report.md"
@@ -109,7 +103,7 @@ class DemoSteps:
     def tokenizer(self, name: str, recipe: Recipe) -> Path:
         """Train a tokenizer; returns its weights."""
         with self._timed(f"training a tokenizer ({name})"):
-            return self._train("train-tokenizer", set_up_tokenizer, name, recipe, init=None)
+            return self._train("train-tokenizer", name, recipe, init=None)
 
     def tokens(self, recipe: Recipe, *, variants: int) -> None:
         """Cache the outputs of the recipe's tokenizer in the folder that its pre-training reads."""
@@ -121,12 +115,12 @@ class DemoSteps:
     def pretrain(self, name: str, recipe: Recipe, *, init: Path | None = None) -> Path:
         """Pre-train an encoder, from `init` or from new weights; returns the weights."""
         with self._timed(f"pre-training ({name})"):
-            return self._train("pretrain", set_up_pretraining, name, recipe, init=init)
+            return self._train("pretrain", name, recipe, init=init)
 
     def finetune(self, name: str, recipe: Recipe, *, init: Path | None) -> float:
         """Fine-tune from `init`, or from scratch, and evaluate; returns top-1 accuracy in percent."""
         with self._timed(f"fine-tuning ({name})"):
-            weights = self._train("finetune", set_up_finetuning, name, recipe, init=init)
+            weights = self._train("finetune", name, recipe, init=init)
         with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
             return evaluate(recipe, weights, accelerator, report=self.report)["top1"]
@@ -136,15 +130,7 @@ class DemoSteps:
         rows = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in self.seconds.items())
         write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
 
-    def _train(
-        self,
-        command: str,
-        set_up: Callable[[Recipe, RunContext], Stage],
-        name: str,
-        recipe: Recipe,
-        *,
-        init: Path | None,
-    ) -> Path:
+    def _train(self, command: str, name: str, recipe: Recipe, *, init: Path | None) -> Path:
         """Train a stage in its run folder; returns the weights."""
         options = RunOptions(
             command=command,
@@ -153,7 +139,7 @@ class DemoSteps:
             cpu=True,
             init=None if init is None else find_init(init, output=None, overwrite=True),
         )
-        return run_stage(set_up, recipe, options, self.report).run.weights
+        return run_stage(recipe, options, self.report).run.weights
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

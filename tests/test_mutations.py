@@ -44,7 +44,7 @@ tests/test_parity.py
     channel first: movedim(2, -1).flatten(2) => flatten(2)
     st-mae's last frame: number * (t - 1) // max(slices - 1, 1) => number * 0
   everest/models/positions.py
-    positions from one: torch.arange(num_tokens, => 1 + torch.arange(num_tokens,
+    positions from one: torch.arange(grid.num_tokens, => 1 + torch.arange(grid.num_tokens,
   everest/models/mae.py
     norm after the head: self.head(self.norm(x)) => self.head(x)
     mask tokens first: torch.cat([visible, masked], dim=1) => torch.cat([masked, visible], dim=1)

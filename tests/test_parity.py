@@ -31,7 +31,7 @@ from everest.methods.strategies import AllTokens, RedundancyRobust
 from everest.methods.targets import PixelTargets
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
-from everest.models.positions import sinusoid_positions
+from everest.models.positions import position_table
 from everest.models.vit import Architecture
 from everest.video.pixels import normalize
 
@@ -314,7 +314,7 @@ def test_every_token_count_equals_the_released_rule(golden: Callable[[str], Path
 def test_position_table_equals_the_released_sinusoid(golden: Callable[[str], Path]):
     for name, told in json.loads(golden("token_counts.json").read_text())["sinusoid"].items():
         num_tokens, width = map(int, name.split("x"))
-        table = sinusoid_positions(num_tokens, width)
+        table = position_table("flat", TokenGrid(t=num_tokens, h=1, w=1), width)
         assert table.double().sum().item() == pytest.approx(told["sum"], abs=1e-2)
         for row, values in told["rows"].items():
             head = values[: values.index("...")]

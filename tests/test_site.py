@@ -18,7 +18,7 @@ from page_parts import REFERENCE, written
 from small_runs import json_of, run
 
 from everest.checkpoints.public_weights import public_weights
-from everest.config.sizes import BACKBONES
+from everest.config.model import BACKBONES
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

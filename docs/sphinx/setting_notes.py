@@ -14,8 +14,7 @@ from textwrap import dedent
 from types import ModuleType
 
 from everest.config import heads, values
-from everest.config.sizes import TokenizerConfig
-from everest.config.tokenizer import TokenizerSettings
+from everest.config.tokenizer import TokenizerConfig, TokenizerSettings
 from everest.methods import selector
 
 ROOT = Path(__file__).resolve().parents[2]

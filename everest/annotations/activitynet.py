@@ -8,16 +8,10 @@ Source: activity-net.org/download.html and its evaluation code.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from everest.annotations.bout import Bout, Origin, origin_in
 from everest.annotations.matching import VideoFinder
 from everest.system.text import read_json
-
-
-def has_keys(document: Any) -> bool:
-    """Whether a JSON document is of this kind."""
-    return isinstance(document, dict) and bool({"database", "results"} & set(document))
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
@@ -28,14 +22,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
         entries = {video: facts["annotations"] for video, facts in document["database"].items()}
     else:
         entries = document["results"]
-    return [
-        Bout(
-            video=video,
-            start=float(entry["segment"][0]),
-            end=float(entry["segment"][1]),
-            label=entry["label"],
-            origin=origin_in(entry.get("origin"), default),
-        )
-        for video, of_video in entries.items()
-        for entry in of_video
-    ]
+    bouts = []
+    for video, segments in entries.items():
+        for entry in segments:
+            start, end = float(entry["segment"][0]), float(entry["segment"][1])
+            origin = origin_in(entry.get("origin"), default)
+            bouts.append(Bout(video=video, start=start, end=end, label=entry["label"], origin=origin))
+    return bouts

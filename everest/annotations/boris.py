@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, Observation, paired
+from everest.annotations.boris_events import Event, Observation, Status, paired
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
-from everest.annotations.matching import VideoFinder, stem
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
 from everest.system.text import json_text, read_json
 
-NO_TIME: Final = "an event has the time NaN; correct or delete it in BORIS"
-
-
-def has_keys(document: Any) -> bool:
-    """Whether a JSON document is of this kind."""
-    return isinstance(document, dict) and {"observations", "behaviors_conf"} <= set(document)
+# Keys of a project that everest leaves empty.
+EMPTY_LISTS: Final = ("behavioral_categories", "behaviors_coding_map")
+EMPTY_TABLES: Final = ("independent_variables", "coding_map", "converters")
+EMPTY_TEXTS: Final = ("key", "description", "category", "excluded", "coding map")  # of a behavior
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
@@ -32,69 +28,44 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     try:
         document = read_json(path)
     except ValueError as error:
-        if "NaN" in str(error):
-            raise DataError(f"{path}: {NO_TIME}") from error
-        raise
-    states = {
-        behavior["code"]
-        for behavior in document["behaviors_conf"].values()
-        if behavior["type"].startswith("State event")
-    }
+        if "NaN" not in str(error):
+            raise
+        raise ValueError(f"{error}; an event has no time: correct or delete it in BORIS") from error
+    behaviors = document["behaviors_conf"].values()
+    states = {behavior["code"] for behavior in behaviors if behavior["type"].startswith("State event")}
     bouts: list[Bout] = []
     observed: dict[str, list[Span]] = defaultdict(list)
     ends: dict[str, float] = {}  # of files whose length is stated
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shown(name)}'"
-        observation = _read_observation(where, name, values)
-        ends |= _lengths(values)
+        if values.get("type") == "IMAGES":
+            raise DataError(
+                f"{where}: is of images, which have no times; delete it from a copy of the project"
+            )
+        lengths = values.get("media_info", {}).get("length", {})
+        ends |= lengths
+        # Live observations have no file, and an empty list instead of a table of players.
+        media = tuple(dict(values.get("file") or {}).get("1") or (name,))
+        start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
+        observation = Observation(
+            where=where,
+            media=media,
+            seconds=tuple(lengths.get(file) for file in media),
+            offset=float(values.get("time offset", 0)),
+            interval=(start, end),
+        )
         for file, span in observation.observed(videos):
             observed[file].append(span)
-        for start, end, event in paired(_read_events(where, values, states), where):
+        events = []
+        for time, subject, behavior, modifiers, comment, *_ in values["events"]:
+            seconds = float("nan" if time is None else time)  # NaN is refused with its bout
+            status: Status | None = None if behavior in states else "POINT"
+            events.append(Event(seconds, status, behavior, subject, modifiers, comment))
+        for start, end, event in paired(events, where):
             bouts += observation.bouts(start, end, event, videos)
     for file in dict.fromkeys(bout.video for bout in bouts):
         bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
-
-
-def _lengths(values: Mapping[str, Any]) -> Mapping[str, float]:
-    """The seconds of each file of an observation whose length is stated."""
-    lengths: Mapping[str, float] = values.get("media_info", {}).get("length", {})
-    return lengths
-
-
-def _read_observation(where: str, name: str, values: Mapping[str, Any]) -> Observation:
-    """The media of an observation, and its interval."""
-    if values.get("type") == "IMAGES":
-        raise DataError(f"{where}: is of images, which have no times; delete it from a copy of the project")
-    # Live observations have no file, and an empty list instead of a table of players.
-    media = tuple(dict(values.get("file") or {}).get("1") or (name,))
-    start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
-    lengths = _lengths(values)
-    return Observation(
-        where=where,
-        media=media,
-        seconds=tuple(lengths.get(file) for file in media),
-        offset=float(values.get("time offset", 0)),
-        interval=(start, end),
-    )
-
-
-def _read_events(where: str, values: Mapping[str, Any], states: Collection[str]) -> list[Event]:
-    """The events of an observation; those of behaviors that are no states are points."""
-    events = [
-        Event(
-            time=float("nan" if time is None else time),
-            status=None if behavior in states else "POINT",
-            behavior=behavior,
-            subject=subject,
-            modifiers=modifiers,
-            comment=comment,
-        )
-        for time, subject, behavior, modifiers, comment, *_ in values["events"]
-    ]
-    if not all(math.isfinite(event.time) for event in events):
-        raise DataError(f"{where}: {NO_TIME}")
-    return events
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
@@ -105,6 +76,15 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     subjects = sorted({bout.subject for bout in every} - {""})
     now = datetime.now().isoformat(timespec="seconds")
     count = Counter(map(stem, bouts))
+    behaviors = [
+        {
+            "type": "Point event" if name in points else "State event",
+            "code": name,
+            **dict.fromkeys(EMPTY_TEXTS, ""),
+            "modifiers": {},
+        }
+        for name in sorted({*classes, *labels})
+    ]
     document = {
         "time_format": "hh:mm:ss",
         "project_name": "everest",
@@ -114,24 +94,9 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
         "subjects_conf": {
             str(number): {"key": "", "name": name, "description": ""} for number, name in enumerate(subjects)
         },
-        "behaviors_conf": {
-            str(number): {
-                "type": "Point event" if name in points else "State event",
-                "code": name,
-                "key": "",
-                "description": "",
-                "category": "",
-                "excluded": "",
-                "coding map": "",
-                "modifiers": {},
-            }
-            for number, name in enumerate(sorted({*classes, *labels}))
-        },
-        "behavioral_categories": [],
-        "behaviors_coding_map": [],
-        "independent_variables": {},
-        "coding_map": {},
-        "converters": {},
+        "behaviors_conf": {str(number): behavior for number, behavior in enumerate(behaviors)},
+        **{key: [] for key in EMPTY_LISTS},
+        **{key: {} for key in EMPTY_TABLES},
         "observations": {
             stem(video) if count[stem(video)] == 1 else video: _observation(video, each, points, times, now)
             for video, each in bouts.items()

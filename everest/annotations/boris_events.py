@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final, Literal, NamedTuple
 
 from everest.annotations.bout import LONGEST, Bout, Span, origin_in
@@ -56,19 +56,12 @@ class Observation:
                 f"{self.where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{offset} is outside "
                 f"of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
             )
+        facts = {"label": event.behavior, "subject": "" if event.subject == NO_SUBJECT else event.subject}
         origin = origin_in(event.comment.strip())
-        subject = "" if event.subject == NO_SUBJECT else event.subject
-        for name, first, after in zip(self.media, borders, [*borders[1:-1], math.inf], strict=False):
-            inside = max(start, first), min(end, after)
-            if first <= start < after or inside[0] < inside[1]:
-                yield Bout(
-                    video=name,
-                    start=inside[0] - first,
-                    end=inside[1] - first,
-                    label=event.behavior,
-                    origin=origin,
-                    subject=subject,
-                )
+        for name, (first, after) in zip(self.media, pairwise([*borders[:-1], math.inf]), strict=True):
+            begin, stop = max(start, first), min(end, after)
+            if first <= start < after or begin < stop:
+                yield Bout(video=name, start=begin - first, end=stop - first, origin=origin, **facts)
 
     def observed(self, videos: VideoFinder) -> Iterator[tuple[str, Span]]:
         """Yield each file with its observed part."""
@@ -106,16 +99,11 @@ def paired(events: Iterable[Event], where: str) -> Iterator[tuple[float, float, 
             start = running.pop(key)
             yield start.time, event.time, start
         else:  # a stop without a start, or a second start
-            raise _unpaired(event, where)
-    if running:
-        raise _unpaired(next(iter(running.values())), where)
-
-
-def _unpaired(event: Event, where: str) -> DataError:
-    is_stop = event.status == "STOP"
-    known = "stopped" if is_stop else "started"
-    missing = "started" if is_stop else "stopped"
-    return DataError(
-        f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; "
-        f"{FIX_UNPAIRED}"
-    )
+            running = {key: event}
+            break
+    for event in running.values():
+        known, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
+        raise DataError(
+            f"{where}: '{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}; "
+            f"{FIX_UNPAIRED}"
+        )

@@ -58,13 +58,11 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     about = [fields for _, fields in lines[:begin] if len(fields) > 1 and fields[1]]
     general = {key: value for key, value, *_ in about if key in (ID, OFFSET)}
     names = lines[begin][1]
-    places = {name: names.index(name) for name in names if name in FIRST}
-    places |= {name: len(names) - 1 - names[::-1].index(name) for name in names if name not in FIRST}
+    places = {name: place for place, name in enumerate(names)}  # of equal names, the last
+    places |= {name: names.index(name) for name in FIRST if name in names}
     by_observation: dict[str, list[Row]] = defaultdict(list)
     for number, fields in lines[begin + 1 :]:
-        with in_line(number):
-            if len(fields) < len(names):
-                raise ValueError(f"it has {len(fields)} fields, and the header {len(names)}")
+        with in_line(number, fields, names):
             cells = general | {name: fields[at] for name, at in places.items()}
             by_observation[cells.get(ID, "")].append((cells, *_event(cells)))
     queue = tuple(name for key, name, *_ in about if key == PLAYER)
@@ -87,23 +85,16 @@ def _event(cells: Cells) -> tuple[Event, float]:
         raise ValueError(f"'{shown(cells['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
     start = number_in(cells[START if START in cells else "Time"])  # a variable of the user may be called Time
     stop = number_in(cells.get(STOP, str(start)))
-    if stop < start:
-        raise ValueError(f"its stop, {stop:g} s, is before its start, {start:g} s; fix it in BORIS")
-    if stop > LONGEST:
-        raise ValueError(f"the time {stop:g} s is later than {LONGEST:.0f} s; fix it in BORIS")
+    if not start <= stop <= LONGEST:
+        raise ValueError(f"from {start:g} to {stop:g} s is no interval; fix it in BORIS")
     written = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
     statuses: list[Status] = [each for each in STATUSES if each in written]
     if START not in cells and written and not statuses:
         raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
-    event = Event(
-        time=start,
-        status=statuses[0] if statuses else "POINT",
-        behavior=cells["Behavior"],
-        subject=cells.get("Subject", ""),
-        modifiers="|".join(value for name, value in cells.items() if name.startswith("Modifier")),
-        comment=cells.get("Comment", cells.get("Comment start", "")),
-    )
-    return event, stop
+    modifiers = "|".join(value for name, value in cells.items() if name.startswith("Modifier"))
+    comment = cells.get("Comment", cells.get("Comment start", ""))
+    status = statuses[0] if statuses else "POINT"
+    return Event(start, status, cells["Behavior"], cells.get("Subject", ""), modifiers, comment), stop
 
 
 def _observation(rows: Sequence[Row], queue: tuple[str, ...], name: str, where: str) -> Observation:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Final, Literal, cast, get_args
 
 import numpy as np
@@ -27,6 +26,7 @@ ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
 DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
 CHECKED: Final = "checked"  # a person writes it in its place
+SHORTEST: Final = 1  # millisecond: subtitles and ELAN have no bout of 0, so a point event is written as this
 LONGEST: Final = 1e7  # seconds, 115 days; our choice: a later time is an error of the file
 
 
@@ -69,6 +69,17 @@ class Bout:
 Bouts = Mapping[str, Sequence[Bout]]  # by video
 
 
+def milliseconds(bout: Bout) -> tuple[int, int]:
+    """Start and end of a bout in whole milliseconds; a point event gets the shortest length."""
+    start, end = round(bout.start * 1000), round(bout.end * 1000)
+    return start, max(end, start + SHORTEST)
+
+
+def from_milliseconds(start: int, end: int) -> tuple[float, float]:
+    """Undo `milliseconds`: seconds; a bout of the shortest length is a point event."""
+    return start / 1000, (start if 0 <= end - start <= SHORTEST else end) / 1000
+
+
 def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     """The bouts of each video, ordered by start, end and label; the videos in their first order."""
     bouts_of: dict[str, list[Bout]] = defaultdict(list)
@@ -108,24 +119,20 @@ def spans_outside(spans: Iterable[Span], end: float = LONGEST) -> list[Span]:
     return [(start, stop) for start, stop in [*outside, (covered, end)] if start < stop]
 
 
+def covered_spans(bouts: Iterable[Bout]) -> list[Span]:
+    """The time that any of some bouts covers, in order and without overlaps."""
+    return spans_outside(spans_outside((bout.start, bout.end) for bout in bouts))
+
+
 def unscored_spans(bouts: Iterable[Bout]) -> list[Span]:
     """The time that no one has labeled, in order and without overlaps."""
-    return spans_outside(spans_outside((bout.start, bout.end) for bout in bouts if bout.label == UNSCORED))
+    return covered_spans(bout for bout in bouts if bout.label == UNSCORED)
 
 
 def unscored_bouts(video: str, scored: Iterable[Span], end: float = LONGEST) -> list[Bout]:
     """A bout for each time of a video, up to its end, outside the spans that are scored."""
     spans = spans_outside(scored, end)
     return [Bout(video=video, start=start, end=stop, label=UNSCORED) for start, stop in spans]
-
-
-def join_files(files: Sequence[Sequence[Bout]]) -> list[Bout]:
-    """The bouts of a video from several files. Time is unscored if it is so in each of them."""
-    if len(files) == 1:
-        return list(files[0])
-    scored = chain.from_iterable(spans_outside(unscored_spans(bouts)) for bouts in files)
-    bouts = [bout for bout in chain(*files) if bout.label != UNSCORED]
-    return bouts + unscored_bouts(files[0][0].video, scored)
 
 
 def are_outside(

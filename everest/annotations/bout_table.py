@@ -10,13 +10,13 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from everest.annotations.bout import ORIGINS, Bout, Bouts, origin_in
 from everest.annotations.lines import in_line, number_in, separator_of
-from everest.annotations.matching import VideoFinder
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.errors import DataError, shown
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ def has_columns(fields: Sequence[str]) -> bool:
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read a bout from each row with a label."""
     header, rows = _table(path)
-    missing = [name for name in COLUMNS if name not in header]
-    if missing:
-        raise ValueError(f"it has no column '{missing[0]}'")
     bouts = []
     for fields in filter(any, rows):
         with in_line(rows.line_num):
@@ -45,8 +42,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             row = dict(zip(header, map(str.strip, fields), strict=False))
             if not row["label"]:
                 continue
-            if not row["video"]:
-                raise ValueError("it names no video")
             if (origin := row.get("origin") or "manual") not in ORIGINS:
                 raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
             bouts.append(
@@ -69,16 +64,14 @@ def read_window_length(path: Path) -> float | None:
         return None
     place = header.index(WINDOW)
     texts = list(dict.fromkeys(fields[place] for fields in rows if len(fields) > place and fields[place]))
-    try:
+    with suppress(ValueError):
         (length,) = {float(text) for text in texts}
-    except ValueError:
-        length = math.nan
-    if not 0 < length < math.inf:
-        lengths = ", ".join(texts[:3]) or "empty"
-        raise DataError(
-            f"{path}: the column '{WINDOW}' is {shown(lengths)}, not one length; keep it as --draw wrote it"
-        )
-    return length
+        if 0 < length < math.inf:
+            return length
+    raise DataError(
+        f"{path}: the column '{WINDOW}' is {shown(', '.join(texts[:3]) or 'empty')}, not one length; keep it "
+        "as --draw wrote it"
+    )
 
 
 def _table(path: Path) -> tuple[list[str], Reader]:

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
-from everest.annotations.bout import Bout, Bouts, merge_overlaps, origin_in
-from everest.annotations.matching import VideoFinder
-from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
+from everest.annotations.bout import Bout, Bouts, from_milliseconds, merge_overlaps, milliseconds, origin_in
+from everest.annotations.matching import VideoFinder, VideoTimes
 
 ROOT: Final = "ANNOTATION_DOCUMENT"
 TIER_TYPE: Final = "default-lt"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from json import JSONDecodeError
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from everest.annotations import (
     activitynet,
@@ -25,8 +25,7 @@ from everest.annotations import (
 )
 from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
 from everest.annotations.lines import SEPARATORS, fields_of
-from everest.annotations.matching import VideoFinder, stem
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
 from everest.system.files import write_text
 from everest.system.text import read_json
@@ -45,18 +44,22 @@ class Format:
     read: Read
     write: Write | None = None  # bouts and times by video, and all classes; None: it cannot be written
     ending: str = ""  # recognizes the kind; also of the files in a folder
-    has_keys: Callable[[Any], bool] | None = None  # recognizes JSON (a list by its first item)
+    keys: Sequence[set[str]] = ()  # recognize JSON, of a list the first item, that has all keys of a set
     has_columns: Callable[[Sequence[str]], bool] | None = None  # recognizes the header of a table
     is_of_one_video: bool = False
 
 
 FORMATS: Final[dict[str, Format]] = {
     "csv": Format(read=bout_table.read, write=bout_table.write, has_columns=bout_table.has_columns),
-    "boris": Format(read=boris.read, write=boris.write, ending=".boris", has_keys=boris.has_keys),
+    "boris": Format(
+        read=boris.read, write=boris.write, ending=".boris", keys=[{"observations", "behaviors_conf"}]
+    ),
     "boris-table": Format(read=boris_tables.read, has_columns=boris_tables.has_columns),
     "elan": Format(read=elan.read, write=elan.write, ending=".eaf", is_of_one_video=True),
-    "label-studio": Format(read=label_studio.read, has_keys=label_studio.has_keys),
-    "activitynet": Format(read=activitynet.read, has_keys=activitynet.has_keys),
+    "label-studio": Format(
+        read=label_studio.read, keys=[{"annotations"}, {"predictions"}, {"video"}, {"data"}]
+    ),
+    "activitynet": Format(read=activitynet.read, keys=[{"database"}, {"results"}]),
     "frames": Format(read=frame_tables.read, has_columns=frame_tables.has_columns),
     "vtt": Format(read=subtitles.read, write=subtitles.write_vtt, ending=".vtt", is_of_one_video=True),
     "srt": Format(read=subtitles.read, write=subtitles.write_srt, ending=".srt", is_of_one_video=True),
@@ -88,10 +91,15 @@ def read_annotations(
             bouts = FORMATS[kind].read(path, fps, videos or VideoFinder())
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
-                    raise ValueError(f"'{bout.label}' of the video '{bout.video}': names must be text")
+                    raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
             raise DataError(f"{path}: cannot be read as {kind}: {_reason(error)}") from error
-    return bouts if keep_windows else _without_windows(bouts)
+    if keep_windows:
+        return bouts
+    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
+    for video, drawn in by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN)).items():
+        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
+    return kept
 
 
 def _reason(error: Exception) -> str:
@@ -111,14 +119,6 @@ def _reason(error: Exception) -> str:
             return shown(str(error), most=300)
 
 
-def _without_windows(bouts: Sequence[Bout]) -> list[Bout]:
-    """The bouts without drawn windows, the time outside checked ones unscored."""
-    kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
-    for video, drawn in by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN)).items():
-        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
-    return kept
-
-
 def recognize(path: Path) -> str:
     """The kind of a file, by its ending, the keys of its JSON or the names of its columns."""
     suffix = path.suffix.lower()
@@ -130,7 +130,8 @@ def recognize(path: Path) -> str:
     if "".join(lines[:1]).lstrip()[:1] in ("{", "["):
         document = read_json(path)
         first = document[0] if isinstance(document, list) and document else document
-        kinds = (kind for kind, form in FORMATS.items() if form.has_keys and form.has_keys(first))
+        keys = set(first) if isinstance(first, dict) else set()
+        kinds = (kind for kind, form in FORMATS.items() if any(keys >= each for each in form.keys))
     else:
         kinds = (
             kind

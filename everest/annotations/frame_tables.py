@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
-from everest.annotations.lines import separator_of
-from everest.annotations.matching import VideoFinder
-from everest.annotations.times import MOST_FRAMES, VideoTimes
+from everest.annotations.lines import in_line, separator_of
+from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.errors import DataError, first_names
 
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
@@ -33,18 +32,10 @@ COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in
 POSE: Final = ("_x", "_y", "_p")
 NO_LABEL: Final = -1
 OTHER: Final = -2  # a number of a feature
-CODES: Final = {
-    "0": 0,
-    "0.0": 0,
-    "1": 1,
-    "1.0": 1,
-    "-1": NO_LABEL,
-    "-1.0": NO_LABEL,
-    "": NO_LABEL,
-    "nan": NO_LABEL,
-    "NaN": NO_LABEL,
-    "NA": NO_LABEL,
-}
+CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(
+    ("-1", "-1.0", "", "nan", "NaN", "NA"), NO_LABEL
+)
+MOST_FRAMES: Final = 20_000_000  # our choice: 9 days at 25 frames a second; a table of them fits in memory
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
 
@@ -105,13 +96,10 @@ def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
         header = next(table, [])
         rows, numbers = [], []
         for row in filter(None, table):
-            if len(row) < len(header):
-                raise ValueError(f"line {table.line_num} has {len(row)} fields, and the header {len(header)}")
-            rows.append(np.array([CODES.get(cell, OTHER) for cell in row[: len(header)]], np.int8))
-            numbers.append(row[0])
-    if not rows:
-        raise ValueError("it has no row of a frame")
-    codes = np.stack(rows)  # (rows, columns)
+            with in_line(table.line_num, row, header):
+                rows.append(np.array([CODES.get(cell, OTHER) for cell in row[: len(header)]], np.int8))
+                numbers.append(row[0])
+    codes = np.array(rows, np.int8).reshape(-1, len(header))  # (rows, columns)
     predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
     is_other = (codes == OTHER).any(axis=0) | [name in NUMBERS for name in header]
     is_skipped = np.array([name.startswith((PROBABILITY, COUNTS)) for name in header])

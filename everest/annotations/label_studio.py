@@ -22,13 +22,6 @@ VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 
 
-def has_keys(document: Any) -> bool:
-    """Whether a JSON document, or the first of its tasks, is of this kind."""
-    return isinstance(document, dict) and bool(
-        {"annotations", "predictions", "video", "data"} & set(document)
-    )
-
-
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read the bouts of all tasks.
 
@@ -55,15 +48,9 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             if not isinstance(value["timelinelabels"], list):
                 raise ValueError(f"task {number}: timelinelabels is no list of classes")
             for span, label in product(value["ranges"], value["timelinelabels"]):
-                bouts.append(
-                    Bout(
-                        video=video,
-                        start=(span["start"] - 1) / rate,
-                        end=span["end"] / rate,
-                        label=label,
-                        origin=_ORIGINS.get(origin, "manual"),
-                    )
-                )
+                start, end = (span["start"] - 1) / rate, span["end"] / rate
+                source = _ORIGINS.get(origin, "manual")
+                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=source))
     return bouts
 
 

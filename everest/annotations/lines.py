@@ -12,9 +12,15 @@ SEPARATORS: Final = "\t;,"  # of tables; a comma may be in a cell, too
 
 
 @contextmanager
-def in_line(number: int) -> Iterator[None]:
-    """Name the line in a ValueError or OverflowError of the block; the first line is 1."""
+def in_line(number: int, fields: Sequence[str] = (), names: Sequence[str] = ()) -> Iterator[None]:
+    """Name the line in a ValueError or OverflowError of the block; the first line is 1.
+
+    Args:
+        fields: the cells of the line; they may not be fewer than the columns, by their names.
+    """
     try:
+        if len(fields) < len(names):
+            raise ValueError(f"it has {len(fields)} fields, and the header {len(names)}")
         yield
     except OverflowError as error:
         raise ValueError(f"line {number}: a number is too large for a time") from error

@@ -1,8 +1,10 @@
-"""Finds the user's videos by the names that annotation files give them.
+"""The user's videos: found by the names that annotation files give them, and the times of their frames.
 
 Programs write absolute paths of another computer, Windows paths, URLs, names without a folder or an ending,
 and names with a prefix: Label Studio adds eight characters to an uploaded file, ActivityNet's files begin
 with `v_` and its annotations do not.
+
+F frames.
 """
 
 from __future__ import annotations
@@ -10,23 +12,56 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from itertools import takewhile
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain, takewhile
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 from urllib.parse import unquote
 
-from everest.annotations.bout import LONGEST, UNSCORED, Bout
-from everest.annotations.times import VideoTimes
+import numpy as np
+from numpy.typing import NDArray
+
+from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts
 from everest.errors import DataError, first_names, shown
 from everest.video.folders import VIDEO_SUFFIXES
+from everest.video.reader import frame_times, probe
+from everest.video.source import Video
 from everest.video.stream import VideoError
-
-Name = TypeVar("Name", Path, str)
 
 SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
 _LOCAL_FILES: Final = "?d="  # of Label Studio: /data/local-files/?d=folder/video.mp4
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class VideoTimes:
+    """The borders between the frames of a video, and its mean frame rate."""
+
+    borders: NDArray[np.float64]  # (F + 1,) seconds: the start of each frame, and the end of the last
+    fps: float
+
+    @classmethod
+    def of(cls, video: str | Video) -> VideoTimes:
+        """Read the times of a video file."""
+        times = frame_times(video)
+        fps = probe(video).fps or 1.0
+        return cls(borders=np.append(times, times[-1] + 1 / fps), fps=fps)
+
+    @classmethod
+    def at_rate(cls, fps: float, frames: int) -> VideoTimes:
+        """The times of F frames at a constant rate."""
+        return cls(borders=np.arange(frames + 1) / fps, fps=fps)
+
+    @property
+    def frames(self) -> int:
+        """F."""
+        return self.borders.size - 1
+
+    @property
+    def seconds(self) -> float:
+        """The length of the video."""
+        return float(self.borders[-1])
 
 
 def stem(name: str) -> str:
@@ -42,7 +77,7 @@ class VideoFinder:
     def __init__(self, videos: Iterable[Path] = ()) -> None:
         self.videos = list(videos)
         self._by_key: dict[tuple[int, str], list[Path]] = defaultdict(list)
-        self._times: dict[Path, VideoTimes] = {}
+        self._times_of = cache(VideoTimes.of)
         for video in self.videos:
             for key in _keys(video.name):
                 self._by_key[key].append(video)
@@ -76,11 +111,7 @@ class VideoFinder:
     def times(self, name: str) -> VideoTimes | None:
         """The times of the video of a name; None if no video matches."""
         video = self.find(name)
-        if video is None:
-            return None
-        if video not in self._times:
-            self._times[video] = VideoTimes.of(video)
-        return self._times[video]
+        return None if video is None else self._times_of(video)
 
 
 def match_videos(bouts: Iterable[Bout], videos: VideoFinder) -> tuple[dict[Path, list[Bout]], list[str]]:
@@ -117,39 +148,35 @@ def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> VideoBouts:
             f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
             f"--videos has {first_names([video.name for video in names.videos])}"
         )
-    notices, times = [], {}
-    if unmatched:
-        notices.append(f"left out, not found in --videos: {first_names(unmatched, 10)}")
-    for video in matched:
+    notices = [f"left out, not found in --videos: {first_names(unmatched, 10)}"] if unmatched else []
+    times: dict[str, VideoTimes] = {}
+    by_path: dict[str, list[Bout]] = {}
+    for video, video_bouts in matched.items():
+        path, end = str(video), LONGEST
         try:
-            times[video] = VideoTimes.of(str(video))
+            times[path] = VideoTimes.of(path)
+            end = times[path].seconds
         except VideoError as error:
             notices.append(f"{error}; its bouts were not checked against its length")
-    ends = {video: measured.seconds for video, measured in times.items()}
-    notices += late_notices(matched, ends)
-    by_path = []
-    for video, video_bouts in matched.items():
-        end = ends.get(video, LONGEST)
-        for bout in video_bouts:
-            if bout.label != UNSCORED:
-                by_path.append(replace(bout, video=str(video)))
-            elif bout.start < end:
-                by_path.append(replace(bout, video=str(video), end=min(bout.end, end)))
-    return VideoBouts(
-        by_path, unmatched, notices, {str(video): measured for video, measured in times.items()}
-    )
+        ends = [min(bout.end, end) if bout.label == UNSCORED else bout.end for bout in video_bouts]
+        by_path[path] = [
+            replace(bout, video=path, end=bout_end)
+            for bout, bout_end in zip(video_bouts, ends, strict=True)
+            if bout.label != UNSCORED or bout.start < end
+        ]
+    notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
+    return VideoBouts(list(chain.from_iterable(by_path.values())), unmatched, notices, times)
 
 
-def late_notices(matched: Mapping[Name, Sequence[Bout]], ends: Mapping[Name, float]) -> list[str]:
+def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
     """A sentence for each video that has bouts after its end, in seconds, where that is known."""
     notices = []
-    for video, bouts in matched.items():
-        late = [
-            bout for bout in bouts if bout.label != UNSCORED and bout.end > ends.get(video, LONGEST) + SLACK
-        ]
+    for video, bouts in bouts_of.items():
+        last = ends.get(video, LONGEST) + SLACK
+        late = sum(bout.label != UNSCORED and bout.end > last for bout in bouts)
         if late:
             notices.append(
-                f"{video}: {len(late)} of {len(bouts)} bouts end after the video; they may be of "
+                f"{video}: {late} of {len(bouts)} bouts end after the video; they may be of "
                 "another file, count frames at another rate, or run on over several files"
             )
     return notices

@@ -11,19 +11,20 @@ import html
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from operator import mul
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.bout import Bout, Bouts
+from everest.annotations.bout import Bout, Bouts, from_milliseconds, milliseconds
 from everest.annotations.lines import in_line
-from everest.annotations.matching import VideoFinder
-from everest.annotations.times import VideoTimes, from_milliseconds, milliseconds
+from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.errors import shown
 
 _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
 _TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
 _IN_TEXT: Final = re.compile(r"\s*\d+:[\d:.,]*\s*-->")  # also damaged times
 _NO_CUE: Final = ("WEBVTT", "NOTE", "STYLE", "REGION")  # how other blocks of WebVTT begin
+UNITS: Final = (3_600_000, 60_000, 1000, 1)  # milliseconds of an hour, a minute, a second, and one
 _TAG: Final = re.compile(r"</?[^>]*>")
 
 
@@ -41,36 +42,27 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             rows = rows[1:]  # after the line WEBVTT
         # A number or a name may precede the times.
         place = next((place for place, (_, line) in enumerate(rows[:2]) if "-->" in line), None)
-        labels = [(number, line.strip()) for number, line in rows[0 if place is None else place + 1 :]]
-        for number, label in labels:
+        labels = rows[0 if place is None else place + 1 :]
+        for number, line in labels:
             with in_line(number):
-                if _IN_TEXT.match(label):
-                    raise ValueError(
-                        f"'{shown(label)}' is in the text of a cue; put an empty line between cues"
-                    )
+                if _IN_TEXT.match(line):
+                    text = shown(line.strip())
+                    raise ValueError(f"'{text}' is in the text of a cue; put an empty line between cues")
         if place is None and is_vtt and first.startswith(_NO_CUE):
             continue
         number, line = rows[place or 0]
         with in_line(number):
-            start, end = _span(line)
-        for number, label in labels:
-            text_label = html.unescape(_TAG.sub("", label)).strip() if is_vtt else label
+            match = _TIMES.match(line)
+            if match is None:
+                raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
+            numbers = [int(group or 0) for group in match.groups()]
+            start, end = (sum(map(mul, part, UNITS)) for part in (numbers[:4], numbers[4:]))
+            begin, stop = from_milliseconds(start, end)
+        for number, line in labels:
+            label = html.unescape(_TAG.sub("", line)) if is_vtt else line
             with in_line(number):
-                bouts.append(Bout(video=path.stem, start=start, end=end, label=text_label))
+                bouts.append(Bout(video=path.stem, start=begin, end=stop, label=label.strip()))
     return bouts
-
-
-def _span(line: str) -> tuple[float, float]:
-    """Start and end of a cue in seconds; ValueError if the line has none."""
-    match = _TIMES.match(line)
-    if match is None:
-        raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
-    numbers = [int(group or 0) for group in match.groups()]
-    start, end = (
-        ((hours * 60 + minutes) * 60 + seconds) * 1000 + thousandths
-        for hours, minutes, seconds, thousandths in (numbers[:4], numbers[4:])
-    )
-    return from_milliseconds(start, end)
 
 
 def write_srt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

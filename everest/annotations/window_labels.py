@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, covered_spans
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
@@ -58,12 +58,7 @@ def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout])
 
 def _covered(bouts: Sequence[Bout], times: NDArray[np.float64]) -> NDArray[np.float64]:
     """The seconds before each of some times that any of the B bouts covers."""
-    borders: list[float] = []  # start, end, start, end, … of their union
-    for bout in sorted(bouts, key=lambda bout: bout.start):
-        if borders and bout.start <= borders[-1]:
-            borders[-1] = max(borders[-1], bout.end)
-        else:
-            borders += [bout.start, bout.end]
+    borders = np.ravel(covered_spans(bouts) or (0.0, 0.0))  # start, end, start, end, …
     lengths = np.diff(borders, prepend=borders[0])
     lengths[2::2] = 0  # between two bouts
     return np.interp(times, borders, lengths.cumsum())
@@ -83,8 +78,6 @@ def label_samples(
     Returns:
         The samples with their labels, the names of the classes, and the task.
     """
-    if not samples:
-        raise DataError("there is no window to label")
     by_path: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_path[sample.path].append(sample)

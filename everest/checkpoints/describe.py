@@ -9,7 +9,7 @@ from typing import Any, Final
 from everest.checkpoints.load import AnyModel, LoadedModel, Notify, Which, open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
-from everest.data.clip_format import ClipFormat
+from everest.data.views import ClipFormat
 from everest.errors import CheckpointError
 from everest.models.spec import ModelSpec
 from everest.models.video_model import VideoModel

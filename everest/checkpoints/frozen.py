@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError
-from everest.methods.features import FeatureTargets, TeacherUse
+from everest.methods.targets import FeatureTargets, TeacherUse
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
 from everest.models.video_model import VideoEncoder

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
 from everest.config.heads import MULTI_LABEL, Head
-from everest.data.clip_format import ClipFormat
 from everest.data.frames import SAMPLINGS
+from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shown
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier, answers

@@ -18,8 +18,8 @@ from everest.checkpoints.graph import sample_pixels
 from everest.checkpoints.init import PARTS, as_yaml
 from everest.checkpoints.load import AnyModel, LoadedModel, build_model
 from everest.config.heads import MULTI_LABEL
+from everest.config.model import MLP_RATIO
 from everest.config.settings import ModelSettings
-from everest.config.sizes import MLP_RATIO
 from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert

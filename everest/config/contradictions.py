@@ -14,7 +14,6 @@ from everest.errors import RecipeError
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, check_num_tokens, num_kept
 from everest.methods.ranked import ByChange, ByImportance
-from everest.methods.selector import Selector
 from everest.methods.targets import Target
 
 Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason
@@ -23,93 +22,83 @@ Problems = Iterator[tuple[str, str]]  # `section.key`, and the reason
 def contradictions(recipe: Recipe) -> Problems:
     """Yields the `section.key` of each setting that contradicts another setting, and the reason."""
     yield from ((f"model.{key}", text) for key, text in recipe.model.problems())
-    yield from _of_clips(recipe)
-    yield from _of_labels(recipe)
+    yield from _of_data(recipe)
     yield from _of_training(recipe)
-    if isinstance(recipe.pretrain, ViewPretrainSettings):
-        yield from _of_views(recipe, recipe.pretrain)
-    else:
+    if isinstance(recipe.pretrain, PixelPretrainSettings):
         yield from _of_targets(recipe, recipe.pretrain)
     if recipe.tokenizer is not None:
         yield from _of_tokenizer(recipe, recipe.tokenizer)
     yield from _of_tokens(recipe)
 
 
-def _of_clips(recipe: Recipe) -> Problems:
-    """Channels, and differences of frames as the input of the model."""
-    data, stage = recipe.data, recipe.pretrain
-    pixels = stage if isinstance(stage, PixelPretrainSettings) else None
+def _of_data(recipe: Recipe) -> Problems:
+    """Channels, differences of frames as the input of the model, and labels."""
+    data, pretrain, finetune = recipe.data, recipe.pretrain, recipe.finetune
+    pixels = pretrain if isinstance(pretrain, PixelPretrainSettings) else None
     for key, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != data.channels:
             text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
             yield f"data.{key}", text
-    if data.channels == 1 and (recipe.tokenizer is not None or stage.needs_tokenizer):
+    if data.channels == 1 and (recipe.tokenizer is not None or pretrain.needs_tokenizer):
         yield "data.channels", "1 does not go with a tokenizer, which codes colors; set it to 3"
     if data.channels == 1 and pixels and isinstance(pixels.target, Target):
         kind = pixels.target.kind
         yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
+
     differences = recipe.model.input == "differences"
-    for key, is_used in (("pretrain.camera_motion", stage.camera_motion), ("model.input", differences)):
+    for key, is_used in (("pretrain.camera_motion", pretrain.camera_motion), ("model.input", differences)):
         if is_used and data.frames < 2:
             yield key, "needs clips of at least two frames (data.frames)"
-    if not differences:
-        return
-    if stage.needs_tokenizer:
+    if differences and pretrain.needs_tokenizer:
         yield "model.input", "must be frames with a tokenizer, which makes its scores and targets of them"
-    if pixels and pixels.frame_selection.alpha > 1:
+    if differences and pixels and pixels.frame_selection.alpha > 1:
         yield "model.input", "must be frames with pretrain.frame_selection.alpha, whose frames have gaps"
-    for name, settings in recipe.stages:
-        if isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
-            yield "model.input", f"must be frames with {name}.selection.align or cuts, which compare frames"
+    for stage, settings in recipe.stages:
+        if differences and isinstance(settings.selection, ByChange) and settings.selection.sees_camera:
+            yield "model.input", f"must be frames with {stage}.selection.align or cuts, which compare frames"
 
-
-def _of_labels(recipe: Recipe) -> Problems:
-    """Mixing and metrics that do not go with the labels."""
-    data, stage = recipe.data, recipe.finetune
     heads = named_heads(data.heads or {})
     tasks = [head.task for head in heads] or [data.task]
-    if "regression" in tasks and stage.cutmix:
+    if "regression" in tasks and finetune.cutmix:
         yield "finetune.cutmix", "cannot mix numbers: half of a frame has no half of a number; set it to 0"
     # Of several heads: whether all are right, if each names a class.
     known = ALLOWED[data.task]
     if heads:
         known = ("top1", "loss") if {*tasks} == {"single-label"} else ("loss",)
-    if stage.best is not None and stage.best not in known:
-        yield "finetune.best", f"{stage.best} is not measured for these labels; known: {', '.join(known)}"
-    if recipe.pretrain.probe.list is not None and (heads or data.task != "single-label"):
+    if finetune.best is not None and finetune.best not in known:
+        yield "finetune.best", f"{finetune.best} is not measured for these labels; known: {', '.join(known)}"
+    if pretrain.probe.list is not None and (heads or data.task != "single-label"):
         text = "needs one class for each video, and data has other labels (data.task, data.heads)"
         yield "pretrain.probe.list", f"{text}; leave it out"
 
 
 def _of_training(recipe: Recipe) -> Problems:
-    """Rates, budgets, crops and frozen layers."""
-    size, finetune = recipe.model.backbone_size, recipe.finetune
-    crops = {"finetune.crop_area": finetune.crop_area}
-    if isinstance(recipe.pretrain, ViewPretrainSettings) and recipe.pretrain.views.crop_area is not None:
-        crops["pretrain.views.crop_area"] = recipe.pretrain.views.crop_area
-    for key, (least, most) in crops.items():
-        if not 0 < least <= most:
+    """Rates, budgets, crops, frozen layers and views."""
+    pretrain, finetune, depth = recipe.pretrain, recipe.finetune, recipe.model.backbone_size.depth
+    views = pretrain.views if isinstance(pretrain, ViewPretrainSettings) else None
+    crops = {"finetune.crop_area": finetune.crop_area, "pretrain.views.crop_area": views and views.crop_area}
+    for key, area in crops.items():
+        if area is not None and not 0 < area[0] <= area[1]:
             yield key, "must be two shares above 0, the smaller one first"
-    for stage, settings in recipe.trained_stages:
+    tokenizer = () if recipe.tokenizer is None else (("tokenizer", recipe.tokenizer),)
+    for stage, settings in (*recipe.stages, *tokenizer):
         if (settings.epochs is None) == (settings.steps is None):
             yield f"{stage}.steps", "give either epochs or steps"
     for stage, settings in recipe.stages:
         if settings.min_lr > settings.base_lr:
             yield f"{stage}.min_lr", f"{settings.min_lr} is more than base_lr ({settings.base_lr})"
-    if finetune.frozen_layers(size.depth) > 1 + size.depth:
-        yield "finetune.freeze", f"{finetune.freeze} is more than the encoder's {size.depth} blocks"
+    if finetune.frozen_layers(depth) > 1 + depth:
+        yield "finetune.freeze", f"{finetune.freeze} is more than the encoder's {depth} blocks"
     if finetune.lora.rank and finetune.freeze != "none":
         text = f"is {finetune.freeze}, and finetune.lora freezes the whole encoder; leave one of them out"
         yield "finetune.freeze", text
-
-
-def _of_views(recipe: Recipe, stage: ViewPretrainSettings) -> Problems:
-    clips, views = stage.batch_size, stage.views.number
-    if stage.selection.needs_tokenizer:
+    if views is None:
+        return
+    if pretrain.selection.needs_tokenizer:
         yield "pretrain.selection", "needs a tokenizer, which pretrain.objective=views does not run"
-    if clips < 2 * views or clips % views:
-        text = f"{clips} clips are not two or more videos of {views} views (pretrain.views.number)"
-        yield "pretrain.batch_size", text
+    if pretrain.batch_size < 2 * views.number or pretrain.batch_size % views.number:
+        text = f"{pretrain.batch_size} clips are not two or more videos of {views.number} views"
+        yield "pretrain.batch_size", f"{text} (pretrain.views.number)"
     if recipe.data.clips_per_video != 1:  # two clips of a video would be compared as of different videos
         text = "must be 1 with pretrain.objective=views; list windows of long videos (prepare windows)"
         yield "data.clips_per_video", text
@@ -181,10 +170,20 @@ def _of_tokens(recipe: Recipe) -> Problems:
     key = "data.frames"
     try:
         check_num_tokens(grid)
+        blank = torch.empty(1, grid.num_tokens, device="meta")  # the numbers do not depend on the data
         for stage, settings in recipe.stages:
-            key = f"{stage}.selection"
-            visible, target = _num_chosen(settings.selection, grid)
-            splits = getattr(settings.selection, "visible_ratio", 0) is not None
+            key, selection = f"{stage}.selection", settings.selection
+            chosen = selection(grid, importance=blank, noise=blank)
+            visible, target = chosen.visible.size(1), chosen.target.size(1)
+            is_external = is_import_path(selection.strategy)
+            if is_external:
+                drawn = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
+                try:
+                    selection(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(target))
+                except ValueError as error:
+                    yield key, f"{selection.strategy} chooses wrong tokens: {error}"
+                    return
+            splits = getattr(selection, "visible_ratio", 0) is not None
             if not visible:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"
                 fix = "keep more tokens" if splits else "raise keep_ratio"
@@ -194,22 +193,7 @@ def _of_tokens(recipe: Recipe) -> Problems:
                 text = f"leaves none of {grid.num_tokens} tokens to predict"
                 yield key, text if splits else f"{text}; {fix}"
             if stage == "finetune" and target:
-                ratio = "strategy" if is_import_path(settings.selection.strategy) else "visible_ratio"
                 text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
-                yield f"{key}.{ratio}", text
+                yield f"{key}.{'strategy' if is_external else 'visible_ratio'}", text
     except RecipeError as error:
         yield key, str(error)
-
-
-def _num_chosen(selection: Selector, grid: TokenGrid) -> tuple[int, int]:
-    """The numbers of visible and of target tokens. They do not depend on the data."""
-    blank = torch.empty(1, grid.num_tokens, device="meta")
-    chosen = selection(grid, importance=blank, noise=blank)
-    counts = (chosen.visible.size(1), chosen.target.size(1))
-    if is_import_path(selection.strategy):
-        drawn = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
-        try:
-            selection(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(counts[1]))
-        except ValueError as error:
-            raise RecipeError(f"{selection.strategy} chooses wrong tokens: {error}") from error
-    return counts

@@ -12,15 +12,14 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, NamedTuple
 
+from everest.config.model import BACKBONES
 from everest.config.recipe_files import RecipeFile, with_bases
 from everest.config.settings import Recipe
-from everest.config.sizes import BACKBONES
 from everest.config.stage_settings import (
     STAGES,
     VARIANTS,
     ContrastSettings,
     SigregSettings,
-    Variants,
     ViewPretrainSettings,
 )
 from everest.config.tokenizer import TokenizerSettings
@@ -71,7 +70,7 @@ def _defaults(settings: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
 
 
 _DEFAULTS: Final = _defaults(Recipe(name=""))
-_USUAL: Final = {  # also of sections that the default recipe does not have
+USUAL: Final = {  # by key, also of sections that the default recipe does not have
     **_defaults(TokenizerSettings(), ("tokenizer",)),
     **_defaults(SigregSettings(), VIEWS),
     **_defaults(ContrastSettings(), VIEWS),
@@ -80,24 +79,12 @@ _USUAL: Final = {  # also of sections that the default recipe does not have
 _DRAW: Final = _defaults(ViewPretrainSettings().selection, SELECTION)
 
 
-def known_keys(section: KeyPath) -> set[str]:
-    """The keys of a section, of all its variants."""
-    keys = {key[len(section)] for key in _USUAL if key[: len(section)] == section != key}
-    if section in VARIANTS:
-        keys |= {each.name for cls in VARIANTS[section].classes.values() for each in fields(cls)}
-    further = {(): ("base",), VIEWS: VIEW_DRAW, **{(stage,): (BY_BACKBONE,) for stage in STAGES}}
-    return keys.union(further.get(section, ()))
-
-
-def inner_keys(section: KeyPath) -> dict[str, list[str]]:
-    """The keys of the sections in a section, such as `pretrain.selection.keep_ratio`, by their last word."""
-    keys: dict[str, list[str]] = {}
-    for key in _USUAL:
-        if key[:-2] == section:
-            keys.setdefault(key[-1], []).append(".".join(key))
-    return keys
-
-
+# Keys of a section that no class has.
+FURTHER: Final[dict[KeyPath, tuple[str, ...]]] = {
+    (): ("base",),
+    VIEWS: VIEW_DRAW,
+    **{(stage,): (BY_BACKBONE,) for stage in STAGES},
+}
 # By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
 # dropped; those that the layer of the choice or a later one writes are errors.
 IDLE: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
@@ -131,7 +118,7 @@ class Merged:
 
     def at(self, key: KeyPath) -> Written:
         """What is written as `key`, or its default."""
-        return self.written.get(key, Written(_USUAL.get(key)))
+        return self.written.get(key, Written(USUAL.get(key)))
 
     def inside(self, section: KeyPath) -> dict[KeyPath, Written]:
         """What is written in a section, at any depth, or in place of it."""
@@ -161,46 +148,33 @@ class Merged:
             self.written.pop(each, None)
         self.written[key] = written
 
-    def _write_default(self, key: KeyPath, value: Any) -> None:
-        if not self.inside(key):
-            self.written[key] = Written(value)
-
-    def add(self, label: str, number: int, values: dict[KeyPath, Any], above: KeyPath = ()) -> None:
-        """Add a layer.
-
-        Args:
-            above: the keys between a section and its values in the file: `by_backbone` and a backbone.
-        """
-        for key, value in values.items():
-            if key[:2] == HEADS != key:  # a head; the others stay
-                heads = self.at(HEADS).value
-                value = (heads if isinstance(heads, dict) else {}) | {key[2]: value}
-                key = HEADS
-            if key in NAMED and not is_import_path(value):
-                value = with_hyphens(value)
-            self.write(key, Written(value, label, (*key[:1], *above, *key[1:]), number))
-
     def choose(self) -> None:
         """Drop what lower files wrote for other choices; what is left is an error, here or in validation."""
         self._draw_views()
         for section, variants in VARIANTS.items():
             tag = (*section, variants.tag)
-            if self.inside(section).keys() - {section}:
-                self._write_default(tag, next(iter(variants.classes)))
-            self._drop_unfit(section, self.at(tag), variants)
-        self._choose_budgets()
-        self._drop_idle()
-
-    def _choose_budgets(self) -> None:
-        """Of steps and epochs keep those of the later layer."""
-        for stage in TRAINED:
+            inside = self.inside(section)
+            if inside.keys() - {section} and not self.inside(tag):
+                self.written[tag] = Written(next(iter(variants.classes)))
+            chosen = self.at(tag)
+            cls = variants.classes.get(chosen.value) if isinstance(chosen.value, str) else None
+            types = {} if cls is None else {each.name: str(each.type) for each in fields(cls)}
+            for key, written in inside.items():
+                if key == section:
+                    continue
+                name, *inner = key[len(section) :]
+                is_unfit = cls is not None and name not in types
+                is_null = written.value is None and not inner and "None" not in types.get(name, "None")
+                is_replaced = is_null or is_import_path(chosen.value) or (chosen.value, name) in OWN_SHARES
+                # A file may list the keys of all variants.
+                sets_nothing = _is_default(key, written) or written.value in (None, {})
+                if (is_unfit and sets_nothing) or ((is_unfit or is_replaced) and written.is_below(chosen)):
+                    del self.written[key]
+        for stage in TRAINED:  # of steps and epochs those of the later layer stay
             steps, epochs = self.at((stage, "steps")), self.at((stage, "epochs"))
             if None not in (steps.value, epochs.value) and steps.layer != epochs.layer:
                 earlier = "epochs" if epochs.layer < steps.layer else "steps"
                 self.written[stage, earlier] = Written(None)
-
-    def _drop_idle(self) -> None:
-        """Drop inherited keys that a choice leaves without effect, and report those that were meant."""
         for tag, idle in IDLE.items():
             chosen = self.at(tag)
             named = "" if isinstance(chosen.value, dict) else f"={shown(chosen.value)}"
@@ -210,22 +184,6 @@ class Merged:
                     text = f"has no effect with {'.'.join(tag)}{named}; leave it out"
                     self.problems.append(f"{self.place(key)}: {text}")
                 self.written.pop(key, None)
-
-    def _drop_unfit(self, section: KeyPath, chosen: Written, variants: Variants) -> None:
-        """Drop what a section inherits that the chosen variant does not have or cannot take."""
-        cls = variants.classes.get(chosen.value) if isinstance(chosen.value, str) else None
-        types = {} if cls is None else {each.name: str(each.type) for each in fields(cls)}
-        for key, written in self.inside(section).items():
-            if key == section:
-                continue
-            name, *inner = key[len(section) :]
-            is_unfit = cls is not None and name not in types
-            is_null = written.value is None and not inner and "None" not in types.get(name, "None")
-            is_replaced = is_null or is_import_path(chosen.value) or (chosen.value, name) in OWN_SHARES
-            # A file may list the keys of all variants.
-            sets_nothing = _is_default(key, written) or written.value in (None, {})
-            if (is_unfit and sets_nothing) or ((is_unfit or is_replaced) and written.is_below(chosen)):
-                del self.written[key]
 
     def _draw_views(self) -> None:
         """Draw the tokens of views, unless the objective's layer or a later one names another strategy.
@@ -241,56 +199,47 @@ class Merged:
             if written.is_below(since):
                 del self.written[key]
         for key, value in _DRAW.items():
-            self._write_default(key, value)
+            if not self.inside(key):
+                self.written[key] = Written(value)
 
 
 def _is_default(key: KeyPath, written: Written) -> bool:
     """Whether a file writes what a key has anyway."""
-    return written.label != SET and written.value == _USUAL.get(key)
+    return written.label != SET and written.value == USUAL.get(key)
 
 
 def merge(file: RecipeFile, overrides: Sequence[str]) -> Merged:
     """Merge the defaults, a recipe with its bases, and `section.key=value` texts."""
     defaults = {key: Written(value) for key, value in _DEFAULTS.items()}
     merged = Merged(file.label, defaults | {("name",): Written(file.name)})
-    *bases, (_, values) = with_bases(file)
-    for _, base in bases:
-        base.pop("name", None)  # a recipe does not inherit the name of its base
-    layers = [(source.label, _leaves(written)) for source, written in [*bases, (file, values)] if written]
+    layers = [(source.label, _leaves(values)) for source, values in with_bases(file) if values]
     layers += read_overrides(overrides, merged.problems)
     backbones = [layer[BACKBONE] for _, layer in layers if BACKBONE in layer]
     backbone = with_hyphens(backbones[-1]) if backbones else _DEFAULTS[BACKBONE]
     for number, (label, layer) in enumerate(layers):
-        of_backbone = _take_backbone(merged, label, layer, backbone)
-        _write_draw(layer)
-        merged.add(label, number, layer)
-        merged.add(label, number, of_backbone, above=(BY_BACKBONE, backbone))
+        of_backbone = {}  # by the key and where it stands in the file
+        for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
+            value, name = layer.pop(key), with_hyphens("".join(key[2:3]))
+            if name == backbone:
+                of_backbone[key[0], *key[3:]] = value, (*key[:2], name, *key[3:])
+            elif name not in BACKBONES and value not in (None, {}):
+                text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
+                merged.problems.append(f"{_place(label, key[:2])}: {text}")
+        drawn = {name: layer.pop((*VIEWS, name)) for name in VIEW_DRAW if (*VIEWS, name) in layer}
+        if drawn and not layer.get(SELECTION):  # the draw in `views` is short for a selection
+            layer.pop(SELECTION, None)
+            for name, value in {"strategy": "drawn", "visible_ratio": None, **drawn}.items():
+                layer.setdefault((*SELECTION, name), value)
+        for key, (value, place) in [*((key, (layer[key], key)) for key in layer), *of_backbone.items()]:
+            if key[:2] == HEADS != key:  # a head; the others stay
+                heads = merged.at(HEADS).value
+                value = (heads if isinstance(heads, dict) else {}) | {key[2]: value}
+                key = place = HEADS
+            elif key in NAMED and not is_import_path(value):
+                value = with_hyphens(value)
+            merged.write(key, Written(value, label, place, number))
     merged.choose()
     return merged
-
-
-def _take_backbone(
-    merged: Merged, label: str, layer: dict[KeyPath, Any], backbone: Any
-) -> dict[KeyPath, Any]:
-    """Take `by_backbone` out of a layer; returns the values of the chosen backbone."""
-    chosen = {}
-    for key in [key for key in layer if key[0] in STAGES and key[1:2] == (BY_BACKBONE,)]:
-        value, name = layer.pop(key), with_hyphens("".join(key[2:3]))
-        if name == backbone:
-            chosen[key[0], *key[3:]] = value
-        elif name not in BACKBONES and value not in (None, {}):
-            text = f"unknown backbone '{shown(name)}'{did_you_mean(name, BACKBONES)}"
-            merged.problems.append(f"{_place(label, key[:2])}: {text}")
-    return chosen
-
-
-def _write_draw(layer: dict[KeyPath, Any]) -> None:
-    """Write the draw in `views` as the selection that it is short for."""
-    drawn = {name: layer.pop((*VIEWS, name)) for name in VIEW_DRAW if (*VIEWS, name) in layer}
-    if drawn and not layer.get(SELECTION):
-        layer.pop(SELECTION, None)
-        for name, value in {"strategy": "drawn", "visible_ratio": None, **drawn}.items():
-            layer.setdefault((*SELECTION, name), value)
 
 
 def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tuple[str, dict[KeyPath, Any]]]:

@@ -1,4 +1,4 @@
-"""The settings of the transformer: the section `model` of a recipe.
+"""The settings of the transformer, the section `model` of a recipe, and the sizes of the backbones.
 
 As in everest.config.settings, a default that names a table of the EVEREST paper is the value for UCF101.
 """
@@ -6,21 +6,76 @@ As in everest.config.settings, a default that names a table of the EVEREST paper
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
 from everest.config import values as v
-from everest.config.sizes import BACKBONES, BackboneSize, rotary_channels
 from everest.config.values import settings
+
+# The width of an MLP over that of its block: in decoders, and in encoders that set no other one.
+MLP_RATIO: Final = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneSize:
+    """Widths, depths and attention heads of an encoder and of the decoder that pre-trains it."""
+
+    width: int
+    depth: int
+    heads: int
+    decoder_width: int
+    decoder_heads: int
+    mlp_width: int | None = None  # of the encoder's blocks; None: four times the width
+
+    @property
+    def mlp(self) -> int:
+        """The width of an encoder block's MLP."""
+        return self.mlp_width or MLP_RATIO * self.width
+
+
+# vit-s to vit-h are the sizes of the released VideoMAE and EVEREST programs, vit-g is VideoMAE V2's (V-JEPA 2
+# has 22 heads); vit-tiny, for small machines, is our choice.
+BACKBONES = {
+    "vit-tiny": BackboneSize(width=192, depth=12, heads=3, decoder_width=96, decoder_heads=3),
+    "vit-s": BackboneSize(width=384, depth=12, heads=6, decoder_width=192, decoder_heads=3),
+    "vit-b": BackboneSize(width=768, depth=12, heads=12, decoder_width=384, decoder_heads=6),
+    "vit-l": BackboneSize(width=1024, depth=24, heads=16, decoder_width=512, decoder_heads=8),
+    "vit-h": BackboneSize(width=1280, depth=32, heads=16, decoder_width=640, decoder_heads=8),
+    "vit-g": BackboneSize(width=1408, depth=40, heads=16, mlp_width=6144, decoder_width=512, decoder_heads=8),
+}
+
+
+def backbone_of(width: int) -> str:
+    """The backbone of a width; vit-b for a width that none has."""
+    return next((name for name, size in BACKBONES.items() if size.width == width), "vit-b")
+
+
+def backbone_settings(*, width: int, mlp: int | None = None, **sizes: int) -> dict[str, Any]:
+    """The settings of a backbone of `width`: its name, and each size that is not the backbone's own.
+
+    Args:
+        mlp: the width of the MLP of its blocks; None: the backbone's own.
+    """
+    backbone = backbone_of(width)
+    default, values = BACKBONES[backbone], {"width": width, **sizes}
+    own = {name: value for name, value in values.items() if value != getattr(default, name)}
+    if mlp not in (None, replace(default, width=width).mlp):
+        own["mlp_width"] = mlp
+    return {"backbone": backbone, **own}
+
+
+def rotary_channels(head_width: int) -> int:
+    """The channels of a head that rotary positions turn by one coordinate: an even third, rounded down."""
+    return 2 * (head_width // 3 // 2)
 
 
 @settings
 class ModelSettings:
     """The transformer. Widths, depth and heads that are None follow from the backbone."""
 
-    backbone: v.Backbone = "vit-b"
+    backbone: Annotated[str, v.WITH_HYPHENS, v.one_of(BACKBONES)] = "vit-b"
     input: v.Input = "frames"  # differences is our choice for few videos
     tubelet: tuple[v.Length, v.Length, v.Length] = (2, 16, 16)  # EVEREST Table 15
     positions: v.Positions = "flat"  # as released

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import SELECTION, KeyPath, Merged, inner_keys, known_keys, merge
+from everest.config.merge import FURTHER, SELECTION, USUAL, KeyPath, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import STAGES, VARIANTS, PretrainSelection
@@ -84,12 +84,21 @@ def load_recipe(
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
     merged = merge(find_recipe(name_or_path), overrides)
-    if imports and (failed := list(_import_classes(merged))):
-        raise RecipeError(one_per_line([*merged.problems, *failed]))
-    # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
-    values = json.dumps(merged.values)
-    recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
-    problems = problems if recipe is None else contradictions(recipe)
+    recipe: Recipe | None = None
+    problems: Problems = []
+    for key in _CLASSES if imports else ():
+        path = merged.at(key).value
+        if is_import_path(path):
+            try:
+                import_named(path)
+            except RecipeError as error:
+                problems.append((".".join(key), str(error)))
+    if not problems:
+        # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
+        values = json.dumps(merged.values)
+        recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
+    if recipe is not None:
+        problems = list(contradictions(recipe))
     lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))
@@ -196,17 +205,6 @@ def _without_problems(settings: Settings | None, problems: Problems) -> Settings
     return settings
 
 
-def _import_classes(merged: Merged) -> Iterator[str]:
-    """Import the modules of other packages that a recipe names; yields the problems."""
-    for key in _CLASSES:
-        path = merged.at(key).value
-        if is_import_path(path):
-            try:
-                import_named(path)
-            except RecipeError as error:
-                yield f"{merged.place(key)}: {error}"
-
-
 def _explain(error: ValidationError, section: KeyPath) -> Problems:
     """The key, with dots, and the message of each problem.
 
@@ -241,14 +239,20 @@ def _unknown_key(key: KeyPath, variant: str) -> str:
     """The message about a key that the section, or its variant, does not have."""
     *outer, name = key
     section = tuple(outer)
-    known = known_keys(section)
-    if is_import_path(variant) and section in VARIANTS:
-        cls: Any = named_class(variant, object)
-        known |= {each.name for each in fields(cls)}
+    known = {each[len(section)] for each in USUAL if each[: len(section)] == section != each}
+    known.update(FURTHER.get(section, ()))
+    if section in VARIANTS:
+        classes: list[Any] = [*VARIANTS[section].classes.values()]
+        if is_import_path(variant):
+            classes.append(named_class(variant, object))
+        known |= {each.name for cls in classes for each in fields(cls)}
     if name in known:
         tag = ".".join((*section, VARIANTS[section].tag))
         return f"has no effect with {tag}={shown(variant)}; leave it out"
-    inner = inner_keys(section)
+    inner: dict[str, list[str]] = {}  # of the sections in this one, by their last word
+    for each in USUAL:
+        if each[:-2] == section:
+            inner.setdefault(each[-1], []).append(".".join(each))
     close = get_close_matches(name, sorted({*known, *inner}), n=1)
     if close and close[0] not in known:
         return f"unknown key; did you mean {' or '.join(map(repr, inner[close[0]]))}?"

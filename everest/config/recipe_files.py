@@ -30,11 +30,6 @@ class RecipeFile:
     folder: Path | None  # a `base:` path is relative to it; None: shipped
 
     @property
-    def identity(self) -> Path:
-        """Equal for two paths of one file, and different for ./ucf101.yaml and the shipped ucf101."""
-        return self.folder.resolve() / Path(self.label).name if self.folder else Path(self.label)
-
-    @property
     def summary(self) -> str:
         """The file's own `summary`, if it has one."""
         return str(self.values().get("summary", ""))
@@ -95,13 +90,18 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
 def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
     """The file and its bases, each with its values (without `base`), the deepest base first."""
     chain: list[tuple[RecipeFile, dict[str, Any]]] = []
+    places: list[Path] = []  # of the chain: ./ucf101.yaml is another file than the shipped ucf101
     while True:
-        if file.identity in [earlier.identity for earlier, _ in chain]:
+        place = file.folder.resolve() / Path(file.label).name if file.folder else Path(file.label)
+        if place in places:
             circle = " -> ".join([*(earlier.label for earlier, _ in chain), file.label])
             raise RecipeError(f"{chain[0][0].label}: base: refers to itself: {circle}")
         values = file.values()
         base = values.pop("base", None)
+        if chain:
+            values.pop("name", None)  # a recipe does not inherit the name of its base
         chain.append((file, values))
+        places.append(place)
         if base is None:
             return chain[::-1]
         if not isinstance(base, str):

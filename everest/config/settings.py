@@ -133,8 +133,3 @@ class Recipe:
     def stages(self) -> tuple[tuple[str, PretrainSettings], tuple[str, FinetuneSettings]]:
         """The names and sections of the stages that train a transformer."""
         return ("pretrain", self.pretrain), ("finetune", self.finetune)
-
-    @property
-    def trained_stages(self) -> tuple[tuple[str, TrainedSection], ...]:
-        """The names and sections of all stages that train."""
-        return self.stages if self.tokenizer is None else (*self.stages, ("tokenizer", self.tokenizer))

@@ -143,7 +143,7 @@ class CommonPretrainSettings:
     sampling: Literal["dense", "segment", "spread"] = "dense"
     flip: bool | None = None  # None: data.flip; the released pre-training never flips
     selection: PretrainSelection = field(default_factory=RedundancyRobust)
-    camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera_task
+    camera_motion: v.NotNegative = 0.0  # weight in the loss of the task of everest.methods.camera
     lora: LoraSettings = field(default_factory=LoraSettings)
     epochs: v.Count | None = 3200  # Table 7
     steps: v.Count | None = None  # updates, instead of epochs

@@ -7,18 +7,77 @@ tables with the paper's own values were not available; every value without a mar
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field, fields, replace
-from math import log2
-from typing import Annotated
+from dataclasses import dataclass, field, fields, replace
+from math import log2, prod
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from everest.config import values as v
-from everest.config.sizes import MOST_CODE_BITS, TOKENIZERS, TokenizerConfig, TopKKind
 from everest.config.values import settings
 from everest.errors import shown
 
+MOST_CODE_BITS: Final = 32  # a code of a tokenizer is stored in this many bits
+TopKKind = Literal["straight-through", "perturbed"]  # how the choice of the best tokens passes a gradient
 Levels = Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1, max_length=MOST_CODE_BITS)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerConfig:
+    """Encoder, decoder and scorer of an LVMAE tokenizer. Space is halved between two levels."""
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 pydantic's name for it
+    stem: tuple[int, int]  # stride of the first convolution in frames and pixels; (1, 1): no convolution
+    channels: int = 64  # of the first level
+    multipliers: tuple[int, ...]  # of `channels`, one per level
+    time_down: tuple[bool, ...]  # whether each halving between two levels also halves time
+    blocks: int = 2  # residual blocks per level of the encoder, and in its middle
+    decoder_blocks: int = 2  # the same for the decoder
+    levels: tuple[int, ...] = (8, 8, 8, 8, 8, 8)  # of each code dimension; the LVMAE paper has 2^18 codes
+    input_scale: float = 1.0  # of height and width; a clip is scaled first
+    scorer_channels: tuple[int, int] = (32, 64)  # of its two convolutions
+
+    @property
+    def stride(self) -> tuple[int, int]:
+        """The size of a token in the scaled clip: frames, and pixels of a side."""
+        time, space = self.stem
+        return time * 2 ** sum(self.time_down), space * 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def tubelet(self) -> tuple[int, int, int]:
+        """The size of a token in the clip before scaling: frames, rows and columns."""
+        time, space = self.stride
+        side = round(space / self.input_scale)
+        return time, side, side
+
+    @property
+    def num_codes(self) -> int:
+        return prod(self.levels)
+
+    def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of clips of `size` after scaling."""
+        height, width = (round(side * self.input_scale) for side in size)
+        return height, width
+
+    def stem_grid(self, frames: int, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Frames, rows and columns after the first convolution, for clips of `size`."""
+        time, space = self.stem
+        height, width = self.scaled(size)
+        return frames // time, height // space, width // space
+
+
+# magvit-b: widths and depths of MAGVIT's public code, with one more level and one halving of time, so that
+# its tokens match a ViT with tubelet 2x16x16; all other values are our choice.
+TOKENIZERS = {
+    "magvit-b": TokenizerConfig(
+        stem=(1, 1), multipliers=(1, 2, 2, 4, 4), time_down=(False, False, False, True)
+    ),
+    "magvit-b-half": TokenizerConfig(
+        stem=(1, 1), multipliers=(1, 2, 2, 4), time_down=(False, False, True), input_scale=0.5
+    ),
+    "lite": TokenizerConfig(stem=(1, 4), multipliers=(1, 2, 4), time_down=(False, True)),
+    "tiny": TokenizerConfig(stem=(2, 4), channels=32, multipliers=(1,), time_down=(), blocks=1),
+}
 
 
 @settings
@@ -38,7 +97,8 @@ class TokenizerSettings:
     """A tokenizer and its training. Settings of the network that are None follow from `size`."""
 
     checkpoint: str | None = None  # a trained tokenizer
-    size: v.TokenizerSize = "lite"  # of the network; sets the keys of its parts that are None
+    # Of the network; sets the keys of its parts that are None.
+    size: Annotated[str, v.WITH_HYPHENS, v.one_of(TOKENIZERS)] = "lite"
     levels: Levels = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
     stem: tuple[v.Length, v.Length] | None = None
     channels: v.Length | None = None

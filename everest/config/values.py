@@ -12,8 +12,6 @@ from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic_core import PydanticKnownError
 
-from everest.config.sizes import BACKBONES, TOKENIZERS
-
 Value = TypeVar("Value")
 
 LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used here accepts
@@ -51,7 +49,7 @@ def must_be(requirement: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def _one_of(names: Collection[str]) -> AfterValidator:
+def one_of(names: Collection[str]) -> AfterValidator:
     """Checks like a Literal, with the same error, but takes the names from a table."""
 
     def check(name: str) -> str:
@@ -86,7 +84,6 @@ ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
 
 RunName = Annotated[str, AfterValidator(_check_name)]
-Backbone = Annotated[str, WITH_HYPHENS, _one_of(BACKBONES)]
 # flat: one sinusoid over the token number, as released; separable: sinusoids of slice, column and row, as
 # MVD; interpolated-*: the same of the clips that the weights were trained on, interpolated for other clips;
 # learned-separable: a learned vector for each place and one for each slice, as ST-MAE; rotary: queries and
@@ -110,7 +107,6 @@ Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid
 # frames: normalized pixels; differences: their change since the frame before (everest.models.embedding).
 Input = Literal["frames", "differences"]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], WITH_HYPHENS]
-TokenizerSize = Annotated[str, WITH_HYPHENS, _one_of(TOKENIZERS)]
 Size = Annotated[
     Length | tuple[Length, Length],
     BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),

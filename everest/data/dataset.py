@@ -8,7 +8,6 @@ run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
 
 from everest.config.heads import Heads
 from everest.data.cache import FrameCache
@@ -27,14 +25,14 @@ from everest.data.randomness import Purpose, generator_at
 from everest.data.regions import Regions
 from everest.data.ring import Layout
 from everest.data.views import MakeViews, PretrainViews, Views
-from everest.data.workers import SampleKey
 from everest.errors import DataError
 from everest.lists.labels import label_values
 from everest.lists.sample import Sample
 from everest.video.reader import VideoError
 
-NONE_FAILED: Final = "[]"  # `Clip.failed` of a clip whose video could be read
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
+SampleKey = tuple[int, int]  # (epoch, or number of the draw; index of the sample)
+Tries = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
 Item = TypeVar("Item")
 
 
@@ -46,7 +44,7 @@ class Clip(NamedTuple):
     video_id: str
     noise: Tensor  # (V, M) float32 uniform in [0, 1), for masks and frame draws
     erase: Tensor  # (V, 4) int64 top, left, height, width; a height of 0 erases nothing
-    failed: str  # JSON: [path, reason] of every video that was tried and could not be read
+    failed: Tries
     inputs: dict[str, Tensor]  # (V, …) each, further inputs of the model by their names; may be empty
     regions: Regions | None = None  # for the device to make the frames of
 
@@ -59,7 +57,7 @@ class Batch(NamedTuple):
     video_ids: list[str]
     noise: Tensor  # (B, V, M) float32
     erase: Tensor  # (B, V, 4) int64
-    failed: list[str]
+    failed: list[Tries]
     inputs: dict[str, Tensor]  # (B, V, …) each
     copies: list[torch.cuda.Event]  # after each copy to a GPU that may be under way
     regions: Regions | None = None
@@ -77,7 +75,7 @@ class ClipTokens(Protocol):
 
 
 @dataclass(eq=False)
-class VideoClips(Dataset[Clip]):
+class VideoClips:
     """Clips of samples, addressed by (epoch, index).
 
     Args:
@@ -139,13 +137,10 @@ class VideoClips(Dataset[Clip]):
         views = self.make_views
         return None if boxes is None else Regions(boxes, views.size, views.antialias)
 
-    def __getitem__(self, key: SampleKey) -> Clip:
-        return self.read(key)
-
     def read(self, key: SampleKey, out: Tensor | None = None) -> Clip:
         """The clip of a key, with its frames in the memory `out` (V, C, T, H, W) if that is given."""
         epoch, index = key
-        failed = []
+        failed: Tries = []
         for attempt in range(MAX_TRIES):
             if attempt:  # another sample replaces the unreadable one
                 rng = generator_at(self.seed, Purpose.VIEWS, *key, attempt)
@@ -173,7 +168,7 @@ class VideoClips(Dataset[Clip]):
                 video_id=sample.video_id,
                 noise=torch.from_numpy(noise),
                 erase=views.erase,
-                failed=json.dumps(failed),
+                failed=failed,
                 inputs=inputs,
                 regions=self.regions(views.regions),
             )
@@ -193,7 +188,7 @@ class VideoClips(Dataset[Clip]):
 
 
 @dataclass(eq=False, kw_only=True)
-class StepSampler(Sampler[list[SampleKey]]):
+class StepSampler:
     """Micro-batches of (epoch, index) for one process, from any step to the last.
 
     One iteration covers all epochs, so that the loader's workers live as long as the run and need not be
@@ -258,16 +253,6 @@ class StepSampler(Sampler[list[SampleKey]]):
                 indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
             yield from zip(draws, indices[skipped:].tolist(), strict=False)
             skipped = 0
-
-
-def tries(batch: Batch) -> list[list[tuple[str, str]]]:
-    """Returns the path and reason of each failed try, for every sample of a batch."""
-    return [[(path, reason) for path, reason in json.loads(text)] for text in batch.failed]
-
-
-def failures(batch: Batch) -> list[list[tuple[str, str]]]:
-    """Returns the path and reason of each failed try, for every sample of a batch that had one."""
-    return [failed for failed in tries(batch) if failed]
 
 
 def spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
 from everest.video.file import inspect_video
-from everest.video.reader import TOLERANCE, VideoError, frame_times, frames_between, image_folder, probe
+from everest.video.reader import TOLERANCE, VideoError, frame_times, frames_between, probe
 from everest.video.source import Video, as_video
 
 
@@ -30,12 +30,6 @@ class Timeline:
     def of(cls, path: str | Video) -> Timeline:
         """Read the times of a video."""
         path = as_video(path)
-        if image_folder(path) is not None:
-            raise VideoError(
-                path,
-                "a folder of images has no frame rate; set data.fps to null, or make a video of the images "
-                "with everest prepare encode",
-            )
         seconds, video = frame_times(path), inspect_video(path)
         last = video.index.last_duration / video.second
         if last <= 0 and seconds.size > 1:

@@ -1,8 +1,9 @@
 """Batches of clips, read by worker processes into a ring of slots, and copied to the device.
 
 A batch of a loader is valid until the next one is requested: its slot is then written again. A consumer that
-keeps tensors for longer clones them. The loader waits for copies to a GPU by `on_device`; a
-consumer that copies by other asynchronous means waits itself.
+keeps tensors for longer clones them. The loader waits for copies to a GPU by `on_device`; a consumer that
+copies by other asynchronous means waits itself. A batch is made of groups of clips, so that several workers
+make one; the ring has as many slots as the groups that are read ahead need.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
-from typing import Any, Final, Literal
+from itertools import count
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 
-from everest.data.dataset import Batch, StepSampler, VideoClips
+from everest.data.dataset import Batch, SampleKey, StepSampler, Tries, VideoClips
 from everest.data.regions import resize_regions
-from everest.data.ring import Ring, free_shared_memory, require_shared_memory, ring_bytes
-from everest.data.workers import Division, Group, SampleKey, WorkerCrash, Workers, divide
+from everest.data.ring import Ring, free_shared_memory, ring_bytes
+from everest.data.workers import WorkerCrash, Workers
 from everest.errors import DataError
 from everest.system.machine import num_readers
 from everest.system.processes import local_processes
@@ -30,8 +32,56 @@ MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end
 SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
 OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a model may have further inputs
 
+GROUP: Final = 16  # our choice: clips, views included, that a worker passes on at once; at least one sample
+# Our choice: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
+MOST_AHEAD: Final = 16
+
 Order = StepSampler | Sequence[list[SampleKey]]
-Texts = tuple[str, str]  # `video_id` and `failed` of a clip; its tensors are in the ring
+Text = tuple[str, Tries]  # `video_id` and `failed` of a clip; its tensors are in the ring
+
+
+class Group(NamedTuple):
+    """Samples that a worker reads, and where it writes them."""
+
+    number: int  # among all groups of a loader
+    slot: int  # of the ring
+    first: int  # row of the first sample in the slot
+    keys: Sequence[SampleKey]
+
+
+class Division(NamedTuple):
+    """How batches are divided."""
+
+    batch: int  # samples of the largest one
+    samples: int  # of a group, at most
+    ahead: int  # groups for one worker that are not yet taken; 0 without workers
+    slots: int  # of the ring
+
+    def groups(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Group]]:
+        """Yields the groups of each batch."""
+        numbers = count()
+        for batch, keys in enumerate(batches):
+            slot, starts = batch % self.slots, range(0, len(keys), self.samples)
+            yield [Group(next(numbers), slot, first, keys[first : first + self.samples]) for first in starts]
+
+
+def divide(*, batch: int, views: int, workers: int, batches: int) -> Division:
+    """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
+
+    While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
+    groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
+
+    Args:
+        batch: samples in the largest of the `batches`, each with a number of `views`.
+    """
+    parts = max(1, math.ceil(batch / max(1, GROUP // views)))
+    samples = max(1, math.ceil(batch / parts))
+    if not workers:
+        return Division(batch, samples, ahead=0, slots=1)
+    parts = max(1, math.ceil(batch / samples))
+    ahead = min(workers + max(parts, workers), workers * MOST_AHEAD)
+    slots = min(1 + math.ceil(ahead / parts), max(1, batches))
+    return Division(batch, samples, ahead=math.ceil(ahead / workers), slots=slots)
 
 
 class StoppedWaiting(Exception):
@@ -52,21 +102,15 @@ def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto
 
 def shared_bytes(clips: VideoClips, order: Order, *, workers: int) -> int:
     """Returns the bytes of shared memory that a loader uses."""
-    if not workers:
-        return 0
-    slots = divide_batches(clips, order, workers=workers).slots
-    return ring_bytes(clips.layout(), slots=slots, batch=largest_batch(order))
+    division = divide_batches(clips, order, workers=workers)
+    return ring_bytes(clips.layout(), slots=division.slots, batch=division.batch) if workers else 0
 
 
 def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> Division:
     """How batches are divided among the workers."""
+    largest = order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
     views = clips.make_views.num_views
-    return divide(batch=largest_batch(order), views=views, workers=workers, batches=len(order))
-
-
-def largest_batch(order: Order) -> int:
-    """The number of samples of the largest batch."""
-    return order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
+    return divide(batch=largest, views=views, workers=workers, batches=len(order))
 
 
 def batches(clips: VideoClips, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
@@ -97,9 +141,7 @@ class ClipLoader:
         timeout: float,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        require_shared_memory(shared_bytes(clips, order, workers=workers))
         division = divide_batches(clips, order, workers=workers)
-        layout, largest = clips.layout(), largest_batch(order)
         self._clips = clips
         self._timeout = timeout
         self._should_stop = should_stop
@@ -108,8 +150,8 @@ class ClipLoader:
         self._begun: deque[list[Group]] = deque()  # batches that occupy a slot
         self._unsent: deque[Group] = deque()  # groups of these batches
         self._copies: list[torch.cuda.Event] = []  # of the batch that is used
-        self._ring = Ring(layout, slots=division.slots, batch=largest, shared=workers > 0)
-        self._workers: Workers[Group, list[Texts]] = Workers(
+        self._ring = Ring(clips.layout(), slots=division.slots, batch=division.batch, shared=workers > 0)
+        self._workers: Workers[Group, list[Text]] = Workers(
             partial(read_group, clips, self._ring), number=workers, ahead=division.ahead
         )
 
@@ -145,7 +187,7 @@ class ClipLoader:
             group = self._unsent.popleft()
             self._workers.add(group.number, group)
 
-    def _take(self, group: Group) -> list[Texts]:
+    def _take(self, group: Group) -> list[Text]:
         """Wait for a group of clips."""
         limit, samples = self._timeout, self._clips.samples
         self._send()
@@ -170,7 +212,7 @@ class ClipLoader:
             ) from None
 
 
-def read_group(clips: VideoClips, ring: Ring, group: Group) -> list[Texts]:
+def read_group(clips: VideoClips, ring: Ring, group: Group) -> list[Text]:
     """Reads the clips of a group into its rows of the ring."""
     rows = ring.batch(group.slot, group.first + len(group.keys))  # (rows, …) each
     texts = []

@@ -27,21 +27,9 @@ def free_shared_memory() -> int | None:
     return shutil.disk_usage(FOLDER).free if FOLDER.is_dir() else None
 
 
-def few_workers_notice(workers: int, *, possible: int) -> str:
-    """The sentence for a run that has fewer workers than its cores allow."""
-    return (
-        f"train.workers: auto starts {workers} of {possible} workers, because {_free_text()}; start the "
-        "container with --shm-size=8g or --ipc=host for all of them"
-    )
-
-
-def _free_text() -> str:
-    return f"{(free_shared_memory() or 0) / 1e6:.0f} MB of {FOLDER} are free"
-
-
 def no_shared_memory(*, needed: int | None = None) -> EnvironmentProblem:
     """The error for batches that do not fit; `needed` are their bytes, if they are known."""
-    megabytes = _free_text()
+    megabytes = f"{(free_shared_memory() or 0) / 1e6:.0f} MB of {FOLDER} are free"
     if needed is not None:
         megabytes = f"the batches of the workers need {needed / 1e6:.0f} MB, {megabytes}"
     return EnvironmentProblem(f"too little shared memory ({megabytes}); {REMEDY}")
@@ -71,7 +59,10 @@ class Ring:
     """
 
     def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
-        self.memory = torch.empty(ring_bytes(layout, slots=slots, batch=batch), dtype=torch.uint8)
+        size = ring_bytes(layout, slots=slots, batch=batch)
+        if shared:
+            require_shared_memory(size)
+        self.memory = torch.empty(size, dtype=torch.uint8)
         try:
             if shared:
                 self.memory.share_memory_()

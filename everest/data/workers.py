@@ -2,24 +2,21 @@
 
 Each worker has a connection of its own. A worker that is killed closes it, which ends the wait for a result
 at once, even if the worker was killed while it wrote one. Results must be small: large data belongs into
-shared memory. A batch of a loader is made of groups of clips, so that several workers make one batch; the
-ring has as many slots as the groups that are read ahead need.
+shared memory.
 """
 
 from __future__ import annotations
 
 import atexit
-import math
 import multiprocessing
 import os
 import signal
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import torch
 
@@ -173,53 +170,3 @@ def _attempt(work: Callable[[Any], Any], task: object) -> Any:
             error = RuntimeError(f"{type(error).__name__}: {error}")
         error.add_note(f"in a process that reads videos:\n{traceback.format_exc()}")
         return error
-
-
-GROUP: Final = 16  # our choice: clips, views included, that a worker passes on at once; at least one sample
-# Our choice: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
-MOST_AHEAD: Final = 16
-
-SampleKey = tuple[int, int]  # (epoch, or number of the draw; index of the sample)
-
-
-class Group(NamedTuple):
-    """Samples that a worker reads, and where it writes them."""
-
-    number: int  # among all groups of a loader
-    slot: int  # of the ring
-    first: int  # row of the first sample in the slot
-    keys: Sequence[SampleKey]
-
-
-class Division(NamedTuple):
-    """How batches are divided."""
-
-    samples: int  # of a group, at most
-    ahead: int  # groups for one worker that are not yet taken; 0 without workers
-    slots: int  # of the ring
-
-    def groups(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Group]]:
-        """Yields the groups of each batch."""
-        numbers = count()
-        for batch, keys in enumerate(batches):
-            slot, starts = batch % self.slots, range(0, len(keys), self.samples)
-            yield [Group(next(numbers), slot, first, keys[first : first + self.samples]) for first in starts]
-
-
-def divide(*, batch: int, views: int, workers: int, batches: int) -> Division:
-    """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
-
-    While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
-    groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
-
-    Args:
-        batch: samples in the largest of the `batches`, each with a number of `views`.
-    """
-    parts = max(1, math.ceil(batch / max(1, GROUP // views)))
-    samples = max(1, math.ceil(batch / parts))
-    if not workers:
-        return Division(samples, ahead=0, slots=1)
-    parts = max(1, math.ceil(batch / samples))
-    ahead = min(workers + max(parts, workers), workers * MOST_AHEAD)
-    slots = min(1 + math.ceil(ahead / parts), max(1, batches))
-    return Division(samples, ahead=math.ceil(ahead / workers), slots=slots)

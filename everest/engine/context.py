@@ -27,7 +27,7 @@ class RunOptions:
     resume: str = "auto"  # auto, never, or the folder of the run to resume
     overwrite: bool = False
     cpu: bool = False
-    tracker: str = "none"  # see everest.engine.tracking
+    tracker: str = "none"  # or tensorboard, wandb
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
     init: Init | None = None  # the weights that the run starts from
 

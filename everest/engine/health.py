@@ -1,9 +1,8 @@
-"""Training health checks: losses at chance, overfitting. Needs no torch."""
+"""The validations of a run: the best one, and overfitting. Needs no torch."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import fmean
 from typing import Final
 
@@ -11,39 +10,9 @@ from everest.metrics.names import METRICS
 from everest.system.run_folder import Row
 
 # All numbers are our choice.
-NEAR_CHANCE: Final = 0.1  # of the way from chance to 100 %, below which little has been learned
-# Of the way from the training loss of guessing to that of a model that knows every label. After few steps
-# only a loss that has hardly moved is reported, at the end also one of a model that underfits.
-STILL_GUESSING: Final = 0.03
-UNDERFITS: Final = 0.2
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
-
-
-def chance_warning(
-    losses: Sequence[float], num_classes: Sequence[int], *, lowest: float, share: float, mixes: bool = False
-) -> str | None:
-    """A warning if the last finite losses are hardly below the loss of guessing, else None.
-
-    The loss of equal probabilities is ln(classes) whatever the targets are, smoothed and mixed ones included.
-
-    Args:
-        num_classes: of each head; the loss is the mean over the heads.
-        lowest: the loss of a model that knows every class (everest.data.augment.lowest_loss).
-        share: of the way from guessing to `lowest`, below which there is a warning.
-        mixes: whether mixup or cutmix is on.
-    """
-    chance = fmean(map(math.log, num_classes))
-    if not losses or fmean(losses) < chance - share * (chance - lowest):
-        return None
-    logarithms = " and ".join(f"ln({number})" for number in num_classes)
-    fewer = "lower finetune.mixup and finetune.cutmix, " if mixes else ""
-    return (
-        f"the loss, {fmean(losses):.2f}, is still near that of guessing, "
-        f"{'the mean of ' if len(num_classes) > 1 else ''}{logarithms} = {chance:.2f}. Check that the labels "
-        f"belong to the videos; try {fewer}more steps or a higher base_lr"
-    )
 
 
 class Validations:
@@ -62,11 +31,6 @@ class Validations:
         self._train_losses: list[float | None] = []  # the mean of those before each validation
         for row in rows:
             self.add(row)
-
-    @property
-    def steps(self) -> set[int]:
-        """The steps after which the run was validated."""
-        return {row["step"] for row in self.rows}
 
     @property
     def since_best(self) -> int:
@@ -124,20 +88,3 @@ class Validations:
             f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {train_loss:.3g} to "
             f"{fallen:.3g}. The best weights are kept; more videos, augmentation or fewer steps help"
         )
-
-    def advice(self, chance: float | None) -> str | None:
-        """The advice at the end of a run that has learned hardly anything; None for any other run.
-
-        Args:
-            chance: the metric of a model that has learned nothing, if that is known.
-        """
-        best = self.best_value
-        if best is None or chance is None:
-            return None
-        if METRICS[self.metric].percent:
-            is_near_chance = best < chance + NEAR_CHANCE * (100 - chance)
-        else:
-            is_near_chance = best > (1 - NEAR_CHANCE) * chance
-        if is_near_chance:
-            return "That is hardly better than chance: check the labels, or try more steps"
-        return None

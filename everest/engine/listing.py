@@ -67,13 +67,19 @@ def summarize(run: Path) -> RunSummary:
             name = find_recipe(run / RECIPE).values().get("name")
             values = [float(row[f"val_{metric}"]) for row in rows if f"val_{metric}" in row]
             best = max if metric is not None and METRICS[metric].higher else min
+            last, weights = _newest(rows, "step"), RunFolder(run).weights
+            state: State = "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
+            if is_running(run):
+                state = "running"
+            elif last is not None and environment[PLAN].get(FINISHED) == last:
+                state = "finished" if weights.is_file() and read_header(weights).step == last else state
             return RunSummary(
                 path=str(run),
-                state=_state(run, environment, rows),
+                state=state,
                 age_seconds=age,
                 command=str(environment[COMMAND]),
                 recipe=None if name is None else str(name),
-                step=_newest(rows, "step"),
+                step=last,
                 steps=int(environment[PLAN]["steps"]),
                 loss=None if loss is None else float(loss),
                 best_metric=metric,
@@ -92,16 +98,6 @@ def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
         candidates = [OVER_BACKGROUND] if BACKGROUND in (names or ()) else ["top1", "map", "mae", "loss"]
     logged = {name for row in rows for name in row}
     return next((name for name in candidates if f"val_{name}" in logged), None)
-
-
-def _state(run: Path, environment: dict[str, Any], rows: list[dict[str, Any]]) -> State:
-    if is_running(run):
-        return "running"
-    weights, last = RunFolder(run).weights, _newest(rows, "step")
-    has_ended = last is not None and environment[PLAN].get(FINISHED) == last
-    if has_ended and weights.is_file() and read_header(weights).step == last:
-        return "finished"
-    return "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
 
 
 def _newest(rows: list[dict[str, Any]], key: str) -> Any:

@@ -105,7 +105,15 @@ def plan_stage(
         views, compares = section.views_per_decode, section.objective == "views"
     pair = 2 if isinstance(section, FinetuneSettings) and (section.mixup or section.cutmix) else 1
     unit = views * pair
-    share = _units_of_process(section.batch_size, processes=processes, views=views, pair=pair)
+    share, rest = divmod(section.batch_size, processes * unit)  # of a process, in units
+    if rest:
+        nearest = max(1, round(section.batch_size / (processes * unit))) * processes * unit
+        raise RecipeError(
+            f"batch_size {section.batch_size} does not divide over {processes} processes"
+            f"{f' x {views} clips of a video' if views > 1 else ''}"
+            f"{' in pairs, which mixup and cutmix need' if pair > 1 else ''}; {nearest} is the nearest "
+            "that does"
+        )
     largest = share if compares else min(share, max(1, largest_micro_batch // unit))
     if isinstance(section, TokenizerSettings):
         base_lr, peak_lr = None, section.lr
@@ -135,21 +143,6 @@ def plan_stage(
         min_lr=scaled_lr(section.min_lr, section.batch_size),
         base_lr=base_lr,
     )
-
-
-def _units_of_process(batch_size: int, *, processes: int, views: int, pair: int) -> int:
-    """The parts of a step that stay together, of each process; RecipeError if the batch does not divide."""
-    unit = views * pair
-    share, rest = divmod(batch_size, processes * unit)
-    if rest:
-        nearest = max(1, round(batch_size / (processes * unit))) * processes * unit
-        raise RecipeError(
-            f"batch_size {batch_size} does not divide over {processes} processes"
-            f"{f' x {views} clips of a video' if views > 1 else ''}"
-            f"{' in pairs, which mixup and cutmix need' if pair > 1 else ''}; {nearest} is the nearest "
-            "that does"
-        )
-    return share
 
 
 def steps_between_checkpoints(steps: int, num_videos: int, videos_per_step: int) -> int:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -18,18 +16,19 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import examine_lengths, fingerprint
-from everest.data.ring import few_workers_notice, require_shared_memory
+from everest.data.ring import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import Network, stage_optimizer
-from everest.engine.pass_memory import host_memory_warning, pass_memory
-from everest.engine.plan import plan_stage, plan_warnings
+from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.training import Training
-from everest.errors import RecipeError
+from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
 from everest.models.block import Block
-from everest.models.partial import choose_trained, require_init
+from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
+from everest.models.partial import choose_trained, frozen_layers, require_init
 from everest.models.spec import ModelSpec
+from everest.system.accelerator import free_memory
 from everest.system.files import FIX
-from everest.system.machine import num_readers
+from everest.system.machine import free_host_memory, num_readers
 from everest.system.processes import local_processes
 from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
@@ -39,6 +38,11 @@ from everest.tokenizer.network import TokenizerSpec
 
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights
+
+MEMORY_SHARE: Final = 0.8  # our choice: of the free memory of a device, for the activations of one pass
+CPU_BYTES: Final = 2**30  # our choice: on a CPU larger passes are no faster
+# Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
+SURELY_TOO_MUCH: Final = 1.25
 
 
 def set_up_training(
@@ -63,80 +67,127 @@ def set_up_training(
     """
     if init is None:
         require_init(section)
-    if not context.resumed:
-        context.notices((*clips.notices, examine_lengths(clips)))
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     if context.resumed:
-        _require_same_videos(context.run, videos)
-    accelerator = context.accelerator
-    memory = pass_memory(spec, section, accelerator, other_bytes)
-    largest = _chosen_micro_batch(recipe, context)
-    if largest is None:
-        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
-        largest = min(gather_object([memory.fitting_clips(accelerator.device)]))
-    plan = plan_stage(
-        section, num_videos=len(clips), processes=accelerator.num_processes, largest_micro_batch=largest
-    )
-    on_cpu = accelerator.device.type == "cpu"
-    needed = memory.needed(plan.micro_batch)
-    scarce = host_memory_warning(needed, processes=local_processes()) if on_cpu else None
-    model = _network(recipe, section, spec, init, context, classes)
+        _require_same_data(context.run, spec, videos)
+    else:
+        context.notices((*clips.notices, examine_lengths(clips)))
+    plan, scarce = _fitting_plan(recipe, section, spec, context, len(clips), other_bytes)
+    clip: dict[str, Any] | None = None  # in the header of the weights: how the stage reads clips
+    if not isinstance(section, TokenizerSettings):
+        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
+        clip = {"stride": section.stride, "sampling": section.sampling, **rate}
     training = Training(
         context,
         recipe,
-        [model, *other_networks],
+        [_network(recipe, section, spec, init, context, classes), *other_networks],
         clips,
         plan=plan,
-        weights=_header(recipe, section, spec, init, classes),
+        weights=Weights(
+            kind=spec.kind,
+            settings=spec.dump(),
+            classes=classes,
+            recipe=recipe.name,
+            step=0,
+            origin=init and init.origin,
+            clip=clip,
+        ),
         videos=videos,
     )
     shared = shared_bytes(training.loaded_clips, training.order(), workers=training.workers)
     require_shared_memory(shared * local_processes())  # before anything is written
     if recipe.train.workers == "auto" and training.workers < num_readers():
-        context.notices([few_workers_notice(training.workers, possible=num_readers())])
+        few = f"{training.workers} of {num_readers()} workers, because little shared memory is free"
+        fix = "start the container with --shm-size=8g or --ipc=host for all of them"
+        context.notices([f"train.workers: auto starts {few}; {fix}"])
     if not context.options.one_batch:
         advice = () if context.resumed else plan_warnings(plan, new_weights=init is None)
         context.notices(text and f"warning: {text}" for text in (*advice, scarce))
     return training
 
 
-def require_same_frozen(run: RunFolder, spec: ModelSpec) -> None:
-    """Raise RecipeError if a run's weights were trained with another teacher or tokenizer than it has now."""
-    if not run.weights.is_file():
-        return
-    settings = read_header(run.weights).settings
-    teacher, tokenizer = spec.teacher, spec.tokenizer
+def _require_same_data(run: RunFolder, spec: ModelSpec | TokenizerSpec, videos: dict[str, Any]) -> None:
+    """Raise RecipeError if a run was started with other videos, labels or frozen networks than it has now."""
+    plan = run.plan()
+    used: list[str] = []
+    if plan and any(getattr(plan, key) != value for key, value in videos.items()):
+        used.append(
+            f"list of {plan.videos} videos (or other labels) than the current one of {videos['videos']}"
+        )
+    teacher, tokenizer = (spec.teacher, spec.tokenizer) if isinstance(spec, ModelSpec) else (None, None)
+    has_frozen = run.weights.is_file() and (teacher or tokenizer)
+    settings = read_header(run.weights).settings if has_frozen else {}
     for kind, name, current in (
         ("teacher", teacher and teacher.name, teacher and teacher.sha256),
         ("tokenizer", tokenizer and tokenizer.path, tokenizer and tokenizer.sha256),
     ):
         saved = (settings.get(kind) or {}).get("sha256")
         if None not in (saved, current) and saved != current:
-            raise RecipeError(
-                f"--output {run.path}: its run used another {kind} than the current {name}; restore it, or "
-                f"{FIX}"
-            )
+            used.append(f"{kind} than the current {name}")
+    if used:
+        raise RecipeError(f"--output {run.path}: its run used another {used[0]}; restore it, or {FIX}")
 
 
-def _require_same_videos(run: RunFolder, videos: dict[str, Any]) -> None:
-    """Raise RecipeError if a run was started with another list of videos or other labels than it has now."""
-    plan = run.plan()
-    if plan and any(getattr(plan, key) != value for key, value in videos.items()):
-        raise RecipeError(
-            f"--output {run.path}: its run had another list of {plan.videos} videos (or other "
-            f"labels), now there are {videos['videos']}; restore the list, or start a run in another folder"
-        )
+def _fitting_plan(
+    recipe: Recipe,
+    section: TrainedSection,
+    spec: ModelSpec | TokenizerSpec,
+    context: RunContext,
+    num_videos: int,
+    other_bytes: Callable[[int], int],
+) -> tuple[StagePlan, str | None]:
+    """The plan of a stage whose passes fit in the memory of a device, and a warning if that of a CPU may not.
+
+    The memory of a clip is measured by a pass without numbers.
+    """
+    accelerator = context.accelerator
+    device, on_cpu = accelerator.device, accelerator.device.type == "cpu"
+    value_bytes = 4 if accelerator.mixed_precision == "no" else 2
+    weights = count_weights(spec, section)
+    state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
+    depth = 0
+    if isinstance(spec, ModelSpec):
+        depth = spec.model.backbone_size.depth
+        state_bytes += frozen_bytes(spec)
+    clip_bytes = training_bytes(spec, value_bytes, frozen_layers=frozen_layers(section, depth))
+    clip_bytes += other_bytes(value_bytes)
+
+    largest = recipe.train.micro_batch
+    saved = context.run.plan() if context.resumed else None
+    if largest == "auto" and saved is not None and saved.processes == accelerator.num_processes:
+        largest = saved.micro_batch  # other passes would sum in another order
+    if largest == "auto":
+        copy_bytes = WEIGHT_BYTES * weights.total  # in bf16 with gradients, or with adapters added
+        free = int(free_memory(device) * MEMORY_SHARE) - state_bytes - copy_bytes
+        clips = max(1, (min(free, CPU_BYTES) if on_cpu else free) // clip_bytes)
+        # The same passes in all processes: they exchange gradients, and parts of weights, in each.
+        largest = min(gather_object([clips]))
+    plan = plan_stage(
+        section, num_videos=num_videos, processes=accelerator.num_processes, largest_micro_batch=largest
+    )
+    needed = plan.micro_batch * clip_bytes + state_bytes
+    return plan, host_memory_warning(needed, processes=local_processes()) if on_cpu else None
 
 
-def _chosen_micro_batch(recipe: Recipe, context: RunContext) -> int | None:
-    """The clips of a pass by the recipe or by the resumed run: others would sum in another order."""
-    if isinstance(recipe.train.micro_batch, int):
-        return recipe.train.micro_batch
-    plan = context.run.plan() if context.resumed else None
-    if plan is None or plan.processes != context.accelerator.num_processes:
+def host_memory_warning(needed: int, *, processes: int) -> str | None:
+    """A warning if the run may need more memory than is free; the system would kill it without a message.
+
+    Args:
+        needed: bytes of a process.
+        processes: of the run on this machine.
+    """
+    free, needed = free_host_memory(with_swap=True), processes * needed
+    if needed <= free:
         return None
-    return plan.micro_batch
+    shared = f" in {processes} processes" if processes > 1 else ""
+    text = (
+        f"{free / 2**30:.2f} GiB of memory is free, but the run needs about {needed / 2**30:.2f} GiB"
+        f"{shared}; {LESS_MEMORY}"
+    )
+    if needed > SURELY_TOO_MUCH * free:
+        raise EnvironmentProblem(f"too little memory: {text}")
+    return f"the system may kill the run: {text}"
 
 
 def _network(
@@ -164,48 +215,18 @@ def _network(
             raise RecipeError(
                 "train.ema keeps a full copy of the weights: not available with train.shard=full"
             )
-        _shard(model, accelerator)
+        # Every block and the other parameters are spread over all processes (FSDP, Zhao et al. 2023). In bf16
+        # the blocks gather halved weights. The embedding stays float32: it measures importance.
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+        policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
+        for module in model.modules():
+            if isinstance(module, Block):
+                fully_shard(module, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh)
     ema = None
     if recipe.train.ema:
         from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
 
         ema = ModelEmaV3(model, decay=recipe.train.ema)
     return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
-
-
-def _shard(model: nn.Module, accelerator: Accelerator) -> None:
-    """Distribute every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
-
-    With `train.precision: bf16` the blocks gather their weights as bfloat16, half the bytes. The embedding
-    stays float32: it measures importance.
-    """
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-    policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh)
-
-
-def _header(
-    recipe: Recipe,
-    section: TrainedSection,
-    spec: ModelSpec | TokenizerSpec,
-    init: InitWeights | None,
-    classes: tuple[str, ...] | None,
-) -> Weights:
-    """The header of the run's weights; its `clip` states how the stage reads clips."""
-    clip: dict[str, Any] | None = None
-    if not isinstance(section, TokenizerSettings):
-        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
-        clip = {"stride": section.stride, "sampling": section.sampling, **rate}
-    return Weights(
-        kind=spec.kind,
-        settings=spec.dump(),
-        classes=classes,
-        recipe=recipe.name,
-        step=0,
-        origin=init and init.origin,
-        clip=clip,
-    )

@@ -5,18 +5,21 @@ Traces of killed processes count as no run: a run that has not started, and unfi
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from everest.config.recipe import RESUME_MAY_CHANGE, dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
+from everest.config.yaml import read_yaml
 from everest.engine.context import RunContext, RunOptions
-from everest.engine.tracking import check_tracker, make_tracker
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
@@ -43,26 +46,29 @@ from everest.system.run_folder import (
 )
 from everest.tokenizer.clips import tokenizer_depends_on
 
+if TYPE_CHECKING:
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
+
+    Tracker = TensorBoardTracker | WandBTracker
+
 TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 TEACHER: Final = "pretrain.target.teacher"
 SHOWN: Final = 3  # settings that differ, in a message
+PROJECT: Final = "everest"  # of Weights & Biases
+TRACKER: Final = "tracker"  # in env.json: the name of the last tracker, and the id of its run
 
 
 @contextmanager
 def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator[RunContext]:
     """Set up Accelerate's processes and the run folder. Nothing is written yet."""
-
-    def find_folder() -> tuple[RunFolder, bool]:
-        path = options.folder(recipe.name)
-        resumed = resumes_run(path, recipe, options)
-        if options.resumed_folder is not None and not resumed:
-            raise RecipeError(f"--resume {path}: there is no run to resume")
-        return RunFolder(path), resumed
-
-    check_tracker(options.tracker)
+    tracker = options.tracker
+    if tracker != "none" and find_spec(tracker) is None:
+        raise EnvironmentProblem(
+            f"--tracker {tracker}: the package is not installed; run `pip install {tracker}`"
+        )
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     with end_training_on_error(accelerator):
-        run, resumed = decide_on_main(accelerator, find_folder)
+        run, resumed = decide_on_main(accelerator, lambda: _find_folder(recipe, options))
         yield RunContext(
             accelerator=accelerator,
             run=run,
@@ -80,24 +86,32 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     All processes must call it. The tracker ends with the run, even after an error: another stage may follow
     in this process. Until then no other process can train the run.
     """
+    run, plan, options = training.run, training.plan, training.context.options
     main, resumed = training.accelerator.is_main_process, training.context.resumed
-    with claimed(training.run.path) if main else nullcontext():
+    with claimed(run.path) if main else nullcontext():
         try:
-            if main:
-                _remove_leftovers(training.run)
+            if main:  # unfinished files of killed processes
+                own_files = [run.path / f".{name}{UNFINISHED}" for name in OWN_FILES]
+                for file in (*own_files, *run.state.glob(f".step-*.safetensors{UNFINISHED}")):
+                    file.unlink(missing_ok=True)
             if main and not resumed:
-                _write_first_files(training, recipe)
+                facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
+                facts |= training.videos
+                values = {COMMAND: options.command, PLAN: facts, ONE_BATCH: options.one_batch, INIT: None}
+                if (init := options.init) is not None:
+                    values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder}
+                    values[ORIGIN] = training.origin
+                run.start(dump_recipe(recipe), values)
             training.accelerator.wait_for_everyone()
             training.report(stage(_summary(training)))
             if resumed:
                 training.resume()
-            tracker = training.context.options.tracker
-            if main and tracker != "none":
+            if main and options.tracker != "none":
                 steps_done = training.steps_done if resumed else None
-                training.tracker = make_tracker(tracker, training.run, steps_done=steps_done)
+                training.tracker = _start_tracker(options.tracker, run, steps_done=steps_done)
             yield
             if main:
-                training.run.finish(training.steps_done)
+                run.finish(training.steps_done)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(f"out of memory; {LESS_MEMORY}") from error
         finally:
@@ -105,21 +119,36 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                 training.tracker.finish()
 
 
-def _write_first_files(training: Training, recipe: Recipe) -> None:
-    """Write the recipe and env.json of a new run."""
-    options, plan = training.context.options, training.plan
-    facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation, **training.videos}
-    values = {COMMAND: options.command, PLAN: facts, ONE_BATCH: options.one_batch, INIT: None}
-    if (init := options.init) is not None:
-        values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder, ORIGIN: training.origin}
-    training.run.start(dump_recipe(recipe), values)
+def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Tracker:
+    """Start TensorBoard or Weights & Biases beside metrics.jsonl, or continue its run over all resumes.
 
+    Both know the resolved recipe and write below the run folder. Weights & Biases works offline unless
+    WANDB_MODE is set.
 
-def _remove_leftovers(run: RunFolder) -> None:
-    """Remove the unfinished files of killed processes from a run that this process has claimed."""
-    own_files = [run.path / f".{name}{UNFINISHED}" for name in OWN_FILES]
-    for file in (*own_files, *run.state.glob(f".step-*.safetensors{UNFINISHED}")):
-        file.unlink(missing_ok=True)
+    Args:
+        steps_done: of a resumed run, else None; TensorBoard replaces values that were logged after them.
+    """
+    recipe_text = (run.path / RECIPE).read_text(encoding="utf-8")
+    if name == "tensorboard":  # its run is a folder, so that it has no id
+        from accelerate.tracking import TensorBoardTracker
+
+        purge_step = None if steps_done is None else steps_done + 1
+        board = TensorBoardTracker(run.path.name, logging_dir=run.path / name, purge_step=purge_step)
+        board.start()
+        if steps_done is None:
+            board.writer.add_text("recipe", f"```yaml\n{recipe_text}```", global_step=0)
+        return board
+
+    from accelerate.tracking import WandBTracker
+
+    known = run.read_env(TRACKER) or {}
+    run_id = known["id"] if known.get("name") == name else secrets.token_hex(8)
+    os.environ.setdefault("WANDB_MODE", "offline")
+    tracker = WandBTracker(PROJECT, name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
+    tracker.start()
+    tracker.store_init_configuration(read_yaml(recipe_text, RECIPE))
+    run.note(TRACKER, {"name": name, "id": run_id})
+    return tracker
 
 
 def _summary(training: Training) -> str:
@@ -140,29 +169,45 @@ def _summary(training: Training) -> str:
     return f"{text}; {precision}; {training.workers} workers for each process"
 
 
-def resumes_run(path: Path, recipe: Recipe, options: RunOptions) -> bool:
-    """Whether a run into `path` resumes the one that is there. Nothing is written or removed."""
-    place = f"--output {path}"
-    if not path.exists():
-        return False
-    if not path.is_dir():
-        raise RecipeError(f"{place}: a file is in the way; choose another folder")
-    refuse_trained(path)
-    if has_not_started(path):
-        return False
-    run = RunFolder(path)
+def _find_folder(recipe: Recipe, options: RunOptions) -> tuple[RunFolder, bool]:
+    """The folder of a run, and whether the run that is there is resumed. Nothing is written or removed."""
+    path = options.folder(recipe.name)
+    run, place = RunFolder(path), f"--output {path}"
+    names: set[str] = set()  # of what only a run that has started writes, or another program
+    if path.exists():
+        if not path.is_dir():
+            raise RecipeError(f"{place}: a file is in the way; choose another folder")
+        refuse_trained(path)
+        # The tokenizer's run in the folder may be at any step: it is trained first.
+        names = {file.name for file in path.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
+        if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
+            names.discard(STATE)
+        if run.read_env(PLAN) is not None:  # otherwise another program has written it
+            names.discard(ENVIRONMENT)
+    if not names:
+        if options.resumed_folder is not None:
+            raise RecipeError(f"--resume {path}: there is no run to resume")
+        return run, False
     if options.overwrite:
+        read = [
+            options.recipe_file,
+            options.init and options.init.file,
+            recipe.tokenizer and recipe.tokenizer.checkpoint,
+            recipe.pretrain.teacher if options.command == "pretrain" else None,
+        ]
         tokenizer = own_tokenizer(path).resolve()  # its own stage decides about it
-        for source in _files_read(recipe, options):
-            if source.resolve() != tokenizer and source.resolve().is_relative_to(path.resolve()):
-                raise RecipeError(f"{place}: --overwrite would remove {source}, which the run reads")
-        foreign = [name for name in OWN_FILES if (path / name).exists()]
-        if foreign and run.read_env(PLAN) is None:
-            raise RecipeError(
-                f"{place}: --overwrite would remove {path / foreign[0]}, which no run has written; "
-                "choose another folder"
-            )
-        return False
+        sources = [Path(name) for name in read if name]
+        lost = [
+            f"{source}, which the run reads"
+            for source in sources
+            if source.resolve() != tokenizer and source.resolve().is_relative_to(path.resolve())
+        ]
+        if run.read_env(PLAN) is None:
+            foreign = [path / name for name in OWN_FILES if (path / name).exists()]
+            lost += [f"{file}, which no run has written" for file in foreign]
+        if lost:
+            raise RecipeError(f"{place}: --overwrite would remove {lost[0]}; choose another folder")
+        return run, False
     if not (path / RECIPE).is_file():
         raise RecipeError(f"{place}: is not a run folder; choose another, or use --overwrite")
     if options.resume == "never":
@@ -173,32 +218,7 @@ def resumes_run(path: Path, recipe: Recipe, options: RunOptions) -> bool:
     if differences:
         shown = first_names(differences, SHOWN)
         raise RecipeError(f"{place}: holds a run with different settings: {shown}; use its values, or {FIX}")
-    return True
-
-
-def has_not_started(folder: Path) -> bool:
-    """Whether a folder holds nothing but what a run writes before its recipe; true for an empty folder.
-
-    The tokenizer's run inside the folder may be at any step, because it is trained first.
-    """
-    run = RunFolder(folder)
-    names = {file.name for file in folder.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
-    if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
-        names.discard(STATE)
-    if run.read_env(PLAN) is not None:  # otherwise another program has written it
-        names.discard(ENVIRONMENT)
-    return not names
-
-
-def _files_read(recipe: Recipe, options: RunOptions) -> list[Path]:
-    """The files of recipes and weights that a run reads."""
-    names = [
-        options.recipe_file,
-        options.init and options.init.file,
-        recipe.tokenizer and recipe.tokenizer.checkpoint,
-        recipe.pretrain.teacher if options.command == "pretrain" else None,
-    ]
-    return [Path(name) for name in names if name]
+    return run, True
 
 
 def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:
@@ -208,7 +228,7 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[st
     may_change = set(RESUME_MAY_CHANGE)
     if options.command == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
-    # A frozen model may have been moved: `require_same_frozen` compares its hash with that in the weights.
+    # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
     for key in (TOKENIZER_FILE, TEACHER):
         old, new = saved.get(key), given.get(key)
         is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()

@@ -44,7 +44,7 @@ class SavedState:
         """Write `step-<n>.safetensors`, and remove all states but the newest `keep`."""
         header = {"format": STATE_FORMAT, "step": str(self.step), "notes": json_text(self.notes)}
         header["sha256"] = _checksum(header, self.tensors)
-        write_tensors(folder / _file_name(self.step), self.tensors, metadata=header)
+        write_tensors(folder / f"step-{self.step:09d}.safetensors", self.tensors, metadata=header)
         for old in list(states_in(folder).values())[:-keep]:
             old.unlink()
 
@@ -53,12 +53,11 @@ class SavedState:
         """Read what `save` wrote, and verify its checksum."""
         header, tensors = read_metadata(path), read_tensors(path)
         checksum = header.pop("sha256", None)
-        if header.keys() != {"format", "step", "notes"} or header["format"] != STATE_FORMAT:
-            raise CheckpointError("not a state file")
+        is_state = header.keys() == {"format", "step", "notes"} and header["format"] == STATE_FORMAT
+        if not is_state or path.name != f"step-{header['step']:0>9}.safetensors":
+            raise CheckpointError("not the state of the step in its name")
         if checksum != _checksum(header, tensors):
             raise CheckpointError("checksum mismatch")
-        if path.name != _file_name(int(header["step"])):
-            raise CheckpointError(f"its name does not match its step, {header['step']}")
         return cls(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
 
 
@@ -66,10 +65,6 @@ def _checksum(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     """The SHA-256 of the header's texts and of all tensors with their names, types and shapes."""
     text = json_text([header["format"], header["step"], header["notes"], state_hash(tensors)])
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _file_name(step: int) -> str:
-    return f"step-{step:09d}.safetensors"
 
 
 def states_in(folder: Path) -> dict[int, Path]:
@@ -181,8 +176,13 @@ class TrainState:
                     notify(f"{path.name} is kept as {path.replace(path.with_suffix(DAMAGED)).name}")
             run.rewind(step)
         self._accelerator.wait_for_everyone()
-        if step == last and not self._has_weights(step):  # killed between the last state and weights
-            self.save_weights(run.weights, step, {})
+        if step == last:
+            try:
+                is_written = read_header(run.weights).step == step
+            except CheckpointError:
+                is_written = False
+            if not is_written:  # killed between the last state and weights
+                self.save_weights(run.weights, step, {})
         return step, None if state is None else state.notes
 
     def _newest(self, notify: Callable[[str], None]) -> SavedState | None:
@@ -201,7 +201,10 @@ class TrainState:
                         f"{path}: not visible to every process; put the run folder on shared storage"
                     )
                 state = SavedState.read(path)
-                self._check(state)
+                for network in self._networks:  # of this run, and none of another
+                    network.check(state.tensors)
+                if not self._networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
+                    raise CheckpointError("the tensors of the optimizer are missing")
             except (CheckpointError, EnvironmentProblem) as error:
                 problem = error
             problems = [error for error in gather_object([problem]) if error is not None]
@@ -219,17 +222,3 @@ class TrainState:
                 "over with --overwrite"
             )
         return None
-
-    def _has_weights(self, step: int) -> bool:
-        """Whether `model.safetensors` is there, intact as far as its header shows, and of this step."""
-        try:
-            return read_header(self._run.weights).step == step
-        except CheckpointError:
-            return False
-
-    def _check(self, state: SavedState) -> None:
-        """Raise CheckpointError for a state of another run."""
-        for network in self._networks:
-            network.check(state.tensors)
-        if not self._networks[0].moments(state.tensors) and state.step > state.notes["skipped"]:
-            raise CheckpointError("the tensors of the optimizer are missing")

@@ -14,23 +14,22 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
-from everest.data.dataset import Batch, StepSampler, VideoClips, failures
+from everest.data.dataset import Batch, StepSampler, VideoClips
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.data.recipe_clips import resized_by
 from everest.engine.context import RunContext
-from everest.engine.network import Network, set_lr
+from everest.engine.network import Network, clip_gradients, prepare_model, set_lr, update_weights
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step_log import StepLog, StepRecord, WaitWatch
-from everest.engine.update import clip_gradients, prepare_model, update_weights
 from everest.models.block import DropPath
 from everest.system.run_folder import Row
 from everest.system.signals import Stopped, StopSignal
 from everest.system.weights import Weights
 
 if TYPE_CHECKING:
-    from everest.engine.tracking import Tracker
+    from accelerate.tracking import TensorBoardTracker, WandBTracker
 
 # Our choice: how long a process waits for a batch after a stop signal, so that a step of several processes
 # can end, and be saved.
@@ -71,7 +70,8 @@ class Training:
         self.videos = videos
         self.origin = weights.origin
         self.plan = plan
-        self.tracker: Tracker | None = None  # of the main process, in addition to metrics.jsonl
+        # Of the main process, in addition to metrics.jsonl.
+        self.tracker: TensorBoardTracker | WandBTracker | None = None
         self.steps_done = 0  # updates done, over all resumes
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
         self.model = prepare_model(self.accelerator, networks[0].module, recipe.train)
@@ -159,7 +159,7 @@ class Training:
         except StoppedWaiting:
             self._stop(self._signal.number, saved=self.plan.processes == 1)
         self._record.waited += time.monotonic() - started
-        self._record.failed += failures(batch)
+        self._record.failed += filter(None, batch.failed)
         self._record.videos += batch.video_ids
         return self._to_device(batch)
 
@@ -212,21 +212,17 @@ class Training:
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
         losses_finite, finite = record.send(self.accelerator, norms)
-        update_weights(self.accelerator, self.networks, skipped=self._is_skipped(losses_finite, finite))
-        for path in self._drop_paths:  # of this step only
-            path.noise = None
-        self.steps_done += 1
-
-    def _is_skipped(self, losses_finite: Tensor, finite: Tensor) -> Tensor:
-        """Whether to leave the update out, () float32 on the device, which decides without the host: 1 or 0.
-
-        An update is left out whose losses or gradient norms are not `finite`. With `train.nonfinite: stop`
-        all later ones are left out, too: the host learns of the first a step late, and ends the run.
-        """
+        # An update is left out whose losses or gradient norms are not finite: the device decides, without the
+        # host. With `train.nonfinite: stop` all later ones are left out, too: the host learns of the first a
+        # step late, and ends the run.
         if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
             sound = finite if self.accelerator.scaler is None else losses_finite
             self._broken = torch.maximum(self._broken, sound.logical_not().float())
-        return torch.maximum(self._broken, finite.logical_not().float())
+        skipped = torch.maximum(self._broken, finite.logical_not().float())  # (): 1 or 0
+        update_weights(self.accelerator, self.networks, skipped=skipped)
+        for path in self._drop_paths:  # of this step only
+            path.noise = None
+        self.steps_done += 1
 
     def log_step(self) -> list[Row]:
         """Log all steps whose numbers have arrived; returns the new rows of metrics.jsonl.

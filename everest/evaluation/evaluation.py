@@ -23,8 +23,8 @@ from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.methods.strategies import Strategy
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.metrics import measure, per_class, write_predictions
-from everest.metrics.predicted import Predictions, refuse_too_many_skipped
+from everest.metrics.metrics import measure, per_class
+from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from everest.checkpoints.graph import ExportedClassifier
 from everest.config.settings import TrainSettings
-from everest.data.dataset import SampleKey, VideoClips, tries
+from everest.data.dataset import SampleKey, VideoClips
 from everest.data.loader import batches, choose_workers, on_device
 from everest.metrics.predicted import Predictions
 from everest.models.classifier import VideoClassifier
@@ -80,7 +80,7 @@ def evaluate_views(
             logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
         outputs = {"outputs": model.answers(logits).unflatten(0, frames.shape[:2])}
         rows += unread.read() if unread else []
-        problems = [failed[0][1] if failed else None for failed in tries(batch)]
+        problems = [failed[0][1] if failed else None for failed in batch.failed]
         unread = _Pass(numbers, batch.video_ids, problems, HostCopy(outputs))
         videos_done = min(done * size * processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})

@@ -7,9 +7,10 @@ V videos, C classes; C channels, T frames, H W pixels of clips.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import quote
 
 import numpy as np
@@ -17,11 +18,12 @@ import torch
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
+from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
 from everest.data.dataset import VideoClips
 from everest.evaluation.metric_text import fact_rows, metric_rows, percent, views_text
-from everest.figures.drawing import COLORS, data_uri, jpeg_uri, plain, png_figure, shorten, write_page
+from everest.figures.drawing import COLORS, data_uri, in_colors, plain, png_figure, shorten, write_page
 from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import FEW_OF_CLASS, per_class
@@ -46,23 +48,6 @@ PALE: Final = 0.3
 Names = Sequence[str]  # of videos or classes
 
 
-class Confusion(NamedTuple):
-    """Videos of one class that were predicted as another."""
-
-    label: str
-    predicted: str
-    videos: int
-    support: int  # videos of the class
-
-
-class Mistake(NamedTuple):
-    """A video with a wrong output."""
-
-    number: int  # in the predictions
-    label: str
-    predicted: str
-
-
 def write_report(
     folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
 ) -> Path:
@@ -79,7 +64,10 @@ def write_report(
     def frames_of(video: str) -> str:
         view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
-        return jpeg_uri(frames, longest=STRIP)
+        image, buffer = Image.fromarray(in_colors(frames).contiguous().numpy()), io.BytesIO()
+        image.thumbnail((STRIP, STRIP))
+        image.save(buffer, format="JPEG", quality=88)
+        return data_uri("image/jpeg", buffer.getvalue())
 
     heads = [
         _section(folder, head, predictions.videos, classes.of_head(head.head), frames_of)
@@ -112,60 +100,50 @@ def _section(
     """Write the plot of a head, and return the values of its part of the page."""
     task, name, image = head.head.task, head.head.name, None
     suffix = f"-{quote(name, safe='')[:LONGEST_PLOT_NAME]}" if name else ""
-    confusions: list[Confusion] = []
+    confusions: list[tuple[str, str, int, int]] = []  # label, output, videos, all videos of the label
     if task in PLOTS:
         plot = folder / f"{PLOTS[task]}{suffix}.png"
         if task == "regression":
             draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64))
         else:
-            counts = count_confusions(head)
+            counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
+            np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
             draw_confusion(plot, counts, names)
-            confusions = most_frequent_confusions(counts, names)
+            support = counts.sum(axis=1)  # (C,)
+            pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+            pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+            confusions = [
+                (names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:CONFUSIONS]
+            ]
         image = data_uri("image/png", plot.read_bytes())
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
     mistakes = [
-        (videos[each.number], each, frames_of(videos[each.number])) for each in worst_videos(head, names)
+        (videos[number], label, predicted, frames_of(videos[number]))
+        for number, label, predicted in worst_videos(head, names)
     ]
     shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
     return {**shown, "mistakes": mistakes}
 
 
-def count_confusions(head: HeadPredictions) -> NDArray[np.int64]:
-    """Count videos, (C, C): rows are the true classes, columns the predicted ones."""
-    counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)
-    np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
-    return counts
-
-
-def most_frequent_confusions(
-    counts: NDArray[np.int64], names: Names, *, most: int = CONFUSIONS
-) -> list[Confusion]:
-    """Return up to `most` pairs of (C, C) confusions, those with most videos first, then by their share."""
-    support = counts.sum(axis=1)  # (C,)
-    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
-    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
-    return [Confusion(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:most]]
-
-
-def worst_videos(head: HeadPredictions, names: Names, *, most: int = MISTAKES) -> list[Mistake]:
-    """Return up to `most` mistakes, the largest error of numbers or the highest loss of classes first."""
+def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
+    """Number, label and output of some wrong videos, the largest error or the highest loss first."""
     means = head.means.astype(np.float64)  # (V, C)
     if head.head.task == "regression":
         errors = np.abs(means[:, 0] - head.labels)  # (V,)
-        order = [int(i) for i in np.argsort(-errors, kind="stable") if errors[i]][:most]
-        return [Mistake(i, f"{head.labels[i]:.4g}", f"{means[i, 0]:.4g}") for i in order]
+        order = [int(i) for i in np.argsort(-errors, kind="stable") if errors[i]][:MISTAKES]
+        return [(i, f"{head.labels[i]:.4g}", f"{means[i, 0]:.4g}") for i in order]
     labels, chosen = head.class_flags()  # (V, C) each
     right = np.where(labels, means, 1 - means if head.head.task == MULTI_LABEL else 1.0)
     losses = -np.log(np.maximum(right, np.finfo(np.float32).tiny)).sum(axis=1)  # (V,)
     wrong = (labels != chosen).any(axis=1)
-    order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:most]
+    order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:MISTAKES]
 
     def named(i: int, flags: NDArray[np.bool_]) -> str:
         texts = [f"{names[c]} ({percent(100 * means[i, c])})" for c in flags[i].nonzero()[0]]
         return ", ".join(texts) or "no class"
 
-    return [Mistake(i, named(i, labels), named(i, chosen)) for i in order]
+    return [(i, named(i, labels), named(i, chosen)) for i in order]
 
 
 def shorten_names(names: Names) -> list[str]:

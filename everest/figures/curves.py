@@ -143,19 +143,19 @@ def _positions(run: Path, environment: Row, rows: Sequence[Row], x: AxisName) ->
         return (np.cumsum(seconds) / 3600).tolist()
     spec = _spec(run)
     if spec is None:
-        raise RecipeError(f"{run}: no {WEIGHTS} yet, which --x gflops needs; draw by steps or hours")
+        raise RecipeError(
+            f"{run}: no transformer in {WEIGHTS} yet, which --x gflops needs; draw by steps or hours"
+        )
     gmacs_of_step = batch_size * count_macs(spec).total / 1e9
     return [row["step"] * gmacs_of_step for row in rows]
 
 
 def _spec(run: Path) -> ModelSpec | None:
-    """Return the transformer of a run; None before its weights are saved."""
+    """Return the transformer of a run; None before its weights are saved, and for a tokenizer."""
     weights = run / WEIGHTS
-    if not weights.is_file():
+    header = read_header(weights) if weights.is_file() else None
+    if header is None or header.kind == "tokenizer":
         return None
-    header = read_header(weights)
-    if header.kind == "tokenizer":
-        raise RecipeError(f"{run}: a tokenizer, which has no axis gflops; draw by steps or hours")
     return ModelSpec.from_settings(header.settings, source=weights)
 
 
@@ -191,10 +191,21 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
     with png_figure(path, (12, 8), points=13, dpi=100, tight=False) as figure:
         panels = figure.subplots(len(names), sharex=True, height_ratios=heights)
         for panel, name in zip(panels, names, strict=True):
-            for run, style in zip(runs, styles, strict=True):
-                for key in LOSSES if name == "loss" else [name]:
-                    if key in run.curves:
-                        _draw_curve(panel, key, run.curves[key], style)
+            shown = [
+                (key, run.curves[key], style)
+                for run, style in zip(runs, styles, strict=True)
+                for key in (LOSSES if name == "loss" else [name])
+                if key in run.curves
+            ]
+            for key, curve, style in shown:
+                marker = "o" if len(curve.x) <= FEW_POINTS else ""
+                if key in SMOOTHED:  # the values faint behind their running means
+                    panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
+                    panel.plot(curve.x, smooth(curve.y), marker=marker, **style)
+                elif key in LOSSES:  # thinner than the training loss
+                    panel.plot(*curve, marker=LOSSES[key][0], **{**style, "linewidth": 1})
+                else:
+                    panel.plot(*curve, marker=marker, **style)
             panel.grid(alpha=0.3)
             panel.margins(x=0.01)
             if name == "loss":
@@ -213,17 +224,6 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
         lines = [Line2D([], [], **style) for style in styles]
         figure.legend(lines, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
-
-
-def _draw_curve(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None:
-    """Draw a curve; one that is logged at each step as running means, with the values faint behind."""
-    marker = "o" if len(curve.x) <= FEW_POINTS else ""
-    if key in SMOOTHED:
-        panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
-        curve = Curve(curve.x, smooth(curve.y))
-    elif key in LOSSES:  # thinner than the training loss
-        style, (marker, _) = {**style, "linewidth": 1}, LOSSES[key]
-    panel.plot(*curve, marker=marker, **style)
 
 
 def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:

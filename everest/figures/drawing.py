@@ -1,27 +1,36 @@
-"""The code that all figures share: colors, PNG files, names of any letters, and pages with their images."""
+"""The code that all figures share: colors, PNG files, names of any letters, and pages with images and clips.
+
+H height, W width.
+"""
 
 from __future__ import annotations
 
 import base64
-import io
 import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 
 import matplotlib as mpl
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
+from everest.data.crops import resize
+from everest.data.footage import footage_of
 from everest.errors import RecipeError
+from everest.lists.sample import Sample
 from everest.system.files import atomic_file, check_new_file, write_text
 from everest.system.hub import warn_on_main
+from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
+from everest.video.writer import H264, write_timed_frames
 
 # Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -33,6 +42,11 @@ FALLBACK: Final = (
     *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"),
     *("SimHei", "MS Gothic", "Arial Unicode MS"),
 )
+# Of a clip on a page; our choices.
+CLIP_FPS: Final = 12.0  # frames per second, at most
+CLIP_FRAMES: Final = 360  # frames; longer ones have a lower rate
+CLIP_SIDE: Final = 240  # pixels of the longer side
+CLIP_QUALITY: Final = 26  # x264's crf
 _MISSING: Final = re.compile(r"Glyph \d+ .* missing from")
 
 
@@ -117,15 +131,6 @@ def in_colors(frames: Tensor) -> Tensor:
     return frames.expand(*frames.shape[:-1], 3)
 
 
-def jpeg_uri(pixels: Tensor, *, longest: int | None = None) -> str:
-    """Return (H, W, C) uint8 as a data URI, scaled down if a side is above `longest` pixels."""
-    image, buffer = Image.fromarray(in_colors(pixels).contiguous().numpy()), io.BytesIO()
-    if longest is not None:
-        image.thumbnail((longest, longest))
-    image.save(buffer, format="JPEG", quality=88)
-    return data_uri("image/jpeg", buffer.getvalue())
-
-
 def data_uri(kind: str, content: bytes) -> str:
     """Return a file as part of a page; its kind is a MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -137,3 +142,29 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
         loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
     )
     write_text(path, templates.get_template(template).render(**values))
+
+
+def clip_card(sample: Sample) -> dict[str, Any]:
+    """A clip as a data URI, or why the video is unreadable; its file, and its times."""
+    times = "" if sample.start is None else f"{sample.start:.2f} s"
+    times += "" if sample.end is None else f" to {sample.end:.2f} s"
+    card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
+    try:
+        info, footage = probe(sample.video), footage_of(sample, None)
+        rate = info.fps or CLIP_FPS
+        stride = max(round(rate / CLIP_FPS), -(-footage.num_frames // CLIP_FRAMES), 1)
+        numbers = footage.numbers(np.arange(footage.num_frames)[::stride])
+        scale = min(CLIP_SIDE / max(info.height, info.width), 1.0)
+        size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)  # even
+        shown = Fraction(rate).limit_denominator(1001) / stride
+        small = (
+            resize(frame[None], size, antialias=True)[:, 0].movedim(0, -1).contiguous().numpy()  # (H, W, 3)
+            for frame in frames_in_order(sample.video, numbers)
+        )
+        timed = (TimedFrame(pixels, number, 1 / shown) for number, pixels in enumerate(small))
+        with TemporaryDirectory() as folder:
+            clip = Path(folder) / "clip.mp4"
+            write_timed_frames(clip, timed, shown, codec=H264(crf=CLIP_QUALITY, gop=12), comment="")
+            return card | {"uri": data_uri("video/mp4", clip.read_bytes())}
+    except VideoError as error:
+        return card | {"problem": error.reason}

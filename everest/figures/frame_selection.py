@@ -22,13 +22,12 @@ from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
 from everest.figures.drawing import COLORS, in_colors, plain, png_figure
-from everest.figures.masks import TUBELET, FigureRequest, embedding_of
+from everest.figures.masks import TUBELET, embedding_of, frame_size
 from everest.figures.pictures import SMALL, range_text
 from everest.lists.sample import Sample
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.ranked import RedundancyRobust
-from everest.models.spec import Transformer
 from everest.video.reader import probe, read_frames
 
 COLUMNS: Final = 8  # candidates in a row
@@ -39,10 +38,11 @@ DRAWN, NOT_DRAWN = COLORS[0], "#BBBBBB"
 
 @dataclass(frozen=True, kw_only=True)
 class FrameView:
-    """The candidates of one video, and those that were drawn for a clip."""
+    """The candidates of one video, and those that were drawn for a clip with a `seed`."""
 
-    request: FrameDraw
     video: Path
+    alpha: float
+    seed: int
     frames_total: int
     numbers: list[tuple[int, ...]]  # S: frame numbers of each candidate slice
     frames: Tensor  # (S * p, H, W, 3) uint8, the candidates; gray if the model takes luma
@@ -57,72 +57,19 @@ class FrameView:
         return {
             "video": str(self.video),
             "frames_total": self.frames_total,
-            "alpha": self.request.alpha,
+            "alpha": self.alpha,
             "candidate_pairs": [list(pair) for pair in self.numbers],
             "counts": counts,
             # Of each candidate in the first draw: c_i / sum of c (EVEREST §4.2).
             "probabilities": [round(count / total, 6) for count in counts],
             "selected_pairs": [list(pair) for pair in selected],
             "frames": [number for pair in selected for number in pair],
-            "seed": self.request.seed,
+            "seed": self.seed,
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class FrameDraw(FigureRequest):
-    """How to draw a clip of `frames` frames from a video.
-
-    Args:
-        alpha: `alpha` times `frames` are candidates.
-        whole_video: spread the candidates over the whole video; else they are `stride` apart, in its middle.
-    """
-
-    selector: RedundancyRobust
-    alpha: float
-    whole_video: bool
-    model: Transformer | None
-
-    def view(self, video: Path) -> FrameView:
-        """Draw frames from a video."""
-        embed = embedding_of(self.model)
-        pair = embed.tubelet[0]
-        slices = self.frames // pair
-        num_slices = num_candidates(slices, self.alpha)
-        info, footage = probe(video), footage_of(Sample(path=str(video)), self.fps)
-        count, wanted = footage.num_frames, num_slices * pair
-        if count < wanted:
-            rate = "" if self.fps is None else f" at {self.fps:g} per second"
-            raise DataError(
-                f"{video}: {count} frames{rate}, fewer than the {wanted} candidates; "
-                "choose a smaller --frames or --alpha"
-            )
-        if self.whole_video:
-            chosen = spread_frames(count, wanted, 0.5)
-        else:
-            stride = min(self.stride, count // wanted)
-            start = (count - ((wanted - 1) * stride + 1)) // 2
-            chosen = start + stride * np.arange(wanted)
-        ids = footage.numbers(chosen).tolist()
-        frames = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
-        size = self.frame_size(info, multiples=TUBELET[1:])
-        x = embed.pixels.normalize(resize(frames, size, antialias=True))[None]
-        x = x if self.model is None else self.model.to_input(x)
-        grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
-        counts = kept_per_slice(self.selector, self.selector.importance(x, embed), grid)  # (1, S)
-        uniform = np.random.default_rng(self.seed).random((1, num_slices), dtype=np.float32)
-        (drawn,) = draw_slices(counts, torch.from_numpy(uniform), slices)  # (t,)
-        return FrameView(
-            request=self,
-            video=video,
-            frames_total=info.frames,
-            numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
-            frames=in_colors(frames),
-            counts=counts[0],
-            drawn=drawn,
-        )
-
-
-def request_frames(
+def view_frames(
+    video: Path,
     checkpoint: LoadedModel | None,
     *,
     keep: float,
@@ -131,28 +78,55 @@ def request_frames(
     alpha: float,
     size: int,
     seed: int,
-) -> FrameDraw:
-    """The draw of `everest select-frames`; without a checkpoint, change is measured on pixels.
+) -> FrameView:
+    """Draw the `frames` frames of a clip from `alpha` times as many candidates of a video.
 
     Args:
-        stride: None spreads the candidates over the whole video.
+        checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels do.
+        keep: the keep ratio of the candidates' tokens.
+        stride: of the candidates in the middle of the video; None spreads them over all of it.
+        size: pixels of the shorter side without a checkpoint.
     """
-    model = clip = None
-    if checkpoint is not None:
-        model, clip = checkpoint.transformer, trained_clip(checkpoint)
-    tubelet = embedding_of(model).tubelet[0]
-    if frames % tubelet:
-        raise RecipeError(f"--frames {frames}: must be a multiple of {tubelet}")
-    return FrameDraw(
-        selector=RedundancyRobust(keep_ratio=keep),
-        frames=frames,
-        stride=stride or 1,
-        whole_video=stride is None,
+    model = None if checkpoint is None else checkpoint.transformer
+    clip = None if checkpoint is None else trained_clip(checkpoint)
+    embed = embedding_of(model)
+    pair = embed.tubelet[0]
+    if frames % pair:
+        raise RecipeError(f"--frames {frames}: must be a multiple of {pair}")
+    fps = None if clip is None else clip.fps
+    info, footage = probe(video), footage_of(Sample(path=str(video)), fps)
+    count, wanted = footage.num_frames, num_candidates(frames // pair, alpha) * pair
+    if count < wanted:
+        rate = "" if fps is None else f" at {fps:g} per second"
+        raise DataError(
+            f"{video}: {count} frames{rate}, fewer than the {wanted} candidates; "
+            "choose a smaller --frames or --alpha"
+        )
+    if stride is None:
+        chosen = spread_frames(count, wanted, 0.5)
+    else:
+        stride = min(stride, count // wanted)
+        start = (count - ((wanted - 1) * stride + 1)) // 2
+        chosen = start + stride * np.arange(wanted)
+    ids = footage.numbers(chosen).tolist()
+    candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
+    shape = frame_size(model, size, info, multiples=TUBELET[1:])
+    x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
+    x = x if model is None else model.to_input(x)
+    grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
+    selector = RedundancyRobust(keep_ratio=keep)
+    counts = kept_per_slice(selector, selector.importance(x, embed), grid)  # (1, S)
+    uniform = np.random.default_rng(seed).random(counts.shape, dtype=np.float32)
+    (drawn,) = draw_slices(counts, torch.from_numpy(uniform), frames // pair)  # (t,)
+    return FrameView(
+        video=video,
         alpha=alpha,
-        size=size,
         seed=seed,
-        model=model,
-        fps=None if clip is None else clip.fps,
+        frames_total=info.frames,
+        numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
+        frames=in_colors(candidates),
+        counts=counts[0],
+        drawn=drawn,
     )
 
 

@@ -20,7 +20,7 @@ from everest.config.values import Input
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.figures.masks import TUBELET, FigureRequest, embedding_of, view_masks
+from everest.figures.masks import TUBELET, AnyModel, embedding_of, frame_size, view_masks
 from everest.figures.pictures import draw_rows, rows_of, view_title
 from everest.lists.sample import Sample
 from everest.methods.learned import LearnedImportance, ScoreName
@@ -40,15 +40,26 @@ SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRequest(FigureRequest):
+class MaskRequest:
     """The strategies to draw, with their titles, and the clip of a video to draw them on.
 
     Args:
+        frames: T, the length of a clip.
+        stride: in frames of the video, or in frames at `fps`.
+        size: pixels of the shorter side, or height and width, without a model or with a tokenizer; another
+            model has its own size.
+        model: measures change; None for raw pixels.
         sampling: of the frames of a clip (everest.data.frames.SAMPLINGS).
         tubelet, pixels, input_kind: without a model, which has its own.
     """
 
     selectors: Sequence[tuple[str, Selector]]
+    frames: int
+    stride: int
+    size: int | tuple[int, int]
+    seed: int
+    model: AnyModel | None
+    fps: float | None = None
     sampling: str = "dense"
     tubelet: tuple[int, int, int] = TUBELET
     pixels: PixelStatistics = IMAGENET
@@ -66,11 +77,12 @@ class MaskRequest(FigureRequest):
         refuse_inputs(path, read, option="--output")
         check_new_file(path, option="--output", overwrite=overwrite)
         model, embed = self.model, embedding_of(self.model, self.tubelet, self.pixels)
-        cell = max((selector.cell for _, selector in self.selectors), default=1)
+        cell, info = max((selector.cell for _, selector in self.selectors), default=1), probe(video)
+        multiples = cell * embed.tubelet[1], cell * embed.tubelet[2]
         make_views = EvalViews(
             frames=model.encoder.num_frames if isinstance(model, VideoModel) else self.frames,
             stride=self.stride,
-            size=self.frame_size(probe(video), multiples=(cell * embed.tubelet[1], cell * embed.tubelet[2])),
+            size=frame_size(model, self.size, info, multiples=multiples),
             clips=1,  # in the middle of the video
             crops=1,
             sampling=self.sampling,
@@ -89,9 +101,9 @@ class MaskRequest(FigureRequest):
             input_kind=self.input_kind,
             seed=self.seed,
         )
-        embedding, total = "pixels" if model is None else "checkpoint", probe(video).frames
+        embedding = "pixels" if model is None else "checkpoint"
         title = view_title(views[0]) if len(views) == 1 else "tokens by strategy and keep ratio"
-        source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {total}"
+        source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.frames}"
         measured = "" if all(view.importance is None for view in views) else f"; measured on the {embedding}"
         title = f"{source}\n{title}{measured}"
         draw_rows(path, rows_of(views), slices=views[0].grid.t, title=title, numbers=numbers)
@@ -102,7 +114,7 @@ class MaskRequest(FigureRequest):
                 "embedding": embedding,
                 "written": [str(path)],
                 "frames": numbers,
-                "frames_total": total,
+                "frames_total": info.frames,
             }
             for view in views
         ]
@@ -146,9 +158,10 @@ def request_masks(
         values |= {"size": min(opened.spec.size), "frames": -(-DEFAULT_CLIP["frames"] // window) * window}
         if clip.get("frames", window) % window:
             raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
-        if strategy not in (None, own.strategy):
+        if settings or strategy not in (None, own.strategy):
             raise RecipeError(
-                f"--strategy {strategy}: a tokenizer's scores choose by {own.strategy}; leave out --strategy"
+                f"--strategy, --align, --cuts, --slice-cap: a tokenizer's scores choose by {own.strategy}; "
+                "leave them out"
             )
         strategy = None
     elif opened is not None:
@@ -186,8 +199,6 @@ def _selectors(
     if compare and (strategy is not None or settings or len(ratios) > 1):
         raise RecipeError("--compare takes one --keep, and no --strategy, --align, --cuts or --slice-cap")
     if is_tokenizer and isinstance(own, LearnedImportance):
-        if settings:
-            raise RecipeError(f"--{next(iter(settings)).replace('_', '-')}: a tokenizer has no such setting")
         return [
             (score, replace(own, score=score, keep_ratio=ratio))
             for ratio in ratios or [own.keep_ratio]
@@ -202,9 +213,6 @@ def _selectors(
             base = own
         else:
             base = make_selector(strategy or DEFAULT, {})
-        for name in settings:
-            if name not in vars(base):
-                raise RecipeError(f"--{name.replace('_', '-')}: {base.strategy} has no such setting")
         if settings:
             base = make_selector(base.strategy, {**vars(base), **settings})
         chosen = [base.showing(ratio) for ratio in ratios] or [base]

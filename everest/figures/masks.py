@@ -16,11 +16,11 @@ from torch import Tensor
 from everest.config.values import Input
 from everest.errors import RecipeError
 from everest.figures.drawing import in_colors
-from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
 from everest.methods.ranked import ByEmbedding, Drawn
 from everest.methods.selector import Selector
+from everest.methods.targets import FeatureTargets
 from everest.models.embedding import model_input
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer
@@ -33,41 +33,6 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 AnyModel = Transformer | AdaptiveTokenizer
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
 GRAY: Final = 0.55  # of tokens that are not shown: neither black nor white, which videos contain
-
-
-@dataclass(frozen=True, kw_only=True)
-class FigureRequest:
-    """The options that all figures of a video share.
-
-    Args:
-        frames: T, the length of a clip.
-        stride: in frames of the video, or in frames at `fps`.
-        size: pixels of the shorter side, or height and width, without a model or with a tokenizer; another
-            model has its own size.
-        model: measures change; None for raw pixels.
-    """
-
-    frames: int
-    stride: int
-    size: int | tuple[int, int]
-    seed: int
-    model: AnyModel | None
-    fps: float | None = None
-
-    def frame_size(self, video: VideoInfo, *, multiples: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the frames: the transformer's, else `size`, a side in whole `multiples`."""
-        if isinstance(self.model, VideoModel):
-            encoder = self.model.encoder
-            _, p, q = encoder.patch_embed.tubelet
-            return encoder.grid.h * p, encoder.grid.w * q
-        if not isinstance(self.size, int):
-            return self.size
-        scale = self.size / min(video.height, video.width)
-        height, width = (
-            max(round(side * scale / multiple), 1) * multiple
-            for side, multiple in zip((video.height, video.width), multiples, strict=True)
-        )
-        return height, width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +60,9 @@ class MaskView:
 
     def pixels_of(self, tokens: Tensor) -> Tensor:
         """The frames (T, H, W, 3) with `tokens` (K,) as they are and all others gray."""
-        length, height, width = self.frames.shape[:3]
-        tubelet = length // self.grid.t, height // self.grid.h, width // self.grid.w
-        patches = patchify(self.frames.movedim(-1, 0)[None], tubelet)[0]  # (N, 3, t, p, q)
-        shown = torch.full_like(patches, GRAY)
-        shown[tokens] = patches[tokens]
-        return to_frames(unpatchify(shown[None], self.grid))
+        is_shown = torch.zeros(self.grid.num_tokens)
+        is_shown[tokens] = 1
+        return gray_but(self.frames, is_shown.view(self.grid.t, self.grid.h, self.grid.w))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values of --json: ids and counts."""
@@ -143,10 +105,10 @@ def view_masks(
         importance = selector.importance(seen, embed)
         selection = selector(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
-        if num_visible + num_targets == 0:
-            raise RecipeError(f"--keep: {selector.strategy} keeps none of the tokens; keep more")
-        if isinstance(model, MaskedAutoencoder) and not num_visible:
-            raise RecipeError(f"--keep: {selector.strategy} lets the model see none of the tokens; keep more")
+        if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
+            raise RecipeError(
+                f"--keep: {selector.strategy} keeps none of the tokens that are seen; keep more"
+            )
         predicted = None
         if (
             isinstance(model, MaskedAutoencoder)
@@ -186,11 +148,35 @@ def embedding_of(
     return RawPixels(tubelet, pixels) if model is None else model.embedding
 
 
+def frame_size(
+    model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
+) -> tuple[int, int]:
+    """Height and width of the frames: a transformer's, else `size`, a side in whole `multiples`."""
+    if isinstance(model, VideoModel):
+        encoder = model.encoder
+        _, p, q = encoder.patch_embed.tubelet
+        return encoder.grid.h * p, encoder.grid.w * q
+    if not isinstance(size, int):
+        return size
+    scale = size / min(video.height, video.width)
+    height, width = (
+        max(round(side * scale / multiple), 1) * multiple
+        for side, multiple in zip((video.height, video.width), multiples, strict=True)
+    )
+    return height, width
+
+
 def over_pixels(by_token: Tensor, shape: Sequence[int]) -> Tensor:
     """Spread values of tokens (t, h, w) over the pixels (T, H, W) of `shape` that they cover."""
     for dim, (length, tokens) in enumerate(zip(shape, by_token.shape, strict=True)):
         by_token = by_token.repeat_interleave(length // tokens, dim=dim)
     return by_token
+
+
+def gray_but(frames: Tensor, mask: Tensor) -> Tensor:
+    """Frames (T, H, W, 3) with the tokens of a mask (t, h, w) of 0 and 1 as they are, and all others gray."""
+    shown = over_pixels(mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
+    return frames * shown + GRAY * (1 - shown)
 
 
 def to_frames(clip: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from torch import Tensor
 
 from everest.figures.drawing import plain, png_figure, shorten
-from everest.figures.masks import GRAY, MaskView, over_pixels
+from everest.figures.masks import MaskView, gray_but, over_pixels
 from everest.tokenizer.report import Example
 
 COLUMNS: Final = 8  # frames in a row, at most
@@ -128,13 +128,12 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
     rows: list[FigureRow] = []
     for example in examples:
         frames = example.frames.movedim(0, -1)  # (T, H, W, 3)
-        kept = over_pixels(example.mask, frames.shape[:3]).unsqueeze(-1)  # (T, H, W, 1)
         scores = over_pixels(example.scores, frames.shape[:3])
         highest = float(scores.max()) if scores.max() > 0 else 1.0
         count = share_text(int(example.mask.sum()), example.mask.numel())
         rows += [
             FigureRow("original", frames, shorten(Path(example.video).name, LONGEST_NAME)),
-            FigureRow("kept tokens", frames * kept + GRAY * (1 - kept), count),
+            FigureRow("kept tokens", gray_but(frames, example.mask), count),
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
             FigureRow("score", scores, "higher is kept first", Normalize(0, highest)),
         ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Final
 
@@ -21,9 +22,16 @@ from everest.inference.bouts import Rows
 from everest.inference.timelines import Timelines
 from everest.system.text import counted
 
-BARS: Final = COLORS[:-1]  # black is for a person
+# Of classes: those of all figures but black, which is for a person, and the most different ones that are
+# neither gray nor faint.
+BARS: Final = (
+    *COLORS[:-1],
+    *("#A6D854", "#8C6D31", "#F0027F", "#6A3D9A", "#843C39", "#FFBB78", "#A1D99B"),
+    *("#FF9896", "#2CA02C", "#E41A1C", "#7B4173", "#9E9AC8", "#17BECF", "#637939"),
+)
 PANELS: Final = 24  # our choice: the first ones; the figure counts the others
 LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
+LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
 LONGEST_NAME: Final = 40  # letters
 WIDTH: Final = 15  # inches
 LANE: Final = 0.35  # inches
@@ -79,11 +87,11 @@ def draw_timelines(
             panel.set_title(plain(", ".join(filter(None, words))), loc="left", fontsize=11)
             panel.set_xlim(*recording.extent)
         axes[-1].set_xlabel("seconds")
-        words = ["pale: a bout; strong: its mean probability, as height"] if any(seconds) else []
-        words += ["black: ground truth"] if truth else []
+        words = [LEGEND] if any(seconds) else []
+        words += ["Black bars: annotated by a person (ground truth)."] if truth else []
         if len(panels) > PANELS:
-            words.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown")
-        figure.suptitle("; ".join(words), fontsize=11)
+            words.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
+        figure.suptitle("  ".join(words), fontsize=11)
     return figure
 
 
@@ -109,8 +117,9 @@ def _draw_lanes(
     share = TRUTH if truth else 0.0
     full = 1 - GAP - share  # of a lane, the height of a probability of 1
     texts = []
+    colors = dict(zip([name for name in names if name != BACKGROUND], cycle(BARS), strict=False))
     for lane, name in enumerate(list(seconds)[:LANES]):
-        color = BARS[names.index(name) % len(BARS)] if name in names else "black"
+        color = colors.get(name, "black")
         rows = [row for row in predicted if (row["label"] or BACKGROUND) == name]
         times = [(row["start"], row["end"]) for row in rows]
         _draw_bars(panel, times, -lane - 1, [full] * len(rows), GRAY if name == BACKGROUND else color, PALE)

@@ -16,7 +16,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import Bout, are_outside, join_files, unscored_spans
+from everest.annotations.bout import (
+    UNSCORED,
+    Bout,
+    are_outside,
+    spans_outside,
+    unscored_bouts,
+    unscored_spans,
+)
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder, late_notices, match_videos, stem
 from everest.annotations.window_labels import label_samples
@@ -76,7 +83,10 @@ class Labeling:
         for video, lists in in_files.items():
             # Files of predictions give way to those of a person.
             manual = [each for each in lists if any(bout.origin != "automated" for bout in each)]
-            joined[by_path[video]] = join_files(manual or lists)
+            # Time is unscored if it is so in each of the files.
+            scored = [span for each in manual or lists for span in spans_outside(unscored_spans(each))]
+            bouts = [bout for each in manual or lists for bout in each if bout.label != UNSCORED]
+            joined[by_path[video]] = bouts + unscored_bouts(str(video), scored)
             if manual and len(manual) < len(lists):
                 predicted.append(str(video))
         without = [str(path) for path in by_path if path not in in_files]
@@ -154,8 +164,7 @@ class Candidates:
     """All windows of a video or a segment."""
 
     sample: Sample
-    starts: NDArray[np.float64]  # (N,) seconds
-    ends: NDArray[np.float64]  # (N,) seconds
+    windows: NDArray[np.float64]  # (N, 2) seconds
     scores: NDArray[np.float64] | None  # (N,) activity; None if it is not wanted or not known
     unscored: int  # further windows, which touch time that no one has labeled
     end: float | None  # seconds: of a whole video without damage
@@ -189,13 +198,13 @@ def write_windows(
     ends = {each.sample.path: each.end for each in candidates if each.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
-    total, unscored = sum(len(each.starts) for each in candidates), sum(each.unscored for each in candidates)
+    total, unscored = sum(len(each.windows) for each in candidates), sum(each.unscored for each in candidates)
     if not total:
         raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
     if unscored:
         report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
     chosen = choose_windows(
-        [len(each.starts) for each in candidates],
+        [len(each.windows) for each in candidates],
         [each.scores for each in candidates] if settings.by == "activity" else None,
         count=total if settings.count is None else settings.count,
         apart=max(int(np.ceil(settings.seconds / settings.step - TOLERANCE)), 1),
@@ -204,7 +213,7 @@ def write_windows(
     windows = [
         replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
         for each, numbers in zip(candidates, chosen, strict=True)
-        for start, end in zip(each.starts[numbers].tolist(), each.ends[numbers].tolist(), strict=True)
+        for start, end in each.windows[numbers].tolist()
     ]
     result.windows = len(windows)
     result.videos = len({window.path for window in windows})
@@ -268,20 +277,18 @@ def _candidates(
     if not intact.any():
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     problems = {} if damage is None else {"damaged": damage}
-    starts, ends = starts[intact], ends[intact]
+    listed = intact & are_outside(starts, ends, unscored_spans(bouts))
     scores = None
     if settings.by == "activity":
         if (reason := why_none(packets)) is None:
-            scores = window_activity(packets, starts, settings.seconds)
+            scores = window_activity(packets, starts[listed], settings.seconds)
         else:
             problems["unranked"] = reason
-    scored = are_outside(starts, ends, unscored_spans(bouts))
     candidates = Candidates(
         sample=sample,
-        starts=starts[scored],
-        ends=ends[scored],
-        scores=None if scores is None else scores[scored],
-        unscored=int((~scored).sum()),
+        windows=np.stack([starts, ends], axis=1)[listed],
+        scores=scores,
+        unscored=int((intact & ~listed).sum()),
         end=end if damage is None and sample.video_id == sample.path else None,
     )
     return candidates, problems

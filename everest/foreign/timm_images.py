@@ -23,8 +23,8 @@ from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
-from everest.config.sizes import backbone_settings
 from everest.config.values import Gelu, MlpKind, Rotary
 from everest.errors import CheckpointError, RecipeError, did_you_mean, shown
 from everest.methods.strategies import AllTokens

@@ -23,8 +23,8 @@ from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.videos import ViewTensors, check_batch, compute_over_videos
-from everest.inference.windows import DAMAGED, check_seconds, window_items
+from everest.inference.videos import ViewTensors, compute_over_videos
+from everest.inference.windows import DAMAGED, check_counts, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
@@ -63,7 +63,7 @@ def extract(
     tokens. Until the file is complete, its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
-        level: `video`, the mean over its views, `views`, or `tokens` (LEVELS has the shapes).
+        level: a name of LEVELS.
         batch: videos or windows in one forward pass.
         workers: processes that read videos; None: as the recipe's `train.workers`.
         overwrite: replace the file, and start again.
@@ -71,10 +71,9 @@ def extract(
             for each video.
         step: seconds from the start of one window to the start of the next; None: `window`.
     Returns:
-        The unreadable videos, each with the reason. A video that is damaged somewhere is among them; it has
-        the intact windows.
+        The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
     """
-    check_batch(batch)
+    check_counts(batch=batch)
     if level not in LEVELS:
         raise unknown_name("--features", level, LEVELS)
     if window is None and step is not None:

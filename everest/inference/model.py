@@ -20,6 +20,7 @@ from everest.config.settings import Recipe
 from everest.data.recipe_clips import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
+from everest.inference.windows import check_counts
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
@@ -208,8 +209,6 @@ def check_keep(keep: float | None, num_tokens: int, *, name: str) -> None:
 
 
 def _with_views(recipe: Recipe, clips: int | None, crops: int | None) -> Recipe:
-    for name, count in (("clips", clips), ("crops", crops)):
-        if count is not None and count < 1:
-            raise RecipeError(f"{name}={count}: must be at least 1")
+    check_counts(clips=clips, crops=crops)
     views = replace(recipe.eval, clips=clips or recipe.eval.clips, crops=crops or recipe.eval.crops)
     return replace(recipe, eval=views)

@@ -7,10 +7,11 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from everest.config.heads import MULTI_LABEL, Head
+from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
 from everest.inference.videos import compute_over_videos
+from everest.inference.windows import check_counts
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report
@@ -59,8 +60,7 @@ def predict(
 
 def check_top(classes: Classes, top: int | None) -> None:
     """Raise RecipeError for a number of classes below 1, or of a model that predicts numbers only."""
-    if top is not None and top < 1:
-        raise RecipeError(f"top={top}: must be at least 1")
+    check_counts(top=top)
     if top is not None and all(head.task == "regression" for head in classes.heads):
         raise RecipeError("--top: this model predicts numbers, not classes; leave it out")
 
@@ -68,34 +68,23 @@ def check_top(classes: Classes, top: int | None) -> None:
 def predictions_of(answers: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
     """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
 
-    Of classes the `top` most likely ones, of several classes also whether each is `present`, and from which
-    `threshold` on; of a number its `value`.
+    Of classes the `top` most likely ones (None: 5, and all others of a multi-label head that are present), of
+    several classes also whether each is `present`, and from which `threshold` on; of a number its `value`.
     """
-    parts = answers.split([head.outputs for head in classes.heads])
-    predictions = {
-        head.name: head_predictions(part, head, classes, top)
-        for head, part in zip(classes.heads, parts, strict=True)
-    }
-    return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}
-
-
-def head_predictions(answers: Tensor, head: Head, classes: Classes, top: int | None) -> list[dict[str, Any]]:
-    """Return the predictions of one head, from its (outputs,) answers; classes in the order of probability.
-
-    Args:
-        top: number of classes; None: 5, and all others of a multi-label head that are present.
-    """
-    if head.task == "regression":
-        return [{"value": float(f"{answers.item():.6g}")}]
+    predictions: dict[str, list[dict[str, Any]]] = {head.name: [] for head in classes.heads}
     count = top or TOP
-    is_multi_label = head.task == MULTI_LABEL
-    thresholds = head.thresholds
-    best = answers.topk(len(answers) if is_multi_label else min(count, len(answers)))
-    rows: list[dict[str, Any]] = []
-    for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-        row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-        if is_multi_label:
-            row |= {"present": probability >= thresholds[index], "threshold": round(thresholds[index], 6)}
-        if len(rows) < count or (top is None and row["present"]):
-            rows.append(row)
-    return rows
+    parts = answers.split([head.outputs for head in classes.heads])
+    for head, part in zip(classes.heads, parts, strict=True):
+        rows = predictions[head.name]
+        if head.task == "regression":
+            rows.append({"value": float(f"{part.item():.6g}")})
+            continue
+        is_multi_label, thresholds = head.task == MULTI_LABEL, head.thresholds
+        best = part.topk(len(part) if is_multi_label else min(count, len(part)))
+        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
+            if is_multi_label:
+                row |= {"present": probability >= thresholds[index], "threshold": round(thresholds[index], 6)}
+            if len(rows) < count or (top is None and row["present"]):
+                rows.append(row)
+    return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}

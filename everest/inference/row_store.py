@@ -128,7 +128,9 @@ def open_row_store(
         restart: remove all rows, once the lock is held.
     """
     path = folder / JOURNAL
-    with open_journal(path, entry=_sample_entry, fix=FIX, batch=batch, restart=restart) as journal:
+    with open_journal(
+        path, entry=lambda row: (row[0], row[1]), fix=FIX, batch=batch, restart=restart
+    ) as journal:
         if restart:
             for file in (folder / PLAN, folder / SHAPES, *folder.glob("*.bin")):
                 file.unlink(missing_ok=True)
@@ -154,8 +156,3 @@ def open_row_store(
 def saved_plan(folder: Path) -> dict[str, Any] | None:
     """The plan of the rows in a folder; None if there is none."""
     return read_own_json(folder / PLAN, fix=FIX) if (folder / PLAN).is_file() else None
-
-
-def _sample_entry(value: Any) -> SampleEntry:
-    video, problem = value
-    return video, problem

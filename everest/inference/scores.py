@@ -9,8 +9,7 @@ from typing import Any
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations, write_annotations
-from everest.annotations.matching import VideoFinder, match_videos
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
 from everest.inference.bouts import Rows
@@ -46,18 +45,6 @@ def check_one_head(heads: Heads, *, option: str) -> None:
         raise RecipeError(f"{option}: needs a model of one head of classes; this one has {tasks}")
 
 
-def annotation_bouts(video: str, bouts: dict[str, Rows]) -> list[Bout]:
-    """The bouts of a video for an annotation file, with the origin `automated`; background has none.
-
-    Args:
-        video: its name in the file.
-        bouts: by head, whose name precedes the class.
-    """
-    return [
-        bout_of(row, video=video, head=head) for head, rows in bouts.items() for row in rows if is_class(row)
-    ]
-
-
 def write_bouts(
     file: Path, kind: str, timelines: Timelines, bouts: Sequence[dict[str, Rows]], paths: Sequence[str]
 ) -> list[Path]:
@@ -78,7 +65,12 @@ def write_bouts(
     every, times = [], {}
     for video, video_bouts in zip(timelines.videos, bouts, strict=True):
         if video.path in paths and len(video.starts):
-            every += annotation_bouts(video.path, video_bouts)
+            every += [
+                bout_of(row, video=video.path, head=head)
+                for head, rows in video_bouts.items()
+                for row in rows
+                if is_class(row)
+            ]
             times[video.path] = VideoTimes(borders=video.borders, fps=video.fps)
     return write_annotations(file, every, kind, times=times, classes=names) if times else []
 

@@ -18,23 +18,24 @@ import numpy as np
 import torch
 from pydantic import InstanceOf, TypeAdapter
 
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import predictions_of
-from everest.inference.videos import check_batch
-from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
+from everest.inference.windows import DAMAGED, Window, check_counts, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.system.own_files import reading_own
+from everest.system.own_files import read_own_json, reading_own
+from everest.system.run_folder import FINETUNE, PROJECT
 from everest.system.text import parse_json, validated
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
 
 FORMAT: Final = "everest-timelines"
 ARRAYS: Final = ("starts", "ends", "outputs", "borders")  # of VideoTimeline
+STEP_AS_TRAINED: Final = 0.25  # of a window of everest train; benchmarks/timelines.md
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -158,11 +159,15 @@ def compute_timelines(
     """Compute the outputs of a classifier for every window of every video or segment.
 
     Args:
-        window: seconds; None: the length of a clip at the model's stride.
+        window: seconds; None: as `everest train` chose it, and with its step unless `step` is given; of
+            another model the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
         batch: windows in one forward pass.
     """
-    check_batch(batch)
+    check_counts(batch=batch)
+    if window is None and (trained := _trained_window(model.module.file)) is not None:
+        window, step = trained, STEP_AS_TRAINED * trained if step is None else step
+        report(notice(f"windows of {window:g} s, every {step:g} s, as trained"))
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_seconds(window=window, step=step)
@@ -196,3 +201,13 @@ def compute_timelines(
         )
         videos.append(video)
     return Timelines(classes=model.classes, videos=videos)
+
+
+def _trained_window(weights: Path | None) -> float | None:
+    """The seconds of the windows that `everest train` made for the run of some weights; None: unknown."""
+    run = Path() if weights is None else weights.absolute().parent
+    for folder in (run.parent, run.parent.parent.parent):  # a run is in its project, or in PROJECT/folds/N
+        if run.name == FINETUNE and (folder / PROJECT).is_file():
+            project = read_own_json(folder / PROJECT, fix="restore the file, or give --window")
+            return project.get("window")  # None: of videos, not of recordings
+    return None

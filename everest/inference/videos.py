@@ -5,25 +5,18 @@ B clips, R readable videos, V views, C channels, T frames, H W pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
-from everest.errors import RecipeError
 from everest.inference.model import OpenedModel
+from everest.inference.windows import check_counts
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 
 ViewTensors = dict[str, Tensor]  # (V, …) each
-
-
-def check_batch(batch: int) -> None:
-    """Raise RecipeError for a number of videos, or of windows, in one forward pass that is below 1."""
-    if batch < 1:
-        raise RecipeError(f"batch={batch}: must be at least 1")
 
 
 def compute_over_videos(
@@ -44,7 +37,7 @@ def compute_over_videos(
         workers: processes that read videos; None: as the recipe's `train.workers`.
         done: number of videos that are done already; they are skipped.
     """
-    check_batch(batch)
+    check_counts(batch=batch)
     clips = VideoClips(
         samples,
         make_views=model.views,
@@ -61,13 +54,12 @@ def compute_over_videos(
     chosen = choose_workers(clips, order, settings.workers if workers is None else workers)
     number, timeout = min(chosen, len(order) - 1), settings.data_timeout
     for part, read in zip(parts, batches(clips, order, workers=number, timeout=timeout), strict=True):
-        failures = [json.loads(text) for text in read.failed]  # of each video: (path, reason) pairs
-        readable = [row for row, failed in enumerate(failures) if not failed]
+        readable = [row for row, failed in enumerate(read.failed) if not failed]
         values = compute(read.frames[readable].flatten(0, 1)) if readable else {}
         # (R, V, …) each
         by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
         rows = ({name: tensor[i] for name, tensor in by_video.items()} for i in range(len(readable)))
-        results = (failed[0][1] if failed else next(rows) for failed in failures)
+        results = (failed[0][1] if failed else next(rows) for failed in read.failed)
         pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
         report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
         for sample, result in pairs:

@@ -41,7 +41,16 @@ class Classes:
             return cls(heads=tuple(_scaled(head, samples, i) for i, head in enumerate(heads)))
         if data.task == "regression":
             return cls(heads=(_scaled(Head(task="regression", outputs=1), samples, 0),))
-        count = data.num_classes or len(samples.class_names or ()) or _num_classes(samples)
+        count = data.num_classes or len(samples.class_names or ())
+        if not count:
+            used = {label for sample in samples.samples for label in indices(sample.labels[0])}
+            count = max(used, default=-1) + 1
+            if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * len(used)):
+                path = next(x.path for x in samples.samples if count - 1 in indices(x.labels[0]))
+                raise DataError(
+                    f"{path}: label {count - 1} would make {count} classes, of which only {len(used)} "
+                    "have a clip; fix the label, or set data.num_classes"
+                )
         if count < 2 and data.task == "single-label":
             raise DataError("the labels name one class only; a classifier needs two or more")
         return cls(heads=(Head(task=data.task, outputs=count),), names=samples.class_names)
@@ -66,44 +75,22 @@ def _scaled(head: Head, samples: SampleList, position: int) -> Head:
     numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
     mean, std = float(numbers.mean()), float(numbers.std())
     name = column_of(head)
-    if np.ptp(numbers) == 0:
-        raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
-    if std < SMALLEST_STD * abs(mean):
+    if np.ptp(numbers) == 0 or std < SMALLEST_STD * abs(mean):
         raise DataError(
             f"the numbers of the column {name} have a mean of {mean:.9g} and a standard deviation of "
-            f"{std:.3g}, too small for float32; subtract {mean:.9g} from all of them"
+            f"{std:.3g}, too small for float32; check them, or subtract {mean:.9g} from all of them"
         )
     return replace(head, mean=mean, std=std)
 
 
-def _num_classes(samples: SampleList) -> int:
-    """Returns one more than the highest label."""
-    used = {label for sample in samples.samples for label in indices(sample.labels[0])}
-    if not used:
-        raise DataError("no video has a label")
-    count = max(used) + 1
-    if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * len(used)):
-        path = next(sample.path for sample in samples.samples if count - 1 in indices(sample.labels[0]))
-        raise DataError(
-            f"{path}: label {count - 1} would make {count} classes, of which only {len(used)} "
-            "have a clip; fix the label, or set data.num_classes"
-        )
-    return count
-
-
-def empty_classes(samples: Sequence[Sample], classes: Classes) -> list[str]:
-    """Returns the names (or indices) of the classes that have no sample, in the order of their labels."""
-    empty = []
+def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
+    """Returns a line about the classes of which the list `data.KEY` has no sample, if there are any."""
+    empty: list[str] = []
     for position, head in enumerate(classes.heads):
         used = {label for sample in samples for label in indices(sample.labels[position])}
         count = 0 if head.task == "regression" else head.outputs
         empty += [f"{head.name} {classes.name(x)}".strip() for x in range(count) if x not in used]
-    return empty
-
-
-def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
-    """Returns a line about the classes of which the list `data.KEY` has no sample, if there are any."""
-    empty = [f"'{name}'" for name in empty_classes(samples, classes)]
     if not empty:
         return None
-    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {first_names(empty)}"
+    names = first_names([f"'{name}'" for name in empty])
+    return f"data.{key} has no video of {len(empty)} of {classes.count} classes: {names}"

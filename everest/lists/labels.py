@@ -13,8 +13,7 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, did_you_mean, shown
-from everest.lists.header import HEAD_PREFIX, as_number
-from everest.lists.text import ListRow, quoted, read_lines
+from everest.lists.text import HEAD_PREFIX, ListRow, as_number, quoted, read_lines
 from everest.system.storage import Location
 
 # The index of a class; the indices of all classes of a video, ascending; or a number.
@@ -43,31 +42,29 @@ class LabelRules:
         is an integer, labels are read as names only. Several classes are joined by `|`; an empty cell has
         none. A number is a decimal.
         """
-        return tuple(self._label(head, row) for head in self.heads)
-
-    def _label(self, head: Head, row: ListRow) -> Label:
-        column = column_of(head)
-        text = row.values.get(column)
-        if head.task == MULTI_LABEL:
-            parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
-            if "" in parts:
-                raise ValueError(f"{column} '{shown(text)}': nothing between two '{JOINED_BY}'")
-            classes = sorted(self._index(head, part) for part in parts)
-            if len(set(classes)) < len(classes):
-                raise ValueError(f"{column} '{shown(text)}' has a class twice")
-            return tuple(classes)
-        if text is None:
-            raise ValueError(f"no {column} in {quoted(row.text)}; {SEPARATED}")
-        if head.task != "regression":
-            return self._index(head, text)
-        number = as_number(text)
-        if number is None or not text.isascii():  # float() accepts the digits of every script
-            raise ValueError(f"{column} '{shown(text)}' is not a number; write numbers like 1.5")
-        if not isfinite(number) or "_" in text:
-            raise ValueError(f"{column} '{shown(text)}' is not a finite number")
-        if abs(number) > LARGEST_NUMBER:
-            raise ValueError(f"{column} {shown(text)} is beyond {LARGEST_NUMBER:g}; use another unit")
-        return number
+        labels: list[Label] = []
+        for head in self.heads:
+            column = column_of(head)
+            text = row.values.get(column)
+            if head.task == MULTI_LABEL:
+                parts = [part.strip() for part in text.split(JOINED_BY)] if text else []
+                classes = sorted({self._index(head, part) for part in parts if part})
+                if len(classes) < len(parts):
+                    problem = f"has a class twice, or nothing between two '{JOINED_BY}'"
+                    raise ValueError(f"{column} '{shown(text)}' {problem}")
+                labels.append(tuple(classes))
+            elif text is None:
+                raise ValueError(f"no {column} in {quoted(row.text)}; {SEPARATED}")
+            elif head.task == "regression":
+                number = as_number(text)
+                is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
+                if number is None or not is_plain or not abs(number) <= LARGEST_NUMBER:  # or not a number
+                    fix = f"write numbers like 1.5, none beyond {LARGEST_NUMBER:g}"
+                    raise ValueError(f"{column} '{shown(text)}' is not a number; {fix}")
+                labels.append(number)
+            else:
+                labels.append(self._index(head, text))
+        return tuple(labels)
 
     def _index(self, head: Head, text: str) -> int:
         """Returns the index of a class; raises ValueError if there is no such class."""
@@ -188,15 +185,6 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
 def found_notice(source: object, task: Task) -> str | None:
     """Returns a line about a task that was found from the labels; None for single classes."""
     return f"{source}: {_TASK_NOTICES[task]}" if task in _TASK_NOTICES else None
-
-
-def heads_of_columns(rows: Sequence[ListRow]) -> Heads:
-    """Returns a head for each column `label.NAME`: the task of its labels, any number of classes."""
-    columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
-    return tuple(
-        Head(name=column.removeprefix(HEAD_PREFIX), task=find_task(rows, column=column), outputs=0)
-        for column in columns
-    )
 
 
 def count_classes(labels: Iterable[Label]) -> Counter[int]:

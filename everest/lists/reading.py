@@ -8,7 +8,7 @@ A folder of images counts as a video.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -19,18 +19,16 @@ from everest.errors import DataError, RecipeError, did_you_mean, first_names, sh
 from everest.lists.labels import (
     JOINED_BY,
     SEVERAL,
-    Label,
     LabelRules,
     column_of,
     find_task,
     found_notice,
-    heads_of_columns,
     names_used,
 )
 from everest.lists.sample import Sample, sample_of_row
 from everest.lists.shards import find_index, read_index
-from everest.lists.text import ListRow, read_rows
-from everest.system.storage import Location, RemotePath
+from everest.lists.text import HEAD_PREFIX, ListRow, read_rows
+from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
     as_data_error,
     loose_videos_notice,
@@ -39,7 +37,6 @@ from everest.video.folders import (
     videos_by_subfolder,
     videos_under,
 )
-from everest.video.source import Member
 
 SHOWN: Final = 5  # problems that a message shows
 
@@ -81,12 +78,12 @@ def read_samples(
     """
     heads = heads or (Head(outputs=0),)
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
-    return _with_labels(source, _rows_of(source), root, rules, may_miss=may_miss)
+    return _checked(source, _rows_of(source), root, rules, may_miss=may_miss)
 
 
 def read_unlabeled(source: Location, *, root: Location, may_miss: bool = False) -> SampleList:
     """Read and check the videos of a list or a folder without their labels; see `read_samples`."""
-    return _without_labels(source, _rows_of(source), root, may_miss=may_miss)
+    return _checked(source, _rows_of(source), root, None, may_miss=may_miss)
 
 
 def _rows_of(source: Location) -> Sequence[ListRow] | None:
@@ -132,83 +129,63 @@ def read_labeled(
         if class_column is not None or group_column is not None:
             raise RecipeError(f"{source}: a folder, which has no columns")
         refuse_split_folders(source)
-        found = task or "single-label"
-        header = None
+        found, header = task or "single-label", None
         labeled = any(videos_by_subfolder(source).values())
     else:
-        if not heads:
-            heads = heads_of_columns(rows)
-            _check_columns(source, rows, heads, task=task, class_names=class_names)
-        found = task or find_task(rows, names=class_names or ())
-        header = rows[0].header
+        heads = heads or _heads_of_columns(source, rows, task=task, class_names=class_names)
+        found, header = task or find_task(rows, names=class_names or ()), rows[0].header
         labeled = header.has_classes if header else "label" in rows[0].values
     heads = heads or (Head(task=found, outputs=0),)
-    if labeled:
-        rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
-        data = _with_labels(source, rows, root, rules, may_miss=may_miss)
-    else:
-        data = _without_labels(source, rows, root, may_miss=may_miss)
+    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
+    data = _checked(source, rows, root, rules if labeled else None, may_miss=may_miss)
     notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
-    if header is not None and header.unassigned and not labeled:
-        notices.append(f"{header.no_classes(source)}; read without labels")
+    if header is not None and (problem := header.no_classes(source)):
+        notices.append(f"{problem}; read without labels")
     return replace(data, notice="\n".join(filter(None, notices)) or None)
 
 
-def _check_columns(
-    source: Path,
-    rows: Sequence[ListRow],
-    heads: Heads,
-    *,
-    task: Task | None,
-    class_names: Sequence[str] | None,
-) -> None:
-    """Raise an error for labels, or for a task or class names, that would be ignored."""
-    if heads and any("label" in row.values for row in rows):
+def _heads_of_columns(
+    source: Path, rows: Sequence[ListRow], *, task: Task | None, class_names: Sequence[str] | None
+) -> Heads:
+    """A head of any number of classes for each column `label.NAME`; refuses options that have no effect."""
+    columns = dict.fromkeys(name for row in rows for name in row.values if name.startswith(HEAD_PREFIX))
+    if columns and any("label" in row.values for row in rows):
         raise DataError(f"{source}: has columns label and label.NAME; rename label to label.NAME, too")
-    ignored = "--task" if task is not None else "--classes" if class_names is not None else None
-    if heads and ignored is not None:
-        raise RecipeError(f"{ignored}: is for a column label; {source} has columns label.NAME; leave it out")
-    if task == "regression" and class_names is not None:
-        raise RecipeError("--classes: has no effect with --task regression, whose labels are numbers")
-
-
-def _without_labels(
-    source: Location, rows: Sequence[ListRow] | None, root: Location, *, may_miss: bool
-) -> SampleList:
-    """The samples of the rows of a list, or of a folder (None)."""
-    if rows is not None:
-        header = rows[0].header
-        samples = _samples_of_list(source, rows, root, lambda row: (), may_miss=may_miss)
-        return SampleList(samples=samples, class_names=None, notice=(header and header.notice()) or None)
-    samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
-    if not samples:
-        raise DataError(f"{source}: no videos in it")
-    return SampleList(samples=samples, class_names=None)
-
-
-def _with_labels(
-    source: Location, rows: Sequence[ListRow] | None, root: Location, rules: LabelRules, *, may_miss: bool
-) -> SampleList:
-    """The labeled samples of the rows of a list, or of a folder (None)."""
-    if rows is not None:
-        rules = _rules_of_list(source, rows, rules)
-        samples, names = (
-            _samples_of_list(source, rows, root, rules.read, may_miss=may_miss),
-            rules.class_names,
-        )
-        header = rows[0].header
-        notices = [header.notice() if header else None]
-    else:
-        samples, names = _of_class_folders(source, rules)
-        notices = [loose_videos_notice(source)]
-    if rules.heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
-        notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
-    return SampleList(
-        samples=samples,
-        class_names=names or None,
-        heads=rules.heads,
-        notice="\n".join(filter(None, notices)) or None,
+    if (columns and task is not None) or (class_names is not None and (columns or task == "regression")):
+        option = "--task" if columns and task is not None else "--classes"
+        kind = "columns label.NAME" if columns else "numbers"
+        raise RecipeError(f"{option}: has no effect on labels in {kind}, as in {source}; leave it out")
+    return tuple(
+        Head(name=column.removeprefix(HEAD_PREFIX), task=find_task(rows, column=column), outputs=0)
+        for column in columns
     )
+
+
+def _checked(
+    source: Location,
+    rows: Sequence[ListRow] | None,
+    root: Location,
+    rules: LabelRules | None,
+    *,
+    may_miss: bool,
+) -> SampleList:
+    """The samples of the rows of a list, or of a folder (None); without rules, they have no labels."""
+    if rows is not None:
+        rules = rules and _rules_of_list(source, rows, rules)
+        samples = _samples_of_list(source, rows, root, rules, may_miss=may_miss)
+        notices = [rows[0].header and rows[0].header.notice()]
+    elif rules is not None:
+        samples, rules = _of_class_folders(source, rules)
+        notices = [loose_videos_notice(source)]
+    else:
+        samples, notices = tuple(Sample(path=str(video.absolute())) for video in videos_under(source)), []
+        if not samples:
+            raise DataError(f"{source}: no videos in it")
+    heads, names = (rules.heads, rules.class_names) if rules else ((), ())
+    if heads and heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
+        notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
+    notice = "\n".join(filter(None, notices)) or None
+    return SampleList(samples=samples, class_names=names or None, heads=heads, notice=notice)
 
 
 def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules) -> LabelRules:
@@ -221,13 +198,12 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
             f"{source}: the list has no column {', '.join(missing)}, which data.heads names; its columns are "
             f"{', '.join(columns)}"
         )
-    if header and header.unassigned and not header.has_classes:
-        raise DataError(header.no_classes(source))
+    if header and (problem := header.no_classes(source)):
+        raise DataError(problem)
     first = rules.heads[0]
     may_name = not first.name and first.task != "regression"  # several heads have no names
     names = (rules.class_names or names_used(rows, first.task)) if may_name else ()
-    _check_names(source, names, rules)
-    rules = replace(rules, class_names=names)
+    rules = _named(source, names, rules)
     # A model that is not trained on the list may find no video with a class in it.
     for head in rules.heads:
         is_empty = not any(column_of(head) in row.values for row in rows)
@@ -236,8 +212,8 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
     return rules
 
 
-def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """The videos of the subfolders, and the names of the classes."""
+def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], LabelRules]:
+    """The videos of the subfolders, and the rules with the names of the classes."""
     head = rules.heads[0]
     if head.name or head.task != "single-label":
         raise DataError(
@@ -245,23 +221,25 @@ def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample
             "to a video"
         )
     by_class = videos_by_subfolder(folder)
-    names = rules.class_names or tuple(by_class)
-    _check_names(folder, names, rules)
-    if not by_class:
-        raise DataError(f"{folder}: no subfolders; a folder of labeled videos has one for every class")
-    unknown = [name for name, videos in by_class.items() if videos and name not in names]
-    _refuse([f"{folder / name}: unknown class{did_you_mean(name, names)}" for name in unknown])
+    known = rules.class_names
+    rules = _named(folder, known or tuple(by_class), rules)
     if not any(by_class.values()):
-        raise DataError(f"{folder}: no videos in its {len(by_class)} subfolders")
-    fix = "no videos in this class folder; remove it, or name the classes in data.classes"
-    empty = [name for name, videos in by_class.items() if not videos and name not in rules.class_names]
-    _refuse([f"{folder / name}: {fix}" for name in empty])
+        kind = f"videos in its {len(by_class)} subfolders" if by_class else "subfolders"
+        raise DataError(f"{folder}: no {kind}; a folder of labeled videos has one for every class")
+    problems = []
+    for name, videos in by_class.items():
+        if not videos and name not in known:
+            fix = "remove it, or name the classes in data.classes"
+            problems.append(f"{folder / name}: no videos in this class folder; {fix}")
+        elif name not in rules.class_names:
+            problems.append(f"{folder / name}: unknown class{did_you_mean(name, known)}")
+    _refuse(problems)
     samples = tuple(
         Sample(path=str(video.absolute()), labels=(label,))
-        for label, name in enumerate(names)
+        for label, name in enumerate(rules.class_names)
         for video in by_class.get(name, ())
     )
-    return samples, names
+    return samples, rules
 
 
 def refuse_split_folders(folder: Location) -> None:
@@ -274,10 +252,9 @@ def refuse_split_folders(folder: Location) -> None:
         )
 
 
-def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> None:
-    """Raise DataError if these names, given or used in the source, cannot be the classes."""
-    first = first_names(names)
-    head = rules.heads[0]
+def _named(source: Location, names: tuple[str, ...], rules: LabelRules) -> LabelRules:
+    """The rules with these names of the classes, given or used in the source; refuses impossible ones."""
+    head, first = rules.heads[0], first_names(names)
     if names and rules.of_model and not rules.class_names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "
@@ -285,21 +262,15 @@ def _check_names(source: Location, names: Sequence[str], rules: LabelRules) -> N
         )
     if names and head.outputs not in (0, len(names)):
         raise DataError(f"{source}: data.num_classes is {head.outputs}, there are {len(names)} ({first})")
-    for name in names:
-        if head.task == MULTI_LABEL and JOINED_BY in name:
-            raise DataError(
-                f"{source}: the class '{name}' has a '{JOINED_BY}' in its name, which joins classes; "
-                "rename it"
-            )
+    joined = [name for name in names if JOINED_BY in name]
+    if joined and head.task == MULTI_LABEL:
+        problem = f"the class '{joined[0]}' has a '{JOINED_BY}' in its name, which joins classes; rename it"
+        raise DataError(f"{source}: {problem}")
+    return replace(rules, class_names=names)
 
 
 def _samples_of_list(
-    file: Location,
-    rows: Sequence[ListRow],
-    root: Location,
-    labels_of: Callable[[ListRow], tuple[Label, ...]],
-    *,
-    may_miss: bool,
+    file: Location, rows: Sequence[ListRow], root: Location, rules: LabelRules | None, *, may_miss: bool
 ) -> tuple[Sample, ...]:
     """The samples of a list; raises DataError with the first wrong rows, or the first missing videos."""
     samples: list[Sample] = []
@@ -307,48 +278,35 @@ def _samples_of_list(
     first_rows: dict[str, tuple[object, ListRow]] = {}  # of each video or segment, with its class
     for row in rows:
         try:
-            sample = sample_of_row(row, root, labels_of(row))
-            samples.append(sample)
-            _check_same_class(sample, row, first_rows)
+            sample = sample_of_row(row, root, rules.read(row) if rules else ())
         except ValueError as problem:
             problems.append(f"{row.where}: {problem}")
+            continue
+        samples.append(sample)
+        if len(sample.labels) != 1 or not isinstance(sample.labels[0], int):
+            continue
+        label, first = first_rows.setdefault(sample.video_id, (sample.labels[0], row))
+        if label != sample.labels[0]:
+            here, there = (shown(each.values.get("label", "")) for each in (row, first))
+            problems.append(
+                f"{row.where}: {sample.video_id} has the class '{here}' here and '{there}' in line "
+                f"{first.where.rpartition(':')[2]}; keep one of the rows"
+            )
     _refuse(problems)
-    _refuse_missing(file, rows, samples, root, may_miss=may_miss)
+    # The shards that an index names are known to be there.
+    listed = [(row, sample) for row, sample in zip(rows, samples, strict=True) if sample.member is None]
+    absent = _absent({sample.path: parse_location(sample.path) for _, sample in listed})
+    if absent and all(sample.path in absent for _, sample in listed):
+        raise DataError(
+            f"{file}: none of its {len(absent)} videos exists, first {listed[0][1].path}; paths are relative "
+            f"to {root}; name their folder by --data DIR, or move the list there"
+        )
+    if not may_miss:
+        _refuse([f"{row.where}: {absent[x.path]}" for row, x in listed if x.path in absent])
     return tuple(samples)
 
 
-def _check_same_class(sample: Sample, row: ListRow, first_rows: dict[str, tuple[object, ListRow]]) -> None:
-    """Raise ValueError if an earlier row gives the video or segment another class; note its first row."""
-    if len(sample.labels) != 1 or not isinstance(sample.labels[0], int):
-        return
-    label, first = first_rows.setdefault(sample.video_id, (sample.labels[0], row))
-    if label != sample.labels[0]:
-        here, there = (shown(each.values.get("label", "")) for each in (row, first))
-        raise ValueError(
-            f"{sample.video_id} has the class '{here}' here and '{there}' in line "
-            f"{first.where.rpartition(':')[2]}; keep one of the rows"
-        )
-
-
-def _refuse_missing(
-    file: Location, rows: Sequence[ListRow], samples: Sequence[Sample], root: Location, *, may_miss: bool
-) -> None:
-    """Raise DataError for the first videos that do not exist; with `may_miss` only if none does."""
-    # The shards that an index names are known to be there.
-    files = {x.path: video for x in samples if not isinstance(video := x.video, Member)}
-    problems = _absent(files)
-    if files and len(problems) == len(files):
-        first = next(sample.path for sample in samples if sample.path in problems)
-        raise DataError(
-            f"{file}: none of its {len(files)} videos exists, first {first}; paths are relative to {root}; "
-            "name their folder by --data DIR, or move the list there"
-        )
-    if not may_miss:
-        listed = zip(rows, samples, strict=True)
-        _refuse([f"{row.where}: {problems[x.path]}" for row, x in listed if x.path in problems])
-
-
-def _absent(videos: Mapping[str, Location]) -> dict[str, str]:
+def _absent(videos: dict[str, Location]) -> dict[str, str]:
     """The paths of a list without a video, and why."""
     problems = {}
 

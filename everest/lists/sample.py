@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
-from everest.lists.header import GROUP_COLUMN, SEGMENT_COLUMNS
 from everest.lists.labels import Label
-from everest.lists.text import ListRow
+from everest.lists.text import GROUP_COLUMN, SEGMENT_COLUMNS, ListRow
 from everest.system.storage import Location, join_location, parse_location
 from everest.system.text import counted
 from everest.video.source import Member, Video
@@ -101,13 +102,10 @@ def sample_of_row(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sa
     segment: dict[str, Any] = {}
     for name in SEGMENT_COLUMNS:
         if name in row.values:
-            text = row.values[name]
-            try:
-                segment[name] = _time(name, text)
-            except ValueError:
-                raise ValueError(f"{name} '{text}' is not a number") from None
-            if not 0 <= segment[name] < float("inf"):
-                raise ValueError(f"{name} {text} is not a time in a video")
+            with suppress(ValueError):
+                segment[name] = _time(name, row.values[name])
+            if not 0 <= segment.get(name, -1) < inf:
+                raise ValueError(f"{name} '{row.values[name]}' is not a time in a video, a number from 0 on")
     if {"start", "end"} & segment.keys() and {"start_frame", "end_frame"} & segment.keys():
         raise ValueError("a segment either in seconds (start, end) or in frames (start_frame, end_frame)")
     for start, end in (("start", "end"), ("start_frame", "end_frame")):

@@ -43,20 +43,17 @@ def read_index(file: Location) -> list[ListRow]:
     with reading_own(file, fix=FIX, error=DataError):
         with as_data_error(file):
             document = parse_json(file.read_text(encoding="utf-8"))
-        if (document["format"], document["version"]) != (FORMAT, VERSION):
+        if (document["format"], document["version"]) != (FORMAT, VERSION) or not document["samples"]:
             raise ValueError("no index of `everest prepare shard`, or one of another version")
         sizes = {shard["file"]: shard["bytes"] for shard in document["shards"]}
         for number, sample in enumerate(document["samples"]):
             values = {key: text for key, text in sample.items() if key not in PLACE}
-            if not all(isinstance(text, str) for text in values.values()):
-                raise ValueError(f"sample {number} has a value that is not text")
             tar, offset, size = (sample[key] for key in PLACE)
-            if not 0 <= offset <= offset + size <= sizes[tar]:
-                raise ValueError(f"sample {number} is not inside its shard")
+            is_inside = 0 <= offset <= offset + size <= sizes[tar]
+            if not is_inside or not all(isinstance(text, str) for text in values.values()):
+                raise ValueError(f"sample {number} is not inside its shard, or has a value that is not text")
             member = Member(folder / tar, offset, size, sample["path"])
             rows.append(ListRow(f"{file}: sample {number}", values, json.dumps(values), member))
-        if not rows:
-            raise ValueError("no samples")
         for name, expected in sizes.items():
             try:
                 size = video_version(folder / name)[0]

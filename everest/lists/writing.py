@@ -10,36 +10,23 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
-from everest.lists.header import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
-from everest.lists.labels import JOINED_BY, Label, indices, is_integer
+from everest.lists.labels import JOINED_BY, indices, is_integer
 from everest.lists.sample import Sample
+from everest.lists.text import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.system.files import atomic_file, refuse_inputs
 
 ELSEWHERE: Final = "write elsewhere by --output DIR"
 
 
-def unlistable(path: str) -> str | None:
-    """Returns why a list cannot hold a path, or None if it can."""
-    if len(path.splitlines()) != 1:
-        return "a line break in its name"
-    if path[-1].isspace():
-        return "a space at the end of its name"
-    return None
-
-
-def is_listable_group(group: str) -> bool:
-    """Whether a list can hold a group: one line without a space at its ends."""
-    return len(group.splitlines()) == 1 and group == group.strip() and "\0" not in group
-
-
 def refuse_unlistable(samples: Iterable[Sample]) -> None:
     """Raise DataError for the first sample whose path or group a list cannot hold."""
     for sample in samples:
-        problem = unlistable(sample.path)
-        if problem is not None:
-            raise DataError(f"{sample.path!r}: {problem}, which no list can hold; rename it")
-        if sample.group is not None and not is_listable_group(sample.group):
-            raise DataError(f"{sample.path}: no list can hold its group, {sample.group!r}; rename the group")
+        if len(sample.path.splitlines()) != 1 or sample.path[-1].isspace():
+            problem = "a line break in its name, or a space at its end, which no list can hold; rename it"
+            raise DataError(f"{sample.path!r}: {problem}")
+        group = sample.group
+        if group is not None and (len(group.splitlines()) != 1 or group != group.strip() or "\0" in group):
+            raise DataError(f"{sample.path}: no list can hold its group, {group!r}; rename the group")
 
 
 def write_list(
@@ -64,7 +51,12 @@ def write_list(
     has_groups = any(sample.group is not None for sample in samples)
     rows = [[*columns, *segment, *([GROUP_COLUMN] if has_groups else [])]]
     for sample in samples:
-        labels = [_label_text(label, class_names) for label in sample.labels]
+        labels = [
+            _decimal(label)
+            if isinstance(label, float)
+            else JOINED_BY.join(class_names[index] if class_names else str(index) for index in indices(label))
+            for label in sample.labels
+        ]
         times = [getattr(sample, name) for name in segment]
         path = Path(sample.path)
         text = str(path.relative_to(root)) if path.is_relative_to(root) else sample.path
@@ -83,13 +75,6 @@ def write_list(
 def _decimal(number: float) -> str:
     """Returns the shortest text without an exponent that is read back as the same number."""
     return np.format_float_positional(number, trim="-")
-
-
-def _label_text(label: Label, class_names: Sequence[str] = ()) -> str:
-    """Returns the cell of a label: a class by its name or index, several joined by `|`, or a number."""
-    if isinstance(label, float):
-        return _decimal(label)
-    return JOINED_BY.join(class_names[index] if class_names else str(index) for index in indices(label))
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:

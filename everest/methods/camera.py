@@ -1,20 +1,23 @@
-"""The motion of the camera between two frames, estimated from small gray images.
+"""The motion of the camera: estimated between two frames, or put on still frames as a task.
 
-A coarse search finds a shift, and robust Gauss-Newton steps refine it to a fraction of a pixel and, on
-request, to an affine map (zoom, rotation, shear). A motion that most pixels do not confirm counts as none.
-The values below are our choice, made on composites of real clips (`benchmarks/importance.py`).
+It is estimated from small gray images. A coarse search finds a shift, and robust Gauss-Newton steps refine it
+to a fraction of a pixel and, on request, to an affine map (zoom, rotation, shear). A motion that most pixels
+do not confirm counts as none. The values below are our choice, made on composites of real clips
+(`benchmarks/importance.py`).
 
 Places are measured from the middle of a frame, in units of half of its longer side, after cropping to
-whole pixels of the smallest image. A motion maps a place in a frame to the place in an
-earlier frame that shows the same.
+whole pixels of the smallest image. A motion maps a place in a frame to the place in an earlier frame that
+shows the same.
+
+In the task, a known motion is put on a still frame, and predicted from the clip (`moving_clips`).
 
 B batch, C channels, T frames, M pairs of frames, H W pixels, h w pixels of a small image.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Literal
 
 import torch
@@ -74,8 +77,16 @@ def gray_pairs(frames: Tensor, lag: int) -> tuple[list[tuple[Tensor, Tensor]], P
         count += 1
     whole = pool << (count - 1)  # a pixel of the smallest level; the rest of a side is left out
     height, width = max(height // whole, 1) * whole, max(width // whole, 1) * whole
-    reduced = partial(gray_images, pool=pool, at_once=frames.is_cuda)
-    gray = in_parts(reduced, frames[..., :height, :width])  # (B, T, h, w)
+
+    def reduced(clips: Tensor) -> Tensor:
+        """The mean gray values (B, T, h, w) of windows of `pool` x `pool` pixels."""
+        if not frames.is_cuda:
+            return F.avg_pool2d(clips.mean(dim=1, dtype=torch.float32), pool)
+        # A single operation reads the clips once and writes nothing else; a CPU takes four times as long.
+        windows = clips.unflatten(4, (-1, pool)).unflatten(3, (-1, pool))  # (B, C, T, h, pool, w, pool)
+        return windows.mean(dim=(1, 4, 6), dtype=torch.float32)
+
+    gray = in_parts(reduced, frames[..., :height, :width])
     gray = gray - gray.mean(dim=(1, 2, 3), keepdim=True)
     levels = [gray / gray.square().mean(dim=(1, 2, 3), keepdim=True).sqrt().clamp(min=FLATTEST)]
     for _ in range(count - 1):
@@ -85,19 +96,6 @@ def gray_pairs(frames: Tensor, lag: int) -> tuple[list[tuple[Tensor, Tensor]], P
         for level in levels
     ]
     return pairs, Plane.of(height, width)
-
-
-def gray_images(frames: Tensor, pool: int, *, at_once: bool) -> Tensor:
-    """The mean gray values (B, T, h, w) of windows of `pool` x `pool` pixels of clips (B, C, T, H, W).
-
-    Args:
-        at_once: by a single operation. On a GPU it reads the clips once and writes nothing else; on a CPU it
-            takes four times as long.
-    """
-    if at_once:
-        windows = frames.unflatten(4, (-1, pool)).unflatten(3, (-1, pool))  # (B, C, T, h, pool, w, pool)
-        return windows.mean(dim=(1, 4, 6), dtype=torch.float32)
-    return F.avg_pool2d(frames.mean(dim=1, dtype=torch.float32), pool)
 
 
 def no_motion(count: int, device: torch.device) -> Tensor:
@@ -123,8 +121,23 @@ def estimate_motion(pairs: list[tuple[Tensor, Tensor]], model: CameraModel) -> T
     for now, before in reversed(affine_levels):
         for _ in range(STEPS):
             motion = _refined(motion, now, before, "affine")
-    confirmed = _is_confirmed(motion, *pairs[0])[:, None, None]
-    return torch.where(confirmed, motion, no_motion(motion.size(0), motion.device))
+
+    # Confirmed if most pixels change less with the motion than otherwise. Each pixel has one vote, however
+    # much it changes, so an object that moves does not decide. Interpolation removes noise, so a motion by
+    # less than a pixel looks better than none even if the camera rests. The opposite motion is interpolated
+    # alike, so the votes for one of the two are noise then.
+    now, before = pairs[0]
+    still = no_motion(motion.size(0), motion.device)
+    warped, inside = moved(before, motion)
+    back, inside_back = moved(before, 2 * still - motion)
+    error = (now - warped).abs()
+    confirmed = (
+        (inside.float().mean(dim=(1, 2, 3)) >= OVERLAP)
+        & (mean_change(now, warped, inside) < FIT)
+        & (_votes(error, (now - before).abs(), inside) > MAJORITY)
+        & (_votes(error, (now - back).abs(), inside & inside_back) > MAJORITY)
+    )  # (M,)
+    return torch.where(confirmed[:, None, None], motion, still)
 
 
 def moved(images: Tensor, motion: Tensor, plane: Plane | None = None) -> tuple[Tensor, Tensor]:
@@ -216,26 +229,40 @@ def _solved(matrix: Tensor, right: Tensor) -> Tensor:
     return rows[:, :, n]
 
 
-def _is_confirmed(motion: Tensor, now: Tensor, before: Tensor) -> Tensor:
-    """Whether most pixels of images (M, 1, h, w) change less with a motion than otherwise: (M,) bool.
-
-    Each pixel has one vote, however much it changes, so an object that moves does not decide. Interpolation
-    removes noise, so a motion by less than a pixel looks better than none even if the camera rests. The
-    opposite motion is interpolated alike, so the votes for one of the two are noise then.
-    """
-    warped, inside = moved(before, motion)
-    back, inside_back = moved(before, 2 * no_motion(motion.size(0), motion.device) - motion)
-    error = (now - warped).abs()
-    return (
-        (inside.float().mean(dim=(1, 2, 3)) >= OVERLAP)
-        & (mean_change(now, warped, inside) < FIT)
-        & (_votes(error, (now - before).abs(), inside) > MAJORITY)
-        & (_votes(error, (now - back).abs(), inside & inside_back) > MAJORITY)
-    )
-
-
 def _votes(error: Tensor, other: Tensor, inside: Tensor) -> Tensor:
     """The votes (M,) for the first of two errors (M, 1, h, w), from -1 to 1; without errors 0."""
     total = error + other + NOISE
     votes = (inside * (other - error) / total).sum(dim=(1, 2, 3))
     return votes / (inside * (other + error) / total).sum(dim=(1, 2, 3)).clamp(min=1e-6)
+
+
+MOTIONS: Final = 4  # pan to the right, pan down, zoom, rotation
+NUMBERS: Final = MOTIONS + 1  # random ones of a clip: the frame, and the motions
+# Our choice, of a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
+LARGEST: Final = 0.5
+MARGIN: Final = 0.75  # our choice: the share of a frame's sides that a clip shows in its middle
+
+
+def moving_clips(frames: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Make a clip of each still frame, as a camera with a constant motion would show it.
+
+    Args:
+        frames: (B, C, T, H, W) uint8, or float: normalized; one frame of each clip is used.
+        numbers: (B, NUMBERS) uniform in [0, 1): which frame, and the motions.
+    Returns:
+        Clips (B, C, T, H, W) of the same type, and their motions (B, MOTIONS) with mean 0 and variance 1.
+    """
+    batch, _, length, height, width = frames.shape
+    chosen = (numbers[:, 0] * length).long()  # (B,)
+    still = frames[torch.arange(batch, device=frames.device), :, chosen].float()  # (B, C, H, W)
+    motions = 2 * numbers[:, 1:] - 1  # (B, MOTIONS)
+    time = torch.linspace(-0.5, 0.5, length, device=frames.device)  # (T,)
+    x, y, zoom, angle = (LARGEST * motions[:, :, None] * time).unbind(1)  # (B, T) each
+    scale, aspect = MARGIN * zoom.exp(), width / height
+    cos, sin = scale * angle.cos(), scale * angle.sin()  # (B, T)
+    rows = torch.stack([cos, -sin / aspect, x, sin * aspect, cos, y], dim=2)  # (B, T, 6)
+    grid = F.affine_grid(rows.view(-1, 2, 3), [batch * length, 1, height, width], align_corners=False)
+    repeated = still.repeat_interleave(length, dim=0)  # (B * T, C, H, W)
+    clips = F.grid_sample(repeated, grid, padding_mode="reflection", align_corners=False)
+    clips = (clips if frames.is_floating_point() else clips.round()).to(frames.dtype)
+    return clips.unflatten(0, (batch, length)).transpose(1, 2), motions * math.sqrt(3)

@@ -50,17 +50,13 @@ def import_code(module: str) -> None:
     """Import a module that a user names."""
     try:
         import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise RecipeError(
-                f"there is no module '{shown(error.name)}'; install it, or put its folder on PYTHONPATH"
-            ) from error
-        raise RecipeError(f"importing '{module}' fails: {error}") from error
     except Exception as error:  # the code of a module may raise anything
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
-        reason = f"{type(error).__name__}: {shown(error)} ({where})"
-        raise RecipeError(f"importing '{module}' fails: {reason}") from error
+        advice = f" ({Path(frame.filename).name}:{frame.lineno})"
+        if isinstance(error, ModuleNotFoundError):
+            advice = "; install it, or put its folder on PYTHONPATH"
+        reason = f"{type(error).__name__}: {shown(error)}"
+        raise RecipeError(f"importing '{module}' fails: {reason}{advice}") from error
 
 
 def named_class(path: str, base: type[Base]) -> type[Base]:

@@ -48,11 +48,3 @@ def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
     shuffled = uniform.argsort(dim=1, stable=True)
     order = shuffled.gather(1, keys.gather(1, shuffled).argsort(dim=1, stable=True))
     return order[:, :num].sort(dim=1).values
-
-
-def take_slices(frames: Tensor, slices: Tensor, length: int) -> Tensor:
-    """The slices (B, t), each of `length` frames, of the clips (B, C, S * length, H, W): (B, C, T, H, W)."""
-    b, c, _, h, w = frames.shape
-    offsets = torch.arange(length, device=slices.device)
-    ids = (slices.unsqueeze(2) * length + offsets).flatten(1)  # (B, T)
-    return frames.gather(2, ids.view(b, 1, -1, 1, 1).expand(-1, c, -1, h, w))

@@ -80,14 +80,11 @@ class TokenSelection:
         """
         parts = {"selection.visible": self.visible, **({"selection.target": self.target} if predicts else {})}
         for name, ids in parts.items():
-            if ids.dim() != 2 or ids.size(0) != batch:
+            if ids.dim() != 2 or ids.size(0) != batch or not ids.size(1) or ids.dtype != torch.int64:
                 raise ValueError(
-                    f"{name}: expected ids of shape ({batch}, K) for {batch} clips, got {tuple(ids.shape)}"
+                    f"{name}: expected int64 ids of shape ({batch}, K) for {batch} clips, K at least 1, got "
+                    f"{ids.dtype} {tuple(ids.shape)}"
                 )
-            if ids.dtype != torch.int64:
-                raise ValueError(f"{name}: expected int64 ids, got {ids.dtype}")
-            if ids.size(1) == 0:
-                raise ValueError(f"{name}: contains no token")
             if ids.is_meta:  # shapes only
                 continue
             if ids.min() < 0 or ids.max() >= grid.num_tokens:

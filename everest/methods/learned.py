@@ -76,7 +76,14 @@ class LearnedImportance(Selector):
 
     def __call__(self, grid: TokenGrid, *, importance: Tensor | None, noise: Tensor) -> TokenSelection:
         visible = Tube(mask_ratio=self.mask_ratio)(grid, importance=None, noise=noise).visible
-        noise = _independent_of_tubes(noise[:, : grid.num_tokens], visible, grid)
+        noise = noise[:, : grid.num_tokens]
+        if num_tubes := visible.size(1) // grid.t:
+            # The tubes took the smallest numbers of the first slice. Those above are uniform: they are
+            # stretched over the whole range again, so that the noise does not depend on the tubes.
+            first = noise[:, : grid.per_slice]
+            border = first.gather(1, visible[:, :num_tubes]).amax(dim=1, keepdim=True)  # (B, 1)
+            stretched = ((first - border) / (1 - border)).clamp(0, 1)
+            noise = torch.cat([stretched, noise[:, grid.per_slice :]], dim=1)
         seen = torch.zeros_like(noise).scatter_(1, visible, 1.0)  # (B, N)
         hidden = grid.num_tokens - visible.size(1)
         num_important = min(num_kept(grid.num_tokens, self.keep_ratio), hidden)
@@ -91,40 +98,19 @@ class LearnedImportance(Selector):
         if self.score in ("random", "uniform-frames", "all"):
             return TokenSelection(visible, _smallest(2 * seen + noise, num_target))
         assert importance is not None, "this score measures"
-        important = self._by_importance(grid, importance, seen, noise)[:, :num_important]
-        taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))
-        return TokenSelection(visible, ascending(torch.cat([important, _smallest(taken, num_random)], dim=1)))
-
-    def _by_importance(self, grid: TokenGrid, importance: Tensor, seen: Tensor, noise: Tensor) -> Tensor:
-        """(B, N) token ids, most important first, seen tokens last.
-
-        With windows: the best token of every window, then every second best. Ties, common in a still clip,
-        are in random order: token order would favor the first slices.
-        """
+        # Ties, common in a still clip, are in random order: token order would favor the first slices.
         shuffled = noise.argsort(dim=1, stable=True)  # (B, N)
         offered = importance.masked_fill(seen.bool(), torch.finfo(importance.dtype).min).gather(1, shuffled)
-        order = shuffled.gather(1, offered.argsort(dim=1, descending=True, stable=True))
-        if self.scope == "clip":
-            return order
-        rank = ranks_in_parts(order, grid.per_slice * self.window)
-        rank = rank.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be fully seen
-        return order.gather(1, rank.argsort(dim=1, stable=True))
+        order = shuffled.gather(1, offered.argsort(dim=1, descending=True, stable=True))  # seen tokens last
+        if self.scope == "window":  # the best token of every window, then every second best
+            rank = ranks_in_parts(order, grid.per_slice * self.window)
+            rank = rank.masked_fill(seen.gather(1, order).bool(), grid.num_tokens)  # a window may be all seen
+            order = order.gather(1, rank.argsort(dim=1, stable=True))
+        important = order[:, :num_important]
+        taken = (seen + noise).scatter_add_(1, important, torch.ones_like(noise))
+        return TokenSelection(visible, ascending(torch.cat([important, _smallest(taken, num_random)], dim=1)))
 
 
 def _smallest(key: Tensor, number: int) -> Tensor:
     """The ids (B, number) with the smallest keys (B, N), ascending."""
     return ascending(key.argsort(dim=1, stable=True)[:, :number])
-
-
-def _independent_of_tubes(noise: Tensor, visible: Tensor, grid: TokenGrid) -> Tensor:
-    """Noise (B, N) that does not depend on the tubes, which took the smallest numbers of the first slice.
-
-    The numbers above the largest of those are uniform: they are stretched over the whole range again.
-    """
-    num_tubes = visible.size(1) // grid.t
-    if num_tubes == 0:
-        return noise
-    first = noise[:, : grid.per_slice]
-    border = first.gather(1, visible[:, :num_tubes]).amax(dim=1, keepdim=True)  # (B, 1)
-    stretched = ((first - border) / (1 - border)).clamp(0, 1)
-    return torch.cat([stretched, noise[:, grid.per_slice :]], dim=1)

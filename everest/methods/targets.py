@@ -1,6 +1,10 @@
 """The values that are predicted at the target tokens, and the loss of a prediction.
 
-B batch, K target tokens, C channels, t p q a tubelet's frames, rows and columns, P = t*p*q*C values.
+Targets are pixels, the features of a frozen encoder, the codes of a tokenizer (everest.tokenizer.targets), or
+those of another package.
+
+B batch, C channels, T frames, H W pixels, N tokens, K target tokens, P values of a token, t p q a tubelet's
+frames, rows and columns, D the width of a teacher.
 """
 
 from __future__ import annotations
@@ -8,14 +12,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from pydantic import ConfigDict
 from torch import Tensor
 
 from everest.methods.external import path_of
-from everest.methods.grid import gather_patches
+from everest.methods.grid import gather_patches, gather_tokens
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 __all__ = ["PixelTargets", "Target", "gather_patches", "mean_squared_error"]  # of everest.targets
@@ -193,3 +198,69 @@ class PixelTargets(TargetMaker):
         num_values = math.prod([patches.size(dim) for dim in dims])  # with a common mean
         std = torch.linalg.vector_norm(patches - mean, dim=dims, keepdim=True) / math.sqrt(num_values - 1)
         return mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherUse:
+    """Identifies the teacher that a model is trained with; its weights are stored separately."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    name: str  # as in the recipe
+    sha256: str  # of its weights
+    width: int  # D
+    settings: dict[str, Any]  # of its encoder for the model's tokens (everest.models.spec.ModelSpec.dump)
+
+
+class Teacher(Protocol):
+    """A frozen encoder (everest.checkpoints.frozen), which is not among the weights of any model."""
+
+    use: TeacherUse
+
+    def __call__(self, frames: Tensor, /) -> Tensor:
+        """Map clips (B, C, T, H, W), bytes or normalized, to the features (B, N, D) of all their tokens."""
+        ...
+
+
+class FeatureTargets(TargetMaker):
+    """The teacher's features of the target tokens, each with mean 0 and variance 1 over its P = D values.
+
+    The teacher does not change, so that the targets cannot collapse, and losses of different steps compare
+    (SALT: Li et al., Rethinking JEPA: compute-efficient video SSL with frozen teachers, 2025).
+
+    Attributes:
+        teacher: pre-training sets it; a model that is only used needs none. It is never trained or copied.
+    """
+
+    of_frames: ClassVar[bool] = True
+
+    def __init__(self, *, width: int) -> None:
+        self._width = width
+        self.teacher: Teacher | None = None
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureTargets:
+        return self  # shared with the average of the model's weights
+
+    def values(self, frames: Tensor, ids: Tensor) -> Tensor:
+        """(B, K, D) float32 at the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized."""
+        if self.teacher is None:
+            raise ValueError(
+                "the model was opened without its teacher; give `values`, or train it with pretrain"
+            )
+        return gather_tokens(standardized(self.teacher(frames)), ids)
+
+    def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
+        """Raises NotImplementedError: features have no pixels."""
+        raise NotImplementedError("features have no pixels")
+
+    def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
+        """The mean absolute error over all values of the scored tokens, in float32."""
+        return mean_of_scored((prediction.float() - values.float()).abs().mean(dim=-1), scored)
+
+
+def standardized(features: Tensor) -> Tensor:
+    """(B, N, D) features in float32, the D values of each token with mean 0 and variance 1."""
+    return F.layer_norm(features.float(), features.shape[-1:])

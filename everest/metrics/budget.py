@@ -54,20 +54,22 @@ def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) 
     return windows
 
 
-def windows_left(
-    extents: Mapping[str, tuple[float, float]], checked: Bouts, seconds: float
+def draw_windows(
+    extents: Mapping[str, tuple[float, float]], checked: Bouts, seconds: float, number: int, *, seed: int = 0
 ) -> list[FootageWindow]:
-    """Divide recordings into windows, and leave out those that were checked or drawn before."""
+    """Divide recordings into windows, and draw some that were not checked or drawn before.
+
+    Each is equally likely, and drawn once; they are in the order of the footage.
+    """
     windows = footage_windows(extents, seconds)
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
     done = set(_windows_of(marks, windows, extents, seconds).values())
-    return [window for window in windows if window not in done]
-
-
-def draw_windows(windows: Sequence[FootageWindow], number: int, *, seed: int = 0) -> list[FootageWindow]:
-    """Draw windows without replacement, each equally likely; in the order of the footage."""
-    drawn = np.random.default_rng(seed).choice(len(windows), size=number, replace=False)
-    return [windows[index] for index in np.sort(drawn)]
+    left = [window for window in windows if window not in done]
+    if number > len(left):
+        unused = " left" if checked else ""
+        raise RecipeError(f"--draw {number}: only {len(left)} windows of {seconds:g} s{unused}")
+    drawn = np.random.default_rng(seed).choice(len(left), size=number, replace=False)
+    return [left[index] for index in np.sort(drawn)]
 
 
 def total_interval(
@@ -125,13 +127,12 @@ def time_budget(
         raise DataError(
             f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
         )
-    if len(marks) < 2:
+    length = max((mark.seconds for mark in marks), default=0.0) if seconds is None else seconds
+    if len(marks) < 2 or not length:
         raise DataError(
-            f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)}; --draw writes them"
+            f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)} of up to "
+            f"{length:g} s; --draw writes them"
         )
-    length = max(mark.seconds for mark in marks) if seconds is None else seconds
-    if not length:
-        raise DataError(f"all windows with the label '{CHECKED}' have a length of 0 s; --draw writes them")
     windows = footage_windows(extents, length)
     drawn = _windows_of(marks, windows, extents, length)
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}

@@ -1,6 +1,9 @@
-"""The metrics of an evaluation, and its outputs as a file.
+"""The metrics of an evaluation: of one head for each task, of all heads, and of a model that learned nothing.
 
-Metrics of classes are in percent, errors of numbers in the unit of the labels.
+A metric is a function of how often each video counts, so that the draws of a bootstrap and the value itself
+have one definition. It equals that of scikit-learn and scipy for the videos repeated by their weights.
+`measure` and the functions after it give metrics of classes in percent, and errors of numbers in the unit of
+the labels.
 
 V videos, C classes.
 """
@@ -8,27 +11,191 @@ V videos, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
 
-from everest.config.heads import MULTI_LABEL, Heads
-from everest.lists.classes import Classes
-from everest.lists.labels import JOINED_BY, Label
-from everest.metrics.head_metrics import HEAD_METRICS, average_precisions, chances, choose_thresholds
-from everest.metrics.intervals import Metrics, bootstrap
+from everest.config.heads import MULTI_LABEL, THRESHOLD, Head, Heads
+from everest.lists.labels import Label
+from everest.metrics.intervals import Metrics, Weights, bootstrap
 from everest.metrics.names import METRICS
-from everest.metrics.predicted import HeadPredictions, Predictions, label_array
-from everest.system.files import write_table
+from everest.metrics.predicted import HeadPredictions, Predictions, in_top, label_array
 
 OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
 # Our choice: with fewer videos of a class than this, their number varies much from draw to draw, and many
 # draws have none of them. Means over classes then have no interval.
 FEW_OF_CLASS: Final = 5
 
+Floats = NDArray[np.float64]
 Values = dict[str, Any]
+
+
+def single_label(head: HeadPredictions) -> Metrics:
+    """Return the shares of a single-label head.
+
+    top1, top5: of the mean probability over a video's views. clip_top1: of single views.
+    mean_class_accuracy, macro_f1: over the classes that occur; nan if a draw has none of one of them.
+    """
+    labels, (_, views, classes) = head.labels, head.outputs.shape
+    single = head.outputs.reshape(-1, classes)  # (V * views, C)
+    predicted, used = head.means.argmax(axis=1), np.unique(labels)
+    shares = {  # (V,) each
+        "top1": labels == predicted,
+        "top5": in_top(head.means, labels, 5),
+        "clip_top1": in_top(single, np.repeat(labels, views), 1).reshape(-1, views).mean(axis=1),
+    }
+
+    def metrics(weights: Weights) -> dict[str, float]:
+        support = np.bincount(labels, weights, classes)[used]
+        chosen = np.bincount(predicted, weights, classes)[used]
+        right = np.bincount(labels, weights * shares["top1"], classes)[used]
+        values = {name: float(weights @ share / weights.sum()) for name, share in shares.items()}
+        if not support.all():
+            return values | {"mean_class_accuracy": math.nan, "macro_f1": math.nan}
+        f1 = 2 * right / (support + chosen)
+        return values | {"mean_class_accuracy": float((right / support).mean()), "macro_f1": float(f1.mean())}
+
+    return metrics
+
+
+def multi_label(head: HeadPredictions) -> Metrics:
+    """Return the shares of a multi-label head.
+
+    map: mean average precision. micro_f1, macro_f1, exact_match: of the classes above their thresholds. map
+    and macro_f1 are over the classes that occur; nan if a draw has none of one of them.
+    """
+    used, right = head.labels.any(axis=0), (head.labels == head.chosen).all(axis=1)
+    labels, chosen = (flags.astype(np.float64) for flags in head.class_flags())  # (V, C) each
+    both, precisions = labels * chosen, average_precisions(head.labels, head.means)
+
+    def metrics(weights: Weights) -> dict[str, float]:
+        found, support, predicted = weights @ both, weights @ labels, weights @ chosen  # (C,) each
+        complete = used.any() and support[used].all()
+        f1 = 2 * found / np.maximum(support + predicted, 1)
+        return {
+            "map": float(precisions(weights)[used].mean()) if complete else math.nan,
+            "micro_f1": float(2 * found.sum() / max((support + predicted).sum(), 1)),
+            "macro_f1": float(f1[used].mean()) if complete else math.nan,
+            "exact_match": float(weights @ right / weights.sum()),
+        }
+
+    return metrics
+
+
+def regression(head: HeadPredictions) -> Metrics:
+    """Return the errors of a head of numbers, in the unit of the labels.
+
+    r2: the share of the variance. spearman: the correlation of the ranks. Both are nan if a side is constant.
+    """
+    truth, predicted = head.labels, head.means[:, 0].astype(np.float64)  # (V,)
+
+    def metrics(weights: Weights) -> dict[str, float]:
+        drawn = np.repeat(np.arange(len(truth)), weights.astype(np.int64))
+        x, y = truth[drawn], predicted[drawn]
+        varies = np.ptp(x) > 0
+        ranks = (rankdata(x), rankdata(y)) if varies and np.ptp(y) > 0 else None
+        return {
+            "mae": float(np.abs(x - y).mean()),
+            "rmse": math.sqrt(((x - y) ** 2).mean()),
+            "r2": float(1 - ((x - y) ** 2).sum() / ((x - x.mean()) ** 2).sum()) if varies else math.nan,
+            "spearman": math.nan if ranks is None else float(np.corrcoef(*ranks)[0, 1]),
+        }
+
+    return metrics
+
+
+HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], Metrics]]] = {
+    "single-label": single_label,
+    MULTI_LABEL: multi_label,
+    "regression": regression,
+}
+
+
+def average_precisions(
+    labels: NDArray[np.bool_], scores: NDArray[np.floating]
+) -> Callable[[Weights], Floats]:
+    """Return a function from weights to the average precision of each class, (C,); nan without a video.
+
+    Args:
+        labels, scores: (V, C).
+    """
+    order = np.argsort(-scores, axis=0, kind="stable")  # (V, C)
+    ranked, positive = np.take_along_axis(scores, order, 0), np.take_along_axis(labels, order, 0)
+    # Videos of equal scores are above a threshold together: the last of them has their precision.
+    ends = np.ones_like(positive)
+    ends[:-1] = ranked[1:] != ranked[:-1]
+    places = np.where(ends, np.arange(len(scores))[:, None], len(scores))
+    last = np.minimum.accumulate(places[::-1], axis=0)[::-1]  # (V, C)
+
+    def of(weights: Weights) -> Floats:
+        counted = weights[order]  # (V, C)
+        right_videos = counted * positive
+        above, right = counted.cumsum(axis=0), right_videos.cumsum(axis=0)
+        precision = np.take_along_axis(right, last, 0) / np.maximum(np.take_along_axis(above, last, 0), 1)
+        total = right_videos.sum(axis=0)  # (C,)
+        return np.where(total > 0, (right_videos * precision).sum(axis=0) / np.maximum(total, 1), np.nan)
+
+    return of
+
+
+def chances(head: Head, labels: NDArray[Any]) -> dict[str, float]:
+    """Return the values of a model that has learned nothing about these videos.
+
+    majority_top1: of always predicting the most frequent class. chance_top1, chance_top5: of guessing.
+    chance_map: of a random order. chance_mae: of the best constant output, the median of the labels.
+
+    Args:
+        labels: see `HeadPredictions.labels`.
+    """
+    if head.task == MULTI_LABEL:
+        # Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
+        # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
+        # p / V, much for few positive videos: 26 % for one of twelve.
+        videos, positive = len(labels), labels.sum(axis=0)
+        positive = positive[positive > 0]  # (C,)
+        harmonic = (1 / np.arange(1, videos + 1)).sum()
+        others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
+        precisions = (harmonic + others * (videos - harmonic)) / videos
+        return {"chance_map": float(precisions.mean()) if len(positive) else 0.0}
+    if head.task == "regression":
+        return {"chance_mae": float(np.abs(labels - np.median(labels)).mean())}
+    return {
+        "majority_top1": float(np.bincount(labels).max() / len(labels)),
+        "chance_top1": 1 / head.outputs,
+        "chance_top5": min(5, head.outputs) / head.outputs,
+    }
+
+
+def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bool_]) -> list[float]:
+    """Return the threshold of each class with the highest F1; scores from it on are positive.
+
+    The candidates are the middle between 0 and the lowest score of the class, and the middles between
+    neighboring scores; of equal F1 the nearest to 0.5 is chosen. A class without a positive video keeps 0.5.
+    The threshold of a class with few positive videos depends on these videos.
+
+    Args:
+        probabilities: (V, C), of videos that the model was not trained on.
+        labels: (V, C) whether a video has a class.
+    """
+    thresholds = [THRESHOLD] * labels.shape[1]
+    for number in np.flatnonzero(labels.any(axis=0)):
+        positive = labels[:, number].astype(np.float64)  # (V,)
+        scores, places = np.unique(probabilities[:, number].astype(np.float64), return_inverse=True)
+        # Of the videos with this score or a higher one.
+        predicted, right = (
+            np.bincount(places, weights=counted)[::-1].cumsum()[::-1]
+            for counted in (np.ones_like(positive), positive)
+        )
+        f1 = 2 * right / (predicted + positive.sum())
+        lower = np.concatenate([[0.0], scores[:-1]])
+        middles = (lower + scores) / 2
+        middles = np.where(middles > lower, middles, scores)  # no float is between two neighboring ones
+        best = middles[f1 == f1.max()]
+        thresholds[number] = float(best[np.abs(best - THRESHOLD).argmin()])
+    return thresholds
 
 
 def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
@@ -42,28 +209,25 @@ def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
     """
     by_head = predictions.by_head()
     groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
-    measured = {name: _measure_head(head, groups) for name, head in by_head.items()}
+    measured = {}
+    for name, head in by_head.items():
+        shares, metrics = head.head.task != "regression", HEAD_METRICS[head.head.task](head)
+        values = _measured(metrics, len(head.labels), groups, shares=shares)
+        values |= {key: _rounded(value, shares) for key, value in chances(head.head, head.labels).items()}
+        if shares and groups is not None:
+            support = head.class_flags()[0].sum(axis=0)  # (C,)
+            if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
+                few = {key: [None, None] for key in OVER_CLASSES if key in values["intervals"]}
+                values["intervals"] |= few
+        measured[name] = values
     if "" in measured:
         return measured[""]
     result: Values = {"heads": measured}
     if any(head.task != "single-label" for head in predictions.heads):
         return result
-    right = np.all([head.correct for head in by_head.values()], axis=0)  # (V,)
+    right = np.all([in_top(head.means, head.labels, 1) for head in by_head.values()], axis=0)  # (V,)
     action = _measured(lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups)
     return {**result, **action, "chance_action_top1": round(chance_top1(predictions.heads), 4)}
-
-
-def _measure_head(head: HeadPredictions, groups: Sequence[Hashable] | None) -> Values:
-    """The metrics of a head, the values of chance, and with groups of videos the intervals."""
-    shares, metrics = head.head.task != "regression", HEAD_METRICS[head.head.task](head)
-    result = _measured(metrics, len(head.labels), groups, shares=shares)
-    result |= {name: _rounded(value, shares) for name, value in chances(head.head, head.labels).items()}
-    if shares and groups is not None:
-        support = head.class_flags()[0].sum(axis=0)  # (C,)
-        if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
-            few = {name: [None, None] for name in OVER_CLASSES if name in result["intervals"]}
-            result["intervals"] |= few
-    return result
 
 
 def _measured(
@@ -153,37 +317,3 @@ def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
         | {score: _rounded(values[i], is_share=True) for score, values in scores.items()}
         for i, name in enumerate(names)
     ]
-
-
-def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
-    """Write a CSV row per video; the columns of each of several heads end in its name.
-
-    A single-label head has `label`, `predicted`, `probability` and `correct`; a multi-label head the same
-    without a probability, and `probability.CLASS` of each class; a number `label`, `predicted` and `error`.
-    """
-    columns: list[tuple[str, Sequence[str]]] = [("video", predictions.videos)]
-    for name, head in predictions.by_head().items():
-        columns += [(f"{title}.{name}" if name else title, texts) for title, texts in _columns(head, classes)]
-    rows = zip(*(texts for _, texts in columns), strict=True)
-    write_table(path, [[title for title, _ in columns], *rows])
-
-
-def _columns(head: HeadPredictions, classes: Classes) -> list[tuple[str, list[str]]]:
-    """The titles of the columns of a head, with a text for each video."""
-    means, labels = head.means, head.labels
-    if head.head.task == "regression":
-        return [
-            ("label", [f"{label:.15g}" for label in labels]),
-            ("predicted", [f"{answer:.7g}" for answer in means[:, 0]]),
-            ("error", [f"{error:.6g}" for error in means[:, 0] - labels]),
-        ]
-    flags = head.class_flags()  # (V, C) each
-    named = [
-        (title, [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in rows])
-        for title, rows in zip(("label", "predicted"), flags, strict=True)
-    ]
-    correct = ("correct", [str(int(is_right)) for is_right in (flags[0] == flags[1]).all(axis=1)])
-    if head.head.task == MULTI_LABEL:
-        every = [(f"probability.{classes.name(c)}", [f"{x:.6f}" for x in of]) for c, of in enumerate(means.T)]
-        return [*named, correct, *every]
-    return [*named, ("probability", [f"{x:.6f}" for x in means.max(axis=1)]), correct]

@@ -1,4 +1,4 @@
-"""The answers of a classifier about the videos of a list, next to their labels.
+"""The answers of a classifier about the videos of a list, next to their labels, and as a file.
 
 A head answers one question about a video, such as its verb or its noun. Most classifiers have one head,
 without a name.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.data.bad_videos import refuse_too_many
-from everest.lists.labels import Label
+from everest.lists.classes import Classes
+from everest.lists.labels import JOINED_BY, Label
+from everest.system.files import write_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +34,6 @@ class HeadPredictions:
     def means(self) -> NDArray[np.float32]:
         """(V, C): the mean over a video's views (released programs: softmax, mean, arg-max)."""
         return self.outputs.mean(axis=1)
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """(V,) whether the most probable class is the label, of a single-label head."""
-        return in_top(self.means, self.labels, 1)
 
     @property
     def chosen(self) -> NDArray[np.bool_]:
@@ -93,3 +91,37 @@ def refuse_too_many_skipped(predictions: Predictions, max_bad: float) -> None:
     """Raise DataError when more than the share `max_bad` of the videos is unreadable."""
     num_videos = len(predictions.skipped) + len(predictions.videos)
     refuse_too_many(predictions.skipped, requested=num_videos, max_bad=max_bad)
+
+
+def write_predictions(path: Path, predictions: Predictions, classes: Classes) -> None:
+    """Write a CSV row per video; the columns of each of several heads end in its name.
+
+    A single-label head has `label`, `predicted`, `probability` and `correct`; a multi-label head the same
+    without a probability, and `probability.CLASS` of each class; a number `label`, `predicted` and `error`.
+    """
+    columns: list[tuple[str, Sequence[str]]] = [("video", predictions.videos)]
+    for name, head in predictions.by_head().items():
+        columns += [(f"{title}.{name}" if name else title, texts) for title, texts in _columns(head, classes)]
+    rows = zip(*(texts for _, texts in columns), strict=True)
+    write_table(path, [[title for title, _ in columns], *rows])
+
+
+def _columns(head: HeadPredictions, classes: Classes) -> list[tuple[str, list[str]]]:
+    """The titles of the columns of a head, with a text for each video."""
+    means, labels = head.means, head.labels
+    if head.head.task == "regression":
+        return [
+            ("label", [f"{label:.15g}" for label in labels]),
+            ("predicted", [f"{answer:.7g}" for answer in means[:, 0]]),
+            ("error", [f"{error:.6g}" for error in means[:, 0] - labels]),
+        ]
+    flags = head.class_flags()  # (V, C) each
+    named = [
+        (title, [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in rows])
+        for title, rows in zip(("label", "predicted"), flags, strict=True)
+    ]
+    correct = ("correct", [str(int(is_right)) for is_right in (flags[0] == flags[1]).all(axis=1)])
+    if head.head.task == MULTI_LABEL:
+        every = [(f"probability.{classes.name(c)}", [f"{x:.6f}" for x in of]) for c, of in enumerate(means.T)]
+        return [*named, correct, *every]
+    return [*named, ("probability", [f"{x:.6f}" for x in means.max(axis=1)]), correct]

@@ -9,14 +9,23 @@ from collections.abc import Iterable
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import LayerNorm
 from torch.utils.checkpoint import checkpoint
 
-from everest.config.sizes import MLP_RATIO
+from everest.config.model import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
 from everest.models.positions import Rotation
-from everest.models.recomputed import Activation, ActivationLinear, RecomputedSwiglu, attend, norm_linear
+from everest.models.recomputed import (
+    FEW_TOKENS,
+    Activation,
+    ActivationLinear,
+    FewTokensAttention,
+    RecomputedSwiglu,
+    norm_linear,
+)
+from everest.system.compute import is_eager_on_cpu
 
 EPS: Final = 1e-6  # of every LayerNorm, as in the released programs
 
@@ -82,7 +91,11 @@ class Attention(nn.Module):
         if rotation is not None:
             # Values are copied: a view would keep what queries and keys were turned from.
             q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
-        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+        if k.size(2) <= FEW_TOKENS and q.dtype == torch.float32 and is_eager_on_cpu(q):
+            attended = FewTokensAttention.apply(q, k, v)
+        else:
+            attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, L, D / heads)
+        return self.proj(attended.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from everest.errors import RecipeError
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.models.block import Block
 from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec
@@ -115,10 +115,10 @@ def count_frozen_macs(spec: ModelSpec) -> int | None:
     """
     if teacher := spec.teacher_in_step:
         return spec.grid.t // teacher.grid.t * count_macs(teacher).total
-    if spec.tokenizer is None or not spec.runs_tokenizer:
+    if spec.tokenizer_in_step is None:
         return None
     with torch.device("meta"):
-        tokenizer = spec.tokenizer.settings.build().eval()
+        tokenizer = spec.tokenizer_in_step.settings.build().eval()
         clip = torch.empty(1, spec.channels, spec.frames, *spec.size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         tokenizer.encode(clip)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from everest.methods.frame_selection import draw_slices, kept_per_slice, take_slices
+from everest.methods.frame_selection import draw_slices, kept_per_slice
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
 from everest.methods.ranked import ByImportance
 from everest.methods.selector import Selector, choose, measure
@@ -114,31 +114,20 @@ class MaskedAutoencoder(PretrainingModel):
         encoder.check(frames, offered)
         if noise is None:
             noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
-        if offered.t > grid.t:
+        if offered.t > grid.t:  # draw clips by the importance of all candidates' tokens
+            assert isinstance(self.selector, ByImportance)
+            if importance is None:
+                importance = measure(self.selector, self.to_input(frames), self.embedding)
+                assert importance is not None
+            counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
             uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
-            frames, importance = self._draw_clips(frames, uniform, importance, offered)
+            slices = draw_slices(counts, uniform, grid.t)  # (B, t)
+            index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
+            frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
+            by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
+            importance = None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
         x, noise = self.to_input(frames), noise[:, : grid.num_tokens]
         return frames, x, choose(self.selector, x, grid, self.embedding, noise, importance)
-
-    def _draw_clips(
-        self, frames: Tensor, uniform: Tensor, importance: Tensor | None, offered: TokenGrid
-    ) -> tuple[Tensor, Tensor | None]:
-        """Draw clips by the importance of the tokens of all candidates, which is measured if it is None.
-
-        Returns:
-            The clips, and the importance (B, N) that their tokens keep; None: it is measured again.
-        """
-        assert isinstance(self.selector, ByImportance)
-        if importance is None:
-            importance = measure(self.selector, self.to_input(frames), self.embedding)
-            assert importance is not None
-        counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
-        slices = draw_slices(counts, uniform, self.encoder.grid.t)  # (B, t)
-        clips = take_slices(frames, slices, self.encoder.patch_embed.tubelet[0])
-        if self.recompute:
-            return clips, None
-        by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
-        return clips, gather_tokens(by_slice, slices).flatten(1)
 
     def forward(
         self,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
-from everest.methods.camera_task import NUMBERS
+from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
-from everest.methods.features import FeatureTargets
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
+from everest.methods.targets import FeatureTargets
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers
@@ -96,13 +96,13 @@ def frozen_bytes(spec: ModelSpec) -> int:
     """
     if teacher := spec.teacher_in_step:
         return WEIGHT_BYTES * count_weights(teacher).total
-    if spec.tokenizer is None or not spec.runs_tokenizer:
+    if spec.tokenizer_in_step is None:
         return 0
 
     from everest.tokenizer.targets import FrozenTokenizer
 
     with torch.device("meta"):
-        tokenizer = spec.tokenizer.settings.build().eval()
+        tokenizer = spec.tokenizer_in_step.settings.build().eval()
     frozen = FrozenTokenizer.wrap(tokenizer, spec.pixels)
     num_weights = sum(parameter.numel() for parameter in tokenizer.parameters())
 

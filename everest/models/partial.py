@@ -11,7 +11,7 @@ D rows, C columns of a matrix, R rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, cast
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import FinetuneSettings, LoraSettings
+from everest.config.stage_settings import FinetuneSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.importance import full_precision
@@ -33,17 +33,19 @@ PATHS: Final = {"qkv": "attn.qkv", "proj": "attn.proj", "fc1": "mlp.fc1", "fc2":
 
 def require_init(section: TrainedSection) -> None:
     """Check a stage that starts from new weights."""
-    if not isinstance(section, TokenizerSettings) and section.lora.rank:
-        name = "finetune" if isinstance(section, FinetuneSettings) else "pretrain"
-        raise RecipeError(
-            f"{name}.lora: adapts trained weights, and the encoder starts from new ones; name a "
-            f"checkpoint with --init, or set {name}.lora.rank=0"
-        )
-    if isinstance(section, FinetuneSettings) and section.freeze not in ("none", "embedding"):
-        raise RecipeError(
-            f"finetune.freeze: {section.freeze} keeps trained weights, and the encoder starts from new ones; "
-            "name a checkpoint with --init, or set finetune.freeze=none"
-        )
+    if isinstance(section, TokenizerSettings):
+        return
+    stage = "finetune" if isinstance(section, FinetuneSettings) else "pretrain"
+    if section.lora.rank:
+        setting, without = f"{stage}.lora.rank={section.lora.rank}", f"{stage}.lora.rank=0"
+    elif isinstance(section, FinetuneSettings) and section.freeze not in ("none", "embedding"):
+        setting, without = f"{stage}.freeze={section.freeze}", f"{stage}.freeze=none"
+    else:
+        return
+    raise RecipeError(
+        f"{setting} needs trained weights, but the encoder starts from new ones; name a checkpoint with "
+        f"--init, or set {without}"
+    )
 
 
 def choose_trained(model: nn.Module, section: TrainedSection) -> None:
@@ -57,7 +59,13 @@ def choose_trained(model: nn.Module, section: TrainedSection) -> None:
     encoder = model.encoder
     if section.lora.rank:
         encoder.requires_grad_(False)
-        add_adapters(encoder.blocks, section.lora)
+        lora = section.lora
+        for block in encoder.blocks:
+            for layer in dict.fromkeys(lora.layers):
+                linear = cast(nn.Linear, block.get_submodule(PATHS[layer]))
+                adapter = LowRank(linear.weight, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
+                parametrize.register_parametrization(linear, "weight", adapter)
+                linear.__class__ = AdaptedLinear
     else:
         freeze_layers(encoder, frozen_layers(section, len(encoder.blocks)))
 
@@ -126,16 +134,6 @@ class AdaptedLinear(nn.Linear):
         """The sum (D, C)."""
         parametrizations = cast(nn.ModuleDict, self.parametrizations)
         return parametrizations["weight"]()
-
-
-def add_adapters(blocks: Iterable[nn.Module], lora: LoraSettings) -> None:
-    """Add an adapter to each of the matrices `lora.layers` of every block."""
-    for block in blocks:
-        for layer in dict.fromkeys(lora.layers):
-            linear = cast(nn.Linear, block.get_submodule(PATHS[layer]))
-            adapter = LowRank(linear.weight, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
-            parametrize.register_parametrization(linear, "weight", adapter)
-            linear.__class__ = AdaptedLinear
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

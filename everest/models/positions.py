@@ -14,18 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.sizes import rotary_channels
+from everest.config.model import rotary_channels
 from everest.config.values import Positions, Rotary
 from everest.methods.grid import TokenGrid
 
 
 class FixedPositions(nn.Module):
-    """Computed positions. The table is not stored, so that weights load into a model of any clip."""
+    """Computed positions. The table is not stored, so that weights load into a model of any clip.
+
+    Args:
+        trained: the grid that interpolated positions were computed for.
+    """
 
     table: Tensor  # (N, D)
 
-    def __init__(self, table: Tensor) -> None:
+    def __init__(self, positions: Positions, trained: TokenGrid, grid: TokenGrid, width: int) -> None:
         super().__init__()
+        table = position_table(positions, trained, width)
+        slices = _over_places(table.unflatten(0, (trained.t, -1)), trained, grid)  # (t, h'*w', D)
+        table = _over_time(slices.transpose(0, 1), grid.t).transpose(0, 1).flatten(0, 1)  # (N, D)
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -78,13 +85,22 @@ class Rotation(NamedTuple):
 
 
 class RotaryPositions(nn.Module):
-    """Rotations of the tokens of a grid, computed. V-JEPA 2 (Assran et al. 2025) has the same ones.
+    """Rotations of the tokens of a grid, computed: by which angle each channel of a head is turned.
 
-    Each coordinate has an even number R of a head's channels; the channels that are left over are not turned.
-    Image models turn by row and column only, each in half of the channels (`place_angles`).
+    Of a video, as in V-JEPA 2 (Assran et al. 2025), an even number R of channels is for the slice, then for
+    the row, for the column; the channels that are left over are not turned. Channels 2i and 2i + 1 are the
+    coordinates of a point, but each has the angle of its own number modulo R / 2. So V-JEPA 2 was trained: a
+    pair is not turned by one angle as in other rotary positions.
+
+    Of an image model, half of the channels are for the row, half for the column. Channels 2i and 2i + 1 are a
+    point, and turned by one angle: coordinate * base ** -(i / (E / 4)). everest.foreign.timm_images puts the
+    channels of other layouts into this order.
 
     Args:
-        places: of an image model, by row and column only; none: by slice, row and column.
+        places: `none`: of a video; else the coordinates of an image model. `eva02:N` (Fang et al. 2024):
+            from 0, scaled so that the frame is N places high and wide; `pe:N` (Bolya et al. 2025): the same,
+            from 1 before scaling; `rope-vit` (Heo et al. 2024): from 0, not scaled; `dinov3` (Simeoni et al.
+            2025): from -2 pi to 2 pi at the borders.
     """
 
     cos: Tensor  # (N, E)
@@ -92,10 +108,27 @@ class RotaryPositions(nn.Module):
 
     def __init__(self, grid: TokenGrid, head_width: int, places: Rotary = "none") -> None:
         super().__init__()
-        is_video = places == "none"
-        angle = rotary_angles(grid, head_width) if is_video else place_angles(grid, head_width, places)
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
+        if places == "none":
+            channels = rotary_channels(head_width)  # R
+            rates = BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
+            coordinates = torch.cartesian_prod(*map(torch.arange, (grid.t, grid.h, grid.w)))  # (N, 3)
+            angles = (coordinates.unsqueeze(2) * rates).repeat(1, 1, 2).flatten(1)  # (N, 3 * R)
+            angles = F.pad(angles, (0, head_width - 3 * channels))  # (N, E)
+        else:
+            base = LOWER_BASE if places in ("dinov3", "rope-vit") else BASE
+            rates = base ** -(torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4))
+            kind, _, extent = places.partition(":")
+            sides = []  # the coordinates of the rows, of the columns
+            for count in (grid.h, grid.w):
+                number = torch.arange(count, dtype=torch.float64)
+                if kind == "dinov3":
+                    sides.append(4 * math.pi * ((number + 0.5) / count - 0.5))
+                else:
+                    sides.append((number + (kind == "pe")) * (int(extent) / count if extent else 1))
+            angles = (torch.cartesian_prod(*sides).unsqueeze(2) * rates).flatten(1)  # (h*w, E / 2)
+            angles = angles.repeat_interleave(2, dim=1).repeat(grid.t, 1)  # (N, E)
+        self.register_buffer("cos", angles.cos().float(), persistent=False)
+        self.register_buffer("sin", angles.sin().float(), persistent=False)
 
     def forward(self, ids: Tensor) -> Rotation:
         """The rotation of the tokens `ids` (B, K)."""
@@ -140,12 +173,6 @@ def interpolated(tensors: Mapping[str, Tensor], old: TokenGrid, new: TokenGrid) 
     return fitted
 
 
-def interpolated_table(table: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
-    """The table (N, D) of the grid `old` for `new`, (N', D), interpolated as learned positions are."""
-    slices = _over_places(table.unflatten(0, (old.t, old.per_slice)), old, new)  # (t, h'*w', D)
-    return _over_time(slices.transpose(0, 1), new.t).transpose(0, 1).flatten(0, 1)
-
-
 def _over_time(rows: Tensor, slices: int) -> Tensor:
     """Interpolate (B, t, D) to (B, slices, D)."""
     return rows if rows.size(1) == slices else F.interpolate(rows.mT, size=slices, mode="linear").mT
@@ -167,79 +194,28 @@ INTERPOLATED: Final[dict[Positions, ComputedPositions]] = {
 
 
 def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
-    """The table (N, D) float32 of computed positions, which is added to the tokens of a grid."""
+    """The table (N, D) float32 of computed positions, which is added to the tokens of a grid.
+
+    `flat`: sine and cosine of the flat token number alternate over the channels. As in the released programs,
+    time, height and width are not separated. `separable`: the slice in a quarter of the channels, then the
+    column, then the row, as in MVD (Wang et al. 2023) and MAE's spatial half; for any number of slices.
+
+    Angles are float64: they reach thousands of radians at 128 frames.
+    """
     if INTERPOLATED.get(positions, positions) == "flat":
-        return sinusoid_positions(grid.num_tokens, width)
-    return separable_positions(grid, width)
+        number = torch.arange(grid.num_tokens, dtype=torch.float64).unsqueeze(1)  # (N, 1)
+        pair = torch.arange((width + 1) // 2, dtype=torch.float64)  # (D/2,) of channels
+        angle = number / torch.pow(10000.0, 2 * pair / width)  # (N, D/2)
+        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width].float()
 
+    def sines(places: int, channels: int) -> Tensor:
+        """(places, channels): all sines, then all cosines."""
+        rates = torch.arange(channels // 2, dtype=torch.float64) / (channels / 2)
+        angle = torch.arange(places).double().unsqueeze(1) / torch.pow(10000.0, rates)
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
 
-def sinusoid_positions(num_tokens: int, width: int) -> Tensor:
-    """The table (N, D) float32 of sine and cosine of the flat token number, alternating over the channels.
-
-    As in the released programs, time, height and width are not separated, and the angles are float64: they
-    reach thousands of radians at 128 frames.
-    """
-    position = torch.arange(num_tokens, dtype=torch.float64).unsqueeze(1)  # (N, 1)
-    pair = torch.arange((width + 1) // 2, dtype=torch.float64)  # (D/2,) of channels
-    angle = position / torch.pow(10000.0, 2 * pair / width)  # (N, D/2)
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)[:, :width].float()
-
-
-def separable_positions(grid: TokenGrid, width: int) -> Tensor:
-    """The table (N, D) float32 with the slice in a quarter of the channels, then the column, then the row.
-
-    It is the table of MVD (Wang et al. 2023) and of MAE's spatial half, and extends to any number of slices.
-    """
-    time = _sines(torch.arange(grid.t), width // 4)  # (t, D/4)
     half = (width - width // 4) // 2
-    column, row = _sines(torch.arange(grid.w), half), _sines(torch.arange(grid.h), half)
-    shape = (grid.t, grid.h, grid.w, -1)
+    time, column, row = sines(grid.t, width // 4), sines(grid.w, half), sines(grid.h, half)
     parts = (time[:, None, None], column[None, None], row[None, :, None])
+    shape = (grid.t, grid.h, grid.w, -1)
     return torch.cat([part.expand(shape) for part in parts], dim=-1).flatten(0, 2).float()
-
-
-def _sines(coordinates: Tensor, width: int) -> Tensor:
-    """(coordinates, width) float64: all sines, then all cosines."""
-    rates = torch.arange(width // 2, dtype=torch.float64) / (width / 2)
-    angle = coordinates.double().unsqueeze(1) / torch.pow(10000.0, rates)  # (coordinates, width/2)
-    return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-
-def rotary_angles(grid: TokenGrid, head_width: int) -> Tensor:
-    """The angles (N, E) float64: R channels for the slice, then for the row, for the column, zeros.
-
-    Channels 2i and 2i + 1 are the coordinates of a point, but each has the angle of its own number modulo
-    R / 2. So V-JEPA 2 was trained: a pair is not turned by one angle as in other rotary positions.
-    """
-    channels = rotary_channels(head_width)  # R
-    rates = BASE ** -(torch.arange(channels // 2, dtype=torch.float64) / (channels / 2))
-    coordinates = torch.cartesian_prod(*(torch.arange(side) for side in (grid.t, grid.h, grid.w)))  # (N, 3)
-    angles = (coordinates.unsqueeze(2) * rates).repeat(1, 1, 2)  # (N, 3, R)
-    return F.pad(angles.flatten(1), (0, head_width - 3 * channels))
-
-
-def place_angles(grid: TokenGrid, head_width: int, rotary: Rotary) -> Tensor:
-    """The angles (N, E) float64 of an image model: half of the channels for the row, half for the column.
-
-    Channels 2i and 2i + 1 are a point, and turned by one angle: coordinate * base ** -(i / (E / 4)).
-    everest.foreign.timm_images puts the channels of other layouts into this order.
-
-    Args:
-        rotary: the coordinates. `eva02:N` (Fang et al. 2024): from 0, scaled so that the frame is N places
-            high and wide; `pe:N` (Bolya et al. 2025): the same, from 1 before scaling; `rope-vit` (Heo et
-            al. 2024): from 0, not scaled; `dinov3` (Simeoni et al. 2025): from -2 pi to 2 pi at the borders.
-    """
-    rates = (LOWER_BASE if rotary in ("dinov3", "rope-vit") else BASE) ** -(
-        torch.arange(head_width // 4, dtype=torch.float64) / (head_width // 4)
-    )  # (E / 4,)
-    places = torch.cartesian_prod(_coordinates(grid.h, rotary), _coordinates(grid.w, rotary))  # (h*w, 2)
-    angles = (places.unsqueeze(2) * rates).flatten(1)  # (h*w, E / 2)
-    return angles.repeat_interleave(2, dim=1).repeat(grid.t, 1)
-
-
-def _coordinates(places: int, rotary: Rotary) -> Tensor:
-    """The coordinates (places,) float64 of the places of a row or column."""
-    number, (kind, _, extent) = torch.arange(places, dtype=torch.float64), rotary.partition(":")
-    if kind == "dinov3":
-        return 4 * math.pi * ((number + 0.5) / places - 0.5)
-    return (number + (kind == "pe")) * (int(extent) / places if extent else 1)

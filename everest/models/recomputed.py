@@ -14,8 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import LayerNorm
 
-from everest.system.compute import is_eager_on_cpu
-
 Activation = Literal["exact", "tanh", "quick", "swiglu"]  # the first three are of GELU
 QUICK: Final = 1.702  # Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
 APPROXIMATE: Final = {"exact": "none", "tanh": "tanh"}
@@ -25,13 +23,6 @@ FEW_TOKENS: Final = 192  # our choice: on an AMD EPYC, fused attention is faster
 def norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:
     """`linear(norm(x))`: (B, K, P) of tokens (B, K, D)."""
     return NormLinear.apply(x, norm.weight, norm.bias, norm.eps, weight, bias)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention (B, heads, L, D) of queries (B, heads, L, D) to keys and values (B, heads, K, D)."""
-    if k.size(2) <= FEW_TOKENS and q.dtype == torch.float32 and is_eager_on_cpu(q):
-        return FewTokensAttention.apply(q, k, v)
-    return F.scaled_dot_product_attention(q, k, v)
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -151,19 +142,15 @@ class FewTokensAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v)  # (B, heads, L, D), (B, heads, K, D), (B, heads, K, D)
-        return _attention_weights(q, k) @ v
+        return (q @ k.mT).mul_(q.size(-1) ** -0.5).softmax(dim=-1) @ v
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = ctx.saved_tensors
         (grad,) = grad_outputs  # (B, heads, L, D)
-        weights = _attention_weights(q, k)
+        scale = q.size(-1) ** -0.5
+        weights = (q @ k.mT).mul_(scale).softmax(dim=-1)  # (B, heads, L, K)
         grad_v = weights.mT @ grad
         grad_scores = torch.ops.aten._softmax_backward_data(grad @ v.mT, weights, -1, weights.dtype)
-        grad_scores *= q.size(-1) ** -0.5
+        grad_scores *= scale
         return grad_scores @ k, grad_scores.mT @ q, grad_v
-
-
-def _attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """(B, heads, L, K) from queries and keys."""
-    return (q @ k.mT).mul_(q.size(-1) ** -0.5).softmax(dim=-1)

@@ -22,11 +22,10 @@ from everest.config.stage_settings import (
 )
 from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
-from everest.methods.features import FeatureTargets, TeacherUse
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.strategies import AllTokens, StoredStrategy
-from everest.methods.targets import BoundTarget, PixelTargets, Target, TargetMaker
+from everest.methods.targets import BoundTarget, FeatureTargets, PixelTargets, Target, TargetMaker, TeacherUse
 from everest.models.classifier import VideoClassifier
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import INTERPOLATED
@@ -137,7 +136,9 @@ class ModelSpec(Architecture):
 
     def without_files(self) -> ModelSpec:
         """The same model with an untrained tokenizer, for a device on which tensors have no values."""
-        return self if self.tokenizer is None else replace(self, tokenizer=self.tokenizer.untrained())
+        if self.tokenizer is None:
+            return self
+        return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
     @property
     def classifier_heads(self) -> Heads:
@@ -156,51 +157,49 @@ class ModelSpec(Architecture):
         if self.kind == "encoder":
             model = VideoEncoder(self, selector=selector)
         elif self.kind == "classifier":
-            model = VideoClassifier(
-                self, selector=selector, heads=self.classifier_heads, drop_path=self.drop_path
-            )
+            heads, drop_path = self.classifier_heads, self.drop_path
+            model = VideoClassifier(self, selector=selector, heads=heads, drop_path=drop_path)
         elif self.views is not None:
             model = ViewModel(self, selector=selector, settings=self.views, camera=self.camera)
         else:
-            model = self._autoencoder()
+            tokenizer = None
+            if self.tokenizer is not None:  # its weights are loaded when they are first needed
+                from everest.tokenizer.targets import FrozenTokenizer
+
+                levels = self.tokenizer.settings.config.levels
+                tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
+                if self.tokenizer_in_step:
+                    _ = tokenizer.tokenizer  # now, to report a missing file at once
+            drawn_from = self.offered_grid if self.offered_grid.t > self.grid.t else None
+            model = MaskedAutoencoder(
+                self,
+                selector=selector,
+                targets=self._targets(tokenizer),
+                learned=tokenizer,
+                candidates=drawn_from,
+                recompute=self.frame_selection.recompute,
+                camera=self.camera,
+            )
         model.spec = self
         return model
 
-    def _autoencoder(self) -> MaskedAutoencoder:
+    def _targets(self, tokenizer: FrozenTokenizer | None) -> TargetMaker:
+        """What the decoder of an autoencoder predicts."""
         assert self.target is not None, "only the model of pre-training has targets"
-        frozen, offered = None, self.offered_grid
-        if self.tokenizer is not None:  # its weights are loaded when they are first needed
-            from everest.tokenizer.targets import FrozenTokenizer
-
-            levels = self.tokenizer.settings.config.levels
-            frozen = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
-            if self.runs_tokenizer:
-                _ = frozen.tokenizer  # now, to report a missing file at once
-        return MaskedAutoencoder(
-            self,
-            selector=self.selection,
-            targets=self._targets(self.target, frozen),
-            learned=frozen,
-            candidates=offered if offered.t > self.grid.t else None,
-            recompute=self.frame_selection.recompute,
-            camera=self.camera,
-        )
-
-    def _targets(self, target: TargetSettings, frozen: FrozenTokenizer | None) -> TargetMaker:
-        """What the decoder predicts; `frozen` is the tokenizer, for targets of tokens."""
-        match target:
-            case PixelTargetSettings():  # its other settings are the fields of PixelTargets
-                choices = {key: value for key, value in vars(target).items() if key not in ("kind", "cache")}
-                return PixelTargets(tubelet=self.model.tubelet, statistics=self.pixels, **choices)
+        match self.target:
+            case PixelTargetSettings(normalize=normalize, frames=frames):
+                return PixelTargets(
+                    tubelet=self.model.tubelet, normalize=normalize, frames=frames, statistics=self.pixels
+                )
             case TokenTargetSettings(space=space):
                 from everest.tokenizer.targets import TokenTargets
 
-                assert frozen is not None
-                return TokenTargets(frozen=frozen, space=space)
+                assert tokenizer is not None
+                return TokenTargets(frozen=tokenizer, space=space)
             case FeatureTargetSettings():
                 return FeatureTargets(width=0 if self.teacher is None else self.teacher.width)
             case Target():  # of another package
-                return BoundTarget(target=target, tubelet=self.model.tubelet, statistics=self.pixels)
+                return BoundTarget(target=self.target, tubelet=self.model.tubelet, statistics=self.pixels)
 
     @property
     def is_autoencoder(self) -> bool:
@@ -208,9 +207,9 @@ class ModelSpec(Architecture):
         return self.kind == "pretrain" and self.views is None
 
     @property
-    def runs_tokenizer(self) -> bool:
-        """Whether a training step runs the tokenizer; with a token cache the clips come with their tokens."""
-        return self.tokenizer is not None and self.target is not None and self.target.cache is None
+    def tokenizer_in_step(self) -> TokenizerUse | None:
+        """The tokenizer that a training step runs; with a token cache the clips come with their tokens."""
+        return None if self.target is None or self.target.cache is not None else self.tokenizer
 
     @property
     def teacher_in_step(self) -> ModelSpec | None:
@@ -282,10 +281,10 @@ def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> ModelSpec:
     """The encoder `saved` of the teacher `name`, for clips with the tokens of a recipe's model."""
     data, tubelet = recipe.data, recipe.model.tubelet
     t, p, q = saved.model.tubelet
-    if saved.channels > 1 and data.channels == 1 and saved.model.input == "differences":
-        raise CheckpointError(f"{name}: the teacher sees color differences; set data.channels=3")
-    if saved.channels < data.channels:
-        raise CheckpointError(f"{name}: the teacher sees luma only; set data.channels={saved.channels}")
+    sees_color_differences = saved.channels > data.channels and saved.model.input == "differences"
+    if saved.channels < data.channels or sees_color_differences:
+        channels = "luma only" if saved.channels == 1 else "color differences"
+        raise CheckpointError(f"{name}: the teacher sees {channels}; set data.channels={saved.channels}")
     if t % tubelet[0] and tubelet[0] % t:
         raise CheckpointError(
             f"{name}: the teacher's tokens are of {t} frames, the recipe's of {tubelet[0]}; set "

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.values import Input
-from everest.methods.camera_task import MOTIONS, NUMBERS, moving_clips
+from everest.methods.camera import MOTIONS, NUMBERS, moving_clips
 from everest.methods.grid import TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
@@ -25,7 +25,7 @@ from everest.video.pixels import PixelStatistics
 
 if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
     from everest.config.settings import Recipe
-    from everest.data.clip_format import ClipFormat
+    from everest.data.views import ClipFormat
 
 
 class VideoModel(nn.Module):
@@ -111,7 +111,7 @@ class PretrainingOutput:
 
 
 class PretrainingModel(VideoModel):
-    """An encoder with its last norm, and the head of the camera's task (everest.methods.camera_task).
+    """An encoder with its last norm, and the head of the camera's task (everest.methods.camera).
 
     Args:
         camera: the weight of the task in the loss; 0: without it.

@@ -74,36 +74,31 @@ class ViewModel(PretrainingModel):
             raise ValueError(f"{frames.size(0)} clips are no whole videos of {views} views")
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
-        features = self.visible_features(frames, noise)  # (B, D)
+        features, numbers = self.visible_features(frames, noise), videos[::views]  # (B, D), (M,)
         with full_precision(frames.device):
-            loss, parts = self._compare(features.float(), videos[::views])
+            features = features.float()
+            if self.training:
+                features, numbers = _of_all_processes(features), _of_all_processes(numbers)
+            projected = self.projector(features)  # (B, P)
+            by_video = projected.unflatten(0, (-1, views))  # (M, V, P)
+            parts = {"view_spread": spread(projected.detach())}
+            match self.settings:
+                case ContrastSettings(temperature=temperature):
+                    loss, parts["view_top1"] = contrast(by_video, numbers, temperature=temperature)
+                case SigregSettings(sigreg_weight=weight, width=width):
+                    directions = torch.randn(width, DIRECTIONS, device=features.device)
+                    directions = F.normalize(directions, dim=0)  # (P, S), of length 1
+                    if self.training and distributed.is_initialized():
+                        distributed.broadcast(directions, src=0)
+                    of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
+                    # The length of projections counts: the invariance alone would make all of them 0.
+                    parts["view_spread"] = torch.minimum(parts["view_spread"], deviation(projected.detach()))
+                    parts["invariance"] = invariance(by_video)
+                    parts["sigreg"] = torch.stack(of_views).mean()
+                    loss = (1 - weight) * parts["invariance"] + weight * parts["sigreg"]
         noise = None if noise is None else noise[::views]
         loss, camera = self.with_camera_loss(loss, frames[::views], noise)
         return PretrainingOutput(loss=loss, parts=parts | camera)
-
-    def _compare(self, features: Tensor, videos: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of features (B, D) over the batches of all processes, and its parts."""
-        settings = self.settings
-        if self.training:
-            features, videos = _of_all_processes(features), _of_all_processes(videos)
-        projected = self.projector(features)  # (B, P)
-        by_video = projected.unflatten(0, (-1, settings.number))  # (M, V, P)
-        parts = {"view_spread": spread(projected.detach())}
-        match settings:
-            case ContrastSettings(temperature=temperature):
-                loss, parts["view_top1"] = contrast(by_video, videos, temperature=temperature)
-            case SigregSettings(sigreg_weight=weight):
-                directions = torch.randn(settings.width, DIRECTIONS, device=features.device)
-                directions = F.normalize(directions, dim=0)  # (P, S), of length 1
-                if self.training and distributed.is_initialized():
-                    distributed.broadcast(directions, src=0)
-                of_views = [sigreg(view, directions) for view in by_video.unbind(1)]
-                # The length of projections counts: the invariance alone would make all of them 0.
-                parts["view_spread"] = torch.minimum(parts["view_spread"], deviation(projected.detach()))
-                parts["invariance"] = invariance(by_video)
-                parts["sigreg"] = torch.stack(of_views).mean()
-                loss = (1 - weight) * parts["invariance"] + weight * parts["sigreg"]
-        return loss, parts
 
 
 def _of_all_processes(rows: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,7 @@ from everest.models.positions import (
     Rotation,
     TokenPositions,
     add_positions,
-    interpolated_table,
     learned_rows,
-    position_table,
     rotation_of,
 )
 from everest.video.pixels import IMAGENET, PixelStatistics
@@ -85,8 +84,7 @@ class Architecture:
             return RotaryPositions(grid, width // heads)
         if positions == "learned-separable":
             return LearnedPositions(grid, width, class_token=class_token)
-        table = position_table(positions, self.trained_grid, width)
-        return FixedPositions(interpolated_table(table, self.trained_grid, grid))
+        return FixedPositions(positions, self.trained_grid, grid, width)
 
 
 class Encoder(nn.Module):
@@ -125,12 +123,9 @@ class Encoder(nn.Module):
             ),
             checkpointing=architecture.checkpointing,
         )
-
-        def norm_if(exists: bool) -> nn.Module:
-            return nn.LayerNorm(size.width, eps=norms.eps) if exists else nn.Identity()
-
-        self.norm_before = norm_if(model.norm_before)
-        self.norm = norm_if(final_norm and norms.after_encoder)
+        norm = partial(nn.LayerNorm, size.width, eps=norms.eps)
+        self.norm_before = norm() if model.norm_before else nn.Identity()
+        self.norm = norm() if final_norm and norms.after_encoder else nn.Identity()
         self.position = architecture.make_positions(size.width, size.heads, class_token=model.class_token)
         self.rotary = RotaryPositions(grid, size.width // size.heads, model.rotary) if turns_places else None
         # The class token attends with the others in every block and is left out of the output, as in ST-MAE,
@@ -139,42 +134,32 @@ class Encoder(nn.Module):
         self.registers = learned_rows(model.registers, size.width) if model.registers else None
 
     def check(self, frames: Tensor, grid: TokenGrid | None = None) -> None:
-        """Raise ValueError if the clips do not fit `grid`, are no frames, or if the batch is empty."""
+        """Raise ValueError if `frames` are not clips of `grid`, or if the batch is empty."""
         grid = grid or self.grid
         t, p, q = self.patch_embed.tubelet
         expected = (self.pixels.channels, grid.t * t, grid.h * p, grid.w * q)
-        if frames.dim() != 5 or tuple(frames.shape[1:]) != expected:
+        is_clip = frames.dtype == torch.uint8 or frames.is_floating_point()
+        if not is_clip or frames.dim() != 5 or tuple(frames.shape[1:]) != expected or frames.size(0) == 0:
             raise ValueError(
-                f"expected clips of shape (B, {', '.join(map(str, expected))}), got {tuple(frames.shape)}"
+                f"expected clips of shape (B, {', '.join(map(str, expected))}), B at least 1, of uint8 or "
+                f"normalized to float; got {frames.dtype} {tuple(frames.shape)}"
             )
-        if frames.dtype != torch.uint8 and not frames.is_floating_point():
-            raise ValueError(f"expected clips of uint8, or normalized to float, got {frames.dtype}")
-        if frames.size(0) == 0:
-            raise ValueError("expected at least one clip, got an empty batch")
-
-    def embed(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """Embed the tokens `ids` (B, K) of clips (B, C, T, H, W) and add their positions: (B, K, D).
-
-        Rotary positions are not added. Bytes are normalized after the tokens are gathered. The precision is
-        that of the weights, or of autocast, whatever that of the clips is.
-        """
-        patches = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
-        patches = self.pixels.normalized(patches).to(self.patch_embed.dtype)
-        return add_positions(self.patch_embed(patches), self.position, ids)
-
-    def prefix(self, batch: int) -> list[Tensor]:
-        """The class token (B, 1, D) and the registers (B, R, D) in front of the tokens of each clip."""
-        token = self.class_token
-        if token is not None and isinstance(self.position, LearnedPositions):
-            assert self.position.class_token is not None
-            token = token + self.position.class_token
-        return [part.expand(batch, -1, -1) for part in (token, self.registers) if part is not None]
 
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W): (B, K, D)."""
-        x, last = self.embed(frames, ids), None  # (B, K, D)
+        """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D).
+
+        The precision is that of the weights, or of autocast, whatever that of the clips is.
+        """
+        x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
+        x = self.pixels.normalized(x).to(self.patch_embed.dtype)  # of bytes only what is needed
+        x, last = add_positions(self.patch_embed(x), self.position, ids), None  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
-        if prefix := self.prefix(x.size(0)):
+        class_token = self.class_token  # (1, 1, D)
+        if class_token is not None and isinstance(self.position, LearnedPositions):
+            assert self.position.class_token is not None
+            class_token = class_token + self.position.class_token
+        learned = (class_token, self.registers)  # (1, P, D), (1, R, D), or None
+        if prefix := [rows.expand(x.size(0), -1, -1) for rows in learned if rows is not None]:
             last = x.size(1)  # the outputs of the learned tokens are not needed
             x = torch.cat([*prefix, x], dim=1)  # (B, P + R + K, D)
             if rotation is not None:  # which leaves the prefix as it is

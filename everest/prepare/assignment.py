@@ -38,17 +38,9 @@ def assign(
         labels: the class or the classes of each sample, one at least.
         shares: (S,) that add up to one.
     """
-    by_sample = [np.atleast_1d(label) for label in labels]
-    classes, numbers = np.unique(np.concatenate(by_sample), return_inverse=True)
-    class_of = np.split(numbers, np.cumsum([len(own) for own in by_sample])[:-1])
-    wanted = np.append(np.bincount(numbers, minlength=len(classes)), len(labels))
-    of_groups = [np.concatenate([class_of[sample] for sample in group]) for group in groups]
-    sizes = [len(group) for group in groups]
+    state = _Assignment(groups, labels, shares)
     order = rng.permutation(len(groups))
-    order = order[np.argsort([-sizes[group] for group in order], kind="stable")]
-    state = _Assignment(
-        of_groups, sizes, wanted[:, None] * shares, least=max(1e-9, ROUNDING * len(labels) ** 2)
-    )
+    order = order[np.argsort([-len(groups[group]) for group in order], kind="stable")]
     for group in order:
         state.place(group)
     while state.move(order) or state.swap():  # ends, as the distance falls every time
@@ -57,34 +49,35 @@ def assign(
 
 
 class _Assignment:
-    """The list of each group. A group has an entry for each of its classes, and one for all its samples.
-
-    Args:
-        of_groups: the classes of the samples of each group.
-        sizes: (G,) samples.
-        lacking: (C + 1, S) the samples of each class that each list should have; the last row counts all.
-        least: what a move or a swap has to gain.
-    """
+    """The list of each group. A group has an entry for each of its classes, and one for all its samples."""
 
     def __init__(
-        self, of_groups: Sequence[Ints], sizes: Sequence[int], lacking: Floats, *, least: float
+        self,
+        groups: Sequence[Ints],
+        labels: Sequence[int] | Sequence[tuple[int, ...]] | Ints,
+        shares: Floats,
     ) -> None:
-        counted = [np.unique(classes, return_counts=True) for classes in of_groups]
-        # (E,) the row of each entry in `lacking`, and its number of samples.
-        self._rows = np.concatenate([np.append(classes, len(lacking) - 1) for classes, _ in counted])
-        self._counts = np.concatenate(
-            [np.append(counts, size) for (_, counts), size in zip(counted, sizes, strict=True)]
-        )
-        self._first = np.cumsum([0, *(len(classes) + 1 for classes, _ in counted)])  # (G + 1,) of each group
-        self._lacking = lacking
-        self._present = np.zeros(lacking.shape, dtype=np.int64)  # groups that are there
-        self._needed = np.bincount(self._rows, minlength=len(lacking)) >= lacking.shape[1]  # in each list
+        by_sample = [np.atleast_1d(label) for label in labels]
+        names, classes = np.unique(np.concatenate(by_sample), return_inverse=True)
+        group_of = np.empty(len(labels), dtype=np.int64)
+        for group, members in enumerate(groups):
+            group_of[members] = group
+        group_of_label = np.repeat(group_of, [len(own) for own in by_sample])
+        rows = len(names) + 1  # the last counts all samples of a group
+        in_rows = np.concatenate([group_of_label * rows + classes, group_of * rows + rows - 1])
+        entries, self._counts = np.unique(in_rows, return_counts=True)  # (E,)
+        self._rows = entries % rows
+        self._first = np.searchsorted(entries, rows * np.arange(len(groups) + 1))  # (G + 1,) of each group
+        # (C + 1, S) samples that each list should have and does not.
+        self._lacking = np.bincount(self._rows, self._counts)[:, None] * shares
+        self._present = np.zeros(self._lacking.shape, dtype=np.int64)  # groups that are there
+        self._needed = np.bincount(self._rows) >= len(shares)  # in each list
         self._needed[-1] = False
         # More than any move changes the distance. Only differences of missing classes are multiplied by it,
         # so that moves that change none of them are compared exactly.
-        self._worth = 4.0 * lacking.shape[1] * float((lacking.sum(axis=1) ** 2).sum())
-        self._least = least
-        self.chosen = np.full(len(sizes), NOWHERE)  # (G,)
+        self._worth = 4.0 * len(shares) * float((self._lacking.sum(axis=1) ** 2).sum())
+        self._least = max(1e-9, ROUNDING * len(labels) ** 2)  # what a move or a swap has to gain
+        self.chosen = np.full(len(groups), NOWHERE)  # (G,)
 
     def place(self, group: int) -> None:
         """Put a group that is in no list where it leaves the least distance."""
@@ -111,24 +104,21 @@ class _Assignment:
         """
         swapped = False
         for here, there in itertools.permutations(range(self._lacking.shape[1]), 2):
-            while (self.chosen == here).any() and self._swap(here, there):
+            while (self.chosen == here).any():
+                saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
+                distance, missing = 0.0, 0
+                for source, target in ((here, there), (there, here)):  # the cheapest group of each
+                    changes, lost = self._changes(0, len(self.chosen))
+                    costs = np.where(self.chosen == source, self._costs(changes, lost)[:, target], np.inf)
+                    group = int(costs.argmin())
+                    distance += float(changes[group, target])
+                    missing += int(lost[group, target])
+                    self._put(group, target)
+                if missing > 0 or (missing == 0 and distance >= -self._least):
+                    self._lacking, self._present, self.chosen = saved
+                    break
                 swapped = True
         return swapped
-
-    def _swap(self, here: int, there: int) -> bool:
-        """Move the cheapest group to the other list and the cheapest back, if both together help."""
-        saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
-        distance, missing = 0.0, 0
-        for source, target in ((here, there), (there, here)):
-            changes, lost = self._changes(0, len(self.chosen))
-            costs = np.where(self.chosen == source, self._costs(changes, lost)[:, target], np.inf)
-            group = int(costs.argmin())
-            distance, missing = distance + float(changes[group, target]), missing + int(lost[group, target])
-            self._put(group, target)
-        helps = missing < 0 or (missing == 0 and distance < -self._least)
-        if not helps:
-            self._lacking, self._present, self.chosen = saved
-        return helps
 
     def _entries(self, group: int) -> tuple[Ints, Ints]:
         """The rows and counts of one group."""

@@ -21,9 +21,9 @@ import numpy as np
 from PIL import Image
 
 from everest.errors import RecipeError
-from everest.lists.header import COLUMNS
 from everest.lists.inputs import SourceList
-from everest.prepare.examine import damage
+from everest.lists.text import COLUMNS
+from everest.prepare.check import damage
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
@@ -118,7 +118,7 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: Path, *, 
             )
         inputs = [original.location, *map(original.video, original.paths())]
         refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
-    names = [_list_name(original) for original in originals if original.is_list]
+    names = [f"{original.location.stem}.csv" for original in originals if original.is_list]
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
@@ -175,14 +175,9 @@ def _write_lists(
                 if file is not None:
                     changed = row | {"path": file.path.relative_to(output).as_posix()}
                     rows.append([changed.get(name, "") for name in columns])
-            written.append(output / _list_name(original))
+            written.append(output / f"{original.location.stem}.csv")
             write_table(written[-1], rows, quoted=True)
     return written
-
-
-def _list_name(original: SourceList) -> str:
-    """The name of the new list."""
-    return f"{original.location.stem}.csv"
 
 
 def _encoded(

@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -109,10 +110,9 @@ def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
         sources: dict[str, list[Path]] = {}
         for role, pattern in {**layout.needs, **layout.may_have}.items():
             fits = re.compile(pattern.replace("{split}", str(split))).fullmatch
-            named = [file for file in files if fits(file.name)]
-            sources[role] = [
-                file for file in named if layout.column is None or layout.column in _columns(file)
-            ]
+            sources[role] = [file for file in files if fits(file.name)]
+            if layout.column is not None:
+                sources[role] = [file for file in sources[role] if layout.column in _columns(file)]
         if all(sources[role] for role in layout.needs):
             matches.append((layout, sources))
     if len(matches) > 1:
@@ -154,10 +154,7 @@ def match_files(
     Returns:
         The samples with files, and the list and preferred file name of each sample without.
     """
-
-    def key_of(name: str) -> str:
-        return unicodedata.normalize("NFC", name)  # macOS writes accents as separate characters
-
+    key_of = partial(unicodedata.normalize, "NFC")  # macOS writes accents as separate characters
     files: dict[str, list[Path]] = {}
     for video in videos:
         name = video.stem if video.suffix.lower() in VIDEO_SUFFIXES else video.name
@@ -200,6 +197,24 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any
         write_lines(folder / CLASSES, index.class_names)
     if problems:
         write_table(folder / REPORT, [("problem", "list", "video"), *problems])
+    below = Path(os.path.relpath(folder.absolute(), index.root))
+    labeled = {
+        name: str(below / paths[name].name)
+        for name, samples in index.lists.items()
+        if any(sample.labels for sample in samples)
+    }
+    keys: dict[str, Any] = {  # of a recipe's `data`; None is `null`
+        "root": str(index.root),
+        "train": labeled.get("train", labeled.get("all")),
+        "val": labeled.get("val"),
+        # If test labels are secret, publications report the validation set.
+        "test": labeled.get("test", labeled.get("val")),
+        "pretrain": None if labeled else str(below / next(iter(paths.values())).name),
+    }
+    if index.class_names:
+        keys |= {"classes": str(below / CLASSES), "num_classes": len(index.class_names)}
+    if index.layout.heads:
+        keys["heads"] = dict(index.layout.heads)
     return {
         "layout": index.layout.name,
         "lists": {name: len(samples) for name, samples in index.lists.items()},
@@ -207,25 +222,5 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any
         "missing": len(index.missing),
         "extra": len(index.extra),
         "written": list(map(str, written)),
-        "data": _recipe_lines(index, folder),
+        "data": keys | dict(index.layout.settings),
     }
-
-
-def _recipe_lines(index: Index, folder: Path) -> dict[str, Any]:
-    """The keys of a recipe's `data` that use the lists in `folder`; None is `null`."""
-    below = os.path.relpath(folder.absolute(), index.root)
-    names = {name: str(Path(below, f"{name}.csv")) for name in index.lists}
-    labeled = {name: names[name] for name in names if any(sample.labels for sample in index.lists[name])}
-    keys: dict[str, Any] = {
-        "root": str(index.root),
-        "train": labeled.get("train", labeled.get("all")),
-        "val": labeled.get("val"),
-        # If test labels are secret, publications report the validation set.
-        "test": labeled.get("test", labeled.get("val")),
-        "pretrain": next(iter(names.values())) if not labeled else None,
-    }
-    if index.class_names:
-        keys |= {"classes": str(Path(below, CLASSES)), "num_classes": len(index.class_names)}
-    if index.layout.heads:
-        keys["heads"] = dict(index.layout.heads)
-    return keys | dict(index.layout.settings)

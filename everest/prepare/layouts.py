@@ -80,22 +80,14 @@ LAYOUTS: Final = {
 }
 
 
-def only(sources: Sources, role: str) -> Path | None:
-    """The file for a role; None if there is none; DataError if there are several."""
-    files = sources.get(role, ())
+def only(files: Sequence[Path]) -> Path:
+    """The first file; DataError if there are several."""
     if len(files) > 1:
         shown = ", ".join(map(str, files[:3]))
         raise DataError(
             f"{len(files)} files with the same annotations ({shown}); name the folder of one by --annotations"
         )
-    return files[0] if files else None
-
-
-def needed(sources: Sources, role: str) -> Path:
-    """The file for a role that the layout `needs`."""
-    file = only(sources, role)
-    assert file is not None
-    return file
+    return files[0]
 
 
 def read_lists(
@@ -106,8 +98,8 @@ def read_lists(
     Args:
         sample_of: makes a sample of the name of the list and an entry of the file, see `entries`.
     """
-    files = {name: only(sources, name) for name in LIST_FILES}
-    return {name: at_places(entries(file), partial(sample_of, name)) for name, file in files.items() if file}
+    files = {name: only(sources[name]) for name in LIST_FILES if sources.get(name)}
+    return {name: at_places(entries(file), partial(sample_of, name)) for name, file in files.items()}
 
 
 def at_places(
@@ -178,7 +170,7 @@ def _read_ucf101(sources: Sources) -> Annotations:
 
     The class is therefore taken from the folder.
     """
-    classes = needed(sources, "classes")
+    classes = only(sources["classes"])
     numbers = {}
     for place, line in entries(classes):
         first, _, name = line.partition(" ")
@@ -200,35 +192,32 @@ def _read_ucf101(sources: Sources) -> Annotations:
 
 def _read_hmdb51(sources: Sources) -> Annotations:
     """A file per class, lines `file.avi N`: 1 is training, 2 is test, 0 is unused (split_readme.txt)."""
-    class_of = {file: re.sub(r"_test_split\d\.txt$", "", file.name) for file in sources["splits"]}
-    names = sorted(set(class_of.values()))
-    if len(names) < len(class_of):
-        raise DataError(
-            f"{sources['splits'][0].parent}: several files of a class are below it; name the folder of one "
-            "set of lists by --annotations"
-        )
+    files: dict[str, list[Path]] = {}
+    for file in sources["splits"]:
+        files.setdefault(re.sub(r"_test_split\d\.txt$", "", file.name), []).append(file)
+    names = sorted(files)
     lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
-    for file, name in sorted(class_of.items(), key=lambda pair: pair[1]):
-        for place, line in entries(file):
+    for label, name in enumerate(names):
+        for place, line in entries(only(files[name])):
             video, _, use = line.rpartition(" ")
             if use not in ("0", "1", "2") or not video:
                 raise DataError(f"{place}: a line is `file.avi 0|1|2`, this is {quoted(line)}")
             if use != "0":
                 refs = (VideoRef(Path(video.strip()).stem),)
-                sample = AnnotatedSample(refs, (names.index(name),), frozenset({name}))
+                sample = AnnotatedSample(refs, (label,), frozenset({name}))
                 lists["train" if use == "1" else "test"].append(sample)
     return Annotations(lists=lists, class_names=tuple(names))
 
 
 def _read_ssv2(sources: Sources) -> Annotations:
     """The label is the `template` without brackets; test labels are in `test-answers.csv`, if it is there."""
-    classes = needed(sources, "classes")
+    classes = only(sources["classes"])
     document = read_annotations(classes)
     with naming(f"{classes}: entry 1"):
         label_of = {str(name): int(label) for name, label in dict(document).items()}
     if sorted(label_of.values()) != list(range(len(label_of))):
         raise DataError(f"{classes}: its labels are not 0 to {len(label_of) - 1}")
-    answers = only(sources, "answers") if sources["test"] else None
+    answers = only(sources["answers"]) if sources["answers"] and sources["test"] else None
     label_of_id = {}  # of test videos
     for number, line in read_lines(answers) if answers else ():
         (fields,) = csv.reader([line.strip()], delimiter=";")
@@ -255,20 +244,16 @@ def _read_kinetics(sources: Sources) -> Annotations:
     A file is named ID_000010_000020 by its seconds, or ID if the ID belongs to one sample only.
     """
     rows: dict[str, list[tuple[str, dict[str, str]]]] = {}  # of each split, with their places
-    files: dict[str, set[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for file in sources["tables"]:
         for place, row in entries(file):
             name = row.get("split") or next((word for word in _SPLITS if word in file.stem.lower()), "")
             if name not in _SPLITS:
                 raise DataError(f"{place}: split '{name}' is none of {', '.join(_SPLITS)}")
             rows.setdefault(_SPLITS[name], []).append((place, row))
-            files.setdefault(_SPLITS[name], set()).add(file)
-    for split, listing in files.items():
-        if len(listing) > 1:
-            first, second = sorted(listing)[:2]
-            raise DataError(
-                f"{first} and {second} both list '{split}'; name the folder of one by --annotations"
-            )
+            files.setdefault(_SPLITS[name], []).append(file)
+    for listing in files.values():
+        only(sorted(set(listing)))
     labels = {row.get("label") for split in rows if split != "test" for _, row in rows[split]}
     names = tuple(sorted(label for label in labels if label))
     label_of = {name: label for label, name in enumerate(names)}
@@ -319,9 +304,9 @@ def _read_diving48(sources: Sources) -> Annotations:
         return AnnotatedSample((ref,), (int(record["label"]),))
 
     lists = read_lists(sources, sample)
-    vocabulary = only(sources, "classes")
     names: tuple[str, ...] = ()
-    if vocabulary is not None:
+    if sources["classes"]:
+        vocabulary = only(sources["classes"])
         dives = read_annotations(vocabulary)
         with naming(f"{vocabulary}: entry 1"):
             names = tuple(dive if isinstance(dive, str) else " ".join(dive) for dive in dives)

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.header import SEGMENT_COLUMNS, is_known
 from everest.lists.inputs import SourceList
 from everest.lists.labels import is_integer
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
+from everest.lists.text import SEGMENT_COLUMNS, is_known
 from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import sole_writer
@@ -50,18 +50,6 @@ class ShardEntry:
     def member(self) -> str:
         suffix = self.video.suffix.lower()
         return f"{self.key}{suffix if suffix in VIDEO_SUFFIXES else '.video'}"
-
-    def metadata(self) -> dict[str, Any]:
-        """The contents of `KEY.json`: the line of the list, or all lines under `segments`."""
-        lines = [{name: _number(name, text) for name, text in row.items()} for row in self.rows]
-        return lines[0] if len(lines) == 1 else {"path": self.path, "segments": lines}
-
-
-def _number(name: str, text: str) -> str | int | float:
-    """A number, which WebDataset readers expect, if the column can hold one; else the text."""
-    if is_integer(text) and (name in SEGMENT_COLUMNS or name.startswith("label")):
-        return int(text)
-    return float(text) if name in SEGMENT_COLUMNS else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,11 +166,20 @@ def _write_shard(part: Sequence[ShardEntry], file: Path) -> None:
                 data = video_bytes(entry.video)
             if len(data) != entry.size:
                 raise DataError(f"{entry.video}: changed while the shards were written; run again")
-            members = {entry.member: data, f"{entry.key}.json": json.dumps(entry.metadata()).encode()}
+            lines = [{name: _number(name, text) for name, text in row.items()} for row in entry.rows]
+            facts = lines[0] if len(lines) == 1 else {"path": entry.path, "segments": lines}
+            members = {entry.member: data, f"{entry.key}.json": json.dumps(facts).encode()}
             for name, content in sorted(members.items()):
                 info = tarfile.TarInfo(name)  # neither time nor owner
                 info.size = len(content)
                 tar.addfile(info, BytesIO(content))
+
+
+def _number(name: str, text: str) -> str | int | float:
+    """A number, which WebDataset readers expect, if the column can hold one; else the text."""
+    if is_integer(text) and (name in SEGMENT_COLUMNS or name.startswith("label")):
+        return int(text)
+    return float(text) if name in SEGMENT_COLUMNS else text
 
 
 def _index(plan: ShardPlan, source: SourceList) -> str:
@@ -191,11 +188,9 @@ def _index(plan: ShardPlan, source: SourceList) -> str:
     shards = []
     for number, part in enumerate(plan.parts):
         tar = plan.tar(number)
-        try:
-            with tarfile.open(tar, "r:") as opened:
-                members = {member.name: (member.offset_data, member.size) for member in opened}
-        except (OSError, tarfile.TarError) as error:
-            raise DataError(f"{tar}: cannot be read as a shard ({error}); use --overwrite") from error
+        members: dict[str, tuple[int, int]] = {}
+        with suppress(OSError, tarfile.TarError), tarfile.open(tar, "r:") as opened:
+            members.update((member.name, (member.offset_data, member.size)) for member in opened)
         shards.append({"file": tar.name, "bytes": tar.stat().st_size})
         for entry in part:
             offset, size = members.get(entry.member, (0, -1))

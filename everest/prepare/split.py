@@ -160,30 +160,25 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
     if text == FOLDER:
         groups = [path.parent.as_posix() for path in below]
     else:
-        groups = [_matched(text, path) for path in below]
+        pattern = None
+        with suppress(re.error):
+            pattern = re.compile(text.removeprefix(PATH))
+        if pattern is None or pattern.groups != 1:
+            raise RecipeError(
+                f"--group {text}: give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one pair of "
+                "parentheses around what names the group, as in _g(\\d+)_"
+            )
+        groups = []
+        for path in below:
+            match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
+            if match is None or not match.group(1):
+                raise DataError(
+                    f"{path}: --group {text} does not match this path; '(\\w+)' takes the first word of a "
+                    f"name, '{PATH}REGEX' matches whole paths"
+                )
+            groups.append(match.group(1))
     pairs = zip(samples, groups, strict=True)
     return [replace(sample, group=group.strip()) for sample, group in pairs]
-
-
-def _matched(text: str, path: Path) -> str:
-    """The part of a path, or of its name, that the parentheses of an expression mark."""
-    try:
-        pattern = re.compile(text.removeprefix(PATH))
-    except re.error as error:
-        raise RecipeError(
-            f"--group {text}: neither '{FOLDER}' nor a regular expression ({error}), nor '{COLUMN}NAME'"
-        ) from error
-    if pattern.groups != 1:
-        raise RecipeError(
-            f"--group {text}: one pair of parentheses has to mark what names the group, as in _g(\\d+)_"
-        )
-    match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
-    if match is None or not match.group(1):
-        raise DataError(
-            f"{path}: --group {text} does not match this path; '(\\w+)' takes the first word of a name, "
-            f"'{PATH}REGEX' matches whole paths"
-        )
-    return match.group(1)
 
 
 def group_of(sample: Sample) -> str:

@@ -21,7 +21,7 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
-from everest.prepare.examine import min_median_max, num_frames
+from everest.prepare.check import min_median_max, num_frames
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
@@ -92,7 +92,12 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         The document of `everest prepare stats --json`.
     """
     rng = np.random.default_rng(0)
-    by_class = samples_by_class(data)
+    members_of: dict[int, list[Sample]] = {}  # by the first label
+    for sample in data.samples:
+        for index in indices(sample.labels[0]) if sample.labels else ():
+            members_of.setdefault(index, []).append(sample)
+    names = data.class_names
+    by_class = {names[index] if names else str(index): members_of[index] for index in sorted(members_of)}
     chosen = [sample.path for sample in data.samples]
     if most is not None:
         groups = list(by_class.values()) or [list(data.samples)]
@@ -103,7 +108,8 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
     pairs = [(x, measured[x.path]) for x in samples if x.path in measured]
-    lengths = [max(num_frames(x, video.frames, video.seconds), 0) for x, video in pairs]
+    lengths = sorted(max(num_frames(x, video.frames, video.seconds), 0) for x, video in pairs)
+    length = lengths[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, members in by_class.items():
         motions = [measured[x.path].motion for x in members if x.path in measured]
@@ -125,7 +131,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
             "moving": round(fmean(video.moving for video in videos), 4),
             "unexplained": round(fmean(video.unexplained for video in videos), 4),
         },
-        "strides": {str(frames): largest_stride(lengths, frames) for frames in CLIPS},
+        "strides": {str(frames): length // frames or None for frames in CLIPS},
         "task": data.task,
     }
 
@@ -146,18 +152,3 @@ def _measure_all(
     if not measured:
         raise VideoError(paths[0], f"none of {len(paths)} videos can be read; the first: {skipped[paths[0]]}")
     return {path: measured[path] for path in paths if path in measured}, skipped
-
-
-def samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
-    """The samples of each class of the first label, in the order of the labels; empty without classes."""
-    by_class: dict[int, list[Sample]] = {}
-    for sample in data.samples:
-        for index in indices(sample.labels[0]) if sample.labels else ():
-            by_class.setdefault(index, []).append(sample)
-    names = data.class_names
-    return {names[index] if names else str(index): by_class[index] for index in sorted(by_class)}
-
-
-def largest_stride(lengths: Sequence[int], frames: int) -> int | None:
-    """The largest stride at which nearly all videos fill a clip of `frames`; None if even 1 is too large."""
-    return sorted(lengths)[int(TOO_SHORT * len(lengths) + 1e-9)] // frames or None

@@ -53,14 +53,12 @@ LOSSES: Final = {
 }
 
 
-def nearest_neighbors(
-    features: Floats, labels: NDArray[Any], test: Floats, head: Head, *, neighbors: int = NEIGHBORS
-) -> Floats:
+def nearest_neighbors(features: Floats, labels: NDArray[Any], test: Floats, head: Head) -> Floats:
     """Let the nearest training videos vote, by cosine, with weight exp(similarity / temperature) as in DINO.
 
     Of several classes and of numbers the output is the weighted mean of their labels.
     """
-    search = NearestNeighbors(n_neighbors=min(neighbors, len(features)), metric="cosine").fit(features)
+    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(features)), metric="cosine").fit(features)
     distances, nearest = search.kneighbors(test)  # (M, neighbors) each
     weights = np.exp((1 - distances) / TEMPERATURE)
     if head.task == "single-label":
@@ -139,20 +137,6 @@ def _fit(features: Floats, labels: NDArray[Any], test: Floats, head: Head, stren
     return outputs
 
 
-class AttentiveClassifier(nn.Module):
-    """A norm, one block of cross-attention with a learned query, and a linear head (Bardes et al. 2024)."""
-
-    def __init__(self, width: int, heads: int, num_outputs: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.pool = AttentionPoolLatent(width, num_heads=heads, norm_layer=nn.LayerNorm)
-        self.head = nn.Linear(width, num_outputs)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(B, K, D) to logits (B, C)."""
-        return self.head(self.pool(self.norm(tokens)))
-
-
 def attentive(
     tokens: Floats,
     labels: NDArray[Any],
@@ -163,20 +147,22 @@ def attentive(
     seed: int,
     device: torch.device,
 ) -> Floats:
-    """Train an attentive model on tokens, with the loss of a head.
+    """Train attention with a learned query, and a linear head, on tokens (Bardes et al. 2024).
 
     Args:
         tokens, test: (N, K, D) and (M, K, D).
-        head: of numbers with their mean and std.
-        heads: of its attention; the encoder's.
-        seed: of its first weights and of the order of the videos.
+        head: of numbers with their mean and std; it names the loss.
+        heads: of the attention; the encoder's.
+        seed: of the first weights and of the order of the videos.
     """
     if head.task != "single-label":
         values = labels if head.task == MULTI_LABEL else (labels[:, None] - head.mean) / head.std
         labels = values.astype(np.float32)  # (N, C)
     with torch.random.fork_rng():
         torch.manual_seed(seed_at(seed, Purpose.WEIGHTS))
-        model = AttentiveClassifier(tokens.shape[-1], heads, head.outputs).to(device)
+        width = tokens.shape[-1]
+        pool = AttentionPoolLatent(width, num_heads=heads, norm_layer=nn.LayerNorm)
+        model = nn.Sequential(nn.LayerNorm(width), pool, nn.Linear(width, head.outputs)).to(device)
     per_epoch = math.ceil(len(tokens) / BATCH)
     steps = max(EPOCHS, math.ceil(FEWEST_STEPS / per_epoch)) * per_epoch
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY)

@@ -86,21 +86,17 @@ def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: 
             f"the features of all videos are nearly the same: {rank}; unless the videos are, try another "
             "base_lr or more steps"
         )
-    if held_out >= FEWEST_HELD_OUT and not _predicts(first, last, patient=patient):
-        mean = last["heldout_mean_loss"]
-        comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
-        texts["held-out loss"] = (
-            f"nothing is predicted yet: the held-out loss was {first['heldout_loss']:.3g} before the first "
-            f"step and is {last['heldout_loss']:.3g}{comparison}; try another base_lr or more steps, or "
-            "check the videos and the mask"
-        )
-    return {kind: f"step {last['step']}: {text}" for kind, text in texts.items()}
-
-
-def _predicts(first: Row, last: Row, *, patient: bool) -> bool:
-    """Whether the held-out loss is better than without learning; `patient`: than at the start."""
     loss, mean = last["heldout_loss"], last["heldout_mean_loss"]
-    # Weights that had learned before may have been as good as the mean before the first step.
-    if loss is None or (mean is not None and loss <= NEAR_MEAN * mean):
-        return True
-    return (mean is None or patient) and loss <= (1 - LEAST_FALL) * first["heldout_loss"]
+    if loss is not None and held_out >= FEWEST_HELD_OUT:
+        # Weights that had learned before may have been as good as the mean before the first step.
+        predicts = mean is not None and loss <= NEAR_MEAN * mean
+        if mean is None or patient:
+            predicts = predicts or loss <= (1 - LEAST_FALL) * first["heldout_loss"]
+        if not predicts:
+            comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
+            texts["held-out loss"] = (
+                f"nothing is predicted yet: the held-out loss was {first['heldout_loss']:.3g} before the "
+                f"first step and is {loss:.3g}{comparison}; try another base_lr or more steps, or check the "
+                "videos and the mask"
+            )
+    return {kind: f"step {last['step']}: {text}" for kind, text in texts.items()}

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import Batch, VideoClips, spaced, tries
+from everest.data.dataset import Batch, VideoClips, spaced
 from everest.data.loader import batches, choose_workers, on_device
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import center_views, clips_of, unlabeled_clips
@@ -56,9 +56,6 @@ from everest.system.weights import full_tensor
 PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
 LABELED: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
 
-Value = TypeVar("Value")
-TargetLoss = Callable[[Tensor, Tensor, Tensor], Tensor]  # predictions and targets (B, K, P), scored (B, K)
-
 
 class _PassResult(NamedTuple):
     """The result of a pass of one process."""
@@ -67,33 +64,6 @@ class _PassResult(NamedTuple):
     videos: list[int]  # the readable ones, by their place in the list
     value: Any  # of the readable videos; None without any
     failed: list[tuple[str, str]]  # path and reason of the others
-
-
-class ProbeClips(NamedTuple):
-    """The clips of the probes of a run, the same ones at every probe."""
-
-    features: VideoClips  # a center clip of each video that is encoded
-    classes: Classes | None  # of these videos; None: they have no labels
-    held_out: VideoClips | None  # with clips and masks as training draws them; None without data.val
-
-
-def probe_clips(recipe: Recipe, training: VideoClips) -> ProbeClips:
-    """The clips of `pretrain.probe.list`, else of data.val, else of the videos for training."""
-    views, classes, held_out = training.make_views, None, None
-    assert isinstance(views, PretrainViews)
-    if recipe.data.val is not None:
-        one = views if views.compared else replace(views, views_per_decode=1)
-        held_out = unlabeled_clips(recipe, "val", one, replace_bad=False, num_noise=training.num_noise)
-    if recipe.pretrain.probe.list is not None:
-        data = replace(recipe.data, train=recipe.pretrain.probe.list)
-        listed = read_source(data, "train", labeled=True)
-        classes, samples = Classes.of(listed, data), listed.samples
-    else:
-        samples = spaced(list(dict.fromkeys((held_out or training).samples)), MOST_VIDEOS)
-    if held_out is not None:
-        held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
-    chosen = SampleList(samples=tuple(samples), class_names=None)
-    return ProbeClips(clips_of(recipe, chosen, center_views(recipe), replace_bad=False), classes, held_out)
 
 
 class Prober:
@@ -107,18 +77,37 @@ class Prober:
     """
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
-        plan, settings = training.plan, recipe.pretrain.probe
-        steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
-        self.clips = probe_clips(recipe, training.clips)
+        plan, settings, views = training.plan, recipe.pretrain.probe, training.clips.make_views
+        assert isinstance(views, PretrainViews)
         self.rows: list[Row] = []
-        self._steps = frozenset(steps)
         self._training = training
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec
-        num_held_out = 0 if self.clips.held_out is None else len(self.clips.held_out)
-        self._sizes = {"steps": plan.steps, "videos": len(self.clips.features), "held_out": num_held_out}
+        self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
+
+        # The same clips at every probe: held-out ones with masks as training draws them, and a center clip of
+        # each video of the list, else of data.val, else of the videos for training.
+        held_out: VideoClips | None = None
+        if recipe.data.val is not None:
+            one = views if views.compared else replace(views, views_per_decode=1)
+            num_noise = training.clips.num_noise
+            held_out = unlabeled_clips(recipe, "val", one, replace_bad=False, num_noise=num_noise)
+        self._classes: Classes | None = None  # None: the videos have no labels
+        if settings.list is not None:
+            data = replace(recipe.data, train=settings.list)
+            listed = read_source(data, "train", labeled=True)
+            self._classes, samples = Classes.of(listed, data), listed.samples
+        else:
+            samples = spaced(list(dict.fromkeys((held_out or training.clips).samples)), MOST_VIDEOS)
+        chosen = SampleList(samples=tuple(samples), class_names=None)
+        self._clips = clips_of(recipe, chosen, center_views(recipe), replace_bad=False)
+        if held_out is not None:
+            held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
+        self._held_out = held_out
+
+        num_held_out = 0 if held_out is None else len(held_out)
+        self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT
-        self._rank_most = min(MOST_VIDEOS, len(self.clips.features), spec.model.backbone_size.width)
 
     def resume(self) -> None:
         """Remember the probes that a resumed run has logged."""
@@ -141,7 +130,7 @@ class Prober:
             "epoch": plan.epoch(max(step - 1, 0)),
             "epochs": plan.epochs,
             "steps": plan.steps,
-            "rank_most": self._rank_most,
+            "rank_most": min(MOST_VIDEOS, len(self._clips), self._spec.model.backbone_size.width),
             "first": rows[0],
         }
         training.report({**event, **row})
@@ -164,7 +153,7 @@ class Prober:
                 frames = model.pixels.normalize(batch.frames.flatten(0, 1))
                 return encode(model, frames, None).pooled.float().cpu().numpy()
 
-            encoded = self._run_passes(self.clips.features, pooled)
+            encoded = self._run_passes(self._clips, pooled)
             held_out = self._measure_held_out(model)
         features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
@@ -177,11 +166,8 @@ class Prober:
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
     def _measure_held_out(self, model: PretrainingModel) -> Row:
-        """The loss of pre-training, and that of predicting the mean of all targets; None without any.
-
-        Targets may need gigabytes, so that each process keeps its own.
-        """
-        targets: list[Tensor] = []  # (M, P) of each pass, as `_loss_of_mean`
+        """The loss of pre-training, and that of predicting the mean of all targets; None without any."""
+        targets: list[Tensor] = []  # (M, P) of the M tokens of each pass of this process
 
         def loss(batch: Batch) -> float:
             out = model(batch.frames.flatten(0, 1), noise=batch.noise.flatten(0, 1))
@@ -189,23 +175,31 @@ class Prober:
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
 
-        passes = [] if self.clips.held_out is None else self._run_passes(self.clips.held_out, loss)
+        passes = [] if self._held_out is None else self._run_passes(self._held_out, loss)
         if isinstance(model, ViewModel):
             passes = [part for part in passes if len(part.videos) > 1]  # one video is compared with no other
         if not passes:
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]
-        mean = float(np.average([part.value for part in passes], weights=counts))
-        mean_loss = None
-        if isinstance(model, MaskedAutoencoder):
-            mean_loss = _loss_of_mean(targets, model.targets.loss)
-        return {"heldout_loss": mean, "heldout_mean_loss": mean_loss}
+        row = {"heldout_loss": float(np.average([part.value for part in passes], weights=counts))}
+        # Each process keeps its own targets, which may need gigabytes.
+        sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
+        if not sums or not isinstance(model, MaskedAutoencoder):
+            return row | {"heldout_mean_loss": None}
+        mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
+        parts = []
+        for values in targets:
+            scored = torch.ones(1, len(values), dtype=torch.bool)
+            predicted = mean.float().expand_as(values)[None]
+            parts.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
+        losses, counts = zip(*gather_object(parts), strict=True)
+        return row | {"heldout_mean_loss": float(np.average(losses, weights=counts))}
 
     def _measure_features(self, features: Floats, places: list[int]) -> Row:
         """The measures of the readable videos; None without labels, or where a probe is impossible."""
         some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
         unlabeled = {"rank_me": measures.rank_me(some), "feature_std": measures.feature_std(some)}
-        classes, samples = self.clips.classes, self.clips.features.samples
+        classes, samples = self._classes, self._clips.samples
         if classes is None:
             return dict.fromkeys(LABELED) | unlabeled
         labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
@@ -220,7 +214,7 @@ class Prober:
             **unlabeled,
         }
 
-    def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Value]) -> list[_PassResult]:
+    def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
         training, accelerator = self._training, self._training.accelerator
         passes = [range(first, min(first + PASS, len(clips))) for first in range(0, len(clips), PASS)]
@@ -231,13 +225,12 @@ class Prober:
             workers = min(choose_workers(clips, order, training.settings.workers), len(order) - 1)
             loaded = batches(clips, order, workers=workers, timeout=training.settings.data_timeout)
             for number, batch in zip(mine, loaded, strict=True):
-                failed = tries(batch)
-                rows = [row for row, reasons in enumerate(failed) if not reasons]
+                rows = [row for row, failed in enumerate(batch.failed) if not failed]
                 value = None
                 if rows:
                     moved = on_device(batch, accelerator.device)
                     value = compute(moved._replace(frames=moved.frames[rows], noise=moved.noise[rows]))
-                reasons = [first for first, *_ in filter(None, failed)]
+                reasons = [first for first, *_ in filter(None, batch.failed)]
                 done.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
         every = sorted(gather_object(done), key=lambda part: part.number)
         skipped = [reason for part in every for reason in part.failed]
@@ -271,21 +264,3 @@ class Prober:
             finally:
                 for module, mode in modes.items():
                     module.training = mode
-
-
-def _loss_of_mean(targets: list[Tensor], loss: TargetLoss) -> float | None:
-    """The loss of predicting the mean of all targets for each token; None without targets.
-
-    Args:
-        targets: (M, P) of the M tokens of each pass of this process.
-    """
-    sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
-    if not sums:
-        return None
-    mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
-    parts = []
-    for values in targets:
-        scored = torch.ones(1, len(values), dtype=torch.bool)
-        parts.append((loss(mean.float().expand_as(values)[None], values[None], scored).item(), len(values)))
-    losses, counts = zip(*gather_object(parts), strict=True)
-    return float(np.average(losses, weights=counts))

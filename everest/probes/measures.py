@@ -2,12 +2,12 @@
 
 The measures without labels are of SimSiam (Chen & He 2021) and RankMe (Garrido et al. 2023).
 
-N videos, D width, C classes.
+N videos, M videos of a gallery, D width, C classes, K neighbors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -22,18 +22,16 @@ RETRIEVED: Final = 10  # our choice: videos that a search shows
 SMALLEST: Final = 1e-7  # RankMe, eq. 1: added to each share
 ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
 
-Sources = NDArray[np.int64]  # (N,)
-
 
 class LabeledFeatures(NamedTuple):
     """Features of videos, with the class and the source of each."""
 
     features: Floats  # (N, D)
     labels: Labels
-    sources: Sources  # the same number for equal names
+    sources: NDArray[np.int64]  # (N,), the same number for equal names
 
 
-def numbered(names: Sequence[str]) -> Sources:
+def numbered(names: Sequence[str]) -> NDArray[np.int64]:
     """A number (N,) for each name; equal names have equal numbers."""
     return np.unique(np.array(names), return_inverse=True)[1]
 
@@ -46,37 +44,32 @@ def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
     Returns:
         None if no class has videos of two sources: every answer would be wrong.
     """
-    features, labels, sources = known
-    if not any(len(np.unique(sources[labels == label])) > 1 for label in np.unique(labels)):
+    if not _has_match(known, known).any():
         return None
-    correct = 0
-    for rows, similarity in _similarities(features, sources, features, sources):
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBORS]
-        weights = np.exp(np.take_along_axis(similarity, nearest, axis=1) / TEMPERATURE)  # 0 if not allowed
-        votes = (weights[..., None] * np.eye(num_classes)[labels[nearest]]).sum(axis=1)  # (rows, C)
-        correct += int((votes.any(axis=1) & (votes.argmax(axis=1) == labels[rows])).sum())
-    return 100 * correct / len(features)
+    nearest, cosines = _nearest(known, known, NEIGHBORS)
+    weights = np.exp(cosines / TEMPERATURE)  # 0 of the same source
+    votes = (weights[..., None] * np.eye(num_classes)[known.labels[nearest]]).sum(axis=1)  # (N, C)
+    correct = votes.any(axis=1) & (votes.argmax(axis=1) == known.labels)
+    return 100 * int(correct.sum()) / len(correct)
 
 
-def precision_of_nearest(queries: LabeledFeatures, gallery: LabeledFeatures) -> float | None:
-    """The percentage of the `RETRIEVED` nearest videos of other sources that have the class of a video.
+def precision_of_nearest(
+    queries: LabeledFeatures, gallery: LabeledFeatures, *, count: int = RETRIEVED
+) -> float | None:
+    """The percentage of the `count` nearest videos of other sources that have the class of a video.
 
     Args:
         queries, gallery: N and M videos, whose sources are numbers of the same names; they may be the same.
     Returns:
         The mean over the queries that have a video of their class and another source; None without any.
     """
-    shares = []
-    for rows, similarity in _similarities(
-        queries.features, queries.sources, gallery.features, gallery.sources
-    ):
-        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :RETRIEVED]
-        allowed = np.take_along_axis(similarity, nearest, axis=1) > -np.inf  # (rows, RETRIEVED)
-        same = gallery.labels == queries.labels[rows, None]  # (rows, M)
-        right = np.take_along_axis(same, nearest, axis=1) & allowed
-        tested = (same & (similarity > -np.inf)).any(axis=1)  # the others have nothing to find
-        shares += list(right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested])
-    return 100 * float(np.mean(shares)) if shares else None
+    tested = _has_match(queries, gallery)
+    if not tested.any():
+        return None
+    nearest, cosines = _nearest(queries, gallery, count)
+    allowed = cosines > -np.inf
+    right = allowed & (gallery.labels[nearest] == queries.labels[:, None])
+    return 100 * float((right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested]).mean())
 
 
 def class_and_group(known: LabeledFeatures) -> tuple[float, float] | None:
@@ -86,31 +79,31 @@ def class_and_group(known: LabeledFeatures) -> tuple[float, float] | None:
     Returns:
         None unless a source has videos of several classes, and a class of several sources.
     """
-    by_class = _same_nearest(known.features, wanted=known.labels, excluded=known.sources)
-    by_source = _same_nearest(known.features, wanted=known.sources, excluded=known.labels)
-    return None if by_class is None or by_source is None else (by_class, by_source)
+    swapped = LabeledFeatures(known.features, labels=known.sources, sources=known.labels)
+    by_class, by_group = (precision_of_nearest(each, each, count=1) for each in (known, swapped))
+    return None if by_class is None or by_group is None else (by_class, by_group)
 
 
-def _same_nearest(features: Floats, *, wanted: Labels, excluded: Labels) -> float | None:
-    """How often (%) the nearest video with another `excluded` has the same `wanted`, where one could have."""
-    hits = []
-    for rows, similarity in _similarities(features, excluded, features, excluded):
-        same = wanted[rows, None] == wanted  # (rows, N)
-        tested = (same & (similarity > -np.inf)).any(axis=1)
-        hits += list(same[np.arange(len(same)), similarity.argmax(axis=1)][tested])
-    return 100 * float(np.mean(hits)) if hits else None
+def _has_match(queries: LabeledFeatures, gallery: LabeledFeatures) -> NDArray[np.bool_]:
+    """Whether (N,) the gallery has a video of a query's class and another source."""
+    sources = {label: set(gallery.sources[gallery.labels == label]) for label in np.unique(queries.labels)}
+    pairs = zip(queries.labels, queries.sources, strict=True)
+    return np.array([len(sources[label]) > (source in sources[label]) for label, source in pairs])
 
 
-def _similarities(
-    queries: Floats, sources: Sources, gallery: Floats, gallery_sources: Sources
-) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Cosines (rows, M) of `ROWS` queries at a time with the gallery; -inf of the same source."""
-    units, gallery_units = unit_rows(queries), unit_rows(gallery)
+def _nearest(
+    queries: LabeledFeatures, gallery: LabeledFeatures, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source."""
+    units, gallery_units = _unit_rows(queries.features), _unit_rows(gallery.features)
+    nearest, cosines = [], []
     for first in range(0, len(units), ROWS):
         rows = slice(first, first + ROWS)
-        similarity = units[rows] @ gallery_units.T
-        similarity[sources[rows, None] == gallery_sources] = -np.inf
-        yield rows, similarity
+        similarity = units[rows] @ gallery_units.T  # (rows, M)
+        similarity[queries.sources[rows, None] == gallery.sources] = -np.inf
+        nearest.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
+        cosines.append(np.take_along_axis(similarity, nearest[-1], axis=1))
+    return np.concatenate(nearest), np.concatenate(cosines)
 
 
 def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
@@ -127,7 +120,7 @@ def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> f
         return None
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     head, correct = Head(outputs=num_classes), 0
-    for fitted, tested in splitter.split(np.zeros((len(labels), 1)), labels, sources):
+    for fitted, tested in splitter.split(features, labels, sources):
         if len(np.unique(labels[fitted])) < 2:
             return None
         probabilities = linear(features[fitted], labels[fitted], features[tested], head, seed=seed)
@@ -141,10 +134,9 @@ def rank_me(features: Floats) -> float:
     It is between 1 and min(N, D). Features that are all zero have rank 1.
     """
     values = np.linalg.svd(features.astype(np.float64), compute_uv=False)  # (min(N, D),)
-    total = values.sum()
-    if not total > 0:
+    if not values.any():
         return 1.0
-    shares = values / total + SMALLEST
+    shares = values / values.sum() + SMALLEST
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
@@ -153,11 +145,10 @@ def feature_std(features: Floats) -> float:
 
     It is 0 if all features point the same way, and 1 if they are spread uniformly over all directions.
     """
-    units = unit_rows(features)
-    return float(units.std(axis=0).mean() * np.sqrt(units.shape[1]))
+    return float(_unit_rows(features).std(axis=0).mean() * np.sqrt(features.shape[1]))
 
 
-def unit_rows(features: Floats) -> NDArray[np.float64]:
+def _unit_rows(features: Floats) -> NDArray[np.float64]:
     """The rows (N, D) divided by their norms; a row of zeros stays."""
     rows = features.astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

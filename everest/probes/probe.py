@@ -1,13 +1,16 @@
 """Probes: how well simple classifiers of a frozen encoder's features work on a labeled set of videos.
 
-N videos, V views, K encoded tokens per view, D width.
+The same classifiers of the features of baselines show what the encoder adds.
+
+N videos, V views, K encoded tokens per view, D width; B clips, C channels, T frames, H W pixels, P places of
+an image.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +18,14 @@ from typing import Any, Final
 import numpy as np
 import psutil
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from everest.checkpoints.describe import describe
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.bad_videos import refuse_too_many
+from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import labeled_samples
 from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
@@ -30,10 +36,8 @@ from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
-from everest.probes import measures
-from everest.probes.baselines import BASELINES
-from everest.probes.classifiers import Floats, Labels, attentive, linear, nearest_neighbors
-from everest.probes.measures import LabeledFeatures
+from everest.probes.classifiers import Floats, attentive, linear, nearest_neighbors
+from everest.probes.measures import LabeledFeatures, class_and_group, numbered, precision_of_nearest
 from everest.system.events import Report, notice
 
 PROBES: Final = ("knn", "linear", "attentive")
@@ -42,16 +46,47 @@ SHOWN: Final = {  # metrics by task; the first has a chance level
     MULTI_LABEL: ("map", "micro_f1", "macro_f1"),
     "regression": ("mae", "rmse", "r2", "spearman"),
 }
+SIDE: Final = 32  # our choice: rows and columns of a difference image
+Features = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)
+
+
+def difference_image(clips: Tensor, side: int = SIDE) -> Tensor:
+    """The mean absolute change from frame to frame of clips (B, C, T, H, W) uint8, as small images (B, P).
+
+    It is zero for clips of one frame.
+    """
+    luma = clips.float().mean(dim=1)  # (B, T, H, W)
+    change = luma.diff(dim=1).abs().sum(dim=1) / max(luma.size(1) - 1, 1)  # (B, H, W)
+    return F.adaptive_avg_pool2d(change, side).flatten(1)
+
+
+def random_encoder(model: OpenedModel) -> Features:
+    """The features of a model of the same shape with new weights, which take their seed from the recipe."""
+    with torch.random.fork_rng(devices=[]):  # it is built on the CPU
+        torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
+        module = model.module.spec.without_files().build()
+    describe(module, model.recipe, file=model.module.file)
+    untrained = replace(model, module=module.eval().to(model.module.device))
+    return lambda clips: untrained.encode(clips).pooled
+
+
+BASELINES: Final[dict[str, Callable[[OpenedModel], Features]]] = {
+    "random_encoder": random_encoder,
+    "difference_image": lambda model: difference_image,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EncodedSet:
-    """The readable videos of a list."""
+    """The readable videos of a list.
+
+    Attributes:
+        features: `pooled` (N, D), the mean over a video's views; the same of each baseline (N, …); perhaps
+            `tokens` (N, V * K, D), memory-mapped.
+    """
 
     samples: list[Sample]
-    features: NDArray[np.float32]  # (N, D), the mean over a video's views of the pooled feature
-    baselines: dict[str, NDArray[np.float32]]  # (N, …) features of the baselines, by name
-    tokens: NDArray[np.float32] | None  # (N, V * K, D), memory-mapped
+    features: dict[str, Floats]
     num_skipped: int
 
 
@@ -72,8 +107,7 @@ def encode_set(
         batch: videos in one forward pass.
     """
     if with_tokens:
-        views = model.views
-        disk = folder.parent
+        views, disk = model.views, folder.parent
         blank = torch.zeros(1, views.channels, views.frames, *views.size, dtype=torch.uint8)
         needed = len(samples) * views.num_views * model.encode(blank).tokens.nbytes
         free = psutil.disk_usage(str(disk)).free
@@ -93,20 +127,16 @@ def encode_set(
         tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
         return {name: views[name].mean(dim=0) for name in ("pooled", *baselines)} | tokens
 
-    recipe = model.recipe
     with open_row_store(folder, {}, batch=batch) as store:
         add_rows(store, model, samples, row_of, batch=batch, report=report, compute=compute)
         skipped = [(video, problem) for video, problem in store.entries if problem is not None]
-        refuse_too_many(skipped, requested=len(samples), max_bad=recipe.data.max_bad)
+        refuse_too_many(skipped, requested=len(samples), max_bad=model.recipe.data.max_bad)
         pairs = zip(samples, store.entries, strict=True)
-        arrays = store.arrays()
-    return EncodedSet(
-        samples=[sample for sample, (_, problem) in pairs if problem is None],
-        features=np.array(arrays["pooled"]),
-        baselines={name: np.array(arrays[name]) for name in baselines},
-        tokens=arrays.get("tokens"),
-        num_skipped=len(skipped),
-    )
+        features = {
+            name: rows if name == "tokens" else np.array(rows) for name, rows in store.arrays().items()
+        }
+    readable = [sample for sample, (_, problem) in pairs if problem is None]
+    return EncodedSet(samples=readable, features=features, num_skipped=len(skipped))
 
 
 def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:
@@ -130,7 +160,16 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
         _training_labels(train_samples, position, head)
-    _report_shared(train_samples, test_samples, report)
+    known = {name for sample in train_samples for name in (sample.video_id, sample.source)}
+    shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.source}]
+    if shared:
+        report(
+            notice(
+                f"warning: {len(shared)} of {len(test_samples)} test videos are also training videos, or of "
+                f"the same groups or files, such as {shared[0]}: the accuracies are too high; `everest "
+                "prepare split --group` keeps them apart"
+            )
+        )
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train, test = (
             encode_set(
@@ -161,18 +200,13 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     }
 
 
-def _report_shared(train: Sequence[Sample], test: Sequence[Sample], report: Report) -> None:
-    """Warn of test videos that are training videos, or of the same groups or files."""
-    known = {sample.video_id for sample in train} | {sample.source for sample in train}
-    shared = [sample.path for sample in test if known & {sample.video_id, sample.source}]
-    if shared:
-        report(
-            notice(
-                f"warning: {len(shared)} of {len(test)} test videos are also training videos, or of the same "
-                f"groups or files, such as {shared[0]}: the accuracies are too high; `everest prepare split "
-                "--group` keeps them apart"
-            )
-        )
+def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> NDArray[Any]:
+    """The labels of a head; raises DataError if there is nothing to learn."""
+    labels = label_array([sample.labels[position] for sample in samples], head)
+    place = f"data.train: head {head.name}" if head.name else "data.train"
+    if len(np.unique(labels, axis=0)) < 2:
+        raise DataError(f"{place}: all videos have the same label; a probe needs two or more")
+    return labels
 
 
 def _probe_head(
@@ -187,81 +221,55 @@ def _probe_head(
     """Return the results of all probes for one head; see `_training_labels` for errors."""
     seed = model.recipe.train.seed
     labels = _training_labels(train.samples, position, head)
-    references: dict[str, float] = {}  # those of the labels alone are the same for every probe
-
-    def measured(outputs: Floats) -> dict[str, Any]:
-        predictions = Predictions(
-            videos=[sample.video_id for sample in test.samples],
-            labels=[(sample.labels[position],) for sample in test.samples],
-            outputs=outputs[:, None],  # (videos, one view, outputs)
-            skipped=[],
-            heads=(replace(head, name=""),),
-        )
-        metrics = measure(predictions)
-        references.update(metrics)
-        return {key: metrics[key] for key in SHOWN[head.task]}
-
-    results: dict[str, dict[str, Any]] = {}
-    baselines: dict[str, dict[str, Any]] = {baseline: {} for baseline in train.baselines}
+    probes: dict[str, dict[str, Any]] = {}
+    baselines: dict[str, dict[str, Any]] = {baseline: {} for baseline in BASELINES}
+    metrics: dict[str, Any] = {}
     for name in names:
         report(notice(f"{name} probe of {len(train.samples)} videos"))
-        if name == "attentive":  # it takes tokens, which baselines do not have
-            assert train.tokens is not None
-            assert test.tokens is not None
-            heads, device = model.module.encoder.num_heads, model.module.device
-            outputs = attentive(
-                train.tokens, labels, test.tokens, head, heads=heads, seed=seed, device=device
+        for kind in ("tokens",) if name == "attentive" else ("pooled", *BASELINES):
+            features, tested = train.features[kind], test.features[kind]
+            if name == "knn":
+                outputs = nearest_neighbors(features, labels, tested, head)
+            elif name == "linear":
+                outputs = linear(features, labels, tested, head, seed=seed)
+            else:
+                heads, device = model.module.encoder.num_heads, model.module.device
+                outputs = attentive(features, labels, tested, head, heads=heads, seed=seed, device=device)
+            predictions = Predictions(
+                videos=[sample.video_id for sample in test.samples],
+                labels=[(sample.labels[position],) for sample in test.samples],
+                outputs=outputs[:, None],  # (videos, one view, outputs)
+                skipped=[],
+                heads=(replace(head, name=""),),
             )
-            results[name] = measured(outputs)
-            continue
-        results[name] = measured(_vote_or_fit(name, train.features, labels, test.features, head, seed))
-        for baseline, rows in baselines.items():
-            features, tested = train.baselines[baseline], test.baselines[baseline]
-            rows[name] = measured(_vote_or_fit(name, features, labels, tested, head, seed))
+            metrics = measure(predictions)
+            baselines.get(kind, probes)[name] = {key: metrics[key] for key in SHOWN[head.task]}
     chance = METRICS[SHOWN[head.task][0]].chance
     assert chance is not None
-    result = {"probes": results, "baselines": baselines, "chance": references[chance]}
-    if head.task != "single-label":
-        return result
-    test_labels = label_array([sample.labels[position] for sample in test.samples], head)
-    retrieval = _retrieval(train, labels, test, test_labels)
-    return result | {"majority": references["majority_top1"], "retrieval": retrieval}
+    # The values that need no learning depend on the labels alone: those of every probe are the same.
+    result = {"probes": probes, "baselines": baselines, "chance": metrics[chance]}
+    if head.task == "single-label":
+        result["majority"] = metrics["majority_top1"]
+        result["retrieval"] = _retrieval(train, test, position)
+    return result
 
 
-def _vote_or_fit(
-    name: str, features: Floats, labels: NDArray[Any], tested: Floats, head: Head, seed: int
-) -> Floats:
-    """The outputs of the probe `knn` or `linear` for the features `tested`."""
-    if name == "knn":
-        return nearest_neighbors(features, labels, tested, head)
-    return linear(features, labels, tested, head, seed=seed)
-
-
-def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> NDArray[Any]:
-    """The labels of a head; raises DataError if there is nothing to learn."""
-    labels = label_array([sample.labels[position] for sample in samples], head)
-    place = f"data.train: head {head.name}" if head.name else "data.train"
-    if len(np.unique(labels, axis=0)) < 2:
-        raise DataError(f"{place}: all videos have the same label; a probe needs two or more")
-    return labels
-
-
-def _retrieval(train: EncodedSet, labels: Labels, test: EncodedSet, test_labels: Labels) -> dict[str, Any]:
+def _retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
     """The result `retrieval`, about the nearest videos of each test video."""
-    sources = measures.numbered([sample.source for sample in (*train.samples, *test.samples)])
-    train_sources, test_sources = np.split(sources, [len(train.samples)])
-
-    def precision(gallery: Floats, queries: Floats) -> float | None:
-        return measures.precision_of_nearest(
-            LabeledFeatures(queries, test_labels, test_sources),
-            LabeledFeatures(gallery, labels, train_sources),
-        )
-
-    tested = LabeledFeatures(test.features, test_labels, test_sources)
-    by_class, by_group = measures.class_and_group(tested) or (None, None)
+    samples = [*train.samples, *test.samples]
+    labels = np.array([sample.labels[position] for sample in samples], dtype=np.int64)
+    sources = numbered([sample.source for sample in samples])
+    count = len(train.samples)
+    precision: dict[str, float | None] = {}
+    for kind in ("pooled", *BASELINES):
+        queries = LabeledFeatures(test.features[kind], labels[count:], sources[count:])
+        gallery = LabeledFeatures(train.features[kind], labels[:count], sources[:count])
+        precision[kind] = precision_of_nearest(queries, gallery)
+    tested = LabeledFeatures(test.features["pooled"], labels[count:], sources[count:])
+    by_class, by_group = class_and_group(tested) or (None, None)
     return {
-        "precision@10": precision(train.features, test.features),
-        "baselines": {name: precision(rows, test.baselines[name]) for name, rows in train.baselines.items()},
+        "precision@10": precision.pop("pooled"),
+        "baselines": precision,
         "by_class": by_class,
         "by_group": by_group,
     }

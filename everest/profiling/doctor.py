@@ -12,7 +12,7 @@ import platform
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +34,6 @@ DRIVER: Final = Path("/proc/driver/nvidia/version")
 REINSTALL_TORCH: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
 FRAME_IDS: Final = (11, 0, 7)  # out of order
 CLOSE: Final = 4.0  # levels of a mean difference: compression; another frame differs by far more
-NEEDED: Final = "pyav"  # reads every file; the others are faster on some
 State = Literal["ok", "absent", "warning", "broken"]
 
 
@@ -56,7 +55,9 @@ class CheckResult:
 def run_checks() -> list[CheckResult]:
     """Run all checks. A check that cannot run at all is a result, too."""
     results: list[CheckResult] = []
-    for name, check in CHECKS.items():
+    checks = {"packages": check_packages, "devices": check_devices}
+    checks |= {"decoders": check_decoders, "storage": check_storage}
+    for name, check in checks.items():
         try:
             results += check()
         except ImportError as error:
@@ -81,7 +82,7 @@ def verdict(results: Sequence[CheckResult]) -> str:
     return f"everest works on this machine, on {device}{warning}."
 
 
-def first_line(error: Exception | Warning | str) -> str:
+def first_line(error: Exception | str) -> str:
     """The first line of an error's message, which may be pages long."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
@@ -123,37 +124,33 @@ def check_devices() -> Iterator[CheckResult]:
     except Exception as error:
         found = f"does not fit torch {torch.__version__}: {first_line(error)}"
         yield CheckResult("torch and torchvision", "broken", found, REINSTALL_TORCH)
-    has_driver = DRIVER.is_file() or shutil.which("nvidia-smi") is not None
-    with warnings.catch_warnings(record=True) as caught:  # the reason why CUDA does not start
-        warnings.simplefilter("always")
-        available = torch.cuda.is_available()
-    if available:
-        yield from (_check_gpu(number) for number in range(torch.cuda.device_count()))
-    elif has_driver:
-        reason = first_line(caught[0].message) if caught and isinstance(caught[0].message, Warning) else ""
-        found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda}) {reason}"
-        fix = "install a torch for CUDA, update the driver, or look at CUDA_VISIBLE_DEVICES"
-        yield CheckResult("CUDA", "warning", found.strip(), fix)
-    else:
-        yield CheckResult("CUDA", "absent", "no NVIDIA driver; runs on the CPU")
-    if torch.backends.mps.is_available():
-        yield CheckResult("MPS", "ok", "a Mac's GPU, by --gpus mps")
-
-
-def _check_gpu(number: int) -> CheckResult:
-    import torch
 
     from everest.system.compute import computes_bf16
 
-    about, name = torch.cuda.get_device_properties(number), f"GPU {number}"
-    found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
-    try:
-        (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
-    except RuntimeError as error:
-        fix = "install a torch built for this GPU, or exclude it by CUDA_VISIBLE_DEVICES"
-        return CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
-    fast = computes_bf16(torch.device("cuda", number))
-    return CheckResult(name, "ok", f"{found}, {'bf16' if fast else 'no bf16: train.precision auto is fp16'}")
+    with warnings.catch_warnings(record=True) as caught:  # the reason why CUDA does not start
+        warnings.simplefilter("always")
+        num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for number in range(num_gpus):
+        name, about = f"GPU {number}", torch.cuda.get_device_properties(number)
+        found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
+        try:
+            (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
+        except RuntimeError as error:
+            fix = "install a torch built for this GPU, or exclude it by CUDA_VISIBLE_DEVICES"
+            yield CheckResult(name, "broken", f"{found}; cannot compute: {first_line(error)}", fix)
+            continue
+        has_bf16 = computes_bf16(torch.device("cuda", number))
+        precision = "bf16" if has_bf16 else "no bf16: train.precision auto is fp16"
+        yield CheckResult(name, "ok", f"{found}, {precision}")
+    if not num_gpus and (DRIVER.is_file() or shutil.which("nvidia-smi") is not None):
+        reason = f" {first_line(caught[0].message)}" if caught else ""
+        found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda}){reason}"
+        fix = "install a torch for CUDA, update the driver, or look at CUDA_VISIBLE_DEVICES"
+        yield CheckResult("CUDA", "warning", found, fix)
+    elif not num_gpus:
+        yield CheckResult("CUDA", "absent", "no NVIDIA driver; runs on the CPU")
+    if torch.backends.mps.is_available():
+        yield CheckResult("MPS", "ok", "a Mac's GPU, by --gpus mps")
 
 
 def check_decoders() -> Iterator[CheckResult]:
@@ -182,23 +179,20 @@ def check_decoders() -> Iterator[CheckResult]:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "rendered.mp4"
         write_video(path, frames, fps=12)
-        for name in DECODERS:
-            if name == "auto":
-                continue
-            title = f"decoder {name}"
+        for name in (name for name in DECODERS if name != "auto"):
+            title, problem = f"decoder {name}", None
             try:
                 decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
                 difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
-                problem = (
-                    None if difference <= CLOSE else f"returns other frames (difference {difference:.1f})"
-                )
+                if difference > CLOSE:
+                    problem = f"returns other frames (difference {difference:.1f})"
             except EnvironmentProblem as error:
                 yield CheckResult(title, "absent", first_line(error), "data.decoder: auto does without")
                 continue
             except Exception as error:  # whatever a broken package raises
                 problem = error.reason if isinstance(error, VideoError) else first_line(error)
             found = problem or f"{len(FRAME_IDS)} of {len(FRAME_IDS)} test frames are right"
-            if name == NEEDED:
+            if name == "pyav":  # reads every file; the others are faster on some
                 yield _checked(title, found, problem is None, reinstall, otherwise="broken")
             else:
                 yield _checked(title, found, problem is None, "leave data.decoder at auto")
@@ -214,8 +208,8 @@ def check_storage() -> Iterator[CheckResult]:
     try:
         import torch
 
+        from everest.data.loader import divide
         from everest.data.ring import REMEDY, free_shared_memory
-        from everest.data.workers import divide
     except Exception:  # of a broken package, which has a check of its own
         return
     shared = free_shared_memory()
@@ -228,11 +222,3 @@ def check_storage() -> Iterator[CheckResult]:
     needed = max(1, gpus) * slots * clips * USUAL_CLIP
     found = f"{shared / GIB:.2f} GiB free; a run with a usual recipe uses {needed / GIB:.2f} GiB"
     yield _checked("shared memory", found, shared >= needed, REMEDY)
-
-
-CHECKS: Final[dict[str, Callable[[], Iterator[CheckResult]]]] = {
-    "packages": check_packages,
-    "devices": check_devices,
-    "decoders": check_decoders,
-    "storage": check_storage,
-}

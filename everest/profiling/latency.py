@@ -97,15 +97,11 @@ def latency_of(
         answer = model.encode if model.module.classes == () else model.answers
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
-        if data is None:
-            render_video(path)
+        if data is None:  # a texture that moves for 3 s
+            generator = torch.Generator().manual_seed(0)
+            blocks = torch.randint(0, 256, (30, 40, 3), generator=generator, dtype=torch.uint8)
+            picture = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (H, W, 3): 320 x 240 pixels
+            write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
         latency = measure_latency(answer, views, named_samples([path], root=None))
     about = {"checkpoint": str(file), "precision": precision, "device": device}
     return {**about, "data": None if data is None else str(data), "latency": latency}
-
-
-def render_video(path: Path) -> None:
-    """Write a video of 96 frames, 3 s, and 320 x 240 pixels in which a texture moves."""
-    blocks = torch.randint(0, 256, (30, 40, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    picture = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (H, W, 3)
-    write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)

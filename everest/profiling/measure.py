@@ -1,47 +1,83 @@
-"""Seconds and peak memory of real steps on this machine: of random pixels, and of a run for --dry-run."""
+"""Seconds and peak memory of real steps on this machine, and whether the loader keeps up with them.
+
+Steps are of random pixels, or of a run for --dry-run.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
-from typing import Any, Final
+from contextlib import closing, suppress
+from typing import Any, Final, Literal
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
-from everest.data.dataset import Batch
-from everest.data.loader import on_device
-from everest.engine.network import stage_optimizer
+from everest.data.dataset import Batch, StepSampler, VideoClips
+from everest.data.frames import sampling
+from everest.data.loader import batches, choose_workers, divide_batches, on_device
+from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
+from everest.data.views import PretrainViews
+from everest.engine.network import prepare_model, stage_optimizer
 from everest.engine.training import Training
-from everest.engine.update import compile_model
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
-from everest.profiling.loading import TrainingStage, measure_loading, stage_clips
 from everest.profiling.profile import STAGES, StageName, stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
+from everest.system.machine import num_readers
+from everest.video.reader import is_fast_to_read
+from everest.video.stream import VideoError
+
+TrainingStage = Literal["pretrain", "finetune"]
+# The losses of a pass: first the model's, then one for each other network that is active.
+LossesOf = Callable[[Batch], Sequence[Tensor]]
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 STEPS: Final = 5
 BATCH: Final = {"cuda": 32, "mps": 4}  # our choice, unless the user gives a batch; 1 on a CPU
 LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
 
-# The losses of a pass: first the model's, then one for each other network that is active.
-LossesOf = Callable[[Batch], Sequence[Tensor]]
+LOADER_SECONDS: Final = 10.0  # our choice: how long the loader is timed
+READING_SECONDS: Final = 2.0  # our choice: how long reading in this process is timed
+WORTH_IT: Final = 1.1  # our choice: a smaller factor is not stated
+LOOKED_AT: Final = 16  # our choice: videos whose codec is looked at
+# How much faster the frames of a clip are decoded from Motion JPEG than from H.264 with a keyframe every 12
+# frames: 16 of 61 frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
+MJPEG_GAIN: Final = 3.2
+
+
+def measure_stages(
+    recipe: Recipe, *, batch: int | None, loads: bool, cpu: bool
+) -> dict[StageName, dict[str, Any]]:
+    """Measure the steps of all stages, and if it `loads`, the loaders of the stages that have videos.
+
+    Returns:
+        Of each stage `measured`, see `measure`, and perhaps `loading`, see `measure_loading`.
+    """
+    loading: tuple[TrainingStage, ...] = ()
+    if loads:
+        loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
+    for stage in loading:  # missing videos are reported before anything is measured
+        stage_clips(recipe, stage)
+    stages: dict[StageName, dict[str, Any]] = {
+        stage: {"measured": measure(recipe, stage, batch=batch, cpu=cpu)} for stage in STAGES
+    }
+    for stage in loading:
+        step = stages[stage]["measured"]
+        stages[stage]["loading"] = measure_loading(
+            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
+        )
+    return stages
 
 
 def measure(
-    recipe: Recipe,
-    stage: StageName,
-    *,
-    batch: int | None = None,
-    cpu: bool = False,
+    recipe: Recipe, stage: StageName, *, batch: int | None = None, cpu: bool = False
 ) -> dict[str, Any]:
     """Measure steps on the first available device.
 
@@ -72,40 +108,16 @@ def measure(
         raise EnvironmentProblem(
             f"out of memory with {clips} clips of {stage}; try a smaller --batch"
         ) from error
-    del seconds[:WARM_UP]
-    median = statistics.median(seconds)
+    timed = seconds[WARM_UP:]
+    median = statistics.median(timed)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "precision": "fp32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision,
         "batch": clips,
-        "step_seconds": {"median": median, "min": min(seconds), "max": max(seconds)},
+        "step_seconds": {"median": median, "min": min(timed), "max": max(timed)},
         "clips_per_second": clips / median,
         "peak_memory_bytes": peak_memory(device),
     }
-
-
-def measure_stages(
-    recipe: Recipe, *, batch: int | None, loads: bool, cpu: bool
-) -> dict[StageName, dict[str, Any]]:
-    """Measure the steps of all stages, and if it `loads`, the loaders of the stages that have videos.
-
-    Returns:
-        Of each stage `measured`, see `measure`, and perhaps `loading`, see `measure_loading`.
-    """
-    loading: tuple[TrainingStage, ...] = ()
-    if loads:
-        loading = ("pretrain", "finetune") if recipe.data.train else ("pretrain",)
-    for stage in loading:  # missing videos are reported before anything is measured
-        stage_clips(recipe, stage)
-    stages: dict[StageName, dict[str, Any]] = {}
-    for stage in STAGES:
-        stages[stage] = {"measured": measure(recipe, stage, batch=batch, cpu=cpu)}
-    for stage in loading:
-        step = stages[stage]["measured"]
-        stages[stage]["loading"] = measure_loading(
-            recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
-        )
-    return stages
 
 
 def _step(
@@ -122,10 +134,9 @@ def _step(
     elif spec.teacher is not None:  # its features come with the clips
         options["values"] = torch.randn(clips, spec.grid.num_tokens, spec.teacher.width, device=device)
     model.to(device).train(stage != "eval")
-    prepared: nn.Module = accelerator.prepare_model(compile_model(model, recipe.train.compile))
-    frames = torch.randint(
-        0, 256, (clips, spec.channels, spec.offered_frames, *spec.size), dtype=torch.uint8, device=device
-    )
+    prepared = prepare_model(accelerator, model, recipe.train)
+    shape = (clips, spec.channels, spec.offered_frames, *spec.size)
+    frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     optimizer = None if settings is None else stage_optimizer(model, settings)
     for group in () if optimizer is None else optimizer.param_groups:
         group["lr"] = LEARNING_RATE
@@ -147,32 +158,126 @@ def _step(
     return step
 
 
+def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
+    """Return the clips of a training stage; DataError if the videos cannot be found."""
+    return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
+
+
+def measure_loading(
+    recipe: Recipe,
+    stage: TrainingStage,
+    *,
+    batch: int,
+    step_clips_per_second: float,
+    cpu: bool = False,
+) -> dict[str, Any]:
+    """Measure clips per second of a stage's loader and of one process, and whether loader or step waits.
+
+    Loader and step are measured one after the other; if the step runs on the CPU, they share it in training.
+
+    Args:
+        batch: clips in a step.
+        step_clips_per_second: of the step alone.
+        cpu: the step is on the CPU even if there is a GPU, which would resize crops.
+    """
+    device = torch.device("cpu" if cpu or not torch.cuda.is_available() else "cuda")
+    clips = resized_by(stage_clips(recipe, stage), recipe.data.resize, device)
+    views = clips.make_views.num_views
+    samples = max(1, batch // views)
+    order = StepSampler(
+        num_samples=len(clips),
+        batch_size=samples,
+        steps=1_000_000,  # more than fit into the time
+        samples_per_epoch=len(clips),
+        seed=recipe.train.seed,
+        weights=clips.sample_weights,
+    )
+    workers = choose_workers(clips, order, recipe.train.workers)
+    with closing(batches(clips, order, workers=workers, timeout=recipe.train.data_timeout)) as loaded:
+        for _ in range(divide_batches(clips, order, workers=workers).slots):
+            next(loaded)  # batches that are read ahead would distort the rate
+        speed = _calls_per_second(lambda _: next(loaded), LOADER_SECONDS) * samples * views
+    data_wait = max(0.0, 1 - speed / step_clips_per_second)
+    alone = reading_speed(clips)
+    return {
+        "workers": workers,
+        "clips_per_second": speed,
+        "clips_per_second_of_one_process": alone,
+        "step_clips_per_second": step_clips_per_second,
+        "waits": "step" if data_wait else "loader",
+        "data_wait": data_wait,  # share of a step's time
+        "changes": _loading_changes(clips, workers=workers, clips_per_second=alone) if data_wait else {},
+    }
+
+
+def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float) -> dict[str, float]:
+    """Changes that make the loader faster, each with the expected factor; the largest first.
+
+    Args:
+        clips_per_second: that this process reads.
+    """
+    views = clips.make_views
+
+    def decode(number: int) -> None:
+        with suppress(VideoError):  # training replaces it
+            center = sampling(views.sampling).center
+            views.decoded(clips.samples[number % len(clips)], clips.decoder, None, center)
+
+    seconds = views.num_views / clips_per_second  # of a sample
+    decoding = 0.0 if clips.cache else min(seconds, 1 / _calls_per_second(decode, READING_SECONDS))
+    changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
+    for sample in clips.samples[:LOOKED_AT]:
+        with suppress(VideoError):
+            if not is_fast_to_read(sample.video):
+                faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
+                changes["everest prepare encode --codec mjpeg"] = seconds / faster
+                break
+    if isinstance(views, PretrainViews) and not views.compared:
+        number = 2 * views.num_views
+        changes[f"pretrain.views_per_decode={number}"] = 2 * seconds / (2 * seconds - decoding)
+    stated = {change: factor for change, factor in changes.items() if factor > WORTH_IT}
+    return dict(sorted(stated.items(), key=lambda item: -item[1]))
+
+
+def reading_speed(clips: VideoClips) -> float:
+    """Return clips/s that this process reads by itself."""
+    clips.read((0, 0))  # opens and indexes the file
+    samples = _calls_per_second(lambda epoch: clips.read((epoch, epoch % len(clips))), READING_SECONDS)
+    return samples * clips.make_views.num_views
+
+
+def _calls_per_second(work: Callable[[int], object], seconds: float) -> float:
+    """The speed of the calls that begin within `seconds`."""
+    began, calls, spent = time.perf_counter(), 0, 0.0
+    while spent <= seconds:
+        calls += 1
+        work(calls)
+        spent = time.perf_counter() - began
+    return calls / spent
+
+
 def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
     """Run two passes with updates on real clips and write nothing; the second one is timed.
 
     Returns:
         The plan, the loss, and the estimated time and memory of the run.
     """
-
-    def one_pass() -> float:
-        training.seed(0)
-        losses = losses_of(batch)
-        training.backward(losses)
-        training.update()
-        return losses[0].item()  # waits for the device
-
+    plan = training.plan
     training.model.train()
     started = time.monotonic()
     with closing(training.loader()) as loader:
         batch = on_device(next(iter(loader)), training.accelerator.device)
-    loaded = time.monotonic()
-    loss = one_pass()
-    warm = time.monotonic()
-    one_pass()
-    seconds = time.monotonic() - warm
-    plan = training.plan
+    times, losses = [time.monotonic()], []
+    for _ in range(2):
+        training.seed(0)
+        of_pass = losses_of(batch)
+        training.backward(of_pass)
+        training.update()
+        losses.append(of_pass[0].item())  # waits for the device
+        times.append(time.monotonic())
+    seconds = times[2] - times[1]
     return {
-        "loss": loss,
+        "loss": losses[0],
         "videos": len(training.clips),
         "steps": plan.steps,
         "batch_size": plan.batch_size,
@@ -181,7 +286,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
         "peak_lr": plan.peak_lr,
         "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
         "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
-        "seconds_to_load": round(loaded - started, 2),
+        "seconds_to_load": round(times[0] - started, 2),
         "seconds_per_pass": round(seconds, 3),
         "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
         "memory_bytes": peak_memory(training.accelerator.device),

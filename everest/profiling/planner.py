@@ -12,7 +12,8 @@ from typing import Any, Final
 from everest.config.settings import Recipe
 from everest.engine.plan import plan_stage
 from everest.errors import RecipeError, unknown_name
-from everest.profiling.profile import FORWARD_AND_BACKWARD, VALUE_BYTES, precision_of, stage_cost
+from everest.models.cost import count_frozen_macs
+from everest.profiling.profile import FORWARD_AND_BACKWARD, VALUE_BYTES, StageCost, precision_of
 
 GIB: Final = 2**30
 MEMORY_USED: Final = 0.9  # our choice: share of the memory; estimates do not cover everything
@@ -63,41 +64,39 @@ def plan_pretraining(
         The values of `"plan"` in `everest profile --json`: `hours` of the run, None if it does not fit;
         `fits`; `batch`, clips in one pass; `memory_gib`; `sentence`.
     """
-    if gpu_name.lower() not in GPUS:
+    gpu = GPUS.get(gpu_name.lower())
+    if gpu is None:
         raise unknown_name("--gpu", gpu_name, GPUS)
     if videos is None:
         raise RecipeError("--gpu plans a run: add --videos N, the number of training videos")
-    gpu = GPUS[gpu_name.lower()]
     stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
     precision = precision_of(recipe)
-    cost = stage_cost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision])
+    cost = StageCost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision])
     state, clip_bytes = sum(cost.model_state.values()), cost.activation_bytes_per_clip
     largest = max(0, int(gpu.gib * GIB * MEMORY_USED) - state) // clip_bytes
-    unit = stage.views_per_decode  # clips that stay together in a pass
-    plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=max(largest, unit))
-    clips = plan.steps * plan.batch_size
-    is_narrow = recipe.model.backbone_size.width < NARROW
-    share, peak = NARROW_SHARE if is_narrow else SHARE, gpu.half_tflops
-    if precision == "fp32":
-        share, peak = FP32_SHARE, gpu.fp32_tflops
+    together = stage.views_per_decode  # clips that stay together in a pass
+    plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=max(largest, together))
+    clips, fits = plan.steps * plan.batch_size, largest >= plan.micro_batch
+    memory = (state + plan.micro_batch * clip_bytes) / GIB
+
+    share = NARROW_SHARE if recipe.model.backbone_size.width < NARROW else SHARE
+    share, peak = (FP32_SHARE, gpu.fp32_tflops) if precision == "fp32" else (share, gpu.half_tflops)
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
-    flops = 2 * (passes * cost.macs.total + (cost.frozen_macs or 0))
+    flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))
     step_seconds = clips * flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS
     workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
     ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
     ms *= cost.spec.offered_frames / MS_FRAMES
     loader_seconds = clips * ms / 1000 / workers
-    fits = largest >= plan.micro_batch
     hours = max(step_seconds, loader_seconds) / 3600
-    memory = (state + plan.micro_batch * clip_bytes) / GIB
+
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
-    if fits:
-        limit = "reading videos" if loader_seconds > step_seconds else "the GPU"
-        sentence = (
-            f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}, and fits: "
-            f"{plan.micro_batch} clips in a pass need about {memory:.1f} of {gpu.gib:g} GiB."
-        )
-    else:
+    limit = "reading videos" if loader_seconds > step_seconds else "the GPU"
+    sentence = (
+        f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}, and fits: "
+        f"{plan.micro_batch} clips in a pass need about {memory:.1f} of {gpu.gib:g} GiB."
+    )
+    if not fits:
         sentence = (
             f"{run} does not fit on one {gpu.name}: one pass needs {memory:.1f} of {gpu.gib:g} GiB; "
             "try train.checkpointing=true, a smaller model, or shorter or smaller clips."

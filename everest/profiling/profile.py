@@ -1,22 +1,26 @@
-"""The cost of a recipe's stages: the values of `everest profile`."""
+"""The cost of a recipe's stages, and the EVEREST paper's cost figures next to computed ones."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter
 
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
+from everest.config.yaml import read_yaml
 from everest.errors import unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
-from everest.models.memory import WeightCounts, count_weights, frozen_bytes, inference_bytes, training_bytes
+from everest.models.memory import count_weights, frozen_bytes, inference_bytes, training_bytes
 from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec, classifier_spec
 
@@ -34,22 +38,47 @@ DEFAULT_CLASSES: Final = 400  # Kinetics-400, for recipes that take the number o
 FORWARD_AND_BACKWARD: Final = 3  # a backward pass computes about twice what the forward pass does
 VALUE_BYTES: Final = {"fp32": 4, "fp16": 2, "bf16": 2}
 
+PAPER_TABLES: Final = Path(__file__).with_name("paper_tables.yaml")
+PAPER_GPUS: Final = 8  # the paper's memory figures are sums over the GPUs of its machine
+SOFTMAX_COPIES: Final = 2.5  # tensors of tokens x tokens x heads that unfused attention saves
+SUBJECTS: Final = {  # of the paper's tables
+    1: "cost of pre-training and fine-tuning by backbone",
+    3: "memory of pre-training by batch size",
+    4: "time and memory of pre-training by method",
+    5: "cost and memory of fine-tuning with and without EVEREST",
+    10: "cost by the share of tokens kept (EVEREST) or masked (VideoMAE, ST-MAE), ViT-B",
+    11: "cost of fine-tuning by backbone",
+    12: "cost by the number of frames",
+    15: "size, memory and cost by the number of convolutions in the embedding",
+}
 
-@dataclass(frozen=True, kw_only=True)
+
 class StageCost:
     """The cost of one stage per clip; of `eval` per video, in which every view is a clip.
 
+    Args:
+        value_bytes: bytes of a value that is kept for the backward pass, by precision.
     Attributes:
         settings: the section of a stage that trains; None for `eval`.
-        value_bytes: bytes of a value that is kept for the backward pass, by precision.
         views: clips and crops of `eval`.
+        model_state: bytes for any number of clips.
     """
 
-    spec: ModelSpec
-    settings: PretrainSettings | FinetuneSettings | None
-    value_bytes: int
-    tokens: dict[str, int]
-    views: dict[str, int] | None
+    def __init__(self, recipe: Recipe, stage: StageName, *, value_bytes: int) -> None:
+        self.spec = spec = stage_spec(recipe, stage)
+        self.settings = settings = training_settings(recipe, stage)
+        self.value_bytes = value_bytes
+        counts, views = count_tokens(spec), recipe.eval
+        self.tokens = {"total": counts.total, "kept": counts.kept} if stage != "pretrain" else asdict(counts)
+        self.views = {"clips": views.clips, "crops": views.crops} if stage == "eval" else None
+        self.frozen_layers = frozen_layers(settings, spec.model.backbone_size.depth)
+        weights, trains = count_weights(spec, settings), settings is not None
+        self.parameters = weights.total
+        self.trained_parameters = weights.trained if trains else 0
+        self.model_state = weights.state_bytes(training=trains, bytes_per_value=value_bytes)
+        self.frozen_network = "tokenizer" if spec.teacher is None else "teacher"
+        if frozen := frozen_bytes(spec):
+            self.model_state[self.frozen_network] = frozen
 
     @cached_property
     def macs(self) -> Macs:
@@ -62,54 +91,20 @@ class StageCost:
         return self.macs.total * (self.views["clips"] * self.views["crops"] if self.views else 1) / 1e9
 
     @cached_property
-    def frozen_macs(self) -> int | None:
-        """Of the tokenizer or the teacher that a training step runs, if it runs one."""
-        return count_frozen_macs(self.spec)
-
-    @cached_property
     def activation_bytes_per_clip(self) -> int:
         if self.settings is None:
             return inference_bytes(self.spec, self.value_bytes)
-        return training_bytes(self.spec, self.value_bytes, frozen_layers=self._frozen_layers)
-
-    @property
-    def parameters(self) -> int:
-        return self._weights.total
-
-    @property
-    def trained_parameters(self) -> int:
-        return 0 if self.settings is None else self._weights.trained
-
-    @cached_property
-    def model_state(self) -> dict[str, int]:
-        """Bytes for any number of clips."""
-        state = self._weights.state_bytes(
-            training=self.settings is not None, bytes_per_value=self.value_bytes
-        )
-        frozen = frozen_bytes(self.spec)
-        return state | ({self._frozen_kind: frozen} if frozen else {})
-
-    @cached_property
-    def _weights(self) -> WeightCounts:
-        return count_weights(self.spec, self.settings)
-
-    @property
-    def _frozen_layers(self) -> int:
-        return frozen_layers(self.settings, self.spec.model.backbone_size.depth)
-
-    @property
-    def _frozen_kind(self) -> str:
-        return "tokenizer" if self.spec.teacher is None else "teacher"
+        return training_bytes(self.spec, self.value_bytes, frozen_layers=self.frozen_layers)
 
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --json`."""
         row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
         if self.settings is not None:
-            macs = self.macs.training(self.spec, frozen_layers=self._frozen_layers)
+            macs = self.macs.training(self.spec, frozen_layers=self.frozen_layers)
             row["training_gflops"] = None if self.settings.lora.rank else 2 * macs / 1e9  # adapters: unknown
             row["trained_parameters"] = self.trained_parameters
-        if self.frozen_macs is not None:
-            row[f"{self._frozen_kind}_gmacs"] = self.frozen_macs / 1e9
+        if (frozen := count_frozen_macs(self.spec)) is not None:
+            row[f"{self.frozen_network}_gmacs"] = frozen / 1e9
         if self.views:
             row["views"] = self.views
         return row | {
@@ -130,23 +125,6 @@ def stage_spec(recipe: Recipe, stage: StageName) -> ModelSpec:
     heads = named_heads(data.heads or {}) or (Head(task=data.task, outputs=count),)
     spec = classifier_spec(recipe, heads)
     return replace(spec, selection=spec.selection.at_evaluation()) if stage == "eval" else spec
-
-
-def stage_cost(recipe: Recipe, stage: StageName, *, value_bytes: int) -> StageCost:
-    """Compute the cost of one stage of a recipe.
-
-    Args:
-        value_bytes: bytes of a value that is kept for the backward pass, by precision.
-    """
-    spec = stage_spec(recipe, stage)
-    counts = count_tokens(spec)
-    return StageCost(
-        spec=spec,
-        settings=training_settings(recipe, stage),
-        value_bytes=value_bytes,
-        tokens=asdict(counts) if stage == "pretrain" else {"total": counts.total, "kept": counts.kept},
-        views={"clips": recipe.eval.clips, "crops": recipe.eval.crops} if stage == "eval" else None,
-    )
 
 
 def training_settings(recipe: Recipe, stage: StageName) -> PretrainSettings | FinetuneSettings | None:
@@ -191,7 +169,7 @@ def changed_recipe(
 def profile(recipe: Recipe) -> dict[str, Any]:
     """Compute the cost of all stages, in the form that `everest profile --json` prints."""
     precision = precision_of(recipe)
-    costs = {stage: stage_cost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump() for stage in STAGES}
+    costs = {stage: StageCost(recipe, stage, value_bytes=VALUE_BYTES[precision]).dump() for stage in STAGES}
     return {
         "backbone": recipe.model.backbone,
         "frames": recipe.data.frames,
@@ -205,5 +183,54 @@ def profile(recipe: Recipe) -> dict[str, Any]:
 
 @cache
 def cost_of(recipe: str, stage: StageName, overrides: tuple[str, ...]) -> StageCost:
-    """Compute the cost of a stage of a shipped recipe with overrides, in bf16."""
-    return stage_cost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])
+    """The cost of a stage of a shipped recipe with overrides, in bf16."""
+    return StageCost(load_recipe(recipe, overrides=overrides), stage, value_bytes=VALUE_BYTES["bf16"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperFigure:
+    """A printed figure, and what computes it: a row of paper_tables.yaml, which describes the keys."""
+
+    table: int
+    what: str
+    printed: str
+    unit: Literal["GMACs", "M parameters", "GB", "time"] = "GMACs"
+    of: tuple[str, StageName, tuple[str, ...]] | None = None  # recipe, stage and overrides
+    batch: int | None = None
+    note: str = ""
+
+    def dump(self) -> dict[str, Any]:
+        """Return the values of `everest profile --paper --json`; `ours` is None if it must be measured.
+
+        GB (10^9 bytes) are estimated for all GPUs, in bf16 with attention that is not fused, as the paper's.
+        """
+        ours = None
+        if self.of is not None and self.unit != "GB":
+            cost = cost_of(*self.of)
+            ours = cost.gmacs if self.unit == "GMACs" else cost.parameters / 1e6
+        elif self.of is not None and self.batch is not None:
+            cost = cost_of(*self.of)
+            clip = cost.activation_bytes_per_clip + softmax_bytes(cost.spec, VALUE_BYTES["bf16"])
+            ours = (PAPER_GPUS * sum(cost.model_state.values()) + self.batch * clip) / 1e9
+        row: dict[str, Any] = {"table": self.table, "what": self.what, "unit": self.unit}
+        row |= {"paper": self.printed, "ours": ours, "note": self.note}
+        if ours is not None:
+            decimals = len(self.printed.partition(".")[2])
+            row["rounded"] = f"{ours:.{decimals}f}"
+            row["deviation_percent"] = 100 * (ours / float(self.printed) - 1)
+        return row
+
+
+def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
+    """Estimate the bytes that unfused attention saves in addition: tokens x tokens per head and block."""
+    tokens, size = count_tokens(spec), spec.model.backbone_size
+    squares = size.depth * size.heads * (tokens.visible + spec.model.num_prefix) ** 2
+    if spec.is_autoencoder:
+        squares += spec.model.decoder_depth * size.decoder_heads * (tokens.visible + tokens.target) ** 2
+    return int(SOFTMAX_COPIES * bytes_per_value * squares)
+
+
+def paper_figures() -> list[PaperFigure]:
+    """Every cost figure of Tables 1, 3, 4, 5, 10, 11, 12 and 15."""
+    rows = read_yaml(PAPER_TABLES.read_text("utf-8"), str(PAPER_TABLES))
+    return TypeAdapter(list[PaperFigure]).validate_python(rows)

@@ -23,12 +23,12 @@ from everest import functions
 from everest.annotations.bout import Bout
 from everest.checkpoints.describe import load_model
 from everest.config.heads import MEASURED_BY
-from everest.data.clip_format import ClipFormat
 from everest.data.recipe_clips import labeled_samples
+from everest.data.views import ClipFormat
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules, Rows
 from everest.inference.scores import read_truth, score_timelines
-from everest.inference.timelines import Timelines
+from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
@@ -38,8 +38,8 @@ from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
 from everest.models.classifier import VideoClassifier
 from everest.prepare.split import group_of
-from everest.probes.baselines import difference_image
 from everest.probes.classifiers import linear
+from everest.probes.probe import difference_image
 from everest.project.request import REPORT, RESULT, write_document
 from everest.system.events import Report, notice, silent, stage
 from everest.system.own_files import read_own_json, reading_own
@@ -53,7 +53,6 @@ FIGURE: Final = "timeline.png"
 SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
 READ_OF_FOLD: Final = ("linear_pixels", "chance", "videos", "skipped", "report")  # keys of its document
 READ_OF_TIMELINES: Final = ("timeline", "smooth", "recordings")
-STEP: Final = 0.25  # of a window; benchmarks/timelines.md
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
 
 
@@ -253,4 +252,4 @@ def _timelines(model: VideoClassifier, key: str, window: float, report: Report) 
     """The timelines of the recordings of a list."""
     samples = read_source(model.recipe.data, key, labeled=False).samples
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    return functions.timeline(model, paths, window=window, step=STEP * window, report=report)
+    return functions.timeline(model, paths, window=window, step=STEP_AS_TRAINED * window, report=report)

@@ -18,10 +18,10 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
+from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.sample import ListSize
 from everest.lists.sources import LIST_FILES, read_source
 from everest.project.lists import STEP, ProjectLists, make_lists
-from everest.project.measure import STEP as TIMELINE_STEP
 from everest.project.measure import measure_folds, measure_run
 from everest.project.request import (
     FILES,
@@ -193,7 +193,7 @@ def _checking_seconds(sizes: Mapping[str, int], lists: ProjectLists, suggestion:
     compared = len(lists.folds or [0]) * sum(size for key, size in sizes.items() if key != "pretrain")
     clips = validations * val + views * test + compared
     if lists.window is not None:  # timelines have more windows than lists
-        clips += round(STEP / TIMELINE_STEP) * (val + test)
+        clips += round(STEP / STEP_AS_TRAINED) * (val + test)
     starts = (validations * (val > 0) + 1) * tests
     return START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
 
@@ -262,7 +262,7 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     weights, checkpoint = RunFolder(run), f"--checkpoint {shlex.quote(str(run))}"
     command = f"everest predict VIDEO {checkpoint}"
     if window is not None:
-        rules = f"--window {window:g} --step {window / 4:g} --smooth {measured['smooth']:g}"
+        rules = f"--window {window:g} --step {STEP_AS_TRAINED * window:g} --smooth {measured['smooth']:g}"
         command = f"everest timeline VIDEO {checkpoint} {rules} --output bouts.csv"
     document = {
         **measured,

@@ -7,16 +7,16 @@ N rows of the file, Q vectors of a query, D width.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from everest.data.footage import Timeline
-from everest.errors import DataError, RecipeError, differing, first_names
+from everest.errors import DataError, RecipeError
 from everest.inference.features import LEVELS, encoding_of
 from everest.inference.model import OpenedModel
 from everest.inference.videos import compute_over_videos
@@ -52,18 +52,21 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     name, moment, rows = text, None, file.rows_of(text)
     video, _, seconds = text.rpartition(AT)
     if video and not rows.size and not Path(text).exists():
-        try:
+        with suppress(ValueError):  # not a moment
             name, moment = video, float(seconds)
-        except ValueError:
-            raise DataError(f"{text}: neither a row of {file.path} nor a video") from None
-        if not 0 <= moment < inf:
-            raise RecipeError(f"{text}: the moment must be a number of seconds from 0 on")
-        if file.window is None:
-            raise RecipeError(f"{text}: {file.path} has no windows; write them with everest extract --window")
-        rows = file.rows_of(name)
+            rows = file.rows_of(name)
+    if moment is not None and not 0 <= moment < inf:
+        raise RecipeError(f"{text}: the moment must be a number of seconds from 0 on")
+    if moment is not None and file.window is None:
+        raise RecipeError(f"{text}: {file.path} has no windows; write them with everest extract --window")
     if rows.size:
-        if moment is not None:
-            rows = np.array([_row_at(moment, rows, file, text)])
+        if moment is not None and file.starts is not None and file.ends is not None:
+            starts, ends = file.starts[rows], file.ends[rows]
+            if moment > ends.max():
+                raise DataError(f"{text}: the windows of this video in {file.path} end at {ends.max():.2f} s")
+            distances = np.abs((starts + ends) / 2 - moment)
+            distances[np.abs(starts - moment) < SAME_TIME] = -1
+            rows = rows[[distances.argmin()]]
         sample = file.sample(int(rows[0])) if rows.size == 1 else Sample.of_video_id(name)
         return Query(name=text, sample=sample, vectors=file.units[rows], rows=tuple(rows.tolist()))
     if not Path(name).exists():
@@ -71,27 +74,13 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     if model is None:
         raise RecipeError(f"{text}: is not in {file.path}; give --checkpoint to compute its features")
     now = encoding_of(model)
-    if file.encoding.get("weights") != now["weights"]:
-        raise RecipeError(f"{model.file}: {file.path} was written by other weights; give those")
-    if different := differing(file.encoding, now):
-        raise RecipeError(
-            f"{file.path}: was written with other {first_names(different)}; give the same --recipe"
-        )
+    if different := ", ".join(name for name in now if file.encoding.get(name) != now[name]):
+        fix = "give the same --checkpoint and --recipe"
+        raise RecipeError(f"{file.path}: was written with other {different}; {fix}")
     try:
         return _encoded(text, Sample(path=name), moment, file, model)
     except VideoError as error:
         raise DataError(str(error)) from error
-
-
-def _row_at(moment: float, rows: NDArray[np.int64], file: FeatureFile, text: str) -> int:
-    """The row of a moment; DataError if the windows end before it."""
-    assert file.starts is not None
-    assert file.ends is not None
-    starts, ends = file.starts[rows], file.ends[rows]
-    if moment > ends.max():
-        raise DataError(f"{text}: the windows of this video in {file.path} end at {ends.max():.2f} s")
-    begins = np.abs(starts - moment) < SAME_TIME
-    return int(rows[np.where(begins, -1, np.abs((starts + ends) / 2 - moment)).argmin()])
 
 
 def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> Query:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from everest.figures.clips import clip_card
-from everest.figures.drawing import write_page
+from everest.figures.drawing import clip_card, write_page
 from everest.search.feature_file import FeatureFile
 from everest.search.neighbors import Neighbor, Query
 

@@ -15,8 +15,7 @@ from everest.config.recipe_files import RecipeFile
 from everest.config.settings import DataSettings, Recipe
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
-from everest.profiling.loading import TrainingStage, reading_speed, stage_clips
-from everest.profiling.measure import measure
+from everest.profiling.measure import TrainingStage, measure, reading_speed, stage_clips
 from everest.suggest.data_facts import DataFacts, examine_data
 from everest.suggest.rules import DEVICES, Choice, Purpose, choose_values
 from everest.system.machine import num_cores

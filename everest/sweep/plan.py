@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -16,9 +15,7 @@ from typing import Any, Final
 from everest.checkpoints.init import find_init
 from everest.config.recipe import (
     RESUME_MAY_CHANGE,
-    dump_recipe,
     flat_values,
-    load_recipe,
     recipe_for_run,
     recipe_values,
 )
@@ -28,7 +25,6 @@ from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
 from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
-from everest.system.files import write_text
 from everest.system.storage import join_location, parse_location
 from everest.video.folders import missing
 
@@ -54,7 +50,6 @@ _DEFAULTS: Final = {  # of both objectives
     **flat_values(recipe_values(Recipe(name="pixels"))),
     "train.seed": None,  # always part of the identity
 }
-_NO_DEFAULT: Final = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,20 +80,6 @@ class Work:
             return [self.stage, "--checkpoint", start, *shared, "--json", "--gpus", gpus]
         init = ["--init", start] if self.stage == "finetune" or start != FROM_SCRATCH else []
         return [self.stage, *shared, *init, "--output", str(folder / self.name), "--gpus", gpus]
-
-    def write_recipe(self, folder: Path) -> None:
-        """Write the recipe of the command.
-
-        A run keeps its settings of other stages, which a resume compares; its folder of videos and its
-        section `train` may change.
-        """
-        path, recipe = self.file(folder, "yaml"), self.recipe
-        if self.stage in RUNS and path.is_file():
-            with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
-                saved = load_recipe(path, imports=False)
-                data = replace(saved.data, root=recipe.data.root)
-                recipe = replace(saved, data=data, train=recipe.train)
-        write_text(path, dump_recipe(recipe))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,32 +138,28 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
     """The recipe of each arm by its name."""
     recipes: dict[str, Recipe] = {}
     problems: list[str] = []
-    _resolve(request, {}, data)  # problems of all arms, without the name of one
-    for arm in request.arms:
+    shared = Arm(name="")  # first, so that the problems of all arms are not listed for each of them
+    for arm in (shared, *request.arms):
+        changes = [*request.overrides, *(f"{key}={text}" for key, text in arm.overrides.items())]
+        root = None if "data.root" in arm.overrides else data
         try:
-            recipes[arm.name] = _resolve(request, arm.overrides, data)
+            if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
+                raise RecipeError("train.seed: a sweep sets it; give --seeds")
+            recipes[arm.name] = recipe_for_run(request.recipe, data=root, overrides=changes)
         except RecipeError as error:
+            if arm is shared:
+                raise
             problems += [f"{request.label}{arm.name}: {line}" for line in str(error).split("\n")]
     if problems:
         raise RecipeError(one_per_line(problems))
+    del recipes[shared.name]
     return recipes
-
-
-def _resolve(request: SweepRequest, overrides: dict[str, str], data: str | None) -> Recipe:
-    changes = [*request.overrides, *(f"{key}={text}" for key, text in overrides.items())]
-    if any(change.partition("=")[0].strip() == "train.seed" for change in changes):
-        raise RecipeError("train.seed: a sweep sets it; give --seeds")
-    return recipe_for_run(
-        request.recipe,
-        data=None if "data.root" in overrides else data,
-        overrides=changes,
-    )
 
 
 def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
     stages = arm.stages or request.stages
     for stage in stages:
-        _check_lists(recipe, stage)
+        _check_files(recipe, stage)
     init = request.init if arm.init is None else arm.init
     if init != FROM_SCRATCH:
         init = find_init(init, output=None, overwrite=False).name
@@ -200,30 +177,24 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
     return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, recipe=recipe, works=works)
 
 
-def _check_lists(recipe: Recipe, stage: StageName) -> None:
+def _check_files(recipe: Recipe, stage: StageName) -> None:
     """Raise DataError if a list, or another file of a stage, is missing: before hours of other stages."""
-    val = () if recipe.data.val is None else ("val",)
-    keys: dict[StageName, tuple[str, ...]] = {
-        "pretrain": (pretrain_key(recipe.data),),
-        "finetune": ("train", *val),
+    data, probe = recipe.data, recipe.pretrain.probe
+    lists: dict[StageName, tuple[str, ...]] = {
+        "pretrain": (pretrain_key(data),),
+        "finetune": ("train",) if data.val is None else ("train", "val"),
         "eval": ("test",),
         "probe": ("train", "test"),
     }
-    for key in keys[stage]:
-        location = find_source(recipe.data, key, labeled=stage != "pretrain")[0]
-        if not location.exists():
-            raise DataError(f"data.{key}: {missing(location)}; set data.root (--data DIR)")
-    probe, classes = recipe.pretrain.probe, {"data.classes": recipe.data.classes}
-    files: dict[StageName, dict[str, str | None]] = {
-        "pretrain": {"pretrain.probe.list": probe.list if probe.every else None},
-        "finetune": classes,
-        "probe": classes,
-    }
-    for key, file in files.get(stage, {}).items():
-        if file is not None:
-            location = join_location(parse_location(recipe.data.root), file)
-            if not location.exists():
-                raise DataError(f"{key}: {missing(location)}; {stage} reads it")
+    files = {f"data.{key}": find_source(data, key, labeled=stage != "pretrain")[0] for key in lists[stage]}
+    root = parse_location(data.root)
+    if stage == "pretrain" and probe.every and probe.list is not None:
+        files["pretrain.probe.list"] = join_location(root, probe.list)
+    if stage in ("finetune", "probe") and data.classes is not None:
+        files["data.classes"] = join_location(root, data.classes)
+    for key, file in files.items():
+        if not file.exists():
+            raise DataError(f"{key}: {missing(file)}; {stage} reads it: set data.root (--data DIR)")
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
@@ -245,5 +216,5 @@ def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict
         if key.startswith(_READS[stage])
         and key not in exempt
         and not f"{key}.".startswith(sections)
-        and _DEFAULTS.get(key, _NO_DEFAULT) != value
+        and not (key in _DEFAULTS and _DEFAULTS[key] == value)
     }

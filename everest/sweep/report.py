@@ -168,16 +168,16 @@ def table(document: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             arm["arm"],
             str(len(arm["seeds"])),
             value_text(document["metric"], arm["mean"]) if arm["seeds"] else "",
-            _numbers(arm["interval"], digits),
-            _numbers([difference["mean"]], f"+{digits}"),
-            _numbers(difference["interval"], f"+{digits}"),
-            _numbers([difference["p"]], ".2g"),
-            _numbers([arm["gmacs"]], ".4g"),
-            _numbers([arm["hours"]], ".3g"),
+            _cell(arm["interval"], digits),
+            _cell([difference["mean"]], f"+{digits}"),
+            _cell(difference["interval"], f"+{digits}"),
+            _cell([difference["p"]], ".2g"),
+            _cell([arm["gmacs"]], ".4g"),
+            _cell([arm["hours"]], ".3g"),
         )
 
 
-def _numbers(values: Sequence[float | None] | None, form: str) -> str:
+def _cell(values: Sequence[float | None] | None, form: str) -> str:
     """A value, or the two ends of an interval; differences of percentages are in points."""
     return " to ".join(f"{value:{form}}" for value in values or () if value is not None)
 

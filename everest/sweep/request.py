@@ -72,10 +72,10 @@ def read_request(
     if written:
         try:
             recipe = find_recipe(str(written.get("recipe", "")), folder=file.folder or Path())
+            if is_sweep(recipe):
+                raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
         except RecipeError as error:
             raise RecipeError(f"{file.label}: recipe: {error}") from error
-        if is_sweep(recipe):
-            raise RecipeError(f"{file.label}: recipe: {recipe.label} is a sweep file; give a recipe")
     given_arms = written.get("arms", {recipe.name: {}})
     arms = arms_of(over) if over else _read_arms(given_arms, f"{file.label}: arms")
     if len(arms) > MOST_ARMS:
@@ -142,10 +142,10 @@ def arms_of(over: Sequence[str]) -> tuple[Arm, ...]:
     for option in over:
         key, equals, text = option.partition("=")
         key, values = key.strip(), split_values(text)
-        if not equals or "." not in key or not all(values):
-            raise RecipeError(f"--over {shown(option)}: give section.key=value,value")
-        if key in choices or len(set(values)) < len(values):
-            raise RecipeError(f"--over {shown(option)}: give each key and each of its values once")
+        is_written = equals and "." in key and all(values)
+        if not is_written or key in choices or len(set(values)) < len(values):
+            fix = "give section.key=value,value, each key and each of its values once"
+            raise RecipeError(f"--over {shown(option)}: {fix}")
         choices[key] = values
     names = [key.rpartition(".")[2] for key in choices]
     if len(set(names)) < len(names):
@@ -171,29 +171,23 @@ def split_values(text: str) -> list[str]:
 
 def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
     """The arms of a sweep file, by their names."""
-    if not isinstance(values, dict) or not values:
-        raise RecipeError(f"{origin}: give names with settings, such as {{few: {{finetune.steps: 9}}}}")
+    names = [str(name) for name in values] if isinstance(values, dict) else []
+    if not names or not all(name.isprintable() and name.strip() for name in names):
+        raise RecipeError(f"{origin}: give visible names with settings: {{few: {{finetune.steps: 9}}}}")
     arms = []
-    for name, written in values.items():
-        place = f"{origin}: {shown(name)}"
-        arm = {} if written is None else written
-        if not isinstance(arm, dict) or not str(name).isprintable() or not str(name).strip():
-            raise RecipeError(f"{place}: give a visible name, and settings such as {{finetune.steps: 900}}")
+    for name, written in zip(names, values.values(), strict=True):
+        place, arm = f"{origin}: {shown(name)}", {} if written is None else written
+        overrides = _settings(arm, place, besides=("stages", "init"))
         stages, init = arm.get("stages"), arm.get("init")
-        settings = {key: value for key, value in arm.items() if key not in ("stages", "init")}
-        arms.append(
-            Arm(
-                name=str(name),
-                overrides=_settings(settings, place),
-                stages=None if stages is None else read_stages(stages, f"{place}: stages"),
-                init=None if init is None else str(init),
-            )
-        )
+        stages = None if stages is None else read_stages(stages, f"{place}: stages")
+        init = None if init is None else str(init)
+        arms.append(Arm(name=name, overrides=overrides, stages=stages, init=init))
     return tuple(arms)
 
 
-def _settings(values: Any, origin: str) -> dict[str, str]:
-    """The settings that a YAML file has by section.key, as --set takes them."""
-    if not isinstance(values, dict) or not all("." in key for key in values):
+def _settings(values: Any, origin: str, *, besides: Sequence[str] = ()) -> dict[str, str]:
+    """The settings that a YAML file has by section.key, as --set takes them; `besides` are other keys."""
+    keys = [key for key in values if key not in besides] if isinstance(values, dict) else [""]
+    if not all("." in str(key) for key in keys):
         raise RecipeError(f"{origin}: give settings in one line, such as pretrain.steps: 900")
-    return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+    return {key: json.dumps(values[key], ensure_ascii=False) for key in keys}

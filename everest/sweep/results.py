@@ -19,7 +19,7 @@ from everest.errors import RecipeError
 from everest.metrics.names import CHANCES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
-from everest.sweep.plan import RUNS, PlannedArm, SweepPlan, Work
+from everest.sweep.plan import RUNS, SweepPlan, Work
 from everest.system.own_files import PROBLEMS, read_own_json, reading_own
 from everest.system.run_folder import WEIGHTS
 from everest.system.text import nonfinite_as_null, read_json
@@ -119,46 +119,42 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
         failures: the errors of failed work, by its name.
     """
     works, request = plan.works(), plan.request
-    arms = [_arm_rows(arm, rows) for arm in plan.arms]
-    reference = next(arm["seeds"] for arm in arms if arm["arm"] == request.against)
-    finished_first = sorted(reference, key=lambda row: not row["finished"])
-    return nonfinite_as_null(
-        {
-            "recipe": request.recipe.name,
-            "summary": request.summary,
-            "stages": list(request.stages),
-            "seeds": list(request.seeds),
-            "against": request.against,
-            "metric": next((name for row in finished_first for name in row["metrics"]), None),
-            "jobs": {"all": len(works), "finished": len(rows)},
-            "arms": arms,
-            "failures": [
-                {"arms": plan.users(work), "seed": work.seed, "job": name, "error": failures[name]}
-                for name, work in works.items()
-                if name in failures
-            ],
-        }
-    )
-
-
-def _arm_rows(arm: PlannedArm, rows: Mapping[str, WorkRow]) -> dict[str, Any]:
-    """An arm with a row for each seed."""
-    seeds = []
-    for seed, works in arm.works.items():
-        done = {work.stage: rows[work.name] for work in works if work.name in rows}
-        metrics: Metrics = {}
-        for stage in BY_WEIGHT:
-            metrics |= done[stage].metrics if stage in done else {}
-        row = {
-            "seed": seed,
-            "finished": len(done) == len(works),
-            "gmacs": sum(row.gmacs for row in done.values()),
-            "hours": sum(row.hours for row in done.values()),
-            "metrics": metrics,
-            "jobs": [work.name for work in works],
-        }
-        seeds.append(row)
-    return {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages), "seeds": seeds}
+    arms: dict[str, dict[str, Any]] = {}
+    for arm in plan.arms:
+        seeds = []
+        for seed, planned in arm.works.items():
+            done = {work.stage: rows[work.name] for work in planned if work.name in rows}
+            metrics: Metrics = {}
+            for stage in BY_WEIGHT:
+                metrics |= done[stage].metrics if stage in done else {}
+            row = {
+                "seed": seed,
+                "finished": len(done) == len(planned),
+                "gmacs": sum(part.gmacs for part in done.values()),
+                "hours": sum(part.hours for part in done.values()),
+                "metrics": metrics,
+                "jobs": [work.name for work in planned],
+            }
+            seeds.append(row)
+        about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages)}
+        arms[arm.name] = about | {"seeds": seeds}
+    finished_first = sorted(arms[request.against]["seeds"], key=lambda row: not row["finished"])
+    document = {
+        "recipe": request.recipe.name,
+        "summary": request.summary,
+        "stages": list(request.stages),
+        "seeds": list(request.seeds),
+        "against": request.against,
+        "metric": next((name for row in finished_first for name in row["metrics"]), None),
+        "jobs": {"all": len(works), "finished": len(rows)},
+        "arms": list(arms.values()),
+        "failures": [
+            {"arms": plan.users(work), "seed": work.seed, "job": name, "error": failures[name]}
+            for name, work in works.items()
+            if name in failures
+        ],
+    }
+    return nonfinite_as_null(document)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -10,11 +10,14 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.yaml import write_yaml
+from everest.errors import RecipeError
 from everest.metrics.names import value_text
 from everest.sweep.plan import RUNS, SweepPlan, Work
 from everest.sweep.results import RESULTS, WorkRow, collect, metric_title, read_work
@@ -152,9 +155,13 @@ class _Sweep:
         """The error of a job that has ended; None, and its numbers are kept, if it has finished its work."""
         code, work = job.process.returncode, job.work
         if code:
-            log = work.file(self.folder, "log")
-            error = last_error(log, job.log_start) if code > 0 else f"killed by {signal_name(code)}"
-            return f"failed: {error} (messages: {log})"
+            log, text = work.file(self.folder, "log"), ""
+            with suppress(OSError):  # it was deleted
+                text = log.read_bytes()[job.log_start :].decode(errors="replace")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+            error = (errors or lines or ["no message"])[-1]
+            return f"failed: {error if code > 0 else f'killed by {signal_name(code)}'} (messages: {log})"
         if work.stage not in RUNS:
             try:
                 document = parse_json(work.file(self.folder, "out").read_bytes())
@@ -212,7 +219,15 @@ def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Repor
             plan=plan, folder=folder, processes=processes, report=report, rows=rows, waiting=waiting
         )
         for work in waiting:
-            work.write_recipe(folder)
+            path, recipe = work.file(folder, "yaml"), work.recipe
+            # A run keeps its settings of other stages, which a resume compares; its folder of videos and its
+            # section `train` may change.
+            if work.stage in RUNS and path.is_file():
+                with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
+                    saved = load_recipe(path, imports=False)
+                    data = replace(saved.data, root=recipe.data.root)
+                    recipe = replace(saved, data=data, train=recipe.train)
+            write_text(path, dump_recipe(recipe))
         sweep.write()
         if waiting:
             logs = folder / "*" / "*.log"
@@ -224,14 +239,3 @@ def run_sweep(plan: SweepPlan, folder: Path, processes: Processes, report: Repor
 def check_folder(folder: Path) -> None:
     """Refuse a folder that holds other files than those of a sweep."""
     check_new_folder(folder, is_own=lambda name: name == PLAN_FILE, fix="choose another folder")
-
-
-def last_error(log: Path, start: int) -> str:
-    """The error in the messages of a failed command, in one line; those before byte `start` are older."""
-    try:
-        text = log.read_bytes()[start:].decode(errors="replace")
-    except OSError:  # it was deleted
-        text = ""
-    lines = [line.strip() for line in text.splitlines()]
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    return (errors or [line for line in lines if line] or ["no message"])[-1]

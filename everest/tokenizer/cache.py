@@ -37,7 +37,7 @@ from everest.data.dataset import VideoClips
 from everest.data.recipe_clips import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
-from everest.methods.features import TeacherUse
+from everest.methods.targets import TeacherUse
 from everest.system.files import write_text
 from everest.system.own_files import reading_own
 from everest.system.storage import parse_location

@@ -25,7 +25,7 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
-from everest.methods.features import Teacher, standardized
+from everest.methods.targets import Teacher, standardized
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_table
@@ -163,17 +163,15 @@ def _maker(recipe: Recipe, teacher: Teacher | None, device: torch.device) -> _Ma
 
     def codes(frames: Tensor) -> Rows:
         output = tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))  # as in a training step
-        numbers = output.codes.cpu().numpy().astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1))
-        return {"codes": numbers, "ranks": dense_ranks(output.scores.flatten(1).cpu().numpy())}
+        numbers, scores = output.codes.cpu().numpy(), output.scores.flatten(1).cpu().numpy()  # (B, N)
+        ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])  # 0 for the lowest score
+        return {
+            "codes": numbers.astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1)),
+            "ranks": ranks.astype(np.min_scalar_type(scores.shape[1] - 1)),
+        }
 
     mean, std = tuple(tokenizer.target_mean.tolist()), tuple(tokenizer.target_std.tolist())
     return _Maker([Path(use.path)], {"tokenizer": use, "mean": mean, "std": std}, codes)
-
-
-def dense_ranks(scores: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
-    """(B, N) scores to their dense ranks in each row: 0 for the lowest, equal ranks for equal scores."""
-    ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])
-    return ranks.astype(np.min_scalar_type(scores.shape[1] - 1))
 
 
 @torch.inference_mode()
@@ -191,7 +189,7 @@ def _encode(
     order = [samples[first : first + batch] for first in range(0, len(samples), batch)]
     workers = min(choose_workers(clips, order, settings.workers), len(order))
     rows: list[Rows] = []
-    failed: list[str] = []
+    failed: list[list[tuple[str, str]]] = []  # of each sample the path and reason of what cannot be read
     for clip in batches(clips, order, workers=workers, timeout=settings.data_timeout):
         failed += clip.failed
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
@@ -205,6 +203,6 @@ def _encode(
             ) from error
         leading = clip.frames.shape[:2]
         rows.append({name: values.reshape(*leading, *values.shape[1:]) for name, values in tokens.items()})
-    tries = zip(part.samples, map(json.loads, failed), strict=True)
+    tries = zip(part.samples, failed, strict=True)
     problems = {str(number): tried[0][1] for number, tried in tries if tried}
     return {name: np.concatenate([some[name] for some in rows]) for name in rows[0]}, problems

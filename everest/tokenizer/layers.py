@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from everest.config.sizes import TokenizerConfig
+from everest.config.tokenizer import TokenizerConfig
 
 GROUPS: Final = 32  # of GroupNorm, if they divide the channels
 # The bound is a little beyond the outermost levels, so that every level can be reached.

@@ -28,8 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
-from everest.config.sizes import TokenizerConfig, discriminator_halvings
-from everest.config.tokenizer import TokenizerLossSettings
+from everest.config.tokenizer import TokenizerConfig, TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import RecipeError
 from everest.system.live_bytes import peak_bytes
@@ -37,6 +36,7 @@ from everest.tokenizer.network import TokenizerReconstruction, TokenizerSpec
 from everest.tokenizer.spec import tokenizer_settings
 from everest.video.pixels import IMAGENET
 
+LEAST_PLACES: Final = 4  # our choice: the least height and width, in places, of a discriminator's last layer
 ADVERSARY_START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT
 SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
@@ -100,13 +100,15 @@ class Discriminator(nn.Module):
 
     def __init__(self, config: TokenizerConfig, *, frames: int, size: tuple[int, int]) -> None:
         super().__init__()
-        halvings = discriminator_halvings(config, size)
+        grid = config.stem_grid(frames, size)  # frames, rows and columns after the tokenizer's stem
+        places, halvings = min(grid[1:]), 0
+        while places // 2 >= LEAST_PLACES:
+            places, halvings = places // 2, halvings + 1
         if not halvings:
             raise RecipeError(
                 f"tokenizer.loss.gan: clips of {size[0]} x {size[1]} pixels are too small for the "
                 "discriminator, which halves them; set it to 0, or raise data.size"
             )
-        grid = config.stem_grid(frames, size)
         time, space = config.stem
         # The windows overlap by 2 pixels, so that the seams of a decoder that unpatchifies are visible.
         kernel = (time + 2, space + 2, space + 2)
@@ -171,18 +173,9 @@ class Adversary:
         with torch.autocast(real.device.type, enabled=False):
             on_real, on_rebuilt = map(self.discriminator, (real, rebuilt.detach().float()))  # (B,)
             logistic = F.softplus(-on_real).mean() + F.softplus(on_rebuilt).mean()
-            r1 = r1_penalty(on_real, real)
+            (gradient,) = torch.autograd.grad(on_real.sum(), real, create_graph=True)
+            r1 = gradient.square().flatten(1).sum(dim=1).mean()  # squared norm, averaged over the clips
             return DiscriminatorLosses(logistic + self._r1_weight * r1, logistic, r1)
-
-
-def r1_penalty(logits: Tensor, real: Tensor) -> Tensor:
-    """Scalar: the squared norm of the gradient of a clip's logit, averaged over the clips.
-
-    Args:
-        logits: (B,) of the clips `real`, which need a gradient.
-    """
-    (gradient,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-    return gradient.square().flatten(1).sum(dim=1).mean()
 
 
 class PerceptualDistance:

@@ -19,8 +19,7 @@ import torch.nn.functional as F
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
-from everest.config.sizes import TokenizerConfig, TopKKind
-from everest.config.tokenizer import TokenizerSettings
+from everest.config.tokenizer import TokenizerConfig, TokenizerSettings, TopKKind
 from everest.config.values import Length
 from everest.errors import CheckpointError
 from everest.methods.grid import TokenGrid, num_kept
@@ -112,17 +111,14 @@ class AdaptiveTokenizer(nn.Module):
 
     def grid(self, clip: Tensor) -> TokenGrid:
         """The token grid of clips (B, 3, T, H, W)."""
-        if clip.dim() != 5 or clip.size(1) != 3 or not clip.is_floating_point():
+        _, p, q = self.tubelet
+        is_clip = clip.dim() == 5 and clip.size(1) == 3 and clip.is_floating_point()
+        if not is_clip or clip.size(2) % self.window or clip.size(3) % p or clip.size(4) % q:
             raise ValueError(
-                f"expected float (B, 3, T, H, W) in [0, 1], got {clip.dtype} {tuple(clip.shape)}"
+                f"expected float (B, 3, T, H, W) in [0, 1] that divide into windows of {self.window} frames "
+                f"and tokens of {p} x {q} pixels, got {clip.dtype} {tuple(clip.shape)}"
             )
         frames, height, width = clip.shape[2:]
-        _, p, q = self.tubelet
-        if frames % self.window or height % p or width % q:
-            raise ValueError(
-                f"clips of {frames} frames of {height} x {width} pixels do not divide into windows of "
-                f"{self.window} frames and tokens of {p} x {q} pixels"
-            )
         return TokenGrid.of_clip(frames=frames, size=(height, width), tubelet=self.tubelet)
 
     def scaled(self, clip: Tensor) -> Tensor:

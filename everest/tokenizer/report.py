@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.dataset import NONE_FAILED, VideoClips, failures
+from everest.data.dataset import VideoClips
 from everest.methods.grid import num_kept
 from everest.tokenizer.clips import spaced_clips
 from everest.tokenizer.layers import FSQ
@@ -73,8 +73,8 @@ def measure_tokenizer(
     examples: list[Example] = []
     skipped: list[tuple[str, str]] = []
     for clip in spaced_clips(clips, CLIPS, settings=settings):
-        skipped += [tries[0] for tries in failures(clip)]
-        readable = [row for row, failed in enumerate(clip.failed) if failed == NONE_FAILED]
+        skipped += [failed[0] for failed in clip.failed if failed]
+        readable = [row for row, failed in enumerate(clip.failed) if not failed]
         if not readable:
             continue
         frames = in_unit_range(clip.frames[readable, 0].to(model.target_mean.device))  # (n, 3, T, H, W)
@@ -125,6 +125,9 @@ def figures_of(clips: dict[str, Tensor], *, slices: int, quantizer: FSQ) -> dict
     rankings = {"scorer": clips["scores"], "untrained": clips["untrained"], "frame_difference": change}
     kept_by_change = highest(change, kept.float().mean().item())
     counts = kept.unflatten(1, (slices, -1)).sum(dim=(0, 2))  # (slices,)
+    codes = clips["codes"].unique(return_counts=True)[1].double()  # how often each code is used
+    # The number of equally frequent codes with the same entropy; dropped tokens would count as a code.
+    perplexity = torch.special.entr(codes / codes.sum()).sum().exp().item()
 
     def ratio(scores: Tensor) -> float:
         """The mean change of the highest tokens over that of all; at random 1."""
@@ -142,7 +145,12 @@ def figures_of(clips: dict[str, Tensor], *, slices: int, quantizer: FSQ) -> dict
         },
         "overlap": {"scorer": mean_overlap(kept), "frame_difference": mean_overlap(kept_by_change)},
         "slice_shares": (counts / counts.sum()).tolist(),
-        "codebook": codebook_use(clips["codes"].flatten(), quantizer),
+        "codebook": {
+            "tokens": clips["codes"].numel(),
+            "used": len(codes),
+            "perplexity": perplexity,
+            "perplexity_share": perplexity / min(quantizer.num_codes, clips["codes"].numel()),
+        },
     }
 
 
@@ -225,18 +233,3 @@ def mean_overlap(kept: Tensor) -> float:
     overlap = both / (counts + counts[:, None] - both)
     pairs = len(kept) * (len(kept) - 1)
     return ((overlap.sum() - overlap.trace()) / max(pairs, 1)).item()
-
-
-def codebook_use(codes: Tensor, quantizer: FSQ) -> dict[str, Any]:
-    """Measure how the codes (K,) of kept tokens are distributed. Dropped tokens would count as a code.
-
-    perplexity: the number of equally frequent codes with the same entropy.
-    """
-    counts = codes.unique(return_counts=True)[1].double()
-    perplexity = torch.special.entr(counts / counts.sum()).sum().exp().item()
-    return {
-        "tokens": len(codes),
-        "used": len(counts),
-        "perplexity": perplexity,
-        "perplexity_share": perplexity / min(quantizer.num_codes, len(codes)),
-    }

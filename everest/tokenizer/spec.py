@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,10 +46,6 @@ class TokenizerUse:
     settings: TokenizerSpec
     path: str | None = None  # None: an untrained tokenizer, enough to compute costs
     sha256: str | None = None  # of its weights
-
-    def untrained(self) -> TokenizerUse:
-        """The same network without its file."""
-        return replace(self, path=None, sha256=None)
 
     def load(self) -> AdaptiveTokenizer:
         """Load the tokenizer in eval mode, with new weights if `path` is None."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -18,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 from everest.errors import EnvironmentProblem
 from everest.video.decoding import Entry, decode_frames, decode_places
 from everest.video.file import VideoFile, inspect_video
-from everest.video.index import StampedIndex
+from everest.video.index import StampedIndex, numbered
 from everest.video.source import Video, decoder_input
 from everest.video.stream import VideoError, decoder_errors
 
@@ -79,17 +80,11 @@ def _decode(
         skipping: skip frames that no wanted one needs. After some keyframes, frames refer to earlier ones;
             there every frame must be decoded.
     """
-    index = video.index
-    numbers = index.keys_of(wanted)
     scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
-    skips = index.skips(wanted) if skipping else {}
-    with closing(decode_frames(path, entry, **skips)) as frames:
-        for decoded in frames:
-            number = numbers.pop(index.key_of(decoded), None)  # a damaged file may repeat a time stamp
-            if number is not None:
-                yield number, _upright(path, video, decoded.frame, scaler)
-            if not numbers:
-                break
+    skips = video.index.skips(wanted) if skipping else {}
+    with closing(decode_frames(path, entry, **skips)) as decoded:
+        for number, frame in islice(numbered(video.index, decoded, wanted), len(wanted)):
+            yield number, _upright(path, video, frame, scaler)
 
 
 def _upright(path: Video, video: VideoFile, frame: VideoFrame, scaler: VideoReformatter) -> np.ndarray:

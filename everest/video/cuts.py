@@ -6,7 +6,7 @@ import re
 import struct
 from collections.abc import Iterator
 from math import inf
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
 import av
 import numpy as np
@@ -112,20 +112,13 @@ def _ts_spacing(begin: bytes) -> tuple[int, int] | None:
     return None
 
 
-class PesState(NamedTuple):
-    """What the numbers of the parts of a packet show."""
-
-    is_whole: bool
-    goes_on: bool  # with the next packet of the stream
-
-
-def pes_state(path: Video, position: int | None) -> PesState:
-    """Whether the packet that begins at a byte of a transport stream has all its parts.
+def pes_state(path: Video, position: int | None) -> tuple[bool, bool]:
+    """Whether the packet that begins at a byte of a transport stream is whole, and the next one follows.
 
     The parts are numbered from 0 to 15. The last one is filled up, which shows that no other follows.
     """
     if position is None:
-        return PesState(False, False)
+        return False, False
     number, is_filled, identity = -1, False, -1
     with open_bytes(path) as file:
         _, step = _ts_spacing(file.read(4096)) or (0, TS_PACKET)
@@ -134,19 +127,19 @@ def pes_state(path: Video, position: int | None) -> PesState:
             sync, pid, flags = struct.unpack(">BHB", part[:4])
             if sync != TS_SYNC:
                 is_end = not any(part) and not any(map(any, iter(lambda: file.read(2**20), b"")))
-                return PesState(is_filled and is_end, is_end)
+                return is_filled and is_end, is_end
             is_next = number < 0 or flags & 15 == (number + 1) % 16
             if identity < 0:
                 identity = pid & 0x1FFF
             elif pid & 0x1FFF != identity:
                 continue
             elif pid & 0x4000:  # the next packet
-                return PesState(is_filled or is_next, is_next and not pid & 0x8000)
+                return is_filled or is_next, is_next and not pid & 0x8000
             if flags & 0x10:  # with data
                 if not is_next or pid & 0x8000:  # or a receiver marked it as damaged
-                    return PesState(False, False)
+                    return False, False
                 number, is_filled = flags & 15, bool(flags & 0x20) and _is_filled(part)
-    return PesState(is_filled or not part, True)
+    return is_filled or not part, True
 
 
 def _is_filled(part: bytes) -> bool:

@@ -178,8 +178,8 @@ def judged_packets(
         # A parser passes the mark of a damaged packet on to the frame before it.
         is_last = following is None or not following.size
         if is_ts and held.size and (held.is_corrupt or was_corrupt or is_last):
-            state = pes_state(path, held.pos)
-            is_damaged, breaks_off = not state.is_whole, not state.goes_on
+            is_whole, goes_on = pes_state(path, held.pos)
+            is_damaged, breaks_off = not is_whole, not goes_on
         was_corrupt = held.is_corrupt
         yield number, held, is_damaged, breaks_off
         number, held = number + 1, following

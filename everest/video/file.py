@@ -22,8 +22,7 @@ from typing import Final, NamedTuple
 
 import av
 import numpy as np
-from av import VideoFrame, VideoStream
-from av.container import InputContainer
+from av import VideoFrame
 from numpy.typing import NDArray
 
 from everest.system.storage import RemotePath
@@ -187,10 +186,13 @@ def _read_facts(path: Video) -> VideoFile:
             promised = promised_seconds(path, container, stream, len(packets))
             fps = float(stream.average_rate or stream.guessed_rate or 25)
             second = float(1 / stream.time_base) if stream.time_base else 1.0
-            size_is_known = stream.codec_context.width > 0
-            for_decord = _is_for_decord(container, stream)
+            codec, streams = stream.codec_context, container.streams.video
+            # decord 0.6 reads 4:4:4 and AV1 wrong, and perhaps the wrong stream of several.
+            is_old = codec.pix_fmt in ("yuv420p", "yuvj420p") and codec.codec.name not in ("av1", "libdav1d")
+            for_decord = is_old and len(streams) == 1
             # The places of other formats are those of a header before the image.
-            are_images = stream.codec_context.name == IMAGES and format_name.startswith("mov")
+            are_images = codec.name == IMAGES and format_name.startswith("mov")
+            size_is_known = codec.width > 0
     losses: list[Loss] = []
     with closing(decode_frames(path, losses=losses)) as frames:
         first = next((frame for frame, _ in frames), None)
@@ -240,13 +242,6 @@ def _is_image(path: Video, index: StampedIndex, first: VideoFrame) -> bool:
         return False
     with decoder_errors(path):
         return np.array_equal(alone.to_ndarray(format="rgb24"), first.to_ndarray(format="rgb24"))
-
-
-def _is_for_decord(container: InputContainer, stream: VideoStream) -> bool:
-    """Whether decord 0.6 reads such streams right: no 4:4:4, no AV1, and not the wrong stream of several."""
-    codec = stream.codec_context
-    is_read = codec.pix_fmt in ("yuv420p", "yuvj420p") and codec.codec.name not in ("av1", "libdav1d")
-    return is_read and len(container.streams.video) == 1
 
 
 def _missing(

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -50,7 +51,7 @@ def map_apart(
     waiting = iter(items)
     busy = {}
     try:
-        for item in (next(waiting) for _ in range(min(workers, len(items)))):
+        for item in islice(waiting, workers):
             worker = _Worker(work, limit)
             worker.start(item)
             busy[worker.connection] = worker

@@ -18,7 +18,7 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from itertools import islice, pairwise
@@ -106,14 +106,6 @@ class StampedIndex:
         """F."""
         return self.times.size
 
-    def keys_of(self, wanted: list[int]) -> dict[int | None, int]:
-        """The numbers of the `wanted` frames by their `key_of`."""
-        return {int(self.times[number]): number for number in wanted}
-
-    def key_of(self, decoded: Decoded) -> int | None:
-        """What a frame is found by."""
-        return decoded.frame.pts
-
     def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
         """Split the numbers of `wanted` frames (rising) at keyframes to which a reader can seek.
 
@@ -170,14 +162,6 @@ class CountedIndex:
         """F."""
         return self.places.size
 
-    def keys_of(self, wanted: list[int]) -> dict[int | None, int]:
-        """The numbers of the `wanted` frames by their `key_of`."""
-        return {int(self.places[number]): number for number in wanted}
-
-    def key_of(self, decoded: Decoded) -> int | None:
-        """What a frame is found by."""
-        return decoded.place
-
     def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
         """Split the numbers of `wanted` frames (rising) at the entries, see `StampedIndex.runs`."""
         entries = np.searchsorted(self.entry_frames, wanted, side="right") - 1
@@ -193,6 +177,19 @@ class CountedIndex:
 
 
 FrameIndex = StampedIndex | CountedIndex
+
+
+def numbered(
+    index: FrameIndex, decoded: Iterable[Decoded], wanted: Iterable[int]
+) -> Iterator[tuple[int, VideoFrame]]:
+    """The `wanted` ones of decoded frames, each with its number; a damaged file may repeat a time stamp."""
+    is_stamped = isinstance(index, StampedIndex)
+    keys = index.times if is_stamped else index.places
+    numbers: dict[int | None, int] = {int(keys[number]): number for number in wanted}
+    for frame, place in decoded:
+        number = numbers.pop(frame.pts if is_stamped else place, None)
+        if number is not None:
+            yield number, frame
 
 
 def _runs(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from everest.video.cuts import is_cut, missing_end, promised_seconds
 from everest.video.decoding import judged_packets
 from everest.video.file import inspect_video
-from everest.video.reader import image_folder
+from everest.video.reader import NO_SECONDS, image_folder
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
@@ -37,7 +37,7 @@ class PacketSizes:
 def packet_sizes(video: Video) -> PacketSizes:
     """Read the packets of a file; after damage, from the next keyframe on."""
     if image_folder(video) is not None:
-        raise VideoError(video, "a folder of images has no seconds; make a video of it with prepare encode")
+        raise VideoError(video, NO_SECONDS)
     times, sizes, kinds, durations = [], [], [], []
     losses: list[tuple[int, int]] = []  # by time stamps
     latest, reason = -(2**62), "no packet has a time"

@@ -33,10 +33,9 @@ class PixelStatistics:
     def __post_init__(self) -> None:
         if not self.mean or len(self.mean) != len(self.std):
             raise ValueError(f"{len(self.mean)} means and {len(self.std)} stds, one of each for a channel")
-        if not all(0 <= value <= 1 for value in self.mean):
-            raise ValueError(f"a mean must be from 0 to 1, not {list(self.mean)}")
-        if not all(LEAST_STD <= value <= MOST_STD for value in self.std):
-            raise ValueError(f"a std must be from {LEAST_STD:g} to {MOST_STD:g}, not {list(self.std)}")
+        for name, values, least, most in (("mean", self.mean, 0, 1), ("std", self.std, LEAST_STD, MOST_STD)):
+            if not all(least <= value <= most for value in values):
+                raise ValueError(f"a {name} must be from {least:g} to {most:g}, not {list(values)}")
 
     @property
     def channels(self) -> int:

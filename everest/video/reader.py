@@ -30,11 +30,14 @@ from everest.video.backends import DECODERS, pyav_in_order
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file import VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
-from everest.video.index import StampedIndex
+from everest.video.index import StampedIndex, numbered
 from everest.video.source import Member, Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error, check_frame_size, decoder_errors
 
-NO_SECONDS: Final = "a folder of images has no seconds; use start_frame and end_frame"
+NO_SECONDS: Final = (
+    "a folder of images has no seconds; use start_frame and end_frame, set data.fps to null, or make a video "
+    "of it by everest prepare encode"
+)
 TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
 
@@ -147,17 +150,13 @@ def resized_frames(
     video = inspect_video(path)
     height, width = size[::-1] if video.orientation.transposed else size  # as stored
     times = video.index.times
-    numbers = video.index.keys_of(list(range(video.info.frames)))
     unit = Fraction(1) / Fraction(video.second).limit_denominator(10**9)
     scaler = VideoReformatter()
-    with closing(decode_frames(path, losses=losses)) as frames:
-        for decoded in frames:
-            number = numbers.pop(video.index.key_of(decoded), None)
-            if number is None:
-                continue
+    with closing(decode_frames(path, losses=losses)) as decoded:
+        for number, frame in numbered(video.index, decoded, range(video.info.frames)):
             with decoder_errors(path):
                 scaled = scaler.reformat(
-                    decoded.frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
+                    frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
                 ).to_ndarray()
             pixels = np.ascontiguousarray(video.orientation.upright(scaled))
             if times.size:

@@ -101,9 +101,6 @@ class PartsOfFile(RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def tell(self) -> int:
-        return self._position
-
     def seek(self, offset: int, whence: int = SEEK_SET) -> int:
         begin = {SEEK_SET: 0, SEEK_CUR: self._position, SEEK_END: self._version[0]}[whence]
         self._position = max(0, begin + offset)

@@ -48,7 +48,9 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
     _, height, width, _ = frames.shape
     if height % 2 or width % 2:
         raise VideoError(path, f"yuv420p needs even sizes, not {height}x{width}")
-    with av.open(_address(path), "w", container_options={"fflags": "+bitexact"}) as container:
+    # An absolute path, which FFmpeg does not take for an address with a protocol.
+    address = str(Path(path).absolute())
+    with av.open(address, "w", container_options={"fflags": "+bitexact"}) as container:
         stream = _add_stream(container, fps, (height, width), H264(crf=crf, gop=gop))
         for frame in frames.numpy():
             container.mux(stream.encode(VideoFrame.from_ndarray(frame, format="rgb24")))
@@ -74,7 +76,7 @@ def write_timed_frames(
     written = 0
     # faststart puts the index in front: a file can be read before all of it has arrived.
     options = {"fflags": "+bitexact", "movflags": "+faststart"}
-    with av.open(_address(path), "w", format="mp4", container_options=options) as container:
+    with av.open(str(path.absolute()), "w", format="mp4", container_options=options) as container:
         container.metadata["comment"] = comment
         stream = None
         for pixels, time, unit in frames:
@@ -106,11 +108,6 @@ def read_comment(path: Path) -> str:
             return container.metadata.get("comment", "")
     except VideoError:
         return ""
-
-
-def _address(path: str | Path) -> str:
-    """An absolute path, which FFmpeg does not take for an address with a protocol."""
-    return str(Path(path).absolute())
 
 
 def _add_stream(

@@ -8,8 +8,7 @@ import pytest
 
 from everest.annotations.bout import Bout
 from everest.annotations.formats import read_annotations, recognize, write_annotations
-from everest.annotations.matching import VideoFinder
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.errors import DataError
 
 # Version 7, aggregated, without the lengths of the media; `arena` and `Time` are variables of the user.
@@ -181,8 +180,11 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
         ([9, "", "peck", "", ""], "'peck' from 9.000 to 9.000 s is outside of its media, which have 4.0"),
         ({"time offset": 60.0}, "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside"),
         ({"type": "IMAGES"}, "is of images, which have no times"),
-        (["nan", "", "peck", "", ""], "observation 'day 1': an event has the time NaN; correct or delete it"),
-        ([float("nan"), "", "peck", "", "", "NA"], "cages.boris: an event has the time NaN"),
+        (
+            ["nan", "", "peck", "", ""],
+            "'day 1': 'peck' from nan to nan s is outside of its media",
+        ),
+        ([float("nan"), "", "peck", "", "", "NA"], "an event has no time: correct or delete it in BORIS"),
         ([10**400, "", "peck", "", ""], "cannot be read as boris: a number is too large"),
         (["x", "", "peck", "", ""], "cannot be read as boris: could not convert"),
         ({"events": None}, "cannot be read as boris: unexpected structure; export the file again"),
@@ -203,8 +205,8 @@ def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, ch
         (EVENTS_7, "1.800\tC", "1,8\tC", "line 20: '1,8' is no number; write decimals with a point"),
         (EVENTS_7, "POINT", "QUIT", "line 20: the status 'QUIT' is not one of START, STOP, POINT"),
         (EVENTS_7, "\t\t\tPOINT", "", "line 20: it has 6 fields, and the header 9"),
-        (EVENTS_7, "1.800\tC", "1e300\tC", "line 20: the time 1e+300 s is later than 10000000 s"),
-        (AGGREGATED_7, "\t1.250", "\t0.250", "line 2: its stop, 0.25 s, is before its start, 0.5 s"),
+        (EVENTS_7, "1.800\tC", "1e300\tC", "line 20: from 1e+300 to 1e+300 s is no interval"),
+        (AGGREGATED_7, "\t1.250", "\t0.250", "line 2: from 0.5 to 0.25 s is no interval; fix it"),
         (AGGREGATED_7, "0.500\t1.250", "UNPAIRED\tUNPAIRED", "line 2: 'groom' is UNPAIRED; fix it in BORIS"),
         (EVENTS_7, GROOM_STARTS, "", "observation 'day 1': 'groom' is stopped at 1.250 s and not started"),
     ],

@@ -15,8 +15,8 @@ from small_runs import json_of, refused, run
 from everest.checkpoints.init import differing_settings
 from everest.checkpoints.public_weights import PublicWeights, public_weights
 from everest.config.heads import Head
+from everest.config.model import BACKBONES
 from everest.config.recipe import load_recipe
-from everest.config.sizes import BACKBONES
 from everest.foreign.convert import identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign

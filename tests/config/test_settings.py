@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from small_runs import problems_of
 
+from everest.config.model import BACKBONES
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import DataSettings, TrainSettings
-from everest.config.sizes import BACKBONES
 from everest.errors import RecipeError
 from everest.methods.strategies import STRATEGIES
 

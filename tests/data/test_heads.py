@@ -11,7 +11,7 @@ from everest.config.heads import Head, named_heads
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.data.recipe_clips import finetune_clips
-from everest.lists.classes import Classes, empty_classes
+from everest.lists.classes import Classes, empty_classes_notice
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 
@@ -83,7 +83,8 @@ def test_other_heads_are_refused_and_classes_without_a_clip_are_listed_for_each(
     data = DataSettings(root=str(heads_run.parent), heads={"verb": 3, "noun": 4})
     clips, classes = finetune_clips(Recipe(name="here", data=data))
     assert classes == Classes(heads=named_heads({"verb": 3, "noun": 4}))
-    assert empty_classes(clips.samples, classes) == ["verb 2", "noun 3"]
+    notice = empty_classes_notice("train", clips.samples, classes)
+    assert notice == "data.train has no video of 2 of 7 classes: 'verb 2', 'noun 3'"
 
 
 def test_heads_given_later_take_the_place_of_the_others(tmp_path: Path):

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everest.config.heads import named_heads
-from everest.data.dataset import Batch, Clip, VideoClips
+from everest.data.dataset import Batch, Clip, SampleKey, VideoClips
 from everest.data.loader import batches, on_device, shared_bytes
 from everest.data.views import Views
-from everest.data.workers import SampleKey
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.video.reader import VideoError

@@ -52,7 +52,7 @@ class Backend:
 def backend() -> Iterator[Backend]:
     torch._dynamo.reset()
     limit = {"recompile_limit": 8}  # torch's own; importing timm.optim raises it
-    with dynamo_config.patch(limit), functorch_config.patch():  # compile_model changes both
+    with dynamo_config.patch(limit), functorch_config.patch():  # prepare_model changes both
         yield Backend()
     torch._dynamo.reset()
 

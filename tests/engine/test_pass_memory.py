@@ -11,7 +11,7 @@ import pytest
 import torch
 from small_runs import called
 
-from everest.engine.pass_memory import host_memory_warning
+from everest.engine.setup import host_memory_warning
 from everest.errors import EnvironmentProblem
 from everest.system import machine
 

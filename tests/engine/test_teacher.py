@@ -14,7 +14,7 @@ from everest.checkpoints.frozen import open_teacher
 from everest.checkpoints.load import open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.methods.features import FeatureTargets
+from everest.methods.targets import FeatureTargets
 from everest.models.cost import count_macs
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec

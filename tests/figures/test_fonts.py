@@ -9,12 +9,11 @@ from matplotlib import font_manager
 from everest.config.heads import Head
 from everest.figures.curves import Curve, RunCurves, draw_curves
 from everest.figures.drawing import notice_boxes
-from everest.figures.frame_selection import FrameDraw, FrameView, draw_selection
+from everest.figures.frame_selection import FrameView, draw_selection
 from everest.figures.pictures import FigureRow, draw_rows
 from everest.figures.timeline import draw_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
-from everest.methods.strategies import RedundancyRobust
 
 NOTICE = "figures show boxes for letters that no font has; install a font with them, such as fonts-noto-cjk"
 NAME = "\u65e5\u672c"  # Japan
@@ -30,13 +29,9 @@ def _only_fonts_of_matplotlib(monkeypatch: pytest.MonkeyPatch):
 
 FRAMES = torch.zeros(2, 16, 16, 3)
 RUN = RunCurves(name=NAME, curves={"loss": Curve(np.array([1.0, 2.0]), np.array([1.0, 0.5]))})
-DRAW = FrameDraw(
-    **{"frames": 2, "stride": 1, "size": 16, "seed": 0, "model": None},
-    **{"selector": RedundancyRobust(), "alpha": 1.0, "whole_video": True},
-)
 SELECTION = FrameView(
     **{"video": Path(f"{NAME}.mp4"), "frames_total": 2, "numbers": [(0, 1)], "frames": FRAMES.byte()},
-    **{"request": DRAW, "counts": torch.tensor([1]), "drawn": torch.tensor([0])},
+    **{"alpha": 1.0, "seed": 0, "counts": torch.tensor([1]), "drawn": torch.tensor([0])},
 )
 TIMELINE = VideoTimeline(
     **{"video": NAME, "path": NAME, "frames": (0, 1), "borders": np.array([0.0, 1.0])},

@@ -112,7 +112,7 @@ def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
         (tmp_path / "missing", "steps", "no run folder"),
         (empty, "steps", "no step in metrics.jsonl"),
         (no_speed, "hours", "has no clips_per_second"),
-        (make_run(tmp_path / "unsaved", logged=2), "gflops", "no model.safetensors yet"),
+        (make_run(tmp_path / "unsaved", logged=2), "gflops", "no transformer in model.safetensors yet"),
         (damaged, "steps", "metrics.jsonl:3"),
     ):
         shown = plot(run, "--x", x, "--out", tmp_path / "c.png", code=2)
@@ -132,7 +132,7 @@ def test_a_tokenizer_is_drawn_next_to_a_model_but_not_by_gflops(tmp_path: Path):
     assert curves.chance is None
     shown = plot(tokenizer, model, "--x", "gflops", "--out", tmp_path / "d.png", code=2)
     (line,) = shown.stderr.splitlines()
-    assert line.endswith(f"{tokenizer}: a tokenizer, which has no axis gflops; draw by steps or hours")
+    assert f"{tokenizer}: no transformer in model.safetensors yet, which --x gflops needs" in line
 
 
 def test_a_figure_replaces_a_picture_but_no_other_file(tmp_path: Path):

@@ -74,6 +74,33 @@ def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
     assert [text.get_text() for text in panel.texts] == ["no class is present"]
 
 
+def test_twenty_classes_have_their_own_color_which_is_that_of_every_recording(tmp_path: Path):
+    names = ("background", *(f"class {number}" for number in range(20)))
+    drawn = timelines(Head(outputs=21), seconds=21, names=names, videos=2)
+    rows = [
+        {"start": second, "end": second + 1, "label": name, "index": second, "probability": 0.5}
+        for second, name in enumerate(names)
+    ]
+    truth = [Bout(video="a", start=0, end=1, label="class 3")]
+    bouts = [{"": rows[1:]}, {"": rows[::-1]}]  # the order of lanes follows the bouts
+    figure = draw_timelines(tmp_path / "t.png", drawn, bouts, {"$0.mp4": truth})
+    colors = []
+    for panel in figure.axes:
+        lanes = [label.get_text().split("  ")[0] for label in panel.get_yticklabels()]
+        of_lane = {}
+        for bars in panel.collections:
+            if (paths := bars.get_paths()) and bars.get_alpha() == 1:
+                top = paths[0].vertices[:, 1].max()
+                of_lane.setdefault(lanes[int(-top)], tuple(bars.get_facecolor()[0]))
+        colors.append(of_lane)
+    shared = colors[0].keys() & colors[1].keys()
+    assert len(shared) >= 18
+    assert all(colors[0][name] == colors[1][name] for name in shared)
+    of_classes = {name: color for each in colors for name, color in each.items() if name != "background"}
+    assert len(set(of_classes.values())) == len(of_classes) == 20
+    assert (0, 0, 0, 1) not in of_classes.values()  # black is for a person
+
+
 def test_heads_of_every_task_have_a_panel(tmp_path: Path):
     tags = Head(name="tags", task="multi-label", outputs=3)
     heads = Head(name="verb", outputs=2), tags, Head(name="_$", task="regression", outputs=1)

@@ -11,7 +11,7 @@ from tiny_models import randomized
 from torch import Tensor
 
 from everest.checkpoints.load import AnyModel, build_model
-from everest.config.sizes import BackboneSize
+from everest.config.model import BackboneSize
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.convert import Converted, convert, identify
 from everest.foreign.facts import Hints

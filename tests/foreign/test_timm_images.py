@@ -21,6 +21,7 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.timm_images import image_weights, open_image_weights, require_plain
+from everest.methods.grid import patchify
 from everest.models.spec import ModelSpec, classifier_spec, pretrain_spec
 from everest.models.video_model import VideoEncoder
 from everest.system.run_folder import Init
@@ -120,7 +121,8 @@ def test_on_a_still_clip_the_tokens_are_those_of_the_image(stage: str, frames: i
     slices, places = 8 // frames, 16
     encoder = new.encoder
     ids = torch.arange(slices * places).expand(2, -1)
-    tokens = encoder.embed(clip, ids) - encoder.position(ids)
+    patches = patchify(encoder.pixels.normalized(clip), encoder.patch_embed.tubelet)
+    tokens = encoder.patch_embed(patches)  # (B, N, D)
     expected = model.patch_embed(as_timm(images()))  # (B, 16, D)
     assert (tokens - expected.repeat(1, slices, 1)).abs().max() < 1e-5
     assert torch.equal(encoder.position(ids[:1, :places]), model.pos_embed[:, 1:])  # of the first slice

@@ -4,7 +4,7 @@ import torch
 from foreign import videomae_config
 from small_runs import json_of, logged, run, sets
 
-from everest.config.sizes import BACKBONES
+from everest.config.model import BACKBONES
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +14,7 @@ from small_runs import called, json_of, refused, run
 
 import everest
 from everest.annotations.formats import read_annotations, recognize
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoTimes
 from everest.inference.bouts import BoutRules
 
 OPTIONS = ["--window", 0.5, "--step", 0.25, "-q"]
@@ -42,6 +43,32 @@ def test_the_classes_of_a_window_are_those_of_the_segment(classifier_run, clip_f
         for found, expected in zip(batched["predictions"], one["predictions"], strict=True):
             assert found["label"] == expected["label"]
             assert found["probability"] == pytest.approx(expected["probability"], abs=1e-5)
+
+
+def test_the_windows_are_those_of_the_training_unless_others_are_given(classifier_run, clip_files, tmp_path):
+    project = tmp_path / "project"
+    (project / "folds").mkdir(parents=True)
+    fold = shutil.copytree(classifier_run, project / "folds" / "0" / "finetune")
+    shutil.copytree(classifier_run, project / "finetune")
+    (project / "project.json").write_text(json.dumps({"window": 0.75}))
+    video = clip_files / "clip1.mp4"
+
+    def rows(checkpoint: Path, *options: object) -> list[dict]:
+        return json_of("timeline", video, "-c", checkpoint, *options)
+
+    trained = rows(classifier_run, "--window", 0.75, "--step", 0.1875)
+    for checkpoint in (project, project / "finetune", fold, fold / "best.safetensors"):
+        assert rows(checkpoint) == trained
+    assert everest.timeline(everest.load_model(project), video).rows() == trained
+    assert rows(project, "--step", 0.5) == rows(classifier_run, "--window", 0.75, "--step", 0.5)
+    assert rows(project, "--window", 0.5) == rows(classifier_run, "--window", 0.5)
+    assert "windows of 0.75 s, every 0.1875 s, as trained" in called("timeline", video, "-c", project).stderr
+    (project / "project.json").write_text(json.dumps({"window": None}))  # of videos, not of recordings
+    assert rows(project) == rows(classifier_run) != trained
+    (project / "project.json").write_text("{")
+    message = refused("timeline", video, "-c", project, code=2)
+    assert "project.json: damaged" in message
+    assert "restore the file, or give --window" in message
 
 
 def test_windows_around_the_damage_are_reported(classifier_run: Path, clip_files: Path, tmp_path: Path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from everest.methods.camera_task import LARGEST, MARGIN, MOTIONS, NUMBERS, moving_clips
+from everest.methods.camera import LARGEST, MARGIN, MOTIONS, NUMBERS, moving_clips
 
 HALF = 0.5  # of a random number: no motion
 

@@ -10,12 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from everest.methods.frame_selection import (
-    draw_slices,
-    kept_per_slice,
-    num_candidates,
-    take_slices,
-)
+from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import RedundancyRobust
 
@@ -88,9 +83,3 @@ def test_slices_with_kept_tokens_come_before_those_without(counts: list[int], se
     empty = sorted(set(range(len(counts))) - full, key=lambda place: float(uniform[0, place]))
     missing = max(0, num - len(full))
     assert set(drawn) - full == set(empty[:missing])  # in the order of their numbers
-
-
-def test_drawn_slices_are_cut_out():
-    frames = torch.arange(8.0).view(1, 1, 8, 1, 1).expand(2, 3, -1, 2, 2)  # frame numbers, slices of 2
-    slices = torch.tensor([[0, 3], [1, 2]])
-    assert take_slices(frames, slices, 2)[:, 0, :, 0, 0].tolist() == [[0, 1, 6, 7], [2, 3, 4, 5]]

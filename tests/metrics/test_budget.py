@@ -5,7 +5,7 @@ import pytest
 
 from everest.annotations.bout import CHECKED, DRAWN, Bout, by_video
 from everest.errors import DataError, RecipeError
-from everest.metrics.budget import draw_windows, footage_windows, time_budget, total_interval, windows_left
+from everest.metrics.budget import draw_windows, footage_windows, time_budget, total_interval
 
 LENGTH = 10.0
 
@@ -15,13 +15,14 @@ def bout(video: str, start: float, end: float, label: str = "a") -> Bout:
 
 
 def test_windows_cover_the_footage():
-    windows = footage_windows({"x": (0, 25), "y": (5, 15)}, LENGTH)
+    extents = {"x": (0.0, 25.0), "y": (5.0, 15.0)}
+    windows = footage_windows(extents, LENGTH)
     assert [(one.video, one.start, one.end) for one in windows] == [
         ("x", 0, 10), ("x", 10, 20), ("x", 20, 25), ("y", 5, 15),
     ]  # fmt: skip
-    drawn = draw_windows(windows, 3)
-    assert len(set(map(id, drawn))) == 3
-    assert draw_windows(windows, 3) == drawn
+    drawn = draw_windows(extents, {}, LENGTH, 3)
+    assert len(set(drawn) & set(windows)) == 3
+    assert draw_windows(extents, {}, LENGTH, 3) == drawn
 
 
 def test_a_budget_computed_by_hand():
@@ -56,7 +57,9 @@ def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt(
 def test_windows_of_an_earlier_draw_are_not_drawn_again():
     extents = {"x": (0.0, 45.0)}
     marks = by_video([bout("x", 10, 20, CHECKED), bout("x", 40, 45, DRAWN), bout("x", 12, 13)])
-    assert [window.start for window in windows_left(extents, marks, LENGTH)] == [0, 20, 30]
+    assert [window.start for window in draw_windows(extents, marks, LENGTH, 3)] == [0, 20, 30]
+    with pytest.raises(RecipeError, match="--draw 4: only 3 windows of 10 s left"):
+        draw_windows(extents, marks, LENGTH, 4)
 
 
 def test_windows_of_another_draw_are_refused():
@@ -102,7 +105,7 @@ def coverage(share: float, number: int, repeats: int) -> dict[str, float]:
         extents, truth, predicted = simulated(np.random.default_rng(seed), share)
         of_all = [one for video in truth.values() for one in video]
         totals = {"seconds": sum(one.seconds for one in of_all), "bouts": len(of_all)}
-        drawn = draw_windows(footage_windows(extents, LENGTH), number, seed=seed + 10_000)
+        drawn = draw_windows(extents, {}, LENGTH, number, seed=seed + 10_000)
         checked = [bout(*one, CHECKED) for one in drawn]
         for one in drawn:
             inside = [b for b in truth.get(one.video, ()) if b.start < one.end and b.end > one.start]

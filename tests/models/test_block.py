@@ -10,9 +10,9 @@ from tiny_models import PARTS, TINY, grouped, randomized, tiny
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from everest.config.model import BACKBONES
 from everest.config.recipe import load_recipe
 from everest.config.settings import ModelSettings
-from everest.config.sizes import BACKBONES
 from everest.config.stage_settings import FinetuneSettings
 from everest.config.values import Gelu, MlpKind, Rotary
 from everest.errors import RecipeError

@@ -19,7 +19,7 @@ from everest.config.stage_settings import TokenTargetSettings
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, frozen_layers
 from everest.models.spec import ModelSpec
-from everest.profiling.profile import stage_cost, stage_spec
+from everest.profiling.profile import StageCost, stage_spec
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_a_step_with_a_tokenizer_takes_what_is_estimated(size: tuple[str, ...]):
 
 def test_the_tokenizer_is_counted_once_and_not_with_a_cache():
     recipe = load_recipe("lvmae-128")
-    state = stage_cost(recipe, "pretrain", value_bytes=2).model_state
+    state = StageCost(recipe, "pretrain", value_bytes=2).model_state
     assert state["tokenizer"] == frozen_bytes(spec_of("lvmae-128")) > 0
-    assert "tokenizer" not in stage_cost(recipe, "finetune", value_bytes=2).model_state
+    assert "tokenizer" not in StageCost(recipe, "finetune", value_bytes=2).model_state
     spec = spec_of("lvmae-128")
     assert isinstance(spec.target, TokenTargetSettings)
     assert frozen_bytes(replace(spec, target=replace(spec.target, cache="tokens"))) == 0
@@ -130,7 +130,7 @@ def test_a_clip_takes_what_a_step_saves(bytes_per_value: int, settings: tuple[st
 
 
 def cost(*settings: str, value_bytes: int = 2):
-    return stage_cost(load_recipe("k400", overrides=[*BASE, *settings]), "finetune", value_bytes=value_bytes)
+    return StageCost(load_recipe("k400", overrides=[*BASE, *settings]), "finetune", value_bytes=value_bytes)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +217,6 @@ def views(share: float, *others: str) -> tuple[str, ...]:
 )
 def test_the_costs_of_views_next_to_pixels(settings: tuple[str, ...], row: tuple[float, ...]):
     """docs/methods.md shows them."""
-    found = stage_cost(load_recipe("ucf101", overrides=settings), "pretrain", value_bytes=2)
+    found = StageCost(load_recipe("ucf101", overrides=settings), "pretrain", value_bytes=2)
     activations, gmacs = round(found.activation_bytes_per_clip / 1e6), round(found.macs.total / 1e9, 1)
     assert (found.tokens["visible"], found.tokens["target"], gmacs, activations) == row

@@ -20,7 +20,7 @@ from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import change_importance
 from everest.methods.masks import RandomSpaceTime
 from everest.models.embedding import TubeletEmbedding
-from everest.models.positions import LearnedPositions, interpolated, separable_positions
+from everest.models.positions import LearnedPositions, interpolated, position_table
 from everest.models.spec import ModelSpec
 
 # EVEREST Table 15, to its digit: millions of parameters in pre-training and with 51 classes.
@@ -64,7 +64,7 @@ def test_separable_positions_are_those_that_mvd_stores(golden: Callable[[str], P
     for name, expected in tables.items():
         shape, width = name.split("_")
         t, h, w = map(int, shape.split("x"))
-        table = separable_positions(TokenGrid(t=t, h=h, w=w), int(width))
+        table = position_table("separable", TokenGrid(t=t, h=h, w=w), int(width))
         assert table.double().sum().item() == pytest.approx(expected["sum"], rel=1e-6)
         assert table.double().abs().sum().item() == pytest.approx(expected["abs_sum"], rel=1e-6)
         quarter = int(width) // 4

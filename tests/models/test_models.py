@@ -133,8 +133,8 @@ def test_learned_positions_and_a_class_token_are_trained(kind: str, positions: s
 @pytest.mark.parametrize(
     ("clips", "message"),
     [
-        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.int64), "uint8, or normalized to float, got torch.int64"),
-        (torch.zeros(0, 3, 8, 32, 32), "an empty batch"),
+        (torch.zeros(1, 3, 8, 32, 32, dtype=torch.int64), "uint8 or normalized to float; got torch.int64"),
+        (torch.zeros(0, 3, 8, 32, 32), "B at least 1"),
         (torch.zeros(3, 8, 32, 32), "expected clips of shape"),
         (torch.zeros(1, 3, 8, 32, 40), r"expected clips of shape \(B, 3, 8, 32, 32\)"),
     ],

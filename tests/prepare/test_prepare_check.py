@@ -17,8 +17,9 @@ from timed_videos import write_frames, write_numbered
 
 from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
-from everest.prepare.examine import examine
+from everest.prepare.check import examine
 from everest.video.file_processes import Failure, map_apart
+from everest.video.reader import NO_SECONDS
 from everest.video.stream import VideoError
 
 BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
@@ -141,7 +142,7 @@ def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_
     assert found == {
         "clip0.mp4#1.07s-1.1s": "no frame is in the segment; the video has 32 frames in 2.00 s",
         "clip0.mp4#1.95s-": "no frame is in the segment; the video has 32 frames in 2.00 s",
-        "run#1.0s-": "a folder of images has no seconds; use start_frame and end_frame",
+        "run#1.0s-": NO_SECONDS,
     }
 
 

@@ -7,8 +7,8 @@ from small_runs import called, json_of
 
 from everest.evaluation.metric_text import nearest_texts
 from everest.inference.model import OpenedModel
-from everest.probes.baselines import SIDE, difference_image, random_encoder
 from everest.probes.measures import LabeledFeatures, class_and_group, precision_of_nearest
+from everest.probes.probe import SIDE, difference_image, random_encoder
 
 
 def features(*angles: float) -> np.ndarray:

@@ -128,13 +128,13 @@ def test_its_features_equal_those_of_extract(runs: dict[str, Path], clip_files: 
     recipe = load_recipe(runs["finetune"] / "recipe.yaml")
     model = OpenedModel.open(runs["finetune"] / "best.safetensors", recipe=recipe, clips=1, crops=1)
     found = encode_set(model, samples, tmp_path / "set", with_tokens=True, batch=1, report=silent)
-    for level, encoded in (("video", found.features), ("tokens", found.tokens)):
+    for level, encoded in (("video", found.features["pooled"]), ("tokens", found.features["tokens"])):
         called("extract -q", *options, "--features", level, "--out", tmp_path / f"{level}.safetensors")
         extracted = load_file(tmp_path / f"{level}.safetensors")["features"].numpy()
         assert np.array_equal(encoded, extracted.reshape(encoded.shape))
     assert found.samples == samples
     classifier = everest.load_model(runs["finetune"])
-    logits = classifier.head(torch.from_numpy(found.features)).softmax(dim=-1)
+    logits = classifier.head(torch.from_numpy(found.features["pooled"])).softmax(dim=-1)
     for row, expected in zip(json_of("predict", *options), logits.tolist(), strict=True):
         for one_class in row["predictions"]:
             assert one_class["probability"] == pytest.approx(expected[one_class["index"]], abs=1e-5)

@@ -7,8 +7,8 @@ from small_runs import json_of, refused, run
 
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
-from everest.profiling import loading
-from everest.profiling.loading import measure_loading
+from everest.profiling import measure
+from everest.profiling.measure import measure_loading
 
 PROFILE = "profile --recipe custom --backbone vit-tiny"
 SMALL = ("data.frames=4", "data.size=64", "model.tubelet=[2,8,8]", "pretrain.stride=2", "train.workers=0")
@@ -16,8 +16,8 @@ SMALL = ("data.frames=4", "data.size=64", "model.tubelet=[2,8,8]", "pretrain.str
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(loading, "SECONDS", 0.2)
-    monkeypatch.setattr(loading, "ITEM_SECONDS", 0.1)
+    monkeypatch.setattr(measure, "LOADER_SECONDS", 0.2)
+    monkeypatch.setattr(measure, "READING_SECONDS", 0.1)
 
 
 def recipe_on(folder: Path, *overrides: str) -> Recipe:
@@ -32,7 +32,7 @@ def test_a_step_faster_than_the_loader_waits(clip_files: Path):
     changes = found["changes"]
     assert {"everest prepare encode --codec mjpeg", "pretrain.views_per_decode=2"} <= changes.keys()
     assert list(changes.values()) == sorted(changes.values(), reverse=True)
-    assert changes["everest prepare encode --codec mjpeg"] <= loading.MJPEG_GAIN
+    assert changes["everest prepare encode --codec mjpeg"] <= measure.MJPEG_GAIN
     assert changes["pretrain.views_per_decode=2"] <= 2
 
 

@@ -14,8 +14,7 @@ from everest.config.recipe import load_recipe
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
 from everest.profiling.measure import measure
-from everest.profiling.paper_tables import paper_figures
-from everest.profiling.profile import METHODS, STAGES, cost_of, profile, stage_spec
+from everest.profiling.profile import METHODS, STAGES, cost_of, paper_figures, profile, stage_spec
 
 
 def test_every_printed_digit_of_computation_and_parameters_is_reproduced():

@@ -207,6 +207,10 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
     (video,) = Timelines.load(document["timeline"]).videos
     assert document["recordings"] == [video.video]
     assert Path(video.path).parent == recordings
+    rows = json_of("timeline", video.path, "-c", tmp_path / "project")
+    assert [each["windows"] for each in rows] == [
+        each["windows"] for each in Timelines.load(document["timeline"]).rows()
+    ]
     assert (tmp_path / "project" / "report" / "timeline.png").exists()
     first = re.search("</th></tr>\n<tr><th>([^<]*)</th>", Path(document["report"]).read_text())
     assert first is not None

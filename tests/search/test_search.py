@@ -131,7 +131,7 @@ def test_a_model_must_be_the_one_that_wrote_the_file(
     copy = shutil.copy(clip_files / "clip2.mp4", tmp_path / "copy.mp4")
     command = ["search", copy, "--features", extracted["videos"]]
     assert "is not in" in refused(*command, code=2)
-    assert "was written by other weights; give those" in refused(*command, "-c", classifier_run, code=2)
+    assert "was written with other weights" in refused(*command, "-c", classifier_run, code=2)
     recipe = tmp_path / "other.yaml"
     recipe.write_text((autoencoder_run / "recipe.yaml").read_text().replace("stride: 2", "stride: 1"))
     message = refused(*command, "-c", autoencoder_run, "--recipe", recipe, code=2)

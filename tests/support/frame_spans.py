@@ -3,7 +3,7 @@
 import numpy as np
 
 from everest.annotations.bout import Bout
-from everest.annotations.times import VideoTimes
+from everest.annotations.matching import VideoTimes
 
 
 def frame_span(times: VideoTimes, bout: Bout) -> tuple[int, int]:

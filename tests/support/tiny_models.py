@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import everest
-from everest.config.sizes import TokenizerConfig
+from everest.config.tokenizer import TokenizerConfig
 from everest.engine.network import parameter_groups
 from everest.system.weights import Weights
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec

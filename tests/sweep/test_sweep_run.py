@@ -16,7 +16,7 @@ from small_runs import called, json_of, refused
 
 from everest.sweep.plan import make_plan
 from everest.sweep.request import read_request
-from everest.sweep.run import Processes, last_error, run_sweep
+from everest.sweep.run import Processes, run_sweep
 from everest.system.events import silent
 from everest.system.files import is_unfinished
 from everest.system.launch import Devices
@@ -114,6 +114,7 @@ def test_a_folder_that_is_no_sweep_is_refused(recipe: Path, tmp_path: Path, clip
     assert "name the folder of `everest sweep`" in refused("sweep report", clip_files, code=2)
 
 
+DELETES_ITS_LOG = "import os; os.unlink(os.readlink('/proc/self/fd/2')); os._exit(3)"
 FAILS = "import os, sys; print('error: no list', file=sys.stderr); sys.exit(4)"
 # Stands in for a job that saves at a signal.
 SAVES = (
@@ -135,7 +136,8 @@ def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, report=silent
 
 
 def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_last_call(recipe, tmp_path):
-    for code, error in ((FAILS, "no list"), ("import os; os._exit(3)", "no message")):
+    silent_ends = ("import os; os._exit(3)", DELETES_ITS_LOG)
+    for code, error in ((FAILS, "no list"), *((code, "no message") for code in silent_ends)):
         document = swept(recipe, tmp_path / "out", code)
         errors = [failure["error"] for failure in document["failures"]]
         assert [text.partition(" (messages")[0] for text in errors[:3]] == [
@@ -144,10 +146,6 @@ def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_la
             "skipped, because its finetune has failed",
         ]
         assert (len(errors), document["jobs"]) == (6, {"all": 6, "finished": 0})
-
-
-def test_a_log_that_was_deleted_has_no_message(tmp_path: Path):
-    assert last_error(tmp_path / "gone.log", 0) == "no message"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

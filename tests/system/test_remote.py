@@ -126,7 +126,7 @@ def test_workers_made_after_the_first_request_read_too(stored: str, clip_files: 
     ours = batches(there, keys, workers=2, timeout=60)
     theirs = batches(here, keys, workers=0, timeout=60)
     pairs = zip(ours, theirs, strict=True)
-    assert [(torch.equal(a.frames, b.frames), a.failed) for a, b in pairs] == [(True, ["[]"])] * 4
+    assert [(torch.equal(a.frames, b.frames), a.failed) for a, b in pairs] == [(True, [[]])] * 4
 
 
 def test_what_is_not_there_is_a_line(stored: str, bucket: str, recipe: Path, tmp_path: Path):

@@ -5,7 +5,7 @@ import torch
 from tiny_models import tokenizer_of
 from torch import Tensor
 
-from everest.config.sizes import TOKENIZERS
+from everest.config.tokenizer import TOKENIZERS
 from everest.tokenizer.network import AdaptiveTokenizer
 
 TINY = replace(TOKENIZERS["tiny"], channels=8)
@@ -101,7 +101,7 @@ def test_precision_below_float32_changes_no_choice(model: AdaptiveTokenizer):
 @pytest.mark.parametrize(
     ("frames", "message"),
     [
-        (clip(1, 3, 12, 16, 16), "do not divide into windows of 8 frames"),
+        (clip(1, 3, 12, 16, 16), "divide into windows of 8 frames"),
         (clip(1, 3, 8, 18, 16), "tokens of 4 x 4 pixels"),
         (clip(3, 8, 16, 16), r"expected float \(B, 3, T, H, W\)"),
         (clip(1, 3, 8, 16, 16).byte(), r"expected float .* got torch.uint8"),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from timed_videos import repack, write_frames
 from torch import Tensor
 
-from everest.prepare.examine import examine
+from everest.prepare.check import examine
 from everest.video.file import inspect_video
 from everest.video.index import StampedIndex
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, read_frames

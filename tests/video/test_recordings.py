@@ -24,8 +24,8 @@ from video_kinds import (
     write_with_sound,
 )
 
+from everest.prepare.check import examine
 from everest.prepare.encode import EncodeSettings, encode_video
-from everest.prepare.examine import examine
 from everest.video.file import clear_video_cache
 from everest.video.reader import (
     VideoError,

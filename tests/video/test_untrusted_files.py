@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from timed_videos import write_frames
 
-from everest.prepare.examine import examine
+from everest.prepare.check import examine
 from everest.video.reader import VideoError, frames_in_order, probe, read_frames
 from everest.video.stream import LARGEST_FRAME
 from everest.video.writer import H264, read_comment, write_timed_frames, write_video

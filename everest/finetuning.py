@@ -36,8 +36,8 @@ from everest.metrics.predicted import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec
 from everest.system.events import silent
-from everest.system.run_folder import Row
-from everest.system.text import counted
+from everest.system.run_folder import FIX, METRICS_FILE, Row
+from everest.system.text import counted, reading_own
 
 # Our choice: of the way from the training loss of guessing to that of a model that knows every label. After
 # few steps only a loss that has hardly moved is reported, at the end also one of a model that underfits.
@@ -84,7 +84,8 @@ class Finetuning:
         """
         training, clips = self.training, self.validation
         chosen_metric = best_metric(self.model.heads, self.settings.best, self.class_names)
-        validations = Validations(training.run.rows(), chosen_metric)
+        with reading_own(training.run.path / METRICS_FILE, fix=FIX):
+            validations = Validations(training.run.rows(), chosen_metric)
         training.model.train()
         validated = {0, *(row["step"] for row in validations.rows)}
         is_missing = training.steps_done not in validated and training.is_loaded

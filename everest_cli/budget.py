@@ -13,7 +13,7 @@ from everest.errors import DataError, RecipeError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest_cli import options as o
 from everest_cli.bout_options import RuleOptions
-from everest_cli.options import option
+from everest_cli.options import option, refuse
 from everest_cli.output import print_json
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def budget(
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget
 
-    if draw is None and checked is None:
-        raise RecipeError(
-            "give --draw N and --output LIST to draw windows, or --checked F to use checked ones"
-        )
-    if (draw is None) != (output is None):
-        raise RecipeError("--draw N and --output LIST: give both or neither")
+    refuse(
+        {
+            "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
+            "--draw N and --output LIST: give both or neither": (draw is None) != (output is None),
+        }
+    )
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
     extents, predicted = {}, {}

@@ -1,18 +1,22 @@
-"""`everest runs`, `everest plot` and `everest doctor`; `runs` needs no torch."""
+"""`everest runs`, `plot`, `doctor`, `select-frames` and `visualize-mask`; `runs` needs no torch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import typer
 
-from everest.errors import EnvironmentProblem
+from everest.errors import DataError, EnvironmentProblem
+from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
-from everest_cli.options import argument, option
+from everest_cli.options import argument, option, read_recipe, read_shares
 from everest_cli.output import print_json, print_table, say
 
+Read = TypeVar("Read")
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
 
 
@@ -101,3 +105,130 @@ def doctor(as_json: bool = o.AS_JSON) -> None:
         typer.echo(verdict(results))
     if not healthy:
         raise typer.Exit(EnvironmentProblem.exit_code)
+
+
+def select_frames(
+    videos: list[Path] = o.VIDEOS_OR_FOLDERS,
+    alpha: float = option("--alpha A", "Candidate frames per selected frame.", 1.5, min=1.0, max=1000),
+    keep: float = option("--keep SHARE", "Keep ratio over all candidate tokens.", 0.3),
+    frames: int = option("--frames N", "Number of frames to select.", 16, min=2),
+    stride: int | None = option(
+        "--stride N", "Take candidates N frames apart from the middle [the whole video].", min=1
+    ),
+    size: int = option("--size N", "Shorter side, without a checkpoint.", 224, min=16),
+    checkpoint: str | None = o.EMBEDDING,
+    picture: Path | None = option("--picture DIR", "Folder for VIDEO-frames.png."),
+    seed: int = o.SEED,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Select the frames of a video that change most; prints their numbers.
+
+    Example: everest select-frames video.mp4 --picture .
+    """
+    from everest.checkpoints.load import open_model
+    from everest.figures.frame_selection import draw_selection, view_frames
+    from everest.lists.inputs import named_videos, refuse_same_stems
+
+    read_shares(str(keep))
+    view_of = partial(
+        view_frames,
+        checkpoint=None if checkpoint is None else open_model(checkpoint, kind="transformer"),
+        keep=keep,
+        frames=frames,
+        stride=stride,
+        alpha=alpha,
+        size=size,
+        seed=seed,
+    )
+    paths = named_videos(videos)
+    if picture is not None:
+        refuse_same_stems(paths)
+        image_folders = [path for path in paths if path.resolve() == picture.resolve()]
+        refuse_inputs(picture, image_folders, option="--picture")
+    rows: list[dict[str, Any]] = []
+    for video, view in _readable(paths, view_of):
+        row = view.to_dict()
+        if picture is not None:
+            figure = picture / f"{video.stem}-frames.png"
+            check_new_file(figure, option="--picture", overwrite=overwrite)
+            draw_selection(figure, view)
+            row["picture"] = str(figure)
+        rows.append(row)
+        if not as_json:
+            typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
+    if as_json:
+        print_json(rows[0] if len(paths) == len(rows) == 1 else rows)
+    if len(rows) < len(paths):
+        raise typer.Exit(DataError.exit_code)
+
+
+def visualize_mask(
+    videos: list[Path] = o.VIDEOS_OR_FOLDERS,
+    checkpoint: str | None = o.EMBEDDING,
+    recipe: str | None = option("--recipe -r R", "Use the clips and tokens of a recipe."),
+    strategy: str | None = option("--strategy NAME", "Token selection [redundancy-robust, or C's or R's]."),
+    keep: str | None = option("--keep SHARE,…", "Keep ratios to draw [0.3, or C's or R's]."),
+    compare: bool = option("--compare", "Compare the common strategies.", False),
+    align: Literal["none", "shift", "affine"] | None = option(
+        "--align", "Remove this camera motion before measuring change [none]."
+    ),
+    cuts: Literal["ignore", "detect"] | None = option(
+        "--cuts", "detect: treat the start of a scene as the start of a clip [ignore]."
+    ),
+    slice_cap: float | None = option(
+        "--slice-cap SHARE", "Largest share of the kept tokens in one slice [1]."
+    ),
+    frames: int | None = option("--frames N", "Frames of a clip [16, or C's or R's].", min=2),
+    stride: int | None = option("--stride N", "Distance between frames [4, or C's or R's].", min=1),
+    size: int | None = option(
+        "--size N", "Shorter side in pixels [224, or R's]; a model has its own.", min=16
+    ),
+    out: Path = option("--output -o DIR", "Folder for the figures.", Path()),
+    seed: int = option("--seed N", "Seed of random selections.", 0, min=0),
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Draw kept, visible and predicted tokens of videos; prints the paths of the figures.
+
+    Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
+    """
+    from everest.checkpoints.load import open_model
+    from everest.figures.mask_request import request_masks
+    from everest.lists.inputs import named_videos, refuse_same_stems
+
+    settings = {"slice_cap": slice_cap, "align": align, "cuts": cuts}
+    clip = {"frames": frames, "stride": stride, "size": size}
+    request = request_masks(
+        None if checkpoint is None else open_model(checkpoint),
+        None if recipe is None else read_recipe(recipe),
+        strategy=strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
+        ratios=() if keep is None else read_shares(keep),
+        compare=compare,
+        settings={name: value for name, value in settings.items() if value is not None},
+        clip={name: value for name, value in clip.items() if value is not None},
+        seed=seed,
+    )
+    paths = named_videos(videos)
+    refuse_same_stems(paths)
+    draw = partial(request.draw, folder=out, read=paths, overwrite=overwrite)
+    drawn: list[list[dict[str, Any]]] = []
+    for _, rows in _readable(paths, draw):
+        drawn.append(rows)
+        if not as_json:
+            typer.echo(rows[0]["written"][0])
+    if as_json:
+        print_json([row for rows in drawn for row in rows])
+    if len(drawn) < len(paths):
+        raise typer.Exit(DataError.exit_code)
+
+
+def _readable(videos: Sequence[Path], read: Callable[[Path], Read]) -> Iterator[tuple[Path, Read]]:
+    """Yield each video with what is read of it; the error of a damaged one goes to stderr."""
+    for video in videos:
+        try:
+            result = read(video)
+        except DataError as error:
+            say(f"error: {error}")
+        else:
+            yield video, result

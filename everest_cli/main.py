@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import io
 import os
 import sys
 import traceback
@@ -22,21 +23,17 @@ from everest.system.text import is_unicode
 from everest_cli import (
     budget,
     evaluate,
-    export,
-    frames,
     look,
     predict,
     prepare,
     profile,
     recipes,
     stages,
-    sweep,
     timeline,
-    train,
     weights,
 )
 from everest_cli.options import grouped, option
-from everest_cli.output import print_any_letters, say
+from everest_cli.output import say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GPU's memory otherwise
@@ -57,7 +54,8 @@ class Commands(TyperGroup):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
-        print_any_letters()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # not so in notebooks: escape what it cannot encode
+            sys.stdout.reconfigure(errors="backslashreplace")
         try:
             with suppress(OSError):  # a folder that is gone
                 if not is_unicode(here := str(Path.cwd())):
@@ -136,21 +134,21 @@ app = typer.Typer(
 # By subject, each with the line that `everest --help` shows: up to 59 characters, so that it fits 80 columns.
 GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
     "Train": {
-        "train": (train.train, "Train and test a model of your videos: start here."),
-        "demo": (train.demo, "Try everything on rendered videos, without a download."),
+        "train": (stages.train, "Train and test a model of your videos: start here."),
+        "demo": (stages.demo, "Try everything on rendered videos, without a download."),
         "recipes": (recipes.app, "Make a recipe for your videos; list and check recipes."),
         "pretrain": (stages.pretrain, "Train an encoder on unlabeled videos."),
         "finetune": (stages.finetune, "Train a classifier from a pre-trained encoder."),
         "eval": (evaluate.evaluate, "Evaluate a classifier on the test videos."),
         "probe": (evaluate.probe, "Evaluate a frozen encoder: k-NN, linear and others."),
-        "sweep": (sweep.app, "Compare settings over seeds, with intervals."),
+        "sweep": (evaluate.app, "Compare settings over seeds, with intervals."),
         "train-tokenizer": (stages.train_tokenizer, "Train LVMAE's tokenizer."),
     },
     "Look": {
         "runs": (look.runs, "List runs with their progress."),
         "plot": (look.plot, "Draw the curves of runs."),
-        "visualize-mask": (frames.visualize_mask, "Draw kept, visible and predicted tokens of videos."),
-        "select-frames": (frames.select_frames, "Find the frames of a video that change most."),
+        "visualize-mask": (look.visualize_mask, "Draw kept, visible and predicted tokens of videos."),
+        "select-frames": (look.select_frames, "Find the frames of a video that change most."),
         "profile": (profile.profile, "Estimate cost, memory and hours before a run."),
         "doctor": (look.doctor, "Check this machine; print a fix for each problem."),
     },
@@ -160,7 +158,7 @@ GROUPS: dict[str, dict[str, tuple[Callable[..., None] | typer.Typer, str]]] = {
         "budget": (budget.budget, "Estimate time and bouts of each class, with intervals."),
         "extract": (predict.extract, "Write features of videos or windows to a file."),
         "search": (predict.search, "Find videos and moments similar to an example."),
-        "export": (export.export, "Export a model to transformers or ONNX."),
+        "export": (weights.export, "Export a model to transformers or ONNX."),
         "convert": (weights.convert, "Convert a checkpoint of another program."),
         "weights": (weights.app, "List public weights to start from."),
     },

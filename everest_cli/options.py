@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 import typer
 
 from everest.errors import CheckpointError, RecipeError, shown
-from everest.system.launch import read_devices
+from everest.system.launch import Devices, read_devices, run_processes
+from everest.system.processes import is_launched
 from everest_cli.output import say
 
 if TYPE_CHECKING:
@@ -53,6 +56,13 @@ def local_path(text: str) -> Path:
             f"{text}: is a URL; this command reads local files only (prepare encode and shard read URLs)"
         )
     return Path(text.removeprefix(LOCAL))
+
+
+def refuse(problems: Mapping[str, object]) -> None:
+    """Raise RecipeError for options that do not fit together: the first text whose condition holds."""
+    for text, is_wrong in problems.items():
+        if is_wrong:
+            raise RecipeError(text)
 
 
 def root_of(source: Path, data: Path | None) -> Path:
@@ -165,27 +175,16 @@ def read_recipe(
     )
 
 
-def check_share(keep: float) -> None:
-    """Refuse a keep ratio that --keep cannot have."""
-    if not 0 < keep <= 1:
-        raise _no_share(keep)
-
-
 def read_shares(text: str) -> tuple[float, ...]:
     """Parse the keep ratios of --keep, such as `0.5,0.25`."""
-    try:
+    shares: tuple[float, ...] = ()
+    with suppress(ValueError):
         shares = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise _no_share(text) from None
-    if not all(0 < share <= 1 for share in shares):
-        raise _no_share(text)
-    if len(set(shares)) < len(shares):
-        raise RecipeError(f"--keep {text}: a ratio is given twice")
+    if not shares or not all(0 < share <= 1 for share in shares) or len(set(shares)) < len(shares):
+        raise RecipeError(
+            f"--keep {text}: give keep ratios above 0 and at most 1, each once, such as 0.5,0.25"
+        )
     return shares
-
-
-def _no_share(keep: object) -> RecipeError:
-    return RecipeError(f"--keep {keep}: give keep ratios above 0 and at most 1, such as 0.5,0.25")
 
 
 def read_size(text: str) -> int | tuple[int, int]:
@@ -277,3 +276,23 @@ class LabeledListOptions:
             imports=self.recipe is not None,
         )
         return weights, recipe
+
+
+def start_processes(gpus: str, processes: int | None) -> Devices:
+    """Return the devices of a run of one process. Several are started here, and their code ends this one."""
+    if is_launched():
+        return Devices(kind="cpu" if gpus == "cpu" else "cuda")
+    devices = read_devices(gpus, processes)
+    if devices.processes > 1:
+        code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
+        typer.echo(errors, err=True, nl=False)
+        raise typer.Exit(code)
+    os.environ.update(devices.environment)
+    return devices
+
+
+def this_program() -> list[str]:
+    """Return the words that start `everest` again, as this process was started."""
+    # Only `python -m` searches the working directory for modules first.
+    by_module = Path(sys.argv[0]).name == "__main__.py"
+    return [sys.executable, *([] if by_module else ["-P"]), "-m", "everest_cli"]

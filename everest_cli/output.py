@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 import sys
 import time
@@ -44,12 +43,6 @@ def _even_unread() -> Iterator[None]:
         os.close(nowhere)
 
 
-def print_any_letters() -> None:
-    """Let stdout escape the letters that its encoding does not have."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # not so in notebooks
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
 def print_json(document: Any) -> None:
     """Print a JSON document on stdout."""
     typer.echo(json_text(document, indent=2))
@@ -87,7 +80,7 @@ def print_table(
 
 def validation_line(event: dict[str, Any]) -> str:
     """Training and validation in one line; the metric that chooses the best weights comes first."""
-    from everest.metrics.names import value_text
+    from everest.metrics.names import METRICS, metric_of, value_text
 
     train_loss = "-" if event["train_loss"] is None else f"{event['train_loss']:.3f}"
     chosen, chance, majority = f"val_{event['metric']}", event["chance"], event["majority"]
@@ -98,23 +91,19 @@ def validation_line(event: dict[str, Any]) -> str:
     if chance is not None:
         notes[chosen].append(f"chance {value_text(chosen, chance)}")
     notes[chosen].append(f"best {value_text(chosen, event['best'])} at step {event['best_step']}")
-    shown = (_metric(n, event) + (f" ({', '.join(texts)})" if texts else "") for n, texts in notes.items())
+    shown = []
+    for name, texts in notes.items():  # `val_METRIC`, or `val_HEAD_METRIC` of one of several heads
+        metric = metric_of(name)
+        assert metric is not None
+        key = next(key for key, each in METRICS.items() if each is metric)
+        head = name.removeprefix("val_").removesuffix(key).rstrip("_")
+        text = f"{metric.short or metric.title} {value_text(name, event[name])}"
+        shown.append(f"{head} {text}".lstrip() + (f" ({', '.join(texts)})" if texts else ""))
     return f"{_place(event)}: training loss {train_loss}; validation {', '.join(shown)}"
 
 
 def _place(event: dict[str, Any]) -> str:
     return f"epoch {event['epoch'] + 1}/{event['epochs']} step {event['step']}/{event['steps']}"
-
-
-def _metric(name: str, event: dict[str, Any]) -> str:
-    """`val_METRIC`, or `val_HEAD_METRIC` of one of several heads, with its title, value and unit."""
-    from everest.metrics.names import METRICS, metric_of, value_text
-
-    metric = metric_of(name)
-    assert metric is not None
-    key = next(key for key, each in METRICS.items() if each is metric)
-    head = name.removeprefix("val_").removesuffix(key).rstrip("_")
-    return " ".join([*([head] if head else []), metric.short or metric.title, value_text(name, event[name])])
 
 
 def probe_line(event: dict[str, Any]) -> str:

@@ -83,20 +83,17 @@ def as_table(rows: Rows) -> str:
     lines: list[str] = []
     for row in rows:
         lines.append(row["video"])
-        lines += [f"  {_line(head, each)}" for head, _, each in _predictions(row)]
+        for head, _, each in _predictions(row):
+            name, mark = " ".join(filter(None, [head, each.get("label")])), ""
+            if "value" in each:
+                lines.append("  " + f"{name} {each['value']:.6g}".lstrip())
+                continue
+            if "present" in each:
+                mark = " (present)" if each["present"] else f" (below its threshold, {each['threshold']:.1%})"
+            lines.append(f"  {each['probability']:6.1%}  {name}{mark}")
         if "error" in row:
             lines.append(f"  {row['error']}")
     return "".join(f"{line}\n" for line in lines)
-
-
-def _line(head: str, part: dict[str, Any]) -> str:
-    name = " ".join(filter(None, [head, part.get("label")]))
-    if "value" in part:
-        return f"{name} {part['value']:.6g}".lstrip()
-    mark = ""
-    if "present" in part:
-        mark = " (present)" if part["present"] else f" (below its threshold, {part['threshold']:.1%})"
-    return f"{part['probability']:6.1%}  {name}{mark}"
 
 
 def as_csv(rows: Rows) -> str:

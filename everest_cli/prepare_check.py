@@ -14,7 +14,7 @@ from everest.system.processes import num_cores
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.options import Task, argument, local_path, option, read_recipe, root_of
+from everest_cli.options import Task, argument, local_path, option, read_recipe, refuse, root_of
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -49,12 +49,7 @@ def check(
     from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_lists
 
-    if recipe is None:
-        chosen = _read_sources(sources or [], data, task, overrides)
-    else:
-        if sources or task:
-            raise RecipeError(f"--recipe {recipe} sets the lists and the task; leave out SOURCE and --task")
-        chosen = _read_recipe(recipe, data, overrides)
+    chosen = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
     say(*(listed.notice for listed in chosen.lists.values() if listed.notice is not None))
     folder = root_of(chosen.paths[0], output)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
@@ -98,52 +93,57 @@ class _Chosen:
     apart: str | None = None  # the list for pre-training, which may repeat other lists
 
 
-def _read_sources(
-    sources: list[Path], data: Path | None, task: Task | None, overrides: list[str] | None
+def _read_lists(
+    sources: list[Path],
+    recipe: str | None,
+    *,
+    data: Path | None,
+    task: Task | None,
+    overrides: list[str] | None,
 ) -> _Chosen:
-    from everest.lists.reading import read_labeled
-
-    if not sources:
-        raise RecipeError("nothing to check: give a list or a folder, or --recipe")
-    if overrides:
-        raise RecipeError("--set needs --recipe, whose values it changes")
-    lists: dict[str, SampleList] = {}
-    known: dict[str, Any] = {"task": task}  # from the first list
-    for source in sources:
-        listed = read_labeled(source, root=root_of(source, data), **known, may_miss=True)
-        if not lists:
-            heads = {"task": listed.task, "heads": listed.heads, "of_model": True}
-            known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
-        lists[str(source)] = listed
-    return _Chosen(lists=lists, paths=sources)
-
-
-def _read_recipe(recipe: str, data: Path | None, overrides: list[str] | None) -> _Chosen:
-    """The lists as the stages of a recipe read them."""
+    """Read the named lists and folders, or the lists of a recipe as its stages read them."""
     from everest.lists.classes import Classes
+    from everest.lists.reading import read_labeled
     from everest.lists.sources import read_source
 
-    settings = read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
-    known, root = settings.data, local_path(settings.data.root)
+    refuse(
+        {
+            "nothing to check: give a list or a folder, or --recipe": recipe is None and not sources,
+            "--set needs --recipe, whose values it changes": recipe is None and overrides,
+            f"--recipe {recipe} sets the lists and the task; leave out SOURCE and --task": (
+                recipe and (sources or task)
+            ),
+        }
+    )
     lists: dict[str, SampleList] = {}
-    paths: list[str] = []
-    classes = None
+    if recipe is None:
+        known: dict[str, Any] = {"task": task}  # from the first list
+        for source in sources:
+            listed = read_labeled(source, root=root_of(source, data), **known, may_miss=True)
+            if not lists:
+                heads = {"task": listed.task, "heads": listed.heads, "of_model": True}
+                known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
+            lists[str(source)] = listed
+        return _Chosen(lists=lists, paths=sources)
+    settings = read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
+    section, classes = settings.data, None
+    root, paths = local_path(section.root), []
     for key in ("train", "val", "test", "pretrain"):
-        path = getattr(known, key)
+        path = getattr(section, key)
         if path is None or path in paths:  # data.test may be data.val
             continue
         paths.append(path)
-        lists[key] = read_source(known, key, labeled=key != "pretrain", classes=classes, may_miss=True)
+        lists[key] = read_source(section, key, labeled=key != "pretrain", classes=classes, may_miss=True)
         if key == "train":
-            classes = Classes.of(lists[key], known)
+            classes = Classes.of(lists[key], section)
     if not lists:
         raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
     stages = (settings.pretrain, settings.finetune)  # only dense sampling skips frames
     return _Chosen(
         lists=lists,
         paths=[root / path for path in paths],
-        span=known.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages),
-        fps=known.fps,
+        span=section.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages),
+        fps=section.fps,
         apart="pretrain",
     )
 
@@ -196,7 +196,7 @@ def stats(
     Example: everest prepare stats train.csv
     """
     from everest.lists.reading import read_labeled
-    from everest.prepare.stats import take_stats
+    from everest.prepare.stats import MOTION, take_stats
 
     listed = read_labeled(source, root=root_of(source, data), task=task)
     if listed.notice is not None:
@@ -205,13 +205,7 @@ def stats(
         document = take_stats(listed, most=most, workers=num_cores(), report=display.report)
     if as_json:
         print_json(document)
-    else:
-        _print_stats(document)
-
-
-def _print_stats(document: dict[str, Any]) -> None:
-    from everest.prepare.stats import MOTION
-
+        return
     typer.echo(f"{document['measured']} of {document['videos']} videos measured")
     options = []
     for name in ("mean", "std"):

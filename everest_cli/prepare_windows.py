@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
-from everest.errors import DataError, RecipeError
+from everest.errors import DataError
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.bout_options import AnnotationKind, kind_of
-from everest_cli.options import Task, argument, local_path, option
+from everest_cli.options import Task, argument, local_path, option, refuse
 from everest_cli.output import Display, print_json, print_result, say
 
 if TYPE_CHECKING:
@@ -51,12 +51,13 @@ def windows(
     from everest.footage.windows import Labeling, WindowSettings, write_windows
     from everest.lists.inputs import named_samples
 
-    if hours is not None and count is not None:
-        raise RecipeError("--hours and --count both limit the windows; use one of them")
-    if hours is not None and not hours <= MOST_HOURS:
-        raise RecipeError(f"--hours {hours:g}: must be a number of at most {MOST_HOURS} hours")
-    if not labels and (fps or task):
-        raise RecipeError("--fps and --task need --labels")
+    refuse(
+        {
+            "--hours and --count both limit the windows; use one of them": None not in (hours, count),
+            f"--hours {hours}: must be at most {MOST_HOURS}": not (hours is None or hours <= MOST_HOURS),
+            "--fps and --task need --labels": (fps or task) and not labels,
+        }
+    )
     settings = WindowSettings(
         seconds=seconds,
         step=seconds if step is None else step,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +12,7 @@ import typer
 
 from everest.errors import RecipeError
 from everest_cli import options as o
-from everest_cli.options import is_on_cpu, option, read_size
+from everest_cli.options import is_on_cpu, option, read_size, refuse
 from everest_cli.output import print_json, print_table, say
 
 MB, GB = 1e6, 1e9
@@ -46,14 +46,17 @@ def profile(
 
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
     """
-    if (checkpoint is None) == latency:
-        raise RecipeError("--latency needs --checkpoint, and --checkpoint needs --latency")
-    if method is not None and recipe is not None:
-        raise RecipeError("--method and --recipe both choose a recipe; use one of them")
-    if gpu is None and (videos is not None or epochs is not None):
-        raise RecipeError("--videos and --epochs need --gpu, which names the GPU of the planned run")
-    if (batch is not None or gpus != "auto") and not (measured or data or latency):
-        raise RecipeError("--batch and --gpus need --measure, --data or --latency")
+    refuse(
+        {
+            "--latency and --checkpoint: give both or neither": (checkpoint is None) == latency,
+            "--method and --recipe both choose a recipe; use one of them": method and recipe,
+            "--videos and --epochs need --gpu, the GPU of the planned run": gpu is None
+            and (videos or epochs),
+            "--batch and --gpus need --measure, --data or --latency": (
+                (batch or gpus != "auto") and not (measured or data or latency)
+            ),
+        }
+    )
     if checkpoint is not None:
         _print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
         return
@@ -121,18 +124,6 @@ def _loading(loader: Mapping[str, Any]) -> str:
     return f"{loader['clips_per_second']:.1f} clips/s with {loader['workers']} workers{waits}"
 
 
-def _advice(stage: str, loader: Mapping[str, Any]) -> str:
-    """What limits a stage, and what helps most."""
-    speeds = (
-        f"{stage}: loader {loader['clips_per_second']:.0f} clips/s, step "
-        f"{loader['step_clips_per_second']:.0f} clips/s"
-    )
-    if not loader["data_wait"]:
-        return f"{speeds}: the step is the limit"
-    changes = [f"{change} (x{factor:.1f})" for change, factor in loader["changes"].items()]
-    return f"{speeds}: the loader is the limit; what helps most: {', then '.join(changes) or 'more cores'}"
-
-
 # The rows of the table by their keys in the document of --json: name, and how the value is shown.
 ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "gmacs": ("GMACs forward (the papers' GFLOPs)", "{:.2f}".format),
@@ -166,25 +157,25 @@ def _print_profile(document: Mapping[str, Any]) -> None:
     print_table(["", *document["stages"]], rows, title=title, box=None)
     for name, stage in document["stages"].items():
         if "loading" in stage:
-            typer.echo(_advice(name, stage["loading"]))
+            loader, limit = stage["loading"], "step is the limit"
+            speeds = [f"{loader[key]:.0f} clips/s" for key in ("clips_per_second", "step_clips_per_second")]
+            if loader["data_wait"]:
+                changes = [f"{change} (x{factor:.1f})" for change, factor in loader["changes"].items()]
+                limit = f"loader is the limit; what helps most: {', then '.join(changes) or 'more cores'}"
+            typer.echo(f"{name}: loader {speeds[0]}, step {speeds[1]}: the {limit}")
     if "plan" in document:
         typer.echo(document["plan"]["sentence"])
-    if document["compare"]:
-        _print_comparison(document["compare"])
-
-
-def _print_comparison(profiles: Sequence[Mapping[str, Any]]) -> None:
-    """Print a row per method and stage, with the ratio of the first method's GMACs to its own."""
     columns = ("method", "stage", "GMACs", "GFLOPs", "everest / it")
     columns += ("parameters", "activations of a clip", "tokens")
-    first, rows = profiles[0]["stages"], []
-    for document in profiles:
-        for name, stage in document["stages"].items():
+    rows = []  # of each method and stage, with the ratio of the first method's GMACs to its own
+    for compared in document["compare"]:
+        for name, stage in compared["stages"].items():
             cells = {key: shown(stage[key]) for key, (_, shown) in ROWS.items() if key in stage}
-            ratio = f"{first[name]['gmacs'] / stage['gmacs']:.2f}"
+            ratio = f"{document['compare'][0]['stages'][name]['gmacs'] / stage['gmacs']:.2f}"
             rest = (cells[key] for key in ("parameters", "activation_bytes_per_clip", "tokens"))
-            rows.append((document["method"], name, cells["gmacs"], cells["gflops"], ratio, *rest))
-    print_table(columns, rows, title="\nMethods", box=None)
+            rows.append((compared["method"], name, cells["gmacs"], cells["gflops"], ratio, *rest))
+    if rows:
+        print_table(columns, rows, title="\nMethods", box=None)
 
 
 def _print_paper(*, as_json: bool) -> None:

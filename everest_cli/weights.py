@@ -1,19 +1,20 @@
-"""`everest weights` and `everest convert`: weights of other programs."""
+"""`everest weights` and `convert`: weights of other programs; `everest export`: weights for them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
 from everest.errors import CheckpointError, RecipeError, first_names
-from everest.system.files import check_new_file, refuse_inputs
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
+from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_size
+from everest_cli.options import argument, option, read_shares, read_size, refuse
 from everest_cli.output import print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
@@ -105,10 +106,8 @@ def convert(
     Example: everest convert checkpoint-799.pth --output videomae.safetensors
     """
     if not inspect:
-        if out is None:
-            raise RecipeError("--output: missing; name a .safetensors file, or use --inspect")
-        if out.suffix != ".safetensors":
-            raise RecipeError(f"--output {out}: end its name in .safetensors")
+        if out is None or out.suffix != ".safetensors":
+            raise RecipeError("--output: name a .safetensors file, or use --inspect")
         check_new_file(out, option="--output", overwrite=overwrite)
 
     from everest.checkpoints.describe import describe_weights
@@ -123,38 +122,27 @@ def convert(
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
         refuse_inputs(out, [path, *files, classes], option="--output")
     own = own_file(path)
-    if own is not None:
-        if not inspect:
-            raise CheckpointError(f"{path}: written by everest; use it without conversion")
-        document = describe_weights(open_model(own))
-        print_result(document, "\n".join(_lines(document)), as_json=as_json)
-        return
+    if own is not None and not inspect:
+        raise CheckpointError(f"{path}: written by everest; use it without conversion")
+    if heads is not None and not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", heads, re.ASCII):
+        raise RecipeError(f"--heads {heads}: give N, or N,M with the heads of the decoder, such as 12,6")
+    widths = [] if heads is None else map(int, heads.split(","))
     hints = Hints(
         family=family.replace("_", "-") if family else None,
         frames=frames,
         size=None if size is None else read_size(size),
-        **_read_heads(heads),
+        **dict(zip(("heads", "decoder_heads"), widths, strict=False)),
     )
-    foreign = read_foreign(path)
     if inspect or out is None:
-        document = describe(identify(foreign, hints))
+        document = describe_weights(open_model(own)) if own else describe(identify(read_foreign(path), hints))
         print_result(document, "\n".join(_lines(document)), as_json=as_json)
         return
     names = None if classes is None else read_class_names(classes)
-    conversion = convert(foreign, hints, partial=partial, classes=names)
+    conversion = convert(read_foreign(path), hints, partial=partial, classes=names)
     conversion.weights.save(out)
     document = {**describe(conversion.identity), "written": str(out)}
     say(*_lines(document))
     print_result(document, out, as_json=as_json)
-
-
-def _read_heads(text: str | None) -> dict[str, int]:
-    """Parse --heads: the attention heads of the encoder, then of the decoder."""
-    if text is None:
-        return {}
-    if not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", text, re.ASCII):
-        raise RecipeError(f"--heads {text}: give N, or N,M with the heads of the decoder, such as 12,6")
-    return dict(zip(("heads", "decoder_heads"), map(int, text.split(",")), strict=False))
 
 
 def _lines(document: dict[str, Any]) -> Iterator[str]:
@@ -183,3 +171,67 @@ def _lines(document: dict[str, Any]) -> Iterator[str]:
             yield f"{title}: {('; ' if name == 'notes' else ' x ').join(map(str, value))}"
         else:
             yield f"{title}: {value}"
+
+
+def export(
+    checkpoint: str = argument("C", o.CHECKPOINT_HELP),
+    to: Literal["hf", "onnx"] = option("--to hf|onnx", "A transformers folder, or an ONNX file.", ...),
+    out: Path = option("--output -o D", "The folder, or the .onnx file.", ...),
+    keep: float | None = o.KEEP,
+    precision: Literal["fp32", "int8"] = option(
+        "--precision", "Precision of an ONNX network; tokens are selected in float32.", "fp32"
+    ),
+    calibrate: Path | None = option("--calibrate LIST", "List or folder of typical videos, for int8."),
+    evaluation: Path | None = option("--evaluation F", "Output of everest eval --json, for the model card."),
+    which: o.Which | None = o.WHICH,
+    overwrite: bool = o.OVERWRITE_FILES,
+    as_json: bool = o.AS_JSON,
+) -> None:
+    """Export a model and check its outputs against everest's; prints the path.
+
+    Example: everest export runs/finetune --to onnx --output model.onnx
+    """
+    if keep is not None:
+        read_shares(str(keep))
+    is_int8, card_file = precision == "int8", out.with_name(f"{out.name}.CARD.md")
+    refuse(
+        {
+            "--precision int8 needs --to onnx and --calibrate LIST": is_int8
+            and (calibrate is None or to != "onnx"),
+            "--calibrate needs --precision int8": calibrate is not None and not is_int8,
+            "--to hf: does not support --keep; use --to onnx": to == "hf" and keep not in (None, 1),
+            f"--output {out}: end its name in .onnx": to == "onnx" and out.suffix != ".onnx",
+        }
+    )
+    if to == "hf":
+        check_new_folder(out, overwrite=overwrite)
+    else:
+        for path in (out, card_file):
+            check_new_file(path, option="--output", overwrite=overwrite)
+
+    from everest.checkpoints.load import all_weights, find_weights, open_model
+    from everest.evaluation.card import model_card, read_evaluation
+
+    weights = find_weights(checkpoint, which=which)
+    refuse_inputs(out, all_weights(weights), option="--output")
+    opened = open_model(weights, kind="transformer")
+    measured = None if evaluation is None else read_evaluation(evaluation)
+    if to == "hf":
+        from everest.checkpoints.transformers import write_folder
+
+        card = model_card(opened, evaluation=measured, file=WEIGHTS)
+        document = write_folder(out, opened, card=card)
+    else:
+        from everest.checkpoints.graph import exportable
+        from everest.checkpoints.graph_files import calibration_clips, write_onnx
+
+        clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
+        exported = exportable(opened, keep=keep, precision=precision)
+        card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
+        facts = write_onnx(out, exported, calibration=clips)
+        document = {"written": [str(out), str(card_file)], **facts}
+        write_text(card_file, card)
+    on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
+    say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")
+    say(*(f"note: {note}" for note in document["notes"]))
+    print_result({"checkpoint": str(opened.file), "to": to, **document}, out, as_json=as_json)

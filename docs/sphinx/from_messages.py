@@ -126,15 +126,16 @@ def _codes(trees: Iterable[ast.Module]) -> dict[str, int]:
 
 def _raised(tree: ast.Module, names: Collection[str]) -> Iterator[tuple[str, str]]:
     for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and node.func.id in names
-            and node.args
-        ):
-            text = " ".join(_text(node.args[0]).split())
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args):
+            continue
+        name, first, parts = node.func.id, node.args[0], []
+        if name in names:
+            parts = [first]
+        elif name == "refuse" and isinstance(first, ast.Dict):  # everest_cli.options.refuse
+            name, parts = "RecipeError", [key for key in first.keys if key is not None]
+        for text in (" ".join(_text(part).split()) for part in parts):
             if any(char.isalpha() for char in text):
-                yield node.func.id, text
+                yield name, text
 
 
 def _text(node: ast.expr) -> str:

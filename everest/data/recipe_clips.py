@@ -283,7 +283,7 @@ def examine_lengths(clips: VideoClips) -> str | None:
     """Read the lengths of some videos of a list, of up to 64 and not of those of a storage.
 
     Returns:
-        A line about videos shorter than a clip, whose last frame is repeated; None if there are none.
+        A line about videos shorter than a clip, whose last frame is repeated, if most videos are; else None.
     Raises:
         DataError: none of them can be read.
     """
@@ -308,7 +308,7 @@ def examine_lengths(clips: VideoClips) -> str | None:
         first = f"{failed[0].path}: {failed[0].reason}"
         raise DataError(f"none of the {len(failed)} {unit}s examined can be read, first {first}")
     short = sum(length < views.frames * stride for length in lengths)
-    if not short:
+    if 2 * short <= len(lengths):  # suggested strides fit the median video
         return None
     rate = "" if views.fps is None else f" at {views.fps:g} frames per second"
     return (

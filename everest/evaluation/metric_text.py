@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from everest.annotations.bout import BACKGROUND
-from everest.config.heads import OVER_BACKGROUND
 from everest.metrics.names import METRICS, Metric
 from everest.system.text import counted
 
@@ -14,14 +12,11 @@ from everest.system.text import counted
 def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Yield title, value, 95 % interval and chance of the metrics of `everest eval --json`, head by head.
 
-    The mean class accuracy is first if a class is `background`. A metric that every model reaches, such as
-    top-5 of five classes, is left out.
+    A metric that every model reaches, such as top-5 of five classes, is left out.
     """
     for name, of_head in result.get("heads", {}).items():
         yield from metric_rows(of_head, name)
-    has_background = any(row["name"] == BACKGROUND for row in result.get("per_class", ()))
-    for name in sorted(METRICS, key=lambda name: has_background and name != OVER_BACKGROUND):
-        metric = METRICS[name]
+    for name, metric in METRICS.items():
         chance = None if metric.chance is None else result.get(metric.chance)
         if result.get(name) is None or (metric.percent and chance == 100):
             continue

@@ -16,10 +16,9 @@ from everest.errors import DataError, RecipeError
 from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.inference.scores import read_truth
 from everest.lists.inputs import named_samples
-from everest.lists.sample import ListSize, Sample
-from everest.lists.sources import LIST_FILES, read_source
+from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos
-from everest.project.request import WINDOWS, Request
+from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, notice, stage
 from everest.system.text import counted
@@ -30,7 +29,7 @@ from everest.video.stream import VideoError
 # Our choice, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
 SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
 STEP: Final = 0.5  # of a window, from one to the next
-MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
+SUGGESTED_FOLDS: Final = 5  # our choice: each is tested on a fifth of the groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +39,7 @@ class ProjectLists:
     section: dict[str, Any]  # of the recipe
     folds: Sequence[dict[str, str]] = ()  # train, val and test of each
     window: float | None = None  # seconds, of recordings
-
-    def sizes(self) -> dict[str, str]:
-        """The size of each list, as text, with the names of a few groups or recordings."""
-        data = DataSettings(**self.section)
-        named = [key for key in LIST_FILES if key in self.section and getattr(data, key) is not None]
-        return {key: _size_text(read_source(data, key, labeled=False).samples) for key in named}
-
-
-def _size_text(samples: Sequence[Sample]) -> str:
-    groups = sorted({sample.group for sample in samples if sample.group is not None})
-    names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMED else ""
-    return f"{ListSize.of(samples)}{names}"
+    possible_folds: int | None = None  # that a repetition may name; None: it cannot
 
 
 def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
@@ -95,24 +83,21 @@ def _ready_lists(request: Request) -> ProjectLists | None:
 
 def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
-    source, window, names = Path(request.videos), None, None
-    root = source if source.is_dir() else source.parent
-    if request.annotations is not None:
-        root, source = folder, folder / WINDOWS
-        window, names = _write_windows(request, Path(request.annotations), source, report)
-    videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=names)
-    if request.annotations is None:  # the windows are of recordings that could be read
-        videos = replace(videos, samples=_readable(videos.samples, report))
-    _refuse_unusable(videos, request)
+    videos, window = _labeled_videos(request, folder, report)
+    groups, fewest, folds = len(videos.groups), request.folds or 2, []
+    if groups < fewest:
+        unit = "recording" if request.annotations else "group"
+        raise DataError(
+            f"{request.videos}: only {counted(groups, unit)}, and {fewest} are needed; label more"
+        )
     for text in videos.notices:
         report(notice(text))
-    lists, folds = {"train": list(videos.samples)}, []
-    if request.folds is None:
-        groups = len(videos.groups)  # each list has one or more; two are for training and the test
+    if request.folds is None:  # each list has a group or more; two are for training and the test
         held = max(SHARES["test"], 1 / groups)
         shares = {"train": 1 - 2 * held, "val": held, "test": held}
         lists = videos.split(shares if groups > 2 else {"train": held, "test": held})
     else:
+        lists = {"train": list(videos.samples)}
         parts = list(videos.split({str(fold): 1 / request.folds for fold in range(request.folds)}).values())
         for fold, test in enumerate(parts):
             val, *others = [*parts[fold + 1 :], *parts[:fold]]
@@ -121,23 +106,54 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     if not lists.get("test", True) or any(len(fold) < 3 for fold in folds):
         raise DataError(f"{request.videos}: too few groups to fill every list; label more groups")
     written: dict[str, Any] = videos.write(lists, folder)
-    section = data_section(str(root), **written, pretrain=request.unlabeled)
-    return ProjectLists(section=with_task(section, videos.task)[0], folds=folds, window=window)
+    section = data_section(str(videos.root), **written, pretrain=request.unlabeled)
+    may_fold = request.folds is None and videos.task == "single-label" and groups >= FEWEST_FOLDS
+    return ProjectLists(
+        section=with_task(section, videos.task)[0],
+        folds=folds,
+        window=window,
+        possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
+    )
 
 
-def _write_windows(
-    request: Request, annotations: Path, output: Path, report: Report
-) -> tuple[float, Path | None]:
-    """Write the windows of annotated recordings; returns their seconds, and the file of classes if needed."""
-    recordings = named_samples([Path(request.videos)], root=None)
-    bouts, _ = read_truth(annotations, [sample.path for sample in recordings])
-    seconds = window_seconds(bout for of_video in bouts.values() for bout in of_video)
-    settings = WindowSettings(seconds=seconds, step=STEP * seconds)
-    labeling = Labeling(files=(annotations,), task=request.task)
-    summary = write_windows(recordings, output, settings, labeling=labeling, overwrite=True, report=report)
-    report(stage(f"{counted(summary.windows, 'window')} of {seconds:g} s, every {STEP * seconds:g} s"))
-    classes = (summary.labeled or {})["classes"]
-    return seconds, None if classes is None else Path(classes)
+def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[LabeledVideos, float | None]:
+    """The readable videos of class folders or of a list; or windows of recordings, and their seconds."""
+    source, window, names = Path(request.videos), None, None
+    root = source if source.is_dir() else source.parent
+    if request.annotations is not None:
+        annotations, recordings = Path(request.annotations), named_samples([source], root=None)
+        bouts, _ = read_truth(annotations, [sample.path for sample in recordings])
+        window = window_seconds(chain.from_iterable(bouts.values()))
+        root, source = folder, folder / WINDOWS
+        settings = WindowSettings(seconds=window, step=STEP * window)
+        labeling = Labeling(files=(annotations,), task=request.task)
+        summary = write_windows(
+            recordings, source, settings, labeling=labeling, overwrite=True, report=report
+        )
+        report(stage(f"{counted(summary.windows, 'window')} of {window:g} s, every {STEP * window:g} s"))
+        names = (summary.labeled or {})["classes"]
+    classes = None if names is None else Path(names)
+    videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=classes)
+    if window is None:  # recordings that cannot be read have no windows
+        readable = []
+        for number, sample in enumerate(videos.samples, start=1):
+            try:
+                probe(sample.video)
+            except VideoError as error:  # training would stop at it
+                report(notice(f"left out: {error}"))
+            else:
+                readable.append(sample)
+            report({"event": "video", "done": number, "videos": len(videos.samples)})
+        videos = replace(videos, samples=readable)
+    if videos.heads:
+        raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
+    labels = {label for sample in videos.samples for label in sample.labels}
+    if len(labels) < 2:
+        what = "all labels are the same" if labels else "has no labels"
+        raise DataError(f"{request.videos}: {what}; two classes or more are needed")
+    if request.folds is not None and videos.task != "single-label":
+        raise RecipeError(f"--folds: needs one class per video, not {videos.task} labels; omit --folds")
+    return videos, window
 
 
 def window_seconds(bouts: Iterable[Bout]) -> float:
@@ -148,35 +164,3 @@ def window_seconds(bouts: Iterable[Bout]) -> float:
             by_class[bout.label].append(bout.seconds)
     shortest = min(map(median, by_class.values()), default=1.0)
     return min(LONGEST_WINDOW, max(SHORTEST_WINDOW, round(4 * shortest) / 4))
-
-
-def _readable(samples: Sequence[Sample], report: Report) -> list[Sample]:
-    """The samples whose videos can be opened; training would stop at the others, which are reported."""
-    readable = []
-    for number, sample in enumerate(samples, start=1):
-        try:
-            probe(sample.video)
-        except VideoError as error:
-            report(notice(f"left out: {error}"))
-        else:
-            readable.append(sample)
-        report({"event": "video", "done": number, "videos": len(samples)})
-    return readable
-
-
-def _refuse_unusable(videos: LabeledVideos, request: Request) -> None:
-    """Raise an error for labels that a project cannot measure, and for too few classes or groups."""
-    if videos.heads:
-        raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
-    labels = {label for sample in videos.samples for label in sample.labels}
-    if len(labels) < 2:
-        what = "all labels are the same" if labels else "has no labels"
-        raise DataError(f"{request.videos}: {what}; two classes or more are needed")
-    if request.folds is not None and videos.task != "single-label":
-        raise RecipeError(f"--folds: needs one class per video, not {videos.task} labels; omit --folds")
-    groups, fewest = len(videos.groups), request.folds or 2
-    if groups < fewest:
-        unit = "recording" if request.annotations else "group"
-        raise DataError(
-            f"{request.videos}: only {counted(groups, unit)}, and {fewest} are needed; label more"
-        )

@@ -43,7 +43,7 @@ from everest.probes.probe import difference_image
 from everest.project.request import REPORT, RESULT, write_document
 from everest.system.events import Report, notice, silent, stage
 from everest.system.run_folder import FINETUNE
-from everest.system.text import read_own_json
+from everest.system.text import read_own_json, reading_own
 from everest.video.stream import VideoError
 
 SIDE: Final = 16  # rows and columns of an image
@@ -51,6 +51,8 @@ PREDICTIONS: Final = "predictions.csv"
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
 SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
+READ_OF_FOLD: Final = ("linear_pixels", "chance", "videos", "skipped", "report")  # keys of its document
+READ_OF_TIMELINES: Final = ("timeline", "smooth", "recordings")
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
 
 
@@ -73,7 +75,11 @@ def measure_folds(
             annotations = request["annotations"]
             measured = measure_run(run, of_fold, annotations=annotations, window=window, report=report)
             write_document(of_fold / RESULT, measured)
-        rows.append(read_own_json(of_fold / RESULT, fix="remove it"))
+        with reading_own(of_fold / RESULT, fix="remove it"):
+            row = read_own_json(of_fold / RESULT, fix="remove it")
+            needed = READ_OF_FOLD if request["annotations"] is None else (*READ_OF_FOLD, *READ_OF_TIMELINES)
+            _ = [row[key] for key in needed]
+        rows.append(row)
     pooled = _pooled(rows, project)
     if request["annotations"] is not None:
         folds = [Timelines.load(fold["timeline"]) for fold in rows]

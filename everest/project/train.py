@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -13,9 +15,13 @@ from typing import Any, Final
 
 from everest import stages
 from everest.config.heads import Task
-from everest.engine.plan import FEWEST_STEPS
+from everest.config.settings import DataSettings
+from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
-from everest.project.lists import ProjectLists, make_lists
+from everest.inference.timelines import STEP_AS_TRAINED
+from everest.lists.sample import ListSize
+from everest.lists.sources import LIST_FILES, read_source
+from everest.project.lists import STEP, ProjectLists, make_lists
 from everest.project.measure import measure_folds, measure_run
 from everest.project.request import (
     FILES,
@@ -29,16 +35,19 @@ from everest.project.request import (
     find_project,
     write_document,
 )
-from everest.project.verdict import doubt_about_pretraining, judge, next_commands
-from everest.suggest.suggestion import suggest_recipe, this_device
+from everest.project.verdict import doubt_about_pretraining, judge, verdict
+from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
 from everest.system.events import Report, notice, silent, stage
 from everest.system.files import FIX, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import counted, read_own_json
+from everest.system.text import counted, read_own_json, reading_own
 
 TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
+SPARE: Final = 1.2  # our choice: of the hours that a warning names, as speeds vary between measurements
+START_SECONDS: Final = 0.5  # measured on two cores: to start the workers of a validation or a test
+MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
 
 
 def train(
@@ -126,37 +135,66 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
     """Write the lists into a folder; returns them, the text of a recipe, and the plan as `--json` has it."""
     lists = make_lists(request, folder / LISTS, report)
     trainings = 1 + len(lists.folds)
-    hours = None
-    if request.hours is not None:
-        hours = TRAINED * request.hours / (trainings + (request.unlabeled is not None))
+    parts = trainings + (request.unlabeled is not None)  # of equal time
     suggestion = suggest_recipe(
         lists.section,
         this_device(),
         purpose="scratch" if request.unlabeled is None else "finetune",
         output=folder / RECIPE,
-        hours=hours,
+        hours=None if request.hours is None else TRAINED * request.hours / parts,
         overrides=request.overrides,
     )
     if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
         report(notice(doubt))
     times = suggestion.times
-    for time in times if hours is not None else ():
-        if time.steps < FEWEST_STEPS:
-            few = f"--hours leaves {time.steps} steps for {time.stage}; at least {FEWEST_STEPS} are needed"
-            report(notice(f"warning: {few}, so give more hours"))
-    seconds = [(trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times]
-    minutes, sizes = round(sum(seconds) / 60, 1), lists.sizes()
-    total = f"all training: about {minutes:.0f} min"
-    total += f", of {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    for time in times if request.hours is not None else ():
+        if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
+            hours = FEWEST_STEPS * time.batch_size / time.clips_per_second / 3600 * parts / TRAINED
+            enough = math.ceil(100 * SPARE * hours) / 100
+            few = f"--hours {request.hours:g} leaves {time.steps} steps for {time.stage}"
+            report(notice(f"warning: {few}; give --hours {enough:g} for the {FEWEST_STEPS} that it needs"))
+    data, sizes = DataSettings(**lists.section), {}
+    samples = {key: read_source(data, key, labeled=False).samples for key in LIST_FILES if getattr(data, key)}
+    for key, listed in samples.items():
+        groups = sorted({sample.group for sample in listed if sample.group is not None})
+        names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMED else ""
+        sizes[key] = f"{ListSize.of(listed)}{names}"
+    seconds = sum((trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times)
+    checks = _checking_seconds({key: len(listed) for key, listed in samples.items()}, lists, suggestion)
+    several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    total = f"all training: about {time_text(seconds + checks)}{several}"
+    total += f", with {time_text(checks)} for validations and tests"
     plan = {
         "lists": sizes,
         "window": lists.window,
         "stages": [time._asdict() for time in times],
         "trainings": trainings,
-        "minutes": minutes,
+        "minutes": round((seconds + checks) / 60, 1),
         "lines": [*(f"{name}: {size}" for name, size in sizes.items()), *map(str, times), total],
     }
     return lists, suggestion.text, plan
+
+
+def _checking_seconds(sizes: Mapping[str, int], lists: ProjectLists, suggestion: Suggestion) -> float:
+    """The time of all validations and tests, by the speed of fine-tuning, which is slower.
+
+    Args:
+        sizes: the samples of each list.
+    """
+    recipe, time = suggestion.recipe, suggestion.times[-1]
+    between = steps_between_checkpoints(time.steps, sizes["train"], time.batch_size)
+    validations = recipe.finetune.epochs or math.ceil(time.steps / between)
+    val, test, tests = sizes.get("val", 0), sizes.get("test", 0), 1
+    if lists.folds:  # each sample is once in a validation list and once in a test list
+        val = test = sizes["train"]
+        tests = len(lists.folds)
+    views = recipe.eval.clips * recipe.eval.crops
+    compared = len(lists.folds or [0]) * sum(size for key, size in sizes.items() if key != "pretrain")
+    clips = validations * val + views * test + compared
+    if lists.window is not None:  # timelines have more windows than lists
+        clips += round(STEP / STEP_AS_TRAINED) * (val + test)
+    starts = (validations * (val > 0) + 1) * tests
+    return START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
 
 
 def _try_plan(request: Request, report: Report) -> dict[str, Any]:
@@ -180,8 +218,14 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
         for line in plan["lines"]:
             report(stage(line))
         write_text(folder / RECIPE, recipe)
-        kept = {PLANNED: lists.section["root"], "folds": list(lists.folds), "window": lists.window}
-        document = {"request": asdict(request), FILES: checksums, **kept}
+        document = {
+            "request": asdict(request),
+            FILES: checksums,
+            PLANNED: lists.section["root"],
+            "folds": list(lists.folds),
+            "window": lists.window,
+            "possible_folds": lists.possible_folds,
+        }
         write_document(folder / PROJECT, document)
     except UserError:
         clear(folder)
@@ -198,7 +242,10 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     """Run the stages of a document of project.json; each resumes its own run."""
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
-        return read_own_json(folder / RESULT, fix=FIX)
+        with reading_own(folder / RESULT, fix=FIX):
+            finished = read_own_json(folder / RESULT, fix=FIX)
+            verdict(finished)  # reads all that is shown
+        return finished
     request, window, init = project["request"], project["window"], None
     recipe, overrides = folder / RECIPE, request["overrides"]
     if request["unlabeled"] is not None:
@@ -211,12 +258,16 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     run = finetune(output=folder / FINETUNE, overrides=overrides)
     annotations = request["annotations"]
     measured = pooled or measure_run(run, folder, annotations=annotations, window=window, report=report)
-    weights = RunFolder(run)
+    weights, checkpoint = RunFolder(run), f"--checkpoint {shlex.quote(str(run))}"
+    command = f"everest predict VIDEO {checkpoint}"
+    if window is not None:
+        rules = f"--window {window:g} --step {STEP_AS_TRAINED * window:g} --smooth {measured['smooth']:g}"
+        command = f"everest timeline VIDEO {checkpoint} {rules} --output bouts.csv"
     document = {
         **measured,
         "checkpoint": str(weights.best if weights.best.exists() else weights.weights),
-        "judgment": judge(measured),
-        "next": next_commands(run, measured, window=window),
+        "judgment": judge(measured, possible_folds=project["possible_folds"]),
+        "next": [command],
     }
     write_document(folder / RESULT, document)
     return document

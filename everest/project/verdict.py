@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import first_names
-from everest.inference.timelines import STEP_AS_TRAINED
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.suggest.data_facts import DataFacts
@@ -70,10 +67,15 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
 
 
-def judge(result: Mapping[str, Any]) -> str | None:
-    """One sentence if the model is not clearly better than an answer that needs no training; else None."""
+def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | None:
+    """One sentence if the model is not clearly better than an answer that needs no training; else None.
+
+    Args:
+        possible_folds: that `--folds` can have; None: the videos cannot be tested so.
+    """
     name, interval, linear = result["metric"], result["interval"], result["linear_pixels"]
     sign = 1 if METRICS[name].higher else -1
+    more = LABEL_MORE if possible_folds is None else f"test on all videos with --folds {possible_folds}"
     simple, answer = result["chance"], "guessing"
     if result["majority"] is not None:
         simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"
@@ -87,19 +89,10 @@ def judge(result: Mapping[str, Any]) -> str | None:
         small = f"a linear model of small images ({value_text(name, linear)})"
         if "folds" not in result and result["groups"] < FEW_GROUPS:
             of = f"{result['videos']} tests of {counted(result['groups'], 'group')}"
-            return f"no better than {small}, but {of} are too few to tell: test on all videos with --folds 5"
+            return f"no better than {small}, but {of} are too few to tell: {more}"
         return f"no better than {small}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if interval is None:
-        return "no interval, because the test has one group: use --folds, or label more groups"
+        return f"no interval, because the test has one group: {more}"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
-        return f"the interval includes {answer}: more test groups, or --folds, are needed to tell"
+        return f"the interval includes {answer}, so the test cannot tell: {more}"
     return None
-
-
-def next_commands(run: Path, result: Mapping[str, Any], *, window: float | None) -> list[str]:
-    """The command that uses the model; `window`: seconds, of a model of recordings."""
-    checkpoint = f"--checkpoint {shlex.quote(str(run))}"
-    if window is None:
-        return [f"everest predict VIDEO {checkpoint}"]
-    rules = f"--window {window:g} --step {STEP_AS_TRAINED * window:g} --smooth {result['smooth']:g}"
-    return [f"everest timeline VIDEO {checkpoint} {rules} --output bouts.csv"]

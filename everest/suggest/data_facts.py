@@ -37,19 +37,6 @@ class ProbeList:
         return replace(self, name=None, videos=min(self.videos, MOST_VIDEOS))
 
 
-def probe_list(*, train: str | None, train_videos: int, val: str | None, val_videos: int) -> ProbeList:
-    """The validation list, or the training list if that is tiny; without labels if both are tiny.
-
-    Args:
-        train, val: lists with one class for each video; None: without labels, or with others.
-    """
-    held_out = min(val_videos, MOST_HELD_OUT)
-    for name, videos in ((val, val_videos), (train, train_videos)):
-        if name is not None and videos >= TINY:
-            return ProbeList(name=name, videos=videos, held_out=held_out)
-    return ProbeList(name=None, videos=val_videos or train_videos, held_out=held_out).without_labels()
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """The properties of a data set on which the rules depend."""
@@ -88,6 +75,14 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     groups = {sample.group for sample in val}
     is_one_source = len(groups) == 1 and groups != {None}  # no video is classified by another source
     has_classes = labeled and not data.heads and data.task == "single-label"
+    # The validation list, or the training list if that is tiny; without labels if both are tiny.
+    probed = ProbeList(name=None, videos=len(val) or len(clips), held_out=min(len(val), MOST_HELD_OUT))
+    if has_classes and data.val is not None and len(val) >= TINY and not is_one_source:
+        probed = replace(probed, name=data.val)
+    elif has_classes and len(clips) >= TINY:
+        probed = replace(probed, name=data.train, videos=len(clips))
+    else:
+        probed = probed.without_labels()
     return DataFacts(
         train=ListSize.of(clips.samples),
         pretrain=ListSize.of(more) if more else None,
@@ -99,12 +94,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         width=width,
         task=data.task if labeled else "single-label",
         imbalance=ratio,
-        probed=probe_list(
-            train=data.train if has_classes else None,
-            train_videos=len(clips),
-            val=data.val if has_classes and not is_one_source else None,
-            val_videos=len(val),
-        ),
+        probed=probed,
     )
 
 

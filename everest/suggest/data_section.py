@@ -61,7 +61,7 @@ def data_section(
         section |= {key: name for key, name in folders.items() if section[key] is None}
     if section["train"] is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
-        if lists := _named_lists(location, "train"):
+        if lists := named_lists(root, "train"):
             fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
         elif has_class_folders(root):
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
@@ -116,20 +116,15 @@ def has_class_folders(root: str) -> bool:
     location = _folder(root)
     if _find_list(location, "train", labeled=True) is not None or split_folders(location):
         return False
-    if _named_lists(location, "train"):
+    if named_lists(root, "train"):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2
 
 
-def held_out_lists(root: str) -> list[str]:
-    """The lists in a folder under names such as `X_val.csv` and `X_test.csv`."""
-    location = _folder(root)
-    return [name for key in ("val", "test") for name in _named_lists(location, key)]
-
-
-def _named_lists(location: Location, key: str) -> list[str]:
+def named_lists(root: str, key: str) -> list[str]:
     """The lists in a folder under names such as `X_train.csv`."""
+    location = _folder(root)
     with as_data_error(location):
         return sorted(path.name for path in location.iterdir() if path.name.endswith(f"_{LIST_FILES[key]}"))
 
@@ -162,17 +157,3 @@ def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[st
 def _paths(data: DataSettings, key: str) -> set[str]:
     samples = read_source(data, key, labeled=False, may_miss=True).samples
     return {os.path.realpath(sample.path) for sample in samples}
-
-
-def training_commands(
-    recipe: Path, *, labeled: bool, tested: bool = True, pretrained: bool = False
-) -> list[str]:
-    """The commands that train with a recipe, after pre-training or not, and evaluate on a test list."""
-    run, file = f"runs/{shlex.quote(recipe.stem)}", shlex.quote(str(recipe))
-    encoder = f"{run}-pretrain" if labeled else run
-    pretrain = f"everest pretrain --recipe {file} --output {encoder}"
-    if not labeled:
-        return [pretrain]
-    finetune = f"everest finetune --recipe {file} --init {encoder if pretrained else 'none'} --output {run}"
-    evaluate = f"everest eval --checkpoint {run}"
-    return [*([pretrain] if pretrained else []), finetune, *([evaluate] if tested else [])]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
@@ -96,8 +96,9 @@ def choose_values(
         frames = min(frames, facts.pretrain_frames)
     stride = min(MOST_STRIDE, max(1, round(COVERED * frames / FRAMES)))
     covers = f"{_coverage(stride, frames, facts.train.unit)} ({frames:g} frames)"
-    words = side_words(facts.class_names)
-    sides = f"class names have {', '.join(words)}; a mirrored clip shows the opposite"
+    words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
+    sides = sorted(word for word in words if _SIDE.fullmatch(word))
+    mirrored = f"class names have {', '.join(sides)}; a mirrored clip shows the opposite"
     sees_differences = purpose != "scratch" or facts.train.groups <= FEW_GROUPS
     inputs = f"a model overfits to the still parts of {facts.train}"
     if purpose != "scratch":
@@ -105,7 +106,7 @@ def choose_values(
     return [
         Choice("data.frames", FRAMES, "as in the papers"),
         Choice("data.size", list(size), shape),
-        *([Choice("data.flip", False, sides)] if words else []),
+        *([Choice("data.flip", False, mirrored)] if sides else []),
         Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
@@ -133,12 +134,6 @@ def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
 
 def _coverage(stride: int, frames: float, unit: str) -> str:
     return f"a clip covers {min(1.0, stride * FRAMES / frames):.0%} of the median {unit}"
-
-
-def side_words(names: Iterable[str]) -> list[str]:
-    """The words for a side or a turn in names of classes, in lower case, sorted."""
-    words = {word.lower() for name in names for word in _WORD.findall(name)}
-    return sorted(word for word in words if _SIDE.fullmatch(word))
 
 
 def _steps(stage: str, size: ListSize, most: int | None) -> list[Choice]:

@@ -43,9 +43,14 @@ class StageTime(NamedTuple):
         text = f"{self.stage}: {self.steps} steps of {self.batch_size} clips"
         if self.seconds is None:
             return f"{text}; their time was not measured, because --device is another machine"
-        minutes = self.seconds / 60
-        time = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-        return f"{text}, about {time} at {self.clips_per_second:.0f} clips/s (measured)"
+        return f"{text}, about {time_text(self.seconds)} at {self.clips_per_second:.0f} clips/s (measured)"
+
+
+def time_text(seconds: float) -> str:
+    """A time in the unit that fits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 class Suggestion(NamedTuple):

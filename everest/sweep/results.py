@@ -69,7 +69,7 @@ def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:
     metrics = {f"{place}{name}": document[name] for name in names if name in document}
     probes = document.get("probes", {})
     for probe in sorted(probes, key=lambda probe: probe != "linear"):  # it judges an encoder
-        first = next(METRICS[name] for name in METRICS if name in probes[probe])  # `chance` is of this one
+        first, *_ = (METRICS[name] for name in METRICS if name in probes[probe])  # `chance` is of this one
         values = {**probes[probe], first.chance: document["chance"]}
         if "majority" in document:
             values["majority_top1"] = document["majority"]

@@ -126,14 +126,37 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_fold
     assert [note.read_text() for note in notes] == len(notes) * ["precious"]
 
 
+def test_a_damaged_result_or_row_is_one_line_with_its_file_and_a_fix(
+    class_folders: Path, trained: Path, tmp_path: Path
+):
+    folder = shutil.copytree(trained, tmp_path / "project")
+    command = ("train", class_folders, "-o", folder, "--group", r"(p\d)_", *FEW)
+    result = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({"top1": result["top1"]}))
+    fix = "choose another folder, or use --overwrite"
+    assert f"{folder / 'result.json'}: damaged (no 'metric'); {fix}" in refused(*command, code=2)
+    (folder / "result.json").unlink()
+    rows = folder / "finetune" / "metrics.jsonl"
+    rows.write_text(re.sub(r', "val_loss": [\d.]+', "", rows.read_text()))
+    assert f"{rows}: damaged (no 'val_loss'); restore the file" in refused(*command, code=2)
+
+
 def test_a_dry_run_prints_minutes_and_writes_nothing(
     class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
-    assert "all training: about 0 min, of 5 fine-tunings" in shown.stdout
-    plan = json_of("train", class_folders, "--dry-run", "--hours", "0.01")
+    assert re.search(
+        r"all training: about \d+ s for 5 fine-tunings, with \d+ s for validations and tests", shown.stdout
+    )
+    shown = called("train", class_folders, "--dry-run", "--json", "--hours", "0.01")
+    plan = json.loads(shown.stdout)
     (stage,) = plan["stages"]
+    assert plan["minutes"] > stage["seconds"] / 60
+    if stage["steps"] < 300:
+        assert re.search(
+            rf"--hours 0.01 leaves {stage['steps']} steps for finetune; give --hours 0\.\d+ for", shown.stderr
+        )
     assert 0 < stage["steps"] * stage["batch_size"] / stage["clips_per_second"] <= 36
     assert plan["lists"]["test"].startswith("2 videos")
     assert list(tmp_path.iterdir()) == []
@@ -189,6 +212,9 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
         each["windows"] for each in Timelines.load(document["timeline"]).rows()
     ]
     assert (tmp_path / "project" / "report" / "timeline.png").exists()
+    first = re.search("</th></tr>\n<tr><th>([^<]*)</th>", Path(document["report"]).read_text())
+    assert first is not None
+    assert first[1] == METRICS[document["metric"]].title  # as in the verdict
     data = load_recipe(tmp_path / "project" / "recipe.yaml").data
     samples = [read_samples(Path(getattr(data, name)), root=Path(data.root)).samples for name in LISTS]
     assert [len({sample.path for sample in of_list}) for of_list in samples] == [2, 1, 1]
@@ -298,16 +324,19 @@ def test_the_windows_are_as_long_as_the_shortest_usual_bout():
 def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     numbers = {"metric": "mae", "mae": 1.0, "chance": 2.0, "majority": None, "majority_class": None}
     numbers |= {"linear_pixels": 1.5, "interval": [0.5, 1.5]}
-    assert judge(RESULT) is judge(numbers) is None
+    assert judge(RESULT, possible_folds=5) is judge(numbers, possible_folds=None) is None
     for result, sentence in (
         (RESULT | {"top1": 60.0}, "always predicting 'run' (60.0 %)"),
         (RESULT | {"top1": 70.0}, "a linear model of small images (70.0 %)"),
         (RESULT | {"top1": 70.0, "groups": 2}, "test on all videos with --folds 5"),
         (RESULT | {"interval": [59.0, 99.0]}, "the interval includes"),
-        (RESULT | {"interval": None}, "the test has one group"),
+        (RESULT | {"interval": None}, "the test has one group: test on all videos with --folds 5"),
         (numbers | {"mae": 2.0}, "no better than guessing (2): label"),
     ):
-        assert sentence in str(judge(result))
+        assert sentence in str(judge(result, possible_folds=5))
+    assert "one group: label videos of more groups" in str(
+        judge(RESULT | {"interval": None}, possible_folds=None)
+    )
 
 
 def test_a_project_is_a_checkpoint_and_steps_bring_their_warm_up(trained: Path, class_folders: Path):

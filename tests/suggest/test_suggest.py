@@ -110,9 +110,9 @@ def test_bad_input_is_named_and_leaves_nothing(tmp_path, clip_files, class_folde
     before = sorted(tmp_path.iterdir())
     for source, options, code, problem in (
         (clip_files, ["--train", "none.csv"], 4, "none.csv"),
-        (clip_files, ["--device", "16GB"], 2, "--device: unknown name '16GB'"),
+        (clip_files, ["--device", "16GB"], 2, "'16GB'"),
         (clip_files, ["--hours", 0], 2, "0.01"),
-        (class_folders, ["--device", "foo"], 2, "--device: unknown name 'foo'"),
+        (class_folders, ["--device", "foo"], 2, "'foo'"),
         (class_folders, ["--hours", "inf"], 2, "'--hours'"),
         (class_folders, ["--group", "("], 2, "--group"),
         (class_folders, ["--pretrain", tmp_path / "one.csv"], 2, "one.csv: one video; pre-training compares"),
@@ -221,7 +221,7 @@ def test_the_steps_and_the_time_of_each_stage_are_printed(tmp_path: Path, class_
         shutil.copy(class_folders / "run" / "0.mp4", unlabeled / f"{number}.mp4")
     options = [SUGGEST, class_folders, "--device", "cpu", "-o", mine, "--overwrite"]
     lines = called(*options).stderr.splitlines()
-    measured = r"finetune: 600 steps of 16 clips, about \d+ min at \d+ clips/s \(measured\)"
+    measured = r"finetune: 600 steps of 16 clips, about \d+ (s|min) at \d+ clips/s \(measured\)"
     assert any(re.fullmatch(measured, line) for line in lines)
     assert not any(line.startswith("pretrain: ") for line in lines)
     document = json_of(*options, "--pretrain", unlabeled)

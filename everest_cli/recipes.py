@@ -9,7 +9,7 @@ from typing import Final, Literal
 import typer
 
 from everest.errors import RecipeError
-from everest.system.files import check_new_file
+from everest.system.files import check_new_file, writing
 from everest_cli import options as o
 from everest_cli.options import Task, argument, option, refuse
 from everest_cli.output import print_json, print_result, print_table, say

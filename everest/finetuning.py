@@ -243,8 +243,8 @@ def _summary(stage: Finetuning, validations: Validations) -> str:
         chance, reference = majority, "most frequent class"
     shown = "" if chance is None else f"; {reference} {as_text(metric, chance)}"
     text = (
-        f"best validation {metric.title} {as_text(metric, validations.best_value)} of "
-        f"{counted(size.samples, size.unit)} (one center view of each{shown}) after step "
+        f"best validation {metric.title} {as_text(metric, validations.best_value)} on "
+        f"{counted(size.samples, size.unit)} (one center view each{shown}) after step "
         f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use these "
         f"weights, {training.run.best}"
     )

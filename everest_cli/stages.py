@@ -163,7 +163,9 @@ def train(
         "A list; or a folder of class folders, lists (train.csv, …) or recordings (--annotations).",
         parser=local_path,
     ),
-    annotations: Path | None = option("--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others."),
+    annotations: list[Path] | None = option(
+        "--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others; repeatable."
+    ),
     unlabeled: Path | None = option("--unlabeled DIR", "Videos to pre-train on first: a folder or a list."),
     output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
     group: str | None = option(
@@ -190,7 +192,7 @@ def train(
     with Display(quiet=quiet) as display:
         result: dict[str, Any] = train_project(
             videos,
-            annotations=annotations,
+            annotations=annotations or (),
             unlabeled=unlabeled,
             output=output,
             group=group,

@@ -72,7 +72,7 @@ def find_weights(
     if which != "newest" and best.is_file():
         if which is None and not quiet:
             step = read_header(best).step
-            notify(f"{best}: the best weights on data.val, of step {step}; --which newest uses the last")
+            notify(f"{best}: best weights on data.val, from step {step}; --which newest uses the last ones")
         return best
     if which == "best" and path.is_dir():
         raise CheckpointError(f"{path}: no {BEST} in it (no data.val, so no best)")
@@ -81,7 +81,7 @@ def find_weights(
     if file is None:
         refuse_broken_links(*files)
         problem = f"no {WEIGHTS} in it" if path.is_dir() else "no such checkpoint"
-        fix = "name a run folder that has saved, a .safetensors file or hf:OWNER/NAME"
+        fix = "name a run folder with saved weights, a .safetensors file or hf:OWNER/NAME"
         raise CheckpointError(f"{path}: {problem}; {fix}")
     if file.suffix in PICKLES or file.name in PICKLED:
         raise CheckpointError(

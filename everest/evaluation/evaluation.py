@@ -208,8 +208,8 @@ def open_classifier(
     if file.name == BEST and recipe.data.val is not None and recipe.data.val == recipe.data.test:
         report(
             notice(
-                f"warning: {recipe.data.test} has chosen these weights (data.val), so its accuracy is too "
-                "high; evaluate another list, or take --which newest"
+                f"warning: these weights were chosen on {recipe.data.test} (data.val), so accuracy on it is "
+                "too high; evaluate another list, or take --which newest"
             )
         )
     recipe = as_trained(recipe, spec, source=file)

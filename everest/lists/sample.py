@@ -71,7 +71,7 @@ class ListSize:
 
     samples: int  # videos or windows
     videos: int  # files that they are read from
-    groups: int  # persons, animals or recordings; without names of groups, the videos
+    groups: int  # people, animals or recordings; without names of groups, the videos
     are_windows: bool = False  # parts of videos
 
     @classmethod

@@ -191,7 +191,7 @@ def check_decoders() -> Iterator[CheckResult]:
                 continue
             except Exception as error:  # whatever a broken package raises
                 problem = error.reason if isinstance(error, VideoError) else first_line(error)
-            found = problem or f"{len(FRAME_IDS)} of {len(FRAME_IDS)} test frames are right"
+            found = problem or f"{len(FRAME_IDS)} of {len(FRAME_IDS)} test frames are correct"
             if name == "pyav":  # reads every file; the others are faster on some
                 yield _checked(title, found, problem is None, reinstall, otherwise="broken")
             else:

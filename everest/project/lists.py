@@ -14,13 +14,12 @@ from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.footage.windows import Labeling, WindowSettings, write_windows
-from everest.inference.scores import read_truth
 from everest.lists.inputs import named_samples
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos
 from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
-from everest.system.events import Report, notice, stage
+from everest.system.events import Report, notice, silent, stage
 from everest.system.text import counted
 from everest.video.folders import split_folders
 from everest.video.reader import probe
@@ -60,7 +59,7 @@ def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
 def _ready_lists(request: Request) -> ProjectLists | None:
     """Lists that are divided already; None if the videos have to be divided."""
     source = Path(request.videos)
-    if request.annotations is not None or (source.is_dir() and has_class_folders(str(source))):
+    if request.annotations or (source.is_dir() and has_class_folders(str(source))):
         return None
     if source.is_file() and not source.name.endswith(LIST_FILES["train"]):
         return None
@@ -120,13 +119,13 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
     """The readable videos of class folders or of a list; or windows of recordings, and their seconds."""
     source, window, names = Path(request.videos), None, None
     root = source if source.is_dir() else source.parent
-    if request.annotations is not None:
-        annotations, recordings = Path(request.annotations), named_samples([source], root=None)
-        bouts, _ = read_truth(annotations, [sample.path for sample in recordings])
+    if request.annotations:
+        recordings = named_samples([source], root=None)
+        labeling = Labeling(files=tuple(map(Path, request.annotations)), task=request.task)
+        bouts = labeling.bouts([sample.path for sample in recordings], silent)
         window = window_seconds(chain.from_iterable(bouts.values()))
         root, source = folder, folder / WINDOWS
         settings = WindowSettings(seconds=window, step=STEP * window)
-        labeling = Labeling(files=(annotations,), task=request.task)
         summary = write_windows(
             recordings, source, settings, labeling=labeling, overwrite=True, report=report
         )

@@ -26,8 +26,9 @@ from everest.config.heads import MEASURED_BY
 from everest.data.recipe_clips import labeled_samples
 from everest.data.views import ClipFormat
 from everest.figures.timeline import draw_timelines
+from everest.footage.windows import Labeling
 from everest.inference.bouts import BoutRules, Rows
-from everest.inference.scores import read_truth, score_timelines
+from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
@@ -77,11 +78,11 @@ def measure_folds(
             write_document(of_fold / RESULT, measured)
         with reading_own(of_fold / RESULT, fix="remove it"):
             row = read_own_json(of_fold / RESULT, fix="remove it")
-            needed = READ_OF_FOLD if request["annotations"] is None else (*READ_OF_FOLD, *READ_OF_TIMELINES)
+            needed = READ_OF_FOLD if not request["annotations"] else (*READ_OF_FOLD, *READ_OF_TIMELINES)
             _ = [row[key] for key in needed]
         rows.append(row)
     pooled = _pooled(rows, project)
-    if request["annotations"] is not None:
+    if request["annotations"]:
         folds = [Timelines.load(fold["timeline"]) for fold in rows]
         rules = [BoutRules(smooth=fold["smooth"]) for fold in rows]
         bouts = [of_video for fold, rule in zip(folds, rules, strict=True) for of_video in fold.bouts(rule)]
@@ -125,7 +126,7 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
 
 
 def measure_run(
-    run: Path, folder: Path, *, annotations: str | None, window: float | None, report: Report
+    run: Path, folder: Path, *, annotations: Sequence[str], window: float | None, report: Report
 ) -> dict[str, Any]:
     """Evaluate a run on its test list, and a linear model next to it; writes a page into `folder`.
 
@@ -145,7 +146,7 @@ def measure_run(
     metric = MEASURED_BY[model.heads[0].task]
     majority, interval = evaluation.get("majority_top1"), evaluation.get("intervals", {}).get(metric)
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
-    report(stage("a linear model of small images, to compare with"))
+    report(stage("a linear model on small images, to compare with"))
     measured = {
         metric: evaluation[metric],
         "metric": metric,
@@ -156,7 +157,7 @@ def measure_run(
         "linear_pixels": linear_pixels(model, metric, report),
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
     }
-    if annotations is not None and window is not None:
+    if window is not None:
         measured |= score_recordings(model, page, annotations, window, report)
     return measured
 
@@ -211,7 +212,7 @@ def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict
 
 
 def score_recordings(
-    model: VideoClassifier, folder: Path, annotations: str, window: float, report: Report
+    model: VideoClassifier, folder: Path, annotations: Sequence[str], window: float, report: Report
 ) -> dict[str, Any]:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 
@@ -241,10 +242,11 @@ def score_recordings(
 
 
 def score(
-    timelines: Timelines, bouts: Sequence[dict[str, Rows]], annotations: str, report: Report
+    timelines: Timelines, bouts: Sequence[dict[str, Rows]], annotations: Sequence[str], report: Report
 ) -> tuple[dict[str, Any], Mapping[str, Sequence[Bout]]]:
     """The metrics of timelines, and the bouts of a person for each recording."""
-    truth, _ = read_truth(Path(annotations), [video.path for video in timelines.videos])
+    labeling = Labeling(files=tuple(map(Path, annotations)))
+    truth = labeling.bouts([video.path for video in timelines.videos], silent)
     return score_timelines(timelines, bouts, truth, report=report), truth
 
 

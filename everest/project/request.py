@@ -30,7 +30,7 @@ class Request:
     """What was asked for; paths are absolute."""
 
     videos: str
-    annotations: str | None = None
+    annotations: list[str] = field(default_factory=list)
     unlabeled: str | None = None
     group: str | None = None
     task: Task | None = None
@@ -40,15 +40,16 @@ class Request:
 
     def check(self, folder: Path) -> None:
         """Raise UserError for what cannot be; `folder` must not contain an input, nor be inside of one."""
-        named = (("", self.videos), ("--annotations ", self.annotations), ("--unlabeled ", self.unlabeled))
-        inputs = [(option, Path(path)) for option, path in named if path is not None]
+        named = [("", self.videos), *(("--annotations ", file) for file in self.annotations)]
+        named += [("--unlabeled ", self.unlabeled)] if self.unlabeled is not None else []
+        inputs = [(option, Path(path)) for option, path in named]
         for option, path in inputs:
             if not path.exists():
                 raise DataError(f"{option}{path}: no such file or folder")
             if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
                 raise RecipeError(f"--output {folder}: is inside of {path}, which is read; name another")
         refuse_inputs(folder, [path for _, path in inputs], option="--output")
-        if self.annotations is not None and not Path(self.videos).is_dir():
+        if self.annotations and not Path(self.videos).is_dir():
             raise RecipeError(f"{self.videos}: not a folder; --annotations needs one of recordings")
         if self.folds is not None and self.folds < FEWEST_FOLDS:
             raise RecipeError(f"--folds {self.folds}: needs at least {FEWEST_FOLDS}")
@@ -60,7 +61,7 @@ class Request:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files with the labels, by their paths."""
-        paths = [Path(path) for path in (self.videos, self.annotations) if path is not None]
+        paths = [Path(path) for path in (self.videos, *self.annotations)]
         checksums = {}
         for path in filter(Path.is_file, paths):
             with path.open("rb") as file:  # a video may be larger than the memory

@@ -53,7 +53,7 @@ MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
 def train(
     videos: str | Path,
     *,
-    annotations: str | Path | None = None,
+    annotations: str | Path | Sequence[str | Path] = (),
     unlabeled: str | Path | None = None,
     output: str | Path | None = None,
     group: str | None = None,
@@ -72,7 +72,8 @@ def train(
     Args:
         videos: a folder with a folder of videos for each class, a folder of the lists train.csv, val.csv and
             test.csv, a list, or with `annotations` a folder of recordings.
-        annotations: bouts in the recordings, in a file of any kind that `everest prepare annotations` reads.
+        annotations: bouts in the recordings, in a file or files of any kind that `everest prepare
+            annotations` reads; predictions give way to the bouts of a person.
         unlabeled: a folder or list of videos to pre-train on first.
         output: the folder of the project; None: `runs/train/NAME`.
         group: what keeps videos in one list, as `everest prepare split --group`; None: the column `group`
@@ -89,9 +90,11 @@ def train(
     Raises:
         UserError: the videos, the labels or the environment do not allow it; see everest.errors.
     """
-    named = {"videos": videos, "annotations": annotations, "unlabeled": unlabeled}
+    files = [annotations] if isinstance(annotations, str | Path) else annotations
     request = Request(
-        **{name: str(Path(path).absolute()) for name, path in named.items() if path is not None},
+        videos=str(Path(videos).absolute()),
+        annotations=[str(Path(file).absolute()) for file in files],
+        unlabeled=None if unlabeled is None else str(Path(unlabeled).absolute()),
         group=group,
         task=task,
         folds=folds,
@@ -261,8 +264,7 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     weights, checkpoint = RunFolder(run), f"--checkpoint {shlex.quote(str(run))}"
     command = f"everest predict VIDEO {checkpoint}"
     if window is not None:
-        rules = f"--window {window:g} --step {STEP_AS_TRAINED * window:g} --smooth {measured['smooth']:g}"
-        command = f"everest timeline VIDEO {checkpoint} {rules} --output bouts.csv"
+        command = f"everest timeline VIDEO {checkpoint} --smooth {measured['smooth']:g} --output bouts.csv"
     document = {
         **measured,
         "checkpoint": str(weights.best if weights.best.exists() else weights.weights),

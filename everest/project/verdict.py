@@ -14,7 +14,7 @@ from everest.system.text import counted
 MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)
 MOST_NAMES: Final = 3  # of test recordings
 TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
-LABEL_MORE: Final = "label videos of more groups (persons, animals, places), the rarest classes first"
+LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
 
 def doubt_about_pretraining(facts: DataFacts) -> str | None:
@@ -41,7 +41,7 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         for title, value in (
             ("chance", result["chance"]),
             (f"always '{result['majority_class']}'", result["majority"]),
-            ("a linear model of small images", result["linear_pixels"]),
+            ("a linear model on small images", result["linear_pixels"]),
         )
         if value is not None
     ]
@@ -55,9 +55,9 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     if "frame_accuracy" in result:
         recordings = [name for part in result.get("folds", [result]) for name in part["recordings"]]
         lines.append(
-            f"timelines of {first_names(recordings, MOST_NAMES)}: right frames "
-            f"{result['frame_accuracy']:.1f} % (always the most frequent class "
-            f"{result['majority_accuracy']:.1f} %), mean over classes {result['mean_class_accuracy']:.1f} %, "
+            f"timelines of {first_names(recordings, MOST_NAMES)}: frames correct "
+            f"{result['frame_accuracy']:.1f} % (most frequent class {result['majority_accuracy']:.1f} %), "
+            f"class mean {result['mean_class_accuracy']:.1f} %, "
             f"F1@50 {result['f1@50'] or 0:.1f} %"
         )
     lines += [result["judgment"]] if result["judgment"] else []
@@ -86,7 +86,7 @@ def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | Non
         share = f"{result['majority_accuracy']:.1f} %"
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
     if linear is not None and sign * result[name] <= sign * linear:
-        small = f"a linear model of small images ({value_text(name, linear)})"
+        small = f"a linear model on small images ({value_text(name, linear)})"
         if "folds" not in result and result["groups"] < FEW_GROUPS:
             of = f"{result['videos']} tests of {counted(result['groups'], 'group')}"
             return f"no better than {small}, but {of} are too few to tell: {more}"

@@ -88,7 +88,7 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, recipe: Path
     assert f"step {validated[-1]}: the last 2 validations brought nothing better" in ended.stderr
     assert rows[-1]["step"] == validated[-1] < 30
     assert read_header(folder / "best.safetensors").step == best["step"]
-    summary = f"of 4 videos (one center view of each; chance 50.0 %) after step {best['step']} of 30"
+    summary = f"on 4 videos (one center view each; chance 50.0 %) after step {best['step']} of 30"
     assert summary in ended.stderr.replace("\N{NO-BREAK SPACE}", " ")
     assert "(chance 50.0 %, best " in ended.stderr
     assert summarize(folder).state == "finished"

@@ -111,7 +111,7 @@ def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(classifier
     arguments = ["predict", clip_files / "clip0.mp4", "-c", classifier_run, "--gpus", "cpu"]
     called(*arguments)
     (message,) = caplog.messages
-    assert message.startswith(f"{classifier_run}/best.safetensors: the best weights on data.val, of step ")
+    assert message.startswith(f"{classifier_run}/best.safetensors: best weights on data.val, from step ")
     assert message.endswith("; --which newest uses the last")
     caplog.clear()
     called(*arguments, "-q")

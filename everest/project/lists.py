@@ -66,8 +66,8 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     root, train = (source, None) if source.is_dir() else (source.parent, source.name)
     if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
         raise DataError(
-            f"{source}: neither class folders nor a train.csv; make one folder of videos per class, "
-            "give a list, or give the bouts of recordings with --annotations"
+            f"{source}: no class folders and no train.csv; make one folder of videos per class, "
+            "give a list, or give annotated bouts with --annotations"
         )
     section = data_section(str(root), train=train, pretrain=request.unlabeled)
     if section.get("test") is None:
@@ -87,7 +87,7 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     if groups < fewest:
         unit = "recording" if request.annotations else "group"
         raise DataError(
-            f"{request.videos}: only {counted(groups, unit)}, and {fewest} are needed; label more"
+            f"{request.videos}: only {counted(groups, unit)}, but {fewest} are needed; label more {unit}s"
         )
     for text in videos.notices:
         report(notice(text))
@@ -102,8 +102,12 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
             val, *others = [*parts[fold + 1 :], *parts[:fold]]
             of_fold = {"train": list(chain(*others)), "val": val, "test": test}
             folds.append(videos.write(of_fold, folder / f"fold{fold + 1}"))
-    if not lists.get("test", True) or any(len(fold) < 3 for fold in folds):
-        raise DataError(f"{request.videos}: too few groups to fill every list; label more groups")
+    one_class = len({sample.labels for sample in lists["train"]}) < 2
+    if one_class or not lists.get("test", True) or any(len(fold) < 3 for fold in folds):
+        raise DataError(
+            f"{request.videos}: too few videos or groups for a training list of two classes and a test list; "
+            "label more"
+        )
     written: dict[str, Any] = videos.write(lists, folder)
     section = data_section(str(videos.root), **written, pretrain=request.unlabeled)
     may_fold = request.folds is None and videos.task == "single-label" and groups >= FEWEST_FOLDS

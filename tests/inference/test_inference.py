@@ -112,7 +112,7 @@ def test_the_choice_of_the_best_weights_is_reported_once_unless_quiet(classifier
     called(*arguments)
     (message,) = caplog.messages
     assert message.startswith(f"{classifier_run}/best.safetensors: best weights on data.val, from step ")
-    assert message.endswith("; --which newest uses the last")
+    assert message.endswith("; --which newest uses the last ones")
     caplog.clear()
     called(*arguments, "-q")
     called(*arguments, "--which", "newest")

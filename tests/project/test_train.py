@@ -168,13 +168,16 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     (tmp_path / "empty").mkdir()
     output = ["-o", tmp_path / "project"]
     for source in (one, tmp_path / "empty"):
-        assert "neither class folders nor a train.csv" in refused("train", source, *output, code=4)
+        assert "no class folders and no train.csv" in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
     grouped = ["train", class_folders, *output, "--group", "(p)"]
-    assert "only 1 group, and 2 are needed" in refused(*grouped, code=4)
-    assert "1 group, and 3" in refused(*grouped, "--folds", 3, code=4)
+    assert "only 1 group, but 2 are needed" in refused(*grouped, code=4)
+    assert "1 group, but 3" in refused(*grouped, "--folds", 3, code=4)
     (one / "list.csv").write_text("down/p0_0.mp4 down\ndown/p1_1.mp4 down\n")
     assert "all labels are the same" in refused("train", one / "list.csv", *output, code=4)
+    few = tmp_path.parent / "few.csv"  # the test list needs one of two videos
+    few.write_text("".join(f"{class_folders}/{name}/p0_0.mp4 {name}\n" for name in ("down", "right")))
+    assert "too few videos or groups" in refused("train", few, *output, code=4)
     assert "is inside of" in refused("train", class_folders, "-o", class_folders / "project", code=2)
     assert "contains" in refused("train", class_folders, "-o", class_folders.parent, code=2)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "empty", one]

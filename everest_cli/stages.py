@@ -192,7 +192,7 @@ def train(
     with Display(quiet=quiet) as display:
         result: dict[str, Any] = train_project(
             videos,
-            annotations=annotations or (),
+            annotations=annotations,
             unlabeled=unlabeled,
             output=output,
             group=group,

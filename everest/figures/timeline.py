@@ -88,7 +88,7 @@ def draw_timelines(
             panel.set_xlim(*recording.extent)
         axes[-1].set_xlabel("seconds")
         words = [LEGEND] if any(seconds) else []
-        words += ["Black bars: annotated by a person (ground truth)."] if truth else []
+        words += ["Black bars: the given annotations."] if truth else []
         if len(panels) > PANELS:
             words.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
         figure.suptitle("  ".join(words), fontsize=11)

@@ -26,8 +26,8 @@ from everest.inference.predictions import predictions_of
 from everest.inference.windows import DAMAGED, Window, check_counts, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
-from everest.system.events import Report, notice
-from everest.system.run_folder import FINETUNE, PROJECT
+from everest.system.events import Report, notice, stage
+from everest.system.run_folder import FINETUNE, FOLDS, PROJECT
 from everest.system.text import parse_json, read_own_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
@@ -166,7 +166,7 @@ def compute_timelines(
     check_counts(batch=batch)
     if window is None and (trained := _trained_window(model.module.file)) is not None:
         window, step = trained, STEP_AS_TRAINED * trained if step is None else step
-        report(notice(f"windows of {window:g} s, every {step:g} s, as trained"))
+        report(stage(f"windows of {window:g} s, every {step:g} s, as trained"))
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_seconds(window=window, step=step)
@@ -205,8 +205,9 @@ def compute_timelines(
 def _trained_window(weights: Path | None) -> float | None:
     """The seconds of the windows that `everest train` made for the run of some weights; None: unknown."""
     run = Path() if weights is None else weights.absolute().parent
-    for folder in (run.parent, run.parent.parent.parent):  # a run is in its project, or in PROJECT/folds/N
-        if run.name == FINETUNE and (folder / PROJECT).is_file():
-            project = read_own_json(folder / PROJECT, fix="restore the file, or give --window")
-            return project.get("window")  # None: of videos, not of recordings
-    return None
+    project = run.parent.parent.parent if run.parent.parent.name == FOLDS else run.parent
+    if run.name != FINETUNE or not (project / PROJECT).is_file():
+        return None
+    with reading_own(project / PROJECT, fix=(fix := "restore the file, or give --window")):
+        seconds = read_own_json(project / PROJECT, fix=fix)["window"]
+        return None if seconds is None else float(seconds)  # None: of videos, not of recordings

@@ -35,8 +35,8 @@ COLUMN: Final = "column:"
 SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # our choice: enough to test on in small sets
 UNGROUPED: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
-    r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps anna's "
-    "together"
+    r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps all videos of "
+    "anna together"
 )
 
 

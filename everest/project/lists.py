@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,7 @@ from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.lists.inputs import named_samples
+from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos
 from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
@@ -101,13 +102,9 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         for fold, test in enumerate(parts):
             val, *others = [*parts[fold + 1 :], *parts[:fold]]
             of_fold = {"train": list(chain(*others)), "val": val, "test": test}
+            _refuse_few(of_fold, request)
             folds.append(videos.write(of_fold, folder / f"fold{fold + 1}"))
-    one_class = len({sample.labels for sample in lists["train"]}) < 2
-    if one_class or not lists.get("test", True) or any(len(fold) < 3 for fold in folds):
-        raise DataError(
-            f"{request.videos}: too few videos or groups for a training list of two classes and a test list; "
-            "label more"
-        )
+    _refuse_few(lists, request)
     written: dict[str, Any] = videos.write(lists, folder)
     section = data_section(str(videos.root), **written, pretrain=request.unlabeled)
     may_fold = request.folds is None and videos.task == "single-label" and groups >= FEWEST_FOLDS
@@ -117,6 +114,15 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         window=window,
         possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
     )
+
+
+def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None:
+    """Raise DataError for an empty list, and for one class to learn."""
+    if not all(lists.values()) or len({sample.labels for sample in lists["train"]}) < 2:
+        raise DataError(
+            f"{request.videos}: too few videos or groups to train on two classes and test; label more "
+            "groups of the rarest class"
+        )
 
 
 def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[LabeledVideos, float | None]:

@@ -12,11 +12,11 @@ from everest.errors import DataError, RecipeError, differing
 from everest.lists.sources import LIST_FILES
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
-from everest.system.run_folder import ENVIRONMENT, FINETUNE, PROJECT, RECIPE, RunFolder
+from everest.system.run_folder import ENVIRONMENT, FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.text import json_text, read_own_json, reading_own
 
 RESULT = "result.json"
-LISTS, PRETRAIN, REPORT, FOLDS = "lists", "pretrain", "report", "folds"
+LISTS, PRETRAIN, REPORT = "lists", "pretrain", "report"
 WINDOWS = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
 PLANNED: Final = "root"  # in project.json once the lists and the recipe are written

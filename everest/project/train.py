@@ -25,7 +25,6 @@ from everest.project.lists import STEP, ProjectLists, make_lists
 from everest.project.measure import measure_folds, measure_run
 from everest.project.request import (
     FILES,
-    FOLDS,
     LISTS,
     PLANNED,
     PRETRAIN,
@@ -40,7 +39,7 @@ from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, 
 from everest.system.events import Report, notice, silent, stage
 from everest.system.files import FIX, write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
+from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
 from everest.system.text import counted, read_own_json, reading_own
 
@@ -53,7 +52,7 @@ MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
 def train(
     videos: str | Path,
     *,
-    annotations: str | Path | Sequence[str | Path] = (),
+    annotations: str | Path | Sequence[str | Path] | None = None,
     unlabeled: str | Path | None = None,
     output: str | Path | None = None,
     group: str | None = None,
@@ -90,10 +89,10 @@ def train(
     Raises:
         UserError: the videos, the labels or the environment do not allow it; see everest.errors.
     """
-    files = [annotations] if isinstance(annotations, str | Path) else annotations
+    files = [annotations] if isinstance(annotations, str | Path) else annotations or ()
     request = Request(
         videos=str(Path(videos).absolute()),
-        annotations=[str(Path(file).absolute()) for file in files],
+        annotations=sorted({str(Path(file).absolute()) for file in files}),
         unlabeled=None if unlabeled is None else str(Path(unlabeled).absolute()),
         group=group,
         task=task,

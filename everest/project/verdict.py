@@ -75,7 +75,9 @@ def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | Non
     """
     name, interval, linear = result["metric"], result["interval"], result["linear_pixels"]
     sign = 1 if METRICS[name].higher else -1
-    more = LABEL_MORE if possible_folds is None else f"test on all videos with --folds {possible_folds}"
+    more = LABEL_MORE
+    if possible_folds is not None:
+        more = f"test on all videos with --folds {possible_folds} and another --output"
     simple, answer = result["chance"], "guessing"
     if result["majority"] is not None:
         simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"

@@ -81,7 +81,7 @@ def suggest_for_folder(
     write_text(output, suggestion.text.replace(trial, str(folder)))
     missing = [name for name in ("val", "test") if section.get(name) is None]
     if missing and not unlabeled:
-        fix = "`everest prepare split LIST` divides a list first; its --group keeps persons apart"
+        fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
         fix = "label more videos, of further groups" if divides else fix
         notify(f"warning: no {' or '.join(missing)} list; {fix}")
     return suggestion, lines

@@ -36,6 +36,7 @@ OWN_FILES: Final = (  # replaced by a new run
 )
 PROJECT: Final = "project.json"  # of everest train, whose folder holds runs
 FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the classifier
+FOLDS: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
 TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PLAN: Final = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
 ONE_BATCH: Final = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch

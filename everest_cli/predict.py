@@ -188,7 +188,7 @@ def search(
     Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
     """
     from everest.search.feature_file import read_feature_file
-    from everest.search.neighbors import nearest, read_query, to_dict
+    from everest.search.neighbors import nearest, read_query, to_dict, write_results
 
     file = read_feature_file(features)
     if page is not None:
@@ -210,8 +210,6 @@ def search(
     examples = [read_query(text, file, model) for text in queries]
     results = [(example, nearest(file, example, top=top)) for example in examples]
     if page is not None:
-        from everest.search.page import write_results
-
         write_results(page, file, results)
     if as_json:
         print_json([to_dict(query, neighbors, file) for query, neighbors in results])

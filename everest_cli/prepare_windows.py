@@ -13,9 +13,9 @@ from everest.errors import DataError
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.bout_options import AnnotationKind, kind_of
 from everest_cli.options import Task, argument, local_path, option, refuse
 from everest_cli.output import Display, print_json, print_result, say
+from everest_cli.timeline import AnnotationKind, kind_of
 
 if TYPE_CHECKING:
     from everest.footage.windows import WindowList

@@ -1,12 +1,12 @@
-"""`everest timeline`: classes over time, as bouts, files, scores and figures."""
+"""`everest timeline`: classes over time, as bouts, files, scores and figures; options of all bouts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
@@ -15,16 +15,57 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.bout_options import KINDS_BY_ENDING, FileKind, RuleOptions, kind_of
 from everest_cli.options import argument, option
 from everest_cli.output import Display
 
 if TYPE_CHECKING:
-    from everest.inference.bouts import Rows
+    from everest.inference.bouts import BoutRules, Rows
     from everest.inference.timelines import Timelines
     from everest.lists.classes import Classes
 
 SAVED = ".safetensors"
+AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
+FileKind = Literal[AnnotationKind, "json"]
+KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
+    ".csv": "csv",
+    ".boris": "boris",
+    ".eaf": "elan",
+    ".srt": "srt",
+    ".vtt": "vtt",
+    ".json": "json",
+}
+
+
+def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
+    """The kind of the file of --output, by --to or its ending; None without --output."""
+    if output is None:
+        if to is not None:
+            raise RecipeError(f"--to {to}: needs --output, the file to write")
+        return None
+    kind = to or KINDS_BY_ENDING.get(output.suffix.lower())
+    if kind not in kinds:
+        known = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
+        raise RecipeError(f"--output {output}: end its name in {known}, or add --to")
+    return kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """How bouts follow from the probabilities of windows."""
+
+    background: float | None = option("--background P", "Give no class if all are less probable.")
+    threshold: float | None = option(
+        "--threshold P", "Multi-label: report classes at least this probable [the model's]."
+    )
+    smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
+    min_seconds: float = option(
+        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", 0.0, min=0
+    )
+
+    def rules(self) -> BoutRules:
+        from everest.inference.bouts import BoutRules
+
+        return BoutRules(**asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The rows that are most similar to a query: exact nearest neighbors by cosine similarity.
+"""The rows that are most similar to a query: exact nearest neighbors by cosine similarity, and their page.
 
 A query is rows of the feature file, or a video that is encoded for it.
 
@@ -7,6 +7,7 @@ N rows of the file, Q vectors of a query, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
@@ -158,3 +159,22 @@ def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[
             }
         )
     return {"query": query.name, "neighbors": rows}
+
+
+def write_results(page: Path, file: FeatureFile, results: Sequence[tuple[Query, Sequence[Neighbor]]]) -> None:
+    """Write a page of queries, each with its neighbors among the rows of a file, as playing clips."""
+    from everest.figures.drawing import clip_card, write_page  # here: a search without a page draws nothing
+
+    cards = [
+        {
+            "name": query.name,
+            "clip": clip_card(query.sample),
+            "neighbors": [
+                clip_card(file.sample(each.row))
+                | {"similarity": f"{each.similarity:.3f}", "name": file.name(each.row)}
+                for each in neighbors
+            ],
+        }
+        for query, neighbors in results
+    ]
+    write_page(page, "search", "page.html", features=file.path, rows=len(file.units), queries=cards)

@@ -10,12 +10,12 @@ from typing import Any, Final, Literal, get_args
 
 import typer
 
-from everest.errors import DataError, RecipeError
+from everest.errors import RecipeError
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_recipe, read_views
-from everest_cli.output import Display, print_json, say
+from everest_cli.output import Display, exit_if_failed, print_json, say
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
@@ -71,8 +71,7 @@ def predict(
     else:
         write_text(output, text)
         typer.echo(output)
-    if any("error" in row for row in rows):
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(any("error" in row for row in rows))
 
 
 def as_table(rows: Rows) -> str:
@@ -165,8 +164,7 @@ def extract(
             step=step,
         )
     typer.echo(out)
-    if skipped:
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(skipped)
 
 
 def search(

@@ -81,8 +81,6 @@ def read_annotations(
             Otherwise, the time outside checked windows is unscored.
     """
     with as_data_error(path):
-        if path.exists() and not path.is_file():  # reading a named pipe would wait
-            raise DataError(f"{path}: not a regular file")
         refuse_video(path, fix="name a file of annotations")
         kind = "annotations"
         try:

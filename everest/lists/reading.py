@@ -26,7 +26,7 @@ from everest.lists.labels import (
     names_used,
 )
 from everest.lists.sample import Sample, sample_of_row
-from everest.lists.shards import find_index, read_index
+from everest.lists.shards import find_index, read_index, refuse_shards
 from everest.lists.text import HEAD_PREFIX, ListRow, read_rows
 from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
@@ -121,8 +121,7 @@ def read_labeled(
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{source}: no such list or folder")
-        if find_index(source):
-            raise DataError(f"{source}: an index of shards; name the list or folder that they were made from")
+        refuse_shards(source)
         is_list = source.is_file()
         rows = read_rows(source, class_column=class_column, group_column=group_column) if is_list else None
     if rows is None:

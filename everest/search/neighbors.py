@@ -25,7 +25,6 @@ from everest.inference.windows import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats, unit_rows
 from everest.system.events import silent
-from everest.video.reader import VideoError
 
 AT: Final = "@"  # between a video and a moment
 SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
@@ -78,10 +77,7 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     if different := ", ".join(name for name in now if file.encoding.get(name) != now[name]):
         fix = "give the same --checkpoint and --recipe"
         raise RecipeError(f"{file.path}: was written with other {different}; {fix}")
-    try:
-        return _encoded(text, Sample(path=name), moment, file, model)
-    except VideoError as error:
-        raise DataError(str(error)) from error
+    return _encoded(text, Sample(path=name), moment, file, model)
 
 
 def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> Query:

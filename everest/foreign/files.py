@@ -128,7 +128,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
     if file.name.endswith(".index.json"):  # of transformers: the names of parts in its folder
         part_of = _json(file).get("weight_map")
-        parts = list(part_of.values()) if isinstance(part_of, dict) else [part_of]
+        parts: list[Any] = list(part_of.values()) if isinstance(part_of, dict) else [part_of]
         for part in parts:
             is_name = isinstance(part, str) and Path(part).name == part and len(part) <= LONGEST_FILE_NAME
             if not is_name or not part.endswith(SUFFIXES):

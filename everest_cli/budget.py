@@ -12,9 +12,9 @@ import typer
 from everest.errors import DataError, RecipeError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest_cli import options as o
-from everest_cli.bout_options import RuleOptions
 from everest_cli.options import option, refuse
 from everest_cli.output import print_json
+from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts

@@ -14,7 +14,7 @@ from everest.errors import DataError, EnvironmentProblem
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_recipe, read_shares
-from everest_cli.output import print_json, print_table, say
+from everest_cli.output import exit_if_failed, print_json, print_table, say
 
 Read = TypeVar("Read")
 UNITS = (("d", 86400), ("h", 3600), ("min", 60))  # of ages, in seconds
@@ -159,8 +159,7 @@ def select_frames(
             typer.echo(f"{row['video']}: {' '.join(map(str, row['frames']))}")
     if as_json:
         print_json(rows[0] if len(paths) == len(rows) == 1 else rows)
-    if len(rows) < len(paths):
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(len(rows) < len(paths))
 
 
 def visualize_mask(
@@ -219,8 +218,7 @@ def visualize_mask(
             typer.echo(rows[0]["written"][0])
     if as_json:
         print_json([row for rows in drawn for row in rows])
-    if len(drawn) < len(paths):
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(len(drawn) < len(paths))
 
 
 def _readable(videos: Sequence[Path], read: Callable[[Path], Read]) -> Iterator[tuple[Path, Read]]:

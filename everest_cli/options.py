@@ -187,11 +187,17 @@ def read_shares(text: str) -> tuple[float, ...]:
     return shares
 
 
+def read_numbers(option: str, text: str, pattern: str, *, fix: str) -> list[int]:
+    """Parse the numbers in the value of an option, which has to match the whole pattern."""
+    if not re.fullmatch(pattern, text, re.ASCII):
+        raise RecipeError(f"{option} {shown(text)}: give {fix}")
+    return [int(number) for number in re.findall(r"\d+", text)]
+
+
 def read_size(text: str) -> int | tuple[int, int]:
     """Parse the pixels of --size: `224` for a square frame, `64x96` for height and width."""
-    if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3})?", text, re.ASCII):
-        raise RecipeError(f"--size: must be a number of pixels, or HEIGHTxWIDTH, not {shown(text)}")
-    sides = [int(side) for side in text.split("x")]
+    pattern = r"[1-9]\d{0,3}(x[1-9]\d{0,3})?"
+    sides = read_numbers("--size", text, pattern, fix="a number of pixels, or HEIGHTxWIDTH")
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
@@ -199,10 +205,9 @@ def read_views(text: str | None) -> dict[str, int]:
     """Parse the clips and crops of --views, `2x3`; empty for None."""
     if text is None:
         return {}
-    sizes = re.fullmatch(r"([1-9]\d{0,8})x([1-9]\d{0,8})", text, re.ASCII)
-    if sizes is None:
-        raise RecipeError(f"--views {text}: give CLIPSxCROPS, such as 1x1 or 5x3")
-    return {"clips": int(sizes[1]), "crops": int(sizes[2])}
+    pattern = r"[1-9]\d{0,8}x[1-9]\d{0,8}"
+    clips, crops = read_numbers("--views", text, pattern, fix="CLIPSxCROPS, such as 1x1 or 5x3")
+    return {"clips": clips, "crops": crops}
 
 
 @dataclass(frozen=True, kw_only=True)

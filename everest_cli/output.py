@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from everest.errors import DataError
 from everest.system.processes import is_main
 from everest.system.text import json_text
 
@@ -41,6 +42,12 @@ def _even_unread() -> Iterator[None]:
         nowhere = os.open(os.devnull, os.O_RDWR)
         os.dup2(nowhere, 2)
         os.close(nowhere)
+
+
+def exit_if_failed(failed: object) -> None:
+    """End with the code of damaged videos if there are any; all that can be done without them is done."""
+    if failed:
+        raise typer.Exit(DataError.exit_code)
 
 
 def print_json(document: Any) -> None:

@@ -10,12 +10,12 @@ from typing import Any, Final, Literal, get_args
 
 import typer
 
-from everest.errors import DataError, RecipeError
+from everest.errors import RecipeError
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_recipe, read_views
-from everest_cli.output import Display, print_json, say
+from everest_cli.output import Display, exit_if_failed, print_json, say
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
@@ -71,8 +71,7 @@ def predict(
     else:
         write_text(output, text)
         typer.echo(output)
-    if any("error" in row for row in rows):
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(any("error" in row for row in rows))
 
 
 def as_table(rows: Rows) -> str:
@@ -165,8 +164,7 @@ def extract(
             step=step,
         )
     typer.echo(out)
-    if skipped:
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(skipped)
 
 
 def search(
@@ -188,7 +186,7 @@ def search(
     Example: everest search video.mp4@12.5 --features windows.safetensors --page results.html
     """
     from everest.search.feature_file import read_feature_file
-    from everest.search.neighbors import nearest, read_query, to_dict
+    from everest.search.neighbors import nearest, read_query, to_dict, write_results
 
     file = read_feature_file(features)
     if page is not None:
@@ -210,8 +208,6 @@ def search(
     examples = [read_query(text, file, model) for text in queries]
     results = [(example, nearest(file, example, top=top)) for example in examples]
     if page is not None:
-        from everest.search.page import write_results
-
         write_results(page, file, results)
     if as_json:
         print_json([to_dict(query, neighbors, file) for query, neighbors in results])

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import typer
 
-from everest.errors import DataError, RecipeError, first_names
+from everest.errors import RecipeError, first_names
 from everest.system.processes import num_cores
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_check, prepare_windows
 from everest_cli.options import Task, argument, is_on_cpu, local_path, option, read_recipe, root_of
-from everest_cli.output import Display, print_json, print_result, say
+from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
 
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
@@ -192,8 +192,7 @@ def encode(
             f"{len(document['failed'])} failed; "
             f"{size['before'] / 1e6:.1f} MB became {size['after'] / 1e6:.1f} MB"
         )
-    if document["failed"]:
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(document["failed"])
 
 
 def shard(

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from everest.errors import DataError, EnvironmentProblem, RecipeError, first_names
+from everest.errors import EnvironmentProblem, RecipeError, first_names
 from everest.system.files import check_writable, write_table
 from everest.system.processes import num_cores
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import Task, argument, local_path, option, read_recipe, refuse, root_of
-from everest_cli.output import Display, print_json, say
+from everest_cli.output import Display, exit_if_failed, print_json, say
 
 if TYPE_CHECKING:
     from everest.lists.reading import SampleList
@@ -78,8 +78,7 @@ def check(
         print_json(document)
     else:
         _print_check(document, chosen)
-    if bad or document["leaks"]:  # copies within one list are only reported
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(bad or document["leaks"])  # copies within one list are only reported
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
-from everest.errors import DataError
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.bout_options import AnnotationKind, kind_of
 from everest_cli.options import Task, argument, local_path, option, refuse
-from everest_cli.output import Display, print_json, print_result, say
+from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
+from everest_cli.timeline import AnnotationKind, kind_of
 
 if TYPE_CHECKING:
     from everest.footage.windows import WindowList
@@ -78,8 +77,7 @@ def windows(
     print_result(document, output, as_json=as_json)
     if not quiet:
         _say_windows(result, output)
-    if result.failed or result.damaged:
-        raise typer.Exit(DataError.exit_code)
+    exit_if_failed(result.failed or result.damaged)
 
 
 def _say_windows(result: WindowList, output: Path) -> None:

@@ -1,30 +1,71 @@
-"""`everest timeline`: classes over time, as bouts, files, scores and figures."""
+"""`everest timeline`: classes over time, as bouts, files, scores and figures; options of all bouts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args
 
 import typer
 
-from everest.errors import DataError, RecipeError
+from everest.errors import RecipeError
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.bout_options import KINDS_BY_ENDING, FileKind, RuleOptions, kind_of
 from everest_cli.options import argument, option
-from everest_cli.output import Display
+from everest_cli.output import Display, exit_if_failed
 
 if TYPE_CHECKING:
-    from everest.inference.bouts import Rows
+    from everest.inference.bouts import BoutRules, Rows
     from everest.inference.timelines import Timelines
     from everest.lists.classes import Classes
 
 SAVED = ".safetensors"
+AnnotationKind = Literal["csv", "boris", "elan", "srt", "vtt"]
+FileKind = Literal[AnnotationKind, "json"]
+KINDS_BY_ENDING: Final[dict[str, FileKind]] = {
+    ".csv": "csv",
+    ".boris": "boris",
+    ".eaf": "elan",
+    ".srt": "srt",
+    ".vtt": "vtt",
+    ".json": "json",
+}
+
+
+def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str | None:
+    """The kind of the file of --output, by --to or its ending; None without --output."""
+    if output is None:
+        if to is not None:
+            raise RecipeError(f"--to {to}: needs --output, the file to write")
+        return None
+    kind = to or KINDS_BY_ENDING.get(output.suffix.lower())
+    if kind not in kinds:
+        known = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
+        raise RecipeError(f"--output {output}: end its name in {known}, or add --to")
+    return kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuleOptions:
+    """How bouts follow from the probabilities of windows."""
+
+    background: float | None = option("--background P", "Give no class if all are less probable.")
+    threshold: float | None = option(
+        "--threshold P", "Multi-label: report classes at least this probable [the model's]."
+    )
+    smooth: float = option("--smooth SECONDS", "Average the probabilities over this time first.", 0.0, min=0)
+    min_seconds: float = option(
+        "--min-seconds SECONDS", "Shorter bouts take their neighbor's class.", 0.0, min=0
+    )
+
+    def rules(self) -> BoutRules:
+        from everest.inference.bouts import BoutRules
+
+        return BoutRules(**asdict(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +111,7 @@ def timeline(
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
     if len(videos) == 1 and videos[0].suffix == SAVED:
-        _refuse_with_saved({"window": window, "step": step, "save": save}, model)
-        source = _saved(videos[0])
+        source = _saved(videos[0], {"window": window, "step": step, "save": save}, model)
     else:
         save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
@@ -114,15 +154,7 @@ def timeline(
         written = [file] if kind == "json" else write_bouts(file, str(kind), timelines, bouts, paths)
         for each in written:
             typer.echo(each, err=as_json)
-    if any(video.error for video in timelines.videos):
-        raise typer.Exit(DataError.exit_code)
-
-
-def _refuse_with_saved(options: Mapping[str, object], model: TimelineModel) -> None:
-    """Refuse options that have no effect on saved timelines: those with a value, and all of the model."""
-    given = [f"--{name}" for name in (*(name for name, value in options.items() if value), *model.changed)]
-    if given:
-        raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
+    exit_if_failed(any(video.error for video in timelines.videos))
 
 
 class Source(NamedTuple):
@@ -134,10 +166,16 @@ class Source(NamedTuple):
     compute: Callable[..., Timelines]
 
 
-def _saved(file: Path) -> Source:
-    """Saved timelines; videos that could not be read are reported again."""
+def _saved(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
+    """Saved timelines; videos that could not be read are reported again.
+
+    Options that have no effect on them are refused: those with a value, and all of the model.
+    """
     from everest.inference.timelines import Timelines
 
+    given = [f"--{name}" for name in (*(name for name, value in options.items() if value), *model.changed)]
+    if given:
+        raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
     saved = Timelines.load(file)
 
     def report_errors(*, report: Report) -> Timelines:

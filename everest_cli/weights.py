@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from everest.errors import CheckpointError, RecipeError, first_names
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs, write_text
 from everest.system.run_folder import WEIGHTS
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_shares, read_size, refuse
+from everest_cli.options import argument, option, read_numbers, read_shares, read_size, refuse
 from everest_cli.output import print_json, print_result, print_table, say
 
 if TYPE_CHECKING:
@@ -124,14 +123,15 @@ def convert(
     own = own_file(path)
     if own is not None and not inspect:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
-    if heads is not None and not re.fullmatch(r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", heads, re.ASCII):
-        raise RecipeError(f"--heads {heads}: give N, or N,M with the heads of the decoder, such as 12,6")
-    widths = [] if heads is None else map(int, heads.split(","))
+    counts: list[int] = []
+    if heads is not None:
+        fix = "N, or N,M with the heads of the decoder, such as 12,6"
+        counts = read_numbers("--heads", heads, r"[1-9]\d{0,4}(,[1-9]\d{0,4})?", fix=fix)
     hints = Hints(
         family=family.replace("_", "-") if family else None,
         frames=frames,
         size=None if size is None else read_size(size),
-        **dict(zip(("heads", "decoder_heads"), widths, strict=False)),
+        **dict(zip(("heads", "decoder_heads"), counts, strict=False)),
     )
     if inspect or out is None:
         document = describe_weights(open_model(own)) if own else describe(identify(read_foreign(path), hints))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Final
 
 from everest.annotations import (
-    activitynet,
     boris,
     boris_tables,
     bout_table,
@@ -59,7 +58,7 @@ FORMATS: Final[dict[str, Format]] = {
     "label-studio": Format(
         read=label_studio.read, keys=[{"annotations"}, {"predictions"}, {"video"}, {"data"}]
     ),
-    "activitynet": Format(read=activitynet.read, keys=[{"database"}, {"results"}]),
+    "activitynet": Format(read=label_studio.read_activitynet, keys=[{"database"}, {"results"}]),
     "frames": Format(read=frame_tables.read, has_columns=frame_tables.has_columns),
     "vtt": Format(read=subtitles.read, write=subtitles.write_vtt, ending=".vtt", is_of_one_video=True),
     "srt": Format(read=subtitles.read, write=subtitles.write_srt, ending=".srt", is_of_one_video=True),
@@ -82,8 +81,6 @@ def read_annotations(
             Otherwise, the time outside checked windows is unscored.
     """
     with as_data_error(path):
-        if path.exists() and not path.is_file():  # reading a named pipe would wait
-            raise DataError(f"{path}: not a regular file")
         refuse_video(path, fix="name a file of annotations")
         kind = "annotations"
         try:

@@ -1,9 +1,12 @@
-"""Label Studio, JSON and JSON-MIN: frames of a timeline (`TimelineLabels`), from 1, the last included.
+"""JSON of Label Studio, and ActivityNet's, which THUMOS and programs for temporal detection use too.
 
-The frames are of the rate that the labeling interface states (`frameRate`, 24 if it does not), which need not
-be the rate of the file.
+Label Studio, JSON and JSON-MIN, has frames of a timeline (`TimelineLabels`), from 1, the last included. They
+are of the rate that the labeling interface states (`frameRate`, 24 if it does not), which need not be the
+rate of the file. ActivityNet has segments in seconds: a `database` of annotated videos, or `results` of a
+model; a video is named by an id.
 
-Source: labelstud.io/tags/video and /tags/timelinelabels.
+Source: labelstud.io/tags/video and /tags/timelinelabels; activity-net.org/download.html and its evaluation
+code.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.bout import Bout, Origin
+from everest.annotations.bout import Bout, Origin, origin_in
 from everest.annotations.matching import VideoFinder
 from everest.errors import DataError
 from everest.system.text import read_json
@@ -23,7 +26,7 @@ _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-cha
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
-    """Read the bouts of all tasks.
+    """Read the bouts of all tasks of Label Studio.
 
     Of several annotations of a task the last that is not canceled counts; a task without any has the bouts
     of its last prediction, with the origin `automated`.
@@ -64,3 +67,20 @@ def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from finished[-1]["result"]
     elif task.get("predictions"):
         yield from ({"origin": "prediction"} | result for result in task["predictions"][-1]["result"])
+
+
+def read_activitynet(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+    """Read the annotations of ActivityNet's database, or the results of a model, which are automated."""
+    document = read_json(path)
+    default: Origin = "manual" if "database" in document else "automated"
+    if "database" in document:
+        entries = {video: facts["annotations"] for video, facts in document["database"].items()}
+    else:
+        entries = document["results"]
+    bouts = []
+    for video, segments in entries.items():
+        for entry in segments:
+            start, end = float(entry["segment"][0]), float(entry["segment"][1])
+            origin = origin_in(entry.get("origin"), default)
+            bouts.append(Bout(video=video, start=start, end=end, label=entry["label"], origin=origin))
+    return bouts

@@ -22,9 +22,7 @@ def in_line(number: int, fields: Sequence[str] = (), names: Sequence[str] = ()) 
         if len(fields) < len(names):
             raise ValueError(f"it has {len(fields)} fields, and the header {len(names)}")
         yield
-    except OverflowError as error:
-        raise ValueError(f"line {number}: a number is too large for a time") from error
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:  # of a number that is too large for a time
         raise ValueError(f"line {number}: {error}") from error
 
 

@@ -278,17 +278,15 @@ def _positions(facts: ForeignFacts, grid: TokenGrid) -> Positions:
     if name is None or facts.foreign.tensors[name].is_meta:
         return facts.positions
     stored = facts.foreign.tensors[name]
-    if stored.numel() != grid.num_tokens * width or stored.shape[-1] != width:
-        raise facts.error(
-            f"{name} is {list(stored.shape)}, a clip of {grid.t} x {grid.h} x {grid.w} has {grid.num_tokens} "
-            f"tokens of width {width}; {FIX_CLIP}"
-        )
-    table = stored.float().reshape(-1, width)  # (N, D)
-    for positions in COMPUTED:
-        if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
-            return positions
+    if stored.numel() == grid.num_tokens * width and stored.shape[-1] == width:
+        table = stored.float().reshape(-1, width)  # (N, D)
+        for positions in COMPUTED:
+            if (position_table(positions, grid, width) - table).abs().max() < TABLE_TOLERANCE:
+                return positions
     raise facts.error(
-        f"its positions ({name}) are learned; everest computes positions, so the weights do not fit"
+        f"its positions ({name}, {list(stored.shape)}) are not those that everest computes for the "
+        f"{grid.num_tokens} tokens of width {width} of {grid.t} x {grid.h} x {grid.w}; {FIX_CLIP}; learned "
+        "positions do not fit"
     )
 
 

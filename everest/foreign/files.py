@@ -127,13 +127,15 @@ def read_foreign(path: Path) -> Foreign:
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
     if file.name.endswith(".index.json"):  # of transformers: the names of parts in its folder
-        parts = _json(file).get("weight_map")
-        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-            raise CheckpointError(f"{file}: its weight_map names no files; download it again")
+        part_of = _json(file).get("weight_map")
+        parts: list[Any] = list(part_of.values()) if isinstance(part_of, dict) else [part_of]
+        for part in parts:
+            is_name = isinstance(part, str) and Path(part).name == part and len(part) <= LONGEST_FILE_NAME
+            if not is_name or not part.endswith(SUFFIXES):
+                problem = f"its weight_map names no file of weights in its folder: {shown(part)}"
+                raise CheckpointError(f"{file}: {problem}; download it again")
         tensors: dict[str, Tensor] = {}
-        for part in sorted(set(parts.values())):
-            if Path(part).name != part or not part.endswith(SUFFIXES) or len(part) > LONGEST_FILE_NAME:
-                raise CheckpointError(f"{file}: names no file of weights in its folder: {shown(part)}")
+        for part in sorted(set(parts)):
             tensors |= _read(file.parent / part)[0]
         return tensors, {}, []
     if not file.is_file():

@@ -310,10 +310,7 @@ def load_network(weights: str | None) -> nn.Module:
         counters = {name: x for name, x in initial.items() if name.endswith("num_batches_tracked")}
         load_tensors(network, counters | dict(tensors), source=str(path))
         require_finite(tensors, source=path)
-    except Unreachable as error:
-        raise EnvironmentProblem(
-            f"{RESNET_SETTING}: {error}; or set it to a local file of weights"
-        ) from error
     except CheckpointError as error:
-        raise CheckpointError(f"{RESNET_SETTING}: {error}") from error
+        kind = EnvironmentProblem if isinstance(error, Unreachable) else CheckpointError
+        raise kind(f"{RESNET_SETTING}: {error}; or set it to a local file of weights") from error
     return network

@@ -10,7 +10,7 @@ from typing import Final
 from everest.errors import DataError, RecipeError
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
-from everest.lists.shards import find_index
+from everest.lists.shards import refuse_shards
 from everest.lists.text import read_rows
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import videos_under
@@ -104,8 +104,8 @@ def read_sources(sources: Sequence[str], root: str | None) -> Iterator[SourceLis
         else:
             is_only_folder = len(sources) == 1 and location.is_dir()
             folder = location if is_only_folder else location.absolute().parent
-        if location.exists() and find_index(location):
-            raise DataError(f"{location}: holds shards already; name the list or folder they were made from")
+        if location.exists():
+            refuse_shards(location)
         if location.is_dir():
             location, folder = location.resolve(), folder.resolve()
         # Also checks that the videos are there.

@@ -122,16 +122,6 @@ def column_of(head: Head) -> str:
     return f"{HEAD_PREFIX}{head.name}" if head.name else "label"
 
 
-def names_used(rows: Sequence[ListRow], task: Task = "single-label") -> tuple[str, ...]:
-    """Returns the class names that a list uses as labels, sorted; none if its labels are numbers."""
-    labels = {row.values["label"] for row in rows if "label" in row.values}
-    if task == MULTI_LABEL:
-        labels = {part.strip() for label in labels for part in label.split(JOINED_BY)} - {""}
-    if any(map(is_integer, labels)):
-        return ()
-    return tuple(sorted(label for label in labels if not is_number_like(label)))
-
-
 def read_class_names(file: Location) -> tuple[str, ...]:
     """Reads class names, one per line in the order of their indices."""
     line_of: dict[str, int] = {}

@@ -23,10 +23,11 @@ from everest.lists.labels import (
     column_of,
     find_task,
     found_notice,
-    names_used,
+    is_integer,
+    is_number_like,
 )
 from everest.lists.sample import Sample, sample_of_row
-from everest.lists.shards import find_index, read_index
+from everest.lists.shards import find_index, read_index, refuse_shards
 from everest.lists.text import HEAD_PREFIX, ListRow, read_rows
 from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
@@ -121,8 +122,7 @@ def read_labeled(
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{source}: no such list or folder")
-        if find_index(source):
-            raise DataError(f"{source}: an index of shards; name the list or folder that they were made from")
+        refuse_shards(source)
         is_list = source.is_file()
         rows = read_rows(source, class_column=class_column, group_column=group_column) if is_list else None
     if rows is None:
@@ -200,9 +200,15 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
         )
     if header and (problem := header.no_classes(source)):
         raise DataError(problem)
-    first = rules.heads[0]
-    may_name = not first.name and first.task != "regression"  # several heads have no names
-    names = (rules.class_names or names_used(rows, first.task)) if may_name else ()
+    first, names = rules.heads[0], rules.class_names
+    if first.name or first.task == "regression":  # several heads have no names
+        names = ()
+    elif not names:  # those that the list uses, unless its labels are numbers
+        used = {row.values["label"] for row in rows if "label" in row.values}
+        if first.task == MULTI_LABEL:
+            used = {part.strip() for label in used for part in label.split(JOINED_BY)} - {""}
+        if not any(map(is_integer, used)):
+            names = tuple(sorted(label for label in used if not is_number_like(label)))
     rules = _named(source, names, rules)
     # A model that is not trained on the list may find no video with a class in it.
     for head in rules.heads:

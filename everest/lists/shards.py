@@ -36,6 +36,12 @@ def find_index(source: Location) -> Location | None:
     return source / found[0] if found else None
 
 
+def refuse_shards(source: Location) -> None:
+    """Raise DataError for an index of shards, or a folder with one, where videos themselves are needed."""
+    if find_index(source):
+        raise DataError(f"{source}: an index of shards; name the list or folder that they were made from")
+
+
 def read_index(file: Location) -> list[ListRow]:
     """Reads the rows of an index, each with the part of a shard that is its video."""
     folder, rows = file.parent.absolute(), []
@@ -56,8 +62,11 @@ def read_index(file: Location) -> list[ListRow]:
         for name, expected in sizes.items():
             try:
                 size = video_version(folder / name)[0]
+                problem = (
+                    "" if size in (expected, -1) else f"{size} bytes"
+                )  # -1: the storage does not report it
             except OSError as error:
-                raise DataError(f"{folder / name}: {error.strerror}; {file} names this shard") from error
-            if size not in (expected, -1):  # -1: the storage does not report the size
-                raise DataError(f"{folder / name}: {size} bytes where {file} expects {expected}; {FIX}")
+                problem = error.strerror or "cannot be read"
+            if problem:
+                raise DataError(f"{folder / name}: {problem} where {file} expects {expected} bytes; {FIX}")
     return rows

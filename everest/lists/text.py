@@ -15,7 +15,6 @@ import difflib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from everest.errors import DataError, RecipeError, did_you_mean
@@ -96,8 +95,6 @@ def read_rows(
 
 def read_lines(file: Location) -> list[tuple[int, str]]:
     """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark."""
-    if isinstance(file, Path) and file.exists() and not file.is_file():  # a device may have no end
-        raise DataError(f"{file}: not a regular file")
     refuse_video(file)
     with as_data_error(file):
         content = file.read_bytes()

@@ -21,12 +21,13 @@ ELSEWHERE: Final = "write elsewhere by --output DIR"
 def refuse_unlistable(samples: Iterable[Sample]) -> None:
     """Raise DataError for the first sample whose path or group a list cannot hold."""
     for sample in samples:
-        if len(sample.path.splitlines()) != 1 or sample.path[-1].isspace():
-            problem = "a line break in its name, or a space at its end, which no list can hold; rename it"
-            raise DataError(f"{sample.path!r}: {problem}")
-        group = sample.group
-        if group is not None and (len(group.splitlines()) != 1 or group != group.strip() or "\0" in group):
-            raise DataError(f"{sample.path}: no list can hold its group, {group!r}; rename the group")
+        path, group = sample.path, "-" if sample.group is None else sample.group
+        has_path = len(path.splitlines()) == 1 and not path[-1].isspace()
+        has_group = len(group.splitlines()) == 1 and group == group.strip() and "\0" not in group
+        if not (has_path and has_group):
+            what = f"its group {group!r}" if has_path else "its name"
+            problem = "is empty, or has a line break or an outer space, which no list can hold"
+            raise DataError(f"{path!r}: {what} {problem}; rename it")
 
 
 def write_list(

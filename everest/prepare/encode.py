@@ -206,17 +206,18 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
         earlier: Any = None  # the mark in the file; not all comments are JSON
         with suppress(ValueError):
             earlier = json.loads(read_comment(target))
-        if isinstance(earlier, dict) and earlier.items() >= by_settings.items() and not overwrite:
-            if earlier.get("source_bytes") == size and earlier.get("version") == version:
-                return EncodedFile(target, False, size, target.stat().st_size)
-            if earlier.get("source") != place:
-                raise VideoError(
-                    video,
-                    f"{target} is the encoded file of another video; choose another --output, or use "
-                    "--overwrite",
-                )
-        if not (isinstance(earlier, dict) and earlier.get("by") == MAKER) and not overwrite:
-            raise VideoError(video, f"{target} is there and not by this command; use --overwrite")
+        earlier = earlier if isinstance(earlier, dict) else {}
+        has_settings = earlier.items() >= by_settings.items()
+        is_same = earlier.get("source_bytes") == size and earlier.get("version") == version
+        if has_settings and is_same and not overwrite:
+            return EncodedFile(target, False, size, target.stat().st_size)
+        is_other = earlier.get("source") != place if has_settings else earlier.get("by") != MAKER
+        if is_other and not overwrite:
+            raise VideoError(
+                video,
+                f"{target} is of another video, or not by this command; choose another --output, or use "
+                "--overwrite",
+            )
     with atomic_file(target) as part:
         _write(video, part, settings, mark)
     return EncodedFile(target, True, size, target.stat().st_size)

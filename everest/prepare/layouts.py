@@ -162,6 +162,16 @@ def seconds_of(stamp: str) -> float:
     return round(int(hours) * 3600 + int(minutes) * 60 + float(seconds), 6)
 
 
+def by_label(label_of: Mapping[str, int], file: Path) -> tuple[str, ...]:
+    """The names of the classes in the order of their labels; DataError if a label from 0 on is missing."""
+    if sorted(label_of.values()) != list(range(len(label_of))):
+        count = len(label_of)
+        raise DataError(
+            f"{file}: its {count} classes do not have {count} successive numbers; download it again"
+        )
+    return tuple(sorted(label_of, key=lambda name: label_of[name]))
+
+
 _SPLITS: Final = {"train": "train", "validate": "val", "validation": "val", "val": "val", "test": "test"}
 
 
@@ -171,23 +181,21 @@ def _read_ucf101(sources: Sources) -> Annotations:
     The class is therefore taken from the folder.
     """
     classes = only(sources["classes"])
-    numbers = {}
+    label_of = {}
     for place, line in entries(classes):
         first, _, name = line.partition(" ")
         if not (first.isdecimal() and name):
             raise DataError(f"{place}: a line is `number name`, this is {quoted(line)}")
-        numbers[name.strip()] = int(first)
-    names = sorted(numbers, key=lambda name: numbers[name])
-    if sorted(numbers.values()) != list(range(1, len(names) + 1)):
-        raise DataError(f"{classes}: its numbers are not 1 to {len(names)}")
+        label_of[name.strip()] = int(first) - 1
+    names = by_label(label_of, classes)
 
     def sample(role: str, line: str) -> AnnotatedSample:
         folder, slash, name = re.sub(r"\s+\d+\s*$", "", line).rpartition("/")
-        if not slash or folder not in numbers:
+        if not slash or folder not in label_of:
             raise ValueError(f"no class of the data set in {quoted(line)}")
-        return AnnotatedSample((VideoRef(Path(name).stem),), (numbers[folder] - 1,), frozenset({folder}))
+        return AnnotatedSample((VideoRef(Path(name).stem),), (label_of[folder],), frozenset({folder}))
 
-    return Annotations(lists=read_lists(sources, sample), class_names=tuple(names))
+    return Annotations(lists=read_lists(sources, sample), class_names=names)
 
 
 def _read_hmdb51(sources: Sources) -> Annotations:
@@ -215,8 +223,7 @@ def _read_ssv2(sources: Sources) -> Annotations:
     document = read_annotations(classes)
     with naming(f"{classes}: entry 1"):
         label_of = {str(name): int(label) for name, label in dict(document).items()}
-    if sorted(label_of.values()) != list(range(len(label_of))):
-        raise DataError(f"{classes}: its labels are not 0 to {len(label_of) - 1}")
+    names = by_label(label_of, classes)
     answers = only(sources["answers"]) if sources["answers"] and sources["test"] else None
     label_of_id = {}  # of test videos
     for number, line in read_lines(answers) if answers else ():
@@ -234,8 +241,7 @@ def _read_ssv2(sources: Sources) -> Annotations:
             raise ValueError(f"unknown label '{key}'{did_you_mean(key, known)}")
         return AnnotatedSample((ref,), (known[key],))
 
-    names = sorted(label_of, key=lambda name: label_of[name])
-    return Annotations(lists=read_lists(sources, sample), class_names=tuple(names))
+    return Annotations(lists=read_lists(sources, sample), class_names=names)
 
 
 def _read_kinetics(sources: Sources) -> Annotations:

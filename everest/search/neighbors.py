@@ -1,4 +1,4 @@
-"""The rows that are most similar to a query: exact nearest neighbors by cosine similarity.
+"""The rows that are most similar to a query: exact nearest neighbors by cosine similarity, and their page.
 
 A query is rows of the feature file, or a video that is encoded for it.
 
@@ -7,6 +7,7 @@ N rows of the file, Q vectors of a query, D width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
@@ -24,7 +25,6 @@ from everest.inference.windows import windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats, unit_rows
 from everest.system.events import silent
-from everest.video.reader import VideoError
 
 AT: Final = "@"  # between a video and a moment
 SAME_TIME: Final = 0.001  # seconds: names of rows show milliseconds
@@ -77,10 +77,7 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     if different := ", ".join(name for name in now if file.encoding.get(name) != now[name]):
         fix = "give the same --checkpoint and --recipe"
         raise RecipeError(f"{file.path}: was written with other {different}; {fix}")
-    try:
-        return _encoded(text, Sample(path=name), moment, file, model)
-    except VideoError as error:
-        raise DataError(str(error)) from error
+    return _encoded(text, Sample(path=name), moment, file, model)
 
 
 def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, model: OpenedModel) -> Query:
@@ -158,3 +155,22 @@ def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[
             }
         )
     return {"query": query.name, "neighbors": rows}
+
+
+def write_results(page: Path, file: FeatureFile, results: Sequence[tuple[Query, Sequence[Neighbor]]]) -> None:
+    """Write a page of queries, each with its neighbors among the rows of a file, as playing clips."""
+    from everest.figures.drawing import clip_card, write_page  # here: a search without a page draws nothing
+
+    cards = [
+        {
+            "name": query.name,
+            "clip": clip_card(query.sample),
+            "neighbors": [
+                clip_card(file.sample(each.row))
+                | {"similarity": f"{each.similarity:.3f}", "name": file.name(each.row)}
+                for each in neighbors
+            ],
+        }
+        for query, neighbors in results
+    ]
+    write_page(page, "search", "page.html", features=file.path, rows=len(file.units), queries=cards)

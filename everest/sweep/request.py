@@ -124,11 +124,10 @@ def read_stages(value: Any, origin: str) -> tuple[StageName, ...]:
         if name not in STAGES:
             raise unknown_name(origin, str(name), STAGES)
     stages: tuple[StageName, ...] = tuple(stage for stage in STAGES if stage in names)
-    if not names or list(stages) != names:
-        raise RecipeError(f"{origin}: give each stage once, in the order {', '.join(STAGES)}")
-    for stage, needed in NEEDS.items():
-        if stage in stages and needed not in stages:
-            raise RecipeError(f"{origin}: {stage} needs {needed}; add it")
+    is_complete = all(NEEDS.get(stage, stage) in stages for stage in stages)
+    if not names or list(stages) != names or not is_complete:
+        needs = " and ".join(f"{stage} needs {needed}" for stage, needed in NEEDS.items())
+        raise RecipeError(f"{origin}: give each stage once, in the order {', '.join(STAGES)}; {needs}")
     return stages
 
 

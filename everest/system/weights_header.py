@@ -65,11 +65,8 @@ def read_header(path: Path) -> WeightsHeader:
             f"everest convert {shlex.quote(str(path))} --output FILE.safetensors"
         )
     try:
-        version = int(texts["version"])
-        if version > VERSION:
-            raise CheckpointError(f"{path}: written by a newer everest; update to read it")
-        if version < 1:
-            raise ValueError(f"version {version}")
+        if (version := int(texts["version"])) != VERSION:
+            raise CheckpointError(f"{path}: has version {version}, not {VERSION}; update everest to read it")
         values = {"kind": texts["kind"], "recipe": texts["recipe"]}
         values |= {key: parse_json(texts[key]) for key in texts.keys() & PARSED}
         header = validated(_HEADER, values)

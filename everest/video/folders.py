@@ -47,7 +47,12 @@ def as_data_error(path: Location) -> Iterator[None]:
 
 
 def refuse_video(file: Location, *, fix: str = "name a list or a folder of videos") -> None:
-    """Raise DataError if a file that will be read as a text is a video, by its suffix or its first bytes."""
+    """Raise DataError if a file that will be read as a text is no regular file, or is a video.
+
+    A video is known by its suffix or its first bytes; a pipe or a device may have no end.
+    """
+    if isinstance(file, Path) and file.exists() and not file.is_file():
+        raise DataError(f"{file}: not a regular file; {fix}")
     is_video = file.suffix.lower() in VIDEO_SUFFIXES
     if isinstance(file, Path) and file.is_file() and not is_video:
         with as_data_error(file), file.open("rb") as content:

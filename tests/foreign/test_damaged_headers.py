@@ -27,8 +27,8 @@ HEADERS = {
     "classes few": ({"classes": '["a"]'}, "1 names of classes, its head has 2"),
     "step negative": ({"step": "-5"}, "damaged (step"),
     "step longer": ({"step": "1" * 5000}, "its header is damaged"),
-    "version": ({"version": "-1"}, "damaged (version"),
-    "newer version": ({"version": "2"}, "written by a newer everest"),
+    "version": ({"version": "-1"}, "has version -1, not 1"),
+    "newer version": ({"version": "2"}, "has version 2, not 1; update everest"),
     "kind": ({"kind": "x" * 5000}, "damaged (kind"),
     "kind of another": ({"kind": "tokenizer"}, "damaged (settings"),
     "origin": ({"origin": "3"}, "damaged (origin"),
@@ -159,8 +159,8 @@ TEXTS = {
     "digits": (f'{{"num_frames": {"1" * 5000}}}', "not readable as JSON"),
 }
 INDEXES = {
-    "empty": ({}, "weight_map names no files"),
-    "number": ({"weight_map": {"a": 1, "b": "x.safetensors"}}, "weight_map names no files"),
+    "empty": ({}, "no file of weights in its folder"),
+    "number": ({"weight_map": {"a": 1, "b": "x.safetensors"}}, "no file of weights in its folder"),
     "no map": ([], "not a configuration"),
     "upward": (
         {"weight_map": {"a": "../x.safetensors"}},

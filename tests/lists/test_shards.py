@@ -214,11 +214,11 @@ def test_damaged_shards_are_named(index: Path, videos: Path):
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-512])
     with pytest.raises(
-        DataError, match=r"train-000001\.tar: \d+ bytes where .*index\.json expects \d+; copy"
+        DataError, match=r"train-000001\.tar: \d+ bytes where .*index\.json expects \d+ bytes; copy"
     ):
         labeled(index, videos)
     tar.unlink()
-    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .*index\.json names this"):
+    with pytest.raises(DataError, match=r"train-000001\.tar: No such file .*index\.json expects"):
         labeled(index, videos)
     index.write_text('{"format": "everest-shards", "version": 99}')
     with pytest.raises(DataError, match=r"train\.index\.json: .*no index of `everest prepare shard`"):

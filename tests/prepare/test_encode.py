@@ -167,9 +167,8 @@ def test_the_file_of_another_video_of_the_same_name_is_not_replaced(videos, tmp_
     (failed,) = summary(tmp_path / "day2" / "test.csv", "-o", tmp_path / "small", code=4)["failed"]
     assert failed["path"] == str(tmp_path / "day2" / "a.mp4")
     target = tmp_path / "small" / "a.mp4"
-    assert failed["reason"] == (
-        f"{target} is the encoded file of another video; choose another --output, or use --overwrite"
-    )
+    assert f"{target} is of another video" in failed["reason"]
+    assert "choose another --output, or use --overwrite" in failed["reason"]
     assert target.read_bytes() == before
     everest(tmp_path / "day2" / "test.csv", "-o", tmp_path / "small", "--overwrite")
     assert target.read_bytes() != before

@@ -227,7 +227,7 @@ WRONG = [
     ("ssv2", "labels/train.json", "{", "labels/train.json: not a JSON document"),
     ("ssv2", "labels/train.json", '[{"id": 1}]', "train.json: entry 1 has no field 'template'"),
     ("ssv2", "labels/train.json", '[{"id": 1, "template": "Holding [x]"}]', "mean 'Holding something'?"),
-    ("ssv2", "labels/labels.json", '{"a": "0", "b": "2"}', "its labels are not 0 to 1"),
+    ("ssv2", "labels/labels.json", '{"a": "0", "b": "2"}', "its 2 classes do not have 2 successive numbers"),
     ("kinetics", "annotations/train.csv", "label,youtube_id\nx,y\n", "entry 1 has no field 'time_start'"),
     ("kinetics", "annotations/train.csv", "label,youtube_id,split\nx,y,trian\n", "split 'trian' is none of"),
     ("kinetics", "annotations/train.csv", KINETICS_INF, "train.csv: entry 1: cannot convert float infinity"),

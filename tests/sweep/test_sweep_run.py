@@ -96,7 +96,7 @@ def test_wrong_options_are_refused_and_nothing_is_written(recipe: Path, tmp_path
         ("--over finetune.base_lr", 2, "--over finetune.base_lr: give section.key=value,value"),
         ("--over finetune.base_lrr=1", 2, "unknown key; did you mean 'base_lr'?"),
         ("--seeds none", 2, "--seeds: give a number of seeds"),
-        ("--stages eval", 2, "--stages: eval needs finetune"),
+        ("--stages eval", 2, "eval needs finetune"),
         ("--set train.seed=1", 2, "train.seed: a sweep sets it; give --seeds"),
         ("--init gone", 6, "no such checkpoint"),
         ("--gpus many", 2, "--gpus many: give auto"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import Final, Literal
@@ -138,7 +139,7 @@ def copy(
 
     recipe = shipped_recipe(name)
     path = destination / f"{recipe.name}.yaml" if destination.is_dir() else destination
-    if path.exists():
+    if os.path.lexists(path):
         raise RecipeError(f"{path}: exists already; name another file")
     with writing(path), path.open("x", encoding="utf-8") as file:
         file.write(recipe.text)

@@ -58,9 +58,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             observed[file].append(span)
         events = []
         for time, subject, behavior, modifiers, comment, *_ in values["events"]:
-            seconds = float("nan" if time is None else time)  # NaN is refused with its bout
+            if time is None:
+                raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
             status: Status | None = None if behavior in states else "POINT"
-            events.append(Event(seconds, status, behavior, subject, modifiers, comment))
+            events.append(Event(float(time), status, behavior, subject, modifiers, comment))
         for start, end, event in paired(events, where):
             bouts += observation.bouts(start, end, event, videos)
     for file in dict.fromkeys(bout.video for bout in bouts):

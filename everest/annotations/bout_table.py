@@ -42,6 +42,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             row = dict(zip(header, map(str.strip, fields), strict=False))
             if not row["label"]:
                 continue
+            if not row["video"]:
+                raise ValueError("it names no video")
             if (origin := row.get("origin") or "manual") not in ORIGINS:
                 raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
             bouts.append(

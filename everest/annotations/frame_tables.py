@@ -99,7 +99,9 @@ def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
             with in_line(table.line_num, row, header):
                 rows.append(np.array([CODES.get(cell, OTHER) for cell in row[: len(header)]], np.int8))
                 numbers.append(row[0])
-    codes = np.array(rows, np.int8).reshape(-1, len(header))  # (rows, columns)
+    if not rows:
+        raise ValueError("it has no row of a frame")
+    codes = np.stack(rows)  # (rows, columns)
     predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
     is_other = (codes == OTHER).any(axis=0) | [name in NUMBERS for name in header]
     is_skipped = np.array([name.startswith((PROBABILITY, COUNTS)) for name in header])

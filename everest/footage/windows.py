@@ -78,7 +78,8 @@ class Labeling:
                 in_files[video].append(file_bouts)
         if not in_files:
             named = first_names(list(unknown)) or "no video"
-            raise DataError(f"{self.files[0]}: has no bout of these videos; it names {named}")
+            files = ", ".join(map(str, self.files))
+            raise DataError(f"{files}: has no bout of these videos; it names {named}")
         joined, predicted = {}, []
         for video, lists in in_files.items():
             # Files of predictions give way to those of a person.

@@ -71,7 +71,6 @@ class Stored(TypedDict, total=False):
     input_size: Size
     num_attention_heads: Count
     decoder_num_attention_heads: Count
-    hidden_act: Literal["gelu"]
     layer_norm_eps: Annotated[float, Field(ge=0, le=1)]
     id2label: Annotated[
         dict[Label, str],
@@ -144,6 +143,8 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
     }
     settings = (*(foreign.args | foreign.config).items(), *hinted.items())
     stored = {key: value for key, value in settings if value is not None}
+    if "head.weight" not in shapes:  # names of classes of another model
+        stored.pop("id2label", None)
     try:
         stored = {**validated(TypeAdapter(Stored), stored)}
     except ValueError as error:
@@ -173,6 +174,9 @@ def model_spec(facts: ForeignFacts) -> ModelSpec:
         wide = name.endswith("mlp.fc1.weight") and len(shape) == 2 and shape[0] != MLP_RATIO * shape[1]
         if wide and name.startswith("decoder."):
             raise facts.error(f"{name} has {shape[0]} rows; our decoder has {MLP_RATIO} times {shape[1]}")
+    activation = facts.stored.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise facts.error(f"hidden_act is {shown(activation)}; our blocks have gelu")
     if facts.program == "vjepa2":
         _check_v_jepa(facts)
     if facts.program == "st-mae" and facts.stage == "classifier" and CLASS_TOKEN not in facts.shapes:

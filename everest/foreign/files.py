@@ -146,8 +146,11 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
         raise CheckpointError(f"{file}: not a name of a checkpoint; what can be read: {known}, or a folder")
     if file.suffix in PICKLES:
         return _unpacked(_load_pickle(file), file)
-    with open_safetensors(file, framework="pt") as opened:
-        return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
+    try:
+        with open_safetensors(file, framework="pt") as opened:
+            return {name: opened.get_tensor(name) for name in opened.keys()}, {}, []  # noqa: SIM118
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; download or copy it again") from error
 
 
 class IgnoredObject:

@@ -51,7 +51,7 @@ class Stated(TypedDict, total=False):
     """The values of a preprocessor that `preprocessor_pixels` reads."""
 
     do_rescale: bool
-    rescale_factor: Annotated[float, Field(gt=0)]
+    rescale_factor: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     do_normalize: bool
     image_mean: Colors
     image_std: Colors
@@ -62,7 +62,9 @@ def preprocessor_pixels(content: Mapping[str, Any]) -> PixelStatistics:
 
     It computes (byte * rescale_factor - mean) / std. Without a preprocessor they are ImageNet's.
     """
-    stated = {name: value for name, value in content.items() if value is not None}
+    unused = [] if content.get("do_rescale", True) else ["rescale_factor"]
+    unused += [] if content.get("do_normalize", True) else ["image_mean", "image_std"]
+    stated = {name: value for name, value in content.items() if value is not None and name not in unused}
     stated = validated(TypeAdapter(Stated), stated)
     scale = BYTE * (stated.get("rescale_factor", 1 / BYTE) if stated.get("do_rescale", True) else 1.0)
     if math.isclose(scale, 1, rel_tol=ROUNDING):

@@ -75,10 +75,12 @@ def _scaled(head: Head, samples: SampleList, position: int) -> Head:
     numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
     mean, std = float(numbers.mean()), float(numbers.std())
     name = column_of(head)
-    if np.ptp(numbers) == 0 or std < SMALLEST_STD * abs(mean):
+    if np.ptp(numbers) == 0:
+        raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
+    if std < SMALLEST_STD * abs(mean):
         raise DataError(
             f"the numbers of the column {name} have a mean of {mean:.9g} and a standard deviation of "
-            f"{std:.3g}, too small for float32; check them, or subtract {mean:.9g} from all of them"
+            f"{std:.3g}, too small for float32; subtract {mean:.9g} from all of them"
         )
     return replace(head, mean=mean, std=std)
 

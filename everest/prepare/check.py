@@ -225,7 +225,7 @@ def _problems(
         if result.reason is None:
             frames = num_frames(sample, result.frames, result.seconds)
             if result.seconds is None and (sample.start, sample.end) != (None, None):
-                bad[sample.video_id] = NO_SECONDS
+                bad[sample.video_id] = f"{NO_SECONDS}, or use start_frame and end_frame"
             elif frames <= 0:
                 has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
                 bad[sample.video_id] = f"no frame is in the segment; the video has {has}"

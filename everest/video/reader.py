@@ -34,10 +34,7 @@ from everest.video.index import StampedIndex, numbered
 from everest.video.source import Member, Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error, check_frame_size, decoder_errors
 
-NO_SECONDS: Final = (
-    "a folder of images has no seconds; use start_frame and end_frame, set data.fps to null, or make a video "
-    "of it by everest prepare encode"
-)
+NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
 TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
 

@@ -155,7 +155,7 @@ def of_task(labels: Any, ranges: list) -> list:
         ("a.csv", f"{HEADER}\na.mp4,1\n", "line 2: it has 2 fields, and the header 4"),
         ("a.csv", f"{HEADER}\na.mp4,x,2,run\n", "line 2: 'x' is no number"),
         ("a.csv", f"{HEADER}\na.mp4,2,1,run\n", "line 2: a.mp4, run: 2.0 to 1.0 seconds is no interval"),
-        ("a.csv", f"{HEADER}\na.mp4,0,1,sit\n,1,2,sit\n", "'sit' of the video '': both must be named"),
+        ("a.csv", f"{HEADER}\na.mp4,0,1,sit\n,1,2,sit\n", "line 3: it names no video"),
         ("a.csv", f"{HEADER},origin\na.mp4,0,1,run,me\n", "line 2: the origin is 'me' and not one of"),
         ("a.json", [{"annotations": [], "data": {"text": "x"}}], "task 1 names no video"),
         ("a.json", [{"video": "a.mp4", "x": [{"timelinelabels": ["a"], "ranges": []}]}], "set --fps to the"),

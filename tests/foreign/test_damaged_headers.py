@@ -142,7 +142,7 @@ def test_numbers_of_another_type_and_headers_of_any_length_are_refused(classifie
 
 CONFIGS = {
     "eps": ({"layer_norm_eps": "x"}, "layer_norm_eps: Input should be a valid number; fix its config.json"),
-    "relu": ({"hidden_act": "relu"}, "hidden_act: Input should be 'gelu'"),
+    "relu": ({"hidden_act": "relu"}, "hidden_act is relu; our blocks have gelu"),
     "text of frames": ({"num_frames": "many"}, "num_frames: Input should be a valid integer"),
     "odd frames": ({"num_frames": 3}, "must be a multiple of the tubelet's"),
     "heads": ({"num_attention_heads": True}, "num_attention_heads: Input should be a valid integer"),

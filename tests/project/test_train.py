@@ -337,7 +337,10 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
         (RESULT | {"top1": 70.0}, "a linear model on small images (70.0 %)"),
         (RESULT | {"top1": 70.0, "groups": 2}, "test on all videos with --folds 5 and another --output"),
         (RESULT | {"interval": [59.0, 99.0]}, "the interval includes"),
-        (RESULT | {"interval": None}, "the test has one group: test on all videos with --folds 5 and another --output"),
+        (
+            RESULT | {"interval": None},
+            "the test has one group: test on all videos with --folds 5 and another --output",
+        ),
         (numbers | {"mae": 2.0}, "no better than guessing (2): label"),
     ):
         assert sentence in str(judge(result, possible_folds=5))

@@ -74,15 +74,14 @@ def find_weights(
             step = read_header(best).step
             notify(f"{best}: best weights on data.val, from step {step}; --which newest uses the last ones")
         return best
-    names = (BEST,) if which == "best" else WEIGHT_FILES
-    files = [path / name for name in names] if path.is_dir() else [path]
+    if which == "best" and path.is_dir():
+        raise CheckpointError(f"{path}: no {BEST} in it (no data.val, so no best)")
+    files = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
     file = next((file for file in files if file.exists()), None)
     if file is None:
         refuse_broken_links(*files)
-        problem = f"no {names[0]} in it" if path.is_dir() else "no such checkpoint"
+        problem = f"no {WEIGHTS} in it" if path.is_dir() else "no such checkpoint"
         fix = "name a run folder with saved weights, a .safetensors file or hf:OWNER/NAME"
-        if which == "best":
-            fix = "a run without data.val has no best weights; use --which newest"
         raise CheckpointError(f"{path}: {problem}; {fix}")
     if file.suffix in PICKLES or file.name in PICKLED:
         raise CheckpointError(

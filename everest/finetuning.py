@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from everest.config.heads import MEASURED_BY, best_metric
+from everest.config.heads import MEASURED_BY, MULTI_LABEL, best_metric
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.augment import lowest_loss, mix
@@ -30,7 +30,7 @@ from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.classes import empty_classes_notice
 from everest.lists.sample import ListSize
-from everest.metrics.metrics import chance_of, mean_loss, measure, thresholds_of
+from everest.metrics.metrics import chance_of, choose_thresholds, mean_loss, measure
 from everest.metrics.names import LOGGED, METRICS
 from everest.metrics.predicted import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
@@ -179,7 +179,11 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
             row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
     row["val_loss"] = mean_loss(predictions)
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
-        thresholds = thresholds_of(predictions)
+        thresholds = {
+            name: choose_thresholds(head.means, head.labels)
+            for name, head in predictions.by_head().items()
+            if head.head.task == MULTI_LABEL
+        }
         settings = {"thresholds": thresholds} if thresholds else {}
         training.state.save_weights(training.run.best, step, settings)
     training.log(row)

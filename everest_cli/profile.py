@@ -65,8 +65,7 @@ def profile(
         return
 
     from everest.profiling.measure import measure_stages
-    from everest.profiling.planner import plan_pretraining
-    from everest.profiling.profile import METHODS, RANKS, changed_recipe, profile, recipe_of
+    from everest.profiling.profile import METHODS, RANKS, changed_recipe, plan_pretraining, profile, recipe_of
     from everest.stages import with_absolute_paths
 
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]

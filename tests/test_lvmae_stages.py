@@ -104,7 +104,9 @@ def test_a_copied_run_has_its_own_tokenizer(trained: Path, clip_files: Path, tmp
         own = read_weights(copied / "tokenizer" / "model.safetensors")
         assert hash_of_tokenizer(copied) == state_hash(own.tensors)
         features = ["extract", clip_files, "-c", trained, "-o", tmp_path / "f.npz", "--gpus", "cpu"]
-        assert f"{file}: not the tokenizer that this model was trained with" in refused(*features, code=6)
+        assert f"{file}: the tokenizer of this model is another one; put it back" in refused(
+            *features, code=6
+        )
     finally:
         file.write_bytes(content)
 

@@ -174,8 +174,7 @@ class ExportedClassifier(nn.Module):
         self.heads = self.spec.classifier_heads
         self.num_classes = sum(head.outputs for head in self.heads)  # the outputs of all heads
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
-        if classes is not None and not self.spec.heads and len(classes) != self.num_classes:
-            raise ValueError(f"{len(classes)} names of classes for {self.num_classes} outputs")
+        are_named = classes is None or bool(self.spec.heads) or len(classes) == self.num_classes
         self.precision = metadata["precision"]
         self.knows_stride = clip["stride"] is not None
         self.clip = ClipFormat(
@@ -187,8 +186,8 @@ class ExportedClassifier(nn.Module):
             mean=self.spec.pixels.mean,
             std=self.spec.pixels.std,
         )
-        if self.clip.sampling not in SAMPLINGS:
-            raise ValueError(f"no sampling '{self.clip.sampling}'")
+        if not are_named or self.clip.sampling not in SAMPLINGS:
+            raise ValueError("other classes than its outputs, or an unknown sampling")
 
     def forward(self, frames: Tensor) -> Tensor:
         """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU."""

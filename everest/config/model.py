@@ -97,11 +97,6 @@ class ModelSettings:
     decoder_heads: v.Length | None = None  # of attention, in each block of the decoder
 
     @property
-    def num_prefix(self) -> int:
-        """The number of learned tokens in front of the encoded ones."""
-        return self.class_token + self.registers
-
-    @property
     def backbone_size(self) -> BackboneSize:
         """The backbone's sizes, with the sizes that are set here in their place."""
         names = ("width", "depth", "heads", "mlp_width", "decoder_width", "decoder_heads")

@@ -102,17 +102,12 @@ class TrainSettings:
     ema: v.Decay | None = None  # decay; released scripts: none
 
     @property
-    def save_steps(self) -> int | None:
-        """Steps between two saves, or None if `save_every` is a time."""
-        return self.save_every if isinstance(self.save_every, int) else None
-
-    @property
-    def save_seconds(self) -> int | None:
-        """Seconds between two saves, or None if `save_every` is a number of steps."""
+    def save_interval(self) -> tuple[int | None, int | None]:
+        """The steps, or else the seconds, between two saves; the other one is None."""
         if isinstance(self.save_every, int):
-            return None
+            return self.save_every, None
         unit = self.save_every.lstrip("0123456789")
-        return int(self.save_every.removesuffix(unit)) * _SECONDS[unit]
+        return None, int(self.save_every.removesuffix(unit)) * _SECONDS[unit]
 
 
 @settings

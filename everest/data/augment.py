@@ -23,8 +23,6 @@ from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
 
-from everest.data.crops import Box, Size
-
 __all__ = ["RandAugment", "mix"]  # of everest.augment
 
 Argument = float | int | None
@@ -133,12 +131,18 @@ def mix(
     if mixup <= 0 and cutmix <= 0:
         return frames, targets
     if cutmix > 0 and (mixup <= 0 or rng.random() < SWITCH):
-        size = frames.shape[-2], frames.shape[-1]
-        box = cut_box(size, kept=rng.beta(cutmix, cutmix), rng=rng)
-        rows, columns = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+        # A box of the frame's shape, centered anywhere, clipped at the border. As in timm and the released
+        # programs, an odd length is rounded down to an even one.
+        fraction = math.sqrt(1 - rng.beta(cutmix, cutmix))
+        spans = []
+        for side in frames.shape[-2:]:
+            half, center = int(side * fraction) // 2, int(rng.integers(0, side))
+            spans.append((max(center - half, 0), min(center + half, side)))
+        (top, bottom), (left, right) = spans
         mixed = frames.clone()
-        mixed[..., rows, columns] = torch.flip(frames[..., rows, columns], dims=(0,))
-        frames, kept = mixed, 1 - box.height * box.width / (size[0] * size[1])
+        mixed[..., top:bottom, left:right] = torch.flip(frames[..., top:bottom, left:right], dims=(0,))
+        height, width = frames.shape[-2:]
+        frames, kept = mixed, 1 - (bottom - top) * (right - left) / (height * width)
     else:
         kept = rng.beta(mixup, mixup)
         frames = frames * kept + frames.flip(0) * (1 - kept)
@@ -165,17 +169,3 @@ def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: flo
     same = entropy(torch.ones(1, 1))
     other = entropy(torch.from_numpy(np.stack([kept, 1 - kept])))
     return other + (same - other) / num_classes
-
-
-def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
-    """Draws a box of the frame's shape that keeps `kept` of it; centered anywhere, clipped at the border.
-
-    As in timm and the released programs, an odd length is rounded down to an even one.
-    """
-    fraction = math.sqrt(1 - kept)
-    spans = []
-    for side in size:
-        half, center = int(side * fraction) // 2, int(rng.integers(0, side))
-        spans.append((max(center - half, 0), min(center + half, side)))
-    (top, bottom), (left, right) = spans
-    return Box(top, left, bottom - top, right - left)

@@ -92,14 +92,10 @@ def open_cache(
     """Opens the cache that `data.cache` names for samples without repetitions."""
     if kind == "none":
         return None
-    if kind == "memory":
-        if not MEMORY.is_dir():
-            raise EnvironmentProblem(f"data.cache: no {MEMORY} here, which 'memory' needs; use 'disk'")
-        folder = MEMORY / f"everest-{os.getuid()}"
-    else:
-        folder = cache_folder() / "frames"
+    folder = MEMORY / f"everest-{os.getuid()}" if kind == "memory" else cache_folder() / "frames"
+    alternatives = "'none'" if kind == "disk" else "'disk' or 'none'"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=kind == "disk", exist_ok=True)  # without MEMORY, only 'disk' is possible
         if kind == "memory":
             atexit.register(enter(folder))
         sizes = []
@@ -112,13 +108,13 @@ def open_cache(
         if kind == "memory":
             free = min(free, free_host_memory())
         if needed - cached > SHARE * free:
-            alternatives = "'none'" if kind == "disk" else "'disk' or 'none'"
             raise EnvironmentProblem(
                 f"data.cache: the frames of {len(samples)} videos need about {needed / 2**30:.2g} GiB, "
                 f"{folder} has {free / 2**30:.2g} GiB free; use {alternatives}"
             )
     except OSError as error:
-        raise EnvironmentProblem(f"data.cache: cannot use {folder}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        raise EnvironmentProblem(f"data.cache: cannot use {folder}: {reason}; use {alternatives}") from error
     return FrameCache(folder)
 
 

@@ -60,8 +60,13 @@ def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box
     """A random size at one of 13 fixed positions (Wang et al. 2015, very deep two-stream ConvNets)."""
     sizes = multi_scale_sizes(frame, target)
     size = sizes[rng.integers(len(sizes))]
-    corners = fixed_corners(frame, size)
-    return Box(*corners[rng.integers(len(corners))], *size)
+    down, right = ((whole - part) // 4 for whole, part in zip(frame, size, strict=True))
+    corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
+    center_and_edges = [(2, 2), (2, 0), (2, 4), (4, 2), (0, 2)]
+    quarters = [(1, 1), (1, 3), (3, 1), (3, 3)]
+    positions = corners + center_and_edges + quarters
+    y, x = positions[rng.integers(len(positions))]
+    return Box(y * down, x * right, *size)
 
 
 def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
@@ -83,15 +88,6 @@ def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
         for j, width in enumerate(widths)
         if abs(i - j) <= MAX_DISTORTION
     ]
-
-
-def fixed_corners(frame: Size, crop: Size) -> list[tuple[int, int]]:
-    """Returns the (top, left) of 13 boxes: at the corners, center, middles of edges, middles of quarters."""
-    down, right = ((whole - part) // 4 for whole, part in zip(frame, crop, strict=True))
-    corners = [(0, 0), (0, 4), (4, 0), (4, 4)]
-    center_and_edges = [(2, 2), (2, 0), (2, 4), (4, 2), (0, 2)]
-    quarters = [(1, 1), (1, 3), (3, 1), (3, 3)]
-    return [(y * down, x * right) for y, x in corners + center_and_edges + quarters]
 
 
 def random_resized_crop(

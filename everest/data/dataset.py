@@ -23,8 +23,8 @@ from everest.config.heads import Heads
 from everest.data.cache import FrameCache
 from everest.data.randomness import Purpose, generator_at
 from everest.data.regions import Regions
-from everest.data.ring import Layout
 from everest.data.views import MakeViews, PretrainViews, Views
+from everest.data.workers import Layout
 from everest.errors import DataError
 from everest.lists.labels import label_values
 from everest.lists.sample import Sample
@@ -156,7 +156,11 @@ class VideoClips:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
                     continue
-                inputs, views = {}, self._blank(out)
+                maker = self.make_views
+                frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
+                boxes = torch.zeros(maker.num_views, 4, dtype=torch.int64)
+                regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
+                inputs, views = {}, Views(frames.zero_(), boxes, regions)
             if self.compares_videos:
                 inputs = {"videos": torch.full((len(views.frames),), index)}
             rng = generator_at(self.seed, Purpose.NOISE, *key)
@@ -178,13 +182,6 @@ class VideoClips:
             f"{MAX_TRIES} draws in a row gave unreadable videos ({distinct} of {len(self.samples)}), "
             f"first {path}: {reason}"
         )
-
-    def _blank(self, out: Tensor | None) -> Views:
-        """Views in place of an unreadable sample."""
-        maker = self.make_views
-        frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
-        regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
-        return Views(frames.zero_(), torch.zeros(maker.num_views, 4, dtype=torch.int64), regions)
 
 
 @dataclass(eq=False, kw_only=True)

@@ -21,8 +21,7 @@ import torch
 
 from everest.data.dataset import Batch, SampleKey, StepSampler, Tries, VideoClips
 from everest.data.regions import resize_regions
-from everest.data.ring import Ring, free_shared_memory, ring_bytes
-from everest.data.workers import WorkerCrash, Workers
+from everest.data.workers import Ring, WorkerCrash, Workers, free_shared_memory, ring_bytes
 from everest.errors import DataError
 from everest.system.processes import local_processes, num_readers
 

@@ -16,7 +16,7 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import examine_lengths, fingerprint
-from everest.data.ring import require_shared_memory
+from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
 from everest.engine.network import Network, stage_optimizer
 from everest.engine.plan import StagePlan, plan_stage, plan_warnings

@@ -54,10 +54,9 @@ class SavedState:
         header, tensors = read_metadata(path), read_tensors(path)
         checksum = header.pop("sha256", None)
         is_state = header.keys() == {"format", "step", "notes"} and header["format"] == STATE_FORMAT
-        if not is_state or path.name != f"step-{header['step']:0>9}.safetensors":
-            raise CheckpointError("not the state of the step in its name")
-        if checksum != _checksum(header, tensors):
-            raise CheckpointError("checksum mismatch")
+        is_state = is_state and path.name == f"step-{header['step']:0>9}.safetensors"
+        if not is_state or checksum != _checksum(header, tensors):
+            raise CheckpointError("checksum mismatch, or not the state of the step in its name")
         return cls(step=int(header["step"]), tensors=tensors, notes=parse_json(header["notes"]))
 
 

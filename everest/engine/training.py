@@ -207,7 +207,7 @@ class Training:
 
     def update(self) -> None:
         """Clip the gradients of each network to `train.clip_grad`, and update its weights."""
-        record, every = self._record, self.settings.save_seconds
+        record, (_, every) = self._record, self.settings.save_interval
         norms = clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
@@ -250,7 +250,7 @@ class Training:
     @property
     def _saves_here(self) -> bool:
         """Whether the run is saved after the last update, even if `train.save_every` is a time."""
-        every = self.settings.save_steps
+        every, _ = self.settings.save_interval
         return self.steps_done == self.plan.steps or (every is not None and self.steps_done % every == 0)
 
     def save_if_due(self) -> None:

@@ -286,16 +286,6 @@ def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) ->
     return None if value is None else _rounded(value, head.task != "regression")
 
 
-def thresholds_of(predictions: Predictions) -> dict[str, list[float]]:
-    """The thresholds of the classes of each multi-label head, by its name."""
-    heads = predictions.by_head().items()
-    return {
-        name: choose_thresholds(head.means, head.labels)
-        for name, head in heads
-        if head.head.task == MULTI_LABEL
-    }
-
-
 def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
     """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
 

@@ -209,7 +209,7 @@ def check_storage() -> Iterator[CheckResult]:
         import torch
 
         from everest.data.loader import divide
-        from everest.data.ring import REMEDY, free_shared_memory
+        from everest.data.workers import REMEDY, free_shared_memory
     except Exception:  # of a broken package, which has a check of its own
         return
     shared = free_shared_memory()

@@ -1,4 +1,4 @@
-"""The cost of a recipe's stages, and the EVEREST paper's cost figures next to computed ones."""
+"""The cost of a recipe's stages, of a run planned on another GPU, and of the EVEREST paper's tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.yaml import read_yaml
-from everest.errors import unknown_name
+from everest.engine.plan import plan_stage
+from everest.errors import RecipeError, unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
@@ -181,6 +182,108 @@ def profile(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+# A planned run is arithmetic: FLOPs of the model over an assumed share of the GPU's peak, and seconds of the
+# loader as measured on one machine. Nothing in it was measured on the GPU.
+GIB: Final = 2**30
+MEMORY_USED: Final = 0.9  # our choice: share of the memory; estimates do not cover everything
+NARROW: Final = 768  # width of ViT-B, below which a step waits for the launches of its kernels
+# Assumed shares of the peak in a training step without train.compile. Estimates for the step of ViT-B, from
+# the traffic and the products of its kernels: 20 to 28 % of the 790 TFLOP/s that large products reach on an
+# H200. Narrower models have smaller products. Products of float32 are slower, and everything else is not.
+SHARE: Final = 0.2
+NARROW_SHARE: Final = 0.1
+FP32_SHARE: Final = 0.4
+PASS_SECONDS: Final = 0.02  # between two passes: launches, the copy of the clips, waits (16 ms estimated)
+USUAL_WORKERS: Final = 8  # our choice: cores for one GPU, if the recipe leaves the number of workers open
+# CPU milliseconds (benchmarks/performance.md): a clip of 16 frames of H.264, 320 x 240, keyframes every 12;
+# a further view of a decoded video; handing a clip over to the training process.
+DECODE_MS, VIEW_MS, HAND_OVER_MS = 13.0, 1.9, 0.1
+MS_FRAMES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU by its data sheet. Peaks are dense, with sums in float32."""
+
+    name: str
+    half_tflops: float  # 10^12 operations per second in bf16, or in fp16 without bf16
+    fp32_tflops: float
+    gib: float  # memory that the driver reports
+
+
+GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architecture, and of the T4
+    "h200": Gpu("H200", half_tflops=989, fp32_tflops=67, gib=139),
+    "a100": Gpu("A100 (80 GB)", half_tflops=312, fp32_tflops=19.5, gib=79),
+    "4090": Gpu("RTX 4090", half_tflops=165, fp32_tflops=82.6, gib=23.5),
+    "t4": Gpu("T4", half_tflops=65, fp32_tflops=8.1, gib=14.6),
+}
+
+
+def plan_pretraining(
+    recipe: Recipe, gpu_name: str, *, videos: int | None, epochs: int | None
+) -> dict[str, Any]:
+    """Estimates the pre-training of a recipe on one GPU.
+
+    Args:
+        gpu_name: of `GPUS`, in any case of letters.
+        videos: in the training list.
+        epochs: None takes the recipe's.
+
+    Returns:
+        The values of `"plan"` in `everest profile --json`: `hours` of the run, None if it does not fit;
+        `fits`; `batch`, clips in one pass; `memory_gib`; `sentence`.
+    """
+    gpu = GPUS.get(gpu_name.lower())
+    if gpu is None:
+        raise unknown_name("--gpu", gpu_name, GPUS)
+    if videos is None:
+        raise RecipeError("--gpu plans a run: add --videos N, the number of training videos")
+    stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
+    precision = precision_of(recipe)
+    cost = StageCost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision])
+    state, clip_bytes = sum(cost.model_state.values()), cost.activation_bytes_per_clip
+    largest = max(0, int(gpu.gib * GIB * MEMORY_USED) - state) // clip_bytes
+    together = stage.views_per_decode  # clips that stay together in a pass
+    plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=max(largest, together))
+    clips, fits = plan.steps * plan.batch_size, largest >= plan.micro_batch
+    memory = (state + plan.micro_batch * clip_bytes) / GIB
+
+    share = NARROW_SHARE if recipe.model.backbone_size.width < NARROW else SHARE
+    share, peak = (FP32_SHARE, gpu.fp32_tflops) if precision == "fp32" else (share, gpu.half_tflops)
+    passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
+    flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))
+    step_seconds = clips * flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS
+    workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
+    ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
+    ms *= cost.spec.offered_frames / MS_FRAMES
+    loader_seconds = clips * ms / 1000 / workers
+    hours = max(step_seconds, loader_seconds) / 3600
+
+    run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
+    limit = "reading videos" if loader_seconds > step_seconds else "the GPU"
+    sentence = (
+        f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}, and fits: "
+        f"{plan.micro_batch} clips in a pass need about {memory:.1f} of {gpu.gib:g} GiB."
+    )
+    if not fits:
+        sentence = (
+            f"{run} does not fit on one {gpu.name}: one pass needs {memory:.1f} of {gpu.gib:g} GiB; "
+            "try train.checkpointing=true, a smaller model, or shorter or smaller clips."
+        )
+    assumed = (
+        f"Assumed, not measured: {share:.0%} of {peak:g} TFLOP/s, and {workers} workers at {1000 / ms:.0f} "
+        "clips/s each (320 x 240, H.264); expect half to twice the time."
+    )
+    return {
+        "gpu": gpu.name,
+        "hours": hours if fits else None,
+        "fits": fits,
+        "batch": plan.micro_batch if fits else 0,
+        "memory_gib": round(memory, 2),
+        "sentence": f"{sentence} {assumed}",
+    }
+
+
 @cache
 def cost_of(recipe: str, stage: StageName, overrides: tuple[str, ...]) -> StageCost:
     """The cost of a stage of a shipped recipe with overrides, in bf16."""
@@ -224,7 +327,8 @@ class PaperFigure:
 def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Estimate the bytes that unfused attention saves in addition: tokens x tokens per head and block."""
     tokens, size = count_tokens(spec), spec.model.backbone_size
-    squares = size.depth * size.heads * (tokens.visible + spec.model.num_prefix) ** 2
+    encoded = spec.model.class_token + spec.model.registers + tokens.visible
+    squares = size.depth * size.heads * encoded**2
     if spec.is_autoencoder:
         squares += spec.model.decoder_depth * size.decoder_heads * (tokens.visible + tokens.target) ** 2
     return int(SOFTMAX_COPIES * bytes_per_value * squares)

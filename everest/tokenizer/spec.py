@@ -54,11 +54,10 @@ class TokenizerUse:
         if self.path is None:
             return tokenizer
         path = Path(self.path)
-        if not path.is_file():
-            raise CheckpointError(f"{path}: the tokenizer of this model is missing; put it back")
-        weights = read_weights(path)
-        if state_hash(weights.tensors) != self.sha256:
-            raise CheckpointError(f"{path}: not the tokenizer that this model was trained with")
+        weights = read_weights(path) if path.is_file() else None
+        if weights is None or state_hash(weights.tensors) != self.sha256:
+            problem = "missing" if weights is None else "another one"
+            raise CheckpointError(f"{path}: the tokenizer of this model is {problem}; put it back")
         load_tensors(tokenizer, weights.tensors, source=self.path)
         return tokenizer
 

@@ -138,15 +138,12 @@ def pes_state(path: Video, position: int | None) -> tuple[bool, bool]:
             if flags & 0x10:  # with data
                 if not is_next or pid & 0x8000:  # or a receiver marked it as damaged
                     return False, False
-                number, is_filled = flags & 15, bool(flags & 0x20) and _is_filled(part)
+                number, is_filled = flags & 15, False
+                if flags & 0x20:  # with a field of its own, which is longer than its clocks need
+                    length, marks = part[4], part[5]
+                    clocks = 6 * bool(marks & 0x10) + 6 * bool(marks & 8) + bool(marks & 4)
+                    is_filled = length == 0 or (length > 1 + clocks and part[4 + length] == 0xFF)
     return is_filled or not part, True
-
-
-def _is_filled(part: bytes) -> bool:
-    """Whether the adaptation field of a part of a transport stream is longer than its clocks need."""
-    length, flags = part[4], part[5]
-    clocks = 6 * bool(flags & 0x10) + 6 * bool(flags & 8) + bool(flags & 4)
-    return length == 0 or (length > 1 + clocks and part[4 + length] == 0xFF)
 
 
 def promised_seconds(path: Video, container: InputContainer, stream: VideoStream, count: int) -> float:
@@ -175,18 +172,6 @@ def promised_seconds(path: Video, container: InputContainer, stream: VideoStream
         hours, minutes, seconds = map(float, stamp.groups())
         return hours * 3600 + minutes * 60 + seconds
     return whole if len(container.streams) == 1 else -inf  # else the sound may be what lasts longer
-
-
-def _sound_lasts(path: Video) -> bool:
-    """Whether another stream than the video reaches the end that a file states."""
-    with open_stream(path) as (container, stream):
-        promised = (container.duration or 0) / av.time_base
-        others = [other for other in container.streams if other is not stream]
-        return any(
-            float((packet.pts + (packet.duration or 0)) * packet.time_base) > promised - CUT_SECONDS
-            for packet in (packets(path, container, *others) if others else ())
-            if packet.pts is not None
-        )
 
 
 def end_before(seconds: NDArray[np.float64], step: float) -> float:
@@ -219,8 +204,17 @@ def missing_end(
     end = end_before(seconds, step) if is_strict else float(seconds[-1]) + step
     least = step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised)
     is_short = promised - end > least
-    if format_name in ("flv", "asf") and (is_strict or is_short) and promised > -inf and _sound_lasts(path):
-        promised, is_short = -inf, False  # that of the sound
+    if format_name in ("flv", "asf") and (is_strict or is_short) and promised > -inf:
+        with open_stream(path) as (container, stream):
+            stated = (container.duration or 0) / av.time_base
+            others = [other for other in container.streams if other is not stream]
+            ends = (
+                float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                for packet in (packets(path, container, *others) if others else ())
+                if packet.pts is not None
+            )
+            if any(after > stated - CUT_SECONDS for after in ends):
+                promised, is_short = -inf, False  # that of the sound
     if is_short and (is_strict or not format_name.startswith(("mov", "avi"))):
         yield end, promised
     elif breaks_off or (cut and (promised == -inf or format_name.startswith("mov"))):

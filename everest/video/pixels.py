@@ -54,12 +54,10 @@ class PixelStatistics:
             raise TypeError(
                 f"expected a torch tensor, got {type(clip).__name__}; torch.from_numpy makes one of an array"
             )
-        if clip.dtype != torch.uint8:
-            raise ValueError(f"expected uint8 frames, got {clip.dtype}")
-        if clip.dim() < 4 or clip.size(-4) != self.channels:
+        if clip.dtype != torch.uint8 or clip.dim() < 4 or clip.size(-4) != self.channels:
             raise ValueError(
-                f"expected frames (..., {self.channels}, T, H, W), got {tuple(clip.shape)}; clips of a model "
-                "are normalized by its `pixels`"
+                f"expected uint8 frames (..., {self.channels}, T, H, W), got {clip.dtype} "
+                f"{tuple(clip.shape)}; clips of a model are normalized by its `pixels`"
             )
         return in_unit_range(clip).sub_(_per_channel(self.mean, clip)).div_(_per_channel(self.std, clip))
 

@@ -303,10 +303,10 @@ def read_image(file: Location) -> np.ndarray:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, before decoding
         with Image.open(decoder_input(file), formats=IMAGE_FORMATS) as image:
             check_frame_size(folder, (image.height, image.width), f"{file.name}: an image")
-            if getattr(image, "is_animated", False) and image.format != "MPO":  # of MPO, the main photo
-                raise VideoError(folder, f"{file.name}: an animation, where each image is a frame")
-            if image.mode in ("I", "F"):
-                raise VideoError(folder, f"{file.name}: pixels of 32 bits, whose range is not known")
+            is_animated = getattr(image, "is_animated", False) and image.format != "MPO"  # the main photo
+            if is_animated or image.mode in ("I", "F"):  # the range of 32 bits is not known
+                problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
+                raise VideoError(folder, f"{file.name}: {problem}")
             if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds

@@ -113,11 +113,10 @@ def open_container(path: Video) -> InputContainer:
         try:
             # Titles may be in any encoding.
             return av.open(source, "r", format=known, options=options, metadata_errors="replace")
-        except InvalidDataError as error:
+        except (InvalidDataError, ArgumentError) as error:
             reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
-            raise VideoError(path, reason) from error
-        except ArgumentError as error:  # the answer to a format that is not in the list
-            reason = "not a video file, or a playlist of other files, which are to be named instead"
+            if isinstance(error, ArgumentError):  # the answer to a format that is not in the list
+                reason = "not a video file, or a playlist of other files, which are to be named instead"
             raise VideoError(path, reason) from error
 
 

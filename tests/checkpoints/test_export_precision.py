@@ -127,8 +127,8 @@ def test_files_of_other_programs_are_refused(onnx_file: Path, classifier_run: Pa
         (None, "not an ONNX classifier exported by everest"),
         ({"kind": "encoder"}, "not an ONNX classifier exported by everest"),
         ({"settings": "{"}, "its metadata is damaged"),
-        ({"classes": '["run"]'}, "1 names of classes for 2 outputs"),
-        ({"clip": texts["clip"].replace("dense", "loose")}, "no sampling 'loose'"),
+        ({"classes": '["run"]'}, "its metadata is damaged (other classes"),
+        ({"clip": texts["clip"].replace("dense", "loose")}, "or an unknown sampling); export it again"),
     ):
         del model.metadata_props[:]
         onnx.helper.set_model_props(model, {} if change is None else {**texts, **change})
@@ -153,7 +153,7 @@ def test_latency_of_a_checkpoint_and_of_a_file(onnx_file: Path, classifier_run: 
         assert min(parts) > 0
         assert max(parts) < latency["p50_ms"] <= latency["p95_ms"]
         assert (latency["videos"], latency["measured"]) == (4 if data else 1, 30)
-    assert "--latency needs --checkpoint" in refused("profile --latency", code=2)
+    assert "--latency and --checkpoint: give both or neither" in refused("profile --latency", code=2)
 
 
 def test_the_example_answers_as_predict(onnx_file: Path, classifier_run: Path, clip_files: Path):

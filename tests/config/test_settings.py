@@ -84,7 +84,7 @@ def test_settings_may_be_written_in_several_ways():
     times = {500: (500, None), "30s": (None, 30), "10min": (None, 600), "2h": (None, 7200)}
     for save_every, expected in times.items():
         train = TrainSettings(save_every=save_every)
-        assert (train.save_steps, train.save_seconds) == expected
+        assert train.save_interval == expected
     for name in BACKBONES:
         recipe = load_recipe("ucf101", overrides=[f"model.backbone={name.replace('-', '_')}"])
         assert recipe.model.backbone == name

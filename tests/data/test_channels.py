@@ -166,7 +166,7 @@ def test_a_tokenizer_takes_colors_and_other_channels_are_not_normalized():
     with pytest.raises(RecipeError, match=words):
         load_recipe("lvmae-128", overrides=["data.channels=1"])
     for pixels, channels in ((IMAGENET, 1), (IMAGENET_LUMA, 3)):
-        with pytest.raises(ValueError, match="expected frames"):
+        with pytest.raises(ValueError, match="expected uint8 frames"):
             pixels.normalize(torch.zeros(channels, 4, 8, 8, dtype=torch.uint8))
 
 

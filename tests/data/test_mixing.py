@@ -8,7 +8,7 @@ from draws import NumpyDraws
 from safetensors.torch import load_file
 
 from everest.config.heads import Head
-from everest.data.augment import cut_box, lowest_loss, mix
+from everest.data.augment import lowest_loss, mix
 from everest.models.classifier import soft_targets
 
 CLASSES = 5
@@ -62,18 +62,6 @@ def test_mixed_batch_is_that_of_the_released_program(golden, request, cases, tag
     )
     assert torch.equal(frames, tensors[f"mix.{tag}.out"])
     torch.testing.assert_close(targets, tensors[f"mix.{tag}.target"], atol=1e-6, rtol=0)
-
-
-@pytest.mark.parametrize("tag", ["cutmix_fixed", "batch_seed1"])
-def test_cutmix_boxes_are_the_recorded_ones(cases, tag):
-    case = cases[tag]
-    ((yl, yh, xl, xh), kept), *_ = case["boxes_yl_yh_xl_xh_and_lam"]
-    draws = draws_of(case)
-    if not case["forced_lam_usecutmix"]:
-        draws.random()
-    box = cut_box((16, 16), kept=draws.beta(1.0, 1.0), rng=draws)
-    assert box == (yl, xl, yh - yl, xh - xl)
-    assert kept == 1 - box.height * box.width / 256
 
 
 def test_middle_clip_of_an_odd_batch_is_mixed_with_itself_and_without_mixing_labels_are_smoothed():

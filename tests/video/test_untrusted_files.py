@@ -172,7 +172,7 @@ def test_images_of_every_kind_of_pixels_are_rgb_of_8_bits(tmp_path: Path):
         assert difference.mean() < (20 if name == "6.png" else 2), name
     (tmp_path / "f").mkdir()
     Image.fromarray(gray.astype(np.float32)).save(tmp_path / "f" / "f.jpg", format="TIFF")
-    with pytest.raises(VideoError, match=r"f\.jpg: pixels of 32 bits"):
+    with pytest.raises(VideoError, match=r"f\.jpg: an animation, or pixels of 32 bits"):
         read_frames(tmp_path / "f", [0])
 
 

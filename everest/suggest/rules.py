@@ -45,9 +45,7 @@ DEVICES: Final = {
     "80GB": Device(base="custom", backbone="vit-b", side=224, tubelet=(2, 16, 16), batch=128, keep=0.6),
 }
 COVERED: Final = 0.75  # of the median video, by a training clip
-MOST_OF_VIDEO: Final = 0.5  # a clip that covers more is the only one that is evaluated
 IMBALANCED: Final = 10.0  # videos of the most frequent class for each of the rarest
-WHOLE_FRAME: Final = 0.8  # a crop that shows more is the only one that is evaluated
 FRAMES: Final = 16  # of a clip
 MOST_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related
 FEWEST_STEPS: Final = 600  # of a stage
@@ -117,7 +115,8 @@ def choose_values(
         *_steps("finetune", facts.train, most.get("finetune")),
         *_batch("finetune", device.batch, f"fits {on}"),
         *_finetuning(facts, device, purpose),
-        *_evaluated_views(facts, stride, size),
+        Choice("eval.clips", 2, "as the papers, a test averages several views"),
+        Choice("eval.crops", 3, "over the longer side"),
     ]
 
 
@@ -235,16 +234,3 @@ def _finetuning(facts: DataFacts, device: Device, purpose: Purpose) -> list[Choi
         )
         chosen.append(Choice("finetune.sampler", "sqrt", reason))
     return chosen
-
-
-def _evaluated_views(facts: DataFacts, stride: int, size: tuple[int, int]) -> list[Choice]:
-    """One clip and one crop where they show most of the median sample, else as many as the base has."""
-    views = []
-    if stride * FRAMES > MOST_OF_VIDEO * facts.frames:
-        coverage = _coverage(stride, facts.frames, facts.train.unit)
-        views.append(Choice("eval.clips", 1, f"{coverage}: one is enough"))
-    shapes = sorted((size[0] / size[1], facts.height / facts.width))
-    shown = shapes[0] / shapes[1]  # by the largest crop of the shape of a clip
-    if shown > WHOLE_FRAME:
-        views.append(Choice("eval.crops", 1, f"a crop shows {shown:.0%} of the median frame: one is enough"))
-    return views

@@ -170,7 +170,7 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
     """
     path = as_video(path)
     if image_folder(path):
-        raise VideoError(path, NO_SECONDS)
+        raise VideoError(path, f"{NO_SECONDS}, or set data.fps to null")
     video = inspect_video(path)
     stamps = video.index.times
     if not stamps.size:

@@ -117,7 +117,7 @@ def test_a_cache_and_a_shard_have_the_same_clips(files, tmp_path: Path):
 def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused(files, tmp_path: Path):
     for number in range(4):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    with pytest.raises(VideoError, match=r"has no seconds; .* set data\.fps to null, or make a video"):
+    with pytest.raises(VideoError, match=r"has no seconds; make a video .* set data\.fps to null"):
         everest.read_clip(tmp_path, frames=2, stride=1, size=32, fps=10)
     for fps in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="fps must be a number above 0"):

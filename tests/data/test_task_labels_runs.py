@@ -47,11 +47,7 @@ def error_of(*arguments: object, code: int = 4) -> str:
         ("regression", ["0.5", "run"], "csv:3: label 'run' is not a number"),
         ("regression", ["0.5", "1|2"], "csv:3: label '1|2' is not a number"),
         ("regression", ["0.5", ""], "csv:3: no label in '"),
-        (
-            "regression",
-            ["2", "2.0"],
-            "numbers of the column label have a mean of 2 and a standard deviation of 0",
-        ),
+        ("regression", ["2", "2.0"], "all 2 numbers of the column label are 2; check the list"),
         ("{tags: {multi-label: 3}}", ["", ""], "train.csv: no video has a class in the column label.tags"),
         ("{tags: {multi-label: 2}}", ["0|2", ""], "csv:2: label.tags 2 is out of range: labels count from 0"),
         ("{tags: {multi-label: 3}}", ["0|0", ""], "csv:2: label.tags '0|0' has a class twice"),

@@ -142,7 +142,7 @@ def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_
     assert found == {
         "clip0.mp4#1.07s-1.1s": "no frame is in the segment; the video has 32 frames in 2.00 s",
         "clip0.mp4#1.95s-": "no frame is in the segment; the video has 32 frames in 2.00 s",
-        "run#1.0s-": NO_SECONDS,
+        "run#1.0s-": f"{NO_SECONDS}, or use start_frame and end_frame",
     }
 
 

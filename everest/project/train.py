@@ -165,7 +165,7 @@ def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectL
     checks = _checking_seconds({key: len(listed) for key, listed in samples.items()}, lists, suggestion)
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds + checks)}{several}"
-    total += f", with {time_text(checks)} for validations and tests"
+    total += f", including {time_text(checks)} for validations and tests"
     plan = {
         "lists": sizes,
         "window": lists.window,

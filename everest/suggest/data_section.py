@@ -83,12 +83,9 @@ def _folder(root: str) -> Location:
     with as_data_error(location):
         if location.is_dir():
             return location
-        if not location.exists():
-            raise DataError(f"{root}: no such folder")
-    command = f"everest prepare split {shlex.quote(root)}"
     raise DataError(
-        f"{root}: not a folder; name the folder of the videos, and a list in it with --train. "
-        f"`{command}` makes lists of a sheet"
+        f"{root}: no such folder; name the folder of the videos, and a list in it with --train. "
+        "`everest prepare split SHEET` makes lists of a sheet"
     )
 
 

@@ -147,7 +147,7 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
     assert re.search(
-        r"all training: about \d+ s for 5 fine-tunings, including \d+ s for validations and tests", shown.stdout
+        r"all training: about \d+ s for 5 fine-tunings, including \d+ s for validations", shown.stdout
     )
     shown = called("train", class_folders, "--dry-run", "--json", "--hours", "0.01")
     plan = json.loads(shown.stdout)

@@ -110,6 +110,7 @@ def timeline(
 
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
+    save_option = "--save" if save is not None else "saved timeline"  # written beside --output
     if len(videos) == 1 and videos[0].suffix == SAVED:
         source = _saved(videos[0], {"window": window, "step": step, "save": save}, model)
     else:
@@ -121,7 +122,7 @@ def timeline(
     if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
     files = _output_files(output, kind, source.names)
-    targets = {"--output": [*files], "--save": [save], "--plot": [plot]}
+    targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
     _check_targets(targets, inputs, overwrite=overwrite)
     labeled = {} if truth is None else read_truth(truth, source.names)[0]

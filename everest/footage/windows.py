@@ -98,6 +98,9 @@ class Labeling:
         ):
             if left_out:
                 report(notice(f"left out, {what}: {first_names(left_out)}"))
+        automated = sum(bout.origin == "automated" for bouts in joined.values() for bout in bouts)
+        if automated:
+            report(notice(f"{counted(automated, 'predicted bout')} that nobody has corrected are used, too"))
         return joined
 
     def write(

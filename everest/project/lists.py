@@ -120,7 +120,7 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
     """Raise DataError for an empty list, and for one class to learn."""
     if not all(lists.values()) or len({sample.labels for sample in lists["train"]}) < 2:
         raise DataError(
-            f"{request.videos}: too few videos or groups to train on two classes and test; label more "
+            f"{request.videos}: too few videos or groups to train and test two classes; label more "
             "groups of the rarest class"
         )
 

@@ -86,7 +86,8 @@ class Labeling:
             manual = [each for each in lists if any(bout.origin != "automated" for bout in each)]
             # Time is unscored if it is so in each of the files.
             scored = [span for each in manual or lists for span in spans_outside(unscored_spans(each))]
-            bouts = [bout for each in manual or lists for bout in each if bout.label != UNSCORED]
+            scorings = (bout for each in manual or lists for bout in each if bout.label != UNSCORED)
+            bouts = list(dict.fromkeys(scorings))  # two files may hold the same bout
             joined[by_path[video]] = bouts + unscored_bouts(str(video), scored)
             if manual and len(manual) < len(lists):
                 predicted.append(str(video))
@@ -100,7 +101,8 @@ class Labeling:
                 report(notice(f"left out, {what}: {first_names(left_out)}"))
         automated = sum(bout.origin == "automated" for bouts in joined.values() for bout in bouts)
         if automated:
-            report(notice(f"{counted(automated, 'predicted bout')} that nobody has corrected are used, too"))
+            number = counted(automated, "predicted bout")
+            report(notice(f"{number} that nobody has corrected are used as labels, too"))
         return joined
 
     def write(

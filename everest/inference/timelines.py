@@ -208,6 +208,7 @@ def _trained_window(weights: Path | None) -> float | None:
     project = run.parent.parent.parent if run.parent.parent.name == FOLDS else run.parent
     if run.name != FINETUNE or not (project / PROJECT).is_file():
         return None
-    with reading_own(project / PROJECT, fix=(fix := "restore the file, or give --window")):
+    fix = "restore the file, or give --window"
+    with reading_own(project / PROJECT, fix=fix):
         seconds = read_own_json(project / PROJECT, fix=fix)["window"]
         return None if seconds is None else float(seconds)  # None: of videos, not of recordings

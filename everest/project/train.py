@@ -45,7 +45,7 @@ from everest.system.text import counted, read_own_json, reading_own
 
 TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
 SPARE: Final = 1.2  # our choice: of the hours that a warning names, as speeds vary between measurements
-START_SECONDS: Final = 0.5  # measured on two cores: to start the workers of a validation or a test
+START_SECONDS: Final = 0.5  # our estimate: to start the workers of a validation or a test
 MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
 
 

@@ -242,8 +242,8 @@ def test_videos_that_cannot_be_read_are_left_out_and_named(class_folders: Path, 
 def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: Path, tmp_path: Path):
     header, *bouts = recordings.with_name("bouts.csv").read_text().splitlines(keepends=True)
     annotations = []
-    for number in range(2):  # the recordings of a project may be annotated in several files
-        (tmp_path / f"{number}.csv").write_text("".join([header, *bouts[number::2]]))
+    for number in range(2):  # annotated in several files, one bout in both
+        (tmp_path / f"{number}.csv").write_text("".join([header, bouts[0], *bouts[1 + number :: 2]]))
         annotations += ["--annotations", tmp_path / f"{number}.csv"]
     output = tmp_path / "project"
     document = json_of("train", recordings, *annotations, "-o", output, "--folds", 4, *FEW)

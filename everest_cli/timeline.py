@@ -42,7 +42,10 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
         if to is not None:
             raise RecipeError(f"--to {to}: needs --output, the file to write")
         return None
-    kind = to or KINDS_BY_ENDING.get(output.suffix.lower())
+    by_ending = KINDS_BY_ENDING.get(output.suffix.lower())
+    kind = to or by_ending
+    if by_ending is not None and kind != by_ending:
+        raise RecipeError(f"--output {output}: its ending says {by_ending}, but --to says {kind}; change one")
     if kind not in kinds:
         known = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)
         raise RecipeError(f"--output {output}: end its name in {known}, or add --to")
@@ -155,6 +158,10 @@ def timeline(
         written = [file] if kind == "json" else write_bouts(file, str(kind), timelines, bouts, paths)
         for each in written:
             typer.echo(each, err=as_json)
+    if has_windows and not model.quiet:
+        for name, path in (("probabilities", save), ("figure", plot)):
+            if path is not None:
+                typer.echo(f"{name}: {path}", err=True)
     exit_if_failed(any(video.error for video in timelines.videos))
 
 

@@ -59,6 +59,7 @@ ON_FIVE_SETS: Final = (
 )
 LONG: Final = {name: LABELED[name] for name in LABELED if name != "cameramotion8"}  # its clips have 24 frames
 RESTS: Final = {name: LABELED[name] for name in ("interaction6",)}  # see frame-selection-clips.yaml
+SEVERAL_VIEWS: Final = {name: LABELED[name] for name in ("surveillance2", "interaction6", "weizmann10")}
 FEW_IS_BETTER: Final = {name: LABELED[name] for name in ("weizmann10", "cameramotion8")}  # with few steps
 # Parts on real clips, whose arms are repeated for each labeled set.
 CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {
@@ -66,6 +67,7 @@ CLIPS: Final = dict.fromkeys(ON_FIVE_SETS, LABELED) | {
     "frame-selection-clips": RESTS,
     "frames-clips": LONG,
     "camera-clips": LABELED | SHAKEN,
+    "views-per-decode-clips": SEVERAL_VIEWS,
 }
 OWN_CLIPS: Final = "frame-selection-clips"  # its pre-training reads the clips of one set, not of all
 SUBFOLDERS: Final = dict.fromkeys(CLIPS, "clips") | {LVMAE: LVMAE}  # of videos; other parts: rendered

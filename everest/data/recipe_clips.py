@@ -77,36 +77,13 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
     num_noise = offered.num_tokens + draws + (NUMBERS if stage.camera_motion else 0)
-    return unlabeled_clips(
-        recipe, pretrain_key(data), views, num_noise=num_noise, replace_bad=replace_bad, training=True
-    )
+    samples = read_source(data, pretrain_key(data), labeled=False)
+    return clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=True)
 
 
 def pretrain_key(data: DataSettings) -> str:
     """Returns the key of the data section that names the videos for pre-training."""
     return "pretrain" if data.pretrain else "train"
-
-
-def unlabeled_clips(
-    recipe: Recipe,
-    key: str,
-    views: MakeViews,
-    *,
-    replace_bad: bool,
-    num_noise: int = 0,
-    training: bool = False,
-) -> VideoClips:
-    """Returns clips of the videos of `data.KEY`, without their labels; `training`: as in `clips_of`."""
-    samples = read_source(recipe.data, key, labeled=False)
-    return clips_of(
-        recipe,
-        samples,
-        views,
-        num_noise=num_noise,
-        replace_bad=replace_bad,
-        training=training,
-        notices=[samples.notice],
-    )
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
@@ -134,7 +111,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         num_noise=num_noise,
         replace_bad=True,
         training=True,
-        notices=[samples.notice, unused_validation(data)],
+        notices=[unused_validation(data)],
     )
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
     weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
@@ -225,7 +202,7 @@ def clips_of(
 
     Args:
         training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
-        notices: lines to show when a run starts.
+        notices: lines to show when a run starts, after those about the list.
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
@@ -249,7 +226,7 @@ def clips_of(
         decoder=data.decoder,
         replace_bad=replace_bad,
         cache=open_cache(data.cache if cached else "none", distinct, channels=data.channels),
-        notices=tuple(filter(None, notices)),
+        notices=tuple(filter(None, (samples.notice, *notices))),
     )
 
 

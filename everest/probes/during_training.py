@@ -25,7 +25,7 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.dataset import Batch, VideoClips, spaced
 from everest.data.loader import batches, choose_workers, on_device
 from everest.data.randomness import Purpose, seed_at
-from everest.data.recipe_clips import center_views, clips_of, unlabeled_clips
+from everest.data.recipe_clips import center_views, clips_of
 from everest.data.views import PretrainViews
 from everest.engine.training import Training
 from everest.errors import DivergedError
@@ -91,7 +91,8 @@ class Prober:
         if recipe.data.val is not None:
             one = views if views.compared else replace(views, views_per_decode=1)
             num_noise = training.clips.num_noise
-            held_out = unlabeled_clips(recipe, "val", one, replace_bad=False, num_noise=num_noise)
+            unlabeled = read_source(recipe.data, "val", labeled=False)
+            held_out = clips_of(recipe, unlabeled, one, replace_bad=False, num_noise=num_noise)
         self._classes: Classes | None = None  # None: the videos have no labels
         if settings.list is not None:
             data = replace(recipe.data, train=settings.list)

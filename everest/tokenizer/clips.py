@@ -8,8 +8,9 @@ from typing import Final
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.dataset import Batch, VideoClips, spaced
 from everest.data.loader import batches, choose_workers
-from everest.data.recipe_clips import pretrain_key, unlabeled_clips
+from everest.data.recipe_clips import clips_of, pretrain_key
 from everest.data.views import PretrainViews, ValidationViews
+from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
@@ -28,7 +29,8 @@ def tokenizer_clips(recipe: Recipe) -> VideoClips:
         views_per_decode=1,
         fps=recipe.data.fps,
     )
-    return unlabeled_clips(recipe, pretrain_key(recipe.data), views, replace_bad=True, training=True)
+    samples = read_source(recipe.data, pretrain_key(recipe.data), labeled=False)
+    return clips_of(recipe, samples, views, replace_bad=True, training=True)
 
 
 def held_out_key(recipe: Recipe) -> str:
@@ -53,7 +55,8 @@ def held_out_clips(recipe: Recipe) -> VideoClips:
         sampling="dense",
         fps=recipe.data.fps,
     )
-    return unlabeled_clips(recipe, held_out_key(recipe), views, replace_bad=False)
+    samples = read_source(recipe.data, held_out_key(recipe), labeled=False)
+    return clips_of(recipe, samples, views, replace_bad=False)
 
 
 def spaced_clips(clips: VideoClips, most: int, *, settings: TrainSettings) -> Iterator[Batch]:

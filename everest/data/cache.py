@@ -70,7 +70,7 @@ class FrameCache:
         frames: np.ndarray | None = None  # (F, H, W, C) uint8
         with suppress(OSError, ValueError, EOFError):  # missing or incomplete
             frames = np.load(cached, mmap_mode="r")
-        if frames is None and frame_bytes(video, span[1], channels) <= LARGEST:
+        if frames is None and frame_bytes(video, span[1], channels) <= min(LARGEST, _room(self.folder)):
             with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
                 wanted = range(span[0], sum(span))
                 frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
@@ -102,7 +102,7 @@ def open_cache(
         for sample in samples[:: max(len(samples) // PROBED, 1)]:
             with suppress(VideoError):  # reported when it is read
                 sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
-        needed = len(samples) * float(np.mean([size for size in sizes if size <= LARGEST] or [0]))
+        needed = len(samples) * float(np.mean([size * (size <= LARGEST) for size in sizes] or [0]))
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
         if kind == "memory":
@@ -144,11 +144,16 @@ def enter(folder: Path) -> Callable[[], None]:
     return leave
 
 
+def _room(folder: Path) -> float:
+    """The bytes that may be filled; 0 if the folder is gone."""
+    with suppress(OSError):
+        return SHARE * psutil.disk_usage(str(folder)).free
+    return 0.0
+
+
 def _save(file: Path, frames: np.ndarray) -> None:
     """Write atomically; if there is no space, the next epoch decodes the video again."""
     with suppress(OSError):
-        if frames.nbytes > SHARE * psutil.disk_usage(str(file.parent)).free:
-            return
         descriptor, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
         try:
             with os.fdopen(descriptor, "wb") as opened:

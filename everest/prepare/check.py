@@ -22,7 +22,7 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
-from everest.video.decoding import Loss, decode_frames
+from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import NO_SECONDS, TOLERANCE, image_frames, known_damage, probe, read_image
@@ -78,7 +78,7 @@ def examine(path: str) -> Inspection:
             content = hashlib.file_digest(opened, _digest).hexdigest()
         inspect_video(file)  # names what is no video
         losses: list[Loss] = []
-        with closing(decode_frames(file, losses=losses)) as frames:
+        with closing(decode_frames(file, survey=Survey(losses=losses))) as frames:
             count = sum(1 for _ in frames)
         return replace(
             blank,

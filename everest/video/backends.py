@@ -81,8 +81,8 @@ def _decode(
             there every frame must be decoded.
     """
     scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
-    skips = video.index.skips(wanted) if skipping else {}
-    with closing(decode_frames(path, entry, **skips)) as decoded:
+    skips = video.index.skips(wanted) if skipping else None
+    with closing(decode_frames(path, entry, skips=skips)) as decoded:
         for number, frame in islice(numbered(video.index, decoded, wanted), len(wanted)):
             yield number, _upright(path, video, frame, scaler)
 

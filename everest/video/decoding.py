@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, takewhile
 from typing import Final, NamedTuple
 
@@ -52,85 +52,103 @@ class Loss(NamedTuple):
     packets: int  # 0: known by the times of the frames only
 
 
+class Skips(NamedTuple):
+    """The frames that a reader does not need, by their time stamps."""
+
+    unwanted: Collection[int] = ()  # may be skipped if no other frame refers to them
+    needless: Collection[int] = ()  # can always be skipped
+    last: int | None = None  # of the frame whose packet is the last to be read
+
+
+@dataclass(slots=True)
+class Survey:
+    """What decoding shows about a file besides its frames."""
+
+    keys: list[Entry] = field(default_factory=list)  # keyframes
+    stamps: list[int | None] = field(default_factory=list)  # of the packets, as decoded
+    losses: list[Loss] = field(default_factory=list)  # what cannot be decoded
+
+
 def decode_frames(
     path: Video,
     entry: Entry | None = None,
     *,
-    unwanted: Collection[int] = (),
-    needless: Collection[int] = (),
-    last: int | None = None,
-    keys: list[Entry] | None = None,
-    stamps: list[int | None] | None = None,
-    losses: list[Loss] | None = None,
+    skips: Skips | None = None,
+    survey: Survey | None = None,
     from_any: bool = False,
 ) -> Generator[Decoded]:
     """Decode frames in display order from an entry, or from the start; nothing if it is not reached.
 
     Args:
-        unwanted: time stamps of frames that may be skipped if no other frame refers to them.
-        needless: time stamps of frames that can always be skipped.
-        last: time stamp of the frame whose packet is the last to be read.
-        keys: receives the keyframes.
-        stamps: receives the time stamps of the packets, as decoded.
-        losses: receives what cannot be decoded.
+        survey: is filled.
         from_any: begin at any packet, not at the first keyframe.
     """
+    skips, survey = skips or Skips(), survey or Survey()
     with open_stream(path) as (container, stream):
         codec = stream.codec_context
-        skips = codec.name in SKIPPING_CODECS and len(unwanted) > 0
+        may_skip = codec.name in SKIPPING_CODECS and len(skips.unwanted) > 0
         count, lost = 0, 0
         is_timed = container.format.name not in UNTIMED_FORMATS
-        waits = entry is None and not from_any  # for a keyframe, at the start and after a damage
-        breaks = 0
+        awaits_key = entry is None and not from_any  # at the start and after a damage
+        is_broken = False
         for number, packet, is_damaged, breaks_off in judged_packets(path, container, stream, entry):
             is_key = packet.is_keyframe and packet.size > 0
-            if stamps is not None and packet.size:
-                stamps.append(packet.pts)
-            if waits and packet.size:
+            if packet.size:
+                survey.stamps.append(packet.pts)
+            if awaits_key and packet.size:
                 if not is_key or is_damaged:
-                    lost += breaks > 0 or is_damaged
+                    lost += is_broken or is_damaged
                     continue
-                waits = False
-                if (lost or breaks) and losses is not None:
-                    losses.append(Loss(count, lost))
-                lost, breaks = 0, 0
-            if keys is not None and is_key:
-                keys.append(_entry(container, packet, number))
-            if skips:
-                if packet.pts in needless:
+                awaits_key = False
+                if lost or is_broken:
+                    survey.losses.append(Loss(count, lost))
+                lost, is_broken = 0, False
+            if is_key:
+                survey.keys.append(_entry(container, packet, number))
+            if may_skip:
+                if packet.pts in skips.needless:
                     continue
-                codec.skip_frame = "NONREF" if packet.pts in unwanted else "DEFAULT"
+                codec.skip_frame = "NONREF" if packet.pts in skips.unwanted else "DEFAULT"
+            is_last = may_skip and skips.last is not None and packet.pts == skips.last
             frames: list[VideoFrame] = []
-            ends = skips and last is not None and packet.pts == last
             with decoder_errors(path):
                 if not is_damaged:
                     try:
                         frames = packet.decode()
                     except InvalidDataError:
                         is_damaged = True
-                sound = list(takewhile(lambda frame: not frame.is_corrupt, frames))
+                sound = list(takewhile(_is_sound, frames))
                 if len(sound) < len(frames):  # what the decoder still holds may refer to this frame
                     is_damaged = True
-                elif ends or is_damaged or breaks_off:
-                    held = list(takewhile(lambda frame: not frame.is_corrupt, codec.decode(None)))
-                    sound, lost = (sound + held, lost) if is_timed else (sound, lost + len(held))
+                elif is_last or is_damaged or breaks_off:
+                    held = list(takewhile(_is_sound, codec.decode(None)))
+                    if is_timed:
+                        sound += held
+                    else:
+                        lost += len(held)
                 elif not is_timed and not packet.size and count and is_cut(path):
-                    sound, lost = [], lost + len(sound)
+                    lost += len(sound)
+                    sound = []
                 if is_damaged or breaks_off:
                     codec.flush_buffers()
             for place, frame in enumerate(sound, start=number * PLACES):
                 yield Decoded(frame, place)
+            if is_last:
+                return
             count += len(sound)
             lost += is_damaged
-            breaks += is_damaged or breaks_off
-            waits = waits or is_damaged or breaks_off
-            if ends:
-                return
-        if lost and losses is not None:
-            losses.append(Loss(count, lost))
-        has_keyframe = not waits or breaks > 0 or lost > 0
+            is_broken = is_broken or is_damaged or breaks_off
+            awaits_key = awaits_key or is_damaged or breaks_off
+        if lost:
+            survey.losses.append(Loss(count, lost))
+        has_keyframe = not awaits_key or is_broken or lost > 0
     if not has_keyframe:
-        yield from decode_frames(path, from_any=True, losses=losses, keys=keys, stamps=stamps)
+        survey.stamps.clear()
+        yield from decode_frames(path, survey=survey, from_any=True)
+
+
+def _is_sound(frame: VideoFrame) -> bool:
+    return not frame.is_corrupt
 
 
 def decode_places(path: Video, places: Iterable[tuple[int, int]]) -> Iterator[VideoFrame | None]:

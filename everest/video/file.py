@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from everest.system.storage import RemotePath
 from everest.video.cuts import end_before, missing_end, promised_seconds
-from everest.video.decoding import Loss, decode_frames, decode_places
+from everest.video.decoding import Loss, Survey, decode_frames, decode_places
 from everest.video.index import CountedIndex, FrameIndex, StampedIndex, count_frames, stamped_packets
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import DAMAGED_OR_LARGE, IMAGES, VideoError, decoder_errors, open_stream
@@ -36,6 +35,7 @@ from everest.video.times import frame_rate
 RULES: Final = 10  # to be raised with every change of the facts or of how they are found
 NUMBERS: Final = np.dtype("<i8")
 MATRIX: Final = "DISPLAYMATRIX"  # PyAV's name of nine 32-bit numbers, of which a to d are 16.16
+MOST_FRAMES: Final = 2**23  # our choice: of all files that are cached, 16 bytes each
 SLANT: Final = 0.02  # of a right angle's sine: our choice, about 1 degree
 
 
@@ -91,6 +91,7 @@ class VideoFile:
     notices: tuple[str, ...]  # what was repaired
 
 
+_cached: dict[tuple[Video, int, str], VideoFile] = {}  # by path and version
 _kept: list[Path] = []  # the folder in which facts are kept, if there is one
 
 
@@ -102,19 +103,27 @@ def keep_indexes(folder: Path | None) -> None:
 def inspect_video(path: Video) -> VideoFile:
     """Index a file and decode its first frame; cached until the file changes."""
     try:
-        return _inspect(path, *video_version(path))
+        size, changing = video_version(path)
+        key = (path, size, changing)  # a rewritten file has another one
+        facts = _cached.pop(key, None)
+        if facts is None:
+            facts = _inspect(path, changing)
+            frames = facts.info.frames + sum(other.info.frames for other in _cached.values())
+            while _cached and frames > MOST_FRAMES:
+                frames -= _cached.pop(next(iter(_cached))).info.frames
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
+    _cached[key] = facts  # the last one used stands last
+    return facts
 
 
 def clear_video_cache() -> None:
     """Free the facts of all files, for callers that need each file only once."""
-    _inspect.cache_clear()
+    _cached.clear()
 
 
-@lru_cache(maxsize=32768)  # some kilobytes each
-def _inspect(path: Video, size: int, changing: str) -> VideoFile:
-    """Inspect a file. With `size` and `changing` in the cache's key, a rewritten file is inspected again."""
+def _inspect(path: Video, changing: str) -> VideoFile:
+    """Read the facts of a file, or those that are kept of it."""
     if not _kept or isinstance(path, Member) or not changing:  # a storage may state no version
         return _read_facts(path)
     (folder,) = _kept
@@ -193,9 +202,10 @@ def _read_facts(path: Video) -> VideoFile:
             # The places of other formats are those of a header before the image.
             are_images = codec.name == IMAGES and format_name.startswith("mov")
             size_is_known = codec.width > 0
-    losses: list[Loss] = []
-    with closing(decode_frames(path, losses=losses)) as frames:
+    survey = Survey()
+    with closing(decode_frames(path, survey=survey)) as frames:
         first = next((frame for frame, _ in frames), None)
+    losses = survey.losses
     if first is None:
         problem = "no frame can be decoded"
         raise VideoError(path, problem if size_is_known else f"{problem} ({DAMAGED_OR_LARGE})")

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import astuple, dataclass
 from itertools import islice, pairwise
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import av
 import numpy as np
@@ -30,7 +30,7 @@ from av import VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 
 from everest.video.cuts import MOST_HELD
-from everest.video.decoding import Decoded, Entry, Loss, decode_frames
+from everest.video.decoding import Decoded, Entry, Loss, Skips, Survey, decode_frames
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, packets
 from everest.video.times import Repaired, places_with, repaired
@@ -117,8 +117,8 @@ class StampedIndex:
             (Entry(int(self.key_seeks[key])) if key > 0 else None, run) for key, run in _runs(keys, wanted)
         ]
 
-    def skips(self, wanted: list[int]) -> dict[str, Any]:
-        """The arguments of `decode_frames` that skip all frames which the `wanted` ones (rising) do not need.
+    def skips(self, wanted: list[int]) -> Skips:
+        """All frames that the `wanted` ones (rising) do not need.
 
         Frames are needless to which no wanted frame refers, because they are decoded after all wanted frames
         of their GOP; this is not known if GOPs may be open.
@@ -135,14 +135,14 @@ class StampedIndex:
         times = self.times[near]
         unwanted = set(times.tolist()).difference(self.times[wanted].tolist())
         if not self.order.size:
-            return {"unwanted": unwanted}
+            return Skips(unwanted)
         order, chosen = self.order[near], np.array(wanted) - near.start
         gop = np.searchsorted(keys, times, side="right") - 1
         final_of_gop = np.full(len(keys), -1)  # the last wanted frame of each GOP, in decode order
         np.maximum.at(final_of_gop, gop[chosen], order[chosen])
         final = wanted[int(self.order[wanted].argmax())]
         needless = set(times[order > final_of_gop[gop]].tolist())
-        return {"unwanted": unwanted, "needless": needless, "last": int(self.times[final])}
+        return Skips(unwanted, needless, last=int(self.times[final]))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,9 +171,9 @@ class CountedIndex:
             for entry, run in _runs(entries, wanted)
         ]
 
-    def skips(self, wanted: list[int]) -> dict[str, Any]:
-        """No frame is skipped: a place depends on all frames before it."""
-        return {}
+    def skips(self, wanted: list[int]) -> Skips:
+        """None: a place depends on all frames before it."""
+        return Skips()
 
 
 FrameIndex = StampedIndex | CountedIndex
@@ -269,15 +269,14 @@ def count_frames(path: Video, *, step: float, of_decoding: bool) -> tuple[Counte
     Returns:
         The index, what cannot be decoded, and the times with what was repaired of them.
     """
-    keys: list[Entry] = []
+    survey = Survey()
+    keys, losses = survey.keys, survey.losses
     chosen: list[Entry] = []
-    losses: list[Loss] = []
     places: list[int] = []
     stamps: list[int | None] = []
-    packet_stamps: list[int | None] = []
     checksums: dict[int, int] = {}  # of frames after entries, by their places
     duration, compared_until = 0, 0
-    with closing(decode_frames(path, keys=keys, stamps=packet_stamps, losses=losses)) as frames:
+    with closing(decode_frames(path, survey=survey)) as frames:
         for frame, place in frames:
             if keys and keys[-1].packet >= LEAST_BETWEEN + (chosen[-1].packet if chosen else 0):
                 chosen.append(keys[-1])
@@ -287,7 +286,7 @@ def count_frames(path: Video, *, step: float, of_decoding: bool) -> tuple[Counte
             places.append(place)
             stamps.append(frame.pts)
             duration = frame.duration
-    fixed = repaired(stamps, packet_stamps, losses, of_decoding=of_decoding)
+    fixed = repaired(stamps, survey.stamps, losses, of_decoding=of_decoding)
     times = fixed.times
     if not times.size and losses:
         times = (places_with(losses, len(places)) * step).round().astype(np.int64)

@@ -27,7 +27,7 @@ from torch import Tensor
 from everest.errors import unknown_name
 from everest.system.storage import Location, RemotePath
 from everest.video.backends import DECODERS, pyav_in_order
-from everest.video.decoding import Loss, decode_frames
+from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.file import VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.index import StampedIndex, numbered
@@ -149,7 +149,7 @@ def resized_frames(
     times = video.index.times
     unit = Fraction(1) / Fraction(video.second).limit_denominator(10**9)
     scaler = VideoReformatter()
-    with closing(decode_frames(path, losses=losses)) as decoded:
+    with closing(decode_frames(path, survey=Survey(losses=losses))) as decoded:
         for number, frame in numbered(video.index, decoded, range(video.info.frames)):
             with decoder_errors(path):
                 scaled = scaler.reformat(
@@ -256,7 +256,8 @@ def _count(path: Video, wanted: list[int]) -> int:
     """How many frames there are; an error if some of the `wanted` (ascending) are not among them."""
     count = probe(path).frames
     if not wanted or wanted[0] < 0 or wanted[-1] >= count:
-        raise VideoError(path, f"frames {wanted} requested, there are {count}")
+        requested = f"frames {wanted[0]} to {wanted[-1]}" if wanted else "no frame"
+        raise VideoError(path, f"{requested} requested, there are {count}")
     return count
 
 

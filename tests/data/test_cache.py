@@ -112,14 +112,20 @@ def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_d
     parts = [Sample(path=names[0], start_frame=first) for first in range(12)]
     with pytest.raises(EnvironmentProblem, match=r"12 videos need about"):  # as many segments of one
         open_cache("disk", parts)
+    monkeypatch.setattr(cache_module, "LARGEST", 2**17)  # whole videos are not cached, and need no room
+    assert open_cache("disk", [*videos, segments[0]]) == FrameCache(small_disk / "frames")
 
 
-def test_a_full_disk_costs_no_clip(video, small_disk, tmp_path):
+def test_a_full_disk_costs_no_clip_and_no_whole_video(video, small_disk, tmp_path, monkeypatch):
     kept = Kept(small_disk)
     for number in range(12):
         copy = shutil.copy(video, tmp_path / f"{number}.mp4")
         assert torch.equal(kept.frames(copy, [3, 30]), read_frames(video, [3, 30]))
     assert 3 <= len(list(small_disk.glob("*.npy"))) < 12
+    decoded: list[int] = []
+    monkeypatch.setattr(cache_module, "read_frames", lambda _, ids, **options: decoded.extend(ids))
+    kept.frames(shutil.copy(video, tmp_path / "another.mp4"), [3, 30])
+    assert decoded == [3, 30]
 
 
 PROGRAM = """

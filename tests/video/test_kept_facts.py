@@ -13,6 +13,7 @@ import pytest
 import torch
 from timed_videos import write_numbered
 
+from everest.video import file as file_module
 from everest.video.file import VideoFile, clear_video_cache, file_of_facts, inspect_video, keep_indexes
 from everest.video.index import CountedIndex
 from everest.video.reader import VideoError
@@ -51,6 +52,20 @@ def test_stored_facts_equal_those_of_the_file(folder: Path, clip_files: Path, tm
     keep_indexes(None)
     assert_same(first, inspect_video(video))
     assert isinstance(first.index, CountedIndex) == (kind == "avi")
+
+
+def test_facts_of_long_videos_leave_the_memory_first_used_first(
+    clip_files: Path, monkeypatch: pytest.MonkeyPatch
+):
+    clear_video_cache()
+    paths = [clip_files / f"clip{number}.mp4" for number in range(3)]
+    first = inspect_video(paths[0])
+    monkeypatch.setattr(file_module, "MOST_FRAMES", 2 * first.info.frames)
+    second = inspect_video(paths[1])
+    assert inspect_video(paths[0]) is first  # the last one used
+    inspect_video(paths[2])
+    assert inspect_video(paths[0]) is first
+    assert inspect_video(paths[1]) is not second
 
 
 def test_a_file_rewritten_with_its_old_size_and_time_is_indexed_again(folder: Path, tmp_path: Path):

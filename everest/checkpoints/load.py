@@ -75,7 +75,7 @@ def find_weights(
             notify(f"{best}: best weights on data.val, from step {step}; --which newest uses the last ones")
         return best
     if which == "best" and path.is_dir():
-        raise CheckpointError(f"{path}: no {BEST} in it (no data.val, so no best)")
+        raise CheckpointError(f"{path}: no {BEST}, because the run had no data.val; use --which newest")
     files = [path / name for name in WEIGHT_FILES] if path.is_dir() else [path]
     file = next((file for file in files if file.exists()), None)
     if file is None:

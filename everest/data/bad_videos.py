@@ -37,7 +37,8 @@ class BadVideos:
             first = "; ".join(f"{path} ({reason})" for path, reason in list(self.reasons.items())[:3])
             raise DataError(
                 f"{self.bad} of {self.requested} samples could not be read, more than "
-                f"data.max_bad={self.max_bad} allows: {first}; bad_videos.csv lists all {len(self.reasons)}"
+                f"data.max_bad={self.max_bad} allows: {first}; repair or remove them (bad_videos.csv lists "
+                f"all {len(self.reasons)})"
             )
 
     def counts(self) -> dict[str, int]:

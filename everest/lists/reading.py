@@ -267,7 +267,10 @@ def _named(source: Location, names: tuple[str, ...], rules: LabelRules) -> Label
             "no class names; set data.classes or use numbers"
         )
     if names and head.outputs not in (0, len(names)):
-        raise DataError(f"{source}: data.num_classes is {head.outputs}, there are {len(names)} ({first})")
+        raise DataError(
+            f"{source}: has {len(names)} classes ({first}), but data.num_classes is {head.outputs}; "
+            "correct it, or leave it out"
+        )
     joined = [name for name in names if JOINED_BY in name]
     if joined and head.task == MULTI_LABEL:
         problem = f"the class '{joined[0]}' has a '{JOINED_BY}' in its name, which joins classes; rename it"
@@ -304,8 +307,8 @@ def _samples_of_list(
     absent = _absent({sample.path: parse_location(sample.path) for _, sample in listed})
     if absent and all(sample.path in absent for _, sample in listed):
         raise DataError(
-            f"{file}: none of its {len(absent)} videos exists, first {listed[0][1].path}; paths are relative "
-            f"to {root}; name their folder by --data DIR, or move the list there"
+            f"{file}: none of its {len(absent)} videos was found, for example {listed[0][1].path}; paths are "
+            f"relative to {root}; give their folder with --data DIR, or move the list into it"
         )
     if not may_miss:
         _refuse([f"{row.where}: {absent[x.path]}" for row, x in listed if x.path in absent])

@@ -74,7 +74,9 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     if section.get("test") is None:
         if train is not None:
             return None
-        raise DataError(f"{source}: no test list; `everest train {source / 'train.csv'}` divides one list")
+        listed = source / LIST_FILES["train"]
+        divided = f", or let `everest train {listed}` divide the training list" if listed.exists() else ""
+        raise DataError(f"{source}: has no test list; add {LIST_FILES['test']}{divided}")
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
             raise RecipeError(f"{option}: {source} already has train and test lists; give one list instead")
@@ -86,9 +88,10 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     videos, window = _labeled_videos(request, folder, report)
     groups, fewest, folds = len(videos.groups), request.folds or 2, []
     if groups < fewest:
-        unit = "recording" if request.annotations else "group"
+        fix = "check --group, or add videos of other people or places"
+        unit, fix = ("recording", "annotate more") if request.annotations else ("group", fix)
         raise DataError(
-            f"{request.videos}: only {counted(groups, unit)}, but {fewest} are needed; label more {unit}s"
+            f"{request.videos}: only {counted(groups, unit)}, but training and test need {fewest}; {fix}"
         )
     for text in videos.notices:
         report(notice(text))
@@ -120,8 +123,8 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
     """Raise DataError for an empty list, and for one class to learn."""
     if not all(lists.values()) or len({sample.labels for sample in lists["train"]}) < 2:
         raise DataError(
-            f"{request.videos}: too few videos or groups to train and test two classes; label more "
-            "groups of the rarest class"
+            f"{request.videos}: too few videos or groups to train and test two classes; add videos of more "
+            "people or recordings of the rarest class"
         )
 
 

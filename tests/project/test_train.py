@@ -171,8 +171,8 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
         assert "no class folders and no train.csv" in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
     grouped = ["train", class_folders, *output, "--group", "(p)"]
-    assert "only 1 group, but 2 are needed" in refused(*grouped, code=4)
-    assert "1 group, but 3" in refused(*grouped, "--folds", 3, code=4)
+    assert "only 1 group, but training and test need 2" in refused(*grouped, code=4)
+    assert "1 group, but training and test need 3" in refused(*grouped, "--folds", 3, code=4)
     (one / "list.csv").write_text("down/p0_0.mp4 down\ndown/p1_1.mp4 down\n")
     assert "all labels are the same" in refused("train", one / "list.csv", *output, code=4)
     few = tmp_path.parent / "few.csv"  # the test list needs one of two videos
@@ -194,7 +194,7 @@ def test_lists_that_are_divided_are_used_and_a_single_list_is_divided(class_fold
     plan = json_of("train", root / "all.csv", "--dry-run", *FEW)
     assert [plan["lists"][name].split()[0] for name in LISTS] == ["12", "2", "2"]
     (root / "train.csv").write_text("\n".join(rows[2:]) + "\n")
-    assert "train.csv` divides one list" in refused("train", root, "--dry-run", code=4)
+    assert "train.csv` divide the training list" in refused("train", root, "--dry-run", code=4)
     (root / "test.csv").write_text("\n".join([rows[0], rows[-1]]) + "\n")
     plan = json_of("train", root, "--dry-run", *FEW)
     assert plan["lists"] == {"train": "14 videos", "test": "2 videos"}

@@ -56,44 +56,40 @@ class DataFacts:
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     """Count the training videos, windows, groups and classes, and read the length and size of some videos."""
-    recipe, classes, names, ratio = Recipe(name="suggest", data=data), 0, None, 1.0
-    if labeled:
-        clips, known = finetune_clips(recipe)
-        classes = sum(head.outputs for head in known.heads if head.task != "regression")
-        # Of the first label, which a sampler balances.
-        counts = count_classes(sample.labels[0] for sample in clips.samples)
-        names, ratio = known.names, imbalance(counts.values())
-        for key in ("val", "test"):  # their labels, too: a typo would show only after hours of training
-            name = getattr(data, key)
-            if name is not None and join_location(parse_location(data.root), name).exists():
-                read_source(data, key, labeled=True, classes=known, may_miss=True)
-    else:
-        clips = pretrain_clips(recipe)
-    frames, height, width = _median_size(clips.samples, data.fps)
+    recipe, root = Recipe(name="suggest", data=data), parse_location(data.root)
+    clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
-    val = read_source(data, "val", labeled=False, may_miss=True).samples if data.val is not None else ()
+    held: dict[str, Sequence[Sample]] = {}
+    for key in ("val", "test"):  # their labels, too: a typo would show only after hours of training
+        name = getattr(data, key)
+        if name is not None and join_location(root, name).exists():
+            held[key] = read_source(data, key, labeled=labeled, classes=known, may_miss=True).samples
+    val = held.get("val", ())
     groups = {sample.group for sample in val}
     is_one_source = len(groups) == 1 and groups != {None}  # no video is classified by another source
     has_classes = labeled and not data.heads and data.task == "single-label"
     # The validation list, or the training list if that is tiny; without labels if both are tiny.
     probed = ProbeList(name=None, videos=len(val) or len(clips), held_out=min(len(val), MOST_HELD_OUT))
-    if has_classes and data.val is not None and len(val) >= TINY and not is_one_source:
+    if has_classes and len(val) >= TINY and not is_one_source:
         probed = replace(probed, name=data.val)
     elif has_classes and len(clips) >= TINY:
         probed = replace(probed, name=data.train, videos=len(clips))
     else:
         probed = probed.without_labels()
+    frames, height, width = _median_size(clips.samples, data.fps)
+    # Of the first label, which a sampler balances.
+    counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
     return DataFacts(
         train=ListSize.of(clips.samples),
         pretrain=ListSize.of(more) if more else None,
-        classes=classes,
-        class_names=names or (),
+        classes=sum(head.outputs for head in known.heads if head.task != "regression") if known else 0,
+        class_names=(known.names if known else None) or (),
         frames=frames,
         pretrain_frames=_median_size(more, data.fps)[0] if more else 0.0,
         height=height,
         width=width,
         task=data.task if labeled else "single-label",
-        imbalance=ratio,
+        imbalance=imbalance(counts.values()),
         probed=probed,
     )
 

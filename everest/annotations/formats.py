@@ -58,11 +58,7 @@ FORMATS: Final[dict[str, Format]] = {
 
 
 def read_annotations(
-    path: Path,
-    *,
-    fps: float | None = None,
-    videos: VideoFinder | None = None,
-    keep_windows: bool = False,
+    path: Path, *, fps: float | None = None, videos: VideoFinder | None = None, keep_windows: bool = False
 ) -> list[Bout]:
     """Read the bouts of an annotation file.
 

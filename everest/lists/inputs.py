@@ -99,11 +99,9 @@ def read_sources(sources: Sequence[str], root: str | None) -> Iterator[SourceLis
     """
     for text in sources:
         location = parse_location(text)
-        if root is not None:
-            folder = parse_location(root)
-        else:
-            is_only_folder = len(sources) == 1 and location.is_dir()
-            folder = location if is_only_folder else location.absolute().parent
+        folder = location.absolute().parent if root is None else parse_location(root)
+        if root is None and len(sources) == 1 and location.is_dir():
+            folder = location
         if location.exists():
             refuse_shards(location)
         if location.is_dir():

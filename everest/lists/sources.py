@@ -17,24 +17,13 @@ from everest.lists.classes import Classes
 from everest.lists.labels import read_class_names
 from everest.lists.reading import SampleList, read_samples, read_unlabeled
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import (
-    as_data_error,
-    holds_list,
-    missing,
-    split_folders,
-    videos_under,
-)
+from everest.video.folders import as_data_error, holds_list, missing, split_folders, videos_under
 
 LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # of `everest prepare`
 
 
 def read_source(
-    data: DataSettings,
-    key: str,
-    *,
-    labeled: bool,
-    classes: Classes | None = None,
-    may_miss: bool = False,
+    data: DataSettings, key: str, *, labeled: bool, classes: Classes | None = None, may_miss: bool = False
 ) -> SampleList:
     """The videos of `data.KEY`, all checked; the notice names what is read in place of a missing list.
 

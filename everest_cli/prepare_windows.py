@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from collections import defaultdict
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
@@ -114,7 +113,7 @@ def convert_annotations(
     """
     kind = kind_of(output, to, get_args(AnnotationKind))
 
-    from everest.annotations.bout import LONGEST, UNSCORED, by_video
+    from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
     from everest.annotations.matching import VideoBouts, VideoFinder, bouts_of_videos
     from everest.lists.inputs import named_videos
@@ -124,9 +123,7 @@ def convert_annotations(
     found = bouts_of_videos(bouts, names) if videos else VideoBouts(bouts, [], [], {})
     unscored = [bout for bout in found.bouts if bout.label == UNSCORED]
     scored = [bout for bout in found.bouts if bout.label != UNSCORED]
-    lengths: dict[str, list[float]] = defaultdict(list)
-    for bout in scored:
-        lengths[bout.label].append(bout.seconds)
+    lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
     classes = sorted(lengths.items(), key=lambda item: -sum(item[1]))  # the class with the most seconds first
     document: dict[str, Any] = {
         "videos": len({bout.video for bout in found.bouts}),

@@ -85,6 +85,14 @@ def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     }
 
 
+def by_label(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
+    """The bouts of each class, the classes in alphabetical order."""
+    bouts_of: dict[str, list[Bout]] = defaultdict(list)
+    for bout in bouts:
+        bouts_of[bout.label].append(bout)
+    return dict(sorted(bouts_of.items()))
+
+
 def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
     """The bouts with those merged that overlap and are equal but for their times; bouts that touch are not.
 

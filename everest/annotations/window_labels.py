@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, covered_spans
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, by_label, covered_spans
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
@@ -38,11 +38,8 @@ def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout])
         """The seconds of a span in each window, (W,); negative outside of it."""
         return np.minimum(ends, end) - np.maximum(starts, start)
 
-    by_label: dict[str, list[Bout]] = defaultdict(list)
-    for bout in bouts:
-        by_label[bout.label].append(bout)
     labels: list[ClassSeconds] = [{} for _ in windows]
-    for label, label_bouts in sorted(by_label.items()):
+    for label, label_bouts in by_label(bouts).items():
         seconds = np.zeros(len(windows))
         for start, end in covered_spans(label_bouts):
             seconds += inside(start, end).clip(min=0)

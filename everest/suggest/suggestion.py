@@ -21,7 +21,6 @@ from everest.lists.sources import LIST_FILES
 from everest.prepare.index import CLASSES
 from everest.prepare.split import LabeledVideos
 from everest.profiling.measure import TrainingStage, measure, reading_speed, stage_clips
-from everest.suggest.data_facts import DataFacts, examine_data
 from everest.suggest.data_section import (
     data_section,
     has_class_folders,
@@ -29,7 +28,7 @@ from everest.suggest.data_section import (
     shared_videos,
     with_task,
 )
-from everest.suggest.rules import DEVICES, Choice, Purpose, choose_values
+from everest.suggest.rules import DEVICES, Choice, DataFacts, Purpose, choose_values, examine_data
 from everest.system.files import write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location

@@ -14,6 +14,7 @@ from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
 from everest.system.text import json_text, read_json
 
+EMPTY: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # its parts, as BORIS needs them
 POINT: Final = "Point event"
 STATE: Final = "State event"
 
@@ -76,75 +77,53 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     every = [bout for each in bouts.values() for bout in each]
     labels = {bout.label for bout in every}
     points = labels - {bout.label for bout in every if bout.seconds}
-    subjects = sorted({bout.subject for bout in every} - {""})
-    now = datetime.now().isoformat(timespec="seconds")
-    count = Counter(map(stem, bouts))
-    empty = dict.fromkeys(("key", "description", "category", "excluded", "coding map"), "")
+    date = datetime.now().isoformat(timespec="seconds")
+    subjects = [EMPTY["subject"] | {"name": name} for name in sorted({bout.subject for bout in every} - {""})]
     behaviors = [
-        {"type": POINT if name in points else STATE, "code": name, **empty, "modifiers": {}}
+        EMPTY["behavior"] | {"code": name, "type": POINT if name in points else STATE}
         for name in sorted({*classes, *labels})
     ]
-    document = {
-        "time_format": "hh:mm:ss",
-        "project_name": "everest",
-        "project_date": now,
-        "project_description": "",
-        "project_format_version": "7.0",
-        "subjects_conf": {
-            str(number): {"key": "", "name": name, "description": ""} for number, name in enumerate(subjects)
-        },
+    count = Counter(map(stem, bouts))
+    observations = {}
+    for video, video_bouts in bouts.items():
+        media = str(Path(video).absolute()) if Path(video).exists() else video
+        info: dict[str, Any] = {"hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}}
+        if video in times:
+            info |= {"length": {media: times[video].seconds}, "fps": {media: times[video].fps}}
+        observations[stem(video) if count[stem(video)] == 1 else video] = EMPTY["observation"] | {
+            "file": {"1": [media]},
+            "date": date,
+            "events": _events(video_bouts, points),
+            "media_info": info,
+        }
+    document = EMPTY["project"] | {
+        "project_date": date,
+        "subjects_conf": {str(number): subject for number, subject in enumerate(subjects)},
         "behaviors_conf": {str(number): behavior for number, behavior in enumerate(behaviors)},
-        "behavioral_categories": [],
-        "behaviors_coding_map": [],
-        "independent_variables": {},
-        "coding_map": {},
-        "converters": {},
-        "observations": {
-            stem(video) if count[stem(video)] == 1 else video: _written(video, each, points, times, now)
-            for video, each in bouts.items()
-        },
+        "observations": observations,
     }
     return json_text(document, indent=1)
 
 
-def _written(
-    video: str, bouts: Iterable[Bout], points: Collection[str], times: Mapping[str, VideoTimes], now: str
-) -> dict[str, Any]:
-    """The observation of a video, as a project describes it. Overlapping bouts are merged.
+def _events(bouts: Iterable[Bout], points: Collection[str]) -> list[list[Any]]:
+    """The events of the bouts of a video in the order of their times. Overlapping bouts are merged.
+
+    BORIS reads every second event of a state as its stop.
 
     Args:
         points: the classes that have point events only.
     """
-    media = str(Path(video).absolute()) if Path(video).exists() else video
-    facts = {}
-    if video in times:
-        facts = {"length": {media: times[video].seconds}, "fps": {media: times[video].fps}}
     running: dict[tuple[str, str], float] = {}
     events = []
     for bout in merge_overlaps(bouts):
         key = bout.subject, bout.label
         if bout.start < running.get(key, 0):
             raise DataError(
-                f"{video}: bouts of '{shown(bout.label)}' with different origins overlap at "
+                f"{bout.video}: bouts of '{shown(bout.label)}' with different origins overlap at "
                 f"{bout.start:.3f} s, which BORIS cannot hold; remove one"
             )
         running[key] = bout.end
         comment = "" if bout.origin == "manual" else bout.origin
         for time in (bout.start,) if bout.label in points else (bout.start, bout.end):
             events.append([round(time, 3), *key, "", comment, "NA"])
-    return {
-        "file": {"1": [media]},
-        "type": "MEDIA",
-        "date": now,
-        "description": "",
-        "time offset": 0.0,
-        # BORIS orders by time, and reads every second event of a state as its stop.
-        "events": sorted(events, key=lambda event: event[0]),
-        "observation time interval": [0, 0],
-        "independent_variables": {},
-        "close_behaviors_between_videos": False,
-        "scan_sampling_time": 0,
-        "visualize_spectrogram": False,
-        "visualize_waveform": False,
-        "media_info": {**facts, "hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}},
-    }
+    return sorted(events, key=lambda event: event[0])

@@ -26,14 +26,14 @@ def named_videos(paths: Sequence[Path]) -> list[Path]:
     return [video for path in paths for video in _videos(path)]
 
 
-def refuse_same_stems(videos: Sequence[Path], *, kind: str = "images") -> None:
-    """Raise RecipeError for two videos whose images or arrays, named by the stem, would be the same file."""
+def refuse_same_stems(videos: Sequence[Path]) -> None:
+    """Raise RecipeError for two videos whose images, named by the stem, would be the same file."""
     by_stem: dict[str, Path] = {}
     for video in videos:
         first = by_stem.setdefault(video.stem, video)
         if first is not video:
             raise RecipeError(
-                f"{first} and {video}: their {kind} would have the same name; "
+                f"{first} and {video}: their images would have the same name; "
                 "run the command once for each, with different output folders"
             )
 

@@ -15,11 +15,11 @@ from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.labels import find_task, found_notice, read_class_names
 from everest.lists.shards import find_index, read_index
-from everest.lists.sources import LIST_FILES, read_source
+from everest.lists.sources import LIST_FILES, list_in, read_source
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, holds_list, split_folders, subfolders, videos_under
+from everest.video.folders import as_data_error, split_folders, subfolders, videos_under
 
 
 def data_section(
@@ -49,16 +49,13 @@ def data_section(
             # Beside other lists, val.csv in `root` may have the labels of another task.
             has_name = train is not None and Path(train) != Path(LIST_FILES["train"])
             other = f"{_beginning(train or '')}{LIST_FILES[key]}"
-            section[key] = _named(location, other) if has_name else _find_list(location, key, labeled=labeled)
+            section[key] = _named(location, other) if has_name else list_in(location, key, labeled=labeled)
         elif not name:
             raise RecipeError(f"--{key}: empty; name a list or a folder")
         elif (listed := _named(location, name)) is not None:
             section[key] = listed
         else:
             raise DataError(f"--{key} {name}: no such list in {root} or here")
-    if section["train"] in (None, "train"):
-        folders = split_folders(location, labeled=labeled)
-        section |= {key: name for key, name in folders.items() if section[key] is None}
     if section["train"] is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
         if lists := named_lists(root, "train"):
@@ -99,18 +96,10 @@ def _named(root: Location, name: str) -> str | None:
     return str(Path(name).absolute()) if Path(name).exists() else None
 
 
-def _find_list(root: Location, key: str, *, labeled: bool) -> str | None:
-    """`KEY.csv`, or a folder `KEY` of videos or shards."""
-    if (root / LIST_FILES[key]).exists():
-        return LIST_FILES[key]
-    folder = root / key
-    return key if folder.exists() and (holds_list(folder, labeled=labeled) or find_index(folder)) else None
-
-
 def has_class_folders(root: str) -> bool:
     """Whether two subfolders of a folder have videos, and no list `train.csv` or `X_train.csv` is there."""
     location = _folder(root)
-    if _find_list(location, "train", labeled=True) or split_folders(location) or named_lists(root, "train"):
+    if list_in(location, "train", labeled=True) or split_folders(location) or named_lists(root, "train"):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2

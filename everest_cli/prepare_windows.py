@@ -113,10 +113,9 @@ def convert_annotations(
     """
     kind = kind_of(output, to, get_args(AnnotationKind))
 
-    from everest.annotations.bout import LONGEST, UNSCORED, by_video
+    from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
     from everest.annotations.matching import VideoBouts, VideoFinder, bouts_of_videos
-    from everest.annotations.window_labels import seconds_of_classes
     from everest.lists.inputs import named_videos
 
     names = VideoFinder(named_videos(videos or []))
@@ -124,11 +123,12 @@ def convert_annotations(
     found = bouts_of_videos(bouts, names) if videos else VideoBouts(bouts, [], [], {})
     unscored = [bout for bout in found.bouts if bout.label == UNSCORED]
     scored = [bout for bout in found.bouts if bout.label != UNSCORED]
-    classes = seconds_of_classes(scored)
+    lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
+    classes = sorted(lengths.items(), key=lambda item: -sum(item[1]))  # the class with the most seconds first
     document: dict[str, Any] = {
         "videos": len({bout.video for bout in found.bouts}),
         "bouts": len(scored),
-        "classes": {name: {"bouts": count, "seconds": round(s, 3)} for name, (count, s) in classes.items()},
+        "classes": {name: {"bouts": len(s), "seconds": round(sum(s), 3)} for name, s in classes},
         "unscored": {
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),

@@ -42,8 +42,7 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
-    from everest.suggest.folder import suggest_for_folder
-    from everest.suggest.suggestion import this_device
+    from everest.suggest.suggestion import suggest_for_folder, this_device
 
     check_new_file(output, option="--output", overwrite=overwrite)
     here = this_device()

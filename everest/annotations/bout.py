@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.config.heads import BACKGROUND as BACKGROUND
-from everest.errors import DataError, shown
+from everest.errors import shown
 from everest.video.reader import TOLERANCE
 
 Span = tuple[float, float]  # seconds
@@ -28,10 +28,6 @@ DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` d
 CHECKED: Final = "checked"  # a person writes it in its place
 SHORTEST: Final = 1  # millisecond: subtitles and ELAN have no bout of 0, so a point event is written as this
 LONGEST: Final = 1e7  # seconds, 115 days; our choice: a later time is an error of the file
-
-
-class NoInterval(DataError, ValueError):
-    """Times of a bout that are no interval of a video; readers add the file and the line."""
 
 
 def origin_in(text: object, default: Origin = "manual") -> Origin:
@@ -55,11 +51,9 @@ class Bout:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= LONGEST:
-            what = f"{shown(self.video)}, {shown(self.label)}"
-            raise NoInterval(
-                f"{what}: {self.start} to {self.end} seconds is no interval of a video; correct it to "
-                f"0 <= start <= end <= {LONGEST:.0f}"
-            )
+            what = f"{shown(self.video)}, {shown(self.label)}: {self.start} to {self.end} seconds"
+            fix = f"correct it to 0 <= start <= end <= {LONGEST:.0f}"
+            raise ValueError(f"{what} is no interval of a video; {fix}")  # readers add the file and the line
 
     @property
     def seconds(self) -> float:
@@ -89,6 +83,14 @@ def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
         video: sorted(each, key=lambda bout: (bout.start, bout.end, bout.label))
         for video, each in bouts_of.items()
     }
+
+
+def by_label(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
+    """The bouts of each class, the classes in alphabetical order."""
+    bouts_of: dict[str, list[Bout]] = defaultdict(list)
+    for bout in bouts:
+        bouts_of[bout.label].append(bout)
+    return dict(sorted(bouts_of.items()))
 
 
 def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:

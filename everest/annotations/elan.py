@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from xml.etree import ElementTree
+from xml.etree.ElementTree import SubElement
 
 from everest.annotations.bout import Bout, Bouts, from_milliseconds, merge_overlaps, milliseconds, origin_in
 from everest.annotations.matching import VideoFinder, VideoTimes
@@ -46,7 +47,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     video = path.stem if media is None else media.attrib["MEDIA_URL"]
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
     bouts = []
-    for tier in root.iter("TIER"):
+    for tier in root.iterfind("TIER"):
         if tier.get("PARENT_REF") is not None:
             continue
         origin, subject = origin_in(tier.get("ANNOTATOR", "")), tier.get("PARTICIPANT", "")
@@ -66,47 +67,41 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     Classes without bouts have an empty tier.
     """
     ((video, its_bouts),) = bouts.items()
+    labels = {bout.label for bout in its_bouts}
+    tiers: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)  # spans in milliseconds
+    tiers |= {(name, "", "automated"): [] for name in classes if name not in labels}
+    for bout in merge_overlaps(its_bouts):
+        spans = tiers[bout.label, bout.subject, bout.origin]
+        start, end = milliseconds(bout)
+        if spans:
+            start = max(start, spans[-1][1])  # a point event, which lasts 1 ms here, may touch
+        if start < end:  # not so for a second point event in the same millisecond
+            spans.append((start, end))
     now = datetime.now(UTC).isoformat(timespec="seconds")
     root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": now, "FORMAT": "3.0", "VERSION": "3.0"})
     root.set(_SCHEMA, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
-    merged = merge_overlaps(its_bouts)
-    header = _child(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
-    _child(
-        header,
-        "MEDIA_DESCRIPTOR",
-        MEDIA_URL=Path(video).absolute().as_uri() if Path(video).exists() else video,
-        MIME_TYPE=mimetypes.guess_type(video)[0] or "video/mp4",
-    )
-    _child(header, "PROPERTY", NAME="lastUsedAnnotationId").text = str(len(merged))
-    tiers: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)
-    labels = {bout.label for bout in merged}
-    tiers |= {(name, "", "automated"): [] for name in classes if name not in labels}
-    for bout in merged:
-        tier = tiers[bout.label, bout.subject, bout.origin]
-        start, end = milliseconds(bout)
-        start = max(start, tier[-1][1]) if tier else start  # a point event, which lasts 1 ms here, may touch
-        if start < end:  # not so for a second point event in the same millisecond
-            tier.append((start, end))
-    order = _child(root, "TIME_ORDER")
+    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+    url = Path(video).absolute().as_uri() if Path(video).exists() else video
+    mime = mimetypes.guess_type(video)[0] or "video/mp4"
+    SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=url, MIME_TYPE=mime)
+    last_id = SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId")
+    last_id.text = str(sum(map(len, tiers.values())))
+    order = SubElement(root, "TIME_ORDER")
     slots: list[tuple[int, str]] = []  # two for each annotation: ELAN moves all annotations that share a slot
-    for (label, subject, origin), tier in sorted(tiers.items()):
+    for (label, subject, origin), spans in sorted(tiers.items()):
         name = " ".join([label, *([f"@{subject}"] if subject else []), f"({origin})"])
-        facts = {"LINGUISTIC_TYPE_REF": TIER_TYPE, "TIER_ID": name, "ANNOTATOR": origin}
-        element = _child(root, "TIER", **facts, **({"PARTICIPANT": subject} if subject else {}))
-        for span in tier:
-            names = [f"ts{len(slots) + side}" for side in (1, 2)]
-            slots += zip(span, names, strict=True)
-            facts = {"ANNOTATION_ID": f"a{len(slots) // 2}"}
-            facts |= {f"TIME_SLOT_REF{side}": name for side, name in enumerate(names, start=1)}
-            annotation = _child(_child(element, "ANNOTATION"), "ALIGNABLE_ANNOTATION", **facts)
-            _child(annotation, "ANNOTATION_VALUE").text = label
+        tier = SubElement(root, "TIER", LINGUISTIC_TYPE_REF=TIER_TYPE, TIER_ID=name, ANNOTATOR=origin)
+        if subject:
+            tier.set("PARTICIPANT", subject)
+        for span in spans:
+            first, last = f"ts{len(slots) + 1}", f"ts{len(slots) + 2}"
+            slots += zip(span, (first, last), strict=True)
+            ids = {"ANNOTATION_ID": f"a{len(slots) // 2}", "TIME_SLOT_REF1": first, "TIME_SLOT_REF2": last}
+            annotation = SubElement(SubElement(tier, "ANNOTATION"), "ALIGNABLE_ANNOTATION", ids)
+            SubElement(annotation, "ANNOTATION_VALUE").text = label
     for time, name in sorted(slots, key=lambda slot: slot[0]):
-        _child(order, "TIME_SLOT", TIME_SLOT_ID=name, TIME_VALUE=str(time))
+        SubElement(order, "TIME_SLOT", TIME_SLOT_ID=name, TIME_VALUE=str(time))
     facts = {"GRAPHIC_REFERENCES": "false", "LINGUISTIC_TYPE_ID": TIER_TYPE, "TIME_ALIGNABLE": "true"}
-    _child(root, "LINGUISTIC_TYPE", **facts)
+    SubElement(root, "LINGUISTIC_TYPE", facts)
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
-
-
-def _child(parent: ElementTree.Element, name: str, **attributes: Any) -> ElementTree.Element:
-    return ElementTree.SubElement(parent, name, attributes)

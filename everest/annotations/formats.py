@@ -13,18 +13,10 @@ from json import JSONDecodeError
 from pathlib import Path
 from typing import Final
 
-from everest.annotations import (
-    boris,
-    boris_tables,
-    bout_table,
-    elan,
-    frame_tables,
-    label_studio,
-    subtitles,
-)
+from everest.annotations import boris, boris_table, bout_table, elan, frame_tables, label_studio, subtitles
 from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
-from everest.annotations.lines import SEPARATORS, fields_of
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
+from everest.annotations.tables import SEPARATORS, IsHeader, cells_of
 from everest.errors import DataError, shown
 from everest.system.files import write_text
 from everest.system.text import read_json
@@ -44,7 +36,7 @@ class Format:
     write: Write | None = None  # bouts and times by video, and all classes; None: it cannot be written
     ending: str = ""  # recognizes the kind; also of the files in a folder
     keys: Sequence[set[str]] = ()  # recognize JSON, of a list the first item, that has all keys of a set
-    has_columns: Callable[[Sequence[str]], bool] | None = None  # recognizes the header of a table
+    has_columns: IsHeader | None = None  # recognizes the header of a table
     is_of_one_video: bool = False
 
 
@@ -53,7 +45,7 @@ FORMATS: Final[dict[str, Format]] = {
     "boris": Format(
         read=boris.read, write=boris.write, ending=".boris", keys=[{"observations", "behaviors_conf"}]
     ),
-    "boris-table": Format(read=boris_tables.read, has_columns=boris_tables.has_columns),
+    "boris-table": Format(read=boris_table.read, has_columns=boris_table.has_columns),
     "elan": Format(read=elan.read, write=elan.write, ending=".eaf", is_of_one_video=True),
     "label-studio": Format(
         read=label_studio.read, keys=[{"annotations"}, {"predictions"}, {"video"}, {"data"}]
@@ -66,11 +58,7 @@ FORMATS: Final[dict[str, Format]] = {
 
 
 def read_annotations(
-    path: Path,
-    *,
-    fps: float | None = None,
-    videos: VideoFinder | None = None,
-    keep_windows: bool = False,
+    path: Path, *, fps: float | None = None, videos: VideoFinder | None = None, keep_windows: bool = False
 ) -> list[Bout]:
     """Read the bouts of an annotation file.
 
@@ -124,21 +112,17 @@ def recognize(path: Path) -> str:
             return kind
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = list(islice(file, LINES_SEARCHED))
-    if "".join(lines[:1]).lstrip()[:1] in ("{", "["):
+    if "".join(lines[:1]).lstrip().startswith(("{", "[")):
         document = read_json(path)
         first = document[0] if isinstance(document, list) and document else document
-        keys = set(first) if isinstance(first, dict) else set()
-        kinds = (kind for kind, form in FORMATS.items() if any(keys >= each for each in form.keys))
-    else:
-        kinds = (
-            kind
-            for line in lines
-            for separator in SEPARATORS
-            for kind, form in FORMATS.items()
-            if form.has_columns and form.has_columns(fields_of(line, separator))
-        )
-    for kind in kinds:
-        return kind
+        for kind, form in FORMATS.items():
+            if isinstance(first, dict) and any(first.keys() >= keys for keys in form.keys):
+                return kind
+        lines = []  # of no table
+    for cells in (cells_of(line, separator) for line in lines for separator in SEPARATORS):
+        for kind, form in FORMATS.items():
+            if form.has_columns and form.has_columns(cells):
+                return kind
     raise DataError(f"{path}: unknown kind of annotations; everest reads {', '.join(FORMATS)}")
 
 
@@ -181,9 +165,8 @@ def write_annotations(
     grouped = {video: list[Bout]() for video in known} | by_video(bouts)
     for bout in (bout for each in grouped.values() for bout in each):
         if not bout.label.strip() or not (bout.label + bout.subject).isprintable():
-            raise DataError(
-                f"{shown(bout.video)}: the label or subject '{shown(bout.label)}' is no line of text"
-            )
+            what = f"the label or subject '{shown(bout.label)}'"
+            raise DataError(f"{shown(bout.video)}: {what} is no line of text")
     files = files_of(path, grouped, kind)
     for file, names in files.items():
         write_text(file, write({name: grouped[name] for name in names}, known, classes))

@@ -10,9 +10,8 @@ F frames, C classes.
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
-from everest.annotations.lines import in_line, separator_of
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.tables import in_line, read_table
 from everest.errors import DataError, first_names
 
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
@@ -40,11 +39,11 @@ END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end th
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
 
 
-def has_columns(fields: Sequence[str]) -> bool:
+def has_columns(cells: Sequence[str]) -> bool:
     """Whether a line names the columns of a frame table: the first, the number of the frame, has no name."""
-    is_simba = {suffix for name in fields for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
-    is_unnamed = fields[:1] == [""] and (BACKGROUND in fields or is_simba)
-    return len(fields) > 1 and (is_unnamed or fields[0] == "frame")
+    is_simba = {suffix for name in cells for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
+    is_unnamed = cells[:1] == [""] and (BACKGROUND in cells or is_simba)
+    return len(cells) > 1 and (is_unnamed or cells[0] == "frame")
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
@@ -52,11 +51,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
 
     Frames are timed by the frame rate, or else by the frames of the video.
     """
-    names, is_predicted, values = _columns(path)  # (F, C)
-    stem = path.stem
-    origin: Origin = "automated" if stem.endswith(PREDICTIONS) or is_predicted else "manual"
-    video = stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
-    frames = len(values)
+    columns, is_predicted = _columns(path)
+    frames = len(columns[UNSCORED])
+    origin: Origin = "automated" if path.stem.endswith(PREDICTIONS) or is_predicted else "manual"
+    video = path.stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     video_times = videos.times(video)
     times = video_times if fps is None else VideoTimes.at_rate(fps, frames)
     if times is None:
@@ -70,55 +68,52 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
         )
     spans: list[tuple[str, float, float]] = []
-    for name, column in zip(names, values.T, strict=True):
-        changes = np.flatnonzero(np.diff(column, prepend=0, append=0))  # starts and ends of runs in turn
-        borders = times.borders[np.minimum(changes, times.frames)].tolist()
-        spans += zip(repeat(name), borders[::2], borders[1::2], strict=False)
+    for label, is_in in columns.items():
+        # Starts and ends of runs in turn.
+        changes = np.flatnonzero(np.diff(is_in, prepend=False, append=False))
+        borders = times.borders[np.minimum(changes, times.frames)].reshape(-1, 2)
+        spans += [(label, start, end) for start, end in borders.tolist()]
     last = float(times.borders[min(frames, times.frames)])
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
         spans.append((UNSCORED, last, video_times.seconds))
     return [
-        Bout(video=video, start=start, end=end, label=name, origin=origin)
-        for name, start, end in spans
+        Bout(video=video, start=start, end=end, label=label, origin=origin)
+        for label, start, end in spans
         if start < end
     ]
 
 
-def _columns(path: Path) -> tuple[list[str], bool, NDArray[np.int8]]:
-    """The names of the classes, whether a model found them, and whether each frame has each: (F, C).
+def _columns(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], bool]:
+    """Whether each frame has each class, (F,), and `unscored`, its last key; whether a model found them.
 
-    The classes are the last columns of 0 and 1; `unscored` follows them.
+    The classes are the last columns of 0 and 1, or those with a probability.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        separator = separator_of(file.readline(), has_columns)
-        file.seek(0)
-        table = csv.reader(file, delimiter=separator)
-        header = next(table, [])
-        rows, numbers = [], []
-        for row in filter(None, table):
-            with in_line(table.line_num, row, header):
-                rows.append(np.array([CODES.get(cell, OTHER) for cell in row[: len(header)]], np.int8))
-                numbers.append(row[0])
-    if not rows:
+    _, header, rows = read_table(path, has_columns)
+    lines, numbers = [], []
+    for number, cells in rows:
+        with in_line(number, cells, header):
+            lines.append(np.array([CODES.get(cell, OTHER) for cell in cells[: len(header)]], np.int8))
+            numbers.append(cells[0])
+    if not lines:
         raise ValueError("it has no row of a frame")
-    codes = np.stack(rows)  # (rows, columns)
+    codes = np.stack(lines)  # (rows, columns)
     predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
-    is_other = (codes == OTHER).any(axis=0) | [name in NUMBERS for name in header]
-    is_skipped = np.array([name.startswith((PROBABILITY, COUNTS)) for name in header])
-    first = np.flatnonzero(is_other & ~is_skipped).max(initial=-1) + 1
-    places = np.flatnonzero(~is_other & ~is_skipped).tolist()
-    background = [place for place in places if header[place] == BACKGROUND]
-    classes = [place for place in places if header[place] != BACKGROUND]
-    chosen = [place for place in classes if (header[place] in predicted if predicted else place >= first)]
-    if not chosen and header[-1] != BACKGROUND:
+    is_class = (codes != OTHER).all(axis=0) & [name not in NUMBERS for name in header]
+    columns = [place for place, name in enumerate(header) if not name.startswith((PROBABILITY, COUNTS))]
+    if predicted:
+        classes = [place for place in columns if header[place] in predicted and is_class[place]]
+    else:
+        classes = list(takewhile(is_class.__getitem__, reversed(columns)))[::-1]
+    if not classes:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
-    frames = _frames_of(numbers) if header[0] in NUMBERS else np.arange(len(numbers))
-    is_labeled = (codes[:, chosen + background] != NO_LABEL).all(axis=1)
-    values = np.zeros((frames[-1] + 1, len(chosen) + 1), np.int8)
-    values[:, -1] = 1  # no row
-    values[frames[is_labeled], -1] = 0
-    values[frames[is_labeled], :-1] = codes[is_labeled][:, chosen]
-    return [*(header[place] for place in chosen), UNSCORED], bool(predicted), values
+    frames = _frames_of(numbers)
+    values = np.full((frames[-1] + 1, len(classes)), NO_LABEL, np.int8)  # (F, C), with the background
+    values[frames] = codes[:, classes]
+    unscored = (values == NO_LABEL).any(axis=1)
+    is_in = (values == 1) & ~unscored[:, None]
+    found = {header[place]: column for place, column in zip(classes, is_in.T, strict=True)}
+    found.pop(BACKGROUND, None)
+    return found | {UNSCORED: found.get(UNSCORED, False) | unscored}, bool(predicted)
 
 
 def _frames_of(numbers: Sequence[str]) -> NDArray[np.int64]:

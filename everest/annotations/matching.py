@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import chain, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
@@ -22,7 +22,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts
+from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts, by_video
 from everest.errors import DataError, first_names, shown
 from everest.video.folders import VIDEO_SUFFIXES
 from everest.video.reader import frame_times, probe
@@ -92,26 +92,28 @@ class VideoFinder:
         if "://" in name or _LOCAL_FILES in name:
             text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
-        for key in _keys(last):
-            shared = {}  # the number of folders at the end that are equal
-            for video in self._by_key.get(key, ()):
-                pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
-                equal = takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)
-                shared[video] = sum(1 for _ in equal)
-            best = [video for video, count in shared.items() if count == max(shared.values())]
-            if len(best) > 1:
-                raise DataError(
-                    f"the annotated video {shown(name)} may be {best[0]} or {best[1]}; name one of the "
-                    "folders"
-                )
-            if best:
-                return best[0]
-        return None
+        videos = next((self._by_key[key] for key in _keys(last) if key in self._by_key), [])
+        shared = {}  # the number of folders at the end that are equal
+        for video in videos:
+            pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
+            equal = takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)
+            shared[video] = sum(1 for _ in equal)
+        best = [video for video, count in shared.items() if count == max(shared.values())]
+        if len(best) > 1:
+            names = f"{best[0]} or {best[1]}; name one of the folders"
+            raise DataError(f"the annotated video {shown(name)} may be {names}")
+        return best[0] if best else None
 
     def times(self, name: str) -> VideoTimes | None:
         """The times of the video of a name; None if no video matches."""
         video = self.find(name)
         return None if video is None else self._times_of(video)
+
+
+def _keys(name: str) -> list[tuple[int, str]]:
+    """The forms of a file name to compare, the surest first."""
+    plain = stem(name).casefold()
+    return list(enumerate([name, name.casefold(), plain, _PREFIX.sub("", plain)]))
 
 
 def match_videos(bouts: Iterable[Bout], videos: VideoFinder) -> tuple[dict[Path, list[Bout]], list[str]]:
@@ -121,14 +123,14 @@ def match_videos(bouts: Iterable[Bout], videos: VideoFinder) -> tuple[dict[Path,
         The bouts of each video that has any, and the annotated names that match no video.
     """
     matched: dict[Path, list[Bout]] = defaultdict(list)
-    video_of: dict[str, Path | None] = {}
-    for bout in bouts:
-        if bout.video not in video_of:
-            video_of[bout.video] = videos.find(bout.video)
-        video = video_of[bout.video]
-        if video is not None:
-            matched[video].append(bout)
-    return dict(matched), [name for name, video in video_of.items() if video is None]
+    unmatched = []
+    for name, video_bouts in by_video(bouts).items():
+        video = videos.find(name)
+        if video is None:
+            unmatched.append(name)
+        else:
+            matched[video] += video_bouts
+    return dict(matched), unmatched
 
 
 class VideoBouts(NamedTuple):
@@ -152,20 +154,19 @@ def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> VideoBouts:
     times: dict[str, VideoTimes] = {}
     by_path: dict[str, list[Bout]] = {}
     for video, video_bouts in matched.items():
-        path, end = str(video), LONGEST
+        path = str(video)
         try:
             times[path] = VideoTimes.of(path)
-            end = times[path].seconds
         except VideoError as error:
             notices.append(f"{error}; its bouts were not checked against its length")
-        ends = [min(bout.end, end) if bout.label == UNSCORED else bout.end for bout in video_bouts]
+        end = times[path].seconds if path in times else LONGEST
         by_path[path] = [
-            replace(bout, video=path, end=bout_end)
-            for bout, bout_end in zip(video_bouts, ends, strict=True)
+            replace(bout, video=path, end=min(bout.end, end) if bout.label == UNSCORED else bout.end)
+            for bout in video_bouts
             if bout.label != UNSCORED or bout.start < end
         ]
     notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
-    return VideoBouts(list(chain.from_iterable(by_path.values())), unmatched, notices, times)
+    return VideoBouts([bout for each in by_path.values() for bout in each], unmatched, notices, times)
 
 
 def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
@@ -180,9 +181,3 @@ def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
                 "another file, count frames at another rate, or run on over several files"
             )
     return notices
-
-
-def _keys(name: str) -> list[tuple[int, str]]:
-    """The forms of a file name to compare, the surest first."""
-    plain = stem(name).casefold()
-    return list(enumerate([name, name.casefold(), plain, _PREFIX.sub("", plain)]))

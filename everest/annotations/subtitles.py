@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from everest.annotations.bout import Bout, Bouts, from_milliseconds, milliseconds
-from everest.annotations.lines import in_line
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.tables import in_line
 from everest.errors import shown
 
 _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
@@ -30,54 +30,51 @@ _TAG: Final = re.compile(r"</?[^>]*>")
 
 def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     """Read a bout for each line of each cue; the video has the name of the file."""
-    text = path.read_text(encoding="utf-8-sig")
-    is_vtt = text.startswith("WEBVTT")
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    is_vtt = lines[0].startswith("WEBVTT")
     bouts = []
-    for is_empty, block in groupby(enumerate(text.split("\n"), start=1), key=lambda row: not row[1].strip()):
+    for is_empty, block in groupby(enumerate(lines, start=1), key=lambda row: not row[1].strip()):
         if is_empty:
             continue
         rows = list(block)  # numbers and lines
-        first = rows[0][1]
+        is_cue = not (is_vtt and rows[0][1].startswith(_NO_CUE))
         if is_vtt and rows[0][0] == 1:
             rows = rows[1:]  # after the line WEBVTT
         # A number or a name may precede the times.
-        place = next((place for place, (_, line) in enumerate(rows[:2]) if "-->" in line), None)
-        labels = rows[0 if place is None else place + 1 :]
+        place = next((place for place, (_, line) in enumerate(rows[:2]) if "-->" in line), -1)
+        labels = rows[place + 1 :]
         for number, line in labels:
             with in_line(number):
                 if _IN_TEXT.match(line):
                     text = shown(line.strip())
                     raise ValueError(f"'{text}' is in the text of a cue; put an empty line between cues")
-        if place is None and is_vtt and first.startswith(_NO_CUE):
+        if place < 0 and not is_cue:
             continue
-        number, line = rows[place or 0]
+        number, line = rows[max(place, 0)]
         with in_line(number):
             match = _TIMES.match(line)
             if match is None:
                 raise ValueError(f"'{shown(line)}' has no times such as 00:00:01.000 --> 00:00:02.000")
             numbers = [int(group or 0) for group in match.groups()]
             start, end = (sum(map(mul, part, UNITS)) for part in (numbers[:4], numbers[4:]))
-            begin, stop = from_milliseconds(start, end)
-        for number, line in labels:
-            label = html.unescape(_TAG.sub("", line)) if is_vtt else line
-            with in_line(number):
-                bouts.append(Bout(video=path.stem, start=begin, end=stop, label=label.strip()))
+            start, end = from_milliseconds(start, end)
+            for _, text in labels:
+                label = html.unescape(_TAG.sub("", text)) if is_vtt else text
+                bouts.append(Bout(video=path.stem, start=start, end=end, label=label.strip()))
     return bouts
 
 
 def write_srt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """The SubRip file of the bouts of one video."""
     ((_, video_bouts),) = bouts.items()
-    return "\n".join(
-        f"{number}\n{_span_text(bout, ',')}\n{bout.label}\n"
-        for number, bout in enumerate(video_bouts, start=1)
-    )
+    cues = (f"{_span_text(bout, ',')}\n{bout.label}\n" for bout in video_bouts)
+    return "\n".join(f"{number}\n{cue}" for number, cue in enumerate(cues, start=1))
 
 
 def write_vtt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """The WebVTT file of the bouts of one video."""
     ((_, video_bouts),) = bouts.items()
-    cues = [f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in video_bouts]
+    cues = (f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in video_bouts)
     return "\n".join(["WEBVTT\n", *cues])
 
 

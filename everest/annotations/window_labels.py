@@ -5,12 +5,12 @@ its bouts is in the window: a short bout labels the window that holds it. A poin
 which it is. Windows without a class are background. If bouts of two classes overlap anywhere, a window has
 all its classes, else the one with the most seconds in it.
 
-W windows, B bouts.
+W windows.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Final
@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, covered_spans
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, by_label, covered_spans
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
@@ -31,37 +31,25 @@ ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the
 
 
 def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout]) -> list[ClassSeconds]:
-    """The classes of the windows of a video, each with its seconds in the window.
-
-    Args:
-        windows: W of (start, end) in seconds, in the order of their starts.
-        bouts: of this video; times after the last window are ignored.
-    """
+    """The classes of the windows of a video, W of (start, end) in seconds, each with its seconds there."""
     starts, ends = np.array(windows, np.float64).reshape(-1, 2).T  # (W,)
-    last_ends = np.maximum.accumulate(ends)  # of overlapping segments, a later window may end earlier
-    by_label: dict[str, list[Bout]] = defaultdict(list)
-    for bout in bouts:
-        by_label[bout.label].append(bout)
+
+    def inside(start: float, end: float) -> NDArray[np.float64]:
+        """The seconds of a span in each window, (W,); negative outside of it."""
+        return np.minimum(ends, end) - np.maximum(starts, start)
+
     labels: list[ClassSeconds] = [{} for _ in windows]
-    for label, label_bouts in sorted(by_label.items()):
-        seconds = _covered(label_bouts, ends) - _covered(label_bouts, starts)  # (W,)
+    for label, label_bouts in by_label(bouts).items():
+        seconds = np.zeros(len(windows))
+        for start, end in covered_spans(label_bouts):
+            seconds += inside(start, end).clip(min=0)
         has_label = seconds >= SHARE * (ends - starts) - TOLERANCE
-        for bout in label_bouts:
-            after = np.searchsorted(starts, bout.end, "left" if bout.seconds else "right")
-            near = slice(np.searchsorted(last_ends, bout.start, "right"), after)
-            inside = np.minimum(ends[near], bout.end) - np.maximum(starts[near], bout.start)
-            has_label[near] |= (inside >= SHARE * bout.seconds - TOLERANCE) & (ends[near] > bout.start)
+        for bout in label_bouts:  # a point is in the window that it starts, not in the one that it ends
+            is_held = inside(bout.start, bout.end) >= SHARE * bout.seconds - TOLERANCE
+            has_label |= is_held & (bout.start < ends)
         for place in np.flatnonzero(has_label):
             labels[place][label] = float(seconds[place])
     return labels
-
-
-def _covered(bouts: Sequence[Bout], times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The seconds before each of some times that any of the B bouts covers."""
-    borders = np.ravel(covered_spans(bouts) or (0.0, 0.0))  # start, end, start, end, …
-    lengths = np.diff(borders, prepend=borders[0])
-    lengths[2::2] = 0  # between two bouts
-    return np.interp(times, borders, lengths.cumsum())
 
 
 def label_samples(
@@ -70,8 +58,8 @@ def label_samples(
     """Give windows the classes of the bouts in them.
 
     Args:
-        samples: segments of videos in seconds; the segments of a video in the order of their starts and ends.
-            Leave out those that touch unscored time first (everest.annotations.bout.unscored_spans).
+        samples: segments of videos in seconds. Leave out those that touch unscored time first
+            (everest.annotations.bout.unscored_spans).
         bouts: by `Sample.path`.
         task: single-label gives a window the class with the most seconds in it, and background if it has
             none. Multi-label gives it all classes. None: multi-label if bouts of two classes overlap.
@@ -91,14 +79,14 @@ def label_samples(
         overlap = overlap or classes_overlap(class_bouts)
     labels = [next(window_labels[sample.path]) for sample in samples]
     names = sorted({name for each in labels for name in each})
-    if task is None:
-        task = MULTI_LABEL if overlap else "single-label"
     for name in names:
         if JOINED_BY in name or name != name.strip() or not name.isprintable():
             raise DataError(
                 f"the name of the class {name!r} has a '{JOINED_BY}', a space at its end or a line break, "
                 "which no list can hold; rename it in the annotations"
             )
+    if task is None:
+        task = MULTI_LABEL if overlap else "single-label"
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
         chosen = [max(each, key=each.__getitem__, default=BACKGROUND) for each in labels]
@@ -118,11 +106,3 @@ def classes_overlap(bouts: Sequence[Bout]) -> bool:
             return True
         ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
     return False
-
-
-def seconds_of_classes(bouts: Sequence[Bout]) -> dict[str, tuple[int, float]]:
-    """The number of bouts of each class and their seconds, the class with the most seconds first."""
-    counts, seconds = Counter(bout.label for bout in bouts), Counter[str]()
-    for bout in bouts:
-        seconds[bout.label] += bout.seconds  # type: ignore[assignment]  # a counter of floats
-    return {label: (counts[label], seconds[label]) for label, _ in seconds.most_common()}

@@ -26,14 +26,14 @@ def named_videos(paths: Sequence[Path]) -> list[Path]:
     return [video for path in paths for video in _videos(path)]
 
 
-def refuse_same_stems(videos: Sequence[Path], *, kind: str = "images") -> None:
-    """Raise RecipeError for two videos whose images or arrays, named by the stem, would be the same file."""
+def refuse_same_stems(videos: Sequence[Path]) -> None:
+    """Raise RecipeError for two videos whose images, named by the stem, would be the same file."""
     by_stem: dict[str, Path] = {}
     for video in videos:
         first = by_stem.setdefault(video.stem, video)
         if first is not video:
             raise RecipeError(
-                f"{first} and {video}: their {kind} would have the same name; "
+                f"{first} and {video}: their images would have the same name; "
                 "run the command once for each, with different output folders"
             )
 
@@ -99,11 +99,9 @@ def read_sources(sources: Sequence[str], root: str | None) -> Iterator[SourceLis
     """
     for text in sources:
         location = parse_location(text)
-        if root is not None:
-            folder = parse_location(root)
-        else:
-            is_only_folder = len(sources) == 1 and location.is_dir()
-            folder = location if is_only_folder else location.absolute().parent
+        folder = location.absolute().parent if root is None else parse_location(root)
+        if root is None and len(sources) == 1 and location.is_dir():
+            folder = location
         if location.exists():
             refuse_shards(location)
         if location.is_dir():

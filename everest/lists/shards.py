@@ -62,11 +62,9 @@ def read_index(file: Location) -> list[ListRow]:
         for name, expected in sizes.items():
             try:
                 size = video_version(folder / name)[0]
-                problem = (
-                    "" if size in (expected, -1) else f"{size} bytes"
-                )  # -1: the storage does not report it
+                problem = f"{size} bytes"
             except OSError as error:
-                problem = error.strerror or "cannot be read"
-            if problem:
+                size, problem = None, error.strerror or "cannot be read"
+            if size not in (expected, -1):  # -1: the storage does not report it
                 raise DataError(f"{folder / name}: {problem} where {file} expects {expected} bytes; {FIX}")
     return rows

@@ -16,25 +16,15 @@ from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
 from everest.lists.labels import read_class_names
 from everest.lists.reading import SampleList, read_samples, read_unlabeled
+from everest.lists.shards import find_index
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import (
-    as_data_error,
-    holds_list,
-    missing,
-    split_folders,
-    videos_under,
-)
+from everest.video.folders import as_data_error, holds_list, missing, split_folders, videos_under
 
 LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # of `everest prepare`
 
 
 def read_source(
-    data: DataSettings,
-    key: str,
-    *,
-    labeled: bool,
-    classes: Classes | None = None,
-    may_miss: bool = False,
+    data: DataSettings, key: str, *, labeled: bool, classes: Classes | None = None, may_miss: bool = False
 ) -> SampleList:
     """The videos of `data.KEY`, all checked; the notice names what is read in place of a missing list.
 
@@ -79,12 +69,24 @@ def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...]
     return trained or names
 
 
+def list_in(root: Location, key: str, *, labeled: bool) -> str | None:
+    """The list `KEY.csv` in a folder, else the folder of videos or shards in its place; None: neither.
+
+    Such a folder is called KEY, or by another name of `split_folders`.
+    """
+    if (root / LIST_FILES[key]).exists():
+        return LIST_FILES[key]
+    for name in filter(None, (key, split_folders(root, labeled=labeled).get(key))):
+        if holds_list(root / name, labeled=labeled) or find_index(root / name):
+            return name
+    return None
+
+
 def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Location, str | None]:
     """Returns the list or folder that `data.KEY` names, or another one and a line that names it.
 
-    In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder `train`, `val` or `test` is read, or
-    one with another name of `split_folders`. Without labels, and if the recipe sets no classes, all videos
-    below `data.root` are read.
+    In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder is read as by `list_in`. Without
+    labels, and if the recipe sets no classes, all videos below `data.root` are read.
     """
     source = getattr(data, key)
     if source is None:
@@ -99,8 +101,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
         location = join_location(root, source)
         if source != LIST_FILES.get(key) or location.exists():
             return location, None
-        is_key = holds_list(root / key, labeled=labeled)
-        folder = key if is_key else split_folders(root, labeled=labeled).get(key)
+        folder = list_in(root, key, labeled=labeled)
         if folder is not None:
             return root / folder, f"{root}: no {source}, so the folder {folder} is read"
     any_video = next(videos_under(root), None) is not None

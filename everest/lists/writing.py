@@ -83,15 +83,13 @@ def names_needed(names: Sequence[str]) -> Sequence[str]:
     return names if any(map(is_integer, names)) else ()
 
 
-def refuse_existing(
-    paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path], fix: str = ELSEWHERE
-) -> None:
+def refuse_existing(paths: Iterable[Path], *, overwrite: bool, read: Iterable[Path]) -> None:
     """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced."""
     sources = list(read)
     for path in paths:
-        refuse_inputs(path, sources, fix=fix)
+        refuse_inputs(path, sources, fix=ELSEWHERE)
         if path.exists() and not overwrite:
-            raise RecipeError(f"{path}: exists; {fix}, or use --overwrite")
+            raise RecipeError(f"{path}: exists; {ELSEWHERE}, or use --overwrite")
 
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 from everest.errors import first_names
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
-from everest.suggest.data_facts import DataFacts
+from everest.suggest.rules import DataFacts
 from everest.system.text import counted
 
 MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)

@@ -15,11 +15,11 @@ from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.labels import find_task, found_notice, read_class_names
 from everest.lists.shards import find_index, read_index
-from everest.lists.sources import LIST_FILES, read_source
+from everest.lists.sources import LIST_FILES, list_in, read_source
 from everest.lists.text import read_rows
 from everest.prepare.index import CLASSES
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, holds_list, split_folders, subfolders, videos_under
+from everest.video.folders import as_data_error, split_folders, subfolders, videos_under
 
 
 def data_section(
@@ -43,22 +43,19 @@ def data_section(
     """
     location = _folder(root)
     section: dict[str, Any] = {}
-    prefix = "" if train is None else Path(train).name.removesuffix(LIST_FILES["train"])
-    for key, given in (("train", train), ("val", val), ("test", test)):
-        if given is not None:
-            section[key] = _given(location, key, given)
-        elif train is not None and Path(train) != Path(LIST_FILES["train"]):
-            # Other lists, such as val.csv in `root`, may have the labels of another task.
-            own = str(Path(train).with_name(f"{prefix}{LIST_FILES[key]}"))
-            exists = (location / own).exists() or Path(own).exists()
-            section[key] = _given(location, key, own) if exists else None
+    given = {"train": train, "val": val, "test": test} | ({} if pretrain is None else {"pretrain": pretrain})
+    for key, name in given.items():
+        if name is None:
+            # Beside other lists, val.csv in `root` may have the labels of another task.
+            has_name = train is not None and Path(train) != Path(LIST_FILES["train"])
+            other = f"{_beginning(train or '')}{LIST_FILES[key]}"
+            section[key] = _named(location, other) if has_name else list_in(location, key, labeled=labeled)
+        elif not name:
+            raise RecipeError(f"--{key}: empty; name a list or a folder")
+        elif (listed := _named(location, name)) is not None:
+            section[key] = listed
         else:
-            section[key] = _find_list(location, key, labeled=labeled)
-    if pretrain is not None:
-        section["pretrain"] = _given(location, "pretrain", pretrain)
-    if section["train"] in (None, "train"):
-        folders = split_folders(location, labeled=labeled)
-        section |= {key: name for key, name in folders.items() if section[key] is None}
+            raise DataError(f"--{key} {name}: no such list in {root} or here")
     if section["train"] is None and labeled:
         fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
         if lists := named_lists(root, "train"):
@@ -67,13 +64,10 @@ def data_section(
             command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
             fix = f"`{command}` makes lists of its class folders, and a recipe"
         raise DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
-    if (listed := section["train"]) is None:
+    if section["train"] is None:
         del section["train"]
-    else:  # `X_classes.txt` of `X_train.csv` or `X.csv`
-        is_train = listed.endswith(LIST_FILES["train"])
-        prefix = listed.removesuffix(LIST_FILES["train"] if is_train else ".csv") + ("" if is_train else "_")
-        if (location / f"{prefix}{CLASSES}").is_file():
-            section["classes"] = f"{prefix}{CLASSES}"
+    elif (location / (classes := f"{_beginning(section['train'])}{CLASSES}")).is_file():
+        section["classes"] = classes
     return {"root": str(location.resolve()), **section}
 
 
@@ -89,31 +83,23 @@ def _folder(root: str) -> Location:
     )
 
 
-def _given(root: Location, key: str, name: str) -> str:
-    """The list or folder that an option names, relative to `root` or to the working directory."""
-    if not name:
-        raise RecipeError(f"--{key}: empty; name a list or a folder")
+def _beginning(train: str) -> str:
+    """How other lists and the class names of a training list begin: `X_` of `X_train.csv` and of `X.csv`."""
+    is_train = train.endswith(LIST_FILES["train"])
+    return train.removesuffix(LIST_FILES["train"]) if is_train else train.removesuffix(".csv") + "_"
+
+
+def _named(root: Location, name: str) -> str | None:
+    """A list or folder, relative to `root` or to the working directory; None if there is none."""
     if (root / name).exists():
         return name
-    if Path(name).exists():
-        return str(Path(name).absolute())
-    raise DataError(f"--{key} {name}: no such list in {root} or here")
-
-
-def _find_list(root: Location, key: str, *, labeled: bool) -> str | None:
-    """`KEY.csv`, or a folder `KEY` of videos or shards."""
-    if (root / LIST_FILES[key]).exists():
-        return LIST_FILES[key]
-    folder = root / key
-    return key if folder.exists() and (holds_list(folder, labeled=labeled) or find_index(folder)) else None
+    return str(Path(name).absolute()) if Path(name).exists() else None
 
 
 def has_class_folders(root: str) -> bool:
     """Whether two subfolders of a folder have videos, and no list `train.csv` or `X_train.csv` is there."""
     location = _folder(root)
-    if _find_list(location, "train", labeled=True) is not None or split_folders(location):
-        return False
-    if named_lists(root, "train"):
+    if list_in(location, "train", labeled=True) or split_folders(location) or named_lists(root, "train"):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2

@@ -12,15 +12,25 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, Final, Literal, NamedTuple
 
+from everest.config.heads import Task
+from everest.config.settings import DataSettings, Recipe
+from everest.data.footage import footage_of
+from everest.data.recipe_clips import finetune_clips, pretrain_clips
 from everest.engine.plan import PEAK_LR, steps_between_checkpoints
-from everest.lists.sample import ListSize
-from everest.probes.collapse import probed_steps
-from everest.suggest.data_facts import DataFacts, ProbeList
+from everest.errors import DataError
+from everest.lists.labels import count_classes, imbalance
+from everest.lists.sample import ListSize, Sample
+from everest.lists.sources import read_source
+from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, probed_steps
+from everest.system.storage import join_location, parse_location
 from everest.system.text import counted
+from everest.video.reader import probe
+from everest.video.stream import VideoError
 
 # The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
 Purpose = Literal["pretrain", "finetune", "scratch"]
@@ -59,8 +69,97 @@ VERY_FEW_GROUPS: Final = 100  # up to here mild augmentation
 MOST_PROBES: Final = 20
 MOST_SHARE: Final = 0.05  # of the cost of a run, which its probes may add
 COST: Final = 3.2  # computation for a probed video, in training clips: of the recipe custom, the most of all
+MOST_PROBED: Final = 40  # videos whose length and size are read, spread over the list
+TINY: Final = 30  # our choice: an accuracy on fewer videos jumps by several percent
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
 _SIDE: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeList:
+    """The videos that probes measure."""
+
+    name: str | None  # as data.train or data.val has it; None: without labels
+    videos: int
+    held_out: int  # of data.val, whose loss is measured
+
+    def without_labels(self) -> ProbeList:
+        """As many of the videos as probes without labels measure."""
+        return replace(self, name=None, videos=min(self.videos, MOST_VIDEOS))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """The properties of a data set on which the rules depend."""
+
+    train: ListSize
+    pretrain: ListSize | None = None  # of `data.pretrain`; None: the same as for training
+    classes: int  # 0: the videos have no labels, or numbers
+    class_names: tuple[str, ...] = ()  # empty: only the indices of the classes are known
+    frames: float  # of the median video or window; at `data.fps`, if it is set
+    pretrain_frames: float = 0.0  # the same of `data.pretrain`; 0: the same as for training
+    height: float
+    width: float
+    task: Task = "single-label"
+    imbalance: float = 1.0  # ratio of the most frequent class to the rarest that has a video
+    probed: ProbeList
+
+
+def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
+    """Count the training videos, windows, groups and classes, and read the length and size of some videos."""
+    recipe, root = Recipe(name="suggest", data=data), parse_location(data.root)
+    clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
+    more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
+    held: dict[str, Sequence[Sample]] = {}
+    # Their labels, too: a typo would show only after hours of training.
+    for key in ("val", "test") if labeled else ("val",):
+        name = getattr(data, key)
+        if name is not None and join_location(root, name).exists():
+            held[key] = read_source(data, key, labeled=labeled, classes=known, may_miss=True).samples
+    val = held.get("val", ())
+    groups = {sample.group for sample in val}
+    is_one_source = len(groups) == 1 and groups != {None}  # no video is classified by another source
+    has_classes = labeled and not data.heads and data.task == "single-label"
+    # The validation list, or the training list if that is tiny; without labels if both are tiny.
+    probed = ProbeList(name=None, videos=len(val) or len(clips), held_out=min(len(val), MOST_HELD_OUT))
+    if has_classes and len(val) >= TINY and not is_one_source:
+        probed = replace(probed, name=data.val)
+    elif has_classes and len(clips) >= TINY:
+        probed = replace(probed, name=data.train, videos=len(clips))
+    else:
+        probed = probed.without_labels()
+    frames, height, width = _median_size(clips.samples, data.fps)
+    # Of the first label, which a sampler balances.
+    counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
+    return DataFacts(
+        train=ListSize.of(clips.samples),
+        pretrain=ListSize.of(more) if more else None,
+        classes=sum(head.outputs for head in known.heads if head.task != "regression") if known else 0,
+        class_names=(known.names if known else None) or (),
+        frames=frames,
+        pretrain_frames=_median_size(more, data.fps)[0] if more else 0.0,
+        height=height,
+        width=width,
+        task=data.task if labeled else "single-label",
+        imbalance=imbalance(counts.values()),
+        probed=probed,
+    )
+
+
+def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
+    """The median frames, height and width of some of the videos or segments."""
+    sizes, problems = [], []
+    for sample in samples[:: max(1, len(samples) // MOST_PROBED)]:
+        try:
+            info, frames = probe(sample.video), footage_of(sample, fps).num_frames
+        except VideoError as error:
+            problems.append(str(error))
+        else:
+            sizes.append((frames, info.height, info.width))
+    if not sizes:
+        raise DataError(f"none of the videos can be read; the first: {problems[0]}")
+    frames, height, width = map(median, zip(*sizes, strict=True))
+    return frames, height, width
 
 
 class Choice(NamedTuple):
@@ -69,6 +168,7 @@ class Choice(NamedTuple):
     key: str  # section.key
     value: Any
     reason: str
+    applies: object = True  # false: the value of the base recipe stays
 
 
 def choose_values(
@@ -84,59 +184,54 @@ def choose_values(
         device_name: one of `DEVICES`.
         most_steps: of a stage; None: as many as the data set needs.
     """
-    device, most = DEVICES[device_name], most_steps or {}
+    device, train, most = DEVICES[device_name], facts.train, most_steps or {}
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
-    size = _frame_size(facts, device)
-    pixels = f"{device.side} x {device.side} pixels"
-    shape = f"about {pixels} in the shape of the median video, {facts.height:g} x {facts.width:g}"
+    size = f"about {device.side} x {device.side} pixels in the shape of the median video"
+    words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
+    sides = sorted(word for word in words if _SIDE.fullmatch(word))
+    mirrored = f"class names have {', '.join(sides)}; a mirrored clip shows the opposite"
+    inputs = f"a model overfits to the still parts of {train}"
+    if purpose != "scratch":
+        inputs = "views of frames differ by their places more than by motion"
+    sees_differences = purpose != "scratch" or train.groups <= FEW_GROUPS
     frames = facts.frames
     if purpose == "finetune" and facts.pretrain is not None:  # the encoder sees actions at one speed
         frames = min(frames, facts.pretrain_frames)
     stride = min(MOST_STRIDE, max(1, round(COVERED * frames / FRAMES)))
-    covers = f"{_coverage(stride, frames, facts.train.unit)} ({frames:g} frames)"
-    words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
-    sides = sorted(word for word in words if _SIDE.fullmatch(word))
-    mirrored = f"class names have {', '.join(sides)}; a mirrored clip shows the opposite"
-    sees_differences = purpose != "scratch" or facts.train.groups <= FEW_GROUPS
-    inputs = f"a model overfits to the still parts of {facts.train}"
-    if purpose != "scratch":
-        inputs = "views of frames differ by their places more than by motion"
-    return [
+    share = min(1.0, stride * FRAMES / frames)
+    covers = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
+    choices = [
         Choice("data.frames", FRAMES, "as in the papers"),
-        Choice("data.size", list(size), shape),
-        *([Choice("data.flip", False, mirrored)] if sides else []),
+        Choice("data.size", _frame_size(facts, device), f"{size}, {facts.height:g} x {facts.width:g}"),
+        Choice("data.flip", False, mirrored, applies=sides),
         Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
-        *([Choice("model.input", "differences", inputs)] if sees_differences else []),
+        Choice("model.input", "differences", inputs, applies=sees_differences),
         Choice("pretrain.stride", stride, covers),
         *_pretraining(facts, device, most.get("pretrain")),
         Choice("finetune.stride", stride, covers),
-        *_steps("finetune", facts.train, most.get("finetune")),
-        *_batch("finetune", device.batch, f"fits {on}"),
+        *_schedule("finetune", train, most.get("finetune"), device.batch, f"fits {on}"),
         *_finetuning(facts, device, purpose),
         Choice("eval.clips", 2, "as the papers, a test averages several views"),
         Choice("eval.crops", 3, "over the longer side"),
     ]
+    return [choice for choice in choices if choice.applies]
 
 
-def _frame_size(facts: DataFacts, device: Device) -> tuple[int, int]:
+def _frame_size(facts: DataFacts, device: Device) -> list[int]:
     """Height and width in whole tubelets, at least `FEWEST_TUBELETS`; no larger than the video otherwise."""
     _, rows, columns = device.tubelet
     shape = math.sqrt(facts.height / facts.width)
-    height, width = (
+    sides = ((shape, facts.height, rows), (1 / shape, facts.width, columns))
+    return [
         max(FEWEST_TUBELETS, round(min(device.side * factor, largest) / unit)) * unit
-        for factor, largest, unit in ((shape, facts.height, rows), (1 / shape, facts.width, columns))
-    )
-    return height, width
+        for factor, largest, unit in sides
+    ]
 
 
-def _coverage(stride: int, frames: float, unit: str) -> str:
-    return f"a clip covers {min(1.0, stride * FRAMES / frames):.0%} of the median {unit}"
-
-
-def _steps(stage: str, size: ListSize, most: int | None) -> list[Choice]:
-    """The steps by the number of videos or windows, at most `most`."""
+def _schedule(stage: str, size: ListSize, most: int | None, batch: int, of_batch: str) -> list[Choice]:
+    """The steps by the number of videos or windows, at most `most`, and the learning rate by the batch."""
     by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(size.samples))))
     steps = by_data if most is None else max(1, min(by_data, most))
     reason = f"{STEPS_OF_ROOT} x sqrt({counted(size.samples, size.unit)})"
@@ -144,46 +239,33 @@ def _steps(stage: str, size: ListSize, most: int | None) -> list[Choice]:
         reason = "the fewest that are suggested"
     if steps < by_data:
         reason = "in the time of --hours"
-    return [Choice(f"{stage}.steps", steps, reason), Choice(f"{stage}.warmup_steps", steps // 10, "a tenth")]
-
-
-def _batch(stage: str, clips: int, reason: str) -> list[Choice]:
     rate = f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256"
     return [
-        Choice(f"{stage}.batch_size", clips, reason),
-        Choice(f"{stage}.base_lr", round(PEAK_LR * 256 / clips, 6), rate),
+        Choice(f"{stage}.steps", steps, reason),
+        Choice(f"{stage}.warmup_steps", steps // 10, "a tenth"),
+        Choice(f"{stage}.batch_size", batch, of_batch),
+        Choice(f"{stage}.base_lr", round(PEAK_LR * 256 / batch, 6), rate),
     ]
 
 
-def _pretraining(facts: DataFacts, device: Device, most_steps: int | None) -> list[Choice]:
+def _pretraining(facts: DataFacts, device: Device, most: int | None) -> list[Choice]:
     """Clips of the videos are compared. Probes measure the features, with labels or without, if cheap."""
     size, batch = facts.pretrain or facts.train, COMPARED * device.batch
-    steps = _steps("pretrain", size, most_steps)
+    schedule = _schedule("pretrain", size, most, batch, "clips are compared with all others of a step")
+    probe: dict[str, Any] = {"every": 0}
     reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; every: 1 makes them anyway"
-    probe = Choice("pretrain.probe", {"every": 0}, reason)
-    for probed in (facts.probed, facts.probed.without_labels()):
-        chosen = choose_every(probed, steps=steps[0].value, batch=batch, videos=size.samples)
-        if chosen is not None:
-            every, share = chosen
-            reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
-            named = {} if probed.name is None else {"list": probed.name}
-            probe = Choice("pretrain.probe", {"every": every, **named}, reason)
-            break
+    for probed in (facts.probed.without_labels(), facts.probed):  # the last that is cheap counts
+        cheap = choose_every(probed, steps=schedule[0].value, batch=batch, videos=size.samples)
+        if cheap is not None:
+            probe = {"every": cheap[0]} | ({} if probed.name is None else {"list": probed.name})
+            reason = f"measures the features while the run trains, for about {cheap[1]:.1%} of its cost"
+    drawn = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
     return [
-        *steps,
-        Choice(
-            "pretrain.objective",
-            "views",
-            "clips of the videos are compared; predicting pixels helped less on real clips",
-        ),
+        *schedule,
+        Choice("pretrain.objective", "views", "predicting pixels helped less on real clips"),
         Choice("pretrain.camera_motion", 1.0, "the motion of a camera over still frames is predicted, too"),
-        Choice(
-            "pretrain.selection",
-            {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0},
-            "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips",
-        ),
-        *_batch("pretrain", batch, "clips are compared with all others of a step"),
-        probe,
+        Choice("pretrain.selection", drawn, "drawing by change was no better on most real clips"),
+        Choice("pretrain.probe", probe, reason),
     ]
 
 
@@ -206,31 +288,26 @@ def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> t
 def _finetuning(facts: DataFacts, device: Device, purpose: Purpose) -> list[Choice]:
     """The tokens, the augmentation that keeps a model from overfitting, and what the labels need."""
     scratch, mild = purpose == "scratch", facts.train.groups <= VERY_FEW_GROUPS
-    chosen = [Choice("finetune.layer_decay", 1.0, "all layers start from new weights")] if scratch else []
-    keep, reason = device.keep, "the tokens that change most"
+    numbers, area = facts.task == "regression", [0.5 if mild else 0.3, 1.0]
+    keep, kept = device.keep, "the tokens that change most"
     if not scratch and keep < KEPT_AFTER_VIEWS:
-        keep, reason = KEPT_AFTER_VIEWS, "half of the tokens, after pre-training between views"
-    chosen += [
-        Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, reason),
-        Choice("finetune.crop_area", [0.5, 1.0], f"mild crops for {facts.train}")
-        if mild
-        else Choice("finetune.crop_area", [0.3, 1.0], f"stronger crops for {facts.train}"),
+        keep, kept = KEPT_AFTER_VIEWS, "half of the tokens, after pre-training between views"
+    crops = f"{'mild' if mild else 'stronger'} crops for {facts.train}"
+    mixed = (0.0, "half of two videos has no number of its own")
+    if not numbers:
+        mixed = (0.0 if mild else 0.8, "with the crops")
+    sampler = (
+        f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.unit}s of the rarest; "
+        "class_weights: balanced is the alternative"
+    )
+    return [
+        Choice("finetune.layer_decay", 1.0, "all layers start from new weights", applies=scratch),
+        Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, kept),
+        Choice("finetune.crop_area", area, crops),
+        Choice("finetune.mixup", *mixed),
+        Choice("finetune.rand_augment", None, "with the crops", applies=scratch and mild),
+        Choice("finetune.erasing", 0.0, "with the crops", applies=scratch and mild),
+        Choice("finetune.cutmix", 0.0, "as mixup", applies=numbers),
+        Choice("finetune.label_smoothing", 0.0, "of classes only", applies=numbers),
+        Choice("finetune.sampler", "sqrt", sampler, applies=facts.imbalance > IMBALANCED),
     ]
-    if facts.task != "regression":
-        chosen.append(Choice("finetune.mixup", 0.0 if mild else 0.8, "with the crops"))
-    if scratch and mild:
-        chosen.append(Choice("finetune.rand_augment", None, "with the crops"))
-        chosen.append(Choice("finetune.erasing", 0.0, "with the crops"))
-    if facts.task == "regression" and purpose != "pretrain":
-        chosen += [
-            Choice("finetune.mixup", 0.0, "half of two videos has no number of its own"),
-            Choice("finetune.cutmix", 0.0, "as mixup"),
-            Choice("finetune.label_smoothing", 0.0, "of classes only"),
-        ]
-    elif facts.imbalance > IMBALANCED and purpose != "pretrain":
-        reason = (
-            f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.unit}s of the rarest; "
-            "class_weights: balanced is the alternative"
-        )
-        chosen.append(Choice("finetune.sampler", "sqrt", reason))
-    return chosen

@@ -1,24 +1,38 @@
-"""A suggested recipe for lists, with the time of its stages on this machine."""
+"""A suggested recipe for lists or class folders, with the time of its stages on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
 
 import torch
 
+from everest.config.heads import Task
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
 from everest.config.settings import DataSettings, Recipe
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError
+from everest.lists.sample import ListSize, Sample
+from everest.lists.sources import LIST_FILES
+from everest.prepare.index import CLASSES
+from everest.prepare.split import LabeledVideos
 from everest.profiling.measure import TrainingStage, measure, reading_speed, stage_clips
-from everest.suggest.data_facts import DataFacts, examine_data
-from everest.suggest.rules import DEVICES, Choice, Purpose, choose_values
+from everest.suggest.data_section import (
+    data_section,
+    has_class_folders,
+    named_lists,
+    shared_videos,
+    with_task,
+)
+from everest.suggest.rules import DEVICES, Choice, DataFacts, Purpose, choose_values, examine_data
+from everest.system.files import write_text
 from everest.system.processes import num_cores
+from everest.system.storage import parse_location
+from everest.system.text import counted
 
 BASE: Final = "custom"  # has the lists that `everest prepare` writes
 OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
@@ -62,6 +76,121 @@ class Suggestion(NamedTuple):
     times: Sequence[StageTime]
 
 
+def this_device() -> str:
+    """The name of the largest of `DEVICES` that this machine has."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+    gpus = [name for name in DEVICES if name != "cpu"]
+    fitting = [name for name in gpus if int(name.removesuffix("GB")) <= 1.1 * memory]
+    return fitting[-1] if fitting else gpus[0]
+
+
+def suggest_for_folder(
+    data: str,
+    output: Path,
+    *,
+    lists: Mapping[str, str],
+    device: str,
+    pretrain: str | None,
+    unlabeled: bool,
+    task: Task | None,
+    group: str | None,
+    hours: float | None,
+    measured: bool,
+    overwrite: bool,
+    notify: Callable[[str], None],
+) -> tuple[Suggestion, list[str]]:
+    """Write a recipe for a folder; class folders without lists get lists beside it, which lines describe.
+
+    Args:
+        lists: by their keys of the data section; empty: those in the folder.
+        pretrain, unlabeled: videos to pre-train on first, a folder or a list; or pre-train only.
+        task, group: None: as the labels and lists show.
+        device, hours, measured: see `suggest_recipe`.
+    """
+    divides = not (lists or unlabeled) and has_class_folders(data)
+    if group is not None and not divides:
+        raise RecipeError("--group: has no effect on lists; use it with class folders")
+    folder = output.absolute().with_name(f"{output.name.removesuffix('.yaml')}-lists")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Lists for as long as there is no recipe; beside their folder, as YAML may quote other paths.
+    with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
+        videos, parts = None, {}
+        if divides:
+            videos, parts = _divide(data, output, folder, group=group, overwrite=overwrite)
+            lists = videos.write(parts, Path(trial))
+        section = data_section(data, **lists, pretrain=pretrain, labeled=not unlabeled)
+        if not unlabeled:
+            section, reason = with_task(section, task)
+            if reason is not None:
+                notify(reason)
+        if pretrain is not None or unlabeled:
+            _compare_videos(DataSettings(**section), data, pretrain, divided=divides, notify=notify)
+        purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
+        suggestion = suggest_recipe(
+            section, device, purpose=purpose, output=output, hours=hours, measured=measured
+        )
+    lines = []
+    if videos is not None:
+        for name in (*LIST_FILES.values(), CLASSES):  # of an earlier recipe
+            (folder / name).unlink(missing_ok=True)
+        videos.write(parts, folder)
+        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
+        lines = [*videos.notices, *sizes, f"lists: {folder}"]
+    write_text(output, suggestion.text.replace(trial, str(folder)))
+    missing = [name for name in ("val", "test") if section.get(name) is None]
+    if missing and not unlabeled:
+        fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
+        if divides:
+            fix = "label more videos, of further groups"
+        notify(f"warning: no {' or '.join(missing)} list; {fix}")
+    return suggestion, lines
+
+
+def _divide(
+    data: str, output: Path, folder: Path, *, group: str | None, overwrite: bool
+) -> tuple[LabeledVideos, dict[str, list[Sample]]]:
+    """The videos of class folders, and their parts for the lists in `folder`."""
+    root = parse_location(data)
+    if not isinstance(root, Path):
+        raise RecipeError(f"{data}: remote class folders cannot be split; make lists of them")
+    if folder.parent == root.absolute():
+        raise RecipeError(
+            f"--output {output}: its lists would look like a class in this folder; name another folder"
+        )
+    if folder.exists() and not overwrite:
+        raise RecipeError(f"{folder}: exists; name another recipe, or use --overwrite")
+    videos = LabeledVideos.read(root, root=root.absolute(), group=group)
+    return videos, videos.split()
+
+
+def _compare_videos(
+    settings: DataSettings, data: str, source: str | None, *, divided: bool, notify: Callable[[str], None]
+) -> None:
+    """Refuse videos of class folders for pre-training, and warn if videos for testing are among them.
+
+    Args:
+        source: the option --pretrain; None: pre-training on the unlabeled videos of `data`.
+    """
+    keys = ("train", "val", "test") if divided else ("val", "test")
+    lists: Sequence[str] = [name for key in keys if (name := getattr(settings, key)) is not None]
+    lists = lists or [*named_lists(data, "val"), *named_lists(data, "test")]
+    shared = shared_videos(settings, "pretrain" if source else "train", lists)
+    videos = counted(len(shared), "video")
+    if shared and divided:
+        raise RecipeError(
+            f"--pretrain {source}: has {videos} of {data}, which will be split; name another folder, or make "
+            "lists first (everest prepare split) and use --train train.csv --pretrain train.csv"
+        )
+    if shared:
+        given, fix = (f"--pretrain {source}", "--pretrain") if source else (f"--unlabeled {data}", "--train")
+        notify(
+            f"warning: {given} has {videos} of the validation or test list, such as {shared[0]}, so "
+            f"results will be too good; leave them out by {fix} LIST"
+        )
+
+
 def suggest_recipe(
     section: Mapping[str, Any],
     device: str,
@@ -87,30 +216,28 @@ def suggest_recipe(
     settings = replace(given, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
     if facts.pretrain is not None and facts.pretrain.samples == 1:
-        raise RecipeError(
-            f"--pretrain {settings.pretrain}: one video; pre-training compares several: name more"
-        )
+        raise RecipeError(f"--pretrain {settings.pretrain}: one video; pre-training compares several")
 
-    def suggested(most_steps: Mapping[str, int] | None = None) -> RecipeFile:
+    def suggested(most_steps: Mapping[str, int] | None = None) -> tuple[str, Recipe]:
         choices = choose_values(facts, device, purpose=purpose, most_steps=most_steps)
         text = recipe_text(choices, dict(section), base=DEVICES[device].base, facts=facts)
-        return RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
+        file = RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
+        return text, load_recipe(file, overrides=overrides)
 
-    file = suggested()
-    recipe = load_recipe(file, overrides=overrides)
+    text, recipe = suggested()
     speeds = _measure_speeds(recipe, purpose, cpu=device == "cpu") if measured else {}
-    samples = {"pretrain": (facts.pretrain or facts.train).samples, "finetune": facts.train.samples}
     if hours is not None:
         clips = {str(stage): 3600 * hours * speed for stage, speed in speeds.items()}
-        file = suggested({stage: int(clips[stage] / getattr(recipe, stage).batch_size) for stage in clips})
-        recipe = load_recipe(file, overrides=overrides)
+        most = {stage: int(clips[stage] / getattr(recipe, stage).batch_size) for stage in clips}
+        text, recipe = suggested(most)
     times = []
     for stage in STAGES[purpose]:
+        size = facts.train if stage == "finetune" else facts.pretrain or facts.train
         plan, speed = getattr(recipe, stage), speeds.get(stage)
-        steps = plan.steps or max(1, plan.epochs * samples[stage] // plan.batch_size)
+        steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
         seconds = None if speed is None else round(steps * plan.batch_size / speed)
         times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
-    return Suggestion(file.text, recipe, facts, times)
+    return Suggestion(text, recipe, facts, times)
 
 
 def _measure_speeds(recipe: Recipe, purpose: Purpose, *, cpu: bool) -> dict[TrainingStage, float]:
@@ -135,20 +262,11 @@ def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, f
         f"base: {base}",
         *(write_yaml({"data": data}).splitlines() if data else ["data:"]),
     ]
-    for section, members in groupby(choices, key=lambda choice: choice.key.split(".")[0]):
-        lines += [] if section == "data" else [f"{section}:"]
-        for choice in members:
-            value = {choice.key.split(".")[1]: choice.value}
-            first, *others = write_yaml(value, width=10_000).splitlines()
-            lines += [f"  {first} # {choice.reason}", *(f"  {line}" for line in others)]
+    begun = "data"
+    for choice in choices:
+        section, _, key = choice.key.partition(".")
+        lines += [] if section == begun else [f"{section}:"]
+        begun = section
+        first, *others = write_yaml({key: choice.value}, width=10_000).splitlines()
+        lines += [f"  {first} # {choice.reason}", *(f"  {line}" for line in others)]
     return "\n".join(lines) + "\n"
-
-
-def this_device() -> str:
-    """The name of the largest of `DEVICES` that this machine has."""
-    if not torch.cuda.is_available():
-        return "cpu"
-    memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    gpus = [name for name in DEVICES if name != "cpu"]
-    fitting = [name for name in gpus if int(name.removesuffix("GB")) <= 1.1 * memory]
-    return fitting[-1] if fitting else gpus[0]

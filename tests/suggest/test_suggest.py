@@ -18,8 +18,7 @@ from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.ranked import Drawn
 from everest.probes.collapse import probed_steps
-from everest.suggest.data_facts import DataFacts, ProbeList
-from everest.suggest.rules import DEVICES, choose_every, choose_values
+from everest.suggest.rules import DEVICES, DataFacts, ProbeList, choose_every, choose_values
 from everest.suggest.suggestion import recipe_text, this_device
 from everest.video.writer import write_video
 

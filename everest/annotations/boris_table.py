@@ -1,0 +1,112 @@
+"""The tables that BORIS exports, csv or tsv: tabular events, a row an event, or aggregated, a row a bout.
+
+Columns are found by their names: independent variables of the user are columns in the middle, and the names
+and their order differ by version. Version 7 begins a table of events with lines about the observation.
+
+Source: boris/export_observation.py of BORIS.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from everest.annotations.boris_events import FIX_UNPAIRED, Event, Observation
+from everest.annotations.bout import LONGEST, Bout
+from everest.annotations.matching import VideoFinder
+from everest.annotations.tables import in_line, number_in, read_table
+from everest.errors import shown
+
+ID: Final = "Observation id"
+START: Final = "Start (s)"  # of aggregated events
+STOP: Final = "Stop (s)"
+OFFSET: Final = "Time offset (s)"
+SOURCE: Final = "Source"  # `player #1:a.mp4;b.mp4|player #2:c.mp4`
+LENGTHS: Final = "Media duration (s)"  # `12.000;10.000|22.000`
+PLAYER: Final = "Player #1"  # other players show the same time from another camera
+MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
+UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
+NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
+STATUSES: Final = ("START", "STOP", "POINT")
+
+Cells = dict[str, str]  # of a row, by the names of the columns
+
+
+def has_columns(cells: Sequence[str]) -> bool:
+    """Whether a line names the columns of one of both tables."""
+    names = set(cells)
+    is_events = {"Behavior", "Time"} <= names and not names.isdisjoint(("Status", "Behavior type"))
+    return is_events or {"Behavior", START, STOP} <= names
+
+
+def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+    """Read the bouts of a table of events or of aggregated events."""
+    above, header, table_rows = read_table(path, has_columns)
+    about = [(key, value) for key, value, *_ in (line for line in above if len(line) > 1) if value]
+    general = {key: value for key, value in about if key in (ID, OFFSET)}
+    queue = tuple(value for key, value in about if key == PLAYER)
+    by_observation: dict[str, list[tuple[Cells, Event]]] = defaultdict(list)
+    for number, fields in table_rows:
+        with in_line(number, fields, header):
+            # A variable of the user may be called Status: of equal names, the last is that of BORIS.
+            cells = general | dict(zip(header, fields, strict=False))
+            by_observation[cells.get(ID, "")].append((cells, _event(cells)))
+    bouts: list[Bout] = []
+    for name, rows in by_observation.items():
+        rows.sort(key=lambda row: row[1].time)
+        media, lengths = _media([cells for cells, _ in rows], queue)
+        media = media or (name,)
+        observation = Observation(
+            where=f"{path}, observation '{name}'",
+            events=[event for _, event in rows],
+            media=media,
+            seconds=lengths if len(lengths) == len(media) else (None,) * len(media),
+            offset=_number(rows[0][0].get(OFFSET, "")) or 0.0,
+        )
+        bouts += observation.bouts(videos)
+    return bouts
+
+
+def _event(cells: Cells) -> Event:
+    """The event of a row."""
+    is_bout = START in cells  # a variable of the user may be called Time
+    start, end = (cells[START], cells[STOP]) if is_bout else (cells["Time"], cells["Time"])
+    if UNPAIRED in (start, end):
+        raise ValueError(f"'{shown(cells['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
+    times = number_in(start), number_in(end)
+    if not times[0] <= times[1] <= LONGEST:
+        raise ValueError(f"from {times[0]:g} to {times[1]:g} s is no interval; fix it in BORIS")
+    written = [cells[name] for name in ("Behavior type", "Status") if name in cells]
+    status = next((each for each in STATUSES if each in written), "")
+    if not status and not is_bout:
+        raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
+    return Event(
+        time=times[0],
+        end=times[1] if is_bout or status == "POINT" else None,
+        behavior=cells["Behavior"],
+        subject=cells.get("Subject", ""),
+        modifiers="|".join(value for name, value in cells.items() if name.startswith("Modifier")),
+        comment=cells.get("Comment", cells.get("Comment start", "")),
+        status=status,
+    )
+
+
+def _media(rows: Sequence[Cells], queue: Sequence[str]) -> tuple[tuple[str, ...], tuple[float | None, ...]]:
+    """The media of an observation, stated in each row or above the table, else as rows name them; lengths."""
+    media, lengths = tuple(queue), ()
+    if SOURCE in rows[0]:
+        media = tuple(rows[0][SOURCE].split("|")[0].removeprefix("player #1:").split(";"))
+        lengths = tuple(map(_number, rows[0].get(LENGTHS, "").split("|")[0].split(";")))
+    column = next((name for name in MEDIA if name in rows[0]), "")
+    media = media or dict.fromkeys(cells.get(column, "") for cells in rows)
+    return tuple(file for file in media if file not in NO_MEDIA), lengths
+
+
+def _number(text: str) -> float | None:
+    """A number of a cell, or None if it has none, such as `NA`."""
+    try:
+        return number_in(text)
+    except ValueError:
+        return None

@@ -29,6 +29,8 @@ PLAYER: Final = "Player #1"  # other players show the same time from another cam
 MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
 UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
 NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
+# These columns are before the variables of the user, all others after them; a variable may have any name.
+FIRST: Final = (ID, SOURCE, LENGTHS, OFFSET, "Media file path", "Media file")
 STATUSES: Final = ("START", "STOP", "POINT")
 
 Cells = dict[str, str]  # of a row, by the names of the columns
@@ -47,11 +49,12 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     about = [(key, value) for key, value, *_ in (line for line in above if len(line) > 1) if value]
     general = {key: value for key, value in about if key in (ID, OFFSET)}
     queue = tuple(value for key, value in about if key == PLAYER)
+    places = {name: place for place, name in enumerate(header)}  # of equal names, the last
+    places |= {name: header.index(name) for name in FIRST if name in header}
     by_observation: dict[str, list[tuple[Cells, Event]]] = defaultdict(list)
     for number, fields in table_rows:
         with in_line(number, fields, header):
-            # A variable of the user may be called Status: of equal names, the last is that of BORIS.
-            cells = general | dict(zip(header, fields, strict=False))
+            cells = general | {name: fields[place] for name, place in places.items()}
             by_observation[cells.get(ID, "")].append((cells, _event(cells)))
     bouts: list[Bout] = []
     for name, rows in by_observation.items():
@@ -78,8 +81,8 @@ def _event(cells: Cells) -> Event:
     times = number_in(start), number_in(end)
     if not times[0] <= times[1] <= LONGEST:
         raise ValueError(f"from {times[0]:g} to {times[1]:g} s is no interval; fix it in BORIS")
-    written = [cells[name] for name in ("Behavior type", "Status") if name in cells]
-    status = next((each for each in STATUSES if each in written), "")
+    written = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
+    status = next((each for each in STATUSES if each in written), "" if written else "POINT")
     if not status and not is_bout:
         raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
     return Event(

@@ -244,8 +244,7 @@ def tokens(
 
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
-    from everest.checkpoints.frozen import open_teacher
-    from everest.stages import with_absolute_paths
+    from everest.checkpoints.frozen import open_teacher, with_absolute_paths
     from everest.tokenizer.cache_writing import write_tokens
 
     changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path

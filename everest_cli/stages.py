@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
@@ -70,14 +69,6 @@ def _train(
 
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
-    if init == "none" and decoder is not None:
-        raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
-    start = None
-    if init != "none":
-        from everest.checkpoints.init import find_init
-
-        output = options.output if options.resume in ("auto", "never") else Path(options.resume)
-        start = find_init(init, output=output, overwrite=options.overwrite, decoder=decoder)
     devices = start_processes(options.gpus, options.processes)
 
     from everest.engine.context import RunOptions
@@ -92,7 +83,8 @@ def _train(
         cpu=devices.kind == "cpu",
         tracker=options.tracker,
         one_batch=options.overfit_one_batch,
-        init=start,
+        init=init,
+        decoder=decoder,
     )
     trial = _print_trial if options.dry_run else None
     with Display(quiet=options.quiet or not is_main()) as display:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from accelerate.utils.memory import clear_device_cache
 
@@ -97,7 +97,7 @@ def _with_tokenizer(
     settings = tokenizer_settings(recipe)
     if settings.checkpoint is None and recipe.pretrain.cache is None and not is_trial:
         return _train_tokenizer(recipe, options, report)
-    folder, named = options.resumed_folder or options.output, settings.checkpoint
+    folder, named = options.named_folder, settings.checkpoint
     is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
     if folder is not None and is_missing and own_tokenizer(folder).is_file():
         recipe = with_tokenizer(recipe, own_tokenizer(folder))
@@ -213,23 +213,9 @@ def _train(
     decoder: Decoder | None = None,
 ) -> Path:
     """Train a stage with the recipe, changed by the options; returns the run folder."""
-    data, output = options.get("data"), options.get("output")
-    settings = recipe_for_run(
-        recipe,
-        data=None if data is None else str(data),
-        overrides=options.get("overrides", ()),
-        precision=options.get("precision"),
-        seed=options.get("seed"),
-    )
-    run = RunOptions(
-        command=command,
-        recipe_file=str(recipe),
-        output=None if output is None else Path(output),
-        resume="auto" if options.get("resume", True) else "never",
-        overwrite=options.get("overwrite", False),
-        cpu=options.get("cpu", False),
-        tracker=options.get("tracker", "none"),
-        init=init,
-        decoder=decoder,
-    )
-    return run_stage(settings, run, options.get("report", silent)).run.path
+    given: dict[str, Any] = {**options}
+    report = given.pop("report", silent)
+    changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
+    given["resume"] = "auto" if given.get("resume", True) else "never"
+    run = RunOptions(command=command, recipe_file=str(recipe), init=init, decoder=decoder, **given)
+    return run_stage(recipe_for_run(recipe, **changes), run, report).run.path

@@ -108,7 +108,7 @@ def load_recipe(
 def recipe_for_run(
     name_or_path: str | Path | RecipeFile,
     *,
-    data: str | None = None,
+    data: str | Path | None = None,
     overrides: Sequence[str] = (),
     precision: str | None = None,
     seed: int | None = None,
@@ -125,7 +125,8 @@ def recipe_for_run(
         RecipeError: see `load_recipe`.
     """
     changes = list(overrides)
-    for key, value in (("data.root", data), ("train.precision", precision), ("train.seed", seed)):
+    root = None if data is None else str(data)
+    for key, value in (("data.root", root), ("train.precision", precision), ("train.seed", seed)):
         if value is not None:
             changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
     recipe = load_recipe(name_or_path, overrides=changes, imports=imports)

@@ -23,7 +23,7 @@ class RunOptions:
 
     command: str  # names the default run folder: pretrain, finetune or train-tokenizer
     recipe_file: str  # or the name of a recipe
-    output: Path | None = None
+    output: str | Path | None = None  # the run folder
     resume: str = "auto"  # auto, never, or the folder of the run to resume
     overwrite: bool = False
     cpu: bool = False
@@ -41,9 +41,14 @@ class RunOptions:
             raise RecipeError("--resume DIR continues in DIR: leave out --output and --overwrite")
         return Path(self.resume)
 
+    @property
+    def named_folder(self) -> Path | None:
+        """The run folder that `resume` or `output` names."""
+        return self.resumed_folder or (None if self.output is None else Path(self.output))
+
     def folder(self, recipe: str) -> Path:
         """The run folder: the named one, or a new one for the recipe of this name."""
-        return self.resumed_folder or self.output or default_folder(self.command, recipe)
+        return self.named_folder or default_folder(self.command, recipe)
 
     def find_init(self) -> Init | None:
         """Find the weights that the run starts from, if any."""
@@ -54,8 +59,7 @@ class RunOptions:
 
         from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
 
-        output = self.resumed_folder or self.output
-        return find_init(self.init, output=output, overwrite=self.overwrite, decoder=self.decoder)
+        return find_init(self.init, output=self.named_folder, overwrite=self.overwrite, decoder=self.decoder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ class Finetuning:
                         training.backward(losses)
                 norms = training.clip()
                 training.step(norms)
-                rows = training.log_step(wait=validator is not None and validator.is_due)
+                rows = training.log_step(wait=validator is not None and training.at_checkpoint)
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)
                     training.warn_once("chance", warning)

@@ -42,25 +42,17 @@ def set_up_tokenizer(recipe: Recipe, context: RunContext) -> TokenizerStage:
         context.notice("train.shard has no effect on a tokenizer: every process has a full copy")
     device = context.accelerator.device
     objective = tokenizer_objective(recipe, spec, device, load=load_network)  # may read weights
-    adversaries = []
-    if objective.adversary is not None:
-        optimizer = make_optimizer([objective.adversary.group], betas=BETAS)
-        discriminator = objective.adversary.discriminator
-        adversaries = [
-            Network(
-                module=discriminator,
-                optimizer=optimizer,
-                name="adversary",
-                grad_norm="discriminator_grad_norm",
-            )
-        ]
+    others = []
+    if (adversary := objective.adversary) is not None:
+        optimizer = make_optimizer([adversary.group], betas=BETAS)
+        others.append(Network(module=adversary.discriminator, optimizer=optimizer, name="discriminator"))
     training = set_up_training(
         replace(recipe, train=replace(recipe.train, ema=settings.ema, shard="none")),
         settings,
         spec,
         tokenizer_clips(recipe),
         context,
-        other_networks=adversaries,
+        other_networks=others,
         other_bytes=partial(objective.bytes_per_clip, spec),
     )
     validator = TokenizerValidator(training, recipe)

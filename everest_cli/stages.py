@@ -12,7 +12,7 @@ import typer
 from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
-from everest_cli.options import Precision, Task, argument, local_path, option, read_recipe, start_processes
+from everest_cli.options import Precision, Task, argument, local_path, option, start_processes
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def _train(
     decoder: Decoder | None = None,
 ) -> Path | None:
     """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
-    recipe = read_recipe(
+    from everest.config.recipe import dump_recipe, recipe_for_run
+
+    recipe = recipe_for_run(
         recipe_file,
         data=options.data,
         overrides=options.overrides,
@@ -65,8 +67,6 @@ def _train(
         seed=options.seed,
     )
     if options.print_config:
-        from everest.config.recipe import dump_recipe
-
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
     devices = start_processes(options.gpus, options.processes)

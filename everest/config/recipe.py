@@ -109,7 +109,7 @@ def recipe_for_run(
     name_or_path: str | Path | RecipeFile,
     *,
     data: str | Path | None = None,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str] | None = None,
     precision: str | None = None,
     seed: int | None = None,
     imports: bool = True,
@@ -124,7 +124,7 @@ def recipe_for_run(
     Raises:
         RecipeError: see `load_recipe`.
     """
-    changes = list(overrides)
+    changes = [*(overrides or ())]
     root = None if data is None else str(data)
     for key, value in (("data.root", root), ("train.precision", precision), ("train.seed", seed)):
         if value is not None:

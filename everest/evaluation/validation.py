@@ -57,19 +57,14 @@ class Validator:
         with reading_own(training.run.path / METRICS_FILE, fix=FIX):
             self._validations.add_all(training.run.rows())
         validated = {0, *(row["step"] for row in self._validations.rows)}
-        if self.is_due and training.is_loaded and training.steps_done not in validated:
+        if training.at_checkpoint and training.is_loaded and training.steps_done not in validated:
             self._validate()
         self._end_early()
-
-    @property
-    def is_due(self) -> bool:
-        """Whether the model is validated after the update just done."""
-        return self._training.at_checkpoint
 
     def validate_if_due(self, rows: Iterable[Row]) -> None:
         """Add new rows of metrics.jsonl, and validate the model if that is due."""
         self._validations.add_all(rows)
-        if self.is_due:
+        if self._training.at_checkpoint:
             self._training.save()  # first: a validation may take long, and may fail
             self._validate()
             self._end_early()

@@ -73,7 +73,7 @@ def run_stage(
         set_up = set_up_tokenizer
     elif recipe.pretrain.needs_tokenizer:
         recipe, options = _with_tokenizer(recipe, options, report, is_trial=trial is not None)
-    else:
+    elif recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
         recipe = with_absolute_paths(recipe)
     with run_context(options, recipe, report) as context:
         stage = set_up(recipe, context)
@@ -97,10 +97,10 @@ def _with_tokenizer(
     settings = tokenizer_settings(recipe)
     if settings.checkpoint is None and recipe.pretrain.cache is None and not is_trial:
         return _train_tokenizer(recipe, options, report)
-    folder, named = options.named_folder, settings.checkpoint
+    own, named = own_tokenizer(options.folder(recipe.name)), settings.checkpoint
     is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-    if folder is not None and is_missing and own_tokenizer(folder).is_file():
-        recipe = with_tokenizer(recipe, own_tokenizer(folder))
+    if is_missing and own.is_file():
+        recipe = with_tokenizer(recipe, own)
     return with_absolute_paths(recipe), options
 
 

@@ -41,17 +41,12 @@ class RunOptions:
             raise RecipeError("--resume DIR continues in DIR: leave out --output and --overwrite")
         return Path(self.resume)
 
-    @property
-    def named_folder(self) -> Path | None:
-        """The run folder that `resume` or `output` names."""
-        return self.resumed_folder or (None if self.output is None else Path(self.output))
-
     def folder(self, recipe: str) -> Path:
         """The run folder: the named one, or a new one for the recipe of this name."""
-        return self.named_folder or default_folder(self.command, recipe)
+        return self.resumed_folder or Path(self.output or default_folder(self.command, recipe))
 
-    def find_init(self) -> Init | None:
-        """Find the weights that the run starts from, if any."""
+    def find_init(self, recipe: str) -> Init | None:
+        """Find the weights that the run of the recipe of this name starts from, if any."""
         if self.init is None or self.init == "none":
             if self.decoder is not None:
                 raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
@@ -59,7 +54,8 @@ class RunOptions:
 
         from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
 
-        return find_init(self.init, output=self.named_folder, overwrite=self.overwrite, decoder=self.decoder)
+        folder = self.folder(recipe)
+        return find_init(self.init, output=folder, overwrite=self.overwrite, decoder=self.decoder)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,10 +46,6 @@ class Validations:
         self.best: Row | None = None
         self._losses: list[float] = []  # of training, since the last validation
         self._train_losses: list[float | None] = []  # the mean of those before each validation
-        self.add_all(rows)
-
-    def add_all(self, rows: Iterable[Row]) -> None:
-        """Add rows of metrics.jsonl."""
         for row in rows:
             self.add(row)
 

@@ -70,7 +70,7 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     with end_training_on_error(accelerator):
         with accelerator.main_process_first():  # which downloads what the others then find
-            init = options.find_init()
+            init = options.find_init(recipe.name)
         run, resumed = decide_on_main(accelerator, lambda: _find_folder(recipe, options, init))
         yield RunContext(
             accelerator=accelerator,

@@ -55,7 +55,7 @@ class Validator:
         """Read the validations of a resumed run, and make the one that it was stopped before."""
         training = self._training
         with reading_own(training.run.path / METRICS_FILE, fix=FIX):
-            self._validations.add_all(training.run.rows())
+            self._validations = Validations(training.run.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
         if training.at_checkpoint and training.is_loaded and training.steps_done not in validated:
             self._validate()
@@ -63,7 +63,8 @@ class Validator:
 
     def validate_if_due(self, rows: Iterable[Row]) -> None:
         """Add new rows of metrics.jsonl, and validate the model if that is due."""
-        self._validations.add_all(rows)
+        for row in rows:
+            self._validations.add(row)
         if self._training.at_checkpoint:
             self._training.save()  # first: a validation may take long, and may fail
             self._validate()

@@ -34,8 +34,10 @@ _NAMES = {
     "everest.api": ("create_model", "read_clip", "select_tokens"),
     "everest.checkpoints.describe": ("load_model",),
     "everest.config.recipe": ("load_recipe",),
+    "everest.data": ("augment", "crops"),
     "everest.engine.network": ("parameter_groups",),
     "everest.functions": ("evaluate", "extract", "predict", "timeline"),
+    "everest.methods": ("strategies", "targets"),
     "everest.methods.grid": ("TokenSelection",),
     "everest.project.train": ("train",),
     "everest.stages": ("finetune", "pretrain"),
@@ -43,23 +45,15 @@ _NAMES = {
     "everest.video.reader": ("read_frames",),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
-_MODULES = {
-    "augment": "everest.data.augment",
-    "crops": "everest.data.crops",
-    "strategies": "everest.methods.strategies",
-    "targets": "everest.methods.targets",
-}
-__all__ = sorted([*_HOMES, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll] (all imported above)
+__all__ = sorted(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll] (all imported above)
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return import_module("importlib.metadata").version("everest-video")
-    if name in _MODULES:
-        return import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'everest' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(__import__(_HOMES[name], fromlist=[name]), name)  # as `from HOME import NAME`
 
 
 def __dir__() -> list[str]:

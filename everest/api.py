@@ -74,9 +74,9 @@ def create_model(
     if kind not in _STAGES:
         raise unknown_name("kind", kind, _STAGES)
     stage = _STAGES[kind]
-    pixels = {name: None if of is None else tuple(of) for name, of in (("mean", mean), ("std", std))}
+    pixels = {"channels": channels, "mean": mean, "std": std}
     sections: dict[str, Any] = {
-        "data": {"frames": frames, "size": size, "fps": fps, "channels": channels} | pixels,
+        "data": {"frames": frames, "size": size, "fps": fps, **pixels},
         "model": {"backbone": backbone, **model},
         **{each: {"stride": stride} for each in _STAGES.values()},
     }

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 MOST_SHOWN: Final = 80  # letters of a value in a message
 MOST_SHOWN_OF_PATH: Final = 300
-MOST_OF_A_LINE: Final = 1000
 MOST_PROBLEMS: Final = 10  # of a recipe; each may list the valid names
 # What to try if the memory of a device or machine is too small for a run.
 LESS_MEMORY: Final = (
@@ -63,18 +62,6 @@ def shown(value: object, *, most: int = MOST_SHOWN) -> str:
     if len(text) > most:
         text = f"{text[: most // 2]} ... {text[5 - most // 2 :]}"
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-
-
-def shorten(message: str) -> str:
-    """A message without the middle of its longest words and lines, which repeat a value of the user."""
-
-    def short(text: str, most: int) -> str:
-        return shown(text, most=most) if len(text) > most else text
-
-    lines = [
-        " ".join(short(word, MOST_SHOWN_OF_PATH) for word in ln.split(" ")) for ln in message.split("\n")
-    ]
-    return "\n".join(short(line, MOST_OF_A_LINE) for line in lines)
 
 
 def one_per_line(problems: Iterable[str]) -> str:

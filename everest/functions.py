@@ -2,28 +2,20 @@
 
 A model is one of `everest.load_model` or `everest.create_model`. It computes on the device where it is,
 and is left in evaluation mode.
-
-V views, K encoded tokens, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from everest.errors import DataError, unknown_name
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.inference import predictions
-from everest.inference.features import LEVELS
+from everest.inference.features import VideoFeatures, features_of
 from everest.inference.model import OpenedModel
 from everest.inference.timelines import Timelines, compute_timelines
-from everest.inference.videos import compute_over_videos
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.models.classifier import VideoClassifier
@@ -112,16 +104,6 @@ def timeline(
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class VideoFeatures:
-    """The features of R readable videos."""
-
-    videos: list[str]
-    features: Tensor  # float32: (R, D) for level video, (R, V, D) for views, (R, V, K, D) for tokens
-    token_ids: Tensor | None  # (R, V, K) int64 for level tokens
-    skipped: list[tuple[str, str]]  # path and reason of unreadable videos
-
-
 def extract(
     model: Transformer,
     videos: Videos,
@@ -146,29 +128,9 @@ def extract(
         DataError: no video can be read, a list cannot be used, or a folder has no video.
         RecipeError: an unknown level, `keep` is no ratio that leaves a token, or `batch` is below 1.
     """
-    if level not in LEVELS:
-        raise unknown_name("level", level, LEVELS)
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    samples = _samples(videos, data)
-    encoded = compute_over_videos(
-        opened,
-        samples,
-        lambda frames: opened.encode(frames)._asdict(),
-        batch=batch,
-        workers=workers,
-        report=report,
-    )
-    pairs = list(chain.from_iterable(encoded))
-    skipped = [(sample.video_id, values) for sample, values in pairs if isinstance(values, str)]
-    read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, str)]
-    if not read:
-        raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
-    ids = [row["token_ids"] for _, row in read if "token_ids" in row]
-    return VideoFeatures(
-        videos=[sample.video_id for sample, _ in read],
-        features=torch.stack([row["features"] for _, row in read]),
-        token_ids=torch.stack(ids) if ids else None,
-        skipped=skipped,
+    return features_of(
+        opened, _samples(videos, data), level=level, batch=batch, workers=workers, report=report
     )
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from statistics import fmean
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,25 +12,18 @@ from everest.config.settings import Recipe
 from everest.data.dataset import Batch
 from everest.data.recipe_clips import pretrain_clips, pretrain_key
 from everest.engine.context import RunContext
-from everest.engine.plan import learning_rate_advice
+from everest.engine.health import CollapseWatch, closing_text
 from everest.engine.setup import set_up_training
-from everest.engine.step_log import RECENT
 from everest.engine.training import Training
-from everest.errors import DataError, DivergedError
+from everest.errors import DataError
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingOutput
-from everest.system.run_folder import Row
 
 # What only some runs need is imported where it is used: probes, which take scikit-learn and a second, frozen
 # networks, and figures.
 if TYPE_CHECKING:
     from everest.probes.during_training import Prober
-
-# Our choice: as many steps in a row with projections that spread less (everest.models.views).
-COLLAPSED_STEPS: Final = 50
-LEAST_SPREAD: Final = 0.02
-NEAR_MEAN: Final = 0.95  # our choice: above this share of the one-color loss, little is learned
 
 
 def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
@@ -78,24 +69,6 @@ def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:
     return model(frames, noise=batch.noise.flatten(0, 1), **inputs)
 
 
-class CollapseWatch:
-    """Stops a run whose views have long been the same for all videos: it learns nothing from then on."""
-
-    def __init__(self) -> None:
-        self._steps = 0  # in a row
-
-    def add(self, rows: Iterable[Row]) -> None:
-        """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
-        for row in rows:
-            spread = row.get("view_spread")
-            self._steps = self._steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
-            if self._steps == COLLAPSED_STEPS:
-                raise DivergedError(
-                    f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
-                    f"(view_spread {spread:.2g}); check that the videos differ, or lower pretrain.base_lr"
-                )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
     """A pre-training run that is ready for its first step."""
@@ -109,9 +82,8 @@ class Pretraining:
 
     def train(self) -> None:
         """Train to the end of the plan."""
-        training, prober = self.training, self.prober
+        training, prober, collapse = self.training, self.prober, CollapseWatch()
         training.model.train()
-        collapse = CollapseWatch()
         if prober is not None:
             prober.resume()
             prober.probe_if_due()  # also one that is missing because the run was killed in it
@@ -124,8 +96,10 @@ class Pretraining:
                     with training.accumulate(number):
                         output = pretraining_output(training.model, batch)
                         training.backward([output.loss], output.parts)
-                training.update()
-                collapse.add(training.log_step())
+                norms = training.clip()
+                training.step(norms)
+                rows = training.log_step()
+                collapse.add(rows)
                 if prober is not None:
                     prober.probe_if_due()
                 if training.at_checkpoint:
@@ -133,37 +107,8 @@ class Pretraining:
                 training.save_if_due()
                 training.stop_if_asked()
         if training.step_log.losses:
-            # A probe compares the loss with a better reference.
             is_compared = prober is not None and prober.watches_loss
-            training.notice(_closing_text(training, is_compared=is_compared))
-
-
-def _closing_text(training: Training, *, is_compared: bool) -> str:
-    """The mean of the last losses, next to the loss of one color or, between views, to those of guessing."""
-    plan, losses, model = training.plan, training.step_log.losses, training.state.trained_model
-    text = f"mean loss of the last {len(losses)} steps: {fmean(losses):.3f}"
-    if not isinstance(model, MaskedAutoencoder):
-        videos = min(plan.videos_per_step, len(training.clips))  # other draws of a video are no candidates
-        chance = (plan.views - 1) / max(1, plan.views * videos - 1)
-        texts = {
-            "view_top1": "{:.0%} of clips retrieve their own video within the batch "
-            f"(view_top1; chance {chance:.0%})",
-            "view_spread": "projection spread {:.2f} (maximum 1)",
-            "camera_loss": "camera motion error {:.2f} (guessing: 1)",
-        }
-        rows = [row for row in training.run.rows() if row.get("view_spread") is not None][-RECENT:]
-        for name, measured in texts.items():
-            values = [row[name] for row in rows if row.get(name) is not None]
-            text += f"; {measured.format(fmean(values))}" if values else ""
-        return text
-    guess = model.targets.loss_of_one_color  # normalized targets have a variance of about 1
-    if guess is None or model.camera_weight:
-        return text
-    text += f"; predicting each tubelet's mean color gives about {guess:g}"
-    if fmean(losses) <= NEAR_MEAN * guess or is_compared:
-        return text
-    advice = learning_rate_advice(plan, new_weights=training.context.options.init is None)
-    return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
+            training.notice(closing_text(training, is_compared=is_compared))
 
 
 def _show_reconstruction(training: Training) -> None:

@@ -15,15 +15,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from accelerate.utils.memory import clear_device_cache
 
-from everest.checkpoints.init import find_init
-from everest.checkpoints.load import find_weights
+from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
 from everest.config.recipe import load_recipe, recipe_for_run
 from everest.config.settings import Recipe
-from everest.config.stage_settings import FeatureTargetSettings
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.training import Training
@@ -31,7 +29,6 @@ from everest.errors import RecipeError, unknown_name
 from everest.pretraining import Pretraining, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, silent
-from everest.system.hub import PREFIXES
 from everest.system.run_folder import (
     RECIPE,
     TOKENIZER,
@@ -41,6 +38,7 @@ from everest.system.run_folder import (
     own_tokenizer,
 )
 from everest.system.signals import Stopped
+from everest.tokenizer.spec import tokenizer_settings
 
 # A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
 if TYPE_CHECKING:
@@ -64,7 +62,6 @@ def run_stage(
     Args:
         trial: called in place of the training; nothing is written.
     """
-    tokenizer, cache = recipe.tokenizer, recipe.pretrain.cache
     set_up: Callable[[Recipe, RunContext], Stage] = set_up_pretraining
     if options.command == "finetune":
         from everest.finetuning import set_up_finetuning
@@ -74,17 +71,10 @@ def run_stage(
         from everest.train_tokenizer import set_up_tokenizer
 
         set_up = set_up_tokenizer
-    elif tokenizer is None or not recipe.pretrain.needs_tokenizer:
+    elif recipe.pretrain.needs_tokenizer:
+        recipe, options = _with_tokenizer(recipe, options, report, is_trial=trial is not None)
+    elif recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
         recipe = with_absolute_paths(recipe)
-    elif tokenizer.checkpoint is None and cache is None and trial is None:
-        recipe, options = _train_tokenizer(recipe, options, report)
-    else:
-        folder, named = options.resumed_folder or options.output, tokenizer.checkpoint
-        is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-        if folder is not None and is_missing and own_tokenizer(folder).is_file():
-            recipe = _with_checkpoint(recipe, own_tokenizer(folder))
-        if named is not None or cache is not None:
-            recipe = with_absolute_paths(recipe)
     with run_context(options, recipe, report) as context:
         stage = set_up(recipe, context)
         if trial is not None:
@@ -96,45 +86,56 @@ def run_stage(
     return stage.training
 
 
+def _with_tokenizer(
+    recipe: Recipe, options: RunOptions, report: Report, *, is_trial: bool
+) -> tuple[Recipe, RunOptions]:
+    """The recipe with a trained tokenizer: the one it names, or its own, which is trained now if need be.
+
+    Returns:
+        The recipe, and the options with the run folder that has the recipe's own tokenizer.
+    """
+    settings = tokenizer_settings(recipe)
+    if settings.checkpoint is None and recipe.pretrain.cache is None and not is_trial:
+        return _train_tokenizer(recipe, options, report)
+    own, named = own_tokenizer(options.folder(recipe.name)), settings.checkpoint
+    is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
+    if is_missing and own.is_file():
+        recipe = with_tokenizer(recipe, own)
+    return with_absolute_paths(recipe), options
+
+
 def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tuple[Recipe, RunOptions]:
-    """Train the tokenizer in the run folder; returns the recipe and the options with its path."""
+    """Train the tokenizer in the run folder; see `_with_tokenizer`."""
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
     if options.resumed_folder is None:
         options = replace(options, output=output)
-    own = output / TOKENIZER
-    users = decide_on_main(accelerator, lambda: _users(output)) if options.overwrite else []
+    run, overwrite = RunFolder(output / TOKENIZER), options.overwrite
+    users = decide_on_main(accelerator, lambda: _users(output)) if overwrite else []
     if users:
-        text = f"{own} is kept, because {users[0]} uses it; for another tokenizer, choose another --output"
+        text = (
+            f"{run.path} is kept, because {users[0]} uses it; for another tokenizer, choose another --output"
+        )
         report(notice(text))
-    stage_options = replace(
-        options,
-        command="train-tokenizer",
-        output=own,
-        resume="auto",
-        init=None,
-        overwrite=options.overwrite and not users,
-    )
-    with_path = _with_checkpoint(recipe, own_tokenizer(output))
-    run = RunFolder(own)
+    with_own = with_tokenizer(recipe, own_tokenizer(output))
     is_finished = decide_on_main(accelerator, lambda: run.weights.is_file() and run.report.is_file())
-    if options.overwrite or not is_finished:
+    if overwrite or not is_finished:
         # Hours of training come before pre-training: its problems are found now, with an untrained tokenizer.
-        with run_context(options, with_path, silent) as context:
+        with run_context(options, with_own, silent) as context:
             set_up_pretraining(recipe, context)
         del context  # it holds the model
         clear_device_cache(garbage_collection=True)  # micro-batches are planned by the free memory
-    if options.overwrite and accelerator.is_main_process:
+    if overwrite and accelerator.is_main_process:
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
-    report(notice(f"the recipe names no tokenizer: {own} is trained first, or its training is resumed"))
+    report(notice(f"the recipe names no tokenizer: {run.path} is trained first, or its training is resumed"))
+    start = {"init": None, "decoder": None, "resume": "auto", "overwrite": overwrite and not users}
+    stage = replace(options, command="train-tokenizer", output=run.path, **start)
     try:
-        run_stage(recipe, stage_options, report)
+        run_stage(recipe, stage, report)
     except Stopped as stopped:
-        raise Stopped(
-            stopped.number,
-            f"stopped in the tokenizer's stage; the same command with --output {output} resumes it",
-        ) from stopped
-    return with_path, options
+        text = f"stopped in the tokenizer's stage; the same command with --output {output} resumes it"
+        raise Stopped(stopped.number, text) from stopped
+    return with_own, options
 
 
 def _users(output: Path) -> list[Path]:
@@ -146,27 +147,6 @@ def _users(output: Path) -> list[Path]:
             if file.parent != output.resolve() and tokenizer is not None and tokenizer.checkpoint == own:
                 users.append(file.parent)
     return users
-
-
-def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute."""
-    section = recipe.pretrain
-    if recipe.tokenizer is not None and recipe.tokenizer.checkpoint is not None:
-        recipe = _with_checkpoint(recipe, find_weights(recipe.tokenizer.checkpoint))
-    if section.objective == "views":
-        return recipe
-    target = section.target
-    if isinstance(target, FeatureTargetSettings) and not target.teacher.startswith(PREFIXES):
-        target = replace(target, teacher=str(find_weights(target.teacher).resolve()))
-    if target.cache is not None:
-        target = replace(target, cache=str(Path(target.cache).resolve()))
-    return replace(recipe, pretrain=replace(section, target=target))
-
-
-def _with_checkpoint(recipe: Recipe, path: Path) -> Recipe:
-    """The recipe with the tokenizer in this file."""
-    assert recipe.tokenizer is not None
-    return replace(recipe, tokenizer=replace(recipe.tokenizer, checkpoint=str(path.resolve())))
 
 
 class StageOptions(TypedDict, total=False):
@@ -207,9 +187,7 @@ def pretrain(
     """
     if decoder not in (None, "keep", "fresh"):
         raise unknown_name("decoder", decoder, ("keep", "fresh"))
-    if init in (None, "none") and decoder is not None:
-        raise RecipeError("decoder: only with init, which may have a decoder")
-    return run_stage(*_request("pretrain", recipe, init, options, decoder)).run.path
+    return _train("pretrain", recipe, options, init=init, decoder=decoder)
 
 
 def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[StageOptions]) -> Path:
@@ -223,38 +201,21 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     Raises:
         UserError: the recipe, the data or the environment does not allow it; see everest.errors.
     """
-    return run_stage(*_request("finetune", recipe, init, options)).run.path
+    return _train("finetune", recipe, options, init=init)
 
 
-def _request(
-    command: Literal["pretrain", "finetune"],
+def _train(
+    command: str,
     recipe: str | Path,
-    init: str | Path | None,
     options: StageOptions,
+    *,
+    init: str | Path | None,
     decoder: Decoder | None = None,
-) -> tuple[Recipe, RunOptions, Report]:
-    """The settings of a run, its options, and what receives its events."""
-    data, output, report = options.get("data"), options.get("output"), options.get("report", silent)
-    overwrite = options.get("overwrite", False)
-    folder = None if output is None else Path(output)
-    settings = recipe_for_run(
-        recipe,
-        data=None if data is None else str(data),
-        overrides=options.get("overrides", ()),
-        precision=options.get("precision"),
-        seed=options.get("seed"),
-    )
-    weights = None
-    if init not in (None, "none"):
-        weights = find_init(init, output=folder, overwrite=overwrite, decoder=decoder)
-    run = RunOptions(
-        command=command,
-        recipe_file=str(recipe),
-        output=folder,
-        resume="auto" if options.get("resume", True) else "never",
-        overwrite=overwrite,
-        cpu=options.get("cpu", False),
-        tracker=options.get("tracker", "none"),
-        init=weights,
-    )
-    return settings, run, report
+) -> Path:
+    """Train a stage with the recipe, changed by the options; returns the run folder."""
+    given: dict[str, Any] = {**options}
+    report = given.pop("report", silent)
+    changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
+    given["resume"] = "auto" if given.get("resume", True) else "never"
+    run = RunOptions(command=command, recipe_file=str(recipe), init=init, decoder=decoder, **given)
+    return run_stage(recipe_for_run(recipe, **changes), run, report).run.path

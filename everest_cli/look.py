@@ -13,7 +13,7 @@ import typer
 from everest.errors import DataError, EnvironmentProblem
 from everest.system.files import check_new_file, refuse_inputs
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_recipe, read_shares
+from everest_cli.options import argument, option, read_shares
 from everest_cli.output import exit_if_failed, print_json, print_table, say
 
 Read = TypeVar("Read")
@@ -193,6 +193,7 @@ def visualize_mask(
     Example: everest visualize-mask video.mp4 --keep 0.5,0.25,0.15
     """
     from everest.checkpoints.load import open_model
+    from everest.config.recipe import recipe_for_run
     from everest.figures.mask_request import request_masks
     from everest.lists.inputs import named_videos, refuse_same_stems
 
@@ -200,7 +201,7 @@ def visualize_mask(
     clip = {"frames": frames, "stride": stride, "size": size}
     request = request_masks(
         None if checkpoint is None else open_model(checkpoint),
-        None if recipe is None else read_recipe(recipe),
+        None if recipe is None else recipe_for_run(recipe),
         strategy=strategy if strategy is None or ":" in strategy else strategy.replace("_", "-"),
         ratios=() if keep is None else read_shares(keep),
         compare=compare,

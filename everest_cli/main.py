@@ -16,7 +16,7 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from everest.errors import EnvironmentProblem, RecipeError, UserError, shorten
+from everest.errors import MOST_SHOWN_OF_PATH, EnvironmentProblem, RecipeError, UserError, shown
 from everest.system.launch import LostPeer, torch_problem
 from everest.system.signals import PARENT, Stopped, end_with_parent
 from everest.system.text import is_unicode
@@ -36,6 +36,7 @@ from everest_cli.options import grouped, option
 from everest_cli.output import say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
+MOST_OF_A_LINE = 1000  # letters of an error
 ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GPU's memory otherwise
 
 
@@ -75,6 +76,18 @@ class Commands(TyperGroup):
             elif not isinstance(problem, LostPeer) or PARENT not in os.environ:  # else the parent names it
                 say(f"error: {shorten(str(problem))}", everywhere=True)
             raise typer.Exit(problem.exit_code) from error
+
+
+def shorten(message: str) -> str:
+    """A message without the middle of its longest words and lines, which repeat a value of the user."""
+
+    def short(text: str, most: int) -> str:
+        return shown(text, most=most) if len(text) > most else text
+
+    lines = [
+        " ".join(short(word, MOST_SHOWN_OF_PATH) for word in ln.split(" ")) for ln in message.split("\n")
+    ]
+    return "\n".join(short(line, MOST_OF_A_LINE) for line in lines)
 
 
 def as_user_error(error: Exception) -> UserError | None:

@@ -153,28 +153,6 @@ def is_on_cpu(gpus: str) -> bool:
     return False
 
 
-def read_recipe(
-    name: str,
-    *,
-    data: str | None = None,
-    overrides: list[str] | None = None,
-    precision: Precision | None = None,
-    seed: int | None = None,
-    imports: bool = True,
-) -> Recipe:
-    """Read a recipe with the changes of the options."""
-    from everest.config.recipe import recipe_for_run
-
-    return recipe_for_run(
-        name,
-        data=data,
-        overrides=overrides or (),
-        precision=precision,
-        seed=seed,
-        imports=imports,
-    )
-
-
 def read_shares(text: str) -> tuple[float, ...]:
     """Parse the keep ratios of --keep, such as `0.5,0.25`."""
     shares: tuple[float, ...] = ()
@@ -240,11 +218,12 @@ class ModelOptions:
     def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
         """Open the model on its device; without `clips` or `crops`, the views are those of the evaluation."""
         from everest.checkpoints.load import find_weights
+        from everest.config.recipe import recipe_for_run
         from everest.inference.model import OpenedModel
 
         return OpenedModel.open(
             find_weights(self.checkpoint, which=self.which, quiet=self.quiet),
-            recipe=read_recipe(self.recipe) if self.recipe else None,
+            recipe=recipe_for_run(self.recipe) if self.recipe else None,
             clips=clips,
             crops=crops,
             keep=self.keep,
@@ -268,13 +247,14 @@ class LabeledListOptions:
     def find(self) -> tuple[Path, Recipe]:
         """Find the weights, and read the recipe with the changes of the options."""
         from everest.checkpoints.load import find_weights
+        from everest.config.recipe import recipe_for_run
         from everest.system.run_folder import RECIPE
 
         weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
         own = weights.with_name(RECIPE)
         if self.recipe is None and not own.is_file():
             raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
-        recipe = read_recipe(
+        recipe = recipe_for_run(
             self.recipe or str(own),
             data=self.data,
             overrides=self.overrides,

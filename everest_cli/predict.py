@@ -14,7 +14,7 @@ from everest.errors import RecipeError
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.options import argument, option, read_recipe, read_views
+from everest_cli.options import argument, option, read_views
 from everest_cli.output import Display, exit_if_failed, print_json, say
 
 PredictionFormat = Literal["table", "json", "csv"]
@@ -195,11 +195,12 @@ def search(
     model = None
     if checkpoint is not None:
         from everest.checkpoints.load import find_weights
+        from everest.config.recipe import recipe_for_run
         from everest.inference.model import OpenedModel
 
         model = OpenedModel.open(
             find_weights(checkpoint, quiet=True),
-            recipe=read_recipe(recipe) if recipe else None,
+            recipe=recipe_for_run(recipe) if recipe else None,
             clips=file.clips,
             crops=file.crops,
             keep=file.keep,

@@ -15,7 +15,7 @@ from everest.system.processes import num_cores
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_check, prepare_windows
-from everest_cli.options import Task, argument, is_on_cpu, local_path, option, read_recipe, root_of
+from everest_cli.options import Task, argument, is_on_cpu, local_path, option, root_of
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
 
 if TYPE_CHECKING:
@@ -244,12 +244,12 @@ def tokens(
 
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
-    from everest.checkpoints.frozen import open_teacher
-    from everest.stages import with_absolute_paths
+    from everest.checkpoints.frozen import open_teacher, with_absolute_paths
+    from everest.config.recipe import recipe_for_run
     from everest.tokenizer.cache_writing import write_tokens
 
     changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path
-    settings = with_absolute_paths(read_recipe(recipe, data=data, overrides=changes))
+    settings = with_absolute_paths(recipe_for_run(recipe, data=data, overrides=changes))
     with Display(quiet=quiet) as display:
         document = write_tokens(
             settings,

@@ -14,7 +14,7 @@ from everest.system.processes import num_cores
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
-from everest_cli.options import Task, argument, local_path, option, read_recipe, refuse, root_of
+from everest_cli.options import Task, argument, local_path, option, refuse, root_of
 from everest_cli.output import Display, exit_if_failed, print_json, say
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def _read_lists(
     overrides: list[str] | None,
 ) -> _Chosen:
     """Read the named lists and folders, or the lists of a recipe as its stages read them."""
+    from everest.config.recipe import recipe_for_run
     from everest.lists.classes import Classes
     from everest.lists.reading import read_labeled
     from everest.lists.sources import read_source
@@ -124,7 +125,7 @@ def _read_lists(
                 known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
             lists[str(source)] = listed
         return _Chosen(lists=lists, paths=sources)
-    settings = read_recipe(recipe, data=None if data is None else str(data), overrides=overrides)
+    settings = recipe_for_run(recipe, data=data, overrides=overrides)
     section, classes = settings.data, None
     root, paths = local_path(section.root), []
     for key in ("train", "val", "test", "pretrain"):

@@ -64,9 +64,9 @@ def profile(
         _print_paper(as_json=as_json)
         return
 
+    from everest.checkpoints.frozen import with_absolute_paths
     from everest.profiling.measure import measure_stages
     from everest.profiling.profile import METHODS, RANKS, changed_recipe, plan_pretraining, profile, recipe_of
-    from everest.stages import with_absolute_paths
 
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
-from everest.errors import RecipeError
 from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
-from everest_cli.options import Precision, Task, argument, local_path, option, read_recipe, start_processes
+from everest_cli.options import Precision, Task, argument, local_path, option, start_processes
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -58,7 +57,9 @@ def _train(
     decoder: Decoder | None = None,
 ) -> Path | None:
     """Train the stage of a command in each process; prints and returns the run folder, if there is one."""
-    recipe = read_recipe(
+    from everest.config.recipe import dump_recipe, recipe_for_run
+
+    recipe = recipe_for_run(
         recipe_file,
         data=options.data,
         overrides=options.overrides,
@@ -66,18 +67,8 @@ def _train(
         seed=options.seed,
     )
     if options.print_config:
-        from everest.config.recipe import dump_recipe
-
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
-    if init == "none" and decoder is not None:
-        raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
-    start = None
-    if init != "none":
-        from everest.checkpoints.init import find_init
-
-        output = options.output if options.resume in ("auto", "never") else Path(options.resume)
-        start = find_init(init, output=output, overwrite=options.overwrite, decoder=decoder)
     devices = start_processes(options.gpus, options.processes)
 
     from everest.engine.context import RunOptions
@@ -92,7 +83,8 @@ def _train(
         cpu=devices.kind == "cpu",
         tracker=options.tracker,
         one_batch=options.overfit_one_batch,
-        init=start,
+        init=init,
+        decoder=decoder,
     )
     trial = _print_trial if options.dry_run else None
     with Display(quiet=options.quiet or not is_main()) as display:

@@ -12,7 +12,6 @@ from typing import Final
 
 import torch
 
-from everest.checkpoints.init import find_init
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.engine.context import RunOptions
@@ -137,7 +136,7 @@ class DemoSteps:
             recipe_file=recipe.name,
             output=self.folder / name,
             cpu=True,
-            init=None if init is None else find_init(init, output=None, overwrite=True),
+            init=init,
         )
         return run_stage(recipe, options, self.report).run.weights
 

@@ -14,19 +14,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.checkpoints.load import build_model, open_encoder
+from everest.checkpoints.load import build_model, find_weights, open_encoder
 from everest.config.settings import Recipe
+from everest.config.stage_settings import FeatureTargetSettings
 from everest.errors import CheckpointError
 from everest.methods.targets import FeatureTargets, TeacherUse
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
 from everest.models.video_model import VideoEncoder
+from everest.system.hub import PREFIXES
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
 
 Use = TypeVar("Use", TokenizerUse, TeacherUse)
 KEYS: Final = {"tokenizer": "tokenizer.checkpoint", "teacher": "pretrain.target.teacher"}
+
+
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute."""
+    section = recipe.pretrain
+    if recipe.tokenizer is not None and recipe.tokenizer.checkpoint is not None:
+        recipe = with_tokenizer(recipe, find_weights(recipe.tokenizer.checkpoint))
+    if section.objective == "views":
+        return recipe
+    target = section.target
+    if isinstance(target, FeatureTargetSettings) and not target.teacher.startswith(PREFIXES):
+        target = replace(target, teacher=str(find_weights(target.teacher).resolve()))
+    if target.cache is not None:
+        target = replace(target, cache=str(Path(target.cache).resolve()))
+    return replace(recipe, pretrain=replace(section, target=target))
+
+
+def with_tokenizer(recipe: Recipe, path: Path) -> Recipe:
+    """The recipe with the tokenizer in this file."""
+    return replace(recipe, tokenizer=replace(tokenizer_settings(recipe), checkpoint=str(path.resolve())))
 
 
 def spec_of_pretraining(recipe: Recipe) -> ModelSpec:

@@ -108,8 +108,8 @@ def load_recipe(
 def recipe_for_run(
     name_or_path: str | Path | RecipeFile,
     *,
-    data: str | None = None,
-    overrides: Sequence[str] = (),
+    data: str | Path | None = None,
+    overrides: Sequence[str] | None = None,
     precision: str | None = None,
     seed: int | None = None,
     imports: bool = True,
@@ -124,8 +124,9 @@ def recipe_for_run(
     Raises:
         RecipeError: see `load_recipe`.
     """
-    changes = list(overrides)
-    for key, value in (("data.root", data), ("train.precision", precision), ("train.seed", seed)):
+    changes = [*(overrides or ())]
+    root = None if data is None else str(data)
+    for key, value in (("data.root", root), ("train.precision", precision), ("train.seed", seed)):
         if value is not None:
             changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
     recipe = load_recipe(name_or_path, overrides=changes, imports=imports)

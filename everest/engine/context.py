@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from everest.errors import RecipeError
 from everest.system.events import Report, notice
-from everest.system.run_folder import Init, RunFolder, default_folder
+from everest.system.run_folder import Decoder, Init, RunFolder, default_folder
 
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """The choices of a run that are not in its recipe."""
+    """The choices of a run that are not in its recipe, as its command or a notebook gives them."""
 
     command: str  # names the default run folder: pretrain, finetune or train-tokenizer
     recipe_file: str  # or the name of a recipe
-    output: Path | None = None
+    output: str | Path | None = None  # the run folder
     resume: str = "auto"  # auto, never, or the folder of the run to resume
     overwrite: bool = False
     cpu: bool = False
     tracker: str = "none"  # or tensorboard, wandb
     one_batch: bool = False  # overfit the first batch, to check that the model can learn at all
-    init: Init | None = None  # the weights that the run starts from
+    init: str | Path | None = None  # run folder or weights to start from; None or "none": from scratch
+    decoder: Decoder | None = None  # of `init`; None: keep it if it fits
 
     @property
     def resumed_folder(self) -> Path | None:
@@ -42,7 +43,19 @@ class RunOptions:
 
     def folder(self, recipe: str) -> Path:
         """The run folder: the named one, or a new one for the recipe of this name."""
-        return self.resumed_folder or self.output or default_folder(self.command, recipe)
+        return self.resumed_folder or Path(self.output or default_folder(self.command, recipe))
+
+    def find_init(self, recipe: str) -> Init | None:
+        """Find the weights that the run of the recipe of this name starts from, if any."""
+        if self.init is None or self.init == "none":
+            if self.decoder is not None:
+                raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
+            return None
+
+        from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
+
+        folder = self.folder(recipe)
+        return find_init(self.init, output=folder, overwrite=self.overwrite, decoder=self.decoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +67,7 @@ class RunContext:
     resumed: bool  # the folder already holds the run
     report: Report
     options: RunOptions
+    init: Init | None = None  # the weights that the run starts from
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
 
@@ -69,12 +83,12 @@ class RunContext:
 
     def read_init(self) -> InitWeights | None:
         """Read the weights that the run starts from, if any, and show which they are."""
-        if self.options.init is None:
+        if self.init is None:
             return None
 
-        from everest.checkpoints.init import read_init  # here: it reads weights of other programs, too
+        from everest.checkpoints.init import read_init
 
-        init = read_init(self.options.init, resumed=self.run if self.resumed else None)
+        init = read_init(self.init, resumed=self.run if self.resumed else None)
         if init.weights is not None:
             self.notice(init.notice())
         return init

@@ -1,15 +1,32 @@
-"""The validations of a run: the best one, and overfitting. Needs no torch."""
+"""Training health checks: collapse, a loss no better than guessing, the best validation and overfitting."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from statistics import fmean
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from everest.config.heads import Heads
+from everest.config.stage_settings import FinetuneSettings
+from everest.engine.plan import FEWEST_STEPS, learning_rate_advice
+from everest.engine.step_log import RECENT
+from everest.errors import DivergedError
 from everest.metrics.names import METRICS
+from everest.models.mae import MaskedAutoencoder
 from everest.system.run_folder import Row
 
+if TYPE_CHECKING:
+    from everest.engine.training import Training
+
 # All numbers are our choice.
+COLLAPSED_STEPS: Final = 50  # in a row, with projections that spread less (everest.models.views):
+LEAST_SPREAD: Final = 0.02
+NEAR_MEAN: Final = 0.95  # above this share of the one-color loss, little is learned
+# Of the way from the training loss of guessing to that of a model that knows every label. After few steps
+# only a loss that has hardly moved is reported, at the end also one of a model that underfits.
+STILL_GUESSING: Final = 0.03
+UNDERFITS: Final = 0.2
 MEANT: Final = 5  # validations whose losses are averaged before overfitting is reported
 RISEN: Final = 1.2  # overfitting: a validation loss above this times its lowest,
 FALLEN: Final = 0.95  # and a training loss below this times its value then
@@ -88,3 +105,81 @@ class Validations:
             f"{losses[lowest]:.3g} to {risen:.3g}, and the training loss fell from {train_loss:.3g} to "
             f"{fallen:.3g}. The best weights are kept; more videos, augmentation or fewer steps help"
         )
+
+
+class CollapseWatch:
+    """Stops a run whose views have long been the same for all videos: it learns nothing from then on."""
+
+    def __init__(self) -> None:
+        self._steps = 0  # in a row
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
+        for row in rows:
+            spread = row.get("view_spread")
+            self._steps = self._steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
+            if self._steps == COLLAPSED_STEPS:
+                raise DivergedError(
+                    f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
+                    f"(view_spread {spread:.2g}); check that the videos differ, or lower pretrain.base_lr"
+                )
+
+
+def closing_text(training: Training, *, is_compared: bool) -> str:
+    """The mean of the last losses of pre-training, next to that of guessing, and what to try next.
+
+    Args:
+        is_compared: a probe compares the loss with a better reference than that of one color.
+    """
+    plan, losses, model = training.plan, training.step_log.losses, training.state.trained_model
+    text = f"mean loss of the last {len(losses)} steps: {fmean(losses):.3f}"
+    if not isinstance(model, MaskedAutoencoder):
+        videos = min(plan.videos_per_step, len(training.clips))  # other draws of a video are no candidates
+        chance = (plan.views - 1) / max(1, plan.views * videos - 1)
+        texts = {
+            "view_top1": "{:.0%} of clips retrieve their own video within the batch "
+            f"(view_top1; chance {chance:.0%})",
+            "view_spread": "projection spread {:.2f} (maximum 1)",
+            "camera_loss": "camera motion error {:.2f} (guessing: 1)",
+        }
+        rows = [row for row in training.run.rows() if row.get("view_spread") is not None][-RECENT:]
+        for name, measured in texts.items():
+            values = [row[name] for row in rows if row.get(name) is not None]
+            text += f"; {measured.format(fmean(values))}" if values else ""
+        return text
+    guess = model.targets.loss_of_one_color  # normalized targets have a variance of about 1
+    if guess is None or model.camera_weight:
+        return text
+    text += f"; predicting each tubelet's mean color gives about {guess:g}"
+    if fmean(losses) <= NEAR_MEAN * guess or is_compared:
+        return text
+    advice = learning_rate_advice(plan, new_weights=training.origin is None)
+    return f"warning: {text}: little is learned; {advice or 'try more steps or another base_lr'}"
+
+
+def chance_warning(training: Training, step: int, settings: FinetuneSettings, heads: Heads) -> str | None:
+    """A warning after a real budget, and at the end of the run, if the last losses are hardly below guessing.
+
+    The loss of equal probabilities is ln(classes) whatever the targets are, smoothed and mixed ones included.
+    """
+    plan, losses = training.plan, training.step_log.losses
+    is_guessable = settings.class_weights == "none" and all(head.task == "single-label" for head in heads)
+    budget = min(plan.steps, plan.warmup_steps + FEWEST_STEPS)
+    if step not in (budget, plan.steps) or not is_guessable or not losses:
+        return None
+    from everest.data.augment import lowest_loss  # here: it imports timm, for a second
+
+    mixing = {"mixup": settings.mixup, "cutmix": settings.cutmix}
+    sizes = [head.outputs for head in heads]
+    chance = fmean(map(math.log, sizes))  # the loss is the mean over the heads
+    lowest = fmean(lowest_loss(size, smoothing=settings.label_smoothing, **mixing) for size in sizes)
+    share = UNDERFITS if step == plan.steps else STILL_GUESSING
+    if fmean(losses) < chance - share * (chance - lowest):
+        return None
+    logarithms = " and ".join(f"ln({size})" for size in sizes)
+    fewer = "lower finetune.mixup and finetune.cutmix, " if any(mixing.values()) else ""
+    return (
+        f"the loss, {fmean(losses):.2f}, is still near that of guessing, "
+        f"{'the mean of ' if len(sizes) > 1 else ''}{logarithms} = {chance:.2f}. Check that the labels "
+        f"belong to the videos; try {fewer}more steps or a higher base_lr"
+    )

@@ -96,7 +96,11 @@ class Network:
     optimizer: torch.optim.Optimizer
     name: str = MODEL  # of its tensors in a state
     ema: ModelEmaV3 | None = None  # an average of its weights
-    grad_norm: str = GRAD_NORM  # the name of its gradient norm in metrics.jsonl
+
+    @property
+    def grad_norm(self) -> str:
+        """The name of its gradient norm in metrics.jsonl."""
+        return GRAD_NORM if self.name == MODEL else f"{self.name}_{GRAD_NORM}"
 
     def capture(self) -> dict[str, Tensor]:
         """Returns full tensors by part and name. All processes must call it."""

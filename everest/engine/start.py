@@ -40,6 +40,7 @@ from everest.system.run_folder import (
     RECIPE,
     STATE,
     TOKENIZER,
+    Init,
     RunFolder,
     is_own_tokenizer,
     own_tokenizer,
@@ -68,13 +69,16 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         )
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     with end_training_on_error(accelerator):
-        run, resumed = decide_on_main(accelerator, lambda: _find_folder(recipe, options))
+        with accelerator.main_process_first():  # which downloads what the others then find
+            init = options.find_init(recipe.name)
+        run, resumed = decide_on_main(accelerator, lambda: _find_folder(recipe, options, init))
         yield RunContext(
             accelerator=accelerator,
             run=run,
             resumed=resumed,
             report=report,
             options=options,
+            init=init,
             overlaps=accelerator.device.type == "cuda",
         )
 
@@ -98,7 +102,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                 facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
                 facts |= training.videos
                 values = {COMMAND: options.command, PLAN: facts, ONE_BATCH: options.one_batch, INIT: None}
-                if (init := options.init) is not None:
+                if (init := training.context.init) is not None:
                     values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder}
                     values[ORIGIN] = training.origin
                 run.start(dump_recipe(recipe), values)
@@ -169,7 +173,7 @@ def _summary(training: Training) -> str:
     return f"{text}; {precision}; {training.workers} workers for each process"
 
 
-def _find_folder(recipe: Recipe, options: RunOptions) -> tuple[RunFolder, bool]:
+def _find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tuple[RunFolder, bool]:
     """The folder of a run, and whether the run that is there is resumed. Nothing is written or removed."""
     path = options.folder(recipe.name)
     run, place = RunFolder(path), f"--output {path}"
@@ -191,7 +195,7 @@ def _find_folder(recipe: Recipe, options: RunOptions) -> tuple[RunFolder, bool]:
     if options.overwrite:
         read = [
             options.recipe_file,
-            options.init and options.init.file,
+            init and init.file,
             recipe.tokenizer and recipe.tokenizer.checkpoint,
             recipe.pretrain.teacher if options.command == "pretrain" else None,
         ]
@@ -214,17 +218,17 @@ def _find_folder(recipe: Recipe, options: RunOptions) -> tuple[RunFolder, bool]:
         raise RecipeError(
             f"{place}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
         )
-    differences = _differences(run, recipe, options)
+    differences = _differences(run, recipe, options, init)
     if differences:
         shown = first_names(differences, SHOWN)
         raise RecipeError(f"{place}: holds a run with different settings: {shown}; use its values, or {FIX}")
     return run, True
 
 
-def _differences(run: RunFolder, recipe: Recipe, options: RunOptions) -> list[str]:
+def _differences(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init | None) -> list[str]:
     """The settings and options in which the run in the folder differs, each with both values."""
     saved = flat_values(recipe_values(load_recipe(run.path / RECIPE, imports=False)))
-    given, init = flat_values(recipe_values(recipe)), options.init
+    given = flat_values(recipe_values(recipe))
     may_change = set(RESUME_MAY_CHANGE)
     if options.command == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}

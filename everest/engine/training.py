@@ -205,10 +205,13 @@ class Training:
         for loss in losses[1:]:
             (loss / passes).backward()
 
-    def update(self) -> None:
-        """Clip the gradients of each network to `train.clip_grad`, and update its weights."""
+    def clip(self) -> dict[str, Tensor]:
+        """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
+        return clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
+
+    def step(self, norms: Mapping[str, Tensor]) -> None:
+        """Update the weights of each network, and send the numbers of the step on their way to the host."""
         record, (_, every) = self._record, self.settings.save_interval
-        norms = clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
         losses_finite, finite = record.send(self.accelerator, norms)
@@ -224,14 +227,14 @@ class Training:
             path.noise = None
         self.steps_done += 1
 
-    def log_step(self) -> list[Row]:
+    def log_step(self, *, wait: bool = False) -> list[Row]:
         """Log all steps whose numbers have arrived; returns the new rows of metrics.jsonl.
 
         On a GPU the numbers of a step are read while the next one is computed, so that it never waits for
-        the host. Where the run is saved all are read.
+        the host. Where the run is saved, or with `wait`, all are read.
         """
         record = self._record
-        rows = self.step_log.add(self.steps_done, record, all_now=self._saves_here)
+        rows = self.step_log.add(self.steps_done, record, all_now=wait or self._saves_here)
         record.seconds = time.monotonic() - record.started  # its row may be written later
         share = self._waits.add(record.waited, record.seconds)
         if share is not None:
@@ -276,13 +279,12 @@ class Training:
         resume = f"the same command with --output {self.run.path} resumes from {place}"
         raise Stopped(number, f"{signal.Signals(number).name}: {text}; {resume}")
 
-    def save(self) -> list[Row]:
-        """Write the newest weights and a state; all processes must call it. Returns the rows logged now."""
-        rows = self.step_log.read()
+    def save(self) -> None:
+        """Log all steps, and write the newest weights and a state; all processes must call it."""
+        self.step_log.read()
         self.step_log.is_save_due = False
         notes = {"videos": self.bad_videos.counts(), "skipped": self.step_log.nonfinite.skipped}
         self.state.save(self.steps_done, notes)
-        return rows
 
     def end(self, reason: str) -> None:
         """End the run before the last step of its plan, unless it has ended here."""

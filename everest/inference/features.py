@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -118,6 +119,50 @@ def extract(
     if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoFeatures:
+    """The features of R readable videos."""
+
+    videos: list[str]
+    features: Tensor  # float32: (R, D) for level video, (R, V, D) for views, (R, V, K, D) for tokens
+    token_ids: Tensor | None  # (R, V, K) int64 for level tokens
+    skipped: list[tuple[str, str]]  # path and reason of unreadable videos
+
+
+def features_of(
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    *,
+    level: str,
+    batch: int,
+    workers: int | None = None,
+    report: Report,
+) -> VideoFeatures:
+    """Compute the features of videos in memory, as `extract` writes them."""
+    if level not in LEVELS:
+        raise unknown_name("level", level, LEVELS)
+    encoded = compute_over_videos(
+        model,
+        samples,
+        lambda clips: model.encode(clips)._asdict(),
+        batch=batch,
+        workers=workers,
+        report=report,
+    )
+    pairs = [pair for part in encoded for pair in part]
+    skipped = [(sample.video_id, values) for sample, values in pairs if isinstance(values, str)]
+    read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, str)]
+    if not read:
+        raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
+    ids = [row["token_ids"] for _, row in read if "token_ids" in row]
+    return VideoFeatures(
+        videos=[sample.video_id for sample, _ in read],
+        features=torch.stack([row["features"] for _, row in read]),
+        token_ids=torch.stack(ids) if ids else None,
+        skipped=skipped,
+    )
 
 
 def _versions(samples: Sequence[Sample]) -> str:

@@ -10,10 +10,10 @@ from everest import load_model
 from everest.config.recipe import load_recipe
 from everest.data.dataset import Clip
 from everest.data.recipe_clips import pretrain_clips
+from everest.engine.health import COLLAPSED_STEPS, CollapseWatch
 from everest.errors import DivergedError
 from everest.models.spec import pretrain_spec
 from everest.models.views import ViewModel
-from everest.pretraining import COLLAPSED_STEPS, CollapseWatch
 from everest.probes import collapse
 from everest.system.run_folder import RunFolder
 

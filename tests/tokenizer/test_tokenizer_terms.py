@@ -94,10 +94,10 @@ def test_the_discriminator_is_in_the_state_and_not_in_the_weights(recipe, traine
     state = newest(trained)
     stage, adversary = with_adversary(recipe, tmp_path / "run")
     fresh = adversary.discriminator.state_dict()
-    saved = part_of(state, "adversary")
+    saved = part_of(state, "discriminator")
     assert saved.keys() == fresh.keys()
     assert not any(torch.equal(saved[name], fresh[name]) for name in fresh if "weight" in name)
-    optimizer = part_of(state, "adversary_optimizer")
+    optimizer = part_of(state, "discriminator_optimizer")
     assert {name.rpartition("/")[2] for name in optimizer} == {"step", "exp_avg", "exp_avg_sq"}
     steps = {value.item() for name, value in optimizer.items() if name.endswith("/step")}
     assert steps == {STEPS - FIRST}
@@ -204,7 +204,7 @@ def whole_step(stage: TokenizerStage) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
     with stage.training.running():
         passes_of(stage)
-        stage.training.update()
+        stage.training.step(stage.training.clip())
         stage.training.log_step()
 
 

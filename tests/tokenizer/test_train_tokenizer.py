@@ -11,10 +11,10 @@ from tokenizer_runs import recipe, set_up, train
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.load import open_model
 from everest.errors import CheckpointError
+from everest.evaluation.tokenizer import measure_targets
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.train_tokenizer import measure_targets
 
 __all__ = ["recipe"]  # a fixture
 
@@ -66,7 +66,7 @@ def train_scorer(recipe: Path, folder: Path, full_batches: float) -> list[tuple[
     """Each weight of the scorer as training starts with it, and after one step."""
     values = [f"tokenizer.full_batches={full_batches}", "tokenizer.epochs=1", "tokenizer.warmup_epochs=0"]
     train(recipe, folder, *sets(*values, "tokenizer.ema=null"))
-    untrained = set_up(recipe, folder.with_suffix(".fresh")).untrained
+    untrained = set_up(recipe, folder.with_suffix(".fresh")).validator.untrained
     after = load_model(folder).scorer
     return list(zip(untrained.parameters(), after.parameters(), strict=True))
 

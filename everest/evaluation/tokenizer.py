@@ -1,0 +1,148 @@
+"""Validation of LVMAE's tokenizer: its report while it trains and at the end, the statistics of its codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+import torch
+
+from everest.checkpoints.load import open_model
+from everest.config.settings import Recipe, TrainSettings
+from everest.data.bad_videos import refuse_too_many
+from everest.data.dataset import VideoClips
+from everest.data.randomness import Purpose, seed_at
+from everest.engine.training import Training
+from everest.errors import RecipeError
+from everest.figures.pictures import draw_examples
+from everest.system.files import write_text
+from everest.system.run_folder import REPORT_IMAGE
+from everest.system.text import json_text, nonfinite_as_null, read_own_json
+from everest.tokenizer.clips import held_out_clips, held_out_key, spaced_clips
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_figures, scorer_warnings
+from everest.tokenizer.spec import tokenizer_spec
+from everest.video.pixels import in_unit_range
+
+TARGET_CLIPS: Final = 1024  # our choice: of the training set, for the mean and std of the targets
+HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
+LEAST_VARIANCE: Final = 1e-6  # of a code dimension; keeps targets finite if it has collapsed
+
+
+class TokenizerValidator:
+    """Measures the tokenizer of a run on held-out videos: at some of its checkpoints, and at the end.
+
+    Attributes:
+        untrained: the scorer with the weights that training starts from, for comparison.
+    """
+
+    def __init__(self, training: Training, recipe: Recipe) -> None:
+        self._training = training
+        self._clips = held_out_clips(recipe)
+        self._key = held_out_key(recipe)  # of their list in `data`
+        if self._key not in HELD_OUT:
+            training.notice("no list in data.val or data.test: the report is of videos that are trained on")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
+            self.untrained = tokenizer_spec(recipe).build().scorer.to(training.accelerator.device)
+
+    def resume(self) -> None:
+        """Make the validation that a resumed run was stopped before."""
+        training = self._training
+        validated = {row["step"] for row in training.run.rows() if "psnr_own" in row}
+        if self._is_due() and training.steps_done not in validated:
+            self._validate()
+
+    def validate_if_due(self) -> None:
+        """Validate the current weights at some of the checkpoints, but not after the last step."""
+        if self._is_due():
+            self._training.save()  # first: a validation may take long, and may fail
+            self._validate()
+
+    def _is_due(self) -> bool:
+        done, plan = self._training.steps_done, self._training.plan
+        return 0 < done < plan.steps and self._training.at_checkpoint and plan.shows_image(done)
+
+    def _validate(self) -> None:
+        """Log the measures of the current weights, and warn of a collapse."""
+        training, model = self._training, self._training.state.trained_model
+        if not training.accelerator.is_main_process:
+            return
+        assert isinstance(model, AdaptiveTokenizer)
+        figures = self._measure(model).figures
+        training.model.train()
+        training.log({"step": training.steps_done, **scalar_figures(figures)})
+        self._show(training.steps_done, figures["psnr"], scorer_warnings(figures))
+
+    def _measure(self, model: AdaptiveTokenizer) -> TokenizerReport:
+        training = self._training
+        report = measure_tokenizer(model, self._clips, self.untrained, settings=training.settings)
+        for path, reason in report.skipped:
+            training.notice(f"data.{self._key} skips {path}: {reason}")
+        total = len(report.skipped) + report.figures.get("clips", 0)
+        refuse_too_many(report.skipped, requested=total, max_bad=training.bad_videos.max_bad)
+        return report
+
+    def _show(self, step: int, psnr: dict[str, float], warnings: Iterable[str]) -> None:
+        self._training.notice(
+            f"step {step}: PSNR {psnr['own']:.2f} dB from the kept tokens, {psnr['random']:.2f} from as many "
+            f"random ones, {psnr['all']:.2f} from all"
+        )
+        for text in warnings:
+            self._training.notice(f"warning: {text}")
+
+    def finish(self) -> None:
+        """Add the mean and std of the targets to the weights, then write report.json and its image.
+
+        The weights are read from disk: a finished run whose states were removed can be validated again.
+        """
+        training, run = self._training, self._training.run
+        if not training.accelerator.is_main_process:
+            return
+        opened = open_model(run.weights, kind="tokenizer")
+        weights, model = opened.weights, opened.module.to(training.accelerator.device)
+        assert isinstance(model, AdaptiveTokenizer)
+        document = None
+        if not (model.target_std != 1).any():
+            measure_targets(model, training.clips, settings=training.settings)
+            replace(weights, tensors=model.state_dict()).save(run.weights)
+        elif run.report.is_file():
+            try:
+                document = read_own_json(run.report, fix="validating again")
+            except RecipeError as error:
+                training.notice(str(error))
+        if document is None:
+            report = self._measure(model)
+            document = {
+                "step": weights.step,
+                "videos": self._key,
+                "held_out": self._key in HELD_OUT,
+                "skipped": len(report.skipped),
+                **report.figures,
+                "target_mean": model.target_mean.tolist(),
+                "target_std": model.target_std.tolist(),
+            }
+            draw_examples(run.path / REPORT_IMAGE, report.examples)
+            training.log({"step": weights.step, **scalar_figures(report.figures)})
+            write_text(run.report, json_text(nonfinite_as_null(document), indent=2))
+        self._show(document["step"], document["psnr"], document["warnings"])
+
+
+@torch.inference_mode()
+def measure_targets(model: AdaptiveTokenizer, clips: VideoClips, *, settings: TrainSettings) -> None:
+    """Set the mean and std of every code dimension, over all tokens of up to `TARGET_CLIPS` training clips.
+
+    All tokens count, because each can be a target of the autoencoder. The mean is not 0, because an even
+    number of levels is not symmetric.
+    """
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for batch in spaced_clips(clips, TARGET_CLIPS, settings=settings):
+        frames = in_unit_range(batch.frames.flatten(0, 1).to(model.target_mean.device))
+        values = model.encode(frames).values.flatten(0, 1).double().cpu()  # (tokens, D)
+        count += len(values)
+        total = total + values.sum(dim=0)
+        squares = squares + values.square().sum(dim=0)
+    mean = total / count
+    model.target_mean.copy_(mean)
+    model.target_std.copy_((squares / count - mean.square()).clamp(min=LEAST_VARIANCE).sqrt())

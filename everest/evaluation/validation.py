@@ -1,0 +1,158 @@
+"""Validation of a classifier while fine-tuning runs: its metrics on data.val, its best weights, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+
+from everest.config.heads import MEASURED_BY, MULTI_LABEL, best_metric
+from everest.config.stage_settings import FinetuneSettings
+from everest.data.dataset import VideoClips
+from everest.engine.health import Validations
+from everest.engine.training import Training
+from everest.errors import DivergedError
+from everest.evaluation.metric_text import as_text
+from everest.evaluation.multi_view import evaluate_views
+from everest.lists.sample import ListSize
+from everest.metrics.metrics import chance_of, choose_thresholds, mean_loss, measure
+from everest.metrics.names import LOGGED, METRICS
+from everest.metrics.predicted import Predictions, refuse_too_many_skipped
+from everest.models.classifier import VideoClassifier
+from everest.system.events import silent
+from everest.system.run_folder import FIX, METRICS_FILE, Row
+from everest.system.text import counted, reading_own
+
+NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to a perfect metric, where little is learned
+
+
+class Validator:
+    """Validates the model of a fine-tuning run after its checkpoints; each process has one.
+
+    The weights with the best metric (`finetune.best`) are kept, and `finetune.patience` ends the run.
+
+    Args:
+        clips: one center view of each video of data.val.
+        class_names: of the only head, if they are known.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        model: VideoClassifier,
+        clips: VideoClips,
+        settings: FinetuneSettings,
+        class_names: Sequence[str] | None,
+    ) -> None:
+        self._training = training
+        self._model = model
+        self._clips = clips
+        self._patience = settings.patience
+        self._validations = Validations([], best_metric(model.heads, settings.best, class_names))
+
+    def resume(self) -> None:
+        """Read the validations of a resumed run, and make the one that it was stopped before."""
+        training = self._training
+        with reading_own(training.run.path / METRICS_FILE, fix=FIX):
+            self._validations = Validations(training.run.rows(), self._validations.metric)
+        validated = {0, *(row["step"] for row in self._validations.rows)}
+        if training.at_checkpoint and training.is_loaded and training.steps_done not in validated:
+            self._validate()
+        self._end_early()
+
+    def validate_if_due(self, rows: Iterable[Row]) -> None:
+        """Add new rows of metrics.jsonl, and validate the model if that is due."""
+        for row in rows:
+            self._validations.add(row)
+        if self._training.at_checkpoint:
+            self._training.save()  # first: a validation may take long, and may fail
+            self._validate()
+            self._end_early()
+
+    def _end_early(self) -> None:
+        """End the run, unless it has ended, if its last `finetune.patience` validations were no better."""
+        training, patience = self._training, self._patience
+        if training.is_loaded and patience is not None and self._validations.since_best >= patience:
+            reason = f"the last {patience} validations brought nothing better"
+            training.end(f"step {training.steps_done}: {reason}")
+
+    def _validate(self) -> None:
+        """Measure all validation videos, log the metrics, and keep new best weights."""
+        training, model, validations = self._training, self._model, self._validations
+        plan, step = training.plan, training.steps_done
+        predictions = evaluate_views(
+            model, self._clips, training.accelerator, settings=training.settings, report=silent
+        )
+        training.model.train()
+        for path, reason in predictions.skipped:
+            training.notice(f"validation skips {path}: {reason}")
+        refuse_too_many_skipped(predictions, training.bad_videos.max_bad)
+        if not np.isfinite(predictions.outputs).all():
+            raise DivergedError(
+                f"step {step}: the outputs for the validation videos are not finite; lower base_lr or set "
+                "train.clip_grad"
+            )
+        row: Row = {"step": step, **_logged(predictions)}
+        if validations.add(row):  # before it is logged: a row without its weights could not be repaired
+            thresholds = {
+                name: choose_thresholds(head.means, head.labels)
+                for name, head in predictions.by_head().items()
+                if head.head.task == MULTI_LABEL
+            }
+            settings = {"thresholds": thresholds} if thresholds else {}
+            training.state.save_weights(training.run.best, step, settings)
+        training.log(row)
+        event = {
+            "event": "validation",
+            "epoch": plan.epoch(step - 1),
+            "epochs": plan.epochs,
+            "steps": plan.steps,
+            "train_loss": validations.train_loss,
+            "metric": validations.metric,
+            "chance": chance_of(validations.metric, model.heads, predictions.labels),
+            "majority": chance_of("majority_top1", model.heads, predictions.labels),
+            "best": validations.best_value,
+            "best_step": (validations.best or row)["step"],
+        }
+        training.report({**event, **row})
+        training.warn_once("overfitting", validations.overfitting_warning())
+
+    def summary(self) -> str | None:
+        """The best metric, the weights that the next command uses, and what to try; None if none was best."""
+        training, validations, heads = self._training, self._validations, self._model.heads
+        if validations.best is None:
+            return None
+        metric, labels = METRICS[validations.metric], [sample.labels for sample in self._clips.samples]
+        size = ListSize.of(self._clips.samples)
+        chance, reference = chance_of(validations.metric, heads, labels), "chance"
+        majority = chance_of("majority_top1", heads, labels)
+        if validations.metric == "top1" and majority is not None and chance is not None and majority > chance:
+            chance, reference = majority, "most frequent class"
+        shown = "" if chance is None else f"; {reference} {as_text(metric, chance)}"
+        text = (
+            f"best validation {metric.title} {as_text(metric, validations.best_value)} on "
+            f"{counted(size.samples, size.unit)} (one center view each{shown}) after step "
+            f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use "
+            f"these weights, {training.run.best}"
+        )
+        best = validations.best_value
+        if best is None or chance is None:
+            return text
+        limit = chance + NEAR_CHANCE * ((100 if metric.percent else 0) - chance)
+        if (best < limit) if metric.percent else (best > limit):
+            text += ". That is hardly better than chance: check the labels, or try more steps"
+        return text
+
+
+def _logged(predictions: Predictions) -> Row:
+    """The metrics of validation videos, as a row of metrics.jsonl names them."""
+    measured, row = measure(predictions), Row()
+    if "heads" not in measured:
+        row |= {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None}
+    else:
+        if "action_top1" in measured:
+            row["val_top1"] = measured["action_top1"]  # of videos with all heads right
+        for name, values in measured["heads"].items():
+            row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
+    return row | {"val_loss": mean_loss(predictions)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
 from typing import Final
 
@@ -179,13 +179,14 @@ def _validate(stage: Finetuning, clips: VideoClips, validations: Validations) ->
             row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
     row["val_loss"] = mean_loss(predictions)
     if validations.add(row):  # before it is logged: a row without its weights could not be repaired
-        thresholds = {
-            name: choose_thresholds(head.means, head.labels)
-            for name, head in predictions.by_head().items()
-            if head.head.task == MULTI_LABEL
-        }
-        settings = {"thresholds": thresholds} if thresholds else {}
-        training.state.save_weights(training.run.best, step, settings)
+        heads = []
+        for answered in predictions.by_head().values():
+            head = answered.head
+            if head.task == MULTI_LABEL:
+                chosen = tuple(choose_thresholds(answered.means, answered.labels))
+                head = replace(head, chosen_thresholds=chosen)
+            heads.append(asdict(head))
+        training.state.save_weights(training.run.best, step, {"heads": heads})
     training.log(row)
     event = {
         "event": "validation",

@@ -127,7 +127,6 @@ def _loading(loader: Mapping[str, Any]) -> str:
 ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "gmacs": ("GMACs forward (the papers' GFLOPs)", "{:.2f}".format),
     "gflops": ("GFLOPs forward (2 x GMACs)", "{:.2f}".format),
-    "training_gflops": ("GFLOPs forward and backward", "{:.1f}".format),
     "tokenizer_gmacs": ("GMACs of the frozen tokenizer", "{:.2f}".format),
     "teacher_gmacs": ("GMACs of the frozen teacher", "{:.2f}".format),
     "views": ("views (clips x crops)", "{0[clips]} x {0[crops]}".format),
@@ -159,8 +158,9 @@ def _print_profile(document: Mapping[str, Any]) -> None:
             loader, limit = stage["loading"], "step is the limit"
             speeds = [f"{loader[key]:.0f} clips/s" for key in ("clips_per_second", "step_clips_per_second")]
             if loader["data_wait"]:
-                changes = [f"{change} (x{factor:.1f})" for change, factor in loader["changes"].items()]
-                limit = f"loader is the limit; what helps most: {', then '.join(changes) or 'more cores'}"
+                limit = (
+                    "loader is the limit; raise train.workers, or see `everest prepare encode --codec mjpeg`"
+                )
             typer.echo(f"{name}: loader {speeds[0]}, step {speeds[1]}: the {limit}")
     if "plan" in document:
         typer.echo(document["plan"]["sentence"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import Any, Final, Literal
 
 import torch
@@ -19,10 +19,8 @@ from torch import Tensor
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
 from everest.data.dataset import Batch, StepSampler, VideoClips
-from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches, on_device
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
-from everest.data.views import PretrainViews
 from everest.engine.network import prepare_model, stage_optimizer
 from everest.engine.training import Training
 from everest.errors import EnvironmentProblem
@@ -30,9 +28,6 @@ from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
 from everest.profiling.profile import STAGES, StageName, stage_spec, training_settings
 from everest.system.accelerator import make_accelerator, peak_memory
-from everest.system.processes import num_readers
-from everest.video.reader import is_fast_to_read
-from everest.video.stream import VideoError
 
 TrainingStage = Literal["pretrain", "finetune"]
 # The losses of a pass: first the model's, then one for each other network that is active.
@@ -45,11 +40,6 @@ LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
 
 LOADER_SECONDS: Final = 10.0  # our choice: how long the loader is timed
 READING_SECONDS: Final = 2.0  # our choice: how long reading in this process is timed
-WORTH_IT: Final = 1.1  # our choice: a smaller factor is not stated
-LOOKED_AT: Final = 16  # our choice: videos whose codec is looked at
-# How much faster the frames of a clip are decoded from Motion JPEG than from H.264 with a keyframe every 12
-# frames: 16 of 61 frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
-MJPEG_GAIN: Final = 3.2
 
 
 def measure_stages(
@@ -198,45 +188,14 @@ def measure_loading(
             next(loaded)  # batches that are read ahead would distort the rate
         speed = _calls_per_second(lambda _: next(loaded), LOADER_SECONDS) * samples * views
     data_wait = max(0.0, 1 - speed / step_clips_per_second)
-    alone = reading_speed(clips)
     return {
         "workers": workers,
         "clips_per_second": speed,
-        "clips_per_second_of_one_process": alone,
+        "clips_per_second_of_one_process": reading_speed(clips),
         "step_clips_per_second": step_clips_per_second,
         "waits": "step" if data_wait else "loader",
         "data_wait": data_wait,  # share of a step's time
-        "changes": _loading_changes(clips, workers=workers, clips_per_second=alone) if data_wait else {},
     }
-
-
-def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float) -> dict[str, float]:
-    """Changes that make the loader faster, each with the expected factor; the largest first.
-
-    Args:
-        clips_per_second: that this process reads.
-    """
-    views = clips.make_views
-
-    def decode(number: int) -> None:
-        with suppress(VideoError):  # training replaces it
-            center = sampling(views.sampling).center
-            views.decoded(clips.samples[number % len(clips)], clips.decoder, None, center)
-
-    seconds = views.num_views / clips_per_second  # of a sample
-    decoding = 0.0 if clips.cache else min(seconds, 1 / _calls_per_second(decode, READING_SECONDS))
-    changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
-    for sample in clips.samples[:LOOKED_AT]:
-        with suppress(VideoError):
-            if not is_fast_to_read(sample.video):
-                faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
-                changes["everest prepare encode --codec mjpeg"] = seconds / faster
-                break
-    if isinstance(views, PretrainViews) and not views.compared:
-        number = 2 * views.num_views
-        changes[f"pretrain.views_per_decode={number}"] = 2 * seconds / (2 * seconds - decoding)
-    stated = {change: factor for change, factor in changes.items() if factor > WORTH_IT}
-    return dict(sorted(stated.items(), key=lambda item: -item[1]))
 
 
 def reading_speed(clips: VideoClips) -> float:

@@ -30,7 +30,7 @@ from everest.video.backends import DECODERS, pyav_in_order
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file import VideoInfo, inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
-from everest.video.index import StampedIndex, numbered
+from everest.video.index import numbered
 from everest.video.source import Member, Video, as_video, decoder_input
 from everest.video.stream import VideoError, as_video_error, check_frame_size, decoder_errors
 
@@ -219,15 +219,6 @@ def repairs(path: str | Video) -> list[str]:
     """Sentences about what was repaired to read a video."""
     path = as_video(path)
     return [] if image_folder(path) else [f"{path}: {text}" for text in inspect_video(path).notices]
-
-
-def is_fast_to_read(path: str | Video) -> bool:
-    """Whether a clip needs no other frames: images, or Motion JPEG that is read by the places of packets."""
-    path = as_video(path)
-    if image_folder(path):
-        return True
-    index = inspect_video(path).index
-    return isinstance(index, StampedIndex) and index.offsets.size > 0
 
 
 def frames_between(path: str | Video, start: float | None, end: float | None) -> tuple[int, int]:

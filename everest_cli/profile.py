@@ -52,6 +52,7 @@ def profile(
             "--method and --recipe both choose a recipe; use one of them": method and recipe,
             "--videos and --epochs need --gpu, the GPU of the planned run": gpu is None
             and (videos or epochs),
+            "--gpu plans a run: add --videos N, the number of training videos": gpu and videos is None,
             "--batch and --gpus need --measure, --data or --latency": (
                 (batch or gpus != "auto") and not (measured or data or latency)
             ),
@@ -83,7 +84,7 @@ def profile(
     document: dict[str, Any] = {**profile(profiled), "compare": []}
     if comparing:
         document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
-    if gpu is not None:
+    if gpu is not None and videos is not None:
         document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
         measurements = measure_stages(profiled, batch=batch, loads=data is not None, cpu=is_on_cpu(gpus))

@@ -17,7 +17,7 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.yaml import read_yaml
 from everest.engine.plan import plan_stage
-from everest.errors import RecipeError, unknown_name
+from everest.errors import unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
@@ -215,10 +215,8 @@ GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architectur
 }
 
 
-def plan_pretraining(
-    recipe: Recipe, gpu_name: str, *, videos: int | None, epochs: int | None
-) -> dict[str, Any]:
-    """Estimates the pre-training of a recipe on one GPU.
+def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int | None) -> dict[str, Any]:
+    """Estimate the pre-training of a recipe on one GPU.
 
     Args:
         gpu_name: of `GPUS`, in any case of letters.
@@ -232,8 +230,6 @@ def plan_pretraining(
     gpu = GPUS.get(gpu_name.lower())
     if gpu is None:
         raise unknown_name("--gpu", gpu_name, GPUS)
-    if videos is None:
-        raise RecipeError("--gpu plans a run: add --videos N, the number of training videos")
     stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
     precision = precision_of(recipe)
     cost = StageCost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision])

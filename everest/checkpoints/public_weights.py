@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import ConfigDict, Field, TypeAdapter
 
 from everest.config.yaml import read_yaml
-from everest.errors import unknown_name
+from everest.errors import RecipeError
 
 TABLE: Final = Path(__file__).with_suffix(".yaml")
 USE: Final = {
@@ -61,9 +61,10 @@ def public_weights() -> list[PublicWeights]:
 
 def find_public_weights(name: str) -> PublicWeights:
     """The entry with a name, which may be written without its prefix or owner."""
-    table = public_weights()
-    for weights in table:
+    for weights in public_weights():
         bare = weights.name.partition(":")[2]
-        if name in (weights.name, bare, bare.rpartition("/")[2]):
+        if name and name in (weights.name, bare, bare.rpartition("/")[2]):
             return weights
-    raise unknown_name("weights show", name, [weights.name for weights in table])
+    similar = [weights.name for weights in public_weights() if name.lower() in weights.name.lower()]
+    hint = f"; it has {', '.join(similar)}" if name and similar else ""
+    raise RecipeError(f"{name}: not in the table, which `everest weights list` prints{hint}")

@@ -36,7 +36,7 @@ from everest.inference.model import encode
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes.classifiers import attentive, linear, nearest_neighbors
-from everest.probes.measures import LabeledFeatures, numbered, precision_of_nearest
+from everest.probes.measures import LabeledFeatures, precision_of_nearest
 from everest.probes.probe import difference_image
 
 RESULTS: Final = HERE / "results" / "view_features.json"
@@ -137,7 +137,7 @@ def measured(
     features: NDArray[np.float32], rows: list[tuple[str, int, str]], held_out: NDArray[np.bool_], seed: int
 ) -> dict[str, float]:
     """Percentages of right answers about the held-out clips, and of the precision of their ten nearest."""
-    labels, groups = np.array([label for _, label, _ in rows]), numbered([group for *_, group in rows])
+    labels, groups = np.array([label for _, label, _ in rows]), np.array([group for *_, group in rows])
     known, head = ~held_out, Head(outputs=int(labels.max()) + 1)
     of_known = (features[known], labels[known], features[held_out], head)
     answers = {

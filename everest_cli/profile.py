@@ -52,6 +52,7 @@ def profile(
             "--method and --recipe both choose a recipe; use one of them": method and recipe,
             "--videos and --epochs need --gpu, the GPU of the planned run": gpu is None
             and (videos or epochs),
+            "--gpu plans a run: add --videos N, the number of training videos": gpu and videos is None,
             "--batch and --gpus need --measure, --data or --latency": (
                 (batch or gpus != "auto") and not (measured or data or latency)
             ),
@@ -83,7 +84,7 @@ def profile(
     document: dict[str, Any] = {**profile(profiled), "compare": []}
     if comparing:
         document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
-    if gpu is not None:
+    if gpu is not None and videos is not None:
         document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
         measurements = measure_stages(profiled, batch=batch, loads=data is not None, cpu=is_on_cpu(gpus))
@@ -127,7 +128,6 @@ def _loading(loader: Mapping[str, Any]) -> str:
 ROWS: Final[dict[str, tuple[str, Callable[[Any], str]]]] = {
     "gmacs": ("GMACs forward (the papers' GFLOPs)", "{:.2f}".format),
     "gflops": ("GFLOPs forward (2 x GMACs)", "{:.2f}".format),
-    "training_gflops": ("GFLOPs forward and backward", "{:.1f}".format),
     "tokenizer_gmacs": ("GMACs of the frozen tokenizer", "{:.2f}".format),
     "teacher_gmacs": ("GMACs of the frozen teacher", "{:.2f}".format),
     "views": ("views (clips x crops)", "{0[clips]} x {0[crops]}".format),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.checkpoints.load import AnyModel, LoadedModel, Notify, Which, open_model
+from everest.config.heads import head_settings
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
 from everest.data.views import ClipFormat
@@ -75,7 +76,7 @@ def describe_weights(opened: LoadedModel) -> dict[str, Any]:
         "size": list(spec.size),
         "channels": spec.channels if is_model else 3,
         "num_classes": spec.num_classes if is_model else None,
-        "heads": spec.heads if is_model else None,
+        "heads": head_settings(spec.heads) if is_model else None,
         "classes": list(weights.classes) if weights.classes else None,
         "recipe": weights.recipe,
         "step": weights.step,
@@ -111,13 +112,11 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         return replace(recipe, data=data.with_pixels(spec.pixels))
     recipe, clip = load_recipe(FALLBACK), dict(opened.weights.clip or {})
     data = DataSettings(
-        frames=spec.frames,
-        size=spec.size,
-        fps=clip.pop("fps", None),
-        num_classes=None if spec.heads or spec.task == "regression" else spec.num_classes,
-        task=spec.task,
-        heads=spec.heads,
+        frames=spec.frames, size=spec.size, fps=clip.pop("fps", None), heads=head_settings(spec.heads)
     )
+    if head := spec.only_head:
+        num_classes = None if head.task == "regression" else head.outputs
+        data = replace(data, task=head.task, num_classes=num_classes)
     pretrain, finetune = replace(recipe.pretrain, **clip), replace(recipe.finetune, **clip)
     if notify is not None:
         by = "as in training" if clip else "choose another with --recipe"

@@ -171,10 +171,10 @@ class ExportedClassifier(nn.Module):
         settings, classes, clip = (parse_json(metadata[name]) for name in ("settings", "classes", "clip"))
         self.file, self._session = file, session
         self.spec = ModelSpec.from_settings(settings, source=file)
-        self.heads = self.spec.classifier_heads
-        self.num_classes = sum(head.outputs for head in self.heads)  # the outputs of all heads
+        self.heads = self.spec.heads
+        self.num_classes = sum(head.outputs for head in self.heads)
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
-        are_named = classes is None or bool(self.spec.heads) or len(classes) == self.num_classes
+        are_named = classes is None or not self.spec.only_head or len(classes) == self.num_classes
         self.precision = metadata["precision"]
         self.knows_stride = clip["stride"] is not None
         self.clip = ClipFormat(

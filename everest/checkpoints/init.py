@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from everest.checkpoints.describe import other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
-from everest.models.positions import INTERPOLATED
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.hub import PREFIXES, TIMM_PREFIX
@@ -96,9 +95,7 @@ class InitWeights:
 
     def adapted(self, spec: ModelSpec) -> ModelSpec:
         """The spec of a new model, with the properties that it takes from the weights."""
-        if spec.model.positions in INTERPOLATED:
-            grid = self.saved.trained_grid
-            spec = replace(spec, position_grid=(grid.t, grid.h, grid.w))
+        spec = spec.with_positions_of(self.saved.trained_grid)
         if spec.kind == "pretrain" and self.saved.kind != "classifier":
             spec = replace(spec, norms=self.saved.norms)
         return spec
@@ -233,7 +230,7 @@ def _other_parts(
 
 def _other_classes(init: InitWeights, spec: ModelSpec, classes: tuple[str, ...] | None) -> str | None:
     heads, wanted = (
-        ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.classifier_heads)
+        ", ".join(f"{head.name} {head.task} ({head.outputs})".strip() for head in model.heads)
         for model in (init.saved, spec)
     )
     if heads != wanted:

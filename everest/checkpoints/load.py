@@ -147,7 +147,7 @@ def open_model(
         spec = TokenizerSpec.from_settings(weights.settings, source=file)
     else:
         spec = ModelSpec.from_settings(weights.settings, source=file)
-        if weights.classes and not spec.heads and len(weights.classes) != spec.num_classes:
+        if weights.classes and spec.only_head and len(weights.classes) != spec.num_classes:
             names = f"{len(weights.classes)} names of classes"
             raise CheckpointError(f"{file}: {names}, its head has {spec.num_classes}")
         frames, size, selection = frames or spec.frames, size or spec.size, selection or spec.selection

@@ -133,7 +133,7 @@ def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
             "use_mean_pooling": spec.model.pooling == "mean",
             "id2label": {str(number): name for number, name in enumerate(names)},
             "label2id": {name: number for number, name in enumerate(names)},
-            **({"problem_type": MULTI_LABEL_PROBLEM} if spec.task == MULTI_LABEL else {}),
+            **({"problem_type": MULTI_LABEL_PROBLEM} if spec.heads[0].task == MULTI_LABEL else {}),
         }
     assert isinstance(spec.target, PixelTargetSettings)
     return {
@@ -161,8 +161,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         "data.channels=1": spec.channels == 1,
         "model.pooling=class-attention": spec.kind == "classifier" and model.pooling == "class-attention",
         f"model.tubelet={as_yaml(model.tubelet)}": model.tubelet[1] != model.tubelet[2],
-        "data.task=regression": spec.task == "regression" and not spec.heads,
-        "data.heads": bool(spec.heads),
+        "data.task=regression": spec.only_head is not None and spec.only_head.task == "regression",
+        "data.heads": bool(spec.heads) and spec.only_head is None,
     }
     if isinstance(target, PixelTargetSettings):
         obstacles["pretrain.target.frames=half"] = target.frames == "half"
@@ -184,7 +184,7 @@ def _notes(spec: ModelSpec) -> Iterator[str]:
         trained = f"this model was trained with {counts.visible}"
         check = "check with everest eval --set finetune.selection.keep_ratio=1"
         yield f"transformers encodes all {counts.total} tokens, {trained}; {check}"
-    if spec.kind == "classifier" and any(head.chosen_thresholds for head in spec.classifier_heads):
+    if any(head.chosen_thresholds for head in spec.heads):
         yield "it stores no thresholds; --to onnx states them in `heads`"
     norm = {"classifier": "fc_norm", "pretrain": "decoder.norm"}[spec.kind]
     if (spec.kind == "pretrain" or spec.model.pooling == "mean") and spec.norms.last_eps != TORCH_EPS:

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from everest.config.values import Count, NumClasses, must_be, with_hyphens
+from everest.config.values import Count, NumClasses, Positive, Share, must_be, with_hyphens
 
 Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeValidator(with_hyphens)]
 
@@ -52,12 +52,13 @@ class Head:
     right or wrong (sigmoid), or one standardized number.
     """
 
-    name: str = ""  # empty: the only head
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)  # it is stored with the weights
+    name: _HeadName = ""  # empty: the only head
     task: Task = "single-label"
-    outputs: int  # classes; 1: a number
+    outputs: Count  # classes; 1: a number
     mean: float = 0.0  # of the numbers in the training set, which are learned as (number - mean) / std
-    std: float = 1.0
-    chosen_thresholds: tuple[float, ...] = ()  # of multi-label classes, on data.val
+    std: Positive = 1.0
+    chosen_thresholds: tuple[Share, ...] = ()  # of multi-label classes, on data.val
 
     @property
     def thresholds(self) -> tuple[float, ...]:
@@ -87,8 +88,8 @@ def named_heads(settings: Mapping[str, HeadSetting]) -> Heads:
 
 
 def head_settings(heads: Heads) -> dict[str, HeadSetting] | None:
-    """The inverse of `named_heads`; None for a single head without a name."""
-    if not heads[0].name:
+    """The inverse of `named_heads`; None for a single head without a name, or no head."""
+    if not heads or not heads[0].name:
         return None
     settings: dict[str, HeadSetting] = {}
     for head in heads:

@@ -24,7 +24,7 @@ from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
 from everest.models.block import Block
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
-from everest.models.partial import choose_trained, frozen_layers, require_init
+from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
 from everest.system.files import FIX
 from everest.system.processes import free_host_memory, local_processes, num_readers
@@ -144,12 +144,9 @@ def _fitting_plan(
     value_bytes = 4 if accelerator.mixed_precision == "no" else 2
     weights = count_weights(spec, section)
     state_bytes = sum(weights.state_bytes(training=True, bytes_per_value=value_bytes).values())
-    depth = 0
     if isinstance(spec, ModelSpec):
-        depth = spec.model.backbone_size.depth
         state_bytes += frozen_bytes(spec)
-    clip_bytes = training_bytes(spec, value_bytes, frozen_layers=frozen_layers(section, depth))
-    clip_bytes += other_bytes(value_bytes)
+    clip_bytes = training_bytes(spec, value_bytes, section) + other_bytes(value_bytes)
 
     largest = recipe.train.micro_batch
     saved = context.run.plan() if context.resumed else None

@@ -45,7 +45,7 @@ def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, fil
     spec, weights = opened.spec, opened.weights
     assert isinstance(spec, ModelSpec)
     if evaluation is not None:
-        heads = {head.name for head in spec.classifier_heads} if weights.kind == "classifier" else set()
+        heads = {head.name for head in spec.heads}
         classes = [row["name"] for row in evaluation.get("per_class", ())]
         has_others = classes and weights.classes and classes != list(weights.classes)
         if heads != set(evaluation.get("heads", {"": None})) or has_others:

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from everest.checkpoints.describe import as_trained, describe
 from everest.checkpoints.graph import open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
+from everest.config.heads import head_settings
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
@@ -221,13 +222,13 @@ def open_classifier(
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
     """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
-    data, heads = recipe.data, list((spec.heads or {}).items())
+    data, heads, only = recipe.data, list((head_settings(spec.heads) or {}).items()), spec.only_head
     pairs: dict[str, tuple[Any, Any]] = {"model.tubelet": (spec.model.tubelet, recipe.model.tubelet)}
     if data.heads is not None:
         pairs["data.heads"] = (heads, list(data.heads.items()))
-    elif not heads:
-        pairs["data.task"] = (spec.task, data.task)
-        pairs["data.num_classes"] = (spec.num_classes, data.num_classes or spec.num_classes)
+    elif only is not None:
+        pairs["data.task"] = (only.task, data.task)
+        pairs["data.num_classes"] = (only.outputs, data.num_classes or only.outputs)
     for key, (saved, wanted) in pairs.items():
         if saved != wanted:
             if key == "data.heads":

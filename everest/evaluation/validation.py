@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 from typing import Final
 
 import numpy as np
@@ -95,13 +96,14 @@ class Validator:
             )
         row: Row = {"step": step, **_logged(predictions)}
         if validations.add(row):  # before it is logged: a row without its weights could not be repaired
-            thresholds = {
-                name: choose_thresholds(head.means, head.labels)
-                for name, head in predictions.by_head().items()
-                if head.head.task == MULTI_LABEL
-            }
-            settings = {"thresholds": thresholds} if thresholds else {}
-            training.state.save_weights(training.run.best, step, settings)
+            heads = []
+            for predicted in predictions.by_head().values():
+                head = predicted.head
+                if head.task == MULTI_LABEL:
+                    chosen = tuple(choose_thresholds(predicted.means, predicted.labels))
+                    head = replace(head, chosen_thresholds=chosen)
+                heads.append(asdict(head))
+            training.state.save_weights(training.run.best, step, {"heads": heads})
         training.log(row)
         event = {
             "event": "validation",

@@ -110,8 +110,8 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     wanted = ("heldout_loss", "heldout_mean_loss", "rank_me", probe)
     curves |= {key: _curve(x_of_step, probes, key) for key in wanted if key is not None}
     chance = None
-    if metric in ("top1", "mean_class_accuracy") and (spec := _spec(run)) and spec.num_classes:
-        chance = 100 / math.prod(head.outputs for head in spec.classifier_heads)
+    if metric in ("top1", "mean_class_accuracy") and (spec := _spec(run)) and spec.heads:
+        chance = 100 / math.prod(head.outputs for head in spec.heads)
     return RunCurves(
         name=name,
         curves={key: curve for key, curve in curves.items() if np.isfinite(curve.y).any()},

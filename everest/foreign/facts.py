@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal, cast
 from pydantic import BeforeValidator, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
-from everest.config.heads import MULTI_LABEL
+from everest.config.heads import MULTI_LABEL, Head
 from everest.config.model import BACKBONES, MLP_RATIO, backbone_of, backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
@@ -22,7 +22,7 @@ from everest.foreign.preprocessor import preprocessor_pixels
 from everest.foreign.translation import ALIASES, FAMILIES, Family, Translation, family_of
 from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens, RandomSpaceTime, RedundancyRobust, Tube
-from everest.models.positions import BASE, SPATIAL, TEMPORAL, ComputedPositions, position_table
+from everest.models.positions import BASE, SPATIAL, TEMPORAL, position_table
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.text import validated
@@ -31,7 +31,7 @@ Stage = Literal["pretrain", "classifier", "encoder"]
 
 V_JEPA_CONFIG: Final = {"model_type": "vjepa2", "rope_theta": BASE, "use_rope": True}  # if there are any
 TORCH_EPS: Final = 1e-5  # of the last norm in transformers' VideoMAE
-COMPUTED: Final[tuple[ComputedPositions, ...]] = ("separable", "flat")  # a table is compared in this order
+COMPUTED: Final[tuple[Positions, ...]] = ("separable", "flat")  # a table is compared in this order
 TABLE_TOLERANCE: Final = 1e-3  # stored tables may be in half precision; learned ones differ by more
 EMBEDDING: Final = "encoder.patch_embed.proj.weight"  # (D, 3, t, p, q)
 CLASS_TOKEN: Final = "encoder.class_token"
@@ -304,14 +304,14 @@ def _stage_settings(facts: ForeignFacts) -> dict[str, Any]:
     kept, visible = left.get("mcm_ratio"), left.get("mask_ratio") or 0.1
     if facts.stage == "classifier":
         outputs, problem = facts.shapes["head.weight"][0], stored.get("problem_type")
+        head = Head(task=MULTI_LABEL if problem == MULTI_LABEL_PROBLEM else "single-label", outputs=outputs)
         # Without a type, a single output is a number, as in transformers.
-        default = "regression" if problem is None and outputs == 1 else "single-label"
-        tasks = {MULTI_LABEL_PROBLEM: MULTI_LABEL, "regression": "regression"}
+        if problem == "regression" or (problem is None and outputs == 1):
+            head = Head(task="regression", outputs=outputs)
         everest = RedundancyRobust(keep_ratio=kept or 0.6, visible_ratio=None)
         return {
             "kind": "classifier",
-            "num_classes": outputs,
-            "task": tasks.get(str(problem), default),
+            "heads": (head,),
             "selection": everest if stored.get("mcm") and facts.names.kind == "pretrain" else AllTokens(),
         }
     if facts.names.kind == "encoder":

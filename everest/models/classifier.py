@@ -117,12 +117,7 @@ class VideoClassifier(SelectingModel):
     """
 
     def __init__(
-        self,
-        architecture: Architecture,
-        *,
-        selector: Selector,
-        heads: Heads,
-        drop_path: float = 0.0,
+        self, architecture: Architecture, *, selector: Selector, heads: Heads, drop_path: float = 0.0
     ) -> None:
         super().__init__(architecture, selector=selector, final_norm=False, drop_path=drop_path)
         self.heads = heads

@@ -34,30 +34,16 @@ _LINEAR: Final = (torch.ops.aten.mm, torch.ops.aten.addmm)  # all other products
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Macs:
-    """Multiply-accumulates of one clip's forward pass, by kind; and the part of the blocks."""
+    """Multiply-accumulates of one clip's forward pass, by kind."""
 
-    embedding: int = 0
-    linear: int = 0
-    attention: int = 0
-    layer_norm: int = 0
-    encoder_block: int = 0  # of each
-    decoder_blocks: int = 0  # of all
+    embedding: int
+    linear: int
+    attention: int
+    layer_norm: int
 
     @property
     def total(self) -> int:
         return self.embedding + self.linear + self.attention + self.layer_norm
-
-    def training(self, spec: ModelSpec, *, frozen_layers: int = 0) -> int:
-        """Forward and backward pass, the backward counted twice; too high for models with adapters.
-
-        Args:
-            frozen_layers: of the encoder, the embedding first; they have no backward pass.
-        """
-        frozen = self.encoder_block * max(0, frozen_layers - 1)
-        blocks = self.encoder_block * spec.model.backbone_size.depth + self.decoder_blocks
-        repeated = blocks - frozen if spec.checkpointing else 0  # in the backward pass
-        frozen += self.embedding if frozen_layers else 0
-        return self.total + repeated + 2 * (self.total - frozen)
 
 
 @torch.no_grad()
@@ -69,34 +55,29 @@ def count_macs(spec: ModelSpec) -> Macs:
         if isinstance(module, Block):
             module.forward = partial(_for_all_tokens, module.forward)
     clips = spec.views.number if spec.views else 1  # which are compared
+    num_tokens = spec.grid.num_tokens
     frames = torch.empty(clips, spec.channels, spec.frames, *spec.size, device="meta")
     # Operations, two for each multiply-accumulate.
     with FlopCounterMode(display=False, custom_mapping=_OF_NORM) as counter:
-        model(frames, noise=torch.empty(clips, spec.grid.num_tokens + NUMBERS, device="meta"))
+        model(frames, noise=torch.empty(clips, num_tokens + NUMBERS, device="meta"))
     counts, root = counter.get_flop_counts(), type(model).__name__
-
-    def of_modules(*names: str) -> Macs:
-        """Of one clip, in modules of which none is the embedding."""
-        operations = Counter[Any]()
-        for name in names:
-            operations.update(counts.get(f"{root}.{name}", {}))
-        norm, linear = operations[_NORM], sum(operations[product] for product in _LINEAR)
-        attention, per_mac = operations.total() - norm - linear, 2 * clips
-        return Macs(linear=linear // per_mac, attention=attention // per_mac, layer_norm=norm // per_mac)
-
     # What a pass computes outside of these, such as the loss or a camera's motion, does not count.
     parts = [name for name, _ in model.named_children() if name != "encoder"]
     parts += [f"encoder.{name}" for name, _ in model.encoder.named_children() if name != "patch_embed"]
+    operations = Counter[Any]()  # by operator
+    for name in parts:
+        operations.update(counts.get(f"{root}.{name}", {}))
+    norm, linear = operations[_NORM], sum(operations[product] for product in _LINEAR)
+    per_mac = 2 * clips
     with FlopCounterMode(display=False) as counter:
-        token = torch.empty(1, 1, spec.channels, *spec.model.tubelet, device="meta")
-        model.encoder.patch_embed(token)
-    of_token, camera_tokens = counter.get_total_flops() // 2, spec.grid.num_tokens if spec.camera else 0
-    return replace(
-        of_modules(*parts),
+        model.encoder.patch_embed(torch.empty(1, 1, spec.channels, *spec.model.tubelet, device="meta"))
+    of_token, camera_tokens = counter.get_total_flops() // 2, num_tokens if spec.camera else 0
+    return Macs(
         # The camera's task embeds the first view of each video once more.
         embedding=of_token * spec.offered_grid.num_tokens + of_token * camera_tokens // clips,
-        encoder_block=of_modules("encoder.blocks.0").total,
-        decoder_blocks=of_modules("decoder.blocks").total,
+        linear=linear // per_mac,
+        attention=(operations.total() - norm - linear) // per_mac,
+        layer_norm=norm // per_mac,
     )
 
 

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.values import Input
-from everest.errors import RecipeError
 from everest.methods.importance import TokenScores
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
@@ -67,11 +66,6 @@ class TubeletEmbedding(nn.Module):
         self.pixels = pixels
         t, p, q = tubelet
         steps = LATER_STEPS[layers]
-        if any(side % prod(steps) for side in (p, q)):
-            raise RecipeError(
-                f"model.embedding_layers: {layers} convolutions need rows and columns that "
-                f"divide by 4, not a tubelet of {p} x {q}"
-            )
         # Kernels equal strides, and together cover one tubelet.
         kernels = [(t, p // prod(steps), q // prod(steps)), *((1, step, step) for step in steps)]
         channels = [pixels.channels, *(width for _ in steps)]

@@ -18,7 +18,7 @@ from everest.methods.selector import Selector
 from everest.methods.targets import FeatureTargets
 from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
-from everest.models.partial import LowRank, choose_trained, freeze_layers
+from everest.models.partial import LowRank, choose_trained, freeze_layers, frozen_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerSpec
@@ -28,7 +28,9 @@ WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are floa
 _training_bytes: dict[tuple[str, int, int], int] = {}  # measured in this process
 
 
-def training_bytes(spec: ModelSpec | TokenizerSpec, bytes_per_value: int, *, frozen_layers: int = 0) -> int:
+def training_bytes(
+    spec: ModelSpec | TokenizerSpec, bytes_per_value: int, stage: TrainedSection | None = None
+) -> int:
     """Measure the bytes that one clip (for a tokenizer, one window) takes in a training step.
 
     The peak is before the blocks, when the importance of the tokens is measured, or at the end of the forward
@@ -36,9 +38,10 @@ def training_bytes(spec: ModelSpec | TokenizerSpec, bytes_per_value: int, *, fro
     number of clips, are not included.
 
     Args:
-        frozen_layers: of the encoder (everest.models.partial).
+        stage: its frozen layers save nothing; None: none are frozen.
     """
-    key = (repr(spec), bytes_per_value, frozen_layers)
+    frozen = 0 if isinstance(spec, TokenizerSpec) else frozen_layers(stage, spec.model.backbone_size.depth)
+    key = (repr(spec), bytes_per_value, frozen)
     if key in _training_bytes:
         return _training_bytes[key]
     if isinstance(spec, TokenizerSpec):
@@ -50,7 +53,7 @@ def training_bytes(spec: ModelSpec | TokenizerSpec, bytes_per_value: int, *, fro
 
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
     else:
-        taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen_layers=frozen_layers)
+        taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen=frozen)
         if teacher := spec.teacher_in_step:  # it takes a clip in windows
             taken += spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
     _training_bytes[key] = taken
@@ -62,11 +65,11 @@ def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     return _bytes_per_clip(spec, bytes_per_value, trains=False)
 
 
-def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, frozen_layers: int = 0) -> int:
+def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, frozen: int = 0) -> int:
     # The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
     measures = not (spec.selection.needs_tokenizer or is_import_path(spec.selection.strategy))
     model = model_on_meta(spec, measures=measures).train(trains)
-    freeze_layers(model.encoder, frozen_layers)
+    freeze_layers(model.encoder, frozen)
     if spec.checkpointing:  # one block at a time keeps all
         for blocks in model.modules():
             if isinstance(blocks, Blocks):
@@ -101,10 +104,10 @@ def frozen_bytes(spec: ModelSpec) -> int:
 
     from everest.tokenizer.targets import FrozenTokenizer
 
+    settings = spec.tokenizer_in_step.settings
     with torch.device("meta"):
-        tokenizer = spec.tokenizer_in_step.settings.build().eval()
+        tokenizer = settings.build().eval()
     frozen = FrozenTokenizer.wrap(tokenizer, spec.pixels)
-    num_weights = sum(parameter.numel() for parameter in tokenizer.parameters())
 
     def run() -> object:
         clip = torch.empty(1, spec.channels, spec.frames, *spec.size, dtype=torch.uint8)
@@ -112,7 +115,8 @@ def frozen_bytes(spec: ModelSpec) -> int:
         return frozen.scores(frames), frozen.latent(frames)
 
     # Norms are float32 in any precision on a GPU, but not on a CPU.
-    return WEIGHT_BYTES * num_weights + peak_bytes(tokenizer, run, bytes_per_value=4, trains=False)
+    coding_bytes = peak_bytes(tokenizer, run, bytes_per_value=4, trains=False)
+    return WEIGHT_BYTES * count_weights(settings).total + coding_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +144,11 @@ def count_weights(spec: ModelSpec | TokenizerSpec, stage: TrainedSection | None 
         model = (spec if isinstance(spec, TokenizerSpec) else spec.without_files()).build()
         if stage is not None:
             choose_trained(model, stage)
-    adapters = [module for module in model.modules() if isinstance(module, LowRank)]
+    weights = list(model.parameters())
     return WeightCounts(
-        total=sum(parameter.numel() for parameter in model.parameters()),
-        trained=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        adapted=sum(adapter.b.size(0) * adapter.a.size(1) for adapter in adapters),
+        total=sum(weight.numel() for weight in weights),
+        trained=sum(weight.numel() for weight in weights if weight.requires_grad),
+        adapted=sum(layer.original.numel() for layer in model.modules() if isinstance(layer, LowRank)),
     )
 
 

@@ -2,8 +2,8 @@
 
 A frozen weight gets no gradient and is in no group of the optimizer.
 
-peft replaces Linear modules and computes in their `forward`. A `Block` reads the weights of its Linear
-modules and computes with them itself, so here the weight is replaced, by a parametrization of torch.
+A `Block` reads the weights of its Linear modules and computes with them itself, so an adapter has the sum as
+its weight; peft computes with two products in `forward`.
 
 D rows, C columns of a matrix, R rank.
 """
@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final, cast
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from everest.config.settings import TrainedSection
-from everest.config.stage_settings import FinetuneSettings
+from everest.config.stage_settings import FinetuneSettings, LoraSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 from everest.methods.importance import full_precision
@@ -59,13 +58,11 @@ def choose_trained(model: nn.Module, section: TrainedSection) -> None:
     encoder = model.encoder
     if section.lora.rank:
         encoder.requires_grad_(False)
-        lora = section.lora
         for block in encoder.blocks:
-            for layer in dict.fromkeys(lora.layers):
-                linear = cast(nn.Linear, block.get_submodule(PATHS[layer]))
-                adapter = LowRank(linear.weight, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
-                parametrize.register_parametrization(linear, "weight", adapter)
-                linear.__class__ = AdaptedLinear
+            for layer in dict.fromkeys(section.lora.layers):
+                linear = block.get_submodule(PATHS[layer])
+                assert isinstance(linear, nn.Linear)
+                block.set_submodule(PATHS[layer], LowRank(linear, section.lora))
     else:
         freeze_layers(encoder, frozen_layers(section, len(encoder.blocks)))
 
@@ -92,56 +89,48 @@ def frozen_layers(section: TrainedSection | None, depth: int) -> int:
 
 
 class LowRank(nn.Module):
-    """Adds alpha / rank * B A to a matrix. B starts at zero, so a new adapter changes nothing.
+    """A Linear with the weight W + alpha / rank * B A. B starts at zero, so a new adapter changes nothing.
 
     The sum is float32 under autocast, too: the product alone would be rounded.
 
     Args:
-        dropout: the share of the columns of A that are dropped in training mode: input channels, the same
-            ones for all tokens of a pass. Dropout for each token, as in the released program, would need a
-            product of its own.
+        linear: its weight W (D, C) and its bias stay frozen.
+        lora: `dropout` is the share of the columns of A that are dropped in training mode: input channels,
+            the same ones for all tokens of a pass. Dropout for each token, as in the released program, would
+            need a product of its own.
     """
 
-    def __init__(self, weight: Tensor, *, rank: int, alpha: float, dropout: float) -> None:
+    def __init__(self, linear: nn.Linear, lora: LoraSettings) -> None:
         super().__init__()
-        self.scale, self.dropout = alpha / rank, dropout
-        a = weight.new_empty(rank, weight.size(1))
+        self.scale, self.dropout = lora.alpha / lora.rank, lora.dropout
+        self.original, self.bias = linear.weight, linear.bias
+        rows, columns = linear.weight.shape
+        a = linear.weight.new_empty(lora.rank, columns)
         self.a = nn.Parameter(nn.init.kaiming_uniform_(a, a=math.sqrt(5)))  # (R, C), as the released program
-        self.b = nn.Parameter(weight.new_zeros(weight.size(0), rank))  # (D, R)
+        self.b = nn.Parameter(linear.weight.new_zeros(rows, lora.rank))  # (D, R)
 
-    def forward(self, weight: Tensor) -> Tensor:
-        """The sum (D, C) with a weight (D, C)."""
+    @property
+    def weight(self) -> Tensor:
+        """The sum (D, C)."""
         a = self.a
         if self.dropout and self.training:
             a = a * F.dropout(torch.ones_like(a[:1]), self.dropout)  # (R, C) * (1, C)
-        return self.added(weight, a, self.b)
+        return self.added(self.original, a, self.b)
 
     def added(self, weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
         """weight + alpha / rank * b a."""
         with full_precision(weight.device):
             return torch.addmm(weight, b, a, alpha=self.scale)
 
-
-class AdaptedLinear(nn.Linear):
-    """A Linear whose weight is the sum with its adapter: one class for all of them.
-
-    Torch makes a class for each module that it parametrizes, and a compiled graph holds for one class only.
-    `merged` removes adapters; torch's `remove_parametrizations` would take the weight from all modules.
-    """
-
-    @property
-    def weight(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The sum (D, C)."""
-        parametrizations = cast(nn.ModuleDict, self.parametrizations)
-        return parametrizations["weight"]()
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
 
 
 def merged(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The `tensors` of a model with its adapters added to their matrices, as of a model that has none."""
     plain = dict(tensors)
-    for name, adapter in model.named_modules():
-        if isinstance(adapter, LowRank):  # LAYER.parametrizations.weight.0
-            layer = name.removesuffix(".0")
-            weight, a, b = (plain.pop(key) for key in (f"{layer}.original", f"{name}.a", f"{name}.b"))
-            plain[layer.replace("parametrizations.", "")] = adapter.added(weight, a, b)
+    for name, module in model.named_modules():
+        if isinstance(module, LowRank):
+            weight, a, b = (plain.pop(f"{name}.{part}") for part in ("original", "a", "b"))
+            plain[f"{name}.weight"] = module.added(weight, a, b)
     return plain

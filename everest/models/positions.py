@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -186,11 +186,7 @@ def _over_places(rows: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
     return F.interpolate(places, size=(new.h, new.w), mode="bicubic").flatten(2).mT
 
 
-ComputedPositions = Literal["flat", "separable"]
-INTERPOLATED: Final[dict[Positions, ComputedPositions]] = {
-    "interpolated-flat": "flat",
-    "interpolated-separable": "separable",
-}
+INTERPOLATED: Final = "interpolated-"  # the beginning of the names of positions that are interpolated
 
 
 def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
@@ -202,7 +198,7 @@ def position_table(positions: Positions, grid: TokenGrid, width: int) -> Tensor:
 
     Angles are float64: they reach thousands of radians at 128 frames.
     """
-    if INTERPOLATED.get(positions, positions) == "flat":
+    if positions.removeprefix(INTERPOLATED) == "flat":
         number = torch.arange(grid.num_tokens, dtype=torch.float64).unsqueeze(1)  # (N, 1)
         pair = torch.arange((width + 1) // 2, dtype=torch.float64)  # (D/2,) of channels
         angle = number / torch.pow(10000.0, 2 * pair / width)  # (N, D/2)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import TypeAdapter
 
-from everest.config.heads import Head, Heads, HeadSettings, Task, head_settings, named_heads
+from everest.config.heads import Head, Heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
     FeatureTargetSettings,
@@ -20,7 +20,7 @@ from everest.config.stage_settings import (
     TokenTargetSettings,
     Views,
 )
-from everest.config.values import Count, NotNegative, Positive, Share, ShareBelowOne, settings
+from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
@@ -55,14 +55,18 @@ class ModelSpec(Architecture):
     tokenizer: TokenizerUse | None = None  # pretrain: scores the tokens or makes the targets
     teacher: TeacherUse | None = None  # pretrain: its features are the targets
     frame_selection: FrameSelectionSettings = field(default_factory=FrameSelectionSettings)  # pretrain
-    num_classes: Count | None = None  # classifier: outputs of all its heads
-    task: Task = "single-label"  # classifier, of its only head
-    heads: HeadSettings | None = None  # classifier: what each of several heads predicts
-    # Classifier: mean and std of the numbers that a head learned, by its name; empty of the only head.
-    scales: dict[str, tuple[float, Positive]] | None = None
-    # Classifier: the probabilities from which the classes of a multi-label head are predicted, by its name.
-    thresholds: dict[str, tuple[Share, ...]] | None = None
+    heads: Heads = ()  # classifier: what it predicts
     drop_path: ShareBelowOne = 0.0  # classifier, in training
+
+    @property
+    def num_classes(self) -> int | None:
+        """The outputs of all heads; None of a model without any."""
+        return sum(head.outputs for head in self.heads) or None
+
+    @property
+    def only_head(self) -> Head | None:
+        """The head of a classifier whose heads have no names; None of another model."""
+        return self.heads[0] if self.heads and not self.heads[0].name else None
 
     @property
     def channels(self) -> int:
@@ -114,18 +118,18 @@ class ModelSpec(Architecture):
             yield "tokenizer: missing"
         if isinstance(self.target, FeatureTargetSettings) and self.teacher is None:
             yield "teacher: missing"
-        if (self.position_grid is None) == (self.model.positions in INTERPOLATED):
+        if (self.position_grid is None) == self.model.positions.startswith(INTERPOLATED):
             yield "position_grid: for interpolated positions, and only for these"
         if self.kind == "classifier":
-            heads = self.classifier_heads
-            if self.num_classes is None:
-                yield "num_classes: missing"
-            if sum(head.outputs for head in heads) != self.num_classes:
-                yield "heads: other classes than num_classes"
-            if any(head.task == "regression" and head.outputs != 1 for head in heads):
-                yield "task: regression has one output"
-            if any(len(head.thresholds) != head.outputs for head in heads):
-                yield "thresholds: of other classes"
+            names = {head.name for head in self.heads}
+            if not names:
+                yield "heads: missing"
+            if len(self.heads) > 1 and ("" in names or len(names) < len(self.heads)):
+                yield "heads: each of several needs a name of its own"
+            if any(head.task == "regression" and head.outputs != 1 for head in self.heads):
+                yield "heads: regression has one output"
+            if any(len(head.thresholds) != head.outputs for head in self.heads):
+                yield "heads: thresholds of other classes"
         try:
             check_num_tokens(self.grid)
             blank = torch.empty(1, self.grid.num_tokens, device="meta")
@@ -134,22 +138,16 @@ class ModelSpec(Architecture):
         except RecipeError as error:
             yield str(error)
 
+    def with_positions_of(self, grid: TokenGrid) -> ModelSpec:
+        """The same model; interpolated positions are those of clips of `grid`."""
+        is_interpolated = self.model.positions.startswith(INTERPOLATED)
+        return replace(self, position_grid=(grid.t, grid.h, grid.w) if is_interpolated else None)
+
     def without_files(self) -> ModelSpec:
         """The same model with an untrained tokenizer, for a device on which tensors have no values."""
         if self.tokenizer is None:
             return self
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
-
-    @property
-    def classifier_heads(self) -> Heads:
-        """The heads of a classifier."""
-        heads = named_heads(self.heads or {}) or (Head(task=self.task, outputs=self.num_classes or 0),)
-        scaled = []
-        for head in heads:
-            mean, std = (self.scales or {}).get(head.name, (head.mean, head.std))
-            chosen = (self.thresholds or {}).get(head.name, ())
-            scaled.append(replace(head, mean=mean, std=std, chosen_thresholds=chosen))
-        return tuple(scaled)
 
     def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
@@ -157,40 +155,41 @@ class ModelSpec(Architecture):
         if self.kind == "encoder":
             model = VideoEncoder(self, selector=selector)
         elif self.kind == "classifier":
-            heads, drop_path = self.classifier_heads, self.drop_path
-            model = VideoClassifier(self, selector=selector, heads=heads, drop_path=drop_path)
+            drop_path = self.drop_path
+            model = VideoClassifier(self, selector=selector, heads=self.heads, drop_path=drop_path)
         elif self.views is not None:
             model = ViewModel(self, selector=selector, settings=self.views, camera=self.camera)
         else:
-            tokenizer = None
-            if self.tokenizer is not None:  # its weights are loaded when they are first needed
-                from everest.tokenizer.targets import FrozenTokenizer
-
-                levels = self.tokenizer.settings.config.levels
-                tokenizer = FrozenTokenizer(self.tokenizer.load, levels, self.pixels)
-                if self.tokenizer_in_step:
-                    _ = tokenizer.tokenizer  # now, to report a missing file at once
-            drawn_from = self.offered_grid if self.offered_grid.t > self.grid.t else None
+            tokenizer = self._frozen_tokenizer()
             model = MaskedAutoencoder(
                 self,
                 selector=selector,
                 targets=self._targets(tokenizer),
                 learned=tokenizer,
-                candidates=drawn_from,
+                candidates=self.offered_grid,
                 recompute=self.frame_selection.recompute,
                 camera=self.camera,
             )
         model.spec = self
         return model
 
+    def _frozen_tokenizer(self) -> FrozenTokenizer | None:
+        """The tokenizer of an autoencoder; weights that no step runs are loaded later."""
+        if self.tokenizer is None:
+            return None
+        from everest.tokenizer.targets import FrozenTokenizer
+
+        frozen = FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
+        if self.tokenizer_in_step:
+            _ = frozen.tokenizer  # now, to report a missing file at once
+        return frozen
+
     def _targets(self, tokenizer: FrozenTokenizer | None) -> TargetMaker:
         """What the decoder of an autoencoder predicts."""
-        assert self.target is not None, "only the model of pre-training has targets"
+        tubelet, pixels = self.model.tubelet, self.pixels
         match self.target:
             case PixelTargetSettings(normalize=normalize, frames=frames):
-                return PixelTargets(
-                    tubelet=self.model.tubelet, normalize=normalize, frames=frames, statistics=self.pixels
-                )
+                return PixelTargets(tubelet=tubelet, normalize=normalize, frames=frames, statistics=pixels)
             case TokenTargetSettings(space=space):
                 from everest.tokenizer.targets import TokenTargets
 
@@ -199,7 +198,8 @@ class ModelSpec(Architecture):
             case FeatureTargetSettings():
                 return FeatureTargets(width=0 if self.teacher is None else self.teacher.width)
             case Target():  # of another package
-                return BoundTarget(target=self.target, tubelet=self.model.tubelet, statistics=self.pixels)
+                return BoundTarget(target=self.target, tubelet=tubelet, statistics=pixels)
+        raise AssertionError("only the model of pre-training has targets")
 
     @property
     def is_autoencoder(self) -> bool:
@@ -224,34 +224,25 @@ class ModelSpec(Architecture):
 
 _SPEC = TypeAdapter(ModelSpec)
 
-INTERPOLATING: Final = {computed: name for name, computed in INTERPOLATED.items()}
-
 
 def pretrain_spec(
     recipe: Recipe, *, tokenizer: TokenizerUse | None, teacher: TeacherUse | None = None
 ) -> ModelSpec:
     """The model that a recipe pre-trains, with the facts that `spec_of_pretraining` reads of other files."""
     stage = recipe.pretrain
-    spec = replace(encoder_spec(recipe), kind="pretrain", selection=stage.selection)
-    spec = replace(spec, camera=stage.camera_motion)
+    spec = replace(
+        encoder_spec(recipe), kind="pretrain", selection=stage.selection, camera=stage.camera_motion
+    )
     if stage.objective == "views":
         return replace(spec, views=stage.views)
-    return replace(
-        spec,
-        target=stage.target,
-        tokenizer=tokenizer,
-        teacher=teacher,
-        frame_selection=stage.frame_selection,
-    )
+    spec = replace(spec, target=stage.target, frame_selection=stage.frame_selection)
+    return replace(spec, tokenizer=tokenizer, teacher=teacher)
 
 
 def encoder_spec(recipe: Recipe) -> ModelSpec:
     """The encoder of a recipe, which encodes the tokens of fine-tuning."""
-    data, model, position_grid = recipe.data, recipe.model, None
-    if model.positions in INTERPOLATED:
-        grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=model.tubelet)
-        position_grid = (grid.t, grid.h, grid.w)
-    return ModelSpec(
+    data, model = recipe.data, recipe.model
+    spec = ModelSpec(
         kind="encoder",
         selection=recipe.finetune.selection,
         frames=data.frames,
@@ -259,22 +250,13 @@ def encoder_spec(recipe: Recipe) -> ModelSpec:
         model=model,
         pixels=data.pixels,
         checkpointing=recipe.train.checkpointing,
-        position_grid=position_grid,
     )
+    return spec.with_positions_of(spec.grid)
 
 
 def classifier_spec(recipe: Recipe, heads: Heads) -> ModelSpec:
     """The classifier of a recipe."""
-    scales = {head.name: (head.mean, head.std) for head in heads if head.task == "regression"}
-    return replace(
-        encoder_spec(recipe),
-        kind="classifier",
-        num_classes=sum(head.outputs for head in heads),
-        task="single-label" if heads[0].name else heads[0].task,
-        heads=head_settings(heads),
-        scales=scales or None,
-        drop_path=recipe.finetune.drop_path,
-    )
+    return replace(encoder_spec(recipe), kind="classifier", heads=heads, drop_path=recipe.finetune.drop_path)
 
 
 def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> ModelSpec:
@@ -292,18 +274,18 @@ def teacher_spec(recipe: Recipe, saved: ModelSpec, *, name: str) -> ModelSpec:
         )
     grid = TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=tubelet)
     model, trained = replace(saved.model, tubelet=(tubelet[0], p, q)), saved.trained_grid
-    if (trained.h, trained.w) != (grid.h, grid.w):
-        model = replace(model, positions=INTERPOLATING.get(model.positions, model.positions))
+    if (trained.h, trained.w) != (grid.h, grid.w) and model.positions in ("flat", "separable"):
+        model = replace(model, positions=f"{INTERPOLATED}{model.positions}")
     window = grid.t if grid.t % saved.grid.t else saved.grid.t  # slices
     if window * tubelet[0] < 2 and model.input == "differences":
         window = grid.t
-    return ModelSpec(
+    spec = ModelSpec(
         kind="encoder",
         frames=window * tubelet[0],
         size=(grid.h * p, grid.w * q),
         model=model,
         selection=AllTokens(),
         norms=saved.norms,
-        position_grid=(trained.t, trained.h, trained.w) if model.positions in INTERPOLATED else None,
         pixels=saved.pixels,
     )
+    return spec.with_positions_of(trained)

@@ -107,20 +107,11 @@ class Encoder(nn.Module):
         self.patch_embed = TubeletEmbedding(
             size.width, model.tubelet, layers=model.embedding_layers, pixels=self.pixels
         )
+        block = partial(Block, size.width, size.heads, mlp=model.mlp, gelu=model.gelu, eps=norms.eps)
+        rotary = turns_places or model.positions == "rotary"
+        rates = torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
         self.blocks = Blocks(
-            (
-                Block(
-                    size.width,
-                    size.heads,
-                    rate,
-                    mlp_width=size.mlp_width,
-                    rotary=turns_places or model.positions == "rotary",
-                    mlp=model.mlp,
-                    gelu=model.gelu,
-                    eps=norms.eps,
-                )
-                for rate in torch.linspace(0, drop_path, size.depth, device="cpu").tolist()
-            ),
+            (block(rate, mlp_width=size.mlp_width, rotary=rotary) for rate in rates),
             checkpointing=architecture.checkpointing,
         )
         norm = partial(nn.LayerNorm, size.width, eps=norms.eps)

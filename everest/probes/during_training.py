@@ -203,15 +203,14 @@ class Prober:
         classes, samples = self._classes, self._clips.samples
         if classes is None:
             return dict.fromkeys(LABELED) | unlabeled
-        labels = np.array([samples[place].labels[0] for place in places], dtype=np.int64)
-        sources = measures.numbered([samples[place].source for place in places])
-        known, seed = LabeledFeatures(features, labels, sources), self._training.settings.seed
-        is_linear = self._metric == "linear"
+        known = LabeledFeatures.of(features, [samples[place] for place in places])
+        seed, is_linear = self._training.settings.seed, self._metric == "linear"
+        most_frequent = np.bincount(known.labels).max()
         return {
             "probe_knn": measures.leave_one_out(known, classes.count),
             "probe_linear": measures.cross_validated(known, classes.count, seed=seed) if is_linear else None,
             "probe_retrieval": measures.precision_of_nearest(known, known),
-            "probe_chance": 100 * float(np.bincount(labels).max()) / len(labels),  # the most frequent class
+            "probe_chance": 100 * float(most_frequent) / len(places),
             **unlabeled,
         }
 

@@ -8,14 +8,15 @@ N videos, M videos of a gallery, D width, C classes, K neighbors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from everest.config.heads import Head
-from everest.probes.classifiers import NEIGHBORS, TEMPERATURE, Floats, Labels, linear
+from everest.lists.sample import Sample
+from everest.probes.classifiers import NEIGHBORS, TEMPERATURE, Floats, linear
 
 FOLDS: Final = 5  # our choice
 RETRIEVED: Final = 10  # our choice: videos that a search shows
@@ -27,13 +28,14 @@ class LabeledFeatures(NamedTuple):
     """Features of videos, with the class and the source of each."""
 
     features: Floats  # (N, D)
-    labels: Labels
-    sources: NDArray[np.int64]  # (N,), the same number for equal names
+    labels: NDArray[Any]  # (N,)
+    sources: NDArray[Any]  # (N,) names or numbers
 
-
-def numbered(names: Sequence[str]) -> NDArray[np.int64]:
-    """A number (N,) for each name; equal names have equal numbers."""
-    return np.unique(np.array(names), return_inverse=True)[1]
+    @classmethod
+    def of(cls, features: Floats, samples: Sequence[Sample], position: int = 0) -> LabeledFeatures:
+        """The features of samples with their labels of the head at `position`."""
+        labels = np.array([sample.labels[position] for sample in samples], dtype=np.int64)
+        return cls(features, labels, sources=np.array([sample.source for sample in samples]))
 
 
 def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
@@ -59,7 +61,7 @@ def precision_of_nearest(
     """The percentage of the `count` nearest videos of other sources that have the class of a video.
 
     Args:
-        queries, gallery: N and M videos, whose sources are numbers of the same names; they may be the same.
+        queries, gallery: N and M videos, which may be the same.
     Returns:
         The mean over the queries that have a video of their class and another source; None without any.
     """
@@ -96,11 +98,14 @@ def _nearest(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source."""
     units, gallery_units = _unit_rows(queries.features), _unit_rows(gallery.features)
+    # Numbers are compared faster than names.
+    _, numbers = np.unique(np.concatenate([queries.sources, gallery.sources]), return_inverse=True)
+    sources, gallery_sources = np.split(numbers, [len(units)])
     nearest, cosines = [], []
     for first in range(0, len(units), ROWS):
         rows = slice(first, first + ROWS)
         similarity = units[rows] @ gallery_units.T  # (rows, M)
-        similarity[queries.sources[rows, None] == gallery.sources] = -np.inf
+        similarity[sources[rows, None] == gallery_sources] = -np.inf
         nearest.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
         cosines.append(np.take_along_axis(similarity, nearest[-1], axis=1))
     return np.concatenate(nearest), np.concatenate(cosines)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import psutil
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.data.bad_videos import refuse_too_many
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import labeled_samples
-from everest.errors import DataError, EnvironmentProblem, unknown_name
+from everest.errors import DataError, unknown_name
 from everest.inference.features import add_rows
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
@@ -37,7 +36,7 @@ from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
 from everest.probes.classifiers import Floats, attentive, linear, nearest_neighbors
-from everest.probes.measures import LabeledFeatures, class_and_group, numbered, precision_of_nearest
+from everest.probes.measures import LabeledFeatures, class_and_group, precision_of_nearest
 from everest.system.events import Report, notice
 
 PROBES: Final = ("knn", "linear", "attentive")
@@ -106,18 +105,6 @@ def encode_set(
         with_tokens: keep each token, too.
         batch: videos in one forward pass.
     """
-    if with_tokens:
-        views, disk = model.views, folder.parent
-        blank = torch.zeros(1, views.channels, views.frames, *views.size, dtype=torch.uint8)
-        needed = len(samples) * views.num_views * model.encode(blank).tokens.nbytes
-        free = psutil.disk_usage(str(disk)).free
-        if needed > free:
-            raise EnvironmentProblem(
-                f"the tokens of {len(samples)} videos need {needed / 2**30:.3g} GiB, {disk} has "
-                f"{free / 2**30:.3g} GiB free; name another disk by TMPDIR, or leave the attentive probe "
-                "out: --probes knn,linear"
-            )
-
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
     def compute(clips: Tensor) -> ViewTensors:
@@ -256,17 +243,13 @@ def _probe_head(
 
 def _retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
     """The result `retrieval`, about the nearest videos of each test video."""
-    samples = [*train.samples, *test.samples]
-    labels = np.array([sample.labels[position] for sample in samples], dtype=np.int64)
-    sources = numbered([sample.source for sample in samples])
-    count = len(train.samples)
-    precision: dict[str, float | None] = {}
-    for kind in ("pooled", *BASELINES):
-        queries = LabeledFeatures(test.features[kind], labels[count:], sources[count:])
-        gallery = LabeledFeatures(train.features[kind], labels[:count], sources[:count])
-        precision[kind] = precision_of_nearest(queries, gallery)
-    tested = LabeledFeatures(test.features["pooled"], labels[count:], sources[count:])
-    by_class, by_group = class_and_group(tested) or (None, None)
+
+    def labeled(encoded: EncodedSet, kind: str) -> LabeledFeatures:
+        return LabeledFeatures.of(encoded.features[kind], encoded.samples, position)
+
+    kinds = ("pooled", *BASELINES)
+    precision = {kind: precision_of_nearest(labeled(test, kind), labeled(train, kind)) for kind in kinds}
+    by_class, by_group = class_and_group(labeled(test, "pooled")) or (None, None)
     return {
         "precision@10": precision.pop("pooled"),
         "baselines": precision,

@@ -17,12 +17,11 @@ from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.yaml import read_yaml
 from everest.engine.plan import plan_stage
-from everest.errors import RecipeError, unknown_name
+from everest.errors import unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import count_weights, frozen_bytes, inference_bytes, training_bytes
-from everest.models.partial import frozen_layers
 from everest.models.spec import ModelSpec, classifier_spec
 
 StageName = Literal["pretrain", "finetune", "eval"]
@@ -72,7 +71,6 @@ class StageCost:
         counts, views = count_tokens(spec), recipe.eval
         self.tokens = {"total": counts.total, "kept": counts.kept} if stage != "pretrain" else asdict(counts)
         self.views = {"clips": views.clips, "crops": views.crops} if stage == "eval" else None
-        self.frozen_layers = frozen_layers(settings, spec.model.backbone_size.depth)
         weights, trains = count_weights(spec, settings), settings is not None
         self.parameters = weights.total
         self.trained_parameters = weights.trained if trains else 0
@@ -95,14 +93,12 @@ class StageCost:
     def activation_bytes_per_clip(self) -> int:
         if self.settings is None:
             return inference_bytes(self.spec, self.value_bytes)
-        return training_bytes(self.spec, self.value_bytes, frozen_layers=self.frozen_layers)
+        return training_bytes(self.spec, self.value_bytes, self.settings)
 
     def dump(self) -> dict[str, Any]:
         """Return the values of `everest profile --json`."""
         row: dict[str, Any] = {"gmacs": self.gmacs, "gflops": 2 * self.gmacs}
         if self.settings is not None:
-            macs = self.macs.training(self.spec, frozen_layers=self.frozen_layers)
-            row["training_gflops"] = None if self.settings.lora.rank else 2 * macs / 1e9  # adapters: unknown
             row["trained_parameters"] = self.trained_parameters
         if (frozen := count_frozen_macs(self.spec)) is not None:
             row[f"{self.frozen_network}_gmacs"] = frozen / 1e9
@@ -219,10 +215,8 @@ GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architectur
 }
 
 
-def plan_pretraining(
-    recipe: Recipe, gpu_name: str, *, videos: int | None, epochs: int | None
-) -> dict[str, Any]:
-    """Estimates the pre-training of a recipe on one GPU.
+def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int | None) -> dict[str, Any]:
+    """Estimate the pre-training of a recipe on one GPU.
 
     Args:
         gpu_name: of `GPUS`, in any case of letters.
@@ -236,8 +230,6 @@ def plan_pretraining(
     gpu = GPUS.get(gpu_name.lower())
     if gpu is None:
         raise unknown_name("--gpu", gpu_name, GPUS)
-    if videos is None:
-        raise RecipeError("--gpu plans a run: add --videos N, the number of training videos")
     stage = recipe.pretrain if epochs is None else replace(recipe.pretrain, epochs=epochs, steps=None)
     precision = precision_of(recipe)
     cost = StageCost(recipe, "pretrain", value_bytes=VALUE_BYTES[precision])

@@ -15,6 +15,7 @@ from everest.checkpoints import graph_files
 from everest.checkpoints.graph import exportable
 from everest.checkpoints.graph_files import RunFile, compare
 from everest.checkpoints.load import open_model
+from everest.config.heads import Head, named_heads
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
 from everest.errors import CheckpointError, EnvironmentProblem
@@ -30,7 +31,7 @@ SMALL = ModelSettings(
 )
 CLIPS = {"frames": 8, "size": (64, 64), "model": SMALL}
 PARTLY_KEPT = RedundancyRobust(keep_ratio=0.6, visible_ratio=None)
-CLASSIFIER = ModelSpec(kind="classifier", **CLIPS, selection=PARTLY_KEPT, num_classes=3)
+CLASSIFIER = ModelSpec(kind="classifier", **CLIPS, selection=PARTLY_KEPT, heads=(Head(outputs=3),))
 OF_DIFFERENCES = replace(CLASSIFIER, model=replace(SMALL, input="differences"))
 ATTENTIVE = replace(CLASSIFIER, model=replace(SMALL, pooling="class-attention"))
 LIKE_ST_MAE = replace(
@@ -140,7 +141,7 @@ LACKED = {  # settings of a model that transformers lacks
     ("spec", "message"),
     [
         *((replace(CLASSIFIER, model=replace(SMALL, **part)), text) for text, part in LACKED.items()),
-        (replace(CLASSIFIER, num_classes=4, heads={"verb": 2, "noun": 2}), "data.heads"),
+        (replace(CLASSIFIER, heads=named_heads({"verb": 2, "noun": 2})), "data.heads"),
         (replace(AUTOENCODER, target=PixelTargetSettings(frames="half")), "pretrain.target.frames=half"),
     ],
 )

@@ -15,6 +15,7 @@ from everest.checkpoints.graph import sample_pixels
 from everest.checkpoints.init import find_init, read_init
 from everest.checkpoints.load import open_model
 from everest.checkpoints.transformers import write_folder
+from everest.config.heads import Head
 from everest.config.settings import ModelSettings
 from everest.errors import CheckpointError, RecipeError
 from everest.foreign.convert import convert
@@ -31,7 +32,7 @@ SMALL = ModelSpec(
     size=(32, 32),
     model=ModelSettings(backbone="vit-tiny", width=24, depth=1, heads=2, tubelet=(2, 8, 8)),
     selection=AllTokens(),
-    num_classes=3,
+    heads=(Head(outputs=3),),
 )
 
 

@@ -15,7 +15,6 @@ import everest
 from everest.checkpoints.load import open_model
 from everest.config.settings import ModelSettings
 from everest.config.stage_settings import PixelTargetSettings
-from everest.errors import RecipeError
 from everest.methods.grid import TokenGrid, patchify
 from everest.methods.importance import change_importance
 from everest.methods.masks import RandomSpaceTime
@@ -48,11 +47,6 @@ def test_importance_is_the_distance_of_embeddings_which_are_those_of_the_whole_c
     measured = change_importance(frames, embed).unflatten(1, (3, 4))
     torch.testing.assert_close(measured[:, 1:], expected)
     assert torch.equal(measured[:, 0], measured[:, 1])
-
-
-def test_a_tubelet_that_does_not_divide_into_the_steps_is_refused():
-    with pytest.raises(RecipeError, match="not a tubelet of 6 x 6"):
-        TubeletEmbedding(6, (2, 6, 6), layers=2)
 
 
 def sha256(table: torch.Tensor) -> str:

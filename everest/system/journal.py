@@ -40,11 +40,7 @@ class Journal(Generic[Entry]):
         lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
         with writing(self._path):
             self._file.truncate(self._size)  # a part that an interrupted call has written
-            try:
-                write_all(self._file, lines)
-            except OSError:
-                self._file.truncate(self._size)
-                raise
+            write_all(self._file, lines)
         self.entries += entries
         self._size += len(lines)
         if self.is_due:

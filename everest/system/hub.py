@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -75,13 +76,10 @@ def license_of(folder: Path) -> str | None:
     """The license in the front matter of a folder's README.md; None if it states none."""
     from huggingface_hub.repocard import metadata_load
 
-    try:
+    card = {}
+    with suppress(Exception):  # no README, or a damaged front matter: neither may stop a download
         card = metadata_load(folder / "README.md") or {}
-    except Exception:  # no README, or one whose front matter cannot be parsed: neither may stop a download
-        return None
-    name = card.get("license")
-    if name == "other":
-        name = card.get("license_name") or name
-    if isinstance(name, list):
-        name = ", ".join(map(str, name))
-    return str(name) if name else None
+    names = card.get("license")
+    if names == "other":
+        names = card.get("license_name") or names
+    return ", ".join(map(str, names if isinstance(names, list) else [names])) if names else None

@@ -16,8 +16,7 @@ from typing import Final
 
 from everest.errors import EnvironmentProblem, shown
 
-NUMBERS: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # variables of a launcher
-LAUNCHER: Final = (*NUMBERS, "MASTER_ADDR")
+LAUNCHER: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")  # its variables
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
 JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
@@ -41,7 +40,7 @@ def is_launched() -> bool:
             f"the environment has {', '.join(present)}, but not {', '.join(missing)}: a launcher such as "
             f"torchrun sets all of them; without one, unset {' '.join(present)}"
         )
-    for name in (*NUMBERS, "LOCAL_WORLD_SIZE"):
+    for name in (*LAUNCHER[:-1], "LOCAL_WORLD_SIZE"):
         value = os.environ.get(name, "1")
         if not (value.isascii() and value.isdecimal()):
             raise EnvironmentProblem(f"{name}={shown(value)} in the environment is not a number; unset it")

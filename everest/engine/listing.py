@@ -61,7 +61,7 @@ def summarize(run: Path) -> RunSummary:
     age = 0
     try:
         with reading_own(run, fix=FIX):
-            with suppress(FileNotFoundError):  # a temporary file that is gone already
+            with suppress(FileNotFoundError):  # a temporary file that is gone: written now
                 age = int(max(0.0, time.time() - max(file.lstat().st_mtime for file in run.iterdir())))
             environment, rows = read_run(run)
             loss = _newest(rows, "loss")

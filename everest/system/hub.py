@@ -40,7 +40,7 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     from huggingface_hub import constants, errors, snapshot_download
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
         raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME")
     download = partial(snapshot_download, repository, revision=revision or None)
     try:

@@ -42,7 +42,7 @@ class RowStore:
 
     def __init__(self, folder: Path, journal: Journal[SampleEntry], files: ExitStack) -> None:
         self.folder = folder
-        self.entries = list(journal.entries)
+        self.entries = journal.entries
         self._journal = journal
         self._stack = files
         self.is_removed = False
@@ -82,7 +82,7 @@ class RowStore:
         with writing(self.folder):
             for file in self._files.values():
                 os.fsync(file.fileno())
-        self._journal.add(self.entries[len(self._journal.entries) :])
+        self._journal.save()
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Each tensor (rows, …), mapped from the disk into memory."""

@@ -209,7 +209,8 @@ def _inspect(
             if result.reason is not None:
                 report(notice(f"{path}: {result.reason}"))
             results[path] = result
-            journal.add([result])
+            journal.entries.append(result)
+            journal.save()
             report({"event": "video", "done": len(results), "videos": len(paths)})
     return {path: results[path] for path in paths}
 

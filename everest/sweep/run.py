@@ -92,10 +92,10 @@ class _Sweep:
         """Run all works, the first that is possible first; a signal is forwarded to the running jobs."""
         environments = self.processes.environments
         with SignalForwarder() as signals:
-            while (self.waiting and not signals.received) or self.running:
+            while (self.waiting and not signals.number) or self.running:
                 for job in [job for job in self.running if job.process.poll() is not None]:
                     self.running.remove(job)
-                    if not (signals.received and job.process.returncode):  # stopped with this process
+                    if not (signals.number and job.process.returncode):  # stopped with this process
                         self._end(job.work, self._error(job))
                     job.work.file(self.folder, "out").unlink(missing_ok=True)
                 for work in list(self.waiting):
@@ -104,16 +104,16 @@ class _Sweep:
                         self._end(work, f"skipped, because its {work.needs.stage} has failed")
                 busy = {job.slot for job in self.running}
                 slot = next((slot for slot in range(len(environments)) if slot not in busy), None)
-                may_start = slot is not None and not signals.received
+                may_start = slot is not None and not signals.number
                 work = next(filter(self._can_start, self.waiting), None) if may_start else None
                 if slot is None or work is None:
                     time.sleep(POLL_SECONDS)
                     continue
                 self.waiting.remove(work)
                 self.running.append(self._start(work, slot, environments[slot], signals))
-        if signals.received:
+        if signals.number:
             done = f"{len(self.rows)} of {len(self.plan.works())} jobs finished"
-            raise Stopped(signals.received[-1], f"stopped: {done}; the same command resumes")
+            raise Stopped(signals.number, f"stopped: {done}; the same command resumes")
 
     def write(self) -> dict[str, Any]:
         """Write `results.json`; returns its document."""

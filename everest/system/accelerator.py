@@ -74,10 +74,7 @@ def _close_processes() -> None:
 
 def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     """Let the main process decide for all: the decision depends on the clock or on files."""
-    decided = [decide() if accelerator.is_main_process else None]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(decided)
-    (value,) = decided
+    (value,) = broadcast_object_list([decide() if accelerator.is_main_process else None])
     assert value is not None
     return value
 
@@ -88,12 +85,11 @@ def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if accelerator.num_processes > 1:
-            # NCCL ends a communicator only when all its processes do, and the others may wait in a collective
-            # for this one. After a signal, all processes have left the loop.
-            if not isinstance(error, Stopped) and dist.is_initialized() and dist.get_backend() == "nccl":
-                _abort_process_group()
-            accelerator.end_training()
+        # NCCL ends a communicator only when all its processes do, and the others may wait in a collective for
+        # this one. After a signal, all processes have left the loop.
+        if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
+            _abort_process_group()
+        accelerator.end_training()
         raise
 
 

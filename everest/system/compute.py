@@ -156,16 +156,14 @@ def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of the tensors that are made in its context: `most` of those alive at the same time.
 
-    Args:
-        weights: not counted, nor is what is computed from them alone, such as copies of lower precision.
+    Those from before, such as weights, are not counted, nor is what is computed from them alone, such as
+    copies of lower precision.
     """
 
-    def __init__(self, *weights: Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.most = 0
         self._sizes: dict[int, int] = {}  # of the storages alive now; 0: not counted
-        for weight in weights:
-            self._add(weight, counts=False)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
@@ -198,7 +196,6 @@ def peak_bytes(model: nn.Module, run: Callable[[], object], *, bytes_per_value: 
     half = torch.autocast("cpu", dtype=torch.bfloat16, enabled=bytes_per_value == 2)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu")
-        weights = (*model.parameters(), *model.buffers())
-        with LiveBytes(*weights) as live, half, torch.set_grad_enabled(trains):
+        with LiveBytes() as live, half, torch.set_grad_enabled(trains):
             _alive = run()
     return live.most

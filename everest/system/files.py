@@ -127,12 +127,8 @@ def check_new_folder(
     if path.exists() and not path.is_dir():
         raise RecipeError(f"{option} {path}: a file is in the way; choose another folder")
     check_writable(path / f".folder{UNFINISHED}")
-    try:
-        names = [file.name for file in path.iterdir() if not is_unfinished(file.name)]
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise EnvironmentProblem(f"{option} {path}: cannot be read: {error.strerror}") from error
+    files = path.iterdir() if path.exists() else ()
+    names = [file.name for file in files if not is_unfinished(file.name)]
     if names and not overwrite and not any(map(is_own, names)):
         raise RecipeError(f"{option} {path}: holds other files ({names[0]}); {fix}")
 

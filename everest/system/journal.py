@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,12 +21,16 @@ Entry = TypeVar("Entry")
 
 
 class Journal(Generic[Entry]):
-    """A file of JSON values, one a line. `open_journal` makes it."""
+    """Entries, and a file that has them as JSON values, one a line. `open_journal` makes it.
+
+    Append JSON values, or dataclasses of such, to `entries`; `save` writes those that the file lacks.
+    """
 
     def __init__(self, path: Path, file: IO[bytes], entries: list[Entry], size: int) -> None:
         self.entries = entries
         self._path = path
         self._file = file
+        self._saved = len(entries)  # in the file
         self._size = size  # bytes
         self._synced = 0.0
 
@@ -35,26 +39,18 @@ class Journal(Generic[Entry]):
         """Whether the last sync was more than SYNC_SECONDS ago."""
         return time.monotonic() - self._synced > SYNC_SECONDS
 
-    def add(self, entries: Sequence[Entry]) -> None:
-        """Append JSON values, or dataclasses of such. A kill cannot lose them, a power failure can."""
-        lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in entries)
+    def save(self) -> None:
+        """Write the new entries, and flush them if that is due. Then only a power failure can lose them."""
+        new = self.entries[self._saved :]
+        lines = b"".join(json.dumps(entry, default=asdict).encode() + b"\n" for entry in new)
         with writing(self._path):
             self._file.truncate(self._size)  # a part that an interrupted call has written
-            try:
-                write_all(self._file, lines)
-            except OSError:
-                self._file.truncate(self._size)
-                raise
-        self.entries += entries
+            write_all(self._file, lines)
+            if self.is_due:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
         self._size += len(lines)
-        if self.is_due:
-            self.sync()
-
-    def sync(self) -> None:
-        """Flush the entries to the disk, unless the file is closed."""
-        if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+        self._saved += len(new)
 
     def remove(self) -> None:
         """Close and remove the file. The lock stays until the block ends."""
@@ -87,9 +83,7 @@ def open_journal(
             entries = [entry(parse_json(line)) for line in lines]
         size = sum(map(len, lines))
         file.truncate(size)
-        journal = Journal(path, file, entries, size)
-        yield journal
-        journal.sync()
+        yield Journal(path, file, entries, size)
 
 
 def write_all(file: IO[bytes], data: bytes) -> None:

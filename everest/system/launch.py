@@ -6,6 +6,7 @@ raises for what a user can fix become one line.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, UserError
-from everest.system.signals import GRACE_SECONDS, SignalForwarder, signal_name
+from everest.system.signals import GRACE_SECONDS, STOP_SIGNALS, SignalForwarder, signal_name
 
 
 class LostPeer(UserError):
@@ -112,7 +113,7 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     code = workers[failed].returncode
     if code >= 0:
         return code, errors
-    if -code in signals.received:
+    if signals.number and -code in STOP_SIGNALS:
         return 128 - code, ""  # stopped before a first save, or by a second signal
     name = signal_name(code)
     hint = ", most often because memory ran out" if name == "SIGKILL" else ""
@@ -123,25 +124,23 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
 def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
     """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped.
 
-    If the main process ends with the same code, it is rank 0, which has shown the error.
+    A process that lost another one counts only after all have ended: the other's error comes first. If the
+    main process ends with the same code, it is rank 0, which has shown the error.
     """
     failed: int | None = None
-    deadline = 0.0
-    while True:
-        codes = [worker.poll() for worker in workers]
-        running = None in codes
-        if failed is None:
-            faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LostPeer.exit_code)]
-            # A process that lost another one counts only after all have ended: the other's error comes first.
-            lost = [] if running else [rank for rank, code in enumerate(codes) if code == LostPeer.exit_code]
-            failed = next(iter(faults or lost), None)
-            deadline = time.monotonic() + GRACE_SECONDS
-        elif running and time.monotonic() > deadline:
+    deadline = math.inf
+    while None in (codes := [worker.poll() for worker in workers]):
+        faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LostPeer.exit_code)]
+        if failed is None and faults:
+            failed, deadline = faults[0], time.monotonic() + GRACE_SECONDS
+        if time.monotonic() > deadline:
             for worker in workers:
                 worker.kill()
-        if not running:
-            return 0 if failed is not None and codes[0] == codes[failed] else failed
         time.sleep(0.05)
+    if failed is None:
+        ranks = (rank for rank, code in enumerate(codes) if code)
+        failed = min(ranks, key=lambda rank: codes[rank] == LostPeer.exit_code, default=None)
+    return 0 if failed is not None and codes[0] == codes[failed] else failed
 
 
 def torch_problem(error: RuntimeError) -> UserError | None:

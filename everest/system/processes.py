@@ -16,8 +16,7 @@ from typing import Final
 
 from everest.errors import EnvironmentProblem, shown
 
-NUMBERS: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")  # variables of a launcher
-LAUNCHER: Final = (*NUMBERS, "MASTER_ADDR")
+LAUNCHER: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")  # its variables
 QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
 JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
@@ -25,7 +24,7 @@ MOST_READERS: Final = 48
 READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
 CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # version 2, of Linux: containers, jobs of Slurm
 OWN_GROUPS: Final = Path("/proc/self/cgroup")
-FREED: Final = ("inactive_file", "active_file", "slab_reclaimable")  # when needed; of memory.stat
+FREED: Final = "^(?:inactive_file|active_file|slab_reclaimable) ([0-9]+)$"  # when needed; of memory.stat
 
 
 def is_launched() -> bool:
@@ -41,7 +40,7 @@ def is_launched() -> bool:
             f"the environment has {', '.join(present)}, but not {', '.join(missing)}: a launcher such as "
             f"torchrun sets all of them; without one, unset {' '.join(present)}"
         )
-    for name in (*NUMBERS, "LOCAL_WORLD_SIZE"):
+    for name in (*LAUNCHER[:-1], "LOCAL_WORLD_SIZE"):
         value = os.environ.get(name, "1")
         if not (value.isascii() and value.isdecimal()):
             raise EnvironmentProblem(f"{name}={shown(value)} in the environment is not a number; unset it")
@@ -121,16 +120,7 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
         return
     group = CONTROL_GROUPS / own[1]  # where the container sees its own groups only, the top
     for folder in (group, *group.parents):
-        if most := _numbers(folder / "memory.max"):  # the group is visible here, and has a limit
-            parts = _numbers(folder / "memory.stat")
-            used = _numbers(folder / "memory.current").get("", 0) - sum(parts.get(name, 0) for name in FREED)
-            yield most[""], used
-
-
-def _numbers(file: Path) -> dict[str, int]:
-    """The numbers in a file of a control group by their names; by "" the number that is the whole file."""
-    try:
-        text = file.read_text(errors="replace")
-    except OSError:
-        return {}
-    return {name: int(number) for name, number in re.findall("^(?:(.+) )?([0-9]+)$", text, re.MULTILINE)}
+        with suppress(OSError, ValueError):  # the group is not visible here, or its limit is "max"
+            most, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
+            freed = re.findall(FREED, (folder / "memory.stat").read_text(), re.MULTILINE)
+            yield most, used - sum(map(int, freed))

@@ -13,11 +13,20 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter
 
 from everest.errors import DataError, RecipeError, shown
 from everest.system.files import write_table, write_text, writing
-from everest.system.text import json_text, nonfinite_as_null, parse_json, read_own_json, reading_own
+from everest.system.text import (
+    json_text,
+    nonfinite_as_null,
+    parse_json,
+    read_own_json,
+    reading_own,
+    validated,
+)
 
 RECIPE: Final = "recipe.yaml"
 ENVIRONMENT: Final = "env.json"
@@ -69,7 +78,8 @@ class Init:
     decoder: Decoder | None = None
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Plan:
     """The values of a plan that later commands read."""
 
     videos: int
@@ -78,6 +88,9 @@ class Plan(NamedTuple):
     micro_batch: int
     steps: int
     finished: int | None = None
+
+
+_PLAN: Final = TypeAdapter(Plan)
 
 
 def own_tokenizer(run: Path) -> Path:
@@ -90,27 +103,15 @@ def is_own_tokenizer(file: str) -> bool:
     return Path(file).parts[-2:] == (TOKENIZER, WEIGHTS)
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The files of one run under `path` (see the constants of this module)."""
 
-    path: Path
-
-    @property
-    def weights(self) -> Path:
-        return self.path / WEIGHTS
-
-    @property
-    def best(self) -> Path:
-        return self.path / BEST
-
-    @property
-    def report(self) -> Path:
-        return self.path / REPORT
-
-    @property
-    def state(self) -> Path:
-        return self.path / STATE
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.weights = path / WEIGHTS
+        self.best = path / BEST
+        self.report = path / REPORT
+        self.state = path / STATE
 
     def is_run(self) -> bool:
         """Whether a run was started here."""
@@ -128,14 +129,13 @@ class RunFolder:
         for package in PACKAGES:
             with suppress(importlib.metadata.PackageNotFoundError):
                 versions[package] = importlib.metadata.version(package)
-        commit = None  # of the checkout that the package runs from; None: an installed wheel, or no git
-        package_folder = Path(__file__).resolve().parents[1]
-        command = ["git", "rev-parse", "--show-toplevel", "HEAD"]
-        options: dict[str, Any] = {"capture_output": True, "text": True, "check": True, "timeout": 10}
-        with suppress(OSError, subprocess.SubprocessError):
-            top, head = subprocess.run(command, cwd=package_folder, **options).stdout.split("\n")[:2]
-            # A wheel installed inside another project's checkout does not take that project's commit.
-            commit = head if Path(top) == package_folder.parent else None
+        commit, checkout = None, Path(__file__).parents[2]
+        if (checkout / ".git").exists():  # else the package is installed, or was copied
+            git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+            with suppress(OSError, subprocess.SubprocessError):
+                commit = subprocess.check_output(
+                    git, stderr=subprocess.DEVNULL, text=True, timeout=10
+                ).strip()
         environment = {
             "command": sys.argv,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -166,12 +166,9 @@ class RunFolder:
 
     def plan(self) -> Plan | None:
         """The plan in env.json; None without it or a readable file; RecipeError if it is damaged."""
-        if (plan := self.read_env(PLAN)) is None:
-            return None
+        values = self.read_env(PLAN)
         with reading_own(self.path / ENVIRONMENT, fix=FIX):
-            given = {key: int(plan[key]) for key in ("videos", "processes", "micro_batch", "steps")}
-            last = plan.get(FINISHED)
-            return Plan(**given, samples=str(plan["samples"]), finished=None if last is None else int(last))
+            return None if values is None else validated(_PLAN, values)
 
     @property
     def finished(self) -> int | None:
@@ -240,7 +237,7 @@ class RunFolder:
             path.open(newline="", encoding="utf-8") as file,
         ):
             header, *rows = csv.reader(file, strict=True)
-            if header != list(BAD_COLUMNS):
+            if header != [*BAD_COLUMNS]:
                 raise ValueError(f"its columns are {', '.join(header)}")
             return dict(rows)
 

@@ -33,61 +33,57 @@ class Stopped(UserError):
         self.exit_code = 128 + number  # the convention of shells: 130 SIGINT, 143 SIGTERM
 
 
-class _Handler:
-    """Handles each of STOP_SIGNALS in a block by its method `_handle`.
+class StopSignal:
+    """Records one of STOP_SIGNALS in a block, so that the current step can end; a second one acts at once.
 
     Only the main thread receives signals: in another thread, such as one of a notebook, it does nothing.
     """
 
+    def __init__(self) -> None:
+        self.number = 0  # of the last signal; 0: none
+        self._at = 0.0
+        self._outer: dict[int, Any] = {}  # the handlers outside of the block
+
     def __enter__(self) -> Self:
-        self._before: dict[int, Any] = {}  # the handlers outside of the block
         if threading.current_thread() is threading.main_thread():
-            self._before |= {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        for number, before in self._before.items():
+            self._outer = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        for number, outer in self._outer.items():
             # Unless nohup has set it to outlive the terminal.
-            if signal.Signals(number).name != "SIGHUP" or before != signal.SIG_IGN:
+            if signal.Signals(number).name != "SIGHUP" or outer != signal.SIG_IGN:
                 signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Receive a signal."""
-
-
-class StopSignal(_Handler):
-    """Records one of STOP_SIGNALS, so that the current step can end; a second one acts at once."""
-
-    def __init__(self) -> None:
-        self.number = 0  # of the signal that requests the stop; 0: none
-        self._at = 0.0
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        _stopping.set()
-        self._at = time.monotonic()
-        signal.signal(number, self._before[number])
-        if is_main() and os.isatty(2):
-            # Not by print, which may be what the signal has interrupted.
-            name = signal.Signals(number).name
-            os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
+        for number, outer in self._outer.items():
+            signal.signal(number, outer)
 
     @property
     def seconds(self) -> float:
         """Seconds since the signal."""
         return time.monotonic() - self._at
 
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        self._at = time.monotonic()
+        _stopping.set()
+        self._react(number)
 
-class SignalForwarder(_Handler):
+    def _react(self, number: int) -> None:
+        signal.signal(number, self._outer[number])
+        if is_main() and os.isatty(2):
+            # Not by print, which may be what the signal has interrupted.
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: saving after this step; a second one ends without saving\n".encode())
+
+
+class SignalForwarder(StopSignal):
     """Starts processes, and forwards each of STOP_SIGNALS to them. Use as a context.
 
     Ctrl-C reaches only this process, which forwards it once.
     """
 
     def __init__(self) -> None:
-        self.received: list[int] = []
+        super().__init__()
         self._processes: list[subprocess.Popen[Any]] = []
         self._signaled: set[int] = set()  # ids of processes that have received a signal
 
@@ -112,13 +108,11 @@ class SignalForwarder(_Handler):
         environment = {**env, PARENT: str(os.getpid())}
         process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
         self._processes.append(process)
-        if self.received and process.pid not in self._signaled:
-            process.send_signal(self.received[-1])
+        if self.number and process.pid not in self._signaled:
+            process.send_signal(self.number)
         return process
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.received.append(number)
-        _stopping.set()
+    def _react(self, number: int) -> None:
         for process in self._processes:
             self._signaled.add(process.pid)
             process.send_signal(number)

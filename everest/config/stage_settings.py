@@ -5,9 +5,8 @@ As in everest.config.settings, a default that names a table of the EVEREST paper
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field
 
@@ -16,7 +15,6 @@ from everest.config.values import settings
 from everest.methods.external import external
 from everest.methods.strategies import (
     EXTERNAL,
-    STRATEGIES,
     Drawn,
     FinetuneStrategy,
     RedundancyRobust,
@@ -266,22 +264,3 @@ class EvalSettings:
 
     clips: v.Count = 5  # Table 8
     crops: v.Count = 3  # Table 8
-
-
-class Variants(NamedTuple):
-    """Settings of a section that exclude each other: the key that names one of them, and their classes."""
-
-    tag: str
-    classes: Mapping[str, type]
-
-
-def _variants(tag: str, union: Any) -> Variants:
-    return Variants(tag, {getattr(each, tag): each for each in get_args(union)})
-
-
-VARIANTS: Final = {  # by section, an outer one first
-    ("pretrain",): _variants("objective", PretrainSettings),
-    ("pretrain", "target"): _variants("kind", get_args(TargetSettings)[0]),
-    ("pretrain", "views"): _variants("loss", ContrastSettings | SigregSettings),
-    **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
-}

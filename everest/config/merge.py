@@ -41,9 +41,9 @@ TRAINED: Final = (*STAGES, "tokenizer")
 OBJECTIVE: Final = ("pretrain", "objective")
 SELECTION: Final = ("pretrain", "selection")
 VIEWS: Final = ("pretrain", "views")
-VIEW_DRAW: Final = ("keep_ratio", "uniform")  # of VIEWS: short for the same keys of the selection
-# Shares that mean something else in other strategies, and are not inherited from them.
-OWN_SHARES: Final = (("learned-importance", "keep_ratio"),)
+VIEW_DRAW: Final[dict[KeyPath, KeyPath]] = {
+    (*VIEWS, name): (*SELECTION, name) for name in ("keep_ratio", "uniform")
+}  # short for
 # Sections with variants that exclude each other, and the key that names the variant.
 TAGS: Final[dict[KeyPath, str]] = {
     ("pretrain",): "objective",
@@ -53,11 +53,7 @@ TAGS: Final[dict[KeyPath, str]] = {
 }
 EXTERNAL: Final = {"strategy": Selector, "kind": Target}  # tags that may name a class of another package
 # Keys of a section that no class has.
-FURTHER: Final[dict[KeyPath, tuple[str, ...]]] = {
-    (): ("base",),
-    VIEWS: VIEW_DRAW,
-    **{(stage,): (BY_BACKBONE,) for stage in STAGES},
-}
+FURTHER: Final[dict[KeyPath, set[str]]] = {(): {"base"}, **{(stage,): {BY_BACKBONE} for stage in STAGES}}
 # By the key of a choice: keys of its section that have no effect with a value of it. Inherited ones are
 # dropped; those that the layer of the choice or a later one writes are errors.
 IDLE: Final[dict[KeyPath, Callable[[Any], Collection[str]]]] = {
@@ -195,7 +191,9 @@ class Merged:
             for key, written in inside.items():
                 name, *inner = key[len(section) :]
                 is_null = written.value is None and not inner and "None" not in types.get(name, "None")
-                is_replaced = is_null or is_import_path(chosen.value) or (chosen.value, name) in OWN_SHARES
+                # Its share means something else.
+                is_other = (chosen.value, name) == ("learned-importance", "keep_ratio")
+                is_replaced = is_null or is_other or is_import_path(chosen.value)
                 if name in types and not (is_replaced and written.is_below(chosen)):
                     continue
                 del self.written[key]
@@ -250,6 +248,7 @@ def merge(file: RecipeFile, overrides: Sequence[str], *, imports: bool) -> Merge
     layers += read_overrides(overrides, merged.problems)
     last = {key: value for _, layer in layers for key, value in layer.items()}
     backbone = with_hyphens(last.get(BACKBONE, DEFAULTS[BACKBONE]))
+    draw: dict[KeyPath, KeyPath] = {} if last.get(OBJECTIVE, "pixels") == "pixels" else VIEW_DRAW
     for number, (label, layer) in enumerate(layers):
         merged.choose_objective(layer.get(OBJECTIVE))
         of_backbone: dict[KeyPath, Written] = {}
@@ -267,11 +266,9 @@ def merge(file: RecipeFile, overrides: Sequence[str], *, imports: bool) -> Merge
                     value = {name: value}
                 heads = {**(merged.at(HEADS).value or {}), key[2]: value}
                 merged.write(HEADS, Written(heads, label, HEADS, number))
-            elif key[:-1] == VIEWS and key[-1] in VIEW_DRAW and last.get(OBJECTIVE, "pixels") != "pixels":
-                key = (*SELECTION, key[-1])
-                merged.write(key, written._replace(key=key))
             else:
-                merged.write(key, written)
+                key = draw.get(key, key)
+                merged.write(key, written._replace(key=key))
         for key, written in of_backbone.items():
             merged.write(key, written)
     for key in [key for key in merged.written if key == ("data", "task") or TAGS.get(key[:-1]) == key[-1]]:
@@ -315,7 +312,7 @@ def _place(label: str, key: KeyPath) -> str:
 
 def _unknown_key(section: KeyPath, name: str, known: set[str]) -> str:
     """The message about a key that no variant of a section has; it may belong in a section inside."""
-    known, inner = {*known, *FURTHER.get(section, ())}, dict[str, list[str]]()
+    known, inner = known | FURTHER.get(section, set()), dict[str, list[str]]()
     for path in SECTIONS:
         if path[:-1] == section != path:
             for each in dict.fromkeys(each.name for cls in SECTIONS[path] for each in fields(cls)):

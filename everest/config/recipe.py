@@ -27,13 +27,8 @@ _RECIPE = TypeAdapter(Recipe)
 
 # The name of a recipe, the folder of the same videos, and how these are read and states are saved.
 RESUME_MAY_CHANGE: Final = {
-    "name",
-    "summary",
-    "data.root",
-    "train.workers",
-    "train.data_timeout",
-    "train.save_every",
-    "train.keep_states",
+    *("name", "summary", "data.root"),
+    *("train.workers", "train.data_timeout", "train.save_every", "train.keep_states"),
 }
 
 # By pydantic's types of errors; {got} is the value, the other names are from pydantic's own context.
@@ -102,20 +97,13 @@ def recipe_for_run(
     seed: int | None = None,
     imports: bool = True,
 ) -> Recipe:
-    """Read a recipe with the changes of a run.
+    """Read a recipe with the changes of a run, which win over `overrides`; see `load_recipe`.
 
     `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
-
-    Args:
-        data: of `data.root`; precision, seed: of the section `train`. They win over `overrides`.
-        imports: see `load_recipe`.
-    Raises:
-        RecipeError: see `load_recipe`.
     """
-    changes = list(overrides)
-    for key, value in (("data.root", data), ("train.precision", precision), ("train.seed", seed)):
-        if value is not None:
-            changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
+    options = {"data.root": data, "train.precision": precision, "train.seed": seed}
+    given = {key: value for key, value in options.items() if value is not None}
+    changes = [*overrides, *(f"{key}={json.dumps(each, ensure_ascii=False)}" for key, each in given.items())]
     recipe = load_recipe(name_or_path, overrides=changes, imports=imports)
     root = parse_location(recipe.data.root).resolve()
     return replace(recipe, data=replace(recipe.data, root=str(root)))

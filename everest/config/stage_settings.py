@@ -108,7 +108,7 @@ class ViewsSettings:
     number: Annotated[int, Field(ge=2)] = 2  # clips of each video, each with its own window and crop
     # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
     # pre-training, 0.4 to 1 of the largest square.
-    crop_area: tuple[v.Share, v.Share] | None = None
+    crop_area: v.CropArea | None = None
     hidden: v.Length = 512  # of the projector; our choice
     width: v.Length = 128  # of the projections that are compared; our choice
 
@@ -229,7 +229,7 @@ class FinetuneSettings:
     lora: LoraSettings = field(default_factory=LoraSettings)
     rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
     # Smallest and largest share of the frame in a random crop.
-    crop_area: tuple[v.Share, v.Share] = (0.08, 1.0)  # released scripts
+    crop_area: v.CropArea = (0.08, 1.0)  # released scripts
     erasing: v.Share = 0.25  # released scripts: probability of random erasing
     mixup: v.NotNegative = 0.0  # released scripts; VideoMAE: 0.8
     cutmix: v.NotNegative = 0.0  # released scripts; VideoMAE: 1.0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import torch
 from pydantic import TypeAdapter
 
-from everest.config.heads import Head, Heads, HeadSettings, Task, head_settings, named_heads
+from everest.config.heads import Head, Heads, HeadSettings, Task, named_heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
     FeatureTargetSettings,
@@ -271,7 +271,7 @@ def classifier_spec(recipe: Recipe, heads: Heads) -> ModelSpec:
         kind="classifier",
         num_classes=sum(head.outputs for head in heads),
         task="single-label" if heads[0].name else heads[0].task,
-        heads=head_settings(heads),
+        heads={head.name: head.setting for head in heads} if heads[0].name else None,
         scales=scales or None,
         drop_path=recipe.finetune.drop_path,
     )

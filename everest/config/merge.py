@@ -28,6 +28,7 @@ from everest.config.values import with_hyphens
 from everest.config.yaml import read_yaml
 from everest.errors import RecipeError, did_you_mean, shown
 from everest.methods.external import import_named, is_import_path, named_class
+from everest.methods.learned import LearnedImportance
 from everest.methods.selector import Selector
 from everest.methods.targets import Target
 
@@ -77,17 +78,17 @@ class Written(NamedTuple):
         return self.layer < other.layer and self.label != SET
 
 
-def _leaves(value: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
+def leaves(value: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
     """The keys of the values that are no mappings, at any depth; an empty mapping is a value."""
     if not isinstance(value, dict) or not value or path[:2] == HEADS:
         return {path: value}
-    inner = [_leaves(each, (*path, key)) for key, each in value.items()]
-    return {key: each for leaves in inner for key, each in leaves.items()}
+    inner = [leaves(each, (*path, key)) for key, each in value.items()]
+    return {key: each for below in inner for key, each in below.items()}
 
 
 def _defaults(settings: Any, path: KeyPath = ()) -> dict[KeyPath, Any]:
     """The values of settings, as YAML has them."""
-    return _leaves(json.loads(json.dumps(asdict(settings))), path)
+    return leaves(json.loads(json.dumps(asdict(settings))), path)
 
 
 def _sections(cls: type, path: KeyPath = ()) -> Iterator[tuple[KeyPath, type]]:
@@ -162,12 +163,13 @@ class Merged:
         self.written[key] = written
 
     def choose_objective(self, objective: Any) -> None:
-        """Before a layer with another objective: tokens that lower files select are not for this one."""
-        selected = SELECTED.get(str(objective), {})
+        """Before a layer with another objective: what lower files select stays if it is by its strategy."""
+        selected, strategy = SELECTED.get(str(objective), {}), self.at((*SELECTION, "strategy"))
         if not selected or objective == self.at(OBJECTIVE).value:
             return
+        is_usual = strategy.value == selected[*SELECTION, "strategy"]
         for key, written in self.inside(SELECTION).items():
-            if written.label != SET:
+            if written.label != SET and not (is_usual and written.layer >= strategy.layer):
                 del self.written[key]
         for key, value in selected.items():
             if key not in self.written:
@@ -191,9 +193,8 @@ class Merged:
             for key, written in inside.items():
                 name, *inner = key[len(section) :]
                 is_null = written.value is None and not inner and "None" not in types.get(name, "None")
-                # Its share means something else.
-                is_other = (chosen.value, name) == ("learned-importance", "keep_ratio")
-                is_replaced = is_null or is_other or is_import_path(chosen.value)
+                is_own = cls is LearnedImportance and name == "keep_ratio"  # of other tokens than elsewhere
+                is_replaced = is_null or is_own or is_import_path(chosen.value)
                 if name in types and not (is_replaced and written.is_below(chosen)):
                     continue
                 del self.written[key]
@@ -208,7 +209,7 @@ class Merged:
     def _variant(self, tag: KeyPath, name: Any, *, imports: bool) -> type | None:
         """The class that a section names, if it is valid."""
         if tag[-1] not in EXTERNAL or not is_import_path(name):
-            return {getattr(cls, tag[-1]): cls for cls in SECTIONS[tag[:-1]]}.get(str(name))
+            return {getattr(cls, tag[-1]): cls for cls in SECTIONS[tag[:-1]]}.get(with_hyphens(str(name)))
         try:
             if imports:
                 import_named(name)
@@ -244,7 +245,7 @@ def merge(file: RecipeFile, overrides: Sequence[str], *, imports: bool) -> Merge
     """
     defaults = {key: Written(value) for key, value in DEFAULTS.items()}
     merged = Merged(file.label, defaults | {("name",): Written(file.name)})
-    layers = [(source.label, _leaves(values)) for source, values in with_bases(file) if values]
+    layers = [(source.label, leaves(values)) for source, values in with_bases(file) if values]
     layers += read_overrides(overrides, merged.problems)
     last = {key: value for _, layer in layers for key, value in layer.items()}
     backbone = with_hyphens(last.get(BACKBONE, DEFAULTS[BACKBONE]))
@@ -264,17 +265,14 @@ def merge(file: RecipeFile, overrides: Sequence[str], *, imports: bool) -> Merge
             elif key[:2] == HEADS != key:  # a head; the others stay
                 for name in reversed(key[3:]):
                     value = {name: value}
-                heads = {**(merged.at(HEADS).value or {}), key[2]: value}
+                heads = merged.at(HEADS).value
+                heads = {**(heads if isinstance(heads, dict) else {}), key[2]: value}
                 merged.write(HEADS, Written(heads, label, HEADS, number))
             else:
                 key = draw.get(key, key)
                 merged.write(key, written._replace(key=key))
         for key, written in of_backbone.items():
             merged.write(key, written)
-    for key in [key for key in merged.written if key == ("data", "task") or TAGS.get(key[:-1]) == key[-1]]:
-        written = merged.written[key]
-        if not is_import_path(written.value):
-            merged.written[key] = written._replace(value=with_hyphens(written.value))
     merged.drop_unfit(imports=imports)
     merged.drop_idle()
     return merged
@@ -297,7 +295,7 @@ def read_overrides(overrides: Sequence[str], problems: list[str]) -> Iterator[tu
             reason = str(error).partition(": ")[2]
             problems.append(f"{_place(SET, key)}: '{shown(yaml)}' is not YAML ({reason})")
             continue
-        yield SET, _leaves(value, key)
+        yield SET, leaves(value, key)
 
 
 def _is_default(key: KeyPath, written: Written) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import SELECTION, SET, TAGS, KeyPath, merge
+from everest.config.merge import SELECTION, SET, TAGS, KeyPath, leaves, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
 from everest.config.values import with_hyphens
@@ -119,15 +119,9 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     return _RECIPE.dump_python(recipe, mode="json")
 
 
-def flat_values(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested mappings by their keys with dots, such as `pretrain.base_lr`."""
-    leaves: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            leaves |= flat_values(value, f"{prefix}{key}.")
-        else:
-            leaves[f"{prefix}{key}"] = value
-    return leaves
+def flat_values(values: dict[str, Any]) -> dict[str, Any]:
+    """The values by their keys with dots, such as `pretrain.base_lr`; heads are one value."""
+    return {".".join(key): value for key, value in leaves(values).items()}
 
 
 def recipe_of_sections(
@@ -193,8 +187,6 @@ def _yaml_key(location: tuple[int | str, ...]) -> KeyPath:
 
 def _unknown_value(value: Any, expected: str) -> str:
     names = re.findall(r"'([^']*)'", expected)
-    if len(names) == 1:
-        return f"must be '{names[0]}' in this version, not {_quoted(value)}"
     return f"unknown value {_quoted(value)}{did_you_mean(str(value), names)}"
 
 

@@ -128,7 +128,7 @@ def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
     """The network; its windows and tokens, which are also those of the model."""
     config, loss, size = settings.config, settings.loss, recipe.data.frame_size
     if not (loss.reconstruction or loss.perceptual):
-        yield "tokenizer.loss.reconstruction", "is 0, and so is perceptual; set one of them"
+        yield "tokenizer.loss.reconstruction", "is 0, as perceptual is; set one of them"
     malformed = list(settings.problems())
     yield from ((f"tokenizer.{key}", text) for key, text in malformed)
     if malformed:  # the network has no grid then

@@ -136,9 +136,9 @@ class TokenizerSettings:
         if len(config.time_down) != halvings:
             yield "time_down", f"{len(config.time_down)} values for {halvings} halvings between multipliers"
         if (pixels / config.input_scale) % 1:
-            yield "input_scale", f"{config.input_scale} makes the {pixels} pixels of a token no integer"
+            yield "input_scale", f"{config.input_scale} makes the {pixels} pixels of a token a fraction"
         if log2(prod(config.levels)) > MOST_CODE_BITS:
             yield "levels", f"{shown(prod(config.levels))} codes; at most 2^{MOST_CODE_BITS}"
         # The first slice of a window is kept completely; the tokenizer selects from the others.
         if self.frames % time or self.frames < 2 * time:
-            yield "frames", f"must be a multiple of a token's {time} frames, and at least two tokens"
+            yield "frames", f"must be a multiple of {time} frames, a token's length, and at least twice that"

@@ -174,7 +174,11 @@ def _of_tokens(recipe: Recipe) -> Problems:
             is_external = is_import_path(selection.strategy)
             if is_external:
                 drawn = torch.rand(2, grid.num_tokens, generator=torch.Generator().manual_seed(0))
-                selection(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(target))
+                try:
+                    selection(grid, importance=drawn, noise=drawn).check(grid, batch=2, predicts=bool(target))
+                except ValueError as error:
+                    yield key, f"{selection.strategy} chooses wrong tokens: {error}"
+                    return
             if not visible:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"
                 yield key, f"{verb} none of {grid.num_tokens} tokens; keep more tokens"
@@ -184,7 +188,5 @@ def _of_tokens(recipe: Recipe) -> Problems:
             if stage == "finetune" and target:
                 text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
                 yield f"{key}.{'strategy' if is_external else 'visible_ratio'}", text
-    except ValueError as error:  # of a strategy of another package
-        yield key, f"{key} chooses wrong tokens: {error}"
     except RecipeError as error:
         yield key, str(error)

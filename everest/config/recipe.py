@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import SELECTION, SET, TAGS, KeyPath, leaves, merge
+from everest.config.merge import SELECTION, SET, TAGS, KeyPath, Merged, leaves, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
 from everest.config.values import with_hyphens
@@ -59,7 +59,6 @@ def load_recipe(
     *,
     overrides: Sequence[str] = (),
     imports: bool = True,
-    checked: Collection[str] | None = None,
 ) -> Recipe:
     """Read a recipe.
 
@@ -68,24 +67,10 @@ def load_recipe(
         overrides: `section.key=value` texts, which win over the file.
         imports: import the modules of other packages that the recipe names (everest.methods.external). False:
             for a recipe that no user named, such as the one next to weights.
-        checked: the sections whose settings must not contradict each other; None: all.
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
-    merged = merge(find_recipe(name_or_path), overrides, imports=imports)
-    try:
-        # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
-        recipe = _RECIPE.validate_json(json.dumps(merged.values, default=str), strict=True)
-    except ValidationError as error:
-        recipe, problems = None, _explain(error)
-    else:
-        problems = [] if merged.problems else list(contradictions(recipe))
-        if checked is not None:
-            problems = [each for each in problems if each[0].split(".")[0] in checked]
-    lines = [f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems] + merged.problems
-    if lines or recipe is None:
-        raise RecipeError(one_per_line(lines))
-    return recipe
+    return _validated(merge(find_recipe(name_or_path), overrides, imports=imports))
 
 
 def recipe_for_run(
@@ -127,10 +112,14 @@ def flat_values(values: dict[str, Any]) -> dict[str, Any]:
 def recipe_of_sections(
     sections: Mapping[str, Any], *, checked: Collection[str], imports: bool = False
 ) -> Recipe:
-    """A recipe with these sections, and defaults for the others; see `load_recipe`."""
+    """A recipe with these sections, and defaults for the others; see `load_recipe`.
+
+    Args:
+        checked: the sections whose settings must not contradict each other.
+    """
     text = json.dumps(sections, default=str, ensure_ascii=False)
     file = RecipeFile(name="notebook", label=SET, text=text, folder=None)
-    return load_recipe(file, checked=checked, imports=imports)
+    return _validated(merge(file, (), imports=imports), checked=checked)
 
 
 def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | None = None) -> Selector:
@@ -152,6 +141,27 @@ def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | N
     if settings and (problems := list(selector.problems())):
         raise RecipeError(one_per_line(f"{'.'.join(SELECTION)}.{key}: {text}" for key, text in problems))
     return selector
+
+
+def _validated(merged: Merged, *, checked: Collection[str] | None = None) -> Recipe:
+    """The settings, if they are valid.
+
+    Args:
+        checked: the sections whose settings must not contradict each other; None: all.
+    """
+    try:
+        # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
+        recipe = _RECIPE.validate_json(json.dumps(merged.values, default=str), strict=True)
+    except ValidationError as error:
+        recipe, problems = None, _explain(error)
+    else:
+        problems = [] if merged.problems else list(contradictions(recipe))
+        if checked is not None:
+            problems = [each for each in problems if each[0].split(".")[0] in checked]
+    lines = [f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems] + merged.problems
+    if lines or recipe is None:
+        raise RecipeError(one_per_line(lines))
+    return recipe
 
 
 def _explain(error: ValidationError) -> list[tuple[str, str]]:

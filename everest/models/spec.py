@@ -187,10 +187,11 @@ class ModelSpec(Architecture):
         """What the decoder of an autoencoder predicts."""
         assert self.target is not None, "only the model of pre-training has targets"
         match self.target:
-            case PixelTargetSettings(normalize=normalize, frames=frames):
-                return PixelTargets(
-                    tubelet=self.model.tubelet, normalize=normalize, frames=frames, statistics=self.pixels
-                )
+            case PixelTargetSettings():
+                # The settings of a loss, too, by their names: none can be forgotten here.
+                choices = vars(self.target).copy()
+                del choices["kind"], choices["cache"]
+                return PixelTargets(tubelet=self.model.tubelet, statistics=self.pixels, **choices)
             case TokenTargetSettings(space=space):
                 from everest.tokenizer.targets import TokenTargets
 

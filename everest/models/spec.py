@@ -188,8 +188,11 @@ class ModelSpec(Architecture):
         """What the decoder of an autoencoder predicts."""
         tubelet, pixels = self.model.tubelet, self.pixels
         match self.target:
-            case PixelTargetSettings(normalize=normalize, frames=frames):
-                return PixelTargets(tubelet=tubelet, normalize=normalize, frames=frames, statistics=pixels)
+            case PixelTargetSettings():
+                # The settings of a loss, too, by their names: none can be forgotten here.
+                choices = vars(self.target).copy()
+                del choices["kind"], choices["cache"]
+                return PixelTargets(tubelet=tubelet, statistics=pixels, **choices)
             case TokenTargetSettings(space=space):
                 from everest.tokenizer.targets import TokenTargets
 

@@ -3,8 +3,8 @@
 1. `request.py`: what was asked for, in DIR/project.json; the same resumes, another one is refused.
 2. `lists.py`: class folders, lists, or recordings with annotations become lists in DIR/lists, or folds.
 3. `train.py`: suggests DIR/recipe.yaml, pre-trains if asked, fine-tunes, by the functions of the library.
-4. `measure.py`: the accuracy beside chance, the most frequent class and a linear model on small images, of
-   one test or over all folds; timelines of test recordings beside the bouts of a person.
+4. `measure.py`: the accuracy beside chance, the most frequent class and a linear model on small images; the
+   timelines of test recordings beside the bouts of a person; the accuracy over all folds together.
 5. `verdict.py`: lines for people, with what to do next.
 
 Files are written atomically, and each stage resumes its own run: a killed call goes on where it was.

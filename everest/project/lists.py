@@ -67,7 +67,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     root, train = (source, None) if source.is_dir() else (source.parent, source.name)
     if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
         raise DataError(
-            f"{source}: no class folders and no train.csv; make one folder of videos per class, "
+            f"{source}: fewer than two class folders, and no train.csv; make one folder of videos per class, "
             "give a list, or give annotated bouts with --annotations"
         )
     section = data_section(str(root), train=train, pretrain=request.unlabeled)

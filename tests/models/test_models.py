@@ -55,6 +55,13 @@ def test_any_grid_and_strategy_gives_a_finite_loss_and_gradients(strategy, frame
         assert torch.isfinite(parameter.grad).all(), name
 
 
+def test_every_choice_of_pixel_targets_reaches_them():
+    target = PixelTargetSettings(normalize="token", frames="half")
+    built = vars(replace(AUTOENCODER, target=target).build().targets)
+    choices = vars(target).keys() - {"kind", "cache"}
+    assert {name: built[name] for name in choices} == {name: getattr(target, name) for name in choices}
+
+
 def test_forward_runs_on_meta_without_looking_at_values():
     with torch.device("meta"):
         model = everest.create_model("vit-b", kind="pretrain")

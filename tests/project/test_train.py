@@ -168,7 +168,7 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     (tmp_path / "empty").mkdir()
     output = ["-o", tmp_path / "project"]
     for source in (one, tmp_path / "empty"):
-        assert "no class folders and no train.csv" in refused("train", source, *output, code=4)
+        assert "fewer than two class folders, and no train.csv" in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
     grouped = ["train", class_folders, *output, "--group", "(p)"]
     assert "only 1 group, but training and test need 2" in refused(*grouped, code=4)

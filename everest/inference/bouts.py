@@ -80,6 +80,12 @@ class WindowSpans:
         borders = [0, *(np.flatnonzero(is_new) + 1).tolist(), len(classes)]
         return ((first, after) for first, after in pairwise(borders) if first < after)
 
+    @property
+    def covered(self) -> list[tuple[float, float]]:
+        """The seconds of the windows, joined where there is no gap between them."""
+        runs = self.runs(np.zeros(len(self.starts)))
+        return [(float(self.spans[first, 0]), float(self.spans[after - 1, 1])) for first, after in runs]
+
 
 def bouts_of_head(
     windows: WindowSpans, outputs: Floats, head: Head, names: Sequence[str], rules: BoutRules

@@ -111,14 +111,15 @@ def score_timelines(
             report(notice(f"{recording.video}: not scored: not in the truth"))
         elif len(recording.starts):
             begin, end = recording.extent
-            scored = spans_outside([(0.0, begin), *unscored_spans(true_bouts)], end)
+            gaps = spans_outside(recording.windows.covered, end)
+            scored = spans_outside([*gaps, *unscored_spans(true_bouts)], end)
             (predicted,) = by_head.values()
             recording_stretches = _stretches(recording, predicted, true_bouts, scored)
             stretches += recording_stretches
             videos += bool(recording_stretches)
             unscored += end - begin - sum(stop - start for start, stop in scored)
     if unscored > 1e-6:
-        report(notice(f"not scored: {unscored:.1f} s that no one has labeled (unscored)"))
+        report(notice(f"not scored: {unscored:.1f} s without labels or without windows"))
     if not stretches:
         why = "all time of the videos is unscored" if unscored else "no video of the truth could be read"
         raise DataError(why)

@@ -31,8 +31,7 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
-from everest.video.folders import images_in
-from everest.video.reader import TimedFrame, image_folder, probe, read_image, resized_frames, video_files
+from everest.video.reader import TimedFrame, frames_in_order, image_folder, probe, resized_frames, video_files
 from everest.video.source import Video, video_version
 from everest.video.stream import VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
@@ -237,7 +236,7 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
     folder = image_folder(video)
     losses: list[Loss] = []
     if folder:
-        timed_frames = _image_frames(folder, settings.short_side)
+        timed_frames = _image_frames(folder, info.frames, settings.short_side)
     else:
         size = encoded_size(info.height, info.width, settings.short_side)
         timed_frames = resized_frames(video, size, rate, losses=losses)
@@ -253,13 +252,9 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
         raise VideoError(video, f"has {info.frames} frames, of the encoded ones {decoded} can be decoded")
 
 
-def _image_frames(folder: Location, short_side: int) -> Generator[TimedFrame]:
+def _image_frames(folder: Location, count: int, short_side: int) -> Generator[TimedFrame]:
     """The images of a folder, resized."""
-    with as_video_error(folder):
-        files = images_in(folder)
-    for number, file in enumerate(files):
-        with as_video_error(file):
-            pixels = read_image(file)
-        height, width = encoded_size(pixels.shape[0], pixels.shape[1], short_side)
-        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    for number, pixels in enumerate(frames_in_order(folder, range(count))):
+        size = encoded_size(pixels.size(0), pixels.size(1), short_side)
+        image = Image.fromarray(pixels.numpy()).resize(size[::-1], Image.Resampling.BICUBIC)
         yield TimedFrame(np.asarray(image), number, Fraction(1, FPS_OF_IMAGES))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -15,7 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from everest.data.footage import Timeline, num_timeline_frames
+import numpy as np
+
+from everest.data.footage import Timeline, footage_of, num_timeline_frames
 from everest.errors import DataError
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
@@ -25,12 +27,13 @@ from everest.system.journal import open_journal
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
-from everest.video.reader import NO_SECONDS, TOLERANCE, image_frames, known_damage, probe, read_image
+from everest.video.reader import NO_SECONDS, TOLERANCE, frames_in_order, image_frames, known_damage, probe
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error
 
 JOURNAL: Final = "checked_videos.jsonl"
 RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
+ROUNDING: Final = 0.002  # seconds: containers round times to a millisecond, and the end is rounded, too
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -43,6 +46,7 @@ class Inspection:
     modified: int = 0  # nanoseconds since 1970
     frames: int = 0
     seconds: float | None = None  # until the last frame ends; None: a folder of images, or no video
+    is_even: bool = True  # whether the frame rate is constant
     content: str | None = None  # hash of the bytes
     reason: str | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
@@ -69,9 +73,9 @@ def examine(path: str) -> Inspection:
             digest = _digest()
             with as_video_error(file):
                 images = image_frames(file)
-                for image in images:
+                decoded = frames_in_order(file, range(len(images)))  # to find damage
+                for image, _ in zip(images, decoded, strict=True):
                     digest.update(image.read_bytes())
-                    read_image(image)  # to find damage
             # The images of a folder can change while the folder's size and time stay.
             return replace(blank, frames=len(images), content=digest.hexdigest(), lasting=False)
         with as_video_error(file), file.open("rb") as opened:
@@ -80,10 +84,12 @@ def examine(path: str) -> Inspection:
         losses: list[Loss] = []
         with closing(decode_frames(file, losses=losses)) as frames:
             count = sum(1 for _ in frames)
+        times = Timeline.of(file)
         return replace(
             blank,
             frames=count,
-            seconds=round(Timeline.of(file).end, 6),
+            seconds=round(times.end, 6),
+            is_even=are_even(times),
             content=content,
             reason=damage(file, frames=count, losses=losses),
         )
@@ -113,16 +119,29 @@ def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
-def num_frames(sample: Sample, frames: int, seconds: float | None, fps: float | None = None) -> int:
+def are_even(times: Timeline) -> bool:
+    """Whether each frame is shown when a constant frame rate shows it, but for the rounding of containers."""
+    count = times.seconds.size
+    return bool(np.abs(times.seconds - np.arange(count) * times.end / count).max() < ROUNDING)
+
+
+def num_frames(
+    sample: Sample, frames: int, seconds: float | None, *, is_even: bool, fps: float | None = None
+) -> int:
     """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file.
 
     Args:
         frames: of the file.
         seconds: of the file; None: a folder of images.
+        is_even: whether the file has a constant frame rate; of another one, segments are looked up in it.
         fps: frames per second to count; None: as the file.
     """
+    if not is_even and (sample.start, sample.end, sample.start_frame, sample.end_frame) != (None,) * 4:
+        with suppress(VideoError):
+            return footage_of(sample, fps).num_frames
+        return 0
     if fps is not None and seconds:
-        inside = num_frames(sample, frames, seconds)
+        inside = num_frames(sample, frames, seconds, is_even=is_even)
         return num_timeline_frames(inside / frames * seconds, fps) if inside > 0 else inside
     rate = frames / seconds if seconds else 0.0
 
@@ -223,13 +242,14 @@ def _problems(
     for sample in samples:
         result = inspections[sample.path]
         if result.reason is None:
-            frames = num_frames(sample, result.frames, result.seconds)
+            count = partial(num_frames, sample, result.frames, result.seconds, is_even=result.is_even)
+            frames = count()
             if result.seconds is None and (sample.start, sample.end) != (None, None):
                 bad[sample.video_id] = f"{NO_SECONDS}, or use start_frame and end_frame"
             elif frames <= 0:
                 has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
                 bad[sample.video_id] = f"no frame is in the segment; the video has {has}"
-            elif span and (counted := num_frames(sample, result.frames, result.seconds, fps)) < span:
+            elif span and (counted := count(fps=fps)) < span:
                 short[sample.video_id] = counted
     return bad, short
 

@@ -21,7 +21,7 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
-from everest.prepare.check import min_median_max, num_frames
+from everest.prepare.check import are_even, min_median_max, num_frames
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
@@ -50,6 +50,7 @@ class Measured:
     unexplained: float  # share with a large change that is no motion of the camera: a cut, a fast object
     frames: int
     seconds: float | None  # None: a folder of images
+    is_even: bool  # whether the frame rate is constant
 
 
 def measure(path: str) -> Measured | Failure:
@@ -59,7 +60,7 @@ def measure(path: str) -> Measured | Failure:
         first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES).astype(int))
         ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1).flatten()
         frames = read_frames(path, ids.tolist()).numpy()  # (F, H, W, 3), pair after pair
-        seconds = None if info.fps is None else Timeline.of(path).end
+        times = None if info.fps is None else Timeline.of(path)
     except VideoError as error:
         return Failure(error.reason)
     finally:
@@ -79,7 +80,8 @@ def measure(path: str) -> Measured | Failure:
         moving=camera.moves.float().mean().item(),
         unexplained=(~camera.moves & (camera.change > FIT)).float().mean().item(),
         frames=info.frames,
-        seconds=seconds,
+        seconds=None if times is None else times.end,
+        is_even=times is None or are_even(times),
     )
 
 
@@ -108,7 +110,8 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
     pairs = [(x, measured[x.path]) for x in samples if x.path in measured]
-    lengths = sorted(max(num_frames(x, video.frames, video.seconds), 0) for x, video in pairs)
+    counts = [num_frames(x, video.frames, video.seconds, is_even=video.is_even) for x, video in pairs]
+    lengths = sorted(max(count, 0) for count in counts)
     length = lengths[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, members in by_class.items():

@@ -17,7 +17,7 @@ from timed_videos import write_frames, write_numbered
 
 from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
-from everest.prepare.check import examine
+from everest.prepare.check import examine, num_frames
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import NO_SECONDS
 from everest.video.stream import VideoError
@@ -125,6 +125,19 @@ def test_segments_are_compared_with_the_times_of_the_frames_not_the_nominal_rate
     assert re.search(r"the video has 30 frames in (1\.97|2\.00) s", result["bad"][0]["reason"])
 
 
+def test_segments_of_a_variable_frame_rate_are_looked_up(tmp_path: Path):
+    times = [*range(15), *range(30, 1380, 30)]  # 30 frames a second, then one
+    write_numbered(tmp_path / "a.mkv", times, Fraction(1, 30))
+    (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0.1,0.5\na.mkv,1,20,40\n")
+    result = check(tmp_path / "train.csv", output=tmp_path / "out")
+    assert result["bad"] == []
+    data = read_samples(tmp_path / "train.csv", root=tmp_path).samples
+    file = examine(str(tmp_path / "a.mkv"))
+    assert not file.is_even
+    counts = [num_frames(x, file.frames, file.seconds, is_even=False) for x in data]
+    assert counts == [footage_of(x, None).num_frames for x in data] == [12, 20]
+
+
 def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_path: Path):
     rows = [f"clip0.mp4,0,{span}\n" for span in ("1,1.01", "1.07,1.1", "1.95,")]  # 16 frames a second
     (videos / "run").mkdir()
@@ -153,6 +166,8 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path):
     assert check(tmp_path / "data", output=tmp_path)["frames"]["max"] == 3
     (tmp_path / "data" / "run" / "1.png").write_bytes(b"broken")
     assert "cannot" in bad(check(tmp_path / "data", output=tmp_path, code=4))["run"]
+    Image.new("RGB", (8, 16)).save(tmp_path / "data" / "run" / "1.png")
+    assert bad(check(tmp_path / "data", output=tmp_path, code=4))["run"] == "images of different sizes"
 
 
 def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, tmp_path: Path):

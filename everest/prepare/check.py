@@ -67,7 +67,8 @@ def examine(path: str) -> Inspection:
         status = file.stat()
     except OSError as error:
         return Inspection(path=path, reason=error.strerror or str(error), lasting=False)
-    blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns)
+    # The images of a folder can change while the folder's size and time stay.
+    blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns, lasting=not file.is_dir())
     try:
         if file.is_dir():
             digest = _digest()
@@ -76,8 +77,7 @@ def examine(path: str) -> Inspection:
                 decoded = frames_in_order(file, range(len(images)))  # to find damage
                 for image, _ in zip(images, decoded, strict=True):
                     digest.update(image.read_bytes())
-            # The images of a folder can change while the folder's size and time stay.
-            return replace(blank, frames=len(images), content=digest.hexdigest(), lasting=False)
+            return replace(blank, frames=len(images), content=digest.hexdigest())
         with as_video_error(file), file.open("rb") as opened:
             content = hashlib.file_digest(opened, _digest).hexdigest()
         inspect_video(file)  # names what is no video
@@ -94,7 +94,8 @@ def examine(path: str) -> Inspection:
             reason=damage(file, frames=count, losses=losses),
         )
     except VideoError as error:
-        return replace(blank, reason=error.reason, lasting=type(error.__cause__) is not PermissionError)
+        is_lasting = blank.lasting and type(error.__cause__) is not PermissionError
+        return replace(blank, reason=error.reason, lasting=is_lasting)
     finally:
         clear_video_cache()
 

@@ -1,15 +1,20 @@
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damage import with_hole
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from everest.data.views import EvalViews
-from everest.inference.windows import window_clips, windows_of
+from everest.inference import windows as windows_module
+from everest.inference.windows import Window, window_clips, window_items, windows_of
 from everest.lists.sample import Sample
 from everest.video import backends
+from everest.video.stream import VideoError
 
 SECONDS = 2.0  # of a clip file: 32 frames, 16 a second
 VIEWS = EvalViews(frames=4, stride=2, size=(32, 32), clips=2, crops=3, sampling="dense")
@@ -63,3 +68,25 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
     for one, clip in zip(windows, clips, strict=True):
         alone = Sample(path=str(path), start=one.start, end=one.end)
         assert torch.equal(clip, VIEWS(alone, np.random.default_rng(), "auto").frames)
+
+
+def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(path: Path, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
+        for window, clip in zip(windows, window_clips(path, windows, views), strict=True):
+            if path.name == "clip1.mp4" and window.start == 0.75:
+                raise VideoError(path, "lost")
+            yield clip
+
+    monkeypatch.setattr(windows_module, "window_clips", failing)
+    with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    files = [clip_files / "clip1.mp4", tmp_path / "hole.mp4", tmp_path / "text.mp4", clip_files / "clip0.mp4"]
+
+    def rows(done: Sequence[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+        samples = [Sample(path=str(file)) for file in files]
+        items = window_items(samples, VIEWS, window=0.5, step=0.25, report=lambda _: None, done=done)
+        return [(sample.video_id, x if isinstance(x, str) else None) for sample, x in items]
+
+    every = rows([])
+    assert every[3] == (str(files[0]), "lost")
+    assert [rows(every[:number]) for number in range(len(every))] == [every[i:] for i in range(len(every))]

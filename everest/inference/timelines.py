@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +22,14 @@ from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import predictions_of
-from everest.inference.windows import DAMAGED, Window, check_counts, check_seconds, window_items
+from everest.inference.windows import (
+    DAMAGED,
+    Window,
+    check_counts,
+    check_seconds,
+    compute_over_windows,
+    window_items,
+)
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice, stage
@@ -176,16 +182,13 @@ def compute_timelines(
         outputs = [torch.zeros(0, model.classes.count)]
         error = None
         items = window_items([sample], model.views, window=window, step=step, report=report)
-        while part := list(islice(items, batch)):
-            intact = [result for _, result in part if not isinstance(result, str)]
-            if intact:
-                clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
-                answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-                outputs.append(answers.mean(dim=1))
-                windows += [current for current, _ in intact]
-            for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
-                error = reason
-                report(notice(f"{sample.video_id}: {reason}"))
+        for _, result in compute_over_windows(items, lambda x: {"outputs": model.answers(x)}, batch=batch):
+            if not isinstance(result, str):
+                windows.append(result[0])
+                outputs.append(result[1]["outputs"].mean(dim=0, keepdim=True))
+            elif result != DAMAGED:
+                error = result
+                report(notice(f"{sample.video_id}: {error}"))
         times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
         video = VideoTimeline(
             video=sample.video_id,

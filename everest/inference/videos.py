@@ -1,6 +1,6 @@
 """A model run over all views of videos.
 
-B clips, R readable videos, V views, C channels, T frames, H W pixels.
+B clips, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ from torch import Tensor
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.inference.model import OpenedModel
-from everest.inference.windows import check_counts
+from everest.inference.windows import ViewTensors, check_counts, values_by_video
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-
-ViewTensors = dict[str, Tensor]  # (V, …) each
 
 
 def compute_over_videos(
@@ -55,11 +53,8 @@ def compute_over_videos(
     number, timeout = min(chosen, len(order) - 1), settings.data_timeout
     for part, read in zip(parts, batches(clips, order, workers=number, timeout=timeout), strict=True):
         readable = [row for row, failed in enumerate(read.failed) if not failed]
-        values = compute(read.frames[readable].flatten(0, 1)) if readable else {}
-        # (R, V, …) each
-        by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
-        rows = ({name: tensor[i] for name, tensor in by_video.items()} for i in range(len(readable)))
-        results = (failed[0][1] if failed else next(rows) for failed in read.failed)
+        values = values_by_video(compute, read.frames[readable]) if readable else iter(())
+        results = (failed[0][1] if failed else next(values) for failed in read.failed)
         pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
         report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
         for sample, result in pairs:

@@ -170,14 +170,14 @@ class OpenedModel:
         return evaluation_views(self.recipe)
 
     @torch.inference_mode()
-    def answers(self, clips: Tensor) -> Tensor:
+    def outputs(self, clips: Tensor) -> Tensor:
         """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers, all finite."""
         module = self.classifier
         with self.accelerator.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
-        answers = module.answers(logits).cpu()
-        require_finite_outputs(answers, source=self.source)
-        return answers
+        outputs = module.outputs(logits).cpu()
+        require_finite_outputs(outputs, source=self.source)
+        return outputs
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:

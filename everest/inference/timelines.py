@@ -182,7 +182,7 @@ def compute_timelines(
         outputs = [torch.zeros(0, model.classes.count)]
         error = None
         items = window_items([sample], model.views, window=window, step=step, report=report)
-        for _, result in compute_over_windows(items, lambda x: {"outputs": model.answers(x)}, batch=batch):
+        for _, result in compute_over_windows(items, lambda x: {"outputs": model.outputs(x)}, batch=batch):
             if not isinstance(result, str):
                 windows.append(result[0])
                 outputs.append(result[1]["outputs"].mean(dim=0, keepdim=True))

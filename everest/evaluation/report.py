@@ -182,20 +182,20 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names) -> None:
         bar.set_label("share of the true class")
 
 
-def draw_scatter(path: Path, truth: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]]) -> None:
+def draw_scatter(path: Path, labels: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]]) -> None:
     """Write a PNG of predicted by true values, with a point per video and the line of equal values.
 
     Args:
-        truth, predicted: (V,), finite; at least one.
+        labels, predicted: (V,), finite; at least one.
     """
-    both = np.concatenate([truth, predicted]).astype(np.float64)  # (2 V,)
+    both = np.concatenate([labels, predicted]).astype(np.float64)  # (2 V,)
     low, high = float(both.min()), float(both.max())
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
     with png_figure(path, (6, 6)) as figure:
         panel = figure.subplots()
-        alpha = 1.0 if len(truth) <= FEW else PALE
-        panel.plot(truth, predicted, "o", color=COLORS[0], markersize=5, markeredgewidth=0, alpha=alpha)
+        alpha = 1.0 if len(labels) <= FEW else PALE
+        panel.plot(labels, predicted, "o", color=COLORS[0], markersize=5, markeredgewidth=0, alpha=alpha)
         panel.set(xlim=limits, ylim=limits, aspect="equal", xlabel="true value", ylabel="predicted value")
-        panel.set_title(f"{len(truth)} videos (dashed: predicted = true)", fontsize=12)
+        panel.set_title(f"{len(labels)} videos (dashed: predicted = true)", fontsize=12)
         panel.grid(alpha=0.3)

@@ -73,13 +73,13 @@ def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_f
         ("clip1.mp4,0,x,0\n", "t.csv: cannot be read as csv: line 2: 'x' is no number"),
         ("clip1.mp4,2,1,0\n", "clip1.mp4, 0: 2.0 to 1.0 seconds is no interval"),
         ("clip9.mp4,0,1,0\n", "t.csv: has no bout of these videos; it names clip9.mp4"),
-        ("clip1.mp4,0,1,walk\n", "the truth has no class of the model: 'walk'; known: 0, 1"),
+        ("clip1.mp4,0,1,walk\n", "the annotations have no class of the model: 'walk'; known: 0, 1"),
     ):
         (tmp_path / "t.csv").write_text(f"video,start,end,label\n{lines}")
         assert message in refused(*command, "-c", classifier_run, code=4)
     (tmp_path / "t.csv").write_text("video,start,end,label\nclip1.mp4,0,1,0\nclip1.mp4,1,2,jump\n")
     shown = called(*command, "-c", classifier_run)
-    assert "the model has no class 'jump', of which the truth has 1 bout" in shown.stderr
+    assert "the model has no class 'jump' (1 labeled bout)" in shown.stderr
     assert "one head of classes" in refused(*command, "-c", scores_run, code=2)
     named = task_run(tmp_path, clip_files, "named")
     (tmp_path / "t.csv").write_text("video,start,end,label\nclip1.mp4,0,1,0\n")

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from everest.data.footage import Timeline, footage_of, num_timeline_frames
+from everest.data.footage import FrameTimes, footage_of, num_frames_at
 from everest.errors import DataError
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
@@ -84,7 +84,7 @@ def examine(path: str) -> Inspection:
         losses: list[Loss] = []
         with closing(decode_frames(file, losses=losses)) as frames:
             count = sum(1 for _ in frames)
-        times = Timeline.of(file)
+        times = FrameTimes.of(file)
         return replace(
             blank,
             frames=count,
@@ -120,7 +120,7 @@ def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
-def are_even(times: Timeline) -> bool:
+def are_even(times: FrameTimes) -> bool:
     """Whether each frame is shown when a constant frame rate shows it, but for the rounding of containers."""
     count = times.seconds.size
     return bool(np.abs(times.seconds - np.arange(count) * times.end / count).max() < ROUNDING)
@@ -143,7 +143,7 @@ def num_frames(
         return 0
     if fps is not None and seconds:
         inside = num_frames(sample, frames, seconds, is_even=is_even)
-        return num_timeline_frames(inside / frames * seconds, fps) if inside > 0 else inside
+        return num_frames_at(fps, inside / frames * seconds) if inside > 0 else inside
     rate = frames / seconds if seconds else 0.0
 
     def at(time: float) -> int:

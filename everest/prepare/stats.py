@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from everest.data.footage import Timeline
+from everest.data.footage import FrameTimes
 from everest.lists.labels import imbalance, indices, number_facts
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
@@ -60,7 +60,7 @@ def measure(path: str) -> Measured | Failure:
         first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES).astype(int))
         ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1).flatten()
         frames = read_frames(path, ids.tolist()).numpy()  # (F, H, W, 3), pair after pair
-        times = None if info.fps is None else Timeline.of(path)
+        times = None if info.fps is None else FrameTimes.of(path)
     except VideoError as error:
         return Failure(error.reason)
     finally:

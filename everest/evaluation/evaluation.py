@@ -54,13 +54,13 @@ class EvaluationFiles:
         Args:
             weights: the checkpoint, if the model is from one.
         """
-        self.refuse_inputs([] if weights is None else all_weights(weights))
+        self.check_apart_from([] if weights is None else all_weights(weights))
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
             check_new_folder(self.page, option="--report", overwrite=self.overwrite)
 
-    def refuse_inputs(self, inputs: Iterable[object]) -> None:
+    def check_apart_from(self, inputs: Iterable[object]) -> None:
         """Raise RecipeError if a file to write is one of the inputs, or a folder that has one."""
         for option, path in (("--predictions", self.predictions), ("--report", self.page)):
             if path is not None:
@@ -119,7 +119,7 @@ def evaluate_classifier(
     clips = evaluation_clips(recipe, classes)
     root = parse_location(recipe.data.root)
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
-    files.refuse_inputs([*lists, *(sample.video for sample in clips.samples)])
+    files.check_apart_from([*lists, *(sample.video for sample in clips.samples)])
     predictions = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:

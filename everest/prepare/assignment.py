@@ -62,7 +62,7 @@ class _Assignment:
         group_of = np.empty(len(labels), dtype=np.int64)
         for group, members in enumerate(groups):
             group_of[members] = group
-        group_of_label = np.repeat(group_of, [len(own) for own in by_sample])
+        group_of_label = np.repeat(group_of, [len(classes_of_sample) for classes_of_sample in by_sample])
         rows = len(names) + 1  # the last counts all samples of a group
         in_rows = np.concatenate([group_of_label * rows + classes, group_of * rows + rows - 1])
         entries, self._counts = np.unique(in_rows, return_counts=True)  # (E,)

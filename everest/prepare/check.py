@@ -38,7 +38,7 @@ _digest = partial(hashlib.blake2b, digest_size=16)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspection:
+class CheckedFile:
     """The result of decoding a video. Its fields are the keys of `checked_videos.jsonl`."""
 
     path: str
@@ -60,15 +60,17 @@ class Inspection:
         return self.lasting and (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
 
 
-def examine(path: str) -> Inspection:
+def decode_completely(path: str) -> CheckedFile:
     """Decode a video, or all images of a folder, and report what is wrong with it."""
     file = Path(path)
     try:
         status = file.stat()
     except OSError as error:
-        return Inspection(path=path, reason=error.strerror or str(error), lasting=False)
+        return CheckedFile(path=path, reason=error.strerror or str(error), lasting=False)
     # The images of a folder can change while the folder's size and time stay.
-    blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns, lasting=not file.is_dir())
+    blank = CheckedFile(
+        path=path, size=status.st_size, modified=status.st_mtime_ns, lasting=not file.is_dir()
+    )
     try:
         if file.is_dir():
             digest = _digest()
@@ -91,7 +93,7 @@ def examine(path: str) -> Inspection:
             seconds=round(times.end, 6),
             is_even=are_even(times),
             content=content,
-            reason=damage(file, frames=count, losses=losses),
+            reason=damage_after_decoding(file, frames=count, losses=losses),
         )
     except VideoError as error:
         is_lasting = blank.lasting and type(error.__cause__) is not PermissionError
@@ -100,7 +102,7 @@ def examine(path: str) -> Inspection:
         clear_video_cache()
 
 
-def damage(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
+def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
     """Describe the damage of a file that was decoded completely; None if there is none.
 
     Args:
@@ -189,14 +191,14 @@ def check_lists(
         if sample.member is not None:
             raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
-    bad, short = _problems(samples, inspections, span=span, fps=fps)
-    good = [result for result in inspections.values() if result.reason is None]
-    duplicates = find_duplicates(lists, inspections, apart=apart)
+    files = _checked_files(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
+    bad, short = _problems(samples, files, span=span, fps=fps)
+    good = [result for result in files.values() if result.reason is None]
+    duplicates = find_duplicates(lists, files, apart=apart)
     training, classes = next(iter(lists)), _class_counts(lists)
     rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
     return {
-        "checked": len(inspections),
+        "checked": len(files),
         "ok": len(good),
         "bad": [{"path": path, "reason": reason} for path, reason in bad.items()],
         "frames": min_median_max([result.frames for result in good]),
@@ -210,22 +212,22 @@ def check_lists(
     }
 
 
-def _inspect(
+def _checked_files(
     paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report, restart: bool
-) -> dict[str, Inspection]:
-    """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
+) -> dict[str, CheckedFile]:
+    """The result for each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
     with open_journal(
-        journal_file, entry=lambda values: Inspection(**values), fix=fix, restart=restart
+        journal_file, entry=lambda values: CheckedFile(**values), fix=fix, restart=restart
     ) as journal:
-        known = {inspection.path: inspection for inspection in journal.entries}
+        known = {file.path: file for file in journal.entries}
         results = {path: known[path] for path in paths if path in known and known[path].is_current()}
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
         remaining = [path for path in paths if path not in results]
-        for path, result in map_apart(examine, remaining, workers=workers, limit=limit):
+        for path, result in map_apart(decode_completely, remaining, workers=workers, limit=limit):
             if isinstance(result, Failure):
-                result = Inspection(path=path, reason=result.reason, lasting=False)
+                result = CheckedFile(path=path, reason=result.reason, lasting=False)
             if result.reason is not None:
                 report(notice(f"{path}: {result.reason}"))
             results[path] = result
@@ -235,13 +237,13 @@ def _inspect(
 
 
 def _problems(
-    samples: Sequence[Sample], inspections: Mapping[str, Inspection], *, span: int | None, fps: float | None
+    samples: Sequence[Sample], files: Mapping[str, CheckedFile], *, span: int | None, fps: float | None
 ) -> tuple[dict[str, str], dict[str, int]]:
     """What is wrong with a video or segment, and the frames of each that is shorter than a clip."""
-    bad = {path: result.reason for path, result in inspections.items() if result.reason is not None}
+    bad = {path: result.reason for path, result in files.items() if result.reason is not None}
     short = {}
     for sample in samples:
-        result = inspections[sample.path]
+        result = files[sample.path]
         if result.reason is None:
             count = partial(num_frames, sample, result.frames, result.seconds, is_even=result.is_even)
             frames = count()
@@ -267,13 +269,15 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
         known = range(len(first.class_names or ()))
         for index in sorted(set(known).union(*counts.values())):
             title = first.class_names[index] if first.class_names else str(index)
-            found = {name: count[index] for name, count in counts.items() if count[index]}
-            rows.append({"class": f"{head} {title}".strip(), "videos": sum(found.values()), "lists": found})
+            by_list = {name: count[index] for name, count in counts.items() if count[index]}
+            rows.append(
+                {"class": f"{head} {title}".strip(), "videos": sum(by_list.values()), "lists": by_list}
+            )
     return rows
 
 
 def find_duplicates(
-    lists: Mapping[str, SampleList], inspections: Mapping[str, Inspection], *, apart: str | None = None
+    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, apart: str | None = None
 ) -> list[dict[str, Any]]:
     """The samples with the same segment of the same file, or of files with the same bytes.
 
@@ -283,7 +287,7 @@ def find_duplicates(
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():
         for sample in data.samples:
-            content = inspections[sample.path].content or sample.path
+            content = files[sample.path].content or sample.path
             segment = (sample.start, sample.end, sample.start_frame, sample.end_frame)
             copies.setdefault((content, segment, name == apart), []).append((name, sample))
     return [

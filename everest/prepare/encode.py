@@ -23,7 +23,7 @@ from PIL import Image
 from everest.errors import RecipeError
 from everest.lists.inputs import SourceList
 from everest.lists.text import COLUMNS
-from everest.prepare.check import damage
+from everest.prepare.check import damage_after_decoding
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
@@ -36,7 +36,7 @@ from everest.video.source import Video, video_version
 from everest.video.stream import VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
 
-MARK: Final = ".encode-"  # prefix of hidden files whose names hold the settings
+SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files whose names hold the settings
 FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknown
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
 MAKER: Final = "everest prepare encode"
@@ -78,12 +78,13 @@ def encode_videos(
         The document of `everest prepare encode --json`.
     """
     targets = name_targets(originals, output)
-    mark = output / (MARK + "-".join(map(str, (settings.short_side, *astuple(settings.codec)))))
-    _check_output(originals, output, mark, overwrite=overwrite)
+    values = map(str, (settings.short_side, *astuple(settings.codec)))
+    settings_file = output / (SETTINGS_PREFIX + "-".join(values))
+    _check_output(originals, output, settings_file, overwrite=overwrite)
     files: dict[str, EncodedFile] = {}
     failed: list[tuple[str, str]] = []
-    with sole_writer(mark):
-        write_text(mark, "")
+    with sole_writer(settings_file):
+        write_text(settings_file, "")
         encode = partial(_encoded, targets=targets, settings=settings, overwrite=overwrite)
         results = map_apart(encode, list(targets), workers=workers, limit=timeout)
         for done, (source, result) in enumerate(results, start=1):
@@ -107,7 +108,7 @@ def encode_videos(
     }
 
 
-def _check_output(originals: Sequence[SourceList], output: Path, mark: Path, *, overwrite: bool) -> None:
+def _check_output(originals: Sequence[SourceList], output: Path, settings: Path, *, overwrite: bool) -> None:
     """Raise RecipeError if `output` would replace a source, other files, or videos with other settings."""
     for original in originals:
         source = original.location.resolve()
@@ -121,9 +122,9 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: Path, *, 
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
-    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(MARK))
-    for file in output.glob(f"{MARK}*"):
-        if file == mark:
+    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(SETTINGS_PREFIX))
+    for file in output.glob(f"{SETTINGS_PREFIX}*"):
+        if file == settings:
             continue
         if not overwrite:
             raise RecipeError(
@@ -198,11 +199,11 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     size = sum(number for number, _ in versions)
     version = max((text for _, text in versions), default="")
     by_settings = {"by": MAKER, **asdict(settings)}
-    mark = {**by_settings, "source_bytes": size, "version": version, "source": place}  # kept in the file
+    origin = {**by_settings, "source_bytes": size, "version": version, "source": place}  # kept in the file
     if target.exists():
         if isinstance(video, Path) and target.samefile(video):
             raise VideoError(video, "would be written over itself; choose another --output")
-        earlier: Any = None  # the mark in the file; not all comments are JSON
+        earlier: Any = None  # the origin in the file; not all comments are JSON
         with suppress(ValueError):
             earlier = json.loads(read_comment(target))
         earlier = earlier if isinstance(earlier, dict) else {}
@@ -218,7 +219,7 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
                 "--overwrite",
             )
     with atomic_file(target) as part:
-        _write(video, part, settings, mark)
+        _write(video, part, settings, origin)
     return EncodedFile(target, True, size, target.stat().st_size)
 
 
@@ -229,7 +230,7 @@ def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return (max(height * target // shorter // 2 * 2, 2), max(width * target // shorter // 2 * 2, 2))
 
 
-def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, Any]) -> None:
+def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str, Any]) -> None:
     """Encode all frames, and decode the result to verify that none is missing."""
     info = probe(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
@@ -241,9 +242,9 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
         size = encoded_size(info.height, info.width, settings.short_side)
         timed_frames = resized_frames(video, size, rate, losses=losses)
     with closing(timed_frames) as frames:
-        written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(mark))
+        written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(origin))
     if not folder:
-        reason = damage(video, frames=written, losses=losses)
+        reason = damage_after_decoding(video, frames=written, losses=losses)
         if reason:
             raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:
@@ -255,6 +256,6 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
 def _image_frames(folder: Location, count: int, short_side: int) -> Generator[TimedFrame]:
     """The images of a folder, resized."""
     for number, pixels in enumerate(frames_in_order(folder, range(count))):
-        size = encoded_size(pixels.size(0), pixels.size(1), short_side)
-        image = Image.fromarray(pixels.numpy()).resize(size[::-1], Image.Resampling.BICUBIC)
+        height, width = encoded_size(pixels.size(0), pixels.size(1), short_side)
+        image = Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.BICUBIC)
         yield TimedFrame(np.asarray(image), number, Fraction(1, FPS_OF_IMAGES))

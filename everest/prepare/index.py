@@ -141,7 +141,7 @@ def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[st
     if not names:
         return {"all": read_unlabeled(root, root=root).samples}, ()
     lists = {key: read_samples(each, root=root, class_names=names) for key, each in folders.items()}
-    return {key: found.samples for key, found in lists.items()}, names
+    return {key: data.samples for key, data in lists.items()}, names
 
 
 def match_files(

@@ -120,8 +120,8 @@ def write_shards(
     inputs = [source.location, *(entry.video for part in plan.parts for entry in part)]
     refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
     videos = sum(map(len, plan.parts))
-    own = (INDEX_SUFFIX, PLAN_SUFFIX)
-    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(own))
+    suffixes = (INDEX_SUFFIX, PLAN_SUFFIX)
+    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(suffixes))
     with sole_writer(plan.index):
         saved = None  # fingerprint of the plan that an earlier call finished or started
         for file in (plan.index, plan.progress):

@@ -47,8 +47,8 @@ class LabeledVideos:
     source: Path
     root: Path  # that the paths of lists are relative to
     samples: Sequence[Sample]  # with their groups, where these are known
-    names: Sequence[str]  # of the classes; empty if labels are indices or numbers
-    heads: Sequence[str]
+    class_names: Sequence[str]  # empty if labels are indices or numbers
+    head_names: Sequence[str]
     task: Task
     notices: Sequence[str]
 
@@ -95,8 +95,8 @@ class LabeledVideos:
             source=source,
             root=root,
             samples=samples,
-            names=data.class_names or (),
-            heads=[head.name for head in data.heads if head.name],
+            class_names=data.class_names or (),
+            head_names=[head.name for head in data.heads if head.name],
             task=data.task,
             notices=[text for text in notices if text is not None],
         )
@@ -118,7 +118,7 @@ class LabeledVideos:
         A `classes.txt` that has these names already is kept.
         """
         paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
-        written, names, class_file = list(paths.values()), self.names, folder / CLASSES
+        written, names, class_file = list(paths.values()), self.class_names, folder / CLASSES
         has_classes = False  # whether `everest prepare index` wrote them
         with suppress(DataError):
             has_classes = bool(names) and read_class_names(class_file) == tuple(names)
@@ -134,7 +134,7 @@ class LabeledVideos:
         # If a name is a decimal, labels are indices: they would be read as numbers.
         class_names = names_needed(names) if any(map(is_number_like, names)) else names
         for name, path in paths.items():
-            write_list(path, lists[name], root=self.root, class_names=class_names, head_names=self.heads)
+            write_list(path, lists[name], root=self.root, class_names=class_names, head_names=self.head_names)
         if class_file in written:
             write_lines(class_file, names)
         return {name: str(path) for name, path in paths.items()}

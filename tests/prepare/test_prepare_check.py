@@ -17,7 +17,7 @@ from timed_videos import write_frames, write_numbered
 
 from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
-from everest.prepare.check import examine, num_frames
+from everest.prepare.check import decode_completely, num_frames
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import NO_SECONDS
 from everest.video.stream import VideoError
@@ -78,14 +78,14 @@ def test_bad_and_missing_videos_are_named(videos: Path, tmp_path: Path, content:
 def test_damage_in_the_middle_is_found_in_every_kind_of_file(tmp_path: Path, suffix: str, codec: str):
     noise = np.random.default_rng(0).integers(0, 256, (40, 48, 64, 3), dtype=np.uint8)
     file = write_frames(tmp_path / f"clip{suffix}", noise, codec=codec, rate=8)
-    assert examine(str(file)).reason is None
+    assert decode_completely(str(file)).reason is None
     content = file.read_bytes()
     half, hole = len(content) // 2, len(content) // 8
     if codec != "libvpx":  # data missing from the middle of a WebM is not detected
         file.write_bytes(content[:half] + bytes(hole) + content[half + hole :])
-        assert re.match("damaged", examine(str(file)).reason or "fine")
+        assert re.match("damaged", decode_completely(str(file)).reason or "fine")
     file.write_bytes(content[:half])
-    assert re.match("damaged|no frame can be decoded", examine(str(file)).reason or "fine")
+    assert re.match("damaged|no frame can be decoded", decode_completely(str(file)).reason or "fine")
 
 
 def test_copies_are_found_within_and_between_lists_and_parts_are_no_copies(videos: Path, tmp_path: Path):
@@ -132,7 +132,7 @@ def test_segments_of_a_variable_frame_rate_are_looked_up(tmp_path: Path):
     result = check(tmp_path / "train.csv", output=tmp_path / "out")
     assert result["bad"] == []
     data = read_samples(tmp_path / "train.csv", root=tmp_path).samples
-    file = examine(str(tmp_path / "a.mkv"))
+    file = decode_completely(str(tmp_path / "a.mkv"))
     assert not file.is_even
     counts = [num_frames(x, file.frames, file.seconds, is_even=False) for x in data]
     assert counts == [footage_of(x, None).num_frames for x in data] == [12, 20]

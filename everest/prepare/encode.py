@@ -196,31 +196,36 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     with as_video_error(video):
         versions = [video_version(file) for file in video_files(video)]
         place = hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:16]
+    if isinstance(video, Path) and target.exists() and target.samefile(video):
+        raise VideoError(video, "would be written over itself; choose another --output")
     size = sum(number for number, _ in versions)
     version = max((text for _, text in versions), default="")
-    by_settings = {"by": MAKER, **asdict(settings)}
-    origin = {**by_settings, "source_bytes": size, "version": version, "source": place}  # kept in the file
-    if target.exists():
-        if isinstance(video, Path) and target.samefile(video):
-            raise VideoError(video, "would be written over itself; choose another --output")
-        earlier: Any = None  # the origin in the file; not all comments are JSON
-        with suppress(ValueError):
-            earlier = json.loads(read_comment(target))
-        earlier = earlier if isinstance(earlier, dict) else {}
-        has_settings = earlier.items() >= by_settings.items()
-        is_same = earlier.get("source_bytes") == size and earlier.get("version") == version
-        if has_settings and is_same and not overwrite:
-            return EncodedFile(target, False, size, target.stat().st_size)
-        is_other = earlier.get("source") != place if has_settings else earlier.get("by") != MAKER
-        if is_other and not overwrite:
-            raise VideoError(
-                video,
-                f"{target} is of another video, or not by this command; choose another --output, or use "
-                "--overwrite",
-            )
-    with atomic_file(target) as part:
-        _write(video, part, settings, origin)
-    return EncodedFile(target, True, size, target.stat().st_size)
+    source_of_file = {"source_bytes": size, "version": version, "source": place}
+    origin = {"by": MAKER, **asdict(settings), **source_of_file}  # kept in the file
+    is_new = overwrite or not target.exists() or not _is_current(target, origin, video)
+    if is_new:
+        with atomic_file(target) as part:
+            _write(video, part, settings, origin)
+    return EncodedFile(target, is_new, size, target.stat().st_size)
+
+
+def _is_current(target: Path, origin: Mapping[str, Any], video: Video) -> bool:
+    """Whether a file has this origin, wherever the video was; VideoError if it is not to be replaced."""
+    saved: Any = None  # the origin in the file; not all comments are JSON
+    with suppress(ValueError):
+        saved = json.loads(read_comment(target))
+    saved = saved if isinstance(saved, dict) else {}
+    changed = {name for name, value in origin.items() if saved.get(name) != value}
+    if changed <= {"source"}:
+        return True
+    is_of_other_video = "source" in changed and changed <= {"source_bytes", "version", "source"}
+    if is_of_other_video or "by" in changed:
+        raise VideoError(
+            video,
+            f"{target} is of another video, or not by this command; choose another --output, or use "
+            "--overwrite",
+        )
+    return False
 
 
 def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:

@@ -160,25 +160,34 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
     if text == FOLDER:
         groups = [path.parent.as_posix() for path in below]
     else:
-        pattern = None
-        with suppress(re.error):
-            pattern = re.compile(text.removeprefix(PATH))
-        if pattern is None or pattern.groups != 1:
-            raise RecipeError(
-                f"--group {text}: give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one pair of "
-                "parentheses around what names the group, as in _g(\\d+)_"
-            )
-        groups = []
-        for path in below:
-            match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
-            if match is None or not match.group(1):
-                raise DataError(
-                    f"{path}: --group {text} does not match this path; '(\\w+)' takes the first word of a "
-                    f"name, '{PATH}REGEX' matches whole paths"
-                )
-            groups.append(match.group(1))
+        pattern = _group_pattern(text)
+        groups = [_matched_group(path, pattern, text) for path in below]
     pairs = zip(samples, groups, strict=True)
     return [replace(sample, group=group.strip()) for sample, group in pairs]
+
+
+def _group_pattern(text: str) -> re.Pattern[str]:
+    """The expression of `--group`, which has one pair of parentheses."""
+    pattern = None
+    with suppress(re.error):
+        pattern = re.compile(text.removeprefix(PATH))
+    if pattern is None or pattern.groups != 1:
+        raise RecipeError(
+            f"--group {text}: give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one pair of "
+            "parentheses around what names the group, as in _g(\\d+)_"
+        )
+    return pattern
+
+
+def _matched_group(path: Path, pattern: re.Pattern[str], text: str) -> str:
+    """What the expression `text` of `--group` takes from a path."""
+    match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
+    if match is None or not match.group(1):
+        raise DataError(
+            f"{path}: --group {text} does not match this path; '(\\w+)' takes the first word of a name, "
+            f"'{PATH}REGEX' matches whole paths"
+        )
+    return match.group(1)
 
 
 def group_of(sample: Sample) -> str:

@@ -93,20 +93,11 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     Returns:
         The document of `everest prepare stats --json`.
     """
-    rng = np.random.default_rng(0)
-    members_of: dict[int, list[Sample]] = {}  # by the first label
-    for sample in data.samples:
-        for index in indices(sample.labels[0]) if sample.labels else ():
-            members_of.setdefault(index, []).append(sample)
-    names = data.class_names
-    by_class = {names[index] if names else str(index): members_of[index] for index in sorted(members_of)}
-    chosen = [sample.path for sample in data.samples]
-    if most is not None:
-        groups = list(by_class.values()) or [list(data.samples)]
-        draws = [(group, np.sort(rng.permutation(len(group))[:most])) for group in groups]
-        chosen = [group[number].path for group, numbers in draws for number in numbers]
-    measured, skipped = _measure_all(list(dict.fromkeys(chosen)), workers=workers, report=report)
-    samples, videos = data.samples, list(measured.values())
+    samples, by_class = data.samples, _samples_by_class(data)
+    chosen = samples if most is None else _drawn(list(by_class.values()) or [samples], most)
+    paths = list(dict.fromkeys(sample.path for sample in chosen))
+    measured, skipped = _measure_all(paths, workers=workers, report=report)
+    videos = list(measured.values())
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
     pairs = [(x, measured[x.path]) for x in samples if x.path in measured]
@@ -137,6 +128,23 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "strides": {str(frames): length // frames or None for frames in CLIPS},
         "task": data.task,
     }
+
+
+def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
+    """The samples of each class, by the first label, in the order of the classes."""
+    samples_of: dict[int, list[Sample]] = {}
+    for sample in data.samples:
+        for index in indices(sample.labels[0]) if sample.labels else ():
+            samples_of.setdefault(index, []).append(sample)
+    names = data.class_names
+    return {names[index] if names else str(index): samples_of[index] for index in sorted(samples_of)}
+
+
+def _drawn(groups: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
+    """Samples drawn at random from each group, always the same, in the order of the list."""
+    rng = np.random.default_rng(0)
+    draws = [(group, np.sort(rng.permutation(len(group))[:most])) for group in groups]
+    return [group[number] for group, numbers in draws for number in numbers]
 
 
 def _measure_all(

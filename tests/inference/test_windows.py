@@ -34,17 +34,12 @@ def test_windows_follow_each_other_and_the_last_ends_with_the_video(clip_files, 
         assert seen == set(range(32))
 
 
-def test_a_window_of_a_clip_is_the_default(clip_files: Path):
-    found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=None, step=None)
-    assert [(one.start, one.end, one.first, one.length) for one in found] == [
-        (0.5 * place, 0.5 * place + 0.5, 8 * place, 8) for place in range(4)
-    ]
-
-
-def test_a_segment_is_a_video_of_its_own(clip_files: Path):
+def test_a_segment_is_a_video_of_its_own_and_a_window_of_a_clip_the_default(clip_files: Path):
     sample = Sample(path=str(clip_files / "clip0.mp4"), start=0.5, end=1.75)
-    found = windows_of(sample, VIEWS, window=0.5, step=0.5)
-    assert [(one.start, one.first, one.length) for one in found] == [(0.5, 8, 8), (1.0, 16, 8), (1.25, 20, 8)]
+    for window in (0.5, None):
+        found = windows_of(sample, VIEWS, window=window, step=window)
+        spans = [(one.start, one.first, one.length) for one in found]
+        assert spans == [(0.5, 8, 8), (1.0, 16, 8), (1.25, 20, 8)]
 
 
 @pytest.mark.parametrize(("window", "step"), [(0.5, 0.0625), (1.0, 0.3), (0.25, 0.5), (5.0, 1.0)])

@@ -9,7 +9,8 @@ W windows, F frames, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import inf
 from typing import Any, Final
@@ -65,14 +66,15 @@ class WindowSpans:
     ends: Floats  # (W,)
     times: Floats  # (F,) seconds of each frame of the video
     frames: tuple[int, int]  # first frame, and the one after the last, of the segment
-    spans: Floats = field(init=False)  # (W, 2) seconds without overlaps, each of which is halved
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def spans(self) -> Floats:
+        """(W, 2) seconds without overlaps, each of which is halved."""
         borders = (self.ends[:-1] + self.starts[1:]) / 2
         spans = np.stack([self.starts, self.ends], axis=1)
         spans[1:, 0] = np.maximum(spans[1:, 0], borders)
         spans[:-1, 1] = np.minimum(spans[:-1, 1], borders)
-        object.__setattr__(self, "spans", spans)
+        return spans
 
     def runs(self, classes: NDArray[Any]) -> Iterator[tuple[int, int]]:
         """Yield the first window, and the one after the last, of each run of equal classes without gaps."""

@@ -22,15 +22,8 @@ from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.videos import compute_over_videos
-from everest.inference.windows import (
-    DAMAGED,
-    ViewTensors,
-    check_counts,
-    check_seconds,
-    compute_over_windows,
-    window_items,
-)
+from everest.inference.videos import ViewTensors, compute_over_videos, compute_over_windows
+from everest.inference.windows import DAMAGED, check_counts, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
@@ -189,20 +182,18 @@ def add_window_rows(
     Args:
         batch: windows in one forward pass, also of several videos.
     """
-    items = window_items(
-        samples, model.views, window=window, step=step, done=list(store.entries), report=report
+    items = window_items(samples, model.views, window=window, step=step, report=report, done=store.entries[:])
+    windows = compute_over_windows(
+        items, lambda clips: model.encode(clips)._asdict(), batch=batch, report=report
     )
-    encoded = compute_over_windows(items, lambda clips: model.encode(clips)._asdict(), batch=batch)
-    for sample, result in encoded:
+    for sample, result in windows:
         if isinstance(result, str):
-            if result != DAMAGED:
-                report(notice(f"{sample.video_id}: {result}"))
             store.add(sample.video_id, result)
         else:
-            window_of_row, values = result
-            times = {"starts": window_of_row.start, "ends": window_of_row.end}
+            part, values = result
+            times = {"starts": part.start, "ends": part.end}
             seconds = {name: torch.tensor(time, dtype=torch.float64) for name, time in times.items()}
-            store.add(sample.video_id, {**row_of(values), **seconds})
+            store.add(sample.video_id, row_of(values) | seconds)
 
 
 def _write_features(

@@ -22,17 +22,11 @@ from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
 from everest.inference.model import OpenedModel
 from everest.inference.predictions import predictions_of
-from everest.inference.windows import (
-    DAMAGED,
-    Window,
-    check_counts,
-    check_seconds,
-    compute_over_windows,
-    window_items,
-)
+from everest.inference.videos import compute_over_windows
+from everest.inference.windows import DAMAGED, Window, check_counts, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
-from everest.system.events import Report, notice, stage
+from everest.system.events import Report, stage
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT
 from everest.system.text import parse_json, read_own_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
@@ -182,13 +176,15 @@ def compute_timelines(
         outputs = [torch.zeros(0, model.classes.count)]
         error = None
         items = window_items([sample], model.views, window=window, step=step, report=report)
-        for _, result in compute_over_windows(items, lambda x: {"outputs": model.outputs(x)}, batch=batch):
+        computed = compute_over_windows(
+            items, lambda clips: {"outputs": model.outputs(clips)}, batch=batch, report=report
+        )
+        for _, result in computed:
             if not isinstance(result, str):
                 windows.append(result[0])
                 outputs.append(result[1]["outputs"].mean(dim=0, keepdim=True))
             elif result != DAMAGED:
                 error = result
-                report(notice(f"{sample.video_id}: {error}"))
         times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
         video = VideoTimeline(
             video=sample.video_id,

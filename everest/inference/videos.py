@@ -1,20 +1,24 @@
-"""A model run over all views of videos.
+"""A model run over all views of videos, or of their windows.
 
-B clips, C channels, T frames, H W pixels.
+B clips, R videos or windows, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
+import torch
 from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.inference.model import OpenedModel
-from everest.inference.windows import ViewTensors, check_counts, values_by_video
+from everest.inference.windows import DAMAGED, Item, Window, check_counts
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
+
+ViewTensors = dict[str, Tensor]  # (V, …) each
 
 
 def compute_over_videos(
@@ -53,7 +57,7 @@ def compute_over_videos(
     number, timeout = min(chosen, len(order) - 1), settings.data_timeout
     for part, read in zip(parts, batches(clips, order, workers=number, timeout=timeout), strict=True):
         readable = [row for row, failed in enumerate(read.failed) if not failed]
-        values = values_by_video(compute, read.frames[readable]) if readable else iter(())
+        values = _values_of_each(compute, read.frames[readable]) if readable else iter(())
         results = (failed[0][1] if failed else next(values) for failed in read.failed)
         pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
         report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
@@ -61,3 +65,28 @@ def compute_over_videos(
             if isinstance(result, str):
                 report(notice(f"{sample.video_id}: {result}"))
         yield pairs
+
+
+def compute_over_windows(
+    items: Iterator[Item], compute: Callable[[Tensor], ViewTensors], *, batch: int, report: Report
+) -> Iterator[tuple[Sample, tuple[Window, ViewTensors] | str]]:
+    """Yield the items of `window_items` with the values of their views in place of the views.
+
+    Args:
+        compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
+        batch: windows in one forward pass, also of several videos.
+    """
+    while part := list(islice(items, batch)):
+        clips = [result[1] for _, result in part if not isinstance(result, str)]
+        values = _values_of_each(compute, torch.stack(clips)) if clips else iter(())
+        for sample, result in part:
+            if isinstance(result, str) and result != DAMAGED:
+                report(notice(f"{sample.video_id}: {result}"))
+            yield sample, result if isinstance(result, str) else (result[0], next(values))
+
+
+def _values_of_each(compute: Callable[[Tensor], ViewTensors], frames: Tensor) -> Iterator[ViewTensors]:
+    """Compute the values of R videos or windows, (R, V, C, T, H, W), at once; yield those of each."""
+    values = compute(frames.flatten(0, 1))
+    by_video = {name: x.unflatten(0, frames.shape[:2]) for name, x in values.items()}  # (R, V, …) each
+    return ({name: x[i] for name, x in by_video.items()} for i in range(len(frames)))

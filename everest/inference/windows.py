@@ -3,15 +3,15 @@
 A window is processed like a video of its own: the same frames, the same views. Each frame is decoded once,
 however much the windows overlap, and dropped after the last window that needs it.
 
-B clips, R videos or windows, W windows, V views, C channels, T frames, H W pixels.
+W windows, V views, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, islice, takewhile
+from itertools import compress, takewhile
 from typing import Final
 
 import numpy as np
@@ -37,8 +37,6 @@ from everest.video.source import Video
 
 SHORTEST: Final = 0.001  # seconds of a window or a step
 DAMAGED: Final = "a damaged window"
-
-ViewTensors = dict[str, Tensor]  # (V, …) each
 
 # A window with its views (V, C, T, H, W) uint8, or why it, or the rest of a video, is unreadable.
 Item = tuple[Sample, tuple["Window", Tensor] | str]
@@ -162,29 +160,6 @@ def window_items(
             elif done[at][0] != sample.video_id or done[at][1] is None:
                 raise _reads_otherwise(sample) from error
             at += 1
-
-
-def compute_over_windows(
-    items: Iterator[Item], compute: Callable[[Tensor], ViewTensors], *, batch: int
-) -> Iterator[tuple[Sample, tuple[Window, ViewTensors] | str]]:
-    """Yield items with the values of their views in place of the views.
-
-    Args:
-        compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
-        batch: windows in one forward pass, also of several videos.
-    """
-    while part := list(islice(items, batch)):
-        clips = [result[1] for _, result in part if not isinstance(result, str)]
-        values = values_by_video(compute, torch.stack(clips)) if clips else iter(())
-        for sample, result in part:
-            yield sample, result if isinstance(result, str) else (result[0], next(values))
-
-
-def values_by_video(compute: Callable[[Tensor], ViewTensors], frames: Tensor) -> Iterator[ViewTensors]:
-    """Compute the values of R videos or windows, (R, V, C, T, H, W), at once; yield those of each."""
-    values = compute(frames.flatten(0, 1))
-    by_video = {name: x.unflatten(0, frames.shape[:2]) for name, x in values.items()}  # (R, V, …) each
-    return ({name: x[i] for name, x in by_video.items()} for i in range(len(frames)))
 
 
 def _reads_otherwise(sample: Sample) -> RecipeError:

@@ -143,9 +143,6 @@ def num_frames(
         with suppress(VideoError):
             return footage_of(sample, fps).num_frames
         return 0
-    if fps is not None and seconds:
-        inside = num_frames(sample, frames, seconds, is_even=is_even)
-        return num_frames_at(fps, inside / frames * seconds) if inside > 0 else inside
     rate = frames / seconds if seconds else 0.0
 
     def at(time: float) -> int:
@@ -156,7 +153,8 @@ def num_frames(
     end = frames if sample.end_frame is None else min(sample.end_frame, frames)
     if sample.end is not None:
         end = at(sample.end)
-    return end - first
+    count = end - first
+    return num_frames_at(fps, count / rate) if fps is not None and rate and count > 0 else count
 
 
 def check_lists(

@@ -127,10 +127,8 @@ def _check_output(originals: Sequence[SourceList], output: Path, settings: Path,
         if file == settings:
             continue
         if not overwrite:
-            raise RecipeError(
-                f"--output {output}: was encoded with other settings; choose another folder, or use "
-                "--overwrite"
-            )
+            fix = "choose another folder, or use --overwrite"
+            raise RecipeError(f"--output {output}: was encoded with other settings; {fix}")
         file.unlink()
 
 
@@ -220,11 +218,8 @@ def _is_current(target: Path, origin: Mapping[str, Any], video: Video) -> bool:
         return True
     is_of_other_video = "source" in changed and changed <= {"source_bytes", "version", "source"}
     if is_of_other_video or "by" in changed:
-        raise VideoError(
-            video,
-            f"{target} is of another video, or not by this command; choose another --output, or use "
-            "--overwrite",
-        )
+        fix = "choose another --output, or use --overwrite"
+        raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
     return False
 
 

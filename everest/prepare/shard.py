@@ -153,10 +153,8 @@ def _prepare_output(plan: ShardPlan, *, overwrite: bool) -> None:
             saved = parse_json(file.read_bytes())["plan"]
             break
     if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
-        raise RecipeError(
-            f"--output {plan.folder}: holds shards of another {plan.stem}, or of other sizes or versions of "
-            "the videos; choose another folder, or use --overwrite"
-        )
+        others = f"holds shards of another {plan.stem}, or of other sizes or versions of the videos"
+        raise RecipeError(f"--output {plan.folder}: {others}; choose another folder, or use --overwrite")
     if overwrite or saved is None:
         for file in (plan.index, *plan.existing()):
             file.unlink(missing_ok=True)

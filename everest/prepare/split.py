@@ -87,10 +87,8 @@ class LabeledVideos:
         for sample in samples:
             first = group_of_video.setdefault(sample.video_id, sample.group)
             if first != sample.group:
-                raise DataError(
-                    f"{sample.video_id}: is in the groups '{first or ''}' and '{sample.group or ''}'; "
-                    "keep one"
-                )
+                groups = f"'{first or ''}' and '{sample.group or ''}'"
+                raise DataError(f"{sample.video_id}: is in the groups {groups}; keep one")
         return cls(
             source=source,
             root=root,

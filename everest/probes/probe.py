@@ -31,7 +31,7 @@ from everest.errors import DataError, EnvironmentProblem, unknown_name
 from everest.inference.features import add_rows
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
-from everest.inference.windows import ViewTensors
+from everest.inference.videos import ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS

@@ -36,24 +36,14 @@ from everest.system.storage import parse_location
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFiles:
-    """The files that an evaluation writes.
+    """The files that an evaluation writes."""
 
-    Args:
-        predictions: a CSV file, one row a video.
-        page: a folder for a page with figures.
-        overwrite: replace existing files.
-    """
-
-    predictions: Path | None = None
-    page: Path | None = None
-    overwrite: bool = False
+    predictions: Path | None = None  # CSV, one row a video
+    page: Path | None = None  # folder of a page with figures
+    overwrite: bool = False  # replace existing files
 
     def check(self, weights: Path | None) -> None:
-        """Check before the evaluation, which may take hours, that the files can be written.
-
-        Args:
-            weights: the checkpoint, if the model is from one.
-        """
+        """Check before the evaluation, which may take hours, that the files can be written."""
         self.check_apart_from([] if weights is None else all_weights(weights))
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)

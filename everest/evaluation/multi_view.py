@@ -50,12 +50,7 @@ class _Pass(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_views(
-    model: Classifier,
-    clips: VideoClips,
-    accelerator: Accelerator,
-    *,
-    settings: TrainSettings,
-    report: Report,
+    model: Classifier, clips: VideoClips, accelerator: Accelerator, *, settings: TrainSettings, report: Report
 ) -> Predictions:
     """Run a classifier over all views of all videos; returns the predictions in the order of the list.
 

@@ -44,10 +44,7 @@ LABELED: Final = 0.3  # of a lane: the bars of a person
 
 
 def draw_timelines(
-    path: Path,
-    timelines: Timelines,
-    bouts: Sequence[dict[str, Rows]],
-    labeled: Mapping[str, Sequence[Bout]],
+    path: Path, timelines: Timelines, bouts: Sequence[dict[str, Rows]], labeled: Mapping[str, Sequence[Bout]]
 ) -> Figure:
     """Draw a PNG 1500 pixels wide, with a panel for each head of each recording that has a window.
 

@@ -87,11 +87,7 @@ def bout_of(row: dict[str, Any], *, video: str = "", head: str = "") -> Bout:
 
 
 def score_timelines(
-    timelines: Timelines,
-    bouts: Sequence[dict[str, Rows]],
-    labeled: Bouts,
-    *,
-    report: Report,
+    timelines: Timelines, bouts: Sequence[dict[str, Rows]], labeled: Bouts, *, report: Report
 ) -> dict[str, Any]:
     """Return the metrics of timelines; a video without annotations is left out, with a notice.
 
@@ -123,11 +119,7 @@ def score_timelines(
     if not stretches:
         why = "all time of the videos is unscored" if unscored else "no annotated video could be read"
         raise DataError(why)
-    return {
-        **timeline_metrics(stretches),
-        "videos": videos,
-        "unscored": round(unscored, 3),
-    }
+    return {**timeline_metrics(stretches), "videos": videos, "unscored": round(unscored, 3)}
 
 
 def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:

@@ -117,11 +117,8 @@ class Timelines:
             for name in ARRAYS
         }
         names = [field.name for field in fields(Recording)]
-        header = {
-            "classes": asdict(self.classes),
-            "videos": [{name: getattr(video, name) for name in names} for video in self.videos],
-        }
-        texts = {name: json.dumps(value) for name, value in header.items()}
+        recordings = [{name: getattr(video, name) for name in names} for video in self.videos]
+        texts = {"classes": json.dumps(asdict(self.classes)), "videos": json.dumps(recordings)}
         write_tensors(Path(path), tensors, metadata={"format": FORMAT, **texts})
 
     @classmethod

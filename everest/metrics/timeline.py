@@ -78,6 +78,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     right, true, either = (t & p).sum(axis=0), t.sum(axis=0), t.sum(axis=0) + p.sum(axis=0)  # (C + 1,)
     occurs = true > 0
     num_segments = sum(len(each) for pair in segments for each in pair)
+    counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in OVERLAPS}
     precisions = [average_precision(stretches, name, tiou=TIOU) for name in names]
     known = [precision for precision in precisions if precision is not None]
     return {
@@ -85,12 +86,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
         "mean_class_accuracy": _percent((right[occurs] / true[occurs]).mean()),
         "majority_accuracy": _percent(np.unique(labeled, axis=0, return_counts=True)[1].max() / len(labeled)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
-        **{
-            f"f1@{100 * overlap:.0f}": f1_score(
-                sum(num_right(*pair, overlap) for pair in segments), num_segments
-            )
-            for overlap in OVERLAPS
-        },
+        **{f"f1@{100 * overlap:.0f}": f1_score(count, num_segments) for overlap, count in counts.items()},
         "map@0.5": round(fmean(known), 4) if known else None,
         "videos": len(stretches),
         "frames": len(labeled),

@@ -52,10 +52,7 @@ class _Assignment:
     """The list of each group. A group has an entry for each of its classes, and one for all its samples."""
 
     def __init__(
-        self,
-        groups: Sequence[Ints],
-        labels: Sequence[int] | Sequence[tuple[int, ...]] | Ints,
-        shares: Floats,
+        self, groups: Sequence[Ints], labels: Sequence[int] | Sequence[tuple[int, ...]] | Ints, shares: Floats
     ) -> None:
         by_sample = [np.atleast_1d(label) for label in labels]
         names, classes = np.unique(np.concatenate(by_sample), return_inverse=True)

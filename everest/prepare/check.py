@@ -68,11 +68,10 @@ def decode_completely(path: str) -> CheckedFile:
     except OSError as error:
         return CheckedFile(path=path, reason=error.strerror or str(error), lasting=False)
     # The images of a folder can change while the folder's size and time stay.
-    blank = CheckedFile(
-        path=path, size=status.st_size, modified=status.st_mtime_ns, lasting=not file.is_dir()
-    )
+    is_folder = file.is_dir()
+    blank = CheckedFile(path=path, size=status.st_size, modified=status.st_mtime_ns, lasting=not is_folder)
     try:
-        if file.is_dir():
+        if is_folder:
             digest = _digest()
             with as_video_error(file):
                 images = image_frames(file)

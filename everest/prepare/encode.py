@@ -144,10 +144,8 @@ def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Pat
             target = targets[source] = output / PurePosixPath(*inside).with_suffix(".mp4")
             first = source_of.setdefault(target, source)
             if first != source:
-                raise RecipeError(
-                    f"{first} and {source} would both become {target}; give --data, a folder above both, or "
-                    "rename one"
-                )
+                fix = "give --data, a folder above both, or rename one"
+                raise RecipeError(f"{first} and {source} would both become {target}; {fix}")
     return targets
 
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from everest.checkpoints.load import all_weights
 from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference.model import OpenedModel
+from everest.inference.model import OpenedModel, check_counts
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
 from everest.inference.videos import ViewTensors, compute_over_videos, compute_over_windows
-from everest.inference.windows import DAMAGED, check_counts, check_seconds, window_items
+from everest.inference.windows import DAMAGED, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs

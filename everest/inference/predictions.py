@@ -12,9 +12,8 @@ from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
-from everest.inference.model import OpenedModel
+from everest.inference.model import OpenedModel, check_counts
 from everest.inference.videos import compute_over_videos
-from everest.inference.windows import check_counts
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report

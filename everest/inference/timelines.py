@@ -20,10 +20,10 @@ from pydantic import InstanceOf, TypeAdapter
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
-from everest.inference.model import OpenedModel
+from everest.inference.model import OpenedModel, check_counts
 from everest.inference.predictions import predictions_of
 from everest.inference.videos import compute_over_windows
-from everest.inference.windows import DAMAGED, Window, check_counts, check_seconds, window_items
+from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, stage

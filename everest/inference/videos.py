@@ -13,8 +13,8 @@ from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
-from everest.inference.model import OpenedModel
-from everest.inference.windows import DAMAGED, Item, Window, check_counts
+from everest.inference.model import OpenedModel, check_counts
+from everest.inference.windows import DAMAGED, Item, Window
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 

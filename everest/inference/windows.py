@@ -52,13 +52,6 @@ class Window:
     length: int  # frames
 
 
-def check_counts(**counts: int | None) -> None:
-    """Raise RecipeError for a number of views, classes, or videos in one forward pass that is below 1."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise RecipeError(f"{name}={count}: must be at least 1")
-
-
 def check_seconds(**options: float | None) -> None:
     """Raise RecipeError for the length or the step of windows that is below 0.001 seconds or not finite."""
     for name, seconds in options.items():

@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from everest.checkpoints.describe import as_trained, describe
-from everest.checkpoints.graph import open_exported
+from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import evaluation_clips
@@ -164,20 +164,9 @@ def open_classifier(
         The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
     """
     if file.suffix == ONNX_SUFFIX:
-        model = open_exported(file)
-        spec, names, change = model.spec, model.class_names, "export it again to change it"
-        _check_recipe(recipe, spec, source=file)
-        data, (height, width) = recipe.data, spec.size
-        if (data.frames, data.frame_size) != (spec.frames, spec.size):
-            clips = " x ".join(map(str, (data.frames, *data.frame_size)))
-            raise CheckpointError(
-                f"{file}: takes clips of {spec.frames} x {height} x {width}, recipe {recipe.name} has "
-                f"{clips}; add --set data.frames={spec.frames} --set data.size=[{height},{width}]"
-            )
-        stride = recipe.finetune.stride
-        if model.knows_stride and stride != model.clip.stride:
-            text = f"the clips have a stride of {stride}, {file} was exported for {model.clip.stride}"
-            report(notice(f"{text}; --set finetune.stride={model.clip.stride} changes it"))
+        model = _open_onnx(file, recipe, report)
+        spec = model.spec
+        names = model.class_names
     else:
         opened = open_model(
             file,
@@ -187,14 +176,16 @@ def open_classifier(
             selection=None if saved_selection else recipe.finetune.selection,
             check=partial(_check_recipe, recipe, source=file),
         )
-        spec, model, names = opened.spec, opened.module, opened.weights.classes
-        change = "--set finetune.selection.* changes it"
+        spec, model = opened.spec, opened.module
+        names = opened.weights.classes
         assert isinstance(spec, ModelSpec)
         assert isinstance(model, VideoClassifier)
     requested, saved = recipe.finetune.selection, spec.selection
     if requested.at_evaluation() != saved.at_evaluation():
         text = f"{_settings(saved)}; recipe {recipe.name} has {_settings(requested)}"
-        report(notice(f"tokens are selected as in the weights: {text}; {change}"))
+        is_onnx = file.suffix == ONNX_SUFFIX
+        fix = "export it again to change it" if is_onnx else "--set finetune.selection.* changes it"
+        report(notice(f"tokens are selected as in the weights: {text}; {fix}"))
     if file.name == BEST and recipe.data.val is not None and recipe.data.val == recipe.data.test:
         report(
             notice(
@@ -207,6 +198,25 @@ def open_classifier(
     if isinstance(model, VideoClassifier):
         describe(model, recipe, file=file, class_names=names)
     return model, spec, recipe
+
+
+def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier:
+    """Open an ONNX file that takes the clips of a recipe; report another stride."""
+    model = open_exported(file)
+    _check_recipe(recipe, model.spec, source=file)
+    data, frames = recipe.data, model.spec.frames
+    height, width = model.spec.size
+    if (data.frames, data.frame_size) != (frames, model.spec.size):
+        clips = " x ".join(map(str, (data.frames, *data.frame_size)))
+        fix = f"add --set data.frames={frames} --set data.size=[{height},{width}]"
+        raise CheckpointError(
+            f"{file}: takes clips of {frames} x {height} x {width}, recipe {recipe.name} has {clips}; {fix}"
+        )
+    stride = recipe.finetune.stride
+    if model.knows_stride and stride != model.clip.stride:
+        text = f"the clips have a stride of {stride}, {file} was exported for {model.clip.stride}"
+        report(notice(f"{text}; --set finetune.stride={model.clip.stride} changes it"))
+    return model
 
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:

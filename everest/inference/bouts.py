@@ -108,17 +108,8 @@ def bouts_of_head(
     if rules.smooth:
         outputs = smoothed(windows, outputs, rules.smooth)
     is_multi_label = head.task == MULTI_LABEL
-    columns: list[tuple[NDArray[np.int64], Floats]]  # classes and probabilities of the windows, (W,) each
-    if is_multi_label:
-        thresholds = head.thresholds if rules.threshold is None else rules.threshold
-        present = outputs >= np.array(thresholds, np.float32)  # (W, C)
-        present_classes = np.flatnonzero(present.any(axis=0)).tolist()
-        columns = [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
-    else:
-        best = outputs.max(axis=1)
-        columns = [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
     bouts: Rows = []
-    for classes, probabilities in columns:
+    for classes, probabilities in _class_columns(outputs, head, rules):
         if rules.min_seconds:
             classes = without_short(windows, classes, rules.min_seconds)
         for first, after in windows.runs(classes):
@@ -139,6 +130,17 @@ def bouts_of_head(
                 }
             )
     return sorted(bouts, key=lambda bout: (bout["start"], bout["index"])) if is_multi_label else bouts
+
+
+def _class_columns(outputs: Floats, head: Head, rules: BoutRules) -> list[tuple[NDArray[np.int64], Floats]]:
+    """The class of each window and its probability, (W,) each; of a multi-label head, for each class."""
+    if head.task != MULTI_LABEL:
+        best = outputs.max(axis=1)
+        return [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
+    thresholds = head.thresholds if rules.threshold is None else rules.threshold
+    present = outputs >= np.array(thresholds, np.float32)  # (W, C)
+    present_classes = np.flatnonzero(present.any(axis=0)).tolist()
+    return [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
 
 
 def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:

@@ -62,7 +62,8 @@ def write_bouts(
         for name in classes.of_head(head)
         if name != BACKGROUND
     ]
-    every, times = [], {}
+    every: list[Bout] = []
+    times: dict[str, VideoTimes] = {}
     for video, video_bouts in zip(timelines.videos, bouts, strict=True):
         if video.path in paths and len(video.starts):
             every += [
@@ -100,7 +101,8 @@ def score_timelines(
         `timeline_metrics`, and `unscored`: the seconds that do not count.
     """
     stretches: list[Stretch] = []
-    videos, unscored = 0, 0.0
+    videos = 0
+    unscored = 0.0  # seconds
     for recording, by_head in zip(timelines.videos, bouts, strict=True):
         true_bouts = labeled.get(recording.path)
         if true_bouts is None:

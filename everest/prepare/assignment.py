@@ -103,7 +103,8 @@ class _Assignment:
         for here, there in itertools.permutations(range(self._lacking.shape[1]), 2):
             while (self.chosen == here).any():
                 saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
-                distance, missing = 0.0, 0
+                distance = 0.0
+                missing = 0
                 for source, target in ((here, there), (there, here)):  # the cheapest group of each
                     changes, lost = self._changes(0, len(self.chosen))
                     costs = np.where(self.chosen == source, self._costs(changes, lost)[:, target], np.inf)

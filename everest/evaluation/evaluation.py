@@ -43,7 +43,11 @@ class EvaluationFiles:
     overwrite: bool = False  # replace existing files
 
     def check(self, weights: Path | None) -> None:
-        """Check before the evaluation, which may take hours, that the files can be written."""
+        """Check before the evaluation, which may take hours, that the files can be written.
+
+        Args:
+            weights: the checkpoint, if the model is from one.
+        """
         self.check_apart_from([] if weights is None else all_weights(weights))
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)

@@ -1,6 +1,6 @@
 """A model run over all views of videos, or of their windows.
 
-B clips, R videos or windows, C channels, T frames, H W pixels.
+B clips, R videos or windows, V views, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations

@@ -82,9 +82,9 @@ def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]]) -> tup
     """The checked bouts of each recording, and the seconds of a window where the list states them."""
     from everest.annotations.bout_table import read_window_length
     from everest.annotations.formats import recognize
-    from everest.inference.scores import read_truth
+    from everest.inference.scores import read_bouts
 
-    bouts, unknown = read_truth(file, extents, keep_windows=True)
+    bouts, unknown = read_bouts(file, extents, keep_windows=True)
     if unknown:
         names = f"{first_names(unknown)}; use the names that --draw wrote"
         raise DataError(f"{file}: names videos that are not in the timeline: {names}")

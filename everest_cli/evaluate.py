@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def probe(
     """
     weights, recipe = run.find()
 
-    from everest.evaluation.metric_text import as_text, nearest_texts
+    from everest.evaluation.metric_text import as_text
     from everest.inference.model import OpenedModel
     from everest.metrics.names import METRICS
     from everest.probes.probe import probe
@@ -123,6 +124,20 @@ def probe(
         typer.echo(text)
     skipped = f", {result['skipped']} skipped" if result["skipped"] else ""
     typer.echo(f"{result['train']} training videos, {result['test']} test videos{skipped}")
+
+
+def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+    """Yield what the nearest videos have in common, of `everest probe`; "": the only head."""
+    for head, result in by_head.items():
+        start, retrieval = f"{head}: " if head else "", result.get("retrieval")
+        if retrieval is None:
+            continue
+        shares = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
+        known = [
+            f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items() if share is not None
+        ]
+        text = ", ".join(known) or "no video has one of its class in another group"
+        yield f"{start}same class among the 10 nearest videos of other groups: {text}"
 
 
 class SweepGroup(TyperGroup):

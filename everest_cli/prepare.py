@@ -99,8 +99,8 @@ def split(
     document = {
         "seed": seed,
         "shares": {name: round(share, 5) for name, share in parts.items()},
-        "lists": _say_lists(lists, videos.names),
-        "written": [*written, *([str(folder / CLASSES)] if videos.names else [])],
+        "lists": _say_lists(lists, videos.class_names),
+        "written": [*written, *([str(folder / CLASSES)] if videos.class_names else [])],
         "task": videos.task,
     }
     say(f"lists: {folder}")

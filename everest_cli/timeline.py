@@ -109,7 +109,7 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.inference.scores import check_truth, read_truth, score_timelines, write_bouts
+    from everest.inference.scores import check_bouts, read_bouts, score_timelines, write_bouts
 
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
@@ -128,11 +128,11 @@ def timeline(
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
     _check_targets(targets, inputs, overwrite=overwrite)
-    labeled = {} if truth is None else read_truth(truth, source.names)[0]
+    labeled = {} if truth is None else read_bouts(truth, source.names)[0]
     scores = None
     with Display(quiet=model.quiet) as display:
         if truth is not None:  # before anything is computed
-            check_truth(labeled, source.classes, report=display.report)
+            check_bouts(labeled, source.classes, report=display.report)
         timelines = source.compute(report=display.report)
         has_windows = any(len(video.starts) for video in timelines.videos)
         if save is not None and has_windows:

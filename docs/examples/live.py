@@ -49,7 +49,7 @@ def main(weights: str, source: str, seconds: float) -> None:
         middles = (np.arange(clip.frames) + 0.5) * len(frames) / clip.frames  # of equal parts of the window
         images = [as_seen(frames[int(middle)], clip.size, clip.channels) for middle in middles]
         with torch.inference_mode():
-            probabilities = model.answers(model(torch.stack(images, dim=1)[None].to(model.device)))[0]
+            probabilities = model.outputs(model(torch.stack(images, dim=1)[None].to(model.device)))[0]
         probability, best = probabilities.max(dim=0)
         found = {"label": model.classes[best], "probability": round(probability.item(), 4)}
         print(json.dumps({"start": round(start, 3), "end": round(end, 3), **found}), flush=True)

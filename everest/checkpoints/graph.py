@@ -25,7 +25,7 @@ from everest.data.frames import SAMPLINGS
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shown
 from everest.methods.strategies import AllTokens
-from everest.models.classifier import VideoClassifier, answers
+from everest.models.classifier import VideoClassifier, outputs_of
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel, SelectingModel, VideoEncoder
@@ -195,9 +195,9 @@ class ExportedClassifier(nn.Module):
         outputs, _ = self._session.run(None, {INPUT: clips.numpy()})
         return torch.from_numpy(outputs)
 
-    def answers(self, outputs: Tensor) -> Tensor:
-        """Convert outputs (..., outputs) to float32 probabilities; numbers are in their unit already."""
-        return answers(outputs, tuple(replace(head, mean=0.0, std=1.0) for head in self.heads))
+    def outputs(self, logits: Tensor) -> Tensor:
+        """Convert logits (..., outputs) to float32 probabilities; numbers are in their unit already."""
+        return outputs_of(logits, tuple(replace(head, mean=0.0, std=1.0) for head in self.heads))
 
 
 def open_exported(file: Path) -> ExportedClassifier:

@@ -20,14 +20,14 @@ from everest.video.source import Video, as_video
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Timeline:
+class FrameTimes:
     """When the frames of a video are shown."""
 
     seconds: NDArray[np.float64]  # (F,) from the first frame
     end: float  # seconds: when the last frame ends
 
     @classmethod
-    def of(cls, path: str | Video) -> Timeline:
+    def of(cls, path: str | Video) -> FrameTimes:
         """Read the times of a video."""
         path = as_video(path)
         seconds, video = frame_times(path), inspect_video(path)
@@ -37,10 +37,10 @@ class Timeline:
         return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (video.info.fps or 1)))
 
     def numbers(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
-        """The frames of a timeline that starts at frame `first` and covers `length` frames of the file.
+        """The frames to choose from that start at frame `first` and cover `length` frames of the file.
 
         Args:
-            fps: timeline frames per second.
+            fps: frames to choose from per second.
         Returns:
             (J,) ascending numbers of frames of the file, at least one. Of two equally near frames it is the
             earlier one.
@@ -49,11 +49,11 @@ class Timeline:
         seconds = self.seconds[first:after] - self.seconds[first]
         end = (self.seconds[after] if after < self.seconds.size else self.end) - self.seconds[first]
         middles = (seconds[1:] + seconds[:-1]) / 2  # at a middle, both frames are equally near
-        wanted = np.arange(num_timeline_frames(end, fps)) / fps
+        wanted = np.arange(num_frames_at(fps, end)) / fps
         return first + np.searchsorted(middles, wanted - TOLERANCE)
 
 
-def num_timeline_frames(seconds: float, fps: float) -> int:
+def num_frames_at(fps: float, seconds: float) -> int:
     """J for a video that lasts `seconds`: rounded, because containers round the times of frames."""
     return max(int((seconds + TOLERANCE) * fps + 0.5), 1)
 
@@ -82,11 +82,11 @@ def footage_of(sample: Sample, fps: float | None) -> Footage:
 
 
 def footages(video: Video, spans: Sequence[tuple[int, int]], fps: float | None) -> list[Footage]:
-    """The frames of parts (first frame, number of frames) of a video; timelines start with their part."""
+    """The frames of parts (first frame, number of frames) of a video; at `fps`, times start with the part."""
     if fps is None:
         return [Footage(first, length) for first, length in spans]
-    timeline = Timeline.of(video)
-    return [Footage(first, length, timeline.numbers(fps, first, length)) for first, length in spans]
+    times = FrameTimes.of(video)
+    return [Footage(first, length, times.numbers(fps, first, length)) for first, length in spans]
 
 
 def segment(sample: Sample) -> tuple[int, int]:

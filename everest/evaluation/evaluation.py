@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 
 from everest.checkpoints.describe import as_trained, describe
-from everest.checkpoints.graph import open_exported
+from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe
@@ -37,17 +37,11 @@ from everest.system.storage import parse_location
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFiles:
-    """The files that an evaluation writes.
+    """The files that an evaluation writes."""
 
-    Args:
-        predictions: a CSV file, one row a video.
-        page: a folder for a page with figures.
-        overwrite: replace existing files.
-    """
-
-    predictions: Path | None = None
-    page: Path | None = None
-    overwrite: bool = False
+    predictions: Path | None = None  # CSV, one row a video
+    page: Path | None = None  # folder of a page with figures
+    overwrite: bool = False  # replace existing files
 
     def check(self, weights: Path | None) -> None:
         """Check before the evaluation, which may take hours, that the files can be written.
@@ -55,13 +49,13 @@ class EvaluationFiles:
         Args:
             weights: the checkpoint, if the model is from one.
         """
-        self.refuse_inputs([] if weights is None else all_weights(weights))
+        self.check_apart_from([] if weights is None else all_weights(weights))
         if self.predictions is not None:
             check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
             check_new_folder(self.page, option="--report", overwrite=self.overwrite)
 
-    def refuse_inputs(self, inputs: Iterable[object]) -> None:
+    def check_apart_from(self, inputs: Iterable[object]) -> None:
         """Raise RecipeError if a file to write is one of the inputs, or a folder that has one."""
         for option, path in (("--predictions", self.predictions), ("--report", self.page)):
             if path is not None:
@@ -120,7 +114,7 @@ def evaluate_classifier(
     clips = evaluation_clips(recipe, classes)
     root = parse_location(recipe.data.root)
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
-    files.refuse_inputs([*lists, *(sample.video for sample in clips.samples)])
+    files.check_apart_from([*lists, *(sample.video for sample in clips.samples)])
     predictions = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:
@@ -175,20 +169,9 @@ def open_classifier(
         The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
     """
     if file.suffix == ONNX_SUFFIX:
-        model = open_exported(file)
-        spec, names, change = model.spec, model.class_names, "export it again to change it"
-        _check_recipe(recipe, spec, source=file)
-        data, (height, width) = recipe.data, spec.size
-        if (data.frames, data.frame_size) != (spec.frames, spec.size):
-            clips = " x ".join(map(str, (data.frames, *data.frame_size)))
-            raise CheckpointError(
-                f"{file}: takes clips of {spec.frames} x {height} x {width}, recipe {recipe.name} has "
-                f"{clips}; add --set data.frames={spec.frames} --set data.size=[{height},{width}]"
-            )
-        stride = recipe.finetune.stride
-        if model.knows_stride and stride != model.clip.stride:
-            text = f"the clips have a stride of {stride}, {file} was exported for {model.clip.stride}"
-            report(notice(f"{text}; --set finetune.stride={model.clip.stride} changes it"))
+        model = _open_onnx(file, recipe, report)
+        spec = model.spec
+        names = model.class_names
     else:
         opened = open_model(
             file,
@@ -198,14 +181,16 @@ def open_classifier(
             selection=None if saved_selection else recipe.finetune.selection,
             check=partial(_check_recipe, recipe, source=file),
         )
-        spec, model, names = opened.spec, opened.module, opened.weights.classes
-        change = "--set finetune.selection.* changes it"
+        spec, model = opened.spec, opened.module
+        names = opened.weights.classes
         assert isinstance(spec, ModelSpec)
         assert isinstance(model, VideoClassifier)
     requested, saved = recipe.finetune.selection, spec.selection
     if requested.at_evaluation() != saved.at_evaluation():
         text = f"{_settings(saved)}; recipe {recipe.name} has {_settings(requested)}"
-        report(notice(f"tokens are selected as in the weights: {text}; {change}"))
+        is_onnx = file.suffix == ONNX_SUFFIX
+        fix = "export it again to change it" if is_onnx else "--set finetune.selection.* changes it"
+        report(notice(f"tokens are selected as in the weights: {text}; {fix}"))
     if file.name == BEST and recipe.data.val is not None and recipe.data.val == recipe.data.test:
         report(
             notice(
@@ -218,6 +203,25 @@ def open_classifier(
     if isinstance(model, VideoClassifier):
         describe(model, recipe, file=file, class_names=names)
     return model, spec, recipe
+
+
+def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier:
+    """Open an ONNX file that takes the clips of a recipe; report another stride."""
+    model = open_exported(file)
+    _check_recipe(recipe, model.spec, source=file)
+    data, frames = recipe.data, model.spec.frames
+    height, width = model.spec.size
+    if (data.frames, data.frame_size) != (frames, model.spec.size):
+        clips = " x ".join(map(str, (data.frames, *data.frame_size)))
+        fix = f"add --set data.frames={frames} --set data.size=[{height},{width}]"
+        raise CheckpointError(
+            f"{file}: takes clips of {frames} x {height} x {width}, recipe {recipe.name} has {clips}; {fix}"
+        )
+    stride = recipe.finetune.stride
+    if model.knows_stride and stride != model.clip.stride:
+        text = f"the clips have a stride of {stride}, {file} was exported for {model.clip.stride}"
+        report(notice(f"{text}; --set finetune.stride={model.clip.stride} changes it"))
+    return model
 
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from everest.metrics.names import METRICS, Metric
@@ -51,20 +51,6 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs"
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)
-
-
-def nearest_texts(by_head: Mapping[str, dict[str, Any]]) -> Iterator[str]:
-    """Yield what the nearest videos have in common, of `everest probe`; "": the only head."""
-    for head, result in by_head.items():
-        start, retrieval = f"{head}: " if head else "", result.get("retrieval")
-        if retrieval is None:
-            continue
-        shares = {"encoder": retrieval["precision@10"], **retrieval["baselines"]}
-        known = [
-            f"{name.replace('_', ' ')} {share:.1f} %" for name, share in shares.items() if share is not None
-        ]
-        text = ", ".join(known) or "no video has one of its class in another group"
-        yield f"{start}same class among the 10 nearest videos of other groups: {text}"
 
 
 def percent(value: float) -> str:

@@ -50,12 +50,7 @@ class _Pass(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_views(
-    model: Classifier,
-    clips: VideoClips,
-    accelerator: Accelerator,
-    *,
-    settings: TrainSettings,
-    report: Report,
+    model: Classifier, clips: VideoClips, accelerator: Accelerator, *, settings: TrainSettings, report: Report
 ) -> Predictions:
     """Run a classifier over all views of all videos; returns the predictions in the order of the list.
 
@@ -78,7 +73,7 @@ def evaluate_views(
         frames: Tensor = on_device(batch, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
         with accelerator.autocast():
             logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
-        outputs = {"outputs": model.answers(logits).unflatten(0, frames.shape[:2])}
+        outputs = {"outputs": model.outputs(logits).unflatten(0, frames.shape[:2])}
         rows += unread.read() if unread else []
         problems = [failed[0][1] if failed else None for failed in batch.failed]
         unread = _Pass(numbers, batch.video_ids, problems, HostCopy(outputs))

@@ -46,6 +46,7 @@ FEW: Final = 200  # our choice: up to this number of videos, points of a scatter
 PALE: Final = 0.3
 
 Names = Sequence[str]  # of videos or classes
+Confusion = tuple[str, str, int, int]  # label, output, videos, all videos of the label
 
 
 def write_report(
@@ -98,9 +99,11 @@ def _section(
     folder: Path, head: HeadPredictions, videos: Names, names: Names, frames_of: Callable[[str], str]
 ) -> Mapping[str, Any]:
     """Write the plot of a head, and return the values of its part of the page."""
-    task, name, image = head.head.task, head.head.name, None
+    task = head.head.task
+    name = head.head.name
+    image = None
     suffix = f"-{quote(name, safe='')[:LONGEST_PLOT_NAME]}" if name else ""
-    confusions: list[tuple[str, str, int, int]] = []  # label, output, videos, all videos of the label
+    confusions: list[Confusion] = []
     if task in PLOTS:
         plot = folder / f"{PLOTS[task]}{suffix}.png"
         if task == "regression":
@@ -109,12 +112,7 @@ def _section(
             counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
             np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
             draw_confusion(plot, counts, names)
-            support = counts.sum(axis=1)  # (C,)
-            pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
-            pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
-            confusions = [
-                (names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:CONFUSIONS]
-            ]
+            confusions = _confusions(counts, names)
         image = data_uri("image/png", plot.read_bytes())
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
@@ -124,6 +122,14 @@ def _section(
     ]
     shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
     return {**shown, "mistakes": mistakes}
+
+
+def _confusions(counts: NDArray[np.int64], names: Names) -> list[Confusion]:
+    """The most frequent confusions in (C, C) videos by true and predicted class."""
+    support = counts.sum(axis=1)  # (C,)
+    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+    return [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:CONFUSIONS]]
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
@@ -182,20 +188,20 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names) -> None:
         bar.set_label("share of the true class")
 
 
-def draw_scatter(path: Path, truth: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]]) -> None:
+def draw_scatter(path: Path, labels: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]]) -> None:
     """Write a PNG of predicted by true values, with a point per video and the line of equal values.
 
     Args:
-        truth, predicted: (V,), finite; at least one.
+        labels, predicted: (V,), finite; at least one.
     """
-    both = np.concatenate([truth, predicted]).astype(np.float64)  # (2 V,)
+    both = np.concatenate([labels, predicted]).astype(np.float64)  # (2 V,)
     low, high = float(both.min()), float(both.max())
     margin = 0.05 * (high - low) or 1.0
     limits = (low - margin, high + margin)
     with png_figure(path, (6, 6)) as figure:
         panel = figure.subplots()
-        alpha = 1.0 if len(truth) <= FEW else PALE
-        panel.plot(truth, predicted, "o", color=COLORS[0], markersize=5, markeredgewidth=0, alpha=alpha)
+        alpha = 1.0 if len(labels) <= FEW else PALE
+        panel.plot(labels, predicted, "o", color=COLORS[0], markersize=5, markeredgewidth=0, alpha=alpha)
         panel.set(xlim=limits, ylim=limits, aspect="equal", xlabel="true value", ylabel="predicted value")
-        panel.set_title(f"{len(truth)} videos (dashed: predicted = true)", fontsize=12)
+        panel.set_title(f"{len(labels)} videos (dashed: predicted = true)", fontsize=12)
         panel.grid(alpha=0.3)

@@ -138,9 +138,7 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
 
 
 def embedding_of(
-    model: AnyModel | None,
-    tubelet: tuple[int, int, int] = TUBELET,
-    pixels: PixelStatistics = IMAGENET,
+    model: AnyModel | None, tubelet: tuple[int, int, int] = TUBELET, pixels: PixelStatistics = IMAGENET
 ) -> Embedding:
     """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
     if isinstance(model, AdaptiveTokenizer):

@@ -40,20 +40,17 @@ TITLES: Final = 0.6  # inches of the title of a panel, and its seconds
 GRAY: Final = "#BBBBBB"  # of background
 PALE: Final = 0.25  # opacity of the time of a bout, above its probability
 GAP: Final = 0.15  # of a lane, between its bars and the next
-TRUTH: Final = 0.3  # of a lane: the bars of a person
+LABELED: Final = 0.3  # of a lane: the bars of a person
 
 
 def draw_timelines(
-    path: Path,
-    timelines: Timelines,
-    bouts: Sequence[dict[str, Rows]],
-    truth: Mapping[str, Sequence[Bout]],
+    path: Path, timelines: Timelines, bouts: Sequence[dict[str, Rows]], labeled: Mapping[str, Sequence[Bout]]
 ) -> Figure:
     """Draw a PNG 1500 pixels wide, with a panel for each head of each recording that has a window.
 
     Args:
         bouts: of `Timelines.bouts`.
-        truth: bouts of a person, by the path of a recording.
+        labeled: bouts of a person, by the path of a recording.
     """
     heads = timelines.classes.heads
     panels = [
@@ -63,7 +60,7 @@ def draw_timelines(
         if len(recording.starts)
     ]
     drawn = panels[:PANELS]
-    seconds = [_seconds(rows, truth.get(recording.path, ())) for recording, _, rows in drawn]
+    seconds = [_seconds(rows, labeled.get(recording.path, ())) for recording, _, rows in drawn]
     heights = [
         TITLES + (CURVE if head.task == "regression" else LANE * min(max(len(lanes), 2), LANES))
         for (_, head, _), lanes in zip(drawn, seconds, strict=True)
@@ -82,25 +79,25 @@ def draw_timelines(
                 panel.grid(alpha=0.3)
             else:
                 names = timelines.classes.of_head(head)
-                _draw_lanes(panel, rows, truth.get(recording.path, ()), lanes, names)
+                _draw_lanes(panel, rows, labeled.get(recording.path, ()), lanes, names)
                 words += [f"{counted(len(lanes) - LANES, 'other class')} not shown"] * (len(lanes) > LANES)
             panel.set_title(plain(", ".join(filter(None, words))), loc="left", fontsize=11)
             panel.set_xlim(*recording.extent)
         axes[-1].set_xlabel("seconds")
         words = [LEGEND] if any(seconds) else []
-        words += ["Black bars: the given annotations."] if truth else []
+        words += ["Black bars: the given annotations."] if labeled else []
         if len(panels) > PANELS:
             words.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
         figure.suptitle("  ".join(words), fontsize=11)
     return figure
 
 
-def _seconds(predicted: Rows, truth: Sequence[Bout]) -> dict[str, list[float]]:
+def _seconds(predicted: Rows, labeled: Sequence[Bout]) -> dict[str, list[float]]:
     """Predicted and true seconds of each class, that with most seconds first, background last."""
     seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for row in predicted:
         seconds[row["label"] or BACKGROUND][0] += row["end"] - row["start"]
-    for bout in truth:
+    for bout in labeled:
         if bout.label not in (BACKGROUND, UNSCORED):
             seconds[bout.label][1] += bout.seconds
     return dict(sorted(seconds.items(), key=lambda item: (item[0] == BACKGROUND, -sum(item[1]))))
@@ -109,12 +106,12 @@ def _seconds(predicted: Rows, truth: Sequence[Bout]) -> dict[str, list[float]]:
 def _draw_lanes(
     panel: Axes,
     predicted: Rows,
-    truth: Sequence[Bout],
+    labeled: Sequence[Bout],
     seconds: Mapping[str, Sequence[float]],
     names: Sequence[str],
 ) -> None:
     """Draw a lane per class, the first on top; a class has the same color in all figures of a model."""
-    share = TRUTH if truth else 0.0
+    share = LABELED if labeled else 0.0
     full = 1 - GAP - share  # of a lane, the height of a probability of 1
     texts = []
     colors = dict(zip([name for name in names if name != BACKGROUND], cycle(BARS), strict=False))
@@ -125,11 +122,11 @@ def _draw_lanes(
         _draw_bars(panel, times, -lane - 1, [full] * len(rows), GRAY if name == BACKGROUND else color, PALE)
         if name != BACKGROUND:
             _draw_bars(panel, times, -lane - 1, [full * row["probability"] for row in rows], color)
-        true = [(bout.start, bout.end) for bout in truth if bout.label == name]
+        true = [(bout.start, bout.end) for bout in labeled if bout.label == name]
         _draw_bars(panel, true, -lane - GAP - share, [share] * len(true), "black")
         predicted_seconds, true_seconds = seconds[name]
         text = f"{shorten(name, LONGEST_NAME)}  {predicted_seconds:.1f} s"
-        texts.append(plain(text + (f", true {true_seconds:.1f} s" if truth and name != BACKGROUND else "")))
+        texts.append(plain(text + (f", true {true_seconds:.1f} s" if labeled and name != BACKGROUND else "")))
     panel.set_yticks([-lane - 0.5 for lane in range(len(texts))], texts)
     panel.set_ylim(-max(len(texts), 1), 0)
     panel.grid(alpha=0.3, axis="x")

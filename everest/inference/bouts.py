@@ -9,7 +9,8 @@ W windows, F frames, C classes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from math import inf
 from typing import Any, Final
@@ -65,20 +66,27 @@ class WindowSpans:
     ends: Floats  # (W,)
     times: Floats  # (F,) seconds of each frame of the video
     frames: tuple[int, int]  # first frame, and the one after the last, of the segment
-    spans: Floats = field(init=False)  # (W, 2) seconds without overlaps, each of which is halved
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def spans(self) -> Floats:
+        """(W, 2) seconds without overlaps, each of which is halved."""
         borders = (self.ends[:-1] + self.starts[1:]) / 2
         spans = np.stack([self.starts, self.ends], axis=1)
         spans[1:, 0] = np.maximum(spans[1:, 0], borders)
         spans[:-1, 1] = np.minimum(spans[:-1, 1], borders)
-        object.__setattr__(self, "spans", spans)
+        return spans
 
     def runs(self, classes: NDArray[Any]) -> Iterator[tuple[int, int]]:
         """Yield the first window, and the one after the last, of each run of equal classes without gaps."""
         is_new = (classes[1:] != classes[:-1]) | (self.spans[1:, 0] > self.spans[:-1, 1] + TOLERANCE)
         borders = [0, *(np.flatnonzero(is_new) + 1).tolist(), len(classes)]
         return ((first, after) for first, after in pairwise(borders) if first < after)
+
+    @property
+    def covered(self) -> list[tuple[float, float]]:
+        """The seconds of the windows, joined where there is no gap between them."""
+        runs = self.runs(np.zeros(len(self.starts)))
+        return [(float(self.spans[first, 0]), float(self.spans[after - 1, 1])) for first, after in runs]
 
 
 def bouts_of_head(
@@ -100,17 +108,8 @@ def bouts_of_head(
     if rules.smooth:
         outputs = smoothed(windows, outputs, rules.smooth)
     is_multi_label = head.task == MULTI_LABEL
-    columns: list[tuple[NDArray[np.int64], Floats]]  # classes and probabilities of the windows, (W,) each
-    if is_multi_label:
-        thresholds = head.thresholds if rules.threshold is None else rules.threshold
-        present = outputs >= np.array(thresholds, np.float32)  # (W, C)
-        present_classes = np.flatnonzero(present.any(axis=0)).tolist()
-        columns = [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
-    else:
-        best = outputs.max(axis=1)
-        columns = [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
     bouts: Rows = []
-    for classes, probabilities in columns:
+    for classes, probabilities in _class_columns(outputs, head, rules):
         if rules.min_seconds:
             classes = without_short(windows, classes, rules.min_seconds)
         for first, after in windows.runs(classes):
@@ -131,6 +130,17 @@ def bouts_of_head(
                 }
             )
     return sorted(bouts, key=lambda bout: (bout["start"], bout["index"])) if is_multi_label else bouts
+
+
+def _class_columns(outputs: Floats, head: Head, rules: BoutRules) -> list[tuple[NDArray[np.int64], Floats]]:
+    """The class of each window and its probability, (W,) each; of a multi-label head, for each class."""
+    if head.task != MULTI_LABEL:
+        best = outputs.max(axis=1)
+        return [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
+    thresholds = head.thresholds if rules.threshold is None else rules.threshold
+    present = outputs >= np.array(thresholds, np.float32)  # (W, C)
+    present_classes = np.flatnonzero(present.any(axis=0)).tolist()
+    return [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
 
 
 def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:

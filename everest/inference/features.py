@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +21,10 @@ from torch import Tensor
 from everest.checkpoints.load import all_weights
 from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
-from everest.inference.model import OpenedModel
+from everest.inference.model import OpenedModel, check_counts
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.videos import ViewTensors, compute_over_videos
-from everest.inference.windows import DAMAGED, check_counts, check_seconds, window_items
+from everest.inference.videos import ViewTensors, compute_over_videos, compute_over_windows
+from everest.inference.windows import DAMAGED, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
@@ -228,25 +227,18 @@ def add_window_rows(
     Args:
         batch: windows in one forward pass, also of several videos.
     """
-    items = window_items(
-        samples, model.views, window=window, step=step, done=list(store.entries), report=report
+    items = window_items(samples, model.views, window=window, step=step, report=report, done=store.entries[:])
+    windows = compute_over_windows(
+        items, lambda clips: model.encode(clips)._asdict(), batch=batch, report=report
     )
-    while part := list(islice(items, batch)):
-        clips = [result[1] for _, result in part if not isinstance(result, str)]
-        rows: Iterator[dict[str, Tensor]] = iter(())
-        if clips:
-            values = model.encode(torch.stack(clips).flatten(0, 1))._asdict()
-            by_window = {name: x.unflatten(0, (len(clips), -1)) for name, x in values.items()}  # (W, V, …)
-            rows = (row_of({name: x[i] for name, x in by_window.items()}) for i in range(len(clips)))
-        for sample, result in part:
-            if isinstance(result, str):
-                if result != DAMAGED:
-                    report(notice(f"{sample.video_id}: {result}"))
-                store.add(sample.video_id, result)
-            else:
-                times = {"starts": result[0].start, "ends": result[0].end}
-                seconds = {name: torch.tensor(time, dtype=torch.float64) for name, time in times.items()}
-                store.add(sample.video_id, {**next(rows), **seconds})
+    for sample, result in windows:
+        if isinstance(result, str):
+            store.add(sample.video_id, result)
+        else:
+            part, values = result
+            times = {"starts": part.start, "ends": part.end}
+            seconds = {name: torch.tensor(time, dtype=torch.float64) for name, time in times.items()}
+            store.add(sample.video_id, row_of(values) | seconds)
 
 
 def _write_features(

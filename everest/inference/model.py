@@ -20,7 +20,6 @@ from everest.config.settings import Recipe
 from everest.data.recipe_clips import evaluation_views
 from everest.data.views import EvalViews
 from everest.errors import CheckpointError, RecipeError
-from everest.inference.windows import check_counts
 from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
@@ -170,14 +169,14 @@ class OpenedModel:
         return evaluation_views(self.recipe)
 
     @torch.inference_mode()
-    def answers(self, clips: Tensor) -> Tensor:
+    def outputs(self, clips: Tensor) -> Tensor:
         """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers, all finite."""
         module = self.classifier
         with self.accelerator.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
-        answers = module.answers(logits).cpu()
-        require_finite_outputs(answers, source=self.source)
-        return answers
+        outputs = module.outputs(logits).cpu()
+        require_finite_outputs(outputs, source=self.source)
+        return outputs
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> Features:
@@ -198,6 +197,13 @@ def require_finite_outputs(outputs: Tensor, *, source: str | Path) -> None:
         raise CheckpointError(
             f"{source}: its outputs are not finite; set the precision fp32, or take another checkpoint"
         )
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raise RecipeError for a number of views, classes, or videos in one forward pass that is below 1."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise RecipeError(f"{name}={count}: must be at least 1")
 
 
 def check_keep(keep: float | None, num_tokens: int, *, name: str) -> None:

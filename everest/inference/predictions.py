@@ -1,4 +1,7 @@
-"""The most likely classes or the numbers of videos, as plain values."""
+"""The most likely classes or the numbers of videos, as plain values.
+
+O outputs of all heads.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
-from everest.inference.model import OpenedModel
+from everest.inference.model import OpenedModel, check_counts
 from everest.inference.videos import compute_over_videos
-from everest.inference.windows import check_counts
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report
@@ -44,7 +46,7 @@ def predict(
     batches = compute_over_videos(
         model,
         samples,
-        lambda clips: {"answers": model.answers(clips)},
+        lambda clips: {"outputs": model.outputs(clips)},
         batch=batch,
         workers=workers,
         report=report,
@@ -52,7 +54,7 @@ def predict(
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)
-        else {"video": sample.video_id, **predictions_of(values["answers"].mean(dim=0), classes, top)}
+        else {"video": sample.video_id, **predictions_of(values["outputs"].mean(dim=0), classes, top)}
         for pairs in batches
         for sample, values in pairs
     ]
@@ -65,15 +67,15 @@ def check_top(classes: Classes, top: int | None) -> None:
         raise RecipeError("--top: this model predicts numbers, not classes; leave it out")
 
 
-def predictions_of(answers: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
-    """Return `predictions` of (outputs,) answers; of several heads under `heads`, by name.
+def predictions_of(outputs: Tensor, classes: Classes, top: int | None = None) -> dict[str, Any]:
+    """Return `predictions` of (O,) outputs of all heads; of several heads under `heads`, by name.
 
     Of classes the `top` most likely ones (None: 5, and all others of a multi-label head that are present), of
     several classes also whether each is `present`, and from which `threshold` on; of a number its `value`.
     """
     predictions: dict[str, list[dict[str, Any]]] = {head.name: [] for head in classes.heads}
     count = top or TOP
-    parts = answers.split([head.outputs for head in classes.heads])
+    parts = outputs.split([head.outputs for head in classes.heads])
     for head, part in zip(classes.heads, parts, strict=True):
         rows = predictions[head.name]
         if head.task == "regression":

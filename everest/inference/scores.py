@@ -21,7 +21,7 @@ from everest.system.text import counted
 from everest.video.reader import frame_range
 
 
-def read_truth(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:
+def read_bouts(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:
     """Read the bouts of a person, in a file of any kind that `everest.annotations` reads.
 
     Args:
@@ -62,7 +62,8 @@ def write_bouts(
         for name in classes.of_head(head)
         if name != BACKGROUND
     ]
-    every, times = [], {}
+    every: list[Bout] = []
+    times: dict[str, VideoTimes] = {}
     for video, video_bouts in zip(timelines.videos, bouts, strict=True):
         if video.path in paths and len(video.starts):
             every += [
@@ -87,68 +88,62 @@ def bout_of(row: dict[str, Any], *, video: str = "", head: str = "") -> Bout:
 
 
 def score_timelines(
-    timelines: Timelines,
-    bouts: Sequence[dict[str, Rows]],
-    truth: Bouts,
-    *,
-    report: Report,
+    timelines: Timelines, bouts: Sequence[dict[str, Rows]], labeled: Bouts, *, report: Report
 ) -> dict[str, Any]:
-    """Return the metrics of timelines; a video that the truth does not name is left out, with a notice.
+    """Return the metrics of timelines; a video without annotations is left out, with a notice.
 
     Unscored time does not count: each stretch between is scored as a timeline of its own.
 
     Args:
         bouts: of `Timelines.bouts`. Only the time of windows is scored.
-        truth: by the path of a video.
+        labeled: the bouts of a person, by the path of a video.
     Returns:
         `timeline_metrics`, and `unscored`: the seconds that do not count.
     """
     stretches: list[Stretch] = []
-    videos, unscored = 0, 0.0
+    videos = 0
+    unscored = 0.0  # seconds
     for recording, by_head in zip(timelines.videos, bouts, strict=True):
-        true_bouts = truth.get(recording.path)
+        true_bouts = labeled.get(recording.path)
         if true_bouts is None:
-            report(notice(f"{recording.video}: not scored: not in the truth"))
+            report(notice(f"{recording.video}: not scored: no annotations"))
         elif len(recording.starts):
             begin, end = recording.extent
-            scored = spans_outside([(0.0, begin), *unscored_spans(true_bouts)], end)
+            gaps = spans_outside(recording.windows.covered, end)
+            scored = spans_outside([*gaps, *unscored_spans(true_bouts)], end)
             (predicted,) = by_head.values()
             recording_stretches = _stretches(recording, predicted, true_bouts, scored)
             stretches += recording_stretches
             videos += bool(recording_stretches)
             unscored += end - begin - sum(stop - start for start, stop in scored)
     if unscored > 1e-6:
-        report(notice(f"not scored: {unscored:.1f} s that no one has labeled (unscored)"))
+        report(notice(f"not scored: {unscored:.1f} s without labels or without windows"))
     if not stretches:
-        why = "all time of the videos is unscored" if unscored else "no video of the truth could be read"
+        why = "all time of the videos is unscored" if unscored else "no annotated video could be read"
         raise DataError(why)
-    return {
-        **timeline_metrics(stretches),
-        "videos": videos,
-        "unscored": round(unscored, 3),
-    }
+    return {**timeline_metrics(stretches), "videos": videos, "unscored": round(unscored, 3)}
 
 
-def check_truth(truth: Bouts, classes: Classes, *, report: Report) -> None:
-    """Refuse a truth that shares no class with the model; report the classes that the model lacks."""
+def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
+    """Refuse annotations that share no class with the model; report the classes that the model lacks."""
     check_one_head(classes.heads, option="--truth")
     known = classes.of_head(classes.heads[0])
-    every = [bout.label for video_bouts in truth.values() for bout in video_bouts]
+    every = [bout.label for video_bouts in labeled.values() for bout in video_bouts]
     used = [label for label in every if label not in (BACKGROUND, UNSCORED)]
     unknown = {label: used.count(label) for label in used if label not in known}
     for label, count in unknown.items():
-        report(notice(f"the model has no class '{label}', of which the truth has {counted(count, 'bout')}"))
+        report(notice(f"the model has no class '{label}' ({counted(count, 'labeled bout')})"))
     if unknown and len(unknown) == len(set(used)):
         label = next(iter(unknown))
-        raise DataError(f"the truth has no class of the model: '{label}'{did_you_mean(label, known)}")
+        raise DataError(f"the annotations have no class of the model: '{label}'{did_you_mean(label, known)}")
 
 
 def _stretches(
-    recording: VideoTimeline, predicted: Rows, truth: Sequence[Bout], scored: Sequence[Span]
+    recording: VideoTimeline, predicted: Rows, labeled: Sequence[Bout], scored: Sequence[Span]
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
     times = recording.windows.times
-    true_bouts = [(bout, 0.0) for bout in truth if bout.label != UNSCORED]
+    true_bouts = [(bout, 0.0) for bout in labeled if bout.label != UNSCORED]
     predicted_bouts = [(bout_of(row), row["probability"]) for row in predicted if is_class(row)]
     stretches = []
     for begin, end in scored:
@@ -160,7 +155,7 @@ def _stretches(
                 Stretch(
                     times=times[first:last],
                     end=end,
-                    truth=[bout for bout, _ in _cut(true_bouts, begin, end)],
+                    labeled=[bout for bout, _ in _cut(true_bouts, begin, end)],
                     predicted=[bout for bout, _ in inside],
                     scores=[probability for _, probability in inside],
                 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +20,13 @@ from pydantic import InstanceOf, TypeAdapter
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
-from everest.inference.model import OpenedModel
+from everest.inference.model import OpenedModel, check_counts
 from everest.inference.predictions import predictions_of
-from everest.inference.windows import DAMAGED, Window, check_counts, check_seconds, window_items
+from everest.inference.videos import compute_over_windows
+from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
-from everest.system.events import Report, notice, stage
+from everest.system.events import Report, stage
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT
 from everest.system.text import parse_json, read_own_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
@@ -117,11 +117,8 @@ class Timelines:
             for name in ARRAYS
         }
         names = [field.name for field in fields(Recording)]
-        header = {
-            "classes": asdict(self.classes),
-            "videos": [{name: getattr(video, name) for name in names} for video in self.videos],
-        }
-        texts = {name: json.dumps(value) for name, value in header.items()}
+        recordings = [{name: getattr(video, name) for name in names} for video in self.videos]
+        texts = {"classes": json.dumps(asdict(self.classes)), "videos": json.dumps(recordings)}
         write_tensors(Path(path), tensors, metadata={"format": FORMAT, **texts})
 
     @classmethod
@@ -176,16 +173,15 @@ def compute_timelines(
         outputs = [torch.zeros(0, model.classes.count)]
         error = None
         items = window_items([sample], model.views, window=window, step=step, report=report)
-        while part := list(islice(items, batch)):
-            intact = [result for _, result in part if not isinstance(result, str)]
-            if intact:
-                clips = torch.stack([views for _, views in intact])  # (W, V, C, T, H, W)
-                answers = model.answers(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
-                outputs.append(answers.mean(dim=1))
-                windows += [current for current, _ in intact]
-            for reason in (result for _, result in part if isinstance(result, str) and result != DAMAGED):
-                error = reason
-                report(notice(f"{sample.video_id}: {reason}"))
+        computed = compute_over_windows(
+            items, lambda clips: {"outputs": model.outputs(clips)}, batch=batch, report=report
+        )
+        for _, result in computed:
+            if not isinstance(result, str):
+                windows.append(result[0])
+                outputs.append(result[1]["outputs"].mean(dim=0, keepdim=True))
+            elif result != DAMAGED:
+                error = result
         times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
         video = VideoTimeline(
             video=sample.video_id,

@@ -1,18 +1,20 @@
-"""A model run over all views of videos.
+"""A model run over all views of videos, or of their windows.
 
-B clips, R readable videos, V views, C channels, T frames, H W pixels.
+B clips, R videos or windows, V views, C channels, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
+import torch
 from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
-from everest.inference.model import OpenedModel
-from everest.inference.windows import check_counts
+from everest.inference.model import OpenedModel, check_counts
+from everest.inference.windows import DAMAGED, Item, Window
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 
@@ -55,14 +57,36 @@ def compute_over_videos(
     number, timeout = min(chosen, len(order) - 1), settings.data_timeout
     for part, read in zip(parts, batches(clips, order, workers=number, timeout=timeout), strict=True):
         readable = [row for row, failed in enumerate(read.failed) if not failed]
-        values = compute(read.frames[readable].flatten(0, 1)) if readable else {}
-        # (R, V, …) each
-        by_video = {name: tensor.unflatten(0, (len(readable), -1)) for name, tensor in values.items()}
-        rows = ({name: tensor[i] for name, tensor in by_video.items()} for i in range(len(readable)))
-        results = (failed[0][1] if failed else next(rows) for failed in read.failed)
+        values = _values_of_each(compute, read.frames[readable]) if readable else iter(())
+        results = (failed[0][1] if failed else next(values) for failed in read.failed)
         pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
         report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
         for sample, result in pairs:
             if isinstance(result, str):
                 report(notice(f"{sample.video_id}: {result}"))
         yield pairs
+
+
+def compute_over_windows(
+    items: Iterator[Item], compute: Callable[[Tensor], ViewTensors], *, batch: int, report: Report
+) -> Iterator[tuple[Sample, tuple[Window, ViewTensors] | str]]:
+    """Yield the items of `window_items` with the values of their views in place of the views.
+
+    Args:
+        compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
+        batch: windows in one forward pass, also of several videos.
+    """
+    while part := list(islice(items, batch)):
+        clips = [result[1] for _, result in part if not isinstance(result, str)]
+        values = _values_of_each(compute, torch.stack(clips)) if clips else iter(())
+        for sample, result in part:
+            if isinstance(result, str) and result != DAMAGED:
+                report(notice(f"{sample.video_id}: {result}"))
+            yield sample, result if isinstance(result, str) else (result[0], next(values))
+
+
+def _values_of_each(compute: Callable[[Tensor], ViewTensors], frames: Tensor) -> Iterator[ViewTensors]:
+    """Compute the values of R videos or windows, (R, V, C, T, H, W), at once; yield those of each."""
+    values = compute(frames.flatten(0, 1))
+    by_video = {name: x.unflatten(0, frames.shape[:2]) for name, x in values.items()}  # (R, V, …) each
+    return ({name: x[i] for name, x in by_video.items()} for i in range(len(frames)))

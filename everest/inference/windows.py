@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, takewhile
 from typing import Final
 
 import numpy as np
@@ -50,13 +50,6 @@ class Window:
     end: float
     first: int  # number of its first frame
     length: int  # frames
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raise RecipeError for a number of views, classes, or videos in one forward pass that is below 1."""
-    for name, count in counts.items():
-        if count is not None and count < 1:
-            raise RecipeError(f"{name}={count}: must be at least 1")
 
 
 def check_seconds(**options: float | None) -> None:
@@ -126,7 +119,7 @@ def window_items(
     Args:
         done: the first items, which are skipped: the video of each, and the reason if it is one.
     Raises:
-        RecipeError: a video of `done` has other windows now, or is readable only now or no more.
+        RecipeError: a video of `done` has other windows now, or is unreadable now.
     """
     at = 0  # number of items passed
     for sample in samples:
@@ -134,12 +127,14 @@ def window_items(
             windows = windows_of(sample, views, window=window, step=step)
             for text in repairs(sample.video):
                 report(notice(text))
-            passed = done[at : at + len(windows)]
+            rows = done[at : at + len(windows)]
+            passed = list(takewhile(lambda row: row[1] in (None, DAMAGED), rows))
             if any(video != sample.video_id for video, _ in passed):
                 raise _reads_otherwise(sample)
             is_damaged = [reason is not None for _, reason in passed]
-            at += len(is_damaged)
-            remaining = windows[len(is_damaged) :]
+            at += len(passed)
+            problem = rows[len(passed)][1] if len(passed) < len(rows) else None  # it ended the video there
+            remaining = windows[len(passed) :] if problem is None else []
             clips = window_clips(sample.video, remaining, views) if remaining else iter(())
             for current, clip in zip(remaining, clips, strict=True):
                 yield sample, DAMAGED if clip is None else (current, clip)
@@ -149,7 +144,7 @@ def window_items(
             is_open = sample.end is None and sample.end_frame is None
             damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
             within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
-            problem = known_damage(sample.video, damaged, within=within)  # of the file, and windows left out
+            problem = problem or known_damage(sample.video, damaged, within=within)  # with windows left out
             if problem is not None:
                 raise VideoError(sample.video, problem)
         except VideoError as error:

@@ -1,1 +1,1 @@
-"""Numbers from answers and truths, with intervals."""
+"""Numbers from outputs and ground truth, with intervals."""

@@ -73,7 +73,7 @@ def draw_windows(
 
 
 def total_interval(
-    truth: NDArray[np.float64],
+    labeled: NDArray[np.float64],
     predicted: NDArray[np.float64],
     *,
     naive: float,
@@ -86,11 +86,11 @@ def total_interval(
     direction, therefore count in the variance, as Agresti and Coull (1998) add outcomes for shares.
 
     Args:
-        truth, predicted: in each checked window, (N,).
+        labeled, predicted: in each checked window, (N,).
         naive: the model's total.
         largest: possible error of a window.
     """
-    errors, number, seen = truth - predicted, len(truth), float(truth.sum())
+    errors, number, seen = labeled - predicted, len(labeled), float(labeled.sum())
     left = windows - number
     estimate = naive - float(predicted.sum()) + left * float(errors.mean())  # of the windows that are left
     padded = np.append(errors - errors.mean(), [largest, -largest])
@@ -138,14 +138,14 @@ def time_budget(
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     classes = []
     for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
-        truth = np.array([_amounts(window, checked, name, extents, manual=True) for window in drawn.values()])
+        labeled = np.array([_amounts(x, checked, name, extents, manual=True) for x in drawn.values()])
         guess = np.array([_amounts(window, predicted, name, extents) for window in drawn.values()])  # (N, 2)
         guessed = [bout for video in predicted.values() for bout in video if bout.label == name]
         totals = sum(bout.seconds for bout in guessed), len(guessed)
-        largest = length, max(1.0, float(abs(truth - guess)[:, 1].max()))
+        largest = length, max(1.0, float(abs(labeled - guess)[:, 1].max()))
         amounts = {
             key: total_interval(
-                truth[:, i], guess[:, i], naive=totals[i], windows=len(windows), largest=largest[i]
+                labeled[:, i], guess[:, i], naive=totals[i], windows=len(windows), largest=largest[i]
             )
             for i, key in enumerate(("seconds", "bouts"))
         }

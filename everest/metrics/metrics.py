@@ -90,11 +90,11 @@ def regression(head: HeadPredictions) -> Metrics:
 
     r2: the share of the variance. spearman: the correlation of the ranks. Both are nan if a side is constant.
     """
-    truth, predicted = head.labels, head.means[:, 0].astype(np.float64)  # (V,)
+    labels, predicted = head.labels, head.means[:, 0].astype(np.float64)  # (V,)
 
     def metrics(weights: Weights) -> dict[str, float]:
-        drawn = np.repeat(np.arange(len(truth)), weights.astype(np.int64))
-        x, y = truth[drawn], predicted[drawn]
+        drawn = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
+        x, y = labels[drawn], predicted[drawn]
         varies = np.ptp(x) > 0
         ranks = (rankdata(x), rankdata(y)) if varies and np.ptp(y) > 0 else None
         return {
@@ -292,13 +292,13 @@ def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
     Precision is 0 of a class that is never predicted. `ap`, the average precision, is None of a class without
     a video. Of several classes per video also the `threshold`, the least probability of a predicted class.
     """
-    truth, chosen = head.class_flags()  # (V, C) each
-    videos, predicted, right = truth.sum(axis=0), chosen.sum(axis=0), (truth & chosen).sum(axis=0)  # (C,)
+    labels, chosen = head.class_flags()  # (V, C) each
+    videos, predicted, right = labels.sum(axis=0), chosen.sum(axis=0), (labels & chosen).sum(axis=0)  # (C,)
     scores = {
         "precision": right / np.maximum(predicted, 1),
         "recall": right / np.maximum(videos, 1),
         "f1": 2 * right / np.maximum(videos + predicted, 1),
-        "ap": average_precisions(truth, head.means)(np.ones(len(truth))),
+        "ap": average_precisions(labels, head.means)(np.ones(len(labels))),
     }
     if head.head.task == MULTI_LABEL:
         scores["threshold"] = np.array(head.head.thresholds)

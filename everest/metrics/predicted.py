@@ -1,4 +1,4 @@
-"""The answers of a classifier about the videos of a list, next to their labels, and as a file.
+"""The outputs of a classifier for the videos of a list, next to their labels, and as a file.
 
 A head answers one question about a video, such as its verb or its noun. Most classifiers have one head,
 without a name.
@@ -23,7 +23,7 @@ from everest.system.files import write_table
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPredictions:
-    """The answers of one head. V videos, C outputs."""
+    """The outputs of one head. V videos, C outputs."""
 
     head: Head
     # (V,) int64 classes; (V, C) bool, whether a video has each of several classes; or (V,) float64 numbers
@@ -50,7 +50,7 @@ class HeadPredictions:
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """The answers of a classifier, in the order of the list."""
+    """The outputs of a classifier, in the order of the list."""
 
     videos: list[str]
     labels: Sequence[tuple[Label, ...]]  # of each video, one per head
@@ -60,7 +60,7 @@ class Predictions:
     groups: Sequence[str] = field(default=())  # the source of each video; empty: each is its own
 
     def by_head(self) -> dict[str, HeadPredictions]:
-        """The answers of each head; the name of a single head is empty."""
+        """The outputs of each head; the name of a single head is empty."""
         ends = np.cumsum([head.outputs for head in self.heads])[:-1]
         parts = np.split(self.outputs, ends, axis=-1)
         return {

@@ -40,7 +40,7 @@ class Stretch:
 
     times: Floats  # (F,) seconds from the first frame, F > 0
     end: float  # seconds: when the last frame ends
-    truth: Sequence[Bout]
+    labeled: Sequence[Bout]
     predicted: Sequence[Bout]
     scores: Sequence[float]  # of each predicted bout; the most certain ones count first in mAP
 
@@ -65,35 +65,31 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
         `frame_accuracy`, `mean_class_accuracy` (of the frames of each class, background is one),
         `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`,
         `map@0.5`, the number of `videos` and `frames`, and for each of the `classes`, by name: `f1` of its
-        frames, `ap@0.5`, and `bouts` and `seconds` of the truth and as predicted.
+        frames, `ap@0.5`, and `bouts` and `seconds` as labeled and as predicted.
     """
-    true_bouts = [bout for stretch in stretches for bout in stretch.truth]
+    true_bouts = [bout for stretch in stretches for bout in stretch.labeled]
     predicted_bouts = [bout for stretch in stretches for bout in stretch.predicted]
     names = sorted({bout.label for bout in (*true_bouts, *predicted_bouts)} - {BACKGROUND})
-    truths = [frame_classes(stretch, stretch.truth, names) for stretch in stretches]
+    labels = [frame_classes(stretch, stretch.labeled, names) for stretch in stretches]
     predictions = [frame_classes(stretch, stretch.predicted, names) for stretch in stretches]
-    segments = [(segments_of(t), segments_of(p)) for t, p in zip(truths, predictions, strict=True)]
-    truth, predicted = np.concatenate(truths), np.concatenate(predictions)  # (F, C) of all videos
-    t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (truth, predicted))  # + background
+    segments = [(segments_of(t), segments_of(p)) for t, p in zip(labels, predictions, strict=True)]
+    labeled, predicted = np.concatenate(labels), np.concatenate(predictions)  # (F, C) of all videos
+    t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (labeled, predicted))  # + background
     right, true, either = (t & p).sum(axis=0), t.sum(axis=0), t.sum(axis=0) + p.sum(axis=0)  # (C + 1,)
     occurs = true > 0
     num_segments = sum(len(each) for pair in segments for each in pair)
+    counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in OVERLAPS}
     precisions = [average_precision(stretches, name, tiou=TIOU) for name in names]
     known = [precision for precision in precisions if precision is not None]
     return {
-        "frame_accuracy": _percent((truth == predicted).all(axis=1).mean()),
+        "frame_accuracy": _percent((labeled == predicted).all(axis=1).mean()),
         "mean_class_accuracy": _percent((right[occurs] / true[occurs]).mean()),
-        "majority_accuracy": _percent(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth)),
+        "majority_accuracy": _percent(np.unique(labeled, axis=0, return_counts=True)[1].max() / len(labeled)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
-        **{
-            f"f1@{100 * overlap:.0f}": f1_score(
-                sum(num_right(*pair, overlap) for pair in segments), num_segments
-            )
-            for overlap in OVERLAPS
-        },
+        **{f"f1@{100 * overlap:.0f}": f1_score(count, num_segments) for overlap, count in counts.items()},
         "map@0.5": round(fmean(known), 4) if known else None,
         "videos": len(stretches),
-        "frames": len(truth),
+        "frames": len(labeled),
         "classes": [
             {
                 "name": name,
@@ -133,30 +129,30 @@ def segments_of(frames: NDArray[np.bool_]) -> list[Segment]:
     return sorted(segments, key=lambda segment: (segment.first, segment.label))
 
 
-def edit_score(truth: Sequence[Segment], predicted: Sequence[Segment]) -> float:
+def edit_score(labeled: Sequence[Segment], predicted: Sequence[Segment]) -> float:
     """Return 1 - d / n for the Levenshtein distance d of the classes of segments, n of the longer sequence.
 
     It measures the order of the segments, whatever their times are. Two empty sequences have 1 (our choice).
     """
-    row = np.arange(len(truth) + 1)  # distances of the first predicted segments from beginnings of the truth
-    classes = np.array([segment.label for segment in truth])
+    row = np.arange(len(labeled) + 1)  # distances of the first predicted segments from beginnings
+    classes = np.array([segment.label for segment in labeled])
     for number, segment in enumerate(predicted, start=1):
         changed = row[:-1] + (classes != segment.label)
         best = np.append(number, np.minimum(changed, row[1:] + 1))
         # Insertions: each value is at most one more than the one before it.
         row = np.minimum.accumulate(best - np.arange(len(best))) + np.arange(len(best))
-    return 1 - row[-1] / max(len(truth), len(predicted), 1)
+    return 1 - row[-1] / max(len(labeled), len(predicted), 1)
 
 
-def num_right(truth: Sequence[Segment], predicted: Sequence[Segment], overlap: float) -> int:
+def num_right(labeled: Sequence[Segment], predicted: Sequence[Segment], overlap: float) -> int:
     """Count the right segments for F1@k of one video.
 
     A predicted segment is right if the segment of its class that it overlaps most has an intersection over
     union of at least `overlap`, and no earlier prediction has matched it; as in MS-TCN.
     """
     matched: set[int] = set()
-    starts, ends, classes = np.array(truth, dtype=np.int64).reshape(-1, 3).T  # (T,) each
-    for first, end, index in predicted if len(truth) else ():
+    starts, ends, classes = np.array(labeled, dtype=np.int64).reshape(-1, 3).T  # (T,) each
+    for first, end, index in predicted if len(labeled) else ():
         shared = np.minimum(ends, end) - np.maximum(starts, first)
         union = np.maximum(ends, end) - np.minimum(starts, first)
         ratios = np.where(classes == index, shared / union, 0.0)
@@ -176,7 +172,7 @@ def average_precision(stretches: Sequence[Stretch], name: str, *, tiou: float) -
     ranked: list[tuple[float, int, Floats]] = []  # score, place of the stretch, (T,) tIoU with its true bouts
     free: list[NDArray[np.bool_]] = []  # (T,) of each stretch
     for number, stretch in enumerate(stretches):
-        spans = [(bout.start, bout.end) for bout in stretch.truth if bout.label == name and bout.seconds > 0]
+        spans = [(x.start, x.end) for x in stretch.labeled if x.label == name and x.seconds > 0]
         starts, ends = np.array(spans).reshape(-1, 2).T
         free.append(np.ones(len(spans), dtype=np.bool_))
         for bout, score in zip(stretch.predicted, stretch.scores, strict=True):

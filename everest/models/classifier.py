@@ -21,8 +21,8 @@ from everest.models.video_model import SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
 
 
-def answers(logits: Tensor, heads: Heads) -> Tensor:
-    """Convert logits (..., C) to float32 answers: probabilities, or numbers in their unit.
+def outputs_of(logits: Tensor, heads: Heads) -> Tensor:
+    """Convert logits (..., C) to float32 outputs: probabilities, or numbers in their unit.
 
     The probabilities of a single-label head sum to 1; each probability of a multi-label head is from 0 to 1.
     """
@@ -143,9 +143,9 @@ class VideoClassifier(SelectingModel):
             return tuple(f"{head.name} {index}" for head in self.heads for index in range(head.outputs))
         return self.class_names or tuple(map(str, range(self.num_classes)))
 
-    def answers(self, logits: Tensor) -> Tensor:
-        """Convert logits (..., outputs) to float32 probabilities or numbers, as the function `answers`."""
-        return answers(logits, self.heads)
+    def outputs(self, logits: Tensor) -> Tensor:
+        """Convert logits (..., outputs) to float32 probabilities or numbers, as `outputs_of`."""
+        return outputs_of(logits, self.heads)
 
     def pooled(self, tokens: Tensor) -> Tensor:
         """Pool encoded tokens (B, K, D) to (B, D).

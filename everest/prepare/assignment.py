@@ -52,17 +52,14 @@ class _Assignment:
     """The list of each group. A group has an entry for each of its classes, and one for all its samples."""
 
     def __init__(
-        self,
-        groups: Sequence[Ints],
-        labels: Sequence[int] | Sequence[tuple[int, ...]] | Ints,
-        shares: Floats,
+        self, groups: Sequence[Ints], labels: Sequence[int] | Sequence[tuple[int, ...]] | Ints, shares: Floats
     ) -> None:
         by_sample = [np.atleast_1d(label) for label in labels]
         names, classes = np.unique(np.concatenate(by_sample), return_inverse=True)
         group_of = np.empty(len(labels), dtype=np.int64)
         for group, members in enumerate(groups):
             group_of[members] = group
-        group_of_label = np.repeat(group_of, [len(own) for own in by_sample])
+        group_of_label = np.repeat(group_of, [len(classes_of_sample) for classes_of_sample in by_sample])
         rows = len(names) + 1  # the last counts all samples of a group
         in_rows = np.concatenate([group_of_label * rows + classes, group_of * rows + rows - 1])
         entries, self._counts = np.unique(in_rows, return_counts=True)  # (E,)
@@ -106,7 +103,8 @@ class _Assignment:
         for here, there in itertools.permutations(range(self._lacking.shape[1]), 2):
             while (self.chosen == here).any():
                 saved = self._lacking.copy(), self._present.copy(), self.chosen.copy()
-                distance, missing = 0.0, 0
+                distance = 0.0
+                missing = 0
                 for source, target in ((here, there), (there, here)):  # the cheapest group of each
                     changes, lost = self._changes(0, len(self.chosen))
                     costs = np.where(self.chosen == source, self._costs(changes, lost)[:, target], np.inf)

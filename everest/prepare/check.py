@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
@@ -15,7 +15,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from everest.data.footage import Timeline, num_timeline_frames
+import numpy as np
+
+from everest.data.footage import FrameTimes, footage_of, num_frames_at
 from everest.errors import DataError
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
@@ -25,17 +27,18 @@ from everest.system.journal import open_journal
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
-from everest.video.reader import NO_SECONDS, TOLERANCE, image_frames, known_damage, probe, read_image
+from everest.video.reader import NO_SECONDS, TOLERANCE, frames_in_order, image_frames, known_damage, probe
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error
 
 JOURNAL: Final = "checked_videos.jsonl"
 RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
+ROUNDING: Final = 0.002  # seconds: containers round times to a millisecond, and the end is rounded, too
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspection:
+class CheckedFile:
     """The result of decoding a video. Its fields are the keys of `checked_videos.jsonl`."""
 
     path: str
@@ -43,6 +46,7 @@ class Inspection:
     modified: int = 0  # nanoseconds since 1970
     frames: int = 0
     seconds: float | None = None  # until the last frame ends; None: a folder of images, or no video
+    is_even: bool = True  # whether the frame rate is constant
     content: str | None = None  # hash of the bytes
     reason: str | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
@@ -56,44 +60,48 @@ class Inspection:
         return self.lasting and (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
 
 
-def examine(path: str) -> Inspection:
+def decode_completely(path: str) -> CheckedFile:
     """Decode a video, or all images of a folder, and report what is wrong with it."""
     file = Path(path)
     try:
         status = file.stat()
     except OSError as error:
-        return Inspection(path=path, reason=error.strerror or str(error), lasting=False)
-    blank = Inspection(path=path, size=status.st_size, modified=status.st_mtime_ns)
+        return CheckedFile(path=path, reason=error.strerror or str(error), lasting=False)
+    # The images of a folder can change while the folder's size and time stay.
+    is_folder = file.is_dir()
+    blank = CheckedFile(path=path, size=status.st_size, modified=status.st_mtime_ns, lasting=not is_folder)
     try:
-        if file.is_dir():
+        if is_folder:
             digest = _digest()
             with as_video_error(file):
                 images = image_frames(file)
-                for image in images:
+                decoded = frames_in_order(file, range(len(images)))  # to find damage
+                for image, _ in zip(images, decoded, strict=True):
                     digest.update(image.read_bytes())
-                    read_image(image)  # to find damage
-            # The images of a folder can change while the folder's size and time stay.
-            return replace(blank, frames=len(images), content=digest.hexdigest(), lasting=False)
+            return replace(blank, frames=len(images), content=digest.hexdigest())
         with as_video_error(file), file.open("rb") as opened:
             content = hashlib.file_digest(opened, _digest).hexdigest()
         inspect_video(file)  # names what is no video
         losses: list[Loss] = []
         with closing(decode_frames(file, survey=Survey(losses=losses))) as frames:
             count = sum(1 for _ in frames)
+        times = FrameTimes.of(file)
         return replace(
             blank,
             frames=count,
-            seconds=round(Timeline.of(file).end, 6),
+            seconds=round(times.end, 6),
+            is_even=are_even(times),
             content=content,
-            reason=damage(file, frames=count, losses=losses),
+            reason=damage_after_decoding(file, frames=count, losses=losses),
         )
     except VideoError as error:
-        return replace(blank, reason=error.reason, lasting=type(error.__cause__) is not PermissionError)
+        is_lasting = blank.lasting and type(error.__cause__) is not PermissionError
+        return replace(blank, reason=error.reason, lasting=is_lasting)
     finally:
         clear_video_cache()
 
 
-def damage(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
+def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
     """Describe the damage of a file that was decoded completely; None if there is none.
 
     Args:
@@ -113,17 +121,27 @@ def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
-def num_frames(sample: Sample, frames: int, seconds: float | None, fps: float | None = None) -> int:
+def are_even(times: FrameTimes) -> bool:
+    """Whether each frame is shown when a constant frame rate shows it, but for the rounding of containers."""
+    count = times.seconds.size
+    return bool(np.abs(times.seconds - np.arange(count) * times.end / count).max() < ROUNDING)
+
+
+def num_frames(
+    sample: Sample, frames: int, seconds: float | None, *, is_even: bool, fps: float | None = None
+) -> int:
     """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file.
 
     Args:
         frames: of the file.
         seconds: of the file; None: a folder of images.
+        is_even: whether the file has a constant frame rate; of another one, segments are looked up in it.
         fps: frames per second to count; None: as the file.
     """
-    if fps is not None and seconds:
-        inside = num_frames(sample, frames, seconds)
-        return num_timeline_frames(inside / frames * seconds, fps) if inside > 0 else inside
+    if not is_even and (sample.start, sample.end, sample.start_frame, sample.end_frame) != (None,) * 4:
+        with suppress(VideoError):
+            return footage_of(sample, fps).num_frames
+        return 0
     rate = frames / seconds if seconds else 0.0
 
     def at(time: float) -> int:
@@ -134,7 +152,8 @@ def num_frames(sample: Sample, frames: int, seconds: float | None, fps: float | 
     end = frames if sample.end_frame is None else min(sample.end_frame, frames)
     if sample.end is not None:
         end = at(sample.end)
-    return end - first
+    count = end - first
+    return num_frames_at(fps, count / rate) if fps is not None and rate and count > 0 else count
 
 
 def check_lists(
@@ -169,14 +188,14 @@ def check_lists(
         if sample.member is not None:
             raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
     paths = list(dict.fromkeys(sample.path for sample in samples))
-    inspections = _inspect(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
-    bad, short = _problems(samples, inspections, span=span, fps=fps)
-    good = [result for result in inspections.values() if result.reason is None]
-    duplicates = find_duplicates(lists, inspections, apart=apart)
+    files = _checked_files(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
+    bad, short = _problems(samples, files, span=span, fps=fps)
+    good = [result for result in files.values() if result.reason is None]
+    duplicates = find_duplicates(lists, files, apart=apart)
     training, classes = next(iter(lists)), _class_counts(lists)
     rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
     return {
-        "checked": len(inspections),
+        "checked": len(files),
         "ok": len(good),
         "bad": [{"path": path, "reason": reason} for path, reason in bad.items()],
         "frames": min_median_max([result.frames for result in good]),
@@ -190,22 +209,22 @@ def check_lists(
     }
 
 
-def _inspect(
+def _checked_files(
     paths: Sequence[str], journal_file: Path, *, workers: int, limit: float, report: Report, restart: bool
-) -> dict[str, Inspection]:
-    """The inspection of each file, from the journal or by decoding it, in the order of `paths`."""
+) -> dict[str, CheckedFile]:
+    """The result for each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
     with open_journal(
-        journal_file, entry=lambda values: Inspection(**values), fix=fix, restart=restart
+        journal_file, entry=lambda values: CheckedFile(**values), fix=fix, restart=restart
     ) as journal:
-        known = {inspection.path: inspection for inspection in journal.entries}
+        known = {file.path: file for file in journal.entries}
         results = {path: known[path] for path in paths if path in known and known[path].is_current()}
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
         remaining = [path for path in paths if path not in results]
-        for path, result in map_apart(examine, remaining, workers=workers, limit=limit):
+        for path, result in map_apart(decode_completely, remaining, workers=workers, limit=limit):
             if isinstance(result, Failure):
-                result = Inspection(path=path, reason=result.reason, lasting=False)
+                result = CheckedFile(path=path, reason=result.reason, lasting=False)
             if result.reason is not None:
                 report(notice(f"{path}: {result.reason}"))
             results[path] = result
@@ -216,21 +235,22 @@ def _inspect(
 
 
 def _problems(
-    samples: Sequence[Sample], inspections: Mapping[str, Inspection], *, span: int | None, fps: float | None
+    samples: Sequence[Sample], files: Mapping[str, CheckedFile], *, span: int | None, fps: float | None
 ) -> tuple[dict[str, str], dict[str, int]]:
     """What is wrong with a video or segment, and the frames of each that is shorter than a clip."""
-    bad = {path: result.reason for path, result in inspections.items() if result.reason is not None}
+    bad = {path: result.reason for path, result in files.items() if result.reason is not None}
     short = {}
     for sample in samples:
-        result = inspections[sample.path]
+        result = files[sample.path]
         if result.reason is None:
-            frames = num_frames(sample, result.frames, result.seconds)
+            count = partial(num_frames, sample, result.frames, result.seconds, is_even=result.is_even)
+            frames = count()
             if result.seconds is None and (sample.start, sample.end) != (None, None):
                 bad[sample.video_id] = f"{NO_SECONDS}, or use start_frame and end_frame"
             elif frames <= 0:
                 has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
                 bad[sample.video_id] = f"no frame is in the segment; the video has {has}"
-            elif span and (counted := num_frames(sample, result.frames, result.seconds, fps)) < span:
+            elif span and (counted := count(fps=fps)) < span:
                 short[sample.video_id] = counted
     return bad, short
 
@@ -247,13 +267,15 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
         known = range(len(first.class_names or ()))
         for index in sorted(set(known).union(*counts.values())):
             title = first.class_names[index] if first.class_names else str(index)
-            found = {name: count[index] for name, count in counts.items() if count[index]}
-            rows.append({"class": f"{head} {title}".strip(), "videos": sum(found.values()), "lists": found})
+            by_list = {name: count[index] for name, count in counts.items() if count[index]}
+            rows.append(
+                {"class": f"{head} {title}".strip(), "videos": sum(by_list.values()), "lists": by_list}
+            )
     return rows
 
 
 def find_duplicates(
-    lists: Mapping[str, SampleList], inspections: Mapping[str, Inspection], *, apart: str | None = None
+    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, apart: str | None = None
 ) -> list[dict[str, Any]]:
     """The samples with the same segment of the same file, or of files with the same bytes.
 
@@ -263,7 +285,7 @@ def find_duplicates(
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():
         for sample in data.samples:
-            content = inspections[sample.path].content or sample.path
+            content = files[sample.path].content or sample.path
             segment = (sample.start, sample.end, sample.start_frame, sample.end_frame)
             copies.setdefault((content, segment, name == apart), []).append((name, sample))
     return [

@@ -23,7 +23,7 @@ from PIL import Image
 from everest.errors import RecipeError
 from everest.lists.inputs import SourceList
 from everest.lists.text import COLUMNS
-from everest.prepare.check import damage
+from everest.prepare.check import damage_after_decoding
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
@@ -31,13 +31,12 @@ from everest.system.run_folder import BAD_VIDEOS
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
-from everest.video.folders import images_in
-from everest.video.reader import TimedFrame, image_folder, probe, read_image, resized_frames, video_files
+from everest.video.reader import TimedFrame, frames_in_order, image_folder, probe, resized_frames, video_files
 from everest.video.source import Video, video_version
 from everest.video.stream import VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
 
-MARK: Final = ".encode-"  # prefix of hidden files whose names hold the settings
+SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files whose names hold the settings
 FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknown
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
 MAKER: Final = "everest prepare encode"
@@ -79,12 +78,13 @@ def encode_videos(
         The document of `everest prepare encode --json`.
     """
     targets = name_targets(originals, output)
-    mark = output / (MARK + "-".join(map(str, (settings.short_side, *astuple(settings.codec)))))
-    _check_output(originals, output, mark, overwrite=overwrite)
+    values = map(str, (settings.short_side, *astuple(settings.codec)))
+    settings_file = output / (SETTINGS_PREFIX + "-".join(values))
+    _check_output(originals, output, settings_file, overwrite=overwrite)
     files: dict[str, EncodedFile] = {}
     failed: list[tuple[str, str]] = []
-    with sole_writer(mark):
-        write_text(mark, "")
+    with sole_writer(settings_file):
+        write_text(settings_file, "")
         encode = partial(_encoded, targets=targets, settings=settings, overwrite=overwrite)
         results = map_apart(encode, list(targets), workers=workers, limit=timeout)
         for done, (source, result) in enumerate(results, start=1):
@@ -108,7 +108,7 @@ def encode_videos(
     }
 
 
-def _check_output(originals: Sequence[SourceList], output: Path, mark: Path, *, overwrite: bool) -> None:
+def _check_output(originals: Sequence[SourceList], output: Path, settings: Path, *, overwrite: bool) -> None:
     """Raise RecipeError if `output` would replace a source, other files, or videos with other settings."""
     for original in originals:
         source = original.location.resolve()
@@ -122,15 +122,13 @@ def _check_output(originals: Sequence[SourceList], output: Path, mark: Path, *, 
     for name in names:
         if names.count(name) > 1:
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
-    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(MARK))
-    for file in output.glob(f"{MARK}*"):
-        if file == mark:
+    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(SETTINGS_PREFIX))
+    for file in output.glob(f"{SETTINGS_PREFIX}*"):
+        if file == settings:
             continue
         if not overwrite:
-            raise RecipeError(
-                f"--output {output}: was encoded with other settings; choose another folder, or use "
-                "--overwrite"
-            )
+            fix = "choose another folder, or use --overwrite"
+            raise RecipeError(f"--output {output}: was encoded with other settings; {fix}")
         file.unlink()
 
 
@@ -146,10 +144,8 @@ def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Pat
             target = targets[source] = output / PurePosixPath(*inside).with_suffix(".mp4")
             first = source_of.setdefault(target, source)
             if first != source:
-                raise RecipeError(
-                    f"{first} and {source} would both become {target}; give --data, a folder above both, or "
-                    "rename one"
-                )
+                fix = "give --data, a folder above both, or rename one"
+                raise RecipeError(f"{first} and {source} would both become {target}; {fix}")
     return targets
 
 
@@ -196,31 +192,33 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     with as_video_error(video):
         versions = [video_version(file) for file in video_files(video)]
         place = hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:16]
+    if isinstance(video, Path) and target.exists() and target.samefile(video):
+        raise VideoError(video, "would be written over itself; choose another --output")
     size = sum(number for number, _ in versions)
     version = max((text for _, text in versions), default="")
-    by_settings = {"by": MAKER, **asdict(settings)}
-    mark = {**by_settings, "source_bytes": size, "version": version, "source": place}  # kept in the file
-    if target.exists():
-        if isinstance(video, Path) and target.samefile(video):
-            raise VideoError(video, "would be written over itself; choose another --output")
-        earlier: Any = None  # the mark in the file; not all comments are JSON
-        with suppress(ValueError):
-            earlier = json.loads(read_comment(target))
-        earlier = earlier if isinstance(earlier, dict) else {}
-        has_settings = earlier.items() >= by_settings.items()
-        is_same = earlier.get("source_bytes") == size and earlier.get("version") == version
-        if has_settings and is_same and not overwrite:
-            return EncodedFile(target, False, size, target.stat().st_size)
-        is_other = earlier.get("source") != place if has_settings else earlier.get("by") != MAKER
-        if is_other and not overwrite:
-            raise VideoError(
-                video,
-                f"{target} is of another video, or not by this command; choose another --output, or use "
-                "--overwrite",
-            )
-    with atomic_file(target) as part:
-        _write(video, part, settings, mark)
-    return EncodedFile(target, True, size, target.stat().st_size)
+    source_of_file = {"source_bytes": size, "version": version, "source": place}
+    origin = {"by": MAKER, **asdict(settings), **source_of_file}  # kept in the file
+    is_new = overwrite or not target.exists() or not _is_current(target, origin, video)
+    if is_new:
+        with atomic_file(target) as part:
+            _write(video, part, settings, origin)
+    return EncodedFile(target, is_new, size, target.stat().st_size)
+
+
+def _is_current(target: Path, origin: Mapping[str, Any], video: Video) -> bool:
+    """Whether a file has this origin, wherever the video was; VideoError if it is not to be replaced."""
+    saved: Any = None  # the origin in the file; not all comments are JSON
+    with suppress(ValueError):
+        saved = json.loads(read_comment(target))
+    saved = saved if isinstance(saved, dict) else {}
+    changed = {name for name, value in origin.items() if saved.get(name) != value}
+    if changed <= {"source"}:
+        return True
+    is_of_other_video = "source" in changed and changed <= {"source_bytes", "version", "source"}
+    if is_of_other_video or "by" in changed:
+        fix = "choose another --output, or use --overwrite"
+        raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
+    return False
 
 
 def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
@@ -230,21 +228,21 @@ def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
     return (max(height * target // shorter // 2 * 2, 2), max(width * target // shorter // 2 * 2, 2))
 
 
-def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, Any]) -> None:
+def _write(video: Video, part: Path, settings: EncodeSettings, origin: dict[str, Any]) -> None:
     """Encode all frames, and decode the result to verify that none is missing."""
     info = probe(video)
     rate = Fraction(info.fps or FPS_OF_IMAGES).limit_denominator(LARGEST_RATE)
     folder = image_folder(video)
     losses: list[Loss] = []
     if folder:
-        timed_frames = _image_frames(folder, settings.short_side)
+        timed_frames = _image_frames(folder, info.frames, settings.short_side)
     else:
         size = encoded_size(info.height, info.width, settings.short_side)
         timed_frames = resized_frames(video, size, rate, losses=losses)
     with closing(timed_frames) as frames:
-        written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(mark))
+        written = write_timed_frames(part, frames, rate, codec=settings.codec, comment=json.dumps(origin))
     if not folder:
-        reason = damage(video, frames=written, losses=losses)
+        reason = damage_after_decoding(video, frames=written, losses=losses)
         if reason:
             raise VideoError(video, reason)
     with closing(decode_frames(part)) as frames:
@@ -253,13 +251,9 @@ def _write(video: Video, part: Path, settings: EncodeSettings, mark: dict[str, A
         raise VideoError(video, f"has {info.frames} frames, of the encoded ones {decoded} can be decoded")
 
 
-def _image_frames(folder: Location, short_side: int) -> Generator[TimedFrame]:
+def _image_frames(folder: Location, count: int, short_side: int) -> Generator[TimedFrame]:
     """The images of a folder, resized."""
-    with as_video_error(folder):
-        files = images_in(folder)
-    for number, file in enumerate(files):
-        with as_video_error(file):
-            pixels = read_image(file)
-        height, width = encoded_size(pixels.shape[0], pixels.shape[1], short_side)
-        image = Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+    for number, pixels in enumerate(frames_in_order(folder, range(count))):
+        height, width = encoded_size(pixels.size(0), pixels.size(1), short_side)
+        image = Image.fromarray(pixels.numpy()).resize((width, height), Image.Resampling.BICUBIC)
         yield TimedFrame(np.asarray(image), number, Fraction(1, FPS_OF_IMAGES))

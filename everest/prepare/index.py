@@ -141,7 +141,7 @@ def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[st
     if not names:
         return {"all": read_unlabeled(root, root=root).samples}, ()
     lists = {key: read_samples(each, root=root, class_names=names) for key, each in folders.items()}
-    return {key: found.samples for key, found in lists.items()}, names
+    return {key: data.samples for key, data in lists.items()}, names
 
 
 def match_files(
@@ -197,24 +197,6 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any
         write_lines(folder / CLASSES, index.class_names)
     if problems:
         write_table(folder / REPORT, [("problem", "list", "video"), *problems])
-    below = Path(os.path.relpath(folder.absolute(), index.root))
-    labeled = {
-        name: str(below / paths[name].name)
-        for name, samples in index.lists.items()
-        if any(sample.labels for sample in samples)
-    }
-    keys: dict[str, Any] = {  # of a recipe's `data`; None is `null`
-        "root": str(index.root),
-        "train": labeled.get("train", labeled.get("all")),
-        "val": labeled.get("val"),
-        # If test labels are secret, publications report the validation set.
-        "test": labeled.get("test", labeled.get("val")),
-        "pretrain": None if labeled else str(below / next(iter(paths.values())).name),
-    }
-    if index.class_names:
-        keys |= {"classes": str(below / CLASSES), "num_classes": len(index.class_names)}
-    if index.layout.heads:
-        keys["heads"] = dict(index.layout.heads)
     return {
         "layout": index.layout.name,
         "lists": {name: len(samples) for name, samples in index.lists.items()},
@@ -222,5 +204,27 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any
         "missing": len(index.missing),
         "extra": len(index.extra),
         "written": list(map(str, written)),
-        "data": keys | dict(index.layout.settings),
+        "data": _data_section(index, folder),
     }
+
+
+def _data_section(index: Index, folder: Path) -> dict[str, Any]:
+    """The keys of a recipe's `data` for the lists in a folder; None is `null`."""
+    below = Path(os.path.relpath(folder.absolute(), index.root))
+    lists = {name: str(below / f"{name}.csv") for name in index.lists}
+    labeled = {
+        name: lists[name] for name, samples in index.lists.items() if any(sample.labels for sample in samples)
+    }
+    keys: dict[str, Any] = {
+        "root": str(index.root),
+        "train": labeled.get("train", labeled.get("all")),
+        "val": labeled.get("val"),
+        # If test labels are secret, publications report the validation set.
+        "test": labeled.get("test", labeled.get("val")),
+        "pretrain": None if labeled else next(iter(lists.values())),
+    }
+    if index.class_names:
+        keys |= {"classes": str(below / CLASSES), "num_classes": len(index.class_names)}
+    if index.layout.heads:
+        keys["heads"] = dict(index.layout.heads)
+    return keys | dict(index.layout.settings)

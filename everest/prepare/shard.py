@@ -120,25 +120,10 @@ def write_shards(
     inputs = [source.location, *(entry.video for part in plan.parts for entry in part)]
     refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
     videos = sum(map(len, plan.parts))
-    own = (INDEX_SUFFIX, PLAN_SUFFIX)
-    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(own))
+    suffixes = (INDEX_SUFFIX, PLAN_SUFFIX)
+    check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(suffixes))
     with sole_writer(plan.index):
-        saved = None  # fingerprint of the plan that an earlier call finished or started
-        for file in (plan.index, plan.progress):
-            # No file, or not a complete one: not a plan.
-            with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                saved = parse_json(file.read_bytes())["plan"]
-                break
-        if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
-            raise RecipeError(
-                f"--output {output}: holds shards of another {plan.stem}, or of other sizes or versions of "
-                "the videos; choose another folder, or use --overwrite"
-            )
-        if overwrite or saved is None:
-            for file in (plan.index, *plan.existing()):
-                file.unlink(missing_ok=True)
-        if not plan.index.exists():
-            write_text(plan.progress, json.dumps({"plan": plan.fingerprint}))
+        _prepare_output(plan, overwrite=overwrite)
         kept = set(plan.existing())
         done = 0
         for number, part in enumerate(plan.parts):
@@ -157,6 +142,24 @@ def write_shards(
         "bytes": sum(tar.stat().st_size for tar in plan.existing()),
         "kept": len(kept),
     }
+
+
+def _prepare_output(plan: ShardPlan, *, overwrite: bool) -> None:
+    """Keep the shards of this plan in the folder, and note the plan; RecipeError if it holds others."""
+    saved = None  # fingerprint of the plan that an earlier call finished or started
+    for file in (plan.index, plan.progress):
+        # No file, or not a complete one: not a plan.
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            saved = parse_json(file.read_bytes())["plan"]
+            break
+    if not overwrite and saved != plan.fingerprint and (saved or plan.existing()):
+        others = f"holds shards of another {plan.stem}, or of other sizes or versions of the videos"
+        raise RecipeError(f"--output {plan.folder}: {others}; choose another folder, or use --overwrite")
+    if overwrite or saved is None:
+        for file in (plan.index, *plan.existing()):
+            file.unlink(missing_ok=True)
+    if not plan.index.exists():
+        write_text(plan.progress, json.dumps({"plan": plan.fingerprint}))
 
 
 def _write_shard(part: Sequence[ShardEntry], file: Path) -> None:

@@ -47,8 +47,8 @@ class LabeledVideos:
     source: Path
     root: Path  # that the paths of lists are relative to
     samples: Sequence[Sample]  # with their groups, where these are known
-    names: Sequence[str]  # of the classes; empty if labels are indices or numbers
-    heads: Sequence[str]
+    class_names: Sequence[str]  # empty if labels are indices or numbers
+    head_names: Sequence[str]
     task: Task
     notices: Sequence[str]
 
@@ -87,16 +87,14 @@ class LabeledVideos:
         for sample in samples:
             first = group_of_video.setdefault(sample.video_id, sample.group)
             if first != sample.group:
-                raise DataError(
-                    f"{sample.video_id}: is in the groups '{first or ''}' and '{sample.group or ''}'; "
-                    "keep one"
-                )
+                groups = f"'{first or ''}' and '{sample.group or ''}'"
+                raise DataError(f"{sample.video_id}: is in the groups {groups}; keep one")
         return cls(
             source=source,
             root=root,
             samples=samples,
-            names=data.class_names or (),
-            heads=[head.name for head in data.heads if head.name],
+            class_names=data.class_names or (),
+            head_names=[head.name for head in data.heads if head.name],
             task=data.task,
             notices=[text for text in notices if text is not None],
         )
@@ -118,7 +116,7 @@ class LabeledVideos:
         A `classes.txt` that has these names already is kept.
         """
         paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
-        written, names, class_file = list(paths.values()), self.names, folder / CLASSES
+        written, names, class_file = list(paths.values()), self.class_names, folder / CLASSES
         has_classes = False  # whether `everest prepare index` wrote them
         with suppress(DataError):
             has_classes = bool(names) and read_class_names(class_file) == tuple(names)
@@ -134,7 +132,7 @@ class LabeledVideos:
         # If a name is a decimal, labels are indices: they would be read as numbers.
         class_names = names_needed(names) if any(map(is_number_like, names)) else names
         for name, path in paths.items():
-            write_list(path, lists[name], root=self.root, class_names=class_names, head_names=self.heads)
+            write_list(path, lists[name], root=self.root, class_names=class_names, head_names=self.head_names)
         if class_file in written:
             write_lines(class_file, names)
         return {name: str(path) for name, path in paths.items()}
@@ -160,25 +158,34 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
     if text == FOLDER:
         groups = [path.parent.as_posix() for path in below]
     else:
-        pattern = None
-        with suppress(re.error):
-            pattern = re.compile(text.removeprefix(PATH))
-        if pattern is None or pattern.groups != 1:
-            raise RecipeError(
-                f"--group {text}: give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one pair of "
-                "parentheses around what names the group, as in _g(\\d+)_"
-            )
-        groups = []
-        for path in below:
-            match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
-            if match is None or not match.group(1):
-                raise DataError(
-                    f"{path}: --group {text} does not match this path; '(\\w+)' takes the first word of a "
-                    f"name, '{PATH}REGEX' matches whole paths"
-                )
-            groups.append(match.group(1))
+        pattern = _group_pattern(text)
+        groups = [_matched_group(path, pattern, text) for path in below]
     pairs = zip(samples, groups, strict=True)
     return [replace(sample, group=group.strip()) for sample, group in pairs]
+
+
+def _group_pattern(text: str) -> re.Pattern[str]:
+    """The expression of `--group`, which has one pair of parentheses."""
+    pattern = None
+    with suppress(re.error):
+        pattern = re.compile(text.removeprefix(PATH))
+    if pattern is None or pattern.groups != 1:
+        raise RecipeError(
+            f"--group {text}: give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one pair of "
+            "parentheses around what names the group, as in _g(\\d+)_"
+        )
+    return pattern
+
+
+def _matched_group(path: Path, pattern: re.Pattern[str], text: str) -> str:
+    """What the expression `text` of `--group` takes from a path."""
+    match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
+    if match is None or not match.group(1):
+        raise DataError(
+            f"{path}: --group {text} does not match this path; '(\\w+)' takes the first word of a name, "
+            f"'{PATH}REGEX' matches whole paths"
+        )
+    return match.group(1)
 
 
 def group_of(sample: Sample) -> str:

@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from everest.data.footage import Timeline
+from everest.data.footage import FrameTimes
 from everest.lists.labels import imbalance, indices, number_facts
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
-from everest.prepare.check import min_median_max, num_frames
+from everest.prepare.check import are_even, min_median_max, num_frames
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
@@ -50,6 +50,7 @@ class Measured:
     unexplained: float  # share with a large change that is no motion of the camera: a cut, a fast object
     frames: int
     seconds: float | None  # None: a folder of images
+    is_even: bool  # whether the frame rate is constant
 
 
 def measure(path: str) -> Measured | Failure:
@@ -59,7 +60,7 @@ def measure(path: str) -> Measured | Failure:
         first = np.unique(np.linspace(0, max(info.frames - 2, 0), PLACES).astype(int))
         ids = np.stack([first, np.minimum(first + 1, info.frames - 1)], axis=1).flatten()
         frames = read_frames(path, ids.tolist()).numpy()  # (F, H, W, 3), pair after pair
-        seconds = None if info.fps is None else Timeline.of(path).end
+        times = None if info.fps is None else FrameTimes.of(path)
     except VideoError as error:
         return Failure(error.reason)
     finally:
@@ -79,7 +80,8 @@ def measure(path: str) -> Measured | Failure:
         moving=camera.moves.float().mean().item(),
         unexplained=(~camera.moves & (camera.change > FIT)).float().mean().item(),
         frames=info.frames,
-        seconds=seconds,
+        seconds=None if times is None else times.end,
+        is_even=times is None or are_even(times),
     )
 
 
@@ -91,24 +93,16 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     Returns:
         The document of `everest prepare stats --json`.
     """
-    rng = np.random.default_rng(0)
-    members_of: dict[int, list[Sample]] = {}  # by the first label
-    for sample in data.samples:
-        for index in indices(sample.labels[0]) if sample.labels else ():
-            members_of.setdefault(index, []).append(sample)
-    names = data.class_names
-    by_class = {names[index] if names else str(index): members_of[index] for index in sorted(members_of)}
-    chosen = [sample.path for sample in data.samples]
-    if most is not None:
-        groups = list(by_class.values()) or [list(data.samples)]
-        draws = [(group, np.sort(rng.permutation(len(group))[:most])) for group in groups]
-        chosen = [group[number].path for group, numbers in draws for number in numbers]
-    measured, skipped = _measure_all(list(dict.fromkeys(chosen)), workers=workers, report=report)
-    samples, videos = data.samples, list(measured.values())
+    samples, by_class = data.samples, _samples_by_class(data)
+    chosen = samples if most is None else _drawn(list(by_class.values()) or [samples], most)
+    paths = list(dict.fromkeys(sample.path for sample in chosen))
+    measured, skipped = _measure_all(paths, workers=workers, report=report)
+    videos = list(measured.values())
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
     pairs = [(x, measured[x.path]) for x in samples if x.path in measured]
-    lengths = sorted(max(num_frames(x, video.frames, video.seconds), 0) for x, video in pairs)
+    counts = [num_frames(x, video.frames, video.seconds, is_even=video.is_even) for x, video in pairs]
+    lengths = sorted(max(count, 0) for count in counts)
     length = lengths[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, members in by_class.items():
@@ -134,6 +128,23 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "strides": {str(frames): length // frames or None for frames in CLIPS},
         "task": data.task,
     }
+
+
+def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
+    """The samples of each class, by the first label, in the order of the classes."""
+    samples_of: dict[int, list[Sample]] = {}
+    for sample in data.samples:
+        for index in indices(sample.labels[0]) if sample.labels else ():
+            samples_of.setdefault(index, []).append(sample)
+    names = data.class_names
+    return {names[index] if names else str(index): samples_of[index] for index in sorted(samples_of)}
+
+
+def _drawn(groups: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
+    """Samples drawn at random from each group, always the same, in the order of the list."""
+    rng = np.random.default_rng(0)
+    draws = [(group, np.sort(rng.permutation(len(group))[:most])) for group in groups]
+    return [group[number] for group, numbers in draws for number in numbers]
 
 
 def _measure_all(

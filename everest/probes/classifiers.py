@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.plan import cosine_lr
-from everest.models.classifier import answers
+from everest.models.classifier import outputs_of
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]  # (N,)
@@ -181,5 +181,5 @@ def attentive(
         optimizer.zero_grad()
     with torch.inference_mode():
         parts = [test[first : first + BATCH] for first in range(0, len(test), BATCH)]
-        outputs = [answers(model(on_device(part)), (head,)).cpu() for part in parts]
+        outputs = [outputs_of(model(on_device(part)), (head,)).cpu() for part in parts]
     return torch.cat(outputs).numpy()

@@ -89,12 +89,12 @@ def latency_of(
         precision, device, views = exported.precision, "cpu", exported.clip.views()
 
         def answer(clips: Tensor) -> object:
-            return exported.answers(exported(clips))
+            return exported.outputs(exported(clips))
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
         precision = model.accelerator.mixed_precision.replace("no", "fp32")
         device, views = str(model.module.device), model.views
-        answer = model.encode if model.module.classes == () else model.answers
+        answer = model.encode if model.module.classes == () else model.outputs
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
         if data is None:  # a texture that moves for 3 s

@@ -157,7 +157,7 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
                 readable.append(sample)
             report({"event": "video", "done": number, "videos": len(videos.samples)})
         videos = replace(videos, samples=readable)
-    if videos.heads:
+    if videos.head_names:
         raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
     labels = {label for sample in videos.samples for label in sample.labels}
     if len(labels) < 2:

@@ -238,8 +238,8 @@ def score_recordings(
     timelines = _timelines(model, "test", window, report)
     timelines.save(folder / TIMELINE)
     bouts = timelines.bouts(BoutRules(smooth=smooth))
-    scores, truth = score(timelines, bouts, annotations, report)
-    draw_timelines(folder / FIGURE, timelines, bouts, truth)
+    scores, labeled = score(timelines, bouts, annotations, report)
+    draw_timelines(folder / FIGURE, timelines, bouts, labeled)
     files = {"timeline": str(folder / TIMELINE), "figure": str(folder / FIGURE)}
     recordings = [recording.video for recording in timelines.videos]
     return {key: scores[key] for key in SCORES} | {"smooth": smooth, "recordings": recordings, **files}
@@ -250,8 +250,8 @@ def score(
 ) -> tuple[dict[str, Any], Mapping[str, Sequence[Bout]]]:
     """The metrics of timelines, and the bouts of a person for each recording."""
     labeling = Labeling(files=tuple(map(Path, annotations)))
-    truth = labeling.bouts([video.path for video in timelines.videos], silent)
-    return score_timelines(timelines, bouts, truth, report=report), truth
+    labeled = labeling.bouts([video.path for video in timelines.videos], silent)
+    return score_timelines(timelines, bouts, labeled, report=report), labeled
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

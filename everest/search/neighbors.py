@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from everest.data.footage import Timeline
+from everest.data.footage import FrameTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.features import LEVELS, encoding_of
 from everest.inference.model import OpenedModel
@@ -84,7 +84,7 @@ def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, 
     """The query of a video that is not in the file: of windows as the file has them, or one at a moment."""
     spans: list[tuple[float, float]] = []
     if moment is not None:
-        end = Timeline.of(video.video).end
+        end = FrameTimes.of(video.video).end
         if moment >= end:
             raise DataError(f"{video.path}{AT}{moment:g}: the video ends at {end:.2f} s")
         assert file.window is not None

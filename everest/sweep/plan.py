@@ -13,12 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.checkpoints.init import find_init
-from everest.config.recipe import (
-    RESUME_MAY_CHANGE,
-    flat_values,
-    recipe_for_run,
-    recipe_values,
-)
+from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
 from everest.config.stage_settings import ViewPretrainSettings
 from everest.data.recipe_clips import pretrain_key

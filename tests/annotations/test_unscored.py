@@ -132,6 +132,6 @@ def test_unscored_time_does_not_count_in_scores(classifier_run: Path, clip_files
     assert document["unscored"] == 0.5
     assert document["frames"] == 24
     assert [each["name"] for each in document["classes"]].count("unscored") == 0
-    assert "not scored: 0.5 s that no one has labeled" in called(*command).stderr
+    assert "not scored: 0.5 s without labels" in called(*command).stderr
     truth.write_text("video,start,end,label\nclip0,0,2,unscored\n")
     assert "all time of the videos is unscored" in refused(*command, code=4)

@@ -31,7 +31,7 @@ def test_a_graph_of_numbers_computes_them_in_their_unit(scores_run, clip_files, 
     session = onnx_session(tmp_path / "m.onnx")
     (values,) = session.run(["values"], {"frames": clips.numpy()})
     with torch.no_grad():
-        expected = model.answers(model(clips)).numpy()  # (2, 1)
+        expected = model.outputs(model(clips)).numpy()  # (2, 1)
     (head,) = model.heads
     assert abs(values - expected).max() < 1e-4 * head.std
     assert json.loads(session.get_modelmeta().custom_metadata_map["heads"]) == [
@@ -48,7 +48,7 @@ def test_a_graph_of_every_task_has_logits_of_classes_and_numbers_in_their_unit(
     with torch.no_grad():
         found, logits = exported(clips)[0], model(clips)
         assert torch.equal(found[:, :5], logits[:, :5])
-        assert torch.equal(found[:, 5:], model.answers(logits)[:, 5:])
+        assert torch.equal(found[:, 5:], model.outputs(logits)[:, 5:])
     heads = json.loads(exported.metadata["heads"])
     tasks = {"verb": "single-label", "tags": "multi-label", "score": "regression"}
     assert [(head["name"], head["task"]) for head in heads] == list(tasks.items())

@@ -12,7 +12,7 @@ from timed_videos import nearest, numbers_shown, write_numbered
 
 import everest
 from everest.data.cache import FrameCache
-from everest.data.footage import Timeline, footage_of
+from everest.data.footage import FrameTimes, footage_of
 from everest.data.frames import sampling
 from everest.data.views import EvalViews, FinetuneViews, PretrainViews, ValidationViews
 from everest.lists.sample import Sample
@@ -49,7 +49,7 @@ def test_a_timeline_has_the_frame_nearest_to_each_time(files, name: str, fps: fl
     path, seconds = files[name]
     numbers = footage_of(Sample(path=str(path)), fps).shown
     assert numbers.tolist() == [nearest(seconds, j / Fraction(fps)) for j in range(len(numbers))]
-    assert abs(len(numbers) / fps - Timeline.of(path).end) <= 0.5 / fps + 1e-6
+    assert abs(len(numbers) / fps - FrameTimes.of(path).end) <= 0.5 / fps + 1e-6
 
 
 def views_of(fps: float | None, way: str) -> list:

@@ -27,12 +27,8 @@ def test_a_card_has_data_metrics_with_intervals_license_and_cost(classifier_run:
 
 def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_path: Path):
     weights = read_weights(classifier_run / "model.safetensors")
-    origin = {
-        "file": "hub/videomae.safetensors",
-        "kind": "pretrain",
-        "licence": "cc-by-nc-4.0",
-        "origin": None,
-    }
+    terms = {"licence": "cc-by-nc-4.0", "origin": None}
+    origin = {"file": "hub/videomae.safetensors", "kind": "pretrain", **terms}
     replace(weights, origin=origin).save(tmp_path / "alone.safetensors")
     run("export --to hf", tmp_path / "alone.safetensors", "-o", tmp_path / "hf")
     text = (tmp_path / "hf" / "README.md").read_text()

@@ -7,10 +7,7 @@ import pytest
 from PIL import Image
 from small_runs import json_of, refused, run, small_recipe
 
-from everest.evaluation.report import (
-    draw_confusion,
-    shorten_names,
-)
+from everest.evaluation.report import draw_confusion, shorten_names
 
 
 def test_long_names_stay_distinct_on_the_axes():

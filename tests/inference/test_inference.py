@@ -173,6 +173,5 @@ def test_several_heads_and_errors_have_their_columns():
         *(["a, b.mp4", head, "1", "cut", "3", "0.75", ""] for head in ("verb", "noun")),
         ["c.mp4", *[""] * 5, "empty file"],
     ]
-    assert as_table(predictions) == (
-        "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  empty file\n"
-    )
+    table = "a, b.mp4\n   75.0%  verb cut\n   75.0%  noun cut\nc.mp4\n  empty file\n"
+    assert as_table(predictions) == table

@@ -5,6 +5,12 @@ import pytest
 from small_runs import called, json_of, refused, run
 from task_runs import task_run
 
+from everest.annotations.bout import Bout
+from everest.config.heads import Head
+from everest.inference.scores import score_timelines
+from everest.inference.timelines import Timelines, VideoTimeline
+from everest.lists.classes import Classes
+
 
 @pytest.fixture
 def truth(tmp_path: Path) -> Path:
@@ -49,19 +55,31 @@ def test_only_the_time_of_a_segment_is_scored(classifier_run: Path, clip_files: 
     assert entry["truth"] == {"bouts": 1, "seconds": 1.0}
 
 
+def test_time_without_a_window_is_not_scored():
+    starts, borders = np.array([0.0, 20.0, 30.0]), np.arange(41.0)  # the window at 10 s is damaged
+    outputs = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    arrays = {"starts": starts, "ends": starts + 10, "outputs": outputs, "borders": borders}
+    video = VideoTimeline(video="a", path="a", frames=(0, 40), **arrays)
+    timelines = Timelines(classes=Classes(heads=(Head(outputs=2),), names=("x", "y")), videos=[video])
+    spans = {(0, 15): "x", (15, 30): "y", (30, 40): "x"}
+    true = [Bout(video="a", start=start, end=end, label=name) for (start, end), name in spans.items()]
+    scores = score_timelines(timelines, timelines.bouts(), {"a": true}, report=lambda _: None)
+    assert (scores["frame_accuracy"], scores["f1@50"], scores["unscored"]) == (100, 100, 10)
+
+
 def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_files, tmp_path):
     command = ["timeline", clip_files / "clip1.mp4", "-q", "--truth", tmp_path / "t.csv"]
     for lines, message in (
         ("clip1.mp4,0,x,0\n", "t.csv: cannot be read as csv: line 2: 'x' is no number"),
         ("clip1.mp4,2,1,0\n", "clip1.mp4, 0: 2.0 to 1.0 seconds is no interval"),
         ("clip9.mp4,0,1,0\n", "t.csv: has no bout of these videos; it names clip9.mp4"),
-        ("clip1.mp4,0,1,walk\n", "the truth has no class of the model: 'walk'; known: 0, 1"),
+        ("clip1.mp4,0,1,walk\n", "the annotations have no class of the model: 'walk'; known: 0, 1"),
     ):
         (tmp_path / "t.csv").write_text(f"video,start,end,label\n{lines}")
         assert message in refused(*command, "-c", classifier_run, code=4)
     (tmp_path / "t.csv").write_text("video,start,end,label\nclip1.mp4,0,1,0\nclip1.mp4,1,2,jump\n")
     shown = called(*command, "-c", classifier_run)
-    assert "the model has no class 'jump', of which the truth has 1 bout" in shown.stderr
+    assert "the model has no class 'jump' (1 labeled bout)" in shown.stderr
     assert "one head of classes" in refused(*command, "-c", scores_run, code=2)
     named = task_run(tmp_path, clip_files, "named")
     (tmp_path / "t.csv").write_text("video,start,end,label\nclip1.mp4,0,1,0\n")

@@ -1,15 +1,20 @@
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from damage import with_hole
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from everest.data.views import EvalViews
-from everest.inference.windows import window_clips, windows_of
+from everest.inference import windows as windows_module
+from everest.inference.windows import Window, window_clips, window_items, windows_of
 from everest.lists.sample import Sample
 from everest.video import backends
+from everest.video.stream import VideoError
 
 SECONDS = 2.0  # of a clip file: 32 frames, 16 a second
 VIEWS = EvalViews(frames=4, stride=2, size=(32, 32), clips=2, crops=3, sampling="dense")
@@ -29,17 +34,12 @@ def test_windows_follow_each_other_and_the_last_ends_with_the_video(clip_files, 
         assert seen == set(range(32))
 
 
-def test_a_window_of_a_clip_is_the_default(clip_files: Path):
-    found = windows_of(Sample(path=str(clip_files / "clip0.mp4")), VIEWS, window=None, step=None)
-    assert [(one.start, one.end, one.first, one.length) for one in found] == [
-        (0.5 * place, 0.5 * place + 0.5, 8 * place, 8) for place in range(4)
-    ]
-
-
-def test_a_segment_is_a_video_of_its_own(clip_files: Path):
+def test_a_segment_is_a_video_of_its_own_and_a_window_of_a_clip_the_default(clip_files: Path):
     sample = Sample(path=str(clip_files / "clip0.mp4"), start=0.5, end=1.75)
-    found = windows_of(sample, VIEWS, window=0.5, step=0.5)
-    assert [(one.start, one.first, one.length) for one in found] == [(0.5, 8, 8), (1.0, 16, 8), (1.25, 20, 8)]
+    for window in (0.5, None):
+        found = windows_of(sample, VIEWS, window=window, step=window)
+        spans = [(one.start, one.first, one.length) for one in found]
+        assert spans == [(0.5, 8, 8), (1.0, 16, 8), (1.25, 20, 8)]
 
 
 @pytest.mark.parametrize(("window", "step"), [(0.5, 0.0625), (1.0, 0.3), (0.25, 0.5), (5.0, 1.0)])
@@ -63,3 +63,25 @@ def test_a_window_is_seen_as_the_same_segment_and_every_frame_decoded_once(
     for one, clip in zip(windows, clips, strict=True):
         alone = Sample(path=str(path), start=one.start, end=one.end)
         assert torch.equal(clip, VIEWS(alone, np.random.default_rng(), "auto").frames)
+
+
+def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def failing(path: Path, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
+        for window, clip in zip(windows, window_clips(path, windows, views), strict=True):
+            if path.name == "clip1.mp4" and window.start == 0.75:
+                raise VideoError(path, "lost")
+            yield clip
+
+    monkeypatch.setattr(windows_module, "window_clips", failing)
+    with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
+    (tmp_path / "text.mp4").write_text("no video")
+    files = [clip_files / "clip1.mp4", tmp_path / "hole.mp4", tmp_path / "text.mp4", clip_files / "clip0.mp4"]
+
+    def rows(done: Sequence[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
+        samples = [Sample(path=str(file)) for file in files]
+        items = window_items(samples, VIEWS, window=0.5, step=0.25, report=lambda _: None, done=done)
+        return [(sample.video_id, x if isinstance(x, str) else None) for sample, x in items]
+
+    every = rows([])
+    assert every[3] == (str(files[0]), "lost")
+    assert [rows(every[:number]) for number in range(len(every))] == [every[i:] for i in range(len(every))]

@@ -33,7 +33,7 @@ def video(truth: Spans, predicted: Spans, *, frames: int = 40, scores: Sequence[
     return Stretch(
         times=np.arange(frames) / FPS,
         end=frames / FPS,
-        truth=bouts(truth),
+        labeled=bouts(truth),
         predicted=guesses,
         scores=scores or [1.0] * len(guesses),
     )
@@ -78,7 +78,7 @@ def test_the_more_certain_prediction_takes_the_bout():
 def test_f1_at_any_overlap_is_that_of_banos():
     """banos 1.0.0 (MIT), `banos.score(predicted, truth)` of these frames: greedy and optimal agree."""
     frames = [frame_classes(WALK_AND_REAR, of, ["walk", "rear"]) for of in
-              (WALK_AND_REAR.truth, WALK_AND_REAR.predicted)]  # fmt: skip
+              (WALK_AND_REAR.labeled, WALK_AND_REAR.predicted)]  # fmt: skip
     for column, (precision, recall, f1) in enumerate([(0.5, 0.6666666666666666, 0.5714285714285715),
                                                       (0.5, 0.5, 0.5)]):  # fmt: skip
         truth, predicted = (segments_of(of[:, [column]]) for of in frames)
@@ -118,7 +118,7 @@ def test_times_in_milliseconds_are_those_of_frames():
     expected = np.zeros(300, dtype=bool)
     for i in starts:
         expected[i : i + 3] = True
-    case = Stretch(times=times, end=300 / 29.97, truth=spans, predicted=[], scores=[])
+    case = Stretch(times=times, end=300 / 29.97, labeled=spans, predicted=[], scores=[])
     assert (frame_classes(case, spans, ["a"])[:, 0] == expected).all()
 
 

@@ -253,6 +253,9 @@ def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: 
     assert summary(tmp_path / "in", "-o", tmp_path / "out")["encoded"] == 0
     assert summary(tmp_path / "in" / "film", "-o", tmp_path / "alone")["encoded"] == 1
     assert probe(tmp_path / "alone" / "film.mp4").frames == 12
+    Image.new("RGB", (64, 32)).save(tmp_path / "in" / "film" / "frame7.png")
+    (failed,) = summary(tmp_path / "in", "-o", tmp_path / "uneven", code=4)["failed"]
+    assert failed["reason"] == "images of different sizes"
 
 
 def test_segments_name_the_same_frames_afterwards(shared: Path, tmp_path: Path):

@@ -216,6 +216,7 @@ def test_two_data_sets_or_annotations_in_one_folder_are_not_mixed(tmp_path):
 UCF = "ucfTrainTestlist"
 EPIC = "epic-kitchens-100-annotations"
 KINETICS_INF = "label,youtube_id,time_start,time_end,split\nx,y,1,inf,train\n"
+KINETICS_ROW = "label,youtube_id,split\nx,y,train\n"
 OSCC = "v2/annotations/fho_oscc-pnr"
 WRONG = [
     ("ucf101", f"{UCF}/trainlist01.txt", "Unknown/v.avi 1\n", "trainlist01.txt:1: no class of the data set"),
@@ -228,12 +229,7 @@ WRONG = [
     ("kinetics", "annotations/train.csv", "label,youtube_id\nx,y\n", "entry 1 has no field 'time_start'"),
     ("kinetics", "annotations/train.csv", "label,youtube_id,split\nx,y,trian\n", "split 'trian' is none of"),
     ("kinetics", "annotations/train.csv", KINETICS_INF, "train.csv: entry 1: cannot convert float infinity"),
-    (
-        "kinetics",
-        "annotations/copy.csv",
-        "label,youtube_id,split\nx,y,train\n",
-        "2 files with the same annotations",
-    ),
+    ("kinetics", "annotations/copy.csv", KINETICS_ROW, "2 files with the same annotations"),
     ("oscc", f"{OSCC}_val.json", "[3]", "a list of objects is expected"),
     ("oscc", f"{OSCC}_val.json", '[{"parent_start_sec": NaN}]', "not a JSON document (NaN is no JSON value)"),
     ("diving48", "Diving48_V2_train.json", '[{"vid_name": "a"}]', "entry 1 has no field 'start_frame'"),
@@ -255,13 +251,7 @@ def test_annotations_that_are_not_as_published_are_reported_with_their_place(
     ("files", "folder", "options", "code", "message"),
     [
         (["run/a.mp4", "walk/notes.txt"], "", [], 4, "walk: no videos in this class folder; remove it"),
-        (
-            ["train/a/b.mp4", "training/a/c.mp4"],
-            "",
-            [],
-            4,
-            "two folders for the same list among train, train",
-        ),
+        (["train/a/b.mp4", "training/a/c.mp4"], "", [], 4, "two folders for the same list among train"),
         (["run/a.mp4", "file"], "", ["--output", "file/below"], 5, "cannot write"),
         ([], "none", [], 4, "no such folder"),
     ],

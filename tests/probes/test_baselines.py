@@ -5,10 +5,10 @@ import pytest
 import torch
 from small_runs import called, json_of
 
-from everest.evaluation.metric_text import nearest_texts
 from everest.inference.model import OpenedModel
 from everest.probes.measures import LabeledFeatures, class_and_group, precision_of_nearest
 from everest.probes.probe import SIDE, difference_image, random_encoder
+from everest_cli.evaluate import nearest_texts
 
 
 def features(*angles: float) -> np.ndarray:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from timed_videos import repack, write_frames
 from torch import Tensor
 
-from everest.prepare.check import examine
+from everest.prepare.check import decode_completely
 from everest.video.file import inspect_video
 from everest.video.index import StampedIndex
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, read_frames
@@ -87,7 +87,7 @@ def test_a_spot_of_damage_within_an_image_is_found(film: Path, tmp_path: Path):
     repacked = repack(tmp_path / "spot.mp4", tmp_path / "spot.mkv")  # read by the demuxer
     with pytest.raises(VideoError, match="frame 9 of 24 cannot be decoded"):
         read_frames(repacked, [9])
-    assert examine(str(tmp_path / "spot.mp4")).reason == "damaged: 23 of 24 frames can be decoded"
+    assert decode_completely(str(tmp_path / "spot.mp4")).reason == "damaged: 23 of 24 frames can be decoded"
 
 
 def test_an_image_of_another_size_is_scaled(film: Path, pixels: NDArray[np.uint8], tmp_path: Path):

@@ -24,7 +24,7 @@ from video_kinds import (
     write_with_sound,
 )
 
-from everest.prepare.check import examine
+from everest.prepare.check import decode_completely
 from everest.prepare.encode import EncodeSettings, encode_video
 from everest.video.decoding import Survey, decode_frames
 from everest.video.file import clear_video_cache
@@ -115,7 +115,7 @@ def test_frames_that_refer_to_others_before_the_recording_are_left_out(
     assert numbers == list(range(numbers[0], COUNT))
     assert 9 <= numbers[0] <= 13
     assert known_damage(file) is None
-    assert examine(str(file)).reason is None
+    assert decode_completely(str(file)).reason is None
     settings = EncodeSettings(short_side=48, codec=H264(gop=12, crf=10))
     encode_video(str(file), tmp_path / "encoded.mp4", settings, overwrite=False)
     assert shown(tmp_path / "encoded.mp4") == numbers
@@ -137,7 +137,7 @@ def test_what_is_lost_is_left_out_and_named(tmp_path: Path):
     damage = known_damage(file)
     assert damage is not None
     assert damage.startswith("damaged: no intact frames from 0.")
-    assert examine(str(file)).reason == damage
+    assert decode_completely(str(file)).reason == damage
 
 
 @pytest.mark.parametrize(("container", "codec"), [("ts", "h264-b"), ("ts", "mpeg2-b"), ("mpg", "mpeg2-b")])
@@ -251,7 +251,7 @@ def test_a_fragmented_file_that_breaks_off_at_zeros_is_damaged(tmp_path: Path, z
     count = len(shown(file))
     assert 0 < count < COUNT
     assert known_damage(file) == f"damaged: no intact frames after {count / RATE:.2f} s"
-    assert examine(str(file)).reason == known_damage(file)
+    assert decode_completely(str(file)).reason == known_damage(file)
 
 
 @pytest.mark.parametrize("container", ["mkv", "ts", "mp4-fragments"])

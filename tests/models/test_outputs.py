@@ -13,7 +13,7 @@ from everest.data.class_balance import class_weights
 from everest.errors import RecipeError
 from everest.lists.labels import label_values
 from everest.lists.sample import Sample
-from everest.models.classifier import answers, soft_targets, supervised_loss
+from everest.models.classifier import outputs_of, soft_targets, supervised_loss
 
 HEADS = (
     *named_heads({"verb": 3, "tags": {"multi-label": 2}}),
@@ -44,7 +44,7 @@ def test_the_loss_is_the_mean_of_the_losses_of_the_heads():
 
 def test_answers_are_probabilities_and_numbers_in_their_unit():
     logits = torch.tensor([[1.0, 2.0, 3.0, 0.0, -1.0, 1.5]])
-    found = answers(logits, HEADS)[0]
+    found = outputs_of(logits, HEADS)[0]
     torch.testing.assert_close(found[:3], logits[0, :3].softmax(0))
     torch.testing.assert_close(found[3:5], logits[0, 3:5].sigmoid())
     assert found[5] == 13.0

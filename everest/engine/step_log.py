@@ -37,7 +37,7 @@ WATCHED_STEPS: Final = 20  # at least
 class StepRecord:
     """The record of one process about one step, with its numbers on the device.
 
-    `send` copies the numbers to the host without waiting, and `read` waits for them.
+    `gather` copies the numbers to the host without waiting, and `read` waits for them.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -58,7 +58,7 @@ class StepRecord:
         for name, value in {"loss": loss, **parts}.items():
             self.losses[name] = self.losses.get(name, 0) + value.detach() / passes
 
-    def send(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def gather(self, accelerator: Accelerator, norms: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
 
         Returns:
@@ -77,7 +77,7 @@ class StepRecord:
         return finite[:, : len(self.losses)].all(), finite[:, : len(self._names)].all()
 
     def read(self) -> tuple[dict[str, float], bool, int, bool]:
-        """Wait for the numbers that `send` has copied; returns those of all processes.
+        """Wait for the numbers that `gather` has copied; returns those of all processes.
 
         Returns:
             Figures by their names in metrics.jsonl, losses as means; whether any process met an unreadable

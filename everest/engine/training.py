@@ -214,7 +214,7 @@ class Training:
         record, (_, every) = self._record, self.settings.save_interval
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
-        losses_finite, finite = record.send(self.accelerator, norms)
+        losses_finite, finite = record.gather(self.accelerator, norms)
         # An update is left out whose losses or gradient norms are not finite: the device decides, without the
         # host. With `train.nonfinite: stop` all later ones are left out, too: the host learns of the first a
         # step late, and ends the run.

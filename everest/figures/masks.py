@@ -21,7 +21,7 @@ from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
 from everest.methods.ranked import ByEmbedding, Drawn
 from everest.methods.selector import Selector
 from everest.methods.targets import FeatureTargets
-from everest.models.embedding import model_input
+from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
@@ -98,7 +98,10 @@ def view_masks(
     embed = embedding_of(model, tubelet, pixels)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = embed.pixels.normalize(clip)[None]  # (1, C, T, H, W)
-    seen = model.to_input(x) if isinstance(model, VideoModel) else model_input(x, input_kind, embed.pixels)
+    if isinstance(model, VideoModel):
+        seen = model.to_input(x)
+    else:
+        seen = x if input_kind == "frames" else frame_differences(x, embed.pixels)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
     views: list[MaskView] = []
     for title, selector in selectors:

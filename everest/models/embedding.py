@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from everest.config.values import Input
 from everest.methods.importance import TokenScores
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
@@ -21,15 +20,12 @@ from everest.video.pixels import IMAGENET, PixelStatistics
 SCALE: Final = 2.0  # our choice: neighboring frames differ less than frames do
 
 
-def model_input(frames: Tensor, kind: Input, pixels: PixelStatistics) -> Tensor:
-    """Map clips (B, C, T, H, W), bytes or normalized, to the input of a model, of the same shape.
+def frame_differences(frames: Tensor, pixels: PixelStatistics) -> Tensor:
+    """Map clips (B, C, T, H, W), bytes or normalized, to twice the change of each frame since the one before.
 
-    `differences` is twice the change of each frame since the frame before; the first frame takes the change
-    of the second. Still pixels are exactly zero. Our choice: a network of few clips has to find what moves by
-    itself otherwise.
+    The first frame takes the change of the second. Still pixels are exactly zero. Our choice: a network of
+    few clips has to find what moves by itself otherwise.
     """
-    if kind != "differences":
-        return frames
     if frames.size(2) < 2:
         raise ValueError("frame differences need clips of at least two frames")
     change = SCALE * pixels.normalized(frames).diff(dim=2)  # (B, C, T - 1, H, W)

@@ -163,7 +163,10 @@ class MaskedAutoencoder(PretrainingModel):
         else:
             target = gather_tokens(values, selection.target)  # (B, M, P)
         loss = self.targets.loss(prediction, target, selection.scored())
-        loss, parts = self.with_camera_loss(loss, frames, noise)
+        parts: dict[str, Tensor] = {}
+        if self.camera_head is not None and self.training:
+            parts["camera_loss"] = self.camera_loss(frames, noise)
+            loss = loss + self.camera_weight * parts["camera_loss"]
         return Reconstruction(
             loss=loss,
             parts=parts,

@@ -19,7 +19,7 @@ from everest.methods.camera import MOTIONS, NUMBERS, moving_clips
 from everest.methods.grid import TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
-from everest.models.embedding import model_input
+from everest.models.embedding import frame_differences
 from everest.models.vit import Architecture, Encoder, init_linear_layers
 from everest.video.pixels import PixelStatistics
 
@@ -74,7 +74,7 @@ class VideoModel(nn.Module):
 
     def to_input(self, frames: Tensor) -> Tensor:
         """Map clips (B, C, T, H, W), bytes or normalized, to the input of encoder and selector."""
-        return model_input(frames, self.input_kind, self.pixels)
+        return frames if self.input_kind == "frames" else frame_differences(frames, self.pixels)
 
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""
@@ -138,23 +138,19 @@ class PretrainingModel(VideoModel):
         visible = choose(self.selector, x, grid, self.embedding, noise[:, : grid.num_tokens]).visible
         return encoder(x, visible).mean(dim=1)
 
-    def with_camera_loss(
-        self, loss: Tensor, frames: Tensor, noise: Tensor | None
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """In training, add the mean squared error of predicting the motion simulated on still frames.
+    def camera_loss(self, frames: Tensor, noise: Tensor | None) -> Tensor:
+        """The mean squared error, a scalar, of predicting the motion simulated on still frames.
 
         Args:
             noise: (B, at least N + NUMBERS) uniform in [0, 1): first of the selection, last of the task.
                 None: drawn from torch's default generator.
         """
-        if self.camera_head is None or not self.training:
-            return loss, {}
+        assert self.camera_head is not None
         if noise is None:
             noise = torch.rand(frames.size(0), self.encoder.grid.num_tokens + NUMBERS, device=frames.device)
         clips, motions = moving_clips(frames, noise[:, -NUMBERS:])
         predicted = self.camera_head(self.visible_features(clips, noise))  # (B, MOTIONS)
-        camera_loss = F.mse_loss(predicted.float(), motions)
-        return loss + self.camera_weight * camera_loss, {"camera_loss": camera_loss}
+        return F.mse_loss(predicted.float(), motions)
 
 
 class SelectingModel(VideoModel):

@@ -66,7 +66,7 @@ class ViewModel(PretrainingModel):
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
             noise: (B, at least N) uniform in [0, 1), the random part of the selection; see
-                `with_camera_loss`. None: drawn from torch's default generator.
+                `camera_loss`. None: drawn from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         """
         views = self.settings.number
@@ -97,8 +97,10 @@ class ViewModel(PretrainingModel):
                     parts["sigreg"] = torch.stack(of_views).mean()
                     loss = (1 - weight) * parts["invariance"] + weight * parts["sigreg"]
         noise = None if noise is None else noise[::views]
-        loss, camera = self.with_camera_loss(loss, frames[::views], noise)
-        return PretrainingOutput(loss=loss, parts=parts | camera)
+        if self.camera_head is not None and self.training:
+            parts["camera_loss"] = self.camera_loss(frames[::views], noise)
+            loss = loss + self.camera_weight * parts["camera_loss"]
+        return PretrainingOutput(loss=loss, parts=parts)
 
 
 def _of_all_processes(rows: Tensor) -> Tensor:

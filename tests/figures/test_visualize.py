@@ -19,7 +19,7 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
-from everest.models.embedding import model_input
+from everest.models.embedding import frame_differences
 from everest.video.writer import write_video
 
 SMALL = ["--size", "32", "--frames", "8", "--stride", "2"]
@@ -105,7 +105,7 @@ def test_a_recipe_shows_the_clips_and_tokens_that_training_uses(video: Path, tmp
     clips = {"frames": 8, "stride": 3, "size": (48, 64), "channels": 1, "sampling": "dense"}
     views = EvalViews(**clips, clips=1, crops=1)(Sample(path=str(video)), np.random.default_rng(), "auto")
     pixels = load_recipe(recipe).data.pixels
-    seen = model_input(pixels.normalize(views.frames), "differences", pixels)
+    seen = frame_differences(pixels.normalize(views.frames), pixels)
     selector = load_recipe(recipe).pretrain.selection
     importance = selector.importance(seen, RawPixels((2, 8, 8), pixels))
     most = importance[0].argsort(descending=True, stable=True)[: len(row["kept"])]

@@ -13,11 +13,11 @@ import everest
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.inference.model import encode
-from everest.models.embedding import model_input
+from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
 from everest.video.pixels import IMAGENET
 
-frame_differences = partial(model_input, kind="differences", pixels=IMAGENET)
+changes_of = partial(frame_differences, pixels=IMAGENET)
 KEPT = everest.strategies.RedundancyRobust(keep_ratio=0.3, visible_ratio=0.1)
 
 
@@ -27,19 +27,19 @@ def clips() -> Tensor:
 
 
 def test_each_frame_is_twice_its_change_and_the_first_is_like_the_second(clips: Tensor):
-    changes = frame_differences(clips)
+    changes = changes_of(clips)
     for t in range(1, 8):
         assert torch.equal(changes[:, :, t], 2 * (clips[:, :, t] - clips[:, :, t - 1]))
     assert torch.equal(changes[:, :, 0], changes[:, :, 1])
     with pytest.raises(ValueError, match="two frames"):
-        frame_differences(clips[:, :, :1])
+        changes_of(clips[:, :, :1])
 
 
 def test_a_classifier_computes_on_the_differences(clips: Tensor):
     plain = tiny("classifier", num_classes=3, selection=KEPT.keeping(0.3)).eval()
     moving = tiny("classifier", num_classes=3, selection=KEPT.keeping(0.3), input="differences").eval()
     moving.load_state_dict(plain.state_dict())
-    changes = frame_differences(clips)
+    changes = changes_of(clips)
     assert torch.equal(moving.kept_tokens(clips), plain.kept_tokens(changes))
     assert torch.equal(moving(clips), plain(changes))
     for of_moving, of_plain in zip(encode(moving, clips, None), encode(plain, changes, None), strict=True):
@@ -54,12 +54,12 @@ def test_an_autoencoder_ranks_encodes_and_predicts_the_differences(clips: Tensor
     moving.load_state_dict(plain.state_dict())
     assert isinstance(moving, MaskedAutoencoder)
     noise = torch.rand(2, plain.encoder.grid.num_tokens)
-    expected, out = plain(frame_differences(clips), noise=noise), moving(clips, noise=noise)
+    expected, out = plain(changes_of(clips), noise=noise), moving(clips, noise=noise)
     assert torch.equal(out.selection.visible, expected.selection.visible)
     assert torch.equal(out.target, expected.target)
     assert torch.equal(out.loss, expected.loss)
     assert torch.equal(out.frames, clips)
-    features = (encode(moving, clips, 0.5), encode(plain, frame_differences(clips), 0.5))
+    features = (encode(moving, clips, 0.5), encode(plain, changes_of(clips), 0.5))
     assert all(torch.equal(of_moving, of_plain) for of_moving, of_plain in zip(*features, strict=True))
 
 

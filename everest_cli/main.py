@@ -1,4 +1,7 @@
-"""The app: its commands, and the only code that turns a UserError into a message and an exit code."""
+"""The app: its commands, and the only code that turns a UserError into a message and an exit code.
+
+everest/stages.py begins with a map of the way of a training run.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_type_hints
 
 import typer
 
@@ -263,17 +263,21 @@ class LabeledListOptions:
         return weights, recipe
 
 
-def start_processes(gpus: str, processes: int | None) -> Devices:
-    """Return the devices of a run of one process. Several are started here, and their code ends this one."""
+def choose_devices(gpus: str, processes: int | None) -> Devices:
+    """Return the devices of a run, and prepare this process if it is the only one."""
     if is_launched():
         return Devices(kind="cpu" if gpus == "cpu" else "cuda")
     devices = read_devices(gpus, processes)
-    if devices.processes > 1:
-        code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
-        typer.echo(errors, err=True, nl=False)
-        raise typer.Exit(code)
-    os.environ.update(devices.environment)
+    if devices.processes == 1:
+        os.environ.update(devices.environment)
     return devices
+
+
+def run_again_in_each(devices: Devices) -> NoReturn:
+    """Run this command again in one process for each device, and end with their code."""
+    code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
+    typer.echo(errors, err=True, nl=False)
+    raise typer.Exit(code)
 
 
 def this_program() -> list[str]:

@@ -12,7 +12,15 @@ import typer
 from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
-from everest_cli.options import Precision, Task, argument, local_path, option, start_processes
+from everest_cli.options import (
+    Precision,
+    Task,
+    argument,
+    choose_devices,
+    local_path,
+    option,
+    run_again_in_each,
+)
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:
@@ -69,7 +77,9 @@ def _train(
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
-    devices = start_processes(options.gpus, options.processes)
+    devices = choose_devices(options.gpus, options.processes)
+    if devices.processes > 1:
+        run_again_in_each(devices)  # does not return
 
     from everest.engine.context import RunOptions
     from everest.stages import run_stage  # here: in the processes that train

@@ -76,10 +76,11 @@ def set_up_training(
     if not isinstance(section, TokenizerSettings):
         rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
         clip = {"stride": section.stride, "sampling": section.sampling, **rate}
+    network = _network(recipe, section, spec, init, context, classes)
     training = Training(
         context,
         recipe,
-        [_network(recipe, section, spec, init, context, classes), *other_networks],
+        [network, *other_networks],
         clips,
         plan=plan,
         weights=Weights(

@@ -146,7 +146,10 @@ class Training:
         return self.steps_done < self._last_step
 
     def begin_step(self) -> None:
-        """Set the learning rate of the next step, and start its record."""
+        """Set the learning rate of the next step, and start its record.
+
+        A warm-up begins at 0: its first step fills the moments of AdamW and changes no weight.
+        """
         for network in self.networks:
             set_lr(network.optimizer, self.plan.lr(self.steps_done))
         self._record = StepRecord(self.accelerator.device)

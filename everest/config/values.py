@@ -76,14 +76,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
-# Smallest and largest share of the frame.
 CropArea = Annotated[
     tuple[Share, Share],
     _AS_TUPLE,
     must_be("two shares above 0, the smaller one first", lambda area: 0 < area[0] <= area[1]),
 ]
 
-RunName = Annotated[  # a run is written to a folder of this name, so it must not lead elsewhere
+RunName = Annotated[
     str,
     must_be(
         "the name of a folder, in printable characters and without '/'",

@@ -23,11 +23,9 @@ def contradictions(recipe: Recipe) -> Problems:
     """Yields the `section.key` of each setting that contradicts another setting, and the reason."""
     yield from ((f"model.{key}", text) for key, text in recipe.model.problems())
     yield from _of_data(recipe)
-    yield from _of_stages(recipe)
+    yield from _of_training(recipe)
     if isinstance(recipe.pretrain, PixelPretrainSettings):
         yield from _of_targets(recipe, recipe.pretrain)
-    else:
-        yield from _of_views(recipe, recipe.pretrain)
     if recipe.tokenizer is not None:
         yield from _of_tokenizer(recipe, recipe.tokenizer)
     yield from _of_tokens(recipe)
@@ -41,10 +39,11 @@ def _of_data(recipe: Recipe) -> Problems:
         if values is not None and len(values) != data.channels:
             text = f"{len(values)} values, and data.channels is {data.channels}; give one for each channel"
             yield f"data.{key}", text
-    needs_color = recipe.tokenizer is not None or pretrain.needs_tokenizer
-    if data.channels == 1 and (needs_color or (pixels and isinstance(pixels.target, Target))):
-        text = "1 does not go with a tokenizer, which codes colors, or a target of another package"
-        yield "data.channels", f"{text}; set it to 3"
+    if data.channels == 1 and (recipe.tokenizer is not None or pretrain.needs_tokenizer):
+        yield "data.channels", "1 does not go with a tokenizer, which codes colors; set it to 3"
+    if data.channels == 1 and pixels and isinstance(pixels.target, Target):
+        kind = pixels.target.kind
+        yield "data.channels", f"1 does not go with {kind}, a target of another package; set it to 3"
 
     differences = recipe.model.input == "differences"
     for key, is_used in (("pretrain.camera_motion", pretrain.camera_motion), ("model.input", differences)):
@@ -59,21 +58,28 @@ def _of_data(recipe: Recipe) -> Problems:
             yield "model.input", f"must be frames with {stage}.selection.align or cuts, which compare frames"
 
     heads = named_heads(data.heads or {})
-    tasks = {head.task for head in heads} or {data.task}
+    tasks = [head.task for head in heads] or [data.task]
     if "regression" in tasks and finetune.cutmix:
         yield "finetune.cutmix", "cannot mix numbers: half of a frame has no half of a number; set it to 0"
     # Of several heads: whether all are right, if each names a class.
-    of_heads = ("top1", "loss") if tasks == {"single-label"} else ("loss",)
-    known = of_heads if heads else ALLOWED[data.task]
+    known = ALLOWED[data.task]
+    if heads:
+        known = ("top1", "loss") if {*tasks} == {"single-label"} else ("loss",)
     if finetune.best is not None and finetune.best not in known:
         yield "finetune.best", f"{finetune.best} is not measured for these labels; known: {', '.join(known)}"
     if pretrain.probe.list is not None and (heads or data.task != "single-label"):
-        yield "pretrain.probe.list", "needs one class for each video (data.task, data.heads); leave it out"
+        text = "needs one class for each video, and data has other labels (data.task, data.heads)"
+        yield "pretrain.probe.list", f"{text}; leave it out"
 
 
-def _of_stages(recipe: Recipe) -> Problems:
-    """Rates, budgets, crops and frozen layers."""
-    finetune, depth = recipe.finetune, recipe.model.backbone_size.depth
+def _of_training(recipe: Recipe) -> Problems:
+    """Rates, budgets, crops, frozen layers and views."""
+    pretrain, finetune, depth = recipe.pretrain, recipe.finetune, recipe.model.backbone_size.depth
+    views = pretrain.views if isinstance(pretrain, ViewPretrainSettings) else None
+    crops = {"finetune.crop_area": finetune.crop_area, "pretrain.views.crop_area": views and views.crop_area}
+    for key, area in crops.items():
+        if area is not None and not 0 < area[0] <= area[1]:
+            yield key, "must be two shares above 0, the smaller one first"
     tokenizer = () if recipe.tokenizer is None else (("tokenizer", recipe.tokenizer),)
     for stage, settings in (*recipe.stages, *tokenizer):
         if (settings.epochs is None) == (settings.steps is None):
@@ -86,14 +92,12 @@ def _of_stages(recipe: Recipe) -> Problems:
     if finetune.lora.rank and finetune.freeze != "none":
         text = f"is {finetune.freeze}, and finetune.lora freezes the whole encoder; leave one of them out"
         yield "finetune.freeze", text
-
-
-def _of_views(recipe: Recipe, stage: ViewPretrainSettings) -> Problems:
-    number = stage.views.number
-    if stage.selection.needs_tokenizer:
+    if views is None:
+        return
+    if pretrain.selection.needs_tokenizer:
         yield "pretrain.selection", "needs a tokenizer, which pretrain.objective=views does not run"
-    if stage.batch_size < 2 * number or stage.batch_size % number:
-        text = f"{stage.batch_size} clips are not two or more videos of {number} views"
+    if pretrain.batch_size < 2 * views.number or pretrain.batch_size % views.number:
+        text = f"{pretrain.batch_size} clips are not two or more videos of {views.number} views"
         yield "pretrain.batch_size", f"{text} (pretrain.views.number)"
     if recipe.data.clips_per_video != 1:  # two clips of a video would be compared as of different videos
         text = "must be 1 with pretrain.objective=views; list windows of long videos (prepare windows)"
@@ -121,14 +125,15 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
     if draws:
         yield key, "stores tokens of whole clips, but pretrain.frame_selection.alpha draws other frames"
     if stage.camera_motion and ranked.needs_tokenizer:
-        yield "pretrain.camera_motion", f"needs scores of moved clips, and {key} has none; leave one out"
+        text = "needs scores of moved clips, which pretrain.target.cache does not store; leave one out"
+        yield "pretrain.camera_motion", text
 
 
 def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
-    """The network; its windows and tokens, which are also those of the model."""
     config, loss, size = settings.config, settings.loss, recipe.data.frame_size
     if not (loss.reconstruction or loss.perceptual):
-        yield "tokenizer.loss.reconstruction", "is 0, as perceptual is; set one of them"
+        text = "is 0, as perceptual is: nothing is reconstructed; set one of them"
+        yield "tokenizer.loss.reconstruction", text
     malformed = list(settings.problems())
     yield from ((f"tokenizer.{key}", text) for key, text in malformed)
     if malformed:  # the network has no grid then
@@ -138,8 +143,8 @@ def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
         yield "tokenizer.frames", f"{text} (data.frames)"
     # Each token of the model has one code, so model and tokenizer divide a clip in the same way.
     if config.tubelet != recipe.model.tubelet:
-        token, of_model = ("x".join(map(str, each)) for each in (config.tubelet, recipe.model.tubelet))
-        text = f"its tokens are of {token} frames and pixels, the model's (model.tubelet) of {of_model}"
+        own, of_model = ("x".join(map(str, tubelet)) for tubelet in (config.tubelet, recipe.model.tubelet))
+        text = f"its tokens are of {own} frames and pixels, the model's (model.tubelet) of {of_model}"
         yield "tokenizer.size", f"{text}; set model.tubelet, or stem and multipliers here"
     elif not any(side % step for side, step in zip(size, config.tubelet[1:], strict=True)):
         grid = TokenGrid.of_clip(frames=settings.frames, size=size, tubelet=config.tubelet)
@@ -150,13 +155,12 @@ def _of_tokenizer(recipe: Recipe, settings: TokenizerSettings) -> Problems:
 
 def _of_tokens(recipe: Recipe) -> Problems:
     """Both stages encode tokens; pre-training predicts tokens, fine-tuning does not."""
-    data = recipe.data
-    lengths = zip((data.frames, *data.frame_size), recipe.model.tubelet, strict=True)
-    uncountable = [
-        (f"data.{name}", f"{length} is no multiple of the tubelet's {step} (model.tubelet)")
-        for name, (length, step) in zip(("frames", "size", "size"), lengths, strict=True)
-        if length % step
-    ]
+    data, uncountable = recipe.data, list[tuple[str, str]]()
+    lengths = (data.frames, *data.frame_size)
+    for name, length, step in zip(("frames", "size", "size"), lengths, recipe.model.tubelet, strict=True):
+        if length % step:
+            text = f"{length} is no multiple of the tubelet's {step} (model.tubelet)"
+            uncountable.append((f"data.{name}", text))
     for stage, settings in recipe.stages:
         uncountable += [(f"{stage}.selection.{key}", text) for key, text in settings.selection.problems()]
     if uncountable:
@@ -179,12 +183,15 @@ def _of_tokens(recipe: Recipe) -> Problems:
                 except ValueError as error:
                     yield key, f"{selection.strategy} chooses wrong tokens: {error}"
                     return
+            splits = getattr(selection, "visible_ratio", 0) is not None
             if not visible:
                 verb = "lets the encoder see" if stage == "pretrain" else "keeps"
-                yield key, f"{verb} none of {grid.num_tokens} tokens; keep more tokens"
+                fix = "keep more tokens" if splits else "raise keep_ratio"
+                yield key, f"{verb} none of {grid.num_tokens} tokens; {fix}"
             if isinstance(settings, PixelPretrainSettings) and (not target or visible == grid.num_tokens):
+                fix = "set visible_ratio below keep_ratio, or pretrain.objective=views, which predicts none"
                 text = f"leaves none of {grid.num_tokens} tokens to predict"
-                yield key, f"{text}; hide more of them, or set pretrain.objective=views, which predicts none"
+                yield key, text if splits else f"{text}; {fix}"
             if stage == "finetune" and target:
                 text = "belongs to pre-training: fine-tuning encodes all kept tokens; leave it out"
                 yield f"{key}.{'strategy' if is_external else 'visible_ratio'}", text

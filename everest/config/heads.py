@@ -17,14 +17,15 @@ Task = Annotated[Literal["single-label", "multi-label", "regression"], BeforeVal
 
 MULTI_LABEL: Final = "multi-label"
 THRESHOLD: Final = 0.5  # of a multi-label class, unless one was chosen
+# The metric of a head by its task, where only one is used: the best weights, tables of several heads.
+MEASURED_BY: Final = {"single-label": "top1", "multi-label": "map", "regression": "mae"}
 BACKGROUND: Final = "background"  # a class that states that nothing happens
 OVER_BACKGROUND: Final = "mean_class_accuracy"  # in place of top-1, if a class is background
-ALLOWED: Final = {  # the metrics of data.val that may choose the best weights
+ALLOWED: Final = {
     "single-label": ("top1", "mean_class_accuracy", "macro_f1", "loss"),
     "multi-label": ("map", "macro_f1", "loss"),
     "regression": ("mae", "loss"),
 }
-MEASURED_BY: Final = {task: metrics[0] for task, metrics in ALLOWED.items()}  # where one is used
 
 
 def _with_hyphens(head: Any) -> Any:
@@ -69,33 +70,34 @@ class Head:
         """The values of a label in a batch: an index, whether each class is there, or a number."""
         return self.outputs if self.task == MULTI_LABEL else 1
 
-    @property
-    def setting(self) -> HeadSetting:
-        """The value of `data.heads`, from which `named_heads` makes this head."""
-        if self.task == "regression":
-            return "regression"
-        return {MULTI_LABEL: self.outputs} if self.task == MULTI_LABEL else self.outputs
-
 
 Heads = tuple[Head, ...]
 
 
 def named_heads(settings: Mapping[str, HeadSetting]) -> Heads:
     """The heads of `data.heads`, in its order."""
-    heads: list[Head] = []
+    heads = []
     for name, setting in settings.items():
-        if isinstance(setting, dict):
-            heads.append(Head(name=name, task=MULTI_LABEL, outputs=setting[MULTI_LABEL]))
+        if isinstance(setting, int):
+            heads.append(Head(name=name, outputs=setting))
         elif isinstance(setting, str):
             heads.append(Head(name=name, task="regression", outputs=1))
         else:
-            heads.append(Head(name=name, outputs=setting))
+            heads.append(Head(name=name, task=MULTI_LABEL, outputs=setting[MULTI_LABEL]))
     return tuple(heads)
 
 
 def head_settings(heads: Heads) -> dict[str, HeadSetting] | None:
     """The inverse of `named_heads`; None for a single head without a name, or no head."""
-    return {head.name: head.setting for head in heads} if heads and heads[0].name else None
+    if not heads or not heads[0].name:
+        return None
+    settings: dict[str, HeadSetting] = {}
+    for head in heads:
+        if head.task == "regression":
+            settings[head.name] = "regression"
+        else:
+            settings[head.name] = {MULTI_LABEL: head.outputs} if head.task == MULTI_LABEL else head.outputs
+    return settings
 
 
 def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None) -> str:
@@ -103,10 +105,14 @@ def best_metric(heads: Heads, chosen: str | None, names: Collection[str] | None)
 
     With a class `background`, which most windows of a recording have, it is the mean class accuracy. Of
     several heads it is whether all are right, or the loss if some do not name a class.
+
+    Args:
+        names: of the classes, if they are known.
     """
     if chosen is not None:
         return chosen
+    if len(heads) == 1 and heads[0].task == "single-label" and BACKGROUND in (names or ()):
+        return OVER_BACKGROUND
     if len(heads) == 1:
-        is_over_background = heads[0].task == "single-label" and BACKGROUND in (names or ())
-        return OVER_BACKGROUND if is_over_background else MEASURED_BY[heads[0].task]
+        return MEASURED_BY[heads[0].task]
     return "top1" if all(head.task == "single-label" for head in heads) else "loss"

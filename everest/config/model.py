@@ -108,21 +108,25 @@ class ModelSettings:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the key of each setting that does not go with another one, and the reason."""
         size = self.backbone_size
-        parts = {"": (size.width, size.heads), "decoder_": (size.decoder_width, size.decoder_heads)}
-        for part, (width, heads) in parts.items():
+        for part, width, heads in (
+            ("", size.width, size.heads),
+            ("decoder_", size.decoder_width, size.decoder_heads),
+        ):
             channels = width // heads
             if width % heads:
-                yield f"{part}heads", f"{heads} heads do not divide the width of {width}"
+                of_part = "decoder's width" if part else "width"
+                yield f"{part}heads", f"{heads} heads do not divide the {of_part} of {width}"
             # A quarter of the channels encodes time, three eighths each height and width, by sine and cosine.
             if self.positions in ("separable", "interpolated-separable") and width % 16:
                 yield f"{part}width", f"{width} is no multiple of 16, which separable positions need"
             if self.positions == "rotary" and (channels % 2 or not rotary_channels(channels)):
-                text = f"{heads} heads of {channels} channels; rotary positions need an even number from 6"
-                yield f"{part}heads", text
-        channels = size.width // size.heads
-        if self.rotary != "none" and channels % 4:
-            yield "heads", f"{size.heads} heads of {channels} channels; rotary needs a multiple of 4"
+                text = "rotary positions need an even number, 6 at least"
+                yield f"{part}heads", f"{heads} heads of {channels} channels; {text}"
+        if self.rotary != "none" and size.width // size.heads % 4:
+            text = f"{size.heads} heads of {size.width // size.heads} channels; rotary needs a multiple of 4"
+            yield "heads", text
         if self.rotary != "none" and self.positions == "rotary":
             yield "rotary", "turns by places, and so does model.positions=rotary; set one of them"
         if self.embedding_layers > 1 and any(side % 4 for side in self.tubelet[1:]):
-            yield "embedding_layers", "above 1 needs a tubelet whose rows and columns divide by 4"
+            text = "more than one convolution needs a tubelet whose rows and columns divide by 4"
+            yield "embedding_layers", text

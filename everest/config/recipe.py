@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from everest.config.contradictions import contradictions
-from everest.config.merge import SELECTION, SET, TAGS, KeyPath, Merged, leaves, merge
+from everest.config.merge import FURTHER, SELECTION, USUAL, KeyPath, merge
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.config.settings import Recipe
-from everest.config.values import with_hyphens
+from everest.config.stage_settings import STAGES, VARIANTS, PretrainSelection
 from everest.config.yaml import write_yaml
 from everest.errors import RecipeError, did_you_mean, one_per_line, shown
-from everest.methods.external import NOT_A_CLASS
+from everest.methods.external import NOT_A_CLASS, import_named, is_import_path, named_class
 from everest.methods.selector import Selector
-from everest.methods.strategies import STRATEGIES
 from everest.system.storage import parse_location
 
+Settings = TypeVar("Settings")
+Problems = list[tuple[str, str]]  # a key with dots, and what is wrong
+
 _RECIPE = TypeAdapter(Recipe)
+_SELECTION: TypeAdapter[Selector] = TypeAdapter(PretrainSelection)
+_CLASSES = (  # the keys that may name a class of another package
+    *((stage, "selection", "strategy") for stage in STAGES),
+    ("pretrain", "target", "kind"),
+)
 
 # The name of a recipe, the folder of the same videos, and how these are read and states are saved.
 RESUME_MAY_CHANGE: Final = {
-    *("name", "summary", "data.root"),
-    *("train.workers", "train.data_timeout", "train.save_every", "train.keep_states"),
+    "name",
+    "summary",
+    "data.root",
+    "train.workers",
+    "train.data_timeout",
+    "train.save_every",
+    "train.keep_states",
 }
 
 # By pydantic's types of errors; {got} is the value, the other names are from pydantic's own context.
@@ -70,7 +83,26 @@ def load_recipe(
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
-    return _validated(merge(find_recipe(name_or_path), overrides, imports=imports))
+    merged = merge(find_recipe(name_or_path), overrides)
+    recipe: Recipe | None = None
+    problems: Problems = []
+    for key in _CLASSES if imports else ():
+        path = merged.at(key).value
+        if is_import_path(path):
+            try:
+                import_named(path)
+            except RecipeError as error:
+                problems.append((".".join(key), str(error)))
+    if not problems:
+        # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
+        values = json.dumps(merged.values)
+        recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
+    if recipe is not None:
+        problems = list(contradictions(recipe))
+    lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
+    if lines or recipe is None:
+        raise RecipeError(one_per_line(lines))
+    return recipe
 
 
 def recipe_for_run(
@@ -82,17 +114,21 @@ def recipe_for_run(
     seed: int | None = None,
     imports: bool = True,
 ) -> Recipe:
-    """Read a recipe with the changes of a run, which win over `overrides`; see `load_recipe`.
+    """Read a recipe with the changes of a run.
 
     `data.root` becomes absolute, so that a run does not depend on the folder it was started in.
+
+    Args:
+        data: of `data.root`; precision, seed: of the section `train`. They win over `overrides`.
+        imports: see `load_recipe`.
+    Raises:
+        RecipeError: see `load_recipe`.
     """
+    changes = [*(overrides or ())]
     root = None if data is None else str(data)
-    options = {"data.root": root, "train.precision": precision, "train.seed": seed}
-    given = {key: value for key, value in options.items() if value is not None}
-    changes = [
-        *(overrides or ()),
-        *(f"{key}={json.dumps(each, ensure_ascii=False)}" for key, each in given.items()),
-    ]
+    for key, value in (("data.root", root), ("train.precision", precision), ("train.seed", seed)):
+        if value is not None:
+            changes.append(f"{key}={json.dumps(value, ensure_ascii=False)}")
     recipe = load_recipe(name_or_path, overrides=changes, imports=imports)
     root = parse_location(recipe.data.root).resolve()
     return replace(recipe, data=replace(recipe.data, root=str(root)))
@@ -108,22 +144,31 @@ def recipe_values(recipe: Recipe) -> dict[str, Any]:
     return _RECIPE.dump_python(recipe, mode="json")
 
 
-def flat_values(values: dict[str, Any]) -> dict[str, Any]:
-    """The values by their keys with dots, such as `pretrain.base_lr`; heads are one value."""
-    return {".".join(key): value for key, value in leaves(values).items()}
+def flat_values(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested mappings by their keys with dots, such as `pretrain.base_lr`."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            leaves |= flat_values(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
 
 
-def recipe_of_sections(
-    sections: Mapping[str, Any], *, checked: Collection[str], imports: bool = False
-) -> Recipe:
-    """A recipe with these sections, and defaults for the others; see `load_recipe`.
+def recipe_of_sections(sections: dict[str, Any], *, checked: Collection[str]) -> Recipe:
+    """A recipe with these sections, and defaults for the others.
 
     Args:
         checked: the sections whose settings must not contradict each other.
+    Raises:
+        RecipeError: one line for each problem.
     """
-    text = json.dumps(sections, default=str, ensure_ascii=False)
-    file = RecipeFile(name="notebook", label=SET, text=text, folder=None)
-    return _validated(merge(file, (), imports=imports), checked=checked)
+    pretrain = {"objective": "pixels", **sections.get("pretrain", {})}
+    values = {"name": "notebook", **sections, "pretrain": pretrain}
+    recipe, problems = _validated(lambda: _RECIPE.validate_python(values))
+    if recipe is not None:
+        problems = [each for each in contradictions(recipe) if each[0].split(".")[0] in checked]
+    return _without_problems(recipe, problems)
 
 
 def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | None = None) -> Selector:
@@ -135,72 +180,102 @@ def make_selector(strategy: str, settings: Mapping[str, Any], *, keep: float | N
         RecipeError: an unknown strategy or setting, or invalid values.
         ValueError: `keep` is not in (0, 1].
     """
-    cls = STRATEGIES.get(with_hyphens(strategy))
-    section = {**(asdict(cls()) if cls else {}), "strategy": strategy, **settings}
-    recipe = recipe_of_sections({"pretrain": {"selection": section}}, checked=(), imports=True)
-    selector: Selector = recipe.pretrain.selection
-    if keep is not None:
+    if is_import_path(strategy):
+        import_named(strategy)
+    values = {"strategy": strategy, **settings}
+    selector, problems = _validated(lambda: _SELECTION.validate_python(values), SELECTION)
+    if selector is not None and keep is not None:
         selector = replace(selector.keeping(keep), **{name: getattr(selector, name) for name in settings})
     # `keep` alone is checked already, and can be 1, which leaves pre-training nothing to predict.
-    if settings and (problems := list(selector.problems())):
-        raise RecipeError(one_per_line(f"{'.'.join(SELECTION)}.{key}: {text}" for key, text in problems))
-    return selector
+    if selector is not None and settings:
+        problems = [(f"pretrain.selection.{key}", text) for key, text in selector.problems()]
+    return _without_problems(selector, problems)
 
 
-def _validated(merged: Merged, *, checked: Collection[str] | None = None) -> Recipe:
-    """The settings, if they are valid.
+def _validated(validate: Callable[[], Settings], section: KeyPath = ()) -> tuple[Settings | None, Problems]:
+    """The settings of a section, by default of a recipe, or None and their problems."""
+    try:
+        return validate(), []
+    except ValidationError as error:
+        return None, _explain(error, section)
+
+
+def _without_problems(settings: Settings | None, problems: Problems) -> Settings:
+    if problems or settings is None:
+        raise RecipeError(one_per_line(f"{key}: {text}" for key, text in problems))
+    return settings
+
+
+def _explain(error: ValidationError, section: KeyPath) -> Problems:
+    """The key, with dots, and the message of each problem.
 
     Args:
-        checked: the sections whose settings must not contradict each other; None: all.
+        section: the one that was validated; empty: a whole recipe.
     """
-    try:
-        # Of JSON, because pydantic's strict mode accepts lists for tuples there, but still not true for 1.0.
-        recipe = _RECIPE.validate_json(json.dumps(merged.values, default=str), strict=True)
-    except ValidationError as error:
-        recipe, problems = None, _explain(error)
-    else:
-        problems = [] if merged.problems else list(contradictions(recipe))
-        if checked is not None:
-            problems = [each for each in problems if each[0].split(".")[0] in checked]
-    lines = [f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems] + merged.problems
-    if lines or recipe is None:
-        raise RecipeError(one_per_line(lines))
-    return recipe
-
-
-def _explain(error: ValidationError) -> list[tuple[str, str]]:
-    """The key, with dots, and the message of each problem."""
-    problems: list[tuple[str, str]] = []
+    problems: Problems = []
     errors = error.errors(include_url=False)
     for details in errors:
         location, kind, context = details["loc"], details["type"], details.get("ctx", {})
         inside = (other["loc"] for other in errors if len(other["loc"]) > len(location))
         if kind == "too_short" and any(other[: len(location)] == location for other in inside):
             continue  # its entries are wrong, not few
-        key, got = _yaml_key(location), _quoted(details["input"])
-        if kind == "literal_error":
+        key, variant = _yaml_key(location, section)
+        got = _quoted(details["input"])
+        if kind == "unexpected_keyword_argument":
+            text = _unknown_key(key, variant)
+        elif kind == "literal_error":
             text = _unknown_value(details["input"], context["expected"])
         elif kind.startswith("union_tag"):  # of a section whose variants exclude each other
-            key = (*key, TAGS[key])
-            text = _unknown_value(details["input"].get(key[-1]), context.get("expected_tags", ""))
+            key = (*key, context["discriminator"].strip("'"))
+            text = "is missing"
+            if kind == "union_tag_invalid":
+                text = _unknown_value(details["input"].get(key[-1]), context["expected_tags"])
         else:
             text = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=got, **context)
         problems.append((".".join(key), text))
     return problems
 
 
-def _yaml_key(location: tuple[int | str, ...]) -> KeyPath:
-    """The key in the YAML: pydantic inserts the variant of a section after the section's key."""
-    key, parts = (), iter(map(str, location))
-    for part in parts:
+def _unknown_key(key: KeyPath, variant: str) -> str:
+    """The message about a key that the section, or its variant, does not have."""
+    *outer, name = key
+    section = tuple(outer)
+    known = {each[len(section)] for each in USUAL if each[: len(section)] == section != each}
+    known.update(FURTHER.get(section, ()))
+    if section in VARIANTS:
+        classes: list[Any] = [*VARIANTS[section].classes.values()]
+        if is_import_path(variant):
+            classes.append(named_class(variant, object))
+        known |= {each.name for cls in classes for each in fields(cls)}
+    if name in known:
+        tag = ".".join((*section, VARIANTS[section].tag))
+        return f"has no effect with {tag}={shown(variant)}; leave it out"
+    inner: dict[str, list[str]] = {}  # of the sections in this one, by their last word
+    for each in USUAL:
+        if each[:-2] == section:
+            inner.setdefault(each[-1], []).append(".".join(each))
+    close = get_close_matches(name, sorted({*known, *inner}), n=1)
+    if close and close[0] not in known:
+        return f"unknown key; did you mean {' or '.join(map(repr, inner[close[0]]))}?"
+    return f"unknown key{did_you_mean(name, known)}"
+
+
+def _yaml_key(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:
+    """The key in the YAML, and the variant of its section: pydantic inserts that after the section's key."""
+    key, parts, variant = section, iter(map(str, location)), ""
+    while True:
+        if key in VARIANTS:
+            variant = next(parts, variant)
+        part = next(parts, None)
+        if part is None:
+            return key, variant
         key = (*key, part) if part != "[key]" else key
-        if key in TAGS:
-            next(parts, None)
-    return key
 
 
 def _unknown_value(value: Any, expected: str) -> str:
     names = re.findall(r"'([^']*)'", expected)
+    if len(names) == 1:
+        return f"must be '{names[0]}' in this version, not {_quoted(value)}"
     return f"unknown value {_quoted(value)}{did_you_mean(str(value), names)}"
 
 

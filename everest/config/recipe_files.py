@@ -17,7 +17,6 @@ from everest.config.yaml import read_yaml
 from everest.errors import MOST_SHOWN_OF_PATH, RecipeError, shown, unknown_name
 
 SUFFIXES: Final = (".yaml", ".yml")
-MOST_BASES: Final = 20  # our choice
 _read_once = cache(read_yaml)  # the paper's tables read the same four recipes 70 times
 
 
@@ -91,12 +90,18 @@ def find_recipe(name_or_path: str | Path | RecipeFile, *, folder: Path = Path())
 def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
     """The file and its bases, each with its values (without `base`), the deepest base first."""
     chain: list[tuple[RecipeFile, dict[str, Any]]] = []
-    while len(chain) < MOST_BASES:
+    places: list[Path] = []  # of the chain: ./ucf101.yaml is another file than the shipped ucf101
+    while True:
+        place = file.folder.resolve() / Path(file.label).name if file.folder else Path(file.label)
+        if place in places:
+            circle = " -> ".join([*(earlier.label for earlier, _ in chain), file.label])
+            raise RecipeError(f"{chain[0][0].label}: base: refers to itself: {circle}")
         values = file.values()
         base = values.pop("base", None)
         if chain:
             values.pop("name", None)  # a recipe does not inherit the name of its base
         chain.append((file, values))
+        places.append(place)
         if base is None:
             return chain[::-1]
         if not isinstance(base, str):
@@ -105,4 +110,3 @@ def with_bases(file: RecipeFile) -> list[tuple[RecipeFile, dict[str, Any]]]:
             file = find_recipe(base, folder=file.folder or Path())
         except RecipeError as error:
             raise RecipeError(f"{file.label}: base: {error}") from error
-    raise RecipeError(f"{chain[0][0].label}: base: refers to itself, or to a chain of {MOST_BASES} bases")

@@ -5,8 +5,9 @@ As in everest.config.settings, a default that names a table of the EVEREST paper
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import field
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field
 
@@ -15,6 +16,7 @@ from everest.config.values import settings
 from everest.methods.external import external
 from everest.methods.strategies import (
     EXTERNAL,
+    STRATEGIES,
     Drawn,
     FinetuneStrategy,
     RedundancyRobust,
@@ -108,7 +110,7 @@ class ViewsSettings:
     number: Annotated[int, Field(ge=2)] = 2  # clips of each video, each with its own window and crop
     # Smallest and largest share of the frame that a view shows; None: the multi-scale crops of the released
     # pre-training, 0.4 to 1 of the largest square.
-    crop_area: v.CropArea | None = None
+    crop_area: tuple[v.Share, v.Share] | None = None
     hidden: v.Length = 512  # of the projector; our choice
     width: v.Length = 128  # of the projections that are compared; our choice
 
@@ -229,7 +231,7 @@ class FinetuneSettings:
     lora: LoraSettings = field(default_factory=LoraSettings)
     rand_augment: RandAugmentSettings | None = field(default_factory=RandAugmentSettings)
     # Smallest and largest share of the frame in a random crop.
-    crop_area: v.CropArea = (0.08, 1.0)  # released scripts
+    crop_area: tuple[v.Share, v.Share] = (0.08, 1.0)  # released scripts
     erasing: v.Share = 0.25  # released scripts: probability of random erasing
     mixup: v.NotNegative = 0.0  # released scripts; VideoMAE: 0.8
     cutmix: v.NotNegative = 0.0  # released scripts; VideoMAE: 1.0
@@ -264,3 +266,22 @@ class EvalSettings:
 
     clips: v.Count = 5  # Table 8
     crops: v.Count = 3  # Table 8
+
+
+class Variants(NamedTuple):
+    """Settings of a section that exclude each other: the key that names one of them, and their classes."""
+
+    tag: str
+    classes: Mapping[str, type]
+
+
+def _variants(tag: str, union: Any) -> Variants:
+    return Variants(tag, {getattr(each, tag): each for each in get_args(union)})
+
+
+VARIANTS: Final = {  # by section, an outer one first
+    ("pretrain",): _variants("objective", PretrainSettings),
+    ("pretrain", "target"): _variants("kind", get_args(TargetSettings)[0]),
+    ("pretrain", "views"): _variants("loss", ContrastSettings | SigregSettings),
+    **{(stage, "selection"): Variants("strategy", STRATEGIES) for stage in STAGES},
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from math import log2, prod
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -49,6 +49,10 @@ class TokenizerConfig:
         time, space = self.stride
         side = round(space / self.input_scale)
         return time, side, side
+
+    @property
+    def num_codes(self) -> int:
+        return prod(self.levels)
 
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of clips of `size` after scaling."""
@@ -119,8 +123,6 @@ class TokenizerSettings:
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # [M]
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
-    min_lr: ClassVar[float] = 0.0  # at the end of the cosine schedule
-    weight_decay: ClassVar[float] = 0.0  # the optimizer is Adam [M]
 
     @property
     def config(self) -> TokenizerConfig:
@@ -129,16 +131,29 @@ class TokenizerSettings:
         given = {name: value for name, value in values.items() if value is not None}
         return replace(TOKENIZERS[self.size], **given)
 
+    @property
+    def min_lr(self) -> float:
+        """The learning rate at the end of the cosine schedule."""
+        return 0.0
+
+    @property
+    def weight_decay(self) -> float:
+        """Zero: the optimizer is Adam [M]."""
+        return 0.0
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the key of each setting of the network that does not go with another one, and the reason."""
         config = self.config
         halvings, (time, pixels) = len(config.multipliers) - 1, config.stride
         if len(config.time_down) != halvings:
-            yield "time_down", f"{len(config.time_down)} values for {halvings} halvings between multipliers"
+            text = f"{len(config.time_down)} values for {halvings} halvings, one between any two multipliers"
+            yield "time_down", text
         if (pixels / config.input_scale) % 1:
-            yield "input_scale", f"{config.input_scale} makes the {pixels} pixels of a token a fraction"
-        if log2(prod(config.levels)) > MOST_CODE_BITS:
-            yield "levels", f"{shown(prod(config.levels))} codes; at most 2^{MOST_CODE_BITS}"
+            text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
+            yield "input_scale", f"{config.input_scale} {text}"
+        if log2(config.num_codes) > MOST_CODE_BITS:
+            yield "levels", f"{shown(config.num_codes)} codes; at most 2^{MOST_CODE_BITS}"
         # The first slice of a window is kept completely; the tokenizer selects from the others.
         if self.frames % time or self.frames < 2 * time:
-            yield "frames", f"must be a multiple of {time} frames, a token's length, and at least twice that"
+            text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"
+            yield "frames", text

@@ -6,7 +6,6 @@ Each type includes the check that pydantic runs. The error of a check states wha
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 
@@ -20,6 +19,8 @@ LARGEST_COUNT: Final = 2**31 - 1  # the largest integer that every library used 
 LONGEST: Final = 2**16  # of a clip in frames, of its sides in pixels, of a layer in channels
 MOST_BLOCKS: Final = 1000
 LARGEST: Final = 1e30  # products of a few such numbers are finite
+MOST_FPS: Final = 10_000  # of high-speed cameras
+MOST_WORKERS: Final = 1024
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -36,14 +37,14 @@ def with_hyphens(value: Any) -> Any:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
-def must_be(requirement: str, is_valid: Callable[[Any], bool] = lambda _: True) -> WrapValidator:
-    """Check a value also by `is_valid`, and replace all its errors by one."""
+def must_be(requirement: str) -> WrapValidator:
+    """Replace all errors of a value by one."""
 
     def check(value: Any, handler: Callable[[Any], Any]) -> Any:
-        with suppress(ValidationError):
-            if is_valid(checked := handler(value)):
-                return checked
-        raise ValueError(f"must be {requirement}")
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(f"must be {requirement}") from None
 
     return WrapValidator(check)
 
@@ -59,9 +60,14 @@ def one_of(names: Collection[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _check_name(name: str) -> str:
+    """A run is written to a folder of this name, so it must not lead elsewhere."""
+    if name.isprintable() and "/" not in name and name not in ("", ".", ".."):
+        return name
+    raise ValueError("must be the name of a folder, in printable characters and without '/'")
+
+
 WITH_HYPHENS: Final = BeforeValidator(with_hyphens)
-# Python's values, which `must_be` passes on, are lists where JSON's strict mode takes them for tuples.
-_AS_TUPLE: Final = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 Count = Annotated[int, Field(ge=1, le=LARGEST_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 Depth = Annotated[int, Field(ge=1, le=MOST_BLOCKS)]
@@ -70,25 +76,14 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 NumClasses = Annotated[int, Field(ge=2, le=LARGEST_COUNT)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 NotNegative = Annotated[float, Field(ge=0, le=LARGEST)]
-Fps = Annotated[float, Field(gt=0, le=10_000)]  # of high-speed cameras
+Fps = Annotated[float, Field(gt=0, le=MOST_FPS)]
 Channels = Annotated[tuple[Value, ...], Field(min_length=1, max_length=3)]  # a value for each channel
 Share = Annotated[float, Field(ge=0, le=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 ShareAboveZero = Annotated[float, Field(gt=0, le=1)]
 Decay = Annotated[float, Field(gt=0, lt=1)]
-CropArea = Annotated[
-    tuple[Share, Share],
-    _AS_TUPLE,
-    must_be("two shares above 0, the smaller one first", lambda area: 0 < area[0] <= area[1]),
-]
 
-RunName = Annotated[
-    str,
-    must_be(
-        "the name of a folder, in printable characters and without '/'",
-        lambda name: name.isprintable() and "/" not in name and name not in ("", ".", ".."),
-    ),
-]
+RunName = Annotated[str, AfterValidator(_check_name)]
 # flat: one sinusoid over the token number, as released; separable: sinusoids of slice, column and row, as
 # MVD; interpolated-*: the same of the clips that the weights were trained on, interpolated for other clips;
 # learned-separable: a learned vector for each place and one for each slice, as ST-MAE; rotary: queries and
@@ -114,7 +109,7 @@ Input = Literal["frames", "differences"]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], WITH_HYPHENS]
 Size = Annotated[
     Length | tuple[Length, Length],
-    _AS_TUPLE,
+    BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),
     must_be("a number of pixels or [height, width]"),
 ]
 # balanced: every class is drawn equally often; sqrt: in proportion to the root of its number of videos.
@@ -135,8 +130,8 @@ Normalize = Annotated[bool | Literal["token"], must_be("true, false or 'token'")
 Compile = Annotated[bool | Literal["auto"], must_be("true, false or 'auto'")]
 CountOrAuto = Annotated[Count | Literal["auto"], must_be("'auto' or an integer from 1")]
 NumWorkers = Annotated[
-    Annotated[int, Field(ge=0, le=1024)] | Literal["auto"],
-    must_be("'auto' or an integer from 0 to 1024"),
+    Annotated[int, Field(ge=0, le=MOST_WORKERS)] | Literal["auto"],
+    must_be(f"'auto' or an integer from 0 to {MOST_WORKERS}"),
 ]
 SaveEvery = Annotated[
     Count | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}(s|min|h)$")],

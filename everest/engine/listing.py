@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ from everest.config.heads import BACKGROUND, OVER_BACKGROUND
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.metrics.names import METRICS
-from everest.system.locks import is_running
+from everest.system.locks import is_running, last_written
 from everest.system.run_folder import COMMAND, ENVIRONMENT, FINISHED, FIX, PLAN, RECIPE, STATE, RunFolder
 from everest.system.text import reading_own
 from everest.system.weights_header import read_header
@@ -61,8 +60,7 @@ def summarize(run: Path) -> RunSummary:
     age = 0
     try:
         with reading_own(run, fix=FIX):
-            with suppress(FileNotFoundError):  # a temporary file that is gone: written now
-                age = int(max(0.0, time.time() - max(file.lstat().st_mtime for file in run.iterdir())))
+            age = int(max(0.0, time.time() - last_written(run)))
             environment, rows = read_run(run)
             loss = _newest(rows, "loss")
             metric = metric_of_run(run, rows)

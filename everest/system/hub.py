@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +16,7 @@ TIMM_PREFIX: Final = "timm:"  # of image models, which timm loads from the hub
 PREFIXES: Final = (PREFIX, TIMM_PREFIX)  # of checkpoints that are no files
 _SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
 _PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
+ANSWER_SECONDS: Final = 10.0  # our choice: for the hub, before the cache is used
 
 
 class Unreachable(CheckpointError):
@@ -37,27 +35,42 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     If the hub does not answer (no network, HF_HUB_OFFLINE=1), the files come from the local cache in HF_HOME
     or HF_HUB_CACHE. `notify` gets a line with the license and the revision.
     """
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
+    from huggingface_hub.utils import validate_repo_id
 
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository, re.ASCII):
-        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME")
-    download = partial(snapshot_download, repository, revision=revision or None)
     try:
-        folder = Path(download(allow_patterns=_SAFE))
-        if not any(folder.rglob("*.safetensors")):
-            folder = Path(download(allow_patterns=_PICKLED))
+        validate_repo_id(repository)
+        _owner, _model = repository.split("/")
+    except ValueError as error:
+        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
+    patterns, no_answer = _SAFE, None
+    try:
+        info = HfApi().model_info(repository, revision=revision or None, timeout=ANSWER_SECONDS)
+        if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
+            patterns = _PICKLED
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise CheckpointError(
             f"{name}: the hub refuses it ({_first_line(error)}); check the name and the revision, or "
             f"accept its terms at https://huggingface.co/{repository} and run `hf auth login`"
         ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise Unreachable(
-            f"{PREFIX}{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does not "
-            f"answer; connect, or fetch it elsewhere by `hf download {repository}`"
-        ) from error
     except Exception as error:  # whichever HTTP library this version of the hub's client uses
+        no_answer = _first_line(error)
+    try:
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=patterns,
+                local_files_only=no_answer is not None,
+            )
+        )
+    except Exception as error:
+        if no_answer is not None:
+            raise Unreachable(
+                f"{PREFIX}{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does "
+                f"not answer ({no_answer}); connect, or fetch it elsewhere by `hf download {repository}`"
+            ) from error
         if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
             with writing(Path(str(error.filename))):
                 raise
@@ -76,10 +89,13 @@ def license_of(folder: Path) -> str | None:
     """The license in the front matter of a folder's README.md; None if it states none."""
     from huggingface_hub.repocard import metadata_load
 
-    card = {}
-    with suppress(Exception):  # no README, or a damaged front matter: neither may stop a download
+    try:
         card = metadata_load(folder / "README.md") or {}
-    names = card.get("license")
-    if names == "other":
-        names = card.get("license_name") or names
-    return ", ".join(map(str, names if isinstance(names, list) else [names])) if names else None
+    except Exception:  # no README, or one whose front matter cannot be parsed: neither may stop a download
+        return None
+    name = card.get("license")
+    if name == "other":
+        name = card.get("license_name") or name
+    if isinstance(name, list):
+        name = ", ".join(map(str, name))
+    return str(name) if name else None

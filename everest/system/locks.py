@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -14,7 +16,6 @@ from everest.system.files import LOCK, writing
 
 TRAINING: Final = "training"  # the process that trains a run locks this name in its folder
 WAIT_SECONDS: Final = 1.0  # our choice: `is_running` holds a lock for a moment
-LOOK_SECONDS: Final = 0.05  # our choice: another `is_running` may hold it
 
 
 @contextmanager
@@ -54,13 +55,26 @@ def is_running(run: Path) -> bool:
     lock_file = run / f".{TRAINING}{LOCK}"
     if not lock_file.exists():
         return False
-    try:
-        with FileLock(lock_file, timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 5):
+    if sys.platform == "win32":
+        with suppress(OSError), FileLock(lock_file, timeout=0):  # Timeout is an OSError
             return False
-    except (Timeout, PermissionError):  # the lock of another user can only be seen
         return True
-    except OSError:  # of a file system without locks: it cannot tell
+
+    import fcntl
+
+    try:
+        descriptor = os.open(lock_file, os.O_RDONLY)
+    except FileNotFoundError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # of a file system without flock: it cannot tell
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def refuse_trained(run: Path) -> None:
@@ -71,3 +85,12 @@ def refuse_trained(run: Path) -> None:
 
 def _busy(run: Path) -> str:
     return f"--output {run}: another process trains it now; wait for it, or stop it first"
+
+
+def last_written(run: Path) -> float:
+    """The time of the run's last write, in seconds since 1970."""
+    newest = 0.0
+    for file in run.iterdir():
+        with suppress(FileNotFoundError):  # a temporary file that is gone already, or a dangling link
+            newest = max(newest, file.stat().st_mtime)
+    return newest

@@ -90,8 +90,8 @@ class Finetuning:
                     with training.accumulate(number):
                         losses = self.losses(batch)
                         training.backward(losses)
-                norms = training.clip()
-                training.step(norms)
+                norms = training.clip_gradients()
+                training.update(norms)
                 rows = training.log_step(wait=validator is not None and training.at_checkpoint)
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)

@@ -96,8 +96,8 @@ class Pretraining:
                     with training.accumulate(number):
                         output = pretraining_output(training.model, batch)
                         training.backward([output.loss], output.parts)
-                norms = training.clip()
-                training.step(norms)
+                norms = training.clip_gradients()
+                training.update(norms)
                 rows = training.log_step()
                 collapse.add(rows)
                 if prober is not None:

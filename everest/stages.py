@@ -219,6 +219,8 @@ def _train(
 ) -> Path:
     """Train a stage with the recipe, changed by the options; returns the run folder."""
     given: dict[str, Any] = {**options}
+    for name in given.keys() - StageOptions.__annotations__.keys():
+        raise unknown_name("option", name, StageOptions.__annotations__)
     report = given.pop("report", silent)
     changes = {key: given.pop(key) for key in ("data", "overrides", "precision", "seed") if key in given}
     given["resume"] = "auto" if given.get("resume", True) else "never"

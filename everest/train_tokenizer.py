@@ -110,8 +110,8 @@ class TokenizerStage:
                     with training.accumulate(number):
                         losses, parts = tokenizer_losses(self, batch, adversarial=adversarial)
                         training.backward(losses, parts)
-                norms = training.clip()
-                training.step(norms)
+                norms = training.clip_gradients()
+                training.update(norms)
                 training.log_step()
                 validator.validate_if_due()
                 training.save_if_due()

@@ -49,7 +49,7 @@ class RunOptions:
         """Find the weights that the run of the recipe of this name starts from, if any."""
         if self.init is None or self.init == "none":
             if self.decoder is not None:
-                raise RecipeError("--decoder needs --init, whose decoder it keeps or replaces")
+                raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
             return None
 
         from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too

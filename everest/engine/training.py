@@ -208,12 +208,17 @@ class Training:
         for loss in losses[1:]:
             (loss / passes).backward()
 
-    def clip(self) -> dict[str, Tensor]:
+    def clip_gradients(self) -> dict[str, Tensor]:
         """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
         return clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
 
-    def step(self, norms: Mapping[str, Tensor]) -> None:
-        """Update the weights of each network, and send the numbers of the step on their way to the host."""
+    def update(self, norms: Mapping[str, Tensor] | None = None) -> None:
+        """Update the weights of each network, and send the numbers of the step on their way to the host.
+
+        Args:
+            norms: of `clip_gradients`; None: gradients are clipped now.
+        """
+        norms = self.clip_gradients() if norms is None else norms
         record, (_, every) = self._record, self.settings.save_interval
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every

@@ -91,7 +91,21 @@ class VideoFile:
     notices: tuple[str, ...]  # what was repaired
 
 
-_cached: dict[tuple[Video, int, str], VideoFile] = {}  # by path and version
+@dataclass(slots=True)
+class _Recent:
+    """The facts of the files that were used last."""
+
+    files: dict[tuple[Video, int, str], VideoFile]  # by path and version; the last one used stands last
+    frames: int  # of all
+
+    def add(self, key: tuple[Video, int, str], facts: VideoFile) -> None:
+        self.frames += facts.info.frames
+        while self.files and self.frames > MOST_FRAMES:
+            self.frames -= self.files.pop(next(iter(self.files))).info.frames
+        self.files[key] = facts
+
+
+_recent = _Recent({}, 0)
 _kept: list[Path] = []  # the folder in which facts are kept, if there is one
 
 
@@ -105,21 +119,20 @@ def inspect_video(path: Video) -> VideoFile:
     try:
         size, changing = video_version(path)
         key = (path, size, changing)  # a rewritten file has another one
-        facts = _cached.pop(key, None)
-        if facts is None:
+        if (facts := _recent.files.pop(key, None)) is not None:
+            _recent.files[key] = facts
+        else:
             facts = _inspect(path, changing)
-            frames = facts.info.frames + sum(other.info.frames for other in _cached.values())
-            while _cached and frames > MOST_FRAMES:
-                frames -= _cached.pop(next(iter(_cached))).info.frames
+            _recent.add(key, facts)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
-    _cached[key] = facts  # the last one used stands last
     return facts
 
 
 def clear_video_cache() -> None:
     """Free the facts of all files, for callers that need each file only once."""
-    _cached.clear()
+    _recent.files.clear()
+    _recent.frames = 0
 
 
 def _inspect(path: Video, changing: str) -> VideoFile:

@@ -156,7 +156,7 @@ def test_another_encoder_is_refused_with_the_settings_that_fit(first, recipe, tm
 
 def test_bad_input(first: Path, pretrain: list[str], tmp_path: Path):
     out = ["-o", tmp_path / "x"]
-    assert "--decoder needs --init" in refused(*pretrain, "--decoder", "keep", *out, code=2)
+    assert "decoder: needs init (--init)" in refused(*pretrain, "--decoder", "keep", *out, code=2)
     assert "no such checkpoint" in refused(*pretrain, "--init", tmp_path / "nothing", *out, code=6)
     assert "holds the weights of --init" in refused(*pretrain, "--init", first, "-o", first, code=2)
     assert "--init: missing" in refused(*pretrain, "--init", "", *out, code=2)

@@ -166,6 +166,7 @@ RANK = "finetune.lora.rank=8"
     [
         (["data.frames=15"], "data.frames: 15 is no multiple of the tubelet's 2"),
         (["data.size=[224, 100]"], "data.size: 100 is no multiple of the tubelet's 16"),
+        (["model.tubelet=[2,6,6]", "model.embedding_layers=2", "data.size=96"], "embedding_layers"),
         (["model.heads=7"], "model.heads: 7 heads do not divide the width of 768"),
         (["finetune.min_lr=1"], "finetune.min_lr: 1.0 is more than base_lr (0.001)"),
         (["finetune.freeze=first:5", SMALL], "finetune.freeze: first:5 is more than the encoder's 4 blocks"),

@@ -85,7 +85,7 @@ def find_weights(
         raise CheckpointError(f"{path}: {problem}; {fix}")
     if file.suffix in PICKLES or file.name in PICKLED:
         raise CheckpointError(
-            f"{checkpoint}: a pickle, which only convert reads; first "
+            f"{checkpoint}: a pickle; first run "
             f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors"
         )
     return file

@@ -79,7 +79,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         raise DataError(f"{source}: has no test list; add {LIST_FILES['test']}{divided}")
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
-            raise RecipeError(f"{option}: {source} already has train and test lists; give one list instead")
+            raise RecipeError(f"{option}: {source} has train and test lists; omit it, or name one list")
     return ProjectLists(section=with_task(section, request.task)[0])
 
 
@@ -123,8 +123,8 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
     """Raise DataError for an empty list, and for one class to learn."""
     if not all(lists.values()) or len({sample.labels for sample in lists["train"]}) < 2:
         raise DataError(
-            f"{request.videos}: too few videos or groups to train and test two classes; add videos of more "
-            "people or recordings of the rarest class"
+            f"{request.videos}: too few videos or groups to train and test two classes; for the "
+            "rarest class, add videos of other people or places"
         )
 
 

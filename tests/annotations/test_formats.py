@@ -168,11 +168,7 @@ def of_segment(segment: list) -> dict:
         ("a.boris", "[1, 2", "cannot be read as boris: damaged JSON: Expecting"),
         ("a.json", of_segment([0, 10**400]), "too large"),
         ("a.json", of_segment([0]), STRUCTURE),
-        (
-            "a.json",
-            [{"video": "a", "x": [{"timelinelabels": "walk", "ranges": []}]}],
-            "task 1: timelinelabels is",
-        ),
+        ("a.json", [{"video": "a", "x": [{"timelinelabels": "a", "ranges": []}]}], "task 1: timelinelabels"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str, content: Any, message: str):

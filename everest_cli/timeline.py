@@ -44,7 +44,8 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
         return None
     by_ending = KINDS_BY_ENDING.get(output.suffix.lower())
     kind = to or by_ending
-    if by_ending is not None and kind != by_ending:
+    # A project of BORIS is JSON.
+    if by_ending not in (None, kind) and (kind, by_ending) != ("boris", "json"):
         raise RecipeError(f"--output {output}: its ending says {by_ending}, but --to says {kind}; change one")
     if kind not in kinds:
         known = ", ".join(ending for ending, kind in KINDS_BY_ENDING.items() if kind in kinds)

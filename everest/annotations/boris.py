@@ -60,6 +60,8 @@ def _observation(where: str, name: str, values: Mapping[str, Any], states: Colle
     start, end = values.get("observation time interval") or (0, 0)
     events = []
     for time, subject, behavior, modifiers, comment, *_ in values["events"]:
+        if time is None:
+            raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
         stop = None if behavior in states else float(time)
         events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
     return Observation(

@@ -69,7 +69,7 @@ def read_window_length(path: Path) -> float | None:
     if WINDOW not in names:
         return None
     place = names.index(WINDOW)
-    texts = list(dict.fromkeys(cells[place] for _, cells in rows if any(cells[place:])))
+    texts = list(dict.fromkeys(cell for _, cells in rows for cell in cells[place : place + 1] if cell))
     with suppress(ValueError):
         (length,) = {float(text) for text in texts}
         if 0 < length < math.inf:

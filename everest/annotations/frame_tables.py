@@ -111,7 +111,9 @@ def _columns(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], bool]:
     values[frames] = codes[:, classes]
     unscored = (values == NO_LABEL).any(axis=1)
     is_in = (values == 1) & ~unscored[:, None]
-    found = {header[place]: column for place, column in zip(classes, is_in.T, strict=True)}
+    found: dict[str, NDArray[np.bool_]] = {}
+    for place, column in zip(classes, is_in.T, strict=True):
+        found[header[place]] = found.get(header[place], False) | column  # columns may have the same name
     found.pop(BACKGROUND, None)
     return found | {UNSCORED: found.get(UNSCORED, False) | unscored}, bool(predicted)
 

@@ -32,23 +32,28 @@ ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the
 
 def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout]) -> list[ClassSeconds]:
     """The classes of the windows of a video, W of (start, end) in seconds, each with its seconds there."""
-    starts, ends = np.array(windows, np.float64).reshape(-1, 2).T  # (W,)
+    starts, ends = np.array(windows, np.float64).reshape(-1, 2).T
+    order = starts.argsort()
+    starts, ends = starts[order], ends[order]  # (W,)
+    last_ends = np.maximum.accumulate(ends)  # of overlapping windows, a later one may end earlier
 
-    def inside(start: float, end: float) -> NDArray[np.float64]:
-        """The seconds of a span in each window, (W,); negative outside of it."""
-        return np.minimum(ends, end) - np.maximum(starts, start)
+    def inside(start: float, end: float) -> tuple[slice, NDArray[np.float64]]:
+        """The windows near a span, and the seconds of it in each; negative outside of a window."""
+        near = slice(last_ends.searchsorted(start, "right"), starts.searchsorted(end, "right"))
+        return near, np.minimum(ends[near], end) - np.maximum(starts[near], start)
 
     labels: list[ClassSeconds] = [{} for _ in windows]
     for label, label_bouts in by_label(bouts).items():
         seconds = np.zeros(len(windows))
-        for start, end in covered_spans(label_bouts):
-            seconds += inside(start, end).clip(min=0)
+        for span in covered_spans(label_bouts):
+            near, held = inside(*span)
+            seconds[near] += held.clip(min=0)
         has_label = seconds >= SHARE * (ends - starts) - TOLERANCE
         for bout in label_bouts:  # a point is in the window that it starts, not in the one that it ends
-            is_held = inside(bout.start, bout.end) >= SHARE * bout.seconds - TOLERANCE
-            has_label |= is_held & (bout.start < ends)
+            near, held = inside(bout.start, bout.end)
+            has_label[near] |= (held >= SHARE * bout.seconds - TOLERANCE) & (bout.start < ends[near])
         for place in np.flatnonzero(has_label):
-            labels[place][label] = float(seconds[place])
+            labels[order[place]][label] = float(seconds[place])
     return labels
 
 

@@ -249,7 +249,7 @@ class Training:
             self.notice(
                 f"warning: the first steps spent {share:.0%} of their time waiting for videos: raise "
                 f"train.workers (now {self.workers}), or encode the videos (`everest prepare encode --codec "
-                "mjpeg`)"
+                "mjpeg`); `everest profile --data` states what helps most"
             )
         return rows
 

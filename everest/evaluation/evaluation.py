@@ -29,8 +29,8 @@ from everest.metrics.predicted import Predictions, refuse_too_many_skipped, writ
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
+from everest.system import files as system_files
 from everest.system.events import Report, notice
-from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST
 from everest.system.storage import parse_location
 
@@ -49,17 +49,17 @@ class EvaluationFiles:
         Args:
             weights: the checkpoint, if the model is from one.
         """
-        self.check_apart_from([] if weights is None else all_weights(weights))
+        self.refuse_inputs([] if weights is None else all_weights(weights))
         if self.predictions is not None:
-            check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
+            system_files.check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
-            check_new_folder(self.page, option="--report", overwrite=self.overwrite)
+            system_files.check_new_folder(self.page, option="--report", overwrite=self.overwrite)
 
-    def check_apart_from(self, inputs: Iterable[object]) -> None:
+    def refuse_inputs(self, inputs: Iterable[object]) -> None:
         """Raise RecipeError if a file to write is one of the inputs, or a folder that has one."""
         for option, path in (("--predictions", self.predictions), ("--report", self.page)):
             if path is not None:
-                refuse_inputs(path, inputs, option=option)
+                system_files.refuse_inputs(path, inputs, option=option)
 
 
 NO_FILES = EvaluationFiles()
@@ -114,7 +114,7 @@ def evaluate_classifier(
     clips = evaluation_clips(recipe, classes)
     root = parse_location(recipe.data.root)
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
-    files.check_apart_from([*lists, *(sample.video for sample in clips.samples)])
+    files.refuse_inputs([*lists, *(sample.video for sample in clips.samples)])
     predictions = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:

@@ -214,9 +214,12 @@ def _checked_files(
 ) -> dict[str, CheckedFile]:
     """The result for each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
-    with open_journal(
-        journal_file, entry=lambda values: CheckedFile(**values), fix=fix, restart=restart
-    ) as journal:
+
+    def entry(values: Mapping[str, Any]) -> CheckedFile:
+        """A line of the journal; an earlier one without `is_even` does not last."""
+        return CheckedFile(**{**values, **({} if "is_even" in values else {"lasting": False})})
+
+    with open_journal(journal_file, entry=entry, fix=fix, restart=restart) as journal:
         known = {file.path: file for file in journal.entries}
         results = {path: known[path] for path in paths if path in known and known[path].is_current()}
         if results:

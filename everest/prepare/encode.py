@@ -108,7 +108,9 @@ def encode_videos(
     }
 
 
-def _check_output(originals: Sequence[SourceList], output: Path, settings: Path, *, overwrite: bool) -> None:
+def _check_output(
+    originals: Sequence[SourceList], output: Path, settings_file: Path, *, overwrite: bool
+) -> None:
     """Raise RecipeError if `output` would replace a source, other files, or videos with other settings."""
     for original in originals:
         source = original.location.resolve()
@@ -124,7 +126,7 @@ def _check_output(originals: Sequence[SourceList], output: Path, settings: Path,
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(SETTINGS_PREFIX))
     for file in output.glob(f"{SETTINGS_PREFIX}*"):
-        if file == settings:
+        if file == settings_file:
             continue
         if not overwrite:
             fix = "choose another folder, or use --overwrite"

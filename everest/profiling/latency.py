@@ -1,4 +1,4 @@
-"""The time from a video file to the answer of a model, one video at a time: `everest profile --latency`.
+"""The time from a video file to the outputs of a model, one video at a time: `everest profile --latency`.
 
 B clips, C channels, T frames, H W pixels.
 """
@@ -32,19 +32,19 @@ MOST: Final = 200
 
 
 def measure_latency(
-    answer: Callable[[Tensor], object], views: EvalViews, samples: Sequence[Sample]
+    outputs: Callable[[Tensor], object], views: EvalViews, samples: Sequence[Sample]
 ) -> dict[str, float | int]:
     """Measure the wall time of one view of one video after another, in this process.
 
     The index of a file is read again each time, as of a new file; its bytes are in the system's cache.
 
     Args:
-        answer: maps clips (B, C, T, H, W) uint8 to answers that the host can read.
+        outputs: of clips (B, C, T, H, W) uint8, as the host can read them.
         views: one clip and one crop of a video.
         samples: the videos, which take turns.
 
     Returns:
-        `p50_ms` and `p95_ms` from a file to its answer, and the medians of its parts, which need not add up
+        `p50_ms` and `p95_ms` from a file to its outputs, and the medians of its parts, which need not add up
         to p50: `decode_ms`, `transform_ms` (resize and crop), `network_ms`; the number of `videos`
         `measured`; `threads`.
     """
@@ -60,7 +60,7 @@ def measure_latency(
         times.append(time.perf_counter())
         clips = torch.stack(views.cut(views.resized(frames), positions))
         times.append(time.perf_counter())
-        answer(clips)
+        outputs(clips)
         times.append(time.perf_counter())
         rows.append([*np.diff(times), times[-1] - times[0]])
     decode, transform, network, total = 1000 * np.array(rows[WARMUP:]).T
@@ -88,13 +88,13 @@ def latency_of(
         exported = open_exported(file)
         precision, device, views = exported.precision, "cpu", exported.clip.views()
 
-        def answer(clips: Tensor) -> object:
+        def outputs(clips: Tensor) -> object:
             return exported.outputs(exported(clips))
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
         precision = model.accelerator.mixed_precision.replace("no", "fp32")
         device, views = str(model.module.device), model.views
-        answer = model.encode if model.module.classes == () else model.outputs
+        outputs = model.encode if model.module.classes == () else model.outputs
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
         if data is None:  # a texture that moves for 3 s
@@ -102,6 +102,6 @@ def latency_of(
             blocks = torch.randint(0, 256, (30, 40, 3), generator=generator, dtype=torch.uint8)
             picture = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (H, W, 3): 320 x 240 pixels
             write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
-        latency = measure_latency(answer, views, named_samples([path], root=None))
+        latency = measure_latency(outputs, views, named_samples([path], root=None))
     about = {"checkpoint": str(file), "precision": precision, "device": device}
     return {**about, "data": None if data is None else str(data), "latency": latency}

@@ -168,7 +168,7 @@ class Choice(NamedTuple):
     key: str  # section.key
     value: Any
     reason: str
-    applies: object = True  # false: the value of the base recipe stays
+    applies: bool = True  # false: the value of the base recipe stays
 
 
 def choose_values(
@@ -203,7 +203,7 @@ def choose_values(
     choices = [
         Choice("data.frames", FRAMES, "as in the papers"),
         Choice("data.size", _frame_size(facts, device), f"{size}, {facts.height:g} x {facts.width:g}"),
-        Choice("data.flip", False, mirrored, applies=sides),
+        Choice("data.flip", False, mirrored, applies=bool(sides)),
         Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
@@ -259,12 +259,14 @@ def _pretraining(facts: DataFacts, device: Device, most: int | None) -> list[Cho
         if cheap is not None:
             probe = {"every": cheap[0]} | ({} if probed.name is None else {"list": probed.name})
             reason = f"measures the features while the run trains, for about {cheap[1]:.1%} of its cost"
-    drawn = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
+    compared = "clips of the videos are compared; predicting pixels helped less on real clips"
+    selection = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
+    drawn = "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips"
     return [
         *schedule,
-        Choice("pretrain.objective", "views", "predicting pixels helped less on real clips"),
+        Choice("pretrain.objective", "views", compared),
         Choice("pretrain.camera_motion", 1.0, "the motion of a camera over still frames is predicted, too"),
-        Choice("pretrain.selection", drawn, "drawing by change was no better on most real clips"),
+        Choice("pretrain.selection", selection, drawn),
         Choice("pretrain.probe", probe, reason),
     ]
 

@@ -180,10 +180,8 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
         ([9, "", "peck", "", ""], "'peck' from 9.000 to 9.000 s is outside of its media, which have 4.0"),
         ({"time offset": 60.0}, "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside"),
         ({"type": "IMAGES"}, "is of images, which have no times"),
-        (
-            ["nan", "", "peck", "", ""],
-            "'day 1': 'peck' from nan to nan s is outside of its media",
-        ),
+        (["nan", "", "peck", "", ""], "'day 1': 'peck' from nan to nan s is outside of its media"),
+        ([None, "", "peck", "", ""], "'day 1': an event has no time; correct or delete it in BORIS"),
         ([float("nan"), "", "peck", "", "", "NA"], "an event has no time: correct or delete it in BORIS"),
         ([10**400, "", "peck", "", ""], "cannot be read as boris: a number is too large"),
         (["x", "", "peck", "", ""], "cannot be read as boris: could not convert"),

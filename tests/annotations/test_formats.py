@@ -101,9 +101,11 @@ EXPORTS: list[tuple[str, Any, str, float | None, list[Bout]]] = [
     ("cage1.vtt", VTT, "vtt", None, CUES),
     ("cage1.srt", SRT, "srt", None, [cage(0.25, 0.5, "groom"), cage(1.0, 1.5, "peck")]),
     ("cage1.csv", PLAIN, "frames", 16, FRAMES_OF_TWO),
+    ("cage1.csv", PLAIN.replace("peck", "groom"), "frames", 16, FRAMES_OF_TWO[:1]),
     ("bouts.csv", CSV, "csv", None, [bout(0.25, 0.5, "groom")]),
     ("bouts.tsv", CSV.replace(",", "\t"), "csv", None, [bout(0.25, 0.5, "groom")]),
     ("bouts.csv", CSV.replace(",", ";"), "csv", None, [bout(0.25, 0.5, "groom")]),
+    ("bouts.csv", CSV.replace(",", " , "), "csv", None, [bout(0.25, 0.5, "groom")]),
 ]
 
 
@@ -123,9 +125,7 @@ def test_exports_of_other_programs_are_recognized_and_read(tmp_path, name, conte
 def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
     (tmp_path / "cage1.mp4").symlink_to(clip_files / "clip0.mp4")  # 32 frames, 16 a second
     table = written(tmp_path, "cage1_labels.csv", DEEPETHOGRAM.replace("0,1,0,0\n", "0,1,0,0\n" * 29))
-    with pytest.raises(
-        DataError, match="its rows are frames, and their times are not known; set --fps, or name"
-    ):
+    with pytest.raises(DataError, match="rows are frames, and their times are not known; set --fps, or name"):
         read_annotations(table)
     bouts = read_annotations(table, videos=VideoFinder([tmp_path / "cage1.mp4"]))
     found = [(each.video, each.start * 16, each.end * 16, each.label) for each in bouts]
@@ -140,10 +140,6 @@ HEADER = "video,start,end,label"
 
 def of_segment(segment: list) -> dict:
     return {"database": {"x": {"annotations": [{"segment": segment, "label": "a"}]}}}
-
-
-def of_task(labels: Any, ranges: list) -> list:
-    return [{"video": "a", "x": [{"timelinelabels": labels, "ranges": ranges}]}]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +168,7 @@ def of_task(labels: Any, ranges: list) -> list:
         ("a.boris", "[1, 2", "cannot be read as boris: damaged JSON: Expecting"),
         ("a.json", of_segment([0, 10**400]), "too large"),
         ("a.json", of_segment([0]), STRUCTURE),
-        ("a.json", of_task("walk", []), "task 1: timelinelabels is"),
+        ("a.json", [{"video": "a", "x": [{"timelinelabels": "a", "ranges": []}]}], "task 1: timelinelabels"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str, content: Any, message: str):
@@ -214,11 +210,6 @@ def test_no_damage_ends_in_anything_but_one_line(tmp_path: Path, number: int, da
         message = str(error)
     assert "\n" not in message
     assert all(isinstance(each.label, str) for each in found)
-
-
-def test_spaces_around_the_cells_of_a_table_make_no_other_class(tmp_path: Path):
-    file = written(tmp_path, "bouts.csv", "video, start, end, label\na.mp4, 0, 1, sit \na.mp4,1,2,sit\n")
-    assert read_annotations(file) == [bout(0, 1, "sit", video="a.mp4"), bout(1, 2, "sit", video="a.mp4")]
 
 
 def test_missing_files_and_other_encodings_are_named(tmp_path: Path):
@@ -285,8 +276,7 @@ def test_bouts_come_back_from_every_kind_exact_to_the_frame(tmp_path: Path, kind
     by_key = {frames(each): each for each in found}
     for each in bouts:
         back = by_key[frames(each)]
-        assert abs(back.start - each.start) <= 0.5 / fps
-        assert abs(back.end - each.end) <= 0.5 / fps
+        assert max(abs(back.start - each.start), abs(back.end - each.end)) <= 0.5 / fps
         assert back.seconds > 0 or each.seconds == 0
 
 

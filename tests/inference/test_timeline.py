@@ -152,7 +152,8 @@ def test_improbable_windows_are_background(saved: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("kind", ["csv", "elan", "srt", "vtt", "boris"])
 def test_every_kind_has_the_bouts_of_the_timeline(saved: Path, tmp_path: Path, kind: str):
-    files = run("timeline", saved, "--to", kind, "-o", tmp_path / "out").splitlines()
+    output = tmp_path / ("out.json" if kind == "boris" else "out")
+    files = run("timeline", saved, "--to", kind, "-o", output).splitlines()
     assert len(files) == (2 if kind in ("elan", "vtt", "srt") else 1)
     found = [each for file in files for each in read_annotations(Path(file))]
     assert {recognize(Path(file)) for file in files} == {kind}
@@ -198,6 +199,7 @@ def test_options_that_do_not_go_together_are_named(saved, classifier_run, clip_f
         ([*video, "--plot", tmp_path / "t.pdf"], "end its name in .png"),
         ([saved, "-c", classifier_run], "no effect on a saved file"),
         ([saved, "--to", "csv"], "--to csv: needs --output"),
+        ([saved, "--to", "csv", "-o", tmp_path / "a.srt"], "its ending says srt, but --to says csv; change"),
         ([saved, "--to", "elam", "-o", tmp_path / "a"], "'elam' is not one of"),
         ([saved, "-o", saved, "--to", "csv"], "is an input of this command"),
         ([saved, "-o", tmp_path / "t.png", "--to", "csv", "--plot", f"{tmp_path}/./t.png"], "also the file"),

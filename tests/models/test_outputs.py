@@ -42,7 +42,7 @@ def test_the_loss_is_the_mean_of_the_losses_of_the_heads():
     torch.testing.assert_close(loss, torch.stack(expected).mean())
 
 
-def test_answers_are_probabilities_and_numbers_in_their_unit():
+def test_outputs_are_probabilities_and_numbers_in_their_unit():
     logits = torch.tensor([[1.0, 2.0, 3.0, 0.0, -1.0, 1.5]])
     found = outputs_of(logits, HEADS)[0]
     torch.testing.assert_close(found[:3], logits[0, :3].softmax(0))

@@ -127,8 +127,11 @@ def here(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     for name in ("Train", "Validation", "Test", "other"):
         copy_videos(f"splits/{name}/run", [0])
         copy_videos(f"splits/{name}/walk", [1])
+    shutil.copytree("splits/Validation", "plain/validation")
+    Path("plain/train.csv").write_text("clip0.mp4 run\nclip1.mp4 walk\n")
     for name in ("train", "val", "test", "a_train", "a_test", "b_train", "lists/train", "lists/test", "all"):
         write_list(name, ["run", "walk"] * 3)
+    write_list("all_val", ["run", "walk"])
     write_list("sides", ["turn_left", "turn_right"])
     write_list("typo", ["run", "walk", "run", "wolk"])
     write_list("numbers", ["0.25", "1"] * 4)
@@ -168,7 +171,7 @@ def shown(words: str) -> str:
         ("data", ["val: val.csv\n", "test: test.csv\n", "classes: classes.txt\n"]),
         ("data --train a_train.csv", ["val: null\n", "test: a_test.csv\n", "classes: a_classes.txt\n"]),
         ("data --train b_train.csv", ["val: null\n", "test: null\n", "warning: no val or test list"]),
-        ("data --train all.csv", ["val: null\n", "test: null\n", "classes: all_classes.txt\n"]),
+        ("data --train all.csv", ["val: all_val.csv\n", "test: null\n", "classes: all_classes.txt\n"]),
         ("data --train lists/train.csv", ["val: null\n", "test: lists/test.csv\n"]),
         ("data --train {here}/data/a_train.csv", ["val: null\n", "test: {here}/data/a_test.csv\n"]),
         ("videos --train unlabeled.csv --unlabeled", ["train: {here}/unlabeled.csv\n"]),
@@ -182,9 +185,11 @@ def shown(words: str) -> str:
         ("videos", ["everest finetune --recipe mine.yaml", "train: {here}/mine-lists/train.csv\n"]),
         ("splits", ["train: Train\n", "val: Validation\n", "test: Test\n", "Training: 2 videos, 2 classes."]),
         ("splits --unlabeled", ["train: Train\n"]),
+        ("plain", ["train: train.csv\n", "val: validation\n"]),
         ("videos --pretrain unlabeled", ["Training: 6 videos, 2 classes. Pre-training: 40 videos."]),
         ("videos --pretrain unlabeled", ["everest pretrain --recipe mine.yaml --output runs/mine-pretrain"]),
         ("videos --pretrain unlabeled", ["--init runs/mine-pretrain --output runs/mine\n"]),
+        ("videos --pretrain unlabeled", ["clips of the videos are compared; ", "a quarter of the tokens, "]),
         ("videos --pretrain unlabeled", ["pretrain: {here}/unlabeled\n", "steps: 759 ", "steps: 600 "]),
         ("videos --pretrain unlabeled.csv", ["pretrain: {here}/unlabeled.csv\n", "input: differences "]),
         ("data --pretrain data", ["warning: --pretrain data has 6 videos of the validation or test list"]),
@@ -308,12 +313,10 @@ def test_short_videos_for_pre_training_are_read_without_gaps(here: Path):
     assert (recipe.pretrain.stride, recipe.finetune.stride) == (1, 1)  # of 16 frames, and of 32
 
 
-def test_the_steps_and_the_time_of_each_stage_are_printed(here: Path):
+def test_the_steps_and_the_time_of_each_stage_are_printed_also_as_json(here: Path):
     measured = r"^finetune: 600 steps of 16 clips, about \d+ (s|min) at \d+ clips/s \(measured\)$"
     assert re.search(measured, shown("data --device cpu"), re.MULTILINE)
-
-
-def test_json_has_the_steps_and_the_time_of_each_stage(here: Path):
+    MINE.unlink()
     document = json_of(f"{SUGGEST} videos --device cpu --pretrain unlabeled")
     assert [stage["stage"] for stage in document["stages"]] == ["pretrain", "finetune"]
     assert [command.split()[1] for command in document["next"]] == ["pretrain", "finetune", "eval"]

@@ -178,7 +178,7 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     few = tmp_path.parent / "few.csv"  # the test list needs one of two videos
     few.write_text("".join(f"{class_folders}/{name}/p0_0.mp4 {name}\n" for name in ("down", "right")))
     assert "too few videos or groups" in refused("train", few, *output, code=4)
-    assert "is inside of the input" in refused("train", class_folders, "-o", class_folders / "project", code=2)
+    assert "inside of the input" in refused("train", class_folders, "-o", class_folders / "project", code=2)
     assert "contains" in refused("train", class_folders, "-o", class_folders.parent, code=2)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "empty", one]
     (tmp_path / "notes").mkdir()

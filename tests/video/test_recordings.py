@@ -230,9 +230,8 @@ def test_frames_are_right_where_keyframes_are_refreshed_bit_by_bit(tmp_path: Pat
 
 def test_a_second_attempt_without_a_keyframe_surveys_each_packet_once(tmp_path: Path):
     file = tmp_path / "video.ts"
-    frames = np.stack([painted(number) for number in range(COUNT)])
-    options = {"g": "1000", "bf": "0", "sc_threshold": "0"}
-    write_frames(file, frames, codec="libx264", rate=RATE, options=options)
+    frames, options = np.stack([painted(number) for number in range(COUNT)]), {"x264-params": "keyint=1000"}
+    write_frames(file, frames, codec="libx264", rate=RATE, options=options | {"sc_threshold": "0"})
     data = file.read_bytes()
     file.write_bytes(data[len(data) // 2 // 188 * 188 :])
     survey = Survey()

@@ -105,11 +105,11 @@ def refused(path: Path) -> str:
 def test_what_is_not_reachable_and_what_is_wrong_are_told_apart(tmp_path: Path, weights: str | None):
     """In a process of its own: huggingface_hub reads its environment when it is imported."""
     code = f"from everest.foreign.timm_images import load_network; load_network({weights!r})"
-    place = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", code]
-    shown = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     kind, message = shown.stderr.strip().splitlines()[-1].split(": ", 1)
     assert message.startswith("tokenizer.loss.perceptual_weights: hf:")
     wrong = weights == "hf:nonsense"
     assert kind == f"everest.errors.{'CheckpointError' if wrong else 'EnvironmentProblem'}"
-    assert message.endswith("write hf:OWNER/NAME" if wrong else "or set it to a local file of weights")
+    assert message.endswith("or set it to a local file of weights")
+    assert ("write hf:OWNER/NAME" in message) == wrong

@@ -61,7 +61,7 @@ def read_header(path: Path) -> WeightsHeader:
     texts = read_metadata(path)
     if texts.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: a safetensors file, but not written by everest; first "
+            f"{path}: a safetensors file, but not written by everest; first run "
             f"everest convert {shlex.quote(str(path))} --output FILE.safetensors"
         )
     try:

@@ -79,7 +79,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         raise DataError(f"{source}: has no test list; add {LIST_FILES['test']}{divided}")
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
-            raise RecipeError(f"{option}: {source} has train and test lists; omit it, or name one list")
+            raise RecipeError(f"{source}: has train and test lists; omit {option}, or name one list")
     return ProjectLists(section=with_task(section, request.task)[0])
 
 
@@ -90,9 +90,8 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
     if groups < fewest:
         fix = "check --group, or add videos of other people or places"
         unit, fix = ("recording", "annotate more") if request.annotations else ("group", fix)
-        raise DataError(
-            f"{request.videos}: only {counted(groups, unit)}, but training and test need {fewest}; {fix}"
-        )
+        need = "but training and test need 2" if request.folds is None else f"fewer than --folds {fewest}"
+        raise DataError(f"{request.videos}: only {counted(groups, unit)}, {need}; {fix}")
     for text in videos.notices:
         report(notice(text))
     if request.folds is None:  # each list has a group or more; two are for training and the test
@@ -164,7 +163,7 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
         what = "all labels are the same" if labels else "has no labels"
         raise DataError(f"{request.videos}: {what}; two classes or more are needed")
     if request.folds is not None and videos.task != "single-label":
-        raise RecipeError(f"--folds: needs one class per video, not {videos.task} labels; omit --folds")
+        raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")
     return videos, window
 
 

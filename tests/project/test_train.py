@@ -172,7 +172,7 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
     grouped = ["train", class_folders, *output, "--group", "(p)"]
     assert "only 1 group, but training and test need 2" in refused(*grouped, code=4)
-    assert "1 group, but training and test need 3" in refused(*grouped, "--folds", 3, code=4)
+    assert "1 group, fewer than --folds 3; check" in refused(*grouped, "--folds", 3, code=4)
     (one / "list.csv").write_text("down/p0_0.mp4 down\ndown/p1_1.mp4 down\n")
     assert "all labels are the same" in refused("train", one / "list.csv", *output, code=4)
     few = tmp_path.parent / "few.csv"  # the test list needs one of two videos
@@ -198,7 +198,7 @@ def test_lists_that_are_divided_are_used_and_a_single_list_is_divided(class_fold
     (root / "test.csv").write_text("\n".join([rows[0], rows[-1]]) + "\n")
     plan = json_of("train", root, "--dry-run", *FEW)
     assert plan["lists"] == {"train": "14 videos", "test": "2 videos"}
-    assert "--folds: " in refused("train", root, "--dry-run", "--folds", "3", code=2)
+    assert "omit --folds" in refused("train", root, "--dry-run", "--folds", "3", code=2)
 
 
 def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
@@ -295,7 +295,7 @@ def test_other_tasks_are_measured_by_their_metric(
     assert document["majority"] is None
     assert METRICS[metric].title in called("train", root / "all.csv", *options).stdout
     message = refused("train", root / "all.csv", *options, "--dry-run", "--folds", "3", code=2)
-    assert f"needs one class per video, not {task} labels" in message
+    assert f"needs one class per video, but the task is {task}" in message
 
 
 @pytest.mark.slow

@@ -53,7 +53,8 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("everest-video")
     if name not in _HOMES:
         raise AttributeError(f"module 'everest' has no attribute '{name}'")
-    return getattr(__import__(_HOMES[name], fromlist=[name]), name)  # as `from HOME import NAME`
+    home = import_module(_HOMES[name])
+    return getattr(home, name) if hasattr(home, name) else import_module(f"{_HOMES[name]}.{name}")
 
 
 def __dir__() -> list[str]:

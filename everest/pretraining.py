@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from everest.config.settings import Recipe
@@ -16,12 +15,11 @@ from everest.engine.health import CollapseWatch, closing_text
 from everest.engine.setup import set_up_training
 from everest.engine.training import Training
 from everest.errors import DataError
-from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingOutput
 
-# What only some runs need is imported where it is used: probes, which take scikit-learn and a second, frozen
-# networks, and figures.
+# What only some runs need is imported where it is used: probes, which take scikit-learn and a second, and
+# frozen networks.
 if TYPE_CHECKING:
     from everest.probes.during_training import Prober
 
@@ -50,7 +48,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, init=init)
     probes = recipe.pretrain.probe.every and not context.options.one_batch
-    if spec.teacher is not None and (clips.tokens is None or probes):  # held-out clips have no cache
+    if spec.teacher is not None:
         from everest.checkpoints.frozen import attach_teacher
 
         attach_teacher(training.state.trained_model, recipe)
@@ -102,40 +100,8 @@ class Pretraining:
                 collapse.add(rows)
                 if prober is not None:
                     prober.probe_if_due()
-                if training.at_checkpoint:
-                    _show_reconstruction(training)
                 training.save_if_due()
                 training.stop_if_asked()
         if training.step_log.losses:
             is_compared = prober is not None and prober.watches_loss
             training.notice(closing_text(training, is_compared=is_compared))
-
-
-def _show_reconstruction(training: Training) -> None:
-    """Show the tracker the frames, kept, visible and predicted tokens of the first clip, several times a run.
-
-    Not for a sharded model: the tracker is in one process, and a forward pass needs every process. Not
-    with a token cache either: predicted codes become images only through the tokenizer.
-    """
-    tracker, model = training.tracker, training.state.trained_model
-    if tracker is None or not training.plan.shows_image(training.steps_done):
-        return
-    if training.settings.shard == "full" or training.clips.tokens or not isinstance(model, MaskedAutoencoder):
-        return
-
-    from everest.figures.masks import view_model
-    from everest.figures.pictures import rows_of
-    from everest.methods.targets import FeatureTargets
-
-    if isinstance(model.targets, FeatureTargets):  # nothing that has pixels is predicted
-        return
-    clip = training.clips.read((0, 0))
-    model.eval()
-    view = view_model(model, clip.frames[0], noise=clip.noise[0])
-    model.train()
-    clips = [row.frames for row in rows_of([view]) if row.frames.dim() == 4]  # (T, H, W, 3) each
-    rows = [frames.permute(1, 0, 2, 3).flatten(1, 2) for frames in clips]  # (H, T * W, 3) each
-    image = torch.cat(rows)[None].numpy()  # (1, rows * H, T * W, 3)
-    # TensorBoard expects channels first by default; W&B has no such option.
-    options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-    tracker.log_images({"reconstruction": image}, step=training.steps_done, **options)

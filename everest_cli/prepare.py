@@ -238,13 +238,13 @@ def tokens(
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
 ) -> None:
-    """Cache a tokenizer's or teacher's output; prints the value for pretrain.target.cache.
+    """Cache a tokenizer's output; prints the value for pretrain.target.cache.
 
     A repeated call resumes a stopped one, or adds more variants.
 
     Example: everest prepare tokens --recipe lvmae-128 --set tokenizer.checkpoint=RUN --output tokens
     """
-    from everest.checkpoints.frozen import open_teacher, with_absolute_paths
+    from everest.checkpoints.frozen import with_absolute_paths
     from everest.config.recipe import recipe_for_run
     from everest.tokenizer.cache_writing import write_tokens
 
@@ -254,7 +254,6 @@ def tokens(
         document = write_tokens(
             settings,
             output,
-            teacher=None if settings.pretrain.teacher is None else open_teacher(settings),
             variants=variants,
             batch=batch,
             cpu=is_on_cpu(gpus),

@@ -5,10 +5,8 @@ B batch, C channels, T frames, H W pixels, N tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +25,6 @@ from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
 
-Use = TypeVar("Use", TokenizerUse, TeacherUse)
-KEYS: Final = {"tokenizer": "tokenizer.checkpoint", "teacher": "pretrain.target.teacher"}
-
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
     """Make the paths of a recipe's tokenizer or teacher (files or run folders) and token cache absolute."""
@@ -41,7 +36,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     target = section.target
     if isinstance(target, FeatureTargetSettings) and not target.teacher.startswith(PREFIXES):
         target = replace(target, teacher=str(find_weights(target.teacher).resolve()))
-    if target.cache is not None:
+    elif target.cache is not None:
         target = replace(target, cache=str(Path(target.cache).resolve()))
     return replace(recipe, pretrain=replace(section, target=target))
 
@@ -58,31 +53,24 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
     """
     stage, tokenizer, teacher = recipe.pretrain, None, None
     if stage.needs_tokenizer:
-        named = tokenizer_settings(recipe).checkpoint
-        tokenizer = _network_use(recipe, "tokenizer", named, lambda: tokenizer_use(recipe))
+        tokenizer = _tokenizer_use(recipe)
     if stage.teacher is not None:
-        teacher = _network_use(recipe, "teacher", stage.teacher, lambda: _read_teacher(recipe)[0])
+        teacher = _read_teacher(recipe)[0]
     return pretrain_spec(recipe, tokenizer=tokenizer, teacher=teacher)
 
 
-def _network_use(
-    recipe: Recipe, of: Literal["tokenizer", "teacher"], named: str | None, identify: Callable[[], Use]
-) -> Use:
-    """The network that made the cache of a recipe; without a cache the one that the recipe names."""
+def _tokenizer_use(recipe: Recipe) -> TokenizerUse:
+    """The tokenizer that made the cache of a recipe; without a cache the one that the recipe names."""
     from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
 
-    cache = recipe.pretrain.cache
+    cache, named = recipe.pretrain.cache, tokenizer_settings(recipe).checkpoint
     if cache is None:
-        return identify()
-    made: Use = getattr(TokenIndex.read(Path(cache), of=of), of)
-    if named is None or (isinstance(made, TeacherUse) and named == made.name):
-        return made
-    use = identify()
-    if use.sha256 != made.sha256:
-        maker = made.name if isinstance(made, TeacherUse) else made.path
+        return tokenizer_use(recipe)
+    made = TokenIndex.read(Path(cache)).tokenizer
+    if named is not None and tokenizer_use(recipe).sha256 != made.sha256:
         raise CheckpointError(
-            f"{cache}: made with the {of} {maker}, not {named}; set {KEYS[of]} to that {of}, or make the "
-            "cache again with everest prepare tokens --overwrite"
+            f"{cache}: made with the tokenizer {made.path}, not {named}; set tokenizer.checkpoint to that "
+            "tokenizer, or make the cache again with everest prepare tokens --overwrite"
         )
     return made
 
@@ -147,13 +135,7 @@ def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:
 
 
 def attach_teacher(model: nn.Module, recipe: Recipe) -> None:
-    """Give a new model the teacher of its recipe, for targets that are not in a cache."""
+    """Give a new model the teacher of its recipe."""
     assert isinstance(model, MaskedAutoencoder)
     assert isinstance(model.targets, FeatureTargets)
-    teacher = open_teacher(recipe)
-    if model.spec.teacher.sha256 != teacher.use.sha256:
-        raise CheckpointError(
-            f"{recipe.pretrain.cache}: its features were made with other weights than "
-            f"{teacher.use.name} has now; make the cache again with everest prepare tokens --overwrite"
-        )
-    model.targets.teacher = teacher
+    model.targets.teacher = open_teacher(recipe)

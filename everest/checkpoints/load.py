@@ -16,7 +16,6 @@ from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
 from everest.foreign.files import (
     CONFIG,
-    PICKLED,
     WEIGHT_FILES,
     locate,
     own_file,
@@ -83,7 +82,7 @@ def find_weights(
         problem = f"no {WEIGHTS} in it" if path.is_dir() else "no such checkpoint"
         fix = "name a run folder with saved weights, a .safetensors file or hf:OWNER/NAME"
         raise CheckpointError(f"{path}: {problem}; {fix}")
-    if file.suffix in PICKLES or file.name in PICKLED:
+    if file.suffix in PICKLES:
         raise CheckpointError(
             f"{checkpoint}: a pickle; first run "
             f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors"

@@ -116,10 +116,8 @@ def _of_targets(recipe: Recipe, stage: PixelPretrainSettings) -> Problems:
     if stage.cache is None:
         return
     key = "pretrain.target.cache"
-    if stage.teacher is not None and ranked.needs_tokenizer:
-        yield key, "has the features of a teacher, and pretrain.selection needs the scores of a tokenizer"
-    elif stage.teacher is None and not stage.needs_tokenizer:
-        yield key, "serves recipes whose targets or selection need a tokenizer or a teacher (lvmae-128)"
+    if not stage.needs_tokenizer:
+        yield key, "serves recipes whose targets or selection need a tokenizer (lvmae-128)"
     elif isinstance(stage.target, TokenTargetSettings) and stage.target.space == "soft":
         yield key, "has codes, not the vectors before rounding; set pretrain.target.space=values or codes"
     if draws:

@@ -73,7 +73,7 @@ class FeatureTargetSettings:
     kind: Literal["features"] = "features"
     teacher: Annotated[str, Field(min_length=1)]  # a run folder, a .safetensors file, hf:NAME or timm:NAME
     layers: Literal["last"] = "last"  # its output, after its last norm
-    cache: str | None = None  # folder of `everest prepare tokens`, read instead of running the teacher
+    cache: ClassVar[None] = None
 
 
 TargetSettings = Annotated[

@@ -29,12 +29,9 @@ from everest.system.weights_header import FORMAT, open_safetensors, read_metadat
 CONFIG: Final = "config.json"
 MULTI_LABEL_PROBLEM: Final = "multi_label_classification"  # problem_type of transformers
 FRAME_SAMPLE_RATE: Final = "frame_sample_rate"  # the stride, as examples of transformers call it
-SHARDS: Final = f"{WEIGHTS}.index.json"
-PICKLED: Final = ("pytorch_model.bin", "pytorch_model.bin.index.json")
-# File names of transformers, the safe ones first; an index names the parts of a large one.
-WEIGHT_FILES: Final = (WEIGHTS, SHARDS, *PICKLED)
+PICKLED: Final = "pytorch_model.bin"
+WEIGHT_FILES: Final = (WEIGHTS, PICKLED)  # of transformers, the safe one first
 SUFFIXES: Final = (".safetensors", *PICKLES)
-LONGEST_FILE_NAME: Final = 255  # of Linux
 DEEPSPEED: Final = "mp_rank_00_model_states.pt"
 # Keys of the weights in the files of training programs (released programs: model, DeepSpeed: module,
 # PySlowFast: model_state).
@@ -126,18 +123,6 @@ def read_foreign(path: Path) -> Foreign:
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
     """Return the tensors, the saved command line, and notes."""
-    if file.name.endswith(".index.json"):  # of transformers: the names of parts in its folder
-        part_of = _json(file).get("weight_map")
-        parts: list[Any] = list(part_of.values()) if isinstance(part_of, dict) else [part_of]
-        for part in parts:
-            is_name = isinstance(part, str) and Path(part).name == part and len(part) <= LONGEST_FILE_NAME
-            if not is_name or not part.endswith(SUFFIXES):
-                problem = f"its weight_map names no file of weights in its folder: {shown(part)}"
-                raise CheckpointError(f"{file}: {problem}; download it again")
-        tensors: dict[str, Tensor] = {}
-        for part in sorted(set(parts)):
-            tensors |= _read(file.parent / part)[0]
-        return tensors, {}, []
     if not file.is_file():
         text = f"{shown(file, most=MOST_SHOWN_OF_PATH)}: missing; download the checkpoint again"
         raise CheckpointError(text)

@@ -216,11 +216,8 @@ class ModelSpec(Architecture):
 
     @property
     def teacher_in_step(self) -> ModelSpec | None:
-        """The teacher that a training step runs; with a cache the clips come with their features.
-
-        It may take a clip in several windows (everest.checkpoints.frozen).
-        """
-        if self.teacher is None or self.target is None or self.target.cache is not None:
+        """The teacher, which may take a clip in several windows (everest.checkpoints.frozen)."""
+        if self.teacher is None:
             return None
         return ModelSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
 

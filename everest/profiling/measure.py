@@ -131,8 +131,6 @@ def _step(
     options: dict[str, Tensor] = {}
     if spec.teacher_in_step is not None:
         attach_teacher(model, recipe)
-    elif spec.teacher is not None:  # its features come with the clips
-        options["values"] = torch.randn(clips, spec.grid.num_tokens, spec.teacher.width, device=device)
     model.to(device).train(stage != "eval")
     prepared = prepare_model(accelerator, model, recipe.train)
     shape = (clips, spec.channels, spec.offered_frames, *spec.size)

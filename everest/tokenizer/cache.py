@@ -1,20 +1,16 @@
-"""The token cache that `everest prepare tokens` writes: what a tokenizer or a teacher makes of the clips.
+"""The token cache that `everest prepare tokens` writes: what a tokenizer makes of the clips.
 
 A cache is a folder with `index.json`, which is written first, and a safetensors file for every part: the
 clips of up to `PART` samples in one variant. Variant v of a sample is the clip that epoch v of the run would
-draw: the same frames, crop and flip. A part has R samples, of a tokenizer:
+draw: the same frames, crop and flip. A part has R samples:
 
     codes  (R, V, N) unsigned, of FSQ
     ranks  (R, V, N) unsigned, of the scores of a view: 0 for the lowest score, equal ranks for equal scores
 
-or of a teacher:
-
-    features  (R, V, N, D) float16, each token with mean 0 and variance 1: within 0.001 of the value, relative
-
 A selection needs only the ranks of scores, which are exact in 16 bits; float16 scores would create ties.
 `problems` in the header of a part lists the samples that could not be read; their rows have no meaning.
 
-V views, N tokens, D code dimensions or the teacher's width.
+V views, N tokens, D code dimensions.
 """
 
 from __future__ import annotations
@@ -37,7 +33,6 @@ from everest.data.dataset import VideoClips
 from everest.data.recipe_clips import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
-from everest.methods.targets import TeacherUse
 from everest.system.files import write_text
 from everest.system.storage import parse_location
 from everest.system.text import json_text, parse_json, read_json, reading_own, validated
@@ -71,16 +66,15 @@ class TokenIndex:
     __pydantic_config__ = ConfigDict(extra="forbid")
     format: Literal["everest-tokens"] = "everest-tokens"
     version: Literal[1] = 1
-    tokenizer: TokenizerUse | None = None  # makes codes and ranks
-    teacher: TeacherUse | None = None  # makes features
+    tokenizer: TokenizerUse
     # Of the values of each code dimension over the tokenizer's training set; float32 holds standardized ones.
-    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...] = ()
-    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...] = ()
+    mean: tuple[Annotated[float, Field(ge=-1e6, le=1e6)], ...]
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1e6)], ...]
     videos: PositiveInt
     variants: Annotated[int, Field(ge=1, le=MOST_VARIANTS)]
     grid: tuple[PositiveInt, PositiveInt, PositiveInt]  # slices, rows, columns
     clips: dict[str, Any]  # the values that determine the pixels (`clip_facts`)
-    precision: str  # in which the tokenizer or the teacher was run
+    precision: str  # in which the tokenizer was run
 
     def parts(self) -> list[CachePart]:
         """All parts in the order in which they are written."""
@@ -97,25 +91,14 @@ class TokenIndex:
         write_text(folder / INDEX, json_text(_INDEX.dump_python(self, mode="json"), indent=2) + "\n")
 
     @staticmethod
-    def read(folder: Path, *, of: Literal["tokenizer", "teacher"] | None = None) -> TokenIndex:
-        """Read the index of a folder.
-
-        Args:
-            of: what must have made the tokens.
-        """
+    def read(folder: Path) -> TokenIndex:
+        """Read the index of a folder."""
         path = folder / INDEX
         if not path.is_file():
             command = f"everest prepare tokens --output {shlex.quote(str(folder))}"
             raise CheckpointError(f"{path}: no such file; make it with {command}")
         with reading_own(path, fix="make the cache again with --overwrite", error=CheckpointError):
-            index = validated(_INDEX, read_json(path))
-        if of is not None and getattr(index, of) is None:
-            made = {"tokenizer": "features of a teacher", "teacher": "codes of a tokenizer"}[of]
-            raise CheckpointError(
-                f"{folder}: has the {made}, but the recipe has a {of}; make its tokens with everest prepare "
-                "tokens in another folder"
-            )
-        return index
+            return validated(_INDEX, read_json(path))
 
     def clip_values(self) -> dict[str, Any]:
         """The values that must be those of a run's clips."""
@@ -123,8 +106,7 @@ class TokenIndex:
 
     def token_values(self) -> dict[str, Any]:
         """The values that must be equal in two calls that write one cache."""
-        uses = {"tokenizer": self.tokenizer, "teacher": self.teacher}
-        made_by = {name: use.sha256 for name, use in uses.items() if use is not None}
+        made_by = {"tokenizer": self.tokenizer.sha256}
         return {**self.clip_values(), "train.precision": self.precision, **made_by}
 
 
@@ -168,7 +150,7 @@ class TokenCache:
         stage = recipe.pretrain
         assert stage.objective == "pixels", "only targets are stored"
         self.folder = Path(stage.target.cache or "")
-        self.index = TokenIndex.read(self.folder, of="teacher" if stage.teacher else "tokenizer")
+        self.index = TokenIndex.read(self.folder)
         grid = clip_grid(recipe)
         requested = {"videos": len(clips), "grid": [grid.t, grid.h, grid.w], **clip_facts(recipe, clips)}
         differences = differing(self.index.clip_values(), requested)
@@ -190,8 +172,7 @@ class TokenCache:
         # The recipe's checks have refused `soft`. Targets of pixels need no values.
         self._space = stage.target.space if isinstance(stage.target, TokenTargetSettings) else None
         self._needs_ranks = stage.selection.needs_tokenizer
-        tokenizer = self.index.tokenizer
-        self._quantizer = None if tokenizer is None else FSQ(tokenizer.settings.config.levels)
+        self._quantizer = FSQ(self.index.tokenizer.settings.config.levels)
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
         """Read the model's further inputs for the clip of sample `index` in epoch `variant`.
@@ -199,7 +180,7 @@ class TokenCache:
         Returns:
             `importance`: (V, N) float32, the rank of each token's score, if the selection needs it.
             `values`: as TokenTargets.values, (V, N, D): standardized values in float32, or with space `codes`
-            the int64 levels. Missing if the targets are pixels. Of a teacher the features in float16.
+            the int64 levels. Missing if the targets are pixels.
         """
         part = self.index.part_of(variant, index)
         path, row = self.folder / part.name, index - part.samples.start
@@ -207,12 +188,9 @@ class TokenCache:
             if str(index) in problems:
                 reason = f"{problems[str(index)]} (recorded in {path})"
                 raise VideoError(self._samples[index].video, reason)
-            if self.index.teacher is not None:
-                return {"values": torch.from_numpy(file.get_slice("features")[row])}
             codes, ranks = (file.get_slice(name)[row] for name in ("codes", "ranks"))  # (V, N)
         tokens = {"importance": torch.from_numpy(ranks.astype(np.float32))} if self._needs_ranks else {}
         codes = torch.from_numpy(codes.astype(np.int64))
-        assert self._quantizer is not None
         if self._space == "codes":
             tokens["values"] = self._quantizer.digits(codes)
         elif self._space is not None:

@@ -1,8 +1,8 @@
-"""Run a tokenizer or a teacher once over all pre-training clips; everest.tokenizer.cache describes the files.
+"""Run a tokenizer once over all pre-training clips; everest.tokenizer.cache describes the files.
 
 A part appears under its name only when it is complete, so a killed call resumes with the part it was writing.
 
-B clips, V views, T frames, H W pixels, N tokens, D the teacher's width, R samples of a part.
+B clips, V views, T frames, H W pixels, N tokens, R samples of a part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
-from everest.methods.targets import Teacher, standardized
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
 from everest.system.files import FIX, check_new_folder, refuse_inputs, write_table
@@ -36,7 +35,7 @@ from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_fa
 from everest.tokenizer.spec import tokenizer_use
 from everest.video.pixels import IMAGENET
 
-Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each, or features (B or R, V, N, D)
+Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each
 
 
 class _Maker(NamedTuple):
@@ -51,7 +50,6 @@ def write_tokens(
     recipe: Recipe,
     output: Path,
     *,
-    teacher: Teacher | None = None,
     variants: int,
     batch: int = 8,
     overwrite: bool = False,
@@ -61,7 +59,6 @@ def write_tokens(
     """Write the tokens of all pre-training clips of a recipe; parts that an earlier call finished are kept.
 
     Args:
-        teacher: of the recipe (everest.checkpoints.frozen); None: its tokenizer makes the tokens.
         variants: clips of each video; missing variants are added to a folder, surplus ones are kept.
         batch: clips in one forward pass.
         overwrite: start again, whatever `output` has.
@@ -71,7 +68,7 @@ def write_tokens(
         call.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    maker = _maker(recipe, teacher, accelerator.device)
+    maker = _maker(recipe, accelerator.device)
     clips = pretrain_clips(recipe, replace_bad=False)
     inputs = [*maker.files, *(sample.video for sample in clips.samples)]
     refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
@@ -143,16 +140,8 @@ def _named(problems: dict[str, str], clips: VideoClips) -> list[tuple[str, str]]
     return [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
 
 
-def _maker(recipe: Recipe, teacher: Teacher | None, device: torch.device) -> _Maker:
-    """The teacher, or the tokenizer of a recipe; raises UserError if there is none, or its tokens differ."""
-    if teacher is not None:
-        path = Path(teacher.use.name)
-        files = [path] if path.exists() else []  # others are in the cache of the hub
-
-        def features(frames: Tensor) -> Rows:
-            return {"features": standardized(teacher(frames)).half().cpu().numpy()}
-
-        return _Maker(files, {"teacher": teacher.use}, features)
+def _maker(recipe: Recipe, device: torch.device) -> _Maker:
+    """The tokenizer of a recipe; raises UserError if there is none, or its tokens differ."""
     use = tokenizer_use(recipe)
     if use.path is None:
         raise RecipeError(

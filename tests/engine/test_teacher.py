@@ -150,42 +150,6 @@ def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     assert "GMACs of the frozen teacher" in run("profile", "--recipe", recipe, *taught_by(teacher))
 
 
-@pytest.fixture(scope="module")
-def cache(recipe: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache") / "features"
-    run("prepare", "tokens", "--recipe", recipe, *taught_by(teacher), "--variants", 3, "-o", folder, "-q")
-    return folder
-
-
-def test_a_run_with_the_cache_is_the_run_with_the_teacher(recipe, teacher, student, cache, tmp_path):
-    probe = "pretrain.probe={every: 1, list: train.csv}"  # of held-out videos
-    target = taught_by(teacher, f"pretrain.target.cache={cache}", probe)
-    run("pretrain", "--recipe", recipe, *target, "-o", tmp_path / "cached", "-q")
-    cached, direct = logged(tmp_path / "cached"), logged(student)
-    assert cached == pytest.approx(direct, abs=1e-3)
-    assert cached != direct
-    losses = logged(tmp_path / "cached", "heldout_loss")
-    assert len(losses) == 4
-    assert all(0 < loss < 2 for loss in losses)
-
-
-def test_a_cache_of_other_tokens_is_refused(recipe: Path, teacher: Path, cache: Path, tmp_path: Path):
-    other = tmp_path / "other"
-    changed = ["--set", "train.seed=5"]
-    run("pretrain", "--recipe", recipe, *changed, "-o", other, "-q")
-    cached = f"pretrain.target.cache={cache}"
-    command = ["pretrain", "--recipe", recipe, "-o", tmp_path / "run", "-q"]
-    message = refused(*command, *taught_by(other, cached), code=6)
-    made = f"made with the teacher {teacher / 'model.safetensors'}, not {other / 'model.safetensors'}"
-    assert f"{made}; set pretrain.target.teacher" in message
-    clips = refused(*command, *taught_by(teacher, cached), *changed, code=6)
-    assert "has the tokens of other clips: train.seed" in clips
-    luma = refused(*command, *taught_by(teacher, cached), "--set", "data.channels=1", code=6)
-    assert "the teacher" in luma or "data.channels" in luma
-    pixels = refused(*command, "--set", cached, code=2)
-    assert "a tokenizer or a teacher" in pixels
-
-
 def test_teachers_that_do_not_fit_are_refused(recipe: Path, teacher: Path, tmp_path: Path, clip_files: Path):
     def message(named: object, *others: str, code: int = 6) -> str:
         return refused(

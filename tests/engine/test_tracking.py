@@ -35,7 +35,6 @@ def test_tensorboard_has_the_recipe_the_probes_and_no_step_twice(resumed):
     logged = {event.step: event.value for event in read.Scalars("loss")}
     assert logged == pytest.approx({row["step"]: row["loss"] for row in metrics(run) if "loss" in row})
     assert [event.step for event in read.Scalars("loss")] == [1, 2, 3]
-    assert {event.step for event in read.Images("reconstruction")} == {1, 2, 3}
     probed = {row["step"]: row["rank_me"] for row in RunFolder(run).rows() if "rank_me" in row}
     assert {event.step: event.value for event in read.Scalars("rank_me")} == pytest.approx(probed)
     (text,) = read.Tensors("recipe/text_summary")

@@ -158,18 +158,6 @@ TEXTS = {
     "NaN": ('{"num_frames": NaN}', "NaN is no JSON value"),
     "digits": (f'{{"num_frames": {"1" * 5000}}}', "not readable as JSON"),
 }
-INDEXES = {
-    "empty": ({}, "no file of weights in its folder"),
-    "number": ({"weight_map": {"a": 1, "b": "x.safetensors"}}, "no file of weights in its folder"),
-    "no map": ([], "not a configuration"),
-    "upward": (
-        {"weight_map": {"a": "../x.safetensors"}},
-        "no file of weights in its folder: ..",
-    ),
-    "itself": ({"weight_map": {"a": "model.safetensors.index.json"}}, "no file of weights in its folder"),
-    "missing": ({"weight_map": {"a": "b.safetensors"}}, "b.safetensors: missing; download"),
-    "NUL": ({"weight_map": {"a": "a\0.safetensors"}}, "download"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -185,14 +173,6 @@ def test_a_configuration_of_no_model_is_refused(name: str, transformers_weights:
     (tmp_path / "model.safetensors").symlink_to(transformers_weights)
     text = changes if isinstance(changes, str) else json.dumps(CONFIG | changes)
     (tmp_path / "config.json").write_text(text)
-    assert message in problem_of(converted, tmp_path)
-
-
-@pytest.mark.parametrize("name", INDEXES)
-def test_an_index_names_files_of_its_folder(name: str, tmp_path: Path):
-    index, message = INDEXES[name]
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
-    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert message in problem_of(converted, tmp_path)
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from foreign import problem_of, tiny
 from hub_cache import CONFIG, cached, transformers_folder
-from safetensors.torch import save_file
 from small_runs import equal
 from tiny_models import randomized, save_model
 
@@ -42,24 +41,9 @@ def folder(tmp_path: Path) -> Path:
     return transformers_folder(tmp_path / "videomae-tiny")
 
 
-def in_parts(folder: Path) -> None:
-    """Divide the weights of a folder into two files and an index."""
-    state, parts = tiny("hf_videomae_classification_base"), {}
-    for i, name in enumerate(sorted(state)):
-        parts[name] = f"model-{i % 2}.safetensors"
-    for part in set(parts.values()):
-        save_file({name: state[name] for name in state if parts[name] == part}, folder / part)
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
-
-
-@pytest.mark.parametrize("parts", [False, True], ids=["one file", "in parts"])
-def test_a_run_starts_from_the_links_of_a_cache(folder: Path, tmp_path: Path, parts: bool):
-    if parts:
-        in_parts(folder)
+def test_a_run_starts_from_the_links_of_a_cache(folder: Path, tmp_path: Path):
     snapshot = cached(tmp_path / "hub", "someone/videomae-tiny", folder)
-    names = [snapshot] if parts else [snapshot, snapshot / "model.safetensors"]
-    for name in names:
+    for name in (snapshot, snapshot / "model.safetensors"):
         init = read_init(find_init(name, output=None, overwrite=False), resumed=None)
         assert init.weights is not None
         assert torch.equal(

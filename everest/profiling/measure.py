@@ -22,7 +22,6 @@ from everest.data.dataset import Batch, StepSampler, VideoClips
 from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches, on_device
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
-from everest.data.views import PretrainViews
 from everest.engine.network import prepare_model, stage_optimizer
 from everest.engine.training import Training
 from everest.errors import EnvironmentProblem
@@ -211,6 +210,8 @@ def measure_loading(
 def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float) -> dict[str, float]:
     """Changes that make the loader faster, each with the expected factor; the largest first.
 
+    Several clips from one decode are not among them: they cost accuracy (docs/performance.md).
+
     Args:
         clips_per_second: that this process reads.
     """
@@ -230,9 +231,6 @@ def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float
                 faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
                 changes["everest prepare encode --codec mjpeg"] = seconds / faster
                 break
-    if isinstance(views, PretrainViews) and not views.compared:
-        number = 2 * views.num_views
-        changes[f"pretrain.views_per_decode={number}"] = 2 * seconds / (2 * seconds - decoding)
     stated = {change: factor for change, factor in changes.items() if factor > WORTH_IT}
     return dict(sorted(stated.items(), key=lambda item: -item[1]))
 

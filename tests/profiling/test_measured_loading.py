@@ -30,10 +30,9 @@ def test_a_step_faster_than_the_loader_waits(clip_files: Path):
     assert found["waits"] == "step"
     assert 0.9 < found["data_wait"] < 1
     changes = found["changes"]
-    assert {"everest prepare encode --codec mjpeg", "pretrain.views_per_decode=2"} <= changes.keys()
     assert list(changes.values()) == sorted(changes.values(), reverse=True)
-    assert changes["everest prepare encode --codec mjpeg"] <= measure.MJPEG_GAIN
-    assert changes["pretrain.views_per_decode=2"] <= 2
+    assert 1 < changes["everest prepare encode --codec mjpeg"] <= measure.MJPEG_GAIN
+    assert not any("views_per_decode" in change for change in changes)  # it costs accuracy
 
 
 def test_videos_that_are_fast_to_read_are_not_to_be_encoded_again(clip_files: Path, tmp_path: Path):

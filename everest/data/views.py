@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 # Our choice: bytes of frames above which evaluation resizes each frame before it decodes the next.
 MOST_AT_ONCE: Final = 2**28
-IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_in_order` returns
 
 
 Cache = FrameCache | None
@@ -206,7 +205,7 @@ class EvalViews(StageViews):
     ) -> Views:
         footage = footage_of(sample, self.fps)
         needed, positions = np.unique(self.windows(footage), return_inverse=True)  # (F,), (clips, T)
-        if decoder in IN_ORDER and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
+        if decoder == "auto" and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
             decoded = frames_in_order(sample.video, needed, channels=self.channels)
             video = torch.cat([self.resized(frame[None]) for frame in decoded], dim=1)
         else:

@@ -29,7 +29,20 @@ def is_cut(path: Video) -> bool:
                 return is_format_cut(file, size)
         if _ts_spacing(head) is not None:
             return _is_ts_cut(file, size)
-        return _is_asf_cut(head, size)
+        return _stated_end(head) > size
+
+
+def _stated_end(head: bytes) -> int:
+    """The least size in bytes that files of RIFF, MXF and ASF state; 0 for others."""
+    if head.startswith(b"RIFF"):
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head.startswith(
+        MXF_MARK
+    ):  # it states where its footer begins, after a length that has a length itself
+        begin = 41 + (head[16] & 127 if head[16] & 128 else 0)
+        return int.from_bytes(head[begin : begin + 8]) + 1
+    begin = head.find(ASF_MARK)
+    return int.from_bytes(head[begin + 40 : begin + 48], "little") if begin >= 0 else 0
 
 
 def _is_iso_media_cut(file: BinaryIO, size: int) -> bool:
@@ -64,11 +77,6 @@ def _is_matroska_cut(file: BinaryIO, size: int) -> bool:
     return begin > size
 
 
-def _is_riff_cut(file: BinaryIO, size: int) -> bool:
-    """The file is shorter than its header states."""
-    return 8 + int.from_bytes(_read(file, 4, 4), "little") > size
-
-
 def _is_flv_cut(file: BinaryIO, size: int) -> bool:
     """The file does not end with the size of its last part, as each part does."""
     stated = int.from_bytes(_read(file, size - 4, 4))
@@ -89,28 +97,13 @@ def _is_gif_cut(file: BinaryIO, size: int) -> bool:
     return not _read(file, size - OGG_PAGE, OGG_PAGE).rstrip(b"\0").endswith(b";")
 
 
-def _is_mxf_cut(file: BinaryIO, size: int) -> bool:
-    """The footer's place, if the header states it, is after the end."""
-    head = _read(file, 0, HEAD)
-    begin = 17 + (head[16] & 127 if head[16] & 128 else 0)  # after the length, which has a length itself
-    return int.from_bytes(head[begin + 24 : begin + 32]) >= size
-
-
-def _is_asf_cut(head: bytes, size: int) -> bool:
-    """The file is shorter than its header states; False for other files."""
-    begin = head.find(ASF_MARK)
-    return begin >= 0 and int.from_bytes(head[begin + 40 : begin + 48], "little") > size
-
-
 # The place of a format's mark, and the rule by which its files are cut.
 CUT_RULES: Final[tuple[tuple[int, bytes, Callable[[BinaryIO, int], bool]], ...]] = (
     (4, b"ftyp", _is_iso_media_cut),
     (0, MATROSKA_MARK, _is_matroska_cut),
-    (0, b"RIFF", _is_riff_cut),
     (0, b"FLV", _is_flv_cut),
     (0, b"OggS", _is_ogg_cut),
     (0, b"GIF8", _is_gif_cut),
-    (0, MXF_MARK, _is_mxf_cut),
 )
 
 

@@ -8,7 +8,9 @@ something happens in a file of many hours, in the time that reading it takes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
 from av import VideoStream
@@ -37,6 +39,15 @@ class PacketSizes:
     missing: tuple[Span, ...]  # without intact packets
 
 
+class _Packet(NamedTuple):
+    """An intact packet; times in the units of its stream."""
+
+    time: int
+    size: int
+    kind: int
+    duration: int
+
+
 def packet_sizes(video: Video) -> PacketSizes:
     """Read the packets of a file; after damage, from the next keyframe on."""
     if image_folder(video) is not None:
@@ -44,72 +55,61 @@ def packet_sizes(video: Video) -> PacketSizes:
     with open_stream(video) as (container, stream):
         unit = float(stream.time_base or 1)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
-        packets = _read(video, container, stream, usual_duration=round(1 / (rate * unit)))
+        packets, gaps, breaks_off = _read(video, container, stream, usual_duration=round(1 / (rate * unit)))
         format_name, is_reordered = container.format.name, stream.codec_context.has_b_frames
         with decoder_errors(video):
-            promised = promised_seconds(video, container, stream, len(packets.times))
-    if not packets.times:
-        raise VideoError(video, packets.problem)
-    stamps = np.array(packets.times, dtype=np.int64)
-    order = np.argsort(stamps, kind="stable")
-    first = int(stamps[order[0]])
-    seconds = np.asarray((stamps[order] - first) * unit, dtype=np.float64)
+            promised = promised_seconds(video, container, stream, len(packets))
+    if not packets:
+        raise VideoError(video, "no packet has a time")
+    packets.sort(key=attrgetter("time"))
+    times, sizes, kinds, durations = np.array(packets, dtype=np.int64).T
+    first = int(times[0])
+    seconds = (times - first) * unit
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
     if (format_name == "asf" or (format_name == "avi" and is_reordered)) and is_cut(video):
         missing = inspect_video(video).missing
     else:
         step, promised = 1 / frame_rate(rate, seconds), promised - first * unit
-        gaps = [((begin - first) * unit, (end - first) * unit) for begin, end in packets.gaps]
-        breaks_off = packets.passed_over is not None
+        inside = [((begin - first) * unit, (end - first) * unit) for begin, end in gaps]
         missing = (
-            *((begin, end) for begin, end in gaps if end - begin > step / 2),
+            *((begin, end) for begin, end in inside if end - begin > step / 2),
             *missing_end(video, format_name, promised, seconds, step, breaks_off=breaks_off),
         )
-    return PacketSizes(
-        seconds=seconds,
-        sizes=np.array(packets.sizes, dtype=np.int64)[order],
-        kinds=np.array(packets.kinds, dtype=np.int8)[order],
-        end=float(seconds[-1]) + packets.durations[order[-1]] * unit,
-        missing=missing,
-    )
+    end = float(seconds[-1]) + int(durations[-1]) * unit
+    return PacketSizes(seconds, sizes, kinds.astype(np.int8), end, missing)
 
 
-@dataclass(slots=True)
-class _Packets:
-    """The intact packets of a stream in the order of the file; times in its units."""
+def _read(
+    video: Video, container: InputContainer, stream: VideoStream, *, usual_duration: int
+) -> tuple[list[_Packet], list[tuple[int, int]], bool]:
+    """Read the packets up to the end, or up to an error after some of them.
 
-    times: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    kinds: list[int] = field(default_factory=list)
-    durations: list[int] = field(default_factory=list)
-    gaps: list[tuple[int, int]] = field(default_factory=list)  # begin and end of what is passed over
-    passed_over: list[int] | None = None  # the times of the packets since a damage, if there was one
-    problem: str = "no packet has a time"
-
-
-def _read(video: Video, container: InputContainer, stream: VideoStream, *, usual_duration: int) -> _Packets:
-    """Read the packets up to the end, or up to an error."""
-    found = _Packets()
+    Returns:
+        The intact packets, the times without any between them, and whether there are none at the end.
+    """
+    intact: list[_Packet] = []
+    gaps: list[tuple[int, int]] = []
+    passed_over: list[int] | None = None  # the times of the packets since damage
     latest = -(2**62)
     try:
         for _, packet, is_damaged, breaks_off in checked_packets(video, container, stream):
             time = packet.dts if packet.pts is None else packet.pts  # AVI has decode times only
-            if is_damaged or (found.passed_over is not None and not packet.is_keyframe):
-                found.passed_over = found.passed_over or []
+            if is_damaged or (passed_over is not None and not packet.is_keyframe):
+                passed_over = passed_over or []
                 if time is not None:
-                    found.passed_over.append(time)
+                    passed_over.append(time)
                 continue
             if not packet.size or packet.is_discard or time is None:
                 continue
-            if found.passed_over is not None:
-                end = latest + found.durations[-1] if found.times else time
-                found.gaps.append((min([end, *found.passed_over]), time))
-            found.passed_over = [] if breaks_off else None
-            found.times.append(time)
-            found.sizes.append(packet.size)
-            found.kinds.append(0 if packet.is_keyframe else 1 + (time < latest))
-            found.durations.append(packet.duration or usual_duration)
+            if passed_over is not None:
+                end = latest + intact[-1].duration if intact else time
+                gaps.append((min([end, *passed_over]), time))
+            passed_over = [] if breaks_off else None
+            kind = 0 if packet.is_keyframe else 1 + (time < latest)
+            intact.append(_Packet(time, packet.size, kind, packet.duration or usual_duration))
             latest = max(latest, time)
-    except VideoError as error:
-        found.passed_over, found.problem = found.passed_over or [], error.reason
-    return found
+    except VideoError:
+        if not intact:
+            raise
+        return intact, gaps, True
+    return intact, gaps, passed_over is not None

@@ -67,7 +67,8 @@ def repair_times(
     times, packet_times = _without_none(stamps), _without_none(packet_stamps)
     if 2 * stamped.size <= len(stamps):
         return NO_TIMES
-    of_decoding = of_decoding or _num_falls(packet_times) < _num_falls(times)
+    falls, packet_falls = (int(np.sum(np.diff(each) < 0)) for each in (times, packet_times))
+    of_decoding = of_decoding or packet_falls < falls
     if of_decoding and lost:
         times = np.sort(packet_times)[numbers_among_lost(lost, len(stamps))[stamped]]
     elif of_decoding:
@@ -85,11 +86,6 @@ def repair_times(
 
 def _without_none(stamps: Sequence[int | None]) -> Stamps:
     return np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
-
-
-def _num_falls(times: Stamps) -> int:
-    """How often a time is earlier than the one before it."""
-    return int(np.sum(np.diff(times) < 0))
 
 
 def numbers_among_lost(lost: Sequence[tuple[int, int]], count: int) -> NDArray[np.int64]:

@@ -7,21 +7,42 @@ known to return wrong frames (everest.video.facts).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 
 import numpy as np
 from av import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from everest.errors import EnvironmentProblem
 from everest.video.decoding import Entry, decode_frames, decode_images
 from everest.video.facts import VideoFacts
 from everest.video.file import inspect_video
-from everest.video.index import StampedIndex, numbered
+from everest.video.index import FrameIndex, StampedIndex, numbered
 from everest.video.source import Video, decoder_input
 from everest.video.stream import VideoError, decoder_errors
+
+ToPixels = Callable[[VideoFrame], np.ndarray]  # of a frame (H, W, 3) uint8, RGB
+
+
+def pixel_converter(
+    path: Video,
+    video: VideoFacts,
+    size: tuple[int, int] | None = None,
+    interpolation: Interpolation | None = None,
+) -> ToPixels:
+    """Return a function that turns decoded frames into upright pixels of a size (None: that of the video)."""
+    scaler = VideoReformatter()  # one for many frames: making its tables costs as much as using them
+    # Always a size: a stream may change its frame size, a clip must not.
+    height, width = video.orientation.exchanged(size or (video.info.height, video.info.width))
+
+    def to_pixels(frame: VideoFrame) -> np.ndarray:
+        with decoder_errors(path):
+            rgb = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
+            return video.orientation.upright(rgb.to_ndarray())
+
+    return to_pixels
 
 
 def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
@@ -29,64 +50,53 @@ def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndar
 
     The packets of Motion JPEG are read where they are in the file, if that is known.
     """
-    video, scaler = inspect_video(path), VideoReformatter()
-    index = video.index
+    video = inspect_video(path)
+    index, to_pixels = video.index, pixel_converter(path, video)
     if not isinstance(index, StampedIndex) or not index.offsets.size:
-        yield from _decoded_in_order(path, video, wanted)
+        yield from _demuxed_in_order(path, index, to_pixels, wanted)
         return
     byte_ranges = zip(index.offsets[wanted].tolist(), index.sizes[wanted].tolist(), strict=True)
     for number, frame in zip(wanted, decode_images(path, byte_ranges), strict=True):
         if frame is None:
-            yield from _decoded_in_order(path, video, [number])
+            yield from _demuxed_in_order(path, index, to_pixels, [number])
         else:
-            yield number, _upright(path, video, frame, scaler)
+            yield number, to_pixels(frame)
 
 
-def _decoded_in_order(
-    path: Video, video: VideoFacts, wanted: list[int]
+def _demuxed_in_order(
+    path: Video, index: FrameIndex, to_pixels: ToPixels, wanted: list[int]
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-    """As `pyav_in_order`, by a demuxer."""
-    for entry, run in video.index.runs(wanted):
+    """As `pyav_in_order`, with all packets that the wanted frames need."""
+    for entry, run in index.runs(wanted):
         done = 0
         # Again from the start: a seek may end after its target, or after a frame to which the target refers.
+        # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
         for start, skipping in ((entry, True), (None, False)):
-            for number, pixels in _decode(path, video, start, run[done:], skipping=skipping):
+            for number, frame in _decoded(path, index, start, run[done:], skipping=skipping):
                 position = bisect_left(run, number)
                 if position < done:  # a damaged file's late frame: already given as missing
                     continue
                 if position > done and skipping:  # perhaps not missing
                     break
                 yield from ((missing, None) for missing in run[done:position])
-                yield number, pixels
+                yield number, to_pixels(frame)
                 done = position + 1
             if done == len(run):
                 break
         yield from ((missing, None) for missing in run[done:])
 
 
-def _decode(
-    path: Video, video: VideoFacts, entry: Entry | None, wanted: list[int], *, skipping: bool
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode from an entry on; number and pixels of the `wanted` frames in display order, up to the last one.
+def _decoded(
+    path: Video, index: FrameIndex, entry: Entry | None, wanted: list[int], *, skipping: bool
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode the `wanted` frames from an entry on, in display order.
 
     Args:
-        skipping: skip frames that no wanted one needs. After some keyframes, frames refer to earlier ones;
-            there every frame must be decoded.
+        skipping: skip frames that no wanted one needs.
     """
-    scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
-    skips = video.index.skips(wanted) if skipping else None
+    skips = index.skips(wanted) if skipping else None
     with closing(decode_frames(path, entry, skips=skips)) as decoded:
-        for number, frame in islice(numbered(video.index, decoded, wanted), len(wanted)):
-            yield number, _upright(path, video, frame, scaler)
-
-
-def _upright(path: Video, video: VideoFacts, frame: VideoFrame, scaler: VideoReformatter) -> np.ndarray:
-    """A frame as shown: (H, W, 3) uint8, RGB."""
-    height, width = video.orientation.exchanged((video.info.height, video.info.width))  # as stored
-    # With width and height: a stream may change its frame size, a clip must not.
-    with decoder_errors(path):
-        rgb = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-    return video.orientation.upright(rgb)
+        yield from islice(numbered(index, decoded, wanted), len(wanted))
 
 
 def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:

@@ -36,9 +36,7 @@ def _stated_end(head: bytes) -> int:
     """The least size in bytes that files of RIFF, MXF and ASF state; 0 for others."""
     if head.startswith(b"RIFF"):
         return 8 + int.from_bytes(head[4:8], "little")
-    if head.startswith(
-        MXF_MARK
-    ):  # it states where its footer begins, after a length that has a length itself
+    if head.startswith(MXF_MARK):  # where its footer begins, after a length of 1 to 128 bytes
         begin = 41 + (head[16] & 127 if head[16] & 128 else 0)
         return int.from_bytes(head[begin : begin + 8]) + 1
     begin = head.find(ASF_MARK)

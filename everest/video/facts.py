@@ -163,7 +163,7 @@ def _stamped_index(
 ) -> StampedIndex | None:
     """The index by the packets, if there are any.
 
-    It has the byte ranges of images if they alone give the `first` frame: not if it is interlaced, for example.
+    It has the byte ranges of images if these give the `first` frame: not if it is interlaced, for example.
     """
     if not packets:
         return None

@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from everest.errors import unknown_name
-from everest.video.backends import pyav_in_order, read_decord
+from everest.video.backends import pixel_converter, pyav_in_order, read_decord
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.facts import VideoInfo
 from everest.video.file import inspect_video
@@ -31,7 +31,7 @@ from everest.video.images import NO_SECONDS, image_folder, image_frames, images_
 from everest.video.index import StampedIndex, numbered
 from everest.video.missing import Span, damage_text
 from everest.video.source import Video, as_video
-from everest.video.stream import VideoError, as_video_error, decoder_errors
+from everest.video.stream import VideoError, as_video_error
 from everest.video.times import TIME_TOLERANCE
 
 DECODERS: Final = ("auto", "decord")  # auto: PyAV
@@ -152,17 +152,12 @@ def resized_frames(
         losses: receives what cannot be decoded.
     """
     video = inspect_video(path)
-    height, width = video.orientation.exchanged(size)  # as stored
     times = video.index.times
     unit = Fraction(1) / Fraction(video.second).limit_denominator(10**9)
-    scaler = VideoReformatter()
+    to_pixels = pixel_converter(path, video, size, Interpolation.BICUBIC)
     with closing(decode_frames(path, survey=Survey(losses=losses))) as decoded:
         for number, frame in numbered(video.index, decoded, range(video.info.frames)):
-            with decoder_errors(path):
-                scaled = scaler.reformat(
-                    frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
-                ).to_ndarray()
-            pixels = np.ascontiguousarray(video.orientation.upright(scaled))
+            pixels = np.ascontiguousarray(to_pixels(frame))
             if times.size:
                 yield TimedFrame(pixels, int(times[number] - times[0]), unit)
             else:

@@ -152,7 +152,7 @@ def _is_smoother_without_last(times: Stamps, kept: Sequence[int], at: int) -> bo
 
 
 def _interpolated(times: Stamps, frames: Stamps, count: int, usual_step: float) -> Stamps:
-    """The times (F,) of `count` frames, of which some are known; before and after these, by the usual step."""
+    """The times (F,) of `count` frames, of which some are known; the usual step apart at both ends."""
     numbers = np.arange(count)
     all_times = np.interp(numbers, frames, times.astype(np.float64))
     before, after = numbers < frames[0], numbers > frames[-1]

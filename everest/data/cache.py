@@ -59,26 +59,28 @@ class FrameCache:
             (len(ids), H, W, C) uint8.
         """
         video = as_video(path)
+        file = self._file(video, span, channels)
+        frames: np.ndarray | None = None  # (F, H, W, C) uint8
+        with suppress(OSError, ValueError, EOFError):  # missing or incomplete
+            frames = np.load(file, mmap_mode="r")
+        if frames is None and frame_bytes(video, span[1], channels) <= min(LARGEST, _room(self.folder)):
+            with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
+                wanted = range(span[0], sum(span))
+                frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
+                _save(file, frames)
+        if frames is None:
+            return read_frames(video, ids, decoder=decoder, channels=channels)
+        return torch.from_numpy(frames[np.asarray(ids) - span[0]])
+
+    def _file(self, video: Video, span: Span, channels: int) -> Path:
+        """The file for a span of a video as it is now; a rewritten video has another one."""
         absolute = video.absolute() if isinstance(video, Path) else video
         try:
             versions = [(str(file), *video_version(file)) for file in video_files(absolute)]
         except OSError as error:
             raise VideoError(absolute, error.strerror or str(error)) from error
-        # The name changes if the video is rewritten.
         version = (versions, span) if channels == 3 else (versions, span, channels)
-        name = hashlib.sha256(repr(version).encode()).hexdigest()[:32]
-        cached = self.folder / f"{name}.npy"
-        frames: np.ndarray | None = None  # (F, H, W, C) uint8
-        with suppress(OSError, ValueError, EOFError):  # missing or incomplete
-            frames = np.load(cached, mmap_mode="r")
-        if frames is None and frame_bytes(video, span[1], channels) <= min(LARGEST, _room(self.folder)):
-            with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
-                wanted = range(span[0], sum(span))
-                frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
-                _save(cached, frames)
-        if frames is None:
-            return read_frames(video, ids, decoder=decoder, channels=channels)
-        return torch.from_numpy(frames[np.asarray(ids) - span[0]])
+        return self.folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()[:32]}.npy"
 
 
 def cache_folder() -> Path:
@@ -99,11 +101,7 @@ def open_cache(
         folder.mkdir(parents=kind == "disk", exist_ok=True)  # without MEMORY, only 'disk' is possible
         if kind == "memory":
             atexit.register(enter(folder))
-        sizes = []
-        for sample in samples[:: max(len(samples) // PROBED, 1)]:
-            with suppress(VideoError):  # reported when it is read
-                sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
-        needed = len(samples) * float(np.mean([size * (size <= LARGEST) for size in sizes] or [0]))
+        needed = _estimated_bytes(samples, channels)
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
         if kind == "memory":
@@ -117,6 +115,15 @@ def open_cache(
         reason = error.strerror or error
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {reason}; use {alternatives}") from error
     return FrameCache(folder)
+
+
+def _estimated_bytes(samples: Sequence[Sample], channels: int) -> float:
+    """The bytes of the frames of samples that are cached, by some of them."""
+    sizes = []
+    for sample in samples[:: max(len(samples) // PROBED, 1)]:
+        with suppress(VideoError):  # reported when it is read
+            sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
+    return len(samples) * float(np.mean([size * (size <= LARGEST) for size in sizes] or [0]))
 
 
 def enter(folder: Path) -> Callable[[], None]:

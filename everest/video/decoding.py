@@ -87,15 +87,14 @@ class _Recovery:
     is_broken: bool = False  # by damage
     lost: int = 0  # packets since the damage
 
-    def begin(self, *, is_damaged: bool, breaks_off: bool) -> None:
-        """Wait for a keyframe if a packet is damaged, or if the stream breaks off after it."""
+    def begin(self, *, is_damaged: bool) -> None:
+        """Wait for a keyframe after a packet that is damaged, or after which the stream breaks off."""
         self.lost += is_damaged
-        self.is_broken = self.is_broken or is_damaged or breaks_off
-        self.awaits_key = self.awaits_key or is_damaged or breaks_off
+        self.is_broken = self.awaits_key = True
 
     def passes_over(self, packet: Packet, *, is_damaged: bool) -> bool:
         """Whether a packet comes before the keyframe."""
-        self.awaits_key = self.awaits_key and (is_damaged or not packet.is_keyframe)
+        self.awaits_key = is_damaged or not packet.is_keyframe
         self.lost += self.awaits_key and (self.is_broken or is_damaged)
         return self.awaits_key
 
@@ -130,9 +129,10 @@ def decode_frames(
         for number, packet, is_damaged, breaks_off in checked_packets(path, container, stream, entry):
             if packet.size:
                 survey.stamps.append(packet.pts)
-                if recovery.passes_over(packet, is_damaged=is_damaged):
-                    continue
-                recovery.end(count, survey.losses)
+                if recovery.awaits_key:
+                    if recovery.passes_over(packet, is_damaged=is_damaged):
+                        continue
+                    recovery.end(count, survey.losses)
                 if packet.is_keyframe:
                     survey.keys.append(_entry_at(container, packet, number))
             if may_skip:
@@ -154,7 +154,8 @@ def decode_frames(
             if is_last:
                 return
             count += len(frames)
-            recovery.begin(is_damaged=is_damaged, breaks_off=breaks_off)
+            if is_damaged or breaks_off:
+                recovery.begin(is_damaged=is_damaged)
     if recovery.lost:
         survey.losses.append(Loss(count, recovery.lost))
     elif recovery.awaits_key and not recovery.is_broken:  # there is no keyframe

@@ -26,11 +26,12 @@ from everest.errors import DataError
 from everest.system.processes import local_processes, num_readers
 
 STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
-MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end
+SHORTEST_WAIT: Final = 1e-3  # seconds; a wait of 0 would have no end
 SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
 OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a model may have further inputs
 
-GROUP: Final = 16  # our choice: clips, views included, that a worker passes on at once; at least one sample
+# Our choice: clips, views included, that a worker passes on at once; at least one sample.
+GROUP_CLIPS: Final = 16
 # Our choice: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
 MOST_AHEAD: Final = 16
 
@@ -72,7 +73,7 @@ def divide(*, batch: int, views: int, workers: int, batches: int) -> Division:
     Args:
         batch: samples in the largest of the `batches`, each with a number of `views`.
     """
-    parts = max(1, math.ceil(batch / max(1, GROUP // views)))
+    parts = max(1, math.ceil(batch / max(1, GROUP_CLIPS // views)))
     samples = max(1, math.ceil(batch / parts))
     if not workers:
         return Division(batch, samples, ahead=0, slots=1)
@@ -198,7 +199,7 @@ class ClipLoader:
         while True:
             left = deadline - time.monotonic()
             try:
-                return self._workers.take(group.number, limit=max(min(left, STOP_SECONDS), MOMENT))
+                return self._workers.take(group.number, limit=max(min(left, STOP_SECONDS), SHORTEST_WAIT))
             except TimeoutError:
                 if self._should_stop():
                     raise StoppedWaiting from None

@@ -95,7 +95,7 @@ def _is_gif_cut(file: BinaryIO, size: int) -> bool:
     return not _read(file, size - OGG_PAGE, OGG_PAGE).rstrip(b"\0").endswith(b";")
 
 
-# The place of a format's mark, and the rule by which its files are cut.
+# Where a format's mark is, and the rule by which its files are cut.
 CUT_RULES: Final[tuple[tuple[int, bytes, Callable[[BinaryIO, int], bool]], ...]] = (
     (4, b"ftyp", _is_iso_media_cut),
     (0, MATROSKA_MARK, _is_matroska_cut),

@@ -1,4 +1,4 @@
-"""The frames of a file, decoded in display order from a known place on and past every damage.
+"""The frames of a file, decoded in display order from a known keyframe on and past all damage.
 
 Decoders conceal missing data: a frame that refers to a damaged one looks valid, but is not the recorded one.
 Everything from the damage to the next keyframe is therefore left out, and counted as a loss.

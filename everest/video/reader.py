@@ -201,7 +201,7 @@ def repairs(path: str | Video) -> list[str]:
 
 
 def is_fast_to_read(path: str | Video) -> bool:
-    """Whether a clip needs no other frames: images, or Motion JPEG that is read by the places of packets."""
+    """Whether a clip needs no other frames: images, or Motion JPEG whose packets are read directly."""
     path = as_video(path)
     if image_folder(path):
         return True

@@ -14,8 +14,7 @@ import torch
 from timed_videos import write_numbered
 
 from everest.video import file as file_module
-from everest.video.facts import VideoFacts
-from everest.video.file import clear_video_cache, file_of_facts, inspect_video, keep_facts_in
+from everest.video.file import VideoFacts, clear_video_cache, file_of_facts, inspect_video, keep_facts_in
 from everest.video.index import CountedIndex
 from everest.video.reader import VideoError
 from everest.video.writer import write_video

@@ -27,7 +27,7 @@ ROUNDING = 0.5  # levels: decord converts to RGB in another way
 
 def pyav(path: Path, ids: list[int]) -> np.ndarray:
     """PyAV as it is used here."""
-    return read_frames(path, ids, decoder="pyav").numpy()
+    return read_frames(path, ids).numpy()
 
 
 def backends() -> dict[str, Decode]:
@@ -37,7 +37,7 @@ def backends() -> dict[str, Decode]:
 
 def wrong(decode: Decode, path: Path) -> int | str:
     """Number of wrong frames among the requested ones; "fails" if the decoder returns nothing."""
-    thumbs = _thumbs(read_frames(path, range(probe(path).frames), decoder="pyav").numpy())  # (F, h, w)
+    thumbs = _thumbs(read_frames(path, range(probe(path).frames)).numpy())  # (F, h, w)
     rng, count = np.random.default_rng(1), 0
     for _ in range(REQUESTED // 16):
         start = int(rng.integers(0, len(thumbs) - 61))

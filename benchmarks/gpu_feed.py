@@ -64,7 +64,7 @@ def read_jpegs(file: Path, rng: np.random.Generator) -> None:
 
 def read_h264(file: Path, rng: np.random.Generator) -> None:
     start = int(rng.integers(probe(file).frames - FRAMES * STRIDE))
-    read_frames(file, [start + STRIDE * number for number in range(FRAMES)], decoder="pyav")
+    read_frames(file, [start + STRIDE * number for number in range(FRAMES)])
 
 
 def _set_barrier(barrier: Barrier) -> None:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from everest.config.heads import BACKGROUND as BACKGROUND
 from everest.errors import shown
-from everest.video.reader import TOLERANCE
+from everest.video.times import TIME_TOLERANCE
 
 Span = tuple[float, float]  # seconds
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
@@ -143,5 +143,5 @@ def are_outside(
     """Whether each window overlaps none of some spans, (W,), by the starts and ends of windows, (W,) each."""
     outside = np.ones(len(starts), np.bool_)
     for start, end in spans:
-        outside &= (ends <= start + TOLERANCE) | (starts >= end - TOLERANCE)
+        outside &= (ends <= start + TIME_TOLERANCE) | (starts >= end - TIME_TOLERANCE)
     return outside

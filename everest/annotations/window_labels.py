@@ -23,7 +23,7 @@ from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
 from everest.lists.sample import Sample
-from everest.video.reader import TOLERANCE
+from everest.video.times import TIME_TOLERANCE
 
 SHARE: Final = 0.5  # of a window or of a bout; our choice
 
@@ -48,10 +48,10 @@ def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout])
         for span in covered_spans(label_bouts):
             near, held = inside(*span)
             seconds[near] += held.clip(min=0)
-        has_label = seconds >= SHARE * (ends - starts) - TOLERANCE
+        has_label = seconds >= SHARE * (ends - starts) - TIME_TOLERANCE
         for bout in label_bouts:  # a point is in the window that it starts, not in the one that it ends
             near, held = inside(bout.start, bout.end)
-            has_label[near] |= (held >= SHARE * bout.seconds - TOLERANCE) & (bout.start < ends[near])
+            has_label[near] |= (held >= SHARE * bout.seconds - TIME_TOLERANCE) & (bout.start < ends[near])
         for place in np.flatnonzero(has_label):
             labels[order[place]][label] = float(seconds[place])
     return labels
@@ -107,7 +107,7 @@ def classes_overlap(bouts: Sequence[Bout]) -> bool:
     """Whether bouts of two classes of a video overlap; touching bouts do not."""
     ends: dict[str, float] = {}
     for bout in sorted(bouts, key=lambda bout: bout.start):
-        if any(end > bout.start + TOLERANCE for label, end in ends.items() if label != bout.label):
+        if any(end > bout.start + TIME_TOLERANCE for label, end in ends.items() if label != bout.label):
             return True
         ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
     return False

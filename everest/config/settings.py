@@ -56,7 +56,7 @@ class DataSettings:
     mean: v.Channels[v.Share] | None = None
     std: v.Channels[Annotated[float, Field(ge=LEAST_STD, le=MOST_STD)]] | None = None
     flip: bool = True  # EVEREST Tables 7, 8; both stages
-    decoder: Literal["auto", "decord", "pyav"] = "auto"
+    decoder: Literal["auto", "decord"] = "auto"
     # Where the crops of training are resized; auto: on the device if it is a GPU. Bytes differ by a rounding.
     resize: Literal["auto", "cpu", "device"] = "auto"
     # Clips of a video, or segment, in an epoch of training, each at a random place. auto: one for every ten

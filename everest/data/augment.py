@@ -28,9 +28,9 @@ __all__ = ["RandAugment", "mix"]  # of everest.augment
 Argument = float | int | None
 
 PROBABILITY: Final = 0.5  # that a drawn operation is applied
-FILL: Final = (128, 128, 128)  # color of pixels from outside the frame
-SWITCH: Final = 0.5  # probability of CutMix if both are on; timm and VideoMAE
-DRAWS: Final = 10_000  # of a mean over the Beta distribution
+FILL_COLOR: Final = (128, 128, 128)  # color of pixels from outside the frame
+CUTMIX_PROBABILITY: Final = 0.5  # probability of CutMix if both are on; timm and VideoMAE
+NUM_DRAWS: Final = 10_000  # of a mean over the Beta distribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
             frame = Image.new(frame.mode, frame.size)
             continue
         arguments = () if argument is None else (argument,)
-        fill = FILL if frame.mode == "RGB" else FILL[0]
+        fill = FILL_COLOR if frame.mode == "RGB" else FILL_COLOR[0]
         frame = NAME_TO_OP[name](frame, *arguments, resample=Image.Resampling.BICUBIC, fillcolor=fill)
     return frame
 
@@ -130,7 +130,7 @@ def mix(
     """
     if mixup <= 0 and cutmix <= 0:
         return frames, targets
-    if cutmix > 0 and (mixup <= 0 or rng.random() < SWITCH):
+    if cutmix > 0 and (mixup <= 0 or rng.random() < CUTMIX_PROBABILITY):
         # A box of the frame's shape, centered anywhere, clipped at the border. As in timm and the released
         # programs, an odd length is rounded down to an even one.
         fraction = math.sqrt(1 - rng.beta(cutmix, cutmix))
@@ -157,7 +157,7 @@ def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: flo
     """
     alphas = [alpha for alpha in (mixup, cutmix) if alpha > 0]
     draws = np.random.default_rng(0)
-    kept = np.concatenate([draws.beta(alpha, alpha, size=DRAWS) for alpha in alphas] or [np.ones(1)])
+    kept = np.concatenate([draws.beta(alpha, alpha, size=NUM_DRAWS) for alpha in alphas] or [np.ones(1)])
 
     uniform = torch.tensor(smoothing / num_classes)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from everest.errors import DataError
 
-AT_LEAST = 5  # our choice: a handful of broken files never ends a run
+LEAST_BAD = 5  # our choice: a handful of broken files never ends a run
 
 
 @dataclass(eq=False)
@@ -33,7 +33,7 @@ class BadVideos:
 
     def check(self, *, any_failed: bool) -> None:
         """Raise DataError if the last step exceeded the limit; a fixed run can be resumed."""
-        if any_failed and self.bad >= AT_LEAST and self.bad > self.max_bad * self.requested:
+        if any_failed and self.bad >= LEAST_BAD and self.bad > self.max_bad * self.requested:
             first = "; ".join(f"{path} ({reason})" for path, reason in list(self.reasons.items())[:3])
             raise DataError(
                 f"{self.bad} of {self.requested} samples could not be read, more than "
@@ -55,7 +55,7 @@ def refuse_too_many(skipped: Sequence[tuple[str, str]], *, requested: int, max_b
     Args:
         skipped: path and reason of each unreadable video, of which a share of `max_bad` is allowed.
     """
-    if len(skipped) == requested or (len(skipped) >= AT_LEAST and len(skipped) > max_bad * requested):
+    if len(skipped) == requested or (len(skipped) >= LEAST_BAD and len(skipped) > max_bad * requested):
         path, reason = skipped[0]
         raise DataError(
             f"{len(skipped)} of {requested} videos could not be read, more than data.max_bad={max_bad} "

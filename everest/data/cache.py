@@ -28,14 +28,15 @@ from everest.data.footage import frame_bytes, segment
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
-from everest.video.reader import VideoError, read_frames, video_files
+from everest.video.images import video_files
+from everest.video.reader import VideoError, read_frames
 from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)
 LOCKED: Final = ".lock"  # a file, held while a process enters or leaves
-LARGEST: Final = 2**30  # bytes of a cached video; a longer one is decoded again each time
-SHARE: Final = 0.9  # of the free space that may be filled
-PROBED: Final = 16  # videos or segments from which the size of all is estimated
+LARGEST_VIDEO: Final = 2**30  # bytes of a cached video; a longer one is decoded again each time
+FILLED_SHARE: Final = 0.9  # of the free space that may be filled
+NUM_MEASURED: Final = 16  # videos or segments from which the size of all is estimated
 
 Span = tuple[int, int]  # index of the first frame, number of frames
 
@@ -58,26 +59,29 @@ class FrameCache:
             (len(ids), H, W, C) uint8.
         """
         video = as_video(path)
+        file = self._file(video, span, channels)
+        frames: np.ndarray | None = None  # (F, H, W, C) uint8
+        with suppress(OSError, ValueError, EOFError):  # missing or incomplete
+            frames = np.load(file, mmap_mode="r")
+        most = min(LARGEST_VIDEO, _free_bytes(self.folder))
+        if frames is None and frame_bytes(video, span[1], channels) <= most:
+            with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
+                wanted = range(span[0], sum(span))
+                frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
+                _save(file, frames)
+        if frames is None:
+            return read_frames(video, ids, decoder=decoder, channels=channels)
+        return torch.from_numpy(frames[np.asarray(ids) - span[0]])
+
+    def _file(self, video: Video, span: Span, channels: int) -> Path:
+        """The file for a span of a video as it is now; a rewritten video has another one."""
         absolute = video.absolute() if isinstance(video, Path) else video
         try:
             versions = [(str(file), *video_version(file)) for file in video_files(absolute)]
         except OSError as error:
             raise VideoError(absolute, error.strerror or str(error)) from error
-        # The name changes if the video is rewritten.
         version = (versions, span) if channels == 3 else (versions, span, channels)
-        name = hashlib.sha256(repr(version).encode()).hexdigest()[:32]
-        cached = self.folder / f"{name}.npy"
-        frames: np.ndarray | None = None  # (F, H, W, C) uint8
-        with suppress(OSError, ValueError, EOFError):  # missing or incomplete
-            frames = np.load(cached, mmap_mode="r")
-        if frames is None and frame_bytes(video, span[1], channels) <= min(LARGEST, _room(self.folder)):
-            with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
-                wanted = range(span[0], sum(span))
-                frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
-                _save(cached, frames)
-        if frames is None:
-            return read_frames(video, ids, decoder=decoder, channels=channels)
-        return torch.from_numpy(frames[np.asarray(ids) - span[0]])
+        return self.folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()[:32]}.npy"
 
 
 def cache_folder() -> Path:
@@ -97,17 +101,13 @@ def open_cache(
     try:
         folder.mkdir(parents=kind == "disk", exist_ok=True)  # without MEMORY, only 'disk' is possible
         if kind == "memory":
-            atexit.register(enter(folder))
-        sizes = []
-        for sample in samples[:: max(len(samples) // PROBED, 1)]:
-            with suppress(VideoError):  # reported when it is read
-                sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
-        needed = len(samples) * float(np.mean([size * (size <= LARGEST) for size in sizes] or [0]))
+            atexit.register(mark_used(folder))
+        needed = _estimated_bytes(samples, channels)
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
         if kind == "memory":
             free = min(free, free_host_memory())
-        if needed - cached > SHARE * free:
+        if needed - cached > FILLED_SHARE * free:
             raise EnvironmentProblem(
                 f"data.cache: the frames of {len(samples)} videos need about {needed / 2**30:.2g} GiB, "
                 f"{folder} has {free / 2**30:.2g} GiB free; use {alternatives}"
@@ -118,7 +118,16 @@ def open_cache(
     return FrameCache(folder)
 
 
-def enter(folder: Path) -> Callable[[], None]:
+def _estimated_bytes(samples: Sequence[Sample], channels: int) -> float:
+    """The bytes of the frames of samples that are cached, by some of them."""
+    sizes = []
+    for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
+        with suppress(VideoError):  # reported when it is read
+            sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
+    return len(samples) * float(np.mean([size * (size <= LARGEST_VIDEO) for size in sizes] or [0]))
+
+
+def mark_used(folder: Path) -> Callable[[], None]:
     """Mark a folder in memory, which exists, as used by this process.
 
     The folder itself and its lock stay, so that no process loses the folder that it enters.
@@ -144,10 +153,10 @@ def enter(folder: Path) -> Callable[[], None]:
     return leave
 
 
-def _room(folder: Path) -> float:
+def _free_bytes(folder: Path) -> float:
     """The bytes that may be filled; 0 if the folder is gone."""
     with suppress(OSError):
-        return SHARE * psutil.disk_usage(str(folder)).free
+        return FILLED_SHARE * psutil.disk_usage(str(folder)).free
     return 0.0
 
 

@@ -146,41 +146,55 @@ class VideoClips:
                 rng = generator_at(self.seed, Purpose.VIEWS, *key, attempt)
                 index = int(rng.integers(len(self.samples)))
             try:
-                variant, inputs = epoch, {}
-                if self.tokens is not None:
-                    variant = epoch % self.tokens.variants
-                    inputs = self.tokens.read(variant, index)
-                rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
-                views = self.make_views(self.samples[index], rng, self.decoder, self.cache, out)
+                views, inputs = self._views(epoch, index, out)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
                     continue
-                maker = self.make_views
-                frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
-                boxes = torch.zeros(maker.num_views, 4, dtype=torch.int64)
-                regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
-                inputs, views = {}, Views(frames.zero_(), boxes, regions)
-            if self.compares_videos:
-                inputs = {"videos": torch.full((len(views.frames),), index)}
-            rng = generator_at(self.seed, Purpose.NOISE, *key)
-            noise = rng.random((len(views.frames), self.num_noise), dtype=np.float32)
-            sample = self.samples[index]
-            return Clip(
-                frames=views.frames,
-                label=torch.tensor(label_values(sample.labels, self.heads) or (-1,), dtype=torch.float32),
-                video_id=sample.video_id,
-                noise=torch.from_numpy(noise),
-                erase=views.erase,
-                failed=failed,
-                inputs=inputs,
-                regions=self.regions(views.regions),
-            )
+                views, inputs = self._empty_views(out), {}
+            return self._clip(key, index, views, inputs, failed)
         path, reason = failed[0]
         distinct = len({path for path, _ in failed})
         raise DataError(
             f"{MAX_TRIES} draws in a row gave unreadable videos ({distinct} of {len(self.samples)}), "
             f"first {path}: {reason}"
+        )
+
+    def _views(self, epoch: int, index: int, out: Tensor | None) -> tuple[Views, dict[str, Tensor]]:
+        """The views of a sample in an epoch, and the further inputs of the model."""
+        variant, inputs = epoch, {}
+        if self.tokens is not None:
+            variant = epoch % self.tokens.variants
+            inputs = self.tokens.read(variant, index)
+        rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
+        return self.make_views(self.samples[index], rng, self.decoder, self.cache, out), inputs
+
+    def _empty_views(self, out: Tensor | None) -> Views:
+        """The views of an unreadable sample: zeros."""
+        maker = self.make_views
+        frames = torch.empty(maker.shape, dtype=torch.uint8) if out is None else out
+        boxes = torch.zeros(maker.num_views, 4, dtype=torch.int64)
+        regions = None if maker.region is None else torch.tensor([(*maker.size, 0)] * maker.num_views)
+        return Views(frames.zero_(), boxes, regions)
+
+    def _clip(
+        self, key: SampleKey, index: int, views: Views, inputs: dict[str, Tensor], failed: Tries
+    ) -> Clip:
+        """The clip of a key by the views of a sample."""
+        if self.compares_videos:
+            inputs = {"videos": torch.full((len(views.frames),), index)}
+        rng = generator_at(self.seed, Purpose.NOISE, *key)
+        noise = rng.random((len(views.frames), self.num_noise), dtype=np.float32)
+        sample = self.samples[index]
+        return Clip(
+            frames=views.frames,
+            label=torch.tensor(label_values(sample.labels, self.heads) or (-1,), dtype=torch.float32),
+            video_id=sample.video_id,
+            noise=torch.from_numpy(noise),
+            erase=views.erase,
+            failed=failed,
+            inputs=inputs,
+            regions=self.regions(views.regions),
         )
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
 from everest.video.file import inspect_video
-from everest.video.reader import TOLERANCE, VideoError, frame_times, frames_between, probe
+from everest.video.reader import VideoError, frame_times, frames_between, probe
 from everest.video.source import Video, as_video
+from everest.video.times import TIME_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,12 +51,12 @@ class FrameTimes:
         end = (self.seconds[after] if after < self.seconds.size else self.end) - self.seconds[first]
         middles = (seconds[1:] + seconds[:-1]) / 2  # at a middle, both frames are equally near
         wanted = np.arange(num_frames_at(fps, end)) / fps
-        return first + np.searchsorted(middles, wanted - TOLERANCE)
+        return first + np.searchsorted(middles, wanted - TIME_TOLERANCE)
 
 
 def num_frames_at(fps: float, seconds: float) -> int:
     """J for a video that lasts `seconds`: rounded, because containers round the times of frames."""
-    return max(int((seconds + TOLERANCE) * fps + 0.5), 1)
+    return max(int((seconds + TIME_TOLERANCE) * fps + 0.5), 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

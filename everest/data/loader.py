@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import count
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import torch
 
@@ -26,11 +26,12 @@ from everest.errors import DataError
 from everest.system.processes import local_processes, num_readers
 
 STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
-MOMENT: Final = 1e-3  # seconds; a wait of 0 would have no end
+SHORTEST_WAIT: Final = 1e-3  # seconds; a wait of 0 would have no end
 SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
 OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a model may have further inputs
 
-GROUP: Final = 16  # our choice: clips, views included, that a worker passes on at once; at least one sample
+# Our choice: clips, views included, that a worker passes on at once; at least one sample.
+GROUP_CLIPS: Final = 16
 # Our choice: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
 MOST_AHEAD: Final = 16
 
@@ -72,7 +73,7 @@ def divide(*, batch: int, views: int, workers: int, batches: int) -> Division:
     Args:
         batch: samples in the largest of the `batches`, each with a number of `views`.
     """
-    parts = max(1, math.ceil(batch / max(1, GROUP // views)))
+    parts = max(1, math.ceil(batch / max(1, GROUP_CLIPS // views)))
     samples = max(1, math.ceil(batch / parts))
     if not workers:
         return Division(batch, samples, ahead=0, slots=1)
@@ -162,10 +163,16 @@ class ClipLoader:
             groups = self._begun[0]
             texts = [text for group in groups for text in self._take(group)]
             tensors = self._ring.batch(groups[0].slot, len(texts))
-            own: dict[str, Any] = {name: tensors.pop(name) for name in OF_EVERY_CLIP}
-            own |= {"video_ids": [text[0] for text in texts], "failed": [text[1] for text in texts]}
-            self._copies, regions = [], self._clips.regions(tensors.pop("regions", None))
-            yield Batch(**own, inputs=tensors, copies=self._copies, regions=regions)
+            regions = self._clips.regions(tensors.pop("regions", None))
+            self._copies = []
+            yield Batch(
+                **{name: tensors.pop(name) for name in OF_EVERY_CLIP},
+                video_ids=[video_id for video_id, _ in texts],
+                failed=[failed for _, failed in texts],
+                inputs=tensors,
+                copies=self._copies,
+                regions=regions,
+            )
             _wait_for(self._copies)
             self._begun.popleft()  # frees its slot
             self._send()
@@ -187,27 +194,27 @@ class ClipLoader:
 
     def _take(self, group: Group) -> list[Text]:
         """Wait for a group of clips."""
-        limit, samples = self._timeout, self._clips.samples
         self._send()
-        deadline = time.monotonic() + limit if limit else math.inf
-        try:
-            while True:
-                try:
-                    left = deadline - time.monotonic()
-                    return self._workers.take(group.number, limit=max(min(left, STOP_SECONDS), MOMENT))
-                except TimeoutError:
-                    if self._should_stop():
-                        raise StoppedWaiting from None
-                    if time.monotonic() >= deadline:
-                        names = ", ".join(samples[index].path for _, index in group.keys)
-                        message = f"no clip within {limit:g} s (train.data_timeout) from one of: {names}"
-                        raise DataError(message) from None
-        except WorkerCrash as crash:
-            groups = (group for batch in self._begun for group in batch if group.number in crash.tasks)
-            names = ", ".join(samples[index].path for group in groups for _, index in group.keys)
-            raise DataError(
-                f"{crash} while it read one of: {names}; remove the file that it cannot decode from the list"
-            ) from None
+        deadline = time.monotonic() + self._timeout if self._timeout else math.inf
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return self._workers.take(group.number, limit=max(min(left, STOP_SECONDS), SHORTEST_WAIT))
+            except TimeoutError:
+                if self._should_stop():
+                    raise StoppedWaiting from None
+                if time.monotonic() >= deadline:
+                    limit = f"{self._timeout:g} s (train.data_timeout)"
+                    raise DataError(f"no clip within {limit} from one of: {self._paths([group])}") from None
+            except WorkerCrash as crash:
+                groups = [group for batch in self._begun for group in batch if group.number in crash.tasks]
+                raise DataError(
+                    f"{crash} while it read one of: {self._paths(groups)}; "
+                    "remove the file that it cannot decode from the list"
+                ) from None
+
+    def _paths(self, groups: Iterable[Group]) -> str:
+        return ", ".join(self._clips.samples[index].path for group in groups for _, index in group.keys)
 
 
 def read_group(clips: VideoClips, ring: Ring, group: Group) -> list[Text]:

@@ -40,7 +40,7 @@ from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
-from everest.video.file import keep_indexes
+from everest.video.file import keep_facts_in
 from everest.video.reader import probe
 from everest.video.source import Member
 from everest.video.stream import VideoError
@@ -207,7 +207,7 @@ def clips_of(
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
     with suppress(RuntimeError):  # a user without a home
-        keep_indexes(cache_folder() / "indexes")
+        keep_facts_in(cache_folder() / "indexes")
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())
     repeated, each = samples.samples, data.clips_per_video
     if training and each != 1:

@@ -17,8 +17,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from everest.data.crops import Size
 
-AT_ONCE: Final = 32  # clips, our choice: 0.6 GB of values of 16 frames and 224 pixels
-LARGER: Final = (8, 7)  # a region may be as much larger than a clip: 256 pixels for 224
+CLIPS_AT_ONCE: Final = 32  # clips, our choice: 0.6 GB of values of 16 frames and 224 pixels
+REGION_RATIO: Final = (8, 7)  # a region may be as much larger than a clip: 256 pixels for 224
 
 
 class Regions(NamedTuple):
@@ -31,7 +31,7 @@ class Regions(NamedTuple):
 
 def largest_region(size: Size) -> Size:
     """(R, S) for clips of a size; larger boxes are resized before."""
-    height, width = (-(-side * LARGER[0] // LARGER[1]) for side in size)
+    height, width = (-(-side * REGION_RATIO[0] // REGION_RATIO[1]) for side in size)
     return height, width
 
 
@@ -51,9 +51,9 @@ def resize_regions(frames: Tensor, regions: Regions, *, precise: bool = True) ->
     columns = torch.where(flipped.bool()[:, None, None], columns.flip(1), columns)
     clips = []
     for part, down, across in zip(
-        frames.flatten(0, 1).split(AT_ONCE),
-        rows.to(dtype).split(AT_ONCE),
-        columns.to(dtype).split(AT_ONCE),
+        frames.flatten(0, 1).split(CLIPS_AT_ONCE),
+        rows.to(dtype).split(CLIPS_AT_ONCE),
+        columns.to(dtype).split(CLIPS_AT_ONCE),
         strict=True,
     ):
         values = part.permute(0, 4, 1, 2, 3).to(dtype)  # (b, C, T, R, S)

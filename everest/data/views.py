@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 # Our choice: bytes of frames above which evaluation resizes each frame before it decodes the next.
 MOST_AT_ONCE: Final = 2**28
-IN_ORDER: Final = frozenset({"auto", "pyav"})  # decoders whose frames `frames_in_order` returns
 
 
 Cache = FrameCache | None
@@ -90,7 +89,17 @@ class StageViews:
         """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *draws)` selects."""
         footage = footage_of(sample, self.fps)
         numbers = footage.numbers(choose(footage.num_frames, self.frames, self.stride, *draws))
-        return _read(sample, footage, numbers, self.channels, decoder, cache)
+        return self._read(sample, footage, numbers, decoder, cache)
+
+    def _read(
+        self, sample: Sample, footage: Footage, numbers: FrameIds, decoder: str, cache: Cache
+    ) -> Tensor:
+        """Read frames (T, H, W, C) uint8 by their numbers in the file."""
+        wanted = numbers.tolist()
+        if cache is None:
+            return read_frames(sample.video, wanted, decoder=decoder, channels=self.channels)
+        span = footage.first, footage.length
+        return cache.read(sample.video, wanted, span=span, decoder=decoder, channels=self.channels)
 
     def _resized(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> Views:
         """Resize crops (T, h, w, C), and flip those that are marked; or leave both to the device."""
@@ -136,7 +145,7 @@ class PretrainViews(StageViews):
             footage = footage_of(sample, self.fps)
             chosen = [window(footage.num_frames, self.frames, self.stride, rng) for _ in range(count)]
             numbers, positions = np.unique(footage.numbers(np.stack(chosen)), return_inverse=True)
-            video = _read(sample, footage, numbers, self.channels, decoder, cache)  # (F, H, W, C)
+            video = self._read(sample, footage, numbers, decoder, cache)  # (F, H, W, C)
             clips = [video[place] for place in torch.from_numpy(positions.reshape(count, self.frames))]
         else:
             clips = [self.decoded(sample, decoder, cache, window, rng)] * count
@@ -206,11 +215,11 @@ class EvalViews(StageViews):
     ) -> Views:
         footage = footage_of(sample, self.fps)
         needed, positions = np.unique(self.windows(footage), return_inverse=True)  # (F,), (clips, T)
-        if decoder in IN_ORDER and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
+        if decoder == "auto" and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
             decoded = frames_in_order(sample.video, needed, channels=self.channels)
             video = torch.cat([self.resized(frame[None]) for frame in decoded], dim=1)
         else:
-            video = self.resized(_read(sample, footage, needed, self.channels, decoder, cache))
+            video = self.resized(self._read(sample, footage, needed, decoder, cache))
         return _stacked(self.cut(video, positions), out)
 
     def windows(self, footage: Footage) -> NDArray[np.int64]:
@@ -278,17 +287,6 @@ class ClipFormat:
             "fps": self.fps,
             "channels": self.channels,
         }
-
-
-def _read(
-    sample: Sample, footage: Footage, numbers: FrameIds, channels: int, decoder: str, cache: Cache
-) -> Tensor:
-    """Returns (T, H, W, C) uint8: frames of a sample by their `numbers` in the file."""
-    wanted = numbers.tolist()
-    if cache is None:
-        return read_frames(sample.video, wanted, decoder=decoder, channels=channels)
-    span = footage.first, footage.length
-    return cache.read(sample.video, wanted, span=span, decoder=decoder, channels=channels)
 
 
 def _size(clip: Tensor) -> Size:

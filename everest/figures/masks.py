@@ -27,7 +27,7 @@ from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
-from everest.video.file import VideoInfo
+from everest.video.facts import VideoInfo
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 AnyModel = Transformer | AdaptiveTokenizer

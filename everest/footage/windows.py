@@ -38,8 +38,8 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location
 from everest.system.text import counted
+from everest.video.missing import damage_text
 from everest.video.packet_sizes import PacketSizes, packet_sizes
-from everest.video.reader import damage_text
 from everest.video.stream import VideoError
 
 TOLERANCE: Final = 1e-6  # seconds; sums of steps are rounded

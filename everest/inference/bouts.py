@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.errors import RecipeError
-from everest.video.reader import TOLERANCE, frame_range
+from everest.video.reader import frame_range
+from everest.video.times import TIME_TOLERANCE
 
 Floats = NDArray[Any]  # float32 or float64
 Rows = list[dict[str, Any]]
@@ -78,7 +79,7 @@ class WindowSpans:
 
     def runs(self, classes: NDArray[Any]) -> Iterator[tuple[int, int]]:
         """Yield the first window, and the one after the last, of each run of equal classes without gaps."""
-        is_new = (classes[1:] != classes[:-1]) | (self.spans[1:, 0] > self.spans[:-1, 1] + TOLERANCE)
+        is_new = (classes[1:] != classes[:-1]) | (self.spans[1:, 0] > self.spans[:-1, 1] + TIME_TOLERANCE)
         borders = [0, *(np.flatnonzero(is_new) + 1).tolist(), len(classes)]
         return ((first, after) for first, after in pairwise(borders) if first < after)
 
@@ -154,7 +155,7 @@ def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: flo
     is_lasting = np.zeros(len(classes), np.bool_)
     for first, after in windows.runs(classes):
         length = windows.spans[after - 1, 1] - windows.spans[first, 0]
-        is_lasting[first:after] = length >= seconds - TOLERANCE
+        is_lasting[first:after] = length >= seconds - TIME_TOLERANCE
     for first, after in windows.runs(np.zeros_like(classes)):  # stretches without a gap
         lasting = first + np.flatnonzero(is_lasting[first:after])
         for window in range(first, after) if len(lasting) else ():
@@ -167,7 +168,7 @@ def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: flo
 def smoothed(windows: WindowSpans, outputs: Floats, seconds: float) -> Floats:
     """Return the mean of (W, C) over the windows whose centers are at most half of `seconds` away."""
     centers = (windows.starts + windows.ends) / 2
-    first = np.searchsorted(centers, centers - seconds / 2 - TOLERANCE)
-    end = np.searchsorted(centers, centers + seconds / 2 + TOLERANCE)
+    first = np.searchsorted(centers, centers - seconds / 2 - TIME_TOLERANCE)
+    end = np.searchsorted(centers, centers + seconds / 2 + TIME_TOLERANCE)
     sums = np.concatenate([np.zeros((1, outputs.shape[1])), outputs.cumsum(axis=0, dtype=np.float64)])
     return ((sums[end] - sums[first]) / (end - first)[:, None]).astype(outputs.dtype)

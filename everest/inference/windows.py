@@ -24,7 +24,6 @@ from everest.errors import RecipeError
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.video.reader import (
-    TOLERANCE,
     VideoError,
     frame_range,
     frame_times,
@@ -34,6 +33,7 @@ from everest.video.reader import (
     repairs,
 )
 from everest.video.source import Video
+from everest.video.times import TIME_TOLERANCE
 
 SHORTEST: Final = 0.001  # seconds of a window or a step
 DAMAGED: Final = "a damaged window"
@@ -70,9 +70,11 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
     window = views.seconds(fps) if window is None else window
     step = window if step is None else step
-    count = max(int((end - begin - window) / step + TOLERANCE), 0) + 1  # windows that end within the video
+    count = (
+        max(int((end - begin - window) / step + TIME_TOLERANCE), 0) + 1
+    )  # windows that end within the video
     starts = [begin + number * step for number in range(count)]
-    if starts[-1] + window < end - TOLERANCE:
+    if starts[-1] + window < end - TIME_TOLERANCE:
         starts.append(max(end - window, begin))
     windows = []
     for start in starts:

@@ -27,9 +27,11 @@ from everest.system.journal import open_journal
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
-from everest.video.reader import NO_SECONDS, TOLERANCE, frames_in_order, image_frames, known_damage, probe
+from everest.video.images import NO_SECONDS, image_frames
+from everest.video.reader import frames_in_order, known_damage, probe
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error
+from everest.video.times import TIME_TOLERANCE
 
 JOURNAL: Final = "checked_videos.jsonl"
 RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
@@ -146,7 +148,7 @@ def num_frames(
 
     def at(time: float) -> int:
         """The first frame that is shown at or after a time, as a clip is read; at most `frames`."""
-        return min(ceil((time - TOLERANCE) * rate), frames)
+        return min(ceil((time - TIME_TOLERANCE) * rate), frames)
 
     first = sample.start_frame or at(sample.start or 0)
     end = frames if sample.end_frame is None else min(sample.end_frame, frames)

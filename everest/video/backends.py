@@ -1,7 +1,7 @@
 """Decoding back-ends: each returns the frames of a file by their numbers, the same ones or an error.
 
 H height, W width. PyAV reads every file and is always installed. decord refuses the files for which it is
-known to return wrong frames (everest.video.file); `auto` is PyAV.
+known to return wrong frames (everest.video.facts).
 """
 
 from __future__ import annotations
@@ -10,94 +10,97 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
-from typing import Final
 
 import numpy as np
 from av import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from everest.errors import EnvironmentProblem
-from everest.video.decoding import Entry, decode_frames, decode_places
-from everest.video.file import VideoFile, inspect_video
-from everest.video.index import StampedIndex, numbered
+from everest.video.decoding import Entry, decode_frames, decode_images
+from everest.video.facts import VideoFacts
+from everest.video.file import inspect_video
+from everest.video.index import FrameIndex, StampedIndex, numbered
 from everest.video.source import Video, decoder_input
 from everest.video.stream import VideoError, decoder_errors
 
-Read = Callable[[Video, list[int]], dict[int, np.ndarray]]
+ToPixels = Callable[[VideoFrame], np.ndarray]  # of a frame (H, W, 3) uint8, RGB
 
 
-def read_pyav(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
-    """Read the `wanted` frames (rising): number to (H, W, 3) uint8, for those that can be decoded."""
-    return {number: pixels for number, pixels in pyav_in_order(path, wanted) if pixels is not None}
+def pixel_converter(
+    path: Video,
+    video: VideoFacts,
+    size: tuple[int, int] | None = None,
+    interpolation: Interpolation | None = None,
+) -> ToPixels:
+    """Return a function that turns decoded frames into upright pixels of a size (None: that of the video)."""
+    scaler = VideoReformatter()  # one for many frames: making its tables costs as much as using them
+    # Always a size: a stream may change its frame size, a clip must not.
+    height, width = video.orientation.exchanged(size or (video.info.height, video.info.width))
+
+    def to_pixels(frame: VideoFrame) -> np.ndarray:
+        with decoder_errors(path):
+            rgb = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
+            return video.orientation.upright(rgb.to_ndarray())
+
+    return to_pixels
 
 
 def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
-    """The numbers and pixels of the `wanted` frames (rising) one by one; None for one that is damaged.
+    """The numbers of the `wanted` frames (rising) and their pixels (H, W, 3) uint8; None for a damaged one.
 
-    The packets of Motion JPEG are read at their places, if these are known.
+    The packets of Motion JPEG are read where they are in the file, if that is known.
     """
-    video, scaler = inspect_video(path), VideoReformatter()
-    index = video.index
+    video = inspect_video(path)
+    index, to_pixels = video.index, pixel_converter(path, video)
     if not isinstance(index, StampedIndex) or not index.offsets.size:
-        yield from _decoded_in_order(path, video, wanted)
+        yield from _demuxed_in_order(path, index, to_pixels, wanted)
         return
-    places = zip(index.offsets[wanted].tolist(), index.sizes[wanted].tolist(), strict=True)
-    for number, frame in zip(wanted, decode_places(path, places), strict=True):
+    byte_ranges = zip(index.offsets[wanted].tolist(), index.sizes[wanted].tolist(), strict=True)
+    for number, frame in zip(wanted, decode_images(path, byte_ranges), strict=True):
         if frame is None:
-            yield from _decoded_in_order(path, video, [number])
+            yield from _demuxed_in_order(path, index, to_pixels, [number])
         else:
-            yield number, _upright(path, video, frame, scaler)
+            yield number, to_pixels(frame)
 
 
-def _decoded_in_order(
-    path: Video, video: VideoFile, wanted: list[int]
+def _demuxed_in_order(
+    path: Video, index: FrameIndex, to_pixels: ToPixels, wanted: list[int]
 ) -> Iterator[tuple[int, np.ndarray | None]]:
-    """As `pyav_in_order`, by PyAV alone."""
-    for entry, run in video.index.runs(wanted):
+    """As `pyav_in_order`, with all packets that the wanted frames need."""
+    for entry, run in index.runs(wanted):
         done = 0
         # Again from the start: a seek may end after its target, or after a frame to which the target refers.
+        # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
         for start, skipping in ((entry, True), (None, False)):
-            for number, pixels in _decode(path, video, start, run[done:], skipping=skipping):
-                place = bisect_left(run, number)
-                if place < done:  # a damaged file's late frame: already given as missing
+            for number, frame in _decoded(path, index, start, run[done:], skipping=skipping):
+                position = bisect_left(run, number)
+                if position < done:  # a damaged file's late frame: already given as missing
                     continue
-                if place > done and skipping:  # perhaps not missing
+                if position > done and skipping:  # perhaps not missing
                     break
-                yield from ((missing, None) for missing in run[done:place])
-                yield number, pixels
-                done = place + 1
+                yield from ((missing, None) for missing in run[done:position])
+                yield number, to_pixels(frame)
+                done = position + 1
             if done == len(run):
                 break
         yield from ((missing, None) for missing in run[done:])
 
 
-def _decode(
-    path: Video, video: VideoFile, entry: Entry | None, wanted: list[int], *, skipping: bool
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Decode from an entry on; number and pixels of the `wanted` frames in display order, up to the last one.
+def _decoded(
+    path: Video, index: FrameIndex, entry: Entry | None, wanted: list[int], *, skipping: bool
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Decode the `wanted` frames from an entry on, in display order.
 
     Args:
-        skipping: skip frames that no wanted one needs. After some keyframes, frames refer to earlier ones;
-            there every frame must be decoded.
+        skipping: skip frames that no wanted one needs.
     """
-    scaler = VideoReformatter()  # one for all frames: making its tables costs as much as using them
-    skips = video.index.skips(wanted) if skipping else None
+    skips = index.skips(wanted) if skipping else None
     with closing(decode_frames(path, entry, skips=skips)) as decoded:
-        for number, frame in islice(numbered(video.index, decoded, wanted), len(wanted)):
-            yield number, _upright(path, video, frame, scaler)
-
-
-def _upright(path: Video, video: VideoFile, frame: VideoFrame, scaler: VideoReformatter) -> np.ndarray:
-    """A frame as shown: (H, W, 3) uint8, RGB."""
-    width, height = (video.info.width, video.info.height)[:: -1 if video.orientation.transposed else 1]
-    # With width and height: a stream may change its frame size, a clip must not.
-    with decoder_errors(path):
-        rgb = scaler.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-    return video.orientation.upright(rgb)
+        yield from islice(numbered(index, decoded, wanted), len(wanted))
 
 
 def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
-    """As `read_pyav`, with decord; RGB values may differ by a rounding."""
+    """Read the `wanted` frames with decord: number to (H, W, 3) uint8; values may differ by a rounding."""
     try:
         import decord
     except ImportError as error:
@@ -110,6 +113,3 @@ def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
     with decoder_errors(path, "cannot be read by decord; use data.decoder 'auto'", details=False):
         frames = decord.VideoReader(source, num_threads=1).get_batch(wanted).asnumpy()
     return dict(zip(wanted, frames, strict=True))
-
-
-DECODERS: Final[dict[str, Read]] = {"auto": read_pyav, "pyav": read_pyav, "decord": read_decord}

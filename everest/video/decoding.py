@@ -1,4 +1,4 @@
-"""The frames of a file, decoded in display order from a known place on and past every damage.
+"""The frames of a file, decoded in display order from a known keyframe on and past all damage.
 
 Decoders conceal missing data: a frame that refers to a damaged one looks valid, but is not the recorded one.
 Everything from the damage to the next keyframe is therefore left out, and counted as a loss.
@@ -19,13 +19,14 @@ from av.error import InvalidDataError
 
 from everest.video.cuts import is_cut, pes_state
 from everest.video.source import Video, open_bytes
-from everest.video.stream import IMAGES, decoder_errors, decoder_options, open_stream, packets
+from everest.video.stream import MOTION_JPEG, decoder_errors, decoder_options, open_stream, packets
 
 # Their decoders apply `skip_frame` per packet; AV1's also drops frames that it had started before.
 SKIPPING_CODECS: Final = frozenset({"h264", "hevc"})
 # Where they break off, it is not known which frames are missing among those that the decoder still holds.
 UNTIMED_FORMATS: Final = frozenset({"avi", "asf", "mpeg", "h264", "hevc", "m4v", "mpegvideo"})
-PLACES: Final = 2**8  # of the frames that one packet pushes out; the end of a file pushes out up to 32
+MOST_HELD: Final = 16  # frames that a decoder holds back
+MOST_OUTPUTS: Final = 2**8  # frames that one packet pushes out; the end of a file pushes out up to 32
 REACHED_WITHIN: Final = 4000  # packets from where a seek ended to the keyframe
 
 
@@ -35,14 +36,14 @@ class Entry:
 
     seek: int  # time in the stream's units, or byte
     packet: int = 0  # its number in the file
-    mark: int | None = None  # of its content and place; None: begin wherever the seek ends
+    mark: int | None = None  # of its content and time or byte; None: begin wherever the seek ends
 
 
 class Decoded(NamedTuple):
-    """A frame, and where it came out of the decoder: the number of the packet times PLACES, plus its own."""
+    """A frame, and when the decoder put it out: the packet's number times MOST_OUTPUTS, plus its own."""
 
     frame: VideoFrame
-    place: int
+    output: int
 
 
 class Loss(NamedTuple):
@@ -69,6 +70,41 @@ class Survey:
     losses: list[Loss] = field(default_factory=list)  # what cannot be decoded
 
 
+class CheckedPacket(NamedTuple):
+    """A packet and its state in the file."""
+
+    number: int
+    packet: Packet
+    is_damaged: bool
+    breaks_off: bool  # the stream breaks off after it
+
+
+@dataclass(slots=True)
+class _Recovery:
+    """Passes over packets up to a keyframe, at the start and after damage."""
+
+    awaits_key: bool
+    is_broken: bool = False  # by damage
+    lost: int = 0  # packets since the damage
+
+    def begin(self, *, is_damaged: bool) -> None:
+        """Wait for a keyframe after a packet that is damaged, or after which the stream breaks off."""
+        self.lost += is_damaged
+        self.is_broken = self.awaits_key = True
+
+    def passes_over(self, packet: Packet, *, is_damaged: bool) -> bool:
+        """Whether a packet comes before the keyframe."""
+        self.awaits_key = is_damaged or not packet.is_keyframe
+        self.lost += self.awaits_key and (self.is_broken or is_damaged)
+        return self.awaits_key
+
+    def end(self, frames: int, losses: list[Loss]) -> None:
+        """Add what was lost, if anything was, to the losses after a number of frames."""
+        if self.lost or self.is_broken:
+            losses.append(Loss(frames, self.lost))
+            self.lost, self.is_broken = 0, False
+
+
 def decode_frames(
     path: Video,
     entry: Entry | None = None,
@@ -84,126 +120,135 @@ def decode_frames(
         from_any: begin at any packet, not at the first keyframe.
     """
     skips, survey = skips or Skips(), survey or Survey()
+    count, is_last = 0, False
+    recovery = _Recovery(awaits_key=entry is None and not from_any)
     with open_stream(path) as (container, stream):
         codec = stream.codec_context
         may_skip = codec.name in SKIPPING_CODECS and len(skips.unwanted) > 0
-        count, lost = 0, 0
         is_timed = container.format.name not in UNTIMED_FORMATS
-        awaits_key = entry is None and not from_any  # at the start and after a damage
-        is_broken = False
-        for number, packet, is_damaged, breaks_off in judged_packets(path, container, stream, entry):
-            is_key = packet.is_keyframe and packet.size > 0
+        for number, packet, is_damaged, breaks_off in checked_packets(path, container, stream, entry):
             if packet.size:
                 survey.stamps.append(packet.pts)
-            if awaits_key and packet.size:
-                if not is_key or is_damaged:
-                    lost += is_broken or is_damaged
-                    continue
-                awaits_key = False
-                if lost or is_broken:
-                    survey.losses.append(Loss(count, lost))
-                lost, is_broken = 0, False
-            if is_key:
-                survey.keys.append(_entry(container, packet, number))
+                if recovery.awaits_key:
+                    if recovery.passes_over(packet, is_damaged=is_damaged):
+                        continue
+                    recovery.end(count, survey.losses)
+                if packet.is_keyframe:
+                    survey.keys.append(_entry_at(container, packet, number))
             if may_skip:
                 if packet.pts in skips.needless:
                     continue
                 codec.skip_frame = "NONREF" if packet.pts in skips.unwanted else "DEFAULT"
-            is_last = may_skip and skips.last is not None and packet.pts == skips.last
-            frames: list[VideoFrame] = []
+                is_last = skips.last is not None and packet.pts == skips.last
             with decoder_errors(path):
-                if not is_damaged:
-                    try:
-                        frames = packet.decode()
-                    except InvalidDataError:
-                        is_damaged = True
-                sound = list(takewhile(_is_sound, frames))
-                if len(sound) < len(frames):  # what the decoder still holds may refer to this frame
-                    is_damaged = True
-                elif is_last or is_damaged or breaks_off:
-                    held = list(takewhile(_is_sound, codec.decode(None)))
-                    if is_timed:
-                        sound += held
-                    else:
-                        lost += len(held)
-                elif not is_timed and not packet.size and count and is_cut(path):
-                    lost += len(sound)
-                    sound = []
-                if is_damaged or breaks_off:
-                    codec.flush_buffers()
-            for place, frame in enumerate(sound, start=number * PLACES):
-                yield Decoded(frame, place)
+                ends = is_last or breaks_off
+                frames, held, is_damaged = _decode(codec, packet, is_damaged=is_damaged, ends=ends)
+                if not packet.size and not is_damaged and not is_timed and count and is_cut(path):
+                    frames, held = [], frames
+            if is_timed:
+                frames += held
+            else:
+                recovery.lost += len(held)
+            for output, frame in enumerate(frames, start=number * MOST_OUTPUTS):
+                yield Decoded(frame, output)
             if is_last:
                 return
-            count += len(sound)
-            lost += is_damaged
-            is_broken = is_broken or is_damaged or breaks_off
-            awaits_key = awaits_key or is_damaged or breaks_off
-        if lost:
-            survey.losses.append(Loss(count, lost))
-        has_keyframe = not awaits_key or is_broken or lost > 0
-    if not has_keyframe:
+            count += len(frames)
+            if is_damaged or breaks_off:
+                recovery.begin(is_damaged=is_damaged)
+    if recovery.lost:
+        survey.losses.append(Loss(count, recovery.lost))
+    elif recovery.awaits_key and not recovery.is_broken:  # there is no keyframe
         survey.stamps.clear()
         yield from decode_frames(path, survey=survey, from_any=True)
+
+
+def _decode(
+    codec: VideoCodecContext, packet: Packet, *, is_damaged: bool, ends: bool
+) -> tuple[list[VideoFrame], list[VideoFrame], bool]:
+    """Decode a packet that is not damaged, up to a frame that is.
+
+    Args:
+        ends: the decoder gets no further packet that belongs to this one.
+    Returns:
+        The frames, those that the decoder held when it ended, and whether the packet is damaged.
+    """
+    frames: list[VideoFrame] = []
+    held: list[VideoFrame] = []
+    if not is_damaged:
+        try:
+            frames = packet.decode()
+        except InvalidDataError:
+            is_damaged = True
+    sound = list(takewhile(_is_sound, frames))
+    if len(sound) < len(frames):  # what the decoder still holds may refer to the damaged frame
+        is_damaged = True
+    elif is_damaged or ends:
+        held = list(takewhile(_is_sound, codec.decode(None)))
+    if is_damaged or ends:
+        codec.flush_buffers()
+    return sound, held, is_damaged
 
 
 def _is_sound(frame: VideoFrame) -> bool:
     return not frame.is_corrupt
 
 
-def decode_places(path: Video, places: Iterable[tuple[int, int]]) -> Iterator[VideoFrame | None]:
-    """Decode packets that are images of their own, by their places in the file, without a demuxer.
+def decode_images(path: Video, byte_ranges: Iterable[tuple[int, int]]) -> Iterator[VideoFrame | None]:
+    """Decode packets that are images of their own, by where their bytes are, without a demuxer.
 
     Args:
-        places: (offset, size) in bytes of each packet.
+        byte_ranges: (offset, size) of each packet in the file.
     Returns:
         Of each packet its frame; None if it is damaged.
     """
-    codec = VideoCodecContext.create(IMAGES, "r")
-    codec.thread_count, codec.options = 1, decoder_options(IMAGES)
+    codec = VideoCodecContext.create(MOTION_JPEG, "r")
+    codec.thread_count, codec.options = 1, decoder_options(MOTION_JPEG)
     with decoder_errors(path), open_bytes(path) as file:
-        for offset, size in places:
+        for offset, size in byte_ranges:
             file.seek(offset)
             frames: list[VideoFrame] = []
             with suppress(InvalidDataError):
                 frames = codec.decode(Packet(file.read(size)))
-            yield frames[0] if len(frames) == 1 and not frames[0].is_corrupt else None
+            yield frames[0] if len(frames) == 1 and _is_sound(frames[0]) else None
 
 
-def judged_packets(
+def checked_packets(
     path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None = None
-) -> Iterator[tuple[int, Packet, bool, bool]]:
-    """Yield each packet from an entry on, with its number.
-
-    Also whether it is damaged, and whether the stream breaks off after it.
-    """
+) -> Iterator[CheckedPacket]:
+    """Yield the packets from an entry, or from the start."""
     read = packets(path, container, stream)
     is_ts = container.format.name == "mpegts"
-    begin = entry or Entry(0)
-    if entry is not None:
-        with decoder_errors(path):
-            by_byte = is_ts and entry.mark is not None
-            container.seek(entry.seek, stream=stream, unsupported_byte_offset=by_byte)
-    first: Iterator[Packet] = read
-    if begin.mark is not None:
-        passed = islice(read, REACHED_WITHIN)
-        first = (p for p in passed if p.is_keyframe and _entry(container, p, 0).mark == begin.mark)
-    number, held = begin.packet, next(first, None)
+    packet = next(read if entry is None else _from_entry(path, container, stream, read, entry), None)
+    number = 0 if entry is None else entry.packet
     was_corrupt = False
-    while held is not None:
+    while packet is not None:
         following = next(read, None)
-        is_damaged, breaks_off = held.is_corrupt, False
+        is_damaged, breaks_off = packet.is_corrupt, False
         # A parser passes the mark of a damaged packet on to the frame before it.
         is_last = following is None or not following.size
-        if is_ts and held.size and (held.is_corrupt or was_corrupt or is_last):
-            is_whole, goes_on = pes_state(path, held.pos)
+        if is_ts and packet.size and (packet.is_corrupt or was_corrupt or is_last):
+            is_whole, goes_on = pes_state(path, packet.pos)
             is_damaged, breaks_off = not is_whole, not goes_on
-        was_corrupt = held.is_corrupt
-        yield number, held, is_damaged, breaks_off
-        number, held = number + 1, following
+        was_corrupt = packet.is_corrupt
+        yield CheckedPacket(number, packet, is_damaged, breaks_off)
+        number, packet = number + 1, following
 
 
-def _entry(container: InputContainer, packet: Packet, number: int) -> Entry:
+def _from_entry(
+    path: Video, container: InputContainer, stream: VideoStream, read: Iterator[Packet], entry: Entry
+) -> Iterator[Packet]:
+    """Seek to an entry; the packets from there on, or none if it is not reached."""
+    with decoder_errors(path):
+        by_byte = container.format.name == "mpegts" and entry.mark is not None
+        container.seek(entry.seek, stream=stream, unsupported_byte_offset=by_byte)
+    if entry.mark is None:
+        return read
+    passed = islice(read, REACHED_WITHIN)
+    return (p for p in passed if p.is_keyframe and _entry_at(container, p, 0).mark == entry.mark)
+
+
+def _entry_at(container: InputContainer, packet: Packet, number: int) -> Entry:
     """The entry at a keyframe. Of a program stream, only the content of packets is independent of seeks."""
     content = zlib.crc32(packet)
     if container.format.name == "mpegts" and packet.pos is not None:
@@ -211,5 +256,5 @@ def _entry(container: InputContainer, packet: Packet, number: int) -> Entry:
     time = packet.dts if packet.dts is not None else packet.pts or 0
     if container.format.name == "mpeg":
         return Entry(time - 90_000, number, content)  # of 1/90000 s; its seeks often end too late
-    place = repr((packet.pts, packet.pos)).encode()
-    return Entry(time, number, zlib.crc32(place, content))
+    time_and_byte = repr((packet.pts, packet.pos)).encode()
+    return Entry(time, number, zlib.crc32(time_and_byte, content))

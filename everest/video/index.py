@@ -7,8 +7,8 @@ the packets, without decoding: frame number n has the n-th time stamp in rising 
 
 All other files are decoded once, from the start, and their frames counted. So are those whose time stamps
 are missing, repeated, or in an order that their decoder cannot have: the decoder's order is the right one. A
-counted frame is found by its place: the packet that pushes it out of the decoder. A reader may begin at a
-keyframe that a seek was seen to reach, with the same images at the same places from there on.
+counted frame is found by the packet that pushes it out of the decoder. A reader may begin at a keyframe that
+a seek was seen to reach, with the same images put out by the same packets from there on.
 
 Frames at the start of a recording that refer to frames before it are left out, as players do.
 """
@@ -18,38 +18,46 @@ from __future__ import annotations
 import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
-import av
 import numpy as np
-from av import VideoCodecContext, VideoFrame, VideoStream
+from av import Packet, VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 
-from everest.video.cuts import MOST_HELD
-from everest.video.decoding import Decoded, Entry, Loss, Skips, Survey, decode_frames
+from everest.video.decoding import MOST_HELD, Decoded, Entry, Loss, Skips, Survey, decode_frames
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, packets
-from everest.video.times import Repaired, places_with, repaired
+from everest.video.times import RepairedTimes, numbers_among_lost, repair_times
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
-# Of H.264 and HEVC: the byte of the header with the length of a unit's size, the lowest bit of a unit's type,
-# its mask, the types of pictures, and those that end all references to earlier ones.
-UNITS: Final = {
-    "h264": (4, 0, 31, range(1, 6), range(5, 6)),
-    "hevc": (21, 1, 63, range(32), range(16, 22)),
-}
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
-EVEN: Final = 1.6  # our choice: how much longer or shorter than usual a step may be; 3:2 pull-down has 1.5
+UNEVEN: Final = 1.6  # our choice: a step is longer or shorter than usual; 3:2 pull-down has 1.5
 COMPARED: Final = 4  # frames from each entry on
 LEAST_BETWEEN: Final = 10  # packets from one entry to the next: nearer ones save no time
-TRIED: Final = 3  # entries; if none of them is reached, a format cannot seek
+MOST_FAILED: Final = 3  # entries; if none of them is reached, a format cannot seek
 
 
-class Packet(NamedTuple):
+class UnitTypes(NamedTuple):
+    """The units (NAL) of which a packet of H.264 or HEVC consists."""
+
+    length_at: int  # the byte of the codec's header with the bytes of a unit's length
+    shift: int  # of the type in a unit's first byte
+    mask: int
+    pictures: range  # types
+    restarts: range  # types of pictures that end all references to earlier ones
+
+
+UNIT_TYPES: Final = {
+    "h264": UnitTypes(length_at=4, shift=0, mask=31, pictures=range(1, 6), restarts=range(5, 6)),
+    "hevc": UnitTypes(length_at=21, shift=1, mask=63, pictures=range(32), restarts=range(16, 22)),
+}
+
+
+class StampedPacket(NamedTuple):
     """A packet that shows a frame."""
 
     time: int  # when it is shown, in the stream's units
@@ -57,7 +65,7 @@ class Packet(NamedTuple):
     is_key: bool
     duration: int = 0  # how long it is shown; 0: not stated
     restarts: bool = True  # no frame shown after this keyframe refers to one before it
-    offset: int = -1  # the place of its bytes in the file; -1: not known
+    offset: int = -1  # of its bytes in the file; -1: not known
     size: int = 0  # bytes
 
 
@@ -71,12 +79,12 @@ class StampedIndex:
     # (F,) int64, position of each frame in decode order; empty if GOPs may be open.
     order: np.ndarray
     last_duration: int  # how long the last frame is shown; 0: not known
-    # (F,) int64 each, in bytes: where the image of each frame is, see `decode_places`; usually empty.
+    # (F,) int64 each, in bytes: where the image of each frame is, see `decode_images`; usually empty.
     offsets: np.ndarray
     sizes: np.ndarray
 
     @classmethod
-    def of(cls, packets: Sequence[Packet], *, are_images: bool) -> StampedIndex:
+    def of(cls, packets: Sequence[StampedPacket], *, are_images: bool) -> StampedIndex:
         """Make the index of a stream from the packets of `stamped_packets`.
 
         Args:
@@ -147,9 +155,9 @@ class StampedIndex:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CountedIndex:
-    """The places of a file's frames in the output of the decoder, and the entries that were seen to work."""
+    """When the decoder puts out a file's frames, and the entries that were seen to work."""
 
-    places: np.ndarray  # (F,) int64 rising
+    outputs: np.ndarray  # (F,) int64 rising, see `Decoded`
     times: np.ndarray  # (F,) int64 rising; empty if the file does not store when frames are shown
     entry_frames: np.ndarray  # (E,) int64 rising: the first frame that is right after each entry
     entry_seeks: np.ndarray  # (E,) int64
@@ -160,7 +168,7 @@ class CountedIndex:
     @property
     def frames(self) -> int:
         """F."""
-        return self.places.size
+        return self.outputs.size
 
     def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
         """Split the numbers of `wanted` frames (rising) at the entries, see `StampedIndex.runs`."""
@@ -172,7 +180,7 @@ class CountedIndex:
         ]
 
     def skips(self, wanted: list[int]) -> Skips:
-        """None: a place depends on all frames before it."""
+        """None: an output depends on all packets before it."""
         return Skips()
 
 
@@ -184,10 +192,10 @@ def numbered(
 ) -> Iterator[tuple[int, VideoFrame]]:
     """The `wanted` ones of decoded frames, each with its number; a damaged file may repeat a time stamp."""
     is_stamped = isinstance(index, StampedIndex)
-    keys = index.times if is_stamped else index.places
+    keys = index.times if is_stamped else index.outputs
     numbers: dict[int | None, int] = {int(keys[number]): number for number in wanted}
-    for frame, place in decoded:
-        number = numbers.pop(frame.pts if is_stamped else place, None)
+    for frame, output in decoded:
+        number = numbers.pop(frame.pts if is_stamped else output, None)
         if number is not None:
             yield number, frame
 
@@ -198,7 +206,9 @@ def _runs(starts: np.ndarray, wanted: list[int]) -> list[tuple[int, list[int]]]:
     return [(int(starts[begin]), wanted[begin:end]) for begin, end in pairwise(begins)]
 
 
-def stamped_packets(path: Video, container: InputContainer, stream: VideoStream) -> tuple[list[Packet], bool]:
+def stamped_packets(
+    path: Video, container: InputContainer, stream: VideoStream
+) -> tuple[list[StampedPacket], bool]:
     """The packets that show a frame, in decode order, and whether their stamps can be trusted.
 
     Returns:
@@ -213,41 +223,47 @@ def stamped_packets(path: Video, container: InputContainer, stream: VideoStream)
             continue
         if packet.pts is None:
             return [], False
-        # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
-        seek = packet.pts if packet.dts is None else packet.dts
-        restarts = packet.is_keyframe and _restarts(codec, packet)
-        place = -1 if packet.pos is None else packet.pos
         stamped.append(
-            Packet(packet.pts, seek, packet.is_keyframe, packet.duration or 0, restarts, place, packet.size)
+            StampedPacket(
+                time=packet.pts,
+                # mp4 seeks by decode time: in a very short GOP a display time may be after the next keyframe.
+                seek=packet.pts if packet.dts is None else packet.dts,
+                is_key=packet.is_keyframe,
+                duration=packet.duration or 0,
+                restarts=packet.is_keyframe and _restarts(codec, packet),
+                offset=-1 if packet.pos is None else packet.pos,
+                size=packet.size,
+            )
         )
     times = np.array([packet.time for packet in stamped], dtype=np.int64)
     delay = (1 if codec.name.startswith("mpeg") else MOST_HELD) if codec.has_b_frames else 0
     return stamped, _are_in_a_possible_order(times, delay)
 
 
-def _restarts(codec: VideoCodecContext, packet: av.Packet) -> bool:
+def _restarts(codec: VideoCodecContext, packet: Packet) -> bool:
     """Whether no frame that is shown after a keyframe refers to one before it; False if that is not known."""
-    if codec.name not in UNITS:
+    types = UNIT_TYPES.get(codec.name)
+    if types is None:
         return True
-    header, data, at = codec.extradata or b"", memoryview(packet), 0
-    place, shift, mask, pictures, restarting = UNITS[codec.name]
-    if len(header) <= place or header[0] != 1:  # units without sizes
+    header, data, begin = codec.extradata or b"", memoryview(packet), 0
+    if len(header) <= types.length_at or header[0] != 1:  # units without lengths
         return False
-    length = (header[place] & 3) + 1
-    while at + length < len(data):
-        kind = data[at + length] >> shift & mask
-        if kind in pictures:
-            return kind in restarting
-        at += length + int.from_bytes(data[at : at + length])
+    length_bytes = (header[types.length_at] & 3) + 1
+    while begin + length_bytes < len(data):
+        unit = begin + length_bytes
+        kind = data[unit] >> types.shift & types.mask
+        if kind in types.pictures:
+            return kind in types.restarts
+        begin = unit + int.from_bytes(data[begin:unit])
     return False
 
 
 def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
     """Whether time stamps in decode order (F,) can be right: a decoder holds back `delay` frames at most."""
-    order = np.argsort(times, kind="stable")
-    steps = np.diff(times[order])
     if times.size < 2:
         return True
+    order = np.argsort(times, kind="stable")
+    steps = np.diff(times[order])
     ranks = np.empty_like(order)
     ranks[order] = np.arange(order.size)
     if np.any(steps == 0) or np.any(np.arange(order.size) - ranks > delay):
@@ -257,10 +273,23 @@ def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
     if np.all(np.diff(times) > 0):  # times of decoding, or a decoder that is only said to hold back frames
         return False
     # A stamp in a wrong place is not noticed by its order; but it leaves a step of double length.
-    return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(EVEN)))
+    return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(UNEVEN)))
 
 
-def count_frames(path: Video, *, step: float, of_decoding: bool) -> tuple[CountedIndex, list[Loss], Repaired]:
+@dataclass(slots=True)
+class _AllFrames:
+    """What decoding all frames of a file shows of them."""
+
+    outputs: list[int] = field(default_factory=list)
+    stamps: list[int | None] = field(default_factory=list)
+    last_duration: int = 0
+    candidates: list[Entry] = field(default_factory=list)
+    checksums: dict[int, int] = field(default_factory=dict)  # of frames after candidates, by their outputs
+
+
+def count_frames(
+    path: Video, *, step: float, of_decoding: bool
+) -> tuple[CountedIndex, list[Loss], RepairedTimes]:
     """Decode a file to count its frames, and find the entries that work.
 
     Args:
@@ -270,48 +299,50 @@ def count_frames(path: Video, *, step: float, of_decoding: bool) -> tuple[Counte
         The index, what cannot be decoded, and the times with what was repaired of them.
     """
     survey = Survey()
-    keys, losses = survey.keys, survey.losses
-    chosen: list[Entry] = []
-    places: list[int] = []
-    stamps: list[int | None] = []
-    checksums: dict[int, int] = {}  # of frames after entries, by their places
-    duration, compared_until = 0, 0
-    with closing(decode_frames(path, survey=survey)) as frames:
-        for frame, place in frames:
-            if keys and keys[-1].packet >= LEAST_BETWEEN + (chosen[-1].packet if chosen else 0):
-                chosen.append(keys[-1])
-                compared_until = len(places) + MOST_HELD + COMPARED
-            if len(places) < compared_until:
-                checksums[place] = _checksum(path, frame)
-            places.append(place)
-            stamps.append(frame.pts)
-            duration = frame.duration
-    fixed = repaired(stamps, survey.stamps, losses, of_decoding=of_decoding)
-    times = fixed.times
+    frames, losses = _decode_all(path, survey), survey.losses
+    repaired = repair_times(frames.stamps, survey.stamps, losses, of_decoding=of_decoding)
+    times = repaired.times
     if not times.size and losses:
-        times = (places_with(losses, len(places)) * step).round().astype(np.int64)
-    marks = Counter(key.mark for key in keys)
-    entries = _working(path, [key for key in chosen if marks[key.mark] == 1], places, checksums)
-    columns = np.array([(first, *astuple(entry)) for first, entry in entries], dtype=np.int64).reshape(-1, 4)
-    index = CountedIndex(np.array(places, dtype=np.int64), times, *columns.T, last_duration=duration or 0)
-    return index, losses, fixed
+        times = (numbers_among_lost(losses, len(frames.outputs)) * step).round().astype(np.int64)
+    marks = Counter(key.mark for key in survey.keys)
+    distinct = [entry for entry in frames.candidates if marks[entry.mark] == 1]
+    rows = [(first, *astuple(entry)) for first, entry in _working(path, distinct, frames)]
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    outputs = np.array(frames.outputs, dtype=np.int64)
+    return CountedIndex(outputs, times, *columns, last_duration=frames.last_duration), losses, repaired
 
 
-def _working(
-    path: Video, keys: Sequence[Entry], places: Sequence[int], checksums: Mapping[int, int]
-) -> list[tuple[int, Entry]]:
-    """The entries that give the same images at the same places, each with the number of its first frame."""
+def _decode_all(path: Video, survey: Survey) -> _AllFrames:
+    """Decode all frames, and choose keyframes that are not near each other as candidates for entries."""
+    seen = _AllFrames()
+    compared_until = 0
+    with closing(decode_frames(path, survey=survey)) as decoded:
+        for frame, output in decoded:
+            last = seen.candidates[-1].packet if seen.candidates else 0
+            if survey.keys and survey.keys[-1].packet >= last + LEAST_BETWEEN:
+                seen.candidates.append(survey.keys[-1])
+                compared_until = len(seen.outputs) + MOST_HELD + COMPARED
+            if len(seen.outputs) < compared_until:
+                seen.checksums[output] = _checksum(path, frame)
+            seen.outputs.append(output)
+            seen.stamps.append(frame.pts)
+            seen.last_duration = frame.duration or 0
+    return seen
+
+
+def _working(path: Video, entries: Sequence[Entry], seen: _AllFrames) -> list[tuple[int, Entry]]:
+    """The entries that give the same images at the same outputs, each with the number of its first frame."""
     working: list[tuple[int, Entry]] = []
     failed = 0
-    for entry in keys:
-        if failed > TRIED + len(working):
+    for entry in entries:
+        if failed > MOST_FAILED + len(working):
             break
         reached: dict[int, int] = {}
-        with suppress(VideoError), closing(decode_frames(path, entry)) as frames:
-            reached = {place: _checksum(path, frame) for frame, place in islice(frames, COMPARED)}
-        first = bisect_left(places, min(reached, default=0))
-        expected = {place: checksums.get(place) for place in places[first : first + len(reached)]}
-        if reached and reached == expected:
+        with suppress(VideoError), closing(decode_frames(path, entry)) as decoded:
+            reached = {output: _checksum(path, frame) for frame, output in islice(decoded, COMPARED)}
+        first = bisect_left(seen.outputs, min(reached, default=0))
+        expected = seen.outputs[first : first + len(reached)]
+        if reached and reached == {output: seen.checksums.get(output) for output in expected}:
             working.append((first, entry))
         else:
             failed += 1

@@ -9,14 +9,19 @@ something happens in a file of many hours, in the time that reading it takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple
 
 import numpy as np
+from av import VideoStream
+from av.container import InputContainer
 from numpy.typing import NDArray
 
-from everest.video.cuts import is_cut, missing_end, promised_seconds
-from everest.video.decoding import judged_packets
+from everest.video.cuts import is_cut
+from everest.video.decoding import checked_packets
 from everest.video.file import inspect_video
-from everest.video.reader import NO_SECONDS, image_folder
+from everest.video.images import NO_SECONDS, image_folder
+from everest.video.missing import Span, missing_end, promised_seconds
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
@@ -31,63 +36,80 @@ class PacketSizes:
     # (P,) 0: keyframe; 1: refers to earlier frames only; 2: is decoded after a frame that is shown later
     kinds: NDArray[np.int8]
     end: float  # seconds: when the last frame ends
-    missing: tuple[tuple[float, float], ...]  # seconds without intact packets; inf: no end known
+    missing: tuple[Span, ...]  # without intact packets
+
+
+class _Packet(NamedTuple):
+    """An intact packet; times in the units of its stream."""
+
+    time: int
+    size: int
+    kind: int
+    duration: int
 
 
 def packet_sizes(video: Video) -> PacketSizes:
     """Read the packets of a file; after damage, from the next keyframe on."""
     if image_folder(video) is not None:
         raise VideoError(video, NO_SECONDS)
-    times, sizes, kinds, durations = [], [], [], []
-    losses: list[tuple[int, int]] = []  # by time stamps
-    latest, reason = -(2**62), "no packet has a time"
-    dropped: list[int] | None = None  # the times of packets since a damage
     with open_stream(video) as (container, stream):
         unit = float(stream.time_base or 1)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
-        try:
-            for _, packet, is_damaged, breaks_off in judged_packets(video, container, stream):
-                time = packet.dts if packet.pts is None else packet.pts  # AVI has decode times only
-                if is_damaged or (dropped is not None and not packet.is_keyframe):
-                    dropped = dropped or []
-                    if time is not None:
-                        dropped.append(time)
-                    continue
-                if not packet.size or packet.is_discard or time is None:
-                    continue
-                if dropped is not None:
-                    losses.append((min([latest + durations[-1] if times else time, *dropped]), time))
-                dropped = [] if breaks_off else None
-                times.append(time)
-                sizes.append(packet.size)
-                kinds.append(0 if packet.is_keyframe else 1 + (time < latest))
-                durations.append(packet.duration or round(1 / (rate * unit)))
-                latest = max(latest, time)
-        except VideoError as error:
-            dropped, reason = dropped or [], error.reason
-        name, is_reordered = container.format.name, stream.codec_context.has_b_frames
+        packets, gaps, breaks_off = _read(video, container, stream, usual_duration=round(1 / (rate * unit)))
+        format_name, is_reordered = container.format.name, stream.codec_context.has_b_frames
         with decoder_errors(video):
-            promised = promised_seconds(video, container, stream, len(times))
-    if not times:
-        raise VideoError(video, reason)
-    stamps = np.array(times, dtype=np.int64)
-    order = np.argsort(stamps, kind="stable")
-    first = int(stamps[order[0]])
-    seconds = np.asarray((stamps[order] - first) * unit, dtype=np.float64)
+            promised = promised_seconds(video, container, stream, len(packets))
+    if not packets:
+        raise VideoError(video, "no packet has a time")
+    packets.sort(key=attrgetter("time"))
+    times, sizes, kinds, durations = np.array(packets, dtype=np.int64).T
+    first = int(times[0])
+    seconds = (times - first) * unit
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
-    if (name == "asf" or (name == "avi" and is_reordered)) and is_cut(video):
+    if (format_name == "asf" or (format_name == "avi" and is_reordered)) and is_cut(video):
         missing = inspect_video(video).missing
     else:
-        spans = [((begin - first) * unit, (end - first) * unit) for begin, end in losses]
-        step, breaks_off = 1 / frame_rate(rate, seconds), dropped is not None
+        step, promised = 1 / frame_rate(rate, seconds), promised - first * unit
+        inside = [((begin - first) * unit, (end - first) * unit) for begin, end in gaps]
         missing = (
-            *((begin, end) for begin, end in spans if end - begin > step / 2),
-            *missing_end(video, name, promised - first * unit, seconds, step, breaks_off=breaks_off),
+            *((begin, end) for begin, end in inside if end - begin > step / 2),
+            *missing_end(video, format_name, promised, seconds, step, breaks_off=breaks_off),
         )
-    return PacketSizes(
-        seconds=seconds,
-        sizes=np.array(sizes, dtype=np.int64)[order],
-        kinds=np.array(kinds, dtype=np.int8)[order],
-        end=float(seconds[-1]) + durations[order[-1]] * unit,
-        missing=missing,
-    )
+    end = float(seconds[-1]) + int(durations[-1]) * unit
+    return PacketSizes(seconds, sizes, kinds.astype(np.int8), end, missing)
+
+
+def _read(
+    video: Video, container: InputContainer, stream: VideoStream, *, usual_duration: int
+) -> tuple[list[_Packet], list[tuple[int, int]], bool]:
+    """Read the packets up to the end, or up to an error after some of them.
+
+    Returns:
+        The intact packets, the times without any between them, and whether there are none at the end.
+    """
+    intact: list[_Packet] = []
+    gaps: list[tuple[int, int]] = []
+    passed_over: list[int] | None = None  # the times of the packets since damage
+    latest = -(2**62)
+    try:
+        for _, packet, is_damaged, breaks_off in checked_packets(video, container, stream):
+            time = packet.dts if packet.pts is None else packet.pts  # AVI has decode times only
+            if is_damaged or (passed_over is not None and not packet.is_keyframe):
+                passed_over = passed_over or []
+                if time is not None:
+                    passed_over.append(time)
+                continue
+            if not packet.size or packet.is_discard or time is None:
+                continue
+            if passed_over is not None:
+                end = latest + intact[-1].duration if intact else time
+                gaps.append((min([end, *passed_over]), time))
+            passed_over = [] if breaks_off else None
+            kind = 0 if packet.is_keyframe else 1 + (time < latest)
+            intact.append(_Packet(time, packet.size, kind, packet.duration or usual_duration))
+            latest = max(latest, time)
+    except VideoError:
+        if not intact:
+            raise
+        return intact, gaps, True
+    return intact, gaps, passed_over is not None

@@ -9,34 +9,32 @@ How a frame is found: see everest.video.index. Only this room imports decoders.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from math import inf
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
 import torch
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from everest.errors import unknown_name
-from everest.system.storage import Location, RemotePath
-from everest.video.backends import DECODERS, pyav_in_order
+from everest.video.backends import pixel_converter, pyav_in_order, read_decord
 from everest.video.decoding import Loss, Survey, decode_frames
-from everest.video.file import VideoInfo, inspect_video
-from everest.video.folders import VIDEO_SUFFIXES, images_in
+from everest.video.facts import VideoInfo
+from everest.video.file import inspect_video
+from everest.video.images import NO_SECONDS, image_folder, image_frames, images_in_order, read_image
 from everest.video.index import StampedIndex, numbered
-from everest.video.source import Member, Video, as_video, decoder_input
-from everest.video.stream import VideoError, as_video_error, check_frame_size, decoder_errors
+from everest.video.missing import Span, damage_text
+from everest.video.source import Video, as_video
+from everest.video.stream import VideoError, as_video_error
+from everest.video.times import TIME_TOLERANCE
 
-NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
-TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
-IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
+DECODERS: Final = ("auto", "decord")  # auto: PyAV
 
 
 class TimedFrame(NamedTuple):
@@ -67,7 +65,7 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto",
     """Read the frames numbered `ids`, in this order, repetitions included, turned and mirrored as tagged.
 
     Args:
-        decoder: `auto` and `pyav` are the same; `decord` refuses files of which it may return wrong frames.
+        decoder: `auto` is PyAV; `decord` refuses files of which it may return wrong frames.
         channels: 1 returns the luma of the colors, see `luma`.
     Returns:
         (F, H, W, C) uint8: RGB, or luma.
@@ -78,15 +76,17 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto",
         raise unknown_name("data.decoder", decoder, DECODERS)
     path = as_video(path)
     wanted = sorted({int(i) for i in ids})
-    count = _count(path, wanted)
-    folder = image_folder(path)
+    _check_numbers(path, wanted)
     with as_video_error(path):
-        frames = dict(_images(folder, wanted)) if folder else DECODERS[decoder](path, wanted)
-    missing = [i for i in wanted if i not in frames]
+        if decoder == "decord" and image_folder(path) is None:
+            frames = read_decord(path, wanted)
+        else:
+            frames = {number: pixels for number, pixels in _in_order(path, wanted) if pixels is not None}
+    missing = [number for number in wanted if number not in frames]
     if missing:
-        raise VideoError(path, f"frame {missing[0]} of {count} cannot be decoded (damaged file)")
+        raise _damaged_frame(path, missing[0])
     if channels == 1:
-        frames = {i: luma(frame) for i, frame in frames.items()}
+        frames = {number: luma(pixels) for number, pixels in frames.items()}
     return torch.from_numpy(np.stack([frames[int(i)] for i in ids]))
 
 
@@ -107,16 +107,15 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
     path, wanted = as_video(path), [int(i) for i in ids]
     for number, frame in zip(wanted, intact_frames(path, wanted, channels=channels), strict=True):
         if frame is None:
-            raise VideoError(path, f"frame {number} of {probe(path).frames} cannot be decoded (damaged file)")
+            raise _damaged_frame(path, number)
         yield frame
 
 
 def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Iterator[Tensor | None]:
     """As `frames_in_order`, with None for a damaged frame."""
-    _count(path, wanted)
-    folder = image_folder(path)
+    _check_numbers(path, wanted)
     with as_video_error(path):
-        for _, pixels in _images(folder, wanted) if folder else pyav_in_order(path, wanted):
+        for _, pixels in _in_order(path, wanted):
             if pixels is None:
                 yield None
             elif channels == 1:
@@ -125,14 +124,22 @@ def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Itera
                 yield torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # writable, for torch
 
 
-def _images(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The numbers and pixels of the `wanted` images of a folder, which have one size."""
-    files, shape = image_frames(folder), None
-    for number in wanted:
-        pixels = read_image(files[number])
-        if pixels.shape != (shape := shape or pixels.shape):
-            raise VideoError(folder, "images of different sizes")
-        yield number, pixels
+def _in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
+    """The numbers and pixels of the `wanted` frames (rising); None for one that is damaged."""
+    folder = image_folder(path)
+    return images_in_order(folder, wanted) if folder else pyav_in_order(path, wanted)
+
+
+def _check_numbers(path: Video, wanted: list[int]) -> None:
+    """Raise VideoError if no frame is `wanted` (ascending numbers), or one that does not exist."""
+    count = probe(path).frames
+    if not wanted or wanted[0] < 0 or wanted[-1] >= count:
+        requested = f"frames {wanted[0]} to {wanted[-1]}" if wanted else "no frame"
+        raise VideoError(path, f"{requested} requested, there are {count}")
+
+
+def _damaged_frame(path: Video, number: int) -> VideoError:
+    return VideoError(path, f"frame {number} of {probe(path).frames} cannot be decoded (damaged file)")
 
 
 def resized_frames(
@@ -145,17 +152,12 @@ def resized_frames(
         losses: receives what cannot be decoded.
     """
     video = inspect_video(path)
-    height, width = size[::-1] if video.orientation.transposed else size  # as stored
     times = video.index.times
     unit = Fraction(1) / Fraction(video.second).limit_denominator(10**9)
-    scaler = VideoReformatter()
+    to_pixels = pixel_converter(path, video, size, Interpolation.BICUBIC)
     with closing(decode_frames(path, survey=Survey(losses=losses))) as decoded:
         for number, frame in numbered(video.index, decoded, range(video.info.frames)):
-            with decoder_errors(path):
-                scaled = scaler.reformat(
-                    frame, width, height, "rgb24", interpolation=Interpolation.BICUBIC, threads=1
-                ).to_ndarray()
-            pixels = np.ascontiguousarray(video.orientation.upright(scaled))
+            pixels = np.ascontiguousarray(to_pixels(frame))
             if times.size:
                 yield TimedFrame(pixels, int(times[number] - times[0]), unit)
             else:
@@ -179,10 +181,7 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
 
 
 def known_damage(
-    path: str | Video,
-    skipped: Iterable[tuple[float, float]] = (),
-    *,
-    within: tuple[float, float] = (-inf, inf),
+    path: str | Video, skipped: Iterable[Span] = (), *, within: Span = (-inf, inf)
 ) -> str | None:
     """What is missing from a video, by the seconds from its first frame; None if nothing is known to be.
 
@@ -195,26 +194,6 @@ def known_damage(
     return damage_text([*known, *skipped], within=within)
 
 
-def damage_text(
-    missing: Iterable[tuple[float, float]], *, within: tuple[float, float] = (-inf, inf)
-) -> str | None:
-    """A sentence about the seconds that are missing, see `known_damage`."""
-    parts: list[tuple[float, float]] = []
-    for begin, end in sorted(missing):
-        if end <= within[0] or begin >= within[1]:
-            continue
-        if parts and begin <= parts[-1][1] + TOLERANCE:
-            earlier, until = parts.pop()
-            begin, end = earlier, max(until, end)
-        parts.append((begin, end))
-    if not parts:
-        return None
-    shown = (
-        f"after {begin:.2f} s" if end == inf else f"from {begin:.2f} to {end:.2f} s" for begin, end in parts
-    )
-    return f"damaged: no intact frames {', '.join(shown)}"
-
-
 def repairs(path: str | Video) -> list[str]:
     """Sentences about what was repaired to read a video."""
     path = as_video(path)
@@ -222,7 +201,7 @@ def repairs(path: str | Video) -> list[str]:
 
 
 def is_fast_to_read(path: str | Video) -> bool:
-    """Whether a clip needs no other frames: images, or Motion JPEG that is read by the places of packets."""
+    """Whether a clip needs no other frames: images, or Motion JPEG whose packets are read directly."""
     path = as_video(path)
     if image_folder(path):
         return True
@@ -247,68 +226,6 @@ def frames_between(path: str | Video, start: float | None, end: float | None) ->
 
 def frame_range(seconds: NDArray[np.float64], start: float | None, end: float | None) -> tuple[int, int]:
     """`frames_between` for known `frame_times`; two equal numbers if no frame is shown in between."""
-    first = 0 if start is None else int(np.searchsorted(seconds, start - TOLERANCE))
-    last = seconds.size if end is None else int(np.searchsorted(seconds, end - TOLERANCE))
+    first = 0 if start is None else int(np.searchsorted(seconds, start - TIME_TOLERANCE))
+    last = seconds.size if end is None else int(np.searchsorted(seconds, end - TIME_TOLERANCE))
     return first, last
-
-
-def _count(path: Video, wanted: list[int]) -> int:
-    """How many frames there are; an error if some of the `wanted` (ascending) are not among them."""
-    count = probe(path).frames
-    if not wanted or wanted[0] < 0 or wanted[-1] >= count:
-        requested = f"frames {wanted[0]} to {wanted[-1]}" if wanted else "no frame"
-        raise VideoError(path, f"{requested} requested, there are {count}")
-    return count
-
-
-def image_folder(video: Video) -> Location | None:
-    """The folder if a video is a folder of images; None for a file.
-
-    A video suffix is enough to know: the storage gets no request.
-    """
-    is_remote_file = isinstance(video, RemotePath) and video.suffix.lower() in VIDEO_SUFFIXES
-    if isinstance(video, Member) or is_remote_file:
-        return None
-    return video if video.is_dir() else None
-
-
-def video_files(video: Video) -> Sequence[Video]:
-    """The file of a video, or the images of its folder."""
-    folder = image_folder(video)
-    return [video] if folder is None else images_in(folder)
-
-
-def image_frames(folder: Location) -> Sequence[Location]:
-    """The images that are the frames of a video, in their order.
-
-    Raises:
-        VideoError: there are none.
-    """
-    images = images_in(folder)
-    if not images:
-        raise VideoError(folder, "a folder without jpg or png images")
-    return images
-
-
-def read_image(file: Location) -> np.ndarray:
-    """Read an image of a folder of images: (H, W, 3) uint8, RGB; of 16 bits, the upper 8.
-
-    Raises:
-        VideoError: the folder's; the image is damaged, too large, an animation, no regular file, or has
-            pixels of 32 bits.
-    """
-    folder = file.parent
-    if isinstance(file, Path) and file.exists() and not file.is_file():  # reading a named pipe would wait
-        raise VideoError(folder, f"{file.name}: not a regular file")
-    with decoder_errors(folder, f"{file.name}: cannot be read"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, before decoding
-        with Image.open(decoder_input(file), formats=IMAGE_FORMATS) as image:
-            check_frame_size(folder, (image.height, image.width), f"{file.name}: an image")
-            is_animated = getattr(image, "is_animated", False) and image.format != "MPO"  # the main photo
-            if is_animated or image.mode in ("I", "F"):  # the range of 32 bits is not known
-                problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
-                raise VideoError(folder, f"{file.name}: {problem}")
-            if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
-            return np.asarray(image.convert("RGB"))

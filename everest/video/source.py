@@ -18,9 +18,9 @@ from everest.system.storage import Location, RemotePath, parse_location
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-WHOLE: Final = 2**25  # bytes; a larger file of a storage is read in parts
-PART: Final = 2**21  # bytes of one request
-KEPT: Final = 32  # parts that stay in memory
+MOST_LOADED: Final = 2**25  # bytes; a larger file of a storage is read in parts
+PART_BYTES: Final = 2**21  # bytes of one request
+PARTS_IN_MEMORY: Final = 32  # parts that stay in memory
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -56,13 +56,13 @@ def decoder_input(video: Video) -> str | BytesIO | BufferedReader:
     """
     if isinstance(video, Path):
         return str(video.absolute())
-    if isinstance(video, RemotePath) and video.version()[0] > WHOLE:
+    if isinstance(video, RemotePath) and video.version()[0] > MOST_LOADED:
         return BufferedReader(PartsOfFile(video))
     return BytesIO(video_bytes(video))
 
 
 def open_bytes(video: Video) -> BinaryIO:
-    """The bytes of a video, to be read from any place."""
+    """The bytes of a video, to be read from any position."""
     source = decoder_input(video)
     return Path(source).open("rb") if isinstance(source, str) else source
 
@@ -110,15 +110,15 @@ class PartsOfFile(RawIOBase):
         """Fill the buffer up to the end of a part; the number of bytes, 0 at the end of the file."""
         if self._position >= self._version[0]:
             return 0
-        number, begin = divmod(self._position, PART)
-        wanted = memoryview(buffer).cast("B")
-        found = _part(self._file, self._version, number)[begin : begin + len(wanted)]
-        wanted[: len(found)] = found
-        self._position += len(found)
-        return len(found)
+        number, begin = divmod(self._position, PART_BYTES)
+        target = memoryview(buffer).cast("B")
+        content = _part(self._file, self._version, number)[begin : begin + len(target)]
+        target[: len(content)] = content
+        self._position += len(content)
+        return len(content)
 
 
-@lru_cache(maxsize=KEPT)
+@lru_cache(maxsize=PARTS_IN_MEMORY)
 def _part(file: RemotePath, version: tuple[int, str], number: int) -> bytes:
     """A part of a file; `version` is part of the cache key."""
-    return file.read_bytes(number * PART, min((number + 1) * PART, version[0]))
+    return file.read_bytes(number * PART_BYTES, min((number + 1) * PART_BYTES, version[0]))

@@ -26,7 +26,7 @@ KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, b"\x1aE\xdf\xa3"), 
 HEAD: Final = 21  # bytes that show the format
 ANIMATED: Final = 2  # flag in the last of these bytes, of WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; our choice
-IMAGES: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
+MOTION_JPEG: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
 # FFmpeg's formats whose files name other files, addresses or devices.
@@ -122,7 +122,7 @@ def open_container(path: Video) -> InputContainer:
 
 def decoder_options(codec: str) -> dict[str, str]:
     """Of FFmpeg's decoders: frames may be larger than the file states, and damaged images are errors."""
-    strict = {"err_detect": "explode"} if codec == IMAGES else {}
+    strict = {"err_detect": "explode"} if codec == MOTION_JPEG else {}
     return {"max_pixels": str(LARGEST_FRAME), **strict}
 
 

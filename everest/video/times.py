@@ -12,38 +12,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESTART: Final = 8  # frames on each side that show that times start again: our choice
+COMPARED: Final = 8 * RESTART  # stamps on each side of one that does not rise: our choice
 MOST_REPLACED: Final = 0.25  # our choice: of the stamps; with more, a file has none that mean anything
+TIME_TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 RATE_TOLERANCE: Final = 0.02  # our choice: containers round times, and writers round rates
 
+Stamps = NDArray[np.int64]
 
-class Repaired(NamedTuple):
+
+class RepairedTimes(NamedTuple):
     """Times of frames that rise."""
 
-    times: NDArray[np.int64]  # (F,); empty: not known
+    times: Stamps  # (F,); empty: not known
     replaced: int  # frames whose time was missing or wrong
     restarts: list[int]  # frames at which the stamps start again
-    is_sound: bool  # the stamps are those of the frames, in their order
+    are_stored: bool  # all are the stamps of the file, in their order
 
     def notices(self) -> list[str]:
         """What a user should know."""
-        found = []
+        notices = []
         if self.replaced:
-            found.append(
+            notices.append(
                 f"{self.replaced} of {self.times.size} time stamps cannot be right and were interpolated"
             )
         if self.restarts:
-            places = ", ".join(map(str, self.restarts[:3]))
-            found.append(f"time stamps start again at frame {places}; they are continued")
-        return found
+            frames = ", ".join(map(str, self.restarts[:3]))
+            notices.append(f"time stamps start again at frame {frames}; they are continued")
+        return notices
 
 
-def repaired(
+NO_TIMES: Final = RepairedTimes(np.empty(0, dtype=np.int64), 0, [], are_stored=False)
+
+
+def repair_times(
     stamps: Sequence[int | None],
     packet_stamps: Sequence[int | None],
     lost: Sequence[tuple[int, int]] = (),
     *,
     of_decoding: bool = False,
-) -> Repaired:
+) -> RepairedTimes:
     """Make time stamps rise, and keep all that can be right.
 
     A single stamp that repeats another or is out of order is replaced by the middle of its neighbors. Where
@@ -56,80 +63,104 @@ def repaired(
         of_decoding: they are times of decoding in any case.
         lost: frames after which packets were lost, and how many.
     """
-    known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
-    values = np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
-    if 2 * known.size <= len(stamps):
-        return Repaired(values[:0], 0, [], False)
-    is_sound = True
-    of_packets = np.array([stamp for stamp in packet_stamps if stamp is not None], dtype=np.int64)
-    if of_decoding or np.sum(np.diff(of_packets) < 0) < np.sum(np.diff(values) < 0):
-        is_sound = False
-        values = np.sort(of_packets)[places_with(lost, len(stamps))[known]] if lost else np.sort(values)
-    steps = np.diff(values)
-    usual = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 1.0
-    times = values.copy()
-    kept: list[int] = []  # positions in `values`
-    restarts: list[int] = []
-    offset, skipped_until = 0, 0
-    for i in range(values.size):
-        times[i] = values[i] + offset
-        if i < skipped_until:
-            continue
-        if kept and times[i] <= times[kept[-1]]:
-            level = times[kept[-1]]
-            later = values[i : i + 8 * RESTART] + offset
-            above = np.flatnonzero(later > level)
-            # Either the frames from here on are wrong, or those up to here.
-            after = int(above[0]) if above.size else later.size
-            before = int(np.sum(times[kept[-8 * RESTART :]] >= times[i]))
-            is_rest = not above.size and i + later.size == values.size
-            if before >= min(RESTART, len(kept)) and (after >= RESTART or (is_rest and after > 1)):
-                restarts.append(int(known[i]))
-                offset = int(level + round(usual * (known[i] - known[kept[-1]])) - values[i])
-                times[i] = values[i] + offset
-            elif before < after or (
-                before == after == 1 and _is_smoother_without_last(kept, i, times, later)
-            ):
-                del kept[-before:]
-            else:
-                skipped_until = i + after
-                continue
-        kept.append(i)
-    if len(stamps) - len(kept) > MOST_REPLACED * len(stamps):
-        return Repaired(values[:0], 0, [], False)
-    rising = np.interp(np.arange(len(stamps)), known[kept], times[kept].astype(np.float64))
-    for side, end in ((slice(None, known[kept[0]]), 0), (slice(known[kept[-1]] + 1, None), -1)):
-        numbers = np.arange(len(stamps))[side]
-        rising[side] = times[kept[end]] + usual * (numbers - known[kept[end]])
-    result = rising.round().astype(np.int64)
-    result[known[kept]] = times[kept]
-    return Repaired(result, len(stamps) - len(kept), restarts, is_sound and len(kept) == len(stamps))
+    stamped = np.array([frame for frame, stamp in enumerate(stamps) if stamp is not None], dtype=np.int64)
+    times, packet_times = _without_none(stamps), _without_none(packet_stamps)
+    if 2 * stamped.size <= len(stamps):
+        return NO_TIMES
+    falls, packet_falls = (int(np.sum(np.diff(each) < 0)) for each in (times, packet_times))
+    of_decoding = of_decoding or packet_falls < falls
+    if of_decoding and lost:
+        times = np.sort(packet_times)[numbers_among_lost(lost, len(stamps))[stamped]]
+    elif of_decoding:
+        times = np.sort(times)
+    steps = np.diff(times)
+    usual_step = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 1.0
+    times, kept, restarts = _rising(times, stamped, usual_step)
+    replaced = len(stamps) - len(kept)
+    if replaced > MOST_REPLACED * len(stamps):
+        return NO_TIMES
+    times = _interpolated(times[kept], stamped[kept], len(stamps), usual_step)
+    restarting_frames = stamped[restarts].tolist()
+    return RepairedTimes(times, replaced, restarting_frames, are_stored=not (of_decoding or replaced))
 
 
-def places_with(lost: Sequence[tuple[int, int]], count: int) -> NDArray[np.int64]:
-    """The numbers that `count` frames would have with the lost ones among them."""
+def _without_none(stamps: Sequence[int | None]) -> Stamps:
+    return np.array([stamp for stamp in stamps if stamp is not None], dtype=np.int64)
+
+
+def numbers_among_lost(lost: Sequence[tuple[int, int]], count: int) -> NDArray[np.int64]:
+    """The numbers that `count` frames would have if the lost ones were among them."""
     numbers = np.arange(count)
     for frames, packets in lost:
         numbers[frames:] += packets
     return numbers
 
 
-def _is_smoother_without_last(
-    kept: Sequence[int], i: int, times: NDArray[np.int64], later: NDArray[np.int64]
-) -> bool:
-    """Whether the last of `kept` is more likely wrong than frame i, which does not come after it."""
-    if len(kept) < 3 or later.size < 3:
+def _rising(times: Stamps, frames: Stamps, usual_step: float) -> tuple[Stamps, list[int], list[int]]:
+    """Choose the times that can be right.
+
+    Args:
+        times: (N,) of N frames that have one.
+        frames: (N,) their numbers.
+        usual_step: from one frame to the next.
+    Returns:
+        The times, continued where they start again; the positions of those that rise, and of the restarts.
+    """
+    times = times.copy()
+    kept: list[int] = []
+    restarts: list[int] = []
+    at = 0
+    while at < times.size:
+        if kept and times[at] <= times[kept[-1]]:
+            last = kept[-1]
+            later = times[at : at + COMPARED]
+            rises = np.flatnonzero(later > times[last])
+            # Either the frames from here on are wrong, or those up to here.
+            wrong_from_here = int(rises[0]) if rises.size else later.size
+            wrong_up_to_here = int(np.sum(times[kept[-COMPARED:]] >= times[at]))
+            is_rest = not rises.size and at + later.size == times.size
+            if wrong_up_to_here >= min(RESTART, len(kept)) and (
+                wrong_from_here >= RESTART or (is_rest and wrong_from_here > 1)
+            ):
+                restarts.append(at)
+                gap = round(usual_step * (frames[at] - frames[last]))
+                times[at:] += times[last] + gap - times[at]
+            elif wrong_up_to_here < wrong_from_here or (
+                wrong_up_to_here == wrong_from_here == 1 and _is_smoother_without_last(times, kept, at)
+            ):
+                del kept[-wrong_up_to_here:]
+            else:
+                at += wrong_from_here
+                continue
+        kept.append(at)
+        at += 1
+    return times, kept, restarts
+
+
+def _is_smoother_without_last(times: Stamps, kept: Sequence[int], at: int) -> bool:
+    """Whether the last of the `kept` times is more likely wrong than the one `at`, which is not later."""
+    if len(kept) < 3 or at + 2 >= times.size:
         return False
 
-    def unevenness(places: list[int], values: list[int]) -> float:
+    def unevenness(positions: list[int]) -> float:
         """The largest change of the rate between frames; at least 0."""
-        rates = np.maximum(np.diff(values), 1e-3) / np.diff(places)
+        rates = np.maximum(np.diff(times[positions]), 1e-3) / np.diff(positions)
         return float(np.abs(np.diff(np.log(rates))).max())
 
-    a, b, c = kept[-3:]
-    with_last = unevenness([a, b, c, i + 1], [*times[[a, b, c]].tolist(), int(later[1])])
-    without_last = unevenness([a, b, i, i + 1], [*times[[a, b, i]].tolist(), int(later[1])])
-    return without_last < with_last
+    *earlier, last = kept[-3:]
+    return unevenness([*earlier, at, at + 1]) < unevenness([*earlier, last, at + 1])
+
+
+def _interpolated(times: Stamps, frames: Stamps, count: int, usual_step: float) -> Stamps:
+    """The times (F,) of `count` frames, of which some are known; the usual step apart at both ends."""
+    numbers = np.arange(count)
+    all_times = np.interp(numbers, frames, times.astype(np.float64))
+    before, after = numbers < frames[0], numbers > frames[-1]
+    all_times[before] = times[0] + usual_step * (numbers[before] - frames[0])
+    all_times[after] = times[-1] + usual_step * (numbers[after] - frames[-1])
+    rounded = all_times.round().astype(np.int64)
+    rounded[frames] = times  # large ones were rounded above
+    return rounded
 
 
 def frame_rate(stated: float, seconds: NDArray[np.float64]) -> float:

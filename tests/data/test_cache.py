@@ -112,7 +112,7 @@ def test_more_than_there_is_room_for_is_refused_with_both_numbers(video, small_d
     parts = [Sample(path=names[0], start_frame=first) for first in range(12)]
     with pytest.raises(EnvironmentProblem, match=r"12 videos need about"):  # as many segments of one
         open_cache("disk", parts)
-    monkeypatch.setattr(cache_module, "LARGEST", 2**17)  # whole videos are not cached, and need no room
+    monkeypatch.setattr(cache_module, "LARGEST_VIDEO", 2**17)  # whole videos are not cached, and need no room
     assert open_cache("disk", [*videos, segments[0]]) == FrameCache(small_disk / "frames")
 
 

@@ -73,7 +73,7 @@ def expected_ids(view, length: int, rng: np.random.Generator, way: str) -> np.nd
 
 
 REFUSED = {("decord", "uneven"), ("decord", "avi")}  # they may read wrong frames
-DECODERS = ("auto", "pyav", "decord")
+DECODERS = ("auto", "decord")
 
 
 @pytest.mark.parametrize(

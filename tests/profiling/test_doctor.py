@@ -25,7 +25,7 @@ def test_a_machine_that_runs_these_tests_is_healthy_and_every_problem_has_a_fix(
     assert all(finding["state"] != "broken" for finding in found.values())
     assert found["torch"]["found"] == importlib.metadata.version("torch")
     assert torch.__version__ in found["torch and torchvision"]["found"]
-    assert found["decoder pyav"]["state"] == "ok"
+    assert found["decoder auto"]["state"] == "ok"
     assert {"Python", "processor", "memory", "disk", "FFmpeg of PyAV"} <= found.keys()
     shown = run("doctor").splitlines()
     assert shown[-1].startswith("everest works on this machine, on ")
@@ -61,4 +61,4 @@ def test_a_broken_package_is_reported_with_its_fix(tmp_path: Path, name, content
 def test_a_missing_decoder_is_no_problem_and_the_others_decode(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "decord", None)  # as where it has no wheel
     found = named(check_decoders())
-    assert (found["decoder decord"].state, found["decoder pyav"].state) == ("absent", "ok")
+    assert (found["decoder decord"].state, found["decoder auto"].state) == ("absent", "ok")

@@ -75,7 +75,7 @@ def test_every_decoder_reads_the_same_frames_of_a_storage(stored: str, clip_file
     url, file = f"{stored}/clip1.mp4", clip_files / "clip1.mp4"
     assert probe(url) == probe(file)
     assert torch.equal(read_frames(url, [31, 0, 7]), read_frames(file, [31, 0, 7]))
-    for decoder in ("pyav", "decord"):
+    for decoder in ("auto", "decord"):
         frames = read_frames(file, [3, 9], decoder=decoder)
         assert torch.equal(read_frames(url, [3, 9], decoder=decoder), frames)
 

@@ -14,7 +14,7 @@ import torch
 from timed_videos import write_numbered
 
 from everest.video import file as file_module
-from everest.video.file import VideoFile, clear_video_cache, file_of_facts, inspect_video, keep_indexes
+from everest.video.file import VideoFacts, clear_video_cache, file_of_facts, inspect_video, keep_facts_in
 from everest.video.index import CountedIndex
 from everest.video.reader import VideoError
 from everest.video.writer import write_video
@@ -23,9 +23,9 @@ from everest.video.writer import write_video
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     clear_video_cache()
-    keep_indexes(tmp_path / "indexes")
+    keep_facts_in(tmp_path / "indexes")
     yield tmp_path / "indexes"
-    keep_indexes(None)
+    keep_facts_in(None)
     clear_video_cache()
 
 
@@ -33,7 +33,7 @@ def stored(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def assert_same(one: VideoFile, other: VideoFile) -> None:
+def assert_same(one: VideoFacts, other: VideoFacts) -> None:
     np.testing.assert_equal(asdict(one), asdict(other))
 
 
@@ -49,7 +49,7 @@ def test_stored_facts_equal_those_of_the_file(folder: Path, clip_files: Path, tm
     assert again is not first
     assert_same(first, again)
     clear_video_cache()
-    keep_indexes(None)
+    keep_facts_in(None)
     assert_same(first, inspect_video(video))
     assert isinstance(first.index, CountedIndex) == (kind == "avi")
 
@@ -102,5 +102,5 @@ def test_no_unreadable_video_is_stored_and_no_unwritable_folder_costs_a_video(tm
     with pytest.raises(VideoError, match="not a video file"):
         inspect_video(tmp_path / "broken.mp4")
     assert stored(folder) == []
-    keep_indexes(tmp_path / "broken.mp4" / "indexes")
+    keep_facts_in(tmp_path / "broken.mp4" / "indexes")
     assert inspect_video(clip_files / "clip2.mp4").info.frames == 32

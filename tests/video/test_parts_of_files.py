@@ -16,10 +16,10 @@ from storage import new_bucket, put, s3_server
 from timed_videos import write_frames
 
 from everest.system.storage import RemotePath
-from everest.video.file import clear_video_cache, keep_indexes
+from everest.video.file import clear_video_cache, keep_facts_in
 from everest.video.packet_sizes import packet_sizes
 from everest.video.reader import frames_in_order, probe, read_frames
-from everest.video.source import WHOLE, PartsOfFile, _part
+from everest.video.source import MOST_LOADED, PartsOfFile, _part
 
 FRAMES = 150
 
@@ -32,11 +32,11 @@ def bucket() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file above `WHOLE`: noise in 15 groups of ten pictures."""
+    """A file above `MOST_LOADED`: noise in 15 groups of ten pictures."""
     path = tmp_path_factory.mktemp("recording") / "noise.mp4"
     noise = np.random.default_rng(0).integers(0, 256, size=(FRAMES, 480, 640, 3), dtype=np.uint8)
     write_frames(path, noise, codec="mpeg4", rate=10, options={"g": "10", "b": "40000000"})
-    assert path.stat().st_size > WHOLE
+    assert path.stat().st_size > MOST_LOADED
     return path
 
 
@@ -79,7 +79,7 @@ def test_frames_and_packets_of_a_large_file_are_those_of_the_file_here(stored: s
 def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
     stored: str, recording: Path, requested: list[int], tmp_path: Path
 ):
-    keep_indexes(tmp_path)
+    keep_facts_in(tmp_path)
     try:
         clear_video_cache()
         probe(stored)
@@ -91,7 +91,7 @@ def test_a_clip_costs_its_part_of_the_file_once_the_index_is_on_the_disk(
         read_frames(stored, range(62, 70))
         assert 0 < sum(requested) < whole / 4
     finally:
-        keep_indexes(None)
+        keep_facts_in(None)
         clear_video_cache()
 
 

@@ -61,7 +61,7 @@ def test_a_relative_name_with_a_colon_is_a_file(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     write_video(name, moving(), fps=10)
     assert [file.name for file in tmp_path.iterdir()] == [name]
-    for decoder in ("auto", "pyav", "decord"):
+    for decoder in ("auto", "decord"):
         assert len(read_frames(Path(name), range(6), decoder=decoder)) == 6
     assert decode_completely(name).reason is None
     timed = ((pixels, number, 1) for number, pixels in enumerate(moving().numpy()))

@@ -19,38 +19,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from accelerate.utils.memory import clear_device_cache
 
 from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
 from everest.config.recipe import load_recipe, recipe_for_run
 from everest.config.settings import Recipe
-from everest.engine.context import RunContext, RunOptions
+from everest.engine.context import RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
 from everest.pretraining import Pretraining, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, silent
-from everest.system.run_folder import (
-    RECIPE,
-    TOKENIZER,
-    Decoder,
-    RunFolder,
-    is_own_tokenizer,
-    own_tokenizer,
-)
+from everest.system.run_folder import RECIPE, TOKENIZER, Decoder, RunFolder, is_own_tokenizer, own_tokenizer
 from everest.system.signals import Stopped
 from everest.tokenizer.spec import tokenizer_settings
 
-# A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
 if TYPE_CHECKING:
     from everest.finetuning import Finetuning
     from everest.train_tokenizer import TokenizerStage
 
     Stage = Pretraining | Finetuning | TokenizerStage
+
+# What sets a stage up, by its command. A run imports the module of its own stage only.
+SET_UP: Final = {
+    "pretrain": ("everest.pretraining", "set_up_pretraining"),
+    "finetune": ("everest.finetuning", "set_up_finetuning"),
+    "train-tokenizer": ("everest.train_tokenizer", "set_up_tokenizer"),
+}
 
 
 def run_stage(
@@ -67,21 +67,12 @@ def run_stage(
     Args:
         trial: called in place of the training; nothing is written.
     """
-    set_up: Callable[[Recipe, RunContext], Stage] = set_up_pretraining
-    if options.command == "finetune":
-        from everest.finetuning import set_up_finetuning
-
-        set_up = set_up_finetuning
-    elif options.command == "train-tokenizer":
-        from everest.train_tokenizer import set_up_tokenizer
-
-        set_up = set_up_tokenizer
-    elif recipe.pretrain.needs_tokenizer:
-        recipe, options = _with_tokenizer(recipe, options, report, is_trial=trial is not None)
-    elif recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
-        recipe = with_absolute_paths(recipe)
+    has_frozen = recipe.tokenizer is not None or recipe.pretrain.teacher is not None
+    if options.command == "pretrain" and has_frozen:
+        recipe, options = _with_frozen_networks(recipe, options, report, is_trial=trial is not None)
     with run_context(options, recipe, report) as context:
-        stage = set_up(recipe, context)
+        module, function = SET_UP[options.command]
+        stage: Stage = getattr(import_module(module), function)(recipe, context)
         if trial is not None:
             trial(stage)
             return stage.training
@@ -91,26 +82,27 @@ def run_stage(
     return stage.training
 
 
-def _with_tokenizer(
+def _with_frozen_networks(
     recipe: Recipe, options: RunOptions, report: Report, *, is_trial: bool
 ) -> tuple[Recipe, RunOptions]:
-    """The recipe with a trained tokenizer: the one it names, or its own, which is trained now if need be.
+    """The recipe with the files of its teacher and its tokenizer, which is trained now if need be.
 
     Returns:
         The recipe, and the options with the run folder that has the recipe's own tokenizer.
     """
-    settings = tokenizer_settings(recipe)
-    if settings.checkpoint is None and recipe.pretrain.cache is None and not is_trial:
-        return _train_tokenizer(recipe, options, report)
-    own, named = own_tokenizer(options.folder(recipe.name)), settings.checkpoint
-    is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-    if is_missing and own.is_file():
-        recipe = with_tokenizer(recipe, own)
+    if recipe.pretrain.needs_tokenizer:
+        named = tokenizer_settings(recipe).checkpoint
+        if named is None and recipe.pretrain.cache is None and not is_trial:
+            return _train_tokenizer(recipe, options, report)
+        own = own_tokenizer(options.folder(recipe.name))
+        is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
+        if is_missing and own.is_file():
+            recipe = with_tokenizer(recipe, own)
     return with_absolute_paths(recipe), options
 
 
 def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tuple[Recipe, RunOptions]:
-    """Train the tokenizer in the run folder; see `_with_tokenizer`."""
+    """Train the tokenizer in the run folder; see `_with_frozen_networks`."""
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
     if options.resumed_folder is None:

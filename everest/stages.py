@@ -126,9 +126,9 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     report(notice(f"the recipe names no tokenizer: {run.path} is trained first, or its training is resumed"))
     start = {"init": None, "decoder": None, "resume": "auto", "overwrite": overwrite and not users}
-    stage = replace(options, command="train-tokenizer", output=run.path, **start)
+    own_options = replace(options, command="train-tokenizer", output=run.path, **start)
     try:
-        run_stage(recipe, stage, report)
+        run_stage(recipe, own_options, report)
     except Stopped as stopped:
         text = f"stopped in the tokenizer's stage; the same command with --output {output} resumes it"
         raise Stopped(stopped.number, text) from stopped

@@ -29,7 +29,7 @@ _training_bytes: dict[tuple[str, int, int], int] = {}  # measured in this proces
 
 
 def training_bytes(
-    spec: ModelSpec | TokenizerSpec, bytes_per_value: int, stage: TrainedSection | None = None
+    spec: ModelSpec | TokenizerSpec, bytes_per_value: int, section: TrainedSection | None = None
 ) -> int:
     """Measure the bytes that one clip (for a tokenizer, one window) takes in a training step.
 
@@ -38,9 +38,9 @@ def training_bytes(
     number of clips, are not included.
 
     Args:
-        stage: its frozen layers save nothing; None: none are frozen.
+        section: of the stage, whose frozen layers save nothing; None: none are frozen.
     """
-    frozen = 0 if isinstance(spec, TokenizerSpec) else frozen_layers(stage, spec.model.backbone_size.depth)
+    frozen = 0 if isinstance(spec, TokenizerSpec) else frozen_layers(section, spec.model.backbone_size.depth)
     key = (repr(spec), bytes_per_value, frozen)
     if key in _training_bytes:
         return _training_bytes[key]
@@ -138,12 +138,12 @@ class WeightCounts:
         return {"weights": WEIGHT_BYTES * self.total + copies, "gradients": trained, "moments": 2 * trained}
 
 
-def count_weights(spec: ModelSpec | TokenizerSpec, stage: TrainedSection | None = None) -> WeightCounts:
-    """Count the weights of a model, which get shapes but no memory; without a stage none is frozen."""
+def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | None = None) -> WeightCounts:
+    """Count the weights of a model, which get shapes but no memory; without a section none is frozen."""
     with torch.device("meta"):
         model = (spec if isinstance(spec, TokenizerSpec) else spec.without_files()).build()
-        if stage is not None:
-            choose_trained(model, stage)
+        if section is not None:
+            choose_trained(model, section)
     weights = list(model.parameters())
     return WeightCounts(
         total=sum(weight.numel() for weight in weights),

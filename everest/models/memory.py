@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
-from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
@@ -20,6 +19,7 @@ from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers, frozen_layers
 from everest.models.spec import ModelSpec, Transformer
+from everest.models.video_model import PretrainingModel
 from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerSpec
 
@@ -75,16 +75,16 @@ def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froz
             if isinstance(blocks, Blocks):
                 blocks[-1].eval()
     clips = spec.views.number if trains and spec.views else 1  # which are compared
-    frames, drawn = (spec.offered_frames, spec.offered_grid.t) if trains else (spec.frames, 0)
+    frames = spec.offered_frames if trains else spec.frames
 
     def run() -> object:
         clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)
         following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
-        noise = torch.empty(clips, spec.offered_grid.num_tokens + drawn + NUMBERS)
-        if trains and spec.kind == "pretrain":
+        if trains and isinstance(model, PretrainingModel):
+            noise = torch.empty(clips, model.num_noise)
             # Only a measured importance draws the slices of a clip from its candidates.
             return model(clip if measures else clip[:, :, : spec.frames], noise=noise), clip, following
-        normalized = spec.pixels.normalize(clip)
+        normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)
         # Fine-tuning erases parts of the clips and mixes them.
         return model(normalized.clone() if trains else normalized, noise=noise), normalized, clip, following
 

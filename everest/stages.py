@@ -1,11 +1,11 @@
 """The training stages as functions for notebooks and programs, with the results of the commands.
 
-The way of a run, here of pre-training; fine-tuning and the tokenizer have the same:
+The way of a run, here of pre-training; fine-tuning and the tokenizer have the same (`run_stage`):
 
     config/recipe.py   recipe_for_run     the YAML, its bases and --set, merged and validated once
     engine/start.py    run_context        the processes, and a run folder that is new, resumed or refused
     pretraining.py     set_up_pretraining the model's spec, the clips, weights to start from, probes
-    engine/setup.py    set_up_training    plan, model, optimizer, loader, checks: nothing is written yet
+    engine/setup.py    set_up_training    check the data, plan, model, optimizer: nothing is written yet
     engine/start.py    start_or_resume    lock the folder, write its first files or read the newest state
     pretraining.py     Pretraining.train  the loop; each of its calls is a method of engine/training.py
 

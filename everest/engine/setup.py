@@ -1,4 +1,4 @@
-"""From a recipe's stage to a `Training` that is ready for its first step: plan, model, loader, checks."""
+"""From a stage's settings to a `Training` ready for its first step: plan, model, optimizer, loader."""
 
 from __future__ import annotations
 

@@ -102,8 +102,9 @@ class MaskedAutoencoder(PretrainingModel):
 
     @property
     def num_noise(self) -> int:
-        offered = self.candidates or self.encoder.grid
-        return offered.num_tokens + offered.t + self.num_motion
+        if self.candidates in (None, self.encoder.grid):
+            return super().num_noise
+        return self.candidates.num_tokens + self.candidates.t + self.num_motion
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""

@@ -113,11 +113,7 @@ def _check_data(
     context: RunContext,
     classes: tuple[str, ...] | None,
 ) -> dict[str, Any]:
-    """Examine the videos of a new run; a resumed one needs its videos, labels and frozen networks again.
-
-    Returns:
-        The number and a fingerprint of the videos, for env.json.
-    """
+    """The number and a fingerprint of the videos; a resumed run needs its own, and its frozen networks."""
     run = context.run
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}

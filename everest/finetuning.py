@@ -86,12 +86,10 @@ class Finetuning:
                 training.begin_step()
                 for number in range(training.plan.accumulation):
                     batch = training.next_batch()
-                    training.seed(number)
-                    with training.accumulate(number):
+                    with training.one_pass(number):
                         losses = self.losses(batch)
                         training.backward(losses)
-                norms = training.clip_gradients()
-                training.update(norms)
+                training.update()  # clips the gradients, then steps the optimizers
                 rows = training.log_step(wait=validator is not None and training.at_checkpoint)
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)

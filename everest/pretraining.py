@@ -90,12 +90,10 @@ class Pretraining:
                 training.begin_step()
                 for number in range(training.plan.accumulation):
                     batch = training.next_batch()
-                    training.seed(number)
-                    with training.accumulate(number):
+                    with training.one_pass(number):
                         output = pretraining_output(training.model, batch)
                         training.backward([output.loss], output.parts)
-                norms = training.clip_gradients()
-                training.update(norms)
+                training.update()  # clips the gradients, then steps the optimizers
                 rows = training.log_step()
                 collapse.add(rows)
                 if prober is not None:

@@ -1,11 +1,11 @@
 """The training stages as functions for notebooks and programs, with the results of the commands.
 
-The way of a run, here of pre-training; fine-tuning and the tokenizer have the same:
+The way of a run, here of pre-training; fine-tuning and the tokenizer have the same (`run_stage`):
 
     config/recipe.py   recipe_for_run     the YAML, its bases and --set, merged and validated once
     engine/start.py    run_context        the processes, and a run folder that is new, resumed or refused
     pretraining.py     set_up_pretraining the model's spec, the clips, weights to start from, probes
-    engine/setup.py    set_up_training    plan, model, optimizer, loader, checks: nothing is written yet
+    engine/setup.py    set_up_training    check the data, plan, model, optimizer: nothing is written yet
     engine/start.py    start_or_resume    lock the folder, write its first files or read the newest state
     pretraining.py     Pretraining.train  the loop; each of its calls is a method of engine/training.py
 
@@ -19,38 +19,38 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 from accelerate.utils.memory import clear_device_cache
 
 from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
 from everest.config.recipe import load_recipe, recipe_for_run
 from everest.config.settings import Recipe
-from everest.engine.context import RunContext, RunOptions
+from everest.engine.context import RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
 from everest.pretraining import Pretraining, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, silent
-from everest.system.run_folder import (
-    RECIPE,
-    TOKENIZER,
-    Decoder,
-    RunFolder,
-    is_own_tokenizer,
-    own_tokenizer,
-)
+from everest.system.run_folder import RECIPE, TOKENIZER, Decoder, RunFolder, is_own_tokenizer, own_tokenizer
 from everest.system.signals import Stopped
 from everest.tokenizer.spec import tokenizer_settings
 
-# A run imports the modules of its own stage only: a tokenizer and fine-tuning take figures and metrics.
 if TYPE_CHECKING:
     from everest.finetuning import Finetuning
     from everest.train_tokenizer import TokenizerStage
 
     Stage = Pretraining | Finetuning | TokenizerStage
+
+# What sets a stage up, by its command. A run imports the module of its own stage only.
+SET_UP: Final = {
+    "pretrain": ("everest.pretraining", "set_up_pretraining"),
+    "finetune": ("everest.finetuning", "set_up_finetuning"),
+    "train-tokenizer": ("everest.train_tokenizer", "set_up_tokenizer"),
+}
 
 
 def run_stage(
@@ -67,21 +67,12 @@ def run_stage(
     Args:
         trial: called in place of the training; nothing is written.
     """
-    set_up: Callable[[Recipe, RunContext], Stage] = set_up_pretraining
-    if options.command == "finetune":
-        from everest.finetuning import set_up_finetuning
-
-        set_up = set_up_finetuning
-    elif options.command == "train-tokenizer":
-        from everest.train_tokenizer import set_up_tokenizer
-
-        set_up = set_up_tokenizer
-    elif recipe.pretrain.needs_tokenizer:
-        recipe, options = _with_tokenizer(recipe, options, report, is_trial=trial is not None)
-    elif recipe.tokenizer is not None or recipe.pretrain.teacher is not None:
-        recipe = with_absolute_paths(recipe)
+    has_frozen = recipe.tokenizer is not None or recipe.pretrain.teacher is not None
+    if options.command == "pretrain" and has_frozen:
+        recipe, options = _with_frozen_networks(recipe, options, report, is_trial=trial is not None)
     with run_context(options, recipe, report) as context:
-        stage = set_up(recipe, context)
+        module, function = SET_UP[options.command]
+        stage: Stage = getattr(import_module(module), function)(recipe, context)
         if trial is not None:
             trial(stage)
             return stage.training
@@ -91,26 +82,27 @@ def run_stage(
     return stage.training
 
 
-def _with_tokenizer(
+def _with_frozen_networks(
     recipe: Recipe, options: RunOptions, report: Report, *, is_trial: bool
 ) -> tuple[Recipe, RunOptions]:
-    """The recipe with a trained tokenizer: the one it names, or its own, which is trained now if need be.
+    """The recipe with the files of its teacher and its tokenizer, which is trained now if need be.
 
     Returns:
         The recipe, and the options with the run folder that has the recipe's own tokenizer.
     """
-    settings = tokenizer_settings(recipe)
-    if settings.checkpoint is None and recipe.pretrain.cache is None and not is_trial:
-        return _train_tokenizer(recipe, options, report)
-    own, named = own_tokenizer(options.folder(recipe.name)), settings.checkpoint
-    is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
-    if is_missing and own.is_file():
-        recipe = with_tokenizer(recipe, own)
+    if recipe.pretrain.needs_tokenizer:
+        named = tokenizer_settings(recipe).checkpoint
+        if named is None and recipe.pretrain.cache is None and not is_trial:
+            return _train_tokenizer(recipe, options, report)
+        own = own_tokenizer(options.folder(recipe.name))
+        is_missing = named is None or (is_own_tokenizer(named) and not Path(named).exists())
+        if is_missing and own.is_file():
+            recipe = with_tokenizer(recipe, own)
     return with_absolute_paths(recipe), options
 
 
 def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tuple[Recipe, RunOptions]:
-    """Train the tokenizer in the run folder; see `_with_tokenizer`."""
+    """Train the tokenizer in the run folder; see `_with_frozen_networks`."""
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
     output = decide_on_main(accelerator, lambda: options.folder(recipe.name))
     if options.resumed_folder is None:
@@ -134,9 +126,9 @@ def _train_tokenizer(recipe: Recipe, options: RunOptions, report: Report) -> tup
         RunFolder(output).clear()  # now: after a stop, a call without --overwrite would resume it
     report(notice(f"the recipe names no tokenizer: {run.path} is trained first, or its training is resumed"))
     start = {"init": None, "decoder": None, "resume": "auto", "overwrite": overwrite and not users}
-    stage = replace(options, command="train-tokenizer", output=run.path, **start)
+    own_options = replace(options, command="train-tokenizer", output=run.path, **start)
     try:
-        run_stage(recipe, stage, report)
+        run_stage(recipe, own_options, report)
     except Stopped as stopped:
         text = f"stopped in the tokenizer's stage; the same command with --output {output} resumes it"
         raise Stopped(stopped.number, text) from stopped

@@ -106,12 +106,10 @@ class TokenizerStage:
                     )
                 for number in range(training.plan.accumulation):
                     batch = training.next_batch()
-                    training.seed(number)
-                    with training.accumulate(number):
+                    with training.one_pass(number):
                         losses, parts = tokenizer_losses(self, batch, adversarial=adversarial)
                         training.backward(losses, parts)
-                norms = training.clip_gradients()
-                training.update(norms)
+                training.update()  # clips the gradients, then steps the optimizers
                 training.log_step()
                 validator.validate_if_due()
                 training.save_if_due()

@@ -16,7 +16,7 @@ from everest.system.launch import read_devices
 from everest.system.processes import is_main
 from everest.system.run_folder import RECIPE
 from everest_cli import options as o
-from everest_cli.options import argument, choose_devices, option, run_again_in_each, this_program
+from everest_cli.options import argument, option, run_in_each_process, this_program
 from everest_cli.output import Display, print_json, print_table, say
 
 RUN = "run"  # the command of any other first word
@@ -55,16 +55,14 @@ def evaluate(
                 "checkpoint, or export it again"
             )
         gpus = "cpu"
-    devices = choose_devices(gpus, processes)
-    if devices.processes > 1:
-        run_again_in_each(devices)  # does not return
+    on_cpu = run_in_each_process(gpus, processes)
 
     from everest.evaluation.evaluation import EvaluationFiles, evaluate
     from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
     from everest.system.accelerator import make_accelerator
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
-    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=devices.kind == "cpu")
+    accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=on_cpu)
     with Display(quiet=run.quiet or not is_main()) as display:
         result = evaluate(
             recipe,

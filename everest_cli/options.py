@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 import typer
 
 from everest.errors import CheckpointError, RecipeError, shown
-from everest.system.launch import Devices, read_devices, run_processes
+from everest.system.launch import read_devices, run_processes
 from everest.system.processes import is_launched
 from everest_cli.output import say
 
@@ -263,21 +263,21 @@ class LabeledListOptions:
         return weights, recipe
 
 
-def choose_devices(gpus: str, processes: int | None) -> Devices:
-    """Return the devices of a run, and prepare this process if it is the only one."""
+def run_in_each_process(gpus: str, processes: int | None) -> bool:
+    """Go on in this process, if the run has only one; otherwise run this command in one for each device.
+
+    Returns:
+        Whether the CPU computes. If processes were started, the command ends with their code.
+    """
     if is_launched():
-        return Devices(kind="cpu" if gpus == "cpu" else "cuda")
+        return gpus == "cpu"
     devices = read_devices(gpus, processes)
-    if devices.processes == 1:
-        os.environ.update(devices.environment)
-    return devices
-
-
-def run_again_in_each(devices: Devices) -> NoReturn:
-    """Run this command again in one process for each device, and end with their code."""
-    code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
-    typer.echo(errors, err=True, nl=False)
-    raise typer.Exit(code)
+    if devices.processes > 1:
+        code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
+        typer.echo(errors, err=True, nl=False)
+        raise typer.Exit(code)
+    os.environ.update(devices.environment)
+    return devices.kind == "cpu"
 
 
 def this_program() -> list[str]:

@@ -179,13 +179,13 @@ class Display:
             case "video" | "window" as kind:
                 done, total = event["done"], event[f"{kind}s"]
                 self._advance(done, total, f"{kind} {done}/{total}")
-            case "validation" | "probe" | "stage" if self._quiet:
+            case "validation" | "probe" | "heading" if self._quiet:
                 pass
             case "validation":
                 self._line(validation_line(event))
             case "probe":
                 self._line(probe_line(event))
-            case "notice" | "stage":
+            case "notice" | "heading":
                 self._line(event["text"])
             case unknown:
                 raise AssertionError(f"unknown event {unknown}")

@@ -16,10 +16,9 @@ from everest_cli.options import (
     Precision,
     Task,
     argument,
-    choose_devices,
     local_path,
     option,
-    run_again_in_each,
+    run_in_each_process,
 )
 from everest_cli.output import Display, print_json, say
 
@@ -77,9 +76,7 @@ def _train(
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
-    devices = choose_devices(options.gpus, options.processes)
-    if devices.processes > 1:
-        run_again_in_each(devices)  # does not return
+    on_cpu = run_in_each_process(options.gpus, options.processes)
 
     from everest.engine.context import RunOptions
     from everest.stages import run_stage  # here: in the processes that train
@@ -90,7 +87,7 @@ def _train(
         output=options.output,
         resume=options.resume,
         overwrite=options.overwrite,
-        cpu=devices.kind == "cpu",
+        cpu=on_cpu,
         tracker=options.tracker,
         one_batch=options.overfit_one_batch,
         init=init,

@@ -1,4 +1,4 @@
-"""The parts that the demos share: their folder, and timed stages with a run folder each."""
+"""The parts that the demos share: their folder, and timed parts with a run folder each."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def one_thread() -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSteps:
-    """The stages of a demo, all on the CPU. Each writes a run folder of its name to `folder`."""
+    """The parts of a demo, all on the CPU. Each training writes a run folder of its name to `folder`."""
 
     folder: Path
     report: Report
-    seconds: dict[str, float] = field(default_factory=dict)  # of each stage, in the order of the stages
+    seconds: dict[str, float] = field(default_factory=dict)  # of each part, in their order
 
     def render(self, videos: RenderedSet) -> None:
         """Write the videos that `recipe` reads."""
@@ -125,9 +125,9 @@ class DemoSteps:
             return evaluate(recipe, weights, accelerator, report=self.report)["top1"]
 
     def write_report(self, text: str) -> None:
-        """Write `report.md`: the text, and the seconds of all stages."""
-        rows = "\n".join(f"| {stage} | {seconds} |" for stage, seconds in self.seconds.items())
-        write_text(self.folder / REPORT, f"{text}\n| stage | seconds |\n|---|---|\n{rows}\n")
+        """Write `report.md`: the text, and the seconds of all parts."""
+        rows = "\n".join(f"| {part} | {seconds} |" for part, seconds in self.seconds.items())
+        write_text(self.folder / REPORT, f"{text}\n| part | seconds |\n|---|---|\n{rows}\n")
 
     def _train(self, command: str, name: str, recipe: Recipe, *, init: Path | None) -> Path:
         """Train a stage in its run folder; returns the weights."""
@@ -141,11 +141,11 @@ class DemoSteps:
         return run_stage(recipe, options, self.report).run.weights
 
     @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        self.report(notice(f"demo: {stage}"))
+    def _timed(self, part: str) -> Iterator[None]:
+        self.report(notice(f"demo: {part}"))
         began = time.monotonic()
         try:
             yield
         except Stopped as stopped:
             raise Stopped(stopped.number, "stopped; the same command begins again") from stopped
-        self.seconds[stage] = round(time.monotonic() - began, 1)
+        self.seconds[part] = round(time.monotonic() - began, 1)

@@ -64,19 +64,19 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
 
 def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     """Returns unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
-    data, stage = recipe.data, recipe.pretrain
+    data, section = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
-    alpha = stage.frame_selection.alpha if stage.objective == "pixels" else 1.0
+    alpha = section.frame_selection.alpha if section.objective == "pixels" else 1.0
     offered = replace(grid, t=num_candidates(grid.t, alpha))
     views = PretrainViews(
-        **_shared(recipe, stage, frames=offered.t * recipe.model.tubelet[0]),
-        flip=data.flip if stage.flip is None else stage.flip,
-        views_per_decode=stage.views_per_decode,
-        compared=stage.objective == "views",
-        crop_area=stage.views.crop_area if stage.objective == "views" else None,
+        **_shared(recipe, section, frames=offered.t * recipe.model.tubelet[0]),
+        flip=data.flip if section.flip is None else section.flip,
+        views_per_decode=section.views_per_decode,
+        compared=section.objective == "views",
+        crop_area=section.views.crop_area if section.objective == "views" else None,
     )
     draws = offered.t if offered != grid else 0  # one random number per slice that can be drawn
-    num_noise = offered.num_tokens + draws + (NUMBERS if stage.camera_motion else 0)
+    num_noise = offered.num_tokens + draws + (NUMBERS if section.camera_motion else 0)
     samples = read_source(data, pretrain_key(data), labeled=False)
     return clips_of(recipe, samples, views, num_noise=num_noise, replace_bad=replace_bad, training=True)
 
@@ -91,19 +91,19 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     from everest.data.augment import RandAugment
     from everest.data.class_balance import sample_weights
 
-    data, stage = recipe.data, recipe.finetune
-    settings = stage.rand_augment
+    data, section = recipe.data, recipe.finetune
+    settings = section.rand_augment
     views = FinetuneViews(
-        **_shared(recipe, stage),
+        **_shared(recipe, section),
         flip=data.flip,
-        crop_area=stage.crop_area,
+        crop_area=section.crop_area,
         rand_augment=settings
         and RandAugment(magnitude=settings.magnitude, std=settings.std, ops=settings.ops),
-        erasing=stage.erasing,
+        erasing=section.erasing,
     )
     samples = read_source(data, "train", labeled=True)
     classes = Classes.of(samples, data)
-    num_noise = clip_grid(recipe).num_tokens if stage.selection.draws else 0
+    num_noise = clip_grid(recipe).num_tokens if section.selection.draws else 0
     clips = clips_of(
         recipe,
         samples,
@@ -114,7 +114,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
         notices=[unused_validation(data)],
     )
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
-    weights = None if stage.sampler == "shuffle" else sample_weights(first, stage.sampler)
+    weights = None if section.sampler == "shuffle" else sample_weights(first, section.sampler)
     return replace(clips, heads=classes.heads, sample_weights=weights), classes
 
 
@@ -127,12 +127,12 @@ def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample],
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     """Returns the center view of each video of `data.val`; None if that is not set."""
-    data, stage = recipe.data, recipe.finetune
+    data, section = recipe.data, recipe.finetune
     if data.val is None:
         return None
 
     samples = read_source(data, "val", labeled=True, classes=classes)
-    metric = best_metric(classes.heads, stage.best, classes.names)
+    metric = best_metric(classes.heads, section.best, classes.names)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
         raise DataError(
             f"data.val: no video has a class, so its {OF_CLASSES[metric]} cannot select the best weights; "
@@ -167,15 +167,15 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
 
 
 def _shared(
-    recipe: Recipe, stage: PretrainSettings | FinetuneSettings, *, frames: int | None = None
+    recipe: Recipe, section: PretrainSettings | FinetuneSettings, *, frames: int | None = None
 ) -> dict[str, Any]:
-    """The settings of `StageViews` for a stage."""
+    """The settings of `StageViews` by those of a stage."""
     data = recipe.data
     return {
         "frames": frames or data.frames,
-        "stride": stage.stride,
+        "stride": section.stride,
         "size": data.frame_size,
-        "sampling": stage.sampling,
+        "sampling": section.sampling,
         "fps": data.fps,
         "channels": data.channels,
     }

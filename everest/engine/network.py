@@ -72,13 +72,12 @@ def stage_optimizer(model: nn.Module, section: TrainedSection) -> torch.optim.Ad
     if isinstance(section, PretrainSettings) and section.encoder_lr_scale != 1.0:
         assert isinstance(model, VideoModel)
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
-        split = [
+        groups = [
             {**group, "params": params, "lr_scale": scale * group["lr_scale"]}
             for group in groups
             for is_inside, scale in ((True, section.encoder_lr_scale), (False, 1.0))
             if (params := [p for p in group["params"] if (id(p) in encoder) == is_inside])
         ]
-        return make_optimizer(split, betas=section.betas)
     return make_optimizer(groups, betas=section.betas)
 
 

@@ -1,4 +1,4 @@
-"""From a recipe's stage to a `Training` that is ready for its first step: plan, model, loader, checks."""
+"""From a stage's settings to a `Training` ready for its first step: plan, model, optimizer, loader."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -15,10 +17,10 @@ from everest.config.tokenizer import TokenizerSettings
 from everest.data.dataset import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
-from everest.data.recipe_clips import examine_lengths, fingerprint
+from everest.data.recipe_clips import examine_lengths, fingerprint, resized_by
 from everest.data.workers import require_shared_memory
 from everest.engine.context import RunContext
-from everest.engine.network import Network, stage_optimizer
+from everest.engine.network import Network, prepare_model, stage_optimizer
 from everest.engine.plan import StagePlan, plan_stage, plan_warnings
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError
@@ -28,7 +30,6 @@ from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
 from everest.system.files import FIX
 from everest.system.processes import free_host_memory, local_processes, num_readers
-from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
 from everest.system.weights_header import read_header
@@ -63,51 +64,62 @@ def set_up_training(
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     """
+    accelerator = context.accelerator
     if init is None:
         require_init(section)
-    samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
-    videos = {"videos": len(clips), "samples": samples}
-    if context.resumed:
-        _require_same_data(context.run, spec, videos)
-    else:
-        context.notices((*clips.notices, examine_lengths(clips)))
+    videos = _check_data(recipe, spec, clips, context, classes)
     plan, scarce = _fitting_plan(recipe, section, spec, context, len(clips), other_bytes)
-    clip: dict[str, Any] | None = None  # in the header of the weights: how the stage reads clips
-    if not isinstance(section, TokenizerSettings):
-        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
-        clip = {"stride": section.stride, "sampling": section.sampling, **rate}
-    network = _network(recipe, section, spec, init, context, classes)
+
+    torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
+    model = spec.build()
+    if init is not None:
+        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
+
+        load_init(model, spec, init, classes=classes, notify=context.notice)
+        if not context.resumed:
+            context.notices([init.other_rate(recipe.data.fps)])
+    choose_trained(model, section)
+    model.to(accelerator.device)
+    if recipe.train.shard != "none" and accelerator.num_processes > 1:
+        _shard(model, accelerator, averages=recipe.train.ema is not None)
+    ema = None
+    if recipe.train.ema:
+        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
+
+        ema = ModelEmaV3(model, decay=recipe.train.ema)
+    network = Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
     training = Training(
         context,
         recipe,
+        prepare_model(accelerator, model, recipe.train),
         [network, *other_networks],
         clips,
+        loaded_clips=resized_by(clips, recipe.data.resize, accelerator.device),
         plan=plan,
-        weights=Weights(
-            kind=spec.kind,
-            settings=spec.dump(),
-            classes=classes,
-            recipe=recipe.name,
-            step=0,
-            origin=init and init.origin,
-            clip=clip,
-        ),
+        weights=_header(recipe, section, spec, init, classes),
         videos=videos,
     )
-    shared = shared_bytes(training.loaded_clips, training.order(), workers=training.workers)
-    require_shared_memory(shared * local_processes())  # before anything is written
-    if recipe.train.workers == "auto" and training.workers < num_readers():
-        few = f"{training.workers} of {num_readers()} workers, because little shared memory is free"
-        fix = "start the container with --shm-size=8g or --ipc=host for all of them"
-        context.notices([f"train.workers: auto starts {few}; {fix}"])
+    _check_shared_memory(training)
     if not context.options.one_batch:
         advice = () if context.resumed else plan_warnings(plan, new_weights=init is None)
         context.notices(text and f"warning: {text}" for text in (*advice, scarce))
     return training
 
 
-def _require_same_data(run: RunFolder, spec: ModelSpec | TokenizerSpec, videos: dict[str, Any]) -> None:
-    """Raise RecipeError if a run was started with other videos, labels or frozen networks than it has now."""
+def _check_data(
+    recipe: Recipe,
+    spec: ModelSpec | TokenizerSpec,
+    clips: VideoClips,
+    context: RunContext,
+    classes: tuple[str, ...] | None,
+) -> dict[str, Any]:
+    """The number and a fingerprint of the videos; a resumed run needs its own, and its frozen networks."""
+    run = context.run
+    samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
+    videos = {"videos": len(clips), "samples": samples}
+    if not context.resumed:
+        context.notices((*clips.notices, examine_lengths(clips)))
+        return videos
     plan = run.plan()
     used: list[str] = []
     if plan and any(getattr(plan, key) != value for key, value in videos.items()):
@@ -126,6 +138,7 @@ def _require_same_data(run: RunFolder, spec: ModelSpec | TokenizerSpec, videos: 
             used.append(f"{kind} than the current {name}")
     if used:
         raise RecipeError(f"--output {run.path}: its run used another {used[0]}; restore it, or {FIX}")
+    return videos
 
 
 def _fitting_plan(
@@ -187,43 +200,51 @@ def host_memory_warning(needed: int, *, processes: int) -> str | None:
     return f"the system may kill the run: {text}"
 
 
-def _network(
+def _shard(model: nn.Module, accelerator: Accelerator, *, averages: bool) -> None:
+    """Spread every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
+
+    In bf16 the blocks gather halved weights. The embedding stays float32: it measures importance.
+    """
+    if averages:
+        raise RecipeError("train.ema keeps a full copy of the weights: not available with train.shard=full")
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+    policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
+    for module in model.modules():
+        if isinstance(module, Block):
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh)
+
+
+def _header(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
     init: InitWeights | None,
-    context: RunContext,
     classes: tuple[str, ...] | None,
-) -> Network:
-    """The model on its device, new or with the weights of `init`, and its optimizer."""
-    accelerator = context.accelerator
-    torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
-    model = spec.build()
-    if init is not None:
-        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
+) -> Weights:
+    """The header of `model.safetensors`: all that later commands need to rebuild the model and read clips."""
+    clip: dict[str, Any] | None = None
+    if not isinstance(section, TokenizerSettings):
+        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
+        clip = {"stride": section.stride, "sampling": section.sampling, **rate}
+    return Weights(
+        kind=spec.kind,
+        settings=spec.dump(),
+        classes=classes,
+        recipe=recipe.name,
+        step=0,
+        origin=init and init.origin,
+        clip=clip,
+    )
 
-        load_init(model, spec, init, classes=classes, notify=context.notice)
-        if not context.resumed:
-            context.notices([init.other_rate(recipe.data.fps)])
-    choose_trained(model, section)
-    model.to(accelerator.device)
-    if recipe.train.shard != "none" and accelerator.num_processes > 1:
-        if recipe.train.ema is not None:
-            raise RecipeError(
-                "train.ema keeps a full copy of the weights: not available with train.shard=full"
-            )
-        # Every block and the other parameters are spread over all processes (FSDP, Zhao et al. 2023). In bf16
-        # the blocks gather halved weights. The embedding stays float32: it measures importance.
-        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-        policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
-        for module in model.modules():
-            if isinstance(module, Block):
-                fully_shard(module, mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh)
-    ema = None
-    if recipe.train.ema:
-        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
 
-        ema = ModelEmaV3(model, decay=recipe.train.ema)
-    return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
+def _check_shared_memory(training: Training) -> None:
+    """Raise EnvironmentProblem if the batches do not fit; a notice if fewer workers start than could."""
+    workers, readers = training.workers, num_readers()
+    shared = shared_bytes(training.loaded_clips, training.order(), workers=workers)
+    require_shared_memory(shared * local_processes())
+    if training.settings.workers == "auto" and workers < readers:
+        few = f"{workers} of {readers} workers, because little shared memory is free"
+        fix = "start the container with --shm-size=8g or --ipc=host for all of them"
+        training.context.notices([f"train.workers: auto starts {few}; {fix}"])

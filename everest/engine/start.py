@@ -24,7 +24,7 @@ from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
 from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
-from everest.system.events import Report, stage
+from everest.system.events import Report, heading
 from everest.system.files import FIX, UNFINISHED, is_unfinished
 from everest.system.locks import claimed, refuse_trained
 from everest.system.run_folder import (
@@ -107,7 +107,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
                     values[ORIGIN] = training.origin
                 run.start(dump_recipe(recipe), values)
             training.accelerator.wait_for_everyone()
-            training.report(stage(_summary(training)))
+            training.report(heading(_summary(training)))
             if resumed:
                 training.resume()
             if main and options.tracker != "none":

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, Never
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
 from everest.data.dataset import Batch, StepSampler, VideoClips
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
-from everest.data.recipe_clips import resized_by
 from everest.engine.context import RunContext
-from everest.engine.network import Network, clip_gradients, prepare_model, set_lr, update_weights
+from everest.engine.network import Network, clip_gradients, set_lr, update_weights
 from everest.engine.plan import StagePlan
 from everest.engine.state import TrainState
 from everest.engine.step_log import StepLog, StepRecord, WaitWatch
@@ -43,7 +42,9 @@ class Training:
     identical, and no generator is saved.
 
     Args:
-        networks: the model of the stage, then all other networks that learn in the same steps.
+        model: as the loop calls it (everest.engine.network.prepare_model).
+        networks: the model as built, then all other networks that learn in the same steps.
+        loaded_clips: `clips` as workers read them: their crops may be resized on the device.
         weights: the header of `model.safetensors`; tensors and step are added when it is saved.
         videos: the number and a fingerprint of the videos, for env.json.
     """
@@ -52,9 +53,11 @@ class Training:
         self,
         context: RunContext,
         recipe: Recipe,
+        model: nn.Module,
         networks: Sequence[Network],
         clips: VideoClips,
         *,
+        loaded_clips: VideoClips,
         plan: StagePlan,
         weights: Weights,
         videos: dict[str, Any],
@@ -65,8 +68,10 @@ class Training:
         self.report = context.report
         self.notice = context.notice
         self.settings = recipe.train
+        self.model = model
         self.networks = networks
         self.clips = clips
+        self.loaded_clips = loaded_clips
         self.videos = videos
         self.origin = weights.origin
         self.plan = plan
@@ -74,14 +79,12 @@ class Training:
         self.tracker: TensorBoardTracker | WandBTracker | None = None
         self.steps_done = 0  # updates done, over all resumes
         self.is_loaded = True  # False: the run is finished and has no state, so its model is not here
-        self.model = prepare_model(self.accelerator, networks[0].module, recipe.train)
         self.state = TrainState(context, networks, weights, keep=recipe.train.keep_states)
         self.step_log = StepLog(context, recipe.train, plan, max_bad=recipe.data.max_bad, log=self.log)
         self.bad_videos = self.step_log.bad_videos
-        device = self.accelerator.device
-        self.loaded_clips = resized_by(clips, recipe.data.resize, device)
-        self.workers = choose_workers(self.loaded_clips, self.order(), recipe.train.workers)
+        self.workers = choose_workers(loaded_clips, self.order(), recipe.train.workers)
         self._drop_paths = [part for part in networks[0].module.modules() if isinstance(part, DropPath)]
+        device = self.accelerator.device
         self._signal = StopSignal()
         self._batches: Iterator[Batch] = iter(())
         self._to_device = DeviceCopy(device)
@@ -166,8 +169,12 @@ class Training:
         self._record.videos += batch.video_ids
         return self._to_device(batch)
 
-    def seed(self, number: int) -> None:
-        """Seed pass `number` of the step: dropout, the paths that are dropped, and `rng`."""
+    @contextmanager
+    def one_pass(self, number: int) -> Iterator[None]:
+        """Around pass `number` of the step: dropout, dropped paths and `rng` follow from it.
+
+        Processes exchange gradients in the last pass only.
+        """
         self._pass = number
         seed, plan, rank = self.settings.seed, self.plan, self.accelerator.process_index
         # Dropout uses torch's global generator.
@@ -180,20 +187,16 @@ class Training:
         for path, uniform in zip(self._drop_paths, noise, strict=True):
             path.noise = uniform[first : first + plan.micro_batch]
 
+        is_last, module = number == plan.accumulation - 1, self.networks[0].module
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(is_last)
+        with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+            yield
+
     def rng(self) -> np.random.Generator:
         """A generator to pair or perturb the clips of the current pass."""
         rank = self.accelerator.process_index
         return generator_at(self.settings.seed, Purpose.BATCH, self.steps_done, rank, self._pass)
-
-    @contextmanager
-    def accumulate(self, number: int) -> Iterator[None]:
-        """Around pass `number`: processes exchange gradients in the last pass of a step only."""
-        last = number == self.plan.accumulation - 1
-        module = self.networks[0].module
-        if isinstance(module, FSDPModule):
-            module.set_requires_gradient_sync(last)
-        with nullcontext() if last else self.accelerator.no_sync(self.model):
-            yield
 
     def backward(self, losses: Sequence[Tensor], parts: Mapping[str, Tensor] | None = None) -> None:
         """Add the gradients of one pass, in float32.
@@ -208,17 +211,12 @@ class Training:
         for loss in losses[1:]:
             (loss / passes).backward()
 
-    def clip_gradients(self) -> dict[str, Tensor]:
-        """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
-        return clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
+    def update(self) -> None:
+        """Clip the gradients of each network to `train.clip_grad`, and update its weights.
 
-    def update(self, norms: Mapping[str, Tensor] | None = None) -> None:
-        """Update the weights of each network, and send the numbers of the step on their way to the host.
-
-        Args:
-            norms: of `clip_gradients`; None: gradients are clipped now.
+        The numbers of the step are sent on their way to the host.
         """
-        norms = self.clip_gradients() if norms is None else norms
+        norms = clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
         record, (_, every) = self._record, self.settings.save_interval
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every

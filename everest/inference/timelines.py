@@ -26,7 +26,7 @@ from everest.inference.videos import compute_over_windows
 from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
-from everest.system.events import Report, stage
+from everest.system.events import Report, heading
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT
 from everest.system.text import parse_json, read_own_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
@@ -163,7 +163,7 @@ def compute_timelines(
     check_counts(batch=batch)
     if window is None and (trained := _trained_window(model.module.file)) is not None:
         window, step = trained, STEP_AS_TRAINED * trained if step is None else step
-        report(stage(f"windows of {window:g} s, every {step:g} s, as trained"))
+        report(heading(f"windows of {window:g} s, every {step:g} s, as trained"))
     if window is None and model.views.sampling != "dense":
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_seconds(window=window, step=step)

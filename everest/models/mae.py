@@ -100,34 +100,45 @@ class MaskedAutoencoder(PretrainingModel):
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
 
+    @property
+    def num_noise(self) -> int:
+        if self.candidates in (None, self.encoder.grid):
+            return super().num_noise
+        return self.candidates.num_tokens + self.candidates.t + self.num_motion
+
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
-        return self._select(frames, noise)[2]
+        return self._select(frames, self.new_noise(frames) if noise is None else noise)[2]
 
     def _select(
-        self, frames: Tensor, noise: Tensor | None, importance: Tensor | None = None
+        self, frames: Tensor, noise: Tensor, importance: Tensor | None = None
     ) -> tuple[Tensor, Tensor, TokenSelection]:
         """The clips, drawn from `frames` if these are candidates; the encoder's input; its tokens."""
-        encoder, grid = self.encoder, self.encoder.grid
-        is_clip = frames.dim() == 5 and frames.size(2) == encoder.num_frames
-        offered = grid if self.candidates is None or is_clip else self.candidates
-        encoder.check(frames, offered)
-        if noise is None:
-            noise = torch.rand(frames.size(0), offered.num_tokens + offered.t, device=frames.device)
-        if offered.t > grid.t:  # draw clips by the importance of all candidates' tokens
-            assert isinstance(self.selector, ByImportance)
-            if importance is None:
-                importance = measure(self.selector, self.to_input(frames), self.embedding)
-                assert importance is not None
-            counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
-            uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
-            slices = draw_slices(counts, uniform, grid.t)  # (B, t)
-            index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
-            frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
-            by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
-            importance = None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
+        grid = self.encoder.grid
+        is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
+        if self.candidates is None or is_clip:
+            self.encoder.check(frames)
+        else:
+            frames, importance = self._draw_slices(frames, noise, importance, self.candidates)
         x, noise = self.to_input(frames), noise[:, : grid.num_tokens]
         return frames, x, choose(self.selector, x, grid, self.embedding, noise, importance)
+
+    def _draw_slices(
+        self, frames: Tensor, noise: Tensor, importance: Tensor | None, offered: TokenGrid
+    ) -> tuple[Tensor, Tensor | None]:
+        """Clips drawn by the importance of the tokens of all candidates, and what their own tokens had."""
+        self.encoder.check(frames, offered)
+        assert isinstance(self.selector, ByImportance)
+        if importance is None:
+            importance = measure(self.selector, self.to_input(frames), self.embedding)
+            assert importance is not None
+        counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
+        uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
+        slices = draw_slices(counts, uniform, self.encoder.grid.t)  # (B, t)
+        index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
+        frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
+        by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
+        return frames, None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
 
     def forward(
         self,
@@ -143,13 +154,14 @@ class MaskedAutoencoder(PretrainingModel):
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized. With frame selection: the frames of all
                 candidates, or clips of T frames, from which nothing is drawn.
-            noise: (B, at least N) uniform in [0, 1), the random part of the selection. With frame selection:
-                (B, tokens of the candidates + their slices). With the camera task: NUMBERS more at the end.
-                None: drawn from torch's default generator.
+            noise: (B, num_noise) uniform in [0, 1): for the tokens, with frame selection of all candidates,
+                then for their slices, and for the camera task. None: drawn from torch's default generator.
             selection: replaces the selector's selection, for clips of T frames.
             importance: (B, N) float32, of all candidates' tokens, replaces the selector's measurement.
             values: (B, N, P) of all tokens, replaces the values that `targets` computes.
         """
+        if noise is None:
+            noise = self.new_noise(frames)
         if selection is None:
             frames, x, selection = self._select(frames, noise, importance)
         else:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from everest.config.settings import TrainedSection
-from everest.methods.camera import NUMBERS
 from everest.methods.external import is_import_path
 from everest.methods.grid import TokenGrid, TokenSelection
 from everest.methods.selector import Selector
@@ -20,6 +19,7 @@ from everest.models.block import Blocks
 from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers, frozen_layers
 from everest.models.spec import ModelSpec, Transformer
+from everest.models.video_model import PretrainingModel
 from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerSpec
 
@@ -29,7 +29,7 @@ _training_bytes: dict[tuple[str, int, int], int] = {}  # measured in this proces
 
 
 def training_bytes(
-    spec: ModelSpec | TokenizerSpec, bytes_per_value: int, stage: TrainedSection | None = None
+    spec: ModelSpec | TokenizerSpec, bytes_per_value: int, section: TrainedSection | None = None
 ) -> int:
     """Measure the bytes that one clip (for a tokenizer, one window) takes in a training step.
 
@@ -38,9 +38,9 @@ def training_bytes(
     number of clips, are not included.
 
     Args:
-        stage: its frozen layers save nothing; None: none are frozen.
+        section: of the stage, whose frozen layers save nothing; None: none are frozen.
     """
-    frozen = 0 if isinstance(spec, TokenizerSpec) else frozen_layers(stage, spec.model.backbone_size.depth)
+    frozen = 0 if isinstance(spec, TokenizerSpec) else frozen_layers(section, spec.model.backbone_size.depth)
     key = (repr(spec), bytes_per_value, frozen)
     if key in _training_bytes:
         return _training_bytes[key]
@@ -75,16 +75,16 @@ def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, froz
             if isinstance(blocks, Blocks):
                 blocks[-1].eval()
     clips = spec.views.number if trains and spec.views else 1  # which are compared
-    frames, drawn = (spec.offered_frames, spec.offered_grid.t) if trains else (spec.frames, 0)
+    frames = spec.offered_frames if trains else spec.frames
 
     def run() -> object:
         clip = torch.empty(clips, spec.channels, frames, *spec.size, dtype=torch.uint8)
         following = torch.empty_like(clip) if trains else None  # the loader copies the next pass meanwhile
-        noise = torch.empty(clips, spec.offered_grid.num_tokens + drawn + NUMBERS)
-        if trains and spec.kind == "pretrain":
+        if trains and isinstance(model, PretrainingModel):
+            noise = torch.empty(clips, model.num_noise)
             # Only a measured importance draws the slices of a clip from its candidates.
             return model(clip if measures else clip[:, :, : spec.frames], noise=noise), clip, following
-        normalized = spec.pixels.normalize(clip)
+        normalized, noise = spec.pixels.normalize(clip), torch.empty(clips, spec.grid.num_tokens)
         # Fine-tuning erases parts of the clips and mixes them.
         return model(normalized.clone() if trains else normalized, noise=noise), normalized, clip, following
 
@@ -138,12 +138,12 @@ class WeightCounts:
         return {"weights": WEIGHT_BYTES * self.total + copies, "gradients": trained, "moments": 2 * trained}
 
 
-def count_weights(spec: ModelSpec | TokenizerSpec, stage: TrainedSection | None = None) -> WeightCounts:
-    """Count the weights of a model, which get shapes but no memory; without a stage none is frozen."""
+def count_weights(spec: ModelSpec | TokenizerSpec, section: TrainedSection | None = None) -> WeightCounts:
+    """Count the weights of a model, which get shapes but no memory; without a section none is frozen."""
     with torch.device("meta"):
         model = (spec if isinstance(spec, TokenizerSpec) else spec.without_files()).build()
-        if stage is not None:
-            choose_trained(model, stage)
+        if section is not None:
+            choose_trained(model, section)
     weights = list(model.parameters())
     return WeightCounts(
         total=sum(weight.numel() for weight in weights),

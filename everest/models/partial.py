@@ -79,7 +79,7 @@ def freeze_layers(encoder: Encoder, layers: int) -> None:
 def frozen_layers(section: TrainedSection | None, depth: int) -> int:
     """The first layers of an encoder that need no backward pass: the embedding, then each of `depth` blocks.
 
-    A stage that is None trains nothing, and has no frozen layers.
+    Without a section nothing is trained, and no layer is frozen.
     """
     if section is None or isinstance(section, TokenizerSettings):
         return 0

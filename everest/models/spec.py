@@ -160,49 +160,46 @@ class ModelSpec(Architecture):
         elif self.views is not None:
             model = ViewModel(self, selector=selector, settings=self.views, camera=self.camera)
         else:
-            tokenizer = self._frozen_tokenizer()
-            model = MaskedAutoencoder(
-                self,
-                selector=selector,
-                targets=self._targets(tokenizer),
-                learned=tokenizer,
-                candidates=self.offered_grid,
-                recompute=self.frame_selection.recompute,
-                camera=self.camera,
-            )
+            model = self._autoencoder()
         model.spec = self
         return model
 
-    def _frozen_tokenizer(self) -> FrozenTokenizer | None:
-        """The tokenizer of an autoencoder; weights that no step runs are loaded later."""
-        if self.tokenizer is None:
-            return None
-        from everest.tokenizer.targets import FrozenTokenizer
+    def _autoencoder(self) -> MaskedAutoencoder:
+        """An autoencoder with what it predicts; weights of a tokenizer that no step runs are loaded later."""
+        frozen: FrozenTokenizer | None = None
+        if self.tokenizer is not None:
+            from everest.tokenizer.targets import FrozenTokenizer
 
-        frozen = FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
-        if self.tokenizer_in_step:
-            _ = frozen.tokenizer  # now, to report a missing file at once
-        return frozen
-
-    def _targets(self, tokenizer: FrozenTokenizer | None) -> TargetMaker:
-        """What the decoder of an autoencoder predicts."""
-        tubelet, pixels = self.model.tubelet, self.pixels
+            frozen = FrozenTokenizer(self.tokenizer.load, self.tokenizer.settings.config.levels, self.pixels)
+            if self.tokenizer_in_step:
+                _ = frozen.tokenizer  # now, to report a missing file at once
+        targets: TargetMaker
         match self.target:
             case PixelTargetSettings():
                 # The settings of a loss, too, by their names: none can be forgotten here.
                 choices = vars(self.target).copy()
                 del choices["kind"], choices["cache"]
-                return PixelTargets(tubelet=tubelet, statistics=pixels, **choices)
+                targets = PixelTargets(tubelet=self.model.tubelet, statistics=self.pixels, **choices)
             case TokenTargetSettings(space=space):
                 from everest.tokenizer.targets import TokenTargets
 
-                assert tokenizer is not None
-                return TokenTargets(frozen=tokenizer, space=space)
+                assert frozen is not None
+                targets = TokenTargets(frozen=frozen, space=space)
             case FeatureTargetSettings():
-                return FeatureTargets(width=0 if self.teacher is None else self.teacher.width)
+                targets = FeatureTargets(width=0 if self.teacher is None else self.teacher.width)
             case Target():  # of another package
-                return BoundTarget(target=self.target, tubelet=tubelet, statistics=pixels)
-        raise AssertionError("only the model of pre-training has targets")
+                targets = BoundTarget(target=self.target, tubelet=self.model.tubelet, statistics=self.pixels)
+            case None:
+                raise AssertionError("only the model of pre-training has targets")
+        return MaskedAutoencoder(
+            self,
+            selector=self.selection,
+            targets=targets,
+            learned=frozen,
+            candidates=self.offered_grid,
+            recompute=self.frame_selection.recompute,
+            camera=self.camera,
+        )
 
     @property
     def is_autoencoder(self) -> bool:
@@ -229,13 +226,13 @@ def pretrain_spec(
     recipe: Recipe, *, tokenizer: TokenizerUse | None, teacher: TeacherUse | None = None
 ) -> ModelSpec:
     """The model that a recipe pre-trains, with the facts that `spec_of_pretraining` reads of other files."""
-    stage = recipe.pretrain
+    section = recipe.pretrain
     spec = replace(
-        encoder_spec(recipe), kind="pretrain", selection=stage.selection, camera=stage.camera_motion
+        encoder_spec(recipe), kind="pretrain", selection=section.selection, camera=section.camera_motion
     )
-    if stage.objective == "views":
-        return replace(spec, views=stage.views)
-    spec = replace(spec, target=stage.target, frame_selection=stage.frame_selection)
+    if section.objective == "views":
+        return replace(spec, views=section.views)
+    spec = replace(spec, target=section.target, frame_selection=section.frame_selection)
     return replace(spec, tokenizer=tokenizer, teacher=teacher)
 
 

@@ -123,31 +123,36 @@ class PretrainingModel(VideoModel):
         super().__init__(architecture, selector=selector, final_norm=True)
         self.camera_weight = camera
         self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
+        self.num_motion = NUMBERS if camera else 0  # random numbers of the task, the last ones of a clip
 
-    def visible_features(self, frames: Tensor, noise: Tensor | None) -> Tensor:
+    @property
+    def num_noise(self) -> int:
+        """The random numbers of a clip in a forward pass."""
+        return self.encoder.grid.num_tokens + self.num_motion
+
+    def new_noise(self, frames: Tensor) -> Tensor:
+        """The random numbers (B, num_noise) of clips, from torch's default generator."""
+        return torch.rand(frames.size(0), self.num_noise, device=frames.device)
+
+    def visible_features(self, frames: Tensor, noise: Tensor) -> Tensor:
         """The mean (B, D) of the encoded visible tokens of clips (B, C, T, H, W), bytes or normalized.
 
         Args:
-            noise: (B, at least N) uniform in [0, 1). None: drawn from torch's default generator.
+            noise: (B, at least N) uniform in [0, 1).
         """
         encoder, grid = self.encoder, self.encoder.grid
         encoder.check(frames)
-        if noise is None:
-            noise = torch.rand(frames.size(0), grid.num_tokens, device=frames.device)
         x = self.to_input(frames)
         visible = choose(self.selector, x, grid, self.embedding, noise[:, : grid.num_tokens]).visible
         return encoder(x, visible).mean(dim=1)
 
-    def camera_loss(self, frames: Tensor, noise: Tensor | None) -> Tensor:
+    def camera_loss(self, frames: Tensor, noise: Tensor) -> Tensor:
         """The mean squared error, a scalar, of predicting the motion simulated on still frames.
 
         Args:
-            noise: (B, at least N + NUMBERS) uniform in [0, 1): first of the selection, last of the task.
-                None: drawn from torch's default generator.
+            noise: (B, num_noise) uniform in [0, 1): first of the selection, last of the task.
         """
         assert self.camera_head is not None
-        if noise is None:
-            noise = torch.rand(frames.size(0), self.encoder.grid.num_tokens + NUMBERS, device=frames.device)
         clips, motions = moving_clips(frames, noise[:, -NUMBERS:])
         predicted = self.camera_head(self.visible_features(clips, noise))  # (B, MOTIONS)
         return F.mse_loss(predicted.float(), motions)

@@ -65,13 +65,15 @@ class ViewModel(PretrainingModel):
 
         Args:
             frames: (B, C, T, H, W) uint8, or float32: normalized; the views of a video follow each other.
-            noise: (B, at least N) uniform in [0, 1), the random part of the selection; see
-                `camera_loss`. None: drawn from torch's default generator.
+            noise: (B, num_noise) uniform in [0, 1): for the tokens, then for the camera task. None: drawn
+                from torch's default generator.
             videos: (B,) int64, the number of the video of each clip; None: V clips make a video.
         """
         views = self.settings.number
         if frames.size(0) % views:
             raise ValueError(f"{frames.size(0)} clips are no whole videos of {views} views")
+        if noise is None:
+            noise = self.new_noise(frames)
         if videos is None:
             videos = torch.arange(frames.size(0), device=frames.device) // views
         features, numbers = self.visible_features(frames, noise), videos[::views]  # (B, D), (M,)
@@ -96,9 +98,8 @@ class ViewModel(PretrainingModel):
                     parts["invariance"] = invariance(by_video)
                     parts["sigreg"] = torch.stack(of_views).mean()
                     loss = (1 - weight) * parts["invariance"] + weight * parts["sigreg"]
-        noise = None if noise is None else noise[::views]
         if self.camera_head is not None and self.training:
-            parts["camera_loss"] = self.camera_loss(frames[::views], noise)
+            parts["camera_loss"] = self.camera_loss(frames[::views], noise[::views])
             loss = loss + self.camera_weight * parts["camera_loss"]
         return PretrainingOutput(loss=loss, parts=parts)
 

@@ -265,9 +265,9 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
         batch = on_device(next(iter(loader)), training.accelerator.device)
     times, losses = [time.monotonic()], []
     for _ in range(2):
-        training.seed(0)
-        of_pass = losses_of(batch)
-        training.backward(of_pass)
+        with training.one_pass(plan.accumulation - 1):  # the last one: processes exchange gradients
+            of_pass = losses_of(batch)
+            training.backward(of_pass)
         training.update()
         losses.append(of_pass[0].item())  # waits for the device
         times.append(time.monotonic())

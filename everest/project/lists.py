@@ -20,7 +20,7 @@ from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos
 from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
-from everest.system.events import Report, notice, silent, stage
+from everest.system.events import Report, heading, notice, silent
 from everest.system.text import counted
 from everest.video.folders import split_folders
 from everest.video.reader import probe
@@ -141,7 +141,7 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
         summary = write_windows(
             recordings, source, settings, labeling=labeling, overwrite=True, report=report
         )
-        report(stage(f"{counted(summary.windows, 'window')} of {window:g} s, every {STEP * window:g} s"))
+        report(heading(f"{counted(summary.windows, 'window')} of {window:g} s, every {STEP * window:g} s"))
         names = (summary.labeled or {})["classes"]
     classes = None if names is None else Path(names)
     videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=classes)

@@ -43,7 +43,7 @@ from everest.prepare.split import group_of
 from everest.probes.classifiers import linear
 from everest.probes.probe import difference_image
 from everest.project.request import REPORT, RESULT, write_document
-from everest.system.events import Report, notice, silent, stage
+from everest.system.events import Report, heading, notice, silent
 from everest.system.files import FIX
 from everest.system.run_folder import FINETUNE, FOLDS
 from everest.system.text import read_own_json, reading_own
@@ -72,7 +72,7 @@ def measure_folds(
     for number, lists in enumerate(project["folds"], start=1):
         of_fold = folder / str(number)
         if not (of_fold / RESULT).exists():
-            report(stage(f"fold {number} of {len(project['folds'])}"))
+            report(heading(f"fold {number} of {len(project['folds'])}"))
             named = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
             run = finetune(output=of_fold / FINETUNE, overrides=[*request["overrides"], *named])
             annotations = request["annotations"]
@@ -150,7 +150,7 @@ def measure_run(
     metric = MEASURED_BY[model.heads[0].task]
     majority, interval = evaluation.get("majority_top1"), evaluation.get("intervals", {}).get(metric)
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
-    report(stage("a linear model on small images, to compare with"))
+    report(heading("a linear model on small images, to compare with"))
     measured = {
         metric: evaluation[metric],
         "metric": metric,
@@ -228,13 +228,13 @@ def score_recordings(
     """
     smooth = window
     if model.recipe.data.val is not None:
-        report(stage("timelines of the validation recordings, to choose how much to smooth"))
+        report(heading("timelines of the validation recordings, to choose how much to smooth"))
         validated, accuracies = _timelines(model, "val", window, report), {}
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
             accuracies[seconds] = score(validated, bouts, annotations, silent)[0]["frame_accuracy"]
         smooth = max(accuracies, key=accuracies.__getitem__)
-    report(stage(f"timelines of the test recordings, smoothed over {smooth:g} s"))
+    report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
     timelines.save(folder / TIMELINE)
     bouts = timelines.bouts(BoutRules(smooth=smooth))

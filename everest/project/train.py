@@ -36,7 +36,7 @@ from everest.project.request import (
 )
 from everest.project.verdict import doubt_about_pretraining, judge, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
-from everest.system.events import Report, notice, silent, stage
+from everest.system.events import Report, heading, notice, silent
 from everest.system.files import FIX, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
@@ -218,7 +218,7 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
         checksums = request.checksums()  # before they are read
         lists, recipe, plan = _make_plan(request, folder, report)
         for line in plan["lines"]:
-            report(stage(line))
+            report(heading(line))
         write_text(folder / RECIPE, recipe)
         document = {
             "request": asdict(request),
@@ -251,12 +251,12 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     request, window, init = project["request"], project["window"], None
     recipe, overrides = folder / RECIPE, request["overrides"]
     if request["unlabeled"] is not None:
-        report(stage("pre-training"))
+        report(heading("pre-training"))
         pretrain = partial(stages.pretrain, recipe)
         init = _run(pretrain, output=folder / PRETRAIN, overrides=overrides, report=report)
     finetune = partial(_run, partial(stages.finetune, recipe, init=init), report=report)
     pooled = measure_folds(project, folder / FOLDS, finetune, report) if project["folds"] else None
-    report(stage("fine-tuning" if pooled is None else "fine-tuning on all videos"))
+    report(heading("fine-tuning" if pooled is None else "fine-tuning on all videos"))
     run = finetune(output=folder / FINETUNE, overrides=overrides)
     annotations = request["annotations"]
     measured = pooled or measure_run(run, folder, annotations=annotations, window=window, report=report)

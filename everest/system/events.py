@@ -14,7 +14,7 @@ Report = Callable[[dict[str, Any]], None]
 # {"event": "probe", ...}: a row of metrics.jsonl with "epoch", "epochs", "steps", "rank_most", and the row of
 #   the first probe, "first"
 # {"event": "notice", "text"}: a line of text that matters without the progress
-# {"event": "stage", "text"}: a line about what is planned or begins
+# {"event": "heading", "text"}: a line about what is planned or begins
 
 
 def notice(text: str) -> dict[str, Any]:
@@ -22,9 +22,9 @@ def notice(text: str) -> dict[str, Any]:
     return {"event": "notice", "text": text}
 
 
-def stage(text: str) -> dict[str, Any]:
+def heading(text: str) -> dict[str, Any]:
     """The event of a line about what is planned or begins, which `--quiet` hides."""
-    return {"event": "stage", "text": text}
+    return {"event": "heading", "text": text}
 
 
 def silent(event: dict[str, Any]) -> None:

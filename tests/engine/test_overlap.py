@@ -54,8 +54,7 @@ def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
             training.begin_step()
             for number in range(training.plan.accumulation):
                 batch = training.next_batch()
-                training.seed(number)
-                with training.accumulate(number):
+                with training.one_pass(number):
                     loss = pretraining_output(training.model, batch).loss
                     training.backward([loss * math.nan if training.steps_done in broken else loss])
             training.update()

@@ -195,8 +195,7 @@ def passes_of(stage: TokenizerStage) -> None:
     training.begin_step()
     for number in range(training.plan.accumulation):
         clip = training.next_batch()
-        training.seed(number)
-        with training.accumulate(number):
+        with training.one_pass(number):
             training.backward(*tokenizer_losses(stage, clip, adversarial=True))
 
 

@@ -89,7 +89,8 @@ class Finetuning:
                     with training.one_pass(number):
                         losses = self.losses(batch)
                         training.backward(losses)
-                training.update()  # clips the gradients, then steps the optimizers
+                norms = training.clip_gradients()
+                training.update(norms)
                 rows = training.log_step(wait=validator is not None and training.at_checkpoint)
                 for row in rows:
                     warning = chance_warning(training, row["step"], self.settings, self.model.heads)

@@ -93,7 +93,8 @@ class Pretraining:
                     with training.one_pass(number):
                         output = pretraining_output(training.model, batch)
                         training.backward([output.loss], output.parts)
-                training.update()  # clips the gradients, then steps the optimizers
+                norms = training.clip_gradients()
+                training.update(norms)
                 rows = training.log_step()
                 collapse.add(rows)
                 if prober is not None:

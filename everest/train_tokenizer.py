@@ -109,7 +109,8 @@ class TokenizerStage:
                     with training.one_pass(number):
                         losses, parts = tokenizer_losses(self, batch, adversarial=adversarial)
                         training.backward(losses, parts)
-                training.update()  # clips the gradients, then steps the optimizers
+                norms = training.clip_gradients()
+                training.update(norms)
                 training.log_step()
                 validator.validate_if_due()
                 training.save_if_due()

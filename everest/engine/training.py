@@ -211,12 +211,16 @@ class Training:
         for loss in losses[1:]:
             (loss / passes).backward()
 
-    def update(self) -> None:
-        """Clip the gradients of each network to `train.clip_grad`, and update its weights.
+    def clip_gradients(self) -> dict[str, Tensor]:
+        """Clip the gradients of each network to `train.clip_grad`; returns their norms before, by name."""
+        return clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
 
-        The numbers of the step are sent on their way to the host.
+    def update(self, norms: Mapping[str, Tensor]) -> None:
+        """Update the weights of each network, and send the numbers of the step on their way to the host.
+
+        Args:
+            norms: of `clip_gradients`.
         """
-        norms = clip_gradients(self.accelerator, self.networks, self.settings.clip_grad)
         record, (_, every) = self._record, self.settings.save_interval
         record.signal = self._signal.number
         record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every

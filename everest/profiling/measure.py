@@ -268,7 +268,7 @@ def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
         with training.one_pass(plan.accumulation - 1):  # the last one: processes exchange gradients
             of_pass = losses_of(batch)
             training.backward(of_pass)
-        training.update()
+        training.update(training.clip_gradients())
         losses.append(of_pass[0].item())  # waits for the device
         times.append(time.monotonic())
     seconds = times[2] - times[1]

@@ -57,7 +57,7 @@ def loop(training: Training, broken: set[int]) -> Iterator[list[dict]]:
                 with training.one_pass(number):
                     loss = pretraining_output(training.model, batch).loss
                     training.backward([loss * math.nan if training.steps_done in broken else loss])
-            training.update()
+            training.update(training.clip_gradients())
             yield training.log_step()
             training.save_if_due()
             training.stop_if_asked()

@@ -203,7 +203,7 @@ def whole_step(stage: TokenizerStage) -> None:
     stage.training.steps_done = 1  # the first step has learning rate 0
     with stage.training.running():
         passes_of(stage)
-        stage.training.update()
+        stage.training.update(stage.training.clip_gradients())
         stage.training.log_step()
 
 

@@ -70,7 +70,7 @@ def test_bouts_that_overlap_make_a_list_of_several_classes(windows: list, bouts:
 @pytest.mark.parametrize(
     ("lines", "options", "code", "message"),
     [
-        ("clip9.mp4,0,1,walk", [], 4, "bouts.csv: has no bout of these videos; it names clip9.mp4"),
+        ("clip9.mp4,0,1,walk", [], 4, "bouts.csv: annotates none of these videos; it names clip9.mp4"),
         ("clip0,0,1,walk", ["--task", "regression"], 2, "--task regression: bouts have classes"),
         ("clip0,0,x,walk", [], 4, "cannot be read as csv"),
     ],

@@ -102,7 +102,7 @@ class Labeling:
         automated = sum(bout.origin == "automated" for bouts in joined.values() for bout in bouts)
         if automated:
             number = counted(automated, "predicted bout")
-            report(notice(f"{number} that nobody has corrected are used as labels, too"))
+            report(notice(f"{number} that nobody corrected are also used as labels"))
         return joined
 
     def write(

@@ -335,16 +335,16 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     for result, sentence in (
         (RESULT | {"top1": 60.0}, "always predicting 'run' (60.0 %)"),
         (RESULT | {"top1": 70.0}, "a linear model on small images (70.0 %)"),
-        (RESULT | {"top1": 70.0, "groups": 2}, "test on all videos with --folds 5 and another --output"),
+        (RESULT | {"top1": 70.0, "groups": 2}, "test on all videos with --folds 5 and a new --output"),
         (RESULT | {"interval": [59.0, 99.0]}, "the interval includes"),
         (
             RESULT | {"interval": None},
-            "the test has one group: test on all videos with --folds 5 and another --output",
+            "the test has only one group; test on all videos with --folds 5 and a new --output",
         ),
         (numbers | {"mae": 2.0}, "no better than guessing (2): label"),
     ):
         assert sentence in str(judge(result, possible_folds=5))
-    assert "one group: label videos of more groups" in str(
+    assert "one group; label videos of more groups" in str(
         judge(RESULT | {"interval": None}, possible_folds=None)
     )
 

@@ -167,7 +167,7 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     shutil.copytree(class_folders / "down", one / "down")
     (tmp_path / "empty").mkdir()
     output = ["-o", tmp_path / "project"]
-    for source, found in ((one, "one: 4 videos, but no train.csv"), (tmp_path / "empty", "empty: 0 videos")):
+    for source, found in ((one, "one: 8 videos, but no train.csv"), (tmp_path / "empty", "empty: 0 videos")):
         assert found in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
     grouped = ["train", class_folders, *output, "--group", "(p)"]

@@ -40,6 +40,14 @@ from everest_cli.output import say
 
 GARBAGE_AFTER = 10_000  # new objects; with Python 3.11's 700, a tenth of torch's import is garbage collection
 MOST_OF_A_LINE = 1000  # letters of an error
+PLAIN = {  # of pydantic's words about an option
+    "Value error, ": "",
+    ", unable to parse string as an integer": "",
+    ", unable to parse string as a number": "",
+    "Input should be greater than or equal to": "must be at least",
+    "Input should be less than or equal to": "must be at most",
+    "Input should": "must",
+}
 ALLOCATOR = "expandable_segments:True"  # batches of several sizes fragment a GPU's memory otherwise
 
 
@@ -124,7 +132,10 @@ def _usage(command: TyperCommand, context: typer.Context) -> list[str]:
 
 def _print_usage_error(error: Any, file: object = None) -> None:
     """Print a wrong or missing word of a command as any other error."""
-    message = " ".join(error.format_message().replace("Value error, ", "").rstrip(".").split())
+    message = error.format_message()
+    for words, plain in PLAIN.items():
+        message = message.replace(words, plain)
+    message = " ".join(message.rstrip(".").split())
     command = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
     say(f"error: {shorten(message[:1].lower() + message[1:])}{command}", everywhere=True)
 

@@ -152,7 +152,7 @@ def _print_check(document: dict[str, Any], chosen: _Chosen) -> None:
     from everest.prepare.check import RARE
 
     checked = counted(document["checked"], "video")
-    typer.echo(f"{checked} checked, {document['ok']} can be decoded whole")
+    typer.echo(f"{document['ok']} of {checked} decode completely")
     if document["frames"]:
         frames, seconds = document["frames"], document["seconds"]
         lengths = f", {seconds['min']:.2f} to {seconds['max']:.2f} s" if seconds else ""

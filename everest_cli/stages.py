@@ -177,7 +177,7 @@ def train(
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,
     overwrite: bool = option("--overwrite", "Replace the project in --output; your own files stay.", False),
-    dry_run: bool = option("--dry-run", "Print the plan with its minutes; write nothing.", False),
+    dry_run: bool = option("--dry-run", "Print the plan and an estimate of the time; write nothing.", False),
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
 ) -> None:

@@ -51,9 +51,10 @@ class Bout:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= LONGEST:
-            what = f"{shown(self.video)}, {shown(self.label)}: {self.start} to {self.end} seconds"
-            fix = f"correct it to 0 <= start <= end <= {LONGEST:.0f}"
-            raise ValueError(f"{what} is no interval of a video; {fix}")  # readers add the file and the line
+            what = f"the bout '{shown(self.label)}' of {shown(self.video)}"
+            times = f"starts at {self.start} s and ends at {self.end} s"
+            need = f"needs 0 <= start <= end <= {LONGEST:.0f}"
+            raise ValueError(f"{what} {times}, but {need}")  # readers add the file and the line
 
     @property
     def seconds(self) -> float:

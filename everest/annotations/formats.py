@@ -69,7 +69,7 @@ def read_annotations(
             Otherwise, the time outside checked windows is unscored.
     """
     with as_data_error(path):
-        refuse_video(path, fix="name a file of annotations")
+        refuse_video(path, expected="a file of annotations")
         kind = "annotations"
         try:
             kind = recognize(path)
@@ -123,7 +123,10 @@ def recognize(path: Path) -> str:
         for kind, form in FORMATS.items():
             if form.has_columns and form.has_columns(cells):
                 return kind
-    raise DataError(f"{path}: unknown kind of annotations; everest reads {', '.join(FORMATS)}")
+    raise DataError(
+        f"{path}: not annotations of a known kind ({', '.join(FORMATS)}); a csv table needs the columns "
+        "video,start,end,label"
+    )
 
 
 def files_of(path: Path, videos: Iterable[str], kind: str) -> dict[Path, list[str]]:

@@ -28,6 +28,9 @@ _RESOLVERS = {  # by type: the form of its values, and the letters with which th
 }
 
 
+_NO_VALUE = "expected the node content, but found '<stream end>'"
+
+
 def _problem(text: str, event: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=text, problem_mark=event.start_mark)
 
@@ -81,6 +84,10 @@ def read_yaml(text: str, label: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         problem = error.problem or error.context or ""  # with the user's names of tags and anchors
+        if type(error) is not yaml.MarkedYAMLError:  # of the parser, not of `_problem`
+            problem = (
+                f"not valid YAML: {problem.replace(_NO_VALUE, 'the file ends where a value is expected')}"
+            )
         raise RecipeError(f"{label}{line}: {shown(problem, most=200)}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # also numbers and nesting beyond Python's
         raise RecipeError(f"{label}: not YAML: {str(error).splitlines()[0]}") from error

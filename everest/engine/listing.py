@@ -108,7 +108,7 @@ def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The values of a run's env.json and the rows of its metrics.jsonl."""
     run = RunFolder(path)
     if not run.is_run():
-        raise RecipeError(f"{path}: no run folder (it would have {RECIPE} and {ENVIRONMENT})")
+        raise RecipeError(f"{path}: not a run folder ({RECIPE} or {ENVIRONMENT} is missing)")
     environment = run.environment()
     rows, problems = run.read_metrics()
     if problems:

@@ -99,8 +99,8 @@ def view_frames(
     if count < wanted:
         rate = "" if fps is None else f" at {fps:g} per second"
         raise DataError(
-            f"{video}: {count} frames{rate}, fewer than the {wanted} candidates; "
-            "choose a smaller --frames or --alpha"
+            f"{video}: {count} frames{rate}, but --frames {frames} and --alpha {alpha:g} need {wanted} "
+            "candidates; choose a smaller --frames or --alpha"
         )
     if stride is None:
         chosen = spread_frames(count, wanted, 0.5)

@@ -79,7 +79,7 @@ class Labeling:
         if not in_files:
             named = first_names(list(unknown)) or "no video"
             files = ", ".join(map(str, self.files))
-            raise DataError(f"{files}: has no bout of these videos; it names {named}")
+            raise DataError(f"{files}: annotates none of these videos; it names {named}")
         joined, predicted = {}, []
         for video, lists in in_files.items():
             # Files of predictions give way to those of a person.
@@ -102,7 +102,7 @@ class Labeling:
         automated = sum(bout.origin == "automated" for bouts in joined.values() for bout in bouts)
         if automated:
             number = counted(automated, "predicted bout")
-            report(notice(f"{number} that nobody has corrected are used as labels, too"))
+            report(notice(f"{number} that nobody corrected are also used as labels"))
         return joined
 
     def write(

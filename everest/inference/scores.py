@@ -34,7 +34,7 @@ def read_bouts(path: Path, videos: Iterable[str], *, keep_windows: bool = False)
     names = VideoFinder(paths)
     matched, unknown = match_videos(read_annotations(path, videos=names, keep_windows=keep_windows), names)
     if not matched:
-        raise DataError(f"{path}: has no bout of these videos; it names {first_names(unknown) or 'none'}")
+        raise DataError(f"{path}: annotates none of these videos; it names {first_names(unknown) or 'none'}")
     return {paths[video]: bouts for video, bouts in matched.items()}, unknown
 
 

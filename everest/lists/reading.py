@@ -180,7 +180,7 @@ def _checked(
     else:
         samples, notices = tuple(Sample(path=str(video.absolute())) for video in videos_under(source)), []
         if not samples:
-            raise DataError(f"{source}: no videos in it")
+            raise DataError(f"{source}: contains no videos")
     heads, names = (rules.heads, rules.class_names) if rules else ((), ())
     if heads and heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
         notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
@@ -307,8 +307,8 @@ def _samples_of_list(
     absent = _absent({sample.path: parse_location(sample.path) for _, sample in listed})
     if absent and all(sample.path in absent for _, sample in listed):
         raise DataError(
-            f"{file}: none of its {len(absent)} videos was found, for example {listed[0][1].path}; paths are "
-            f"relative to {root}; give their folder with --data DIR, or move the list into it"
+            f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
+            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
         )
     if not may_miss:
         _refuse([f"{row.where}: {absent[x.path]}" for row, x in listed if x.path in absent])

@@ -26,6 +26,7 @@ from everest.lists.sources import LIST_FILES
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.assignment import NO_CLASS, assign
 from everest.prepare.index import CLASSES
+from everest.system.text import counted
 
 NAMES: Final = tuple(LIST_FILES)
 BINS: Final = 10  # our choice: bins of numbers, each of which is divided like a class
@@ -166,13 +167,17 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
 
 def _group_pattern(text: str) -> re.Pattern[str]:
     """The expression of `--group`, which has one pair of parentheses."""
-    pattern = None
-    with suppress(re.error):
+    pattern, problem = None, ""
+    try:
         pattern = re.compile(text.removeprefix(PATH))
-    if pattern is None or pattern.groups != 1:
+        if pattern.groups != 1:
+            problem = f"has {counted(pattern.groups, 'pair')} of parentheses, not 1"
+    except re.error as error:
+        problem = f"not a regular expression: {error}"
+    if pattern is None or problem:
         raise RecipeError(
-            f"--group {text}: give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one pair of "
-            "parentheses around what names the group, as in _g(\\d+)_"
+            f"--group {text}: {problem}; give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one "
+            "pair of parentheses around the name of the group, as in _g(\\d+)_"
         )
     return pattern
 
@@ -182,8 +187,8 @@ def _matched_group(path: Path, pattern: re.Pattern[str], text: str) -> str:
     match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
     if match is None or not match.group(1):
         raise DataError(
-            f"{path}: --group {text} does not match this path; '(\\w+)' takes the first word of a name, "
-            f"'{PATH}REGEX' matches whole paths"
+            f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, and "
+            f"'{PATH}REGEX' matches the path"
         )
     return match.group(1)
 

@@ -22,7 +22,7 @@ from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, heading, notice, silent
 from everest.system.text import counted
-from everest.video.folders import split_folders
+from everest.video.folders import split_folders, videos_under
 from everest.video.reader import probe
 from everest.video.stream import VideoError
 
@@ -67,8 +67,8 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     root, train = (source, None) if source.is_dir() else (source.parent, source.name)
     if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
         raise DataError(
-            f"{source}: fewer than two class folders, and no train.csv; make one folder of videos per class, "
-            "give a list, or give annotated bouts with --annotations"
+            f"{source}: {counted(len(list(videos_under(source))), 'video')}, but no train.csv and fewer than "
+            "two class folders; put each class into a folder of its own, or give a list or --annotations"
         )
     section = data_section(str(root), train=train, pretrain=request.unlabeled)
     if section.get("test") is None:
@@ -91,6 +91,7 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         fix = "check --group, or add videos of other people or places"
         unit, fix = ("recording", "annotate more") if request.annotations else ("group", fix)
         need = "but training and test need 2" if request.folds is None else f"fewer than --folds {fewest}"
+        fix = f"use --folds {groups}, {fix}" if groups >= FEWEST_FOLDS else fix
         raise DataError(f"{request.videos}: only {counted(groups, unit)}, {need}; {fix}")
     for text in videos.notices:
         report(notice(text))
@@ -122,8 +123,8 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
     """Raise DataError for an empty list, and for one class to learn."""
     if not all(lists.values()) or len({sample.labels for sample in lists["train"]}) < 2:
         raise DataError(
-            f"{request.videos}: too few videos or groups to train and test two classes; for the "
-            "rarest class, add videos of other people or places"
+            f"{request.videos}: the rarest class has too few videos or groups to train and test; add "
+            "videos of other people or places"
         )
 
 
@@ -160,7 +161,7 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
         raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
     labels = {label for sample in videos.samples for label in sample.labels}
     if len(labels) < 2:
-        what = "all labels are the same" if labels else "has no labels"
+        what = "all readable videos have the same label" if labels else "has no labels"
         raise DataError(f"{request.videos}: {what}; two classes or more are needed")
     if request.folds is not None and videos.task != "single-label":
         raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")

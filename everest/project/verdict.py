@@ -77,7 +77,7 @@ def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | Non
     sign = 1 if METRICS[name].higher else -1
     more = LABEL_MORE
     if possible_folds is not None:
-        more = f"test on all videos with --folds {possible_folds} and another --output"
+        more = f"test on all videos with --folds {possible_folds} and a new --output"
     simple, answer = result["chance"], "guessing"
     if result["majority"] is not None:
         simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"
@@ -94,7 +94,7 @@ def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | Non
             return f"no better than {small}, but {of} are too few to tell: {more}"
         return f"no better than {small}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if interval is None:
-        return f"no interval, because the test has one group: {more}"
+        return f"no interval: the test has only one group; {more}"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
         return f"the interval includes {answer}, so the test cannot tell: {more}"
     return None

@@ -109,7 +109,8 @@ def unit_rows(features: NDArray[Any]) -> Floats:
 def read_feature_file(path: Path) -> FeatureFile:
     """Read a `.safetensors` file of `everest extract --features video`."""
     if path.suffix.lower() != SUFFIX or not path.is_file():
-        raise DataError(f"{path}: no {SUFFIX} file of features; {FIX} --output F{SUFFIX}")
+        problem = f"not a {SUFFIX} file of features" if path.exists() else "no such file"
+        raise DataError(f"{path}: {problem}; {FIX} --output F{SUFFIX}")
     with reading_own(path, fix=FIX, error=DataError):
         with open_safetensors(path) as file:
             texts = file.metadata() or {}

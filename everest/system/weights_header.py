@@ -92,7 +92,7 @@ def open_safetensors(path: Path, *, framework: Literal["np", "pt"] = "np") -> It
         with safe_open(path, framework=framework) as file:
             yield file
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a whole safetensors file ({shown(error)})") from error
+        raise CheckpointError(f"{path}: not a safetensors file, or a damaged one ({shown(error)})") from error
     except OSError as error:
         reason = error.strerror or "the file cannot be opened; check its permissions and the disk"
         raise EnvironmentProblem(f"cannot read {path}: {reason}") from error

@@ -46,19 +46,19 @@ def as_data_error(path: Location) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def refuse_video(file: Location, *, fix: str = "name a list or a folder of videos") -> None:
+def refuse_video(file: Location, *, expected: str = "a list or a folder of videos") -> None:
     """Raise DataError if a file that will be read as a text is no regular file, or is a video.
 
     A video is known by its suffix or its first bytes; a pipe or a device may have no end.
     """
     if isinstance(file, Path) and file.exists() and not file.is_file():
-        raise DataError(f"{file}: not a regular file; {fix}")
-    is_video = file.suffix.lower() in VIDEO_SUFFIXES
-    if isinstance(file, Path) and file.is_file() and not is_video:
+        raise DataError(f"{file}: expected {expected}, not a folder, pipe or device")
+    problem = f"file that ends in {file.suffix}" if file.suffix.lower() in VIDEO_SUFFIXES else None
+    if isinstance(file, Path) and file.is_file() and problem is None:
         with as_data_error(file), file.open("rb") as content:
-            is_video = _VIDEO_HEAD.match(content.read(16)) is not None
-    if is_video:
-        raise DataError(f"{file}: a video, where a text file is expected; {fix}")
+            problem = "video" if _VIDEO_HEAD.match(content.read(16)) else None
+    if problem is not None:
+        raise DataError(f"{file}: expected {expected}, not a {problem}")
 
 
 def missing(location: Location, kind: str = "list or folder") -> str:

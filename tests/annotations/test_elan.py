@@ -146,7 +146,7 @@ def test_the_tiers_without_a_parent_have_bouts(tmp_path: Path, origin: str, late
         ("<ANNOTATION_DOCUMENT>", "not XML: no element found"),
         (EAF.replace("{origin}", "").replace(' TIME_VALUE="1250"', ""), "the annotation a1 has no time"),
         (EAF.replace("{origin}", "").replace('TIME_SLOT_ID="ts1"', 'TIME_SLOT_ID="t"'), "'ts1' is missing"),
-        (EAF.replace("{origin}", "").replace('"1250"', '"100"'), "0.5 to 0.1 seconds is no interval"),
+        (EAF.replace("{origin}", "").replace('"1250"', '"100"'), "starts at 0.5 s and ends at 0.1 s"),
     ],
 )
 def test_a_damaged_or_dangerous_file_is_refused_in_one_line(tmp_path: Path, text: str, message: str):

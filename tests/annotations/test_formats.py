@@ -145,12 +145,12 @@ def of_segment(segment: list) -> dict:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", {"images": []}, "unknown kind of annotations; everest reads csv, boris, boris-table, "),
-        ("a.csv", "path,label\na.mp4,1\n", "unknown kind of annotations; everest reads"),
+        ("a.json", {"images": []}, "not annotations of a known kind (csv, boris, boris-table, "),
+        ("a.csv", "path,label\na.mp4,1\n", "a csv table needs the columns video,start,end,label"),
         ("a.json", "[1, 2", "a.json: cannot be read as annotations: damaged JSON: Expecting ',' delimiter"),
         ("a.csv", f"{HEADER}\na.mp4,1\n", "line 2: it has 2 fields, and the header 4"),
         ("a.csv", f"{HEADER}\na.mp4,x,2,run\n", "line 2: 'x' is no number"),
-        ("a.csv", f"{HEADER}\na.mp4,2,1,run\n", "line 2: a.mp4, run: 2.0 to 1.0 seconds is no interval"),
+        ("a.csv", f"{HEADER}\na.mp4,2,1,run\n", "line 2: the bout 'run' of a.mp4 starts at 2.0 s and ends "),
         ("a.csv", f"{HEADER}\na.mp4,0,1,sit\n,1,2,sit\n", "line 3: it names no video"),
         ("a.csv", f"{HEADER},origin\na.mp4,0,1,run,me\n", "line 2: the origin is 'me' and not one of"),
         ("a.json", [{"annotations": [], "data": {"text": "x"}}], "task 1 names no video"),
@@ -221,7 +221,7 @@ def test_missing_files_and_other_encodings_are_named(tmp_path: Path):
             read_annotations(tmp_path / name)
     os.mkfifo(tmp_path / "pipe.csv")
     for path in (tmp_path, tmp_path / "pipe.csv"):
-        with pytest.raises(DataError, match="not a regular file"):
+        with pytest.raises(DataError, match="expected a file of annotations, not a folder"):
             read_annotations(path)
 
 

@@ -108,8 +108,8 @@ def test_runs_that_cannot_be_drawn_are_reported(tmp_path: Path):
     damaged = make_run(tmp_path / "damaged", logged=2)
     append(damaged, "no row\n")
     for run, x, message in (
-        (tmp_path, "steps", "no run folder"),
-        (tmp_path / "missing", "steps", "no run folder"),
+        (tmp_path, "steps", "not a run folder"),
+        (tmp_path / "missing", "steps", "not a run folder"),
         (empty, "steps", "no step in metrics.jsonl"),
         (no_speed, "hours", "has no clips_per_second"),
         (make_run(tmp_path / "unsaved", logged=2), "gflops", "no transformer in model.safetensors yet"),

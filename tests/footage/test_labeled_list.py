@@ -70,7 +70,7 @@ def test_bouts_that_overlap_make_a_list_of_several_classes(windows: list, bouts:
 @pytest.mark.parametrize(
     ("lines", "options", "code", "message"),
     [
-        ("clip9.mp4,0,1,walk", [], 4, "bouts.csv: has no bout of these videos; it names clip9.mp4"),
+        ("clip9.mp4,0,1,walk", [], 4, "bouts.csv: annotates none of these videos; it names clip9.mp4"),
         ("clip0,0,1,walk", ["--task", "regression"], 2, "--task regression: bouts have classes"),
         ("clip0,0,x,walk", [], 4, "cannot be read as csv"),
     ],
@@ -89,7 +89,7 @@ def test_labels_of_a_person_replace_predicted_ones_of_another_file(windows: list
     )
     shown = called(*windows, "--labels", predicted, "-o", output)
     assert "left out, predicted bouts of videos that a person has labeled:" in shown.stderr
-    assert "2 predicted bouts that nobody has corrected are used as labels, too" in shown.stderr
+    assert "2 predicted bouts that nobody corrected are also used as labels" in shown.stderr
     assert "clip0.mp4" in shown.stderr
     rows = list(csv.DictReader(output.read_text().splitlines()))
     labels = [(row["group"], row["label"]) for row in rows]

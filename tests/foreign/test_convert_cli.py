@@ -203,11 +203,11 @@ BROKEN: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "no weights": ("x.pth", lambda p: torch.save({"epoch": 3}, p), "no weights in it"),
     "pointer": ("x.bin", write(LFS), "download or copy it again"),
     "web page": ("x.pt", write("<!doctype html><title>Sign in"), "download or copy it again"),
-    "pointer of safetensors": ("x.safetensors", write(LFS), "not a whole safetensors file"),
+    "pointer of safetensors": ("x.safetensors", write(LFS), "not a safetensors file, or a damaged one"),
     "cut safetensors": (
         "x.safetensors",
         lambda p: (save_file(TENSORS, p), cut(p, 9000)),
-        "not a whole safetensors file",
+        "not a safetensors file, or a damaged one",
     ),
     "other model": ("x.safetensors", save({"w": torch.ones(2)}), "not a checkpoint of a known family"),
     "other suffix": ("x.onnx", write("x"), "what can be read: .safetensors, .pth"),

@@ -71,8 +71,8 @@ def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_f
     command = ["timeline", clip_files / "clip1.mp4", "-q", "--truth", tmp_path / "t.csv"]
     for lines, message in (
         ("clip1.mp4,0,x,0\n", "t.csv: cannot be read as csv: line 2: 'x' is no number"),
-        ("clip1.mp4,2,1,0\n", "clip1.mp4, 0: 2.0 to 1.0 seconds is no interval"),
-        ("clip9.mp4,0,1,0\n", "t.csv: has no bout of these videos; it names clip9.mp4"),
+        ("clip1.mp4,2,1,0\n", "the bout '0' of clip1.mp4 starts at 2.0 s and ends at 1.0 s"),
+        ("clip9.mp4,0,1,0\n", "t.csv: annotates none of these videos; it names clip9.mp4"),
         ("clip1.mp4,0,1,walk\n", "the annotations have no class of the model: 'walk'; known: 0, 1"),
     ):
         (tmp_path / "t.csv").write_text(f"video,start,end,label\n{lines}")

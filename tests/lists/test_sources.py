@@ -68,7 +68,7 @@ def test_a_video_that_is_not_below_the_root_is_named(recipe, tmp_path, clip_file
         ("clip0.mp4 0\nclip9.mp4 1\n", f":2: no file {root}/clip9.mp4\n"),
         (
             "clip9.mp4 1\n",
-            f": none of its 1 videos was found, for example {root}/clip9.mp4; paths are relative to {root}",
+            f": none of its videos were found, for example {root}/clip9.mp4; paths are relative to {root}",
         ),
     ):
         (lists / "some.csv").write_text(rows)

@@ -183,12 +183,12 @@ def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, t
 
 def test_a_video_in_place_of_a_list_and_one_without_a_class_are_named(clip_files: Path, tmp_path: Path):
     shutil.copy(clip_files / "clip0.mp4", tmp_path / "list.csv")
-    for file in (clip_files / "clip0.mp4", tmp_path / "list.csv"):
+    for file, what in ((clip_files / "clip0.mp4", "file that ends"), (tmp_path / "list.csv", "video")):
         for command in (["check"], ["stats"], ["split", "-o", tmp_path / "lists"]):
             message = refused(f"prepare {command[0]}", file, *command[1:], code=4)
-            assert f"{file}: a video, where a text file is expected; name a list or a folder" in message
+            assert f"{file}: expected a list or a folder of videos, not a {what}" in message
         message = refused("prepare annotations", file, code=4)
-        assert f"{file}: a video, where a text file is expected; name a file of annotations" in message
+        assert f"{file}: expected a file of annotations, not a {what}" in message
     put(clip_files, tmp_path / "all" / "run", tmp_path / "all" / "walk")
     shutil.copy(clip_files / "clip3.mp4", tmp_path / "all" / "loose.mp4")
     shown = checked(tmp_path / "all", "-o", tmp_path / "out")
@@ -307,7 +307,7 @@ def test_commands_that_read_this_machine_only_say_so_of_a_url(arguments: tuple[s
         ([], 2, "nothing to check: give a list or a folder, or --recipe"),
         (["none.csv"], 4, "none.csv: no such list or folder"),
         (["--recipe", "custom", "--set", "data.train=null", "--set", "data.test=null"], 2, "names no list"),
-        (["empty"], 4, "empty: no videos in it"),
+        (["empty"], 4, "empty: contains no videos"),
         (["train.index.json"], 4, "an index of shards; name the list or folder that they were made from"),
         (["train.csv", "--set", "data.frames=2"], 2, "--set needs --recipe"),
         (["train.csv", "-o", "train.csv/x"], 5, "cannot write"),

@@ -244,7 +244,7 @@ def test_the_wrong_value_of_an_index_is_named(recipe, cache, tmp_path, key, valu
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        (None, "--variants': Input should be less than or equal to 10000"),
+        (None, "--variants': must be at most 10000"),
         ("pretrain.target.space=soft", "pretrain.target.cache: has codes, not the vectors before rounding"),
         (
             "pretrain={target: {kind: pixels}, selection: {score: random}}",

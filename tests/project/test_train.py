@@ -111,7 +111,7 @@ def test_a_project_of_another_request_is_refused_until_it_is_replaced(class_fold
     message = refused("train", class_folders, "-o", trained, *FEW, code=2)
     assert 'group ("(p\\\\d)_", now null); choose another folder, or use --overwrite' in message
     wrong = ["--group", "(x)", "--overwrite", *FEW]
-    assert "does not match this path" in refused("train", class_folders, "-o", trained, *wrong, code=4)
+    assert "does not match; " in refused("train", class_folders, "-o", trained, *wrong, code=4)
     assert (trained / "result.json").read_bytes() == before
     copy = shutil.copytree(trained, trained.with_name("copy"))
     notes = [copy / name / "notes.txt" for name in ("", "finetune", "lists", "report")]
@@ -167,17 +167,17 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     shutil.copytree(class_folders / "down", one / "down")
     (tmp_path / "empty").mkdir()
     output = ["-o", tmp_path / "project"]
-    for source in (one, tmp_path / "empty"):
-        assert "fewer than two class folders, and no train.csv" in refused("train", source, *output, code=4)
+    for source, found in ((one, "one: 8 videos, but no train.csv"), (tmp_path / "empty", "empty: 0 videos")):
+        assert found in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
     grouped = ["train", class_folders, *output, "--group", "(p)"]
     assert "only 1 group, but training and test need 2" in refused(*grouped, code=4)
     assert "1 group, fewer than --folds 3; check" in refused(*grouped, "--folds", 3, code=4)
     (one / "list.csv").write_text("down/p0_0.mp4 down\ndown/p1_1.mp4 down\n")
-    assert "all labels are the same" in refused("train", one / "list.csv", *output, code=4)
+    assert "all readable videos have the same label" in refused("train", one / "list.csv", *output, code=4)
     few = tmp_path.parent / "few.csv"  # the test list needs one of two videos
     few.write_text("".join(f"{class_folders}/{name}/p0_0.mp4 {name}\n" for name in ("down", "right")))
-    assert "too few videos or groups" in refused("train", few, *output, code=4)
+    assert "the rarest class has too few videos" in refused("train", few, *output, code=4)
     assert "inside of the input" in refused("train", class_folders, "-o", class_folders / "project", code=2)
     assert "contains" in refused("train", class_folders, "-o", class_folders.parent, code=2)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "empty", one]
@@ -225,7 +225,7 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
     other = tmp_path / "other.csv"
     other.write_text("video,start,end,label\nz.mp4,0,1,down\n")
     message = refused("train", recordings, "--annotations", other, "-o", tmp_path / "other", code=4)
-    assert "has no bout of these videos; it names z.mp4" in message
+    assert "annotates none of these videos; it names z.mp4" in message
     assert not (tmp_path / "other").exists()
     bouts.write_text(f"{bouts.read_text()}r0.mp4,5.5,6,down\n")
     assert f"{bouts}: has changed since the project" in refused(*command, code=2)
@@ -335,16 +335,16 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     for result, sentence in (
         (RESULT | {"top1": 60.0}, "always predicting 'run' (60.0 %)"),
         (RESULT | {"top1": 70.0}, "a linear model on small images (70.0 %)"),
-        (RESULT | {"top1": 70.0, "groups": 2}, "test on all videos with --folds 5 and another --output"),
+        (RESULT | {"top1": 70.0, "groups": 2}, "test on all videos with --folds 5 and a new --output"),
         (RESULT | {"interval": [59.0, 99.0]}, "the interval includes"),
         (
             RESULT | {"interval": None},
-            "the test has one group: test on all videos with --folds 5 and another --output",
+            "the test has only one group; test on all videos with --folds 5 and a new --output",
         ),
         (numbers | {"mae": 2.0}, "no better than guessing (2): label"),
     ):
         assert sentence in str(judge(result, possible_folds=5))
-    assert "one group: label videos of more groups" in str(
+    assert "one group; label videos of more groups" in str(
         judge(RESULT | {"interval": None}, possible_folds=None)
     )
 

@@ -93,7 +93,7 @@ def test_only_files_with_a_vector_a_row_are_searched(tmp_path: Path):
     path = write_features(tmp_path / "f.safetensors", np.ones((1, 2, 3)), ["a"])
     message = refused("search", "a", "--features", path, code=4)
     assert "its features are (1, 2, 3), not one vector a row" in message
-    assert "no .safetensors file of features" in refused("search", "a", "--features", __file__, code=4)
+    assert "not a .safetensors file of features" in refused("search", "a", "--features", __file__, code=4)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def check(
     sources: list[Path] | None = argument(
         "SOURCE…", "Lists or folders, the training list first.", None, parser=local_path
     ),
-    recipe: str | None = option("--recipe -r R", "Recipe with the lists, classes and clips."),
+    recipe: str | None = option("--recipe -r R", "Recipe with the lists and classes."),
     data: Path | None = o.LOCAL_ROOT,
     overrides: list[str] | None = o.OVERRIDES,
     task: Task | None = o.TASK,
@@ -40,7 +40,7 @@ def check(
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
 ) -> None:
-    """Check labels, decode every video, find short ones and duplicates; exit code 4 on failure.
+    """Check labels, decode every video, find duplicates; exit code 4 on failure.
 
     A stopped check resumes when the same command is repeated.
 
@@ -62,8 +62,6 @@ def check(
     with Display(quiet=quiet) as display:
         document = check_lists(
             chosen.lists,
-            span=chosen.span,
-            fps=chosen.fps,
             apart=chosen.apart,
             journal=journal,
             workers=num_cores(),
@@ -77,7 +75,7 @@ def check(
     if as_json:
         print_json(document)
     else:
-        _print_check(document, chosen)
+        _print_check(document)
     exit_if_failed(bad or document["leaks"])  # copies within one list are only reported
 
 
@@ -87,8 +85,6 @@ class _Chosen:
 
     lists: dict[str, SampleList]  # by name, the training list first
     paths: list[Path]  # of the lists
-    span: int | None = None  # frames from the first to the last of the longest clip
-    fps: float | None = None  # that `span` counts (data.fps)
     apart: str | None = None  # the list for pre-training, which may repeat other lists
 
 
@@ -138,17 +134,10 @@ def _read_lists(
             classes = Classes.of(lists[key], section)
     if not lists:
         raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
-    stages = (settings.pretrain, settings.finetune)  # only dense sampling skips frames
-    return _Chosen(
-        lists=lists,
-        paths=[root / path for path in paths],
-        span=section.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages),
-        fps=section.fps,
-        apart="pretrain",
-    )
+    return _Chosen(lists=lists, paths=[root / path for path in paths], apart="pretrain")
 
 
-def _print_check(document: dict[str, Any], chosen: _Chosen) -> None:
+def _print_check(document: dict[str, Any]) -> None:
     from everest.prepare.check import RARE
 
     checked = counted(document["checked"], "video")
@@ -171,9 +160,6 @@ def _print_check(document: dict[str, Any], chosen: _Chosen) -> None:
             for row in document["duplicates"]
             if row["leak"] == leak
         ]
-    rate = "" if chosen.fps is None else f" at {chosen.fps:g} per second"
-    title = f"shorter than a clip of {chosen.span} frames{rate}; some frames are repeated"
-    problems[title] = [f"{row['path']}: {row['frames']} frames" for row in document["short"]]
     for title, lines in problems.items():
         if lines:
             typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:SHOWN]]))

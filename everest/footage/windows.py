@@ -295,6 +295,6 @@ def _candidates(
         windows=np.stack([starts, ends], axis=1)[listed],
         scores=scores,
         unscored=int((intact & ~listed).sum()),
-        end=end if damage is None and sample.video_id == sample.path else None,
+        end=end if damage is None and not sample.is_segment else None,
     )
     return candidates, problems

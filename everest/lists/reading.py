@@ -7,7 +7,6 @@ A folder of images counts as a video.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -252,9 +251,10 @@ def refuse_split_folders(folder: Location) -> None:
     """Raise DataError if a folder has subfolders named train, val or test, which are no classes."""
     splits = split_folders(folder)
     if splits:
+        names = sorted(splits.values())
         raise DataError(
-            f"{folder}: its folders {', '.join(sorted(splits.values()))} are lists, not classes; `everest "
-            f"prepare index {shlex.quote(str(folder))}` writes these lists"
+            f"{folder}: its folders {', '.join(names)} are lists, not classes; name one of them, such as "
+            f"{folder / names[0]}"
         )
 
 

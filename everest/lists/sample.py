@@ -42,6 +42,11 @@ class Sample:
         return self.member or parse_location(self.path)
 
     @property
+    def is_segment(self) -> bool:
+        """Whether the sample is a part of its video."""
+        return (self.start, self.end, self.start_frame, self.end_frame) != (None,) * 4
+
+    @property
     def source(self) -> str:
         """The group, else the path: samples of one source look alike, such as the segments of a file."""
         return self.path if self.group is None else self.group
@@ -58,7 +63,7 @@ class Sample:
     @property
     def video_id(self) -> str:
         """Identifies the sample in results; `of_video_id` reads it."""
-        if (self.start, self.end, self.start_frame, self.end_frame) == (None,) * 4:
+        if not self.is_segment:
             return self.path
         if self.start is None and self.end is None:
             return f"{self.path}#{self.start_frame or 0}-{self.end_frame or ''}"
@@ -80,7 +85,7 @@ class ListSize:
             samples=len(samples),
             videos=len({sample.path for sample in samples}),
             groups=len({sample.source for sample in samples}),
-            are_windows=any(sample.video_id != sample.path for sample in samples),
+            are_windows=any(sample.is_segment for sample in samples),
         )
 
     @property

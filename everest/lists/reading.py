@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
-from everest.errors import DataError, RecipeError, did_you_mean, first_names, shown
+from everest.errors import DataError, RecipeError, did_you_mean, first_names, one_per_line, shown
 from everest.lists.labels import (
     JOINED_BY,
     SEVERAL,
@@ -37,8 +36,6 @@ from everest.video.folders import (
     videos_by_subfolder,
     videos_under,
 )
-
-SHOWN: Final = 5  # problems that a message shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +335,6 @@ def _absent(videos: dict[str, Location]) -> dict[str, str]:
 
 
 def _refuse(problems: Sequence[str]) -> None:
-    """Raise DataError if there are problems: the first of them, and their number if there are more."""
-    more = [f"… {len(problems)} problems in all"] if len(problems) > SHOWN else []
+    """Raise DataError if there are problems, with the first of them."""
     if problems:
-        raise DataError("\n".join([*problems[:SHOWN], *more]))
+        raise DataError(one_per_line(problems))

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from everest.errors import DataError, RecipeError, did_you_mean
+from everest.errors import DataError, RecipeError, did_you_mean, shown
 from everest.system.storage import Location
 from everest.system.text import counted
 from everest.video.folders import as_data_error, refuse_video
@@ -36,7 +36,6 @@ PATH_NAMES: Final = frozenset(
 CLASS_NAMES: Final = frozenset(
     {"class", "class_name", "classname", "category", "action", "activity", "behavior", "behaviour"}
 )
-LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
 # With the characters to strip from a line (None: all white space): a tab at its end may end an empty cell.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
 _OF_SHEETS: Final = (";", " ")  # where a comma separates decimals; for a list with a header only
@@ -110,9 +109,8 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
 
 
 def quoted(line: str) -> str:
-    """Returns a line in quotes for a message, shortened if it is long."""
-    line = line.strip()
-    return f"'{line}'" if len(line) <= LONGEST_SHOWN else f"'{line[:LONGEST_SHOWN]}…'"
+    """Returns a line in quotes for a message, without its middle if it is long."""
+    return f"'{shown(line.strip())}'"
 
 
 def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,20 +48,20 @@ def check(
     from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_lists
 
-    chosen = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
-    say(*(listed.notice for listed in chosen.lists.values() if listed.notice is not None))
-    folder = root_of(chosen.paths[0], output)
+    lists, paths = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
+    say(*(samples.notice for samples in lists.values() if samples.notice is not None))
+    folder = root_of(paths[0], output)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     # Before hours of work: check that the output can be written.
-    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=chosen.paths)
+    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=paths)
     try:
         check_writable(bad_videos)
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{error}; name another folder by --output") from error
     with Display(quiet=quiet) as display:
         document = check_lists(
-            chosen.lists,
-            apart=chosen.apart,
+            lists,
+            apart=None if recipe is None else "pretrain",
             journal=journal,
             workers=num_cores(),
             limit=limit,
@@ -79,15 +78,6 @@ def check(
     exit_if_failed(bad or document["leaks"])  # copies within one list are only reported
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    """The lists and folders to check, from the arguments or a recipe."""
-
-    lists: dict[str, SampleList]  # by name, the training list first
-    paths: list[Path]  # of the lists
-    apart: str | None = None  # the list for pre-training, which may repeat other lists
-
-
 def _read_lists(
     sources: list[Path],
     recipe: str | None,
@@ -95,8 +85,12 @@ def _read_lists(
     data: Path | None,
     task: Task | None,
     overrides: list[str] | None,
-) -> _Chosen:
-    """Read the named lists and folders, or the lists of a recipe as its stages read them."""
+) -> tuple[dict[str, SampleList], list[Path]]:
+    """Read the named lists and folders, or the lists of a recipe as its stages read them.
+
+    Returns:
+        The lists by name, the training list first, and their paths.
+    """
     from everest.config.recipe import recipe_for_run
     from everest.lists.classes import Classes
     from everest.lists.reading import read_labeled
@@ -120,7 +114,7 @@ def _read_lists(
                 heads = {"task": listed.task, "heads": listed.heads, "of_model": True}
                 known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
             lists[str(source)] = listed
-        return _Chosen(lists=lists, paths=sources)
+        return lists, sources
     settings = recipe_for_run(recipe, data=data, overrides=overrides)
     section, classes = settings.data, None
     root, paths = local_path(section.root), []
@@ -134,7 +128,7 @@ def _read_lists(
             classes = Classes.of(lists[key], section)
     if not lists:
         raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
-    return _Chosen(lists=lists, paths=[root / path for path in paths], apart="pretrain")
+    return lists, [root / path for path in paths]
 
 
 def _print_check(document: dict[str, Any]) -> None:

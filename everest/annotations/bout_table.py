@@ -54,9 +54,9 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """A comma-separated table; times are the shortest decimals that are read back as the same numbers."""
-    every = [bout for video_bouts in bouts.values() for bout in video_bouts]
-    columns = [*COLUMNS, "origin", *(["subject"] if any(bout.subject for bout in every) else [])]
+    all_bouts = [bout for video_bouts in bouts.values() for bout in video_bouts]
+    columns = [*COLUMNS, "origin", *(["subject"] if any(bout.subject for bout in all_bouts) else [])]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([columns, *([getattr(bout, name) for name in columns] for bout in every)])
+    writer.writerows([columns, *([getattr(bout, name) for name in columns] for bout in all_bouts)])
     return text.getvalue()

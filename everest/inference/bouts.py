@@ -159,8 +159,9 @@ def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: flo
         lasting = first + np.flatnonzero(is_lasting[first:after])
         for window in range(first, after) if len(lasting) else ():
             place = int(np.searchsorted(lasting, window))
-            near = lasting[max(place - 1, 0) : place + 1]  # before and after, or the window itself
-            replaced[window] = classes[min(near, key=lambda other: abs(centers[other] - centers[window]))]
+            neighbors = lasting[max(place - 1, 0) : place + 1]  # before and after, or the window itself
+            nearest = min(neighbors, key=lambda neighbor: abs(centers[neighbor] - centers[window]))
+            replaced[window] = classes[nearest]
     return replaced
 
 

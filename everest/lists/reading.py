@@ -20,9 +20,9 @@ from everest.lists.labels import (
     LabelRules,
     column_of,
     find_task,
-    found_notice,
     is_integer,
     is_number_like,
+    task_notice,
 )
 from everest.lists.sample import Sample, sample_of_row
 from everest.lists.shards import find_index, read_index, refuse_shards
@@ -125,16 +125,16 @@ def read_labeled(
         if class_column is not None or group_column is not None:
             raise RecipeError(f"{source}: a folder, which has no columns")
         refuse_split_folders(source)
-        found, header = task or "single-label", None
+        label_task, header = task or "single-label", None
         labeled = any(videos_by_subfolder(source).values())
     else:
         heads = heads or _heads_of_columns(source, rows, task=task, class_names=class_names)
-        found, header = task or find_task(rows, names=class_names or ()), rows[0].header
+        label_task, header = task or find_task(rows, names=class_names or ()), rows[0].header
         labeled = header.has_classes if header else "label" in rows[0].values
-    heads = heads or (Head(task=found, outputs=0),)
+    heads = heads or (Head(task=label_task, outputs=0),)
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
     data = _checked(source, rows, root, rules if labeled else None, may_miss=may_miss)
-    notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
+    notices = [data.notice, None if task or heads[0].name else task_notice(source, label_task)]
     if header is not None and (problem := header.no_classes(source)):
         notices.append(f"{problem}; read without labels")
     return replace(data, notice="\n".join(filter(None, notices)) or None)
@@ -308,7 +308,7 @@ def _samples_of_list(
             f"relative to {root}; give their folder with --data DIR, or move the list into it"
         )
     if not may_miss:
-        _refuse([f"{row.where}: {absent[x.path]}" for row, x in listed if x.path in absent])
+        _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])
     return tuple(samples)
 
 

@@ -52,12 +52,12 @@ class Sample:
         return self.path if self.group is None else self.group
 
     @classmethod
-    def of_video_id(cls, name: str) -> Sample:
+    def of_video_id(cls, video_id: str) -> Sample:
         """The sample with a `video_id`, without its labels; of a video in a shard without its bytes."""
-        match = _SEGMENT.fullmatch(name)
+        match = _SEGMENT.fullmatch(video_id)
         if match is None:
-            return cls(path=name)
-        segment: dict[str, Any] = {x: _time(x, match[x]) for x in SEGMENT_COLUMNS if match[x]}
+            return cls(path=video_id)
+        segment: dict[str, Any] = {name: _time(name, match[name]) for name in SEGMENT_COLUMNS if match[name]}
         return cls(path=match["path"], **segment)
 
     @property

@@ -101,12 +101,12 @@ def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) 
         frames: the number of decoded frames.
         losses: of `decode_frames`.
     """
-    known, expected = known_damage(video), probe(video).frames
-    if known is None and frames < expected:
+    damage, expected = known_damage(video), probe(video).frames
+    if damage is None and frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
-    if known is None and losses:
+    if damage is None and losses:
         return f"damaged after {losses[0].frames} frames"
-    return known
+    return damage
 
 
 def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
@@ -158,7 +158,7 @@ def check_lists(
         "leaks": sum(duplicate["leak"] for duplicate in duplicates),
         "task": lists[training].task,
         "classes": classes,
-        "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda x: x["videos"]),
+        "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda row: row["videos"]),
     }
 
 
@@ -172,8 +172,8 @@ def _checked_files(
         return CheckedFile(**values)
 
     with open_journal(journal_file, entry=entry, fix=fix, restart=restart) as journal:
-        known = {file.path: file for file in journal.entries}
-        results = {path: known[path] for path in paths if path in known and known[path].is_current()}
+        checked = {file.path: file for file in journal.entries}
+        results = {path: checked[path] for path in paths if path in checked and checked[path].is_current()}
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
         remaining = [path for path in paths if path not in results]
@@ -210,8 +210,8 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
             name: count_classes(sample.labels[position] for sample in data.samples if sample.labels)
             for name, data in lists.items()
         }
-        known = range(len(first.class_names or ()))
-        for index in sorted(set(known).union(*counts.values())):
+        class_ids = range(len(first.class_names or ()))
+        for index in sorted(set(class_ids).union(*counts.values())):
             title = first.class_names[index] if first.class_names else str(index)
             by_list = {name: count[index] for name, count in counts.items() if count[index]}
             rows.append(

@@ -102,7 +102,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     length = lengths[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, members in by_class.items():
-        motions = [measured[x.path].motion for x in members if x.path in measured]
+        motions = [measured[sample.path].motion for sample in members if sample.path in measured]
         motion = round(fmean(motions), 5) if motions else None
         classes.append({"class": name, "videos": len(members), "motion": motion})
     return {

@@ -109,7 +109,7 @@ def score_timelines(
             report(notice(f"{recording.video}: not scored: no annotations"))
         elif len(recording.starts):
             begin, end = recording.extent
-            gaps = spans_outside(recording.windows.covered, end)
+            gaps = spans_outside(recording.covered, end)
             scored = spans_outside([*gaps, *unscored_spans(true_bouts)], end)
             (predicted,) = by_head.values()
             recording_stretches = _stretches(recording, predicted, true_bouts, scored)
@@ -142,7 +142,7 @@ def _stretches(
     recording: VideoTimeline, predicted: Rows, labeled: Sequence[Bout], scored: Sequence[Span]
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
-    times = recording.windows.times
+    times = recording.times
     true_bouts = [(bout, 0.0) for bout in labeled if bout.label != UNSCORED]
     predicted_bouts = [(bout_of(row), row["probability"]) for row in predicted if is_class(row)]
     stretches = []

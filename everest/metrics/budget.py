@@ -114,7 +114,9 @@ def window_length(
     lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - ROUNDED]
     length = round(max(lengths), 3) if lengths else window
     if length is None:
-        raise RecipeError("--window: needed, because no checked window ends before its recording")
+        raise RecipeError(
+            "--window: give the length; all checked windows end with their recordings and may be shorter"
+        )
     if window is not None and round(window, 3) != round(length, 3):
         raise RecipeError(f"--window {window:g}: the checked windows have {length:g} s; leave it out")
     return length

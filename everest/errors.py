@@ -12,7 +12,7 @@ from typing import Any, Final
 
 MOST_SHOWN: Final = 80  # letters of a value in a message
 MOST_SHOWN_OF_PATH: Final = 300
-MOST_PROBLEMS: Final = 10  # of a recipe; each may list the valid names
+MOST_PROBLEMS: Final = 10  # in a message
 # What to try if the memory of a device or machine is too small for a run.
 LESS_MEMORY: Final = (
     "try a smaller train.micro_batch (between views pretrain.batch_size), train.checkpointing=true or "

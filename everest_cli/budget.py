@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from everest.errors import DataError, RecipeError, first_names
+from everest.errors import DataError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest_cli import options as o
 from everest_cli.options import option, refuse
@@ -44,7 +44,7 @@ def budget(
     """
     from everest.inference.scores import bout_of, check_one_head, is_class
     from everest.inference.timelines import Timelines
-    from everest.metrics.budget import time_budget
+    from everest.metrics.budget import time_budget, window_length
 
     refuse(
         {
@@ -59,37 +59,33 @@ def budget(
         if len(recording.starts):
             (rows,) = bouts.values()
             name = recording.video
-            extents[name] = recording.extent
+            begin, end = recording.extent
+            extents[name] = round(begin, 3), round(end, 3)  # lists have milliseconds
             predicted[name] = [bout_of(row, video=name) for row in rows if is_class(row)]
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
-    labeled, seconds = ({}, None) if checked is None else _read_checked(checked, extents)
+    labeled = {} if checked is None else _read_checked(checked, extents)
     if draw is not None and output is not None:
-        if window is not None and seconds not in (None, window):
-            raise RecipeError(f"--window {window:g}: {checked} has windows of {seconds:g} s; leave it out")
-        length = seconds or window or WINDOW_SECONDS
+        length = window_length(extents, labeled, window) if labeled else round(window or WINDOW_SECONDS, 3)
         inputs = [timeline, *([checked] if checked else [])]
         _draw(draw, extents, labeled, length, seed, output, inputs=inputs, overwrite=overwrite)
         return
-    document = time_budget(extents, predicted, labeled, seconds=seconds)
+    document = time_budget(extents, predicted, labeled, window=window)
     if as_json:
         print_json(document)
     else:
         typer.echo(_text(document), nl=False)
 
 
-def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]]) -> tuple[Bouts, float | None]:
-    """The checked bouts of each recording, and the seconds of a window where the list states them."""
-    from everest.annotations.bout_table import read_window_length
-    from everest.annotations.formats import recognize
+def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]]) -> Bouts:
+    """The checked bouts of each recording."""
     from everest.inference.scores import read_bouts
 
     bouts, unknown = read_bouts(file, extents, keep_windows=True)
     if unknown:
         names = f"{first_names(unknown)}; use the names that --draw wrote"
         raise DataError(f"{file}: names videos that are not in the timeline: {names}")
-    labeled = {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
-    return labeled, read_window_length(file) if recognize(file) == "csv" else None
+    return {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
 
 
 def _draw(
@@ -105,7 +101,7 @@ def _draw(
 ) -> None:
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
-    from everest.annotations.bout_table import COLUMNS, WINDOW
+    from everest.annotations.bout_table import COLUMNS
     from everest.figures.drawing import clip_card, write_page
     from everest.lists.sample import Sample
     from everest.metrics.budget import draw_windows
@@ -115,9 +111,9 @@ def _draw(
     for file in (output, page):
         refuse_inputs(file, inputs, option="--output")
         check_new_file(file, option="--output", overwrite=overwrite)
-    rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN, repr(length)) for each in drawn]
+    rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in drawn]
     known = [
-        (bout.video, repr(bout.start), repr(bout.end), bout.label, repr(length))
+        (bout.video, repr(bout.start), repr(bout.end), bout.label)
         for bouts in checked.values()
         for bout in bouts
     ]
@@ -126,7 +122,7 @@ def _draw(
         for each, row in zip(drawn, rows, strict=True)
     ]
     write_page(page, "figures", "check_page.html", list_file=output.name, cards=cards)
-    write_table(output, [(*COLUMNS, WINDOW), *known, *rows])
+    write_table(output, [COLUMNS, *known, *rows])
     typer.echo(output)
     typer.echo(page)
 

@@ -251,11 +251,11 @@ class LabeledListOptions:
         from everest.system.run_folder import RECIPE
 
         weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
-        own = weights.with_name(RECIPE)
-        if self.recipe is None and not own.is_file():
+        run_recipe = weights.with_name(RECIPE)
+        if self.recipe is None and not run_recipe.is_file():
             raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
         recipe = recipe_for_run(
-            self.recipe or str(own),
+            self.recipe or str(run_recipe),
             data=self.data,
             overrides=self.overrides,
             imports=self.recipe is not None,

@@ -209,7 +209,7 @@ class Display:
                 self._progress.update(self._task, completed=done, total=total, description=text)
         elif done == total or now - self._said_at >= PLAIN_SECONDS:
             self._said_at = now
-            since, before = self._began
-            if done > before:  # the time of a first step is not representative
-                text += f" ETA {timedelta(seconds=round((now - since) / (done - before) * (total - done)))}"
+            start, first = self._began
+            if done > first:  # the time of a first step is not representative
+                text += f" ETA {timedelta(seconds=round((now - start) / (done - first) * (total - done)))}"
             say(text)

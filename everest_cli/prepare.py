@@ -48,8 +48,6 @@ def index(
     lists = ", ".join(f"{name} {count}" for name, count in document["lists"].items())
     classes = f"; {counted(len(result.class_names), 'class')}" if result.class_names else ""
     say(f"{document['layout']}: {lists}{classes}")
-    if result.notice is not None:
-        say(result.notice)
     if document["missing"] or document["extra"]:
         missing = counted(document["missing"], "video")
         say(f"{missing} missing, {document['extra']} in no list: {document['written'][-1]}")

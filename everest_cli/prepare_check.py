@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ def check(
     sources: list[Path] | None = argument(
         "SOURCE…", "Lists or folders, the training list first.", None, parser=local_path
     ),
-    recipe: str | None = option("--recipe -r R", "Recipe with the lists, classes and clips."),
+    recipe: str | None = option("--recipe -r R", "Recipe with the lists and classes."),
     data: Path | None = o.LOCAL_ROOT,
     overrides: list[str] | None = o.OVERRIDES,
     task: Task | None = o.TASK,
@@ -40,7 +39,7 @@ def check(
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,
 ) -> None:
-    """Check labels, decode every video, find short ones and duplicates; exit code 4 on failure.
+    """Check labels, decode every video, find duplicates; exit code 4 on failure.
 
     A stopped check resumes when the same command is repeated.
 
@@ -49,22 +48,20 @@ def check(
     from everest.lists.writing import refuse_existing
     from everest.prepare.check import JOURNAL, check_lists
 
-    chosen = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
-    say(*(listed.notice for listed in chosen.lists.values() if listed.notice is not None))
-    folder = root_of(chosen.paths[0], output)
+    lists, paths = _read_lists(sources or [], recipe, data=data, task=task, overrides=overrides)
+    say(*(samples.notice for samples in lists.values() if samples.notice is not None))
+    folder = root_of(paths[0], output)
     journal, bad_videos = folder / JOURNAL, folder / BAD_VIDEOS
     # Before hours of work: check that the output can be written.
-    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=chosen.paths)
+    refuse_existing([bad_videos], overwrite=overwrite or journal.exists(), read=paths)
     try:
         check_writable(bad_videos)
     except EnvironmentProblem as error:
         raise EnvironmentProblem(f"{error}; name another folder by --output") from error
     with Display(quiet=quiet) as display:
         document = check_lists(
-            chosen.lists,
-            span=chosen.span,
-            fps=chosen.fps,
-            apart=chosen.apart,
+            lists,
+            apart=None if recipe is None else "pretrain",
             journal=journal,
             workers=num_cores(),
             limit=limit,
@@ -77,19 +74,8 @@ def check(
     if as_json:
         print_json(document)
     else:
-        _print_check(document, chosen)
+        _print_check(document)
     exit_if_failed(bad or document["leaks"])  # copies within one list are only reported
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Chosen:
-    """The lists and folders to check, from the arguments or a recipe."""
-
-    lists: dict[str, SampleList]  # by name, the training list first
-    paths: list[Path]  # of the lists
-    span: int | None = None  # frames from the first to the last of the longest clip
-    fps: float | None = None  # that `span` counts (data.fps)
-    apart: str | None = None  # the list for pre-training, which may repeat other lists
 
 
 def _read_lists(
@@ -99,8 +85,12 @@ def _read_lists(
     data: Path | None,
     task: Task | None,
     overrides: list[str] | None,
-) -> _Chosen:
-    """Read the named lists and folders, or the lists of a recipe as its stages read them."""
+) -> tuple[dict[str, SampleList], list[Path]]:
+    """Read the named lists and folders, or the lists of a recipe as its stages read them.
+
+    Returns:
+        The lists by name, the training list first, and their paths.
+    """
     from everest.config.recipe import recipe_for_run
     from everest.lists.classes import Classes
     from everest.lists.reading import read_labeled
@@ -124,7 +114,7 @@ def _read_lists(
                 heads = {"task": listed.task, "heads": listed.heads, "of_model": True}
                 known |= {"class_names": listed.class_names, **(heads if listed.heads else {})}
             lists[str(source)] = listed
-        return _Chosen(lists=lists, paths=sources)
+        return lists, sources
     settings = recipe_for_run(recipe, data=data, overrides=overrides)
     section, classes = settings.data, None
     root, paths = local_path(section.root), []
@@ -138,17 +128,10 @@ def _read_lists(
             classes = Classes.of(lists[key], section)
     if not lists:
         raise RecipeError(f"{recipe}: names no lists; give lists or folders to check")
-    stages = (settings.pretrain, settings.finetune)  # only dense sampling skips frames
-    return _Chosen(
-        lists=lists,
-        paths=[root / path for path in paths],
-        span=section.frames * max(stage.stride if stage.sampling == "dense" else 1 for stage in stages),
-        fps=section.fps,
-        apart="pretrain",
-    )
+    return lists, [root / path for path in paths]
 
 
-def _print_check(document: dict[str, Any], chosen: _Chosen) -> None:
+def _print_check(document: dict[str, Any]) -> None:
     from everest.prepare.check import RARE
 
     checked = counted(document["checked"], "video")
@@ -171,9 +154,6 @@ def _print_check(document: dict[str, Any], chosen: _Chosen) -> None:
             for row in document["duplicates"]
             if row["leak"] == leak
         ]
-    rate = "" if chosen.fps is None else f" at {chosen.fps:g} per second"
-    title = f"shorter than a clip of {chosen.span} frames{rate}; some frames are repeated"
-    problems[title] = [f"{row['path']}: {row['frames']} frames" for row in document["short"]]
     for title, lines in problems.items():
         if lines:
             typer.echo("\n  ".join([f"{title}: {len(lines)}", *lines[:SHOWN]]))

@@ -120,27 +120,27 @@ def convert_annotations(
 
     names = VideoFinder(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
-    found = bouts_of_videos(bouts, names) if videos else VideoBouts(bouts, [], [], {})
-    unscored = [bout for bout in found.bouts if bout.label == UNSCORED]
-    scored = [bout for bout in found.bouts if bout.label != UNSCORED]
+    matched = bouts_of_videos(bouts, names) if videos else VideoBouts(bouts, [], [], {})
+    unscored = [bout for bout in matched.bouts if bout.label == UNSCORED]
+    scored = [bout for bout in matched.bouts if bout.label != UNSCORED]
     lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
     classes = sorted(lengths.items(), key=lambda item: -sum(item[1]))  # the class with the most seconds first
     document: dict[str, Any] = {
-        "videos": len({bout.video for bout in found.bouts}),
+        "videos": len({bout.video for bout in matched.bouts}),
         "bouts": len(scored),
         "classes": {name: {"bouts": len(s), "seconds": round(sum(s), 3)} for name, s in classes},
         "unscored": {
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
         },
-        "unmatched": found.unmatched,
+        "unmatched": matched.unmatched,
         "written": [],
     }
     if kind is not None and output is not None:
-        for file in files_of(output, by_video(found.bouts), kind):
+        for file in files_of(output, by_video(matched.bouts), kind):
             refuse_inputs(file, [*files, *names.videos], option="--output")
             check_new_file(file, option="--output", overwrite=overwrite)
-        written = write_annotations(output, found.bouts, kind, times=found.times)
+        written = write_annotations(output, matched.bouts, kind, times=matched.times)
         document["written"] = [str(file) for file in written]
     say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
     for name, facts in document["classes"].items():
@@ -148,7 +148,7 @@ def convert_annotations(
     if unscored:
         facts = document["unscored"]
         say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    say(*found.notices)
+    say(*matched.notices)
     if as_json:
         print_json(document)
     elif document["written"]:

@@ -120,8 +120,8 @@ def convert(
     if out is not None and not inspect:
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
         refuse_inputs(out, [path, *files, classes], option="--output")
-    own = own_file(path)
-    if own is not None and not inspect:
+    everest_file = own_file(path)
+    if everest_file is not None and not inspect:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
     counts: list[int] = []
     if heads is not None:
@@ -134,7 +134,10 @@ def convert(
         **dict(zip(("heads", "decoder_heads"), counts, strict=False)),
     )
     if inspect or out is None:
-        document = describe_weights(open_model(own)) if own else describe(identify(read_foreign(path), hints))
+        if everest_file is None:
+            document = describe(identify(read_foreign(path), hints))
+        else:
+            document = describe_weights(open_model(everest_file))
         print_result(document, "\n".join(_lines(document)), as_json=as_json)
         return
     names = None if classes is None else read_class_names(classes)

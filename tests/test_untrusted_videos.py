@@ -68,7 +68,6 @@ def test_names_that_are_not_utf_8_are_refused(clip_files: Path, classifier_run: 
     shutil.copy(clip_files / "clip0.mp4", odd)
     recipe, run = small_recipe(tmp_path, clip_files), ["-c", classifier_run, "--gpus", "cpu"]
     for command in (
-        ["prepare index", odd.parent],
         ["prepare split", odd.parent],
         ["predict", *run, odd.parent],
         ["pretrain", "-r", recipe, "--set", f"data.train={odd.parent}"],

@@ -76,11 +76,12 @@ def _observation(where: str, name: str, values: Mapping[str, Any], states: Colle
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """A project with one observation for each video, and a behavior for each class, also without bouts."""
-    every = [bout for each in bouts.values() for bout in each]
-    labels = {bout.label for bout in every}
-    points = labels - {bout.label for bout in every if bout.seconds}
+    all_bouts = [bout for video_bouts in bouts.values() for bout in video_bouts]
+    labels = {bout.label for bout in all_bouts}
+    points = labels - {bout.label for bout in all_bouts if bout.seconds}
     date = datetime.now().isoformat(timespec="seconds")
-    subjects = [EMPTY["subject"] | {"name": name} for name in sorted({bout.subject for bout in every} - {""})]
+    names = sorted({bout.subject for bout in all_bouts} - {""})
+    subjects = [EMPTY["subject"] | {"name": name} for name in names]
     behaviors = [
         EMPTY["behavior"] | {"code": name, "type": POINT if name in points else STATE}
         for name in sorted({*classes, *labels})

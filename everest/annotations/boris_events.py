@@ -92,15 +92,15 @@ class Observation:
                 running = {key: event}
                 break
         for event in running.values():
-            known, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
-            problem = f"'{shown(event.behavior)}' is {known} at {event.time:.3f} s and not {missing}"
+            done, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
+            problem = f"'{shown(event.behavior)}' is {done} at {event.time:.3f} s and not {missing}"
             raise DataError(f"{self.where}: {problem}; {FIX_UNPAIRED}")
 
     def _borders(self, videos: VideoFinder) -> list[float]:
         """When each file begins, and the end of the last, which is infinite if its length is not known."""
         lengths = [
-            times.seconds if known is None and (times := videos.times(name)) is not None else known
-            for name, known in zip(self.media, self.seconds, strict=True)
+            times.seconds if seconds is None and (times := videos.times(name)) is not None else seconds
+            for name, seconds in zip(self.media, self.seconds, strict=True)
         ]
         if None in lengths[:-1]:
             raise DataError(

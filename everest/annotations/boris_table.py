@@ -81,10 +81,10 @@ def _event(cells: Cells) -> Event:
     times = number_in(start), number_in(end)
     if not times[0] <= times[1] <= LONGEST:
         raise ValueError(f"from {times[0]:g} to {times[1]:g} s is no interval; fix it in BORIS")
-    written = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
-    status = next((each for each in STATUSES if each in written), "" if written else "POINT")
+    statuses = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
+    status = next((known for known in STATUSES if known in statuses), "" if statuses else "POINT")
     if not status and not is_bout:
-        raise ValueError(f"the status '{shown(written[-1])}' is not one of {', '.join(STATUSES)}")
+        raise ValueError(f"the status '{shown(statuses[-1])}' is not one of {', '.join(STATUSES)}")
     return Event(
         time=times[0],
         end=times[1] if is_bout or status == "POINT" else None,

@@ -81,8 +81,8 @@ def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     for bout in bouts:
         bouts_of[bout.video].append(bout)
     return {
-        video: sorted(each, key=lambda bout: (bout.start, bout.end, bout.label))
-        for video, each in bouts_of.items()
+        video: sorted(video_bouts, key=lambda bout: (bout.start, bout.end, bout.label))
+        for video, video_bouts in bouts_of.items()
     }
 
 
@@ -101,7 +101,7 @@ def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
     """
     merged: list[Bout] = []
     last: dict[tuple[str, ...], int] = {}  # the place in `merged` of the last bout of a kind
-    for bout in (bout for each in by_video(bouts).values() for bout in each):
+    for bout in (bout for video_bouts in by_video(bouts).values() for bout in video_bouts):
         key = bout.video, bout.label, bout.subject, bout.origin
         place = last.get(key)
         if place is not None and bout.start < merged[place].end:

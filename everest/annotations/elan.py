@@ -66,19 +66,19 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
 
     Classes without bouts have an empty tier.
     """
-    ((video, its_bouts),) = bouts.items()
-    labels = {bout.label for bout in its_bouts}
+    ((video, video_bouts),) = bouts.items()
+    labels = {bout.label for bout in video_bouts}
     tiers: dict[tuple[str, str, str], list[tuple[int, int]]] = defaultdict(list)  # spans in milliseconds
     tiers |= {(name, "", "automated"): [] for name in classes if name not in labels}
-    for bout in merge_overlaps(its_bouts):
+    for bout in merge_overlaps(video_bouts):
         spans = tiers[bout.label, bout.subject, bout.origin]
         start, end = milliseconds(bout)
         if spans:
             start = max(start, spans[-1][1])  # a point event, which lasts 1 ms here, may touch
         if start < end:  # not so for a second point event in the same millisecond
             spans.append((start, end))
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": now, "FORMAT": "3.0", "VERSION": "3.0"})
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": date, "FORMAT": "3.0", "VERSION": "3.0"})
     root.set(_SCHEMA, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
     header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
     url = Path(video).absolute().as_uri() if Path(video).exists() else video

@@ -83,7 +83,8 @@ def read_annotations(
         return bouts
     kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
     for video, drawn in by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN)).items():
-        kept += unscored_bouts(video, [(one.start, one.end) for one in drawn if one.label == CHECKED])
+        checked = [(window.start, window.end) for window in drawn if window.label == CHECKED]
+        kept += unscored_bouts(video, checked)
     return kept
 
 
@@ -107,21 +108,21 @@ def _reason(error: Exception) -> str:
 def recognize(path: Path) -> str:
     """The kind of a file, by its ending, the keys of its JSON or the names of its columns."""
     suffix = path.suffix.lower()
-    for kind, form in FORMATS.items():
-        if suffix and suffix == form.ending:
+    for kind, file_format in FORMATS.items():
+        if suffix and suffix == file_format.ending:
             return kind
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = list(islice(file, LINES_SEARCHED))
     if "".join(lines[:1]).lstrip().startswith(("{", "[")):
         document = read_json(path)
         first = document[0] if isinstance(document, list) and document else document
-        for kind, form in FORMATS.items():
-            if isinstance(first, dict) and any(first.keys() >= keys for keys in form.keys):
+        for kind, file_format in FORMATS.items():
+            if isinstance(first, dict) and any(first.keys() >= keys for keys in file_format.keys):
                 return kind
         lines = []  # of no table
     for cells in (cells_of(line, separator) for line in lines for separator in SEPARATORS):
-        for kind, form in FORMATS.items():
-            if form.has_columns and form.has_columns(cells):
+        for kind, file_format in FORMATS.items():
+            if file_format.has_columns and file_format.has_columns(cells):
                 return kind
     raise DataError(
         f"{path}: not annotations of a known kind ({', '.join(FORMATS)}); a csv table needs the columns "
@@ -131,14 +132,14 @@ def recognize(path: Path) -> str:
 
 def files_of(path: Path, videos: Iterable[str], kind: str) -> dict[Path, list[str]]:
     """The files that `write_annotations` writes, each with its videos."""
-    names, form = list(videos), FORMATS[kind]
+    names, file_format = list(videos), FORMATS[kind]
     if not names:
         raise DataError(f"{path}: there is no bout and no video to write")
-    if not form.is_of_one_video or len(names) == 1:
+    if not file_format.is_of_one_video or len(names) == 1:
         return {path: names}
     files: dict[Path, list[str]] = {}
     for name in names:
-        file = path / f"{stem(name)}{form.ending}"
+        file = path / f"{stem(name)}{file_format.ending}"
         if file in files:
             raise DataError(f"{name} and {files[file][0]}: their files would have the same name, {file.name}")
         files[file] = [name]
@@ -163,14 +164,14 @@ def write_annotations(
     Returns:
         The files.
     """
-    known, write = times or {}, FORMATS[kind].write
+    times, write = times or {}, FORMATS[kind].write
     assert write is not None, kind
-    grouped = {video: list[Bout]() for video in known} | by_video(bouts)
-    for bout in (bout for each in grouped.values() for bout in each):
+    grouped = {video: list[Bout]() for video in times} | by_video(bouts)
+    for bout in (bout for video_bouts in grouped.values() for bout in video_bouts):
         if not bout.label.strip() or not (bout.label + bout.subject).isprintable():
             what = f"the label or subject '{shown(bout.label)}'"
             raise DataError(f"{shown(bout.video)}: {what} is no line of text")
     files = files_of(path, grouped, kind)
     for file, names in files.items():
-        write_text(file, write({name: grouped[name] for name in names}, known, classes))
+        write_text(file, write({name: grouped[name] for name in names}, times, classes))
     return list(files)

@@ -111,11 +111,11 @@ def _columns(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], bool]:
     values[frames] = codes[:, classes]
     unscored = (values == NO_LABEL).any(axis=1)
     is_in = (values == 1) & ~unscored[:, None]
-    found: dict[str, NDArray[np.bool_]] = {}
+    frames_of: dict[str, NDArray[np.bool_]] = {}
     for place, column in zip(classes, is_in.T, strict=True):
-        found[header[place]] = found.get(header[place], False) | column  # columns may have the same name
-    found.pop(BACKGROUND, None)
-    return found | {UNSCORED: found.get(UNSCORED, False) | unscored}, bool(predicted)
+        frames_of[header[place]] = frames_of.get(header[place], False) | column  # equal names are merged
+    frames_of.pop(BACKGROUND, None)
+    return frames_of | {UNSCORED: frames_of.get(UNSCORED, False) | unscored}, bool(predicted)
 
 
 def _frames_of(numbers: Sequence[str]) -> NDArray[np.int64]:

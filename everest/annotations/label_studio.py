@@ -60,11 +60,11 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
 def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the results of a task; in JSON-MIN they are lists next to the video."""
     if "annotations" not in task and "predictions" not in task:
-        yield from (each for values in task.values() if isinstance(values, list) for each in values)
+        yield from (result for values in task.values() if isinstance(values, list) for result in values)
         return
-    finished = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
-    if finished:
-        yield from finished[-1]["result"]
+    annotations = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
+    if annotations:
+        yield from annotations[-1]["result"]
     elif task.get("predictions"):
         yield from ({"origin": "prediction"} | result for result in task["predictions"][-1]["result"])
 

@@ -166,7 +166,8 @@ def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> VideoBouts:
             if bout.label != UNSCORED or bout.start < end
         ]
     notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
-    return VideoBouts([bout for each in by_path.values() for bout in each], unmatched, notices, times)
+    kept = [bout for video_bouts in by_path.values() for bout in video_bouts]
+    return VideoBouts(kept, unmatched, notices, times)
 
 
 def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:

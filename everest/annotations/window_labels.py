@@ -77,13 +77,13 @@ def label_samples(
     window_labels: dict[str, Iterator[ClassSeconds]] = {}
     overlap = False
     for path, windows in by_path.items():
-        spans = [(each.start or 0.0, np.inf if each.end is None else each.end) for each in windows]
+        spans = [(window.start or 0.0, np.inf if window.end is None else window.end) for window in windows]
         # A bout of the background states that nothing happens.
         class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         window_labels[path] = iter(label_windows(spans, class_bouts))
         overlap = overlap or classes_overlap(class_bouts)
     labels = [next(window_labels[sample.path]) for sample in samples]
-    names = sorted({name for each in labels for name in each})
+    names = sorted({name for seconds_of in labels for name in seconds_of})
     for name in names:
         if JOINED_BY in name or name != name.strip() or not name.isprintable():
             raise DataError(
@@ -94,11 +94,11 @@ def label_samples(
         task = MULTI_LABEL if overlap else "single-label"
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
-        chosen = [max(each, key=each.__getitem__, default=BACKGROUND) for each in labels]
+        chosen = [max(seconds_of, key=seconds_of.__getitem__, default=BACKGROUND) for seconds_of in labels]
         names = sorted(set(chosen))
         numbered = [(names.index(name),) for name in chosen]
     else:
-        numbered = [(tuple(names.index(name) for name in each),) for each in labels]
+        numbered = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
     labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
     return labeled, names, task
 

@@ -194,8 +194,6 @@ def write_windows(
     check_new_file(out, option="--output", overwrite=overwrite)
     samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
     refuse_unlistable(samples)
-    if any(sample.member is not None for sample in samples):
-        raise RecipeError("videos in shards have no windows; name the list or folder they were made from")
     result = WindowList(str(out), settings.by)
     bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
     if labeling is not None:
@@ -295,6 +293,6 @@ def _candidates(
         windows=np.stack([starts, ends], axis=1)[listed],
         scores=scores,
         unscored=int((intact & ~listed).sum()),
-        end=end if damage is None and sample.video_id == sample.path else None,
+        end=end if damage is None and not sample.is_segment else None,
     )
     return candidates, problems

@@ -61,12 +61,17 @@ PLAIN: Final = BoutRules()
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class WindowSpans:
-    """The windows of a video, with increasing starts and ends, and the times of its frames."""
+    """The windows of a video or a segment of it, with increasing starts and ends."""
 
     starts: Floats  # (W,) seconds
     ends: Floats  # (W,)
-    times: Floats  # (F,) seconds of each frame of the video
+    borders: Floats  # (F + 1,) seconds between the frames of the video; (1,) of an unreadable one
     frames: tuple[int, int]  # first frame, and the one after the last, of the segment
+
+    @property
+    def times(self) -> Floats:
+        """(F,) seconds of each frame of the video."""
+        return self.borders[:-1]
 
     @cached_property
     def spans(self) -> Floats:
@@ -160,8 +165,9 @@ def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: flo
         lasting = first + np.flatnonzero(is_lasting[first:after])
         for window in range(first, after) if len(lasting) else ():
             place = int(np.searchsorted(lasting, window))
-            near = lasting[max(place - 1, 0) : place + 1]  # before and after, or the window itself
-            replaced[window] = classes[min(near, key=lambda other: abs(centers[other] - centers[window]))]
+            neighbors = lasting[max(place - 1, 0) : place + 1]  # before and after, or the window itself
+            nearest = min(neighbors, key=lambda neighbor: abs(centers[neighbor] - centers[window]))
+            replaced[window] = classes[nearest]
     return replaced
 
 

@@ -142,14 +142,7 @@ def features_of(
     """Compute the features of videos in memory, as `extract` writes them."""
     if level not in LEVELS:
         raise unknown_name("level", level, LEVELS)
-    encoded = compute_over_videos(
-        model,
-        samples,
-        lambda clips: model.encode(clips)._asdict(),
-        batch=batch,
-        workers=workers,
-        report=report,
-    )
+    encoded = compute_over_videos(model, samples, model.encode, batch=batch, workers=workers, report=report)
     pairs = [pair for part in encoded for pair in part]
     skipped = [(sample.video_id, values) for sample, values in pairs if isinstance(values, str)]
     read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, str)]
@@ -200,7 +193,7 @@ def add_rows(
     encoded = compute_over_videos(
         model,
         samples,
-        compute or (lambda clips: model.encode(clips)._asdict()),
+        compute or model.encode,
         batch=batch,
         workers=workers,
         report=report,
@@ -228,9 +221,7 @@ def add_window_rows(
         batch: windows in one forward pass, also of several videos.
     """
     items = window_items(samples, model.views, window=window, step=step, report=report, done=store.entries[:])
-    windows = compute_over_windows(
-        items, lambda clips: model.encode(clips)._asdict(), batch=batch, report=report
-    )
+    windows = compute_over_windows(items, model.encode, batch=batch, report=report)
     for sample, result in windows:
         if isinstance(result, str):
             store.add(sample.video_id, result)

@@ -179,13 +179,13 @@ class OpenedModel:
         return outputs
 
     @torch.inference_mode()
-    def encode(self, clips: Tensor) -> Features:
-        """Map (B, C, T, H, W) uint8 to the output of the encoder, float32 on the CPU, all finite."""
+    def encode(self, clips: Tensor) -> dict[str, Tensor]:
+        """Map (B, C, T, H, W) uint8 to the fields of Features, float32 on the CPU, all finite."""
         with self.accelerator.autocast():
             ids, tokens, pooled = encode(self.module, self._normalized(clips), self.keep)
         features = Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
         require_finite_outputs(features.pooled, source=self.source)
-        return features
+        return features._asdict()
 
     def _normalized(self, clips: Tensor) -> Tensor:
         return self.module.pixels.normalize(clips.to(self.module.device, non_blocking=True))

@@ -130,9 +130,9 @@ def open_row_store(
         if restart:
             for file in (folder / PLAN, folder / SHAPES, *folder.glob("*.bin")):
                 file.unlink(missing_ok=True)
-        known = read_own_json(folder / PLAN, fix=FIX) if journal.entries else saved_plan(folder)
-        if known is not None and known != plan:
-            names = ", ".join(name for name in {**plan, **known} if plan.get(name) != known.get(name))
+        saved = read_own_json(folder / PLAN, fix=FIX) if journal.entries else saved_plan(folder)
+        if saved is not None and saved != plan:
+            names = ", ".join(name for name in {**plan, **saved} if plan.get(name) != saved.get(name))
             raise RecipeError(f"{folder}: its rows were begun with other {names}; undo that change, or {FIX}")
         write_text(folder / PLAN, json.dumps(plan))
         with ExitStack() as files:

@@ -62,18 +62,18 @@ def write_bouts(
         for name in classes.of_head(head)
         if name != BACKGROUND
     ]
-    every: list[Bout] = []
+    all_bouts: list[Bout] = []
     times: dict[str, VideoTimes] = {}
     for video, video_bouts in zip(timelines.videos, bouts, strict=True):
         if video.path in paths and len(video.starts):
-            every += [
+            all_bouts += [
                 bout_of(row, video=video.path, head=head)
                 for head, rows in video_bouts.items()
                 for row in rows
                 if is_class(row)
             ]
             times[video.path] = VideoTimes(borders=video.borders, fps=video.fps)
-    return write_annotations(file, every, kind, times=times, classes=names) if times else []
+    return write_annotations(file, all_bouts, kind, times=times, classes=names) if times else []
 
 
 def is_class(row: dict[str, Any]) -> bool:
@@ -109,7 +109,7 @@ def score_timelines(
             report(notice(f"{recording.video}: not scored: no annotations"))
         elif len(recording.starts):
             begin, end = recording.extent
-            gaps = spans_outside(recording.windows.covered, end)
+            gaps = spans_outside(recording.covered, end)
             scored = spans_outside([*gaps, *unscored_spans(true_bouts)], end)
             (predicted,) = by_head.values()
             recording_stretches = _stretches(recording, predicted, true_bouts, scored)
@@ -127,22 +127,22 @@ def score_timelines(
 def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
     """Refuse annotations that share no class with the model; report the classes that the model lacks."""
     check_one_head(classes.heads, option="--truth")
-    known = classes.of_head(classes.heads[0])
-    every = [bout.label for video_bouts in labeled.values() for bout in video_bouts]
-    used = [label for label in every if label not in (BACKGROUND, UNSCORED)]
-    unknown = {label: used.count(label) for label in used if label not in known}
+    names = classes.of_head(classes.heads[0])
+    labels = [bout.label for video_bouts in labeled.values() for bout in video_bouts]
+    used = [label for label in labels if label not in (BACKGROUND, UNSCORED)]
+    unknown = {label: used.count(label) for label in used if label not in names}
     for label, count in unknown.items():
         report(notice(f"the model has no class '{label}' ({counted(count, 'labeled bout')})"))
     if unknown and len(unknown) == len(set(used)):
         label = next(iter(unknown))
-        raise DataError(f"the annotations have no class of the model: '{label}'{did_you_mean(label, known)}")
+        raise DataError(f"the annotations have no class of the model: '{label}'{did_you_mean(label, names)}")
 
 
 def _stretches(
     recording: VideoTimeline, predicted: Rows, labeled: Sequence[Bout], scored: Sequence[Span]
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
-    times = recording.windows.times
+    times = recording.times
     true_bouts = [(bout, 0.0) for bout in labeled if bout.label != UNSCORED]
     predicted_bouts = [(bout_of(row), row["probability"]) for row in predicted if is_class(row)]
     stretches = []

@@ -49,22 +49,15 @@ class Recording:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class VideoTimeline(Recording):
+class VideoTimeline(Recording, WindowSpans):
     """The outputs of a classifier for the windows of a recording."""
 
-    starts: Floats  # (W,) seconds
-    ends: Floats  # (W,)
     outputs: Floats  # (W, O) float32: probabilities, or numbers
-    borders: Floats  # (F + 1,) seconds between the frames of the file; (1,) of an unreadable one
 
     @property
     def extent(self) -> tuple[float, float]:
         """Start of the first window and end of the last in seconds; there must be a window."""
         return float(self.starts[0]), float(self.ends[-1])
-
-    @property
-    def windows(self) -> WindowSpans:
-        return WindowSpans(starts=self.starts, ends=self.ends, times=self.borders[:-1], frames=self.frames)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,7 +73,7 @@ class Timelines:
         heads, ends = self.classes.heads, np.cumsum([head.outputs for head in self.classes.heads])
         return [
             {
-                head.name: bouts_of_head(video.windows, outputs, head, self.classes.of_head(head), rules)
+                head.name: bouts_of_head(video, outputs, head, self.classes.of_head(head), rules)
                 for head, outputs in zip(heads, np.split(video.outputs, ends[:-1], axis=1), strict=True)
             }
             for video in self.videos

@@ -93,14 +93,14 @@ def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> It
     lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # from each window to the end
     wanted = np.unique(np.stack(needed)).tolist()
     frames = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)
-    held: dict[int, Tensor | None] = {}  # (C, 1, H', W') by number
+    resized: dict[int, Tensor | None] = {}  # (C, 1, H', W') by number
     for ids, oldest in zip(needed, lowest, strict=True):
-        held = {number: frame for number, frame in held.items() if number >= oldest}
-        while ids.max() not in held:
+        resized = {number: frame for number, frame in resized.items() if number >= oldest}
+        while ids.max() not in resized:
             number, frame = next(frames)
-            held[number] = None if frame is None else views.resized(frame[None])
+            resized[number] = None if frame is None else views.resized(frame[None])
         numbers, indices = np.unique(ids, return_inverse=True)
-        shown = [frame for number in numbers.tolist() if (frame := held[number]) is not None]
+        shown = [frame for number in numbers.tolist() if (frame := resized[number]) is not None]
         is_intact = len(shown) == len(numbers)
         yield torch.stack(views.cut(torch.cat(shown, dim=1), indices)) if is_intact else None
 
@@ -123,18 +123,18 @@ def window_items(
     Raises:
         RecipeError: a video of `done` has other windows now, or is unreadable now.
     """
-    at = 0  # number of items passed
+    position = 0  # number of items passed
     for sample in samples:
         try:
             windows = windows_of(sample, views, window=window, step=step)
             for text in repairs(sample.video):
                 report(notice(text))
-            rows = done[at : at + len(windows)]
+            rows = done[position : position + len(windows)]
             passed = list(takewhile(lambda row: row[1] in (None, DAMAGED), rows))
             if any(video != sample.video_id for video, _ in passed):
                 raise _reads_otherwise(sample)
             is_damaged = [reason is not None for _, reason in passed]
-            at += len(passed)
+            position += len(passed)
             problem = rows[len(passed)][1] if len(passed) < len(rows) else None  # it ended the video there
             remaining = windows[len(passed) :] if problem is None else []
             clips = window_clips(sample.video, remaining, views) if remaining else iter(())
@@ -142,7 +142,7 @@ def window_items(
                 yield sample, DAMAGED if clip is None else (current, clip)
                 is_damaged.append(clip is None)
                 report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
-                at += 1
+                position += 1
             is_open = sample.end is None and sample.end_frame is None
             damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
             within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
@@ -150,11 +150,11 @@ def window_items(
             if problem is not None:
                 raise VideoError(sample.video, problem)
         except VideoError as error:
-            if at >= len(done):
+            if position >= len(done):
                 yield sample, error.reason
-            elif done[at][0] != sample.video_id or done[at][1] is None:
+            elif done[position][0] != sample.video_id or done[position][1] is None:
                 raise _reads_otherwise(sample) from error
-            at += 1
+            position += 1
 
 
 def _reads_otherwise(sample: Sample) -> RecipeError:

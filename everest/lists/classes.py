@@ -46,7 +46,7 @@ class Classes:
             used = {label for sample in samples.samples for label in indices(sample.labels[0])}
             count = max(used, default=-1) + 1
             if count > max(FEW_CLASSES, CLASSES_A_USED_ONE * len(used)):
-                path = next(x.path for x in samples.samples if count - 1 in indices(x.labels[0]))
+                path = next(each.path for each in samples.samples if count - 1 in indices(each.labels[0]))
                 raise DataError(
                     f"{path}: label {count - 1} would make {count} classes, of which only {len(used)} "
                     "have a clip; fix the label, or set data.num_classes"
@@ -91,7 +91,7 @@ def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) 
     for position, head in enumerate(classes.heads):
         used = {label for sample in samples for label in indices(sample.labels[position])}
         count = 0 if head.task == "regression" else head.outputs
-        empty += [f"{head.name} {classes.name(x)}".strip() for x in range(count) if x not in used]
+        empty += [f"{head.name} {classes.name(index)}".strip() for index in range(count) if index not in used]
     if not empty:
         return None
     names = first_names([f"'{name}'" for name in empty])

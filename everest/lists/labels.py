@@ -172,7 +172,7 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
     return "single-label"
 
 
-def found_notice(source: object, task: Task) -> str | None:
+def task_notice(source: object, task: Task) -> str | None:
     """Returns a line about a task that was found from the labels; None for single classes."""
     return f"{source}: {_TASK_NOTICES[task]}" if task in _TASK_NOTICES else None
 

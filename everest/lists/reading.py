@@ -7,24 +7,22 @@ A folder of images counts as a video.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
-from everest.errors import DataError, RecipeError, did_you_mean, first_names, shown
+from everest.errors import DataError, RecipeError, did_you_mean, first_names, one_per_line, shown
 from everest.lists.labels import (
     JOINED_BY,
     SEVERAL,
     LabelRules,
     column_of,
     find_task,
-    found_notice,
     is_integer,
     is_number_like,
+    task_notice,
 )
 from everest.lists.sample import Sample, sample_of_row
 from everest.lists.shards import find_index, read_index, refuse_shards
@@ -38,8 +36,6 @@ from everest.video.folders import (
     videos_by_subfolder,
     videos_under,
 )
-
-SHOWN: Final = 5  # problems that a message shows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,16 +125,16 @@ def read_labeled(
         if class_column is not None or group_column is not None:
             raise RecipeError(f"{source}: a folder, which has no columns")
         refuse_split_folders(source)
-        found, header = task or "single-label", None
+        label_task, header = task or "single-label", None
         labeled = any(videos_by_subfolder(source).values())
     else:
         heads = heads or _heads_of_columns(source, rows, task=task, class_names=class_names)
-        found, header = task or find_task(rows, names=class_names or ()), rows[0].header
+        label_task, header = task or find_task(rows, names=class_names or ()), rows[0].header
         labeled = header.has_classes if header else "label" in rows[0].values
-    heads = heads or (Head(task=found, outputs=0),)
+    heads = heads or (Head(task=label_task, outputs=0),)
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
     data = _checked(source, rows, root, rules if labeled else None, may_miss=may_miss)
-    notices = [data.notice, None if task or heads[0].name else found_notice(source, found)]
+    notices = [data.notice, None if task or heads[0].name else task_notice(source, label_task)]
     if header is not None and (problem := header.no_classes(source)):
         notices.append(f"{problem}; read without labels")
     return replace(data, notice="\n".join(filter(None, notices)) or None)
@@ -252,9 +248,10 @@ def refuse_split_folders(folder: Location) -> None:
     """Raise DataError if a folder has subfolders named train, val or test, which are no classes."""
     splits = split_folders(folder)
     if splits:
+        names = sorted(splits.values())
         raise DataError(
-            f"{folder}: its folders {', '.join(sorted(splits.values()))} are lists, not classes; `everest "
-            f"prepare index {shlex.quote(str(folder))}` writes these lists"
+            f"{folder}: its folders {', '.join(names)} are lists, not classes; name one of them, such as "
+            f"{folder / names[0]}"
         )
 
 
@@ -311,7 +308,7 @@ def _samples_of_list(
             f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
         )
     if not may_miss:
-        _refuse([f"{row.where}: {absent[x.path]}" for row, x in listed if x.path in absent])
+        _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])
     return tuple(samples)
 
 
@@ -338,7 +335,6 @@ def _absent(videos: dict[str, Location]) -> dict[str, str]:
 
 
 def _refuse(problems: Sequence[str]) -> None:
-    """Raise DataError if there are problems: the first of them, and their number if there are more."""
-    more = [f"… {len(problems)} problems in all"] if len(problems) > SHOWN else []
+    """Raise DataError if there are problems, with the first of them."""
     if problems:
-        raise DataError("\n".join([*problems[:SHOWN], *more]))
+        raise DataError(one_per_line(problems))

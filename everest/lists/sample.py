@@ -42,23 +42,28 @@ class Sample:
         return self.member or parse_location(self.path)
 
     @property
+    def is_segment(self) -> bool:
+        """Whether the sample is a part of its video."""
+        return (self.start, self.end, self.start_frame, self.end_frame) != (None,) * 4
+
+    @property
     def source(self) -> str:
         """The group, else the path: samples of one source look alike, such as the segments of a file."""
         return self.path if self.group is None else self.group
 
     @classmethod
-    def of_video_id(cls, name: str) -> Sample:
+    def of_video_id(cls, video_id: str) -> Sample:
         """The sample with a `video_id`, without its labels; of a video in a shard without its bytes."""
-        match = _SEGMENT.fullmatch(name)
+        match = _SEGMENT.fullmatch(video_id)
         if match is None:
-            return cls(path=name)
-        segment: dict[str, Any] = {x: _time(x, match[x]) for x in SEGMENT_COLUMNS if match[x]}
+            return cls(path=video_id)
+        segment: dict[str, Any] = {name: _time(name, match[name]) for name in SEGMENT_COLUMNS if match[name]}
         return cls(path=match["path"], **segment)
 
     @property
     def video_id(self) -> str:
         """Identifies the sample in results; `of_video_id` reads it."""
-        if (self.start, self.end, self.start_frame, self.end_frame) == (None,) * 4:
+        if not self.is_segment:
             return self.path
         if self.start is None and self.end is None:
             return f"{self.path}#{self.start_frame or 0}-{self.end_frame or ''}"
@@ -80,7 +85,7 @@ class ListSize:
             samples=len(samples),
             videos=len({sample.path for sample in samples}),
             groups=len({sample.source for sample in samples}),
-            are_windows=any(sample.video_id != sample.path for sample in samples),
+            are_windows=any(sample.is_segment for sample in samples),
         )
 
     @property

@@ -30,10 +30,10 @@ def find_index(source: Location) -> Location | None:
         return source
     if not source.is_dir():
         return None
-    found = sorted(path.name for path in source.iterdir() if path.name.endswith(INDEX_SUFFIX))
-    if len(found) > 1:
-        raise DataError(f"{source}: holds the shards of several lists; name one of {', '.join(found)}")
-    return source / found[0] if found else None
+    names = sorted(path.name for path in source.iterdir() if path.name.endswith(INDEX_SUFFIX))
+    if len(names) > 1:
+        raise DataError(f"{source}: holds the shards of several lists; name one of {', '.join(names)}")
+    return source / names[0] if names else None
 
 
 def refuse_shards(source: Location) -> None:

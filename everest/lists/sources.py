@@ -106,7 +106,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
             return root / folder, f"{root}: no {source}, so the folder {folder} is read"
     any_video = next(videos_under(root), None) is not None
     is_open = data.num_classes is None and data.heads is None and data.classes is None
-    verb = "split" if is_open and not split_folders(root) else "index"
+    verb = "split" if is_open else "index"
     command = f"everest prepare {verb} {shlex.quote(str(root))}"
     if any_video and not labeled and is_open:
         return root, (
@@ -114,7 +114,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
             "videos apart"
         )
     fix = " (in most commands: --data DIR)"
-    if any_video:
+    if any_video and not split_folders(root):
         fix = f", or run `{command}`, which writes {source}; then repeat this command"
     raise DataError(f"{missing(location)}; set data.root{fix}")
 

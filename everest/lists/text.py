@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from everest.errors import DataError, RecipeError, did_you_mean
+from everest.errors import DataError, RecipeError, did_you_mean, shown
 from everest.system.storage import Location
 from everest.system.text import counted
 from everest.video.folders import as_data_error, refuse_video
@@ -36,7 +36,6 @@ PATH_NAMES: Final = frozenset(
 CLASS_NAMES: Final = frozenset(
     {"class", "class_name", "classname", "category", "action", "activity", "behavior", "behaviour"}
 )
-LONGEST_SHOWN: Final = 60  # characters of a line that a message repeats
 # With the characters to strip from a line (None: all white space): a tab at its end may end an empty cell.
 _SEPARATORS: Final = (("\t", None), ("\t", " "), (",", None), (" ", None))
 _OF_SHEETS: Final = (";", " ")  # where a comma separates decimals; for a list with a header only
@@ -110,9 +109,8 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
 
 
 def quoted(line: str) -> str:
-    """Returns a line in quotes for a message, shortened if it is long."""
-    line = line.strip()
-    return f"'{line}'" if len(line) <= LONGEST_SHOWN else f"'{line[:LONGEST_SHOWN]}…'"
+    """Returns a line in quotes for a message, without its middle if it is long."""
+    return f"'{shown(line.strip())}'"
 
 
 def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
@@ -212,20 +210,20 @@ def find_header(
         class_column: the column of classes, as written in the sheet; None finds it by its name.
         group_column: the column of groups, as written in the sheet; None: `group`.
     """
-    written = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
-    named = (("label", "--class-column ", class_column), (GROUP_COLUMN, "--group column:", group_column))
-    chosen = {key: (option, column) for key, option, column in named if column is not None}
+    names = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
+    options = (("label", "--class-column ", class_column), (GROUP_COLUMN, "--group column:", group_column))
+    chosen = {key: (option, column) for key, option, column in options if column is not None}
     for option, column in chosen.values():
-        if column not in written:
-            hint = did_you_mean(column, written) if is_header(rows[0]) else ""
+        if column not in names:
+            hint = did_you_mean(column, names) if is_header(rows[0]) else ""
             raise RecipeError(f"{option}{column}: no such column in {where}{hint}")
     if not is_header(rows[0]) and not chosen:
         return None
-    columns = {field: _plain(field) if _plain(field) in COLUMNS else field for field in written}
+    columns = {field: _plain(field) if _plain(field) in COLUMNS else field for field in names}
     # Only the one of exactly this name counts; others are ignored.
     if list(columns.values()).count(GROUP_COLUMN) > 1:
         columns = {field: field if name == GROUP_COLUMN else name for field, name in columns.items()}
-    classes = [column for column in written if _plain(column) in CLASS_NAMES]
+    classes = [column for column in names if _plain(column) in CLASS_NAMES]
     if len(classes) == 1 and not any(map(_holds_labels, columns.values())):
         columns[classes[0]] = "label"
     for key, (option, column) in chosen.items():
@@ -236,7 +234,7 @@ def find_header(
     paths = [column for column, name in columns.items() if _plain(name) in PATH_NAMES]
     if "path" not in columns.values() and len(paths) == 1:
         columns[paths[0]] = "path"
-    if "path" not in columns.values() or len(set(columns.values())) < len(written):
+    if "path" not in columns.values() or len(set(columns.values())) < len(names):
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
     _refuse_misspelled_times(where, columns, rows[1:])
     return Header(where=where, columns=columns)

@@ -102,12 +102,32 @@ def total_interval(
     return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
 
 
+def window_length(
+    extents: Mapping[str, tuple[float, float]], checked: Bouts, window: float | None = None
+) -> float:
+    """Return the seconds by which checked windows were drawn. Lists have times in milliseconds.
+
+    Args:
+        window: the length, if it is known. The last window of a recording may be shorter, and tells nothing.
+    """
+    marks = (bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN))
+    lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - ROUNDED]
+    length = round(max(lengths), 3) if lengths else window
+    if length is None:
+        raise RecipeError(
+            "--window: give the length; all checked windows end with their recordings and may be shorter"
+        )
+    if window is not None and round(window, 3) != round(length, 3):
+        raise RecipeError(f"--window {window:g}: the checked windows have {length:g} s; leave it out")
+    return length
+
+
 def time_budget(
     extents: Mapping[str, tuple[float, float]],
     predicted: Bouts,
     checked: Bouts,
     *,
-    seconds: float | None = None,
+    window: float | None = None,
 ) -> dict[str, Any]:
     """Return seconds and number of bouts of each class in the footage.
 
@@ -117,7 +137,7 @@ def time_budget(
         checked: the checked windows, as bouts with the label `checked`, and the bouts of a person in them. A
             bout counts in the window in which it starts; one that starts with a window counts as one
             that goes back before it, but at the start of a recording.
-        seconds: the length by which the windows were drawn; None: that of the longest checked window.
+        window: see `window_length`.
     Returns:
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
         and `bouts`: `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
@@ -127,12 +147,11 @@ def time_budget(
         raise DataError(
             f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
         )
-    length = max((mark.seconds for mark in marks), default=0.0) if seconds is None else seconds
-    if len(marks) < 2 or not length:
+    if len(marks) < 2:
         raise DataError(
-            f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)} of up to "
-            f"{length:g} s; --draw writes them"
+            f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)}; --draw writes them"
         )
+    length = window_length(extents, checked, window)
     windows = footage_windows(extents, length)
     drawn = _windows_of(marks, windows, extents, length)
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-import numpy as np
-
-from everest.data.footage import FrameTimes, footage_of, num_frames_at
+from everest.data.footage import FrameTimes, segment
 from everest.errors import DataError
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
@@ -27,15 +24,13 @@ from everest.system.journal import open_journal
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.file import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
-from everest.video.images import NO_SECONDS, image_frames
+from everest.video.images import image_frames
 from everest.video.reader import frames_in_order, known_damage, probe
 from everest.video.source import Video
 from everest.video.stream import VideoError, as_video_error
-from everest.video.times import TIME_TOLERANCE
 
 JOURNAL: Final = "checked_videos.jsonl"
 RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
-ROUNDING: Final = 0.002  # seconds: containers round times to a millisecond, and the end is rounded, too
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 
@@ -48,7 +43,6 @@ class CheckedFile:
     modified: int = 0  # nanoseconds since 1970
     frames: int = 0
     seconds: float | None = None  # until the last frame ends; None: a folder of images, or no video
-    is_even: bool = True  # whether the frame rate is constant
     content: str | None = None  # hash of the bytes
     reason: str | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
@@ -87,12 +81,10 @@ def decode_completely(path: str) -> CheckedFile:
         losses: list[Loss] = []
         with closing(decode_frames(file, survey=Survey(losses=losses))) as frames:
             count = sum(1 for _ in frames)
-        times = FrameTimes.of(file)
         return replace(
             blank,
             frames=count,
-            seconds=round(times.end, 6),
-            is_even=are_even(times),
+            seconds=round(FrameTimes.of(file).end, 6),
             content=content,
             reason=damage_after_decoding(file, frames=count, losses=losses),
         )
@@ -110,12 +102,12 @@ def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) 
         frames: the number of decoded frames.
         losses: of `decode_frames`.
     """
-    known, expected = known_damage(video), probe(video).frames
-    if known is None and frames < expected:
+    damage, expected = known_damage(video), probe(video).frames
+    if damage is None and frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
-    if known is None and losses:
+    if damage is None and losses:
         return f"damaged after {losses[0].frames} frames"
-    return known
+    return damage
 
 
 def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
@@ -123,46 +115,9 @@ def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
     return {"min": min(values), "median": median(values), "max": max(values)} if values else None
 
 
-def are_even(times: FrameTimes) -> bool:
-    """Whether each frame is shown when a constant frame rate shows it, but for the rounding of containers."""
-    count = times.seconds.size
-    return bool(np.abs(times.seconds - np.arange(count) * times.end / count).max() < ROUNDING)
-
-
-def num_frames(
-    sample: Sample, frames: int, seconds: float | None, *, is_even: bool, fps: float | None = None
-) -> int:
-    """Frames of a sample: of the file, or of its segment; not positive if the segment is outside the file.
-
-    Args:
-        frames: of the file.
-        seconds: of the file; None: a folder of images.
-        is_even: whether the file has a constant frame rate; of another one, segments are looked up in it.
-        fps: frames per second to count; None: as the file.
-    """
-    if not is_even and (sample.start, sample.end, sample.start_frame, sample.end_frame) != (None,) * 4:
-        with suppress(VideoError):
-            return footage_of(sample, fps).num_frames
-        return 0
-    rate = frames / seconds if seconds else 0.0
-
-    def at(time: float) -> int:
-        """The first frame that is shown at or after a time, as a clip is read; at most `frames`."""
-        return min(ceil((time - TIME_TOLERANCE) * rate), frames)
-
-    first = sample.start_frame or at(sample.start or 0)
-    end = frames if sample.end_frame is None else min(sample.end_frame, frames)
-    if sample.end is not None:
-        end = at(sample.end)
-    count = end - first
-    return num_frames_at(fps, count / rate) if fps is not None and rate and count > 0 else count
-
-
 def check_lists(
     lists: Mapping[str, SampleList],
     *,
-    span: int | None,
-    fps: float | None = None,
     apart: str | None = None,
     journal: Path,
     workers: int,
@@ -174,8 +129,6 @@ def check_lists(
 
     Args:
         lists: by name; the first is the one that models are trained on.
-        span: frames from the first to the last of a clip; None accepts any length.
-        fps: frames per second that `span` counts; None: of each file.
         apart: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
         restart: forget the results in the journal.
@@ -191,7 +144,7 @@ def check_lists(
             raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
     paths = list(dict.fromkeys(sample.path for sample in samples))
     files = _checked_files(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
-    bad, short = _problems(samples, files, span=span, fps=fps)
+    bad = _problems(samples, files)
     good = [result for result in files.values() if result.reason is None]
     duplicates = find_duplicates(lists, files, apart=apart)
     training, classes = next(iter(lists)), _class_counts(lists)
@@ -206,8 +159,7 @@ def check_lists(
         "leaks": sum(duplicate["leak"] for duplicate in duplicates),
         "task": lists[training].task,
         "classes": classes,
-        "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda x: x["videos"]),
-        "short": [{"path": path, "frames": frames} for path, frames in short.items()],
+        "rare_classes": sorted((row for row in rare if row["videos"] < RARE), key=lambda row: row["videos"]),
     }
 
 
@@ -218,12 +170,11 @@ def _checked_files(
     fix = "remove it, or use --output DIR"
 
     def entry(values: Mapping[str, Any]) -> CheckedFile:
-        """A line of the journal; an earlier one without `is_even` does not last."""
-        return CheckedFile(**{**values, **({} if "is_even" in values else {"lasting": False})})
+        return CheckedFile(**values)
 
     with open_journal(journal_file, entry=entry, fix=fix, restart=restart) as journal:
-        known = {file.path: file for file in journal.entries}
-        results = {path: known[path] for path in paths if path in known and known[path].is_current()}
+        checked = {file.path: file for file in journal.entries}
+        results = {path: checked[path] for path in paths if path in checked and checked[path].is_current()}
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
         remaining = [path for path in paths if path not in results]
@@ -239,25 +190,16 @@ def _checked_files(
     return {path: results[path] for path in paths}
 
 
-def _problems(
-    samples: Sequence[Sample], files: Mapping[str, CheckedFile], *, span: int | None, fps: float | None
-) -> tuple[dict[str, str], dict[str, int]]:
-    """What is wrong with a video or segment, and the frames of each that is shorter than a clip."""
+def _problems(samples: Sequence[Sample], files: Mapping[str, CheckedFile]) -> dict[str, str]:
+    """What is wrong with a video, or with a segment of a good one."""
     bad = {path: result.reason for path, result in files.items() if result.reason is not None}
-    short = {}
     for sample in samples:
-        result = files[sample.path]
-        if result.reason is None:
-            count = partial(num_frames, sample, result.frames, result.seconds, is_even=result.is_even)
-            frames = count()
-            if result.seconds is None and (sample.start, sample.end) != (None, None):
-                bad[sample.video_id] = f"{NO_SECONDS}, or use start_frame and end_frame"
-            elif frames <= 0:
-                has = f"{result.frames} frames" + (f" in {result.seconds:.2f} s" if result.seconds else "")
-                bad[sample.video_id] = f"no frame is in the segment; the video has {has}"
-            elif span and (counted := count(fps=fps)) < span:
-                short[sample.video_id] = counted
-    return bad, short
+        if files[sample.path].reason is None and sample.is_segment:
+            try:
+                segment(sample)
+            except VideoError as error:
+                bad[sample.video_id] = error.reason
+    return bad
 
 
 def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
@@ -269,8 +211,8 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
             name: count_classes(sample.labels[position] for sample in data.samples if sample.labels)
             for name, data in lists.items()
         }
-        known = range(len(first.class_names or ()))
-        for index in sorted(set(known).union(*counts.values())):
+        class_ids = range(len(first.class_names or ()))
+        for index in sorted(set(class_ids).union(*counts.values())):
             title = first.class_names[index] if first.class_names else str(index)
             by_list = {name: count[index] for name, count in counts.items() if count[index]}
             rows.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,19 +13,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.reading import read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
-from everest.prepare.layouts import FOLDERS, LAYOUTS, READERS, AnnotatedSample, Layout, Sources
+from everest.prepare.layouts import LAYOUTS, READERS, AnnotatedSample, Layout, Sources
 from everest.system.files import write_table
-from everest.video.folders import (
-    VIDEO_SUFFIXES,
-    as_data_error,
-    loose_videos_notice,
-    split_folders,
-    videos_by_subfolder,
-    videos_under,
-)
+from everest.video.folders import VIDEO_SUFFIXES, as_data_error, videos_under
 
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
@@ -43,7 +36,6 @@ class Index:
     sources: Sequence[Path]  # the annotation files
     missing: Sequence[tuple[str, str]]  # list, and the preferred name of the file
     extra: Sequence[Path]  # videos in no list
-    notice: str | None  # about videos next to class folders
 
 
 def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index:
@@ -59,44 +51,33 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
     root = folder.absolute()
     layout, sources = find_layout(annotations or folder, split=split)
     videos = list(videos_under(root))
-    missing: list[tuple[str, str]] = []
-    loose = None
-    if layout is FOLDERS:
-        if not videos:
-            expected = "\n".join(f"  {each.name}: {each.expects}" for each in (*LAYOUTS.values(), FOLDERS))
-            raise DataError(f"{root}: no videos below it, or none of the known layouts:\n{expected}")
-        lists, names = folder_samples(root)
-        loose = loose_videos_notice(root) if names else None
-    else:
-        published = READERS[layout.name](sources)
-        names = published.class_names
-        lists, missing = match_files(published.lists, videos)
-        if not any(lists.values()):
-            wanted = next((name for _, name in missing), "any video")
-            raise DataError(
-                f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
-                f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
-            )
-        # Without any label, lists are for pre-training only, which their names show.
-        lists = {
-            name if any(sample.labels for sample in samples) else name + UNLABELLED: samples
-            for name, samples in lists.items()
-        }
+    published = READERS[layout.name](sources)
+    lists, missing = match_files(published.lists, videos)
+    if not any(lists.values()):
+        wanted = next((name for _, name in missing), "any video")
+        raise DataError(
+            f"{folder}: annotations of {layout.title}, and none of their {len(missing)} videos (first "
+            f"{wanted}) among the {len(videos)} below it; expected are {layout.expects}"
+        )
+    # Without any label, lists are for pre-training only, which their names show.
+    lists = {
+        name if any(sample.labels for sample in samples) else name + UNLABELLED: samples
+        for name, samples in lists.items()
+    }
     used = {sample.path for samples in lists.values() for sample in samples}
     return Index(
         layout=layout,
         root=root,
         lists={name: samples for name, samples in lists.items() if samples},
-        class_names=names,
+        class_names=published.class_names,
         sources=[file for files in sources.values() for file in files],
         missing=missing,
         extra=[video for video in videos if str(video) not in used],
-        notice=loose,
     )
 
 
 def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
-    """The layout of the annotations below a folder, and their files; `FOLDERS` without annotations.
+    """The layout of the annotations below a folder, and their files.
 
     Args:
         split: of UCF101 and HMDB51, which have three.
@@ -120,28 +101,18 @@ def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
         raise RecipeError(
             f"{folder}: annotations of {listed} are below it; name the folder of one by --annotations"
         )
-    return matches[0] if matches else (FOLDERS, {})
+    if not matches:
+        expected = "\n".join(f"  {layout.name}: {layout.expects}" for layout in LAYOUTS.values())
+        raise DataError(
+            f"{folder}: none of the known layouts is below it:\n{expected}\n"
+            f"class folders need no annotations: `everest prepare split {shlex.quote(str(folder))}`"
+        )
+    return matches[0]
 
 
 def _columns(table: Path) -> list[str]:
     with as_data_error(table), table.open(encoding="utf-8-sig", errors="replace") as text:
         return text.readline(1000).strip().split(",")
-
-
-def folder_samples(root: Path) -> tuple[Mapping[str, Sequence[Sample]], tuple[str, ...]]:
-    """The samples of each list, and the sorted class names, which are empty without class folders.
-
-    `train`, `val` and `test` with class folders in them give a list each, without the videos of folders next
-    to them; class folders, or videos alone, give `all`, to be divided by `everest prepare split`.
-    """
-    splits = split_folders(root)
-    folders = {key: root / name for key, name in splits.items()} if splits else {"all": root}
-    by_list = [videos_by_subfolder(folder) for folder in folders.values()]
-    names = tuple(sorted({name for by_class in by_list for name, videos in by_class.items() if videos}))
-    if not names:
-        return {"all": read_unlabeled(root, root=root).samples}, ()
-    lists = {key: read_samples(each, root=root, class_names=names) for key, each in folders.items()}
-    return {key: data.samples for key, data in lists.items()}, names
 
 
 def match_files(
@@ -217,7 +188,7 @@ def _data_section(index: Index, folder: Path) -> dict[str, Any]:
     }
     keys: dict[str, Any] = {
         "root": str(index.root),
-        "train": labeled.get("train", labeled.get("all")),
+        "train": labeled.get("train"),
         "val": labeled.get("val"),
         # If test labels are secret, publications report the validation set.
         "test": labeled.get("test", labeled.get("val")),

@@ -66,13 +66,6 @@ class Layout:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-# A folder without annotations; see `everest.prepare.index.folder_samples`.
-FOLDERS: Final = Layout(
-    name="folders",
-    title="class folders",
-    expects="a folder of videos for each class, or videos without classes",
-    needs={},
-)
 TABLE: Final = Path(__file__).with_name("layouts.yaml")
 LAYOUTS: Final = {
     layout.name: layout

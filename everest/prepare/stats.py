@@ -5,7 +5,7 @@ F frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Final
@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from everest.data.footage import FrameTimes
+from everest.data.footage import FrameTimes, segment
 from everest.lists.labels import imbalance, indices, number_facts
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
-from everest.prepare.check import are_even, min_median_max, num_frames
+from everest.prepare.check import min_median_max
 from everest.system.events import Report, notice
 from everest.video.file import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
@@ -50,7 +50,6 @@ class Measured:
     unexplained: float  # share with a large change that is no motion of the camera: a cut, a fast object
     frames: int
     seconds: float | None  # None: a folder of images
-    is_even: bool  # whether the frame rate is constant
 
 
 def measure(path: str) -> Measured | Failure:
@@ -81,7 +80,6 @@ def measure(path: str) -> Measured | Failure:
         unexplained=(~camera.moves & (camera.change > FIT)).float().mean().item(),
         frames=info.frames,
         seconds=None if times is None else times.end,
-        is_even=times is None or are_even(times),
     )
 
 
@@ -100,13 +98,11 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     videos = list(measured.values())
     mean = np.mean([video.mean for video in videos], axis=0)  # (3,)
     square = np.mean([video.square for video in videos], axis=0)  # (3,)
-    pairs = [(x, measured[x.path]) for x in samples if x.path in measured]
-    counts = [num_frames(x, video.frames, video.seconds, is_even=video.is_even) for x, video in pairs]
-    lengths = sorted(max(count, 0) for count in counts)
+    lengths = sorted(_num_frames(sample, measured) for sample in samples if sample.path in measured)
     length = lengths[int(TOO_SHORT * len(lengths) + 1e-9)]  # nearly all videos have as many frames
     classes = []
     for name, members in by_class.items():
-        motions = [measured[x.path].motion for x in members if x.path in measured]
+        motions = [measured[sample.path].motion for sample in members if sample.path in measured]
         motion = round(fmean(motions), 5) if motions else None
         classes.append({"class": name, "videos": len(members), "motion": motion})
     return {
@@ -128,6 +124,16 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "strides": {str(frames): length // frames or None for frames in CLIPS},
         "task": data.task,
     }
+
+
+def _num_frames(sample: Sample, measured: Mapping[str, Measured]) -> int:
+    """The frames of a video or of a segment; 0 if the segment is outside of the video."""
+    if not sample.is_segment:
+        return measured[sample.path].frames
+    try:
+        return segment(sample)[1]
+    except VideoError:
+        return 0
 
 
 def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:

@@ -66,7 +66,7 @@ def random_encoder(model: OpenedModel) -> Features:
         module = model.module.spec.without_files().build()
     describe(module, model.recipe, file=model.module.file)
     untrained = replace(model, module=module.eval().to(model.module.device))
-    return lambda clips: untrained.encode(clips).pooled
+    return lambda clips: untrained.encode(clips)["pooled"]
 
 
 BASELINES: Final[dict[str, Callable[[OpenedModel], Features]]] = {
@@ -108,7 +108,7 @@ def encode_set(
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
     def compute(clips: Tensor) -> ViewTensors:
-        return model.encode(clips)._asdict() | {name: of(clips) for name, of in baselines.items()}
+        return model.encode(clips) | {name: of(clips) for name, of in baselines.items()}
 
     def row_of(views: ViewTensors) -> dict[str, Tensor]:
         tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)

@@ -60,8 +60,8 @@ class FeatureFile(_Header):
 
     def rows_of_file(self, path: str) -> NDArray[np.int64]:
         """The rows of a video file and of its segments, however its path is written."""
-        whole = _normal(path)
-        numbers = [number for number, file in enumerate(self.files) if file == whole]
+        path = _normal(path)
+        numbers = [number for number, file in enumerate(self.files) if file == path]
         return np.flatnonzero(np.isin(self.video_ids, numbers))
 
     def name(self, row: int) -> str:
@@ -83,9 +83,9 @@ class FeatureFile(_Header):
         if self.starts is not None and self.ends is not None:
             return self.starts, self.ends, np.zeros(self.starts.shape, bool)
         samples, ids = [Sample.of_video_id(name) for name in self.videos], self.video_ids
-        starts = np.array([each.start or each.start_frame or 0 for each in samples], np.float64)
-        ends = np.array([each.end or each.end_frame or np.inf for each in samples], np.float64)
-        in_frames = np.array([(each.start_frame, each.end_frame) != (None, None) for each in samples])
+        starts = np.array([part.start or part.start_frame or 0 for part in samples], np.float64)
+        ends = np.array([part.end or part.end_frame or np.inf for part in samples], np.float64)
+        in_frames = np.array([(part.start_frame, part.end_frame) != (None, None) for part in samples])
         return starts[ids], ends[ids], in_frames[ids]
 
     def overlapping(self, row: int) -> NDArray[np.int64]:
@@ -115,12 +115,12 @@ def read_feature_file(path: Path) -> FeatureFile:
         with open_safetensors(path) as file:
             texts = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        known = {field.name for field in fields(_Header)} & texts.keys()
-        header = {name: parse_json(texts[name]) for name in known}
+        names = {field.name for field in fields(_Header)} & texts.keys()
+        header = {name: parse_json(texts[name]) for name in names}
         features = arrays["features"]
         if features.ndim != 2:
             raise DataError(f"{path}: its features are {features.shape}, not one vector a row; {FIX}")
-        read = FeatureFile(
+        feature_file = FeatureFile(
             path=path,
             video_ids=arrays.get("video_ids", np.arange(len(features))),
             units=unit_rows(features),
@@ -128,5 +128,5 @@ def read_feature_file(path: Path) -> FeatureFile:
             ends=arrays.get("ends"),
             **header,
         )
-        _ = read.files  # of all names
-    return read
+        _ = feature_file.files  # of all names
+    return feature_file

@@ -73,8 +73,8 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
         raise DataError(f"{text}: neither a row of {file.path} nor a video")
     if model is None:
         raise RecipeError(f"{text}: is not in {file.path}; give --checkpoint to compute its features")
-    now = encoding_of(model)
-    if different := ", ".join(name for name in now if file.encoding.get(name) != now[name]):
+    encoding = encoding_of(model)
+    if different := ", ".join(name for name in encoding if file.encoding.get(name) != encoding[name]):
         fix = "give the same --checkpoint and --recipe"
         raise RecipeError(f"{file.path}: was written with other {different}; {fix}")
     return _encoded(text, Sample(path=name), moment, file, model)
@@ -94,9 +94,7 @@ def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, 
         windows = windows_of(video, model.views, window=file.window, step=file.step)
         spans = [(window.start, window.end) for window in windows]
     parts = [Sample(path=video.path, start=start, end=end) for start, end in spans] or [video]
-    encoded = compute_over_videos(
-        model, parts, lambda clips: model.encode(clips)._asdict(), batch=1, workers=0, report=silent
-    )
+    encoded = compute_over_videos(model, parts, model.encode, batch=1, workers=0, report=silent)
     rows = []
     for pairs in encoded:
         for sample, values in pairs:

@@ -13,7 +13,7 @@ from typing import Any
 from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
-from everest.lists.labels import find_task, found_notice, read_class_names
+from everest.lists.labels import find_task, read_class_names, task_notice
 from everest.lists.shards import find_index, read_index
 from everest.lists.sources import LIST_FILES, list_in, read_source
 from everest.lists.text import read_rows
@@ -128,7 +128,7 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
         index = find_index(train)
         rows = read_index(index) if index else read_rows(train) if train.is_file() else []
     found = find_task(rows, names=read_class_names(root / names) if names else ())
-    return section if found == "single-label" else {**section, "task": found}, found_notice(train, found)
+    return section if found == "single-label" else {**section, "task": found}, task_notice(train, found)
 
 
 def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:

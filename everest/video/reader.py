@@ -172,7 +172,7 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
     """
     path = as_video(path)
     if image_folder(path):
-        raise VideoError(path, f"{NO_SECONDS}, or set data.fps to null")
+        raise VideoError(path, f"{NO_SECONDS}, or use start_frame and end_frame, and data.fps: null")
     video = inspect_video(path)
     stamps = video.index.times
     if not stamps.size:
@@ -220,7 +220,8 @@ def frames_between(path: str | Video, start: float | None, end: float | None) ->
     seconds = frame_times(path)
     first, last = frame_range(seconds, start, end)
     if first >= last:
-        raise VideoError(path, f"no frame between {start} s and {end} s; the last is at {seconds[-1]:.2f} s")
+        span = f"after {start} s" if end is None else f"between {start or 0.0} s and {end} s"
+        raise VideoError(path, f"no frame {span}; the last is at {seconds[-1]:.2f} s")
     return first, last
 
 

@@ -6,7 +6,6 @@ import pytest
 from small_runs import called, json_of, refused, run
 
 from everest.annotations.bout import UNSCORED, Bout
-from everest.annotations.bout_table import read_window_length
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder
 
@@ -79,15 +78,14 @@ def test_time_outside_the_intervals_of_observations_is_unscored(tmp_path, interv
 def test_time_outside_the_checked_windows_of_a_budget_is_unscored(tmp_path: Path, clip_files: Path):
     file, output = tmp_path / "checked.csv", tmp_path / "windows.csv"
     file.write_text(
-        "video,start,end,label,window,note\nclip0.mp4,0,0.5,checked,0.5,\nclip0.mp4,0.25,0.5,run,,slow\n"
-        "clip0.mp4,1,1.5,checked,0.5,\nclip1.mp4,0,0.5,to check,0.5,\n"
+        "video,start,end,label,note\nclip0.mp4,0,0.5,checked,\nclip0.mp4,0.25,0.5,run,slow\n"
+        "clip0.mp4,1,1.5,checked,\nclip1.mp4,0,0.5,to check,\n"
     )
     shown = called("prepare windows", clip_files, "--seconds", 0.25, "--labels", file, "-o", output)
     assert "left out, touch unscored time: 12 of 16 windows" in shown.stderr
     rows = [(float(row["start"]), row["label"]) for row in csv.DictReader(output.read_text().splitlines())]
     assert rows == [(0, "background"), (0.25, "run"), (1, "background"), (1.25, "background")]
     assert {bout.label for bout in read_annotations(file)} == {"run", UNSCORED}
-    assert read_window_length(file) == 0.5
 
 
 def test_an_interval_runs_on_over_queued_media(tmp_path: Path):

@@ -117,7 +117,7 @@ def test_a_cache_and_a_shard_have_the_same_clips(files, tmp_path: Path):
 def test_a_folder_of_images_has_no_frame_rate_and_a_rate_that_is_none_is_refused(files, tmp_path: Path):
     for number in range(4):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
-    with pytest.raises(VideoError, match=r"has no seconds; make a video .* set data\.fps to null"):
+    with pytest.raises(VideoError, match=r"has no seconds; make a video .* and data\.fps: null"):
         everest.read_clip(tmp_path, frames=2, stride=1, size=32, fps=10)
     for fps in (0, -1, float("inf"), float("nan")):
         with pytest.raises(ValueError, match="fps must be a number above 0"):
@@ -173,14 +173,9 @@ def test_windows_of_a_timeline_last_as_long_as_a_clip_and_an_export_states_the_r
     assert "the frames of a clip are 2 frames at 15 per second apart" in written["notes"]
 
 
-def test_short_videos_are_counted_at_the_rate(data: Path, tmp_path: Path):
+def test_short_videos_are_counted_at_the_rate(data: Path):
     recipe = ["--recipe", data / "tiny.yaml", "--set", "data.fps=5"]  # videos of five frames
     shown = called("pretrain --dry-run", *recipe).stderr
     assert (
         "4 of 4 videos (100%) are shorter than a clip of 4 frames at stride 2 at 5 frames per second" in shown
     )
-    checked = called("prepare", "check", *recipe, "-o", tmp_path / "checked")
-    assert "shorter than a clip of 8 frames at 5 per second" in checked.stdout
-    assert "clip0.mp4: 5 frames" in checked.stdout
-    enough = called("prepare", "check", *recipe[:2], "-o", tmp_path / "checked", "--set", "data.fps=8")
-    assert "shorter" not in enough.stdout

@@ -16,8 +16,8 @@ def windows_at(*starts: float) -> WindowSpans:
     """Windows of one second, of which the video ends with the last."""
     ends = np.array(starts, np.float64) + 1
     count = int(ends[-1] * FPS) if len(starts) else 0
-    times = np.arange(count) / FPS
-    return WindowSpans(starts=np.array(starts, np.float64), ends=ends, times=times, frames=(0, count))
+    borders = np.arange(count + 1) / FPS
+    return WindowSpans(starts=np.array(starts, np.float64), ends=ends, borders=borders, frames=(0, count))
 
 
 @st.composite

@@ -93,7 +93,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     budget = ("budget", "--timeline", timeline)
     called(*budget, "--draw", 6, "--window", 0.5, "-o", checked)
     marks = checked.read_text().splitlines()
-    assert marks[0] == "video,start,end,label,window"
+    assert marks[0] == "video,start,end,label"
     assert len(marks) == 7
     assert "6 windows are not checked" in refused(*budget, "--checked", checked, code=4)
     checked.write_text(checked.read_text().replace("to check", "checked"))
@@ -118,7 +118,7 @@ def test_a_budget_of_windows_that_a_person_checked(classifier_run: Path, clip_fi
     x = tmp_path / "x.csv"
     for options, message in (
         (["--checked", more, "--draw", 2, "-o", x], "only 0 windows of 0.5 s left"),
-        (["--checked", checked, "--draw", 2, "--window", 0.7, "-o", x], "has windows of 0.5 s; leave it out"),
+        (["--checked", checked, "--draw", 2, "--window", 0.7, "-o", x], "windows have 0.5 s; leave it out"),
         (["--draw", 99, "--window", 0.5, "-o", x], "only 16 windows"),
         (["--draw", 2, "--window", 0.5, "-o", timeline], "is an input of this command"),
         ([], "give --draw N"),

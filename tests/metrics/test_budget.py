@@ -68,6 +68,10 @@ def test_windows_of_another_draw_are_refused():
         time_budget(extents, {}, by_video([bout("x", 0, 10, CHECKED), bout("x", 15, 25, CHECKED)]))
     with pytest.raises(DataError, match="the label 'checked' are needed, not 0"):
         time_budget(extents, {}, {})
+    last = by_video([bout("x", 30, 40, CHECKED), bout("y", 0, 7, CHECKED)])  # whole, or shorter
+    with pytest.raises(RecipeError, match="--window: give the length"):
+        time_budget(extents | {"y": (0.0, 7.0)}, {}, last)
+    assert time_budget(extents | {"y": (0.0, 7.0)}, {}, last, window=10.0)["windows"] == 5
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from timed_videos import write_frames, write_numbered
 
 from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
-from everest.prepare.check import decode_completely, num_frames
+from everest.prepare.check import decode_completely
 from everest.video.file_processes import Failure, map_apart
 from everest.video.images import NO_SECONDS
 from everest.video.stream import VideoError
@@ -32,7 +32,6 @@ BAD_IN_ODD = {  # of manifest.csv: files that cannot be decoded, or only in part
     "corrupted_real.mp4": "damaged: ",
     "truncated_faststart.mp4": r"damaged: no intact frames from 5\.50 to 10\.00 s",
 }
-NO_FRAME = "no frame is in the segment; the video has 32 frames in 2.00 s"
 
 
 def check(*arguments, output: Path, code=0):
@@ -110,7 +109,8 @@ def test_copies_are_found_within_and_between_lists_and_parts_are_no_copies(video
     train.write_text(f"path,label,start,end\n{rows}")
     result = check(train, output=tmp_path / "parts", code=4)
     assert result["duplicates"] == []
-    assert result["bad"] == [{"path": f"{videos}/clip1.mp4#5.0s-6.0s", "reason": NO_FRAME}]
+    reason = "no frame between 5.0 s and 6.0 s; the last is at 1.94 s"
+    assert result["bad"] == [{"path": f"{videos}/clip1.mp4#5.0s-6.0s", "reason": reason}]
 
 
 def test_segments_are_compared_with_the_times_of_the_frames_not_the_nominal_rate(tmp_path: Path):
@@ -121,7 +121,7 @@ def test_segments_are_compared_with_the_times_of_the_frames_not_the_nominal_rate
     assert result["seconds"]["max"] == pytest.approx(2.0, abs=0.05)
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0,1\na.mkv,1,2.2,2.8\n")
     result = check(tmp_path / "train.csv", output=tmp_path / "out", code=4)
-    assert re.search(r"the video has 30 frames in (1\.97|2\.00) s", result["bad"][0]["reason"])
+    assert result["bad"][0]["reason"] == "no frame between 2.2 s and 2.8 s; the last is at 1.93 s"
 
 
 def test_segments_of_a_variable_frame_rate_are_looked_up(tmp_path: Path):
@@ -129,14 +129,8 @@ def test_segments_of_a_variable_frame_rate_are_looked_up(tmp_path: Path):
     write_numbered(tmp_path / "a.mkv", times, Fraction(1, 30))
     (tmp_path / "train.csv").write_text("path,label,start,end\na.mkv,0,0.1,0.5\na.mkv,1,20,40\n")
     assert check(tmp_path / "train.csv", output=tmp_path / "out")["bad"] == []
-    journal = tmp_path / "out" / "checked_videos.jsonl"
-    journal.write_text(journal.read_text().replace('"is_even": false, ', ""))  # as it was written before
-    assert check(tmp_path / "train.csv", output=tmp_path / "out")["bad"] == []
     data = read_samples(tmp_path / "train.csv", root=tmp_path).samples
-    file = decode_completely(str(tmp_path / "a.mkv"))
-    assert not file.is_even
-    counts = [num_frames(x, file.frames, file.seconds, is_even=False) for x in data]
-    assert counts == [footage_of(x, None).num_frames for x in data] == [12, 20]
+    assert [footage_of(sample, None).num_frames for sample in data] == [12, 20]
 
 
 def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_path: Path):
@@ -153,9 +147,9 @@ def test_a_segment_is_bad_only_if_no_clip_can_be_read_from_it(videos: Path, tmp_
             unread.add(Path(sample.video_id).name)
     assert bad(result).keys() == unread
     assert bad(result) == {
-        "clip0.mp4#1.07s-1.1s": NO_FRAME,
-        "clip0.mp4#1.95s-": NO_FRAME,
-        "run#1.0s-": f"{NO_SECONDS}, or use start_frame and end_frame",
+        "clip0.mp4#1.07s-1.1s": "no frame between 1.07 s and 1.1 s; the last is at 1.94 s",
+        "clip0.mp4#1.95s-": "no frame after 1.95 s; the last is at 1.94 s",
+        "run#1.0s-": f"{NO_SECONDS}, or use start_frame and end_frame, and data.fps: null",
     }
 
 
@@ -170,15 +164,13 @@ def test_a_folder_of_images_is_a_video(tmp_path: Path):
     assert bad(check(tmp_path / "data", output=tmp_path, code=4))["run"] == "images of different sizes"
 
 
-def test_videos_shorter_than_the_clip_of_the_recipe_are_reported(videos: Path, tmp_path: Path):
-    options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null", "--set", "data.frames=8"]
+def test_the_lengths_of_the_videos_of_a_recipe_are_reported(videos: Path, tmp_path: Path):
+    options = ["--recipe", "custom", "--data", videos, "--set", "data.test=null"]
     result = check(*options, output=tmp_path / "out")
-    assert (result["short"], result["checked"], result["ok"]) == ([], 4, 4)
+    assert (result["checked"], result["ok"]) == (4, 4)
     assert result["frames"] == {"min": 32, "median": 32, "max": 32}
     assert result["seconds"]["max"] == 2.0
     assert (tmp_path / "out" / "bad_videos.csv").read_text() == "path,reason\n"
-    result = check(*options, "--set", "data.frames=16", output=tmp_path / "out")
-    assert [row["frames"] for row in result["short"]] == [32] * 4  # 16 frames, 4 apart
 
 
 def test_a_video_in_place_of_a_list_and_one_without_a_class_are_named(clip_files: Path, tmp_path: Path):

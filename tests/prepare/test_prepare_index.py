@@ -1,14 +1,12 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
 from archives import ARCHIVES, MISSING
 from prepare_commands import everest, index, rows_of, touch
 
-from everest.lists.reading import read_unlabeled
 from everest.prepare.layouts import LAYOUTS
 
 # Every row of every list: data set, list, file, labels, its segment.
@@ -120,6 +118,7 @@ def test_nothing_is_replaced_by_default_and_annotations_never(tmp_path):
     assert message in index(tmp_path, code=2).stderr
     assert (tmp_path / "train.csv").read_text() == "mine"
     assert not (tmp_path / "test.csv").exists()
+    assert "cannot write" in index(tmp_path, "--output", tmp_path / "train.csv" / "below", code=5).stderr
     index(tmp_path, "--overwrite")
     assert (tmp_path / "test.csv").exists()
     root = tmp_path / "kinetics"
@@ -144,57 +143,11 @@ def test_a_split_can_be_named_and_answers_label_the_test_list(tmp_path):
     assert rows == [("20bn-something-something-v2/5.webm", (2,))]
 
 
-ODD = ["run/with space.mp4", 'run/quote".mp4', "run/ünï.mp4", "run/a,b.mp4", "run/#1.mp4", "walk/tab\t.mp4"]
-
-
-def test_class_folders_with_odd_names_come_back(tmp_path):
-    touch(tmp_path, *ODD)
-    index(tmp_path)
-    expected = sorted((name, (int("walk" in name),)) for name in ODD)
-    assert sorted(rows_of(tmp_path / "all.csv", tmp_path)) == expected
-
-
-def test_loose_videos_make_an_unlabelled_list(tmp_path):
-    touch(tmp_path, "#1.mp4", " b c.mp4", "d.mp4")
-    data = yaml.safe_load(index(tmp_path).stdout)["data"]
-    assert (data["train"], data["pretrain"]) == (None, "all.csv")
-    found = read_unlabeled(tmp_path / "all.csv", root=tmp_path)
-    assert {Path(sample.path) for sample in found.samples} == set(tmp_path.glob("*.mp4"))
-
-
-@pytest.mark.parametrize("names", [("train", "validation", "test"), ("Train", "Test"), ("training", "TEST")])
-def test_folders_of_splits_give_a_list_each_and_may_have_other_folders_next_to_them(tmp_path, names):
-    train, *others = names
-    touch(tmp_path, f"{train}/run/a.mp4", f"{train}/walk/b.mp4", "unlabeled/1/d.mp4")
-    touch(tmp_path, *(f"{name}/run/c.mp4" for name in others))
-    assert "1 in no list" in index(tmp_path).stderr
-    rows = [(f"{train}/run/a.mp4", (0,)), (f"{train}/walk/b.mp4", (1,))]
-    assert rows_of(tmp_path / "train.csv", tmp_path) == rows
-    for name in others:
-        written = tmp_path / f"{name.lower()[:4].replace('vali', 'val')}.csv"
-        assert rows_of(written, tmp_path) == [(f"{name}/run/c.mp4", (0,))]
-    assert not (tmp_path / "all.csv").exists()
-
-
-def test_classes_may_have_the_names_of_splits(tmp_path):
-    names = ("run", "test", "train", "walk")
-    touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(2)))
-    index(tmp_path)
-    assert (tmp_path / "classes.txt").read_text().split() == list(names)
-    touch(tmp_path / "images", "run/1.png", "train/clip/1.png", "test/1.png")
-    index(tmp_path / "images")
-    assert (tmp_path / "images" / "classes.txt").read_text().split() == ["run", "test", "train"]
-
-
-def test_names_that_no_list_can_hold_are_refused(tmp_path):
-    touch(tmp_path, "run/two\nlines.mp4")
-    assert r"run/two\nlines.mp4': its name is empty, or has a line break" in index(tmp_path, code=4).stderr
-    assert not list(tmp_path.glob("*.csv"))
-
-
 def test_a_folder_without_a_layout_gets_an_error_with_what_is_expected(tmp_path):
+    touch(tmp_path, "run/a.mp4", "walk/b.mp4")
+    assert "no such folder" in index(tmp_path / "none", code=4).stderr
     message = index(tmp_path, code=4).stderr
-    assert "no videos below it, or none of the known layouts" in message
+    assert f"class folders need no annotations: `everest prepare split {tmp_path}`" in message
     for layout in LAYOUTS.values():
         assert f"  {layout.name}: {layout.expects}" in message
 
@@ -245,18 +198,3 @@ def test_annotations_that_are_not_as_published_are_reported_with_their_place(
     ARCHIVES[layout](tmp_path)
     (tmp_path / file).write_text(text)
     assert message in index(tmp_path, code=4).stderr
-
-
-@pytest.mark.parametrize(
-    ("files", "folder", "options", "code", "message"),
-    [
-        (["run/a.mp4", "walk/notes.txt"], "", [], 4, "walk: no videos in this class folder; remove it"),
-        (["train/a/b.mp4", "training/a/c.mp4"], "", [], 4, "two folders for the same list among train"),
-        (["run/a.mp4", "file"], "", ["--output", "file/below"], 5, "cannot write"),
-        ([], "none", [], 4, "no such folder"),
-    ],
-)
-def test_folders_that_cannot_be_meant(tmp_path, monkeypatch, files, folder, options, code, message):
-    monkeypatch.chdir(tmp_path)
-    touch(tmp_path, *files)
-    assert message in index(tmp_path / folder, *options, code=code).stderr

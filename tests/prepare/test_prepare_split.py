@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from prepare_commands import everest, split, touch
+from prepare_commands import everest, rows_of, split, touch
 
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
@@ -223,8 +223,8 @@ def test_classes_named_by_integers_and_decimals_are_read_back(tmp_path):
 
 def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
     touch(tmp_path, *(f"{name}/{number}.mp4" for name in ("run", "walk") for number in range(10)))
-    everest("prepare", "index", tmp_path)
     names = tmp_path / "classes.txt"
+    names.write_text("run\nwalk\n")
     written = names.stat().st_mtime_ns
     split(tmp_path)
     assert names.stat().st_mtime_ns == written
@@ -235,14 +235,36 @@ def test_names_of_classes_that_are_there_already_are_kept(tmp_path):
     assert not (tmp_path / "train.csv").exists()
 
 
+ODD = ["run/with space.mp4", 'run/quote".mp4', "run/ünï.mp4", "run/a,b.mp4", "run/#1.mp4", "walk/tab\t.mp4"]
+
+
+def test_class_folders_with_odd_names_come_back(tmp_path):
+    touch(tmp_path, *ODD)
+    split(tmp_path, "--shares", "1/1")
+    names = {name for part in ("train", "test") for name, _ in rows_of(tmp_path / f"{part}.csv", tmp_path)}
+    assert names == set(ODD)
+    touch(tmp_path / "bad", "run/two\nlines.mp4")
+    message = split(tmp_path / "bad", code=4).stderr
+    assert r"run/two\nlines.mp4': its name is empty, or has a line break" in message
+    assert not list((tmp_path / "bad").glob("*.csv"))
+
+
+def test_classes_may_have_the_names_of_splits(tmp_path):
+    names = ("run", "test", "train", "walk")
+    touch(tmp_path, *(f"{name}/{number}.mp4" for name in names for number in range(2)))
+    split(tmp_path)
+    assert (tmp_path / "classes.txt").read_text().split() == list(names)
+    touch(tmp_path / "images", "run/1.png", "train/clip/1.png", "test/1.png")
+    split(tmp_path / "images")
+    assert (tmp_path / "images" / "classes.txt").read_text().split() == ["run", "test", "train"]
+
+
 @pytest.mark.parametrize("command", ["split", "check", "stats", "shard -o shards"])
 @pytest.mark.parametrize("names", [("train", "test"), ("Training", "Validation"), ("Train", "test", "other")])
 def test_folders_of_splits_are_no_classes(tmp_path: Path, command: str, names: tuple[str, ...]):
     touch(tmp_path, *(f"{name}/{label}/1.mp4" for name in names for label in ("run", "walk")))
     before = sorted(tmp_path.rglob("*"))
     message = everest(f"prepare {command}", tmp_path, code=4).stderr
-    assert f"are lists, not classes; `everest prepare index {tmp_path}` writes these lists" in message
+    assert f"are lists, not classes; name one of them, such as {tmp_path / min(names[:2])}" in message
     assert len(message.splitlines()) == 1
     assert sorted(tmp_path.rglob("*")) == before
-    everest("prepare", "index", tmp_path)
-    assert len((tmp_path / "train.csv").read_text().splitlines()) == 3  # with the header

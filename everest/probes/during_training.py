@@ -72,7 +72,7 @@ class Prober:
     """Probes the model of a pre-training run as `pretrain.probe` states; each process has one.
 
     Args:
-        spec: of the model, to build a whole copy of a sharded one.
+        spec: of the model, to build a copy of a sharded one that is not.
     Attributes:
         rows: of the probes so far, over all resumes.
         watches_loss: whether a loss on held-out videos that does not fall is reported.
@@ -188,30 +188,30 @@ class Prober:
         training, accelerator = self._training, self._training.accelerator
         firsts = range(0, len(clips), VIDEOS_PER_PASS)
         passes = [range(first, min(first + VIDEOS_PER_PASS, len(clips))) for first in firsts]
-        mine = list(range(len(passes)))[accelerator.process_index :: accelerator.num_processes]
-        done: list[_PassResult] = []
-        if mine:
-            order = [[(0, place) for place in passes[number]] for number in mine]
+        numbers = range(len(passes))[accelerator.process_index :: accelerator.num_processes]
+        results: list[_PassResult] = []
+        if numbers:
+            order = [[(0, place) for place in passes[number]] for number in numbers]
             workers = min(choose_workers(clips, order, training.settings.workers), len(order) - 1)
             loaded = batches(clips, order, workers=workers, timeout=training.settings.data_timeout)
-            for number, batch in zip(mine, loaded, strict=True):
+            for number, batch in zip(numbers, loaded, strict=True):
                 rows = [row for row, failed in enumerate(batch.failed) if not failed]
                 value = None
                 if rows:
                     moved = on_device(batch, accelerator.device)
                     value = compute(moved._replace(frames=moved.frames[rows], noise=moved.noise[rows]))
                 reasons = [first for first, *_ in filter(None, batch.failed)]
-                done.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
-        every = sorted(gather_object(done), key=lambda part: part.number)
-        skipped = [reason for part in every for reason in part.failed]
+                results.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
+        results = sorted(gather_object(results), key=lambda part: part.number)
+        skipped = [reason for part in results for reason in part.failed]
         for path, reason in skipped:
             training.warn_once(f"probe {path}", f"the probe skips {path}: {reason}")
         refuse_too_many(skipped, requested=len(clips), max_bad=training.bad_videos.max_bad)
-        return [part for part in every if part.videos]
+        return [part for part in results if part.videos]
 
     @contextmanager
     def _evaluating(self) -> Iterator[PretrainingModel]:
-        """The trained model in evaluation mode, and whole; restores the modes afterwards."""
+        """The trained model in evaluation mode, not sharded; restores the modes afterwards."""
         training = self._training
         trained, device = training.state.trained_model, training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
@@ -221,10 +221,10 @@ class Prober:
         with fork, torch.no_grad(), training.accelerator.autocast(), eager:
             torch.manual_seed(seed_at(training.settings.seed, Purpose.PROBE))
             # The parts of a sharded model cannot run alone.
-            whole = _whole(trained, self._spec, device) if training.settings.shard == "full" else trained
-            assert isinstance(whole, PretrainingModel)
+            model = _unsharded(trained, self._spec, device) if training.settings.shard == "full" else trained
+            assert isinstance(model, PretrainingModel)
             try:
-                yield whole.eval()
+                yield model.eval()
             finally:
                 for module, mode in modes.items():
                     module.training = mode
@@ -276,12 +276,12 @@ def _loss_of_mean(model: PretrainingModel, targets: Sequence[Tensor]) -> float |
     return float(np.average(losses, weights=counts))
 
 
-def _whole(trained: nn.Module, spec: ModelSpec, device: torch.device) -> nn.Module:
-    """A copy of a sharded model. All processes must call it."""
+def _unsharded(trained: nn.Module, spec: ModelSpec, device: torch.device) -> nn.Module:
+    """A copy of a sharded model that is not sharded. All processes must call it."""
     tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
-    whole = spec.build()
-    whole.load_state_dict(merged(trained, tensors))
-    whole.to(device)
-    if isinstance(whole, MaskedAutoencoder) and isinstance(trained, MaskedAutoencoder):
-        whole.targets = trained.targets  # a teacher is not among the tensors
-    return whole
+    model = spec.build()
+    model.load_state_dict(merged(trained, tensors))
+    model.to(device)
+    if isinstance(model, MaskedAutoencoder) and isinstance(trained, MaskedAutoencoder):
+        model.targets = trained.targets  # a teacher is not among the tensors
+    return model

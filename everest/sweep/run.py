@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,19 +92,18 @@ class _Sweep:
 
     def run(self) -> None:
         """Run all jobs, the first that is possible first; a signal is forwarded to the running ones."""
-        environments = self.launcher.environments
         with SignalForwarder() as signals:
             while (self.waiting and not signals.number) or self.running:
                 self._reap(signals)
                 self._skip_blocked()
-                free = set(range(len(environments))) - {running.slot for running in self.running}
+                free = set(range(self.launcher.parallel)) - {running.slot for running in self.running}
                 may_start = free and not signals.number
                 job = next(filter(self._can_start, self.waiting), None) if may_start else None
                 if job is None:
                     time.sleep(POLL_SECONDS)
                     continue
                 self.waiting.remove(job)
-                self.running.append(self._start(job, min(free), environments[min(free)], signals))
+                self.running.append(self._start(job, min(free), signals))
         if signals.number:
             done = f"{len(self.rows)} of {len(self.plan.jobs())} jobs finished"
             raise Stopped(signals.number, f"stopped: {done}; the same command resumes")
@@ -142,9 +141,8 @@ class _Sweep:
             self.report(notice(f"{run}: another process is training this run; waiting for it"))
         return not is_trained
 
-    def _start(
-        self, job: Job, slot: int, environment: Mapping[str, str], signals: SignalForwarder
-    ) -> _RunningJob:
+    def _start(self, job: Job, slot: int, signals: SignalForwarder) -> _RunningJob:
+        environment = {**os.environ, **self.launcher.environments[slot]}
         command = [*self.launcher.program, *job.command(self.folder, gpus=self.launcher.gpus)]
         log_file, output_file = job.file(self.folder, "log"), job.file(self.folder, "out")
         with writing(log_file):
@@ -152,11 +150,7 @@ class _Sweep:
             with log_file.open("ab") as log, output_file.open("wb") as output:
                 log_start = log.tell()
                 process = signals.start(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=log,
-                    env={**os.environ, **environment},
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=log, env=environment
                 )
         return _RunningJob(job=job, process=process, slot=slot, log_start=log_start)
 

@@ -43,13 +43,11 @@ def test_persons_that_look_alike_are_told_from_classes_that_do():
     assert class_and_group(LabeledFeatures(by_person, labels, persons)) == (50, 100)
     assert class_and_group(LabeledFeatures(by_class, labels, persons)) == (100, 50)
     labels, persons = numbers(0, 1, 0, 1, 2, 2), numbers(0, 0, 1, 1, 0, 1)
-    of_class, of_person = class_and_group(
-        LabeledFeatures(features(0, 1, 90, 91, 2, 92), labels, persons)
-    ) or (0, 0)
+    known = LabeledFeatures(features(0, 1, 90, 91, 2, 92), labels, persons)
+    of_class, of_person = class_and_group(known) or (0, 0)
     assert of_person == 100 > of_class
-    of_class, of_person = class_and_group(
-        LabeledFeatures(features(0, 90, 1, 91, 180, 181), labels, persons)
-    ) or (0, 0)
+    known = LabeledFeatures(features(0, 90, 1, 91, 180, 181), labels, persons)
+    of_class, of_person = class_and_group(known) or (0, 0)
     assert of_class == 100 > of_person
     assert class_and_group(LabeledFeatures(by_class, numbers(0, 1, 2, 3), numbers(0, 0, 1, 1))) is None
 

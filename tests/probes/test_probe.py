@@ -51,8 +51,7 @@ def test_neighbors_vote_by_their_cosine():
     numbers = nearest_neighbors(features, labels.astype(np.float64), test, NUMBER)
     np.testing.assert_allclose(numbers[:, 0], found @ [0, 1, 2, 3], rtol=1e-5)
     few = np.eye(3, dtype=np.float32)  # fewer than the neighbors all vote
-    found = nearest_neighbors(few, np.array([0, 1, 1]), few[:1], Head(outputs=2))
-    assert found[0, 0] > 0.999
+    assert nearest_neighbors(few, np.array([0, 1, 1]), few[:1], Head(outputs=2))[0, 0] > 0.999
 
 
 @given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 3))

@@ -71,7 +71,7 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
     assert [arm.name for arm in widths] == ["width=24", "width=48"]
     assert planned(path, over=["model.width=24,48"]).request.against == "width=24"
     assert planned(path, seeds="2", overrides=["model.depth=3"]).arms[0].recipe.model.depth == 3
-    path.write_text("recipe: tiny.yaml\ninit:\nsummary:\nagainst: 0.3\narms: {b: {}, '0.3': {model.depth: 1}}")
+    path.write_text("recipe: tiny.yaml\ninit:\nsummary:\nagainst: 0.3\narms: {b: {}, '0.3': {eval.clips: 1}}")
     request = planned(path).request
     assert (request.against, request.init, request.summary) == ("0.3", "none", "")
 

@@ -102,14 +102,11 @@ def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: 
     # A run whose features keep their rank may still begin to learn.
     keeps_rank = last["rank_me"] >= PATIENT_RANK * first["rank_me"]
     patient = keeps_rank and last["step"] < PATIENT_UNTIL * steps
-    collapse = _collapse(first, last)
-    signs = {
-        "collapse": collapse,
-        "same features": None if collapse or patient or videos < 2 else _same_features(first, last),
-        "held-out loss": None
-        if held_out < FEWEST_HELD_OUT
-        else _nothing_learned(first, last, patient=patient),
-    }
+    signs = {"collapse": _collapse(first, last)}
+    if signs["collapse"] is None and videos > 1 and not patient:
+        signs["same features"] = _same_features(first, last)
+    if held_out >= FEWEST_HELD_OUT:
+        signs["held-out loss"] = _nothing_learned(first, last, patient=patient)
     return {kind: f"step {last['step']}: {text}" for kind, text in signs.items() if text is not None}
 
 

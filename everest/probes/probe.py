@@ -2,8 +2,8 @@
 
 The same classifiers of the features of baselines show what the encoder adds.
 
-N videos, M test videos, V views, K encoded tokens per view, D width; B clips, C channels, T
-frames, H W pixels, P places of an image.
+N videos, V views, K encoded tokens per view, D width; B clips, C channels, T frames, H W pixels, P places of
+an image.
 """
 
 from __future__ import annotations

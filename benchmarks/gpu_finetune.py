@@ -25,7 +25,8 @@ from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.models.video_model import PretrainingModel
-from everest.probes.classifiers import linear, nearest_neighbors
+from everest.probes.classifiers import linear
+from everest.probes.neighbors import nearest_neighbors
 from everest.probes.probe import difference_image
 from everest.system.accelerator import make_accelerator
 
@@ -95,10 +96,9 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
     torch.manual_seed(seed)
     model = cast(VideoClassifier, classifier_spec(recipe, (head,)).build().to(device).train())
     if job.weights is not None:  # without its last norm: a classifier norms the mean token
-        trained = torch.load(job.weights)
-        model.encoder.load_state_dict(
-            {name: value for name, value in trained.items() if not name.startswith("norm.")}
-        )
+        trained = torch.load(job.weights).items()
+        kept = {name: value for name, value in trained if not name.startswith("norm.")}
+        model.encoder.load_state_dict(kept)
     optimizer = network.stage_optimizer(model, recipe.finetune)
     eager = replace(recipe.train, compile=False)
     wrapped = network.prepare_model(accelerator, model, eager)

@@ -35,8 +35,8 @@ from everest.config.recipe import load_recipe
 from everest.inference.model import encode
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
-from everest.probes.classifiers import attentive, linear, nearest_neighbors
-from everest.probes.measures import LabeledFeatures, precision_of_nearest
+from everest.probes.classifiers import attentive, linear
+from everest.probes.neighbors import LabeledFeatures, nearest_neighbors, precision_of_nearest
 from everest.probes.probe import difference_image
 
 RESULTS: Final = HERE / "results" / "view_features.json"

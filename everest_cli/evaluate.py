@@ -191,19 +191,19 @@ def sweep(
     )
 
     from everest.sweep.plan import make_plan
-    from everest.sweep.run import JOB_FAILED, Processes, check_folder, run_sweep
+    from everest.sweep.run import JOB_FAILED, JobLauncher, check_folder, run_sweep
 
     plan = make_plan(request, data=data)
     check_folder(output)
     if dry_run:
-        for work in plan.works().values():
-            typer.echo(f"{work.name}  {', '.join(plan.users(work))}, seed {work.seed}")
+        for job in plan.jobs().values():
+            typer.echo(f"{job.name}  {', '.join(plan.users(job))}, seed {job.seed}")
         return
     modules = context.find_root().params.get("imports") or []
     program = [*this_program(), *(word for module in modules for word in ("--import", module))]
-    processes = Processes(program=program, devices=read_devices(gpus, None), jobs=jobs)
+    launcher = JobLauncher(program=program, devices=read_devices(gpus, None), parallel=jobs)
     with Display(quiet=quiet) as display:
-        results = run_sweep(plan, output, processes, silent if quiet else display.report)
+        results = run_sweep(plan, output, launcher, silent if quiet else display.report)
     typer.echo(output)
     say(*map(_failure_line, results["failures"]))
     if results["failures"]:

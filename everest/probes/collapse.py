@@ -1,7 +1,10 @@
-"""Detects a broken pre-training run from its probes.
+"""Detects a broken pre-training run from its probes, by measures that need no labels.
 
-All functions take the rows of metrics.jsonl that probes have written, the oldest first. The first one is of
-the encoder before the first step. benchmarks/pretraining.md has the measurements behind the thresholds.
+The measures are of RankMe (Garrido et al. 2023) and SimSiam (Chen & He 2021). The rows are those of
+metrics.jsonl that probes have written, the oldest first. The first one is of the encoder before the first
+step. benchmarks/pretraining.md has the measurements behind the thresholds.
+
+N videos, D width.
 """
 
 from __future__ import annotations
@@ -10,9 +13,13 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+import numpy as np
+
 from everest.engine.plan import FEWEST_STEPS
+from everest.probes.neighbors import Floats, unit_rows
 from everest.system.run_folder import Row
 
+RANKME_EPSILON: Final = 1e-7  # RankMe, eq. 1: added to each share
 MOST_VIDEOS: Final = 256  # our choice: without labels, RankMe of more videos is hardly larger
 MOST_HELD_OUT: Final = 64  # our choice: of data.val, whose loss is measured
 ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
@@ -22,12 +29,32 @@ LEAST_RANK: Final = 0.2  # our choice: so is a smaller share of the first RankMe
 # Our choice: RankMe is at least 1, for equal features. Healthy runs end above 5, a broken one at 1.25.
 SAME_RANK: Final = 1.5
 NEAR_MEAN: Final = 0.99  # our choice: of the loss of predicting the mean, which a model falls below
-# Our choice. A healthy run on normalized targets may be near that loss for a third of its steps; RankMe is
-# then still above 0.7 times the first one; in most broken runs, RankMe is below 0.35 times the first one.
+LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
+# Our choice. A healthy run on normalized targets may be near the loss of the mean for a third of its steps.
+# RankMe is then still above 0.7 times the first one; in most broken runs, it is below 0.35 times that.
 PATIENT_UNTIL: Final = 0.5  # of the steps of a run
 PATIENT_RANK: Final = 0.5  # of the first RankMe
-LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
 FEWEST_HELD_OUT: Final = 16  # our choice: the mean target of fewer videos is close to that of each
+
+
+def rank_me(features: Floats) -> float:
+    """The exponential of the entropy of the normalized singular values (RankMe, eq. 1).
+
+    It is between 1 and min(N, D). Features that are all zero have rank 1.
+    """
+    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)  # (min(N, D),)
+    if not values.any():
+        return 1.0
+    shares = values / values.sum() + RANKME_EPSILON
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def feature_std(features: Floats) -> float:
+    """The mean over channels of the std of unit features, times sqrt(D) (SimSiam, section 4.1).
+
+    It is 0 if all features point the same way, and 1 if they are spread uniformly over all directions.
+    """
+    return float(unit_rows(features).std(axis=0).mean() * np.sqrt(features.shape[1]))
 
 
 def probe_rows(rows: Iterable[Row]) -> list[Row]:
@@ -75,28 +102,53 @@ def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: 
     # A run whose features keep their rank may still begin to learn.
     keeps_rank = last["rank_me"] >= PATIENT_RANK * first["rank_me"]
     patient = keeps_rank and last["step"] < PATIENT_UNTIL * steps
-    rank = f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}"
+    signs = {"collapse": _collapse(first, last)}
+    if signs["collapse"] is None and videos > 1 and not patient:
+        signs["same features"] = _same_features(first, last)
+    if held_out >= FEWEST_HELD_OUT:
+        signs["held-out loss"] = _nothing_learned(first, last, patient=patient)
+    return {kind: f"step {last['step']}: {text}" for kind, text in signs.items() if text is not None}
+
+
+def _collapse(first: Row, last: Row) -> str | None:
+    """The sign of features that vary much less than before the first step."""
+    has_std = last["feature_std"] >= LEAST_STD * first["feature_std"]
+    if has_std and last["rank_me"] >= LEAST_RANK * first["rank_me"]:
+        return None
     std = f"the feature std {first['feature_std']:.3g} and {last['feature_std']:.3g}"
-    texts = {}
-    has_collapsed = last["feature_std"] < LEAST_STD * first["feature_std"]
-    if has_collapsed or last["rank_me"] < LEAST_RANK * first["rank_me"]:
-        texts["collapse"] = f"the features have collapsed: {rank}, {std}; lower base_lr or warm up longer"
-    elif videos > 1 and not patient and last["rank_me"] < SAME_RANK:
-        texts["same features"] = (
-            f"the features of all videos are nearly the same: {rank}; unless the videos are, try another "
-            "base_lr or more steps"
-        )
-    loss, mean = last["heldout_loss"], last["heldout_mean_loss"]
-    if loss is not None and held_out >= FEWEST_HELD_OUT:
-        # Weights that had learned before may have been as good as the mean before the first step.
-        predicts = mean is not None and loss <= NEAR_MEAN * mean
-        if mean is None or patient:
-            predicts = predicts or loss <= (1 - LEAST_FALL) * first["heldout_loss"]
-        if not predicts:
-            comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
-            texts["held-out loss"] = (
-                f"nothing is predicted yet: the held-out loss was {first['heldout_loss']:.3g} before the "
-                f"first step and is {loss:.3g}{comparison}; try another base_lr or more steps, or check the "
-                "videos and the mask"
-            )
-    return {kind: f"step {last['step']}: {text}" for kind, text in texts.items()}
+    return f"the features have collapsed: {_ranks(first, last)}, {std}; lower base_lr or warm up longer"
+
+
+def _same_features(first: Row, last: Row) -> str | None:
+    """The sign of features that are nearly equal, perhaps from the beginning."""
+    if last["rank_me"] >= SAME_RANK:
+        return None
+    return (
+        f"the features of all videos are nearly the same: {_ranks(first, last)}; unless the videos are, try "
+        "another base_lr or more steps"
+    )
+
+
+def _ranks(first: Row, last: Row) -> str:
+    return f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}"
+
+
+def _nothing_learned(first: Row, last: Row, *, patient: bool) -> str | None:
+    """The sign of a held-out loss that is not below that of the mean of the targets.
+
+    Args:
+        patient: a loss that has fallen is enough.
+    """
+    before, loss, mean = first["heldout_loss"], last["heldout_loss"], last["heldout_mean_loss"]
+    if loss is None:
+        return None
+    # Weights that had learned before may have been as good as the mean before the first step.
+    if mean is not None and loss <= NEAR_MEAN * mean:
+        return None
+    if (mean is None or patient) and loss <= (1 - LEAST_FALL) * before:
+        return None
+    comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
+    return (
+        f"nothing is predicted yet: the held-out loss was {before:.3g} before the first step and is "
+        f"{loss:.3g}{comparison}; try another base_lr or more steps, or check the videos and the mask"
+    )

@@ -10,7 +10,7 @@ R videos of a pass, N videos, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
+from torch import Tensor, nn
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
@@ -32,28 +32,30 @@ from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
+from everest.lists.sample import Sample
 from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
-from everest.probes import measures
-from everest.probes.classifiers import Floats
+from everest.probes.classifiers import cross_validated
 from everest.probes.collapse import (
     FEWEST_HELD_OUT,
     MOST_HELD_OUT,
     MOST_VIDEOS,
+    feature_std,
     new_warnings,
     probe_rows,
     probed_steps,
+    rank_me,
 )
-from everest.probes.measures import LabeledFeatures
+from everest.probes.neighbors import Floats, LabeledFeatures, leave_one_out, precision_of_nearest
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
 
-PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
+VIDEOS_PER_PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
 LABELED: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
 
 
@@ -70,43 +72,21 @@ class Prober:
     """Probes the model of a pre-training run as `pretrain.probe` states; each process has one.
 
     Args:
-        spec: of the model, to build a whole copy of a sharded one.
+        spec: of the model, to build a copy of a sharded one that is not.
     Attributes:
         rows: of the probes so far, over all resumes.
         watches_loss: whether a loss on held-out videos that does not fall is reported.
     """
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
-        plan, settings, views = training.plan, recipe.pretrain.probe, training.clips.make_views
-        assert isinstance(views, PretrainViews)
+        plan, settings = training.plan, recipe.pretrain.probe
         self.rows: list[Row] = []
         self._training = training
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec
         self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
-
-        # The same clips at every probe: held-out ones with masks as training draws them, and a center clip of
-        # each video of the list, else of data.val, else of the videos for training.
-        held_out: VideoClips | None = None
-        if recipe.data.val is not None:
-            one = views if views.compared else replace(views, views_per_decode=1)
-            num_noise = training.clips.num_noise
-            unlabeled = read_source(recipe.data, "val", labeled=False)
-            held_out = clips_of(recipe, unlabeled, one, replace_bad=False, num_noise=num_noise)
-        self._classes: Classes | None = None  # None: the videos have no labels
-        if settings.list is not None:
-            data = replace(recipe.data, train=settings.list)
-            listed = read_source(data, "train", labeled=True)
-            self._classes, samples = Classes.of(listed, data), listed.samples
-        else:
-            samples = spaced(list(dict.fromkeys((held_out or training.clips).samples)), MOST_VIDEOS)
-        chosen = SampleList(samples=tuple(samples), class_names=None)
-        self._clips = clips_of(recipe, chosen, center_views(recipe), replace_bad=False)
-        if held_out is not None:
-            held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
-        self._held_out = held_out
-
-        num_held_out = 0 if held_out is None else len(held_out)
+        self._classes, self._clips, self._held_out = _probe_clips(recipe, training)
+        num_held_out = 0 if self._held_out is None else len(self._held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT
 
@@ -123,7 +103,7 @@ class Prober:
             return
         if step:
             training.save()  # first: a probe may take long, and may fail
-        row: Row = {"step": step, **self.measure()}
+        row: Row = {"step": step, **self.measured_row()}
         training.log(row)
         rows.append(row)
         event: dict[str, Any] = {
@@ -139,12 +119,12 @@ class Prober:
         # Nothing is predicted between views, so the loss may still fall.
         ends = step < plan.steps and isinstance(training.state.trained_model, ViewModel)
         collapse = warnings.pop("collapse", None) if ends else None
-        for kind, warning in warnings.items():
-            training.warn_once(kind, warning)
+        for warning in warnings.values():
+            training.notice(f"warning: {warning}")
         if collapse is not None:
             raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
 
-    def measure(self) -> Row:
+    def measured_row(self) -> Row:
         """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
         started = time.monotonic()
         with self._evaluating() as model:
@@ -155,18 +135,34 @@ class Prober:
                 return encode(model, frames, None).pooled.float().cpu().numpy()
 
             encoded = self._run_passes(self._clips, pooled)
-            held_out = self._measure_held_out(model)
+            held_out = self._held_out_losses(model)
         features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
             raise DivergedError(
                 f"step {self._training.steps_done}: the features of the probe are not finite; lower base_lr "
                 "or set train.clip_grad"
             )
-        places = [place for part in encoded for place in part.videos]
-        row = decide_on_main(self._training.accelerator, lambda: self._measure_features(features, places))
+        samples = [self._clips.samples[place] for part in encoded for place in part.videos]
+        row = decide_on_main(self._training.accelerator, lambda: self._measures(features, samples))
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
-    def _measure_held_out(self, model: PretrainingModel) -> Row:
+    def _measures(self, features: Floats, samples: Sequence[Sample]) -> Row:
+        """The measures of the readable videos; None without labels, or where a probe is impossible."""
+        some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
+        unlabeled = {"rank_me": rank_me(some), "feature_std": feature_std(some)}
+        if self._classes is None:
+            return dict.fromkeys(LABELED) | unlabeled
+        known, count = LabeledFeatures.of(features, samples), self._classes.count
+        seed, is_linear = self._training.settings.seed, self._metric == "linear"
+        return {
+            "probe_knn": leave_one_out(known, count),
+            "probe_linear": cross_validated(known, count, seed=seed) if is_linear else None,
+            "probe_retrieval": precision_of_nearest(known, known),
+            "probe_chance": 100 * float(np.bincount(known.labels).max()) / len(samples),
+            **unlabeled,
+        }
+
+    def _held_out_losses(self, model: PretrainingModel) -> Row:
         """The loss of pre-training, and that of predicting the mean of all targets; None without any."""
         targets: list[Tensor] = []  # (M, P) of the M tokens of each pass of this process
 
@@ -182,66 +178,40 @@ class Prober:
         if not passes:
             return {"heldout_loss": None, "heldout_mean_loss": None}
         counts = [len(part.videos) for part in passes]
-        row = {"heldout_loss": float(np.average([part.value for part in passes], weights=counts))}
-        # Each process keeps its own targets, which may need gigabytes.
-        sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
-        if not sums or not isinstance(model, MaskedAutoencoder):
-            return row | {"heldout_mean_loss": None}
-        mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
-        parts = []
-        for values in targets:
-            scored = torch.ones(1, len(values), dtype=torch.bool)
-            predicted = mean.float().expand_as(values)[None]
-            parts.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
-        losses, counts = zip(*gather_object(parts), strict=True)
-        return row | {"heldout_mean_loss": float(np.average(losses, weights=counts))}
-
-    def _measure_features(self, features: Floats, places: list[int]) -> Row:
-        """The measures of the readable videos; None without labels, or where a probe is impossible."""
-        some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
-        unlabeled = {"rank_me": measures.rank_me(some), "feature_std": measures.feature_std(some)}
-        classes, samples = self._classes, self._clips.samples
-        if classes is None:
-            return dict.fromkeys(LABELED) | unlabeled
-        known = LabeledFeatures.of(features, [samples[place] for place in places])
-        seed, is_linear = self._training.settings.seed, self._metric == "linear"
-        most_frequent = np.bincount(known.labels).max()
         return {
-            "probe_knn": measures.leave_one_out(known, classes.count),
-            "probe_linear": measures.cross_validated(known, classes.count, seed=seed) if is_linear else None,
-            "probe_retrieval": measures.precision_of_nearest(known, known),
-            "probe_chance": 100 * float(most_frequent) / len(places),
-            **unlabeled,
+            "heldout_loss": float(np.average([part.value for part in passes], weights=counts)),
+            "heldout_mean_loss": _loss_of_mean(model, targets),
         }
 
     def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
         training, accelerator = self._training, self._training.accelerator
-        passes = [range(first, min(first + PASS, len(clips))) for first in range(0, len(clips), PASS)]
-        mine = list(range(len(passes)))[accelerator.process_index :: accelerator.num_processes]
-        done: list[_PassResult] = []
-        if mine:
-            order = [[(0, place) for place in passes[number]] for number in mine]
+        firsts = range(0, len(clips), VIDEOS_PER_PASS)
+        passes = [range(first, min(first + VIDEOS_PER_PASS, len(clips))) for first in firsts]
+        numbers = range(len(passes))[accelerator.process_index :: accelerator.num_processes]
+        results: list[_PassResult] = []
+        if numbers:
+            order = [[(0, place) for place in passes[number]] for number in numbers]
             workers = min(choose_workers(clips, order, training.settings.workers), len(order) - 1)
             loaded = batches(clips, order, workers=workers, timeout=training.settings.data_timeout)
-            for number, batch in zip(mine, loaded, strict=True):
+            for number, batch in zip(numbers, loaded, strict=True):
                 rows = [row for row, failed in enumerate(batch.failed) if not failed]
                 value = None
                 if rows:
                     moved = on_device(batch, accelerator.device)
                     value = compute(moved._replace(frames=moved.frames[rows], noise=moved.noise[rows]))
                 reasons = [first for first, *_ in filter(None, batch.failed)]
-                done.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
-        every = sorted(gather_object(done), key=lambda part: part.number)
-        skipped = [reason for part in every for reason in part.failed]
+                results.append(_PassResult(number, [passes[number][row] for row in rows], value, reasons))
+        results = sorted(gather_object(results), key=lambda part: part.number)
+        skipped = [reason for part in results for reason in part.failed]
         for path, reason in skipped:
             training.warn_once(f"probe {path}", f"the probe skips {path}: {reason}")
         refuse_too_many(skipped, requested=len(clips), max_bad=training.bad_videos.max_bad)
-        return [part for part in every if part.videos]
+        return [part for part in results if part.videos]
 
     @contextmanager
     def _evaluating(self) -> Iterator[PretrainingModel]:
-        """The trained model in evaluation mode, and whole; restores the modes afterwards."""
+        """The trained model in evaluation mode, not sharded; restores the modes afterwards."""
         training = self._training
         trained, device = training.state.trained_model, training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
@@ -250,17 +220,68 @@ class Prober:
         fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with fork, torch.no_grad(), training.accelerator.autocast(), eager:
             torch.manual_seed(seed_at(training.settings.seed, Purpose.PROBE))
-            whole = trained
-            if training.settings.shard == "full":  # the parts of a sharded model cannot run alone
-                tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
-                whole = self._spec.build()
-                whole.load_state_dict(merged(trained, tensors))
-                whole.to(device)
-                if isinstance(whole, MaskedAutoencoder) and isinstance(trained, MaskedAutoencoder):
-                    whole.targets = trained.targets  # a teacher is not among the tensors
-            assert isinstance(whole, PretrainingModel)
+            # The parts of a sharded model cannot run alone.
+            model = _unsharded(trained, self._spec, device) if training.settings.shard == "full" else trained
+            assert isinstance(model, PretrainingModel)
             try:
-                yield whole.eval()
+                yield model.eval()
             finally:
                 for module, mode in modes.items():
                     module.training = mode
+
+
+def _probe_clips(recipe: Recipe, training: Training) -> tuple[Classes | None, VideoClips, VideoClips | None]:
+    """The clips of a run's probes, the same at every probe.
+
+    Returns:
+        The classes, None without labels; a center clip of each video of the list, else of data.val, else of
+        the videos for training; clips of data.val, if there is one, with masks as training draws them.
+    """
+    views, held_out = training.clips.make_views, None
+    assert isinstance(views, PretrainViews)
+    if recipe.data.val is not None:
+        one = views if views.compared else replace(views, views_per_decode=1)
+        num_noise = training.clips.num_noise
+        unlabeled = read_source(recipe.data, "val", labeled=False)
+        held_out = clips_of(recipe, unlabeled, one, replace_bad=False, num_noise=num_noise)
+    classes = None
+    if recipe.pretrain.probe.list is not None:
+        data = replace(recipe.data, train=recipe.pretrain.probe.list)
+        listed = read_source(data, "train", labeled=True)
+        classes, samples = Classes.of(listed, data), listed.samples
+    else:
+        samples = spaced(list(dict.fromkeys((held_out or training.clips).samples)), MOST_VIDEOS)
+    chosen = SampleList(samples=tuple(samples), class_names=None)
+    clips = clips_of(recipe, chosen, center_views(recipe), replace_bad=False)
+    if held_out is not None:
+        held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
+    return classes, clips, held_out
+
+
+def _loss_of_mean(model: PretrainingModel, targets: Sequence[Tensor]) -> float | None:
+    """The loss of predicting the mean of the targets (M, P) of all passes; None if there are none.
+
+    Each process keeps its own targets, which may need gigabytes.
+    """
+    sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
+    if not sums or not isinstance(model, MaskedAutoencoder):
+        return None
+    mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
+    parts = []
+    for values in targets:
+        scored = torch.ones(1, len(values), dtype=torch.bool)
+        predicted = mean.float().expand_as(values)[None]
+        parts.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
+    losses, counts = zip(*gather_object(parts), strict=True)
+    return float(np.average(losses, weights=counts))
+
+
+def _unsharded(trained: nn.Module, spec: ModelSpec, device: torch.device) -> nn.Module:
+    """A copy of a sharded model that is not sharded. All processes must call it."""
+    tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
+    model = spec.build()
+    model.load_state_dict(merged(trained, tensors))
+    model.to(device)
+    if isinstance(model, MaskedAutoencoder) and isinstance(trained, MaskedAutoencoder):
+        model.targets = trained.targets  # a teacher is not among the tensors
+    return model

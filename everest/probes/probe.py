@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.checkpoints.describe import describe
@@ -32,24 +32,33 @@ from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
 from everest.inference.videos import ViewTensors
 from everest.lists.sample import Sample
-from everest.metrics.metrics import measure
+from everest.metrics.metrics import chance_of, measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
-from everest.probes.classifiers import Floats, attentive, linear, nearest_neighbors
-from everest.probes.measures import LabeledFeatures, class_and_group, precision_of_nearest
+from everest.probes.classifiers import attentive, linear
+from everest.probes.neighbors import (
+    Floats,
+    LabeledFeatures,
+    Labels,
+    class_and_group,
+    nearest_neighbors,
+    precision_of_nearest,
+)
 from everest.system.events import Report, notice
 
-PROBES: Final = ("knn", "linear", "attentive")
-SHOWN: Final = {  # metrics by task; the first has a chance level
+ATTENTIVE: Final = "attentive"  # the probe of tokens; the others are of pooled features
+METRICS_OF_TASK: Final = {  # the first has a chance level
     "single-label": ("top1", "top5", "mean_class_accuracy"),
     MULTI_LABEL: ("map", "micro_f1", "macro_f1"),
     "regression": ("mae", "rmse", "r2", "spearman"),
 }
-SIDE: Final = 32  # our choice: rows and columns of a difference image
+DIFFERENCE_SIDE: Final = 32  # our choice: rows and columns of a difference image
+# Of features, labels, test features and a head: the outputs of everest.probes.classifiers.
+Classifier = Callable[[Floats, Labels, Floats, Head], Floats]
 Features = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)
 
 
-def difference_image(clips: Tensor, side: int = SIDE) -> Tensor:
+def difference_image(clips: Tensor, side: int = DIFFERENCE_SIDE) -> Tensor:
     """The mean absolute change from frame to frame of clips (B, C, T, H, W) uint8, as small images (B, P).
 
     It is zero for clips of one frame.
@@ -130,47 +139,31 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     """Evaluate an encoder on the labeled videos of its recipe's `data.train` and `data.test`.
 
     Args:
-        names: of PROBES.
+        names: knn, linear, attentive.
         batch: videos in one forward pass.
     Returns:
-        `probes` with the metrics of each probe (SHOWN), `baselines` with the same of k-NN and of the linear
-        probe for each baseline, and `chance` of the first metric. A single-label head has `majority` (always
-        answering the most frequent class of the test set) and `retrieval`: `precision@10`, the share of the
-        class among the ten nearest training videos of other groups, the same of the `baselines`, and
-        `by_class` and `by_group` (measures.class_and_group). Metrics of classes are in percent. Several
-        heads have these under `heads`, by name.
+        `probes` with the metrics of each probe (METRICS_OF_TASK), `baselines` with the same of k-NN and the
+        linear probe for each baseline, and `chance` of the first metric. A single-label head has `majority`
+        (always answering the most frequent class of the test set) and `retrieval`: `precision@10`, the share
+        of the class among the ten nearest training videos of other groups, the same of the `baselines`, and
+        `by_class` and `by_group` (`class_and_group`). Metrics of classes are in percent. Several heads have
+        these under `heads`, by name.
     """
+    started, known = time.monotonic(), _classifiers(model)
     for name in names:
-        if name not in PROBES:
-            raise unknown_name("--probes", name, PROBES)
-    started = time.monotonic()
+        if name not in known:
+            raise unknown_name("--probes", name, known)
+    classifiers = {name: known[name] for name in names}
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
         _training_labels(train_samples, position, head)
-    known = {name for sample in train_samples for name in (sample.video_id, sample.source)}
-    shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.source}]
-    if shared:
-        report(
-            notice(
-                f"warning: {len(shared)} of {len(test_samples)} test videos are also training videos, or of "
-                f"the same groups or files, such as {shared[0]}: the accuracies are too high; `everest "
-                "prepare split --group` keeps them apart"
-            )
-        )
+    _warn_of_shared_videos(train_samples, test_samples, report)
+    encode = partial(encode_set, model, with_tokens=ATTENTIVE in names, batch=batch, report=report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
-        train, test = (
-            encode_set(
-                model,
-                samples,
-                Path(folder) / part,
-                with_tokens="attentive" in names,
-                batch=batch,
-                report=report,
-            )
-            for part, samples in (("train", train_samples), ("test", test_samples))
-        )
+        train = encode(train_samples, Path(folder) / "train")
+        test = encode(test_samples, Path(folder) / "test")
         results = {
-            head.name: _probe_head(model, names, train, test, position, head, report)
+            head.name: _probe_head(classifiers, train, test, position, head, report)
             for position, head in enumerate(classes.heads)
         }
     views = model.recipe.eval
@@ -187,7 +180,7 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     }
 
 
-def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> NDArray[Any]:
+def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> Labels:
     """The labels of a head; raises DataError if there is nothing to learn."""
     labels = label_array([sample.labels[position] for sample in samples], head)
     place = f"data.train: head {head.name}" if head.name else "data.train"
@@ -196,9 +189,31 @@ def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> ND
     return labels
 
 
+def _warn_of_shared_videos(train: Sequence[Sample], test: Sequence[Sample], report: Report) -> None:
+    known = {name for sample in train for name in (sample.video_id, sample.source)}
+    shared = [sample.path for sample in test if known & {sample.video_id, sample.source}]
+    if shared:
+        report(
+            notice(
+                f"warning: {len(shared)} of {len(test)} test videos are also training videos, or of the same "
+                f"groups or files, such as {shared[0]}: the accuracies are too high; `everest prepare split "
+                "--group` keeps them apart"
+            )
+        )
+
+
+def _classifiers(model: OpenedModel) -> dict[str, Classifier]:
+    """The classifier of each probe."""
+    seed, heads, device = model.recipe.train.seed, model.module.encoder.num_heads, model.module.device
+    return {
+        "knn": nearest_neighbors,
+        "linear": partial(linear, seed=seed),
+        ATTENTIVE: partial(attentive, heads=heads, seed=seed, device=device),
+    }
+
+
 def _probe_head(
-    model: OpenedModel,
-    names: Sequence[str],
+    classifiers: Mapping[str, Classifier],
     train: EncodedSet,
     test: EncodedSet,
     position: int,
@@ -206,37 +221,34 @@ def _probe_head(
     report: Report,
 ) -> dict[str, Any]:
     """Return the results of all probes for one head; see `_training_labels` for errors."""
-    seed = model.recipe.train.seed
-    labels = _training_labels(train.samples, position, head)
-    probes: dict[str, dict[str, Any]] = {}
-    baselines: dict[str, dict[str, Any]] = {baseline: {} for baseline in BASELINES}
-    metrics: dict[str, Any] = {}
-    for name in names:
+    labels, heads = _training_labels(train.samples, position, head), (replace(head, name=""),)
+    test_labels = [(sample.labels[position],) for sample in test.samples]
+    shown = METRICS_OF_TASK[head.task]
+
+    def evaluate(name: str, kind: str) -> dict[str, Any]:
+        """The metrics of a probe of one kind of features."""
+        outputs = classifiers[name](train.features[kind], labels, test.features[kind], head)
+        predictions = Predictions(
+            videos=[sample.video_id for sample in test.samples],
+            labels=test_labels,
+            outputs=outputs[:, None],  # (videos, one view, outputs)
+            skipped=[],
+            heads=heads,
+        )
+        metrics = measure(predictions)
+        return {key: metrics[key] for key in shown}
+
+    probes = {}
+    for name in classifiers:
         report(notice(f"{name} probe of {len(train.samples)} videos"))
-        for kind in ("tokens",) if name == "attentive" else ("pooled", *BASELINES):
-            features, tested = train.features[kind], test.features[kind]
-            if name == "knn":
-                outputs = nearest_neighbors(features, labels, tested, head)
-            elif name == "linear":
-                outputs = linear(features, labels, tested, head, seed=seed)
-            else:
-                heads, device = model.module.encoder.num_heads, model.module.device
-                outputs = attentive(features, labels, tested, head, heads=heads, seed=seed, device=device)
-            predictions = Predictions(
-                videos=[sample.video_id for sample in test.samples],
-                labels=[(sample.labels[position],) for sample in test.samples],
-                outputs=outputs[:, None],  # (videos, one view, outputs)
-                skipped=[],
-                heads=(replace(head, name=""),),
-            )
-            metrics = measure(predictions)
-            baselines.get(kind, probes)[name] = {key: metrics[key] for key in SHOWN[head.task]}
-    chance = METRICS[SHOWN[head.task][0]].chance
+        probes[name] = evaluate(name, "tokens" if name == ATTENTIVE else "pooled")
+    pooled = [name for name in classifiers if name != ATTENTIVE]
+    baselines = {kind: {name: evaluate(name, kind) for name in pooled} for kind in BASELINES}
+    chance = METRICS[shown[0]].chance
     assert chance is not None
-    # The values that need no learning depend on the labels alone: those of every probe are the same.
-    result = {"probes": probes, "baselines": baselines, "chance": metrics[chance]}
+    result = {"probes": probes, "baselines": baselines, "chance": chance_of(chance, heads, test_labels)}
     if head.task == "single-label":
-        result["majority"] = metrics["majority_top1"]
+        result["majority"] = chance_of("majority_top1", heads, test_labels)
         result["retrieval"] = _retrieval(train, test, position)
     return result
 

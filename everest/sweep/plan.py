@@ -1,7 +1,7 @@
-"""The plan of a sweep: the resolved recipe of each arm, and the work of each arm and seed.
+"""The plan of a sweep: the resolved recipe of each arm, and the jobs of each arm and seed.
 
-A work is a training run or an evaluation, identified by the settings that it depends on. Arms that differ
-only in later stages share the work of earlier ones, such as one pre-training for each seed.
+A job is a training run or an evaluation, identified by the settings that it depends on. Arms that differ
+only in later stages share the jobs of earlier ones, such as one pre-training for each seed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from everest.config.stage_settings import ViewPretrainSettings
 from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
-from everest.sweep.request import FROM_SCRATCH, NEEDS, Arm, StageName, SweepRequest
+from everest.sweep.request import FROM_SCRATCH, REQUIRED_STAGE, Arm, StageName, SweepRequest
 from everest.system.storage import join_location, parse_location
 from everest.video.folders import missing
 
 KEY_LETTERS: Final = 12  # of a SHA-256: enough for any number of runs
-RUNS: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
-_AFTER: Final[dict[StageName, StageName]] = {**NEEDS, "finetune": "pretrain"}  # what a stage starts from
+TRAINING_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
+STARTS_FROM: Final[dict[StageName, StageName]] = {**REQUIRED_STAGE, "finetune": "pretrain"}
 _LABELS: Final = ("data.val", "data.test", "data.classes", "data.num_classes", "data.task", "data.heads")
 # The keys that a stage reads, by their beginnings, and those among them that it does not read.
 _READS: Final[dict[StageName, tuple[str, ...]]] = {
@@ -48,14 +48,14 @@ _DEFAULTS: Final = {  # of both objectives
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class Job:
     """One training run, or one evaluation."""
 
     stage: StageName
     key: str  # its folder or file
     seed: int
     recipe: Recipe  # with the seed
-    needs: Work | None  # the stage before, whose weights it reads
+    needs: Job | None  # the stage before, whose weights it reads
     init: str  # the weights of the first stage, or none
 
     @property
@@ -68,10 +68,10 @@ class Work:
         return folder / self.stage / f"{self.key}.{ending}"
 
     def command(self, folder: Path, *, gpus: str) -> list[str]:
-        """The command that does the work, without the program."""
+        """The command of the job, without the program."""
         start = self.init if self.needs is None else str(folder / self.needs.name)
         shared = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
-        if self.stage not in RUNS:
+        if self.stage not in TRAINING_STAGES:
             return [self.stage, "--checkpoint", start, *shared, "--json", "--gpus", gpus]
         init = ["--init", start] if self.stage == "finetune" or start != FROM_SCRATCH else []
         return [self.stage, *shared, *init, "--output", str(folder / self.name), "--gpus", gpus]
@@ -85,7 +85,7 @@ class PlannedArm:
     overrides: dict[str, str]  # by section.key, as they were written
     stages: tuple[StageName, ...]
     recipe: Recipe  # with the seed of the recipe
-    works: dict[int, tuple[Work, ...]]  # by seed, in the order of the stages
+    jobs: dict[int, tuple[Job, ...]]  # by seed, in the order of the stages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +95,14 @@ class SweepPlan:
     request: SweepRequest
     arms: tuple[PlannedArm, ...]
 
-    def works(self) -> dict[str, Work]:
-        """All work by its name, once each, seed by seed: a stopped sweep can already compare arms."""
-        ordered = (work for seed in self.request.seeds for arm in self.arms for work in arm.works[seed])
-        return {work.name: work for work in ordered}
+    def jobs(self) -> dict[str, Job]:
+        """All jobs by their names, once each, seed by seed: a stopped sweep can already compare arms."""
+        ordered = (job for seed in self.request.seeds for arm in self.arms for job in arm.jobs[seed])
+        return {job.name: job for job in ordered}
 
-    def users(self, work: Work) -> list[str]:
-        """The names of the arms that need a work."""
-        return [arm.name for arm in self.arms if work.name in {each.name for each in arm.works[work.seed]}]
+    def users(self, job: Job) -> list[str]:
+        """The names of the arms that need a job."""
+        return [arm.name for arm in self.arms if job.name in {each.name for each in arm.jobs[job.seed]}]
 
 
 def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
@@ -119,8 +119,8 @@ def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
             raise type(error)(f"{request.label}{arm.name}: {error}") from error
     seen: dict[frozenset[str], str] = {}
     for arm in arms:
-        jobs = frozenset(work.name for works in arm.works.values() for work in works)
-        first = seen.setdefault(jobs, arm.name)
+        keys = frozenset(job.name for planned in arm.jobs.values() for job in planned)
+        first = seen.setdefault(keys, arm.name)
         if first != arm.name:
             raise RecipeError(
                 f"{request.label}the arms '{first}' and '{arm.name}' have the same jobs: none of the stages "
@@ -158,18 +158,18 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
     init = request.init if arm.init is None else arm.init
     if init != FROM_SCRATCH:
         init = find_init(init, output=None, overwrite=False).name
-    works: dict[int, tuple[Work, ...]] = {}
+    jobs: dict[int, tuple[Job, ...]] = {}
     for seed in request.seeds:
         seeded = replace(recipe, train=replace(recipe.train, seed=seed))
-        made: dict[StageName, Work] = {}
+        made: dict[StageName, Job] = {}
         for stage in stages:
-            needs = made.get(_AFTER[stage]) if stage in _AFTER else None
+            needs = made.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
             settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
             identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
             key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
-            made[stage] = Work(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
-        works[seed] = tuple(made.values())
-    return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, recipe=recipe, works=works)
+            made[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
+        jobs[seed] = tuple(made.values())
+    return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, recipe=recipe, jobs=jobs)
 
 
 def _check_files(recipe: Recipe, stage: StageName) -> None:
@@ -193,9 +193,9 @@ def _check_files(recipe: Recipe, stage: StageName) -> None:
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
-    """The settings that the work of a stage depends on; the stages before it have their own.
+    """The settings that the job of a stage depends on; the stages before it have their own.
 
-    Those at their defaults are left out, so that a later version with more settings has the same work.
+    Those at their defaults are left out, so that a later version with more settings has the same jobs.
 
     Args:
         own_root: whether the arm has a folder of videos of its own. Otherwise the folder may be moved.

@@ -27,7 +27,7 @@ ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 # Values that need no learning, by their keys in an arm: how notes name them, and their line in the figure.
 REFERENCES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
 FIGURE: Final = "report.png"
-SEEDS: Any = {"linestyle": "", "marker": "o", "markersize": 4, "markerfacecolor": "white", "color": "0.5"}
+SEED_MARKERS: Any = {"linestyle": "", "marker": "o", "markersize": 4, "mfc": "white", "color": "0.5"}
 INCHES_OF_ARM: Final = 0.4
 Row = dict[str, Any]
 
@@ -120,14 +120,14 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
         "against": reference,
         "jobs": results["jobs"],
         "arms": [
-            _arm(arms[arm], name, values[arm], None if arm == reference else values[reference])
+            _arm_row(arms[arm], name, values[arm], None if arm == reference else values[reference])
             for arm in arms
         ],
         "failures": results["failures"],
     }
 
 
-def _arm(arm: Row, metric: str, values: dict[int, float], reference: dict[int, float] | None) -> Row:
+def _arm_row(arm: Row, metric: str, values: dict[int, float], reference: dict[int, float] | None) -> Row:
     measured = [row for row in arm["seeds"] if row["seed"] in values]
     mean = spread(list(values.values()))._asdict() if values else dict.fromkeys(Spread._fields)
     difference = None if reference is None else paired(values, reference)
@@ -212,7 +212,7 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         panel = figure.subplots()
         for row, arm in enumerate(arms):
             low, high = arm["interval"] or (arm["mean"], arm["mean"])
-            panel.plot(arm["values"], [row] * len(arm["values"]), **SEEDS)
+            panel.plot(arm["values"], [row] * len(arm["values"]), **SEED_MARKERS)
             bars = [[arm["mean"] - low], [high - arm["mean"]]]
             panel.errorbar([arm["mean"]], [row], xerr=bars, color=COLORS[0], marker="o", capsize=4)
         for key, (_, style) in REFERENCES.items():

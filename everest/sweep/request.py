@@ -5,20 +5,41 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from pydantic import ConfigDict, TypeAdapter
+
 from everest.config.recipe_files import RecipeFile, find_recipe
 from everest.errors import RecipeError, did_you_mean, shown, unknown_name
+from everest.system.text import validated
 
 StageName = Literal["pretrain", "finetune", "eval", "probe"]
 STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
-NEEDS: Final[dict[StageName, StageName]] = {"eval": "finetune", "probe": "pretrain"}
+REQUIRED_STAGE: Final[dict[StageName, StageName]] = {"eval": "finetune", "probe": "pretrain"}
 FROM_SCRATCH: Final = "none"  # in place of weights
 MOST_SEEDS: Final = 1000  # our choice
 MOST_ARMS: Final = 200  # our choice
-FILE_KEYS: Final = ("recipe", "set", "arms", "seeds", "stages", "against", "init", "summary")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFile:
+    """The keys of a sweep file. A key without a value is as if it was left out."""
+
+    __pydantic_config__ = ConfigDict(coerce_numbers_to_str=True)  # the name of an arm may be 0.3
+    recipe: str = ""
+    set: Any = field(default_factory=dict)  # settings of all arms
+    arms: Any = None  # the settings of each arm; None: one arm without any
+    seeds: Any = 1
+    stages: Any = "pretrain,finetune,eval"
+    against: str | None = None  # None: the first arm
+    init: str = FROM_SCRATCH
+    summary: str = ""
+
+
+_SWEEP_FILE: Final = TypeAdapter(SweepFile)
+FILE_KEYS: Final = tuple(key.name for key in fields(SweepFile))
 OWN_KEYS: Final = frozenset(FILE_KEYS) - {"summary"}  # a recipe has none of them
 
 
@@ -53,53 +74,76 @@ def is_sweep(file: RecipeFile) -> bool:
 
 
 def read_request(
-    source: str, *, overrides: Sequence[str] = (), over: Sequence[str] = (), **options: str | None
+    source: str,
+    *,
+    overrides: Sequence[str] = (),
+    over: Sequence[str] = (),
+    seeds: str | None = None,
+    stages: str | None = None,
+    init: str | None = None,
 ) -> SweepRequest:
     """Read a sweep file, or a recipe, with the options of the command, which win over the file.
 
     Args:
         source: a shipped recipe's name, or the path of a recipe or of a sweep file.
         overrides: of --set.
-        over: of --over; they replace the arms of a file.
-        options: `seeds`, `stages` and `init`; None: not given.
+        over: of --over; they replace the arms of a file, also the one to compare with.
+        seeds, stages, init: of the options; None: not given.
     """
     file = find_recipe(source)
-    written: dict[str, Any] = file.values() if is_sweep(file) else {}
-    for key in written:
-        if key not in FILE_KEYS:
-            raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
-    recipe = file
-    if written:
-        try:
-            recipe = find_recipe(str(written.get("recipe", "")), folder=file.folder or Path())
-            if is_sweep(recipe):
-                raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
-        except RecipeError as error:
-            raise RecipeError(f"{file.label}: recipe: {error}") from error
-    given_arms = written.get("arms", {recipe.name: {}})
-    arms = arms_of(over) if over else _read_arms(given_arms, f"{file.label}: arms")
+    label, written, recipe = "", SweepFile(), file
+    if is_sweep(file):
+        label, written = f"{file.label}: ", _read_file(file)
+        recipe = _recipe_of(written, file)
+    if over:
+        arms = arms_of(over)
+    else:
+        arms = _read_arms({recipe.name: {}} if written.arms is None else written.arms, f"{label}arms")
     if len(arms) > MOST_ARMS:
         raise RecipeError(f"more than {MOST_ARMS} arms")
-    if over:
-        written.pop("against", None)  # it names an arm of the file
-    given = {key: value for key, value in options.items() if value is not None}
-    usual = {"seeds": 1, "stages": ["pretrain", "finetune", "eval"], "init": FROM_SCRATCH, "summary": ""}
-    values = {**usual, "against": arms[0].name, **written, **given}
-    origins = {key: f"--{key}" if key in given else f"{file.label}: {key}" for key in values}
-    if values["against"] not in [arm.name for arm in arms]:
-        raise unknown_name(origins["against"], str(values["against"]), [arm.name for arm in arms])
-    shared = _settings(written.get("set", {}), f"{file.label}: set")
+    names = [arm.name for arm in arms]
+    against = written.against if written.against is not None and not over else names[0]
+    if against not in names:
+        raise unknown_name(f"{label}against", against, names)
+    shared = _settings(written.set, f"{label}set")
+
+    def given(key: str, option: str | None) -> tuple[Any, str]:
+        """The option, or the value of the file, and its place for messages."""
+        return (getattr(written, key), f"{label}{key}") if option is None else (option, f"--{key}")
+
     return SweepRequest(
-        label=f"{file.label}: " if written else "",
+        label=label,
         recipe=recipe,
         overrides=(*(f"{key}={text}" for key, text in shared.items()), *overrides),
         arms=arms,
-        seeds=read_seeds(values["seeds"], origins["seeds"]),
-        stages=read_stages(values["stages"], origins["stages"]),
-        init=str(values["init"]),
-        against=values["against"],
-        summary=str(values["summary"]),
+        seeds=read_seeds(*given("seeds", seeds)),
+        stages=read_stages(*given("stages", stages)),
+        init=written.init if init is None else init,
+        against=against,
+        summary=written.summary,
     )
+
+
+def _read_file(file: RecipeFile) -> SweepFile:
+    values = {key: value for key, value in file.values().items() if value is not None}
+    for key in values:
+        if key not in FILE_KEYS:
+            raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
+    try:
+        return validated(_SWEEP_FILE, values)
+    except ValueError as error:
+        raise RecipeError(f"{file.label}: {error}") from error
+
+
+def _recipe_of(written: SweepFile, file: RecipeFile) -> RecipeFile:
+    """The recipe that a sweep file names."""
+    try:
+        recipe = find_recipe(written.recipe, folder=file.folder or Path())
+        if is_sweep(recipe):
+            raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
+    except RecipeError as error:
+        raise RecipeError(f"{file.label}: recipe: {error}") from error
+    return recipe
 
 
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
@@ -124,9 +168,9 @@ def read_stages(value: Any, origin: str) -> tuple[StageName, ...]:
         if name not in STAGES:
             raise unknown_name(origin, str(name), STAGES)
     stages: tuple[StageName, ...] = tuple(stage for stage in STAGES if stage in names)
-    is_complete = all(NEEDS.get(stage, stage) in stages for stage in stages)
+    is_complete = all(REQUIRED_STAGE.get(stage, stage) in stages for stage in stages)
     if not names or list(stages) != names or not is_complete:
-        needs = " and ".join(f"{stage} needs {needed}" for stage, needed in NEEDS.items())
+        needs = " and ".join(f"{stage} needs {needed}" for stage, needed in REQUIRED_STAGE.items())
         raise RecipeError(f"{origin}: give each stage once, in the order {', '.join(STAGES)}; {needs}")
     return stages
 
@@ -170,7 +214,7 @@ def split_values(text: str) -> list[str]:
 
 def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
     """The arms of a sweep file, by their names."""
-    names = [str(name) for name in values] if isinstance(values, dict) else []
+    names = list(values) if isinstance(values, dict) else []
     if not names or not all(name.isprintable() and name.strip() for name in names):
         raise RecipeError(f"{origin}: give visible names with settings: {{few: {{finetune.steps: 9}}}}")
     arms = []

@@ -1,13 +1,13 @@
-"""The numbers of every arm and seed, read from the finished work of a sweep, and the file `results.json`.
+"""The numbers of every arm and seed, read from the finished jobs of a sweep, and the file `results.json`.
 
 The name of a metric is that of `everest eval --json`, after `HEAD.` if there are several heads. Metrics of
 probes have `probe.NAME.` before it, metrics of data.val `val_`; `pretrain_loss` is the mean of the last steps
-of a pre-training. The first metric of a work is the one that it is judged by.
+of a pre-training. The first metric of a job is the one that it is judged by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -19,7 +19,7 @@ from everest.errors import RecipeError
 from everest.metrics.names import CHANCES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
-from everest.sweep.plan import RUNS, SweepPlan, Work
+from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
 from everest.system.run_folder import WEIGHTS
 from everest.system.text import PROBLEMS, nonfinite_as_null, read_json, read_own_json, reading_own
 from everest.system.weights_header import read_header
@@ -30,25 +30,26 @@ FIX: Final = "repeat the command of the sweep"
 PRETRAIN_LOSS: Final = "pretrain_loss"
 VALIDATION: Final = "val_"
 PROBE: Final = "probe"
-BY_WEIGHT: Final = ("eval", "probe", "finetune", "pretrain")  # whose metric judges an arm, the first it has
+# The first one that an arm has judges it.
+STAGES_BY_PRIORITY: Final = ("eval", "probe", "finetune", "pretrain")
 Metrics = dict[str, float | None]
 
 
-class WorkRow(NamedTuple):
-    """The numbers of a finished work."""
+class JobNumbers(NamedTuple):
+    """The numbers of a finished job."""
 
     metrics: Metrics
     gmacs: float  # of the forward passes of all its steps; 0 of an evaluation
     hours: float
 
 
-def read_work(work: Work, folder: Path) -> WorkRow | None:
-    """The numbers of a work; None if its run is not finished, or its evaluation has no result."""
-    if work.stage not in RUNS:
+def read_job(job: Job, folder: Path) -> JobNumbers | None:
+    """The numbers of a job; None if its run is not finished, or its evaluation has no result."""
+    if job.stage not in TRAINING_STAGES:
         with suppress(OSError, *PROBLEMS):  # missing or damaged
-            return WorkRow(_numbers(read_json(work.file(folder, "json"))), 0.0, 0.0)
+            return JobNumbers(_evaluation_metrics(read_json(job.file(folder, "json"))), 0.0, 0.0)
         return None
-    run = folder / work.name
+    run = folder / job.name
     if not run.is_dir() or summarize(run).state != "finished":
         return None
     spec = ModelSpec.from_settings(read_header(run / WEIGHTS).settings, source=run / WEIGHTS)
@@ -57,11 +58,11 @@ def read_work(work: Work, folder: Path) -> WorkRow | None:
     with reading_own(run, fix="remove it"):
         batch, steps = environment["plan"]["batch_size"], [row for row in rows if "loss" in row]
         seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
-        metrics = metrics_of_run(work.stage, run, rows)
-        return WorkRow(metrics, steps[-1]["step"] * batch * macs / 1e9, seconds / 3600)
+        metrics = metrics_of_run(job.stage, run, rows)
+        return JobNumbers(metrics, steps[-1]["step"] * batch * macs / 1e9, seconds / 3600)
 
 
-def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:
+def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:
     """The metrics of an evaluation, or of every probe, for each head."""
     names = [*METRICS, *CHANCES]
     if any(row["name"] == BACKGROUND for row in document.get("per_class") or ()):
@@ -75,7 +76,7 @@ def _numbers(document: Mapping[str, Any], place: str = "") -> Metrics:
             values["majority_top1"] = document["majority"]
         metrics |= {f"{place}{PROBE}.{probe}.{name}": values[name] for name in names if name in values}
     for head, of_head in document.get("heads", {}).items():
-        metrics |= _numbers(of_head, f"{head}.")
+        metrics |= _evaluation_metrics(of_head, f"{head}.")
     return metrics
 
 
@@ -110,33 +111,23 @@ def metric_title(name: str) -> str:
     return f"{place} {metric.title}".strip() if metric is not None else place
 
 
-def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str, str]) -> dict[str, Any]:
+def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[str, str]) -> dict[str, Any]:
     """Return the document of `results.json`.
 
     Args:
-        rows: the numbers of finished work, by its name.
-        failures: the errors of failed work, by its name.
+        rows: of finished jobs, by their names.
+        failures: the errors of failed jobs, by their names.
     """
-    works, request = plan.works(), plan.request
-    arms: dict[str, dict[str, Any]] = {}
-    for arm in plan.arms:
-        seeds = []
-        for seed, planned in arm.works.items():
-            done = {work.stage: rows[work.name] for work in planned if work.name in rows}
-            metrics: Metrics = {}
-            for stage in BY_WEIGHT:
-                metrics |= done[stage].metrics if stage in done else {}
-            row = {
-                "seed": seed,
-                "finished": len(done) == len(planned),
-                "gmacs": sum(part.gmacs for part in done.values()),
-                "hours": sum(part.hours for part in done.values()),
-                "metrics": metrics,
-                "jobs": [work.name for work in planned],
-            }
-            seeds.append(row)
-        about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages)}
-        arms[arm.name] = about | {"seeds": seeds}
+    jobs, request = plan.jobs(), plan.request
+    arms = {
+        arm.name: {
+            "arm": arm.name,
+            "overrides": arm.overrides,
+            "stages": list(arm.stages),
+            "seeds": [_seed_row(seed, planned, rows) for seed, planned in arm.jobs.items()],
+        }
+        for arm in plan.arms
+    }
     finished_first = sorted(arms[request.against]["seeds"], key=lambda row: not row["finished"])
     document = {
         "recipe": request.recipe.name,
@@ -145,15 +136,31 @@ def collect(plan: SweepPlan, rows: Mapping[str, WorkRow], failures: Mapping[str,
         "seeds": list(request.seeds),
         "against": request.against,
         "metric": next((name for row in finished_first for name in row["metrics"]), None),
-        "jobs": {"all": len(works), "finished": len(rows)},
+        "jobs": {"all": len(jobs), "finished": len(rows)},
         "arms": list(arms.values()),
         "failures": [
-            {"arms": plan.users(work), "seed": work.seed, "job": name, "error": failures[name]}
-            for name, work in works.items()
+            {"arms": plan.users(job), "seed": job.seed, "job": name, "error": failures[name]}
+            for name, job in jobs.items()
             if name in failures
         ],
     }
     return nonfinite_as_null(document)
+
+
+def _seed_row(seed: int, planned: Sequence[Job], rows: Mapping[str, JobNumbers]) -> dict[str, Any]:
+    """The numbers of an arm at a seed."""
+    done = {job.stage: rows[job.name] for job in planned if job.name in rows}
+    metrics: Metrics = {}
+    for stage in STAGES_BY_PRIORITY:
+        metrics |= done[stage].metrics if stage in done else {}
+    return {
+        "seed": seed,
+        "finished": len(done) == len(planned),
+        "gmacs": sum(part.gmacs for part in done.values()),
+        "hours": sum(part.hours for part in done.values()),
+        "metrics": metrics,
+        "jobs": [job.name for job in planned],
+    }
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import torch
 from small_runs import called, json_of
 
 from everest.inference.model import OpenedModel
-from everest.probes.measures import LabeledFeatures, class_and_group, precision_of_nearest
-from everest.probes.probe import SIDE, difference_image, random_encoder
+from everest.probes.neighbors import LabeledFeatures, class_and_group, precision_of_nearest
+from everest.probes.probe import DIFFERENCE_SIDE, difference_image, random_encoder
 from everest_cli.evaluate import nearest_texts
 
 
@@ -43,13 +43,11 @@ def test_persons_that_look_alike_are_told_from_classes_that_do():
     assert class_and_group(LabeledFeatures(by_person, labels, persons)) == (50, 100)
     assert class_and_group(LabeledFeatures(by_class, labels, persons)) == (100, 50)
     labels, persons = numbers(0, 1, 0, 1, 2, 2), numbers(0, 0, 1, 1, 0, 1)
-    of_class, of_person = class_and_group(
-        LabeledFeatures(features(0, 1, 90, 91, 2, 92), labels, persons)
-    ) or (0, 0)
+    known = LabeledFeatures(features(0, 1, 90, 91, 2, 92), labels, persons)
+    of_class, of_person = class_and_group(known) or (0, 0)
     assert of_person == 100 > of_class
-    of_class, of_person = class_and_group(
-        LabeledFeatures(features(0, 90, 1, 91, 180, 181), labels, persons)
-    ) or (0, 0)
+    known = LabeledFeatures(features(0, 90, 1, 91, 180, 181), labels, persons)
+    of_class, of_person = class_and_group(known) or (0, 0)
     assert of_class == 100 > of_person
     assert class_and_group(LabeledFeatures(by_class, numbers(0, 1, 2, 3), numbers(0, 0, 1, 1))) is None
 
@@ -59,9 +57,9 @@ def test_a_difference_image_shows_where_something_moves():
     clips[1, :, 2:, :32, :48] = 100  # once, in the first quarter
     still, moving = difference_image(clips)
     assert not still.any()
-    image = moving.unflatten(0, (SIDE, SIDE))
-    assert image[: SIDE // 2, : SIDE // 2].numpy() == pytest.approx(100 / 4)
-    assert image.sum() == image[: SIDE // 2, : SIDE // 2].sum()
+    image = moving.unflatten(0, (DIFFERENCE_SIDE, DIFFERENCE_SIDE))
+    assert image[: DIFFERENCE_SIDE // 2, : DIFFERENCE_SIDE // 2].numpy() == pytest.approx(100 / 4)
+    assert image.sum() == image[: DIFFERENCE_SIDE // 2, : DIFFERENCE_SIDE // 2].sum()
     assert not difference_image(torch.full((2, 3, 1, 64, 64), 7, dtype=torch.uint8)).any()  # a single frame
 
 

@@ -8,10 +8,7 @@ from small_runs import called, equal, refused, weights
 
 from everest.checkpoints.describe import load_model
 from everest.inference.model import OpenedModel
-from everest.probes.measures import (
-    feature_std,
-    rank_me,
-)
+from everest.probes.collapse import feature_std, rank_me
 from everest.system.run_folder import RunFolder
 
 PROBED = ["--set", "pretrain.probe.every=1", "--set", "pretrain.probe.list=train.csv"]

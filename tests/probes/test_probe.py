@@ -15,7 +15,8 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
-from everest.probes.classifiers import NEIGHBORS, TEMPERATURE, attentive, held_out, linear, nearest_neighbors
+from everest.probes.classifiers import attentive, held_out, linear
+from everest.probes.neighbors import NEIGHBORS, TEMPERATURE, nearest_neighbors
 from everest.probes.probe import encode_set
 from everest.system.events import silent
 
@@ -50,8 +51,7 @@ def test_neighbors_vote_by_their_cosine():
     numbers = nearest_neighbors(features, labels.astype(np.float64), test, NUMBER)
     np.testing.assert_allclose(numbers[:, 0], found @ [0, 1, 2, 3], rtol=1e-5)
     few = np.eye(3, dtype=np.float32)  # fewer than the neighbors all vote
-    found = nearest_neighbors(few, np.array([0, 1, 1]), few[:1], Head(outputs=2))
-    assert found[0, 0] > 0.999
+    assert nearest_neighbors(few, np.array([0, 1, 1]), few[:1], Head(outputs=2))[0, 0] > 0.999
 
 
 @given(labels=st.lists(st.integers(0, 5), min_size=1, max_size=60), seed=st.integers(0, 3))
@@ -74,6 +74,8 @@ def test_a_linear_probe_separates_what_a_plane_does_and_knows_absent_classes():
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
     assert (found[:, 1] == 0).all()
     assert (found.argmax(axis=1) == labels[60:]).all()
+    for held in (labels == 2, labels >= 0):  # the other videos have one class, or there are none
+        assert linear(features, labels, features, Head(outputs=3), seed=0, chosen_on=held).shape == (80, 3)
 
 
 def marked_tokens(count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ def planned(recipe: Path, *, data: str | None = None, **options) -> SweepPlan:
 
 
 def counts(plan: SweepPlan) -> dict[str, int]:
-    stages = [work.stage for work in plan.works().values()]
+    stages = [job.stage for job in plan.jobs().values()]
     return {stage: stages.count(stage) for stage in dict.fromkeys(stages)}
 
 
@@ -49,7 +49,7 @@ def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: P
 
 def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
     other = shutil.copytree(clip_files, tmp_path / "other")
-    assert planned(recipe, data=str(other)).works().keys() == planned(recipe).works().keys()
+    assert planned(recipe, data=str(other)).jobs().keys() == planned(recipe).jobs().keys()
     both = planned(recipe, over=[f"data.root={clip_files},{other}"])
     assert counts(both) == {"pretrain": 2, "finetune": 2, "eval": 2}
 
@@ -67,10 +67,13 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
     assert counts(plan) == {"pretrain": 1, "finetune": 3}
     assert [arm.recipe.finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
     assert {arm.recipe.model.depth for arm in plan.arms} == {1}
-    widths = planned(path, over=["model.width=24,48"], against="width=48").arms
+    widths = planned(path, over=["model.width=24,48"]).arms
     assert [arm.name for arm in widths] == ["width=24", "width=48"]
     assert planned(path, over=["model.width=24,48"]).request.against == "width=24"
     assert planned(path, seeds="2", overrides=["model.depth=3"]).arms[0].recipe.model.depth == 3
+    path.write_text("recipe: tiny.yaml\ninit:\nsummary:\nagainst: 0.3\narms: {b: {}, '0.3': {eval.clips: 1}}")
+    request = planned(path).request
+    assert (request.against, request.init, request.summary) == ("0.3", "none", "")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
         ("arms: {a: {}}", "recipe: "),
         ("recipe: gone.yaml\narms: {a: {}}", "recipe: .*gone.yaml: cannot be read"),
         ("recipe: tiny.yaml\narms: {a: 5}", "arms: a: give settings in one line"),
-        ("recipe: tiny.yaml\narms: {' ': {}}", "arms: give visible names"),
+        ("recipe: tiny.yaml\nsummary: [a]", "summary: Input should be a valid string"),
         ("recipe: tiny.yaml\narms: {'': {}}", "arms: give visible names"),
         ("recipe: tiny.yaml\narms: []", "arms: give visible names"),
         ("recipe: tiny.yaml\narms: {a: {depth: 5, b: 1, c: 1}}", "arms: a: give settings in one line"),

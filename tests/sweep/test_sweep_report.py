@@ -12,9 +12,9 @@ from small_runs import run
 
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
-from everest.sweep.plan import Work
+from everest.sweep.plan import Job
 from everest.sweep.report import draw_report, make_report, notes, paired, spread, table
-from everest.sweep.results import WorkRow, metric_title, metrics_of_run, read_results, read_work
+from everest.sweep.results import JobNumbers, metric_title, metrics_of_run, read_job, read_results
 
 
 def results(values: dict[str, dict[int, float | None]], *, metric: str = "top1") -> dict:
@@ -126,15 +126,15 @@ def test_unknown_names_and_missing_results_are_refused(tmp_path: Path):
 
 
 def test_the_chance_of_a_probe_is_that_of_its_first_metric(tmp_path: Path):
-    work = Work(stage="probe", key="k", seed=0, recipe=load_recipe("custom"), needs=None, init="none")
+    job = Job(stage="probe", key="k", seed=0, recipe=load_recipe("custom"), needs=None, init="none")
     (tmp_path / "probe").mkdir()
     for first, chance in {"map": "chance_map", "mae": "chance_mae", "top1": "chance_top1"}.items():
         document = {"probes": {"linear": {first: 50.0}}, "chance": 10.0}
-        work.file(tmp_path, "json").write_text(json.dumps(document))
+        job.file(tmp_path, "json").write_text(json.dumps(document))
         metrics = {f"probe.linear.{first}": 50.0, f"probe.linear.{chance}": 10.0}
-        assert read_work(work, tmp_path) == WorkRow(metrics, 0.0, 0.0)
-    work.file(tmp_path, "json").write_text("[]")
-    assert read_work(work, tmp_path) is None
+        assert read_job(job, tmp_path) == JobNumbers(metrics, 0.0, 0.0)
+    job.file(tmp_path, "json").write_text("[]")
+    assert read_job(job, tmp_path) is None
 
 
 def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for_errors():

@@ -16,7 +16,7 @@ from small_runs import called, json_of, refused
 
 from everest.sweep.plan import make_plan
 from everest.sweep.request import read_request
-from everest.sweep.run import Processes, run_sweep
+from everest.sweep.run import JobLauncher, run_sweep
 from everest.system.events import silent
 from everest.system.files import is_unfinished
 from everest.system.launch import Devices
@@ -129,10 +129,8 @@ SAVES = (
 def swept(recipe: Path, folder: Path, code: str, *, jobs: int = 1, report=silent) -> dict[str, Any]:
     """Run a sweep of two seeds whose jobs are this Python code."""
     plan = make_plan(read_request(str(recipe), seeds="2"), data=None)
-    devices = Devices(kind="cpu")
-    return run_sweep(
-        plan, folder, Processes(program=[sys.executable, "-c", code], devices=devices, jobs=jobs), report
-    )
+    program, devices = [sys.executable, "-c", code], Devices(kind="cpu")
+    return run_sweep(plan, folder, JobLauncher(program=program, devices=devices, parallel=jobs), report)
 
 
 def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_last_call(recipe, tmp_path):
@@ -146,6 +144,8 @@ def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_la
             "skipped, because its finetune has failed",
         ]
         assert (len(errors), document["jobs"]) == (6, {"all": 6, "finished": 0})
+    again, plan = (read_request(str(path), seeds="2") for path in (tmp_path / "out" / "sweep.yaml", recipe))
+    assert make_plan(again, data=None).jobs().keys() == make_plan(plan, data=None).jobs().keys()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -200,11 +200,11 @@ def test_each_job_at_once_has_its_device(monkeypatch: pytest.MonkeyPatch):
         (cpu, 2, "cpu", halves),
     ):
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        processes = Processes(program=["everest"], devices=devices, jobs=jobs)
-        assert (processes.gpus, processes.environments) == (name, environments)
+        launcher = JobLauncher(program=["everest"], devices=devices, parallel=jobs)
+        assert (launcher.gpus, launcher.environments) == (name, environments)
         if devices is cpu:
             monkeypatch.setenv("OMP_NUM_THREADS", "7")  # the user's own choice
-            assert processes.environments == [{} if jobs == 1 else {"EVEREST_JOBS": str(jobs)}] * jobs
+            assert launcher.environments == [{} if jobs == 1 else {"EVEREST_JOBS": str(jobs)}] * jobs
 
 
 def test_a_job_ends_with_its_sweep(tmp_path: Path):

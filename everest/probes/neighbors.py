@@ -1,8 +1,6 @@
-"""Measures of features: neighbors and folds that keep sources apart, and signs of collapse.
+"""Nearest neighbors of features, by cosine: k-NN, and what the nearest videos have in common.
 
-The measures without labels are of SimSiam (Chen & He 2021) and RankMe (Garrido et al. 2023).
-
-N videos, M videos of a gallery, D width, C classes, K neighbors.
+N videos, M videos of a gallery, D width, C outputs, K neighbors.
 """
 
 from __future__ import annotations
@@ -12,23 +10,25 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.neighbors import NearestNeighbors
 
 from everest.config.heads import Head
 from everest.lists.sample import Sample
-from everest.probes.classifiers import NEIGHBORS, TEMPERATURE, Floats, linear
 
-FOLDS: Final = 5  # our choice
+Floats = NDArray[np.float32]
+Labels = NDArray[Any]  # (N,) classes, (N, C) whether a video has a class, or (N,) numbers, by the task
+
+NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200
+TEMPERATURE: Final = 0.07  # DINO, appendix F.1
 RETRIEVED: Final = 10  # our choice: videos that a search shows
-SMALLEST: Final = 1e-7  # RankMe, eq. 1: added to each share
-ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
+SIMILARITY_ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
 
 
 class LabeledFeatures(NamedTuple):
     """Features of videos, with the class and the source of each."""
 
     features: Floats  # (N, D)
-    labels: NDArray[Any]  # (N,)
+    labels: Labels
     sources: NDArray[Any]  # (N,) names or numbers
 
     @classmethod
@@ -38,21 +38,43 @@ class LabeledFeatures(NamedTuple):
         return cls(features, labels, sources=np.array([sample.source for sample in samples]))
 
 
+def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head) -> Floats:
+    """Let the nearest training videos vote, by cosine, with weight exp(similarity / temperature) as in DINO.
+
+    Of several classes and of numbers the output is the weighted mean of their labels.
+
+    Args:
+        features, test: (M, D) and (N, D).
+    """
+    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(features)), metric="cosine").fit(features)
+    distances, nearest = search.kneighbors(test)  # (N, K) each
+    return _vote(labels, nearest, 1 - distances, head).astype(np.float32)
+
+
 def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
     """The accuracy in percent of k-NN for each video, as `everest probe` votes.
 
     A video of the same source does not vote. A video without any voter counts as wrong.
 
     Returns:
-        None if no class has videos of two sources: every answer would be wrong.
+        None if no class has videos of two sources: every output would be wrong.
     """
     if not _has_match(known, known).any():
         return None
     nearest, cosines = _nearest(known, known, NEIGHBORS)
-    weights = np.exp(cosines / TEMPERATURE)  # 0 of the same source
-    votes = (weights[..., None] * np.eye(num_classes)[known.labels[nearest]]).sum(axis=1)  # (N, C)
-    correct = votes.any(axis=1) & (votes.argmax(axis=1) == known.labels)
+    outputs = _vote(known.labels, nearest, cosines, Head(outputs=num_classes))
+    correct = outputs.any(axis=1) & (outputs.argmax(axis=1) == known.labels)
     return 100 * int(correct.sum()) / len(correct)
+
+
+def _vote(labels: Labels, nearest: NDArray[np.int64], cosines: NDArray[Any], head: Head) -> NDArray[Any]:
+    """The means (N, C) of the labels of the nearest videos (N, K), by their cosines (N, K); 0 without any."""
+    if head.task == "single-label":
+        labels = np.eye(head.outputs)[labels]  # (M, C)
+    weights = np.exp(cosines / TEMPERATURE)[..., None]  # (N, K, 1); 0 of the same source
+    sums = (weights * labels.reshape(len(labels), -1)[nearest]).sum(axis=1)  # (N, C)
+    totals = weights.sum(axis=1)  # (N, 1)
+    return np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
 
 
 def precision_of_nearest(
@@ -97,13 +119,13 @@ def _nearest(
     queries: LabeledFeatures, gallery: LabeledFeatures, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source."""
-    units, gallery_units = _unit_rows(queries.features), _unit_rows(gallery.features)
+    units, gallery_units = unit_rows(queries.features), unit_rows(gallery.features)
     # Numbers are compared faster than names.
     _, numbers = np.unique(np.concatenate([queries.sources, gallery.sources]), return_inverse=True)
     sources, gallery_sources = np.split(numbers, [len(units)])
     nearest, cosines = [], []
-    for first in range(0, len(units), ROWS):
-        rows = slice(first, first + ROWS)
+    for first in range(0, len(units), SIMILARITY_ROWS):
+        rows = slice(first, first + SIMILARITY_ROWS)
         similarity = units[rows] @ gallery_units.T  # (rows, M)
         similarity[sources[rows, None] == gallery_sources] = -np.inf
         nearest.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
@@ -111,49 +133,7 @@ def _nearest(
     return np.concatenate(nearest), np.concatenate(cosines)
 
 
-def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
-    """The accuracy in percent of logistic regression, in up to five folds that divide no source.
-
-    Args:
-        seed: of the draw of the folds.
-    Returns:
-        None if a class has a single source, or the videos for fitting have one class.
-    """
-    features, labels, sources = known
-    folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
-    if folds < 2:
-        return None
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    head, correct = Head(outputs=num_classes), 0
-    for fitted, tested in splitter.split(features, labels, sources):
-        if len(np.unique(labels[fitted])) < 2:
-            return None
-        probabilities = linear(features[fitted], labels[fitted], features[tested], head, seed=seed)
-        correct += int((probabilities.argmax(axis=1) == labels[tested]).sum())
-    return 100 * correct / len(labels)
-
-
-def rank_me(features: Floats) -> float:
-    """The exponential of the entropy of the normalized singular values (RankMe, eq. 1).
-
-    It is between 1 and min(N, D). Features that are all zero have rank 1.
-    """
-    values = np.linalg.svd(features.astype(np.float64), compute_uv=False)  # (min(N, D),)
-    if not values.any():
-        return 1.0
-    shares = values / values.sum() + SMALLEST
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def feature_std(features: Floats) -> float:
-    """The mean over channels of the std of unit features, times sqrt(D) (SimSiam, section 4.1).
-
-    It is 0 if all features point the same way, and 1 if they are spread uniformly over all directions.
-    """
-    return float(_unit_rows(features).std(axis=0).mean() * np.sqrt(features.shape[1]))
-
-
-def _unit_rows(features: Floats) -> NDArray[np.float64]:
+def unit_rows(features: Floats) -> NDArray[np.float64]:
     """The rows (N, D) divided by their norms; a row of zeros stays."""
     rows = features.astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)

@@ -14,7 +14,7 @@ from everest.data.views import ClipFormat
 from everest.errors import CheckpointError
 from everest.models.spec import ModelSpec
 from everest.models.video_model import VideoModel
-from everest.system.hub import warn_on_main
+from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE
 from everest.system.text import counted
 from everest.tokenizer.network import AdaptiveTokenizer

@@ -7,6 +7,7 @@ accelerate or Slurm has set.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -51,6 +52,12 @@ def is_main() -> bool:
     """Whether this process is the one that writes files and messages."""
     adopt_slurm(os.environ)
     return os.environ.get("RANK", "0") == "0"
+
+
+def warn_on_main(text: str) -> None:
+    """Show the user a line, once over all processes."""
+    if is_main():
+        logging.getLogger("everest").warning("%s", text)
 
 
 def local_processes() -> int:

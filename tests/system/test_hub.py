@@ -2,13 +2,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from hub_cache import REVISION, cached, transformers_folder
+from huggingface_hub import constants
 from small_runs import refused
 
-from everest.system.hub import license_of
+from everest.errors import CheckpointError
+from everest.system.hub import Unreachable, fetch, license_of
 
 NAME = "hf:someone/videomae-tiny"
 
@@ -59,11 +64,71 @@ def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(cache: Path, clip
     assert "license cc-by-nc-4.0" in started.stderr
 
 
-@pytest.mark.slow
-def test_a_checkpoint_neither_cached_nor_reachable_is_an_error(cache: Path):
-    gone = everest(cache, "convert", "hf:someone/else", "--inspect", code=6)
-    assert f"hf:someone/else: not complete in the cache {cache / 'hub'}" in gone.stderr
-    assert "hf download someone/else" in gone.stderr
+FILES: dict[str, dict[str, bytes | None]] = {
+    "a/safe": {"model.safetensors": b"1", "model.bin": b"2"},
+    "a/pickled": {"config.json": b"{}", "model.bin": b"2"},
+    "a/gated": {"model.safetensors": None},  # whose name and files the hub shows
+}
+
+
+def answer(path: str) -> tuple[str, bytes]:
+    """The error of a hub with FILES, if any, and what it sends."""
+    owner, name, *rest = path.removeprefix("/api/models").strip("/").split("/")
+    files = FILES.get(f"{owner}/{name}")
+    if files is None:
+        return "RepoNotFound", b""
+    match rest:
+        case ["resolve", _, file]:
+            return "" if files[file] else "GatedRepo", files[file] or b""
+        case ["tree", _]:
+            entries = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in files]
+            return "", json.dumps(entries).encode()
+        case [] | ["revision", "main"]:
+            return "", json.dumps({"id": f"{owner}/{name}", "sha": REVISION, "siblings": []}).encode()
+    return "RevisionNotFound", b""
+
+
+class Hub(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        error, content = answer(self.path.partition("?")[0])
+        self.send_response(403 if error == "GatedRepo" else 404 if error else 200)
+        headers = {"X-Repo-Commit": REVISION, "ETag": content[:1].hex(), "Content-Length": len(content)}
+        for name, value in {**headers, "X-Error-Code": error}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(content if self.command == "GET" else b"")
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        yield server
+        server.shutdown()
+
+
+def test_the_hub_or_else_a_whole_cache_gives_the_files(hub: ThreadingHTTPServer):
+    for name in ("hf:a/gated", "hf:a/unknown", "hf:a/safe@v2"):
+        with pytest.raises(CheckpointError, match=f"^{name}: the hub refuses it .*, or accept its terms"):
+            fetch(name)
+    weights = {"hf:a/safe": "model.safetensors", "hf:a/pickled@main": "model.bin"}
+    folders = [fetch(name) for name in weights]
+    for folder, file in zip(folders, weights.values(), strict=True):
+        assert {file.name for file in folder.iterdir()} - {"config.json"} == {file}
+    hub.shutdown()
+    hub.server_close()
+    assert [fetch(name) for name in weights] == folders
+    for folder, (name, file) in zip(folders, weights.items(), strict=True):
+        (folder / file).unlink()
+        with pytest.raises(Unreachable, match=r"not complete in the cache .* by `hf download a/\w+`$"):
+            fetch(name)
 
 
 def test_a_name_without_an_owner_is_an_error():

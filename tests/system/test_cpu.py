@@ -72,10 +72,13 @@ def test_a_step_reuses_the_memory_of_the_step_before():
 
 
 ONE_CORE = """
-import os
+import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+del os.environ["OMP_NUM_THREADS"]
+from everest.system.launch import Devices, run_processes
 from everest.system.processes import num_cores, num_readers
-print(num_cores(), num_readers())
+print(num_cores(), num_readers(), flush=True)
+run_processes(Devices(kind="cpu"), [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])
 """
 
 
@@ -83,8 +86,8 @@ def printed_by(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-def test_a_process_bound_to_one_core_has_one_reader():
-    assert printed_by(ONE_CORE).split() == ["1", "1"]
+def test_a_process_bound_to_one_core_has_one_reader_and_one_thread():
+    assert printed_by(ONE_CORE).split() == ["1", "1", "1"]
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from everest.methods.alignment import previous_frames
+from everest.methods.fast import fuse_functions
 from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
 from everest.system import processes as machine
 from everest.system.accelerator import make_accelerator
-from everest.system.compute import configure_cpu, fuse_functions
+from everest.system.compute import configure_cpu
 from everest.system.processes import JOBS, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 
@@ -52,12 +53,12 @@ def test_a_run_on_a_cpu_has_the_precision_of_float32(tf32: bool):
 FAULTS = """
 import resource
 import torch
-from everest.system.compute import TRAINER_KEEPS, keep_freed_memory
+from everest.system.compute import TRAINER_KEPT_BYTES, keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-keep_freed_memory(TRAINER_KEEPS)
+keep_freed_memory(TRAINER_KEPT_BYTES)
 for number in range(8):
     before = faults()
     tensors = [torch.ones(5_000_000) for _ in range(20)]  # 20 MB each

@@ -55,7 +55,7 @@ def read_work(work: Work, folder: Path) -> WorkRow | None:
     macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
     environment, rows = read_run(run)
     with reading_own(run, fix="remove it"):
-        batch, steps = environment["plan"]["batch_size"], [row for row in rows if "loss" in row]
+        batch, steps = environment.plan.batch_size, [row for row in rows if "loss" in row]
         seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
         metrics = metrics_of_run(work.stage, run, rows)
         return WorkRow(metrics, steps[-1]["step"] * batch * macs / 1e9, seconds / 3600)

@@ -85,12 +85,3 @@ def refuse_trained(run: Path) -> None:
 
 def _busy(run: Path) -> str:
     return f"--output {run}: another process trains it now; wait for it, or stop it first"
-
-
-def last_written(run: Path) -> float:
-    """The time of the run's last write, in seconds since 1970."""
-    newest = 0.0
-    for file in run.iterdir():
-        with suppress(FileNotFoundError):  # a temporary file that is gone already, or a dangling link
-            newest = max(newest, file.stat().st_mtime)
-    return newest

@@ -149,7 +149,7 @@ def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == str(tmp_path / "run")
-    assert RunFolder(tmp_path / "run").read_env("plan")["processes"] == 2
+    assert RunFolder(tmp_path / "run").environment().plan.processes == 2
 
 
 def test_devices_are_read_from_the_options():

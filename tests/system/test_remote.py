@@ -173,8 +173,8 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored, recipe, autoenco
     run("pretrain", *options, "-o", tmp_path / "there")
     assert same_run(autoencoder_run, tmp_path / "there")
     assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()
-    plans = [RunFolder(folder).environment()["plan"] for folder in (autoencoder_run, tmp_path / "there")]
-    assert plans[0]["samples"] == plans[1]["samples"]
+    plans = [RunFolder(folder).environment().plan for folder in (autoencoder_run, tmp_path / "there")]
+    assert plans[0].samples == plans[1].samples
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from everest.system.processes import free_host_memory, local_processes, num_read
 from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
-from everest.system.weights_header import read_header
+from everest.system.weights_header import ClipSettings, read_header
 from everest.tokenizer.network import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -72,10 +72,11 @@ def set_up_training(
     else:
         context.notices((*clips.notices, examine_lengths(clips)))
     plan, scarce = _fitting_plan(recipe, section, spec, context, len(clips), other_bytes)
-    clip: dict[str, Any] | None = None  # in the header of the weights: how the stage reads clips
+    clip: ClipSettings | None = None  # in the header of the weights: how the stage reads clips
     if not isinstance(section, TokenizerSettings):
-        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
-        clip = {"stride": section.stride, "sampling": section.sampling, **rate}
+        clip = {"stride": section.stride, "sampling": section.sampling}
+        if recipe.data.fps is not None:
+            clip["fps"] = recipe.data.fps
     network = _network(recipe, section, spec, init, context, classes)
     training = Training(
         context,

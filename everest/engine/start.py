@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
@@ -23,10 +26,10 @@ from everest.engine.context import RunContext, RunOptions
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
-from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
+from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, stage
 from everest.system.files import OVERWRITE_FIX, UNFINISHED, is_unfinished
-from everest.system.locks import claimed, refuse_trained
+from everest.system.locks import refuse_trained, training_lock
 from everest.system.run_folder import (
     ENVIRONMENT,
     OWN_FILES,
@@ -38,6 +41,7 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
+from everest.system.signals import Stopped
 from everest.tokenizer.clips import tokenizer_depends_on
 
 if TYPE_CHECKING:
@@ -76,6 +80,20 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 
 
 @contextmanager
+def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
+    """Close a failing process's connections, which might otherwise abort it while it exits."""
+    try:
+        yield
+    except BaseException as error:
+        # NCCL ends a communicator only when all its processes do, and the others may wait in a collective for
+        # this one. After a signal, all processes have left the loop.
+        if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
+            _abort_process_group()
+        accelerator.end_training()
+        raise
+
+
+@contextmanager
 def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     """Write the first files of a new run, or resume the run that is there; the loop goes inside.
 
@@ -84,7 +102,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     """
     run, plan, options = training.run, training.plan, training.context.options
     main, resumed = training.accelerator.is_main_process, training.context.resumed
-    with claimed(run.path) if main else nullcontext():
+    with training_lock(run.path) if main else nullcontext():
         try:
             if main:  # unfinished files of killed processes
                 own_files = [run.path / f".{name}{UNFINISHED}" for name in OWN_FILES]

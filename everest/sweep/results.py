@@ -21,7 +21,7 @@ from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import RUNS, SweepPlan, Work
 from everest.system.run_folder import WEIGHTS
-from everest.system.text import PROBLEMS, nonfinite_as_null, read_json, read_own_json, reading_own
+from everest.system.text import MALFORMED, nonfinite_as_null, read_json, read_own_json, reading_own
 from everest.system.weights_header import read_header
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
@@ -45,7 +45,7 @@ class WorkRow(NamedTuple):
 def read_work(work: Work, folder: Path) -> WorkRow | None:
     """The numbers of a work; None if its run is not finished, or its evaluation has no result."""
     if work.stage not in RUNS:
-        with suppress(OSError, *PROBLEMS):  # missing or damaged
+        with suppress(OSError, *MALFORMED):  # missing or damaged
             return WorkRow(_numbers(read_json(work.file(folder, "json"))), 0.0, 0.0)
         return None
     run = folder / work.name

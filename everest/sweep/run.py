@@ -25,7 +25,7 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_text, writing
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
-from everest.system.processes import JOBS, num_cores
+from everest.system.processes import JOBS_VARIABLE, num_cores
 from everest.system.run_folder import TOKENIZER
 from everest.system.signals import SignalForwarder, Stopped, signal_name
 from everest.system.text import json_text, parse_json
@@ -56,7 +56,7 @@ class Processes:
         """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
         if self.jobs == 1:
             return [self.devices.environment]
-        shared = {JOBS: str(self.jobs)}
+        shared = {JOBS_VARIABLE: str(self.jobs)}
         if self.devices.kind == "cuda":
             return [shared | visible_gpus([slot % self.devices.processes]) for slot in range(self.jobs)]
         if THREADS not in os.environ:

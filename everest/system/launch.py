@@ -1,14 +1,12 @@
 """The devices of a run, the values of --gpus and --processes, and the start of a process for each.
 
-The first process only watches the others: it forwards signals, and shows an error once. Errors that torch
-raises for what a user can fix become one line.
+The first process only watches the others: it forwards signals, and shows an error once.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 import socket
 import subprocess
 import tempfile
@@ -17,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, UserError
+from everest.errors import EnvironmentProblem, RecipeError, UserError
 from everest.system.processes import num_cores
 from everest.system.signals import GRACE_SECONDS, STOP_SIGNALS, SignalForwarder, signal_name
 
@@ -148,25 +146,3 @@ def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
         ranks = (rank for rank, code in enumerate(codes) if code)
         failed = min(ranks, key=lambda rank: codes[rank] == LostPeer.exit_code, default=None)
     return 0 if failed is not None and codes[0] == codes[failed] else failed
-
-
-def torch_problem(error: RuntimeError) -> UserError | None:
-    """The problem of the user for which torch raised an error; None for a bug."""
-    import torch
-    from torch.distributed import DistError
-
-    text = str(error)
-    # Other errors than torch.OutOfMemoryError, and those of gloo, are told apart by their texts only: "out of
-    # memory" of a driver and of MPS, "can't allocate memory" of the CPU's allocator.
-    if "onnection" in text and (isinstance(error, DistError) or "gloo" in text):
-        return LostPeer(f"another process of the run is gone ({text.splitlines()[0]})")
-    if isinstance(error, torch.OutOfMemoryError) or re.search("out of memory|can't allocate memory", text):
-        return EnvironmentProblem(f"out of memory ({text.splitlines()[0]}); {LESS_MEMORY}")
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # no public names
-        why = " ".join(text.split("\n\n")[0].split())
-        return EnvironmentProblem(
-            f"train.compile: torch cannot compile the model ({why}); remove its cache "
-            "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
-            "train.compile=false"
-        )
-    return None

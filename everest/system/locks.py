@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from everest.errors import RecipeError
 from everest.system.files import LOCK, writing
 
-TRAINING: Final = "training"  # the process that trains a run locks this name in its folder
+TRAINING_LOCK: Final = "training"  # the process that trains a run locks this name in its folder
 WAIT_SECONDS: Final = 1.0  # our choice: `is_running` holds a lock for a moment
 
 
@@ -45,14 +45,14 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
-def claimed(run: Path) -> AbstractContextManager[None]:
+def training_lock(run: Path) -> AbstractContextManager[None]:
     """Lock a run folder for the process that trains it."""
-    return sole_writer(run / TRAINING, busy=_busy(run))
+    return sole_writer(run / TRAINING_LOCK, busy=_busy(run))
 
 
 def is_running(run: Path) -> bool:
     """Whether a process trains the run."""
-    lock_file = run / f".{TRAINING}{LOCK}"
+    lock_file = run / f".{TRAINING_LOCK}{LOCK}"
     if not lock_file.exists():
         return False
     if sys.platform == "win32":

@@ -18,7 +18,7 @@ from everest.system import compute as cpu
 from everest.system import processes as machine
 from everest.system.accelerator import make_accelerator
 from everest.system.compute import configure_cpu
-from everest.system.processes import JOBS, num_cores, num_readers
+from everest.system.processes import JOBS_VARIABLE, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 
 
@@ -93,7 +93,7 @@ def test_a_process_bound_to_one_core_has_one_reader_and_one_thread():
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     quota, all_cores = tmp_path / "cpu.max", len(os.sched_getaffinity(0))
-    monkeypatch.setattr(machine, "QUOTA", quota)
+    monkeypatch.setattr(machine, "CPU_QUOTA", quota)
     assert num_cores() == all_cores
     limits = {"100000 100000": 1, "150000 100000": 1, "1 100000": 1, "max 100000": all_cores, "": all_cores}
     for text, expected in limits.items():
@@ -142,11 +142,11 @@ def test_the_memory_of_a_container_or_job_counts(group_files: Path, groups, fold
 def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "num_cores", lambda: 16)
     monkeypatch.setattr(machine, "READER_BYTES", 1)
-    monkeypatch.delenv(JOBS, raising=False)
+    monkeypatch.delenv(JOBS_VARIABLE, raising=False)
     for processes, jobs, readers in ((1, None, 16), (2, "4", 2), (1, "4", 4), (1, "", 16), (9, "9", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         if jobs is not None:
-            monkeypatch.setenv(JOBS, jobs)
+            monkeypatch.setenv(JOBS_VARIABLE, jobs)
         assert num_readers() == readers
 
 

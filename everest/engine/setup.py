@@ -26,7 +26,7 @@ from everest.models.block import Block
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
-from everest.system.files import OVERWRITE_FIX
+from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, local_processes, num_readers
 from everest.system.run_folder import RunFolder
 from everest.system.storage import parse_location
@@ -126,9 +126,7 @@ def _require_same_data(run: RunFolder, spec: ModelSpec | TokenizerSpec, videos: 
         if None not in (saved, current) and saved != current:
             used.append(f"{kind} than the current {name}")
     if used:
-        raise RecipeError(
-            f"--output {run.path}: its run used another {used[0]}; restore it, or {OVERWRITE_FIX}"
-        )
+        raise RecipeError(f"--output {run.path}: its run used another {used[0]}; restore it, or {IN_USE_FIX}")
 
 
 def _fitting_plan(

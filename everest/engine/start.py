@@ -28,7 +28,7 @@ from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, differi
 from everest.lists.sample import ListSize
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, stage
-from everest.system.files import OVERWRITE_FIX, UNFINISHED, is_unfinished
+from everest.system.files import IN_USE_FIX, UNFINISHED, is_unfinished
 from everest.system.locks import refuse_trained, training_lock
 from everest.system.run_folder import (
     ENVIRONMENT,
@@ -233,7 +233,7 @@ def _find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tupl
     if differences:
         shown = first_names(differences, SHOWN)
         raise RecipeError(
-            f"{place}: holds a run with different settings: {shown}; use its values, or {OVERWRITE_FIX}"
+            f"{place}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
         )
     return run, True
 

@@ -1,7 +1,6 @@
 from pathlib import Path
 
 import pytest
-from run_folders import PLAN
 from small_runs import called, metrics
 
 from everest.system.run_folder import RunFolder
@@ -51,12 +50,3 @@ def test_wandb_continues_its_run_with_the_recipe(resumed, monkeypatch):
     folders = sorted((run / "wandb").glob("offline-run-*"))
     assert len(folders) == 2  # of one run: `wandb sync` joins them by the id
     assert {folder.name.rsplit("-", 1)[1] for folder in folders} == {tracker and tracker["id"]}
-
-
-def test_another_tracker_and_a_new_run_have_another_identity(tmp_path: Path):
-    run = RunFolder(tmp_path / "run")
-    run.start("name: tiny\n", {"stage": "pretrain", "plan": PLAN})
-    run.note("tracker", {"name": "wandb", "id": "1"})
-    assert run.environment().tracker == {"name": "wandb", "id": "1"}
-    run.start("name: tiny\n", {"stage": "pretrain", "plan": PLAN})
-    assert run.environment().tracker is None

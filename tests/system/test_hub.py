@@ -10,7 +10,6 @@ from threading import Thread
 import pytest
 from hub_cache import REVISION, cached, transformers_folder
 from huggingface_hub import constants
-from small_runs import refused
 
 from everest.errors import CheckpointError
 from everest.system.hub import Unreachable, fetch, license_of
@@ -27,29 +26,23 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def everest(cache: Path, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+def everest(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command in its own process: huggingface_hub reads its environment when it is imported."""
     place = {"HF_HOME": str(cache), "HF_HUB_CACHE": str(cache / "hub"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})
-    assert ended.returncode == code, ended.stderr
+    assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     return ended
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_the_cache_is_converted_and_its_license_shown(cache: Path, tmp_path: Path):
-    out = tmp_path / "out.safetensors"
-    ended = everest(cache, "convert", NAME, "--out", out, "--json")
-    assert f"{NAME}: license cc-by-nc-4.0, revision {REVISION[:12]}" in ended.stderr
-    shown = json.loads(ended.stdout)
-    assert (shown["family"], shown["frames"], shown["licence"]) == ("transformers", 4, "cc-by-nc-4.0")
-    inspected = everest(cache, "convert", f"{NAME}@{REVISION}", "--inspect")
-    assert "family: transformers" in inspected.stdout
-
-
-@pytest.mark.slow
 def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(cache: Path, clip_files: Path, tmp_path: Path):
+    converted = everest(cache, "convert", NAME, "--out", tmp_path / "out.safetensors", "--json")
+    assert f"{NAME}: license cc-by-nc-4.0, revision {REVISION[:12]}" in converted.stderr
+    shown = json.loads(converted.stdout)
+    assert (shown["family"], shown["frames"], shown["licence"]) == ("transformers", 4, "cc-by-nc-4.0")
+    assert "family: transformers" in everest(cache, "convert", f"{NAME}@{REVISION}", "--inspect").stdout
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f'data: {{root: "{clip_files}", num_classes: 400, frames: 4, size: 64, test: train.csv}}\n'
@@ -58,43 +51,40 @@ def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(cache: Path, clip
     )
     tested = everest(cache, "eval", "-c", NAME, "--recipe", recipe, "--json", "-q", "--gpus", "cpu")
     assert json.loads(tested.stdout)["videos"] == 4
-    assert "license cc-by-nc-4.0" in tested.stderr
     options = ["--recipe", recipe, "--init", NAME, "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"]
     started = everest(cache, "finetune", *options)
-    assert "license cc-by-nc-4.0" in started.stderr
+    assert all("license cc-by-nc-4.0" in ended.stderr for ended in (tested, started))
 
 
-FILES: dict[str, dict[str, bytes | None]] = {
+FILES = {
     "a/safe": {"model.safetensors": b"1", "model.bin": b"2"},
     "a/pickled": {"config.json": b"{}", "model.bin": b"2"},
-    "a/gated": {"model.safetensors": None},  # whose name and files the hub shows
+    "a/gated": {"model.safetensors": b""},  # whose name and files the hub shows
 }
 
 
-def answer(path: str) -> tuple[str, bytes]:
-    """The error of a hub with FILES, if any, and what it sends."""
-    owner, name, *rest = path.removeprefix("/api/models").strip("/").split("/")
-    files = FILES.get(f"{owner}/{name}")
-    if files is None:
-        return "RepoNotFound", b""
-    match rest:
-        case ["resolve", _, file]:
-            return "" if files[file] else "GatedRepo", files[file] or b""
-        case ["tree", _]:
-            entries = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in files]
-            return "", json.dumps(entries).encode()
-        case [] | ["revision", "main"]:
-            return "", json.dumps({"id": f"{owner}/{name}", "sha": REVISION, "siblings": []}).encode()
-    return "RevisionNotFound", b""
-
-
 class Hub(BaseHTTPRequestHandler):
+    """Answers as a hub with FILES."""
+
     def do_GET(self) -> None:
-        error, content = answer(self.path.partition("?")[0])
+        owner, name, *rest = self.path.partition("?")[0].removeprefix("/api/models").strip("/").split("/")
+        files, error, content = FILES.get(f"{owner}/{name}"), "", b""
+        if files is None:
+            error = "RepoNotFound"
+        elif rest[:1] == ["resolve"]:
+            content = files[rest[-1]]
+            error = "" if content else "GatedRepo"
+        elif rest[:1] == ["tree"]:
+            entries = [{"type": "file", "path": name, "size": 1, "oid": "0"} for name in files]
+            content = json.dumps(entries).encode()
+        elif rest in ([], ["revision", "main"]):
+            content = json.dumps({"id": f"{owner}/{name}", "sha": REVISION, "siblings": []}).encode()
+        else:
+            error = "RevisionNotFound"
         self.send_response(403 if error == "GatedRepo" else 404 if error else 200)
         headers = {"X-Repo-Commit": REVISION, "ETag": content[:1].hex(), "Content-Length": len(content)}
-        for name, value in {**headers, "X-Error-Code": error}.items():
-            self.send_header(name, str(value))
+        for key, value in {**headers, "X-Error-Code": error}.items():
+            self.send_header(key, str(value))
         self.end_headers()
         self.wfile.write(content if self.command == "GET" else b"")
 
@@ -129,10 +119,6 @@ def test_the_hub_or_else_a_whole_cache_gives_the_files(hub: ThreadingHTTPServer)
         (folder / file).unlink()
         with pytest.raises(Unreachable, match=r"not complete in the cache .* by `hf download a/\w+`$"):
             fetch(name)
-
-
-def test_a_name_without_an_owner_is_an_error():
-    assert "write hf:OWNER/NAME" in refused("eval -c hf:nonsense", code=6)
 
 
 def test_the_license_is_read_from_the_front_matter(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -51,7 +50,7 @@ def training_lock(run: Path) -> AbstractContextManager[None]:
 
 
 def is_running(run: Path) -> bool:
-    """Whether a process trains the run."""
+    """Whether a process trains the run. Writes nothing, if the system permits: others may own the folder."""
     lock_file = run / f".{TRAINING_LOCK}{LOCK}"
     if not lock_file.exists():
         return False
@@ -62,18 +61,11 @@ def is_running(run: Path) -> bool:
 
     import fcntl
 
-    try:
-        descriptor = os.open(lock_file, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # of a file system without flock: it cannot tell
-        return False
-    finally:
-        os.close(descriptor)
+    with suppress(FileNotFoundError), lock_file.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:  # of another kind: a file system without flock, which cannot tell
+            return isinstance(error, BlockingIOError)
     return False
 
 

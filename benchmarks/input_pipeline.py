@@ -22,7 +22,7 @@ from everest.data.frames import pretrain_window
 from everest.data.regions import largest_region
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
-from everest.system.compute import READER_KEEPS, keep_freed_memory
+from everest.system.compute import READER_KEPT_BYTES, keep_freed_memory
 from everest.video.file import clear_video_cache
 
 T, STRIDE, SIZE = 16, 4, 224
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("/tmp/everest-benchmarks"))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory(READER_KEEPS)  # as in a worker; the plain pipeline benefits as well
+    keep_freed_memory(READER_KEPT_BYTES)  # as in a worker; the plain pipeline benefits as well
     if options.encoded:
         measure_encoded(options.folder, options.rounds)
         return

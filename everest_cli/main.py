@@ -9,6 +9,7 @@ import errno
 import gc
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -19,9 +20,9 @@ from typing import Any
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
-from everest.errors import MOST_SHOWN_OF_PATH, EnvironmentProblem, RecipeError, UserError, shown
-from everest.system.launch import LostPeer, torch_problem
-from everest.system.signals import PARENT, Stopped, end_with_parent
+from everest.errors import LESS_MEMORY, MOST_SHOWN_OF_PATH, EnvironmentProblem, RecipeError, UserError, shown
+from everest.system.launch import LostPeer
+from everest.system.signals import PARENT_VARIABLE, Stopped, end_with_parent
 from everest.system.text import is_unicode
 from everest_cli import (
     budget,
@@ -84,7 +85,7 @@ class Commands(TyperGroup):
                 traceback.print_exc()
             if isinstance(problem, Stopped):  # all processes together
                 say(str(problem))
-            elif not isinstance(problem, LostPeer) or PARENT not in os.environ:  # else the parent names it
+            elif not (isinstance(problem, LostPeer) and PARENT_VARIABLE in os.environ):  # it names the peer
                 say(f"error: {shorten(str(problem))}", everywhere=True)
             raise typer.Exit(problem.exit_code) from error
 
@@ -116,6 +117,28 @@ def as_user_error(error: Exception) -> UserError | None:
             return EnvironmentProblem("out of memory; try a smaller train.micro_batch or smaller clips")
         case RuntimeError() if "torch" in sys.modules:
             return torch_problem(error)
+    return None
+
+
+def torch_problem(error: RuntimeError) -> UserError | None:
+    """The problem of the user for which torch raised an error; None for a bug."""
+    import torch
+    from torch.distributed import DistError
+
+    text = str(error)
+    # Other errors than torch.OutOfMemoryError, and those of gloo, are told apart by their texts only: "out of
+    # memory" of a driver and of MPS, "can't allocate memory" of the CPU's allocator.
+    if "onnection" in text and (isinstance(error, DistError) or "gloo" in text):
+        return LostPeer(f"another process of the run is gone ({text.splitlines()[0]})")
+    if isinstance(error, torch.OutOfMemoryError) or re.search("out of memory|can't allocate memory", text):
+        return EnvironmentProblem(f"out of memory ({text.splitlines()[0]}); {LESS_MEMORY}")
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # no public names
+        why = " ".join(text.split("\n\n")[0].split())
+        return EnvironmentProblem(
+            f"train.compile: torch cannot compile the model ({why}); remove its cache "
+            "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
+            "train.compile=false"
+        )
     return None
 
 

@@ -130,9 +130,6 @@ def project(folder: Path, request: pytest.FixtureRequest) -> Made:
     return Made(folder / "project.json", lambda: find_project(folder, asked, overwrite=False))
 
 
-UNNAMED = ("recipe.yaml", "bad_videos.csv", "numbers of rows")  # values
-
-
 class Kind(NamedTuple):
     make: Maker
     code: int

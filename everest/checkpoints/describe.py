@@ -14,7 +14,7 @@ from everest.data.views import ClipFormat
 from everest.errors import CheckpointError
 from everest.models.spec import ModelSpec
 from everest.models.video_model import VideoModel
-from everest.system.hub import warn_on_main
+from everest.system.processes import warn_on_main
 from everest.system.run_folder import RECIPE
 from everest.system.text import counted
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -110,7 +110,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         recipe = load_recipe(run, imports=False)
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
         return replace(recipe, data=data.with_pixels(spec.pixels))
-    recipe, clip = load_recipe(FALLBACK), dict(opened.weights.clip or {})
+    recipe, clip = load_recipe(FALLBACK), dict[str, Any](opened.weights.clip or {})
     data = DataSettings(
         frames=spec.frames, size=spec.size, fps=clip.pop("fps", None), heads=head_settings(spec.heads)
     )

@@ -19,10 +19,7 @@ from everest.system.hub import PREFIXES, TIMM_PREFIX
 from everest.system.run_folder import (
     BEST,
     ENVIRONMENT,
-    FIX,
-    INIT,
-    INIT_NAME,
-    ORIGIN,
+    RESTORE_FIX,
     WEIGHTS,
     Decoder,
     Init,
@@ -55,8 +52,9 @@ def find_init(
         )
     name = str(name) if str(name).startswith(PREFIXES) else str(absolute(Path(name)))
     run = None if output is None or overwrite else RunFolder(output)
-    if run is not None and run.read_env(INIT_NAME) == name:
-        file = str(run.read_env(INIT))
+    environment = run.environment() if run is not None and run.has_environment() else None
+    if environment is not None and environment.init_name == name:
+        file = str(environment.init)
     elif name.startswith(TIMM_PREFIX):
         file = name
     else:
@@ -104,8 +102,8 @@ class InitWeights:
 def read_init(init: Init, *, resumed: RunFolder | None) -> InitWeights:
     """Read the weights of `init`, unless the run that is resumed already has a state."""
     if resumed is not None and any(resumed.state.glob("step-*.safetensors")):
-        with reading_own(resumed.path / ENVIRONMENT, fix=FIX):
-            origin = {**resumed.environment()[ORIGIN]}
+        with reading_own(resumed.path / ENVIRONMENT, fix=RESTORE_FIX):
+            origin = {**(resumed.environment().origin or {})}
             saved = ModelSpec.from_settings(origin["settings"], source=resumed.path)
         return InitWeights(named=init, origin=origin, saved=saved, weights=None)
     weights, saved = open_encoder(init.file)

@@ -26,7 +26,8 @@ from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
 from everest.models.spec import ModelSpec, Transformer
-from everest.system.hub import TIMM_PREFIX, warn_on_main
+from everest.system.hub import TIMM_PREFIX
+from everest.system.processes import warn_on_main
 from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header

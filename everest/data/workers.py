@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem, UserError
-from everest.system.compute import READER_KEEPS, keep_freed_memory
+from everest.system.compute import READER_KEPT_BYTES, keep_freed_memory
 from everest.system.signals import STOP_SIGNALS, signal_name
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
@@ -154,7 +154,7 @@ def _serve(connection: Connection, work: Callable[[Any], Any]) -> None:
     for number in STOP_SIGNALS:  # left to the process that trains
         signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
-    keep_freed_memory(READER_KEEPS)
+    keep_freed_memory(READER_KEPT_BYTES)
     try:
         while True:
             ready = wait([connection, program.sentinel], SECONDS_ALONE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from accelerate import Accelerator
 
 from everest.errors import RecipeError
 from everest.system.events import Report, notice
-from everest.system.run_folder import Decoder, Init, RunFolder, default_folder
+from everest.system.run_folder import Decoder, Init, RunFolder
 
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights
@@ -56,6 +58,13 @@ class RunOptions:
 
         folder = self.folder(recipe)
         return find_init(self.init, output=folder, overwrite=self.overwrite, decoder=self.decoder)
+
+
+def default_folder(command: str, recipe: str) -> Path:
+    """runs/<command>/<recipe>-<time>, for a run without --output; numbered if that exists already."""
+    folder = Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +14,8 @@ from everest.config.heads import BACKGROUND, OVER_BACKGROUND
 from everest.config.recipe_files import find_recipe
 from everest.errors import RecipeError, UserError
 from everest.metrics.names import METRICS
-from everest.system.locks import is_running, last_written
-from everest.system.run_folder import COMMAND, ENVIRONMENT, FINISHED, FIX, PLAN, RECIPE, STATE, RunFolder
+from everest.system.locks import is_running
+from everest.system.run_folder import ENVIRONMENT, RECIPE, RESTORE_FIX, STATE, RunEnvironment, RunFolder
 from everest.system.text import reading_own
 from everest.system.weights_header import read_header
 
@@ -59,8 +60,8 @@ def summarize(run: Path) -> RunSummary:
     """Summarize a run from its files. A damaged file is no error: one run must not hide the others."""
     age = 0
     try:
-        with reading_own(run, fix=FIX):
-            age = int(max(0.0, time.time() - last_written(run)))
+        with reading_own(run, fix=RESTORE_FIX):
+            age = int(max(0.0, time.time() - _last_written(run)))
             environment, rows = read_run(run)
             loss = _newest(rows, "loss")
             metric = metric_of_run(run, rows)
@@ -71,22 +72,31 @@ def summarize(run: Path) -> RunSummary:
             state: State = "resumable" if any((run / STATE).glob("step-*.safetensors")) else "started"
             if is_running(run):
                 state = "running"
-            elif last is not None and environment[PLAN].get(FINISHED) == last:
+            elif last is not None and environment.plan.finished == last:
                 state = "finished" if weights.is_file() and read_header(weights).step == last else state
             return RunSummary(
                 path=str(run),
                 state=state,
                 age_seconds=age,
-                command=str(environment[COMMAND]),
+                command=environment.stage,
                 recipe=None if name is None else str(name),
                 step=last,
-                steps=int(environment[PLAN]["steps"]),
+                steps=environment.plan.steps,
                 loss=None if loss is None else float(loss),
                 best_metric=metric,
                 best_value=best(values, default=None),
             )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
+
+
+def _last_written(run: Path) -> float:
+    """The time of the run's last write, in seconds since 1970."""
+    newest = 0.0
+    for file in run.iterdir():
+        with suppress(FileNotFoundError):  # a temporary file that is gone already, or a dangling link
+            newest = max(newest, file.stat().st_mtime)
+    return newest
 
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
@@ -104,7 +114,7 @@ def _newest(rows: list[dict[str, Any]], key: str) -> Any:
     return next((row[key] for row in reversed(rows) if key in row), None)
 
 
-def read_run(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def read_run(path: Path) -> tuple[RunEnvironment, list[dict[str, Any]]]:
     """The values of a run's env.json and the rows of its metrics.jsonl."""
     run = RunFolder(path)
     if not run.is_run():

@@ -16,10 +16,10 @@ from torch._functorch import config as functorch_config
 from everest.config.settings import TrainedSection, TrainSettings
 from everest.config.stage_settings import PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
+from everest.methods.fast import fuse_functions
 from everest.models.block import Block
 from everest.models.positions import SPATIAL, TEMPORAL
 from everest.models.video_model import VideoModel
-from everest.system.compute import fuse_functions
 from everest.system.weights import full_tensor, like_sharded, load_tensors, require_fitting
 
 if TYPE_CHECKING:  # timm takes a second to import
@@ -168,7 +168,7 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
     """The model as a loop calls it: compiled, in the run's precision, gradients exchanged by processes.
 
     It has a graph for each batch size. `train.compile: auto` compiles each block on a GPU, and the functions
-    of everest.system.compute, where Triton is installed: that takes seconds, while a whole model takes
+    of everest.methods.fast, where Triton is installed: that takes seconds, while a whole model takes
     minutes.
     """
     on_gpu = next(model.parameters()).device.type == "cuda"

@@ -28,11 +28,11 @@ from everest.models.block import Block
 from everest.models.memory import WEIGHT_BYTES, count_weights, frozen_bytes, training_bytes
 from everest.models.partial import choose_trained, require_init
 from everest.models.spec import ModelSpec
-from everest.system.files import FIX
+from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, local_processes, num_readers
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
-from everest.system.weights_header import read_header
+from everest.system.weights_header import ClipSettings, read_header
 from everest.tokenizer.network import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _check_data(
         if None not in (saved, current) and saved != current:
             used.append(f"{kind} than the current {name}")
     if used:
-        raise RecipeError(f"--output {run.path}: its run used another {used[0]}; restore it, or {FIX}")
+        raise RecipeError(f"--output {run.path}: its run used another {used[0]}; restore it, or {IN_USE_FIX}")
     return videos
 
 
@@ -224,10 +224,11 @@ def _header(
     classes: tuple[str, ...] | None,
 ) -> Weights:
     """The header of `model.safetensors`: all that later commands need to rebuild the model and read clips."""
-    clip: dict[str, Any] | None = None
+    clip: ClipSettings | None = None  # how the stage reads clips
     if not isinstance(section, TokenizerSettings):
-        rate = {} if recipe.data.fps is None else {"fps": recipe.data.fps}
-        clip = {"stride": section.stride, "sampling": section.sampling, **rate}
+        clip = {"stride": section.stride, "sampling": section.sampling}
+        if recipe.data.fps is not None:
+            clip["fps"] = recipe.data.fps
     return Weights(
         kind=spec.kind,
         settings=spec.dump(),

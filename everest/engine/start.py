@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
@@ -23,20 +26,13 @@ from everest.engine.context import RunContext, RunOptions
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
-from everest.system.accelerator import decide_on_main, end_training_on_error, make_accelerator
+from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, heading
-from everest.system.files import FIX, UNFINISHED, is_unfinished
-from everest.system.locks import claimed, refuse_trained
+from everest.system.files import IN_USE_FIX, UNFINISHED, is_unfinished
+from everest.system.locks import refuse_trained, training_lock
 from everest.system.run_folder import (
-    COMMAND,
-    DECODER,
     ENVIRONMENT,
-    INIT,
-    INIT_NAME,
-    ONE_BATCH,
-    ORIGIN,
     OWN_FILES,
-    PLAN,
     RECIPE,
     STATE,
     TOKENIZER,
@@ -45,6 +41,7 @@ from everest.system.run_folder import (
     is_own_tokenizer,
     own_tokenizer,
 )
+from everest.system.signals import Stopped
 from everest.tokenizer.clips import tokenizer_depends_on
 
 if TYPE_CHECKING:
@@ -56,7 +53,6 @@ TOKENIZER_FILE: Final = "tokenizer.checkpoint"
 TEACHER: Final = "pretrain.target.teacher"
 SHOWN: Final = 3  # settings that differ, in a message
 PROJECT: Final = "everest"  # of Weights & Biases
-TRACKER: Final = "tracker"  # in env.json: the name of the last tracker, and the id of its run
 
 
 @contextmanager
@@ -84,6 +80,20 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
 
 
 @contextmanager
+def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
+    """Close a failing process's connections, which might otherwise abort it while it exits."""
+    try:
+        yield
+    except BaseException as error:
+        # NCCL ends a communicator only when all its processes do, and the others may wait in a collective for
+        # this one. After a signal, all processes have left the loop.
+        if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
+            _abort_process_group()
+        accelerator.end_training()
+        raise
+
+
+@contextmanager
 def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     """Write the first files of a new run, or resume the run that is there; the loop goes inside.
 
@@ -92,7 +102,7 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
     """
     run, plan, options = training.run, training.plan, training.context.options
     main, resumed = training.accelerator.is_main_process, training.context.resumed
-    with claimed(run.path) if main else nullcontext():
+    with training_lock(run.path) if main else nullcontext():
         try:
             if main:  # unfinished files of killed processes
                 own_files = [run.path / f".{name}{UNFINISHED}" for name in OWN_FILES]
@@ -101,10 +111,11 @@ def start_or_resume(training: Training, recipe: Recipe) -> Iterator[None]:
             if main and not resumed:
                 facts = {**asdict(plan), "epochs": plan.epochs, "accumulation": plan.accumulation}
                 facts |= training.videos
-                values = {COMMAND: options.command, PLAN: facts, ONE_BATCH: options.one_batch, INIT: None}
+                values = {"stage": options.command, "plan": facts, "one_batch": options.one_batch}
+                values["init"] = None
                 if (init := training.context.init) is not None:
-                    values |= {INIT: init.file, INIT_NAME: init.name, DECODER: init.decoder}
-                    values[ORIGIN] = training.origin
+                    values |= {"init": init.file, "init_name": init.name, "decoder": init.decoder}
+                    values["origin"] = training.origin
                 run.start(dump_recipe(recipe), values)
             training.accelerator.wait_for_everyone()
             training.report(heading(_summary(training)))
@@ -145,13 +156,13 @@ def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Trac
 
     from accelerate.tracking import WandBTracker
 
-    known = run.read_env(TRACKER) or {}
+    known = run.environment().tracker or {}
     run_id = known["id"] if known.get("name") == name else secrets.token_hex(8)
     os.environ.setdefault("WANDB_MODE", "offline")
     tracker = WandBTracker(PROJECT, name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
     tracker.start()
     tracker.store_init_configuration(read_yaml(recipe_text, RECIPE))
-    run.note(TRACKER, {"name": name, "id": run_id})
+    run.note("tracker", {"name": name, "id": run_id})
     return tracker
 
 
@@ -186,7 +197,7 @@ def _find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tupl
         names = {file.name for file in path.iterdir() if not is_unfinished(file.name)} - {TOKENIZER}
         if run.state.is_dir() and all(is_unfinished(file.name) for file in run.state.iterdir()):
             names.discard(STATE)
-        if run.read_env(PLAN) is not None:  # otherwise another program has written it
+        if run.has_environment():
             names.discard(ENVIRONMENT)
     if not names:
         if options.resumed_folder is not None:
@@ -206,7 +217,7 @@ def _find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tupl
             for source in sources
             if source.resolve() != tokenizer and source.resolve().is_relative_to(path.resolve())
         ]
-        if run.read_env(PLAN) is None:
+        if not run.has_environment():
             foreign = [path / name for name in OWN_FILES if (path / name).exists()]
             lost += [f"{file}, which no run has written" for file in foreign]
         if lost:
@@ -221,7 +232,9 @@ def _find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tupl
     differences = _differences(run, recipe, options, init)
     if differences:
         shown = first_names(differences, SHOWN)
-        raise RecipeError(f"{place}: holds a run with different settings: {shown}; use its values, or {FIX}")
+        raise RecipeError(
+            f"{place}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
+        )
     return run, True
 
 
@@ -238,8 +251,9 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init
         is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()
         if old and new and (is_own or run.weights.is_file()):
             may_change.add(key)
-    saved |= {"command": run.read_env(COMMAND), "--overfit-one-batch": bool(run.read_env(ONE_BATCH))}
+    environment = run.environment()
+    saved |= {"command": environment.stage, "--overfit-one-batch": environment.one_batch}
     given |= {"command": options.command, "--overfit-one-batch": options.one_batch}
-    saved |= {"--init": run.read_env(INIT), "--decoder": run.read_env(DECODER) if init else None}
+    saved |= {"--init": environment.init, "--decoder": environment.decoder if init else None}
     given |= {"--init": init and init.file, "--decoder": init and init.decoder}
     return differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))

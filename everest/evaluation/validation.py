@@ -22,7 +22,7 @@ from everest.metrics.names import LOGGED, METRICS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
 from everest.system.events import silent
-from everest.system.run_folder import FIX, METRICS_FILE, Row
+from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, Row
 from everest.system.text import counted, reading_own
 
 NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to a perfect metric, where little is learned
@@ -55,7 +55,7 @@ class Validator:
     def resume(self) -> None:
         """Read the validations of a resumed run, and make the one that it was stopped before."""
         training = self._training
-        with reading_own(training.run.path / METRICS_FILE, fix=FIX):
+        with reading_own(training.run.path / METRICS_FILE, fix=RESTORE_FIX):
             self._validations = Validations(training.run.rows(), self._validations.metric)
         validated = {0, *(row["step"] for row in self._validations.rows)}
         if training.at_checkpoint and training.is_loaded and training.steps_done not in validated:

@@ -24,7 +24,7 @@ from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
 from everest.probes.collapse import ACCURACIES, probe_rows
-from everest.system.run_folder import FIX, METRICS_FILE, WEIGHTS, Row
+from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, WEIGHTS, Row, RunEnvironment
 from everest.system.text import reading_own
 from everest.system.weights_header import read_header
 
@@ -87,7 +87,7 @@ def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:
         names = [str(run) for run in once]
     curves = []
     for run, name in zip(once, names, strict=True):
-        with reading_own(run, fix=FIX):
+        with reading_own(run, fix=RESTORE_FIX):
             curves.append(_read_run(run, name, x))
     return curves
 
@@ -130,11 +130,11 @@ def _curve(x_of_step: Mapping[int, float], rows: Sequence[Row], key: str) -> Cur
     return Curve(both[:, 0], both[:, 1])
 
 
-def _positions(run: Path, environment: Row, rows: Sequence[Row], x: AxisName) -> list[float]:
+def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: AxisName) -> list[float]:
     """Return the position of each step's row on the x axis."""
     if x == "steps":
         return [row["step"] for row in rows]
-    batch_size = environment["plan"]["batch_size"]
+    batch_size = environment.plan.batch_size
     speeds = [row.get("clips_per_second") for row in rows]
     if x == "hours" and None in speeds:
         raise RecipeError(f"{run}: a step of {METRICS_FILE} has no clips_per_second; use --x steps")

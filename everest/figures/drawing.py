@@ -28,7 +28,7 @@ from everest.data.footage import footage_of
 from everest.errors import RecipeError
 from everest.lists.sample import Sample
 from everest.system.files import atomic_file, check_new_file, write_text
-from everest.system.hub import warn_on_main
+from everest.system.processes import warn_on_main
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
 from everest.video.writer import H264, write_timed_frames
 

@@ -33,7 +33,8 @@ from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.hub import PREFIX as HUB
-from everest.system.hub import TIMM_PREFIX, Unreachable, fetch, warn_on_main
+from everest.system.hub import TIMM_PREFIX, Unreachable, fetch
+from everest.system.processes import warn_on_main
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, load_tensors, require_finite
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from everest.system.compute import in_parts
+from everest.methods.fast import in_parts
 
 CameraModel = Literal["shift", "affine"]
 

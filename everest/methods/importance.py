@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from everest.methods.alignment import Align, Cuts, fill_scene_starts, previous_frames
+from everest.methods.fast import fusable, in_parts
 from everest.methods.grid import patchify
-from everest.system.compute import computes_bf16, fusable, in_parts
+from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 DistanceName = Literal["l2", "l1", "neg-cosine", "neg-cka"]

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from everest.config.model import MLP_RATIO
 from everest.config.values import Gelu, MlpKind
+from everest.methods.fast import is_eager_on_cpu
 from everest.models.positions import Rotation
 from everest.models.recomputed import (
     FEW_TOKENS,
@@ -25,7 +26,6 @@ from everest.models.recomputed import (
     RecomputedSwiglu,
     norm_linear,
 )
-from everest.system.compute import is_eager_on_cpu
 
 EPS: Final = 1e-6  # of every LayerNorm, as in the released programs
 

@@ -44,7 +44,7 @@ from everest.probes.classifiers import linear
 from everest.probes.probe import difference_image
 from everest.project.request import REPORT, RESULT, write_document
 from everest.system.events import Report, heading, notice, silent
-from everest.system.files import FIX
+from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FINETUNE, FOLDS
 from everest.system.text import read_own_json, reading_own
 from everest.video.stream import VideoError
@@ -109,7 +109,7 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
                 groups.append(group[prediction["video"]])
                 correct.append(prediction["correct"] == "1")
     if len(labels) != sum(row["videos"] for row in rows):
-        raise DataError(f"{FOLDS}: predictions of videos are missing; {FIX}")
+        raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
     right = np.array(correct, dtype=np.float64)
     interval = bootstrap(lambda counts: {"top1": float(np.average(right, weights=counts))}, groups)["top1"]
     ((frequent, most),) = Counter(labels).most_common(1)

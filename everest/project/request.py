@@ -10,7 +10,7 @@ from typing import Any, Final
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, differing
 from everest.lists.sources import LIST_FILES
-from everest.system.files import FIX, check_new_folder, refuse_inputs, write_text
+from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
 from everest.system.run_folder import ENVIRONMENT, FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.text import json_text, read_own_json, reading_own
@@ -83,17 +83,19 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
         for recipe in folder.rglob(RECIPE):
             refuse_trained(recipe.parent)
         return None
-    with reading_own(path, fix=FIX):
-        document = read_own_json(path, fix=FIX)
+    with reading_own(path, fix=IN_USE_FIX):
+        document = read_own_json(path, fix=IN_USE_FIX)
         differences = differing(document["request"], asdict(request))
         files = document.get(FILES, {})
         changed = [
             path for path, checksum in request.checksums().items() if files.get(path, checksum) != checksum
         ]
     if differences:
-        raise RecipeError(f"--output {folder}: holds another project: {'; '.join(differences)}; {FIX}")
+        raise RecipeError(f"--output {folder}: holds another project: {'; '.join(differences)}; {IN_USE_FIX}")
     if changed:
-        raise RecipeError(f"{', '.join(changed)}: has changed since the project in {folder} began; {FIX}")
+        raise RecipeError(
+            f"{', '.join(changed)}: has changed since the project in {folder} began; {IN_USE_FIX}"
+        )
     return document if PLANNED in document else None
 
 

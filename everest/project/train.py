@@ -37,7 +37,7 @@ from everest.project.request import (
 from everest.project.verdict import doubt_about_pretraining, judge, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
 from everest.system.events import Report, heading, notice, silent
-from everest.system.files import FIX, write_text
+from everest.system.files import IN_USE_FIX, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
@@ -244,8 +244,8 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     """Run the stages of a document of project.json; each resumes its own run."""
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
-        with reading_own(folder / RESULT, fix=FIX):
-            finished = read_own_json(folder / RESULT, fix=FIX)
+        with reading_own(folder / RESULT, fix=IN_USE_FIX):
+            finished = read_own_json(folder / RESULT, fix=IN_USE_FIX)
             verdict(finished)  # reads all that is shown
         return finished
     request, window, init = project["request"], project["window"], None

@@ -21,7 +21,7 @@ from everest.models.cost import count_frozen_macs, count_macs
 from everest.models.spec import ModelSpec
 from everest.sweep.plan import TRAINING_STAGES, Job, SweepPlan
 from everest.system.run_folder import WEIGHTS
-from everest.system.text import PROBLEMS, nonfinite_as_null, read_json, read_own_json, reading_own
+from everest.system.text import MALFORMED, nonfinite_as_null, read_json, read_own_json, reading_own
 from everest.system.weights_header import read_header
 
 LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
@@ -46,7 +46,7 @@ class JobNumbers(NamedTuple):
 def read_job(job: Job, folder: Path) -> JobNumbers | None:
     """The numbers of a job; None if its run is not finished, or its evaluation has no result."""
     if job.stage not in TRAINING_STAGES:
-        with suppress(OSError, *PROBLEMS):  # missing or damaged
+        with suppress(OSError, *MALFORMED):  # missing or damaged
             return JobNumbers(_evaluation_metrics(read_json(job.file(folder, "json"))), 0.0, 0.0)
         return None
     run = folder / job.name
@@ -56,7 +56,7 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
     macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
     environment, rows = read_run(run)
     with reading_own(run, fix="remove it"):
-        batch, steps = environment["plan"]["batch_size"], [row for row in rows if "loss" in row]
+        batch, steps = environment.plan.batch_size, [row for row in rows if "loss" in row]
         seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
         metrics = metrics_of_run(job.stage, run, rows)
         return JobNumbers(metrics, steps[-1]["step"] * batch * macs / 1e9, seconds / 3600)

@@ -25,7 +25,7 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_folder, write_text, writing
 from everest.system.launch import Devices, visible_gpus
 from everest.system.locks import is_running, sole_writer
-from everest.system.processes import JOBS, num_cores
+from everest.system.processes import JOBS_VARIABLE, num_cores
 from everest.system.run_folder import TOKENIZER
 from everest.system.signals import SignalForwarder, Stopped, signal_name
 from everest.system.text import json_text, parse_json
@@ -56,7 +56,7 @@ class JobLauncher:
         """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
         if self.parallel == 1:
             return [self.devices.environment]
-        shared = {JOBS: str(self.parallel)}
+        shared = {JOBS_VARIABLE: str(self.parallel)}
         if self.devices.kind == "cuda":
             return [shared | visible_gpus([slot % self.devices.processes]) for slot in range(self.parallel)]
         if THREADS not in os.environ:

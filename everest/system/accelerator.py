@@ -5,8 +5,7 @@ from __future__ import annotations
 import atexit
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final, TypeVar
 
@@ -16,12 +15,10 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
-from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.errors import EnvironmentProblem
 from everest.system.compute import computes_bf16, configure_cpu
 from everest.system.processes import is_launched
-from everest.system.signals import Stopped
 
 T = TypeVar("T")
 
@@ -77,20 +74,6 @@ def decide_on_main(accelerator: Accelerator, decide: Callable[[], T]) -> T:
     (value,) = broadcast_object_list([decide() if accelerator.is_main_process else None])
     assert value is not None
     return value
-
-
-@contextmanager
-def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
-    """Close a failing process's connections, which might otherwise abort it while it exits."""
-    try:
-        yield
-    except BaseException as error:
-        # NCCL ends a communicator only when all its processes do, and the others may wait in a collective for
-        # this one. After a signal, all processes have left the loop.
-        if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
-            _abort_process_group()
-        accelerator.end_training()
-        raise
 
 
 def peak_memory(device: torch.device) -> int:

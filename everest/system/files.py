@@ -15,7 +15,7 @@ from typing import Final
 from everest.errors import EnvironmentProblem, RecipeError
 
 UNFINISHED: Final = ".part"  # suffix of hidden files that are being written
-FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
+IN_USE_FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
 LOCK: Final = ".lock"  # suffix of hidden files of everest.system.locks
 
 
@@ -117,7 +117,7 @@ def check_new_folder(
     option: str = "--output",
     overwrite: bool = False,
     is_own: Callable[[str], bool] = lambda name: False,
-    fix: str = FIX,
+    fix: str = IN_USE_FIX,
 ) -> None:
     """Refuse a folder in which no file can be written, or that holds files of others.
 

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from everest.errors import CheckpointError
 from everest.system.files import writing
-from everest.system.processes import is_main
+from everest.system.processes import warn_on_main
 
 PREFIX: Final = "hf:"
 TIMM_PREFIX: Final = "timm:"  # of image models, which timm loads from the hub
 PREFIXES: Final = (PREFIX, TIMM_PREFIX)  # of checkpoints that are no files
 _SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
 _PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
-ANSWER_SECONDS: Final = 10.0  # our choice: for the hub, before the cache is used
+# Our choice. huggingface_hub waits without limit, where a firewall drops the packets to the hub.
+ANSWER_SECONDS: Final = 10.0
 
 
 class Unreachable(CheckpointError):
     """Neither the hub nor the local cache can provide the checkpoint now; a later attempt may succeed."""
-
-
-def warn_on_main(text: str) -> None:
-    """Show the user a line, once over all processes."""
-    if is_main():
-        logging.getLogger("everest").warning("%s", text)
 
 
 def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
@@ -35,38 +30,24 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     If the hub does not answer (no network, HF_HUB_OFFLINE=1), the files come from the local cache in HF_HOME
     or HF_HUB_CACHE. `notify` gets a line with the license and the revision.
     """
-    from huggingface_hub import HfApi, constants, errors, snapshot_download
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub import constants, errors, snapshot_download
 
-    repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    repository, revision = _parse_name(name)
+    download = partial(snapshot_download, repository, revision=revision)
+    no_answer = None
     try:
-        validate_repo_id(repository)
-        _owner, _model = repository.split("/")
-    except ValueError as error:
-        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
-    patterns, no_answer = _SAFE, None
-    try:
-        info = HfApi().model_info(repository, revision=revision or None, timeout=ANSWER_SECONDS)
-        if not any(file.rfilename.endswith(".safetensors") for file in info.siblings or ()):
-            patterns = _PICKLED
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        if no_answer := _why_no_answer(repository, revision):
+            download = partial(download, local_files_only=True)
+        folder = Path(download(allow_patterns=_SAFE))
+        if not any(folder.rglob("*.safetensors")):
+            folder = Path(download(allow_patterns=_PICKLED))
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:  # or gated, a subclass
         raise CheckpointError(
             f"{name}: the hub refuses it ({_first_line(error)}); check the name and the revision, or "
             f"accept its terms at https://huggingface.co/{repository} and run `hf auth login`"
         ) from error
     except Exception as error:  # whichever HTTP library this version of the hub's client uses
-        no_answer = _first_line(error)
-    try:
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=patterns,
-                local_files_only=no_answer is not None,
-            )
-        )
-    except Exception as error:
-        if no_answer is not None:
+        if no_answer:
             raise Unreachable(
                 f"{PREFIX}{repository}: not complete in the cache {constants.HF_HUB_CACHE}, and the hub does "
                 f"not answer ({no_answer}); connect, or fetch it elsewhere by `hf download {repository}`"
@@ -79,6 +60,35 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         ) from error
     notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")
     return folder
+
+
+def _parse_name(name: str) -> tuple[str, str | None]:
+    """The repository OWNER/NAME and the revision of a name; CheckpointError if it has another form."""
+    from huggingface_hub.utils import validate_repo_id
+
+    repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    try:
+        validate_repo_id(repository)
+        _owner, _model = repository.split("/")
+    except ValueError as error:
+        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
+    return repository, revision or None
+
+
+def _why_no_answer(repository: str, revision: str | None) -> str | None:
+    """Ask the hub for a repository; returns why there is no answer. A refusal is an error of huggingface_hub.
+
+    A gated repository is not refused here, because the hub shows its name and its files.
+    """
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().model_info(repository, revision=revision, timeout=ANSWER_SECONDS)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except Exception as error:
+        return _first_line(error)
+    return None
 
 
 def _first_line(error: Exception) -> str:

@@ -1,14 +1,12 @@
 """The devices of a run, the values of --gpus and --processes, and the start of a process for each.
 
-The first process only watches the others: it forwards signals, and shows an error once. Errors that torch
-raises for what a user can fix become one line.
+The first process only watches the others: it forwards signals, and shows an error once.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import re
 import socket
 import subprocess
 import tempfile
@@ -17,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, UserError
+from everest.errors import EnvironmentProblem, RecipeError, UserError
+from everest.system.processes import num_cores
 from everest.system.signals import GRACE_SECONDS, STOP_SIGNALS, SignalForwarder, signal_name
 
 
@@ -78,20 +77,7 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     The first process has this one's terminal. The error output of the others is held back, and returned only
     if one of them fails by itself, so that an error appears once. Signals are forwarded.
     """
-    with socket.socket() as probe:  # for a free port
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": str(devices.processes),
-        "LOCAL_WORLD_SIZE": str(devices.processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        **devices.environment,
-    }
-    if devices.kind == "cpu":
-        environment["ACCELERATE_USE_CPU"] = "true"
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices.processes)))
+    environment = _environment(devices)
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape") as held_back,
         SignalForwarder() as signals,
@@ -121,6 +107,25 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     return EnvironmentProblem.exit_code, f"{error}; run the same command again to resume\n"
 
 
+def _environment(devices: Devices) -> dict[str, str]:
+    """The environment of the processes of a run: what torch.distributed reads, but for their ranks."""
+    with socket.socket() as probe:  # for a free port
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "WORLD_SIZE": str(devices.processes),
+        "LOCAL_WORLD_SIZE": str(devices.processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **devices.environment,
+    }
+    if devices.kind == "cpu":
+        environment["ACCELERATE_USE_CPU"] = "true"
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // devices.processes)))
+    return environment
+
+
 def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
     """Wait for all; returns the rank that failed first, or None. After a failure the others are stopped.
 
@@ -141,25 +146,3 @@ def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
         ranks = (rank for rank, code in enumerate(codes) if code)
         failed = min(ranks, key=lambda rank: codes[rank] == LostPeer.exit_code, default=None)
     return 0 if failed is not None and codes[0] == codes[failed] else failed
-
-
-def torch_problem(error: RuntimeError) -> UserError | None:
-    """The problem of the user for which torch raised an error; None for a bug."""
-    import torch
-    from torch.distributed import DistError
-
-    text = str(error)
-    # Other errors than torch.OutOfMemoryError, and those of gloo, are told apart by their texts only: "out of
-    # memory" of a driver and of MPS, "can't allocate memory" of the CPU's allocator.
-    if "onnection" in text and (isinstance(error, DistError) or "gloo" in text):
-        return LostPeer(f"another process of the run is gone ({text.splitlines()[0]})")
-    if isinstance(error, torch.OutOfMemoryError) or re.search("out of memory|can't allocate memory", text):
-        return EnvironmentProblem(f"out of memory ({text.splitlines()[0]}); {LESS_MEMORY}")
-    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # no public names
-        why = " ".join(text.split("\n\n")[0].split())
-        return EnvironmentProblem(
-            f"train.compile: torch cannot compile the model ({why}); remove its cache "
-            "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
-            "train.compile=false"
-        )
-    return None

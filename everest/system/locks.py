@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,7 +13,7 @@ from filelock import FileLock, Timeout
 from everest.errors import RecipeError
 from everest.system.files import LOCK, writing
 
-TRAINING: Final = "training"  # the process that trains a run locks this name in its folder
+TRAINING_LOCK: Final = "training"  # the process that trains a run locks this name in its folder
 WAIT_SECONDS: Final = 1.0  # our choice: `is_running` holds a lock for a moment
 
 
@@ -45,14 +44,14 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
         lock.release()
 
 
-def claimed(run: Path) -> AbstractContextManager[None]:
+def training_lock(run: Path) -> AbstractContextManager[None]:
     """Lock a run folder for the process that trains it."""
-    return sole_writer(run / TRAINING, busy=_busy(run))
+    return sole_writer(run / TRAINING_LOCK, busy=_busy(run))
 
 
 def is_running(run: Path) -> bool:
-    """Whether a process trains the run."""
-    lock_file = run / f".{TRAINING}{LOCK}"
+    """Whether a process trains the run. Writes nothing, if the system permits: others may own the folder."""
+    lock_file = run / f".{TRAINING_LOCK}{LOCK}"
     if not lock_file.exists():
         return False
     if sys.platform == "win32":
@@ -62,18 +61,11 @@ def is_running(run: Path) -> bool:
 
     import fcntl
 
-    try:
-        descriptor = os.open(lock_file, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # of a file system without flock: it cannot tell
-        return False
-    finally:
-        os.close(descriptor)
+    with suppress(FileNotFoundError), lock_file.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError as error:  # of another kind: a file system without flock, which cannot tell
+            return isinstance(error, BlockingIOError)
     return False
 
 
@@ -85,12 +77,3 @@ def refuse_trained(run: Path) -> None:
 
 def _busy(run: Path) -> str:
     return f"--output {run}: another process trains it now; wait for it, or stop it first"
-
-
-def last_written(run: Path) -> float:
-    """The time of the run's last write, in seconds since 1970."""
-    newest = 0.0
-    for file in run.iterdir():
-        with suppress(FileNotFoundError):  # a temporary file that is gone already, or a dangling link
-            newest = max(newest, file.stat().st_mtime)
-    return newest

@@ -7,6 +7,7 @@ accelerate or Slurm has set.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -17,14 +18,14 @@ from typing import Final
 from everest.errors import EnvironmentProblem, shown
 
 LAUNCHER: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")  # its variables
-QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time per period, or max
-JOBS: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
+CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds a period, or max
+JOBS_VARIABLE: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
 # Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
 READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
 CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # version 2, of Linux: containers, jobs of Slurm
 OWN_GROUPS: Final = Path("/proc/self/cgroup")
-FREED: Final = "^(?:inactive_file|active_file|slab_reclaimable) ([0-9]+)$"  # when needed; of memory.stat
+FREEABLE: Final = "^(?:inactive_file|active_file|slab_reclaimable) ([0-9]+)$"  # when needed; of memory.stat
 
 
 def is_launched() -> bool:
@@ -51,6 +52,12 @@ def is_main() -> bool:
     """Whether this process is the one that writes files and messages."""
     adopt_slurm(os.environ)
     return os.environ.get("RANK", "0") == "0"
+
+
+def warn_on_main(text: str) -> None:
+    """Show the user a line, once over all processes."""
+    if is_main():
+        logging.getLogger("everest").warning("%s", text)
 
 
 def local_processes() -> int:
@@ -80,7 +87,7 @@ def num_cores() -> int:
     # macOS assigns no cores to a process.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no container, or no limit
-        quota, period = QUOTA.read_text().split()
+        quota, period = CPU_QUOTA.read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
 
@@ -89,7 +96,7 @@ def num_readers() -> int:
     """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
     memory = host_memory()  # what is free changes from run to run
     possible = min(num_cores(), memory // READER_BYTES)
-    trainers = local_processes() * int(os.environ.get(JOBS) or 1)  # on this machine
+    trainers = local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine
     return max(1, min(possible // trainers, MOST_READERS))
 
 
@@ -122,5 +129,5 @@ def _memory_limits() -> Iterator[tuple[int, int]]:
     for folder in (group, *group.parents):
         with suppress(OSError, ValueError):  # the group is not visible here, or its limit is "max"
             most, used = (int((folder / f"memory.{name}").read_text()) for name in ("max", "current"))
-            freed = re.findall(FREED, (folder / "memory.stat").read_text(), re.MULTILINE)
+            freed = re.findall(FREEABLE, (folder / "memory.stat").read_text(), re.MULTILINE)
             yield most, used - sum(map(int, freed))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
-import itertools
 import platform
 import subprocess
 import sys
@@ -47,17 +46,8 @@ PROJECT: Final = "project.json"  # of everest train, whose folder holds runs
 FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the classifier
 FOLDS: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
 TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
-PLAN: Final = "plan"  # in ENVIRONMENT: steps, micro-batches and videos of the run
-ONE_BATCH: Final = "one_batch"  # in ENVIRONMENT: whether the run overfits its first batch
-COMMAND: Final = "stage"  # in ENVIRONMENT: pretrain, finetune or train-tokenizer
-FINISHED: Final = "finished"  # in PLAN: the last step of a run that has nothing left to do
-# The values of env.json.
 PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # with versions
-INIT: Final = "init"  # the weights
-INIT_NAME: Final = "init_name"  # the option --init, as an absolute path
-DECODER: Final = "decoder"  # the option --decoder
-ORIGIN: Final = "origin"  # describes the weights, and what they started from in turn
-FIX: Final = "restore the file, or start over with --overwrite"  # of a damaged one
+RESTORE_FIX: Final = "restore the file, or start over with --overwrite"
 
 Row = dict[str, Any]  # of metrics.jsonl
 Decoder = Literal["keep", "fresh"]
@@ -85,12 +75,27 @@ class Plan:
     videos: int
     samples: str  # their fingerprint
     processes: int
-    micro_batch: int
+    micro_batch: int  # clips a pass of one process
+    batch_size: int  # clips a step
     steps: int
-    finished: int | None = None
+    finished: int | None = None  # the last step of a run that has nothing left to do
 
 
-_PLAN: Final = TypeAdapter(Plan)
+@dataclass(frozen=True, kw_only=True)
+class RunEnvironment:
+    """The values of env.json that later commands read; the others describe the machine."""
+
+    stage: str  # pretrain, finetune or train-tokenizer
+    plan: Plan
+    one_batch: bool = False  # the run overfits its first batch
+    init: str | None = None  # the weights that the run starts from
+    init_name: str | None = None  # the option --init, as an absolute path
+    decoder: Decoder | None = None  # the option --decoder
+    origin: dict[str, Any] | None = None  # describes the weights, and what they started from in turn
+    tracker: dict[str, str] | None = None  # the `name` of the last tracker, and the `id` of its run
+
+
+_ENVIRONMENT: Final = TypeAdapter(RunEnvironment)
 
 
 def own_tokenizer(run: Path) -> Path:
@@ -122,30 +127,8 @@ class RunFolder:
 
         env.json also has versions, devices, commit and command line: all that is needed to repeat a run.
         """
-        import torch  # here, because listing runs needs no torch
-
         self.clear()
-        versions = dict.fromkeys(PACKAGES, "not installed")
-        for package in PACKAGES:
-            with suppress(importlib.metadata.PackageNotFoundError):
-                versions[package] = importlib.metadata.version(package)
-        commit, checkout = None, Path(__file__).parents[2]
-        if (checkout / ".git").exists():  # else the package is installed, or was copied
-            git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-            with suppress(OSError, subprocess.SubprocessError):
-                commit = subprocess.check_output(
-                    git, stderr=subprocess.DEVNULL, text=True, timeout=10
-                ).strip()
-        environment = {
-            "command": sys.argv,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "versions": versions,
-            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
-            "git_commit": commit,
-        }
-        write_text(self.path / ENVIRONMENT, json_text({**environment, **values}, indent=2))
+        write_text(self.path / ENVIRONMENT, json_text({**_machine(), **values}, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
     def clear(self) -> None:
@@ -160,15 +143,23 @@ class RunFolder:
         for state in self.state.glob("step-*"):
             state.unlink()
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self) -> RunEnvironment:
         """The values of env.json; RecipeError if the file is missing or damaged."""
-        return read_own_json(self.path / ENVIRONMENT, fix=FIX)
+        with reading_own(self.path / ENVIRONMENT, fix=RESTORE_FIX):
+            return validated(_ENVIRONMENT, self._all_values())
+
+    def _all_values(self) -> dict[str, Any]:
+        return read_own_json(self.path / ENVIRONMENT, fix=RESTORE_FIX)
+
+    def has_environment(self) -> bool:
+        """Whether everest wrote env.json, which may be damaged; other programs have files of this name."""
+        with suppress(RecipeError):
+            return "plan" in self._all_values()
+        return False
 
     def plan(self) -> Plan | None:
-        """The plan in env.json; None without it or a readable file; RecipeError if it is damaged."""
-        values = self.read_env(PLAN)
-        with reading_own(self.path / ENVIRONMENT, fix=FIX):
-            return None if values is None else validated(_PLAN, values)
+        """The plan in env.json; None without a file that everest wrote; RecipeError if it is damaged."""
+        return self.environment().plan if self.has_environment() else None
 
     @property
     def finished(self) -> int | None:
@@ -178,18 +169,11 @@ class RunFolder:
 
     def finish(self, step: int) -> None:
         """Note that the run has nothing left to do after `step` updates."""
-        self.note(PLAN, {**(self.read_env(PLAN) or {}), FINISHED: step})
-
-    def read_env(self, key: str) -> Any:
-        """A value of env.json; None if there is no such value, or no readable file."""
-        try:
-            return self.environment().get(key)
-        except RecipeError:
-            return None
+        self.note("plan", {**self._all_values()["plan"], "finished": step})
 
     def note(self, key: str, value: Any) -> None:
         """Add a value to env.json, or replace it."""
-        write_text(self.path / ENVIRONMENT, json_text({**self.environment(), key: value}, indent=2))
+        write_text(self.path / ENVIRONMENT, json_text({**self._all_values(), key: value}, indent=2))
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
@@ -242,8 +226,25 @@ class RunFolder:
             return dict(rows)
 
 
-def default_folder(command: str, recipe: str) -> Path:
-    """runs/<command>/<recipe>-<time>, for a run without --output; numbered if that exists already."""
-    folder = Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([folder], numbered) if not path.exists())
+def _machine() -> dict[str, Any]:
+    """What a run needs to be repeated: the command line, versions, devices and the commit."""
+    import torch  # here, because listing runs needs no torch
+
+    versions = dict.fromkeys(PACKAGES, "not installed")
+    for package in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    commit, checkout = None, Path(__file__).parents[2]
+    if (checkout / ".git").exists():  # else the package is installed, or was copied
+        git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+        with suppress(OSError, subprocess.SubprocessError):
+            commit = subprocess.check_output(git, stderr=subprocess.DEVNULL, text=True, timeout=10).strip()
+    return {
+        "command": sys.argv,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+        "git_commit": commit,
+    }

@@ -16,9 +16,9 @@ from everest.errors import UserError
 from everest.system.processes import is_main
 
 # Ctrl-C, kill, Slurm's warning before the time limit, a closed terminal; Ctrl-Break of Windows.
-NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
-STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
-PARENT: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
+STOP_NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
+STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in STOP_NAMES if hasattr(signal, name))
+PARENT_VARIABLE: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
 PARENT_SECONDS: Final = 0.25  # our choice: between two looks at the parent
 GRACE_SECONDS: Final = 10.0  # our choice: for processes to exit by themselves after one has failed
 _stopping: Final = threading.Event()  # set by a signal that this process has recorded or forwarded
@@ -105,7 +105,7 @@ class SignalForwarder(StopSignal):
         Args:
             options: those of subprocess.Popen.
         """
-        environment = {**env, PARENT: str(os.getpid())}
+        environment = {**env, PARENT_VARIABLE: str(os.getpid())}
         process = subprocess.Popen(command, env=environment, start_new_session=True, **options)
         self._processes.append(process)
         if self.number and process.pid not in self._signaled:
@@ -124,7 +124,7 @@ def signal_name(code: int | None) -> str | None:
 
 
 def end_with_parent() -> None:
-    """Send this process a SIGTERM when the process named by PARENT is gone, so that a training is saved.
+    """Send this process a SIGTERM when the process in PARENT_VARIABLE is gone, so that a run is saved.
 
     After another stop signal none is sent: a second one would end the process without saving.
     """
@@ -135,6 +135,6 @@ def end_with_parent() -> None:
         if not _stopping.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
 
-    parent = os.environ.get(PARENT, "")
+    parent = os.environ.get(PARENT_VARIABLE, "")
     if parent.isdecimal() and sys.platform != "win32":  # where an orphan keeps the id of its parent
         threading.Thread(target=watch, args=(int(parent),), daemon=True).start()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NotRequired
 
-from pydantic import AfterValidator, Field, TypeAdapter, with_config
+from pydantic import Field, TypeAdapter, with_config
 from safetensors import SafetensorError, safe_open
 from typing_extensions import TypedDict  # pydantic does not take typing's on Python 3.11
 
@@ -22,31 +22,29 @@ PARSED: Final = ("settings", "classes", "step", "origin", "clip")  # its JSON te
 
 
 @with_config(extra="forbid", strict=True)
-class _Clip(TypedDict):
+class ClipSettings(TypedDict):
+    """How the training read clips, as a recipe says it."""
+
     stride: Annotated[int, Field(ge=1, lt=2**31)]
     sampling: Literal["dense", "segment", "spread"]
-    fps: NotRequired[Annotated[int | float, Field(gt=0)]]  # as in a recipe
-
-
-_CLIP: Final = TypeAdapter(_Clip)
+    fps: NotRequired[Annotated[int | float, Field(gt=0)]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsHeader:
     """All of a `model.safetensors` but its tensors: what is needed to rebuild the module around them."""
 
-    kind: Annotated[str, Field(pattern="^(pretrain|classifier|encoder|tokenizer)$")]
+    kind: Literal["pretrain", "classifier", "encoder", "tokenizer"]
     settings: dict[str, Any]  # of everest.models.spec.ModelSpec or everest.tokenizer.spec.TokenizerSpec
     classes: tuple[str, ...] | None
     recipe: str  # its name
     step: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
     # The weights that these started from. Converted ones: family, file, license, names fresh and left out.
     origin: dict[str, Any] | None = None
-    # `stride`, `sampling` and, if it was set, `fps` of the training; None: not known
-    clip: Annotated[dict[str, Any], AfterValidator(lambda clip: validated(_CLIP, clip))] | None = None
+    clip: ClipSettings | None = None  # None: not known
 
     def metadata(self) -> dict[str, str]:
-        """The texts that a safetensors file stores."""
+        """The texts that a safetensors file stores. Each is readable by itself, for other programs."""
         texts = {"format": FORMAT, "version": str(VERSION), "kind": self.kind, "recipe": self.recipe}
         values = {key: getattr(self, key) for key in PARSED}
         parsed = {key: json_text(v) for key, v in values.items() if v is not None or key == "classes"}

@@ -27,7 +27,7 @@ from everest.data.recipe_clips import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
-from everest.system.files import FIX, check_new_folder, refuse_inputs, write_table
+from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, write_table
 from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
@@ -129,7 +129,7 @@ def _save_index(
         differences = differing(saved.token_values(), index.token_values())
         if differences:
             problem = f"holds other tokens: {', '.join(differences)}"
-            raise RecipeError(f"--output {output}: {problem}; {FIX}")
+            raise RecipeError(f"--output {output}: {problem}; {IN_USE_FIX}")
         index = replace(saved, variants=max(saved.variants, variants))
     index.save(output)
     return index

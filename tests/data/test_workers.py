@@ -43,10 +43,6 @@ def readers() -> set[BaseProcess]:
     return {process for process in multiprocessing.active_children() if process.name == "everest reader"}
 
 
-def workers_of(number: int) -> Workers[object, object]:
-    return Workers(act, number=number, ahead=3)
-
-
 @pytest.mark.parametrize(
     ("number", "message"),
     [
@@ -57,7 +53,7 @@ def workers_of(number: int) -> Workers[object, object]:
 )
 def test_a_worker_that_ends_is_explained_at_once(number: signal.Signals, message: str):
     others = readers()
-    workers = workers_of(2)
+    workers: Workers[object, object] = Workers(act, number=2, ahead=3)
     workers.add(0, 60.0)
     workers.add(1, number)
     began = time.monotonic()

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from small_runs import RECIPE, called, contents, equal, sets, weights
 
-from everest.system.run_folder import RunFolder, default_folder
+from everest.engine.context import default_folder
+from everest.system.run_folder import RunFolder
 
 EPOCHS = 3  # of RECIPE, each of one step
 
@@ -136,7 +137,7 @@ def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monk
 
 def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("everest.system.run_folder.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr("everest.engine.context.time.strftime", lambda form: "20260101-000000")
     first = default_folder("pretrain", "ucf101")
     first.mkdir(parents=True)
     assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"

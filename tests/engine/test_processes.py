@@ -20,7 +20,7 @@ from everest.errors import EnvironmentProblem, RecipeError
 from everest.system.launch import Devices, read_devices
 from everest.system.processes import adopt_slurm, is_launched
 from everest.system.run_folder import RunFolder
-from everest.system.signals import PARENT
+from everest.system.signals import PARENT_VARIABLE
 
 
 @pytest.mark.parametrize("shard", ["none", pytest.param("full", marks=pytest.mark.slow)])
@@ -121,7 +121,7 @@ def test_one_killed_process_ends_all_and_the_run_can_be_resumed(recipe: Path, tm
 
 def test_an_error_of_the_user_that_mentions_connections_is_shown(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv(PARENT, str(os.getpid()))
+    monkeypatch.setenv(PARENT_VARIABLE, str(os.getpid()))
     ended = everest("recipes", "show", tmp_path / "connections" / "nope.yaml", code=2)
     assert "connections/nope.yaml: cannot be read" in ended.stderr
 
@@ -149,7 +149,7 @@ def test_torchrun_needs_no_help(recipe: Path, tmp_path: Path):
     ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[-1] == str(tmp_path / "run")
-    assert RunFolder(tmp_path / "run").read_env("plan")["processes"] == 2
+    assert RunFolder(tmp_path / "run").environment().plan.processes == 2
 
 
 def test_devices_are_read_from_the_options():

@@ -10,7 +10,7 @@ from small_runs import called, refused
 from typer.testing import Result
 
 from everest.errors import RecipeError
-from everest.system.locks import claimed
+from everest.system.locks import training_lock
 from everest.system.run_folder import RunFolder
 
 
@@ -69,9 +69,9 @@ def test_the_best_validation_is_that_of_the_metric_that_chooses_the_weights(best
 
 def test_a_run_is_running_while_a_process_claims_it(tmp_path: Path):
     run = make_run(tmp_path / "run", logged=3, saved=2)
-    with claimed(run):
+    with training_lock(run):
         assert summary(run)["state"] == "running"
-        with pytest.raises(RecipeError, match="another process trains it now"), claimed(run):
+        with pytest.raises(RecipeError, match="another process trains it now"), training_lock(run):
             pass
     assert summary(run)["state"] == "resumable"
 

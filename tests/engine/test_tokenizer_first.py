@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from small_runs import called, contents, refused, sets
 
-from everest.system.run_folder import INIT, RunFolder
+from everest.system.run_folder import RunFolder
 
 SMALL = (
     *("data.pretrain=train.csv", "data.test=train.csv", "data.classes=null", "data.num_classes=2"),
@@ -119,5 +119,5 @@ def test_a_tokenizer_does_not_depend_on_the_weights_that_pretraining_starts_from
 ):
     output = tmp_path / "run"
     called(*command(clip_files, output), "--init", trained)
-    assert RunFolder(output / "tokenizer").read_env(INIT) is None
-    assert str(trained) in RunFolder(output).read_env(INIT)
+    assert RunFolder(output / "tokenizer").environment().init is None
+    assert str(trained) in str(RunFolder(output).environment().init)

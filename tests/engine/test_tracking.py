@@ -45,16 +45,7 @@ def test_wandb_continues_its_run_with_the_recipe(resumed, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = resumed("wandb")
-    run_id = RunFolder(run).read_env("tracker")["id"]
+    tracker = RunFolder(run).environment().tracker
     folders = sorted((run / "wandb").glob("offline-run-*"))
     assert len(folders) == 2  # of one run: `wandb sync` joins them by the id
-    assert {folder.name.rsplit("-", 1)[1] for folder in folders} == {run_id}
-
-
-def test_another_tracker_and_a_new_run_have_another_identity(tmp_path: Path):
-    run = RunFolder(tmp_path / "run")
-    run.start("name: tiny\n", {})
-    run.note("tracker", {"name": "wandb", "id": "1"})
-    assert run.read_env("tracker") == {"name": "wandb", "id": "1"}
-    run.start("name: tiny\n", {})
-    assert run.read_env("tracker") is None
+    assert {folder.name.rsplit("-", 1)[1] for folder in folders} == {tracker and tracker["id"]}

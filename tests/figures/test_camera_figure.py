@@ -25,15 +25,11 @@ def pan() -> torch.Tensor:
     return torch.from_numpy(np.stack([texture(0)[:, 3 * time : 3 * time + SIDE] for time in range(8)]))
 
 
-def pan_and_cut() -> torch.Tensor:
-    """The pan, then a cut to eight frames of another scene at rest."""
-    return torch.cat([pan(), torch.from_numpy(texture(1)[:, :SIDE].copy()).expand(8, -1, -1, -1)])
-
-
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("camera") / "pan.mp4"
-    write_video(path, pan_and_cut(), 10)
+    still = torch.from_numpy(texture(1)[:, :SIDE].copy()).expand(8, -1, -1, -1)  # another scene
+    write_video(path, torch.cat([pan(), still]), 10)
     return path
 
 

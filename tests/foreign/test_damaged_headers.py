@@ -20,13 +20,10 @@ from everest.tokenizer.network import TokenizerSpec
 
 HEADERS = {
     "settings list": ({"settings": "[]"}, "damaged (settings"),
-    "settings deep": ({"settings": "[" * 100_000}, "nested too deeply"),
-    "settings NaN": ({"settings": '{"frames": NaN}'}, "NaN is no JSON value"),
     "settings empty": ({"settings": "{}"}, "frames: Field required"),
     "classes number": ({"classes": "3"}, "damaged (classes"),
     "classes few": ({"classes": '["a"]'}, "1 names of classes, its head has 2"),
     "step negative": ({"step": "-5"}, "damaged (step"),
-    "step longer": ({"step": "1" * 5000}, "its header is damaged"),
     "version": ({"version": "-1"}, "has version -1, not 1"),
     "newer version": ({"version": "2"}, "has version 2, not 1; update everest"),
     "kind": ({"kind": "x" * 5000}, "damaged (kind"),
@@ -155,7 +152,6 @@ TEXTS = {
     "list": ("[]", "not a configuration"),
     "cut": ("{", "not readable as JSON"),
     "deep": ("[" * 100_000, "nested too deeply"),
-    "NaN": ('{"num_frames": NaN}', "NaN is no JSON value"),
     "digits": (f'{{"num_frames": {"1" * 5000}}}', "not readable as JSON"),
 }
 

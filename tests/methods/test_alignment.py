@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from small_runs import onnx_session
 from torch import Tensor, nn
 
+from everest.methods import fast
 from everest.methods.alignment import PreviousFrames, previous_frames
 from everest.methods.camera import Plane, no_motion
 from everest.methods.frame_selection import kept_per_slice
@@ -22,7 +23,6 @@ from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, change_importance
 from everest.methods.ranked import FrameDifference, RedundancyRobust
 from everest.models.embedding import TubeletEmbedding
-from everest.system import compute as parts
 from everest.video.pixels import IMAGENET, normalize
 
 TUBELET = (2, 8, 8)
@@ -372,7 +372,7 @@ def by_definition(clips: Tensor, motion: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("align", ["shift", "affine"])
 def test_bytes_are_moved_as_the_definition_says(clips: Tensor, align, monkeypatch):
-    monkeypatch.setattr(parts, "PART", 1)  # each clip is a part
+    monkeypatch.setattr(fast, "PART", 1)  # each clip is a part
     found = aligned(clips, align)
     assert found.moves.all(dim=1).tolist() == [True, False, True]
     difference = (found.frames.int() - by_definition(clips, found.motion).int()).abs()
@@ -386,7 +386,7 @@ def test_bytes_are_moved_as_the_definition_says(clips: Tensor, align, monkeypatc
 def test_a_clip_at_a_time_is_the_same_to_the_bit(clips: Tensor, align, is_normalized: bool, monkeypatch):
     frames = normalize(clips) if is_normalized else clips
     whole = aligned(frames, align)
-    monkeypatch.setattr(parts, "PART", 1)
+    monkeypatch.setattr(fast, "PART", 1)
     alone = aligned(frames, align)
     for name in ("frames", "motion", "change", "changed"):
         assert torch.equal(getattr(alone, name), getattr(whole, name)), name

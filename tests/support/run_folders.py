@@ -9,7 +9,7 @@ from everest.engine.state import SavedState
 from everest.system.weights import Weights
 
 STEPS = 10
-PLAN = {"steps": STEPS, "epochs": 5, "steps_per_epoch": 2, "batch_size": 4, "peak_lr": 0.1}
+PLAN = {"videos": 8, "samples": "", "processes": 1, "micro_batch": 4, "batch_size": 4, "steps": STEPS}
 
 
 def make_run(

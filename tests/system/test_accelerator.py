@@ -7,8 +7,9 @@ START = """
 import os, sys
 import torch, torch.distributed as dist
 from everest.errors import DataError
-from everest.system.accelerator import end_training_on_error, make_accelerator
-from everest.system.launch import torch_problem
+from everest.engine.start import end_training_on_error
+from everest.system.accelerator import make_accelerator
+from everest_cli.main import torch_problem
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
 TIMEOUT = """

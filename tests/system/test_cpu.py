@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from everest.methods.alignment import previous_frames
+from everest.methods.fast import fuse_functions
 from everest.methods.importance import change_importance
 from everest.models.embedding import TubeletEmbedding
 from everest.system import compute as cpu
 from everest.system import processes as machine
 from everest.system.accelerator import make_accelerator
-from everest.system.compute import configure_cpu, fuse_functions
-from everest.system.processes import JOBS, num_cores, num_readers
+from everest.system.compute import configure_cpu
+from everest.system.processes import JOBS_VARIABLE, num_cores, num_readers
 from everest.video.pixels import IMAGENET
 
 
@@ -52,12 +53,12 @@ def test_a_run_on_a_cpu_has_the_precision_of_float32(tf32: bool):
 FAULTS = """
 import resource
 import torch
-from everest.system.compute import TRAINER_KEEPS, keep_freed_memory
+from everest.system.compute import TRAINER_KEPT_BYTES, keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-keep_freed_memory(TRAINER_KEEPS)
+keep_freed_memory(TRAINER_KEPT_BYTES)
 for number in range(8):
     before = faults()
     tensors = [torch.ones(5_000_000) for _ in range(20)]  # 20 MB each
@@ -72,10 +73,13 @@ def test_a_step_reuses_the_memory_of_the_step_before():
 
 
 ONE_CORE = """
-import os
+import os, sys
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+del os.environ["OMP_NUM_THREADS"]
+from everest.system.launch import Devices, run_processes
 from everest.system.processes import num_cores, num_readers
-print(num_cores(), num_readers())
+print(num_cores(), num_readers(), flush=True)
+run_processes(Devices(kind="cpu"), [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"])
 """
 
 
@@ -83,13 +87,13 @@ def printed_by(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-def test_a_process_bound_to_one_core_has_one_reader():
-    assert printed_by(ONE_CORE).split() == ["1", "1"]
+def test_a_process_bound_to_one_core_has_one_reader_and_one_thread():
+    assert printed_by(ONE_CORE).split() == ["1", "1", "1"]
 
 
 def test_the_limit_of_a_container_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     quota, all_cores = tmp_path / "cpu.max", len(os.sched_getaffinity(0))
-    monkeypatch.setattr(machine, "QUOTA", quota)
+    monkeypatch.setattr(machine, "CPU_QUOTA", quota)
     assert num_cores() == all_cores
     limits = {"100000 100000": 1, "150000 100000": 1, "1 100000": 1, "max 100000": all_cores, "": all_cores}
     for text, expected in limits.items():
@@ -138,11 +142,11 @@ def test_the_memory_of_a_container_or_job_counts(group_files: Path, groups, fold
 def test_the_processes_of_a_run_and_the_jobs_of_a_sweep_share_the_cores(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(machine, "num_cores", lambda: 16)
     monkeypatch.setattr(machine, "READER_BYTES", 1)
-    monkeypatch.delenv(JOBS, raising=False)
+    monkeypatch.delenv(JOBS_VARIABLE, raising=False)
     for processes, jobs, readers in ((1, None, 16), (2, "4", 2), (1, "4", 4), (1, "", 16), (9, "9", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         if jobs is not None:
-            monkeypatch.setenv(JOBS, jobs)
+            monkeypatch.setenv(JOBS_VARIABLE, jobs)
         assert num_readers() == readers
 
 

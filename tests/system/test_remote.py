@@ -12,7 +12,6 @@ from processes import everest
 from s3fs import S3FileSystem
 from small_runs import refused, run, same_run
 from storage import new_bucket, put, s3_server, upload
-from torch import Tensor
 
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches
@@ -85,17 +84,13 @@ def test_real_files_of_all_kinds_are_read_as_here(bucket: str, shared: Path):
     upload(shared / "videos" / "odd", f"{bucket}/odd")
     for file in sorted((shared / "videos" / "odd").iterdir()):
         url = f"{bucket}/odd/{file.name}"
-        here, there = first_frame(file), first_frame(url)
-        if isinstance(here, str):
-            assert there == here, file.name
-        else:
-            assert torch.equal(there, here), file.name
+        assert first_frame(url) == first_frame(file), file.name
 
 
-def first_frame(video: str | Path) -> Tensor | str:
+def first_frame(video: str | Path) -> bytes | str:
     """The frame, or why there is none."""
     try:
-        return read_frames(video, [0])
+        return read_frames(video, [0]).numpy().tobytes()
     except VideoError as error:
         return error.reason
 
@@ -173,8 +168,8 @@ def test_a_run_over_a_storage_is_the_run_over_the_files(stored, recipe, autoenco
     run("pretrain", *options, "-o", tmp_path / "there")
     assert same_run(autoencoder_run, tmp_path / "there")
     assert f"root: {stored}" in (tmp_path / "there" / "recipe.yaml").read_text()
-    plans = [RunFolder(folder).environment()["plan"] for folder in (autoencoder_run, tmp_path / "there")]
-    assert plans[0]["samples"] == plans[1]["samples"]
+    plans = [RunFolder(folder).environment().plan for folder in (autoencoder_run, tmp_path / "there")]
+    assert plans[0].samples == plans[1].samples
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import json
 import math
+import stat
 import tracemalloc
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def test_tensors_are_written_without_a_second_copy(tmp_path: Path):
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
-    assert (tmp_path / "a.safetensors").stat().st_size > 64 << 20
+    written = (tmp_path / "a.safetensors").stat()
+    assert written.st_size > 64 << 20
+    assert stat.S_IMODE(written.st_mode) & 0o044 == 0o044  # others may read it
 
 
 def test_a_full_disk_is_named_and_the_earlier_file_stays(small_disk: Path):

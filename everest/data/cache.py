@@ -28,8 +28,7 @@ from everest.data.footage import frame_bytes, segment
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
-from everest.video.images import video_files
-from everest.video.reader import VideoError, read_frames
+from everest.video.reader import VideoError, read_frames, video_files
 from everest.video.source import Video, as_video, video_version
 
 MEMORY: Final = Path("/dev/shm")  # files in memory (Linux)

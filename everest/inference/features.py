@@ -29,7 +29,7 @@ from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
 from everest.system.weights import write_tensors
-from everest.video.images import video_files
+from everest.video.reader import video_files
 from everest.video.source import video_version
 
 # From the fields of everest.inference.model.Features, of one video's views.

@@ -20,7 +20,7 @@ from everest.models.mae import MaskedAutoencoder
 from everest.models.partial import LowRank, choose_trained, freeze_layers, frozen_layers
 from everest.models.spec import ModelSpec, Transformer
 from everest.models.video_model import PretrainingModel
-from everest.system.live_bytes import peak_bytes
+from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerSpec
 
 WEIGHT_BYTES: Final = 4  # weights, gradients and both moments of AdamW are float32 in every precision

@@ -31,7 +31,7 @@ from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerConfig, TokenizerLossSettings
 from everest.data.randomness import Purpose, seed_at
 from everest.errors import RecipeError
-from everest.system.live_bytes import peak_bytes
+from everest.system.compute import peak_bytes
 from everest.tokenizer.network import TokenizerReconstruction, TokenizerSpec
 from everest.tokenizer.spec import tokenizer_settings
 from everest.video.pixels import IMAGENET

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from everest.video.cuts import is_cut
 from everest.video.decoding import checked_packets
 from everest.video.file import inspect_video
-from everest.video.images import NO_SECONDS, image_folder
 from everest.video.missing import Span, missing_end, promised_seconds
+from everest.video.reader import NO_SECONDS, image_folder
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate

@@ -9,10 +9,12 @@ How a frame is found: see everest.video.index. Only this room imports decoders.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from math import inf
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -23,18 +25,21 @@ from PIL import Image
 from torch import Tensor
 
 from everest.errors import unknown_name
+from everest.system.storage import Location, RemotePath
 from everest.video.backends import pixel_converter, pyav_in_order, read_decord
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.facts import VideoInfo
 from everest.video.file import inspect_video
-from everest.video.images import NO_SECONDS, image_folder, image_frames, images_in_order, read_image
+from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.index import StampedIndex, numbered
 from everest.video.missing import Span, damage_text
-from everest.video.source import Video, as_video
-from everest.video.stream import VideoError, as_video_error
+from everest.video.source import Member, Video, as_video, decoder_input
+from everest.video.stream import VideoError, as_video_error, check_frame_size, decoder_errors
 from everest.video.times import TIME_TOLERANCE
 
 DECODERS: Final = ("auto", "decord")  # auto: PyAV
+NO_SECONDS: Final = "a folder of images has no seconds; make a video of it by everest prepare encode"
+IMAGE_FORMATS: Final = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # whatever the suffix is
 
 
 class TimedFrame(NamedTuple):
@@ -230,3 +235,66 @@ def frame_range(seconds: NDArray[np.float64], start: float | None, end: float | 
     first = 0 if start is None else int(np.searchsorted(seconds, start - TIME_TOLERANCE))
     last = seconds.size if end is None else int(np.searchsorted(seconds, end - TIME_TOLERANCE))
     return first, last
+
+
+def image_folder(video: Video) -> Location | None:
+    """The folder if a video is a folder of images; None for a file.
+
+    A video suffix is enough to know: the storage gets no request.
+    """
+    is_remote_file = isinstance(video, RemotePath) and video.suffix.lower() in VIDEO_SUFFIXES
+    if isinstance(video, Member) or is_remote_file:
+        return None
+    return video if video.is_dir() else None
+
+
+def video_files(video: Video) -> Sequence[Video]:
+    """The file of a video, or the images of its folder."""
+    folder = image_folder(video)
+    return [video] if folder is None else images_in(folder)
+
+
+def image_frames(folder: Location) -> Sequence[Location]:
+    """The images that are the frames of a video, in their order.
+
+    Raises:
+        VideoError: there are none.
+    """
+    images = images_in(folder)
+    if not images:
+        raise VideoError(folder, "a folder without jpg or png images")
+    return images
+
+
+def images_in_order(folder: Location, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The numbers and pixels (H, W, 3) of the `wanted` images of a folder, which have one size."""
+    files, shape = image_frames(folder), None
+    for number in wanted:
+        pixels = read_image(files[number])
+        if pixels.shape != (shape := shape or pixels.shape):
+            raise VideoError(folder, "images of different sizes")
+        yield number, pixels
+
+
+def read_image(file: Location) -> np.ndarray:
+    """Read an image of a folder of images: (H, W, 3) uint8, RGB; of 16 bits, the upper 8.
+
+    Raises:
+        VideoError: the folder's; the image is damaged, too large, an animation, no regular file, or has
+            pixels of 32 bits.
+    """
+    folder = file.parent
+    if isinstance(file, Path) and file.exists() and not file.is_file():  # reading a named pipe would wait
+        raise VideoError(folder, f"{file.name}: not a regular file")
+    with decoder_errors(folder, f"{file.name}: cannot be read"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # checked here, before decoding
+        with Image.open(decoder_input(file), formats=IMAGE_FORMATS) as image:
+            check_frame_size(folder, (image.height, image.width), f"{file.name}: an image")
+            is_animated = getattr(image, "is_animated", False) and image.format != "MPO"  # the main photo
+            if is_animated or image.mode in ("I", "F"):  # the range of 32 bits is not known
+                problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
+                raise VideoError(folder, f"{file.name}: {problem}")
+            if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
+            return np.asarray(image.convert("RGB"))

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
-from everest.system.live_bytes import LiveBytes
+from everest.system.compute import LiveBytes
 from everest.tokenizer.targets import FrozenTokenizer
 
 

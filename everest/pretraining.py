@@ -61,7 +61,7 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
 
 
 def pretraining_output(model: nn.Module, batch: Batch) -> PretrainingOutput:
-    """The loss of a batch of clips on the device."""
+    """The loss of a batch of clips on the device; `model` is a `MaskedAutoencoder` or a `ViewModel`."""
     frames = batch.frames.flatten(0, 1)  # (B * views, C, T, H, W) uint8
     inputs = {name: value.flatten(0, 1) for name, value in batch.inputs.items()}
     return model(frames, noise=batch.noise.flatten(0, 1), **inputs)

@@ -2,6 +2,7 @@
 
 The way of a run, here of pre-training; fine-tuning and the tokenizer have the same (`run_stage`):
 
+    everest_cli/stages.py                 options to a recipe and `RunOptions`; one process for each GPU
     config/recipe.py   recipe_for_run     the YAML, its bases and --set, merged and validated once
     engine/start.py    run_context        the processes, and a run folder that is new, resumed or refused
     pretraining.py     set_up_pretraining the model's spec, the clips, weights to start from, probes
@@ -10,8 +11,10 @@ The way of a run, here of pre-training; fine-tuning and the tokenizer have the s
     pretraining.py     Pretraining.train  the loop; each of its calls is a method of engine/training.py
 
 A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/dataset.py) and the views of
-data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the selection of methods/selector.py,
-encoder and decoder of models/vit.py, targets and loss of methods/targets.py.
+data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the choice of tokens by
+methods/selector.py with a strategy of methods/ranked.py or masks.py, the encoder of models/vit.py, the
+decoder, targets and loss of methods/targets.py. `Training.update` ends in `update_weights` of
+engine/network.py.
 """
 
 from __future__ import annotations
@@ -19,16 +22,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from accelerate.utils.memory import clear_device_cache
 
 from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
 from everest.config.recipe import load_recipe, recipe_for_run
 from everest.config.settings import Recipe
-from everest.engine.context import RunOptions
+from everest.engine.context import RunContext, RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
@@ -44,13 +46,6 @@ if TYPE_CHECKING:
     from everest.train_tokenizer import TokenizerStage
 
     Stage = Pretraining | Finetuning | TokenizerStage
-
-# What sets a stage up, by its command. A run imports the module of its own stage only.
-SET_UP: Final = {
-    "pretrain": ("everest.pretraining", "set_up_pretraining"),
-    "finetune": ("everest.finetuning", "set_up_finetuning"),
-    "train-tokenizer": ("everest.train_tokenizer", "set_up_tokenizer"),
-}
 
 
 def run_stage(
@@ -71,8 +66,7 @@ def run_stage(
     if options.command == "pretrain" and has_frozen:
         recipe, options = _with_frozen_networks(recipe, options, report, is_trial=trial is not None)
     with run_context(options, recipe, report) as context:
-        module, function = SET_UP[options.command]
-        stage: Stage = getattr(import_module(module), function)(recipe, context)
+        stage = _set_up(recipe, context)
         if trial is not None:
             trial(stage)
             return stage.training
@@ -80,6 +74,19 @@ def run_stage(
             stage.train()
     stage.training.accelerator.wait_for_everyone()
     return stage.training
+
+
+def _set_up(recipe: Recipe, context: RunContext) -> Stage:
+    """The stage of a command, ready to train; what only one stage needs is imported with it."""
+    if context.options.command == "pretrain":
+        return set_up_pretraining(recipe, context)
+    if context.options.command == "finetune":
+        from everest.finetuning import set_up_finetuning
+
+        return set_up_finetuning(recipe, context)
+    from everest.train_tokenizer import set_up_tokenizer
+
+    return set_up_tokenizer(recipe, context)
 
 
 def _with_frozen_networks(

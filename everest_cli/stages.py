@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,8 @@ def _train(
         raise typer.Exit()
     devices = choose_devices(options.gpus, options.processes)
     if devices.processes > 1:
+        if init != "none":
+            _check_init(init, options)
         run_again_in_each(devices)  # does not return
 
     from everest.engine.context import RunOptions
@@ -104,6 +107,20 @@ def _train(
     if is_main():
         typer.echo(training.run.path)
     return training.run.path
+
+
+def _check_init(init: str, options: TrainOptions) -> None:
+    """Read the weights of --init and drop them: wrong ones are found before processes start."""
+    from everest.checkpoints.init import find_init, read_init
+    from everest.system.run_folder import RunFolder
+
+    folder = options.output if options.resume in ("auto", "never") else Path(options.resume)
+    resumed = None if folder is None or options.overwrite else RunFolder(folder)
+    logging.disable(logging.WARNING)  # the main process shows what is chosen
+    try:
+        read_init(find_init(init, output=folder, overwrite=options.overwrite), resumed=resumed)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _print_trial(stage: Stage) -> None:

@@ -6,7 +6,6 @@ import math
 import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ from everest.project.request import (
 from everest.project.verdict import doubt_about_pretraining, judge, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
 from everest.system.events import Report, notice, silent, stage
-from everest.system.files import FIX, write_text
+from everest.system.files import FIX, made_folder, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
@@ -104,9 +103,8 @@ def train(
     request.check(folder)
     if dry_run:
         return _try_plan(request, report)
-    is_new = not folder.exists()
     try:
-        with sole_writer(folder / PROJECT):
+        with made_folder(folder), sole_writer(folder / PROJECT):
             project = find_project(folder, request, overwrite=overwrite)
             project = project or _start(request, folder, report)
             try:
@@ -116,10 +114,6 @@ def train(
     except Stopped as stopped:  # whose message names the folder of a stage
         name = signal.Signals(stopped.number).name
         raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
-    finally:
-        if is_new:
-            with suppress(OSError):  # it holds files, as after a success
-                folder.rmdir()
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:

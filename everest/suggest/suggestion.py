@@ -29,7 +29,7 @@ from everest.suggest.data_section import (
     with_task,
 )
 from everest.suggest.rules import DEVICES, Choice, DataFacts, Purpose, choose_values, examine_data
-from everest.system.files import write_text
+from everest.system.files import made_folder, write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import counted
@@ -113,9 +113,11 @@ def suggest_for_folder(
     if group is not None and not divides:
         raise RecipeError("--group: has no effect on lists; use it with class folders")
     folder = output.absolute().with_name(f"{output.name.removesuffix('.yaml')}-lists")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Lists for as long as there is no recipe; beside their folder, as YAML may quote other paths.
-    with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
+    with (
+        made_folder(folder.parent),
+        TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial,
+    ):
         videos, parts = None, {}
         if divides:
             videos, parts = _divide(data, output, folder, group=group, overwrite=overwrite)

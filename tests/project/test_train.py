@@ -166,7 +166,7 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     one = tmp_path / "one"
     shutil.copytree(class_folders / "down", one / "down")
     (tmp_path / "empty").mkdir()
-    output = ["-o", tmp_path / "project"]
+    output = ["-o", tmp_path / "new" / "project"]
     for source in (one, tmp_path / "empty"):
         assert "fewer than two class folders, and no train.csv" in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)

@@ -241,7 +241,7 @@ def test_a_suggested_recipe_runs_alone(here: Path, words: str, command: str):
 @pytest.mark.parametrize(
     ("words", "code", "problem"),
     [
-        ("data --train none.csv", 4, "none.csv"),
+        ("data --train none.csv -o new/folder/mine.yaml", 4, "none.csv"),
         ("data --train=", 2, "--train: empty; name a list or a folder"),
         ("data --device 16GB", 2, "'16GB'"),
         ("data --hours 0", 2, "0.01"),
@@ -255,7 +255,7 @@ def test_a_suggested_recipe_runs_alone(here: Path, words: str, command: str):
         ("data --pretrain broken", 4, "none of the videos can be read; the first: "),
         ("data --pretrain one.csv", 2, "one.csv: one video; pre-training compares"),
         ("videos --pretrain none", 4, "--pretrain none: no such list"),
-        ("videos --pretrain run", 2, " of videos, which will be split; name another folder"),
+        ("videos --pretrain run -o new/a.yaml", 2, " of videos, which will be split; name another folder"),
         ("videos --pretrain videos/run", 2, " of videos, which will be split; name another folder"),
         ("videos --pretrain videos", 2, " of videos, which will be split; name another folder"),
         ("videos --pretrain linked", 2, " of videos, which will be split; name another folder"),
@@ -276,7 +276,7 @@ def test_bad_input_is_named_and_changes_no_file(here: Path, words: str, code: in
         Path(name).touch()
     before = contents(here)
     assert problem in refused(f"{SUGGEST} {words}", code=code)
-    assert contents(here) == before
+    assert (contents(here), Path("new").exists()) == (before, False)
 
 
 def test_class_folders_are_split_next_to_the_recipe(here: Path):

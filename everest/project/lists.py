@@ -20,7 +20,7 @@ from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos
 from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
-from everest.system.events import Report, notice, silent, stage
+from everest.system.events import Report, notice, stage
 from everest.system.text import counted
 from everest.video.folders import split_folders
 from everest.video.reader import probe
@@ -134,12 +134,12 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
     if request.annotations:
         recordings = named_samples([source], root=None)
         labeling = Labeling(files=tuple(map(Path, request.annotations)), task=request.task)
-        bouts = labeling.bouts([sample.path for sample in recordings], silent)
+        bouts = labeling.bouts([sample.path for sample in recordings], report)
         window = window_seconds(chain.from_iterable(bouts.values()))
         root, source = folder, folder / WINDOWS
         settings = WindowSettings(seconds=window, step=STEP * window)
         summary = write_windows(
-            recordings, source, settings, labeling=labeling, overwrite=True, report=report
+            recordings, source, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
         )
         report(stage(f"{counted(summary.windows, 'window')} of {window:g} s, every {STEP * window:g} s"))
         names = (summary.labeled or {})["classes"]

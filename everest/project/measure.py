@@ -28,7 +28,7 @@ from everest.data.views import ClipFormat
 from everest.errors import DataError
 from everest.figures.timeline import draw_timelines
 from everest.footage.windows import Labeling
-from everest.inference.bouts import BoutRules, Rows
+from everest.inference.bouts import BoutRules
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.reading import read_unlabeled
@@ -89,7 +89,8 @@ def measure_folds(
         rules = [BoutRules(smooth=fold["smooth"]) for fold in rows]
         bouts = [of_video for fold, rule in zip(folds, rules, strict=True) for of_video in fold.bouts(rule)]
         together = replace(folds[0], videos=[video for fold in folds for video in fold.videos])
-        scores, _ = score(together, bouts, request["annotations"], report)
+        labeled = labeled_bouts(together, request["annotations"])
+        scores = score_timelines(together, bouts, labeled, report=report)
         pooled |= {key: scores[key] for key in SCORES} | {"smooth": median(rule.smooth for rule in rules)}
     return {**pooled, "report": None, "folds": rows}
 
@@ -230,28 +231,28 @@ def score_recordings(
     if model.recipe.data.val is not None:
         report(stage("timelines of the validation recordings, to choose how much to smooth"))
         validated, accuracies = _timelines(model, "val", window, report), {}
+        labeled = labeled_bouts(validated, annotations)
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
-            accuracies[seconds] = score(validated, bouts, annotations, silent)[0]["frame_accuracy"]
+            scores = score_timelines(validated, bouts, labeled, report=silent)
+            accuracies[seconds] = scores["frame_accuracy"]
         smooth = max(accuracies, key=accuracies.__getitem__)
     report(stage(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
     timelines.save(folder / TIMELINE)
     bouts = timelines.bouts(BoutRules(smooth=smooth))
-    scores, labeled = score(timelines, bouts, annotations, report)
+    labeled = labeled_bouts(timelines, annotations)
+    scores = score_timelines(timelines, bouts, labeled, report=report)
     draw_timelines(folder / FIGURE, timelines, bouts, labeled)
     files = {"timeline": str(folder / TIMELINE), "figure": str(folder / FIGURE)}
     recordings = [recording.video for recording in timelines.videos]
     return {key: scores[key] for key in SCORES} | {"smooth": smooth, "recordings": recordings, **files}
 
 
-def score(
-    timelines: Timelines, bouts: Sequence[dict[str, Rows]], annotations: Sequence[str], report: Report
-) -> tuple[dict[str, Any], Mapping[str, Sequence[Bout]]]:
-    """The metrics of timelines, and the bouts of a person for each recording."""
+def labeled_bouts(timelines: Timelines, annotations: Sequence[str]) -> Mapping[str, Sequence[Bout]]:
+    """The bouts of a person for each recording, by its path."""
     labeling = Labeling(files=tuple(map(Path, annotations)))
-    labeled = labeling.bouts([video.path for video in timelines.videos], silent)
-    return score_timelines(timelines, bouts, labeled, report=report), labeled
+    return labeling.bouts([video.path for video in timelines.videos], silent)
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

@@ -5,6 +5,7 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from small_runs import called, json_of, refused, sets
 import everest
 from everest.annotations.bout import Bout
 from everest.config.recipe import load_recipe
+from everest.footage import windows
 from everest.inference.timelines import Timelines
 from everest.lists.reading import read_samples
 from everest.metrics.names import METRICS
@@ -201,10 +203,13 @@ def test_lists_that_are_divided_are_used_and_a_single_list_is_divided(class_fold
     assert "omit --folds" in refused("train", root, "--dry-run", "--folds", "3", code=2)
 
 
-def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path):
+def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, monkeypatch):
     bouts = Path(shutil.copy(recordings.with_name("bouts.csv"), tmp_path))
+    read = Mock(wraps=windows.read_annotations)
+    monkeypatch.setattr(windows, "read_annotations", read)
     command = ("train", recordings, "--annotations", bouts, "-o", tmp_path / "project", *FEW)
     document = json_of(*command)
+    assert read.call_count == 3  # for the lists, the validation and the test
     assert 0 <= document["mean_class_accuracy"] <= 100
     assert {"frame_accuracy", "f1@50", "top1", "interval", "linear_pixels"} <= document.keys()
     (video,) = Timelines.load(document["timeline"]).videos

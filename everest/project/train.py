@@ -42,7 +42,8 @@ from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolde
 from everest.system.signals import Stopped
 from everest.system.text import counted, read_own_json, reading_own
 
-TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
+PLANNED_SHARE: Final = 0.95  # of --hours; our choice: the rest is for the plan, the probes and the pages
+ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --hours, too
 SPARE: Final = 1.2  # our choice: of the hours that a warning names, as speeds vary between measurements
 START_SECONDS: Final = 0.5  # our estimate: to start the workers of a validation or a test
 MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
@@ -130,45 +131,74 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
 def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectLists, str, dict[str, Any]]:
     """Write the lists into a folder; returns them, the text of a recipe, and the plan as `--json` has it."""
     lists = make_lists(request, folder / LISTS, report)
-    trainings = 1 + len(lists.folds)
-    parts = trainings + (request.unlabeled is not None)  # of equal time
-    suggestion = suggest_recipe(
-        lists.section,
-        this_device(),
-        purpose="scratch" if request.unlabeled is None else "finetune",
-        output=folder / RECIPE,
-        hours=None if request.hours is None else TRAINED * request.hours / parts,
-        overrides=request.overrides,
-    )
-    if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
-        report(notice(doubt))
-    times = suggestion.times
-    for time in times if request.hours is not None else ():
-        if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
-            hours = FEWEST_STEPS * time.batch_size / time.clips_per_second / 3600 * parts / TRAINED
-            enough = math.ceil(100 * SPARE * hours) / 100
-            few = f"--hours {request.hours:g} leaves {time.steps} steps for {time.stage}"
-            report(notice(f"warning: {few}; give --hours {enough:g} for the {FEWEST_STEPS} that it needs"))
     data, sizes = DataSettings(**lists.section), {}
     samples = {key: read_source(data, key, labeled=False).samples for key in LIST_FILES if getattr(data, key)}
     for key, listed in samples.items():
         groups = sorted({sample.group for sample in listed if sample.group is not None})
         names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMED else ""
         sizes[key] = f"{ListSize.of(listed)}{names}"
-    seconds = sum((trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times)
-    checks = _checking_seconds({key: len(listed) for key, listed in samples.items()}, lists, suggestion)
+    suggestion = suggest_recipe(
+        lists.section,
+        this_device(),
+        purpose="scratch" if request.unlabeled is None else "finetune",
+        output=folder / RECIPE,
+        overrides=request.overrides,
+    )
+    if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
+        report(notice(doubt))
+    all_seconds = partial(_all_seconds, {key: len(listed) for key, listed in samples.items()}, lists)
+    if request.hours is not None:
+        suggestion = _within_hours(request.hours, suggestion, all_seconds, report)
+    seconds, checks = all_seconds(suggestion)
+    trainings = 1 + len(lists.folds)
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    total = f"all training: about {time_text(seconds + checks)}{several}"
+    total = f"all training: about {time_text(seconds)}{several}"
     total += f", including {time_text(checks)} for validations and tests"
     plan = {
         "lists": sizes,
         "window": lists.window,
-        "stages": [time._asdict() for time in times],
+        "stages": [time._asdict() for time in suggestion.times],
         "trainings": trainings,
-        "minutes": round((seconds + checks) / 60, 1),
-        "lines": [*(f"{name}: {size}" for name, size in sizes.items()), *map(str, times), total],
+        "minutes": round(seconds / 60, 1),
+        "lines": [*(f"{name}: {size}" for name, size in sizes.items()), *map(str, suggestion.times), total],
     }
     return lists, suggestion.text, plan
+
+
+def _within_hours(
+    hours: float,
+    suggestion: Suggestion,
+    all_seconds: Callable[[Suggestion], tuple[float, float]],
+    report: Report,
+) -> Suggestion:
+    """The suggestion with so many steps that all training, validations and tests take these hours.
+
+    Args:
+        all_seconds: see `_all_seconds`.
+    """
+    budget = 3600 * PLANNED_SHARE * hours
+    of_stage = budget
+    for _ in range(ROUNDS):  # the number of validations depends on the steps
+        suggestion = suggestion.within(of_stage)
+        of_stage *= min(1.0, budget / all_seconds(suggestion)[0])
+    for time in suggestion.times:
+        if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
+            needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
+            enough = SPARE * all_seconds(needed)[0] / 3600 / PLANNED_SHARE
+            few = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
+            more = f"give --hours {math.ceil(100 * enough) / 100:g} for the {FEWEST_STEPS} that it needs"
+            report(notice(f"warning: {few}; {more}"))
+    return suggestion
+
+
+def _all_seconds(
+    sizes: Mapping[str, int], lists: ProjectLists, suggestion: Suggestion
+) -> tuple[float, float]:
+    """The time of all stages, validations and tests; and that of the validations and tests."""
+    times, trainings = suggestion.times, 1 + len(lists.folds)
+    seconds = sum((trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times)
+    checks = _checking_seconds(sizes, lists, suggestion)
+    return seconds + checks, checks
 
 
 def _checking_seconds(sizes: Mapping[str, int], lists: ProjectLists, suggestion: Suggestion) -> float:

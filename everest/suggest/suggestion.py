@@ -74,6 +74,7 @@ class Suggestion(NamedTuple):
     recipe: Recipe
     facts: DataFacts
     times: Sequence[StageTime]
+    within: Callable[[float | None], Suggestion]  # the same with at most so many seconds for each stage
 
 
 def this_device() -> str:
@@ -226,20 +227,24 @@ def suggest_recipe(
         file = RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
         return text, load_recipe(file, overrides=overrides)
 
-    text, recipe = suggested()
-    speeds = _measure_speeds(recipe, purpose, cpu=device == "cpu") if measured else {}
-    if hours is not None:
-        clips = {str(stage): 3600 * hours * speed for stage, speed in speeds.items()}
-        most = {stage: int(clips[stage] / getattr(recipe, stage).batch_size) for stage in clips}
+    _, whole = suggested()
+    speeds = _measure_speeds(whole, purpose, cpu=device == "cpu") if measured else {}
+
+    def within(limit: float | None) -> Suggestion:
+        most = {}
+        if limit is not None:
+            most = {stage: int(limit * speeds[stage] / getattr(whole, stage).batch_size) for stage in speeds}
         text, recipe = suggested(most)
-    times = []
-    for stage in STAGES[purpose]:
-        size = facts.train if stage == "finetune" else facts.pretrain or facts.train
-        plan, speed = getattr(recipe, stage), speeds.get(stage)
-        steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
-        seconds = None if speed is None else round(steps * plan.batch_size / speed)
-        times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
-    return Suggestion(text, recipe, facts, times)
+        times = []
+        for stage in STAGES[purpose]:
+            size = facts.train if stage == "finetune" else facts.pretrain or facts.train
+            plan, speed = getattr(recipe, stage), speeds.get(stage)
+            steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
+            seconds = None if speed is None else round(steps * plan.batch_size / speed)
+            times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
+        return Suggestion(text, recipe, facts, times, within)
+
+    return within(None if hours is None else 3600 * hours)
 
 
 def _measure_speeds(recipe: Recipe, purpose: Purpose, *, cpu: bool) -> dict[TrainingStage, float]:

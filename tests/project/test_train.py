@@ -154,7 +154,7 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(
     shown = called("train", class_folders, "--dry-run", "--json", "--hours", "0.01")
     plan = json.loads(shown.stdout)
     (stage,) = plan["stages"]
-    assert plan["minutes"] > stage["seconds"] / 60
+    assert stage["seconds"] / 60 < plan["minutes"] <= 0.6  # with validations and tests
     if stage["steps"] < 300:
         assert re.search(
             rf"--hours 0.01 leaves {stage['steps']} steps for finetune; give --hours 0\.\d+ for", shown.stderr

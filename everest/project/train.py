@@ -28,9 +28,11 @@ from everest.project.request import (
     PLANNED,
     PRETRAIN,
     RESULT,
+    TESTED,
     Request,
     clear,
     find_project,
+    tested_before,
     write_document,
 )
 from everest.project.verdict import doubt_about_pretraining, judge, verdict
@@ -79,7 +81,7 @@ def train(
             of a list, the recording of a window, else each video alone.
         task: single-label, multi-label or regression; None: as the labels show.
         folds: leave each of so many parts of the groups out in turn; the last model learns from all videos.
-        hours: about so many for all training, by the speed measured on this machine.
+        hours: about so many in all, with validations and tests, by the speed measured on this machine.
         overrides: `section.key=value` texts, which win over the suggested recipe.
         overwrite: replace the project in `output`.
         dry_run: only make the plan, and write nothing.
@@ -103,7 +105,7 @@ def train(
     folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
     request.check(folder)
     if dry_run:
-        return _try_plan(request, report)
+        return _try_plan(request, tested_before(folder), report)
     try:
         with made_folder(folder), sole_writer(folder / PROJECT):
             project = find_project(folder, request, overwrite=overwrite)
@@ -128,9 +130,11 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
     return [*overrides, *added]
 
 
-def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectLists, str, dict[str, Any]]:
+def _make_plan(
+    request: Request, folder: Path, tested: Sequence[str], report: Report
+) -> tuple[ProjectLists, str, dict[str, Any]]:
     """Write the lists into a folder; returns them, the text of a recipe, and the plan as `--json` has it."""
-    lists = make_lists(request, folder / LISTS, report)
+    lists = make_lists(request, folder / LISTS, report, tested=tested)
     data, sizes = DataSettings(**lists.section), {}
     samples = {key: read_source(data, key, labeled=False).samples for key in LIST_FILES if getattr(data, key)}
     for key, listed in samples.items():
@@ -223,10 +227,10 @@ def _checking_seconds(sizes: Mapping[str, int], lists: ProjectLists, suggestion:
     return START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
 
 
-def _try_plan(request: Request, report: Report) -> dict[str, Any]:
+def _try_plan(request: Request, tested: Sequence[str], report: Report) -> dict[str, Any]:
     """The plan; nothing is kept of it."""
     with TemporaryDirectory(prefix="everest-train-") as trial:
-        return _make_plan(request, Path(trial), report)[2]
+        return _make_plan(request, Path(trial), tested, report)[2]
 
 
 def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
@@ -234,13 +238,14 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
 
     project.json without a plan is written first, and marks the folder as ours.
     """
+    tested = tested_before(folder)
     if (folder / RECIPE).exists():  # a project, which is removed only if its successor can be made
-        _try_plan(request, silent)
+        _try_plan(request, tested, silent)
     clear(folder)
     try:
-        write_document(folder / PROJECT, {"request": asdict(request)})
+        write_document(folder / PROJECT, {"request": asdict(request), TESTED: tested})
         checksums = request.checksums()  # before they are read
-        lists, recipe, plan = _make_plan(request, folder, report)
+        lists, recipe, plan = _make_plan(request, folder, tested, report)
         for line in plan["lines"]:
             report(stage(line))
         write_text(folder / RECIPE, recipe)
@@ -248,6 +253,7 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
             "request": asdict(request),
             FILES: checksums,
             PLANNED: lists.section["root"],
+            TESTED: list(lists.tested),
             "folds": list(lists.folds),
             "window": lists.window,
             "possible_folds": lists.possible_folds,

@@ -234,6 +234,14 @@ def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, m
     assert not (tmp_path / "other").exists()
     bouts.write_text(f"{bouts.read_text()}r0.mp4,5.5,6,down\n")
     assert f"{bouts}: has changed since the project" in refused(*command, code=2)
+    project, test = tmp_path / "project" / "project.json", Path(video.path).stem
+    assert json.loads(project.read_text())["tested"] == [test]
+    other = "r0" if test != "r0" else "r1"
+    for name, told in (("gone", "because the recordings have changed"), (other, "another --output divides")):
+        project.write_text(re.sub(r'(?<="tested": \[\n    ")\w+', name, project.read_text()))
+        shown = called(*command, "--overwrite", "--dry-run")
+        assert re.search(f"tested on {name}, as before[,;] {told}", shown.stderr)
+    assert re.search(rf"test: \d+ windows of 1 video \({other}\)", shown.stdout)
 
 
 def test_videos_that_cannot_be_read_are_left_out_and_named(class_folders: Path, tmp_path: Path):

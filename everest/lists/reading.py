@@ -308,7 +308,7 @@ def _samples_of_list(
     if absent and all(sample.path in absent for _, sample in listed):
         raise DataError(
             f"{file}: none of its {len(absent)} videos was found, for example {listed[0][1].path}; paths are "
-            f"relative to {root}; give their folder with --data DIR, or move the list into it"
+            f"relative to {root}; move the list into their folder, or name that by --data (not in `train`)"
         )
     if not may_miss:
         _refuse([f"{row.where}: {absent[x.path]}" for row, x in listed if x.path in absent])

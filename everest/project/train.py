@@ -38,7 +38,7 @@ from everest.project.request import (
 from everest.project.verdict import doubt_about_pretraining, judge, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
 from everest.system.events import Report, notice, silent, stage
-from everest.system.files import FIX, made_folder, write_text
+from everest.system.files import FIX, absolute, check_new_folder, made_folder, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
@@ -93,9 +93,9 @@ def train(
     """
     files = [annotations] if isinstance(annotations, str | Path) else annotations or ()
     request = Request(
-        videos=str(Path(videos).absolute()),
-        annotations=sorted({str(Path(file).absolute()) for file in files}),
-        unlabeled=None if unlabeled is None else str(Path(unlabeled).absolute()),
+        videos=_path_text(videos),
+        annotations=sorted(set(map(_path_text, files))),
+        unlabeled=None if unlabeled is None else _path_text(unlabeled),
         group=group,
         task=task,
         folds=folds,
@@ -104,6 +104,7 @@ def train(
     )
     folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
     request.check(folder)
+    check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
         return _try_plan(request, tested_before(folder), report)
     try:
@@ -117,6 +118,11 @@ def train(
     except Stopped as stopped:  # whose message names the folder of a stage
         name = signal.Signals(stopped.number).name
         raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
+
+
+def _path_text(path: str | Path) -> str:
+    """An absolute path, the same from wherever it is named; a link keeps its name."""
+    return str(absolute(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:

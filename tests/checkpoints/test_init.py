@@ -157,11 +157,10 @@ def test_another_encoder_is_refused_with_the_settings_that_fit(first, recipe, tm
 
 @pytest.mark.parametrize("several", [[], TWO])  # found before two processes start
 def test_bad_input(first: Path, pretrain: list[str], several: list[str], tmp_path: Path):
-    out, text = ["-o", tmp_path / "x", *several], tmp_path / "notes.safetensors"
-    text.write_text("notes")
+    out = ["-o", tmp_path / "x", *several]
     for init, code, message in (
         (tmp_path / "nothing", 6, "no such checkpoint"),
-        (text, 6, "not a whole safetensors file"),
+        (pretrain[2], 6, "not a whole safetensors file"),
         ("hf:nobody", 6, "not a name of a repository"),
         ("timm:vit_small", 2, "timm has no such model"),
         ("", 2, "--init: missing"),

@@ -193,7 +193,9 @@ def train(
         "[a list's column `group`, else each recording or video].",
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
-    hours: float | None = option("--hours H", "Approximate hours in all.", min=0.01, max=10_000),
+    hours: float | None = option(
+        "--hours H", "Approximate hours in all [by the number of videos].", min=0.01, max=10_000
+    ),
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,
     overwrite: bool = option("--overwrite", "Replace the project in --output; your own files stay.", False),

@@ -41,6 +41,7 @@ class ProjectLists:
     window: float | None = None  # seconds, of recordings
     possible_folds: int | None = None  # that a repetition may name; None: it cannot
     tested: Sequence[str] = ()  # recordings
+    found: bool = False  # the user's own lists
 
 
 def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str] = ()) -> ProjectLists:
@@ -85,7 +86,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
             raise RecipeError(f"{source}: has train and test lists; omit {option}, or name one list")
-    return ProjectLists(section=with_task(section, request.task)[0])
+    return ProjectLists(section=with_task(section, request.task)[0], found=True)
 
 
 def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:

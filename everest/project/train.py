@@ -8,8 +8,10 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any, Final
 
 from everest import stages
@@ -17,7 +19,9 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
+from everest.evaluation.report import add_summary
 from everest.inference.timelines import STEP_AS_TRAINED
+from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.lists.sources import LIST_FILES, read_source
 from everest.project.lists import STEP, ProjectLists, make_lists
@@ -35,7 +39,7 @@ from everest.project.request import (
     tested_before,
     write_document,
 )
-from everest.project.verdict import doubt_about_pretraining, judge, verdict
+from everest.project.verdict import answers, describe_samples, doubt_about_pretraining, judge, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
 from everest.system.events import Report, notice, silent, stage
 from everest.system.files import FIX, absolute, check_new_folder, made_folder, write_text
@@ -49,6 +53,7 @@ ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --ho
 SPARE: Final = 1.2  # our choice: of the hours that a warning names, as speeds vary between measurements
 START_SECONDS: Final = 0.5  # our estimate: to start the workers of a validation or a test
 MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
+FEWEST_TO_CHOOSE: Final = 20  # our choice: validation samples; each of fewer is more than 5 %
 
 
 def train(
@@ -102,17 +107,17 @@ def train(
         hours=hours,
         overrides=with_warmup(overrides),
     )
-    folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
+    started, folder = monotonic(), Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
     request.check(folder)
     check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
         return _try_plan(request, tested_before(folder), report)
     try:
         with made_folder(folder), sole_writer(folder / PROJECT):
-            project = find_project(folder, request, overwrite=overwrite)
-            project = project or _start(request, folder, report)
+            found = find_project(folder, request, overwrite=overwrite)
+            project = found or _start(request, folder, report)
             try:
-                return _train(project, folder, report)
+                return _train(project, folder, report, started=started, resumed=found is not None)
             except DataError as error:  # the lists and the run keep the videos that were there at the start
                 raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
     except Stopped as stopped:  # whose message names the folder of a stage
@@ -164,15 +169,43 @@ def _make_plan(
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds)}{several}"
     total += f", including {time_text(checks)} for validations and tests"
+    counts, described = _described(suggestion.recipe.data, lists)
     plan = {
         "lists": sizes,
+        "classes": counts,
         "window": lists.window,
         "stages": [time._asdict() for time in suggestion.times],
         "trainings": trainings,
         "minutes": round(seconds / 60, 1),
-        "lines": [*(f"{name}: {size}" for name, size in sizes.items()), *map(str, suggestion.times), total],
+        "lines": [
+            *(f"{name}: {size}" for name, size in sizes.items()),
+            *described,
+            *map(str, suggestion.times),
+            total,
+        ],
     }
     return lists, suggestion.text, plan
+
+
+def _described(data: DataSettings, lists: ProjectLists) -> tuple[dict[str, int], list[str]]:
+    """The number of samples of each class, and the lines of the plan about the samples."""
+    train = read_source(data, "train", labeled=True)
+    classes = Classes.of(train, data)
+    samples = {
+        key: read_source(data, key, labeled=True, classes=classes).samples
+        for key in ("val", "test")
+        if getattr(data, key) is not None
+    }
+    every = [*train.samples, *chain(*samples.values())]
+    counts, lines = describe_samples(every, classes, windows=lists.window is not None)
+    if lists.found:
+        names = ", ".join(str(getattr(data, key)) for key in ("train", *samples))
+        lines.append(f"divided by the lists in {data.root}: {names}")
+    chosen_on = len(every) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
+    if chosen_on < FEWEST_TO_CHOOSE:
+        few = f"only {counted(chosen_on, ListSize.of(every).unit)} to choose the best weights on"
+        lines.append(f"warning: {few if chosen_on else 'no validation list, so the last weights are used'}")
+    return counts, lines
 
 
 def _within_hours(
@@ -263,6 +296,7 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
             "folds": list(lists.folds),
             "window": lists.window,
             "possible_folds": lists.possible_folds,
+            "planned_minutes": plan["minutes"],
         }
         write_document(folder / PROJECT, document)
     except UserError:
@@ -276,8 +310,15 @@ def _run(stage: Callable[..., Path], *, output: Path, **options: Any) -> Path:
     return stage(output=output, overwrite=not RunFolder(output).is_run(), **options)
 
 
-def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
-    """Run the stages of a document of project.json; each resumes its own run."""
+def _train(
+    project: dict[str, Any], folder: Path, report: Report, *, started: float, resumed: bool
+) -> dict[str, Any]:
+    """Run the stages of a document of project.json; each resumes its own run.
+
+    Args:
+        started: the time of `monotonic` at the start of this call.
+        resumed: whether an earlier call has begun the project.
+    """
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         with reading_own(folder / RESULT, fix=FIX):
@@ -300,11 +341,17 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     command = f"everest predict VIDEO {checkpoint}"
     if window is not None:
         command = f"everest timeline VIDEO {checkpoint} --smooth {measured['smooth']:g} --output bouts.csv"
+    planned = project.get("planned_minutes")  # none of an earlier version
     document = {
         **measured,
         "checkpoint": str(weights.best if weights.best.exists() else weights.weights),
-        "judgment": judge(measured, possible_folds=project["possible_folds"]),
+        "judgment": judge(measured, possible_folds=project["possible_folds"], minutes=planned),
+        "minutes": round((monotonic() - started) / 60, 1),
+        "planned_minutes": planned,
+        "resumed": resumed,
         "next": [command],
     }
+    if pooled is None:
+        add_summary(Path(measured["report"]), answers(document), measured.get("figure"))
     write_document(folder / RESULT, document)
     return document

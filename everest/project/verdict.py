@@ -130,7 +130,7 @@ def judge(result: Mapping[str, Any], *, possible_folds: int | None, minutes: flo
     more = LABEL_MORE
     if possible_folds is not None:
         more = f"test on all videos with --folds {possible_folds} and another --output"
-        more += "" if minutes is None else f" (about {minutes * (possible_folds + 1) / 60:.2g} hours)"
+        more += "" if minutes is None else f" (about {round(minutes * (possible_folds + 1) / 60, 2):g} hours)"
     simple, answer = result["chance"], "guessing"
     if result["majority"] is not None:
         simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"

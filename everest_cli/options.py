@@ -263,9 +263,11 @@ class LabeledListOptions:
         return weights, recipe
 
 
-def run_in_each_process(gpus: str, processes: int | None) -> bool:
+def run_in_each_process(gpus: str, processes: int | None, *, check: Callable[[], None] | None = None) -> bool:
     """Go on in this process, if the run has only one; otherwise run this command in one for each device.
 
+    Args:
+        check: called before processes start; in a single process, the run itself finds what it would.
     Returns:
         Whether the CPU computes. If processes were started, the command ends with their code.
     """
@@ -273,6 +275,8 @@ def run_in_each_process(gpus: str, processes: int | None) -> bool:
         return gpus == "cpu"
     devices = read_devices(gpus, processes)
     if devices.processes > 1:
+        if check is not None:
+            check()
         code, errors = run_processes(devices, [*this_program(), *sys.argv[1:]])
         typer.echo(errors, err=True, nl=False)
         raise typer.Exit(code)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,7 +78,8 @@ def _train(
     if options.print_config:
         typer.echo(dump_recipe(recipe), nl=False)
         raise typer.Exit()
-    on_cpu = run_in_each_process(options.gpus, options.processes)
+    check = None if init == "none" else partial(_check_init, init, options)
+    on_cpu = run_in_each_process(options.gpus, options.processes, check=check)
 
     from everest.engine.context import RunOptions
     from everest.stages import run_stage  # here: in the processes that train
@@ -101,6 +104,20 @@ def _train(
     if is_main():
         typer.echo(training.run.path)
     return training.run.path
+
+
+def _check_init(init: str, options: TrainOptions) -> None:
+    """Read the weights of --init and drop them: wrong ones are found before processes start."""
+    from everest.checkpoints.init import find_init, read_init
+    from everest.system.run_folder import RunFolder
+
+    folder = options.output if options.resume in ("auto", "never") else Path(options.resume)
+    resumed = None if folder is None or options.overwrite else RunFolder(folder)
+    logging.disable(logging.WARNING)  # the main process shows what is chosen
+    try:
+        read_init(find_init(init, output=folder, overwrite=options.overwrite), resumed=resumed)
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _print_trial(stage: Stage) -> None:
@@ -173,7 +190,9 @@ def train(
         "[a list's column `group`, else each recording or video].",
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
-    hours: float | None = option("--hours H", "Approximate hours of training.", min=0.01, max=10_000),
+    hours: float | None = option(
+        "--hours H", "Approximate hours in all [by the number of videos].", min=0.01, max=10_000
+    ),
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,
     overwrite: bool = option("--overwrite", "Replace the project in --output; your own files stay.", False),

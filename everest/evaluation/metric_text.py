@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from everest.metrics.names import METRICS, Metric
 from everest.system.text import counted
+
+MOST_CHANCE: Final = 50  # percent, of top-5; our choice
 
 
 def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, str, str, str]]:
     """Yield title, value, 95 % interval and chance of the metrics of `everest eval --json`, head by head.
 
-    A metric that every model reaches, such as top-5 of five classes, is left out.
+    A metric that says little is left out: one that every model reaches, and top-5 of up to nine classes.
     """
     for name, of_head in result.get("heads", {}).items():
         yield from metric_rows(of_head, name)
     for name, metric in METRICS.items():
         chance = None if metric.chance is None else result.get(metric.chance)
         if result.get(name) is None or (metric.percent and chance == 100):
+            continue
+        if name == "top5" and chance is not None and chance > MOST_CHANCE:
             continue
         low, high = result.get("intervals", {}).get(name) or (None, None)
         interval = ""

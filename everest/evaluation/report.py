@@ -7,6 +7,7 @@ V videos, C classes; C channels, T frames, H W pixels of clips.
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import FEW_OF_CLASS, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
+from everest.system.files import write_text
 
 PAGE: Final = "index.html"
 PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # with a head's name, and .png
@@ -93,6 +95,16 @@ def write_report(
         percent=percent,
     )
     return folder / PAGE
+
+
+def add_summary(page: Path, lines: Sequence[str], figure: str | None) -> None:
+    """Add lines, and the PNG of timelines if there is one, below the title of a page."""
+    parts = [f"<p>{html.escape(line, quote=False)}</p>" for line in lines]
+    if figure is not None:
+        image = data_uri("image/png", Path(figure).read_bytes())
+        parts.append(f'<div class="wide"><img src="{image}" alt="predicted and annotated bouts"></div>')
+    text = page.read_text("utf-8")
+    write_text(page, text.replace("</h1>", "\n".join(["</h1>", *parts]), 1))
 
 
 def _section(

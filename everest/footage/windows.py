@@ -182,6 +182,7 @@ def write_windows(
     settings: WindowSettings,
     *,
     labeling: Labeling | None = None,
+    bouts: Mapping[str, Sequence[Bout]] | None = None,
     overwrite: bool,
     report: Report,
 ) -> WindowList:
@@ -190,12 +191,14 @@ def write_windows(
     Args:
         labeling: labels of the windows; videos without a bout are left out, because no one may have looked
             at them.
+        bouts: of `labeling`, by absolute paths; None: they are read.
     """
     check_new_file(out, option="--output", overwrite=overwrite)
     samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
     refuse_unlistable(samples)
     result = WindowList(str(out), settings.by)
-    bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
+    if bouts is None:
+        bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
     if labeling is not None:
         samples = [sample for sample in samples if sample.path in bouts]
     candidates = _all_candidates(samples, settings, bouts, result, report)

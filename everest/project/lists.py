@@ -12,15 +12,15 @@ from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.settings import DataSettings
-from everest.errors import DataError, RecipeError
+from everest.errors import DataError, RecipeError, first_names
 from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
-from everest.prepare.split import SHARES, LabeledVideos
+from everest.prepare.split import SHARES, LabeledVideos, group_of
 from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
-from everest.system.events import Report, heading, notice, silent
+from everest.system.events import Report, heading, notice
 from everest.system.text import counted
 from everest.video.folders import split_folders, videos_under
 from everest.video.reader import probe
@@ -40,11 +40,17 @@ class ProjectLists:
     folds: Sequence[dict[str, str]] = ()  # train, val and test of each
     window: float | None = None  # seconds, of recordings
     possible_folds: int | None = None  # that a repetition may name; None: it cannot
+    tested: Sequence[str] = ()  # recordings
+    found: bool = False  # the user's own lists
 
 
-def make_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
-    """Find the lists of a request, or write them into a folder."""
-    lists = _ready_lists(request) or _new_lists(request, folder, report)
+def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str] = ()) -> ProjectLists:
+    """Find the lists of a request, or write them into a folder.
+
+    Args:
+        tested: the recordings on which a project was tested that this one replaces.
+    """
+    lists = _ready_lists(request) or _new_lists(request, folder, report, tested)
     if request.unlabeled is not None:
         data = DataSettings(**lists.section)
         held = [name for fold in lists.folds for name in fold.values()]
@@ -80,10 +86,10 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
             raise RecipeError(f"{source}: has train and test lists; omit {option}, or name one list")
-    return ProjectLists(section=with_task(section, request.task)[0])
+    return ProjectLists(section=with_task(section, request.task)[0], found=True)
 
 
-def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
+def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
     videos, window = _labeled_videos(request, folder, report)
     groups, fewest, folds = len(videos.groups), request.folds or 2, []
@@ -95,10 +101,8 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         raise DataError(f"{request.videos}: only {counted(groups, unit)}, {need}; {fix}")
     for text in videos.notices:
         report(notice(text))
-    if request.folds is None:  # each list has a group or more; two are for training and the test
-        held = max(SHARES["test"], 1 / groups)
-        shares = {"train": 1 - 2 * held, "val": held, "test": held}
-        lists = videos.split(shares if groups > 2 else {"train": held, "test": held})
+    if request.folds is None:
+        lists = _divided(videos, tested if request.annotations else (), report)
     else:
         lists = {"train": list(videos.samples)}
         parts = list(videos.split({str(fold): 1 / request.folds for fold in range(request.folds)}).values())
@@ -116,7 +120,31 @@ def _new_lists(request: Request, folder: Path, report: Report) -> ProjectLists:
         folds=folds,
         window=window,
         possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
+        tested=sorted(set(map(group_of, lists.get("test", ())))) if request.annotations else (),
     )
+
+
+def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
+    """Lists that have a group or more each; of two groups, none is for validation.
+
+    Args:
+        tested: the recordings of an earlier test list, which is kept if all of them and others are there.
+    """
+    held = max(SHARES["test"], 1 / len(videos.groups))
+    shares = {"train": 1 - 2 * held, "val": held, "test": held}
+    lists = videos.split(shares if len(videos.groups) > 2 else {"train": held, "test": held})
+    kept, names = set(tested), first_names(tested)
+    if not kept or kept == set(map(group_of, lists["test"])):
+        return lists
+    if not kept < videos.groups:
+        report(notice(f"not tested on {names}, as before, because the recordings have changed"))
+        return lists
+    report(notice(f"tested on {names}, as before; another --output divides the recordings anew"))
+    test = [sample for sample in videos.samples if group_of(sample) in kept]
+    rest = replace(videos, samples=[sample for sample in videos.samples if group_of(sample) not in kept])
+    held = max(SHARES["val"], 1 / len(rest.groups))
+    parts = {"train": list(rest.samples)} if held == 1 else rest.split({"train": 1 - held, "val": held})
+    return {**parts, "test": test}
 
 
 def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None:
@@ -135,18 +163,20 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
     if request.annotations:
         recordings = named_samples([source], root=None)
         labeling = Labeling(files=tuple(map(Path, request.annotations)), task=request.task)
-        bouts = labeling.bouts([sample.path for sample in recordings], silent)
+        bouts = labeling.bouts([sample.path for sample in recordings], report)
         window = window_seconds(chain.from_iterable(bouts.values()))
         root, source = folder, folder / WINDOWS
         settings = WindowSettings(seconds=window, step=STEP * window)
         summary = write_windows(
-            recordings, source, settings, labeling=labeling, overwrite=True, report=report
+            recordings, source, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
         )
         report(heading(f"{counted(summary.windows, 'window')} of {window:g} s, every {STEP * window:g} s"))
         names = (summary.labeled or {})["classes"]
     classes = None if names is None else Path(names)
     videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=classes)
-    if window is None:  # recordings that cannot be read have no windows
+    if window is not None:  # by their names, wherever they are
+        videos = replace(videos, samples=sorted(videos.samples, key=group_of))
+    else:  # recordings that cannot be read have no windows
         readable = []
         for number, sample in enumerate(videos.samples, start=1):
             try:

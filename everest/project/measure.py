@@ -28,16 +28,17 @@ from everest.data.views import ClipFormat
 from everest.errors import DataError
 from everest.figures.timeline import draw_timelines
 from everest.footage.windows import Labeling
-from everest.inference.bouts import BoutRules, Rows
+from everest.inference.bouts import BoutRules
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
+from everest.lists.classes import Classes
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
 from everest.metrics.intervals import bootstrap
 from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
-from everest.metrics.predicted import Predictions, label_array
+from everest.metrics.predicted import Predictions, label_array, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.prepare.split import group_of
 from everest.probes.classifiers import linear
@@ -51,6 +52,8 @@ from everest.video.stream import VideoError
 
 SIDE: Final = 16  # rows and columns of an image
 PREDICTIONS: Final = "predictions.csv"
+LINEAR: Final = "linear.csv"  # the predictions of the linear model
+OF_EACH: Final = {"top1": "correct", "mae": "error"}  # columns whose mean size is the metric
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
 SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
@@ -89,7 +92,8 @@ def measure_folds(
         rules = [BoutRules(smooth=fold["smooth"]) for fold in rows]
         bouts = [of_video for fold, rule in zip(folds, rules, strict=True) for of_video in fold.bouts(rule)]
         together = replace(folds[0], videos=[video for fold in folds for video in fold.videos])
-        scores, _ = score(together, bouts, request["annotations"], report)
+        labeled = labeled_bouts(together, request["annotations"])
+        scores = score_timelines(together, bouts, labeled, report=report)
         pooled |= {key: scores[key] for key in SCORES} | {"smooth": median(rule.smooth for rule in rules)}
     return {**pooled, "report": None, "folds": rows}
 
@@ -99,11 +103,14 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
     labels: list[str] = []
     groups: list[str] = []
     correct: list[bool] = []
+    differences: dict[str, float] = {}
+    group: dict[str, str] = {}
     for row, lists in zip(rows, project["folds"], strict=True):
         samples = read_unlabeled(Path(lists["test"]), root=Path(project["root"])).samples
-        group = {sample.video_id: group_of(sample) for sample in samples}
-        predictions = Path(row["report"]).with_name(PREDICTIONS)
-        with predictions.open(newline="", encoding="utf-8") as file:
+        group |= {sample.video_id: group_of(sample) for sample in samples}
+        page = Path(row["report"]).parent
+        differences |= _differences(page, "top1")
+        with (page / PREDICTIONS).open(newline="", encoding="utf-8") as file:
             for prediction in csv.DictReader(file):
                 labels.append(prediction["label"])
                 groups.append(group[prediction["video"]])
@@ -123,6 +130,7 @@ def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str
         "majority": round(100 * most / len(labels), 4),
         "majority_class": frequent,
         "linear_pixels": None if None in linear else round(float(np.average(linear, weights=weights)), 4),
+        "difference": None if None in linear else _interval(differences, group, shares=True),
         "videos": len(labels),
         "groups": len(set(groups)),
         "skipped": sum(row["skipped"] for row in rows),
@@ -139,8 +147,9 @@ def measure_run(
         window: seconds, of recordings.
     Returns:
         The metric of the task by its name, in percent unless it is an error of numbers: `interval` of 95 %,
-        `chance`, `majority` (always the most frequent class of the test list, `majority_class`), and
-        `linear_pixels`. None stands for what a task or a list does not have.
+        `chance`, `majority` (always the most frequent class of the test list, `majority_class`),
+        `linear_pixels`, and `difference`, the 95 % interval of the difference from the linear model by
+        video. None stands for what a task or a list does not have.
     """
     model, page = load_model(run), folder / REPORT
     assert isinstance(model, VideoClassifier)
@@ -151,6 +160,12 @@ def measure_run(
     majority, interval = evaluation.get("majority_top1"), evaluation.get("intervals", {}).get(metric)
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
     report(heading("a linear model on small images, to compare with"))
+    linear, difference = linear_pixels(model, report), None
+    (page / LINEAR).unlink(missing_ok=True)  # of an earlier project
+    if linear is not None:
+        write_predictions(page / LINEAR, linear, Classes(heads=model.heads, names=model.class_names))
+        group = dict(zip(linear.videos, linear.groups, strict=True))
+        difference = _interval(_differences(page, metric), group, shares=METRICS[metric].percent)
     measured = {
         metric: evaluation[metric],
         "metric": metric,
@@ -158,7 +173,8 @@ def measure_run(
         "chance": evaluation[METRICS[metric].chance or ""],
         "majority": majority,
         "majority_class": None if majority is None else frequent["name"],
-        "linear_pixels": linear_pixels(model, metric, report),
+        "linear_pixels": None if linear is None else measure(linear)[metric],
+        "difference": difference,
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
     }
     if window is not None:
@@ -166,8 +182,31 @@ def measure_run(
     return measured
 
 
-def linear_pixels(model: VideoClassifier, metric: str, report: Report) -> float | None:
-    """The metric of a linear model of the mean image and the mean change of the middle clip of each video.
+def _differences(page: Path, metric: str) -> dict[str, float]:
+    """How far the model is above the linear model in the metric of each video; empty if none has one."""
+    column, linear = OF_EACH.get(metric), page / LINEAR
+    if column is None or not linear.exists():
+        return {}
+    ours, theirs = (
+        {row["video"]: abs(float(row[column])) for row in csv.DictReader(text.splitlines())}
+        for text in (file.read_text("utf-8") for file in (page / PREDICTIONS, linear))
+    )
+    return {video: value - theirs[video] for video, value in ours.items() if video in theirs}
+
+
+def _interval(
+    differences: Mapping[str, float], group: Mapping[str, str], *, shares: bool
+) -> list[float] | None:
+    """The 95 % interval of the mean of some differences of videos; None if these are of one group."""
+    groups, values = [group[video] for video in differences], np.array(list(differences.values()))  # (V,)
+    if len(set(groups)) < 2:
+        return None
+    mean = bootstrap(lambda counts: {"": float(np.average(values, weights=counts))}, groups, shares=False)
+    return [round(100 * end if shares else end, 4) for end in mean[""]]
+
+
+def linear_pixels(model: VideoClassifier, report: Report) -> Predictions | None:
+    """The test of a linear model of the mean image and the mean change of the middle clip of each video.
 
     Its strength is chosen on the validation list, if there is one; it then learns from both lists. None if
     all readable videos have one class.
@@ -190,14 +229,14 @@ def linear_pixels(model: VideoClassifier, metric: str, report: Report) -> float 
         seed=recipe.train.seed,
         chosen_on=np.array([sample in chosen_on for sample in learned]) if chosen_on else None,
     )
-    predictions = Predictions(
+    return Predictions(
         videos=[sample.video_id for sample in tested],
         labels=[sample.labels for sample in tested],
         outputs=outputs[:, None],
         skipped=[],
         heads=(head,),
+        groups=[sample.source for sample in tested],
     )
-    return measure(predictions)[metric]
 
 
 def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict[Sample, NDArray[np.float32]]:
@@ -230,28 +269,28 @@ def score_recordings(
     if model.recipe.data.val is not None:
         report(heading("timelines of the validation recordings, to choose how much to smooth"))
         validated, accuracies = _timelines(model, "val", window, report), {}
+        labeled = labeled_bouts(validated, annotations)
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
-            accuracies[seconds] = score(validated, bouts, annotations, silent)[0]["frame_accuracy"]
+            scores = score_timelines(validated, bouts, labeled, report=silent)
+            accuracies[seconds] = scores["frame_accuracy"]
         smooth = max(accuracies, key=accuracies.__getitem__)
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
     timelines.save(folder / TIMELINE)
     bouts = timelines.bouts(BoutRules(smooth=smooth))
-    scores, labeled = score(timelines, bouts, annotations, report)
+    labeled = labeled_bouts(timelines, annotations)
+    scores = score_timelines(timelines, bouts, labeled, report=report)
     draw_timelines(folder / FIGURE, timelines, bouts, labeled)
     files = {"timeline": str(folder / TIMELINE), "figure": str(folder / FIGURE)}
     recordings = [recording.video for recording in timelines.videos]
     return {key: scores[key] for key in SCORES} | {"smooth": smooth, "recordings": recordings, **files}
 
 
-def score(
-    timelines: Timelines, bouts: Sequence[dict[str, Rows]], annotations: Sequence[str], report: Report
-) -> tuple[dict[str, Any], Mapping[str, Sequence[Bout]]]:
-    """The metrics of timelines, and the bouts of a person for each recording."""
+def labeled_bouts(timelines: Timelines, annotations: Sequence[str]) -> Mapping[str, Sequence[Bout]]:
+    """The bouts of a person for each recording, by its path."""
     labeling = Labeling(files=tuple(map(Path, annotations)))
-    labeled = labeling.bouts([video.path for video in timelines.videos], silent)
-    return score_timelines(timelines, bouts, labeled, report=report), labeled
+    return labeling.bouts([video.path for video in timelines.videos], silent)
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

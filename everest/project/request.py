@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from everest.config.heads import Task
-from everest.errors import DataError, RecipeError, differing
+from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
 from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
@@ -20,6 +21,7 @@ LISTS, PRETRAIN, REPORT = "lists", "pretrain", "report"
 WINDOWS = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
 PLANNED: Final = "root"  # in project.json once the lists and the recipe are written
+TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
 FILES: Final = "files"  # in project.json: see `Request.checksums`
 BUDGETS: Final = tuple(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
 FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
@@ -97,6 +99,14 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
             f"{', '.join(changed)}: has changed since the project in {folder} began; {IN_USE_FIX}"
         )
     return document if PLANNED in document else None
+
+
+def tested_before(folder: Path) -> list[str]:
+    """The test recordings of the project in a folder; empty if there is none."""
+    path = folder / PROJECT
+    with suppress(UserError), reading_own(path, fix=IN_USE_FIX):  # a damaged one may be replaced
+        return [str(name) for name in read_own_json(path, fix=IN_USE_FIX)[TESTED]] if path.is_file() else []
+    return []
 
 
 def clear(folder: Path) -> None:

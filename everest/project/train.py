@@ -6,11 +6,12 @@ import math
 import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any, Final
 
 from everest import stages
@@ -18,7 +19,9 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
+from everest.evaluation.report import add_summary
 from everest.inference.timelines import STEP_AS_TRAINED
+from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.lists.sources import LIST_FILES, read_source
 from everest.project.lists import STEP, ProjectLists, make_lists
@@ -29,24 +32,28 @@ from everest.project.request import (
     PLANNED,
     PRETRAIN,
     RESULT,
+    TESTED,
     Request,
     clear,
     find_project,
+    tested_before,
     write_document,
 )
-from everest.project.verdict import doubt_about_pretraining, judge, verdict
+from everest.project.verdict import answers, describe_samples, doubt_about_pretraining, judge, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
 from everest.system.events import Report, heading, notice, silent
-from everest.system.files import IN_USE_FIX, write_text
+from everest.system.files import IN_USE_FIX, absolute, check_new_folder, made_folder, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
 from everest.system.text import counted, read_own_json, reading_own
 
-TRAINED: Final = 0.9  # of --hours; our choice: the rest is for validations and tests
+PLANNED_SHARE: Final = 0.95  # of --hours; our choice: the rest is for the plan, the probes and the pages
+ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --hours, too
 SPARE: Final = 1.2  # our choice: of the hours that a warning names, as speeds vary between measurements
 START_SECONDS: Final = 0.5  # our estimate: to start the workers of a validation or a test
 MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
+FEWEST_TO_CHOOSE: Final = 20  # our choice: validation samples; each of fewer is more than 5 %
 
 
 def train(
@@ -79,7 +86,7 @@ def train(
             of a list, the recording of a window, else each video alone.
         task: single-label, multi-label or regression; None: as the labels show.
         folds: leave each of so many parts of the groups out in turn; the last model learns from all videos.
-        hours: about so many for all training, by the speed measured on this machine.
+        hours: about so many in all, with validations and tests, by the speed measured on this machine.
         overrides: `section.key=value` texts, which win over the suggested recipe.
         overwrite: replace the project in `output`.
         dry_run: only make the plan, and write nothing.
@@ -91,35 +98,36 @@ def train(
     """
     files = [annotations] if isinstance(annotations, str | Path) else annotations or ()
     request = Request(
-        videos=str(Path(videos).absolute()),
-        annotations=sorted({str(Path(file).absolute()) for file in files}),
-        unlabeled=None if unlabeled is None else str(Path(unlabeled).absolute()),
+        videos=_path_text(videos),
+        annotations=sorted(set(map(_path_text, files))),
+        unlabeled=None if unlabeled is None else _path_text(unlabeled),
         group=group,
         task=task,
         folds=folds,
         hours=hours,
         overrides=with_warmup(overrides),
     )
-    folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
+    started, folder = monotonic(), Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
     request.check(folder)
+    check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
-        return _try_plan(request, report)
-    is_new = not folder.exists()
+        return _try_plan(request, tested_before(folder), report)
     try:
-        with sole_writer(folder / PROJECT):
-            project = find_project(folder, request, overwrite=overwrite)
-            project = project or _start(request, folder, report)
+        with made_folder(folder), sole_writer(folder / PROJECT):
+            found = find_project(folder, request, overwrite=overwrite)
+            project = found or _start(request, folder, report)
             try:
-                return _train(project, folder, report)
+                return _train(project, folder, report, started=started, resumed=found is not None)
             except DataError as error:  # the lists and the run keep the videos that were there at the start
                 raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
     except Stopped as stopped:  # whose message names the folder of a stage
         name = signal.Signals(stopped.number).name
         raise Stopped(stopped.number, f"{name}: saved in {folder}; the same command resumes") from stopped
-    finally:
-        if is_new:
-            with suppress(OSError):  # it holds files, as after a success
-                folder.rmdir()
+
+
+def _path_text(path: str | Path) -> str:
+    """An absolute path, the same from wherever it is named; a link keeps its name."""
+    return str(absolute(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:
@@ -133,48 +141,107 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
     return [*overrides, *added]
 
 
-def _make_plan(request: Request, folder: Path, report: Report) -> tuple[ProjectLists, str, dict[str, Any]]:
+def _make_plan(
+    request: Request, folder: Path, tested: Sequence[str], report: Report
+) -> tuple[ProjectLists, str, dict[str, Any]]:
     """Write the lists into a folder; returns them, the text of a recipe, and the plan as `--json` has it."""
-    lists = make_lists(request, folder / LISTS, report)
-    trainings = 1 + len(lists.folds)
-    parts = trainings + (request.unlabeled is not None)  # of equal time
-    suggestion = suggest_recipe(
-        lists.section,
-        this_device(),
-        purpose="scratch" if request.unlabeled is None else "finetune",
-        output=folder / RECIPE,
-        hours=None if request.hours is None else TRAINED * request.hours / parts,
-        overrides=request.overrides,
-    )
-    if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
-        report(notice(doubt))
-    times = suggestion.times
-    for time in times if request.hours is not None else ():
-        if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
-            hours = FEWEST_STEPS * time.batch_size / time.clips_per_second / 3600 * parts / TRAINED
-            enough = math.ceil(100 * SPARE * hours) / 100
-            few = f"--hours {request.hours:g} leaves {time.steps} steps for {time.stage}"
-            report(notice(f"warning: {few}; give --hours {enough:g} for the {FEWEST_STEPS} that it needs"))
+    lists = make_lists(request, folder / LISTS, report, tested=tested)
     data, sizes = DataSettings(**lists.section), {}
     samples = {key: read_source(data, key, labeled=False).samples for key in LIST_FILES if getattr(data, key)}
     for key, listed in samples.items():
         groups = sorted({sample.group for sample in listed if sample.group is not None})
         names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMED else ""
         sizes[key] = f"{ListSize.of(listed)}{names}"
-    seconds = sum((trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times)
-    checks = _checking_seconds({key: len(listed) for key, listed in samples.items()}, lists, suggestion)
+    suggestion = suggest_recipe(
+        lists.section,
+        this_device(),
+        purpose="scratch" if request.unlabeled is None else "finetune",
+        output=folder / RECIPE,
+        overrides=request.overrides,
+    )
+    if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
+        report(notice(doubt))
+    all_seconds = partial(_all_seconds, {key: len(listed) for key, listed in samples.items()}, lists)
+    if request.hours is not None:
+        suggestion = _within_hours(request.hours, suggestion, all_seconds, report)
+    seconds, checks = all_seconds(suggestion)
+    trainings = 1 + len(lists.folds)
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    total = f"all training: about {time_text(seconds + checks)}{several}"
+    total = f"all training: about {time_text(seconds)}{several}"
     total += f", including {time_text(checks)} for validations and tests"
+    counts, described = _described(suggestion.recipe.data, lists)
     plan = {
         "lists": sizes,
+        "classes": counts,
         "window": lists.window,
-        "stages": [time._asdict() for time in times],
+        "stages": [time._asdict() for time in suggestion.times],
         "trainings": trainings,
-        "minutes": round((seconds + checks) / 60, 1),
-        "lines": [*(f"{name}: {size}" for name, size in sizes.items()), *map(str, times), total],
+        "minutes": round(seconds / 60, 1),
+        "lines": [
+            *(f"{name}: {size}" for name, size in sizes.items()),
+            *described,
+            *map(str, suggestion.times),
+            total,
+        ],
     }
     return lists, suggestion.text, plan
+
+
+def _described(data: DataSettings, lists: ProjectLists) -> tuple[dict[str, int], list[str]]:
+    """The number of samples of each class, and the lines of the plan about the samples."""
+    train = read_source(data, "train", labeled=True)
+    classes = Classes.of(train, data)
+    samples = {
+        key: read_source(data, key, labeled=True, classes=classes).samples
+        for key in ("val", "test")
+        if getattr(data, key) is not None
+    }
+    every = [*train.samples, *chain(*samples.values())]
+    counts, lines = describe_samples(every, classes, windows=lists.window is not None)
+    if lists.found:
+        names = ", ".join(str(getattr(data, key)) for key in ("train", *samples))
+        lines.append(f"divided by the lists in {data.root}: {names}")
+    chosen_on = len(every) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
+    if chosen_on < FEWEST_TO_CHOOSE:
+        few = f"only {counted(chosen_on, ListSize.of(every).unit)} to choose the best weights on"
+        lines.append(f"warning: {few if chosen_on else 'no validation list, so the last weights are used'}")
+    return counts, lines
+
+
+def _within_hours(
+    hours: float,
+    suggestion: Suggestion,
+    all_seconds: Callable[[Suggestion], tuple[float, float]],
+    report: Report,
+) -> Suggestion:
+    """The suggestion with so many steps that all training, validations and tests take these hours.
+
+    Args:
+        all_seconds: see `_all_seconds`.
+    """
+    budget = 3600 * PLANNED_SHARE * hours
+    of_stage = budget
+    for _ in range(ROUNDS):  # the number of validations depends on the steps
+        suggestion = suggestion.within(of_stage)
+        of_stage *= min(1.0, budget / all_seconds(suggestion)[0])
+    for time in suggestion.times:
+        if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
+            needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
+            enough = SPARE * all_seconds(needed)[0] / 3600 / PLANNED_SHARE
+            few = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
+            more = f"give --hours {math.ceil(100 * enough) / 100:g} for the {FEWEST_STEPS} that it needs"
+            report(notice(f"warning: {few}; {more}"))
+    return suggestion
+
+
+def _all_seconds(
+    sizes: Mapping[str, int], lists: ProjectLists, suggestion: Suggestion
+) -> tuple[float, float]:
+    """The time of all stages, validations and tests; and that of the validations and tests."""
+    times, trainings = suggestion.times, 1 + len(lists.folds)
+    seconds = sum((trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times)
+    checks = _checking_seconds(sizes, lists, suggestion)
+    return seconds + checks, checks
 
 
 def _checking_seconds(sizes: Mapping[str, int], lists: ProjectLists, suggestion: Suggestion) -> float:
@@ -199,10 +266,10 @@ def _checking_seconds(sizes: Mapping[str, int], lists: ProjectLists, suggestion:
     return START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
 
 
-def _try_plan(request: Request, report: Report) -> dict[str, Any]:
+def _try_plan(request: Request, tested: Sequence[str], report: Report) -> dict[str, Any]:
     """The plan; nothing is kept of it."""
     with TemporaryDirectory(prefix="everest-train-") as trial:
-        return _make_plan(request, Path(trial), report)[2]
+        return _make_plan(request, Path(trial), tested, report)[2]
 
 
 def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
@@ -210,13 +277,14 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
 
     project.json without a plan is written first, and marks the folder as ours.
     """
+    tested = tested_before(folder)
     if (folder / RECIPE).exists():  # a project, which is removed only if its successor can be made
-        _try_plan(request, silent)
+        _try_plan(request, tested, silent)
     clear(folder)
     try:
-        write_document(folder / PROJECT, {"request": asdict(request)})
+        write_document(folder / PROJECT, {"request": asdict(request), TESTED: tested})
         checksums = request.checksums()  # before they are read
-        lists, recipe, plan = _make_plan(request, folder, report)
+        lists, recipe, plan = _make_plan(request, folder, tested, report)
         for line in plan["lines"]:
             report(heading(line))
         write_text(folder / RECIPE, recipe)
@@ -224,9 +292,11 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
             "request": asdict(request),
             FILES: checksums,
             PLANNED: lists.section["root"],
+            TESTED: list(lists.tested),
             "folds": list(lists.folds),
             "window": lists.window,
             "possible_folds": lists.possible_folds,
+            "planned_minutes": plan["minutes"],
         }
         write_document(folder / PROJECT, document)
     except UserError:
@@ -240,8 +310,15 @@ def _run(stage: Callable[..., Path], *, output: Path, **options: Any) -> Path:
     return stage(output=output, overwrite=not RunFolder(output).is_run(), **options)
 
 
-def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, Any]:
-    """Run the stages of a document of project.json; each resumes its own run."""
+def _train(
+    project: dict[str, Any], folder: Path, report: Report, *, started: float, resumed: bool
+) -> dict[str, Any]:
+    """Run the stages of a document of project.json; each resumes its own run.
+
+    Args:
+        started: the time of `monotonic` at the start of this call.
+        resumed: whether an earlier call has begun the project.
+    """
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         with reading_own(folder / RESULT, fix=IN_USE_FIX):
@@ -264,11 +341,17 @@ def _train(project: dict[str, Any], folder: Path, report: Report) -> dict[str, A
     command = f"everest predict VIDEO {checkpoint}"
     if window is not None:
         command = f"everest timeline VIDEO {checkpoint} --smooth {measured['smooth']:g} --output bouts.csv"
+    planned = project.get("planned_minutes")  # none of an earlier version
     document = {
         **measured,
         "checkpoint": str(weights.best if weights.best.exists() else weights.weights),
-        "judgment": judge(measured, possible_folds=project["possible_folds"]),
+        "judgment": judge(measured, possible_folds=project["possible_folds"], minutes=planned),
+        "minutes": round((monotonic() - started) / 60, 1),
+        "planned_minutes": planned,
+        "resumed": resumed,
         "next": [command],
     }
+    if pooled is None:
+        add_summary(Path(measured["report"]), answers(document), measured.get("figure"))
     write_document(folder / RESULT, document)
     return document

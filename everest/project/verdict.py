@@ -1,20 +1,62 @@
-"""Lines for people: whether pre-training pays, how good the model is, and what to do next."""
+"""Lines for people: the classes, whether pre-training pays, how good the model is, and what to do next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from everest.annotations.bout import BACKGROUND, UNSCORED
 from everest.errors import first_names
+from everest.lists.classes import Classes
+from everest.lists.labels import indices
+from everest.lists.sample import Sample
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.suggest.rules import DataFacts
+from everest.suggest.suggestion import time_text
 from everest.system.text import counted
 
 MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)
-MOST_NAMES: Final = 3  # of test recordings
+MOST_NAMES: Final = 3  # of groups and recordings
+MOST_CLASSES: Final = 12  # our choice: whose numbers are shown
+FEWEST_GROUPS: Final = 6  # five that all agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
+
+
+def describe_samples(
+    samples: Sequence[Sample], classes: Classes, *, windows: bool
+) -> tuple[dict[str, int], list[str]]:
+    """The number of samples of each class, and lines about classes, groups and time without a bout.
+
+    Args:
+        windows: whether the samples are from annotated recordings.
+    """
+    groups = sorted({sample.group for sample in samples if sample.group is not None})
+    of_groups = [f"{counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
+    if classes.heads[0].task == "regression":
+        return {}, of_groups
+    counts = dict.fromkeys(classes.of_head(classes.heads[0]), 0)
+    behaviors: dict[str, set[str]] = defaultdict(set)  # of each recording
+    without = 0
+    for sample in samples:
+        names = {classes.name(index) for index in indices(sample.labels[0])}
+        for name in names:
+            counts[name] += 1
+        behaviors[sample.source] |= names - {BACKGROUND}
+        without += not names - {BACKGROUND}
+    each = [f"{name} {number}" for name, number in counts.items()]
+    lines = [f"{counted(len(each), 'class')}: {first_names(each, MOST_CLASSES)}", *of_groups]
+    if windows and without:
+        fate = f"are the class '{BACKGROUND}'" if BACKGROUND in counts else "have no class"
+        fix = f"label time that nobody watched '{UNSCORED}'"
+        lines.append(f"{without} of {counted(len(samples), 'window')} without a bout {fate}; {fix}")
+    single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
+    if windows and single:
+        what = f"only one behavior is annotated in {first_names(single, MOST_NAMES)}"
+        lines.append(f"warning: {what}, so any other counts as none")
+    return counts, lines
 
 
 def doubt_about_pretraining(facts: DataFacts) -> str | None:
@@ -35,8 +77,16 @@ def doubt_about_pretraining(facts: DataFacts) -> str | None:
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """The lines of `everest train`."""
+    lines, parts = answers(result), result.get("folds", [result])
+    lines += [f"page: {part['report']}" for part in parts]
+    lines += [f"picture: {part['figure']}" for part in parts if "figure" in part]
+    return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
+
+
+def answers(result: Mapping[str, Any]) -> list[str]:
+    """The lines about the test, and the time that it took."""
     name, interval = result["metric"], result["interval"]
-    answers = [
+    simple = [
         f"{title} {value_text(name, value)}"
         for title, value in (
             ("chance", result["chance"]),
@@ -45,12 +95,13 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
         )
         if value is not None
     ]
-    spread = "" if interval is None else f" (95 % interval: {interval[0]:.3g} to {interval[1]:.3g})"
+    narrow = f", too narrow with fewer than {FEW_GROUPS} groups" if result["groups"] < FEW_GROUPS else ""
+    spread = "" if interval is None else f" (95 % interval: {interval[0]:.3g} to {interval[1]:.3g}{narrow})"
     of = counted(result["videos"], "test window" if "frame_accuracy" in result else "test video")
     of += f" of {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     lines = [
         f"{METRICS[name].title} {value_text(name, result[name])}{spread} on {of}",
-        f"compare: {', '.join(answers)}",
+        f"compare: {', '.join(simple)}",
     ]
     if "frame_accuracy" in result:
         recordings = [name for part in result.get("folds", [result]) for name in part["recordings"]]
@@ -61,23 +112,25 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
             f"F1@50 {result['f1@50'] or 0:.1f} %"
         )
     lines += [result["judgment"]] if result["judgment"] else []
-    parts = result.get("folds", [result])
-    lines += [f"page: {part['report']}" for part in parts]
-    lines += [f"picture: {part['figure']}" for part in parts if "figure" in part]
-    return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
+    if result.get("planned_minutes") is not None:
+        took, planned = (time_text(60 * result[key]) for key in ("minutes", "planned_minutes"))
+        lines.append(f"took {took} {'since it resumed ' if result['resumed'] else ''}(planned {planned})")
+    return lines
 
 
-def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | None:
-    """One sentence if the model is not clearly better than an answer that needs no training; else None.
+def judge(result: Mapping[str, Any], *, possible_folds: int | None, minutes: float | None = None) -> str:
+    """One sentence: whether the model is clearly better than answers that need no training.
 
     Args:
         possible_folds: that `--folds` can have; None: the videos cannot be tested so.
+        minutes: planned for one training and its test.
     """
     name, interval, linear = result["metric"], result["interval"], result["linear_pixels"]
     sign = 1 if METRICS[name].higher else -1
     more = LABEL_MORE
     if possible_folds is not None:
         more = f"test on all videos with --folds {possible_folds} and a new --output"
+        more += "" if minutes is None else f" (about {round(minutes * (possible_folds + 1) / 60, 2):g} hours)"
     simple, answer = result["chance"], "guessing"
     if result["majority"] is not None:
         simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"
@@ -97,4 +150,24 @@ def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str | Non
         return f"no interval: the test has only one group; {more}"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
         return f"the interval includes {answer}, so the test cannot tell: {more}"
-    return None
+    return f"clearly better than {answer}" if linear is None else _compared(result, more)
+
+
+def _compared(result: Mapping[str, Any], more: str) -> str:
+    """Whether a model with an interval, which is better than the linear model, is clearly so.
+
+    Args:
+        more: what to do if it is not.
+    """
+    name, groups, linear = result["metric"], result["groups"], result["linear_pixels"]
+    ends = result.get("difference")
+    what, value = "the interval of the difference", 0.0
+    if ends is None:  # of a metric that single videos do not have
+        what, value, ends = "the interval", linear, result["interval"]
+    spread = f"{what} is {ends[0]:.3g} to {ends[1]:.3g}"
+    small = f"a linear model on small images ({value_text(name, linear)})"
+    if groups < FEWEST_GROUPS:
+        return f"no clear difference from {small}: {counted(groups, 'group')} only: {more}"
+    if ends[0] <= value <= ends[1]:
+        return f"no clear difference from {small}: {spread}: {more}"
+    return f"clearly better than {small}: {spread}"

@@ -29,7 +29,7 @@ from everest.suggest.data_section import (
     with_task,
 )
 from everest.suggest.rules import DEVICES, Choice, DataFacts, Purpose, choose_values, examine_data
-from everest.system.files import write_text
+from everest.system.files import made_folder, write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import counted
@@ -74,6 +74,7 @@ class Suggestion(NamedTuple):
     recipe: Recipe
     facts: DataFacts
     times: Sequence[StageTime]
+    within: Callable[[float | None], Suggestion]  # the same with at most so many seconds for each stage
 
 
 def this_device() -> str:
@@ -113,9 +114,11 @@ def suggest_for_folder(
     if group is not None and not divides:
         raise RecipeError("--group: has no effect on lists; use it with class folders")
     folder = output.absolute().with_name(f"{output.name.removesuffix('.yaml')}-lists")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # Lists for as long as there is no recipe; beside their folder, as YAML may quote other paths.
-    with TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
+    with (
+        made_folder(folder.parent),
+        TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial,
+    ):
         videos, parts = None, {}
         if divides:
             videos, parts = _divide(data, output, folder, group=group, overwrite=overwrite)
@@ -224,20 +227,24 @@ def suggest_recipe(
         file = RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
         return text, load_recipe(file, overrides=overrides)
 
-    text, recipe = suggested()
-    speeds = _measure_speeds(recipe, purpose, cpu=device == "cpu") if measured else {}
-    if hours is not None:
-        clips = {str(stage): 3600 * hours * speed for stage, speed in speeds.items()}
-        most = {stage: int(clips[stage] / getattr(recipe, stage).batch_size) for stage in clips}
+    _, whole = suggested()
+    speeds = _measure_speeds(whole, purpose, cpu=device == "cpu") if measured else {}
+
+    def within(limit: float | None) -> Suggestion:
+        most = {}
+        if limit is not None:
+            most = {stage: int(limit * speeds[stage] / getattr(whole, stage).batch_size) for stage in speeds}
         text, recipe = suggested(most)
-    times = []
-    for stage in STAGES[purpose]:
-        size = facts.train if stage == "finetune" else facts.pretrain or facts.train
-        plan, speed = getattr(recipe, stage), speeds.get(stage)
-        steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
-        seconds = None if speed is None else round(steps * plan.batch_size / speed)
-        times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
-    return Suggestion(text, recipe, facts, times)
+        times = []
+        for stage in STAGES[purpose]:
+            size = facts.train if stage == "finetune" else facts.pretrain or facts.train
+            plan, speed = getattr(recipe, stage), speeds.get(stage)
+            steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
+            seconds = None if speed is None else round(steps * plan.batch_size / speed)
+            times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
+        return Suggestion(text, recipe, facts, times, within)
+
+    return within(None if hours is None else 3600 * hours)
 
 
 def _measure_speeds(recipe: Recipe, purpose: Purpose, *, cpu: bool) -> dict[TrainingStage, float]:

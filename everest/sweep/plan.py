@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from everest.checkpoints.init import find_init
+from everest.checkpoints.init import find_init, read_init
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
 from everest.config.stage_settings import ViewPretrainSettings
@@ -157,7 +157,8 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
         _check_files(recipe, stage)
     init = request.init if arm.init is None else arm.init
     if init != FROM_SCRATCH:
-        init = find_init(init, output=None, overwrite=False).name
+        found = find_init(init, output=None, overwrite=False)
+        init = read_init(found, resumed=None).named.name  # wrong weights are found before any run
     jobs: dict[int, tuple[Job, ...]] = {}
     for seed in request.seeds:
         seeded = replace(recipe, train=replace(recipe.train, seed=seed))

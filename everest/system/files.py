@@ -48,6 +48,20 @@ def atomic_file(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)  # gone already after a success
 
 
+@contextmanager
+def made_folder(path: Path) -> Iterator[None]:
+    """Make a folder for the block; new folders on its way that are still empty afterwards are removed."""
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        with suppress(OSError):  # it holds files, as after a success
+            for folder in new:
+                folder.rmdir()
+
+
 def _flush(path: Path) -> None:
     """Write a file, or the entries of a folder, through to the disk."""
     if sys.platform == "win32" and path.is_dir():  # cannot be opened; its entries are journaled

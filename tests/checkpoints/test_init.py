@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import TWO
 from safetensors.torch import load_file
 from small_runs import called, equal, killed_copy, refused, run, sets, weights
 from tiny_models import randomized, save_model
@@ -154,14 +155,20 @@ def test_another_encoder_is_refused_with_the_settings_that_fit(first, recipe, tm
     assert "loss: " in called(*command, "--set", fix, "--dry-run").stdout
 
 
-def test_bad_input(first: Path, pretrain: list[str], tmp_path: Path):
-    out = ["-o", tmp_path / "x"]
-    assert "decoder: needs init (--init)" in refused(*pretrain, "--decoder", "keep", *out, code=2)
-    assert "no such checkpoint" in refused(*pretrain, "--init", tmp_path / "nothing", *out, code=6)
-    assert "holds the weights of --init" in refused(*pretrain, "--init", first, "-o", first, code=2)
-    assert "--init: missing" in refused(*pretrain, "--init", "", *out, code=2)
+@pytest.mark.parametrize("several", [[], TWO])  # found before two processes start
+def test_bad_input(first: Path, pretrain: list[str], several: list[str], tmp_path: Path):
+    out = ["-o", tmp_path / "x", *several]
+    for init, code, message in (
+        (tmp_path / "nothing", 6, "no such checkpoint"),
+        (pretrain[2], 6, "not a whole safetensors file"),
+        ("hf:nobody", 6, "not a name of a repository"),
+        ("timm:vit_small", 2, "timm has no such model"),
+        ("", 2, "--init: missing"),
+    ):
+        assert message in refused(*pretrain, "--init", init, *out, code=code)
+    assert "holds the weights of --init" in refused(*pretrain, "--init", first, *out[2:], "-o", first, code=2)
+    assert "decoder: needs init (--init)" in refused(*pretrain, "--decoder", "keep", *out[:2], code=2)
     assert "or none to train from scratch" in refused("finetune", *pretrain[1:], *out, code=2)
-    assert "timm has no such model" in refused(*pretrain, "--init", "timm:vit_small", *out, code=2)
     assert not (tmp_path / "x").exists()
 
 

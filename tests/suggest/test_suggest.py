@@ -206,11 +206,8 @@ def test_a_recipe_fits_its_lists(here: Path, words: str, texts: list[str]):
 @pytest.mark.parametrize(
     ("words", "absent"),
     [
-        ("data --train b_train.csv", "everest eval"),
-        ("data --train b_train.csv", "classes:"),
-        ("data --train balanced.csv", "sampler:"),
-        ("data --train balanced.csv", "flip:"),
-        ("data --train balanced.csv", "task:"),
+        ("data --train b_train.csv", "everest eval|classes:"),
+        ("data --train balanced.csv", "sampler:|flip:|task:"),
         ("data --pretrain unlabeled", "of the validation"),
         ("--unlabeled plain", "of the validation"),
         ("videos", "pretrain: "),
@@ -218,7 +215,7 @@ def test_a_recipe_fits_its_lists(here: Path, words: str, texts: list[str]):
     ],
 )
 def test_a_recipe_has_nothing_of_other_lists(here: Path, words: str, absent: str):
-    assert absent not in shown(f"--device {OTHER} {words}")
+    assert not re.search(absent, shown(f"--device {OTHER} {words}"))
 
 
 @pytest.mark.parametrize(
@@ -241,7 +238,7 @@ def test_a_suggested_recipe_runs_alone(here: Path, words: str, command: str):
 @pytest.mark.parametrize(
     ("words", "code", "problem"),
     [
-        ("data --train none.csv", 4, "none.csv"),
+        ("data --train none.csv -o new/folder/mine.yaml", 4, "none.csv"),
         ("data --train=", 2, "--train: empty; name a list or a folder"),
         ("data --device 16GB", 2, "'16GB'"),
         ("data --hours 0", 2, "0.01"),
@@ -251,12 +248,10 @@ def test_a_suggested_recipe_runs_alone(here: Path, words: str, command: str):
         ("data --task regression", 4, "train.csv:2: label 'run' is not a number"),
         ("data --train typo.csv", 4, "typo.csv:5: unknown class 'wolk'; did you mean 'walk'?"),
         ("data --val typo.csv", 4, "typo.csv:5: unknown class 'wolk'; did you mean 'walk'?"),
-        ("data --test typo.csv", 4, "typo.csv:5: unknown class 'wolk'; did you mean 'walk'?"),
         ("data --pretrain broken", 4, "none of the videos can be read; the first: "),
         ("data --pretrain one.csv", 2, "one.csv: one video; pre-training compares"),
         ("videos --pretrain none", 4, "--pretrain none: no such list"),
-        ("videos --pretrain run", 2, " of videos, which will be split; name another folder"),
-        ("videos --pretrain videos/run", 2, " of videos, which will be split; name another folder"),
+        ("videos --pretrain run -o new/a.yaml", 2, " of videos, which will be split; name another folder"),
         ("videos --pretrain videos", 2, " of videos, which will be split; name another folder"),
         ("videos --pretrain linked", 2, " of videos, which will be split; name another folder"),
         ("videos --group (", 2, "--group"),
@@ -276,7 +271,7 @@ def test_bad_input_is_named_and_changes_no_file(here: Path, words: str, code: in
         Path(name).touch()
     before = contents(here)
     assert problem in refused(f"{SUGGEST} {words}", code=code)
-    assert contents(here) == before
+    assert (contents(here), Path("new").exists()) == (before, False)
 
 
 def test_class_folders_are_split_next_to_the_recipe(here: Path):
@@ -286,10 +281,6 @@ def test_class_folders_are_split_next_to_the_recipe(here: Path):
     assert [path.stem for path in lists] == ["test", "train", "val"]
     videos = [sample.path for path in lists for sample in read_samples(path, root=here / "videos").samples]
     assert sorted(videos) == list(map(str, before)) == list(map(str, sorted(here.rglob("videos/*/*"))))
-
-
-def test_the_lists_of_an_earlier_recipe_are_removed(here: Path):
-    shown("videos -q")
     for path in sorted(here.glob("videos/*/*.mp4")):
         if path.stem not in ("0", "5"):
             path.unlink()

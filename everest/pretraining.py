@@ -123,7 +123,7 @@ def _show_reconstruction(training: Training) -> None:
     if training.settings.shard == "full" or training.clips.tokens or not isinstance(model, MaskedAutoencoder):
         return
 
-    from everest.figures.masks import view_model
+    from everest.figures.masks import apply_model
     from everest.figures.pictures import rows_of
     from everest.methods.targets import FeatureTargets
 
@@ -131,9 +131,9 @@ def _show_reconstruction(training: Training) -> None:
         return
     clip = training.clips.read((0, 0))
     model.eval()
-    view = view_model(model, clip.frames[0], noise=clip.noise[0])
+    mask = apply_model(model, clip.frames[0], noise=clip.noise[0])
     model.train()
-    clips = [row.frames for row in rows_of([view]) if row.frames.dim() == 4]  # (T, H, W, 3) each
+    clips = [row.frames for row in rows_of([mask]) if row.frames.dim() == 4]  # (T, H, W, 3) each
     rows = [frames.permute(1, 0, 2, 3).flatten(1, 2) for frames in clips]  # (H, T * W, 3) each
     image = torch.cat(rows)[None].numpy()  # (1, rows * H, T * W, 3)
     # TensorBoard expects channels first by default; W&B has no such option.

@@ -18,8 +18,6 @@ from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
 from everest_demo.motions import CLASSES
 
-RAW = RawPixels((2, 8, 8))
-
 
 @pytest.fixture(scope="module")
 def rows(clip_files: Path):
@@ -61,7 +59,7 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
 def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
     clip, _, _ = rows
     selector = RedundancyRobust(keep_ratio=0.5)
-    (view,) = apply_selectors(clip, [("", selector)], model=None, embed=RAW, seed=0)
+    (view,) = apply_selectors(clip, [("", selector)], model=None, embed=RawPixels((2, 8, 8)), seed=0)
     before, now = (everest.normalize(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
     change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
     torch.testing.assert_close(view.importance[16:32], change)
@@ -72,7 +70,7 @@ def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(0, 256, (3, frames, *size), generator=generator).to(torch.uint8)
     selectors = [(name, make_selector(name, {})) for name in strategies]
-    return apply_selectors(clip, selectors, model=None, embed=RAW, seed=0)
+    return apply_selectors(clip, selectors, model=None, embed=RawPixels((2, 8, 8)), seed=0)
 
 
 def test_the_counts_are_the_numbers_of_tokens():

@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from everest.figures.masks import view_masks
-from everest.figures.pictures import draw_rows, rows_of, view_title
+from everest.figures.masks import apply_selectors, embedding_of
+from everest.figures.pictures import draw_rows, mask_title, rows_of
 from everest.methods.strategies import RedundancyRobust
 
 HEIGHT, WIDTH, FRAMES = 192, 336, 8
@@ -117,11 +117,13 @@ def street_clip() -> Tensor:
 
 def main() -> None:
     selector = RedundancyRobust(keep_ratio=0.15, visible_ratio=None)
-    views = view_masks(street_clip(), [(selector.strategy, selector)], model=None, seed=0)
-    frames, kept, importance = rows_of(views)
+    masks = apply_selectors(
+        street_clip(), [(selector.strategy, selector)], model=None, embed=embedding_of(None), seed=0
+    )
+    frames, kept, importance = rows_of(masks)
     path = Path(__file__).with_name("hero.png")
     rows = [frames, importance, kept]
-    draw_rows(path, rows, slices=views[0].grid.t, title=view_title(views[0]))
+    draw_rows(path, rows, slices=masks[0].grid.t, title=mask_title(masks[0]))
     with Image.open(path) as image:  # small enough for a repository
         image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from everest.figures.masks import view_masks
+from everest.figures.masks import apply_selectors
 from everest.figures.pictures import draw_rows, rows_of
+from everest.methods.importance import RawPixels
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
 from everest.methods.selector import Selector
 from everest.methods.strategies import FrameDifference, RedundancyRobust
@@ -50,10 +51,10 @@ def moving_clip() -> Tensor:
 
 
 def main() -> None:
-    views = view_masks(moving_clip(), STRATEGIES, model=None, tubelet=TUBELET, seed=3)
+    masks = apply_selectors(moving_clip(), STRATEGIES, model=None, embed=RawPixels(TUBELET), seed=3)
     path = Path(__file__).with_name("strategies.png")
     title = "tokens of one clip by strategy; change measured on pixels"
-    draw_rows(path, rows_of(views), slices=views[0].grid.t, title=title)
+    draw_rows(path, rows_of(masks), slices=masks[0].grid.t, title=title)
     with Image.open(path) as image:  # small enough for a repository
         image.convert("RGB").quantize(256, kmeans=1).save(path, optimize=True)
 

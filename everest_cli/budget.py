@@ -102,7 +102,7 @@ def _draw(
     """Write a list of the checked rows and of newly drawn windows, and a page of the drawn windows."""
     from everest.annotations.bout import DRAWN
     from everest.annotations.bout_table import COLUMNS
-    from everest.figures.drawing import clip_card, write_page
+    from everest.figures.pages import clip_card, write_page
     from everest.lists.sample import Sample
     from everest.metrics.budget import draw_windows
 
@@ -121,7 +121,7 @@ def _draw(
         clip_card(Sample(path=each.video, start=each.start, end=each.end)) | {"line": ",".join(row)}
         for each, row in zip(drawn, rows, strict=True)
     ]
-    write_page(page, "figures", "check_page.html", list_file=output.name, cards=cards)
+    write_page(page, "figures", "windows_page.html", list_file=output.name, cards=cards)
     write_table(output, [COLUMNS, *known, *rows])
     typer.echo(output)
     typer.echo(page)

@@ -77,9 +77,9 @@ def plot(
     Example: everest plot runs/pretrain runs/other --x gflops
     """
     from everest.figures.curves import draw_curves, read_curves
-    from everest.figures.drawing import check_target, is_own_figure
+    from everest.figures.png import check_png, is_own_figure
 
-    check_target(out, option="--output", overwrite=is_own_figure(out))
+    check_png(out, option="--output", overwrite=is_own_figure(out))
     draw_curves(out, read_curves(runs, x=x), x=x)
     typer.echo(out)
 
@@ -127,12 +127,12 @@ def select_frames(
     Example: everest select-frames video.mp4 --picture .
     """
     from everest.checkpoints.load import open_model
-    from everest.figures.frame_selection import draw_selection, view_frames
+    from everest.figures.frame_selection import draw_selection, select_video_frames
     from everest.lists.inputs import named_videos, refuse_same_stems
 
     read_shares(str(keep))
-    view_of = partial(
-        view_frames,
+    selection_of = partial(
+        select_video_frames,
         checkpoint=None if checkpoint is None else open_model(checkpoint, kind="transformer"),
         keep=keep,
         frames=frames,
@@ -147,12 +147,12 @@ def select_frames(
         image_folders = [path for path in paths if path.resolve() == picture.resolve()]
         refuse_inputs(picture, image_folders, option="--picture")
     rows: list[dict[str, Any]] = []
-    for video, view in _readable(paths, view_of):
-        row = view.to_dict()
+    for video, selection in _readable(paths, selection_of):
+        row = selection.to_dict()
         if picture is not None:
             figure = picture / f"{video.stem}-frames.png"
             check_new_file(figure, option="--picture", overwrite=overwrite)
-            draw_selection(figure, view)
+            draw_selection(figure, selection)
             row["picture"] = str(figure)
         rows.append(row)
         if not as_json:

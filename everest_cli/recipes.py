@@ -15,7 +15,7 @@ from everest_cli import options as o
 from everest_cli.options import Task, argument, option, refuse
 from everest_cli.output import print_json, print_result, print_table, say
 
-Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICES
+Device = Literal["cpu", "8GB", "24GB", "80GB"]  # the names of everest.suggest.rules.DEVICE_VALUES
 TEMPLATES: Final = ("custom", "small")  # recipes for any videos
 
 app = typer.Typer(help="Recipes: list, show, copy, suggest.", no_args_is_help=True)
@@ -42,7 +42,7 @@ def suggest(
 
     Class folders without lists are split first, into FILE-lists.
     """
-    from everest.suggest.suggestion import suggest_for_folder, this_device
+    from everest.suggest.suggestion import SuggestRequest, suggest_for_folder, this_device
 
     check_new_file(output, option="--output", overwrite=overwrite)
     here = this_device()
@@ -57,9 +57,9 @@ def suggest(
         }
     )
     given = {"train": train, "val": val, "test": test}
-    suggestion, lines = suggest_for_folder(
-        data,
-        output,
+    request = SuggestRequest(
+        data=data,
+        output=output,
         lists={key: name for key, name in given.items() if name is not None},
         device=device or here,
         pretrain=pretrain,
@@ -69,8 +69,8 @@ def suggest(
         hours=hours,
         measured=is_here and not (quiet and hours is None and not as_json),
         overwrite=overwrite,
-        notify=say,
     )
+    suggestion, lines = suggest_for_folder(request, notify=say)
     run, file = f"runs/{shlex.quote(output.stem)}", shlex.quote(str(output))
     encoder, init = run if unlabeled else f"{run}-pretrain", "none"
     commands = []

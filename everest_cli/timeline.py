@@ -128,7 +128,7 @@ def timeline(
     files = _output_files(output, kind, source.names)
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_targets(targets, inputs, overwrite=overwrite)
+    _check_pngs(targets, inputs, overwrite=overwrite)
     labeled = {} if truth is None else read_bouts(truth, source.names)[0]
     scores = None
     with Display(quiet=model.quiet) as display:
@@ -232,11 +232,11 @@ def _output_files(
     return {output: videos} if kind == "json" else files_of(output, videos, kind)
 
 
-def _check_targets(
+def _check_pngs(
     targets: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
 ) -> None:
     """Refuse files, by their options, that exist, that are inputs, or that two options name."""
-    from everest.figures.drawing import check_target
+    from everest.figures.png import check_png
 
     taken: dict[Path, str] = {}
     for name, paths in targets.items():
@@ -244,7 +244,7 @@ def _check_targets(
             if (first := taken.setdefault(path.resolve(), name)) != name:
                 raise RecipeError(f"{name} {path}: is also the file of {first}; choose another name")
             refuse_inputs(path, inputs, option=name)
-            check = check_target if name == "--plot" else check_new_file
+            check = check_png if name == "--plot" else check_new_file
             check(path, option=name, overwrite=overwrite)
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from everest.checkpoints.describe import load_model
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import pretrain_clips
-from everest.figures.masks import view_model
-from everest.figures.pictures import draw_rows, rows_of, view_title
+from everest.figures.masks import apply_model
+from everest.figures.pictures import draw_rows, mask_title, rows_of
 from everest.models.mae import MaskedAutoencoder
 from everest.system.events import Report
 from everest_demo.motions import CLASSES, DEMO_SET
@@ -44,8 +44,8 @@ def run_demo(folder: Path, *, report: Report) -> DemoResult:
     model = load_model(encoder)
     assert isinstance(model, MaskedAutoencoder)
     clip = pretrain_clips(recipe).read((0, 0))
-    view = view_model(model, clip.frames[0], noise=clip.noise[0])
-    draw_rows(folder / PICTURE, rows_of([view]), slices=view.grid.t, title=view_title(view))
+    mask = apply_model(model, clip.frames[0], noise=clip.noise[0])
+    draw_rows(folder / PICTURE, rows_of([mask]), slices=mask.grid.t, title=mask_title(mask))
     steps.write_report(_text(recipe, result))
     return result
 

@@ -24,7 +24,8 @@ from PIL import Image
 from everest.config.heads import MULTI_LABEL
 from everest.data.dataset import VideoClips
 from everest.evaluation.metric_text import fact_rows, metric_rows, percent, views_text
-from everest.figures.drawing import COLORS, data_uri, in_colors, plain, png_figure, shorten, write_page
+from everest.figures.pages import data_uri, write_page
+from everest.figures.png import COLORS, escape_dollars, png_figure, shorten, to_rgb
 from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import FEW_OF_CLASS, per_class
@@ -67,7 +68,7 @@ def write_report(
     def frames_of(video: str) -> str:
         view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
-        image, buffer = Image.fromarray(in_colors(frames).contiguous().numpy()), io.BytesIO()
+        image, buffer = Image.fromarray(to_rgb(frames).contiguous().numpy()), io.BytesIO()
         image.thumbnail((STRIP, STRIP))
         image.save(buffer, format="JPEG", quality=88)
         return data_uri("image/jpeg", buffer.getvalue())
@@ -180,7 +181,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names) -> None:
     cell, points = (CELL[0], LETTERS[0]) if is_numbered else (CELL[1], LETTERS[1])
     side = max(cell * len(names), SMALLEST) + 2.5
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
-    shown = [plain(name) for name in shorten_names(names)]
+    shown = [escape_dollars(name) for name in shorten_names(names)]
     with png_figure(path, (side + 0.5, side), points=10, framed=True) as figure:
         panel = figure.subplots()
         image = panel.imshow(shares, cmap="Blues", norm=SHADE, interpolation="nearest")

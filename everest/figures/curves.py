@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from everest.engine.listing import metric_of_run, read_run
 from everest.errors import RecipeError
-from everest.figures.drawing import COLORS, LINES, plain, png_figure, shorten
+from everest.figures.png import COLORS, LINES, escape_dollars, png_figure, shorten
 from everest.metrics.names import METRICS
 from everest.models.cost import count_macs
 from everest.models.spec import ModelSpec
@@ -29,18 +29,19 @@ from everest.system.text import reading_own
 from everest.system.weights_header import read_header
 
 AxisName = Literal["steps", "hours", "gflops"]
-LABELS: Final[dict[AxisName, str]] = {
+AXIS_LABELS: Final[dict[AxisName, str]] = {
     "steps": "steps (updates of the weights)",
     "hours": "hours of training steps",
     "gflops": "GMACs of forward passes (the papers' GFLOPs)",
 }
 SLOWEST: Final = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
 SMOOTHED_SHARE: Final = 50  # our choice: the mean is over a 50th of a run's steps on either side
-USUAL: Final = 0.9  # our choice: the quantile of the losses that sets the scale if the largest is a spike
-LONGEST_NAME: Final = 64  # letters
+SPIKE_QUANTILE: Final = (
+    0.9  # our choice: the quantile of the losses that sets the scale if the largest is a spike
+)
 LEGEND_LETTERS: Final = 150  # letters that fit in a row above the panels
 FEW_POINTS: Final = 30  # of a curve: each has a marker
-TITLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
+TITLE_STYLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 # The names of losses in metrics.jsonl, with their markers and their names in the legend.
 LOSSES: Final = {
     "loss": ("", "training, mean of nearby steps"),
@@ -109,17 +110,20 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     curves |= {key: _curve(x_of_step, validations, key) for key in ("val_loss", f"val_{metric}")}
     wanted = ("heldout_loss", "heldout_mean_loss", "rank_me", probe)
     curves |= {key: _curve(x_of_step, probes, key) for key in wanted if key is not None}
-    chance = None
-    if metric in ("top1", "mean_class_accuracy") and (spec := _spec(run)) and spec.heads:
-        chance = 100 / math.prod(head.outputs for head in spec.heads)
     return RunCurves(
         name=name,
         curves={key: curve for key, curve in curves.items() if np.isfinite(curve.y).any()},
         metric=None if metric == "loss" else metric,
-        chance=chance,
+        chance=_chance(run, metric),
         probe=probe,
         probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
     )
+
+
+def _chance(run: Path, metric: str | None) -> float | None:
+    """The percent of videos of which a guess of all labels is right, as in RunCurves."""
+    spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
+    return 100 / math.prod(head.outputs for head in spec.heads) if spec and spec.heads else None
 
 
 def _curve(x_of_step: Mapping[int, float], rows: Sequence[Row], key: str) -> Curve:
@@ -179,9 +183,9 @@ def smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure:
     """Draw a PNG with a panel of the losses, one of the learning rate, and one of each further value."""
-    metrics = {f"val_{run.metric}": METRICS[run.metric] for run in runs if run.metric is not None}
-    probes = dict.fromkeys(run.probe for run in runs if run.probe is not None)
-    further = [*metrics, *probes, "view_top1", "rank_me"]
+    metrics = [f"val_{run.metric}" for run in runs if run.metric is not None]
+    probes = [run.probe for run in runs if run.probe is not None]
+    further = dict.fromkeys([*metrics, *probes, "view_top1", "rank_me"])
     names = ["loss", *(key for key in further if any(key in run.curves for run in runs)), "lr"]
     styles = [
         {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)], "linewidth": 2}
@@ -191,39 +195,46 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
     with png_figure(path, (12, 8), points=13, dpi=100, tight=False) as figure:
         panels = figure.subplots(len(names), sharex=True, height_ratios=heights)
         for panel, name in zip(panels, names, strict=True):
-            shown = [
-                (key, run.curves[key], style)
-                for run, style in zip(runs, styles, strict=True)
-                for key in (LOSSES if name == "loss" else [name])
-                if key in run.curves
-            ]
-            for key, curve, style in shown:
-                marker = "o" if len(curve.x) <= FEW_POINTS else ""
-                if key in SMOOTHED:  # the values faint behind their running means
-                    panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
-                    panel.plot(curve.x, smooth(curve.y), marker=marker, **style)
-                elif key in LOSSES:  # thinner than the training loss
-                    panel.plot(*curve, marker=LOSSES[key][0], **{**style, "linewidth": 1})
-                else:
-                    panel.plot(*curve, marker=marker, **style)
+            for run, style in zip(runs, styles, strict=True):
+                for key in LOSSES if name == "loss" else [name]:
+                    if key in run.curves:
+                        _plot(panel, key, run.curves[key], style)
             panel.grid(alpha=0.3)
             panel.margins(x=0.01)
-            if name == "loss":
-                _finish_losses(panel, runs)
-            elif name in probes:
-                _finish_accuracy(panel, f"{name} (%)", (run.probe_chance for run in runs))
-            elif name in metrics and metrics[name].percent:
-                chances = (run.chance for run in runs if f"val_{run.metric}" == name)
-                _finish_accuracy(panel, f"{metrics[name].title} on the validation videos (%)", chances)
-            else:
-                panel.set_title(metrics[name].title if name in metrics else name, **TITLE)
-                panel.set_ylim(bottom=None if name in metrics else 0)
-        panels[-1].set_xlabel(LABELS[x])
-        labels = [plain(shorten(run.name, LONGEST_NAME)) for run in runs]
+            _finish(panel, name, runs)
+        panels[-1].set_xlabel(AXIS_LABELS[x])
+        labels = [escape_dollars(shorten(run.name)) for run in runs]
         columns = max(1, LEGEND_LETTERS // (max(map(len, labels)) + 8))  # 8: the line before a name
         lines = [Line2D([], [], **style) for style in styles]
         figure.legend(lines, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
+
+
+def _plot(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None:
+    """Plot a curve; the values of one that is logged at each step are faint behind their running means."""
+    marker = "o" if len(curve.x) <= FEW_POINTS else ""
+    if key in SMOOTHED:
+        panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
+        panel.plot(curve.x, smooth(curve.y), marker=marker, **style)
+    elif key in LOSSES:  # thinner than the training loss
+        panel.plot(*curve, marker=LOSSES[key][0], **{**style, "linewidth": 1})
+    else:
+        panel.plot(*curve, marker=marker, **style)
+
+
+def _finish(panel: Axes, name: str, runs: Sequence[RunCurves]) -> None:
+    """Set the title and the limits of the panel of a value."""
+    metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
+    if name == "loss":
+        _finish_losses(panel, runs)
+    elif name in ACCURACIES:
+        _finish_accuracy(panel, f"{name} (%)", (run.probe_chance for run in runs))
+    elif metric is not None and metric.percent:
+        chances = (run.chance for run in runs if f"val_{run.metric}" == name)
+        _finish_accuracy(panel, f"{metric.title} on the validation videos (%)", chances)
+    else:
+        panel.set_title(name if metric is None else metric.title, **TITLE_STYLE)
+        panel.set_ylim(bottom=0 if metric is None else None)
 
 
 def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
@@ -239,7 +250,7 @@ def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
                 values = smooth(curve.y) if key in SMOOTHED else curve.y
                 values = values[np.isfinite(values) & (curve.x > 0)]
                 lows += values.tolist()
-                highs += [min(values.max(), 2 * np.quantile(values, USUAL))] if values.size else []
+                highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
     if max(highs) > min(lows):
         panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
     shown = [key for key in LOSSES if any(key in run.curves for run in runs)]
@@ -253,5 +264,5 @@ def _finish_accuracy(panel: Axes, title: str, chances: Iterable[float | None]) -
     for level in levels:
         panel.axhline(level, color="black", linestyle=":", linewidth=1.5)
     dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
-    panel.set_title(title + dotted, **TITLE)
+    panel.set_title(title + dotted, **TITLE_STYLE)
     panel.set_ylim(0, 100)

@@ -21,9 +21,9 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
-from everest.figures.drawing import COLORS, in_colors, plain, png_figure
 from everest.figures.masks import TUBELET, embedding_of, frame_size
 from everest.figures.pictures import SMALL, range_text
+from everest.figures.png import COLORS, escape_dollars, png_figure, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
@@ -37,7 +37,7 @@ DRAWN, NOT_DRAWN = COLORS[0], "#BBBBBB"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameView:
+class FrameSelection:
     """The candidates of one video, and those that were drawn for a clip with a `seed`."""
 
     video: Path
@@ -68,7 +68,7 @@ class FrameView:
         }
 
 
-def view_frames(
+def select_video_frames(
     video: Path,
     checkpoint: LoadedModel | None,
     *,
@@ -78,7 +78,7 @@ def view_frames(
     alpha: float,
     size: int,
     seed: int,
-) -> FrameView:
+) -> FrameSelection:
     """Draw the `frames` frames of a clip from `alpha` times as many candidates of a video.
 
     Args:
@@ -94,21 +94,8 @@ def view_frames(
     if frames % pair:
         raise RecipeError(f"--frames {frames}: must be a multiple of {pair}")
     fps = None if clip is None else clip.fps
-    info, footage = probe(video), footage_of(Sample(path=str(video)), fps)
-    count, wanted = footage.num_frames, num_candidates(frames // pair, alpha) * pair
-    if count < wanted:
-        rate = "" if fps is None else f" at {fps:g} per second"
-        raise DataError(
-            f"{video}: {count} frames{rate}, but --frames {frames} and --alpha {alpha:g} need {wanted} "
-            "candidates; choose a smaller --frames or --alpha"
-        )
-    if stride is None:
-        chosen = spread_frames(count, wanted, 0.5)
-    else:
-        stride = min(stride, count // wanted)
-        start = (count - ((wanted - 1) * stride + 1)) // 2
-        chosen = start + stride * np.arange(wanted)
-    ids = footage.numbers(chosen).tolist()
+    info = probe(video)
+    ids = _candidate_frames(video, num_candidates(frames // pair, alpha) * pair, stride=stride, fps=fps)
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
     shape = frame_size(model, size, info, multiples=TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
@@ -118,28 +105,45 @@ def view_frames(
     counts = kept_per_slice(selector, selector.importance(x, embed), grid)  # (1, S)
     uniform = np.random.default_rng(seed).random(counts.shape, dtype=np.float32)
     (drawn,) = draw_slices(counts, torch.from_numpy(uniform), frames // pair)  # (t,)
-    return FrameView(
+    return FrameSelection(
         video=video,
         alpha=alpha,
         seed=seed,
         frames_total=info.frames,
         numbers=[tuple(ids[i : i + pair]) for i in range(0, len(ids), pair)],
-        frames=in_colors(candidates),
+        frames=to_rgb(candidates),
         counts=counts[0],
         drawn=drawn,
     )
 
 
-def draw_selection(path: Path, view: FrameView) -> None:
+def _candidate_frames(video: Path, wanted: int, *, stride: int | None, fps: float | None) -> list[int]:
+    """The numbers of `wanted` frames: `stride` apart in the middle of a video, or spread over all of it."""
+    footage = footage_of(Sample(path=str(video)), fps)
+    count = footage.num_frames
+    if count < wanted:
+        rate = "" if fps is None else f" at {fps:g} per second"
+        raise DataError(
+            f"{video}: {count} frames{rate}, but --frames and --alpha ask for {wanted} candidates; choose a "
+            "smaller one"
+        )
+    if stride is None:
+        return footage.numbers(spread_frames(count, wanted, 0.5)).tolist()
+    stride = min(stride, count // wanted)
+    start = (count - ((wanted - 1) * stride + 1)) // 2
+    return footage.numbers(start + stride * np.arange(wanted)).tolist()
+
+
+def draw_selection(path: Path, selection: FrameSelection) -> None:
     """Draw a PNG: the first frame of every candidate pair, faded unless drawn, and their counts below."""
-    num_pairs, drawn = len(view.numbers), set(view.drawn.tolist())
+    num_pairs, drawn = len(selection.numbers), set(selection.drawn.tolist())
     rows = -(-num_pairs // COLUMNS)
-    height, width = view.frames.shape[1:3]
+    height, width = selection.frames.shape[1:3]
     column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
     line = column * height / width + 0.35
-    names = [range_text(pair) for pair in view.numbers]
+    names = [range_text(pair) for pair in selection.numbers]
     colors = [DRAWN if number in drawn else NOT_DRAWN for number in range(num_pairs)]
-    first_frames = view.frames[:: len(view.numbers[0])].numpy() / 255
+    first_frames = selection.frames[:: len(selection.numbers[0])].numpy() / 255
     with png_figure(path, (column * COLUMNS + 0.8, line * rows + 2.6), points=9, framed=True) as figure:
         grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[line] * rows + [1.7])
         for number, (frame, name) in enumerate(zip(first_frames, names, strict=True)):
@@ -148,9 +152,9 @@ def draw_selection(path: Path, view: FrameView) -> None:
             panel.imshow(frame if number in drawn else frame + (1 - frame) * FADED)
             panel.set_title(name, fontsize=SMALL, color=DRAWN if number in drawn else "#666666")
         counts = figure.add_subplot(grid[rows, :])
-        counts.bar(range(num_pairs), view.counts.numpy(), color=colors)
+        counts.bar(range(num_pairs), selection.counts.numpy(), color=colors)
         step = -(-num_pairs // MOST_LABELS)
         counts.set_xticks(range(0, num_pairs, step), names[::step], fontsize=SMALL)
         counts.set(xlabel="frames of the pair, counted from 0 in the video", ylabel="kept tokens")
-        title = f"{view.video.name}: {len(drawn)} of {num_pairs} candidate pairs are drawn (blue)"
-        figure.suptitle(plain(title), fontsize=10)
+        title = f"{selection.video.name}: {len(drawn)} of {num_pairs} candidate pairs are drawn (blue)"
+        figure.suptitle(escape_dollars(title), fontsize=10)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from torch import Tensor
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
@@ -20,9 +21,10 @@ from everest.config.values import Input
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.figures.masks import TUBELET, AnyModel, embedding_of, frame_size, view_masks
-from everest.figures.pictures import draw_rows, rows_of, view_title
+from everest.figures.masks import AnyModel, apply_selectors, embedding_of, frame_size
+from everest.figures.pictures import draw_rows, mask_title, rows_of
 from everest.lists.sample import Sample
+from everest.methods.importance import Embedding, RawPixels
 from everest.methods.learned import LearnedImportance, ScoreName
 from everest.methods.ranked import ByChange
 from everest.methods.selector import Selector
@@ -30,7 +32,7 @@ from everest.methods.strategies import AllTokens
 from everest.models.video_model import SelectingModel, VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.pixels import IMAGENET, PixelStatistics
+from everest.video.file import VideoInfo
 from everest.video.reader import probe
 
 DEFAULT: Final = "redundancy-robust"
@@ -48,9 +50,10 @@ class MaskRequest:
         stride: in frames of the video, or in frames at `fps`.
         size: pixels of the shorter side, or height and width, without a model or with a tokenizer; another
             model has its own size.
-        model: measures change; None for raw pixels.
+        model: None for raw pixels.
+        embed: measures change.
         sampling: of the frames of a clip (everest.data.frames.SAMPLINGS).
-        tubelet, pixels, input_kind: without a model, which has its own.
+        input_kind: without a model, which has its own.
     """
 
     selectors: Sequence[tuple[str, Selector]]
@@ -59,10 +62,9 @@ class MaskRequest:
     size: int | tuple[int, int]
     seed: int
     model: AnyModel | None
+    embed: Embedding
     fps: float | None = None
     sampling: str = "dense"
-    tubelet: tuple[int, int, int] = TUBELET
-    pixels: PixelStatistics = IMAGENET
     input_kind: Input = "frames"
 
     def draw(
@@ -76,48 +78,53 @@ class MaskRequest:
         path = folder / f"{video.stem}-mask.png"
         refuse_inputs(path, read, option="--output")
         check_new_file(path, option="--output", overwrite=overwrite)
-        model, embed = self.model, embedding_of(self.model, self.tubelet, self.pixels)
-        cell, info = max((selector.cell for _, selector in self.selectors), default=1), probe(video)
-        multiples = cell * embed.tubelet[1], cell * embed.tubelet[2]
-        make_views = EvalViews(
-            frames=model.encoder.num_frames if isinstance(model, VideoModel) else self.frames,
-            stride=self.stride,
-            size=frame_size(model, self.size, info, multiples=multiples),
-            clips=1,  # in the middle of the video
-            crops=1,
-            sampling=self.sampling,
-            fps=self.fps,
-            channels=embed.pixels.channels,
-        )
-        sample = Sample(path=str(video))
-        (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
-        (numbers,) = make_views.windows(footage_of(sample, self.fps)).tolist()  # T
-        views = view_masks(
+        info = probe(video)
+        clip, numbers = self._read_clip(video, info)
+        masks = apply_selectors(
             clip,
             self.selectors,
-            model=model,
-            tubelet=self.tubelet,
-            pixels=self.pixels,
+            model=self.model,
+            embed=self.embed,
             input_kind=self.input_kind,
             seed=self.seed,
         )
-        embedding = "pixels" if model is None else "checkpoint"
-        title = view_title(views[0]) if len(views) == 1 else "tokens by strategy and keep ratio"
+        embedding = "pixels" if self.model is None else "checkpoint"
+        title = mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
+        measured = "" if all(mask.importance is None for mask in masks) else f"; measured on the {embedding}"
         source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.frames}"
-        measured = "" if all(view.importance is None for view in views) else f"; measured on the {embedding}"
         title = f"{source}\n{title}{measured}"
-        draw_rows(path, rows_of(views), slices=views[0].grid.t, title=title, numbers=numbers)
+        draw_rows(path, rows_of(masks), slices=masks[0].grid.t, title=title, numbers=numbers)
         return [
             {
                 "video": str(video),
-                **view.to_dict(),
+                **mask.to_dict(),
                 "embedding": embedding,
                 "written": [str(path)],
                 "frames": numbers,
                 "frames_total": info.frames,
             }
-            for view in views
+            for mask in masks
         ]
+
+    def _read_clip(self, video: Path, info: VideoInfo) -> tuple[Tensor, list[int]]:
+        """The clip (C, T, H, W) uint8 in the middle of a video, and its T frame numbers."""
+        cell = max((selector.cell for _, selector in self.selectors), default=1)
+        _, height, width = self.embed.tubelet
+        multiples = cell * height, cell * width
+        make_views = EvalViews(
+            frames=self.model.encoder.num_frames if isinstance(self.model, VideoModel) else self.frames,
+            stride=self.stride,
+            size=frame_size(self.model, self.size, info, multiples=multiples),
+            clips=1,
+            crops=1,
+            sampling=self.sampling,
+            fps=self.fps,
+            channels=self.embed.pixels.channels,
+        )
+        sample = Sample(path=str(video))
+        (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames
+        (numbers,) = make_views.windows(footage_of(sample, self.fps)).tolist()
+        return clip, numbers
 
 
 def request_masks(
@@ -144,20 +151,11 @@ def request_masks(
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
     module = None if opened is None else opened.module
     is_tokenizer = isinstance(module, AdaptiveTokenizer)
-    values: dict[str, Any] = {**DEFAULT_CLIP}
-    own: Selector | None = None
+    own, clips = None, {}
     if recipe is not None:
-        own = recipe.pretrain.selection
-        values |= {"frames": recipe.data.frames, "size": recipe.data.frame_size, "fps": recipe.data.fps}
-        values |= {"sampling": recipe.pretrain.sampling, "stride": recipe.pretrain.stride}
-        values |= {"tubelet": recipe.model.tubelet, "pixels": recipe.data.pixels}
-        values |= {"input_kind": recipe.model.input}
+        own, clips = _from_recipe(recipe)
     elif opened is not None and isinstance(module, AdaptiveTokenizer):
-        own = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
-        window = module.window
-        values |= {"size": min(opened.spec.size), "frames": -(-DEFAULT_CLIP["frames"] // window) * window}
-        if clip.get("frames", window) % window:
-            raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
+        own, clips = _from_tokenizer(module, opened.spec.size, clip)
         if settings or strategy not in (None, own.strategy):
             raise RecipeError(
                 f"--strategy, --align, --cuts, --slice-cap: a tokenizer's scores choose by {own.strategy}; "
@@ -165,21 +163,53 @@ def request_masks(
             )
         strategy = None
     elif opened is not None:
-        model = opened.transformer
-        own = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
-        trained = trained_clip(opened)
-        if trained is not None:
-            values |= {"stride": trained.stride, "sampling": trained.sampling, "fps": trained.fps}
-        for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
-            if clip.get(name, side) != side:
-                raise RecipeError(f"--{name} {clip[name]}: the model of --checkpoint takes {side}")
+        own, clips = _from_model(opened, clip)
+    values = {**DEFAULT_CLIP, "embed": embedding_of(module), **clips, **clip}
     if "stride" in clip:
         values["sampling"] = "dense"  # the others have no stride
     selectors = _selectors(own, strategy, ratios, settings, compare=compare, is_tokenizer=is_tokenizer)
     sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
     if sees_camera and values.get("input_kind") == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
-    return MaskRequest(selectors=selectors, seed=seed, model=module, **values | dict(clip))
+    return MaskRequest(selectors=selectors, seed=seed, model=module, **values)
+
+
+def _from_recipe(recipe: Recipe) -> tuple[Selector, dict[str, Any]]:
+    """The strategy and the clips of pre-training by a recipe."""
+    data, model, stage = recipe.data, recipe.model, recipe.pretrain
+    return stage.selection, {
+        "frames": data.frames,
+        "stride": stage.stride,
+        "size": data.frame_size,
+        "fps": data.fps,
+        "sampling": stage.sampling,
+        "embed": RawPixels(model.tubelet, data.pixels),
+        "input_kind": model.input,
+    }
+
+
+def _from_tokenizer(
+    tokenizer: AdaptiveTokenizer, size: Sequence[int], clip: Mapping[str, Any]
+) -> tuple[LearnedImportance, dict[str, Any]]:
+    """The strategy and the clips of a tokenizer; `clip` as in `request_masks`."""
+    window = tokenizer.window
+    if clip.get("frames", window) % window:
+        raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
+    frames = -(-DEFAULT_CLIP["frames"] // window) * window
+    own = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
+    return own, {"frames": frames, "size": min(size)}
+
+
+def _from_model(opened: LoadedModel, clip: Mapping[str, Any]) -> tuple[Selector, dict[str, Any]]:
+    """The strategy and the clips of a transformer; `clip` as in `request_masks`."""
+    model, trained = opened.transformer, trained_clip(opened)
+    for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
+        if clip.get(name, side) != side:
+            raise RecipeError(f"--{name} {clip[name]}: the model of --checkpoint takes {side}")
+    own = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
+    if trained is None:
+        return own, {}
+    return own, {"stride": trained.stride, "sampling": trained.sampling, "fps": trained.fps}
 
 
 def _selectors(

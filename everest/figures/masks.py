@@ -15,7 +15,7 @@ from torch import Tensor
 
 from everest.config.values import Input
 from everest.errors import RecipeError
-from everest.figures.drawing import in_colors
+from everest.figures.png import to_rgb
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
 from everest.methods.ranked import ByEmbedding, Drawn
@@ -28,7 +28,6 @@ from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.facts import VideoInfo
-from everest.video.pixels import IMAGENET, PixelStatistics
 
 AnyModel = Transformer | AdaptiveTokenizer
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
@@ -36,7 +35,7 @@ GRAY: Final = 0.55  # of tokens that are not shown: neither black nor white, whi
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskView:
+class ClipMask:
     """One strategy on one clip."""
 
     title: str
@@ -78,24 +77,22 @@ class MaskView:
 
 
 @torch.inference_mode()
-def view_masks(
+def apply_selectors(
     clip: Tensor,
     selectors: Sequence[tuple[str, Selector]],
     *,
     model: AnyModel | None,
-    tubelet: tuple[int, int, int] = TUBELET,
-    pixels: PixelStatistics = IMAGENET,
+    embed: Embedding,
     input_kind: Input = "frames",
     seed: int,
-) -> list[MaskView]:
+) -> list[ClipMask]:
     """Apply strategies, given with their titles, to a clip (C, T, H, W) uint8.
 
     Args:
-        model: its embedding measures change; an autoencoder also predicts, a tokenizer scores tokens. None:
-            raw pixels measure change.
-        tubelet, pixels, input_kind: of the raw pixels; a model has its own.
+        model: an autoencoder also predicts; None: raw pixels measure change.
+        embed: of `embedding_of(model)`.
+        input_kind: without a model, which has its own.
     """
-    embed = embedding_of(model, tubelet, pixels)
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)
     x = embed.pixels.normalize(clip)[None]  # (1, C, T, H, W)
     if isinstance(model, VideoModel):
@@ -103,7 +100,7 @@ def view_masks(
     else:
         seen = x if input_kind == "frames" else frame_differences(x, embed.pixels)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
-    views: list[MaskView] = []
+    masks: list[ClipMask] = []
     for title, selector in selectors:
         importance = selector.importance(seen, embed)
         selection = selector(grid, importance=importance, noise=noise)
@@ -120,13 +117,13 @@ def view_masks(
         ):
             prediction = model(x, selection=selection).prediction
             predicted = _predicted(model, x, selection, prediction)
-        views.append(_view(title, selector, x, selection, importance, embed, predicted))
-    return views
+        masks.append(_clip_mask(title, selector, x, selection, importance, embed, predicted))
+    return masks
 
 
 @torch.inference_mode()
-def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> MaskView:
-    """View the tokens that an autoencoder keeps, sees and predicts with its own strategy.
+def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> ClipMask:
+    """Apply an autoencoder with its own strategy: the tokens that it keeps, sees and predicts.
 
     Args:
         clip: (C, T, H, W) uint8, or the candidate frames that the model draws a clip from.
@@ -137,16 +134,14 @@ def view_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Mask
     importance = selector.importance(model.to_input(out.frames), model.embedding)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
     strategy, embedding = selector.strategy, model.embedding
-    return _view(strategy, selector, out.frames, out.selection, importance, embedding, predicted)
+    return _clip_mask(strategy, selector, out.frames, out.selection, importance, embedding, predicted)
 
 
-def embedding_of(
-    model: AnyModel | None, tubelet: tuple[int, int, int] = TUBELET, pixels: PixelStatistics = IMAGENET
-) -> Embedding:
+def embedding_of(model: AnyModel | None) -> Embedding:
     """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
     if isinstance(model, AdaptiveTokenizer):
         return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)
-    return RawPixels(tubelet, pixels) if model is None else model.embedding
+    return RawPixels(TUBELET) if model is None else model.embedding
 
 
 def frame_size(
@@ -182,10 +177,10 @@ def gray_but(frames: Tensor, mask: Tensor) -> Tensor:
 
 def to_frames(clip: Tensor) -> Tensor:
     """A clip (1, C, T, H, W) as frames (T, H, W, 3) in [0, 1] on the CPU."""
-    return in_colors(clip[0].movedim(0, -1).clamp(0, 1).cpu())
+    return to_rgb(clip[0].movedim(0, -1).clamp(0, 1).cpu())
 
 
-def _view(
+def _clip_mask(
     title: str,
     selector: Selector,
     x: Tensor,
@@ -193,11 +188,11 @@ def _view(
     importance: Tensor | None,
     embed: Embedding,
     predicted: Tensor | None,
-) -> MaskView:
-    """View a normalized clip (1, C, T, H, W) and a selection of its tokens."""
+) -> ClipMask:
+    """The tokens of a normalized clip (1, C, T, H, W) in a selection."""
     if isinstance(selector, Drawn) and selector.uniform == 1:  # draws without regard to importance
         importance = None
-    return MaskView(
+    return ClipMask(
         title=title,
         selector=selector,
         grid=TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet),

@@ -14,15 +14,14 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from torch import Tensor
 
-from everest.figures.drawing import plain, png_figure, shorten
-from everest.figures.masks import MaskView, gray_but, over_pixels
+from everest.figures.masks import ClipMask, gray_but, over_pixels
+from everest.figures.png import escape_dollars, png_figure, shorten
 from everest.tokenizer.report import Example
 
 COLUMNS: Final = 8  # frames in a row, at most
 COLUMN_WIDTH: Final = 1.6  # inches, at most: eight columns fit on a screen
 HEAT: Final = "cividis"  # also readable without color vision and in gray
 SMALL: Final = 8  # points, of explanations
-LONGEST_NAME: Final = 24  # letters of a file's name next to its frames
 
 
 class FigureRow(NamedTuple):
@@ -46,21 +45,21 @@ def range_text(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}"
 
 
-def view_title(view: MaskView) -> str:
+def mask_title(mask: ClipMask) -> str:
     """How many tokens a strategy keeps and shows to the encoder."""
-    total = view.grid.num_tokens
-    text = f"{view.title} keeps {share_text(len(view.kept), total)} tokens"
-    return f"{text}; {share_text(len(view.visible), total)} are visible" if view.hides else text
+    total = mask.grid.num_tokens
+    text = f"{mask.title} keeps {share_text(len(mask.kept), total)} tokens"
+    return f"{text}; {share_text(len(mask.visible), total)} are visible" if mask.hides else text
 
 
-def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
-    """Return the rows of a figure of one clip: all images of a single view, one row for each of several.
+def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
+    """Return the rows of a figure of one clip: all images of a single mask, one row for each of several.
 
     The last rows show the importance that the strategies measure; those that measure the same share a row.
     """
-    first, total = views[0], views[0].grid.num_tokens
+    first, total = masks[0], masks[0].grid.num_tokens
     rows = [FigureRow("original", first.frames)]
-    if len(views) == 1:
+    if len(masks) == 1:
         kept, visible = len(first.kept), len(first.visible)
         if kept < total or not first.hides:  # else the row would be equal to the frames
             rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), share_text(kept, total)))
@@ -71,21 +70,21 @@ def rows_of(views: Sequence[MaskView]) -> list[FigureRow]:
         if first.predicted is not None:
             rows.append(FigureRow("predicted", first.predicted, share_text(kept - visible, total)))
     else:
-        for view in views:
-            is_mask = view.hides and view.importance is None  # a random mask: what the encoder sees
-            verb, tokens = ("shows", view.visible) if is_mask else ("keeps", view.kept)
+        for mask in masks:
+            is_mask = mask.hides and mask.importance is None  # a random mask: what the encoder sees
+            verb, tokens = ("shows", mask.visible) if is_mask else ("keeps", mask.kept)
             note = f"{verb} {share_text(len(tokens), total)}"
-            rows.append(FigureRow(view.title, view.pixels_of(tokens), note))
+            rows.append(FigureRow(mask.title, mask.pixels_of(tokens), note))
     shown: list[Tensor] = []
-    for view in views:
-        if view.importance is None or any(torch.equal(view.importance, known) for known in shown):
+    for mask in masks:
+        if mask.importance is None or any(torch.equal(mask.importance, known) for known in shown):
             continue
-        shown.append(view.importance)
-        highest = float(view.importance.max())
-        scale = Normalize(view.no_change, highest if highest > view.no_change else view.no_change + 1)
-        by_token = view.importance.view(view.grid.t, view.grid.h, view.grid.w)
-        heat = over_pixels(by_token, view.frames.shape[:3])  # (T, H, W)
-        rows.append(FigureRow("importance", heat, view.title, scale))
+        shown.append(mask.importance)
+        highest = float(mask.importance.max())
+        scale = Normalize(mask.no_change, highest if highest > mask.no_change else mask.no_change + 1)
+        by_token = mask.importance.view(mask.grid.t, mask.grid.h, mask.grid.w)
+        heat = over_pixels(by_token, mask.frames.shape[:3])  # (T, H, W)
+        rows.append(FigureRow("importance", heat, mask.title, scale))
     return rows
 
 
@@ -112,7 +111,7 @@ def draw_rows(
             for panel, number in zip(line, shown, strict=True):
                 panel.set(xticks=[], yticks=[])
                 panel.imshow(row.frames[number * step].numpy(), interpolation="antialiased", **colors)
-            label = plain(f"{row.label}\n{row.note}".strip())
+            label = escape_dollars(f"{row.label}\n{row.note}".strip())
             line[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=SMALL)
             if row.scale is not None:
                 bar = figure.colorbar(ScalarMappable(row.scale, HEAT), ax=list(line), fraction=0.03, pad=0.01)
@@ -120,7 +119,7 @@ def draw_rows(
         for panel, number in zip(axes[0], shown, strict=True):
             named = range_text(numbers[number * step : (number + 1) * step])
             panel.set_title(f"frame{'s' if step > 1 else ''} {named}", fontsize=SMALL)
-        figure.suptitle(plain(title), fontsize=10)
+        figure.suptitle(escape_dollars(title), fontsize=10)
 
 
 def draw_examples(path: Path, examples: Sequence[Example]) -> None:
@@ -132,7 +131,7 @@ def draw_examples(path: Path, examples: Sequence[Example]) -> None:
         highest = float(scores.max()) if scores.max() > 0 else 1.0
         count = share_text(int(example.mask.sum()), example.mask.numel())
         rows += [
-            FigureRow("original", frames, shorten(Path(example.video).name, LONGEST_NAME)),
+            FigureRow("original", frames, shorten(Path(example.video).name, 24)),
             FigureRow("kept tokens", gray_but(frames, example.mask), count),
             FigureRow("rebuilt", example.rebuilt.movedim(0, -1).clamp(0, 1), "from the kept tokens"),
             FigureRow("score", scores, "higher is kept first", Normalize(0, highest)),

@@ -10,16 +10,18 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
-from everest.figures.drawing import COLORS, plain, png_figure, shorten
+from everest.config.heads import Head
+from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.inference.bouts import Rows
-from everest.inference.timelines import Timelines
+from everest.inference.timelines import Timelines, VideoTimeline
+from everest.lists.classes import Classes
 from everest.system.text import counted
 
 # Of classes: those of all figures but black, which is for a person, and the most different ones that are
@@ -32,7 +34,6 @@ BARS: Final = (
 PANELS: Final = 24  # our choice: the first ones; the figure counts the others
 LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
-LONGEST_NAME: Final = 40  # letters
 WIDTH: Final = 15  # inches
 LANE: Final = 0.35  # inches
 CURVE: Final = 2.0  # inches of the panel of numbers
@@ -41,6 +42,15 @@ GRAY: Final = "#BBBBBB"  # of background
 PALE: Final = 0.25  # opacity of the time of a bout, above its probability
 GAP: Final = 0.15  # of a lane, between its bars and the next
 LABELED: Final = 0.3  # of a lane: the bars of a person
+
+
+class _Panel(NamedTuple):
+    """What a head predicts of a recording, and the bouts of a person."""
+
+    recording: VideoTimeline
+    head: Head
+    predicted: Rows
+    labeled: Sequence[Bout]
 
 
 def draw_timelines(
@@ -52,37 +62,23 @@ def draw_timelines(
         bouts: of `Timelines.bouts`.
         labeled: bouts of a person, by the path of a recording.
     """
-    heads = timelines.classes.heads
     panels = [
-        (recording, head, by_head[head.name])
+        _Panel(recording, head, by_head[head.name], labeled.get(recording.path, ()))
         for recording, by_head in zip(timelines.videos, bouts, strict=True)
-        for head in heads
+        for head in timelines.classes.heads
         if len(recording.starts)
     ]
     drawn = panels[:PANELS]
-    seconds = [_seconds(rows, labeled.get(recording.path, ())) for recording, _, rows in drawn]
+    seconds = [_seconds(panel.predicted, panel.labeled) for panel in drawn]
     heights = [
-        TITLES + (CURVE if head.task == "regression" else LANE * min(max(len(lanes), 2), LANES))
-        for (_, head, _), lanes in zip(drawn, seconds, strict=True)
+        TITLES + (CURVE if panel.head.task == "regression" else LANE * min(max(len(lanes), 2), LANES))
+        for panel, lanes in zip(drawn, seconds, strict=True)
     ]
     with png_figure(path, (WIDTH, sum(heights) + 0.5), points=11, dpi=100) as figure:
         axes = figure.subplots(len(drawn), squeeze=False, height_ratios=heights)[:, 0]
-        for panel, (recording, head, rows), lanes in zip(axes, drawn, seconds, strict=True):
-            words = [Path(recording.video).name, head.name]
-            if head.task == "regression":
-                column = sum(each.outputs for each in heads[: heads.index(head)])
-                centers = (recording.starts + recording.ends) / 2
-                panel.plot(
-                    centers, recording.outputs[:, column], "o-", color=COLORS[0], markersize=4, linewidth=1.5
-                )
-                panel.set_ylabel("predicted value")
-                panel.grid(alpha=0.3)
-            else:
-                names = timelines.classes.of_head(head)
-                _draw_lanes(panel, rows, labeled.get(recording.path, ()), lanes, names)
-                words += [f"{counted(len(lanes) - LANES, 'other class')} not shown"] * (len(lanes) > LANES)
-            panel.set_title(plain(", ".join(filter(None, words))), loc="left", fontsize=11)
-            panel.set_xlim(*recording.extent)
+        for area, panel, lanes in zip(axes, drawn, seconds, strict=True):
+            _draw_panel(area, panel, lanes, timelines.classes)
+            area.set_xlim(*panel.recording.extent)
         axes[-1].set_xlabel("seconds")
         words = [LEGEND] if any(seconds) else []
         words += ["Black bars: the given annotations."] if labeled else []
@@ -90,6 +86,22 @@ def draw_timelines(
             words.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
         figure.suptitle("  ".join(words), fontsize=11)
     return figure
+
+
+def _draw_panel(area: Axes, panel: _Panel, seconds: Mapping[str, Sequence[float]], classes: Classes) -> None:
+    """Draw the numbers, or the lanes of the classes of most `seconds`, and the title."""
+    recording, head, heads = panel.recording, panel.head, classes.heads
+    words = [Path(recording.video).name, head.name]
+    if head.task == "regression":
+        values = recording.outputs[:, sum(each.outputs for each in heads[: heads.index(head)])]
+        centers = (recording.starts + recording.ends) / 2
+        area.plot(centers, values, "o-", color=COLORS[0], markersize=4, linewidth=1.5)
+        area.set_ylabel("predicted value")
+        area.grid(alpha=0.3)
+    else:
+        _draw_lanes(area, panel.predicted, panel.labeled, seconds, classes.of_head(head))
+        words += [f"{counted(len(seconds) - LANES, 'other class')} not shown"] * (len(seconds) > LANES)
+    area.set_title(escape_dollars(", ".join(filter(None, words))), loc="left", fontsize=11)
 
 
 def _seconds(predicted: Rows, labeled: Sequence[Bout]) -> dict[str, list[float]]:
@@ -125,8 +137,10 @@ def _draw_lanes(
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]
         _draw_bars(panel, true, -lane - GAP - share, [share] * len(true), "black")
         predicted_seconds, true_seconds = seconds[name]
-        text = f"{shorten(name, LONGEST_NAME)}  {predicted_seconds:.1f} s"
-        texts.append(plain(text + (f", true {true_seconds:.1f} s" if labeled and name != BACKGROUND else "")))
+        text = f"{shorten(name, 40)}  {predicted_seconds:.1f} s"
+        texts.append(
+            escape_dollars(text + (f", true {true_seconds:.1f} s" if labeled and name != BACKGROUND else ""))
+        )
     panel.set_yticks([-lane - 0.5 for lane in range(len(texts))], texts)
     panel.set_ylim(-max(len(texts), 1), 0)
     panel.grid(alpha=0.3, axis="x")

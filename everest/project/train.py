@@ -40,13 +40,13 @@ from everest.project.request import (
     write_document,
 )
 from everest.project.verdict import answers, describe_samples, doubt_about_pretraining, judge, verdict
-from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device, time_text
+from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import IN_USE_FIX, absolute, check_new_folder, made_folder, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import counted, read_own_json, reading_own
+from everest.system.text import counted, read_own_json, reading_own, time_text
 
 PLANNED_SHARE: Final = 0.95  # of --hours; our choice: the rest is for the plan, the probes and the pages
 ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --hours, too

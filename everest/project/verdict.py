@@ -14,8 +14,7 @@ from everest.lists.sample import Sample
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
 from everest.suggest.rules import DataFacts
-from everest.suggest.suggestion import time_text
-from everest.system.text import counted
+from everest.system.text import counted, time_text
 
 MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)
 MOST_NAMES: Final = 3  # of groups and recordings

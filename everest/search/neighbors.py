@@ -157,7 +157,7 @@ def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[
 
 def write_results(page: Path, file: FeatureFile, results: Sequence[tuple[Query, Sequence[Neighbor]]]) -> None:
     """Write a page of queries, each with its neighbors among the rows of a file, as playing clips."""
-    from everest.figures.drawing import clip_card, write_page  # here: a search without a page draws nothing
+    from everest.figures.pages import clip_card, write_page  # here: a search without a page draws nothing
 
     cards = [
         {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.labels import find_task, read_class_names, task_notice
+from everest.lists.reading import SampleList, read_unlabeled
 from everest.lists.shards import find_index, read_index
 from everest.lists.sources import LIST_FILES, list_in, read_source
 from everest.lists.text import read_rows
@@ -42,33 +42,49 @@ def data_section(
         labeled: False lets the training list be missing: all videos below the folder are read then.
     """
     location = _folder(root)
-    section: dict[str, Any] = {}
+    folder = location.resolve()
     given = {"train": train, "val": val, "test": test} | ({} if pretrain is None else {"pretrain": pretrain})
-    for key, name in given.items():
-        if name is None:
-            # Beside other lists, val.csv in `root` may have the labels of another task.
-            has_name = train is not None and Path(train) != Path(LIST_FILES["train"])
-            other = f"{_beginning(train or '')}{LIST_FILES[key]}"
-            section[key] = _named(location, other) if has_name else list_in(location, key, labeled=labeled)
-        elif not name:
-            raise RecipeError(f"--{key}: empty; name a list or a folder")
-        elif (listed := _named(location, name)) is not None:
-            section[key] = listed
-        else:
-            raise DataError(f"--{key} {name}: no such list in {root} or here")
-    if section["train"] is None and labeled:
-        fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
-        if lists := named_lists(root, "train"):
-            fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
-        elif has_class_folders(root):
-            command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
-            fix = f"`{command}` makes lists of its class folders, and a recipe"
-        raise DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
-    if section["train"] is None:
+    section: dict[str, Any] = {
+        key: None if name is None else _given_list(location, root, key, name) for key, name in given.items()
+    }
+    default = list_in(location, "train", labeled=labeled)
+    listed = section["train"] = section["train"] or default
+    if listed is None and labeled:
+        raise _no_training_list(root)
+    # Beside another training list, val.csv in `root` may have the labels of another task.
+    is_default = listed is None or folder / listed == folder / (default or "")
+    prefix = _list_prefix(listed or "")
+    for key in ("val", "test"):
+        if given[key] is None and is_default:
+            section[key] = list_in(location, key, labeled=labeled)
+        elif given[key] is None:
+            section[key] = _find_list(location, f"{prefix}{LIST_FILES[key]}")
+    if listed is None:
         del section["train"]
-    elif (location / (classes := f"{_beginning(section['train'])}{CLASSES}")).is_file():
-        section["classes"] = classes
-    return {"root": str(location.resolve()), **section}
+    elif (location / f"{prefix}{CLASSES}").is_file():
+        section["classes"] = f"{prefix}{CLASSES}"
+    return {"root": str(folder), **section}
+
+
+def _given_list(location: Location, root: str, key: str, name: str) -> str:
+    """The list or folder that the option --KEY names."""
+    if not name:
+        raise RecipeError(f"--{key}: empty; name a list or a folder")
+    listed = _find_list(location, name)
+    if listed is None:
+        raise DataError(f"--{key} {name}: no such list in {root} or here")
+    return listed
+
+
+def _no_training_list(root: str) -> DataError:
+    """The error of a folder without `train.csv`, with the way to one."""
+    fix = "`everest prepare split LIST` divides a list or a sheet; --unlabeled needs no classes"
+    if lists := lists_ending_in(root, "train"):
+        fix = f"--train {lists[0]} reads the list that is there; --val and --test name further lists"
+    elif has_class_folders(root):
+        command = f"everest recipes suggest {shlex.quote(root)} --output my.yaml"
+        fix = f"`{command}` makes lists of its class folders, and a recipe"
+    return DataError(f"{root}: no {LIST_FILES['train']}; {fix}")
 
 
 def _folder(root: str) -> Location:
@@ -83,13 +99,14 @@ def _folder(root: str) -> Location:
     )
 
 
-def _beginning(train: str) -> str:
+def _list_prefix(train: str) -> str:
     """How other lists and the class names of a training list begin: `X_` of `X_train.csv` and of `X.csv`."""
-    is_train = train.endswith(LIST_FILES["train"])
-    return train.removesuffix(LIST_FILES["train"]) if is_train else train.removesuffix(".csv") + "_"
+    prefix = train.removesuffix(LIST_FILES["train"])
+    is_whole_word = prefix != train and not prefix[-1:].isalnum()  # `strain.csv` is no list of `s`
+    return prefix if is_whole_word else train.removesuffix(".csv") + "_"
 
 
-def _named(root: Location, name: str) -> str | None:
+def _find_list(root: Location, name: str) -> str | None:
     """A list or folder, relative to `root` or to the working directory; None if there is none."""
     if (root / name).exists():
         return name
@@ -99,13 +116,13 @@ def _named(root: Location, name: str) -> str | None:
 def has_class_folders(root: str) -> bool:
     """Whether two subfolders of a folder have videos, and no list `train.csv` or `X_train.csv` is there."""
     location = _folder(root)
-    if list_in(location, "train", labeled=True) or split_folders(location) or named_lists(root, "train"):
+    if list_in(location, "train", labeled=True) or split_folders(location) or lists_ending_in(root, "train"):
         return False
     filled = (name for name in subfolders(location) if next(videos_under(location / name), None))
     return len(list(islice(filled, 2))) == 2
 
 
-def named_lists(root: str, key: str) -> list[str]:
+def lists_ending_in(root: str, key: str) -> list[str]:
     """The lists in a folder under names such as `X_train.csv`."""
     location = _folder(root)
     with as_data_error(location):
@@ -133,10 +150,11 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
 
 def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
     """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target."""
-    others = (_paths(replace(data, test=name), "test") for name in lists)
-    return sorted(_paths(data, key).intersection(set().union(*others)))
+    root = parse_location(data.root)
+    others = (read_unlabeled(join_location(root, name), root=root, may_miss=True) for name in lists)
+    known = _real_paths(read_source(data, key, labeled=False, may_miss=True))
+    return sorted(known & set().union(*map(_real_paths, others)))
 
 
-def _paths(data: DataSettings, key: str) -> set[str]:
-    samples = read_source(data, key, labeled=False, may_miss=True).samples
-    return {os.path.realpath(sample.path) for sample in samples}
+def _real_paths(listed: SampleList) -> set[str]:
+    return {os.path.realpath(sample.path) for sample in listed.samples}

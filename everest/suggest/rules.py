@@ -13,16 +13,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal, NamedTuple
 
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
+from everest.data.dataset import spaced
 from everest.data.footage import footage_of
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
 from everest.engine.plan import PEAK_LR, steps_between_checkpoints
 from everest.errors import DataError
+from everest.lists.classes import Classes
 from everest.lists.labels import count_classes, imbalance
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
@@ -33,11 +35,11 @@ from everest.video.reader import probe
 from everest.video.stream import VideoError
 
 # The use of a recipe: pre-training only, a classifier from a pre-trained encoder, or one from scratch.
-Purpose = Literal["pretrain", "finetune", "scratch"]
+RecipePurpose = Literal["pretrain", "finetune", "scratch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class DeviceValues:
     """The model and the batch that a kind of device can train in hours."""
 
     base: str  # recipe
@@ -48,44 +50,30 @@ class Device:
     keep: float  # share of the tokens that fine-tuning from scratch encodes
 
 
-DEVICES: Final = {
-    "cpu": Device(base="small", backbone="vit-tiny", side=96, tubelet=(4, 8, 8), batch=16, keep=0.15),
-    "8GB": Device(base="custom", backbone="vit-s", side=160, tubelet=(2, 16, 16), batch=32, keep=0.6),
-    "24GB": Device(base="custom", backbone="vit-s", side=224, tubelet=(2, 16, 16), batch=64, keep=0.6),
-    "80GB": Device(base="custom", backbone="vit-b", side=224, tubelet=(2, 16, 16), batch=128, keep=0.6),
+DEVICE_VALUES: Final = {
+    "cpu": DeviceValues(base="small", backbone="vit-tiny", side=96, tubelet=(4, 8, 8), batch=16, keep=0.15),
+    "8GB": DeviceValues(base="custom", backbone="vit-s", side=160, tubelet=(2, 16, 16), batch=32, keep=0.6),
+    "24GB": DeviceValues(base="custom", backbone="vit-s", side=224, tubelet=(2, 16, 16), batch=64, keep=0.6),
+    "80GB": DeviceValues(base="custom", backbone="vit-b", side=224, tubelet=(2, 16, 16), batch=128, keep=0.6),
 }
-COVERED: Final = 0.75  # of the median video, by a training clip
+CLIP_COVERAGE: Final = 0.75  # of the median video, by a training clip
 IMBALANCED: Final = 10.0  # videos of the most frequent class for each of the rarest
 FRAMES: Final = 16  # of a clip
 MOST_STRIDE: Final = 12  # half a second at 25 frames a second: neighboring frames of a clip are related
-FEWEST_STEPS: Final = 600  # of a stage
-MOST_STEPS: Final = 30_000
+FEWEST_STAGE_STEPS: Final = 600  # of a stage
+MOST_STAGE_STEPS: Final = 30_000
 FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
-COMPARED: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
+VIEWS_BATCH_FACTOR: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
 FEW_GROUPS: Final = 500  # up to here a model sees differences
 VERY_FEW_GROUPS: Final = 100  # up to here mild augmentation
 MOST_PROBES: Final = 20
-MOST_SHARE: Final = 0.05  # of the cost of a run, which its probes may add
-COST: Final = 3.2  # computation for a probed video, in training clips: of the recipe custom, the most of all
-MOST_PROBED: Final = 40  # videos whose length and size are read, spread over the list
-TINY: Final = 30  # our choice: an accuracy on fewer videos jumps by several percent
+MOST_PROBE_SHARE: Final = 0.05  # of the cost of a run, which its probes may add
+PROBE_COST: Final = 3.2  # of a video, in training clips: by the recipe custom, the most of all
+MOST_MEASURED: Final = 40  # videos whose length and size are read, spread over the list
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # of `turn_left`, `turnLeft`, `turn LEFT`
 _SIDE: Final = re.compile(r"left|right|(?:counter|anti)?clockwise", re.IGNORECASE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeList:
-    """The videos that probes measure."""
-
-    name: str | None  # as data.train or data.val has it; None: without labels
-    videos: int
-    held_out: int  # of data.val, whose loss is measured
-
-    def without_labels(self) -> ProbeList:
-        """As many of the videos as probes without labels measure."""
-        return replace(self, name=None, videos=min(self.videos, MOST_VIDEOS))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,32 +90,14 @@ class DataFacts:
     width: float
     task: Task = "single-label"
     imbalance: float = 1.0  # ratio of the most frequent class to the rarest that has a video
-    probed: ProbeList
+    validation: int = 0  # videos of `data.val`
 
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     """Count the training videos, windows, groups and classes, and read the length and size of some videos."""
-    recipe, root = Recipe(name="suggest", data=data), parse_location(data.root)
+    recipe = Recipe(name="suggest", data=data)
     clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
-    held: dict[str, Sequence[Sample]] = {}
-    # Their labels, too: a typo would show only after hours of training.
-    for key in ("val", "test") if labeled else ("val",):
-        name = getattr(data, key)
-        if name is not None and join_location(root, name).exists():
-            held[key] = read_source(data, key, labeled=labeled, classes=known, may_miss=True).samples
-    val = held.get("val", ())
-    groups = {sample.group for sample in val}
-    is_one_source = len(groups) == 1 and groups != {None}  # no video is classified by another source
-    has_classes = labeled and not data.heads and data.task == "single-label"
-    # The validation list, or the training list if that is tiny; without labels if both are tiny.
-    probed = ProbeList(name=None, videos=len(val) or len(clips), held_out=min(len(val), MOST_HELD_OUT))
-    if has_classes and len(val) >= TINY and not is_one_source:
-        probed = replace(probed, name=data.val)
-    elif has_classes and len(clips) >= TINY:
-        probed = replace(probed, name=data.train, videos=len(clips))
-    else:
-        probed = probed.without_labels()
     frames, height, width = _median_size(clips.samples, data.fps)
     # Of the first label, which a sampler balances.
     counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
@@ -142,14 +112,28 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         width=width,
         task=data.task if labeled else "single-label",
         imbalance=imbalance(counts.values()),
-        probed=probed,
+        validation=_held_out_sizes(data, known).get("val", 0),
     )
+
+
+def _held_out_sizes(data: DataSettings, classes: Classes | None) -> dict[str, int]:
+    """The numbers of videos of the validation and, with classes, of the test list, where these exist.
+
+    Their labels are checked, too: a typo would show only after hours of training.
+    """
+    root, sizes = parse_location(data.root), {}
+    for key in ("val",) if classes is None else ("val", "test"):
+        name = getattr(data, key)
+        if name is not None and join_location(root, name).exists():
+            listed = read_source(data, key, labeled=classes is not None, classes=classes, may_miss=True)
+            sizes[key] = len(listed.samples)
+    return sizes
 
 
 def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
     """The median frames, height and width of some of the videos or segments."""
     sizes, problems = [], []
-    for sample in samples[:: max(1, len(samples) // MOST_PROBED)]:
+    for sample in spaced(samples, MOST_MEASURED):
         try:
             info, frames = probe(sample.video), footage_of(sample, fps).num_frames
         except VideoError as error:
@@ -175,16 +159,16 @@ def choose_values(
     facts: DataFacts,
     device_name: str,
     *,
-    purpose: Purpose = "scratch",
+    purpose: RecipePurpose = "scratch",
     most_steps: Mapping[str, int] | None = None,
 ) -> list[Choice]:
     """Choose the values that depend on the data set and the device, in the order of a recipe's sections.
 
     Args:
-        device_name: one of `DEVICES`.
+        device_name: one of `DEVICE_VALUES`.
         most_steps: of a stage; None: as many as the data set needs.
     """
-    device, train, most = DEVICES[device_name], facts.train, most_steps or {}
+    device, train, most = DEVICE_VALUES[device_name], facts.train, most_steps or {}
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     size = f"about {device.side} x {device.side} pixels in the shape of the median video"
     words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
@@ -197,7 +181,7 @@ def choose_values(
     frames = facts.frames
     if purpose == "finetune" and facts.pretrain is not None:  # the encoder sees actions at one speed
         frames = min(frames, facts.pretrain_frames)
-    stride = min(MOST_STRIDE, max(1, round(COVERED * frames / FRAMES)))
+    stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / FRAMES)))
     share = min(1.0, stride * FRAMES / frames)
     covers = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
     choices = [
@@ -219,7 +203,7 @@ def choose_values(
     return [choice for choice in choices if choice.applies]
 
 
-def _frame_size(facts: DataFacts, device: Device) -> list[int]:
+def _frame_size(facts: DataFacts, device: DeviceValues) -> list[int]:
     """Height and width in whole tubelets, at least `FEWEST_TUBELETS`; no larger than the video otherwise."""
     _, rows, columns = device.tubelet
     shape = math.sqrt(facts.height / facts.width)
@@ -232,10 +216,10 @@ def _frame_size(facts: DataFacts, device: Device) -> list[int]:
 
 def _schedule(stage: str, size: ListSize, most: int | None, batch: int, of_batch: str) -> list[Choice]:
     """The steps by the number of videos or windows, at most `most`, and the learning rate by the batch."""
-    by_data = min(MOST_STEPS, max(FEWEST_STEPS, round(STEPS_OF_ROOT * math.sqrt(size.samples))))
+    by_data = min(MOST_STAGE_STEPS, max(FEWEST_STAGE_STEPS, round(STEPS_OF_ROOT * math.sqrt(size.samples))))
     steps = by_data if most is None else max(1, min(by_data, most))
     reason = f"{STEPS_OF_ROOT} x sqrt({counted(size.samples, size.unit)})"
-    if steps == FEWEST_STEPS:
+    if steps == FEWEST_STAGE_STEPS:
         reason = "the fewest that are suggested"
     if steps < by_data:
         reason = "in the time of --hours"
@@ -248,17 +232,22 @@ def _schedule(stage: str, size: ListSize, most: int | None, batch: int, of_batch
     ]
 
 
-def _pretraining(facts: DataFacts, device: Device, most: int | None) -> list[Choice]:
-    """Clips of the videos are compared. Probes measure the features, with labels or without, if cheap."""
-    size, batch = facts.pretrain or facts.train, COMPARED * device.batch
+def _pretraining(facts: DataFacts, device: DeviceValues, most: int | None) -> list[Choice]:
+    """Clips of the videos are compared. Probes measure the features, without labels, if that is cheap."""
+    size, batch = facts.pretrain or facts.train, VIEWS_BATCH_FACTOR * device.batch
     schedule = _schedule("pretrain", size, most, batch, "clips are compared with all others of a step")
-    probe: dict[str, Any] = {"every": 0}
-    reason = f"probes would cost more than {MOST_SHARE:.0%} of so few steps; every: 1 makes them anyway"
-    for probed in (facts.probed.without_labels(), facts.probed):  # the last that is cheap counts
-        cheap = choose_every(probed, steps=schedule[0].value, batch=batch, videos=size.samples)
-        if cheap is not None:
-            probe = {"every": cheap[0]} | ({} if probed.name is None else {"list": probed.name})
-            reason = f"measures the features while the run trains, for about {cheap[1]:.1%} of its cost"
+    videos, held_out = (
+        min(facts.validation or size.samples, MOST_VIDEOS),
+        min(facts.validation, MOST_HELD_OUT),
+    )
+    every, share = choose_every(
+        videos + held_out, steps=schedule[0].value, batch=batch, num_videos=size.samples
+    )
+    reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
+    if not every:
+        reason = (
+            f"probes would cost more than {MOST_PROBE_SHARE:.0%} of so few steps; every: 1 makes them anyway"
+        )
     compared = "clips of the videos are compared; predicting pixels helped less on real clips"
     selection = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
     drawn = "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips"
@@ -267,27 +256,27 @@ def _pretraining(facts: DataFacts, device: Device, most: int | None) -> list[Cho
         Choice("pretrain.objective", "views", compared),
         Choice("pretrain.camera_motion", 1.0, "the motion of a camera over still frames is predicted, too"),
         Choice("pretrain.selection", selection, drawn),
-        Choice("pretrain.probe", probe, reason),
+        Choice("pretrain.probe", {"every": every}, reason),
     ]
 
 
-def choose_every(probed: ProbeList, *, steps: int, batch: int, videos: int) -> tuple[int, float] | None:
-    """The epochs between two probes, and their share of the cost; None if so few as two cost too much.
+def choose_every(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
+    """The checkpoints from one probe to the next, and the share of the cost; 0 if even two cost too much.
 
     Args:
-        steps, batch: of pre-training.
-        videos: for pre-training.
+        probed: videos of a probe.
+        steps, batch, num_videos: of pre-training.
     """
-    checkpoint = steps_between_checkpoints(steps, videos, batch)
+    checkpoint = steps_between_checkpoints(steps, num_videos, batch)
     for every in range(1, -(-steps // checkpoint) + 1):
         probes = len(probed_steps(steps, every=every, checkpoint_steps=checkpoint))
-        share = probes * COST * (probed.videos + probed.held_out) / (steps * batch)
-        if probes <= MOST_PROBES and share < MOST_SHARE:
+        share = probes * PROBE_COST * probed / (steps * batch)
+        if probes <= MOST_PROBES and share < MOST_PROBE_SHARE:
             return every, share
-    return None
+    return 0, 0.0
 
 
-def _finetuning(facts: DataFacts, device: Device, purpose: Purpose) -> list[Choice]:
+def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) -> list[Choice]:
     """The tokens, the augmentation that keeps a model from overfitting, and what the labels need."""
     scratch, mild = purpose == "scratch", facts.train.groups <= VERY_FEW_GROUPS
     numbers, area = facts.task == "regression", [0.5 if mild else 0.3, 1.0]

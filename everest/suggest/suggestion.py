@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
@@ -24,20 +24,20 @@ from everest.profiling.measure import TrainingStage, measure, reading_speed, sta
 from everest.suggest.data_section import (
     data_section,
     has_class_folders,
-    named_lists,
+    lists_ending_in,
     shared_videos,
     with_task,
 )
-from everest.suggest.rules import DEVICES, Choice, DataFacts, Purpose, choose_values, examine_data
+from everest.suggest.rules import DEVICE_VALUES, Choice, DataFacts, RecipePurpose, choose_values, examine_data
 from everest.system.files import made_folder, write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
-from everest.system.text import counted
+from everest.system.text import counted, time_text
 
-BASE: Final = "custom"  # has the lists that `everest prepare` writes
-OF_CLIPS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
+BASE_RECIPE: Final = "custom"  # has the lists that `everest prepare` writes
+CLIP_SETTINGS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
 MEASURED_CLIPS: Final = 16  # our choice: of a measured step on a CPU
-STAGES: Final[dict[Purpose, tuple[TrainingStage, ...]]] = {  # that a recipe is for
+STAGES_OF_PURPOSE: Final[dict[RecipePurpose, tuple[TrainingStage, ...]]] = {  # that a recipe is for
     "pretrain": ("pretrain",),
     "finetune": ("pretrain", "finetune"),
     "scratch": ("finetune",),
@@ -60,13 +60,6 @@ class StageTime(NamedTuple):
         return f"{text}, about {time_text(self.seconds)} at {self.clips_per_second:.0f} clips/s (measured)"
 
 
-def time_text(seconds: float) -> str:
-    """A time in the unit that fits it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 class Suggestion(NamedTuple):
     """The YAML of a recipe, and the steps and the time of each stage that it is for."""
 
@@ -78,42 +71,53 @@ class Suggestion(NamedTuple):
 
 
 def this_device() -> str:
-    """The name of the largest of `DEVICES` that this machine has."""
+    """The name of the largest of `DEVICE_VALUES` that this machine has."""
     if not torch.cuda.is_available():
         return "cpu"
     memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-    gpus = [name for name in DEVICES if name != "cpu"]
+    gpus = [name for name in DEVICE_VALUES if name != "cpu"]
     fitting = [name for name in gpus if int(name.removesuffix("GB")) <= 1.1 * memory]
     return fitting[-1] if fitting else gpus[0]
 
 
-def suggest_for_folder(
-    data: str,
-    output: Path,
-    *,
-    lists: Mapping[str, str],
-    device: str,
-    pretrain: str | None,
-    unlabeled: bool,
-    task: Task | None,
-    group: str | None,
-    hours: float | None,
-    measured: bool,
-    overwrite: bool,
-    notify: Callable[[str], None],
-) -> tuple[Suggestion, list[str]]:
-    """Write a recipe for a folder; class folders without lists get lists beside it, which lines describe.
+@dataclass(frozen=True, kw_only=True)
+class SuggestRequest:
+    """What `everest recipes suggest` is given.
 
-    Args:
+    Attributes:
+        data: a folder with class folders or lists.
         lists: by their keys of the data section; empty: those in the folder.
         pretrain, unlabeled: videos to pre-train on first, a folder or a list; or pre-train only.
         task, group: None: as the labels and lists show.
         device, hours, measured: see `suggest_recipe`.
     """
-    divides = not (lists or unlabeled) and has_class_folders(data)
-    if group is not None and not divides:
+
+    data: str
+    output: Path
+    lists: Mapping[str, str]
+    device: str
+    pretrain: str | None
+    unlabeled: bool
+    task: Task | None
+    group: str | None
+    hours: float | None
+    measured: bool
+    overwrite: bool
+
+    @property
+    def folder(self) -> Path:
+        """The folder for the lists of class folders, next to the recipe."""
+        return self.output.absolute().with_name(f"{self.output.name.removesuffix('.yaml')}-lists")
+
+
+def suggest_for_folder(
+    request: SuggestRequest, notify: Callable[[str], None]
+) -> tuple[Suggestion, list[str]]:
+    """Write a recipe for a folder; class folders without lists get lists beside it, which lines describe."""
+    divides = not (request.lists or request.unlabeled) and has_class_folders(request.data)
+    if request.group is not None and not divides:
         raise RecipeError("--group: has no effect on lists; use it with class folders")
-    folder = output.absolute().with_name(f"{output.name.removesuffix('.yaml')}-lists")
+    output, folder, lists = request.output, request.folder, request.lists
     # Lists for as long as there is no recipe; beside their folder, as YAML may quote other paths.
     with (
         made_folder(folder.parent),
@@ -121,29 +125,24 @@ def suggest_for_folder(
     ):
         videos, parts = None, {}
         if divides:
-            videos, parts = _divide(data, output, folder, group=group, overwrite=overwrite)
+            videos, parts = _divide(request)
             lists = videos.write(parts, Path(trial))
-        section = data_section(data, **lists, pretrain=pretrain, labeled=not unlabeled)
-        if not unlabeled:
-            section, reason = with_task(section, task)
-            if reason is not None:
-                notify(reason)
-        if pretrain is not None or unlabeled:
-            _compare_videos(DataSettings(**section), data, pretrain, divided=divides, notify=notify)
-        purpose = "pretrain" if unlabeled else "finetune" if pretrain else "scratch"
-        suggestion = suggest_recipe(
-            section, device, purpose=purpose, output=output, hours=hours, measured=measured
+        section = _section(request, lists, divided=divides, notify=notify)
+        purpose: RecipePurpose = (
+            "pretrain" if request.unlabeled else "finetune" if request.pretrain else "scratch"
         )
-    lines = []
-    if videos is not None:
-        for name in (*LIST_FILES.values(), CLASSES):  # of an earlier recipe
-            (folder / name).unlink(missing_ok=True)
-        videos.write(parts, folder)
-        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
-        lines = [*videos.notices, *sizes, f"lists: {folder}"]
+        suggestion = suggest_recipe(
+            section,
+            request.device,
+            purpose=purpose,
+            output=output,
+            hours=request.hours,
+            measured=request.measured,
+        )
+    lines = [] if videos is None else _write_lists(videos, parts, folder)
     write_text(output, suggestion.text.replace(trial, str(folder)))
     missing = [name for name in ("val", "test") if section.get(name) is None]
-    if missing and not unlabeled:
+    if missing and not request.unlabeled:
         fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
         if divides:
             fix = "label more videos, of further groups"
@@ -151,34 +150,54 @@ def suggest_for_folder(
     return suggestion, lines
 
 
-def _divide(
-    data: str, output: Path, folder: Path, *, group: str | None, overwrite: bool
-) -> tuple[LabeledVideos, dict[str, list[Sample]]]:
-    """The videos of class folders, and their parts for the lists in `folder`."""
+def _section(
+    request: SuggestRequest, lists: Mapping[str, str], *, divided: bool, notify: Callable[[str], None]
+) -> dict[str, Any]:
+    """The data section of a recipe with `lists`, given or new ones of class folders."""
+    section = data_section(request.data, **lists, pretrain=request.pretrain, labeled=not request.unlabeled)
+    if not request.unlabeled:
+        section, reason = with_task(section, request.task)
+        if reason is not None:
+            notify(reason)
+    if request.pretrain is not None or request.unlabeled:
+        _compare_videos(DataSettings(**section), request, divided=divided, notify=notify)
+    return section
+
+
+def _write_lists(videos: LabeledVideos, parts: Mapping[str, list[Sample]], folder: Path) -> list[str]:
+    """Replace the lists of an earlier recipe in `folder`; returns lines that describe the new ones."""
+    for name in (*LIST_FILES.values(), CLASSES):
+        (folder / name).unlink(missing_ok=True)
+    videos.write(parts, folder)
+    sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
+    return [*videos.notices, *sizes, f"lists: {folder}"]
+
+
+def _divide(request: SuggestRequest) -> tuple[LabeledVideos, dict[str, list[Sample]]]:
+    """The videos of class folders, and their parts for the lists in `request.folder`."""
+    data, folder = request.data, request.folder
     root = parse_location(data)
     if not isinstance(root, Path):
         raise RecipeError(f"{data}: remote class folders cannot be split; make lists of them")
     if folder.parent == root.absolute():
         raise RecipeError(
-            f"--output {output}: its lists would look like a class in this folder; name another folder"
+            f"--output {request.output}: its lists would look like a class in this folder; name another "
+            "folder"
         )
-    if folder.exists() and not overwrite:
+    if folder.exists() and not request.overwrite:
         raise RecipeError(f"{folder}: exists; name another recipe, or use --overwrite")
-    videos = LabeledVideos.read(root, root=root.absolute(), group=group)
+    videos = LabeledVideos.read(root, root=root.absolute(), group=request.group)
     return videos, videos.split()
 
 
 def _compare_videos(
-    settings: DataSettings, data: str, source: str | None, *, divided: bool, notify: Callable[[str], None]
+    settings: DataSettings, request: SuggestRequest, *, divided: bool, notify: Callable[[str], None]
 ) -> None:
-    """Refuse videos of class folders for pre-training, and warn if videos for testing are among them.
-
-    Args:
-        source: the option --pretrain; None: pre-training on the unlabeled videos of `data`.
-    """
+    """Refuse videos of class folders for pre-training, and warn if videos for testing are among them."""
+    data, source = request.data, request.pretrain  # without --pretrain, pre-training is on `data`
     keys = ("train", "val", "test") if divided else ("val", "test")
     lists: Sequence[str] = [name for key in keys if (name := getattr(settings, key)) is not None]
-    lists = lists or [*named_lists(data, "val"), *named_lists(data, "test")]
+    lists = lists or [*lists_ending_in(data, "val"), *lists_ending_in(data, "test")]
     shared = shared_videos(settings, "pretrain" if source else "train", lists)
     videos = counted(len(shared), "video")
     if shared and divided:
@@ -198,7 +217,7 @@ def suggest_recipe(
     section: Mapping[str, Any],
     device: str,
     *,
-    purpose: Purpose,
+    purpose: RecipePurpose,
     output: Path,
     hours: float | None = None,
     measured: bool = True,
@@ -208,49 +227,57 @@ def suggest_recipe(
 
     Args:
         section: the data section: folder and lists.
-        device: one of `DEVICES`.
+        device: one of `DEVICE_VALUES`.
         output: where the recipe will be written, for messages and its name.
         hours: at most for each stage, by the measured speed.
         measured: whether the speed is measured; it is that of this machine.
         overrides: `section.key=value` texts, which the stages will be given, too.
     """
-    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(OF_CLIPS)]
-    given = load_recipe(BASE, overrides=of_data).data if of_data else DataSettings()
+    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(CLIP_SETTINGS)]
+    given = load_recipe(BASE_RECIPE, overrides=of_data).data if of_data else DataSettings()
     settings = replace(given, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
     if facts.pretrain is not None and facts.pretrain.samples == 1:
         raise RecipeError(f"--pretrain {settings.pretrain}: one video; pre-training compares several")
 
-    def suggested(most_steps: Mapping[str, int] | None = None) -> tuple[str, Recipe]:
+    def suggested(most_steps: Mapping[str, int]) -> tuple[str, Recipe]:
         choices = choose_values(facts, device, purpose=purpose, most_steps=most_steps)
-        text = recipe_text(choices, dict(section), base=DEVICES[device].base, facts=facts)
+        text = recipe_text(choices, dict(section), base=DEVICE_VALUES[device].base, facts=facts)
         file = RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
         return text, load_recipe(file, overrides=overrides)
 
-    _, whole = suggested()
-    speeds = _measure_speeds(whole, purpose, cpu=device == "cpu") if measured else {}
+    _, unlimited = suggested({})
+    speeds = _measure_speeds(unlimited, purpose, cpu=device == "cpu") if measured else {}
 
     def within(limit: float | None) -> Suggestion:
         most = {}
         if limit is not None:
-            most = {stage: int(limit * speeds[stage] / getattr(whole, stage).batch_size) for stage in speeds}
+            sizes = {stage: getattr(unlimited, stage).batch_size for stage in speeds}
+            most = {stage: int(limit * speed / sizes[stage]) for stage, speed in speeds.items()}
         text, recipe = suggested(most)
-        times = []
-        for stage in STAGES[purpose]:
-            size = facts.train if stage == "finetune" else facts.pretrain or facts.train
-            plan, speed = getattr(recipe, stage), speeds.get(stage)
-            steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
-            seconds = None if speed is None else round(steps * plan.batch_size / speed)
-            times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
-        return Suggestion(text, recipe, facts, times, within)
+        return Suggestion(text, recipe, facts, _stage_times(recipe, purpose, facts, speeds), within)
 
     return within(None if hours is None else 3600 * hours)
 
 
-def _measure_speeds(recipe: Recipe, purpose: Purpose, *, cpu: bool) -> dict[TrainingStage, float]:
+def _stage_times(
+    recipe: Recipe, purpose: RecipePurpose, facts: DataFacts, speeds: Mapping[TrainingStage, float]
+) -> list[StageTime]:
+    """The steps of each stage of a recipe, and their times at the measured `speeds`, in clips/s."""
+    times = []
+    for stage in STAGES_OF_PURPOSE[purpose]:
+        size = facts.train if stage == "finetune" else facts.pretrain or facts.train
+        plan, speed = getattr(recipe, stage), speeds.get(stage)
+        steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
+        seconds = None if speed is None else round(steps * plan.batch_size / speed)
+        times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
+    return times
+
+
+def _measure_speeds(recipe: Recipe, purpose: RecipePurpose, *, cpu: bool) -> dict[TrainingStage, float]:
     """The clips/s of the stages of a recipe on this machine, of some steps and of reading the videos."""
     speeds = {}
-    for stage in STAGES[purpose]:
+    for stage in STAGES_OF_PURPOSE[purpose]:
         step = measure(recipe, stage, batch=MEASURED_CLIPS if cpu else None, cpu=cpu)["clips_per_second"]
         read = reading_speed(stage_clips(recipe, stage)) * num_cores()
         # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.

@@ -17,8 +17,7 @@ import numpy as np
 from scipy import stats
 
 from everest.errors import RecipeError, unknown_name
-from everest.figures.curves import LONGEST_NAME
-from everest.figures.drawing import COLORS, plain, png_figure, shorten
+from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.metrics.names import METRICS, metric_of, value_text
 from everest.sweep.results import metric_title, split_metric
 
@@ -218,10 +217,10 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         for key, (_, style) in REFERENCES.items():
             for level in {arm[key] for arm in arms if arm[key] is not None}:
                 panel.axvline(level, linestyle=style, color="black", linewidth=1, zorder=0)
-        names = [f"{plain(shorten(arm['arm'], LONGEST_NAME))}\n{arm['gmacs']:.4g} GMACs" for arm in arms]
+        names = [f"{escape_dollars(shorten(arm['arm']))}\n{arm['gmacs']:.4g} GMACs" for arm in arms]
         panel.set_yticks(range(len(arms)), names, fontsize="small")
         panel.invert_yaxis()
-        panel.set_xlabel(f"{plain(document['title'])}{' (%)' if document['percent'] else ''}")
+        panel.set_xlabel(f"{escape_dollars(document['title'])}{' (%)' if document['percent'] else ''}")
         title = "bars: 95 % intervals; small dots: seeds; dotted: chance; dashed: most frequent class"
         panel.set_title(title, fontsize="small", loc="left")
         panel.grid(alpha=0.3, axis="x")

@@ -29,6 +29,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
 
 
+def time_text(seconds: float) -> str:
+    """A time in the unit that fits it: `45 s`, `20 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
 def is_unicode(text: str) -> bool:
     """Whether a text can be encoded: Python keeps the bytes of a name that is not UTF-8 (PEP 383)."""
     return not any("\ud800" <= char <= "\udfff" for char in text)

@@ -1,4 +1,3 @@
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +7,12 @@ from matplotlib import font_manager
 
 from everest.config.heads import Head
 from everest.figures.curves import Curve, RunCurves, draw_curves
-from everest.figures.drawing import notice_boxes
-from everest.figures.frame_selection import FrameView, draw_selection
+from everest.figures.frame_selection import FrameSelection, draw_selection
 from everest.figures.pictures import FigureRow, draw_rows
 from everest.figures.timeline import draw_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
 
-NOTICE = "figures show boxes for letters that no font has; install a font with them, such as fonts-noto-cjk"
 NAME = "\u65e5\u672c"  # Japan
 
 
@@ -24,12 +21,11 @@ def _only_fonts_of_matplotlib(monkeypatch: pytest.MonkeyPatch):
     manager = font_manager.fontManager
     own = [font for font in manager.ttflist if font.name.startswith(("DejaVu", "STIX", "cm"))]
     monkeypatch.setattr(manager, "ttflist", own)
-    notice_boxes.cache_clear()
 
 
 FRAMES = torch.zeros(2, 16, 16, 3)
 RUN = RunCurves(name=NAME, curves={"loss": Curve(np.array([1.0, 2.0]), np.array([1.0, 0.5]))})
-SELECTION = FrameView(
+SELECTION = FrameSelection(
     **{"video": Path(f"{NAME}.mp4"), "frames_total": 2, "numbers": [(0, 1)], "frames": FRAMES.byte()},
     **{"alpha": 1.0, "seed": 0, "counts": torch.tensor([1]), "drawn": torch.tensor([0])},
 )
@@ -50,8 +46,6 @@ TIMELINES = Timelines(classes=Classes(heads=(Head(outputs=2),), names=(NAME, "b"
     ],
     ids=["masks", "curves", "selection", "timeline"],
 )
-def test_every_figure_with_names_of_files_and_runs_draws_any_letter(tmp_path, caplog, draw):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+def test_every_figure_with_names_of_files_and_runs_draws_any_letter(tmp_path, draw):
+    with pytest.warns(UserWarning, match="Glyph .* missing from font"):  # a box, no error
         draw(tmp_path / "figure.png")
-    assert caplog.messages == [NOTICE]

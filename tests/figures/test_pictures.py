@@ -11,9 +11,10 @@ from small_runs import refused, run
 import everest
 from everest.config.recipe import make_selector
 from everest.figures import pictures
-from everest.figures.masks import GRAY, MaskView, view_masks, view_model
-from everest.figures.pictures import draw_rows, rows_of, view_title
+from everest.figures.masks import GRAY, ClipMask, apply_model, apply_selectors
+from everest.figures.pictures import draw_rows, mask_title, rows_of
 from everest.methods.grid import patchify
+from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
 from everest_demo.motions import CLASSES
 
@@ -25,7 +26,7 @@ def rows(clip_files: Path):
     model = everest.create_model("vit-tiny", kind="pretrain", frames=8, size=32, tubelet=(2, 8, 8), depth=1)
     noise = torch.rand(64)
     chosen = model.select(everest.normalize(clip)[None], noise[None])
-    return clip, chosen, view_model(model, clip, noise=noise)
+    return clip, chosen, apply_model(model, clip, noise=noise)
 
 
 def patches_of(frames: torch.Tensor) -> torch.Tensor:
@@ -58,25 +59,25 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
 def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
     clip, _, _ = rows
     selector = RedundancyRobust(keep_ratio=0.5)
-    (view,) = view_masks(clip, [("", selector)], model=None, tubelet=(2, 8, 8), seed=0)
+    (view,) = apply_selectors(clip, [("", selector)], model=None, embed=RawPixels((2, 8, 8)), seed=0)
     before, now = (everest.normalize(clip)[:, i : i + 2].unfold(2, 8, 8).unfold(3, 8, 8) for i in (0, 2))
     change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
     torch.testing.assert_close(view.importance[16:32], change)
     assert view.predicted is None
 
 
-def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8) -> list[MaskView]:
+def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8) -> list[ClipMask]:
     generator = torch.Generator().manual_seed(0)
     clip = torch.randint(0, 256, (3, frames, *size), generator=generator).to(torch.uint8)
     selectors = [(name, make_selector(name, {})) for name in strategies]
-    return view_masks(clip, selectors, model=None, tubelet=(2, 8, 8), seed=0)
+    return apply_selectors(clip, selectors, model=None, embed=RawPixels((2, 8, 8)), seed=0)
 
 
 def test_the_counts_are_the_numbers_of_tokens():
     (view,) = views_of("redundancy-robust")
     assert (len(view.kept), len(view.visible), view.grid.num_tokens) == (57, 19, 192)
     kept, seen = "29.7 % = 57 of 192", "9.9 % = 19 of 192"
-    assert view_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
+    assert mask_title(view) == f"redundancy-robust keeps {kept} tokens; {seen} are visible"
     assert [row.note for row in rows_of([view])[1:3]] == [kept, seen]
     assert [row.label for row in rows_of(views_of("tube"))] == ["original", "visible tokens"]
     several = views_of("redundancy-robust", "tube", "frame-difference")
@@ -102,7 +103,7 @@ def figure(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 @pytest.mark.parametrize("strategies", [["redundancy-robust"], ["redundancy-robust", "tube", "running-cell"]])
 def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames, strategies):
     views, numbers = views_of(*strategies, size=size, frames=frames), range(100, 100 + 3 * frames, 3)
-    title = f"a name of a video that is rather long, as many are.mp4\n{view_title(views[0])}"
+    title = f"a name of a video that is rather long, as many are.mp4\n{mask_title(views[0])}"
     slices = views[0].grid.t
     draw_rows(tmp_path / "figure.png", rows_of(views), slices=slices, title=title, numbers=numbers)
     (drawn,) = figure

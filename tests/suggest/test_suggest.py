@@ -18,7 +18,9 @@ from everest.lists.reading import read_samples
 from everest.lists.sample import ListSize
 from everest.methods.ranked import Drawn
 from everest.probes.collapse import probed_steps
-from everest.suggest.rules import DEVICES, DataFacts, ProbeList, choose_every, choose_values
+from everest.suggest import rules
+from everest.suggest.rules import DEVICE_VALUES as DEVICES
+from everest.suggest.rules import DataFacts, choose_every, choose_values
 from everest.suggest.suggestion import recipe_text, this_device
 from everest.video.writer import write_video
 
@@ -30,8 +32,7 @@ COUNT, SIDE = st.integers(1, 10**5), st.integers(16, 4000)
 
 def facts_of(videos: int, classes=5, frames=60, height=240, width=320) -> DataFacts:
     train = ListSize(samples=videos, videos=videos, groups=videos)
-    probed = ProbeList(name=None, videos=min(videos, 256), held_out=0)
-    return DataFacts(train=train, classes=classes, frames=frames, height=height, width=width, probed=probed)
+    return DataFacts(train=train, classes=classes, frames=frames, height=height, width=width)
 
 
 def chosen(facts: DataFacts, device: str = "cpu", **options: Any) -> dict[str, Any]:
@@ -96,19 +97,17 @@ def test_an_encoder_is_fine_tuned_otherwise(device, purpose, videos, special, se
     assert values["finetune.selection"]["keep_ratio"] == (kept_on_cpu if device == "cpu" else 0.6)
 
 
-@given(videos=COUNT, held_out=st.integers(0, 64), steps=COUNT, batch=st.integers(1, 256), training=COUNT)
-def test_suggested_probes_are_few_and_read_few_videos(videos, held_out, steps, batch, training):
-    probed = ProbeList(name="val.csv", videos=videos, held_out=held_out)
-    found = choose_every(probed, steps=steps, batch=batch, videos=training)
-    if found is None:
-        assert 3 * 3.2 * (videos + held_out) >= 0.05 * steps * batch
+@given(probed=st.integers(1, 320), steps=COUNT, batch=st.integers(1, 256), training=COUNT)
+def test_suggested_probes_are_few_and_read_few_videos(probed, steps, batch, training):
+    every, share = choose_every(probed, steps=steps, batch=batch, num_videos=training)
+    if not every:
+        assert 3 * 3.2 * probed >= 0.05 * steps * batch
         return
-    every, share = found
     stage = PixelPretrainSettings(steps=steps, batch_size=batch)
     plan = plan_stage(stage, num_videos=training, processes=1, largest_micro_batch=batch)
     probes = probed_steps(plan.steps, every=every, checkpoint_steps=plan.checkpoint_steps)
     assert len(probes) <= 20
-    assert share == pytest.approx(len(probes) * 3.2 * (videos + held_out) / (steps * batch))
+    assert share == pytest.approx(len(probes) * 3.2 * probed / (steps * batch))
     assert share < 0.05
 
 
@@ -131,7 +130,8 @@ def here(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     Path("plain/train.csv").write_text("clip0.mp4 run\nclip1.mp4 walk\n")
     for name in ("train", "val", "test", "a_train", "a_test", "b_train", "lists/train", "lists/test", "all"):
         write_list(name, ["run", "walk"] * 3)
-    write_list("all_val", ["run", "walk"])
+    for name in ("all_val", "sval", "strain", "strain_test"):
+        write_list(name, ["run", "walk"])
     write_list("sides", ["turn_left", "turn_right"])
     write_list("typo", ["run", "walk", "run", "wolk"])
     write_list("numbers", ["0.25", "1"] * 4)
@@ -173,6 +173,8 @@ def shown(words: str) -> str:
         ("data --train b_train.csv", ["val: null\n", "test: null\n", "warning: no val or test list"]),
         ("data --train all.csv", ["val: all_val.csv\n", "test: null\n", "classes: all_classes.txt\n"]),
         ("data --train lists/train.csv", ["val: null\n", "test: lists/test.csv\n"]),
+        ("data --train strain.csv", ["val: null\n", "test: strain_test.csv\n"]),
+        ("splits --train {here}/splits/Train", ["val: Validation\n", "test: Test\n"]),
         ("data --train {here}/data/a_train.csv", ["val: null\n", "test: {here}/data/a_test.csv\n"]),
         ("videos --train unlabeled.csv --unlabeled", ["train: {here}/unlabeled.csv\n"]),
         ("data --train numbers.csv", ["labels are decimals, so they are read as numbers (regression)"]),
@@ -288,10 +290,13 @@ def test_class_folders_are_split_next_to_the_recipe(here: Path):
     assert not Path("mine-lists/test.csv").exists()
 
 
-def test_class_folders_of_enough_videos_are_probed(here: Path):
-    copy_videos("videos/run", range(10, 50))  # 70 % are enough
+def test_probes_need_no_labels_and_at_most_40_videos_are_opened(here: Path, monkeypatch: pytest.MonkeyPatch):
+    copy_videos("videos/run", range(10, 99))
+    opened, probe = [], rules.probe
+    monkeypatch.setattr(rules, "probe", lambda video: opened.append(video) or probe(video))
     shown("videos --device cpu -q")
-    assert load_recipe(MINE).pretrain.probe.list == str(here / "mine-lists" / "train.csv")
+    assert (len(opened), load_recipe(MINE).pretrain.probe.list) == (40, None)
+    assert load_recipe(MINE).pretrain.probe.every > 0
     called(f"pretrain {DRY_RUN}")
 
 

@@ -152,7 +152,7 @@ def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for
 
 
 def test_the_figure_has_every_arm_with_values(tmp_path: Path):
-    document = make_report(results({"从头训练": {0: 50.0, 1: 52.0}, "b": {0: 51.0}, "none": {0: None}}))
+    document = make_report(results({"scratch": {0: 50.0, 1: 52.0}, "b": {0: 51.0}, "none": {0: None}}))
     draw_report(tmp_path / "few.png", document)
     many = make_report(results({f"arm {number}": {0: 50.0 + number, 1: 52.0} for number in range(20)}))
     draw_report(tmp_path / "many.png", many)

@@ -1,0 +1,72 @@
+"""HTML pages that hold their images and clips.
+
+H height, W width.
+"""
+
+from __future__ import annotations
+
+import base64
+from fractions import Fraction
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from everest.data.crops import resize
+from everest.data.footage import footage_of
+from everest.lists.sample import Sample
+from everest.system.files import write_text
+from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
+from everest.video.writer import H264, write_timed_frames
+
+# Of a clip on a page; our choices.
+CLIP_FPS: Final = 12.0  # frames per second, at most
+CLIP_FRAMES: Final = 360  # frames; longer ones have a lower rate
+CLIP_SIDE: Final = 240  # pixels of the longer side
+CLIP_QUALITY: Final = 26  # x264's crf
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Return a file as part of a page; its kind is a MIME type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def write_page(path: Path, package: str, template: str, **values: Any) -> None:
+    """Write a page by a template of a package, such as `figures`; all values are escaped."""
+    templates = Environment(
+        loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
+    )
+    write_text(path, templates.get_template(template).render(**values))
+
+
+def clip_card(sample: Sample) -> dict[str, Any]:
+    """A clip as a data URI, or why the video is unreadable; its file, and its times."""
+    times = "" if sample.start is None else f"{sample.start:.2f} s"
+    times += "" if sample.end is None else f" to {sample.end:.2f} s"
+    card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
+    try:
+        return card | {"uri": data_uri("video/mp4", _small_clip(sample))}
+    except VideoError as error:
+        return card | {"problem": error.reason}
+
+
+def _small_clip(sample: Sample) -> bytes:
+    """A video or segment as an MP4 file, with fewer and smaller frames."""
+    info, footage = probe(sample.video), footage_of(sample, None)
+    rate = info.fps or CLIP_FPS
+    stride = max(round(rate / CLIP_FPS), -(-footage.num_frames // CLIP_FRAMES), 1)
+    numbers = footage.numbers(np.arange(footage.num_frames)[::stride])
+    scale = min(CLIP_SIDE / max(info.height, info.width), 1.0)
+    size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)  # even
+    fps = Fraction(rate).limit_denominator(1001) / stride
+    small = (
+        resize(frame[None], size, antialias=True)[:, 0].movedim(0, -1).contiguous().numpy()  # (H, W, 3)
+        for frame in frames_in_order(sample.video, numbers)
+    )
+    timed = (TimedFrame(pixels, number, 1 / fps) for number, pixels in enumerate(small))
+    with TemporaryDirectory() as folder:
+        clip = Path(folder) / "clip.mp4"
+        write_timed_frames(clip, timed, fps, codec=H264(crf=CLIP_QUALITY, gop=12), comment="")
+        return clip.read_bytes()

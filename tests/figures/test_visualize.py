@@ -180,7 +180,7 @@ def test_candidates_cover_the_whole_video_unless_a_stride_is_given(video: Path, 
         (["mask", "VIDEO", "-c", "gone"], 6, "gone: no such checkpoint"),
         (["select", "VIDEO", "--frames", "5"], 2, "must be a multiple of 2"),
         (["select", "VIDEO", "--alpha", "inf"], 2, "'--alpha': must be at most"),
-        (["select", "VIDEO", "--frames", "64"], 4, "but --frames 64 and --alpha 1.5 need 96 candidates"),
+        (["select", "VIDEO", "--frames", "64"], 4, "but --frames and --alpha ask for 96 candidates"),
         (["select", "VIDEO", "--keep", "2"], 2, "--keep 2"),
     ],
 )

@@ -42,6 +42,7 @@ def budget(
 
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
+    from everest.annotations.bout import CHECKED, DRAWN
     from everest.inference.scores import bout_of, check_one_head, is_class
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget, window_length
@@ -66,7 +67,10 @@ def budget(
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
     labeled = {} if checked is None else _read_checked(checked, extents)
     if draw is not None and output is not None:
-        length = window_length(extents, labeled, window) if labeled else round(window or WINDOW_SECONDS, 3)
+        has_windows = any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts)
+        length = round(window or WINDOW_SECONDS, 3)
+        if has_windows:
+            length = window_length(extents, labeled, window)
         inputs = [timeline, *([checked] if checked else [])]
         _draw(draw, extents, labeled, length, seed, output, inputs=inputs, overwrite=overwrite)
         return

@@ -246,6 +246,8 @@ def tokens(
     from everest.config.recipe import recipe_for_run
     from everest.tokenizer.cache_writing import write_tokens
 
+    if recipe_for_run(recipe, data=data, overrides=overrides).pretrain.teacher is not None:
+        raise RecipeError(f"{recipe}: predicts a teacher's features; only a tokenizer's output is cached")
     changes = [*(overrides or []), f"pretrain.target.cache={json.dumps(str(output))}"]  # also checks the path
     settings = with_absolute_paths(recipe_for_run(recipe, data=data, overrides=changes))
     with Display(quiet=quiet) as display:

@@ -28,6 +28,7 @@ from everest.data.footage import frame_bytes, segment
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
+from everest.video.file import keep_facts_in
 from everest.video.reader import VideoError, read_frames, video_files
 from everest.video.source import Video, as_video, video_version
 
@@ -62,8 +63,8 @@ class FrameCache:
         frames: np.ndarray | None = None  # (F, H, W, C) uint8
         with suppress(OSError, ValueError, EOFError):  # missing or incomplete
             frames = np.load(file, mmap_mode="r")
-        most = min(LARGEST_VIDEO, _free_bytes(self.folder))
-        if frames is None and frame_bytes(video, span[1], channels) <= most:
+        size = 0 if frames is not None else frame_bytes(video, span[1], channels)
+        if frames is None and size <= min(LARGEST_VIDEO, _free_bytes(self.folder)):
             with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
                 wanted = range(span[0], sum(span))
                 frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
@@ -87,6 +88,12 @@ def cache_folder() -> Path:
     """Returns EVEREST_CACHE, or the usual folder for files that can be made again."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("EVEREST_CACHE") or usual / "everest")
+
+
+def keep_indexes() -> None:
+    """Keep what is known of video files in the cache folder from now on (everest.video.file)."""
+    with suppress(RuntimeError):  # a user without a home
+        keep_facts_in(cache_folder() / "indexes")
 
 
 def open_cache(

@@ -7,7 +7,6 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any, Final
@@ -18,7 +17,7 @@ import torch
 from everest.config.heads import best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
-from everest.data.cache import cache_folder, open_cache
+from everest.data.cache import keep_indexes, open_cache
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of, segment
 from everest.data.regions import largest_region
@@ -40,7 +39,6 @@ from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
 from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
-from everest.video.file import keep_facts_in
 from everest.video.reader import probe
 from everest.video.source import Member
 from everest.video.stream import VideoError
@@ -206,8 +204,7 @@ def clips_of(
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
-    with suppress(RuntimeError):  # a user without a home
-        keep_facts_in(cache_folder() / "indexes")
+    keep_indexes()
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())
     repeated, each = samples.samples, data.clips_per_video
     if training and each != 1:

@@ -229,6 +229,10 @@ def _find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tupl
         raise RecipeError(
             f"{place}: holds a run; leave out `--resume never` to resume it, or use --overwrite"
         )
+    if not run.has_environment():
+        raise RecipeError(
+            f"{place}: {ENVIRONMENT} is missing or not of a run; restore it, or choose another folder"
+        )
     differences = _differences(run, recipe, options, init)
     if differences:
         shown = first_names(differences, SHOWN)

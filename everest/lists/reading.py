@@ -251,7 +251,7 @@ def refuse_split_folders(folder: Location) -> None:
         names = sorted(splits.values())
         raise DataError(
             f"{folder}: its folders {', '.join(names)} are lists, not classes; name one of them, such as "
-            f"{folder / names[0]}"
+            f"{folder / splits.get('train', names[0])}"
         )
 
 
@@ -304,8 +304,9 @@ def _samples_of_list(
     absent = _absent({sample.path: parse_location(sample.path) for _, sample in listed})
     if absent and all(sample.path in absent for _, sample in listed):
         raise DataError(
-            f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
-            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
+            f"{file}: none of its {len(absent)} videos were found, for example {listed[0][1].path}; paths "
+            f"are relative to {root}; move the list into the folder of its videos, or use --data DIR in "
+            "commands that have it"
         )
     if not may_miss:
         _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
+from everest.data.cache import keep_indexes
 from everest.data.footage import FrameTimes, segment
 from everest.errors import DataError
 from everest.lists.labels import count_classes
@@ -137,6 +138,7 @@ def check_lists(
         The document of `everest prepare check --json`, the same after an interruption. `leaks` counts the
         duplicates in several lists: a model would be evaluated on training videos.
     """
+    keep_indexes()  # segments are looked up in what the workers found
     samples = [sample for data in lists.values() for sample in data.samples]
     for sample in samples:
         if sample.member is not None:
@@ -169,7 +171,8 @@ def _checked_files(
     fix = "remove it, or use --output DIR"
 
     def entry(values: Mapping[str, Any]) -> CheckedFile:
-        return CheckedFile(**values)
+        """The result of a line; older journals also have `is_even`, which segments no longer need."""
+        return CheckedFile(**{name: value for name, value in values.items() if name != "is_even"})
 
     with open_journal(journal_file, entry=entry, fix=fix, restart=restart) as journal:
         checked = {file.path: file for file in journal.entries}

@@ -37,7 +37,7 @@ from everest.video.stream import VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
 
 SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files whose names hold the settings
-FPS_OF_IMAGES: Final = 25  # as everest.video.file assumes if the rate is unknown
+FPS_OF_IMAGES: Final = 25  # as everest.video.facts assumes if the rate is unknown
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
 MAKER: Final = "everest prepare encode"
 

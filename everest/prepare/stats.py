@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from everest.data.cache import keep_indexes
 from everest.data.footage import FrameTimes, segment
 from everest.lists.labels import imbalance, indices, number_facts
 from everest.lists.reading import SampleList
@@ -91,6 +92,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     Returns:
         The document of `everest prepare stats --json`.
     """
+    keep_indexes()  # segments are looked up in what the workers found
     samples, by_class = data.samples, _samples_by_class(data)
     chosen = samples if most is None else _drawn(list(by_class.values()) or [samples], most)
     paths = list(dict.fromkeys(sample.path for sample in chosen))

@@ -82,7 +82,7 @@ def linear(
     if _can_choose(labels, held, head):
         model = GridSearchCV(model, strengths, scoring=score, cv=PredefinedSplit(np.where(held, 0, -1)))
     with warnings.catch_warnings():
-        # Of the strongest models on few videos, which may not converge, and of classes of all or no videos.
+        # Of the strongest models on few videos, which may not converge, and of classes of no videos.
         warnings.simplefilter("ignore", UserWarning)
         model.fit(features, labels)
     if head.task == "regression":

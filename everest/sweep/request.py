@@ -132,7 +132,8 @@ def _read_file(file: RecipeFile) -> SweepFile:
     try:
         return validated(_SWEEP_FILE, values)
     except ValueError as error:
-        raise RecipeError(f"{file.label}: {error}") from error
+        problem = str(error).replace("Input should be a valid string", "must be text")
+        raise RecipeError(f"{file.label}: {problem}") from error
 
 
 def _recipe_of(written: SweepFile, file: RecipeFile) -> RecipeFile:

@@ -152,7 +152,7 @@ class RunFolder:
         return read_own_json(self.path / ENVIRONMENT, fix=RESTORE_FIX)
 
     def has_environment(self) -> bool:
-        """Whether everest wrote env.json, whose values may be damaged; other programs have such files, too."""
+        """Whether everest wrote env.json, whose values may be damaged; other programs may, too."""
         with suppress(RecipeError):
             return "plan" in self._all_values()
         return False

@@ -45,7 +45,6 @@ SIDE: Final = 16  # rows and columns of an image of the simple models
 SEARCHED: Final = 64  # pixels, side of the window in which most pixels change
 CUT: Final = 56  # pixels, side of a cropped clip; an animal is about 30 long
 NOISE: Final = 3  # gray levels: smaller changes are the compression's
-STEPS: Final = ("finetune.steps=400", "finetune.warmup_steps=40")  # 1113 are suggested
 SETTINGS: Final[dict[str, tuple[str, ...]]] = {
     "suggestion": (),
     "frames": ("model.input=frames",),
@@ -128,7 +127,7 @@ def run(folder: Path, setting: str, train: str, held: str, seed: int) -> dict[st
         everest("recipes", "suggest", folder, *lists, "--device", "cpu", "-o", recipe, "-q")
     if not predicted.exists():
         changes = [f"data.train={kind}_{train}.csv", "data.val=null", f"data.test={kind}_{held}.csv"]
-        changes += [f"train.seed={seed}", "data.cache=memory", "train.workers=0", *STEPS, *SETTINGS[setting]]
+        changes += [f"train.seed={seed}", "data.cache=memory", "train.workers=0", *SETTINGS[setting]]
         options = [option for change in changes for option in ("--set", change)]
         output = folder / "runs" / name
         everest("finetune", "-r", recipe, "--init", "none", "--gpus", "cpu", *options, "-o", output, "-q")

@@ -304,9 +304,8 @@ def _samples_of_list(
     absent = _absent({sample.path: parse_location(sample.path) for _, sample in listed})
     if absent and all(sample.path in absent for _, sample in listed):
         raise DataError(
-            f"{file}: none of its {len(absent)} videos were found, for example {listed[0][1].path}; paths "
-            f"are relative to {root}; move the list into the folder of its videos, or use --data DIR in "
-            "commands that have it"
+            f"{file}: none of its videos were found, for example {listed[0][1].path}; paths are relative to "
+            f"{root}; move the list into the folder of its videos, or use --data DIR in commands that have it"
         )
     if not may_miss:
         _refuse([f"{row.where}: {absent[sample.path]}" for row, sample in listed if sample.path in absent])

@@ -160,7 +160,7 @@ def test_bad_input(first: Path, pretrain: list[str], several: list[str], tmp_pat
     out = ["-o", tmp_path / "x", *several]
     for init, code, message in (
         (tmp_path / "nothing", 6, "no such checkpoint"),
-        (pretrain[2], 6, "not a whole safetensors file"),
+        (pretrain[2], 6, "not a safetensors file, or a damaged one"),
         ("hf:nobody", 6, "not a name of a repository"),
         ("timm:vit_small", 2, "timm has no such model"),
         ("", 2, "--init: missing"),

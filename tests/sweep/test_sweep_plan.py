@@ -83,7 +83,7 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
         ("arms: {a: {}}", "recipe: "),
         ("recipe: gone.yaml\narms: {a: {}}", "recipe: .*gone.yaml: cannot be read"),
         ("recipe: tiny.yaml\narms: {a: 5}", "arms: a: give settings in one line"),
-        ("recipe: tiny.yaml\nsummary: [a]", "summary: Input should be a valid string"),
+        ("recipe: tiny.yaml\nsummary: [a]", "summary: must be text"),
         ("recipe: tiny.yaml\narms: {'': {}}", "arms: give visible names"),
         ("recipe: tiny.yaml\narms: []", "arms: give visible names"),
         ("recipe: tiny.yaml\narms: {a: {depth: 5, b: 1, c: 1}}", "arms: a: give settings in one line"),

@@ -98,7 +98,7 @@ def test_wrong_options_are_refused_and_nothing_is_written(recipe: Path, tmp_path
         ("--seeds none", 2, "--seeds: give a number of seeds"),
         ("--stages eval", 2, "eval needs finetune"),
         ("--set train.seed=1", 2, "train.seed: a sweep sets it; give --seeds"),
-        (f"--init {recipe}", 6, "not a whole safetensors file"),
+        (f"--init {recipe}", 6, "not a safetensors file, or a damaged one"),
         ("--gpus many", 2, "--gpus many: give auto"),
         ("--data gone", 4, "gone: no such folder"),
         ("--set data.test=gone.csv", 4, "gone.csv: no such list or folder"),

@@ -15,7 +15,6 @@ from typing import Any, Final
 from everest.checkpoints.init import find_init, read_init
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
-from everest.config.stage_settings import ViewPretrainSettings
 from everest.data.recipe_clips import pretrain_key
 from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
@@ -39,11 +38,6 @@ _IGNORES: Final[dict[StageName, tuple[str, ...]]] = {
     "finetune": ("data.pretrain", "data.test"),
     "eval": ("data.pretrain",),
     "probe": ("data.pretrain", "data.val"),
-}
-_DEFAULTS: Final = {  # of both objectives
-    **flat_values(recipe_values(Recipe(name="views", pretrain=ViewPretrainSettings()))),
-    **flat_values(recipe_values(Recipe(name="pixels"))),
-    "train.seed": None,  # always part of the identity
 }
 
 
@@ -196,8 +190,6 @@ def _check_files(recipe: Recipe, stage: StageName) -> None:
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:
     """The settings that the job of a stage depends on; the stages before it have their own.
 
-    Those at their defaults are left out, so that a later version with more settings has the same jobs.
-
     Args:
         own_root: whether the arm has a folder of videos of its own. Otherwise the folder may be moved.
     """
@@ -209,8 +201,5 @@ def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict
     return {
         key: value
         for key, value in flat_values(recipe_values(recipe)).items()
-        if key.startswith(_READS[stage])
-        and key not in exempt
-        and not f"{key}.".startswith(sections)
-        and not (key in _DEFAULTS and _DEFAULTS[key] == value)
+        if key.startswith(_READS[stage]) and key not in exempt and not f"{key}.".startswith(sections)
     }

@@ -86,9 +86,7 @@ class _Sweep:
     waiting: list[Job]
     running: list[_RunningJob] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)  # errors by the names of jobs
-    trained_elsewhere: set[str] = field(
-        default_factory=set
-    )  # jobs that a process of an earlier call still runs
+    trained_elsewhere: set[str] = field(default_factory=set)  # by a process of an earlier call
 
     def run(self) -> None:
         """Run all jobs, the first that is possible first; a signal is forwarded to the running ones."""
@@ -205,7 +203,6 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
     busy = f"--output {folder}: another sweep runs there now; wait for it, or stop it first"
     with sole_writer(folder / PLAN_FILE, busy=busy):
         write_text(folder / PLAN_FILE, write_yaml(_sweep_file(plan)))  # jobs are recognized by their settings
-
         jobs = plan.jobs()
         rows = {name: row for name, job in jobs.items() if (row := read_job(job, folder)) is not None}
         waiting = [job for name, job in jobs.items() if name not in rows]

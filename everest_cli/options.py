@@ -249,11 +249,16 @@ class LabeledListOptions:
         from everest.checkpoints.load import find_weights
         from everest.config.recipe import recipe_for_run
         from everest.system.run_folder import RECIPE
+        from everest.system.weights_header import read_header
 
         weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
         run_recipe = weights.with_name(RECIPE)
         if self.recipe is None and not run_recipe.is_file():
-            raise CheckpointError(f"{weights}: no {RECIPE} next to it; choose clips and views with --recipe")
+            if weights.suffix != ".onnx":
+                read_header(weights)  # an error for other files
+            raise CheckpointError(
+                f"{weights}: no {RECIPE} next to it; name the recipe of its run by --recipe"
+            )
         recipe = recipe_for_run(
             self.recipe or str(run_recipe),
             data=self.data,

@@ -142,7 +142,8 @@ def _print_check(document: dict[str, Any]) -> None:
         typer.echo(f"frames: {frames['min']} to {frames['max']}, median {frames['median']:g}{lengths}")
     counts = [row["videos"] for row in document["classes"]]
     if counts:
-        typer.echo(f"classes: {len(counts)}, of {min(counts)} to {counted(max(counts), 'video')}")
+        fewest = "" if min(counts) == max(counts) else f"{min(counts)} to "
+        typer.echo(f"classes: {len(counts)}, with {fewest}{counted(max(counts), 'video')} each")
     if document["rare_classes"]:
         rare = [f"{row['class']} ({row['videos']})" for row in document["rare_classes"]]
         typer.echo(f"warning: fewer than {RARE} training videos: {first_names(rare, SHOWN)}")

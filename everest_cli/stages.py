@@ -191,7 +191,7 @@ def train(
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
     hours: float | None = option(
-        "--hours H", "Approximate hours in all [by the number of videos].", min=0.01, max=10_000
+        "--hours H", "At most about H hours in all [by the number of videos].", min=0.01, max=10_000
     ),
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,

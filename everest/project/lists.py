@@ -73,7 +73,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     root, train = (source, None) if source.is_dir() else (source.parent, source.name)
     if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
         raise DataError(
-            f"{source}: {counted(len(list(videos_under(source))), 'video')}, but no train.csv and fewer than "
+            f"{source}: {counted(len(list(videos_under(source))), 'video')}, no train.csv and fewer than "
             "two class folders; put each class into a folder of its own, or give a list or --annotations"
         )
     section = data_section(str(root), train=train, pretrain=request.unlabeled)
@@ -191,7 +191,7 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
         raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
     labels = {label for sample in videos.samples for label in sample.labels}
     if len(labels) < 2:
-        what = "all readable videos have the same label" if labels else "has no labels"
+        what = "all readable videos have the same label" if labels else "no labeled video can be read"
         raise DataError(f"{request.videos}: {what}; two classes or more are needed")
     if request.folds is not None and videos.task != "single-label":
         raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")

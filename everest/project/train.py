@@ -203,7 +203,7 @@ def _described(data: DataSettings, lists: ProjectLists) -> tuple[dict[str, int],
         lines.append(f"divided by the lists in {data.root}: {names}")
     chosen_on = len(every) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if chosen_on < FEWEST_TO_CHOOSE:
-        few = f"only {counted(chosen_on, ListSize.of(every).unit)} to choose the best weights on"
+        few = f"the best weights are chosen on only {counted(chosen_on, ListSize.of(every).unit)}"
         lines.append(f"warning: {few if chosen_on else 'no validation list, so the last weights are used'}")
     return counts, lines
 

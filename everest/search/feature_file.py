@@ -20,7 +20,7 @@ from everest.system.text import parse_json, reading_own
 from everest.system.weights_header import open_safetensors
 
 SUFFIX: Final = ".safetensors"
-FIX: Final = "write it with everest extract --features video"
+FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features video"
 
 Floats = NDArray[np.float32]
 

@@ -184,7 +184,9 @@ def test_check_counts_the_classes_of_each_list_and_names_the_rare(videos: Path):
     assert found["task"] == "multi-label"
     assert found["rare_classes"] == [{"class": "b", "videos": 1}, {"class": "a", "videos": 2}]
     text = check(videos, {"train": ["a", "a", "b"]}, code=0).stdout
-    assert "\nclasses: 2, of 1 to 2 videos\nwarning: fewer than 5 training videos: b (1), a (2)\n" in text
+    assert (
+        "\nclasses: 2, with 1 to 2 videos each\nwarning: fewer than 5 training videos: b (1), a (2)\n" in text
+    )
 
 
 def stats(videos: Path, labels: list[str], *options: object) -> str:

@@ -149,7 +149,7 @@ def test_a_dry_run_prints_minutes_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     shown = called("train", class_folders, "--dry-run", "--folds", "4", *FEW)
-    classes = r"2 classes: down 8, right 8\nwarning: only 4 videos to choose the best weights on\n(?s:.*)"
+    classes = r"2 classes: down 8, right 8\nwarning: the best weights are chosen on only 4 videos\n(?s:.*)"
     training = r"all training: about \d+ s for 5 fine-tunings, including \d+ s for validations"
     assert re.search(classes + training, shown.stdout)
     shown = called("train", class_folders, "--dry-run", "--json", "--hours", "0.01")
@@ -168,7 +168,7 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
     shutil.copytree(class_folders / "down", one / "down")
     (tmp_path / "empty").mkdir()
     output = ["-o", tmp_path / "new" / "project"]
-    for source, found in ((one, "one: 8 videos, but no train.csv"), (tmp_path / "empty", "empty: 0 videos")):
+    for source, found in ((one, "one: 8 videos, no train.csv"), (tmp_path / "empty", "empty: 0 videos")):
         assert found in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
     grouped = ["train", class_folders, *output, "--group", "(p)"]

@@ -172,13 +172,17 @@ def _stamped_index(
         return index
     (alone,) = decode_images(path, [(max(0, int(index.offsets[0])), int(index.sizes[0]))])
     with decoder_errors(path):
-        if alone is not None and np.array_equal(_rgb(alone), _rgb(first)):
+        if alone is not None and np.array_equal(rgb(alone), rgb(first)):
             return index
     return replace(index, offsets=index.offsets[:0], sizes=index.sizes[:0])
 
 
-def _rgb(frame: VideoFrame) -> np.ndarray:
-    return frame.to_ndarray(format="rgb24")
+def rgb(frame: VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8, as stored.
+
+    By one thread: a frame ends its threads when it is freed, and a process forked before would wait forever.
+    """
+    return frame.to_ndarray(format="rgb24", threads=1)
 
 
 def _is_plain(index: FrameIndex) -> bool:

@@ -12,6 +12,7 @@ from timed_videos import repack, write_frames
 from torch import Tensor
 
 from everest.prepare.check import decode_completely
+from everest.video.facts import rgb
 from everest.video.file import inspect_video
 from everest.video.index import StampedIndex
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, read_frames
@@ -19,6 +20,7 @@ from everest.video.source import Member
 from everest.video.writer import Mjpeg, write_timed_frames
 
 FRAMES = 24
+TASKS = Path("/proc/self/task")  # the threads of this process
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +37,15 @@ def written(path: Path, pixels: NDArray[np.uint8], quality: int) -> Path:
 @pytest.fixture(scope="module")
 def film(pixels: NDArray[np.uint8], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("images") / "film.mp4", pixels, 90)
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="threads are counted in /proc")
+def test_frames_have_no_threads_for_which_a_forked_process_would_wait(film: Path):
+    with av.open(str(film)) as container:
+        frame = next(container.decode(video=0))
+    threads = set(TASKS.iterdir())
+    assert rgb(frame).shape == (frame.height, frame.width, 3)
+    assert set(TASKS.iterdir()) <= threads
 
 
 def are_read_by_place(path: Path) -> bool:

@@ -341,7 +341,7 @@ def _train(
     command = f"everest predict VIDEO {checkpoint}"
     if window is not None:
         command = f"everest timeline VIDEO {checkpoint} --smooth {measured['smooth']:g} --output bouts.csv"
-    planned = project.get("planned_minutes")  # none of an earlier version
+    planned = project["planned_minutes"]
     document = {
         **measured,
         "checkpoint": str(weights.best if weights.best.exists() else weights.weights),

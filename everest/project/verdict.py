@@ -48,13 +48,13 @@ def describe_samples(
     each = [f"{name} {number}" for name, number in counts.items()]
     lines = [f"{counted(len(each), 'class')}: {first_names(each, MOST_CLASSES)}", *of_groups]
     if windows and without:
-        fate = f"are the class '{BACKGROUND}'" if BACKGROUND in counts else "have no class"
+        fate = f"class '{BACKGROUND}'" if BACKGROUND in counts else "no class"
         fix = f"label time that nobody watched '{UNSCORED}'"
-        lines.append(f"{without} of {counted(len(samples), 'window')} without a bout {fate}; {fix}")
+        lines.append(f"{without} of {counted(len(samples), 'window')} have no bout ({fate}); {fix}")
     single = sorted(recording for recording, names in behaviors.items() if len(names) == 1)
     if windows and single:
         what = f"only one behavior is annotated in {first_names(single, MOST_NAMES)}"
-        lines.append(f"warning: {what}, so any other counts as none")
+        lines.append(f"warning: {what}; time with any other counts as time without behavior")
     return counts, lines
 
 
@@ -166,7 +166,7 @@ def _compared(result: Mapping[str, Any], more: str) -> str:
     spread = f"{what} is {ends[0]:.3g} to {ends[1]:.3g}"
     small = f"a linear model on small images ({value_text(name, linear)})"
     if groups < FEWEST_GROUPS:
-        return f"no clear difference from {small}: {counted(groups, 'group')} only: {more}"
+        return f"no clear difference from {small}: only {counted(groups, 'group')}; {more}"
     if ends[0] <= value <= ends[1]:
-        return f"no clear difference from {small}: {spread}: {more}"
+        return f"no clear difference from {small}: {spread}; {more}"
     return f"clearly better than {small}: {spread}"

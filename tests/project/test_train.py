@@ -330,7 +330,10 @@ def test_a_full_disk_ends_a_call_which_can_be_repeated(class_folders: Path, smal
 def test_the_windows_are_as_long_as_the_shortest_usual_bout_and_one_behavior_is_doubted():
     classes = Classes(heads=(Head(task="single-label", outputs=2),), names=("background", "jump"))
     _, lines = describe_samples([Sample(path="a", labels=(1,))], classes, windows=True)
-    assert lines[-1] == "warning: only one behavior is annotated in a, so any other counts as none"
+    assert (
+        lines[-1]
+        == "warning: only one behavior is annotated in a; time with any other counts as time without behavior"
+    )
     for lengths, seconds in (((1.1, 7.0), 1), ((0.1,), 0.5), ((9.0, 30.0), 2), ((), 1)):
         bouts = [Bout(video="a", start=0.0, end=length, label=str(length)) for length in lengths]
         assert window_seconds(bouts) == seconds
@@ -344,8 +347,8 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
         (RESULT | {"top1": 70.0}, "a linear model on small images (70.0 %)"),
         (RESULT | {"top1": 70.0, "groups": 2}, "--folds 5 and a new --output (about 0.2 hours)"),
         (RESULT, "clearly better than a linear model on small images (70.0 %): the interval is 80 to 97"),
-        (RESULT | {"difference": [-2.0, 30.0]}, "the interval of the difference is -2 to 30: test on all"),
-        (RESULT | {"groups": 5}, "(70.0 %): 5 groups only: test on all videos with --folds 5"),
+        (RESULT | {"difference": [-2.0, 30.0]}, "the interval of the difference is -2 to 30; test on all"),
+        (RESULT | {"groups": 5}, "(70.0 %): only 5 groups; test on all videos with --folds 5"),
         (RESULT | {"interval": [59.0, 99.0]}, "the interval includes"),
         (RESULT | {"interval": None}, "the test has only one group; test on all videos with --folds 5"),
         (numbers | {"mae": 2.0}, "no better than guessing (2): label"),

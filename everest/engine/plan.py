@@ -14,7 +14,6 @@ from everest.errors import RecipeError
 
 WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
 MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
-IMAGES: Final = 20  # our choice: over the whole run
 FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a model learns
 USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
 PEAK_LR: Final = 1e-3  # our choice: of new weights, with batches of 16 to 128 clips
@@ -74,11 +73,6 @@ class StagePlan:
     @property
     def videos_per_step(self) -> int:
         return self.batch_size // self.views
-
-    def shows_image(self, step: int) -> bool:
-        """Whether the checkpoint after `step` updates is one of about `IMAGES` that show what is rebuilt."""
-        checkpoint, checkpoints = step // self.checkpoint_steps, self.steps // self.checkpoint_steps
-        return checkpoint % max(1, checkpoints // IMAGES) == 0
 
     def lr(self, step: int) -> float:
         """The learning rate of `step`, counted from 0."""

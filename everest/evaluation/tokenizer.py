@@ -25,6 +25,7 @@ from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_
 from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import in_unit_range
 
+VALIDATIONS: Final = 20  # our choice: about as many in a run
 TARGET_CLIPS: Final = 1024  # our choice: of the training set, for the mean and std of the targets
 HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
 LEAST_VARIANCE: Final = 1e-6  # of a code dimension; keeps targets finite if it has collapsed
@@ -62,7 +63,9 @@ class TokenizerValidator:
 
     def _is_due(self) -> bool:
         done, plan = self._training.steps_done, self._training.plan
-        return 0 < done < plan.steps and self._training.at_checkpoint and plan.shows_image(done)
+        checkpoint, checkpoints = done // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
+        is_chosen = checkpoint % max(1, checkpoints // VALIDATIONS) == 0
+        return 0 < done < plan.steps and self._training.at_checkpoint and is_chosen
 
     def _validate(self) -> None:
         """Log the measures of the current weights, and warn of a collapse."""

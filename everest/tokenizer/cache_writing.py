@@ -8,10 +8,9 @@ B clips, V views, T frames, H W pixels, N tokens, R samples of a part.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,18 +31,11 @@ from everest.system.locks import sole_writer
 from everest.system.run_folder import BAD_VIDEOS
 from everest.system.weights import write_tensors
 from everest.tokenizer.cache import INDEX, PARTS, CachePart, TokenIndex, clip_facts, open_part
-from everest.tokenizer.spec import tokenizer_use
+from everest.tokenizer.network import AdaptiveTokenizer
+from everest.tokenizer.spec import TokenizerUse, tokenizer_use
 from everest.video.pixels import IMAGENET
 
 Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each
-
-
-class _Maker(NamedTuple):
-    """What makes the tokens of clips."""
-
-    files: list[Path]  # its weights
-    facts: dict[str, Any]  # the fields of the index that describe it
-    rows: Callable[[Tensor], Rows]  # without V, of clips (B, C, T, H, W) uint8
 
 
 def write_tokens(
@@ -68,16 +60,23 @@ def write_tokens(
         call.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    maker = _maker(recipe, accelerator.device)
+    use = tokenizer_use(recipe)
+    if use.path is None:
+        raise RecipeError(
+            "tokenizer.checkpoint: names no tokenizer; everest train-tokenizer makes one, --set "
+            "tokenizer.checkpoint=RUN names it"
+        )
+    tokenizer = use.load().to(accelerator.device)
     clips = pretrain_clips(recipe, replace_bad=False)
-    inputs = [*maker.files, *(sample.video for sample in clips.samples)]
+    inputs = [Path(use.path), *(sample.video for sample in clips.samples)]
     refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name == INDEX)
     with sole_writer(output / INDEX):
         if overwrite:
             for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):
                 path.unlink(missing_ok=True)
-        index = _save_index(recipe, output, clips, maker, variants, accelerator.mixed_precision)
+        index = _index_of(recipe, clips, use, tokenizer, variants, accelerator.mixed_precision)
+        index = _save_index(index, output)
         parts = index.parts()
         finished = [part for part in parts if (output / part.name).is_file()]
         missing = [part for part in parts if not (output / part.name).is_file()]
@@ -87,7 +86,7 @@ def write_tokens(
                 bad += _named(problems, clips)
         done = sum(len(part.samples) for part in finished)  # clips
         for part in missing:
-            rows, problems = _encode(part, clips, maker, accelerator, settings=recipe.train, batch=batch)
+            rows, problems = _encode(part, clips, tokenizer, accelerator, settings=recipe.train, batch=batch)
             for path, reason in _named(problems, clips):
                 report(notice(f"cannot read {path}: {reason}; left out"))
                 bad.append((path, reason))
@@ -111,26 +110,36 @@ def write_tokens(
     }
 
 
-def _save_index(
-    recipe: Recipe, output: Path, clips: VideoClips, maker: _Maker, variants: int, precision: str
+def _index_of(
+    recipe: Recipe,
+    clips: VideoClips,
+    use: TokenizerUse,
+    tokenizer: AdaptiveTokenizer,
+    variants: int,
+    precision: str,
 ) -> TokenIndex:
-    """Write the index, or add variants to the one that is there; RecipeError if it is of other tokens."""
     grid = clip_grid(recipe)
-    index = TokenIndex(
-        **maker.facts,
+    return TokenIndex(
+        tokenizer=use,
+        mean=tuple(tokenizer.target_mean.tolist()),
+        std=tuple(tokenizer.target_std.tolist()),
         videos=len(clips),
         variants=variants,
         grid=(grid.t, grid.h, grid.w),
         clips=clip_facts(recipe, clips),
         precision=precision,
     )
+
+
+def _save_index(index: TokenIndex, output: Path) -> TokenIndex:
+    """Write the index, or add variants to the one that is there; RecipeError if it is of other tokens."""
     if (output / INDEX).is_file():
         saved = TokenIndex.read(output)
         differences = differing(saved.token_values(), index.token_values())
         if differences:
             problem = f"holds other tokens: {', '.join(differences)}"
             raise RecipeError(f"--output {output}: {problem}; {IN_USE_FIX}")
-        index = replace(saved, variants=max(saved.variants, variants))
+        index = replace(saved, variants=max(saved.variants, index.variants))
     index.save(output)
     return index
 
@@ -140,34 +149,22 @@ def _named(problems: dict[str, str], clips: VideoClips) -> list[tuple[str, str]]
     return [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
 
 
-def _maker(recipe: Recipe, device: torch.device) -> _Maker:
-    """The tokenizer of a recipe; raises UserError if there is none, or its tokens differ."""
-    use = tokenizer_use(recipe)
-    if use.path is None:
-        raise RecipeError(
-            "tokenizer.checkpoint: names no tokenizer; everest train-tokenizer makes one, --set "
-            "tokenizer.checkpoint=RUN names it"
-        )
-    tokenizer = use.load().to(device)
-
-    def codes(frames: Tensor) -> Rows:
-        output = tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))  # as in a training step
-        numbers, scores = output.codes.cpu().numpy(), output.scores.flatten(1).cpu().numpy()  # (B, N)
-        ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])  # 0 for the lowest score
-        return {
-            "codes": numbers.astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1)),
-            "ranks": ranks.astype(np.min_scalar_type(scores.shape[1] - 1)),
-        }
-
-    mean, std = tuple(tokenizer.target_mean.tolist()), tuple(tokenizer.target_std.tolist())
-    return _Maker([Path(use.path)], {"tokenizer": use, "mean": mean, "std": std}, codes)
+def _tokens(tokenizer: AdaptiveTokenizer, frames: Tensor) -> Rows:
+    """The codes and ranks, without V, of clips (B, C, T, H, W) uint8."""
+    output = tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))  # as in a training step
+    numbers, scores = output.codes.cpu().numpy(), output.scores.flatten(1).cpu().numpy()  # (B, N)
+    ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])  # 0 for the lowest score
+    return {
+        "codes": numbers.astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1)),
+        "ranks": ranks.astype(np.min_scalar_type(scores.shape[1] - 1)),
+    }
 
 
 @torch.inference_mode()
 def _encode(
     part: CachePart,
     clips: VideoClips,
-    maker: _Maker,
+    tokenizer: AdaptiveTokenizer,
     accelerator: Accelerator,
     *,
     settings: TrainSettings,
@@ -184,7 +181,7 @@ def _encode(
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
         try:
             with accelerator.autocast():
-                tokens = maker.rows(frames)
+                tokens = _tokens(tokenizer, frames)
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(
                 f"out of memory with {batch} clips in one forward pass; the same command with a smaller "

@@ -7,7 +7,7 @@ of a pre-training. The first metric of a job is the one that it is judged by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -119,15 +119,26 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         failures: the errors of failed jobs, by their names.
     """
     jobs, request = plan.jobs(), plan.request
-    arms = {
-        arm.name: {
-            "arm": arm.name,
-            "overrides": arm.overrides,
-            "stages": list(arm.stages),
-            "seeds": [_seed_row(seed, planned, rows) for seed, planned in arm.jobs.items()],
-        }
-        for arm in plan.arms
-    }
+    arms: dict[str, dict[str, Any]] = {}
+    for arm in plan.arms:
+        seeds = []
+        for seed, planned in arm.jobs.items():
+            done = {job.stage: rows[job.name] for job in planned if job.name in rows}
+            metrics: Metrics = {}
+            for stage in STAGES_BY_PRIORITY:
+                metrics |= done[stage].metrics if stage in done else {}
+            seeds.append(
+                {
+                    "seed": seed,
+                    "finished": len(done) == len(planned),
+                    "gmacs": sum(part.gmacs for part in done.values()),
+                    "hours": sum(part.hours for part in done.values()),
+                    "metrics": metrics,
+                    "jobs": [job.name for job in planned],
+                }
+            )
+        about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages)}
+        arms[arm.name] = {**about, "seeds": seeds}
     finished_first = sorted(arms[request.against]["seeds"], key=lambda row: not row["finished"])
     document = {
         "recipe": request.recipe.name,
@@ -145,22 +156,6 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         ],
     }
     return nonfinite_as_null(document)
-
-
-def _seed_row(seed: int, planned: Sequence[Job], rows: Mapping[str, JobNumbers]) -> dict[str, Any]:
-    """The numbers of an arm at a seed."""
-    done = {job.stage: rows[job.name] for job in planned if job.name in rows}
-    metrics: Metrics = {}
-    for stage in STAGES_BY_PRIORITY:
-        metrics |= done[stage].metrics if stage in done else {}
-    return {
-        "seed": seed,
-        "finished": len(done) == len(planned),
-        "gmacs": sum(part.gmacs for part in done.values()),
-        "hours": sum(part.hours for part in done.values()),
-        "metrics": metrics,
-        "jobs": [job.name for job in planned],
-    }
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -95,10 +95,8 @@ def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head
 def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
     """The accuracy in percent of k-NN for each video, as `everest probe` votes.
 
-    A video of the same source does not vote. A video without any voter counts as wrong.
-
-    Returns:
-        None if no class has videos of two sources: every output would be wrong.
+    A video of the same source does not vote. A video without any voter counts as wrong. None if no class has
+    videos of two sources: every output would be wrong.
     """
     if not _has_match(known, known).any():
         return None
@@ -123,10 +121,7 @@ def precision_of_nearest(
 ) -> float | None:
     """The percentage of the `count` nearest videos of other sources that have the class of a video.
 
-    Args:
-        queries, gallery: N and M videos, which may be the same.
-    Returns:
-        The mean over the queries that have a video of their class and another source; None without any.
+    It is the mean over the queries that have a video of their class and another source; None without any.
     """
     tested = _has_match(queries, gallery)
     if not tested.any():
@@ -141,8 +136,7 @@ def class_and_group(known: LabeledFeatures) -> tuple[float, float] | None:
     """Two percentages: how often the nearest video from another source has the same class, and how often the
     nearest video of another class has the same source.
 
-    Returns:
-        None unless a source has videos of several classes, and a class of several sources.
+    None unless a source has videos of several classes, and a class of several sources.
     """
     swapped = LabeledFeatures(known.features, labels=known.sources, sources=known.labels)
     by_class, by_group = (precision_of_nearest(each, each, count=1) for each in (known, swapped))
@@ -234,10 +228,7 @@ def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
 def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
     """The accuracy in percent of logistic regression, in up to five folds that divide no source.
 
-    Args:
-        seed: of the draw of the folds.
-    Returns:
-        None if a class has a single source, or the videos for fitting have one class.
+    None if a class has a single source, or the videos for fitting have one class.
     """
     features, labels, sources = known
     folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))

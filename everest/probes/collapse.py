@@ -65,14 +65,10 @@ def probe_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def probed_steps(steps: int, *, every: int, checkpoint_steps: int) -> list[int]:
-    """The steps after which a run is probed.
+    """The steps after which a run of `steps` steps is probed.
 
     Before the first, after the last, at each `every`-th checkpoint, and at the first one at which a broken
     run is noticed.
-
-    Args:
-        steps: of the whole run.
-        checkpoint_steps: from one checkpoint to the next.
     """
     checked = math.ceil(_checked_from(steps) / checkpoint_steps) * checkpoint_steps
     return sorted({*range(0, steps, every * checkpoint_steps), min(checked, steps), steps})
@@ -84,20 +80,19 @@ def _checked_from(steps: int) -> float:
 
 
 def new_warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
-    """The warnings of the last probe that no probe before it gave, by their kind.
-
-    Args:
-        steps: of the whole run.
-        videos: whose features are measured.
-        held_out: videos whose loss is measured.
-    """
+    """The warnings of the last probe that no probe before it gave, by their kind."""
     sizes = {"steps": steps, "videos": videos, "held_out": held_out}
     known = {kind for number in range(1, len(rows)) for kind in signs_of_failure(rows[:number], **sizes)}
     return {kind: text for kind, text in signs_of_failure(rows, **sizes).items() if kind not in known}
 
 
 def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
-    """The signs of a broken run in the last probe, by their kind; none early in the run."""
+    """The signs of a broken run in the last probe, by their kind; none early in the run.
+
+    Args:
+        steps: of the whole run.
+        videos, held_out: how many have their features measured, and how many their loss.
+    """
     first, last = rows[0], rows[-1]
     if last["step"] < _checked_from(steps):
         return {}

@@ -119,7 +119,6 @@ def encode_set(
 
     Args:
         folder: holds the rows as long as the set is used.
-        with_tokens: keep each token, too.
         batch: videos in one forward pass.
     """
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}

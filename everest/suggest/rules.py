@@ -241,11 +241,9 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most: int | None) -> li
 
 
 def choose_every(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
-    """The checkpoints from one probe to the next, and the share of the cost; 0 if even two cost too much.
+    """The checkpoints from one probe of `probed` videos to the next, and their share of a run's cost.
 
-    Args:
-        probed: videos of a probe.
-        steps, batch, num_videos: of pre-training.
+    0 if even two probes cost too much.
     """
     checkpoint = steps_between_checkpoints(steps, num_videos, batch)
     for every in range(1, -(-steps // checkpoint) + 1):

@@ -49,7 +49,6 @@ FEW: Final = 200  # our choice: up to this number of videos, points of a scatter
 PALE: Final = 0.3
 
 Names = Sequence[str]  # of videos or classes
-Confusion = tuple[str, str, int, int]  # label, output, videos, all videos of the label
 
 
 def write_report(
@@ -116,7 +115,7 @@ def _section(
     name = head.head.name
     image = None
     suffix = f"-{quote(name, safe='')[:LONGEST_PLOT_NAME]}" if name else ""
-    confusions: list[Confusion] = []
+    confusions: list[tuple[str, str, int, int]] = []  # label, output, videos, all videos of the label
     if task in PLOTS:
         plot = folder / f"{PLOTS[task]}{suffix}.png"
         if task == "regression":
@@ -125,7 +124,12 @@ def _section(
             counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
             np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
             draw_confusion(plot, counts, names)
-            confusions = _confusions(counts, names)
+            support = counts.sum(axis=1)  # (C,)
+            pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+            pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+            confusions = [
+                (names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:CONFUSIONS]
+            ]
         image = data_uri("image/png", plot.read_bytes())
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
@@ -135,14 +139,6 @@ def _section(
     ]
     shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
     return {**shown, "mistakes": mistakes}
-
-
-def _confusions(counts: NDArray[np.int64], names: Names) -> list[Confusion]:
-    """The most frequent confusions in (C, C) videos by true and predicted class."""
-    support = counts.sum(axis=1)  # (C,)
-    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
-    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
-    return [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:CONFUSIONS]]
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:

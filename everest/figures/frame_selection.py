@@ -22,7 +22,7 @@ from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
 from everest.figures.masks import TUBELET, embedding_of, frame_size
-from everest.figures.pictures import SMALL, range_text
+from everest.figures.pictures import COLUMNS, SMALL, range_text
 from everest.figures.png import COLORS, escape_dollars, png_figure, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
@@ -30,7 +30,6 @@ from everest.methods.grid import TokenGrid
 from everest.methods.ranked import RedundancyRobust
 from everest.video.reader import probe, read_frames
 
-COLUMNS: Final = 8  # candidates in a row
 MOST_LABELS: Final = 24  # under the bars
 FADED: Final = 0.72  # how far a frame that was not drawn is faded to white
 DRAWN, NOT_DRAWN = COLORS[0], "#BBBBBB"
@@ -94,8 +93,8 @@ def select_video_frames(
     if frames % pair:
         raise RecipeError(f"--frames {frames}: must be a multiple of {pair}")
     fps = None if clip is None else clip.fps
-    info = probe(video)
-    ids = _candidate_frames(video, num_candidates(frames // pair, alpha) * pair, stride=stride, fps=fps)
+    info, wanted = probe(video), num_candidates(frames // pair, alpha) * pair
+    ids = _candidate_frames(video, wanted, stride=stride, fps=fps)
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
     shape = frame_size(model, size, info, multiples=TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]

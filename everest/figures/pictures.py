@@ -64,9 +64,8 @@ def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
         if kept < total or not first.hides:  # else the row would be equal to the frames
             rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), share_text(kept, total)))
         if first.hides:
-            rows.append(
-                FigureRow("visible tokens", first.pixels_of(first.visible), share_text(visible, total))
-            )
+            seen = first.pixels_of(first.visible)
+            rows.append(FigureRow("visible tokens", seen, share_text(visible, total)))
         if first.predicted is not None:
             rows.append(FigureRow("predicted", first.predicted, share_text(kept - visible, total)))
     else:

@@ -56,8 +56,7 @@ def run_checks() -> list[CheckResult]:
     checks |= {"decoders": check_decoders, "storage": check_storage}
     for name, check in checks.items():
         try:
-            for result in check():
-                results.append(result)
+            results.extend(check())  # what it found before an error stays
         except Exception as error:  # whatever a broken package raises
             fix = "run `pip install --force-reinstall .`"
             results.append(CheckResult(name, "broken", first_line(error), fix))

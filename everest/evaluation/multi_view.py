@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from everest.system.compute import HostCopy
 from everest.system.events import Report
 
 Classifier = VideoClassifier | ExportedClassifier
-CLIPS: Final = 32  # our choice: of a forward pass, if a video has fewer views
 
 
 class VideoScore(NamedTuple):
@@ -48,7 +47,7 @@ def evaluate_views(
     next pass while the host reads the results of the last.
     """
     model.eval()
-    size = max(1, CLIPS // clips.make_views.num_views)
+    size = max(1, 32 // clips.make_views.num_views)  # our choice: 32 clips in a pass, if a video has fewer
     passes = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Final
 
 import numpy as np
 
@@ -24,8 +23,6 @@ from everest.models.classifier import VideoClassifier
 from everest.system.events import silent
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, Row
 from everest.system.text import counted, reading_own
-
-NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to a perfect metric, where little is learned
 
 
 class Validator:
@@ -148,7 +145,8 @@ class Validator:
         best = validations.best_value
         if best is None or chance is None:
             return text
-        limit = chance + NEAR_CHANCE * ((100 if metric.percent else 0) - chance)
+        # Our choice: little is learned in the first tenth of the way from chance to a perfect metric.
+        limit = chance + 0.1 * ((100 if metric.percent else 0) - chance)
         if (best < limit) if metric.percent else (best > limit):
             text += ". That is hardly better than chance: check the labels, or try more steps"
         return text

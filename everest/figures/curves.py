@@ -34,11 +34,8 @@ AXIS_LABELS: Final[dict[AxisName, str]] = {
     "hours": "hours of training steps",
     "gflops": "GMACs of forward passes (the papers' GFLOPs)",
 }
-SLOWEST: Final = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
 SMOOTHED_SHARE: Final = 50  # our choice: the mean is over a 50th of a run's steps on either side
 SPIKE_QUANTILE: Final = 0.9  # our choice: of the losses; sets the scale if the largest is a spike
-LEGEND_LETTERS: Final = 150  # letters that fit in a row above the panels
-FEW_POINTS: Final = 30  # of a curve: each has a marker
 TITLE_STYLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 # The names of losses in metrics.jsonl, with their markers and their names in the legend.
 LOSSES: Final = {
@@ -136,7 +133,8 @@ def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: A
     if x == "hours" and None in speeds:
         raise RecipeError(f"{run}: a step of {METRICS_FILE} has no clips_per_second; use --x steps")
     if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
-        seconds = batch_size / np.maximum(np.array(speeds, dtype=np.float64), SLOWEST)  # (R,)
+        # metrics.jsonl rounds values below 0.005 clips/s to 0.00.
+        seconds = batch_size / np.maximum(np.array(speeds, dtype=np.float64), 0.005)  # (R,)
         return (np.cumsum(seconds) / 3600).tolist()
     spec = _spec(run)
     if spec is None:
@@ -197,7 +195,7 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
             _finish(panel, name, runs)
         panels[-1].set_xlabel(AXIS_LABELS[x])
         labels = [escape_dollars(shorten(run.name)) for run in runs]
-        columns = max(1, LEGEND_LETTERS // (max(map(len, labels)) + 8))  # 8: the line before a name
+        columns = max(1, 150 // (max(map(len, labels)) + 8))  # letters in a row; 8: the line before a name
         lines = [Line2D([], [], **style) for style in styles]
         figure.legend(lines, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
@@ -205,7 +203,7 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
 
 def _plot(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None:
     """Plot a curve; the values of one that is logged at each step are faint behind their running means."""
-    marker = "o" if len(curve.x) <= FEW_POINTS else ""
+    marker = "o" if len(curve.x) <= 30 else ""
     if key in SMOOTHED:
         panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
         panel.plot(curve.x, smooth(curve.y), marker=marker, **style)

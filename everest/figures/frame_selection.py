@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,6 @@ from everest.methods.grid import TokenGrid
 from everest.methods.ranked import RedundancyRobust
 from everest.video.reader import probe, read_frames
 
-MOST_LABELS: Final = 24  # under the bars
-FADED: Final = 0.72  # how far a frame that was not drawn is faded to white
 DRAWN, NOT_DRAWN = COLORS[0], "#BBBBBB"
 
 
@@ -148,11 +146,11 @@ def draw_selection(path: Path, selection: FrameSelection) -> None:
         for number, (frame, name) in enumerate(zip(first_frames, names, strict=True)):
             panel = figure.add_subplot(grid[divmod(number, COLUMNS)])
             panel.axis("off")
-            panel.imshow(frame if number in drawn else frame + (1 - frame) * FADED)
+            panel.imshow(frame if number in drawn else frame + (1 - frame) * 0.72)  # faded to white
             panel.set_title(name, fontsize=SMALL, color=DRAWN if number in drawn else "#666666")
         counts = figure.add_subplot(grid[rows, :])
         counts.bar(range(num_pairs), selection.counts.numpy(), color=colors)
-        step = -(-num_pairs // MOST_LABELS)
+        step = -(-num_pairs // 24)  # as many names fit under the bars
         counts.set_xticks(range(0, num_pairs, step), names[::step], fontsize=SMALL)
         counts.set(xlabel="frames of the pair, counted from 0 in the video", ylabel="kept tokens")
         title = f"{selection.video.name}: {len(drawn)} of {num_pairs} candidate pairs are drawn (blue)"

@@ -32,14 +32,7 @@ BARS: Final = (
 PANELS: Final = 24  # our choice: the first ones; the figure counts the others
 LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
-WIDTH: Final = 15  # inches
-LANE: Final = 0.35  # inches
-CURVE: Final = 2.0  # inches of the panel of numbers
-TITLES: Final = 0.6  # inches of the title of a panel, and its seconds
-GRAY: Final = "#BBBBBB"  # of background
-PALE: Final = 0.25  # opacity of the time of a bout, above its probability
 GAP: Final = 0.15  # of a lane, between its bars and the next
-LABELED: Final = 0.3  # of a lane: the bars of a person
 
 
 def draw_timelines(
@@ -60,11 +53,11 @@ def draw_timelines(
     ]
     drawn = panels[:PANELS]
     seconds = [_seconds(predicted, of_person) for *_, predicted, of_person in drawn]
-    heights = [
-        TITLES + (CURVE if head.task == "regression" else LANE * min(max(len(lanes), 2), LANES))
+    heights = [  # inches: of the title and the seconds, and of a curve or lanes
+        0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), LANES))
         for (_, head, *_), lanes in zip(drawn, seconds, strict=True)
     ]
-    with png_figure(path, (WIDTH, sum(heights) + 0.5), points=11, dpi=100) as figure:
+    with png_figure(path, (15, sum(heights) + 0.5), points=11, dpi=100) as figure:
         axes = figure.subplots(len(drawn), squeeze=False, height_ratios=heights)[:, 0]
         for area, (recording, head, predicted, of_person), lanes in zip(axes, drawn, seconds, strict=True):
             words = [Path(recording.video).name, head.name]
@@ -108,7 +101,7 @@ def _draw_lanes(
     names: Sequence[str],
 ) -> None:
     """Draw a lane per class, the first on top; a class has the same color in all figures of a model."""
-    share = LABELED if labeled else 0.0
+    share = 0.3 if labeled else 0.0  # of a lane, for the bars of a person
     full = 1 - GAP - share  # of a lane, the height of a probability of 1
     texts = []
     colors = dict(zip([name for name in names if name != BACKGROUND], cycle(BARS), strict=False))
@@ -116,7 +109,8 @@ def _draw_lanes(
         color = colors.get(name, "black")
         rows = [row for row in predicted if (row["label"] or BACKGROUND) == name]
         times = [(row["start"], row["end"]) for row in rows]
-        _draw_bars(panel, times, -lane - 1, [full] * len(rows), GRAY if name == BACKGROUND else color, PALE)
+        pale = "#BBBBBB" if name == BACKGROUND else color
+        _draw_bars(panel, times, -lane - 1, [full] * len(rows), pale, opacity=0.25)
         if name != BACKGROUND:
             _draw_bars(panel, times, -lane - 1, [full * row["probability"] for row in rows], color)
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]

@@ -34,9 +34,6 @@ from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import counted, time_text
 
-BASE_RECIPE: Final = "custom"  # has the lists that `everest prepare` writes
-CLIP_SETTINGS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
-MEASURED_CLIPS: Final = 16  # our choice: of a measured step on a CPU
 STAGES_OF_PURPOSE: Final[dict[RecipePurpose, tuple[TrainingStage, ...]]] = {  # that a recipe is for
     "pretrain": ("pretrain",),
     "finetune": ("pretrain", "finetune"),
@@ -225,8 +222,9 @@ def suggest_recipe(
         measured: whether the speed is measured; it is that of this machine.
         overrides: `section.key=value` texts, which the stages will be given, too.
     """
-    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(CLIP_SETTINGS)]
-    given = load_recipe(BASE_RECIPE, overrides=of_data).data if of_data else DataSettings()
+    fitted = ("data.size=", "data.frames=")  # to the suggested tubelets
+    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
+    given = load_recipe("custom", overrides=of_data).data if of_data else DataSettings()
     settings = replace(given, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
     if facts.pretrain is not None and facts.pretrain.samples == 1:
@@ -242,7 +240,7 @@ def suggest_recipe(
     speeds: dict[TrainingStage, float] = {}  # clips/s on this machine
     for stage in STAGES_OF_PURPOSE[purpose] if measured else ():
         cpu = device == "cpu"
-        step = measure(unlimited, stage, batch=MEASURED_CLIPS if cpu else None, cpu=cpu)["clips_per_second"]
+        step = measure(unlimited, stage, batch=16 if cpu else None, cpu=cpu)["clips_per_second"]
         read = reading_speed(stage_clips(unlimited, stage)) * num_cores()
         # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
         speeds[stage] = 1 / (1 / step + 1 / read) if cpu else min(step, read)

@@ -24,10 +24,8 @@ from everest.system.run_folder import WEIGHTS
 from everest.system.text import MALFORMED, nonfinite_as_null, read_json, read_own_json, reading_own
 from everest.system.weights_header import read_header
 
-LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
 RESULTS: Final = "results.json"
 FIX: Final = "repeat the command of the sweep"
-PRETRAIN_LOSS: Final = "pretrain_loss"
 VALIDATION: Final = "val_"
 PROBE: Final = "probe"
 # The first one that an arm has judges it.
@@ -87,8 +85,8 @@ def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics
         rows: of its metrics.jsonl.
     """
     if stage == "pretrain":
-        losses = [row["loss"] for row in rows if row.get("loss") is not None][-LAST_STEPS:]
-        return {PRETRAIN_LOSS: sum(losses) / len(losses)} if losses else {}
+        losses = [row["loss"] for row in rows if row.get("loss") is not None][-50:]  # our choice
+        return {"pretrain_loss": sum(losses) / len(losses)} if losses else {}
     chosen_by = metric_of_run(run, rows)
     if chosen_by is None:
         return {}  # without data.val

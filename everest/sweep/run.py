@@ -32,8 +32,6 @@ from everest.system.text import json_text, parse_json
 
 PLAN_FILE: Final = "sweep.yaml"
 JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
-POLL_SECONDS: Final = 0.05
-THREADS: Final = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +57,8 @@ class JobLauncher:
         shared = {JOBS_VARIABLE: str(self.parallel)}
         if self.devices.kind == "cuda":
             return [shared | visible_gpus([slot % self.devices.processes]) for slot in range(self.parallel)]
-        if THREADS not in os.environ:
-            shared[THREADS] = str(max(1, num_cores() // self.parallel))
+        if "OMP_NUM_THREADS" not in os.environ:
+            shared["OMP_NUM_THREADS"] = str(max(1, num_cores() // self.parallel))
         return [shared] * self.parallel
 
 
@@ -105,7 +103,7 @@ class _Sweep:
                 may_start = free and not signals.number
                 job = next(filter(self._can_start, self.waiting), None) if may_start else None
                 if job is None:
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(0.05)
                     continue
                 self.waiting.remove(job)
                 self.running.append(self._start(job, min(free), signals))

@@ -158,10 +158,12 @@ def open_classifier(
     Returns:
         The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
     """
-    requested, data, fix = recipe.finetune.selection, recipe.data, "--set finetune.selection.* changes it"
+    data, requested = recipe.data, recipe.finetune.selection
+    fix = "--set finetune.selection.* changes it"
     if file.suffix == ONNX_SUFFIX:
+        fix = "export it again to change it"
         model = _open_onnx(file, recipe, report)
-        spec, names, fix = model.spec, model.class_names, "export it again to change it"
+        spec, names = model.spec, model.class_names
     else:
         opened = open_model(
             file,

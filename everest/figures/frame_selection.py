@@ -91,7 +91,8 @@ def select_video_frames(
     if frames % pair:
         raise RecipeError(f"--frames {frames}: must be a multiple of {pair}")
     fps = None if clip is None else clip.fps
-    info, wanted = probe(video), num_candidates(frames // pair, alpha) * pair
+    info = probe(video)
+    wanted = num_candidates(frames // pair, alpha) * pair
     ids = _candidate_frames(video, wanted, stride=stride, fps=fps)
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
     shape = frame_size(model, size, info, multiples=TUBELET[1:])

@@ -150,7 +150,8 @@ class Prober:
 
     def _measured_row(self) -> Row:
         """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
-        started, training = time.monotonic(), self._training
+        training = self._training
+        started = time.monotonic()
         with self._evaluating() as model:
 
             def pooled(batch: Batch) -> Floats:

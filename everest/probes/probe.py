@@ -215,7 +215,8 @@ def _probe_head(
     """Return the results of all probes for one head; see `_training_labels` for errors."""
     labels, heads = _training_labels(train.samples, position, head), (replace(head, name=""),)
     test_labels = [(sample.labels[position],) for sample in test.samples]
-    videos, shown = [sample.video_id for sample in test.samples], METRICS_OF_TASK[head.task]
+    videos = [sample.video_id for sample in test.samples]
+    shown = METRICS_OF_TASK[head.task]
 
     def evaluate(name: str, kind: str) -> dict[str, Any]:
         """The metrics of a probe of one kind of features."""

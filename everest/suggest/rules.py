@@ -97,7 +97,8 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     recipe = Recipe(name="suggest", data=data)
     clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
-    root, sizes = parse_location(data.root), {"val": 0}
+    root = parse_location(data.root)
+    sizes = {"val": 0}
     for key in ("val", "test") if labeled else ("val",):  # a typo in a label would show after hours
         name = getattr(data, key)
         if name is not None and join_location(root, name).exists():

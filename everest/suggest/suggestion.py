@@ -166,7 +166,8 @@ def _section(
             notify(reason)
         if source is None:
             return section
-    settings, keys = DataSettings(**section), ("train", "val", "test") if divided else ("val", "test")
+    settings = DataSettings(**section)
+    keys = ("train", "val", "test") if divided else ("val", "test")
     held_out = [name for key in keys if (name := getattr(settings, key)) is not None]
     held_out = held_out or [*lists_ending_in(data, "val"), *lists_ending_in(data, "test")]
     shared = shared_videos(settings, "pretrain" if source else "train", held_out)

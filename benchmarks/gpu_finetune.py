@@ -25,8 +25,7 @@ from everest.inference.model import encode
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.models.video_model import PretrainingModel
-from everest.probes.classifiers import linear
-from everest.probes.neighbors import nearest_neighbors
+from everest.probes.classifiers import linear, nearest_neighbors
 from everest.probes.probe import difference_image
 from everest.system.accelerator import make_accelerator
 

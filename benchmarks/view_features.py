@@ -35,8 +35,7 @@ from everest.config.recipe import load_recipe
 from everest.inference.model import encode
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
-from everest.probes.classifiers import attentive, linear
-from everest.probes.neighbors import LabeledFeatures, nearest_neighbors, precision_of_nearest
+from everest.probes import classifiers
 from everest.probes.probe import difference_image
 
 RESULTS: Final = HERE / "results" / "view_features.json"
@@ -141,18 +140,18 @@ def measured(
     known, head = ~held_out, Head(outputs=int(labels.max()) + 1)
     of_known = (features[known], labels[known], features[held_out], head)
     answers = {
-        "linear": linear(*of_known, seed=seed),
-        "knn": nearest_neighbors(*of_known),
+        "linear": classifiers.linear(*of_known, seed=seed),
+        "knn": classifiers.nearest_neighbors(*of_known),
     }
     found = {name: accuracy(answer, labels[held_out]) for name, answer in answers.items()}
-    near = precision_of_nearest(
-        LabeledFeatures(features[held_out], labels[held_out], groups[held_out]),
-        LabeledFeatures(features[known], labels[known], groups[known]),
+    near = classifiers.precision_of_nearest(
+        classifiers.LabeledFeatures(features[held_out], labels[held_out], groups[held_out]),
+        classifiers.LabeledFeatures(features[known], labels[known], groups[known]),
     )
     assert near is not None
     few = []
     for drawn in few_of_each(np.flatnonzero(known), labels, seed):
-        answer = linear(features[drawn], labels[drawn], features[held_out], head, seed=seed)
+        answer = classifiers.linear(features[drawn], labels[drawn], features[held_out], head, seed=seed)
         few.append(accuracy(answer, labels[held_out]))
     return {**found, "retrieval": near, "few": float(np.mean(few))}
 
@@ -176,7 +175,7 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
         tokens = tokens_of(model, pixels)  # (N, K, D)
         result[name] = measured(tokens.mean(axis=1), rows, held_out, unit)
         labels = np.array([label for _, label, _ in rows])
-        answers = attentive(
+        answers = classifiers.attentive(
             *(tokens[~held_out], labels[~held_out], tokens[held_out], Head(outputs=int(labels.max()) + 1)),
             heads=model.encoder.num_heads,
             seed=unit,

@@ -35,7 +35,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return document
 
 
-def model_card(opened: LoadedModel, *, evaluation: Mapping[str, Any] | None, file: str) -> str:
+def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: str) -> str:
     """Return the text of a card: data, metrics with intervals, license, cost, and how to use the weights.
 
     Args:
@@ -108,8 +108,7 @@ def _data_lines(opened: LoadedModel) -> Iterator[str]:
     yield "- before you publish the weights, add their license, and source and consent of the videos"
 
 
-def _accuracy_lines(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    document = dict(evaluation)
+def _accuracy_lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"| {views_text(document)} | value | 95 % interval | chance |"
     yield "|---|---|---|---|"
     yield from (f"| {' | '.join(cells)} |" for cells in metric_rows(document))

@@ -22,10 +22,9 @@ from everest.errors import CheckpointError
 from everest.evaluation.multi_view import Classifier, evaluate_views
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
-from everest.methods.strategies import Strategy
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class
-from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
+from everest.metrics.predicted import refuse_too_many_skipped, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
@@ -44,11 +43,7 @@ class EvaluationFiles:
     overwrite: bool = False  # replace existing files
 
     def check(self, weights: Path | None) -> None:
-        """Check before the evaluation, which may take hours, that the files can be written.
-
-        Args:
-            weights: the checkpoint, if the model is from one.
-        """
+        """Check before the evaluation, which may take hours, that the files can be written."""
         self.refuse_inputs([] if weights is None else all_weights(weights))
         if self.predictions is not None:
             system_files.check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
@@ -120,14 +115,21 @@ def evaluate_classifier(
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
-    result = measure(predictions, intervals=_have_intervals(predictions, report))
+    groups = len(set(predictions.groups))
+    if groups == 1:
+        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
+    elif groups < FEW_GROUPS:
+        unit = "videos" if groups == len(predictions.videos) else "groups of videos"
+        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
+        report(notice(few))
+    result = measure(predictions, intervals=groups > 1)
     for name, head in predictions.by_head().items():
         if head.head.task != "regression":
             of_head = result["heads"][name] if name else result
             of_head["per_class"] = per_class(head, classes.of_head(head.head))
     result |= {
         "videos": len(predictions.videos),
-        "groups": len(set(predictions.groups)),
+        "groups": groups,
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
         **view_cost(spec),
@@ -146,18 +148,6 @@ def evaluate_classifier(
     return result
 
 
-def _have_intervals(predictions: Predictions, report: Report) -> bool:
-    """Whether the videos are of several groups; reports if they are of few."""
-    groups = len(set(predictions.groups))
-    if groups == 1:
-        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
-    elif groups < FEW_GROUPS:
-        unit = "videos" if groups == len(predictions.videos) else "groups of videos"
-        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
-        report(notice(few))
-    return groups > 1
-
-
 def open_classifier(
     file: Path, recipe: Recipe, *, saved_selection: bool, report: Report
 ) -> tuple[Classifier, ModelSpec, Recipe]:
@@ -168,38 +158,40 @@ def open_classifier(
     Returns:
         The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
     """
+    data, requested = recipe.data, recipe.finetune.selection
+    fix = "--set finetune.selection.* changes it"
     if file.suffix == ONNX_SUFFIX:
+        fix = "export it again to change it"
         model = _open_onnx(file, recipe, report)
-        spec = model.spec
-        names = model.class_names
+        spec, names = model.spec, model.class_names
     else:
         opened = open_model(
             file,
             kind="classifier",
-            frames=recipe.data.frames,
-            size=recipe.data.frame_size,
-            selection=None if saved_selection else recipe.finetune.selection,
+            frames=data.frames,
+            size=data.frame_size,
+            selection=None if saved_selection else requested,
             check=partial(_check_recipe, recipe, source=file),
         )
-        spec, model = opened.spec, opened.module
-        names = opened.weights.classes
+        spec, model, names = opened.spec, opened.module, opened.weights.classes
         assert isinstance(spec, ModelSpec)
         assert isinstance(model, VideoClassifier)
-    requested, saved = recipe.finetune.selection, spec.selection
-    if requested.at_evaluation() != saved.at_evaluation():
-        text = f"{_settings(saved)}; recipe {recipe.name} has {_settings(requested)}"
-        is_onnx = file.suffix == ONNX_SUFFIX
-        fix = "export it again to change it" if is_onnx else "--set finetune.selection.* changes it"
-        report(notice(f"tokens are selected as in the weights: {text}; {fix}"))
-    if file.name == BEST and recipe.data.val is not None and recipe.data.val == recipe.data.test:
+    if requested.at_evaluation() != spec.selection.at_evaluation():
+        saved, wanted = (
+            ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
+            for selection in (spec.selection, requested)
+        )
+        text = f"tokens are selected as in the weights: {saved}; recipe {recipe.name} has {wanted}; {fix}"
+        report(notice(text))
+    if file.name == BEST and data.val is not None and data.val == data.test:
         report(
             notice(
-                f"warning: these weights were chosen on {recipe.data.test} (data.val), so accuracy on it is "
+                f"warning: these weights were chosen on {data.test} (data.val), so accuracy on it is "
                 "too high; evaluate another list, or take --which newest"
             )
         )
     recipe = as_trained(recipe, spec, source=file)
-    recipe = replace(recipe, finetune=replace(recipe.finetune, selection=saved))
+    recipe = replace(recipe, finetune=replace(recipe.finetune, selection=spec.selection))
     if isinstance(model, VideoClassifier):
         describe(model, recipe, file=file, class_names=names)
     return model, spec, recipe
@@ -238,7 +230,3 @@ def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
             if key == "data.heads":
                 saved, wanted = dict(saved), dict(wanted)
             raise CheckpointError(f"{source}: trained with {key} {saved}, the recipe has {wanted}")
-
-
-def _settings(selection: Strategy) -> str:
-    return ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from everest.metrics.names import METRICS, Metric
 from everest.system.text import counted
-
-MOST_CHANCE: Final = 50  # percent, of top-5; our choice
 
 
 def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, str, str, str]]:
@@ -22,7 +20,7 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
         chance = None if metric.chance is None else result.get(metric.chance)
         if result.get(name) is None or (metric.percent and chance == 100):
             continue
-        if name == "top5" and chance is not None and chance > MOST_CHANCE:
+        if name == "top5" and chance is not None and chance > 50:  # percent; our choice
             continue
         low, high = result.get("intervals", {}).get(name) or (None, None)
         interval = ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +24,6 @@ from everest.system.compute import HostCopy
 from everest.system.events import Report
 
 Classifier = VideoClassifier | ExportedClassifier
-CLIPS: Final = 32  # our choice: of a forward pass, if a video has fewer views
 
 
 class VideoScore(NamedTuple):
@@ -32,20 +33,6 @@ class VideoScore(NamedTuple):
     video: str
     problem: str | None  # why the video is unreadable
     outputs: NDArray[np.float32]  # (views, outputs); without meaning if there is a problem
-
-
-class _Pass(NamedTuple):
-    """A forward pass whose results are not yet read."""
-
-    numbers: range
-    videos: list[str]
-    problems: list[str | None]
-    outputs: HostCopy  # "outputs": (videos, views, outputs)
-
-    def read(self) -> list[VideoScore]:
-        outputs = self.outputs.read()["outputs"].numpy()
-        parts = (self.numbers, self.videos, self.problems, outputs)
-        return [VideoScore(*video) for video in zip(*parts, strict=True)]
 
 
 @torch.inference_mode()
@@ -60,7 +47,7 @@ def evaluate_views(
     next pass while the host reads the results of the last.
     """
     model.eval()
-    size = max(1, CLIPS // clips.make_views.num_views)
+    size = max(1, 32 // clips.make_views.num_views)  # our choice: 32 clips in a pass, if a video has fewer
     passes = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
@@ -68,18 +55,24 @@ def evaluate_views(
     workers = choose_workers(clips, order, settings.workers)
     loaded = batches(clips, order, workers=workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
-    unread: _Pass | None = None
+
+    def read(numbers: range, videos: list[str], problems: list[str | None], outputs: HostCopy) -> None:
+        """Keep the results of a pass; `outputs` has (videos, views, outputs)."""
+        parts = zip(numbers, videos, problems, outputs.read()["outputs"].numpy(), strict=True)
+        rows.extend(VideoScore(*video) for video in parts)
+
+    read_last: Callable[[], object] = list  # nothing to read yet
     for done, (numbers, batch) in enumerate(zip(mine, loaded, strict=True), start=1):
         frames: Tensor = on_device(batch, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
         with accelerator.autocast():
             logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
         outputs = {"outputs": model.outputs(logits).unflatten(0, frames.shape[:2])}
-        rows += unread.read() if unread else []
+        read_last()
         problems = [failed[0][1] if failed else None for failed in batch.failed]
-        unread = _Pass(numbers, batch.video_ids, problems, HostCopy(outputs))
+        read_last = partial(read, numbers, batch.video_ids, problems, HostCopy(outputs))
         videos_done = min(done * size * processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})
-    rows += unread.read() if unread else []
+    read_last()
     by_number = {row.number: row for row in gather_object(rows)}
     ordered = [by_number[number] for number in sorted(by_number)]
     readable = [row for row in ordered if row.problem is None]

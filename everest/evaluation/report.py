@@ -34,22 +34,12 @@ from everest.system.files import write_text
 
 PAGE: Final = "index.html"
 PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # with a head's name, and .png
-LONGEST_PLOT_NAME: Final = 200  # a file name has up to 255 bytes
 STRIP: Final = 480  # pixels, the width of a video's three frames
 MISTAKES: Final = 12  # shown per head
-CONFUSIONS: Final = 20  # listed per head
 LONGEST_NAME: Final = 32  # letters
 NUMBERED: Final = 30  # classes up to which each cell of the matrix shows its count
-CELL: Final = (0.45, 0.1)  # inches of a cell with a count, and of one without
-LETTERS: Final = (9, 6)  # points of the names next to such cells
-SMALLEST: Final = 3.0  # inches: two classes leave room for the labels
-SHADE: Final = PowerNorm(0.5, vmin=0, vmax=1)  # of shares: a few videos among many are visible too
-DARK: Final = 0.5  # shares from which white is easier to read than black
-FEW: Final = 200  # our choice: up to this number of videos, points of a scatter plot are opaque
-PALE: Final = 0.3
 
 Names = Sequence[str]  # of videos or classes
-Confusion = tuple[str, str, int, int]  # label, output, videos, all videos of the label
 
 
 def write_report(
@@ -115,8 +105,8 @@ def _section(
     task = head.head.task
     name = head.head.name
     image = None
-    suffix = f"-{quote(name, safe='')[:LONGEST_PLOT_NAME]}" if name else ""
-    confusions: list[Confusion] = []
+    suffix = f"-{quote(name, safe='')[:200]}" if name else ""  # a file name has up to 255 bytes
+    confusions: list[tuple[str, str, int, int]] = []  # label, output, videos, all videos of the label
     if task in PLOTS:
         plot = folder / f"{PLOTS[task]}{suffix}.png"
         if task == "regression":
@@ -125,7 +115,10 @@ def _section(
             counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
             np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
             draw_confusion(plot, counts, names)
-            confusions = _confusions(counts, names)
+            support = counts.sum(axis=1)  # (C,)
+            pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+            pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+            confusions = [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
         image = data_uri("image/png", plot.read_bytes())
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
@@ -135,14 +128,6 @@ def _section(
     ]
     shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
     return {**shown, "mistakes": mistakes}
-
-
-def _confusions(counts: NDArray[np.int64], names: Names) -> list[Confusion]:
-    """The most frequent confusions in (C, C) videos by true and predicted class."""
-    support = counts.sum(axis=1)  # (C,)
-    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
-    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
-    return [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:CONFUSIONS]]
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
@@ -178,20 +163,21 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names) -> None:
     With few classes every cell shows its count; with many the image grows so that each name is readable.
     """
     is_numbered = len(names) <= NUMBERED
-    cell, points = (CELL[0], LETTERS[0]) if is_numbered else (CELL[1], LETTERS[1])
-    side = max(cell * len(names), SMALLEST) + 2.5
+    cell, points = (0.45, 9) if is_numbered else (0.1, 6)  # inches of a cell, points of the names
+    side = max(cell * len(names), 3.0) + 2.5  # two classes leave room for the labels
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
     shown = [escape_dollars(name) for name in shorten_names(names)]
     with png_figure(path, (side + 0.5, side), points=10, framed=True) as figure:
         panel = figure.subplots()
-        image = panel.imshow(shares, cmap="Blues", norm=SHADE, interpolation="nearest")
+        shade = PowerNorm(0.5, vmin=0, vmax=1)  # a few videos among many are visible, too
+        image = panel.imshow(shares, cmap="Blues", norm=shade, interpolation="nearest")
         panel.set_xticks(range(len(names)), shown, rotation=90, fontsize=points)
         panel.set_yticks(range(len(names)), shown, fontsize=points)
         panel.set(xlabel="predicted class", ylabel="true class")
         panel.set_title(f"{counts.sum()} videos by true and predicted class")
         if is_numbered:
             for row, column in zip(*counts.nonzero(), strict=True):
-                color = "white" if shares[row, column] > DARK else "black"
+                color = "white" if shares[row, column] > 0.5 else "black"
                 count = str(counts[row, column])
                 panel.text(column, row, count, ha="center", va="center", color=color, fontsize=8)
         else:
@@ -213,7 +199,7 @@ def draw_scatter(path: Path, labels: NDArray[np.floating[Any]], predicted: NDArr
     limits = (low - margin, high + margin)
     with png_figure(path, (6, 6)) as figure:
         panel = figure.subplots()
-        alpha = 1.0 if len(labels) <= FEW else PALE
+        alpha = 1.0 if len(labels) <= 200 else 0.3
         panel.plot(labels, predicted, "o", color=COLORS[0], markersize=5, markeredgewidth=0, alpha=alpha)
         panel.set(xlim=limits, ylim=limits, aspect="equal", xlabel="true value", ylabel="predicted value")
         panel.set_title(f"{len(labels)} videos (dashed: predicted = true)", fontsize=12)

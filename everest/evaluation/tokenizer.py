@@ -25,10 +25,8 @@ from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_
 from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import in_unit_range
 
-VALIDATIONS: Final = 20  # our choice: about as many in a run
 TARGET_CLIPS: Final = 1024  # our choice: of the training set, for the mean and std of the targets
 HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
-LEAST_VARIANCE: Final = 1e-6  # of a code dimension; keeps targets finite if it has collapsed
 
 
 class TokenizerValidator:
@@ -64,7 +62,7 @@ class TokenizerValidator:
     def _is_due(self) -> bool:
         done, plan = self._training.steps_done, self._training.plan
         checkpoint, checkpoints = done // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
-        is_chosen = checkpoint % max(1, checkpoints // VALIDATIONS) == 0
+        is_chosen = checkpoint % max(1, checkpoints // 20) == 0  # our choice: about 20 in a run
         return 0 < done < plan.steps and self._training.at_checkpoint and is_chosen
 
     def _validate(self) -> None:
@@ -148,4 +146,5 @@ def measure_targets(model: AdaptiveTokenizer, clips: VideoClips, *, settings: Tr
         squares = squares + values.square().sum(dim=0)
     mean = total / count
     model.target_mean.copy_(mean)
-    model.target_std.copy_((squares / count - mean.square()).clamp(min=LEAST_VARIANCE).sqrt())
+    # The least variance keeps targets finite if a code dimension has collapsed.
+    model.target_std.copy_((squares / count - mean.square()).clamp(min=1e-6).sqrt())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
-from typing import Final
 
 import numpy as np
 
@@ -19,13 +18,11 @@ from everest.evaluation.multi_view import evaluate_views
 from everest.lists.sample import ListSize
 from everest.metrics.metrics import chance_of, choose_thresholds, mean_loss, measure
 from everest.metrics.names import LOGGED, METRICS
-from everest.metrics.predicted import Predictions, refuse_too_many_skipped
+from everest.metrics.predicted import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
 from everest.system.events import silent
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, Row
 from everest.system.text import counted, reading_own
-
-NEAR_CHANCE: Final = 0.1  # our choice: of the way from chance to a perfect metric, where little is learned
 
 
 class Validator:
@@ -94,7 +91,14 @@ class Validator:
                 f"step {step}: the outputs for the validation videos are not finite; lower base_lr or set "
                 "train.clip_grad"
             )
-        row: Row = {"step": step, **_logged(predictions)}
+        row: Row = {"step": step}
+        measured = measure(predictions)
+        if "action_top1" in measured:
+            row["val_top1"] = measured["action_top1"]  # of videos with all heads right
+        for name, values in measured.get("heads", {}).items():
+            row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
+        row |= {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None}
+        row["val_loss"] = mean_loss(predictions)
         if validations.add(row):  # before it is logged: a row without its weights could not be repaired
             heads = []
             for predicted in predictions.by_head().values():
@@ -141,20 +145,8 @@ class Validator:
         best = validations.best_value
         if best is None or chance is None:
             return text
-        limit = chance + NEAR_CHANCE * ((100 if metric.percent else 0) - chance)
+        # Our choice: little is learned in the first tenth of the way from chance to a perfect metric.
+        limit = chance + 0.1 * ((100 if metric.percent else 0) - chance)
         if (best < limit) if metric.percent else (best > limit):
             text += ". That is hardly better than chance: check the labels, or try more steps"
         return text
-
-
-def _logged(predictions: Predictions) -> Row:
-    """The metrics of validation videos, as a row of metrics.jsonl names them."""
-    measured, row = measure(predictions), Row()
-    if "heads" not in measured:
-        row |= {f"val_{name}": measured[name] for name in LOGGED if measured.get(name) is not None}
-    else:
-        if "action_top1" in measured:
-            row["val_top1"] = measured["action_top1"]  # of videos with all heads right
-        for name, values in measured["heads"].items():
-            row |= {f"val_{name}_{key}": values[key] for key in MEASURED_BY.values() if key in values}
-    return row | {"val_loss": mean_loss(predictions)}

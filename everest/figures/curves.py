@@ -6,7 +6,7 @@ R rows of metrics.jsonl.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -34,13 +34,8 @@ AXIS_LABELS: Final[dict[AxisName, str]] = {
     "hours": "hours of training steps",
     "gflops": "GMACs of forward passes (the papers' GFLOPs)",
 }
-SLOWEST: Final = 0.005  # clips/s: metrics.jsonl rounds slower values to 0.00
 SMOOTHED_SHARE: Final = 50  # our choice: the mean is over a 50th of a run's steps on either side
-SPIKE_QUANTILE: Final = (
-    0.9  # our choice: the quantile of the losses that sets the scale if the largest is a spike
-)
-LEGEND_LETTERS: Final = 150  # letters that fit in a row above the panels
-FEW_POINTS: Final = 30  # of a curve: each has a marker
+SPIKE_QUANTILE: Final = 0.9  # our choice: of the losses; sets the scale if the largest is a spike
 TITLE_STYLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 # The names of losses in metrics.jsonl, with their markers and their names in the legend.
 LOSSES: Final = {
@@ -106,6 +101,7 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     probes = probe_rows(logged)
     metric = metric_of_run(run, validations)
     probe = next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), None)
+    spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
     curves = {key: _curve(x_of_step, steps, key) for key in ("loss", "lr", "view_top1")}
     curves |= {key: _curve(x_of_step, validations, key) for key in ("val_loss", f"val_{metric}")}
     wanted = ("heldout_loss", "heldout_mean_loss", "rank_me", probe)
@@ -114,16 +110,10 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
         name=name,
         curves={key: curve for key, curve in curves.items() if np.isfinite(curve.y).any()},
         metric=None if metric == "loss" else metric,
-        chance=_chance(run, metric),
+        chance=100 / math.prod(head.outputs for head in spec.heads) if spec and spec.heads else None,
         probe=probe,
         probe_chance=next((row["probe_chance"] for row in probes if row.get("probe_chance")), None),
     )
-
-
-def _chance(run: Path, metric: str | None) -> float | None:
-    """The percent of videos of which a guess of all labels is right, as in RunCurves."""
-    spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
-    return 100 / math.prod(head.outputs for head in spec.heads) if spec and spec.heads else None
 
 
 def _curve(x_of_step: Mapping[int, float], rows: Sequence[Row], key: str) -> Curve:
@@ -143,7 +133,8 @@ def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: A
     if x == "hours" and None in speeds:
         raise RecipeError(f"{run}: a step of {METRICS_FILE} has no clips_per_second; use --x steps")
     if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
-        seconds = batch_size / np.maximum(np.array(speeds, dtype=np.float64), SLOWEST)  # (R,)
+        # metrics.jsonl rounds values below 0.005 clips/s to 0.00.
+        seconds = batch_size / np.maximum(np.array(speeds, dtype=np.float64), 0.005)  # (R,)
         return (np.cumsum(seconds) / 3600).tolist()
     spec = _spec(run)
     if spec is None:
@@ -204,7 +195,7 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
             _finish(panel, name, runs)
         panels[-1].set_xlabel(AXIS_LABELS[x])
         labels = [escape_dollars(shorten(run.name)) for run in runs]
-        columns = max(1, LEGEND_LETTERS // (max(map(len, labels)) + 8))  # 8: the line before a name
+        columns = max(1, 150 // (max(map(len, labels)) + 8))  # letters in a row; 8: the line before a name
         lines = [Line2D([], [], **style) for style in styles]
         figure.legend(lines, labels, loc="outside upper center", ncols=columns, frameon=False)
     return figure
@@ -212,7 +203,7 @@ def draw_curves(path: Path, runs: Sequence[RunCurves], *, x: AxisName) -> Figure
 
 def _plot(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None:
     """Plot a curve; the values of one that is logged at each step are faint behind their running means."""
-    marker = "o" if len(curve.x) <= FEW_POINTS else ""
+    marker = "o" if len(curve.x) <= 30 else ""
     if key in SMOOTHED:
         panel.plot(*curve, color=style["color"], linewidth=1, alpha=0.25)
         panel.plot(curve.x, smooth(curve.y), marker=marker, **style)
@@ -223,18 +214,26 @@ def _plot(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None
 
 
 def _finish(panel: Axes, name: str, runs: Sequence[RunCurves]) -> None:
-    """Set the title and the limits of the panel of a value."""
+    """Set the title and the limits of the panel of a value: accuracies from 0 to 100 %, with chance."""
     metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     if name == "loss":
         _finish_losses(panel, runs)
-    elif name in ACCURACIES:
-        _finish_accuracy(panel, f"{name} (%)", (run.probe_chance for run in runs))
+        return
+    if name in ACCURACIES:
+        title, chances = f"{name} (%)", [run.probe_chance for run in runs]
     elif metric is not None and metric.percent:
-        chances = (run.chance for run in runs if f"val_{run.metric}" == name)
-        _finish_accuracy(panel, f"{metric.title} on the validation videos (%)", chances)
+        title = f"{metric.title} on the validation videos (%)"
+        chances = [run.chance for run in runs if f"val_{run.metric}" == name]
     else:
         panel.set_title(name if metric is None else metric.title, **TITLE_STYLE)
         panel.set_ylim(bottom=0 if metric is None else None)
+        return
+    levels = sorted({chance for chance in chances if chance is not None})
+    for level in levels:
+        panel.axhline(level, color="black", linestyle=":", linewidth=1.5)
+    dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
+    panel.set_title(title + dotted, **TITLE_STYLE)
+    panel.set_ylim(0, 100)
 
 
 def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
@@ -242,27 +241,16 @@ def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
 
     A model before its first step does not count: its losses may be far above.
     """
-    lows, highs = [0.0], [0.0]
-    for run in runs:
-        for key in LOSSES:
-            if key in run.curves:
-                curve = run.curves[key]
-                values = smooth(curve.y) if key in SMOOTHED else curve.y
-                values = values[np.isfinite(values) & (curve.x > 0)]
-                lows += values.tolist()
-                highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
+    lows, highs, shown = [0.0], [0.0], []
+    for key, (marker, label) in LOSSES.items():
+        curves = [run.curves[key] for run in runs if key in run.curves]
+        if curves:
+            shown.append(Line2D([], [], color="black", marker=marker, label=label))
+        for curve in curves:
+            values = smooth(curve.y) if key in SMOOTHED else curve.y
+            values = values[np.isfinite(values) & (curve.x > 0)]
+            lows += values.tolist()
+            highs += [min(values.max(), 2 * np.quantile(values, SPIKE_QUANTILE))] if values.size else []
     if max(highs) > min(lows):
         panel.set_ylim(1.05 * min(lows), 1.05 * max(highs))
-    shown = [key for key in LOSSES if any(key in run.curves for run in runs)]
-    samples = [Line2D([], [], color="black", marker=LOSSES[key][0], label=LOSSES[key][1]) for key in shown]
-    panel.legend(handles=samples, frameon=False, fontsize="small", loc="upper right")
-
-
-def _finish_accuracy(panel: Axes, title: str, chances: Iterable[float | None]) -> None:
-    """Set limits from 0 to 100 %, and draw the levels of chance."""
-    levels = sorted({chance for chance in chances if chance is not None})
-    for level in levels:
-        panel.axhline(level, color="black", linestyle=":", linewidth=1.5)
-    dotted = f"; dotted: chance, {', '.join(f'{level:.3g} %' for level in levels)}" if levels else ""
-    panel.set_title(title + dotted, **TITLE_STYLE)
-    panel.set_ylim(0, 100)
+    panel.legend(handles=shown, frameon=False, fontsize="small", loc="upper right")

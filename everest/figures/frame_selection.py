@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
 from everest.figures.masks import TUBELET, embedding_of, frame_size
-from everest.figures.pictures import SMALL, range_text
+from everest.figures.pictures import COLUMNS, SMALL, range_text
 from everest.figures.png import COLORS, escape_dollars, png_figure, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
@@ -30,9 +30,6 @@ from everest.methods.grid import TokenGrid
 from everest.methods.ranked import RedundancyRobust
 from everest.video.reader import probe, read_frames
 
-COLUMNS: Final = 8  # candidates in a row
-MOST_LABELS: Final = 24  # under the bars
-FADED: Final = 0.72  # how far a frame that was not drawn is faded to white
 DRAWN, NOT_DRAWN = COLORS[0], "#BBBBBB"
 
 
@@ -95,7 +92,8 @@ def select_video_frames(
         raise RecipeError(f"--frames {frames}: must be a multiple of {pair}")
     fps = None if clip is None else clip.fps
     info = probe(video)
-    ids = _candidate_frames(video, num_candidates(frames // pair, alpha) * pair, stride=stride, fps=fps)
+    wanted = num_candidates(frames // pair, alpha) * pair
+    ids = _candidate_frames(video, wanted, stride=stride, fps=fps)
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
     shape = frame_size(model, size, info, multiples=TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
@@ -149,11 +147,11 @@ def draw_selection(path: Path, selection: FrameSelection) -> None:
         for number, (frame, name) in enumerate(zip(first_frames, names, strict=True)):
             panel = figure.add_subplot(grid[divmod(number, COLUMNS)])
             panel.axis("off")
-            panel.imshow(frame if number in drawn else frame + (1 - frame) * FADED)
+            panel.imshow(frame if number in drawn else frame + (1 - frame) * 0.72)  # faded to white
             panel.set_title(name, fontsize=SMALL, color=DRAWN if number in drawn else "#666666")
         counts = figure.add_subplot(grid[rows, :])
         counts.bar(range(num_pairs), selection.counts.numpy(), color=colors)
-        step = -(-num_pairs // MOST_LABELS)
+        step = -(-num_pairs // 24)  # as many names fit under the bars
         counts.set_xticks(range(0, num_pairs, step), names[::step], fontsize=SMALL)
         counts.set(xlabel="frames of the pair, counted from 0 in the video", ylabel="kept tokens")
         title = f"{selection.video.name}: {len(drawn)} of {num_pairs} candidate pairs are drawn (blue)"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from torch import Tensor
 
 from everest.checkpoints.describe import trained_clip
 from everest.checkpoints.load import LoadedModel
@@ -32,7 +31,6 @@ from everest.methods.strategies import AllTokens
 from everest.models.video_model import SelectingModel, VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
-from everest.video.file import VideoInfo
 from everest.video.reader import probe
 
 DEFAULT: Final = "redundancy-robust"
@@ -70,7 +68,7 @@ class MaskRequest:
     def draw(
         self, video: Path, folder: Path, *, read: Sequence[Path], overwrite: bool
     ) -> list[dict[str, Any]]:
-        """Write VIDEO-mask.png to a folder; returns the values of --json, one for each strategy.
+        """Draw a clip in the middle of a video into VIDEO-mask.png; returns a --json row per strategy.
 
         Args:
             read: all inputs of the command, which no figure may replace.
@@ -79,7 +77,21 @@ class MaskRequest:
         refuse_inputs(path, read, option="--output")
         check_new_file(path, option="--output", overwrite=overwrite)
         info = probe(video)
-        clip, numbers = self._read_clip(video, info)
+        cell = max((selector.cell for _, selector in self.selectors), default=1)
+        _, height, width = self.embed.tubelet
+        make_views = EvalViews(
+            frames=self.model.encoder.num_frames if isinstance(self.model, VideoModel) else self.frames,
+            stride=self.stride,
+            size=frame_size(self.model, self.size, info, multiples=(cell * height, cell * width)),
+            clips=1,
+            crops=1,
+            sampling=self.sampling,
+            fps=self.fps,
+            channels=self.embed.pixels.channels,
+        )
+        sample = Sample(path=str(video))
+        (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
+        (numbers,) = make_views.windows(footage_of(sample, self.fps)).tolist()  # T
         masks = apply_selectors(
             clip,
             self.selectors,
@@ -106,26 +118,6 @@ class MaskRequest:
             for mask in masks
         ]
 
-    def _read_clip(self, video: Path, info: VideoInfo) -> tuple[Tensor, list[int]]:
-        """The clip (C, T, H, W) uint8 in the middle of a video, and its T frame numbers."""
-        cell = max((selector.cell for _, selector in self.selectors), default=1)
-        _, height, width = self.embed.tubelet
-        multiples = cell * height, cell * width
-        make_views = EvalViews(
-            frames=self.model.encoder.num_frames if isinstance(self.model, VideoModel) else self.frames,
-            stride=self.stride,
-            size=frame_size(self.model, self.size, info, multiples=multiples),
-            clips=1,
-            crops=1,
-            sampling=self.sampling,
-            fps=self.fps,
-            channels=self.embed.pixels.channels,
-        )
-        sample = Sample(path=str(video))
-        (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames
-        (numbers,) = make_views.windows(footage_of(sample, self.fps)).tolist()
-        return clip, numbers
-
 
 def request_masks(
     opened: LoadedModel | None,
@@ -151,19 +143,14 @@ def request_masks(
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
     module = None if opened is None else opened.module
     is_tokenizer = isinstance(module, AdaptiveTokenizer)
-    own, clips = None, {}
-    if recipe is not None:
-        own, clips = _from_recipe(recipe)
-    elif opened is not None and isinstance(module, AdaptiveTokenizer):
-        own, clips = _from_tokenizer(module, opened.spec.size, clip)
+    own, clips = _own_clips(opened, recipe, clip)
+    if is_tokenizer and own is not None:
         if settings or strategy not in (None, own.strategy):
             raise RecipeError(
                 f"--strategy, --align, --cuts, --slice-cap: a tokenizer's scores choose by {own.strategy}; "
                 "leave them out"
             )
         strategy = None
-    elif opened is not None:
-        own, clips = _from_model(opened, clip)
     values = {**DEFAULT_CLIP, "embed": embedding_of(module), **clips, **clip}
     if "stride" in clip:
         values["sampling"] = "dense"  # the others have no stride
@@ -174,34 +161,28 @@ def request_masks(
     return MaskRequest(selectors=selectors, seed=seed, model=module, **values)
 
 
-def _from_recipe(recipe: Recipe) -> tuple[Selector, dict[str, Any]]:
-    """The strategy and the clips of pre-training by a recipe."""
-    data, model, stage = recipe.data, recipe.model, recipe.pretrain
-    return stage.selection, {
-        "frames": data.frames,
-        "stride": stage.stride,
-        "size": data.frame_size,
-        "fps": data.fps,
-        "sampling": stage.sampling,
-        "embed": RawPixels(model.tubelet, data.pixels),
-        "input_kind": model.input,
-    }
+def _own_clips(
+    opened: LoadedModel | None, recipe: Recipe | None, clip: Mapping[str, Any]
+) -> tuple[Selector | None, dict[str, Any]]:
+    """The strategy and the clips of a recipe's pre-training, of a tokenizer, or of a transformer.
 
-
-def _from_tokenizer(
-    tokenizer: AdaptiveTokenizer, size: Sequence[int], clip: Mapping[str, Any]
-) -> tuple[LearnedImportance, dict[str, Any]]:
-    """The strategy and the clips of a tokenizer; `clip` as in `request_masks`."""
-    window = tokenizer.window
-    if clip.get("frames", window) % window:
-        raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
-    frames = -(-DEFAULT_CLIP["frames"] // window) * window
-    own = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
-    return own, {"frames": frames, "size": min(size)}
-
-
-def _from_model(opened: LoadedModel, clip: Mapping[str, Any]) -> tuple[Selector, dict[str, Any]]:
-    """The strategy and the clips of a transformer; `clip` as in `request_masks`."""
+    Args:
+        clip: as in `request_masks`; must fit the checkpoint.
+    """
+    if recipe is not None:
+        data, stage = recipe.data, recipe.pretrain
+        clips: dict[str, Any] = {"frames": data.frames, "stride": stage.stride, "size": data.frame_size}
+        clips |= {"fps": data.fps, "sampling": stage.sampling, "input_kind": recipe.model.input}
+        return stage.selection, clips | {"embed": RawPixels(recipe.model.tubelet, data.pixels)}
+    if opened is None:
+        return None, {}
+    if isinstance(opened.module, AdaptiveTokenizer):
+        window = opened.module.window
+        if clip.get("frames", window) % window:
+            raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
+        frames = -(-DEFAULT_CLIP["frames"] // window) * window
+        scores = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
+        return scores, {"frames": frames, "size": min(opened.spec.size)}
     model, trained = opened.transformer, trained_clip(opened)
     for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
         if clip.get(name, side) != side:

@@ -106,17 +106,15 @@ def apply_selectors(
         selection = selector(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
-            raise RecipeError(
-                f"--keep: {selector.strategy} keeps none of the tokens that are seen; keep more"
-            )
+            name = selector.strategy
+            raise RecipeError(f"--keep: {name} keeps none of the tokens that are seen; keep more")
         predicted = None
         if (
             isinstance(model, MaskedAutoencoder)
             and not isinstance(model.targets, FeatureTargets)  # features have no pixels
             and num_targets
         ):
-            prediction = model(x, selection=selection).prediction
-            predicted = _predicted(model, x, selection, prediction)
+            predicted = _predicted(model, x, selection, model(x, selection=selection).prediction)
         masks.append(_clip_mask(title, selector, x, selection, importance, embed, predicted))
     return masks
 
@@ -133,8 +131,9 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = selector.importance(model.to_input(out.frames), model.embedding)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
-    strategy, embedding = selector.strategy, model.embedding
-    return _clip_mask(strategy, selector, out.frames, out.selection, importance, embedding, predicted)
+    return _clip_mask(
+        selector.strategy, selector, out.frames, out.selection, importance, model.embedding, predicted
+    )
 
 
 def embedding_of(model: AnyModel | None) -> Embedding:

@@ -21,11 +21,7 @@ from everest.system.files import write_text
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
 from everest.video.writer import H264, write_timed_frames
 
-# Of a clip on a page; our choices.
-CLIP_FPS: Final = 12.0  # frames per second, at most
-CLIP_FRAMES: Final = 360  # frames; longer ones have a lower rate
-CLIP_SIDE: Final = 240  # pixels of the longer side
-CLIP_QUALITY: Final = 26  # x264's crf
+CLIP_FPS: Final = 12.0  # our choice: of a clip on a page, at most
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -42,31 +38,26 @@ def write_page(path: Path, package: str, template: str, **values: Any) -> None:
 
 
 def clip_card(sample: Sample) -> dict[str, Any]:
-    """A clip as a data URI, or why the video is unreadable; its file, and its times."""
+    """A video or segment as the data URI of a short MP4, or why it is unreadable; its file, and its times."""
     times = "" if sample.start is None else f"{sample.start:.2f} s"
     times += "" if sample.end is None else f" to {sample.end:.2f} s"
     card = {"file": Path(sample.path).name, "path": sample.path, "times": times, "uri": None, "problem": None}
     try:
-        return card | {"uri": data_uri("video/mp4", _small_clip(sample))}
+        info, footage = probe(sample.video), footage_of(sample, None)
+        rate = info.fps or CLIP_FPS
+        stride = max(round(rate / CLIP_FPS), -(-footage.num_frames // 360), 1)  # at most 360 frames
+        numbers = footage.numbers(np.arange(footage.num_frames)[::stride])
+        scale = min(240 / max(info.height, info.width), 1.0)
+        size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)  # even
+        fps = Fraction(rate).limit_denominator(1001) / stride
+        small = (
+            resize(frame[None], size, antialias=True)[:, 0].movedim(0, -1).contiguous().numpy()  # (H, W, 3)
+            for frame in frames_in_order(sample.video, numbers)
+        )
+        timed = (TimedFrame(pixels, number, 1 / fps) for number, pixels in enumerate(small))
+        with TemporaryDirectory() as folder:
+            clip = Path(folder) / "clip.mp4"
+            write_timed_frames(clip, timed, fps, codec=H264(crf=26, gop=12), comment="")
+            return card | {"uri": data_uri("video/mp4", clip.read_bytes())}
     except VideoError as error:
         return card | {"problem": error.reason}
-
-
-def _small_clip(sample: Sample) -> bytes:
-    """A video or segment as an MP4 file, with fewer and smaller frames."""
-    info, footage = probe(sample.video), footage_of(sample, None)
-    rate = info.fps or CLIP_FPS
-    stride = max(round(rate / CLIP_FPS), -(-footage.num_frames // CLIP_FRAMES), 1)
-    numbers = footage.numbers(np.arange(footage.num_frames)[::stride])
-    scale = min(CLIP_SIDE / max(info.height, info.width), 1.0)
-    size = max(round(info.height * scale / 2) * 2, 2), max(round(info.width * scale / 2) * 2, 2)  # even
-    fps = Fraction(rate).limit_denominator(1001) / stride
-    small = (
-        resize(frame[None], size, antialias=True)[:, 0].movedim(0, -1).contiguous().numpy()  # (H, W, 3)
-        for frame in frames_in_order(sample.video, numbers)
-    )
-    timed = (TimedFrame(pixels, number, 1 / fps) for number, pixels in enumerate(small))
-    with TemporaryDirectory() as folder:
-        clip = Path(folder) / "clip.mp4"
-        write_timed_frames(clip, timed, fps, codec=H264(crf=CLIP_QUALITY, gop=12), comment="")
-        return clip.read_bytes()

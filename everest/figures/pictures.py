@@ -19,7 +19,6 @@ from everest.figures.png import escape_dollars, png_figure, shorten
 from everest.tokenizer.report import Example
 
 COLUMNS: Final = 8  # frames in a row, at most
-COLUMN_WIDTH: Final = 1.6  # inches, at most: eight columns fit on a screen
 HEAT: Final = "cividis"  # also readable without color vision and in gray
 SMALL: Final = 8  # points, of explanations
 
@@ -64,9 +63,8 @@ def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
         if kept < total or not first.hides:  # else the row would be equal to the frames
             rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), share_text(kept, total)))
         if first.hides:
-            rows.append(
-                FigureRow("visible tokens", first.pixels_of(first.visible), share_text(visible, total))
-            )
+            seen = first.pixels_of(first.visible)
+            rows.append(FigureRow("visible tokens", seen, share_text(visible, total)))
         if first.predicted is not None:
             rows.append(FigureRow("predicted", first.predicted, share_text(kept - visible, total)))
     else:
@@ -102,7 +100,7 @@ def draw_rows(
     numbers = numbers or range(length)
     step = length // slices
     shown = range(0, slices, -(-slices // COLUMNS))
-    column = min(1.3 * max(width / height, 0.75), COLUMN_WIDTH)
+    column = min(1.3 * max(width / height, 0.75), 1.6)  # inches: eight columns fit on a screen
     size = (column * len(shown) + 2.6, column * height / width * len(rows) + 1)
     with png_figure(path, size, points=10, framed=True, layout="compressed") as figure:
         axes = figure.subplots(len(rows), len(shown), squeeze=False)

@@ -10,18 +10,16 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
-from everest.config.heads import Head
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.inference.bouts import Rows
-from everest.inference.timelines import Timelines, VideoTimeline
-from everest.lists.classes import Classes
+from everest.inference.timelines import Timelines
 from everest.system.text import counted
 
 # Of classes: those of all figures but black, which is for a person, and the most different ones that are
@@ -34,23 +32,7 @@ BARS: Final = (
 PANELS: Final = 24  # our choice: the first ones; the figure counts the others
 LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
-WIDTH: Final = 15  # inches
-LANE: Final = 0.35  # inches
-CURVE: Final = 2.0  # inches of the panel of numbers
-TITLES: Final = 0.6  # inches of the title of a panel, and its seconds
-GRAY: Final = "#BBBBBB"  # of background
-PALE: Final = 0.25  # opacity of the time of a bout, above its probability
 GAP: Final = 0.15  # of a lane, between its bars and the next
-LABELED: Final = 0.3  # of a lane: the bars of a person
-
-
-class _Panel(NamedTuple):
-    """What a head predicts of a recording, and the bouts of a person."""
-
-    recording: VideoTimeline
-    head: Head
-    predicted: Rows
-    labeled: Sequence[Bout]
 
 
 def draw_timelines(
@@ -62,23 +44,35 @@ def draw_timelines(
         bouts: of `Timelines.bouts`.
         labeled: bouts of a person, by the path of a recording.
     """
+    heads = timelines.classes.heads
     panels = [
-        _Panel(recording, head, by_head[head.name], labeled.get(recording.path, ()))
+        (recording, head, by_head[head.name], labeled.get(recording.path, ()))
         for recording, by_head in zip(timelines.videos, bouts, strict=True)
-        for head in timelines.classes.heads
+        for head in heads
         if len(recording.starts)
     ]
     drawn = panels[:PANELS]
-    seconds = [_seconds(panel.predicted, panel.labeled) for panel in drawn]
-    heights = [
-        TITLES + (CURVE if panel.head.task == "regression" else LANE * min(max(len(lanes), 2), LANES))
-        for panel, lanes in zip(drawn, seconds, strict=True)
+    seconds = [_seconds(predicted, of_person) for *_, predicted, of_person in drawn]
+    heights = [  # inches: of the title and the seconds, and of a curve or lanes
+        0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), LANES))
+        for (_, head, *_), lanes in zip(drawn, seconds, strict=True)
     ]
-    with png_figure(path, (WIDTH, sum(heights) + 0.5), points=11, dpi=100) as figure:
+    with png_figure(path, (15, sum(heights) + 0.5), points=11, dpi=100) as figure:
         axes = figure.subplots(len(drawn), squeeze=False, height_ratios=heights)[:, 0]
-        for area, panel, lanes in zip(axes, drawn, seconds, strict=True):
-            _draw_panel(area, panel, lanes, timelines.classes)
-            area.set_xlim(*panel.recording.extent)
+        for area, (recording, head, predicted, of_person), lanes in zip(axes, drawn, seconds, strict=True):
+            words = [Path(recording.video).name, head.name]
+            if head.task == "regression":
+                column = sum(each.outputs for each in heads[: heads.index(head)])
+                centers = (recording.starts + recording.ends) / 2
+                values = recording.outputs[:, column]
+                area.plot(centers, values, "o-", color=COLORS[0], markersize=4, linewidth=1.5)
+                area.set_ylabel("predicted value")
+                area.grid(alpha=0.3)
+            else:
+                _draw_lanes(area, predicted, of_person, lanes, timelines.classes.of_head(head))
+                words += [f"{counted(len(lanes) - LANES, 'other class')} not shown"] * (len(lanes) > LANES)
+            area.set_title(escape_dollars(", ".join(filter(None, words))), loc="left", fontsize=11)
+            area.set_xlim(*recording.extent)
         axes[-1].set_xlabel("seconds")
         words = [LEGEND] if any(seconds) else []
         words += ["Black bars: the given annotations."] if labeled else []
@@ -86,22 +80,6 @@ def draw_timelines(
             words.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
         figure.suptitle("  ".join(words), fontsize=11)
     return figure
-
-
-def _draw_panel(area: Axes, panel: _Panel, seconds: Mapping[str, Sequence[float]], classes: Classes) -> None:
-    """Draw the numbers, or the lanes of the classes of most `seconds`, and the title."""
-    recording, head, heads = panel.recording, panel.head, classes.heads
-    words = [Path(recording.video).name, head.name]
-    if head.task == "regression":
-        values = recording.outputs[:, sum(each.outputs for each in heads[: heads.index(head)])]
-        centers = (recording.starts + recording.ends) / 2
-        area.plot(centers, values, "o-", color=COLORS[0], markersize=4, linewidth=1.5)
-        area.set_ylabel("predicted value")
-        area.grid(alpha=0.3)
-    else:
-        _draw_lanes(area, panel.predicted, panel.labeled, seconds, classes.of_head(head))
-        words += [f"{counted(len(seconds) - LANES, 'other class')} not shown"] * (len(seconds) > LANES)
-    area.set_title(escape_dollars(", ".join(filter(None, words))), loc="left", fontsize=11)
 
 
 def _seconds(predicted: Rows, labeled: Sequence[Bout]) -> dict[str, list[float]]:
@@ -123,7 +101,7 @@ def _draw_lanes(
     names: Sequence[str],
 ) -> None:
     """Draw a lane per class, the first on top; a class has the same color in all figures of a model."""
-    share = LABELED if labeled else 0.0
+    share = 0.3 if labeled else 0.0  # of a lane, for the bars of a person
     full = 1 - GAP - share  # of a lane, the height of a probability of 1
     texts = []
     colors = dict(zip([name for name in names if name != BACKGROUND], cycle(BARS), strict=False))
@@ -131,7 +109,8 @@ def _draw_lanes(
         color = colors.get(name, "black")
         rows = [row for row in predicted if (row["label"] or BACKGROUND) == name]
         times = [(row["start"], row["end"]) for row in rows]
-        _draw_bars(panel, times, -lane - 1, [full] * len(rows), GRAY if name == BACKGROUND else color, PALE)
+        pale = "#BBBBBB" if name == BACKGROUND else color
+        _draw_bars(panel, times, -lane - 1, [full] * len(rows), pale, opacity=0.25)
         if name != BACKGROUND:
             _draw_bars(panel, times, -lane - 1, [full * row["probability"] for row in rows], color)
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]

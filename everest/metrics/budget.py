@@ -112,17 +112,13 @@ def window_length(
     """
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
     lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - ROUNDED]
-    longest = max((mark.seconds for mark in marks), default=0.0)
-    if (
-        not lengths
-        and window is None
-        and all(end - begin < longest + ROUNDED for begin, end in extents.values())
-    ):
-        lengths = [longest]  # each recording is one window
     if not lengths and window is None:
-        raise RecipeError(
-            "--window: give the length; all checked windows end with their recordings and may be shorter"
-        )
+        longest = max((mark.seconds for mark in marks), default=0.0)
+        if any(end - begin >= longest + ROUNDED for begin, end in extents.values()):
+            raise RecipeError(
+                "--window: give the length; all checked windows end with their recordings and may be shorter"
+            )
+        lengths = [longest]  # each recording is one window
     length = round(max(lengths, default=window or 0.0), 3)
     if window is not None and round(window, 3) != length:
         raise RecipeError(f"--window {window:g}: the checked windows have {length:g} s; leave it out")

@@ -1,9 +1,9 @@
-"""Trained classifiers of features: a linear model, and attention over tokens.
+"""Classifiers of features: k-NN, a linear model, and attention over tokens; and what nearest videos share.
 
-All take features of the training videos, their labels and the features of the test videos, and return outputs
-(M, C).
+The classifiers take features of the training videos, their labels and the features of the test videos, and
+return outputs (M, C).
 
-N training videos, M test videos, K tokens per video, D width, C outputs.
+N training videos, M test videos, or of a gallery, K tokens per video or neighbors, D width, C outputs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -21,16 +21,25 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedGroupKFold
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import StandardScaler, normalize
 from timm.layers.attention_pool import AttentionPoolLatent
-from torch import Tensor, nn
+from torch import nn
 
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.plan import cosine_lr
+from everest.lists.sample import Sample
 from everest.models.classifier import outputs_of
-from everest.probes.neighbors import Floats, LabeledFeatures, Labels
+
+Floats = NDArray[np.float32]
+Labels = NDArray[Any]  # (N,) classes, (N, C) whether a video has a class, or (N,) numbers, by the task
+
+NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200
+TEMPERATURE: Final = 0.07  # DINO, appendix F.1
+RETRIEVED: Final = 10  # our choice: videos that a search shows
+SIMILARITY_ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
 VIDEOS_PER_HELD_OUT: Final = 5  # our choice: one in five videos of each class selects the strength
@@ -56,6 +65,111 @@ LOSSES: Final = {
 }
 
 
+class LabeledFeatures(NamedTuple):
+    """Features of videos, with the class and the source of each."""
+
+    features: Floats  # (N, D)
+    labels: Labels
+    sources: NDArray[Any]  # (N,) names or numbers
+
+    @classmethod
+    def of(cls, features: Floats, samples: Sequence[Sample], position: int = 0) -> LabeledFeatures:
+        """The features of samples with their labels of the head at `position`."""
+        labels = np.array([sample.labels[position] for sample in samples], dtype=np.int64)
+        return cls(features, labels, sources=np.array([sample.source for sample in samples]))
+
+
+def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head) -> Floats:
+    """Let the nearest training videos vote, by cosine, with weight exp(similarity / temperature) as in DINO.
+
+    Of several classes and of numbers the output is the weighted mean of their labels.
+
+    Args:
+        features, test: (N, D) and (M, D).
+    """
+    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(features)), metric="cosine").fit(features)
+    distances, nearest = search.kneighbors(test)  # (N, K) each
+    return _vote(labels, nearest, 1 - distances, head).astype(np.float32)
+
+
+def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
+    """The accuracy in percent of k-NN for each video, as `everest probe` votes.
+
+    A video of the same source does not vote. A video without any voter counts as wrong. None if no class has
+    videos of two sources: every output would be wrong.
+    """
+    if not _has_match(known, known).any():
+        return None
+    nearest, cosines = _nearest(known, known, NEIGHBORS)
+    outputs = _vote(known.labels, nearest, cosines, Head(outputs=num_classes))
+    correct = outputs.any(axis=1) & (outputs.argmax(axis=1) == known.labels)
+    return 100 * int(correct.sum()) / len(correct)
+
+
+def _vote(labels: Labels, nearest: NDArray[np.int64], cosines: NDArray[Any], head: Head) -> NDArray[Any]:
+    """The means (N, C) of the labels of the nearest videos (N, K), by their cosines (N, K); 0 without any."""
+    if head.task == "single-label":
+        labels = np.eye(head.outputs)[labels]  # (M, C)
+    weights = np.exp(cosines / TEMPERATURE)[..., None]  # (N, K, 1); 0 of the same source
+    sums = (weights * labels.reshape(len(labels), -1)[nearest]).sum(axis=1)  # (N, C)
+    totals = weights.sum(axis=1)  # (N, 1)
+    return np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
+
+
+def precision_of_nearest(
+    queries: LabeledFeatures, gallery: LabeledFeatures, *, count: int = RETRIEVED
+) -> float | None:
+    """The percentage of the `count` nearest videos of other sources that have the class of a video.
+
+    It is the mean over the queries that have a video of their class and another source; None without any.
+    """
+    tested = _has_match(queries, gallery)
+    if not tested.any():
+        return None
+    nearest, cosines = _nearest(queries, gallery, count)
+    allowed = cosines > -np.inf
+    right = allowed & (gallery.labels[nearest] == queries.labels[:, None])
+    return 100 * float((right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested]).mean())
+
+
+def class_and_group(known: LabeledFeatures) -> tuple[float, float] | None:
+    """Two percentages: how often the nearest video from another source has the same class, and how often the
+    nearest video of another class has the same source.
+
+    None unless a source has videos of several classes, and a class of several sources.
+    """
+    swapped = LabeledFeatures(known.features, labels=known.sources, sources=known.labels)
+    by_class, by_group = (precision_of_nearest(each, each, count=1) for each in (known, swapped))
+    return None if by_class is None or by_group is None else (by_class, by_group)
+
+
+def _has_match(queries: LabeledFeatures, gallery: LabeledFeatures) -> NDArray[np.bool_]:
+    """Whether (N,) the gallery has a video of a query's class and another source."""
+    sources = {label: set(gallery.sources[gallery.labels == label]) for label in np.unique(queries.labels)}
+    pairs = zip(queries.labels, queries.sources, strict=True)
+    return np.array([len(sources[label]) > (source in sources[label]) for label, source in pairs])
+
+
+def _nearest(
+    queries: LabeledFeatures, gallery: LabeledFeatures, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source."""
+    units, gallery_units = (
+        np.asarray(normalize(part.features.astype(np.float64))) for part in (queries, gallery)
+    )
+    # Numbers are compared faster than names.
+    _, numbers = np.unique(np.concatenate([queries.sources, gallery.sources]), return_inverse=True)
+    sources, gallery_sources = np.split(numbers, [len(units)])
+    nearest, cosines = [], []
+    for first in range(0, len(units), SIMILARITY_ROWS):
+        rows = slice(first, first + SIMILARITY_ROWS)
+        similarity = units[rows] @ gallery_units.T  # (rows, M)
+        similarity[sources[rows, None] == gallery_sources] = -np.inf
+        nearest.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
+        cosines.append(np.take_along_axis(similarity, nearest[-1], axis=1))
+    return np.concatenate(nearest), np.concatenate(cosines)
+
+
 def linear(
     features: Floats,
     labels: Labels,
@@ -77,9 +191,14 @@ def linear(
     """
     strata = labels if head.task == "single-label" else np.zeros(len(labels), dtype=np.int64)
     held = held_out(strata, seed) if chosen_on is None else chosen_on
+    can_choose = held.any() and not held.all()
+    if head.task == MULTI_LABEL:
+        can_choose = can_choose and labels[held].any()
+    elif head.task == "single-label":
+        can_choose = can_choose and len(np.unique(labels[~held])) > 1
     estimator, strengths, score = LINEAR_MODELS[head.task]
     model: Any = Pipeline([("scaler", StandardScaler()), ("model", clone(estimator))])
-    if _can_choose(labels, held, head):
+    if can_choose:
         model = GridSearchCV(model, strengths, scoring=score, cv=PredefinedSplit(np.where(held, 0, -1)))
     with warnings.catch_warnings():
         # Of the strongest models on few videos, which may not converge, and of classes of no videos.
@@ -93,15 +212,6 @@ def linear(
     outputs = np.zeros((len(test), head.outputs), dtype=np.float32)
     outputs[:, model.classes_] = probabilities  # a class may have no training video
     return outputs
-
-
-def _can_choose(labels: Labels, held: NDArray[np.bool_], head: Head) -> bool:
-    """Whether a model can be fitted on the videos that are not held out, and measured on those that are."""
-    if held.all() or not held.any():
-        return False
-    if head.task == MULTI_LABEL:
-        return bool(labels[held].any())
-    return head.task == "regression" or len(np.unique(labels[~held])) > 1
 
 
 def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
@@ -118,10 +228,7 @@ def held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
 def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> float | None:
     """The accuracy in percent of logistic regression, in up to five folds that divide no source.
 
-    Args:
-        seed: of the draw of the folds.
-    Returns:
-        None if a class has a single source, or the videos for fitting have one class.
+    None if a class has a single source, or the videos for fitting have one class.
     """
     features, labels, sources = known
     folds = min(FOLDS, *(len(np.unique(sources[labels == label])) for label in np.unique(labels)))
@@ -143,30 +250,19 @@ def attentive(
     """Train attention with a learned query, and a linear head, on tokens (Bardes et al. 2024).
 
     Args:
-        tokens, test: (N, K, D) and (M, K, D).
+        tokens, test: (N, K, D) and (M, K, D), perhaps memory-mapped.
         head: of numbers with their mean and std; it names the loss.
         heads: of the attention; the encoder's.
         seed: of the first weights and of the order of the videos.
     """
+    if head.task != "single-label":
+        values = labels if head.task == MULTI_LABEL else (labels[:, None] - head.mean) / head.std
+        labels = values.astype(np.float32)  # (N, C)
     with torch.random.fork_rng():
         torch.manual_seed(seed_at(seed, Purpose.WEIGHTS))
         width = tokens.shape[-1]
         pool = AttentionPoolLatent(width, num_heads=heads, norm_layer=nn.LayerNorm)
         model = nn.Sequential(nn.LayerNorm(width), pool, nn.Linear(width, head.outputs)).to(device)
-    _train(model, tokens, labels, head, seed=seed, device=device)
-    with torch.inference_mode():
-        parts = [test[first : first + ATTENTIVE_BATCH] for first in range(0, len(test), ATTENTIVE_BATCH)]
-        outputs = [outputs_of(model(_on_device(part, device)), (head,)).cpu() for part in parts]
-    return torch.cat(outputs).numpy()
-
-
-def _train(
-    model: nn.Module, tokens: Floats, labels: Labels, head: Head, *, seed: int, device: torch.device
-) -> None:
-    """Minimize the loss of the head on all training videos."""
-    if head.task != "single-label":
-        values = labels if head.task == MULTI_LABEL else (labels[:, None] - head.mean) / head.std
-        labels = values.astype(np.float32)  # (N, C)
     per_epoch = math.ceil(len(tokens) / ATTENTIVE_BATCH)
     steps = max(ATTENTIVE_EPOCHS, math.ceil(ATTENTIVE_STEPS / per_epoch)) * per_epoch
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY)
@@ -176,11 +272,11 @@ def _train(
         chosen = order[place * ATTENTIVE_BATCH : (place + 1) * ATTENTIVE_BATCH]
         rate = cosine_lr(step, steps=steps, warmup=int(WARMUP * steps), peak=ATTENTIVE_LR, minimum=0.0)
         optimizer.param_groups[0]["lr"] = rate
-        outputs = model(_on_device(tokens[chosen], device))
-        LOSSES[head.task](outputs, _on_device(labels[chosen], device)).backward()
+        outputs = model(torch.tensor(tokens[chosen], device=device))
+        LOSSES[head.task](outputs, torch.tensor(labels[chosen], device=device)).backward()
         optimizer.step()
         optimizer.zero_grad()
-
-
-def _on_device(rows: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.array(rows)).to(device)  # a copy, because the tokens are memory-mapped
+    with torch.inference_mode():
+        parts = [test[first : first + ATTENTIVE_BATCH] for first in range(0, len(test), ATTENTIVE_BATCH)]
+        outputs = [outputs_of(model(torch.tensor(part, device=device)), (head,)).cpu() for part in parts]
+    return torch.cat(outputs).numpy()

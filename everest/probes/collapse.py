@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
+from sklearn.preprocessing import normalize
 
 from everest.engine.plan import FEWEST_STEPS
-from everest.probes.neighbors import Floats, unit_rows
 from everest.system.run_folder import Row
 
 RANKME_EPSILON: Final = 1e-7  # RankMe, eq. 1: added to each share
@@ -37,7 +38,7 @@ PATIENT_RANK: Final = 0.5  # of the first RankMe
 FEWEST_HELD_OUT: Final = 16  # our choice: the mean target of fewer videos is close to that of each
 
 
-def rank_me(features: Floats) -> float:
+def rank_me(features: NDArray[np.floating]) -> float:
     """The exponential of the entropy of the normalized singular values (RankMe, eq. 1).
 
     It is between 1 and min(N, D). Features that are all zero have rank 1.
@@ -49,12 +50,13 @@ def rank_me(features: Floats) -> float:
     return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
-def feature_std(features: Floats) -> float:
+def feature_std(features: NDArray[np.floating]) -> float:
     """The mean over channels of the std of unit features, times sqrt(D) (SimSiam, section 4.1).
 
     It is 0 if all features point the same way, and 1 if they are spread uniformly over all directions.
     """
-    return float(unit_rows(features).std(axis=0).mean() * np.sqrt(features.shape[1]))
+    units = np.asarray(normalize(features.astype(np.float64)))  # (N, D)
+    return float(units.std(axis=0).mean() * np.sqrt(features.shape[1]))
 
 
 def probe_rows(rows: Iterable[Row]) -> list[Row]:
@@ -63,14 +65,10 @@ def probe_rows(rows: Iterable[Row]) -> list[Row]:
 
 
 def probed_steps(steps: int, *, every: int, checkpoint_steps: int) -> list[int]:
-    """The steps after which a run is probed.
+    """The steps after which a run of `steps` steps is probed.
 
     Before the first, after the last, at each `every`-th checkpoint, and at the first one at which a broken
     run is noticed.
-
-    Args:
-        steps: of the whole run.
-        checkpoint_steps: from one checkpoint to the next.
     """
     checked = math.ceil(_checked_from(steps) / checkpoint_steps) * checkpoint_steps
     return sorted({*range(0, steps, every * checkpoint_steps), min(checked, steps), steps})
@@ -82,73 +80,45 @@ def _checked_from(steps: int) -> float:
 
 
 def new_warnings(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
-    """The warnings of the last probe that no probe before it gave, by their kind.
-
-    Args:
-        steps: of the whole run.
-        videos: whose features are measured.
-        held_out: videos whose loss is measured.
-    """
+    """The warnings of the last probe that no probe before it gave, by their kind."""
     sizes = {"steps": steps, "videos": videos, "held_out": held_out}
     known = {kind for number in range(1, len(rows)) for kind in signs_of_failure(rows[:number], **sizes)}
     return {kind: text for kind, text in signs_of_failure(rows, **sizes).items() if kind not in known}
 
 
 def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: int) -> dict[str, str]:
-    """The signs of a broken run in the last probe, by their kind; none early in the run."""
+    """The signs of a broken run in the last probe, by their kind; none early in the run.
+
+    Args:
+        steps: of the whole run.
+        videos, held_out: how many have their features measured, and how many their loss.
+    """
     first, last = rows[0], rows[-1]
     if last["step"] < _checked_from(steps):
         return {}
     # A run whose features keep their rank may still begin to learn.
     keeps_rank = last["rank_me"] >= PATIENT_RANK * first["rank_me"]
     patient = keeps_rank and last["step"] < PATIENT_UNTIL * steps
-    signs = {"collapse": _collapse(first, last)}
-    if signs["collapse"] is None and videos > 1 and not patient:
-        signs["same features"] = _same_features(first, last)
-    if held_out >= FEWEST_HELD_OUT:
-        signs["held-out loss"] = _nothing_learned(first, last, patient=patient)
-    return {kind: f"step {last['step']}: {text}" for kind, text in signs.items() if text is not None}
-
-
-def _collapse(first: Row, last: Row) -> str | None:
-    """The sign of features that vary much less than before the first step."""
+    ranks = f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}"
+    signs = {}
     has_std = last["feature_std"] >= LEAST_STD * first["feature_std"]
-    if has_std and last["rank_me"] >= LEAST_RANK * first["rank_me"]:
-        return None
-    std = f"the feature std {first['feature_std']:.3g} and {last['feature_std']:.3g}"
-    return f"the features have collapsed: {_ranks(first, last)}, {std}; lower base_lr or warm up longer"
-
-
-def _same_features(first: Row, last: Row) -> str | None:
-    """The sign of features that are nearly equal, perhaps from the beginning."""
-    if last["rank_me"] >= SAME_RANK:
-        return None
-    return (
-        f"the features of all videos are nearly the same: {_ranks(first, last)}; unless the videos are, try "
-        "another base_lr or more steps"
-    )
-
-
-def _ranks(first: Row, last: Row) -> str:
-    return f"RankMe was {first['rank_me']:.3g} before the first step and is {last['rank_me']:.3g}"
-
-
-def _nothing_learned(first: Row, last: Row, *, patient: bool) -> str | None:
-    """The sign of a held-out loss that is not below that of the mean of the targets.
-
-    Args:
-        patient: a loss that has fallen is enough.
-    """
+    if not has_std or last["rank_me"] < LEAST_RANK * first["rank_me"]:
+        std = f"the feature std {first['feature_std']:.3g} and {last['feature_std']:.3g}"
+        signs["collapse"] = f"the features have collapsed: {ranks}, {std}; lower base_lr or warm up longer"
+    elif last["rank_me"] < SAME_RANK and videos > 1 and not patient:  # perhaps from the beginning
+        signs["same features"] = (
+            f"the features of all videos are nearly the same: {ranks}; unless the videos are, try another "
+            "base_lr or more steps"
+        )
     before, loss, mean = first["heldout_loss"], last["heldout_loss"], last["heldout_mean_loss"]
-    if loss is None:
-        return None
-    # Weights that had learned before may have been as good as the mean before the first step.
-    if mean is not None and loss <= NEAR_MEAN * mean:
-        return None
-    if (mean is None or patient) and loss <= (1 - LEAST_FALL) * before:
-        return None
-    comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
-    return (
-        f"nothing is predicted yet: the held-out loss was {before:.3g} before the first step and is "
-        f"{loss:.3g}{comparison}; try another base_lr or more steps, or check the videos and the mask"
-    )
+    if held_out >= FEWEST_HELD_OUT and loss is not None:
+        # Weights that had learned before may have been as good as the mean before the first step.
+        is_below_mean = mean is not None and loss <= NEAR_MEAN * mean
+        has_fallen = loss <= (1 - LEAST_FALL) * before
+        if not is_below_mean and not (has_fallen and (mean is None or patient)):
+            comparison = "" if mean is None else f", and predicting the mean of the targets gives {mean:.3g}"
+            signs["held-out loss"] = (
+                f"nothing is predicted yet: the held-out loss was {before:.3g} before the first step and is "
+                f"{loss:.3g}{comparison}; try another base_lr or more steps, or check the videos and the mask"
+            )
+    return {kind: f"step {last['step']}: {text}" for kind, text in signs.items()}

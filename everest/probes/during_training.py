@@ -10,7 +10,7 @@ R videos of a pass, N videos, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
@@ -32,14 +32,19 @@ from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
-from everest.lists.sample import Sample
 from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.partial import merged
 from everest.models.spec import ModelSpec
 from everest.models.video_model import PretrainingModel
 from everest.models.views import ViewModel
-from everest.probes.classifiers import cross_validated
+from everest.probes.classifiers import (
+    Floats,
+    LabeledFeatures,
+    cross_validated,
+    leave_one_out,
+    precision_of_nearest,
+)
 from everest.probes.collapse import (
     FEWEST_HELD_OUT,
     MOST_HELD_OUT,
@@ -50,7 +55,6 @@ from everest.probes.collapse import (
     probed_steps,
     rank_me,
 )
-from everest.probes.neighbors import Floats, LabeledFeatures, leave_one_out, precision_of_nearest
 from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
@@ -71,6 +75,9 @@ class _PassResult(NamedTuple):
 class Prober:
     """Probes the model of a pre-training run as `pretrain.probe` states; each process has one.
 
+    The videos are those of `pretrain.probe.list`, else some of data.val, else some of those for training, and
+    the same at every probe.
+
     Args:
         spec: of the model, to build a copy of a sharded one that is not.
     Attributes:
@@ -85,7 +92,24 @@ class Prober:
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec
         self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
-        self._classes, self._clips, self._held_out = _probe_clips(recipe, training)
+        views = training.clips.make_views
+        assert isinstance(views, PretrainViews)
+        self._held_out = held_out = None  # clips of data.val, with masks as training draws them
+        if recipe.data.val is not None:
+            one = views if views.compared else replace(views, views_per_decode=1)
+            listed = read_source(recipe.data, "val", labeled=False)
+            num_noise = training.clips.num_noise
+            held_out = clips_of(recipe, listed, one, replace_bad=False, num_noise=num_noise)
+            self._held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
+        self._classes = None  # without labels
+        if settings.list is not None:
+            data = replace(recipe.data, train=settings.list)
+            chosen = read_source(data, "train", labeled=True)
+            self._classes = Classes.of(chosen, data)
+        else:
+            known = dict.fromkeys((held_out or training.clips).samples)
+            chosen = SampleList(samples=spaced(list(known), MOST_VIDEOS), class_names=None)
+        self._clips = clips_of(recipe, chosen, center_views(recipe), replace_bad=False)
         num_held_out = 0 if self._held_out is None else len(self._held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT
@@ -103,10 +127,10 @@ class Prober:
             return
         if step:
             training.save()  # first: a probe may take long, and may fail
-        row: Row = {"step": step, **self.measured_row()}
+        row: Row = {"step": step, **self._measured_row()}
         training.log(row)
         rows.append(row)
-        event: dict[str, Any] = {
+        event = {
             "event": "probe",
             "epoch": plan.epoch(max(step - 1, 0)),
             "epochs": plan.epochs,
@@ -124,8 +148,9 @@ class Prober:
         if collapse is not None:
             raise DivergedError(f"{collapse}; the same command resumes the run nevertheless")
 
-    def measured_row(self) -> Row:
+    def _measured_row(self) -> Row:
         """The values of a row of metrics.jsonl. All processes must call it, at the same step."""
+        training = self._training
         started = time.monotonic()
         with self._evaluating() as model:
 
@@ -139,31 +164,32 @@ class Prober:
         features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
             raise DivergedError(
-                f"step {self._training.steps_done}: the features of the probe are not finite; lower base_lr "
-                "or set train.clip_grad"
+                f"step {training.steps_done}: the features of the probe are not finite; lower base_lr or set "
+                "train.clip_grad"
             )
         samples = [self._clips.samples[place] for part in encoded for place in part.videos]
-        row = decide_on_main(self._training.accelerator, lambda: self._measures(features, samples))
+
+        def measures() -> Row:
+            """Of the readable videos; None without labels, or where a probe is impossible."""
+            some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
+            row: Row = dict.fromkeys(LABELED) | {"rank_me": rank_me(some), "feature_std": feature_std(some)}
+            if self._classes is not None:
+                known, count = LabeledFeatures.of(features, samples), self._classes.count
+                row["probe_knn"] = leave_one_out(known, count)
+                if self._metric == "linear":
+                    row["probe_linear"] = cross_validated(known, count, seed=training.settings.seed)
+                row["probe_retrieval"] = precision_of_nearest(known, known)
+                row["probe_chance"] = 100 * float(np.bincount(known.labels).max()) / len(samples)
+            return row
+
+        row = decide_on_main(training.accelerator, measures)
         return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
 
-    def _measures(self, features: Floats, samples: Sequence[Sample]) -> Row:
-        """The measures of the readable videos; None without labels, or where a probe is impossible."""
-        some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
-        unlabeled = {"rank_me": rank_me(some), "feature_std": feature_std(some)}
-        if self._classes is None:
-            return dict.fromkeys(LABELED) | unlabeled
-        known, count = LabeledFeatures.of(features, samples), self._classes.count
-        seed, is_linear = self._training.settings.seed, self._metric == "linear"
-        return {
-            "probe_knn": leave_one_out(known, count),
-            "probe_linear": cross_validated(known, count, seed=seed) if is_linear else None,
-            "probe_retrieval": precision_of_nearest(known, known),
-            "probe_chance": 100 * float(np.bincount(known.labels).max()) / len(samples),
-            **unlabeled,
-        }
-
     def _held_out_losses(self, model: PretrainingModel) -> Row:
-        """The loss of pre-training, and that of predicting the mean of all targets; None without any."""
+        """The loss of pre-training, and that of predicting the mean of all targets; None without any.
+
+        Each process keeps its own targets, which may need gigabytes.
+        """
         targets: list[Tensor] = []  # (M, P) of the M tokens of each pass of this process
 
         def loss(batch: Batch) -> float:
@@ -172,16 +198,25 @@ class Prober:
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
 
+        losses: Row = {"heldout_loss": None, "heldout_mean_loss": None}
         passes = [] if self._held_out is None else self._run_passes(self._held_out, loss)
         if isinstance(model, ViewModel):
             passes = [part for part in passes if len(part.videos) > 1]  # one video is compared with no other
         if not passes:
-            return {"heldout_loss": None, "heldout_mean_loss": None}
+            return losses
         counts = [len(part.videos) for part in passes]
-        return {
-            "heldout_loss": float(np.average([part.value for part in passes], weights=counts)),
-            "heldout_mean_loss": _loss_of_mean(model, targets),
-        }
+        losses["heldout_loss"] = float(np.average([part.value for part in passes], weights=counts))
+        sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
+        if sums and isinstance(model, MaskedAutoencoder):
+            mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)
+            parts = []
+            for values in targets:
+                scored = torch.ones(1, len(values), dtype=torch.bool)
+                predicted = mean.float().expand_as(values)[None]  # of (P,)
+                parts.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
+            of_passes, counts = zip(*gather_object(parts), strict=True)
+            losses["heldout_mean_loss"] = float(np.average(of_passes, weights=counts))
+        return losses
 
     def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
@@ -211,7 +246,7 @@ class Prober:
 
     @contextmanager
     def _evaluating(self) -> Iterator[PretrainingModel]:
-        """The trained model in evaluation mode, not sharded; restores the modes afterwards."""
+        """The trained model, not sharded, in evaluation mode; restores the modes afterwards."""
         training = self._training
         trained, device = training.state.trained_model, training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
@@ -220,68 +255,17 @@ class Prober:
         fork = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with fork, torch.no_grad(), training.accelerator.autocast(), eager:
             torch.manual_seed(seed_at(training.settings.seed, Purpose.PROBE))
-            # The parts of a sharded model cannot run alone.
-            model = _unsharded(trained, self._spec, device) if training.settings.shard == "full" else trained
+            model = trained
+            if training.settings.shard == "full":  # whose parts cannot run alone
+                tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
+                model = self._spec.build()
+                model.load_state_dict(merged(trained, tensors))
+                model.to(device)
+                if isinstance(model, MaskedAutoencoder) and isinstance(trained, MaskedAutoencoder):
+                    model.targets = trained.targets  # a teacher is not among the tensors
             assert isinstance(model, PretrainingModel)
             try:
                 yield model.eval()
             finally:
                 for module, mode in modes.items():
                     module.training = mode
-
-
-def _probe_clips(recipe: Recipe, training: Training) -> tuple[Classes | None, VideoClips, VideoClips | None]:
-    """The clips of a run's probes, the same at every probe.
-
-    Returns:
-        The classes, None without labels; a center clip of each video of the list, else of data.val, else of
-        the videos for training; clips of data.val, if there is one, with masks as training draws them.
-    """
-    views, held_out = training.clips.make_views, None
-    assert isinstance(views, PretrainViews)
-    if recipe.data.val is not None:
-        one = views if views.compared else replace(views, views_per_decode=1)
-        num_noise = training.clips.num_noise
-        unlabeled = read_source(recipe.data, "val", labeled=False)
-        held_out = clips_of(recipe, unlabeled, one, replace_bad=False, num_noise=num_noise)
-    classes = None
-    if recipe.pretrain.probe.list is not None:
-        data = replace(recipe.data, train=recipe.pretrain.probe.list)
-        listed = read_source(data, "train", labeled=True)
-        classes, samples = Classes.of(listed, data), listed.samples
-    else:
-        samples = spaced(list(dict.fromkeys((held_out or training.clips).samples)), MOST_VIDEOS)
-    chosen = SampleList(samples=tuple(samples), class_names=None)
-    clips = clips_of(recipe, chosen, center_views(recipe), replace_bad=False)
-    if held_out is not None:
-        held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
-    return classes, clips, held_out
-
-
-def _loss_of_mean(model: PretrainingModel, targets: Sequence[Tensor]) -> float | None:
-    """The loss of predicting the mean of the targets (M, P) of all passes; None if there are none.
-
-    Each process keeps its own targets, which may need gigabytes.
-    """
-    sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
-    if not sums or not isinstance(model, MaskedAutoencoder):
-        return None
-    mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
-    parts = []
-    for values in targets:
-        scored = torch.ones(1, len(values), dtype=torch.bool)
-        predicted = mean.float().expand_as(values)[None]
-        parts.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
-    losses, counts = zip(*gather_object(parts), strict=True)
-    return float(np.average(losses, weights=counts))
-
-
-def _unsharded(trained: nn.Module, spec: ModelSpec, device: torch.device) -> nn.Module:
-    """A copy of a sharded model that is not sharded. All processes must call it."""
-    tensors = {name: full_tensor(tensor) for name, tensor in trained.state_dict().items()}
-    model = spec.build()
-    model.load_state_dict(merged(trained, tensors))
-    model.to(device)
-    if isinstance(model, MaskedAutoencoder) and isinstance(trained, MaskedAutoencoder):
-        model.targets = trained.targets  # a teacher is not among the tensors
-    return model

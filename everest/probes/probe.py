@@ -11,10 +11,10 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -35,12 +35,13 @@ from everest.lists.sample import Sample
 from everest.metrics.metrics import chance_of, measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
-from everest.probes.classifiers import attentive, linear
-from everest.probes.neighbors import (
+from everest.probes.classifiers import (
     Floats,
     LabeledFeatures,
     Labels,
+    attentive,
     class_and_group,
+    linear,
     nearest_neighbors,
     precision_of_nearest,
 )
@@ -56,6 +57,17 @@ DIFFERENCE_SIDE: Final = 32  # our choice: rows and columns of a difference imag
 # Of features, labels, test features and a head: the outputs of everest.probes.classifiers.
 Classifier = Callable[[Floats, Labels, Floats, Head], Floats]
 Features = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)
+
+PROBES: Final[dict[str, Callable[[OpenedModel], Classifier]]] = {
+    "knn": lambda model: nearest_neighbors,
+    "linear": lambda model: partial(linear, seed=model.recipe.train.seed),
+    ATTENTIVE: lambda model: partial(
+        attentive,
+        heads=model.module.encoder.num_heads,
+        seed=model.recipe.train.seed,
+        device=model.module.device,
+    ),
+}
 
 
 def difference_image(clips: Tensor, side: int = DIFFERENCE_SIDE) -> Tensor:
@@ -84,16 +96,12 @@ BASELINES: Final[dict[str, Callable[[OpenedModel], Features]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedSet:
-    """The readable videos of a list.
-
-    Attributes:
-        features: `pooled` (N, D), the mean over a video's views; the same of each baseline (N, …); perhaps
-            `tokens` (N, V * K, D), memory-mapped.
-    """
+class EncodedSet(NamedTuple):
+    """The readable videos of a list."""
 
     samples: list[Sample]
+    # `pooled` (N, D), the mean over a video's views; the same of each baseline (N, …); perhaps `tokens`
+    # (N, V * K, D), memory-mapped
     features: dict[str, Floats]
     num_skipped: int
 
@@ -111,7 +119,6 @@ def encode_set(
 
     Args:
         folder: holds the rows as long as the set is used.
-        with_tokens: keep each token, too.
         batch: videos in one forward pass.
     """
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
@@ -128,11 +135,10 @@ def encode_set(
         skipped = [(video, problem) for video, problem in store.entries if problem is not None]
         refuse_too_many(skipped, requested=len(samples), max_bad=model.recipe.data.max_bad)
         pairs = zip(samples, store.entries, strict=True)
-        features = {
-            name: rows if name == "tokens" else np.array(rows) for name, rows in store.arrays().items()
-        }
+        arrays = store.arrays()
     readable = [sample for sample, (_, problem) in pairs if problem is None]
-    return EncodedSet(samples=readable, features=features, num_skipped=len(skipped))
+    features = {name: rows if name == "tokens" else np.array(rows) for name, rows in arrays.items()}
+    return EncodedSet(readable, features, len(skipped))
 
 
 def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:
@@ -149,15 +155,24 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
         `by_class` and `by_group` (`class_and_group`). Metrics of classes are in percent. Several heads have
         these under `heads`, by name.
     """
-    started, known = time.monotonic(), _classifiers(model)
+    started = time.monotonic()
     for name in names:
-        if name not in known:
-            raise unknown_name("--probes", name, known)
-    classifiers = {name: known[name] for name in names}
+        if name not in PROBES:
+            raise unknown_name("--probes", name, PROBES)
+    classifiers = {name: PROBES[name](model) for name in names}
     train_samples, test_samples, classes = labeled_samples(model.recipe)
     for position, head in enumerate(classes.heads):  # before the videos are encoded, which takes long
         _training_labels(train_samples, position, head)
-    _warn_of_shared_videos(train_samples, test_samples, report)
+    known = {name for sample in train_samples for name in (sample.video_id, sample.source)}
+    shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.source}]
+    if shared:
+        report(
+            notice(
+                f"warning: {len(shared)} of {len(test_samples)} test videos are also training videos, or of "
+                f"the same groups or files, such as {shared[0]}: the accuracies are too high; `everest "
+                "prepare split --group` keeps them apart"
+            )
+        )
     encode = partial(encode_set, model, with_tokens=ATTENTIVE in names, batch=batch, report=report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train = encode(train_samples, Path(folder) / "train")
@@ -189,29 +204,6 @@ def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> La
     return labels
 
 
-def _warn_of_shared_videos(train: Sequence[Sample], test: Sequence[Sample], report: Report) -> None:
-    known = {name for sample in train for name in (sample.video_id, sample.source)}
-    shared = [sample.path for sample in test if known & {sample.video_id, sample.source}]
-    if shared:
-        report(
-            notice(
-                f"warning: {len(shared)} of {len(test)} test videos are also training videos, or of the same "
-                f"groups or files, such as {shared[0]}: the accuracies are too high; `everest prepare split "
-                "--group` keeps them apart"
-            )
-        )
-
-
-def _classifiers(model: OpenedModel) -> dict[str, Classifier]:
-    """The classifier of each probe."""
-    seed, heads, device = model.recipe.train.seed, model.module.encoder.num_heads, model.module.device
-    return {
-        "knn": nearest_neighbors,
-        "linear": partial(linear, seed=seed),
-        ATTENTIVE: partial(attentive, heads=heads, seed=seed, device=device),
-    }
-
-
 def _probe_head(
     classifiers: Mapping[str, Classifier],
     train: EncodedSet,
@@ -223,19 +215,16 @@ def _probe_head(
     """Return the results of all probes for one head; see `_training_labels` for errors."""
     labels, heads = _training_labels(train.samples, position, head), (replace(head, name=""),)
     test_labels = [(sample.labels[position],) for sample in test.samples]
+    videos = [sample.video_id for sample in test.samples]
     shown = METRICS_OF_TASK[head.task]
 
     def evaluate(name: str, kind: str) -> dict[str, Any]:
         """The metrics of a probe of one kind of features."""
         outputs = classifiers[name](train.features[kind], labels, test.features[kind], head)
-        predictions = Predictions(
-            videos=[sample.video_id for sample in test.samples],
-            labels=test_labels,
-            outputs=outputs[:, None],  # (videos, one view, outputs)
-            skipped=[],
-            heads=heads,
+        one_view = outputs[:, None]  # (videos, views, outputs)
+        metrics = measure(
+            Predictions(videos=videos, labels=test_labels, outputs=one_view, skipped=[], heads=heads)
         )
-        metrics = measure(predictions)
         return {key: metrics[key] for key in shown}
 
     probes = {}
@@ -249,22 +238,16 @@ def _probe_head(
     result = {"probes": probes, "baselines": baselines, "chance": chance_of(chance, heads, test_labels)}
     if head.task == "single-label":
         result["majority"] = chance_of("majority_top1", heads, test_labels)
-        result["retrieval"] = _retrieval(train, test, position)
+        by_kind = {
+            kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
+            for kind in ("pooled", *BASELINES)
+        }
+        precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
+        by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
+        result["retrieval"] = {
+            "precision@10": precision.pop("pooled"),
+            "baselines": precision,
+            "by_class": by_class,
+            "by_group": by_group,
+        }
     return result
-
-
-def _retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
-    """The result `retrieval`, about the nearest videos of each test video."""
-
-    def labeled(encoded: EncodedSet, kind: str) -> LabeledFeatures:
-        return LabeledFeatures.of(encoded.features[kind], encoded.samples, position)
-
-    kinds = ("pooled", *BASELINES)
-    precision = {kind: precision_of_nearest(labeled(test, kind), labeled(train, kind)) for kind in kinds}
-    by_class, by_group = class_and_group(labeled(test, "pooled")) or (None, None)
-    return {
-        "precision@10": precision.pop("pooled"),
-        "baselines": precision,
-        "by_class": by_class,
-        "by_group": by_group,
-    }

@@ -22,15 +22,9 @@ from everest.system.processes import free_host_memory, host_memory, num_cores
 from everest.system.run_folder import PACKAGES
 from everest.system.text import counted
 
-PACKAGE: Final = "everest-video"
 GIB: Final = 2**30
-LITTLE_MEMORY: Final = 2 * GIB  # our choice: a small model's run
-ENOUGH_DISK: Final = 5 * GIB  # our choice: states of a ViT-B run, twice
-ENOUGH_SHARED: Final = GIB  # our choice: the clips of a run on one GPU; a container of Docker has 64 MB
-DRIVER: Final = Path("/proc/driver/nvidia/version")
 REINSTALL_TORCH: Final = "install both from one place: `pip install --force-reinstall torch torchvision`"
 FRAME_IDS: Final = (11, 0, 7)  # out of order
-CLOSE: Final = 4.0  # levels of a mean difference: compression; another frame differs by far more
 State = Literal["ok", "absent", "warning", "broken"]
 
 
@@ -56,8 +50,7 @@ def run_checks() -> list[CheckResult]:
     checks |= {"decoders": check_decoders, "storage": check_storage}
     for name, check in checks.items():
         try:
-            for result in check():
-                results.append(result)
+            results.extend(check())  # what it found before an error stays
         except Exception as error:  # whatever a broken package raises
             fix = "run `pip install --force-reinstall .`"
             results.append(CheckResult(name, "broken", first_line(error), fix))
@@ -98,7 +91,7 @@ def check_packages() -> Iterator[CheckResult]:
         try:
             yield CheckResult(name, "ok", importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            what = "." if name == PACKAGE else name  # everest is installed from its folder
+            what = "." if name == "everest-video" else name  # it is installed from its folder
             yield CheckResult(name, "broken", "not installed", f"run `pip install {what}`")
 
 
@@ -108,7 +101,7 @@ def check_devices() -> Iterator[CheckResult]:
     free = free_host_memory()
     found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _checked("memory", found, free >= LITTLE_MEMORY, fix)
+    yield _checked("memory", found, free >= 2 * GIB, fix)  # our choice: a small model's run
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -140,7 +133,8 @@ def check_devices() -> Iterator[CheckResult]:
         has_bf16 = computes_bf16(torch.device("cuda", number))
         precision = "bf16" if has_bf16 else "no bf16: train.precision auto is fp16"
         yield CheckResult(name, "ok", f"{found}, {precision}")
-    if not num_gpus and (DRIVER.is_file() or shutil.which("nvidia-smi") is not None):
+    has_driver = Path("/proc/driver/nvidia/version").is_file() or shutil.which("nvidia-smi") is not None
+    if not num_gpus and has_driver:
         reason = f" {first_line(caught[0].message)}" if caught else ""
         found = f"an NVIDIA driver, but torch finds no GPU (CUDA of torch: {torch.version.cuda}){reason}"
         fix = "install a torch for CUDA, update the driver, or look at CUDA_VISIBLE_DEVICES"
@@ -178,7 +172,7 @@ def check_decoders() -> Iterator[CheckResult]:
             try:
                 decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
                 difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
-                if difference > CLOSE:
+                if difference > 4:  # levels, by compression; another frame differs by far more
                     problem = f"returns other frames (difference {difference:.1f})"
             except EnvironmentProblem as error:
                 yield CheckResult(title, "absent", first_line(error), "data.decoder: auto does without")
@@ -197,11 +191,12 @@ def check_storage() -> Iterator[CheckResult]:
     here = Path.cwd()
     free = shutil.disk_usage(here).free
     found = f"{free / GIB:.1f} GiB free at {here}"
-    is_ok = free >= ENOUGH_DISK and os.access(here, os.W_OK)
+    is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # our choice: states of a ViT-B run, twice
     yield _checked("disk", found, is_ok, "free some space, or name an --output that can be written")
 
     from everest.data.workers import REMEDY, free_shared_memory
 
     shared = free_shared_memory()
     if shared is not None:
-        yield _checked("shared memory", f"{shared / GIB:.2f} GiB free", shared >= ENOUGH_SHARED, REMEDY)
+        # Our choice: the clips of a run on one GPU. A container of Docker has 64 MB.
+        yield _checked("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, REMEDY)

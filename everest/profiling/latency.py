@@ -26,9 +26,7 @@ from everest.video.file import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
-WARMUP: Final = 5  # videos before the first that counts; our choice, as the next two
-LEAST: Final = 30  # measured videos: fewer ones are repeated in turns
-MOST: Final = 200
+WARMUP: Final = 5  # our choice: videos before the first that counts
 
 
 def measure_latency(
@@ -48,7 +46,7 @@ def measure_latency(
         to p50: `decode_ms`, `transform_ms` (resize and crop), `network_ms`; the number of `videos`
         `measured`; `threads`.
     """
-    count = min(max(len(samples), LEAST), MOST)
+    count = min(max(len(samples), 30), 200)  # our choice; fewer videos are repeated in turns
     rows = []
     for number in range(WARMUP + count):
         sample = samples[(number - WARMUP) % len(samples)]

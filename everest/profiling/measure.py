@@ -34,18 +34,14 @@ from everest.video.reader import is_fast_to_read
 from everest.video.stream import VideoError
 
 TrainingStage = Literal["pretrain", "finetune"]
-# The losses of a pass: first the model's, then one for each other network that is active.
-LossesOf = Callable[[Batch], Sequence[Tensor]]
+
 
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 STEPS: Final = 5
 BATCH: Final = {"cuda": 32, "mps": 4}  # our choice, unless the user gives a batch; 1 on a CPU
-LEARNING_RATE: Final = 1e-6  # not 0: the weights change as in training
 
 LOADER_SECONDS: Final = 10.0  # our choice: how long the loader is timed
 READING_SECONDS: Final = 2.0  # our choice: how long reading in this process is timed
-WORTH_IT: Final = 1.1  # our choice: a smaller factor is not stated
-LOOKED_AT: Final = 16  # our choice: videos whose codec is looked at
 # How much faster the frames of a clip are decoded from Motion JPEG than from H.264 with a keyframe every 12
 # frames: 16 of 61 frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
 MJPEG_GAIN: Final = 3.2
@@ -136,7 +132,7 @@ def _step(
     frames = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
     optimizer = None if settings is None else stage_optimizer(model, settings)
     for group in () if optimizer is None else optimizer.param_groups:
-        group["lr"] = LEARNING_RATE
+        group["lr"] = 1e-6  # not 0: the weights change as in training
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
     if stage == "finetune" and spec.selection.draws:
         options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
@@ -225,13 +221,13 @@ def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float
     seconds = views.num_views / clips_per_second  # of a sample
     decoding = 0.0 if clips.cache else min(seconds, 1 / _calls_per_second(decode, READING_SECONDS))
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
-    for sample in clips.samples[:LOOKED_AT]:
+    for sample in clips.samples[:16]:  # our choice: videos whose codec is looked at
         with suppress(VideoError):
             if not is_fast_to_read(sample.video):
                 faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
                 changes["everest prepare encode --codec mjpeg"] = seconds / faster
                 break
-    stated = {change: factor for change, factor in changes.items() if factor > WORTH_IT}
+    stated = {change: factor for change, factor in changes.items() if factor > 1.1}  # our choice
     return dict(sorted(stated.items(), key=lambda item: -item[1]))
 
 
@@ -252,9 +248,11 @@ def _calls_per_second(work: Callable[[int], object], seconds: float) -> float:
     return calls / spent
 
 
-def try_one_pass(training: Training, losses_of: LossesOf) -> dict[str, Any]:
+def try_one_pass(training: Training, losses_of: Callable[[Batch], Sequence[Tensor]]) -> dict[str, Any]:
     """Run two passes with updates on real clips and write nothing; the second one is timed.
 
+    Args:
+        losses_of: a pass; first the model's loss, then one for each other network that is active.
     Returns:
         The plan, the loss, and the estimated time and memory of the run.
     """

@@ -13,7 +13,7 @@ from everest.config.heads import Task
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError
 from everest.lists.labels import find_task, read_class_names, task_notice
-from everest.lists.reading import SampleList, read_unlabeled
+from everest.lists.reading import read_unlabeled
 from everest.lists.shards import find_index, read_index
 from everest.lists.sources import LIST_FILES, list_in, read_source
 from everest.lists.text import read_rows
@@ -44,16 +44,23 @@ def data_section(
     location = _folder(root)
     folder = location.resolve()
     given = {"train": train, "val": val, "test": test} | ({} if pretrain is None else {"pretrain": pretrain})
-    section: dict[str, Any] = {
-        key: None if name is None else _given_list(location, root, key, name) for key, name in given.items()
-    }
+    section: dict[str, Any] = {}
+    for key, name in given.items():
+        if name == "":
+            raise RecipeError(f"--{key}: empty; name a list or a folder")
+        section[key] = None if name is None else _find_list(location, name)
+        if name is not None and section[key] is None:
+            raise DataError(f"--{key} {name}: no such list in {root} or here")
     default = list_in(location, "train", labeled=labeled)
     listed = section["train"] = section["train"] or default
     if listed is None and labeled:
         raise _no_training_list(root)
     # Beside another training list, val.csv in `root` may have the labels of another task.
     is_default = listed is None or folder / listed == folder / (default or "")
-    prefix = _list_prefix(listed or "")
+    # `X_` of `X_train.csv` and of `X.csv`; `strain.csv` is not a list of `s`.
+    prefix = (listed or "").removesuffix(LIST_FILES["train"])
+    if prefix == (listed or "") or prefix[-1:].isalnum():
+        prefix = (listed or "").removesuffix(".csv") + "_"
     for key in ("val", "test"):
         if given[key] is None and is_default:
             section[key] = list_in(location, key, labeled=labeled)
@@ -64,16 +71,6 @@ def data_section(
     elif (location / f"{prefix}{CLASSES}").is_file():
         section["classes"] = f"{prefix}{CLASSES}"
     return {"root": str(folder), **section}
-
-
-def _given_list(location: Location, root: str, key: str, name: str) -> str:
-    """The list or folder that the option --KEY names."""
-    if not name:
-        raise RecipeError(f"--{key}: empty; name a list or a folder")
-    listed = _find_list(location, name)
-    if listed is None:
-        raise DataError(f"--{key} {name}: no such list in {root} or here")
-    return listed
 
 
 def _no_training_list(root: str) -> DataError:
@@ -97,13 +94,6 @@ def _folder(root: str) -> Location:
         f"{root}: no such folder; name the folder of the videos, and a list in it with --train. "
         "`everest prepare split SHEET` makes lists of a sheet"
     )
-
-
-def _list_prefix(train: str) -> str:
-    """How other lists and the class names of a training list begin: `X_` of `X_train.csv` and of `X.csv`."""
-    prefix = train.removesuffix(LIST_FILES["train"])
-    is_whole_word = prefix != train and not prefix[-1:].isalnum()  # `strain.csv` is no list of `s`
-    return prefix if is_whole_word else train.removesuffix(".csv") + "_"
 
 
 def _find_list(root: Location, name: str) -> str | None:
@@ -151,10 +141,9 @@ def with_task(section: dict[str, Any], task: Task | None) -> tuple[dict[str, Any
 def shared_videos(data: DataSettings, key: str, lists: Iterable[str]) -> list[str]:
     """The videos of `data.KEY` that other lists have, too, sorted; a link counts as its target."""
     root = parse_location(data.root)
-    others = (read_unlabeled(join_location(root, name), root=root, may_miss=True) for name in lists)
-    known = _real_paths(read_source(data, key, labeled=False, may_miss=True))
-    return sorted(known & set().union(*map(_real_paths, others)))
-
-
-def _real_paths(listed: SampleList) -> set[str]:
-    return {os.path.realpath(sample.path) for sample in listed.samples}
+    others = [read_unlabeled(join_location(root, name), root=root, may_miss=True) for name in lists]
+    known = read_source(data, key, labeled=False, may_miss=True)
+    paths, *of_others = (
+        {os.path.realpath(sample.path) for sample in listed.samples} for listed in (known, *others)
+    )
+    return sorted(paths & set().union(*of_others))

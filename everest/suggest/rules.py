@@ -24,7 +24,6 @@ from everest.data.footage import footage_of
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
 from everest.engine.plan import PEAK_LR, steps_between_checkpoints
 from everest.errors import DataError
-from everest.lists.classes import Classes
 from everest.lists.labels import count_classes, imbalance
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
@@ -98,6 +97,12 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     recipe = Recipe(name="suggest", data=data)
     clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
+    root = parse_location(data.root)
+    sizes = {"val": 0}
+    for key in ("val", "test") if labeled else ("val",):  # a typo in a label would show after hours
+        name = getattr(data, key)
+        if name is not None and join_location(root, name).exists():
+            sizes[key] = len(read_source(data, key, labeled=labeled, classes=known, may_miss=True).samples)
     frames, height, width = _median_size(clips.samples, data.fps)
     # Of the first label, which a sampler balances.
     counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
@@ -112,22 +117,8 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         width=width,
         task=data.task if labeled else "single-label",
         imbalance=imbalance(counts.values()),
-        validation=_held_out_sizes(data, known).get("val", 0),
+        validation=sizes["val"],
     )
-
-
-def _held_out_sizes(data: DataSettings, classes: Classes | None) -> dict[str, int]:
-    """The numbers of videos of the validation and, with classes, of the test list, where these exist.
-
-    Their labels are checked, too: a typo would show only after hours of training.
-    """
-    root, sizes = parse_location(data.root), {}
-    for key in ("val",) if classes is None else ("val", "test"):
-        name = getattr(data, key)
-        if name is not None and join_location(root, name).exists():
-            listed = read_source(data, key, labeled=classes is not None, classes=classes, may_miss=True)
-            sizes[key] = len(listed.samples)
-    return sizes
 
 
 def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, float, float]:
@@ -170,10 +161,16 @@ def choose_values(
     """
     device, train, most = DEVICE_VALUES[device_name], facts.train, most_steps or {}
     on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
-    size = f"about {device.side} x {device.side} pixels in the shape of the median video"
+    shape = math.sqrt(facts.height / facts.width)
+    sides = ((shape, facts.height), (1 / shape, facts.width))
+    size = [  # in whole tubelets; no larger than the video unless it is tiny
+        max(FEWEST_TUBELETS, round(min(device.side * factor, largest) / unit)) * unit
+        for (factor, largest), unit in zip(sides, device.tubelet[1:], strict=True)
+    ]
+    pixels = f"about {device.side} x {device.side} pixels in the shape of the median video"
     words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
-    sides = sorted(word for word in words if _SIDE.fullmatch(word))
-    mirrored = f"class names have {', '.join(sides)}; a mirrored clip shows the opposite"
+    turns = sorted(word for word in words if _SIDE.fullmatch(word))
+    mirrored = f"class names have {', '.join(turns)}; a mirrored clip shows the opposite"
     inputs = f"a model overfits to the still parts of {train}"
     if purpose != "scratch":
         inputs = "views of frames differ by their places more than by motion"
@@ -186,8 +183,8 @@ def choose_values(
     covers = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
     choices = [
         Choice("data.frames", FRAMES, "as in the papers"),
-        Choice("data.size", _frame_size(facts, device), f"{size}, {facts.height:g} x {facts.width:g}"),
-        Choice("data.flip", False, mirrored, applies=bool(sides)),
+        Choice("data.size", size, f"{pixels}, {facts.height:g} x {facts.width:g}"),
+        Choice("data.flip", False, mirrored, applies=bool(turns)),
         Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
@@ -201,17 +198,6 @@ def choose_values(
         Choice("eval.crops", 3, "over the longer side"),
     ]
     return [choice for choice in choices if choice.applies]
-
-
-def _frame_size(facts: DataFacts, device: DeviceValues) -> list[int]:
-    """Height and width in whole tubelets, at least `FEWEST_TUBELETS`; no larger than the video otherwise."""
-    _, rows, columns = device.tubelet
-    shape = math.sqrt(facts.height / facts.width)
-    sides = ((shape, facts.height, rows), (1 / shape, facts.width, columns))
-    return [
-        max(FEWEST_TUBELETS, round(min(device.side * factor, largest) / unit)) * unit
-        for factor, largest, unit in sides
-    ]
 
 
 def _schedule(stage: str, size: ListSize, most: int | None, batch: int, of_batch: str) -> list[Choice]:
@@ -236,13 +222,8 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most: int | None) -> li
     """Clips of the videos are compared. Probes measure the features, without labels, if that is cheap."""
     size, batch = facts.pretrain or facts.train, VIEWS_BATCH_FACTOR * device.batch
     schedule = _schedule("pretrain", size, most, batch, "clips are compared with all others of a step")
-    videos, held_out = (
-        min(facts.validation or size.samples, MOST_VIDEOS),
-        min(facts.validation, MOST_HELD_OUT),
-    )
-    every, share = choose_every(
-        videos + held_out, steps=schedule[0].value, batch=batch, num_videos=size.samples
-    )
+    probed = min(facts.validation or size.samples, MOST_VIDEOS) + min(facts.validation, MOST_HELD_OUT)
+    every, share = choose_every(probed, steps=schedule[0].value, batch=batch, num_videos=size.samples)
     reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
     if not every:
         reason = (
@@ -261,11 +242,9 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most: int | None) -> li
 
 
 def choose_every(probed: int, *, steps: int, batch: int, num_videos: int) -> tuple[int, float]:
-    """The checkpoints from one probe to the next, and the share of the cost; 0 if even two cost too much.
+    """The checkpoints from one probe of `probed` videos to the next, and their share of a run's cost.
 
-    Args:
-        probed: videos of a probe.
-        steps, batch, num_videos: of pre-training.
+    0 if even two probes cost too much.
     """
     checkpoint = steps_between_checkpoints(steps, num_videos, batch)
     for every in range(1, -(-steps // checkpoint) + 1):

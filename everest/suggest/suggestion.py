@@ -34,9 +34,6 @@ from everest.system.processes import num_cores
 from everest.system.storage import parse_location
 from everest.system.text import counted, time_text
 
-BASE_RECIPE: Final = "custom"  # has the lists that `everest prepare` writes
-CLIP_SETTINGS: Final = ("data.size=", "data.frames=")  # they have to fit the suggested tubelets
-MEASURED_CLIPS: Final = 16  # our choice: of a measured step on a CPU
 STAGES_OF_PURPOSE: Final[dict[RecipePurpose, tuple[TrainingStage, ...]]] = {  # that a recipe is for
     "pretrain": ("pretrain",),
     "finetune": ("pretrain", "finetune"),
@@ -128,18 +125,22 @@ def suggest_for_folder(
             videos, parts = _divide(request)
             lists = videos.write(parts, Path(trial))
         section = _section(request, lists, divided=divides, notify=notify)
-        purpose: RecipePurpose = (
-            "pretrain" if request.unlabeled else "finetune" if request.pretrain else "scratch"
-        )
+        purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
         suggestion = suggest_recipe(
             section,
             request.device,
-            purpose=purpose,
+            purpose="pretrain" if request.unlabeled else purpose,
             output=output,
             hours=request.hours,
             measured=request.measured,
         )
-    lines = [] if videos is None else _write_lists(videos, parts, folder)
+    lines: list[str] = []
+    if videos is not None:
+        for name in (*LIST_FILES.values(), CLASSES):  # of an earlier recipe
+            (folder / name).unlink(missing_ok=True)
+        videos.write(parts, folder)
+        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
+        lines = [*videos.notices, *sizes, f"lists: {folder}"]
     write_text(output, suggestion.text.replace(trial, str(folder)))
     missing = [name for name in ("val", "test") if section.get(name) is None]
     if missing and not request.unlabeled:
@@ -153,24 +154,36 @@ def suggest_for_folder(
 def _section(
     request: SuggestRequest, lists: Mapping[str, str], *, divided: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
-    """The data section of a recipe with `lists`, given or new ones of class folders."""
-    section = data_section(request.data, **lists, pretrain=request.pretrain, labeled=not request.unlabeled)
+    """The data section of a recipe with `lists`, given or new ones of class folders.
+
+    Refuses videos of class folders for pre-training, and warns if videos for testing are among them.
+    """
+    data, source = request.data, request.pretrain
+    section = data_section(data, **lists, pretrain=source, labeled=not request.unlabeled)
     if not request.unlabeled:
         section, reason = with_task(section, request.task)
         if reason is not None:
             notify(reason)
-    if request.pretrain is not None or request.unlabeled:
-        _compare_videos(DataSettings(**section), request, divided=divided, notify=notify)
+        if source is None:
+            return section
+    settings = DataSettings(**section)
+    keys = ("train", "val", "test") if divided else ("val", "test")
+    held_out = [name for key in keys if (name := getattr(settings, key)) is not None]
+    held_out = held_out or [*lists_ending_in(data, "val"), *lists_ending_in(data, "test")]
+    shared = shared_videos(settings, "pretrain" if source else "train", held_out)
+    videos = counted(len(shared), "video")
+    if shared and divided:
+        raise RecipeError(
+            f"--pretrain {source}: has {videos} of {data}, which will be split; name another folder, or make "
+            "lists first (everest prepare split) and use --train train.csv --pretrain train.csv"
+        )
+    if shared:
+        given, fix = (f"--pretrain {source}", "--pretrain") if source else (f"--unlabeled {data}", "--train")
+        notify(
+            f"warning: {given} has {videos} of the validation or test list, such as {shared[0]}, so "
+            f"results will be too good; leave them out by {fix} LIST"
+        )
     return section
-
-
-def _write_lists(videos: LabeledVideos, parts: Mapping[str, list[Sample]], folder: Path) -> list[str]:
-    """Replace the lists of an earlier recipe in `folder`; returns lines that describe the new ones."""
-    for name in (*LIST_FILES.values(), CLASSES):
-        (folder / name).unlink(missing_ok=True)
-    videos.write(parts, folder)
-    sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
-    return [*videos.notices, *sizes, f"lists: {folder}"]
 
 
 def _divide(request: SuggestRequest) -> tuple[LabeledVideos, dict[str, list[Sample]]]:
@@ -188,29 +201,6 @@ def _divide(request: SuggestRequest) -> tuple[LabeledVideos, dict[str, list[Samp
         raise RecipeError(f"{folder}: exists; name another recipe, or use --overwrite")
     videos = LabeledVideos.read(root, root=root.absolute(), group=request.group)
     return videos, videos.split()
-
-
-def _compare_videos(
-    settings: DataSettings, request: SuggestRequest, *, divided: bool, notify: Callable[[str], None]
-) -> None:
-    """Refuse videos of class folders for pre-training, and warn if videos for testing are among them."""
-    data, source = request.data, request.pretrain  # without --pretrain, pre-training is on `data`
-    keys = ("train", "val", "test") if divided else ("val", "test")
-    lists: Sequence[str] = [name for key in keys if (name := getattr(settings, key)) is not None]
-    lists = lists or [*lists_ending_in(data, "val"), *lists_ending_in(data, "test")]
-    shared = shared_videos(settings, "pretrain" if source else "train", lists)
-    videos = counted(len(shared), "video")
-    if shared and divided:
-        raise RecipeError(
-            f"--pretrain {source}: has {videos} of {data}, which will be split; name another folder, or make "
-            "lists first (everest prepare split) and use --train train.csv --pretrain train.csv"
-        )
-    if shared:
-        given, fix = (f"--pretrain {source}", "--pretrain") if source else (f"--unlabeled {data}", "--train")
-        notify(
-            f"warning: {given} has {videos} of the validation or test list, such as {shared[0]}, so "
-            f"results will be too good; leave them out by {fix} LIST"
-        )
 
 
 def suggest_recipe(
@@ -233,8 +223,9 @@ def suggest_recipe(
         measured: whether the speed is measured; it is that of this machine.
         overrides: `section.key=value` texts, which the stages will be given, too.
     """
-    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(CLIP_SETTINGS)]
-    given = load_recipe(BASE_RECIPE, overrides=of_data).data if of_data else DataSettings()
+    fitted = ("data.size=", "data.frames=")  # to the suggested tubelets
+    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
+    given = load_recipe("custom", overrides=of_data).data if of_data else DataSettings()
     settings = replace(given, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
     if facts.pretrain is not None and facts.pretrain.samples == 1:
@@ -247,7 +238,13 @@ def suggest_recipe(
         return text, load_recipe(file, overrides=overrides)
 
     _, unlimited = suggested({})
-    speeds = _measure_speeds(unlimited, purpose, cpu=device == "cpu") if measured else {}
+    speeds: dict[TrainingStage, float] = {}  # clips/s on this machine
+    for stage in STAGES_OF_PURPOSE[purpose] if measured else ():
+        cpu = device == "cpu"
+        step = measure(unlimited, stage, batch=16 if cpu else None, cpu=cpu)["clips_per_second"]
+        read = reading_speed(stage_clips(unlimited, stage)) * num_cores()
+        # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
+        speeds[stage] = 1 / (1 / step + 1 / read) if cpu else min(step, read)
 
     def within(limit: float | None) -> Suggestion:
         most = {}
@@ -272,17 +269,6 @@ def _stage_times(
         seconds = None if speed is None else round(steps * plan.batch_size / speed)
         times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
     return times
-
-
-def _measure_speeds(recipe: Recipe, purpose: RecipePurpose, *, cpu: bool) -> dict[TrainingStage, float]:
-    """The clips/s of the stages of a recipe on this machine, of some steps and of reading the videos."""
-    speeds = {}
-    for stage in STAGES_OF_PURPOSE[purpose]:
-        step = measure(recipe, stage, batch=MEASURED_CLIPS if cpu else None, cpu=cpu)["clips_per_second"]
-        read = reading_speed(stage_clips(recipe, stage)) * num_cores()
-        # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
-        speeds[stage] = 1 / (1 / step + 1 / read) if cpu else min(step, read)
-    return speeds
 
 
 def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, facts: DataFacts) -> str:

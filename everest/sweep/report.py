@@ -26,8 +26,6 @@ ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 # Values that need no learning, by their keys in an arm: how notes name them, and their line in the figure.
 REFERENCES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
 FIGURE: Final = "report.png"
-SEED_MARKERS: Any = {"linestyle": "", "marker": "o", "markersize": 4, "mfc": "white", "color": "0.5"}
-INCHES_OF_ARM: Final = 0.4
 Row = dict[str, Any]
 
 
@@ -207,11 +205,11 @@ def draw_report(path: Path, document: Mapping[str, Any]) -> None:
         document: of `everest sweep report --json`.
     """
     arms = [arm for arm in document["arms"] if arm["values"]]
-    with png_figure(path, (10, 1.5 + INCHES_OF_ARM * len(arms))) as figure:
+    with png_figure(path, (10, 1.5 + 0.4 * len(arms))) as figure:
         panel = figure.subplots()
         for row, arm in enumerate(arms):
             low, high = arm["interval"] or (arm["mean"], arm["mean"])
-            panel.plot(arm["values"], [row] * len(arm["values"]), **SEED_MARKERS)
+            panel.plot(arm["values"], [row] * len(arm["values"]), "o", ms=4, mfc="white", color="0.5")
             bars = [[arm["mean"] - low], [high - arm["mean"]]]
             panel.errorbar([arm["mean"]], [row], xerr=bars, color=COLORS[0], marker="o", capsize=4)
         for key, (_, style) in REFERENCES.items():

@@ -93,8 +93,8 @@ def read_request(
     file = find_recipe(source)
     label, written, recipe = "", SweepFile(), file
     if is_sweep(file):
-        label, written = f"{file.label}: ", _read_file(file)
-        recipe = _recipe_of(written, file)
+        label = f"{file.label}: "
+        written, recipe = _read_file(file)
     if over:
         arms = arms_of(over)
     else:
@@ -124,27 +124,24 @@ def read_request(
     )
 
 
-def _read_file(file: RecipeFile) -> SweepFile:
+def _read_file(file: RecipeFile) -> tuple[SweepFile, RecipeFile]:
+    """The keys of a sweep file, and the recipe that it names."""
     values = {key: value for key, value in file.values().items() if value is not None}
     for key in values:
         if key not in FILE_KEYS:
             raise RecipeError(f"{file.label}: {shown(key)}: unknown key{did_you_mean(key, FILE_KEYS)}")
     try:
-        return validated(_SWEEP_FILE, values)
+        written = validated(_SWEEP_FILE, values)
     except ValueError as error:
         problem = str(error).replace("Input should be a valid string", "must be text")
         raise RecipeError(f"{file.label}: {problem}") from error
-
-
-def _recipe_of(written: SweepFile, file: RecipeFile) -> RecipeFile:
-    """The recipe that a sweep file names."""
     try:
         recipe = find_recipe(written.recipe, folder=file.folder or Path())
         if is_sweep(recipe):
             raise RecipeError(f"{recipe.label} is a sweep file; give a recipe")
     except RecipeError as error:
         raise RecipeError(f"{file.label}: recipe: {error}") from error
-    return recipe
+    return written, recipe
 
 
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:

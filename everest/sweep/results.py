@@ -7,7 +7,7 @@ of a pre-training. The first metric of a job is the one that it is judged by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,10 +24,8 @@ from everest.system.run_folder import WEIGHTS
 from everest.system.text import MALFORMED, nonfinite_as_null, read_json, read_own_json, reading_own
 from everest.system.weights_header import read_header
 
-LAST_STEPS: Final = 50  # our choice: of a pre-training, whose losses are averaged
 RESULTS: Final = "results.json"
 FIX: Final = "repeat the command of the sweep"
-PRETRAIN_LOSS: Final = "pretrain_loss"
 VALIDATION: Final = "val_"
 PROBE: Final = "probe"
 # The first one that an arm has judges it.
@@ -87,8 +85,8 @@ def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics
         rows: of its metrics.jsonl.
     """
     if stage == "pretrain":
-        losses = [row["loss"] for row in rows if row.get("loss") is not None][-LAST_STEPS:]
-        return {PRETRAIN_LOSS: sum(losses) / len(losses)} if losses else {}
+        losses = [row["loss"] for row in rows if row.get("loss") is not None][-50:]  # our choice
+        return {"pretrain_loss": sum(losses) / len(losses)} if losses else {}
     chosen_by = metric_of_run(run, rows)
     if chosen_by is None:
         return {}  # without data.val
@@ -119,15 +117,26 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         failures: the errors of failed jobs, by their names.
     """
     jobs, request = plan.jobs(), plan.request
-    arms = {
-        arm.name: {
-            "arm": arm.name,
-            "overrides": arm.overrides,
-            "stages": list(arm.stages),
-            "seeds": [_seed_row(seed, planned, rows) for seed, planned in arm.jobs.items()],
-        }
-        for arm in plan.arms
-    }
+    arms: dict[str, dict[str, Any]] = {}
+    for arm in plan.arms:
+        seeds = []
+        for seed, planned in arm.jobs.items():
+            done = {job.stage: rows[job.name] for job in planned if job.name in rows}
+            metrics: Metrics = {}
+            for stage in STAGES_BY_PRIORITY:
+                metrics |= done[stage].metrics if stage in done else {}
+            seeds.append(
+                {
+                    "seed": seed,
+                    "finished": len(done) == len(planned),
+                    "gmacs": sum(part.gmacs for part in done.values()),
+                    "hours": sum(part.hours for part in done.values()),
+                    "metrics": metrics,
+                    "jobs": [job.name for job in planned],
+                }
+            )
+        about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages)}
+        arms[arm.name] = {**about, "seeds": seeds}
     finished_first = sorted(arms[request.against]["seeds"], key=lambda row: not row["finished"])
     document = {
         "recipe": request.recipe.name,
@@ -145,22 +154,6 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         ],
     }
     return nonfinite_as_null(document)
-
-
-def _seed_row(seed: int, planned: Sequence[Job], rows: Mapping[str, JobNumbers]) -> dict[str, Any]:
-    """The numbers of an arm at a seed."""
-    done = {job.stage: rows[job.name] for job in planned if job.name in rows}
-    metrics: Metrics = {}
-    for stage in STAGES_BY_PRIORITY:
-        metrics |= done[stage].metrics if stage in done else {}
-    return {
-        "seed": seed,
-        "finished": len(done) == len(planned),
-        "gmacs": sum(part.gmacs for part in done.values()),
-        "hours": sum(part.hours for part in done.values()),
-        "metrics": metrics,
-        "jobs": [job.name for job in planned],
-    }
 
 
 def read_results(folder: Path) -> dict[str, Any]:

@@ -32,8 +32,6 @@ from everest.system.text import json_text, parse_json
 
 PLAN_FILE: Final = "sweep.yaml"
 JOB_FAILED: Final = 69  # exit code of a sweep, some of whose jobs have failed
-POLL_SECONDS: Final = 0.05
-THREADS: Final = "OMP_NUM_THREADS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +57,8 @@ class JobLauncher:
         shared = {JOBS_VARIABLE: str(self.parallel)}
         if self.devices.kind == "cuda":
             return [shared | visible_gpus([slot % self.devices.processes]) for slot in range(self.parallel)]
-        if THREADS not in os.environ:
-            shared[THREADS] = str(max(1, num_cores() // self.parallel))
+        if "OMP_NUM_THREADS" not in os.environ:
+            shared["OMP_NUM_THREADS"] = str(max(1, num_cores() // self.parallel))
         return [shared] * self.parallel
 
 
@@ -92,13 +90,20 @@ class _Sweep:
         """Run all jobs, the first that is possible first; a signal is forwarded to the running ones."""
         with SignalForwarder() as signals:
             while (self.waiting and not signals.number) or self.running:
-                self._reap(signals)
-                self._skip_blocked()
+                for running in [each for each in self.running if each.process.poll() is not None]:
+                    self.running.remove(running)
+                    if not (signals.number and running.process.returncode):  # stopped with this process
+                        self._record_end(running.job, self._finish(running))
+                    running.job.file(self.folder, "out").unlink(missing_ok=True)
+                for job in list(self.waiting):
+                    if job.needs and job.needs.name in self.failures:
+                        self.waiting.remove(job)
+                        self._record_end(job, f"skipped, because its {job.needs.stage} has failed")
                 free = set(range(self.launcher.parallel)) - {running.slot for running in self.running}
                 may_start = free and not signals.number
                 job = next(filter(self._can_start, self.waiting), None) if may_start else None
                 if job is None:
-                    time.sleep(POLL_SECONDS)
+                    time.sleep(0.05)
                     continue
                 self.waiting.remove(job)
                 self.running.append(self._start(job, min(free), signals))
@@ -111,21 +116,6 @@ class _Sweep:
         document = collect(self.plan, self.rows, self.failures)
         write_text(self.folder / RESULTS, json_text(document, indent=2))
         return document
-
-    def _reap(self, signals: SignalForwarder) -> None:
-        """Record the jobs whose process has ended."""
-        for running in [each for each in self.running if each.process.poll() is not None]:
-            self.running.remove(running)
-            if not (signals.number and running.process.returncode):  # stopped with this process
-                self._record_end(running.job, self._finish(running))
-            running.job.file(self.folder, "out").unlink(missing_ok=True)
-
-    def _skip_blocked(self) -> None:
-        """Record the jobs whose stage before has failed."""
-        for job in list(self.waiting):
-            if job.needs and job.needs.name in self.failures:
-                self.waiting.remove(job)
-                self._record_end(job, f"skipped, because its {job.needs.stage} has failed")
 
     def _can_start(self, job: Job) -> bool:
         """Whether its stage before has finished, and no process of an earlier call still saves the run."""
@@ -153,10 +143,19 @@ class _Sweep:
         return _RunningJob(job=job, process=process, slot=slot, log_start=log_start)
 
     def _finish(self, running: _RunningJob) -> str | None:
-        """Keep the result and the numbers of a job that has ended; returns its error, None without any."""
+        """Keep the result and the numbers of a job that has ended; returns its error, None without any.
+
+        The error is the last one in its log, or the last line.
+        """
         code, job = running.process.returncode, running.job
         if code:
-            return self._failure(running)
+            log, text = job.file(self.folder, "log"), ""
+            with suppress(OSError):  # it was deleted
+                text = log.read_bytes()[running.log_start :].decode(errors="replace")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+            error = (errors or lines or ["no message"])[-1]
+            return f"failed: {error if code > 0 else f'killed by {signal_name(code)}'} (messages: {log})"
         if job.stage not in TRAINING_STAGES:
             try:
                 document = parse_json(job.file(self.folder, "out").read_bytes())
@@ -168,16 +167,6 @@ class _Sweep:
             return "failed: ended before its last step"
         self.rows[job.name] = row
         return None
-
-    def _failure(self, running: _RunningJob) -> str:
-        """The last error in the log of a job that has failed, or its last line."""
-        code, log, text = running.process.returncode, running.job.file(self.folder, "log"), ""
-        with suppress(OSError):  # it was deleted
-            text = log.read_bytes()[running.log_start :].decode(errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        error = (errors or lines or ["no message"])[-1]
-        return f"failed: {error if code > 0 else f'killed by {signal_name(code)}'} (messages: {log})"
 
     def _record_end(self, job: Job, error: str | None) -> None:
         """Record and report the end of a job."""
@@ -208,7 +197,15 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
         waiting = [job for name, job in jobs.items() if name not in rows]
         sweep = _Sweep(plan=plan, folder=folder, launcher=launcher, report=report, rows=rows, waiting=waiting)
         for job in waiting:
-            _write_recipe(job, folder)
+            path, recipe = job.file(folder, "yaml"), job.recipe
+            if job.stage in TRAINING_STAGES and path.is_file():
+                # A run keeps its settings of other stages, which a resume compares; its folder of videos and
+                # its section `train` may change.
+                with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
+                    saved = load_recipe(path, imports=False)
+                    data = replace(saved.data, root=recipe.data.root)
+                    recipe = replace(saved, data=data, train=recipe.train)
+            write_text(path, dump_recipe(recipe))
         sweep.write()
         if waiting:
             logs = folder / "*" / "*.log"
@@ -239,21 +236,6 @@ def _sweep_file(plan: SweepPlan) -> dict[str, Any]:
         "summary": request.summary,
         "arms": arms,
     }
-
-
-def _write_recipe(job: Job, folder: Path) -> None:
-    """Write the recipe of a job.
-
-    A run keeps its settings of other stages, which a resume compares; its folder of videos and its section
-    `train` may change.
-    """
-    path, recipe = job.file(folder, "yaml"), job.recipe
-    if job.stage in TRAINING_STAGES and path.is_file():
-        with suppress(RecipeError):  # damaged: the run itself has a copy, and refuses another
-            saved = load_recipe(path, imports=False)
-            data = replace(saved.data, root=recipe.data.root)
-            recipe = replace(saved, data=data, train=recipe.train)
-    write_text(path, dump_recipe(recipe))
 
 
 def check_folder(folder: Path) -> None:

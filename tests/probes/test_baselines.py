@@ -6,7 +6,7 @@ import torch
 from small_runs import called, json_of
 
 from everest.inference.model import OpenedModel
-from everest.probes.neighbors import LabeledFeatures, class_and_group, precision_of_nearest
+from everest.probes.classifiers import LabeledFeatures, class_and_group, precision_of_nearest
 from everest.probes.probe import DIFFERENCE_SIDE, difference_image, random_encoder
 from everest_cli.evaluate import nearest_texts
 

@@ -15,8 +15,7 @@ from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.inference.model import OpenedModel
 from everest.lists.sample import Sample
-from everest.probes.classifiers import attentive, held_out, linear
-from everest.probes.neighbors import NEIGHBORS, TEMPERATURE, nearest_neighbors
+from everest.probes.classifiers import NEIGHBORS, TEMPERATURE, attentive, held_out, linear, nearest_neighbors
 from everest.probes.probe import encode_set
 from everest.system.events import silent
 

@@ -24,18 +24,7 @@ from everest.errors import LESS_MEMORY, MOST_SHOWN_OF_PATH, EnvironmentProblem, 
 from everest.system.launch import LostPeer
 from everest.system.signals import PARENT_VARIABLE, Stopped, end_with_parent
 from everest.system.text import is_unicode
-from everest_cli import (
-    budget,
-    evaluate,
-    look,
-    predict,
-    prepare,
-    profile,
-    recipes,
-    stages,
-    timeline,
-    weights,
-)
+from everest_cli import budget, evaluate, look, predict, prepare, profile, recipes, stages, timeline, weights
 from everest_cli.options import grouped, option
 from everest_cli.output import say
 

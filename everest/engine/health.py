@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
@@ -107,18 +108,18 @@ class Validations:
         )
 
 
+@dataclass
 class CollapseWatch:
     """Stops a run whose views have long been the same for all videos: it learns nothing from then on."""
 
-    def __init__(self) -> None:
-        self._steps = 0  # in a row
+    steps: int = 0  # in a row
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
         for row in rows:
             spread = row.get("view_spread")
-            self._steps = self._steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
-            if self._steps == COLLAPSED_STEPS:
+            self.steps = self.steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
+            if self.steps == COLLAPSED_STEPS:
                 raise DivergedError(
                     f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
                     f"(view_spread {spread:.2g}); check that the videos differ, or lower pretrain.base_lr"

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, dump_recipe, flat_values, load_recipe, recipe_values
@@ -57,16 +56,23 @@ PROJECT: Final = "everest"  # of Weights & Biases
 
 @contextmanager
 def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator[RunContext]:
-    """Set up Accelerate's processes and the run folder. Nothing is written yet."""
+    """Set up Accelerate's processes and the run folder; the run goes inside. Nothing is written yet."""
     tracker = options.tracker
     if tracker != "none" and find_spec(tracker) is None:
         raise EnvironmentProblem(
             f"--tracker {tracker}: the package is not installed; run `pip install {tracker}`"
         )
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
-    with end_training_on_error(accelerator):
-        with accelerator.main_process_first():  # which downloads what the others then find
-            init = options.find_init(recipe.name)
+    init = None
+    try:
+        if options.init not in (None, "none"):
+            from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
+
+            folder, replaces = options.folder(recipe.name), options.overwrite
+            with accelerator.main_process_first():  # which downloads what the others then find
+                init = find_init(options.init, output=folder, overwrite=replaces, decoder=options.decoder)
+        elif options.decoder is not None:
+            raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
         run, resumed = decide_on_main(accelerator, lambda: _find_folder(recipe, options, init))
         yield RunContext(
             accelerator=accelerator,
@@ -77,16 +83,10 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
             init=init,
             overlaps=accelerator.device.type == "cuda",
         )
-
-
-@contextmanager
-def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
-    """Close a failing process's connections, which might otherwise abort it while it exits."""
-    try:
-        yield
     except BaseException as error:
-        # NCCL ends a communicator only when all its processes do, and the others may wait in a collective for
-        # this one. After a signal, all processes have left the loop.
+        # A failing process closes its connections, which might otherwise abort it while it exits. NCCL ends a
+        # communicator only when all its processes do, and the others may wait in a collective for this one.
+        # After a signal, all processes have left the loop.
         if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
             _abort_process_group()
         accelerator.end_training()

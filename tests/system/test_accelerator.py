@@ -7,7 +7,9 @@ START = """
 import os, sys
 import torch, torch.distributed as dist
 from everest.errors import DataError
-from everest.engine.start import end_training_on_error
+from everest.config.recipe import load_recipe
+from everest.engine.context import RunOptions
+from everest.engine.start import run_context
 from everest.system.accelerator import make_accelerator
 from everest_cli.main import torch_problem
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
@@ -18,7 +20,8 @@ sys.exit(found.total_seconds() != float(os.environ["EXPECTED"]))
 """
 FAILING = """
 try:
-    with end_training_on_error(accelerator):
+    options = RunOptions(command="pretrain", recipe_file="small", cpu=True)
+    with run_context(options, load_recipe("small"), print):
         if accelerator.process_index == 1:
             raise DataError("this process fails")
         accelerator.wait_for_everyone()

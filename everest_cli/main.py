@@ -104,13 +104,9 @@ def as_user_error(error: Exception) -> UserError | None:
             return RecipeError(f"a number is too large to compute with, give a smaller one ({error})")
         case MemoryError():
             return EnvironmentProblem("out of memory; try a smaller train.micro_batch or smaller clips")
-        case RuntimeError() if "torch" in sys.modules:
-            return torch_problem(error)
-    return None
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return None
 
-
-def torch_problem(error: RuntimeError) -> UserError | None:
-    """The problem of the user for which torch raised an error; None for a bug."""
     import torch
     from torch.distributed import DistError
 

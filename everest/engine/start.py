@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -47,11 +47,6 @@ if TYPE_CHECKING:
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
     Tracker = TensorBoardTracker | WandBTracker
-
-TOKENIZER_FILE: Final = "tokenizer.checkpoint"
-TEACHER: Final = "pretrain.target.teacher"
-SHOWN: Final = 3  # settings that differ, in a message
-PROJECT: Final = "everest"  # of Weights & Biases
 
 
 @contextmanager
@@ -159,7 +154,7 @@ def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Trac
     known = run.environment().tracker or {}
     run_id = known["id"] if known.get("name") == name else secrets.token_hex(8)
     os.environ.setdefault("WANDB_MODE", "offline")
-    tracker = WandBTracker(PROJECT, name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
+    tracker = WandBTracker("everest", name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
     tracker.start()
     tracker.store_init_configuration(read_yaml(recipe_text, RECIPE))
     run.note("tracker", {"name": name, "id": run_id})
@@ -235,7 +230,7 @@ def _find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tupl
         )
     differences = _differences(run, recipe, options, init)
     if differences:
-        shown = first_names(differences, SHOWN)
+        shown = first_names(differences, 3)
         raise RecipeError(
             f"{place}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
         )
@@ -250,7 +245,7 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init
     if options.command == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
-    for key in (TOKENIZER_FILE, TEACHER):
+    for key in ("tokenizer.checkpoint", "pretrain.target.teacher"):
         old, new = saved.get(key), given.get(key)
         is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()
         if old and new and (is_own or run.weights.is_file()):

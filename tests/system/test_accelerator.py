@@ -11,7 +11,7 @@ from everest.config.recipe import load_recipe
 from everest.engine.context import RunOptions
 from everest.engine.start import run_context
 from everest.system.accelerator import make_accelerator
-from everest_cli.main import torch_problem
+from everest_cli.main import as_user_error
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
 TIMEOUT = """
@@ -29,7 +29,7 @@ except DataError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 except RuntimeError as error:
-    sys.exit(getattr(torch_problem(error), "exit_code", 1))
+    sys.exit(getattr(as_user_error(error), "exit_code", 1))
 """
 
 

@@ -117,7 +117,7 @@ def _finetune(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
         loss = supervised_loss(logits, targets, model.heads, [None])
         accelerator.backward(loss)
         record = StepRecord(device)
-        _, finite = record.send(accelerator, network.clip_gradients(accelerator, networks, eager.clip_grad))
+        _, finite = record.gather(accelerator, network.clip_gradients(accelerator, networks, eager.clip_grad))
         network.update_weights(accelerator, networks, skipped=finite.logical_not().float())
     model.eval()
     with torch.no_grad(), accelerator.autocast():

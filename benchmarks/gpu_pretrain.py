@@ -14,7 +14,7 @@ from gpu_rows import Row
 
 from everest.config.settings import Recipe
 from everest.engine import network
-from everest.engine.plan import cosine_lr, scaled_lr
+from everest.engine.plan import cosine_lr
 from everest.engine.step_log import StepRecord
 from everest.methods.camera import NUMBERS
 from everest.models.spec import pretrain_spec
@@ -76,7 +76,7 @@ class Pretraining:
         while pending is None or time.perf_counter() - began < seconds:
             waiting.append(self._executor.submit(choose, next(numbers)))
             tick = int(TICKS * (time.perf_counter() - began) / seconds)
-            peak, warm_up = scaled_lr(base_lr, batch), int(WARM_UP * TICKS)
+            peak, warm_up = base_lr * batch / 256, int(WARM_UP * TICKS)
             lr = cosine_lr(tick, steps=TICKS, warmup=warm_up, peak=peak, minimum=LEAST)
             computed = self._step(waiting.pop(0), lr, generator)
             if pending is not None:  # a step late, so that the device does not wait
@@ -107,6 +107,6 @@ class Pretraining:
         record.add(output.loss, output.parts, passes=1)
         accelerator.backward(output.loss)
         norms = network.clip_gradients(accelerator, self._networks, self._recipe.train.clip_grad)
-        _, finite = record.send(accelerator, norms)
+        _, finite = record.gather(accelerator, norms)
         network.update_weights(accelerator, self._networks, skipped=finite.logical_not().float())
         return record

@@ -64,7 +64,7 @@ class TrainingStep:
         record.add(loss, {}, passes=1)
         self.accelerator.backward(loss)
         norms = network.clip_gradients(self.accelerator, self.networks, self.clip_grad)
-        _, finite = record.send(self.accelerator, norms)
+        _, finite = record.gather(self.accelerator, norms)
         self.update(skipped=finite.logical_not().float())
         return loss.detach()
 

@@ -74,9 +74,8 @@ def create_model(
     if kind not in _STAGES:
         raise unknown_name("kind", kind, _STAGES)
     stage = _STAGES[kind]
-    pixels = {"channels": channels, "mean": mean, "std": std}
     sections: dict[str, Any] = {
-        "data": {"frames": frames, "size": size, "fps": fps, **pixels},
+        "data": {"frames": frames, "size": size, "fps": fps, "channels": channels, "mean": mean, "std": std},
         "model": {"backbone": backbone, **model},
         **{each: {"stride": stride} for each in _STAGES.values()},
     }

@@ -30,13 +30,13 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     init = context.read_init()  # first: reading the data may take minutes
     clips, classes = finetune_clips(recipe)
     validation = validation_clips(recipe, classes)
-    context.notices([empty_classes_notice("train", clips.samples, classes)])
+    context.notice(empty_classes_notice("train", clips.samples, classes))
     if validation is not None:
-        context.notices([empty_classes_notice("val", validation.samples, classes)])
+        context.notice(empty_classes_notice("val", validation.samples, classes))
     else:
         context.notice("no data.val: the run cannot keep its best weights, nor notice that it overfits")
         idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
-        context.notices(f"warning: finetune.{name}: no effect without data.val" for name in idle)
+        context.notice(*(f"warning: finetune.{name}: no effect without data.val" for name in idle))
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)
     spec = classifier_spec(recipe, classes.heads)
     if init is not None:

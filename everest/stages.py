@@ -30,7 +30,7 @@ from accelerate.utils.memory import clear_device_cache
 from everest.checkpoints.frozen import with_absolute_paths, with_tokenizer
 from everest.config.recipe import load_recipe, recipe_for_run
 from everest.config.settings import Recipe
-from everest.engine.context import RunContext, RunOptions
+from everest.engine.context import RunOptions
 from everest.engine.start import run_context, start_or_resume
 from everest.engine.training import Training
 from everest.errors import RecipeError, unknown_name
@@ -49,11 +49,7 @@ if TYPE_CHECKING:
 
 
 def run_stage(
-    recipe: Recipe,
-    options: RunOptions,
-    report: Report,
-    *,
-    trial: Callable[[Stage], None] | None = None,
+    recipe: Recipe, options: RunOptions, report: Report, *, trial: Callable[[Stage], None] | None = None
 ) -> Training:
     """Train the stage of `options.command` in its run folder, or resume its training.
 
@@ -66,7 +62,17 @@ def run_stage(
     if options.command == "pretrain" and has_frozen:
         recipe, options = _with_frozen_networks(recipe, options, report, is_trial=trial is not None)
     with run_context(options, recipe, report) as context:
-        stage = _set_up(recipe, context)
+        stage: Stage
+        if options.command == "pretrain":
+            stage = set_up_pretraining(recipe, context)
+        elif options.command == "finetune":  # what only one stage needs is imported with it
+            from everest.finetuning import set_up_finetuning
+
+            stage = set_up_finetuning(recipe, context)
+        else:
+            from everest.train_tokenizer import set_up_tokenizer
+
+            stage = set_up_tokenizer(recipe, context)
         if trial is not None:
             trial(stage)
             return stage.training
@@ -74,19 +80,6 @@ def run_stage(
             stage.train()
     stage.training.accelerator.wait_for_everyone()
     return stage.training
-
-
-def _set_up(recipe: Recipe, context: RunContext) -> Stage:
-    """The stage of a command, ready to train; what only one stage needs is imported with it."""
-    if context.options.command == "pretrain":
-        return set_up_pretraining(recipe, context)
-    if context.options.command == "finetune":
-        from everest.finetuning import set_up_finetuning
-
-        return set_up_finetuning(recipe, context)
-    from everest.train_tokenizer import set_up_tokenizer
-
-    return set_up_tokenizer(recipe, context)
 
 
 def _with_frozen_networks(

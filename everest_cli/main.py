@@ -24,18 +24,7 @@ from everest.errors import LESS_MEMORY, MOST_SHOWN_OF_PATH, EnvironmentProblem, 
 from everest.system.launch import LostPeer
 from everest.system.signals import PARENT_VARIABLE, Stopped, end_with_parent
 from everest.system.text import is_unicode
-from everest_cli import (
-    budget,
-    evaluate,
-    look,
-    predict,
-    prepare,
-    profile,
-    recipes,
-    stages,
-    timeline,
-    weights,
-)
+from everest_cli import budget, evaluate, look, predict, prepare, profile, recipes, stages, timeline, weights
 from everest_cli.options import grouped, option
 from everest_cli.output import say
 
@@ -115,13 +104,9 @@ def as_user_error(error: Exception) -> UserError | None:
             return RecipeError(f"a number is too large to compute with, give a smaller one ({error})")
         case MemoryError():
             return EnvironmentProblem("out of memory; try a smaller train.micro_batch or smaller clips")
-        case RuntimeError() if "torch" in sys.modules:
-            return torch_problem(error)
-    return None
+    if not isinstance(error, RuntimeError) or "torch" not in sys.modules:
+        return None
 
-
-def torch_problem(error: RuntimeError) -> UserError | None:
-    """The problem of the user for which torch raised an error; None for a bug."""
     import torch
     from torch.distributed import DistError
 

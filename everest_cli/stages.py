@@ -14,14 +14,7 @@ import typer
 from everest.system.processes import is_main
 from everest.system.run_folder import Decoder
 from everest_cli import options as o
-from everest_cli.options import (
-    Precision,
-    Task,
-    argument,
-    local_path,
-    option,
-    run_in_each_process,
-)
+from everest_cli.options import Precision, Task, argument, local_path, option, run_in_each_process
 from everest_cli.output import Display, print_json, say
 
 if TYPE_CHECKING:

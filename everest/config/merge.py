@@ -39,8 +39,6 @@ OBJECTIVE: Final = ("pretrain", "objective")
 SELECTION: Final = ("pretrain", "selection")
 VIEWS: Final = ("pretrain", "views")
 VIEW_DRAW: Final = ("keep_ratio", "uniform")  # of VIEWS: short for the same keys of the selection
-# Shares that mean something else in other strategies, and are not inherited from them.
-OWN_SHARES: Final = (("learned-importance", "keep_ratio"),)
 
 
 class Written(NamedTuple):
@@ -165,7 +163,9 @@ class Merged:
                 name, *inner = key[len(section) :]
                 is_unfit = cls is not None and name not in types
                 is_null = written.value is None and not inner and "None" not in types.get(name, "None")
-                is_replaced = is_null or is_import_path(chosen.value) or (chosen.value, name) in OWN_SHARES
+                # A share that means something else in other strategies is not inherited from them.
+                is_own = (chosen.value, name) == ("learned-importance", "keep_ratio")
+                is_replaced = is_null or is_own or is_import_path(chosen.value)
                 # A file may list the keys of all variants.
                 sets_nothing = _is_default(key, written) or written.value in (None, {})
                 if (is_unfit and sets_nothing) or ((is_unfit or is_replaced) and written.is_below(chosen)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -37,7 +37,8 @@ class BackboneSize:
 
 # vit-s to vit-h are the sizes of the released VideoMAE and EVEREST programs, vit-g is VideoMAE V2's (V-JEPA 2
 # has 22 heads); vit-tiny, for small machines, is our choice.
-BACKBONES = {
+Backbone = Literal["vit-tiny", "vit-s", "vit-b", "vit-l", "vit-h", "vit-g"]
+BACKBONES: Final[dict[Backbone, BackboneSize]] = {
     "vit-tiny": BackboneSize(width=192, depth=12, heads=3, decoder_width=96, decoder_heads=3),
     "vit-s": BackboneSize(width=384, depth=12, heads=6, decoder_width=192, decoder_heads=3),
     "vit-b": BackboneSize(width=768, depth=12, heads=12, decoder_width=384, decoder_heads=6),
@@ -47,9 +48,10 @@ BACKBONES = {
 }
 
 
-def backbone_of(width: int) -> str:
+def backbone_of(width: int) -> Backbone:
     """The backbone of a width; vit-b for a width that none has."""
-    return next((name for name, size in BACKBONES.items() if size.width == width), "vit-b")
+    names: list[Backbone] = [name for name, size in BACKBONES.items() if size.width == width]
+    return names[0] if names else "vit-b"
 
 
 def backbone_settings(*, width: int, mlp: int | None = None, **sizes: int) -> dict[str, Any]:
@@ -75,7 +77,7 @@ def rotary_channels(head_width: int) -> int:
 class ModelSettings:
     """The transformer. Widths, depth and heads that are None follow from the backbone."""
 
-    backbone: Annotated[str, v.WITH_HYPHENS, v.one_of(BACKBONES)] = "vit-b"
+    backbone: Annotated[Backbone, v.WITH_HYPHENS] = "vit-b"
     input: v.Input = "frames"  # differences is our choice for few videos
     tubelet: tuple[v.Length, v.Length, v.Length] = (2, 16, 16)  # EVEREST Table 15
     positions: v.Positions = "flat"  # as released

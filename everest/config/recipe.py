@@ -68,10 +68,7 @@ _MESSAGES = {
 
 
 def load_recipe(
-    name_or_path: str | Path | RecipeFile,
-    *,
-    overrides: Sequence[str] = (),
-    imports: bool = True,
+    name_or_path: str | Path | RecipeFile, *, overrides: Sequence[str] = (), imports: bool = True
 ) -> Recipe:
     """Read a recipe.
 
@@ -219,7 +216,13 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
         inside = (other["loc"] for other in errors if len(other["loc"]) > len(location))
         if kind == "too_short" and any(other[: len(location)] == location for other in inside):
             continue  # its entries are wrong, not few
-        key, variant = _yaml_key(location, section)
+        key, parts, variant = section, iter(map(str, location)), ""
+        while True:
+            if key in VARIANTS:  # pydantic inserts the variant of a section after the section's key
+                variant = next(parts, variant)
+            if (part := next(parts, None)) is None:
+                break
+            key = (*key, part) if part != "[key]" else key
         got = _quoted(details["input"])
         if kind == "unexpected_keyword_argument":
             text = _unknown_key(key, variant)
@@ -258,18 +261,6 @@ def _unknown_key(key: KeyPath, variant: str) -> str:
     if close and close[0] not in known:
         return f"unknown key; did you mean {' or '.join(map(repr, inner[close[0]]))}?"
     return f"unknown key{did_you_mean(name, known)}"
-
-
-def _yaml_key(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:
-    """The key in the YAML, and the variant of its section: pydantic inserts that after the section's key."""
-    key, parts, variant = section, iter(map(str, location)), ""
-    while True:
-        if key in VARIANTS:
-            variant = next(parts, variant)
-        part = next(parts, None)
-        if part is None:
-            return key, variant
-        key = (*key, part) if part != "[key]" else key
 
 
 def _unknown_value(value: Any, expected: str) -> str:

@@ -7,6 +7,7 @@ most of its ablations.
 
 from __future__ import annotations
 
+import math
 from dataclasses import field, replace
 from typing import Annotated, Any, Literal, cast
 
@@ -27,8 +28,6 @@ from everest.config.values import settings
 from everest.video.pixels import LEAST_STD, MOST_STD, USUAL, PixelStatistics
 
 TrainedSection = PretrainSettings | FinetuneSettings | TokenizerSettings
-
-_SECONDS = {"s": 1, "min": 60, "h": 3600}
 
 
 @settings
@@ -102,12 +101,12 @@ class TrainSettings:
     ema: v.Decay | None = None  # decay; released scripts: none
 
     @property
-    def save_interval(self) -> tuple[int | None, int | None]:
-        """The steps, or else the seconds, between two saves; the other one is None."""
+    def save_seconds(self) -> float:
+        """The time between two saves; infinite if `save_every` counts steps."""
         if isinstance(self.save_every, int):
-            return self.save_every, None
+            return math.inf
         unit = self.save_every.lstrip("0123456789")
-        return None, int(self.save_every.removesuffix(unit)) * _SECONDS[unit]
+        return int(self.save_every.removesuffix(unit)) * {"s": 1, "min": 60, "h": 3600}[unit]
 
 
 @settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from math import log2, prod
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
@@ -50,10 +50,6 @@ class TokenizerConfig:
         side = round(space / self.input_scale)
         return time, side, side
 
-    @property
-    def num_codes(self) -> int:
-        return prod(self.levels)
-
     def scaled(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of clips of `size` after scaling."""
         height, width = (round(side * self.input_scale) for side in size)
@@ -68,7 +64,8 @@ class TokenizerConfig:
 
 # magvit-b: widths and depths of MAGVIT's public code, with one more level and one halving of time, so that
 # its tokens match a ViT with tubelet 2x16x16; all other values are our choice.
-TOKENIZERS = {
+TokenizerSize = Literal["magvit-b", "magvit-b-half", "lite", "tiny"]
+TOKENIZERS: Final[dict[TokenizerSize, TokenizerConfig]] = {
     "magvit-b": TokenizerConfig(
         stem=(1, 1), multipliers=(1, 2, 2, 4, 4), time_down=(False, False, False, True)
     ),
@@ -98,7 +95,7 @@ class TokenizerSettings:
 
     checkpoint: str | None = None  # a trained tokenizer
     # Of the network; sets the keys of its parts that are None.
-    size: Annotated[str, v.WITH_HYPHENS, v.one_of(TOKENIZERS)] = "lite"
+    size: Annotated[TokenizerSize, v.WITH_HYPHENS] = "lite"
     levels: Levels = (8, 8, 8, 8, 8, 8)  # 2^18 codes [P]
     stem: tuple[v.Length, v.Length] | None = None
     channels: v.Length | None = None
@@ -120,6 +117,8 @@ class TokenizerSettings:
     warmup_steps: v.CountOrZero | None = None  # with `steps`; None: a twentieth of them, our choice
     batch_size: v.Count = 128  # of all processes, accumulation included [M]
     lr: v.Positive = 1e-4  # not scaled by the batch size [M]
+    min_lr: ClassVar[float] = 0.0  # at the end of the cosine schedule
+    weight_decay: ClassVar[float] = 0.0  # the optimizer is Adam [M]
     betas: tuple[v.ShareBelowOne, v.ShareBelowOne] = (0.0, 0.99)  # [M]
     ema: v.Decay | None = 0.999  # the averaged weights are the result [M]
     loss: TokenizerLossSettings = field(default_factory=TokenizerLossSettings)  # weights of its terms
@@ -131,16 +130,6 @@ class TokenizerSettings:
         given = {name: value for name, value in values.items() if value is not None}
         return replace(TOKENIZERS[self.size], **given)
 
-    @property
-    def min_lr(self) -> float:
-        """The learning rate at the end of the cosine schedule."""
-        return 0.0
-
-    @property
-    def weight_decay(self) -> float:
-        """Zero: the optimizer is Adam [M]."""
-        return 0.0
-
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the key of each setting of the network that does not go with another one, and the reason."""
         config = self.config
@@ -151,8 +140,8 @@ class TokenizerSettings:
         if (pixels / config.input_scale) % 1:
             text = f"makes the {pixels} pixels of a token no integer number of pixels of the clip"
             yield "input_scale", f"{config.input_scale} {text}"
-        if log2(config.num_codes) > MOST_CODE_BITS:
-            yield "levels", f"{shown(config.num_codes)} codes; at most 2^{MOST_CODE_BITS}"
+        if log2(num_codes := prod(config.levels)) > MOST_CODE_BITS:
+            yield "levels", f"{shown(num_codes)} codes; at most 2^{MOST_CODE_BITS}"
         # The first slice of a window is kept completely; the tokenizer selects from the others.
         if self.frames % time or self.frames < 2 * time:
             text = f"must be a multiple of {time} frames, the length of a token, and at least twice that"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,27 +43,13 @@ class RunOptions:
         return Path(self.resume)
 
     def folder(self, recipe: str) -> Path:
-        """The run folder: the named one, or a new one for the recipe of this name."""
-        return self.resumed_folder or Path(self.output or default_folder(self.command, recipe))
-
-    def find_init(self, recipe: str) -> Init | None:
-        """Find the weights that the run of the recipe of this name starts from, if any."""
-        if self.init is None or self.init == "none":
-            if self.decoder is not None:
-                raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
-            return None
-
-        from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
-
-        folder = self.folder(recipe)
-        return find_init(self.init, output=folder, overwrite=self.overwrite, decoder=self.decoder)
-
-
-def default_folder(command: str, recipe: str) -> Path:
-    """runs/<command>/<recipe>-<time>, for a run without --output; numbered if that exists already."""
-    folder = Path("runs") / command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
-    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([folder], numbered) if not path.exists())
+        """The run folder: the named one, else runs/COMMAND/RECIPE-TIME, numbered if that exists already."""
+        named = self.resumed_folder or self.output
+        if named:
+            return Path(named)
+        folder = Path("runs") / self.command / f"{recipe}-{time.strftime('%Y%m%d-%H%M%S')}"
+        numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+        return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +65,11 @@ class RunContext:
     # On a GPU: the numbers of a step are read, and files are written, while it computes the next step.
     overlaps: bool = False
 
-    def notice(self, text: str) -> None:
-        """Show a line of text to the user."""
-        self.report(notice(text))
-
-    def notices(self, texts: Iterable[str | None]) -> None:
-        """Show each line that is not None, in the main process only."""
+    def notice(self, *texts: str | None) -> None:
+        """Show each line of text that is not None to the user."""
         for text in texts:
-            if text is not None and self.accelerator.is_main_process:
-                self.notice(text)
+            if text is not None:
+                self.report(notice(text))
 
     def read_init(self) -> InitWeights | None:
         """Read the weights that the run starts from, if any, and show which they are."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Final
 
@@ -44,8 +45,8 @@ class Validations:
         self.metric = metric
         self.rows: list[Row] = []
         self.best: Row | None = None
+        self.train_losses: list[float | None] = []  # means before each validation; None: no loss was finite
         self._losses: list[float] = []  # of training, since the last validation
-        self._train_losses: list[float | None] = []  # the mean of those before each validation
         for row in rows:
             self.add(row)
 
@@ -53,11 +54,6 @@ class Validations:
     def since_best(self) -> int:
         """The number of validations after the best one."""
         return len(self.rows) - 1 - self.rows.index(self.best) if self.best else 0
-
-    @property
-    def train_loss(self) -> float | None:
-        """The mean training loss between the last two validations; None if no loss was finite."""
-        return self._train_losses[-1] if self._train_losses else None
 
     @property
     def best_value(self) -> float | None:
@@ -79,7 +75,7 @@ class Validations:
                 self._losses.append(row["loss"])
             return False
         self.rows.append(row)
-        self._train_losses.append(fmean(self._losses) if self._losses else None)
+        self.train_losses.append(fmean(self._losses) if self._losses else None)
         self._losses = []
         is_best = self.best is None or quality(row) > quality(self.best)
         if is_best:
@@ -93,10 +89,10 @@ class Validations:
         """
         losses = [row["val_loss"] for row in self.rows]
         lowest = losses.index(min(losses)) if losses else 0
-        trained = [loss for loss in self._train_losses[-MEANT:] if loss is not None]
+        trained = [loss for loss in self.train_losses[-MEANT:] if loss is not None]
         if len(losses) - 1 - lowest < MEANT or len(trained) < MEANT:
             return None
-        train_loss = self._train_losses[lowest]
+        train_loss = self.train_losses[lowest]
         risen, fallen = fmean(losses[-MEANT:]), fmean(trained)
         if train_loss is None or fallen >= FALLEN * train_loss or risen <= RISEN * losses[lowest]:
             return None
@@ -107,18 +103,18 @@ class Validations:
         )
 
 
+@dataclass
 class CollapseWatch:
     """Stops a run whose views have long been the same for all videos: it learns nothing from then on."""
 
-    def __init__(self) -> None:
-        self._steps = 0  # in a row
+    steps: int = 0  # in a row
 
     def add(self, rows: Iterable[Row]) -> None:
         """Add new rows of metrics.jsonl; DivergedError if the projections have collapsed."""
         for row in rows:
             spread = row.get("view_spread")
-            self._steps = self._steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
-            if self._steps == COLLAPSED_STEPS:
+            self.steps = self.steps + 1 if spread is not None and spread < LEAST_SPREAD else 0
+            if self.steps == COLLAPSED_STEPS:
                 raise DivergedError(
                     f"step {row['step']}: the features have collapsed: all videos have nearly the same ones "
                     f"(view_spread {spread:.2g}); check that the videos differ, or lower pretrain.base_lr"

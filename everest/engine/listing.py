@@ -61,7 +61,11 @@ def summarize(run: Path) -> RunSummary:
     age = 0
     try:
         with reading_own(run, fix=RESTORE_FIX):
-            age = int(max(0.0, time.time() - _last_written(run)))
+            newest = 0.0  # time of the last write
+            for file in run.iterdir():
+                with suppress(FileNotFoundError):  # a temporary file that is gone already, or a dangling link
+                    newest = max(newest, file.stat().st_mtime)
+            age = int(max(0.0, time.time() - newest))
             environment, rows = read_run(run)
             loss = _newest(rows, "loss")
             metric = metric_of_run(run, rows)
@@ -88,15 +92,6 @@ def summarize(run: Path) -> RunSummary:
             )
     except UserError as error:
         return RunSummary(path=str(run), state="damaged", age_seconds=age, problem=str(error))
-
-
-def _last_written(run: Path) -> float:
-    """The time of the run's last write, in seconds since 1970."""
-    newest = 0.0
-    for file in run.iterdir():
-        with suppress(FileNotFoundError):  # a temporary file that is gone already, or a dangling link
-            newest = max(newest, file.stat().st_mtime)
-    return newest
 
 
 def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:

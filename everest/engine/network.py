@@ -96,22 +96,17 @@ class Network:
     name: str = MODEL  # of its tensors in a state
     ema: ModelEmaV3 | None = None  # an average of its weights
 
-    @property
-    def grad_norm(self) -> str:
-        """The name of its gradient norm in metrics.jsonl."""
-        return GRAD_NORM if self.name == MODEL else f"{self.name}_{GRAD_NORM}"
-
     def capture(self) -> dict[str, Tensor]:
         """Returns full tensors by part and name. All processes must call it."""
-        moments = {
+        parts = {part: module.state_dict() for part, module in self._modules().items()}
+        parts[self.own_name("optimizer")] = {
             f"{name}/{moment}": value
             for name, parameter in self.module.named_parameters()
             for moment, value in self.optimizer.state.get(parameter, {}).items()
         }
-        parts = {part: module.state_dict() for part, module in self._modules().items()}
         return {
             f"{part}/{name}": full_tensor(tensor)
-            for part, tensors in {**parts, self._part("optimizer"): moments}.items()
+            for part, tensors in parts.items()
             for name, tensor in tensors.items()
         }
 
@@ -144,17 +139,18 @@ class Network:
             for moment in MOMENTS
         }
         moments = self.moments(tensors)
-        require_fitting(expected if moments else {}, moments, source=self._part("optimizer"))
+        require_fitting(expected if moments else {}, moments, source=self.own_name("optimizer"))
 
     def moments(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The optimizer's moments among the tensors of a state, by `<parameter>/<moment>`."""
-        return part_of(tensors, self._part("optimizer"))
+        return part_of(tensors, self.own_name("optimizer"))
 
     def _modules(self) -> dict[str, nn.Module]:
-        average = {} if self.ema is None else {self._part(EMA): self.ema.module}
+        average = {} if self.ema is None else {self.own_name(EMA): self.ema.module}
         return {self.name: self.module, **average}
 
-    def _part(self, kind: str) -> str:
+    def own_name(self, kind: str) -> str:
+        """The name of the network's own `kind`, such as its gradient norm in metrics.jsonl."""
         return kind if self.name == MODEL else f"{self.name}_{kind}"
 
 
@@ -220,7 +216,7 @@ def clip_gradients(
         norm = torch.nn.utils.get_total_norm(gradients)
         if largest is not None:
             torch.nn.utils.clip_grads_with_norm_(network.module.parameters(), largest, norm)
-        norms[network.grad_norm] = full_tensor(norm)
+        norms[network.own_name(GRAD_NORM)] = full_tensor(norm)
     return norms
 
 

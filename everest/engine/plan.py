@@ -34,11 +34,6 @@ def cosine_lr(
     return minimum + 0.5 * (peak - minimum) * (1 + math.cos(math.pi * progress))
 
 
-def scaled_lr(base_lr: float, batch_size: int) -> float:
-    """The linear rule of EVEREST appendix A: lr = base lr * batch / 256, the batch over all processes."""
-    return base_lr * batch_size / 256
-
-
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
     """The steps and batches of one stage. A step is one update of the weights."""
@@ -82,17 +77,14 @@ class StagePlan:
 
 
 def plan_stage(
-    section: TrainedSection,
-    *,
-    num_videos: int,
-    processes: int,
-    largest_micro_batch: int,
+    section: TrainedSection, *, num_videos: int, processes: int, largest_micro_batch: int
 ) -> StagePlan:
     """Plan a stage on `num_videos` videos, each decoded into one or more clips.
 
     A budget in epochs drops the last, incomplete batch of each, as the released programs do; a set smaller
     than one batch is repeated to fill it. A budget in steps uses every video equally often: a batch may begin
     in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one pass.
+    The learning rate is base_lr * batch / 256, the linear rule of EVEREST appendix A.
     """
     views, compares = 1, False
     if isinstance(section, PretrainSettings):
@@ -112,7 +104,7 @@ def plan_stage(
     if isinstance(section, TokenizerSettings):
         base_lr, peak_lr = None, section.lr
     else:
-        base_lr, peak_lr = section.base_lr, scaled_lr(section.base_lr, section.batch_size)
+        base_lr, peak_lr = section.base_lr, section.base_lr * section.batch_size / 256
     videos_per_step = section.batch_size // views
     if section.steps is not None:
         steps, videos_per_epoch = section.steps, num_videos
@@ -134,7 +126,7 @@ def plan_stage(
         micro_batch=unit * next(number for number in range(largest, 0, -1) if share % number == 0),
         processes=processes,
         peak_lr=peak_lr,
-        min_lr=scaled_lr(section.min_lr, section.batch_size),
+        min_lr=section.min_lr * section.batch_size / 256,
         base_lr=base_lr,
     )
 

@@ -6,9 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -64,45 +62,45 @@ def set_up_training(
         other_networks: learn in the same steps as the model.
         other_bytes: memory that a clip takes in a pass outside of the model, by the bytes of a value.
     """
-    accelerator = context.accelerator
     if init is None:
         require_init(section)
     videos = _check_data(recipe, spec, clips, context, classes)
     plan, scarce = _fitting_plan(recipe, section, spec, context, len(clips), other_bytes)
-
-    torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
-    model = spec.build()
-    if init is not None:
-        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
-
-        load_init(model, spec, init, classes=classes, notify=context.notice)
-        if not context.resumed:
-            context.notices([init.other_rate(recipe.data.fps)])
-    choose_trained(model, section)
-    model.to(accelerator.device)
-    if recipe.train.shard != "none" and accelerator.num_processes > 1:
-        _shard(model, accelerator, averages=recipe.train.ema is not None)
-    ema = None
-    if recipe.train.ema:
-        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
-
-        ema = ModelEmaV3(model, decay=recipe.train.ema)
-    network = Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)
+    network = _new_network(recipe, section, spec, context, classes, init)
+    clip: ClipSettings | None = None  # how the stage reads clips
+    if not isinstance(section, TokenizerSettings):
+        clip = {"stride": section.stride, "sampling": section.sampling}
+        if recipe.data.fps is not None:
+            clip["fps"] = recipe.data.fps
     training = Training(
         context,
         recipe,
-        prepare_model(accelerator, model, recipe.train),
+        prepare_model(context.accelerator, network.module, recipe.train),
         [network, *other_networks],
         clips,
-        loaded_clips=resized_by(clips, recipe.data.resize, accelerator.device),
+        loaded_clips=resized_by(clips, recipe.data.resize, context.accelerator.device),
         plan=plan,
-        weights=_header(recipe, section, spec, init, classes),
+        weights=Weights(  # all that later commands need to rebuild the model and read clips
+            kind=spec.kind,
+            settings=spec.dump(),
+            classes=classes,
+            recipe=recipe.name,
+            step=0,
+            origin=init and init.origin,
+            clip=clip,
+        ),
         videos=videos,
     )
-    _check_shared_memory(training)
+    workers = training.workers
+    shared = shared_bytes(training.loaded_clips, training.order(), workers=workers)
+    require_shared_memory(shared * local_processes())
+    if recipe.train.workers == "auto" and workers < num_readers():
+        few = f"{workers} of {num_readers()} workers, because little shared memory is free"
+        fix = "start the container with --shm-size=8g or --ipc=host for all of them"
+        context.notice(f"train.workers: auto starts {few}; {fix}")
     if not context.options.one_batch:
         advice = () if context.resumed else plan_warnings(plan, new_weights=init is None)
-        context.notices(text and f"warning: {text}" for text in (*advice, scarce))
+        context.notice(*(text and f"warning: {text}" for text in (*advice, scarce)))
     return training
 
 
@@ -118,7 +116,7 @@ def _check_data(
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}
     if not context.resumed:
-        context.notices((*clips.notices, examine_lengths(clips)))
+        context.notice(*clips.notices, examine_lengths(clips))
         return videos
     plan = run.plan()
     used: list[str] = []
@@ -200,52 +198,43 @@ def host_memory_warning(needed: int, *, processes: int) -> str | None:
     return f"the system may kill the run: {text}"
 
 
-def _shard(model: nn.Module, accelerator: Accelerator, *, averages: bool) -> None:
-    """Spread every block and the other parameters over all processes (FSDP, Zhao et al. 2023).
-
-    In bf16 the blocks gather halved weights. The embedding stays float32: it measures importance.
-    """
-    if averages:
-        raise RecipeError("train.ema keeps a full copy of the weights: not available with train.shard=full")
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
-    policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
-    for module in model.modules():
-        if isinstance(module, Block):
-            fully_shard(module, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh)
-
-
-def _header(
+def _new_network(
     recipe: Recipe,
     section: TrainedSection,
     spec: ModelSpec | TokenizerSpec,
-    init: InitWeights | None,
+    context: RunContext,
     classes: tuple[str, ...] | None,
-) -> Weights:
-    """The header of `model.safetensors`: all that later commands need to rebuild the model and read clips."""
-    clip: ClipSettings | None = None  # how the stage reads clips
-    if not isinstance(section, TokenizerSettings):
-        clip = {"stride": section.stride, "sampling": section.sampling}
-        if recipe.data.fps is not None:
-            clip["fps"] = recipe.data.fps
-    return Weights(
-        kind=spec.kind,
-        settings=spec.dump(),
-        classes=classes,
-        recipe=recipe.name,
-        step=0,
-        origin=init and init.origin,
-        clip=clip,
-    )
+    init: InitWeights | None,
+) -> Network:
+    """The model on its device, with the weights that it starts from, and its optimizer."""
+    accelerator, settings = context.accelerator, recipe.train
+    torch.manual_seed(seed_at(settings.seed, Purpose.WEIGHTS))
+    model = spec.build()
+    if init is not None:
+        from everest.checkpoints.init import load_init  # here: it reads weights of other programs, too
 
+        load_init(model, spec, init, classes=classes, notify=context.notice)
+        if not context.resumed:
+            context.notice(init.other_rate(recipe.data.fps))
+    choose_trained(model, section)
+    model.to(accelerator.device)
+    if settings.shard != "none" and accelerator.num_processes > 1:
+        # Every block and the other parameters are spread over all processes (FSDP, Zhao et al. 2023). In bf16
+        # the blocks gather halved weights. The embedding stays float32: it measures importance.
+        if settings.ema is not None:
+            raise RecipeError(
+                "train.ema keeps a full copy of the weights: not available with train.shard=full"
+            )
+        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+        halved = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
+        policy = MixedPrecisionPolicy(halved, torch.float32 if halved else None, cast_forward_inputs=False)
+        for module in model.modules():
+            if isinstance(module, Block):
+                fully_shard(module, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh)
+    ema = None
+    if settings.ema:
+        from timm.utils.model_ema import ModelEmaV3  # here: timm takes a second to import
 
-def _check_shared_memory(training: Training) -> None:
-    """Raise EnvironmentProblem if the batches do not fit; a notice if fewer workers start than could."""
-    workers, readers = training.workers, num_readers()
-    shared = shared_bytes(training.loaded_clips, training.order(), workers=workers)
-    require_shared_memory(shared * local_processes())
-    if training.settings.workers == "auto" and workers < readers:
-        few = f"{workers} of {readers} workers, because little shared memory is free"
-        fix = "start the container with --shm-size=8g or --ipc=host for all of them"
-        training.context.notices([f"train.workers: auto starts {few}; {fix}"])
+        ema = ModelEmaV3(model, decay=settings.ema)
+    return Network(module=model, optimizer=stage_optimizer(model, section), ema=ema)

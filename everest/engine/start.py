@@ -12,11 +12,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, dump_recipe, flat_values, load_recipe, recipe_values
@@ -49,24 +48,26 @@ if TYPE_CHECKING:
 
     Tracker = TensorBoardTracker | WandBTracker
 
-TOKENIZER_FILE: Final = "tokenizer.checkpoint"
-TEACHER: Final = "pretrain.target.teacher"
-SHOWN: Final = 3  # settings that differ, in a message
-PROJECT: Final = "everest"  # of Weights & Biases
-
 
 @contextmanager
 def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator[RunContext]:
-    """Set up Accelerate's processes and the run folder. Nothing is written yet."""
+    """Set up Accelerate's processes and the run folder; the run goes inside. Nothing is written yet."""
     tracker = options.tracker
     if tracker != "none" and find_spec(tracker) is None:
         raise EnvironmentProblem(
             f"--tracker {tracker}: the package is not installed; run `pip install {tracker}`"
         )
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=options.cpu)
-    with end_training_on_error(accelerator):
-        with accelerator.main_process_first():  # which downloads what the others then find
-            init = options.find_init(recipe.name)
+    init = None
+    try:
+        if options.init not in (None, "none"):
+            from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
+
+            folder, replaces = options.folder(recipe.name), options.overwrite
+            with accelerator.main_process_first():  # which downloads what the others then find
+                init = find_init(options.init, output=folder, overwrite=replaces, decoder=options.decoder)
+        elif options.decoder is not None:
+            raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
         run, resumed = decide_on_main(accelerator, lambda: _find_folder(recipe, options, init))
         yield RunContext(
             accelerator=accelerator,
@@ -77,16 +78,10 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
             init=init,
             overlaps=accelerator.device.type == "cuda",
         )
-
-
-@contextmanager
-def end_training_on_error(accelerator: Accelerator) -> Iterator[None]:
-    """Close a failing process's connections, which might otherwise abort it while it exits."""
-    try:
-        yield
     except BaseException as error:
-        # NCCL ends a communicator only when all its processes do, and the others may wait in a collective for
-        # this one. After a signal, all processes have left the loop.
+        # A failing process closes its connections, which might otherwise abort it while it exits. NCCL ends a
+        # communicator only when all its processes do, and the others may wait in a collective for this one.
+        # After a signal, all processes have left the loop.
         if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
             _abort_process_group()
         accelerator.end_training()
@@ -159,7 +154,7 @@ def _start_tracker(name: str, run: RunFolder, *, steps_done: int | None) -> Trac
     known = run.environment().tracker or {}
     run_id = known["id"] if known.get("name") == name else secrets.token_hex(8)
     os.environ.setdefault("WANDB_MODE", "offline")
-    tracker = WandBTracker(PROJECT, name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
+    tracker = WandBTracker("everest", name=run.path.name, dir=str(run.path), id=run_id, resume="allow")
     tracker.start()
     tracker.store_init_configuration(read_yaml(recipe_text, RECIPE))
     run.note("tracker", {"name": name, "id": run_id})
@@ -235,7 +230,7 @@ def _find_folder(recipe: Recipe, options: RunOptions, init: Init | None) -> tupl
         )
     differences = _differences(run, recipe, options, init)
     if differences:
-        shown = first_names(differences, SHOWN)
+        shown = first_names(differences, 3)
         raise RecipeError(
             f"{place}: holds a run with different settings: {shown}; use its values, or {IN_USE_FIX}"
         )
@@ -250,7 +245,7 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init
     if options.command == "train-tokenizer":
         may_change |= {key for key in saved.keys() | given.keys() if not tokenizer_depends_on(key, recipe)}
     # A frozen model may have been moved: its hash is compared with that in the weights when it is read.
-    for key in (TOKENIZER_FILE, TEACHER):
+    for key in ("tokenizer.checkpoint", "pretrain.target.teacher"):
         old, new = saved.get(key), given.get(key)
         is_own = is_own_tokenizer(str(old)) and Path(str(new)) == own_tokenizer(run.path).resolve()
         if old and new and (is_own or run.weights.is_file()):

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
@@ -89,26 +90,24 @@ class StepRecord:
         return by_name, any(failed), int(max(signals)), any(due)
 
 
+@dataclass
 class Nonfinite:
     """Decides about updates with a loss or a gradient that is not finite (`train.nonfinite`)."""
 
-    def __init__(self, policy: Literal["stop", "skip"], *, scaled: bool) -> None:
-        self.skipped = 0  # in a row
-        self._policy: Literal["stop", "skip"] = policy
-        self._scaled = scaled  # fp16: an overflow of the gradient is part of finding the scale
+    policy: Literal["stop", "skip"]
+    scaled: bool  # fp16: an overflow of the gradient is part of finding the scale
+    skipped: int = 0  # in a row
 
     def judge(self, figures: Mapping[str, float]) -> Literal["sound", "overflow", "skip", "stop"]:
         """What becomes of the update with these numbers, by their names in metrics.jsonl."""
         broken = {name for name, value in figures.items() if not math.isfinite(value)}
         self.skipped = self.skipped + 1 if broken else 0
-        overflow = self._scaled and broken == {GRAD_NORM}
+        overflow = self.scaled and broken == {GRAD_NORM}
         if not broken:
             return "sound"
         if self.skipped > (SCALER_LIMIT if overflow else SKIP_LIMIT):
             return "stop"
-        if overflow:
-            return "overflow"
-        return self._policy
+        return "overflow" if overflow else self.policy
 
 
 class StepLog:
@@ -154,38 +153,37 @@ class StepLog:
         return rows + self.read() if self.stop_signal or self.is_save_due else rows
 
     def read(self, *, but: int = 0) -> list[Row]:
-        """Log the steps that are done, except the last `but`."""
-        return [self._log_step(*self._unread.popleft()) for _ in range(len(self._unread) - but)]
-
-    def _log_step(self, step: int, record: StepRecord) -> Row:
-        context, plan = self._context, self._plan
-        figures, any_failed, stop_signal, is_save_due = record.read()
-        self.stop_signal = self.stop_signal or stop_signal
-        self.is_save_due = self.is_save_due or is_save_due
-        self._check_finite(step, record, figures)
-        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        seconds = record.seconds or time.monotonic() - record.started
-        row: Row = {
-            "step": step,
-            "epoch": plan.epoch(step - 1),
-            "loss": finite.pop("loss"),
-            "lr": plan.lr(step - 1),
-            **finite,
-            "clips_per_second": round(plan.batch_size / seconds, 2),
-            "data_wait": round(record.waited / seconds, 4),
-            "memory_bytes": peak_memory(record.device),
-        }
-        self._log(row)
-        context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
-        if row["loss"] is not None:
-            self.losses.append(row["loss"])
-        failed = list(gather_object(record.failed)) if any_failed else []
-        for text in self.bad_videos.add(requested=plan.videos_per_step, failed=failed):
-            context.notice(text)
-        if failed and context.accelerator.is_main_process:
-            context.run.write_bad_videos(self.bad_videos.reasons)
-        self.bad_videos.check(any_failed=any_failed)
-        return row
+        """Log the steps that are done, except the last `but`; returns their rows."""
+        context, plan, rows = self._context, self._plan, list[Row]()
+        while len(self._unread) > but:
+            step, record = self._unread.popleft()
+            figures, any_failed, stop_signal, is_save_due = record.read()
+            self.stop_signal = self.stop_signal or stop_signal
+            self.is_save_due = self.is_save_due or is_save_due
+            self._check_finite(step, record, figures)
+            finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+            seconds = record.seconds or time.monotonic() - record.started
+            row: Row = {
+                "step": step,
+                "epoch": plan.epoch(step - 1),
+                "loss": finite.pop("loss"),
+                "lr": plan.lr(step - 1),
+                **finite,
+                "clips_per_second": round(plan.batch_size / seconds, 2),
+                "data_wait": round(record.waited / seconds, 4),
+                "memory_bytes": peak_memory(record.device),
+            }
+            self._log(row)
+            context.report({"event": "step", "steps": plan.steps, "epochs": plan.epochs, **row})
+            if row["loss"] is not None:
+                self.losses.append(row["loss"])
+            failed = list(gather_object(record.failed)) if any_failed else []
+            context.notice(*self.bad_videos.add(requested=plan.videos_per_step, failed=failed))
+            if failed and context.accelerator.is_main_process:
+                context.run.write_bad_videos(self.bad_videos.reasons)
+            self.bad_videos.check(any_failed=any_failed)
+            rows.append(row)
+        return rows
 
     def _check_finite(self, step: int, record: StepRecord, figures: Mapping[str, float]) -> None:
         """Report an update that was skipped, with its videos; DivergedError if it ends the run."""
@@ -210,20 +208,21 @@ class StepLog:
         self._context.notice(f"step {step} skipped: {text}; {where}")
 
 
+@dataclass
 class WaitWatch:
     """Adds up how long the first steps wait, without the very first one, which starts the workers."""
 
-    def __init__(self) -> None:
-        self._steps = -1
-        self._waited = self._seconds = 0.0
+    steps: int = -1
+    waited: float = 0.0  # seconds, as `seconds`
+    seconds: float = 0.0
 
     def add(self, waited: float, seconds: float) -> float | None:
         """Add a step; returns once the share of their time that the first steps waited, if it is large."""
-        self._steps += 1
-        if self._steps == 0 or (self._steps > WATCHED_STEPS and self._seconds >= WATCHED_SECONDS):
+        self.steps += 1
+        if self.steps == 0 or (self.steps > WATCHED_STEPS and self.seconds >= WATCHED_SECONDS):
             return None
-        self._waited += waited
-        self._seconds += seconds
-        share = self._waited / self._seconds
-        is_over = self._steps >= WATCHED_STEPS and self._seconds >= WATCHED_SECONDS
+        self.waited += waited
+        self.seconds += seconds
+        share = self.waited / self.seconds
+        is_over = self.steps >= WATCHED_STEPS and self.seconds >= WATCHED_SECONDS
         return share if is_over and share > WAITING else None

@@ -221,9 +221,9 @@ class Training:
         Args:
             norms: of `clip_gradients`.
         """
-        record, (_, every) = self._record, self.settings.save_interval
+        record = self._record
         record.signal = self._signal.number
-        record.is_save_due = every is not None and time.monotonic() - self.state.saved_at >= every
+        record.is_save_due = time.monotonic() - self.state.saved_at >= self.settings.save_seconds
         losses_finite, finite = record.gather(self.accelerator, norms)
         # An update is left out whose losses or gradient norms are not finite: the device decides, without the
         # host. With `train.nonfinite: stop` all later ones are left out, too: the host learns of the first a
@@ -263,8 +263,8 @@ class Training:
     @property
     def _saves_here(self) -> bool:
         """Whether the run is saved after the last update, even if `train.save_every` is a time."""
-        every, _ = self.settings.save_interval
-        return self.steps_done == self.plan.steps or (every is not None and self.steps_done % every == 0)
+        every = self.settings.save_every
+        return self.steps_done == self.plan.steps or (isinstance(every, int) and self.steps_done % every == 0)
 
     def save_if_due(self) -> None:
         """Save after `train.save_every`, after the last step, and before a stop."""

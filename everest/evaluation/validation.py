@@ -114,7 +114,7 @@ class Validator:
             "epoch": plan.epoch(step - 1),
             "epochs": plan.epochs,
             "steps": plan.steps,
-            "train_loss": validations.train_loss,
+            "train_loss": validations.train_losses[-1],
             "metric": validations.metric,
             "chance": chance_of(validations.metric, model.heads, predictions.labels),
             "majority": chance_of("majority_top1", model.heads, predictions.labels),

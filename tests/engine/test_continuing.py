@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from small_runs import RECIPE, called, contents, equal, sets, weights
 
-from everest.engine.context import default_folder
+from everest.engine.context import RunOptions
 from everest.system.run_folder import RunFolder
 
 EPOCHS = 3  # of RECIPE, each of one step
@@ -138,9 +138,9 @@ def test_overwrite_removes_nothing_before_all_is_checked(command, finished, monk
 def test_runs_of_the_same_second_have_their_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("everest.engine.context.time.strftime", lambda form: "20260101-000000")
-    first = default_folder("pretrain", "ucf101")
-    first.mkdir(parents=True)
-    assert default_folder("pretrain", "ucf101").name == "ucf101-20260101-000000-2"
+    options = RunOptions(command="pretrain", recipe_file="ucf101")
+    options.folder("ucf101").mkdir(parents=True)
+    assert options.folder("ucf101").name == "ucf101-20260101-000000-2"
 
 
 def test_a_validation_that_fails_costs_no_epoch_and_is_repeated(recipe: Path, data: Path, tmp_path: Path):

@@ -7,18 +7,18 @@ START = """
 import os, sys
 import torch, torch.distributed as dist
 from everest.errors import DataError
-from everest.engine.start import end_training_on_error
-from everest.system.accelerator import make_accelerator
-from everest_cli.main import torch_problem
+from everest.stages import RunOptions, load_recipe, make_accelerator, run_context
+from everest_cli.main import as_user_error
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
 TIMEOUT = """
+accelerator.wait_for_everyone()  # a process that ends would break the connection that the other one sets up
 found = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
 sys.exit(found.total_seconds() != float(os.environ["EXPECTED"]))
 """
 FAILING = """
 try:
-    with end_training_on_error(accelerator):
+    with run_context(RunOptions(command="pretrain", recipe_file="", cpu=True), load_recipe("demo"), print):
         if accelerator.process_index == 1:
             raise DataError("this process fails")
         accelerator.wait_for_everyone()
@@ -26,7 +26,7 @@ except DataError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 except RuntimeError as error:
-    sys.exit(getattr(torch_problem(error), "exit_code", 1))
+    sys.exit(getattr(as_user_error(error), "exit_code", 1))
 """
 
 

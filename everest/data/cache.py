@@ -108,7 +108,11 @@ def open_cache(
         folder.mkdir(parents=kind == "disk", exist_ok=True)  # without MEMORY, only 'disk' is possible
         if kind == "memory":
             atexit.register(mark_used(folder))
-        needed = _estimated_bytes(samples, channels)
+        sizes = []  # of the frames of some videos
+        for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
+            with suppress(VideoError):  # reported when it is read
+                sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
+        needed = len(samples) * float(np.mean([size * (size <= LARGEST_VIDEO) for size in sizes] or [0]))
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
         if kind == "memory":
@@ -122,15 +126,6 @@ def open_cache(
         reason = error.strerror or error
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {reason}; use {alternatives}") from error
     return FrameCache(folder)
-
-
-def _estimated_bytes(samples: Sequence[Sample], channels: int) -> float:
-    """The bytes of the frames of samples that are cached, by some of them."""
-    sizes = []
-    for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
-        with suppress(VideoError):  # reported when it is read
-            sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
-    return len(samples) * float(np.mean([size * (size <= LARGEST_VIDEO) for size in sizes] or [0]))
 
 
 def mark_used(folder: Path) -> Callable[[], None]:

@@ -64,25 +64,6 @@ class Division(NamedTuple):
             yield [Group(next(numbers), slot, first, keys[first : first + self.samples]) for first in starts]
 
 
-def divide(*, batch: int, views: int, workers: int, batches: int) -> Division:
-    """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
-
-    While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
-    groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
-
-    Args:
-        batch: samples in the largest of the `batches`, each with a number of `views`.
-    """
-    parts = max(1, math.ceil(batch / max(1, GROUP_CLIPS // views)))
-    samples = max(1, math.ceil(batch / parts))
-    if not workers:
-        return Division(batch, samples, ahead=0, slots=1)
-    parts = max(1, math.ceil(batch / samples))
-    ahead = min(workers + max(parts, workers), workers * MOST_AHEAD)
-    slots = min(1 + math.ceil(ahead / parts), max(1, batches))
-    return Division(batch, samples, ahead=math.ceil(ahead / workers), slots=slots)
-
-
 class StoppedWaiting(Exception):
     """The wait for a batch was given up, because its loader should stop."""
 
@@ -106,10 +87,20 @@ def shared_bytes(clips: VideoClips, order: Order, *, workers: int) -> int:
 
 
 def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> Division:
-    """How batches are divided among the workers."""
+    """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
+
+    While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
+    groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
+    """
     largest = order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
-    views = clips.make_views.num_views
-    return divide(batch=largest, views=views, workers=workers, batches=len(order))
+    parts = max(1, math.ceil(largest / max(1, GROUP_CLIPS // clips.make_views.num_views)))
+    samples = max(1, math.ceil(largest / parts))
+    if not workers:
+        return Division(largest, samples, ahead=0, slots=1)
+    parts = max(1, math.ceil(largest / samples))
+    ahead = min(workers + max(parts, workers), workers * MOST_AHEAD)
+    slots = min(1 + math.ceil(ahead / parts), max(1, len(order)))
+    return Division(largest, samples, ahead=math.ceil(ahead / workers), slots=slots)
 
 
 def batches(clips: VideoClips, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:

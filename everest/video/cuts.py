@@ -27,9 +27,13 @@ def is_cut(path: Video) -> bool:
         for position, mark, is_format_cut in CUT_RULES:
             if head.startswith(mark, position):
                 return is_format_cut(file, size)
-        if _ts_spacing(head) is not None:
-            return _is_ts_cut(file, size)
-        return _stated_end(head) > size
+        layout = _ts_spacing(head)
+        if layout is None:
+            return _stated_end(head) > size
+        # The last packet of a transport stream is incomplete, and not zeros that follow the end.
+        first, spacing = layout
+        rest = (size - first) % spacing
+        return 0 < rest < TS_PACKET and _read(file, size - rest, 1)[0] == TS_SYNC
 
 
 def _stated_end(head: bytes) -> int:
@@ -113,13 +117,6 @@ def _ts_spacing(head: bytes) -> tuple[int, int] | None:
             if len(syncs) > 1 and set(syncs) == {TS_SYNC}:  # one byte may be any file's
                 return first, spacing
     return None
-
-
-def _is_ts_cut(file: BinaryIO, size: int) -> bool:
-    """The last packet is incomplete, and not zeros that follow the end."""
-    first, spacing = _ts_spacing(_read(file, 0, HEAD)) or (0, TS_PACKET)
-    rest = (size - first) % spacing
-    return 0 < rest < TS_PACKET and _read(file, size - rest, 1)[0] == TS_SYNC
 
 
 def _read(file: BinaryIO, begin: int, size: int) -> bytes:

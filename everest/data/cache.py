@@ -60,18 +60,16 @@ class FrameCache:
         """
         video = as_video(path)
         file = self._file(video, span, channels)
-        frames: np.ndarray | None = None  # (F, H, W, C) uint8
+        positions = np.asarray(ids) - span[0]
         with suppress(OSError, ValueError, EOFError):  # missing or incomplete
-            frames = np.load(file, mmap_mode="r")
-        size = 0 if frames is not None else frame_bytes(video, span[1], channels)
-        if frames is None and size <= min(LARGEST_VIDEO, _free_bytes(self.folder)):
+            return torch.from_numpy(np.load(file, mmap_mode="r")[positions])
+        if frame_bytes(video, span[1], channels) <= min(LARGEST_VIDEO, _free_bytes(self.folder)):
             with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
                 wanted = range(span[0], sum(span))
-                frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
-                _save(file, frames)
-        if frames is None:
-            return read_frames(video, ids, decoder=decoder, channels=channels)
-        return torch.from_numpy(frames[np.asarray(ids) - span[0]])
+                frames = read_frames(video, wanted, decoder=decoder, channels=channels)  # (F, H, W, C)
+                _save(file, frames.numpy())
+                return frames[positions]
+        return read_frames(video, ids, decoder=decoder, channels=channels)
 
     def _file(self, video: Video, span: Span, channels: int) -> Path:
         """The file for a span of a video as it is now; a rewritten video has another one."""

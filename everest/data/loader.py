@@ -21,7 +21,7 @@ import torch
 
 from everest.data.dataset import Batch, SampleKey, StepSampler, Tries, VideoClips
 from everest.data.regions import resize_regions
-from everest.data.workers import Ring, WorkerCrash, Workers, free_shared_memory, ring_bytes
+from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
 from everest.system.processes import local_processes, num_readers
 
@@ -83,7 +83,8 @@ def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto
 def shared_bytes(clips: VideoClips, order: Order, *, workers: int) -> int:
     """Returns the bytes of shared memory that a loader uses."""
     division = divide_batches(clips, order, workers=workers)
-    return ring_bytes(clips.layout(), slots=division.slots, batch=division.batch) if workers else 0
+    sizes = field_bytes(clips.layout(), slots=division.slots, batch=division.batch)
+    return sum(sizes.values()) if workers else 0
 
 
 def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> Division:

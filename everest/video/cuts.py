@@ -28,23 +28,18 @@ def is_cut(path: Video) -> bool:
             if head.startswith(mark, position):
                 return is_format_cut(file, size)
         layout = _ts_spacing(head)
-        if layout is None:
-            return _stated_end(head) > size
-        # The last packet of a transport stream is incomplete, and not zeros that follow the end.
-        first, spacing = layout
-        rest = (size - first) % spacing
-        return 0 < rest < TS_PACKET and _read(file, size - rest, 1)[0] == TS_SYNC
-
-
-def _stated_end(head: bytes) -> int:
-    """The least size in bytes that files of RIFF, MXF and ASF state; 0 for others."""
+        if layout is not None:  # the last packet is incomplete, and not zeros that follow the end
+            first, spacing = layout
+            rest = (size - first) % spacing
+            return 0 < rest < TS_PACKET and _read(file, size - rest, 1)[0] == TS_SYNC
+    # Other formats state their size in bytes, or a part of it.
     if head.startswith(b"RIFF"):
-        return 8 + int.from_bytes(head[4:8], "little")
+        return 8 + int.from_bytes(head[4:8], "little") > size
     if head.startswith(MXF_MARK):  # where its footer begins, after a length of 1 to 128 bytes
         begin = 41 + (head[16] & 127 if head[16] & 128 else 0)
-        return int.from_bytes(head[begin : begin + 8]) + 1
+        return int.from_bytes(head[begin : begin + 8]) + 1 > size
     begin = head.find(ASF_MARK)
-    return int.from_bytes(head[begin + 40 : begin + 48], "little") if begin >= 0 else 0
+    return begin >= 0 and int.from_bytes(head[begin + 40 : begin + 48], "little") > size
 
 
 def _is_iso_media_cut(file: BinaryIO, size: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -170,14 +170,12 @@ def _stamped_index(
     """
     if not packets:
         return None
-    index = StampedIndex.of(packets, are_images=are_images)
-    if not are_images:
-        return index
-    (alone,) = decode_images(path, [(max(0, int(index.offsets[0])), int(index.sizes[0]))])
-    with decoder_errors(path):
-        if alone is not None and np.array_equal(rgb(alone), rgb(first)):
-            return index
-    return replace(index, offsets=index.offsets[:0], sizes=index.sizes[:0])
+    if are_images:
+        shown_first = min(packets)  # by time
+        (alone,) = decode_images(path, [(max(0, shown_first.offset), shown_first.size)])
+        with decoder_errors(path):
+            are_images = alone is not None and np.array_equal(rgb(alone), rgb(first))
+    return StampedIndex.of(packets, are_images=are_images)
 
 
 def rgb(frame: VideoFrame) -> np.ndarray:

@@ -4,8 +4,7 @@ from everest.system.accelerator import COLLECTIVE_TIMEOUT
 from everest.system.launch import Devices, run_processes
 
 START = """
-import os, sys
-import torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.engine.start import end_training_on_error
 from everest.system.accelerator import make_accelerator
@@ -13,6 +12,7 @@ from everest_cli.main import torch_problem
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
 TIMEOUT = """
+accelerator.wait_for_everyone()  # a process that ended sooner would leave the other without a connection
 found = dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout
 sys.exit(found.total_seconds() != float(os.environ["EXPECTED"]))
 """

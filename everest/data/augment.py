@@ -112,12 +112,7 @@ def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
 
 
 def mix(
-    frames: Tensor,
-    targets: Tensor,
-    *,
-    mixup: float,
-    cutmix: float,
-    rng: np.random.Generator,
+    frames: Tensor, targets: Tensor, *, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Mixes every clip with its partner from the other end of the batch; a clip in the middle is unchanged.
 

@@ -60,18 +60,16 @@ class FrameCache:
         """
         video = as_video(path)
         file = self._file(video, span, channels)
-        frames: np.ndarray | None = None  # (F, H, W, C) uint8
+        positions = np.asarray(ids) - span[0]
         with suppress(OSError, ValueError, EOFError):  # missing or incomplete
-            frames = np.load(file, mmap_mode="r")
-        size = 0 if frames is not None else frame_bytes(video, span[1], channels)
-        if frames is None and size <= min(LARGEST_VIDEO, _free_bytes(self.folder)):
+            return torch.from_numpy(np.load(file, mmap_mode="r")[positions])
+        if frame_bytes(video, span[1], channels) <= min(LARGEST_VIDEO, _free_bytes(self.folder)):
             with suppress(VideoError):  # damaged somewhere: the requested frames may be intact
                 wanted = range(span[0], sum(span))
-                frames = read_frames(video, wanted, decoder=decoder, channels=channels).numpy()
-                _save(file, frames)
-        if frames is None:
-            return read_frames(video, ids, decoder=decoder, channels=channels)
-        return torch.from_numpy(frames[np.asarray(ids) - span[0]])
+                frames = read_frames(video, wanted, decoder=decoder, channels=channels)  # (F, H, W, C)
+                _save(file, frames.numpy())
+                return frames[positions]
+        return read_frames(video, ids, decoder=decoder, channels=channels)
 
     def _file(self, video: Video, span: Span, channels: int) -> Path:
         """The file for a span of a video as it is now; a rewritten video has another one."""
@@ -108,7 +106,11 @@ def open_cache(
         folder.mkdir(parents=kind == "disk", exist_ok=True)  # without MEMORY, only 'disk' is possible
         if kind == "memory":
             atexit.register(mark_used(folder))
-        needed = _estimated_bytes(samples, channels)
+        sizes = []  # of the frames of some videos
+        for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
+            with suppress(VideoError):  # reported when it is read
+                sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
+        needed = len(samples) * float(np.mean([size * (size <= LARGEST_VIDEO) for size in sizes] or [0]))
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
         if kind == "memory":
@@ -122,15 +124,6 @@ def open_cache(
         reason = error.strerror or error
         raise EnvironmentProblem(f"data.cache: cannot use {folder}: {reason}; use {alternatives}") from error
     return FrameCache(folder)
-
-
-def _estimated_bytes(samples: Sequence[Sample], channels: int) -> float:
-    """The bytes of the frames of samples that are cached, by some of them."""
-    sizes = []
-    for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
-        with suppress(VideoError):  # reported when it is read
-            sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
-    return len(samples) * float(np.mean([size * (size <= LARGEST_VIDEO) for size in sizes] or [0]))
 
 
 def mark_used(folder: Path) -> Callable[[], None]:

@@ -41,10 +41,7 @@ MOST_WEIGHT: Final = 100.0
 
 
 def class_weights(
-    samples: Sequence[Sample],
-    heads: Heads,
-    setting: str | Mapping[str, float],
-    names: Sequence[str] | None,
+    samples: Sequence[Sample], heads: Heads, setting: str | Mapping[str, float], names: Sequence[str] | None
 ) -> list[NDArray[np.float32] | None]:
     """Return weights (classes,) for each head; None if all its classes count the same.
 

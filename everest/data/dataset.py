@@ -145,8 +145,11 @@ class VideoClips:
             if attempt:  # another sample replaces the unreadable one
                 rng = generator_at(self.seed, Purpose.VIEWS, *key, attempt)
                 index = int(rng.integers(len(self.samples)))
+            variant = epoch if self.tokens is None else epoch % self.tokens.variants
+            rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
             try:
-                views, inputs = self._views(epoch, index, out)
+                inputs = {} if self.tokens is None else self.tokens.read(variant, index)
+                views = self.make_views(self.samples[index], rng, self.decoder, self.cache, out)
             except VideoError as error:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
@@ -159,15 +162,6 @@ class VideoClips:
             f"{MAX_TRIES} draws in a row gave unreadable videos ({distinct} of {len(self.samples)}), "
             f"first {path}: {reason}"
         )
-
-    def _views(self, epoch: int, index: int, out: Tensor | None) -> tuple[Views, dict[str, Tensor]]:
-        """The views of a sample in an epoch, and the further inputs of the model."""
-        variant, inputs = epoch, {}
-        if self.tokens is not None:
-            variant = epoch % self.tokens.variants
-            inputs = self.tokens.read(variant, index)
-        rng = generator_at(self.seed, Purpose.VIEWS, variant, index, 0)
-        return self.make_views(self.samples[index], rng, self.decoder, self.cache, out), inputs
 
     def _empty_views(self, out: Tensor | None) -> Views:
         """The views of an unreadable sample: zeros."""

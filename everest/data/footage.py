@@ -50,13 +50,8 @@ class FrameTimes:
         seconds = self.seconds[first:after] - self.seconds[first]
         end = (self.seconds[after] if after < self.seconds.size else self.end) - self.seconds[first]
         middles = (seconds[1:] + seconds[:-1]) / 2  # at a middle, both frames are equally near
-        wanted = np.arange(num_frames_at(fps, end)) / fps
-        return first + np.searchsorted(middles, wanted - TIME_TOLERANCE)
-
-
-def num_frames_at(fps: float, seconds: float) -> int:
-    """J for a video that lasts `seconds`: rounded, because containers round the times of frames."""
-    return max(int((seconds + TIME_TOLERANCE) * fps + 0.5), 1)
+        count = max(int((end + TIME_TOLERANCE) * fps + 0.5), 1)  # J, rounded as containers round times
+        return first + np.searchsorted(middles, np.arange(count) / fps - TIME_TOLERANCE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ import torch
 
 from everest.data.dataset import Batch, SampleKey, StepSampler, Tries, VideoClips
 from everest.data.regions import resize_regions
-from everest.data.workers import Ring, WorkerCrash, Workers, free_shared_memory, ring_bytes
+from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
 from everest.system.processes import local_processes, num_readers
 
@@ -64,25 +64,6 @@ class Division(NamedTuple):
             yield [Group(next(numbers), slot, first, keys[first : first + self.samples]) for first in starts]
 
 
-def divide(*, batch: int, views: int, workers: int, batches: int) -> Division:
-    """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
-
-    While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
-    groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
-
-    Args:
-        batch: samples in the largest of the `batches`, each with a number of `views`.
-    """
-    parts = max(1, math.ceil(batch / max(1, GROUP_CLIPS // views)))
-    samples = max(1, math.ceil(batch / parts))
-    if not workers:
-        return Division(batch, samples, ahead=0, slots=1)
-    parts = max(1, math.ceil(batch / samples))
-    ahead = min(workers + max(parts, workers), workers * MOST_AHEAD)
-    slots = min(1 + math.ceil(ahead / parts), max(1, batches))
-    return Division(batch, samples, ahead=math.ceil(ahead / workers), slots=slots)
-
-
 class StoppedWaiting(Exception):
     """The wait for a batch was given up, because its loader should stop."""
 
@@ -102,14 +83,25 @@ def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto
 def shared_bytes(clips: VideoClips, order: Order, *, workers: int) -> int:
     """Returns the bytes of shared memory that a loader uses."""
     division = divide_batches(clips, order, workers=workers)
-    return ring_bytes(clips.layout(), slots=division.slots, batch=division.batch) if workers else 0
+    sizes = field_bytes(clips.layout(), slots=division.slots, batch=division.batch)
+    return sum(sizes.values()) if workers else 0
 
 
 def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> Division:
-    """How batches are divided among the workers."""
+    """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
+
+    While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
+    groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
+    """
     largest = order.batch_samples if isinstance(order, StepSampler) else max(map(len, order), default=1)
-    views = clips.make_views.num_views
-    return divide(batch=largest, views=views, workers=workers, batches=len(order))
+    parts = max(1, math.ceil(largest / max(1, GROUP_CLIPS // clips.make_views.num_views)))
+    samples = max(1, math.ceil(largest / parts))
+    if not workers:
+        return Division(largest, samples, ahead=0, slots=1)
+    parts = max(1, math.ceil(largest / samples))
+    ahead = min(workers + max(parts, workers), workers * MOST_AHEAD)
+    slots = min(1 + math.ceil(ahead / parts), max(1, len(order)))
+    return Division(largest, samples, ahead=math.ceil(ahead / workers), slots=slots)
 
 
 def batches(clips: VideoClips, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:

@@ -21,13 +21,7 @@ from everest.data.cache import keep_indexes, open_cache
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of, segment
 from everest.data.regions import largest_region
-from everest.data.views import (
-    EvalViews,
-    FinetuneViews,
-    MakeViews,
-    PretrainViews,
-    ValidationViews,
-)
+from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
 from everest.lists.labels import indices

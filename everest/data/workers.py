@@ -63,7 +63,6 @@ class Workers(Generic[Task, Result]):
         self._ahead = ahead
         self._tasks: dict[int, Task] = {}  # by number: not yet sent
         self._results: dict[int, Result | Exception] = {}  # by number: not yet taken
-        self._sent = 0
         self._processes: dict[Connection, BaseProcess] = {}
         self._under_way: dict[Connection, list[int]] = {}  # the numbers of its tasks, in order
         atexit.register(self.kill)  # a worker that hangs in a decoder would keep this process from ending
@@ -205,9 +204,12 @@ ALIGNMENT: Final = 64  # bytes; a cache line, and more than any number needs
 Layout = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # of each tensor of a sample: shape and type
 
 
-def ring_bytes(layout: Layout, *, slots: int, batch: int) -> int:
-    """Returns the size of a ring in bytes."""
-    return sum(_field_bytes(layout, slots * batch).values())
+def field_bytes(layout: Layout, *, slots: int, batch: int) -> dict[str, int]:
+    """The bytes of each tensor of a ring, rounded up."""
+    sizes = {
+        name: math.prod((slots, batch, *shape)) * kind.itemsize for name, (shape, kind) in layout.items()
+    }
+    return {name: math.ceil(size / ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}
 
 
 class Ring:
@@ -218,10 +220,10 @@ class Ring:
     """
 
     def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
-        size = ring_bytes(layout, slots=slots, batch=batch)
+        sizes = field_bytes(layout, slots=slots, batch=batch)
         if shared:
-            require_shared_memory(size)
-        self.memory = torch.empty(size, dtype=torch.uint8)
+            require_shared_memory(sum(sizes.values()))
+        self.memory = torch.empty(sum(sizes.values()), dtype=torch.uint8)
         try:
             if shared:
                 self.memory.share_memory_()
@@ -231,13 +233,10 @@ class Ring:
             raise no_shared_memory(needed=self.memory.numel()) from error
         self._tensors: dict[str, Tensor] = {}  # (R, B, …) each
         self._is_pinned = False
-        start = 0
-        for name, size in _field_bytes(layout, slots * batch).items():
+        for name, part in zip(layout, self.memory.split([*sizes.values()]), strict=True):
             shape, kind = layout[name]
-            used = slots * batch * math.prod(shape) * kind.itemsize
-            tensor = self.memory[start : start + used].view(kind)
-            self._tensors[name] = tensor.view(slots, batch, *shape)
-            start += size
+            values = part.view(kind)[: math.prod((slots, batch, *shape))]  # without what was rounded up
+            self._tensors[name] = values.view(slots, batch, *shape)
 
     def batch(self, slot: int, samples: int) -> dict[str, Tensor]:
         """Returns the (samples, …) tensors of a slot, without a copy."""
@@ -260,9 +259,3 @@ class Ring:
             self._is_pinned = False
             runtime: Any = torch.cuda.cudart()
             runtime.cudaHostUnregister(self.memory.data_ptr())
-
-
-def _field_bytes(layout: Layout, samples: int) -> dict[str, int]:
-    """The bytes of each tensor of a ring, rounded up."""
-    sizes = {name: samples * math.prod(shape) * kind.itemsize for name, (shape, kind) in layout.items()}
-    return {name: math.ceil(size / ALIGNMENT) * ALIGNMENT for name, size in sizes.items()}

@@ -13,7 +13,7 @@ from everest.errors import DataError, RecipeError
 from everest.lists.labels import JOINED_BY, indices, is_integer
 from everest.lists.sample import Sample
 from everest.lists.text import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
-from everest.system.files import atomic_file, refuse_inputs
+from everest.system.files import refuse_inputs, write_text
 
 ELSEWHERE: Final = "write elsewhere by --output DIR"
 
@@ -94,5 +94,4 @@ def refuse_existing(paths: Iterable[Path], *, overwrite: bool, read: Iterable[Pa
 
 def write_lines(file: Path, lines: Iterable[str]) -> None:
     """Write the lines of a list, or one class name per line for `data.classes`, atomically."""
-    with atomic_file(file) as part:
-        part.write_text("".join(f"{line}\n" for line in lines), "utf-8", newline="\n")
+    write_text(file, "".join(f"{line}\n" for line in lines))

@@ -150,7 +150,7 @@ def check_new_folder(
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_table(path: Path, rows: Iterable[Sequence[str]], *, quoted: bool = False) -> None:

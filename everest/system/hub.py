@@ -31,12 +31,18 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
     or HF_HUB_CACHE. `notify` gets a line with the license and the revision.
     """
     from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub.utils import validate_repo_id
 
-    repository, revision = _parse_name(name)
-    download = partial(snapshot_download, repository, revision=revision)
+    repository, _, revision = name.removeprefix(PREFIX).partition("@")
+    try:
+        validate_repo_id(repository)
+        _owner, _model = repository.split("/")
+    except ValueError as error:
+        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
+    download = partial(snapshot_download, repository, revision=revision or None)
     no_answer = None
     try:
-        if no_answer := _why_no_answer(repository, revision):
+        if no_answer := _why_no_answer(repository, revision or None):
             download = partial(download, local_files_only=True)
         folder = Path(download(allow_patterns=_SAFE))
         if not any(folder.rglob("*.safetensors")):
@@ -60,19 +66,6 @@ def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:
         ) from error
     notify(f"{name}: license {license_of(folder) or 'not stated'}, revision {folder.name[:12]}")
     return folder
-
-
-def _parse_name(name: str) -> tuple[str, str | None]:
-    """The repository OWNER/NAME and the revision of a name; CheckpointError if it has another form."""
-    from huggingface_hub.utils import validate_repo_id
-
-    repository, _, revision = name.removeprefix(PREFIX).partition("@")
-    try:
-        validate_repo_id(repository)
-        _owner, _model = repository.split("/")
-    except ValueError as error:
-        raise CheckpointError(f"{name}: not a name of a repository; write {PREFIX}OWNER/NAME") from error
-    return repository, revision or None
 
 
 def _why_no_answer(repository: str, revision: str | None) -> str | None:

@@ -14,6 +14,7 @@ from everest.errors import RecipeError
 from everest.system.files import LOCK, writing
 
 TRAINING_LOCK: Final = "training"  # the process that trains a run locks this name in its folder
+IS_TRAINED: Final = "--output {}: another process trains it now; wait for it, or stop it first"
 WAIT_SECONDS: Final = 1.0  # our choice: `is_running` holds a lock for a moment
 
 
@@ -46,7 +47,7 @@ def sole_writer(path: Path, *, busy: str | None = None) -> Iterator[None]:
 
 def training_lock(run: Path) -> AbstractContextManager[None]:
     """Lock a run folder for the process that trains it."""
-    return sole_writer(run / TRAINING_LOCK, busy=_busy(run))
+    return sole_writer(run / TRAINING_LOCK, busy=IS_TRAINED.format(run))
 
 
 def is_running(run: Path) -> bool:
@@ -72,8 +73,4 @@ def is_running(run: Path) -> bool:
 def refuse_trained(run: Path) -> None:
     """Raise RecipeError if a process trains the run."""
     if is_running(run):
-        raise RecipeError(_busy(run))
-
-
-def _busy(run: Path) -> str:
-    return f"--output {run}: another process trains it now; wait for it, or stop it first"
+        raise RecipeError(IS_TRAINED.format(run))

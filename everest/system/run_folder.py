@@ -127,8 +127,30 @@ class RunFolder:
 
         env.json also has versions, devices, commit and command line: all that is needed to repeat a run.
         """
+        import torch  # here, because listing runs needs no torch
+
         self.clear()
-        write_text(self.path / ENVIRONMENT, json_text({**_machine(), **values}, indent=2))
+        versions = dict.fromkeys(PACKAGES, "not installed")
+        for package in PACKAGES:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                versions[package] = importlib.metadata.version(package)
+        commit, checkout = None, Path(__file__).parents[2]
+        if (checkout / ".git").exists():  # else the package is installed, or was copied
+            git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+            with suppress(OSError, subprocess.SubprocessError):
+                commit = subprocess.check_output(
+                    git, stderr=subprocess.DEVNULL, text=True, timeout=10
+                ).strip()
+        machine = {
+            "command": sys.argv,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "versions": versions,
+            "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
+            "git_commit": commit,
+        }
+        write_text(self.path / ENVIRONMENT, json_text({**machine, **values}, indent=2))
         write_text(self.path / RECIPE, recipe_text)
 
     def clear(self) -> None:
@@ -224,27 +246,3 @@ class RunFolder:
             if header != [*BAD_COLUMNS]:
                 raise ValueError(f"its columns are {', '.join(header)}")
             return dict(rows)
-
-
-def _machine() -> dict[str, Any]:
-    """What a run needs to be repeated: the command line, versions, devices and the commit."""
-    import torch  # here, because listing runs needs no torch
-
-    versions = dict.fromkeys(PACKAGES, "not installed")
-    for package in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    commit, checkout = None, Path(__file__).parents[2]
-    if (checkout / ".git").exists():  # else the package is installed, or was copied
-        git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
-        with suppress(OSError, subprocess.SubprocessError):
-            commit = subprocess.check_output(git, stderr=subprocess.DEVNULL, text=True, timeout=10).strip()
-    return {
-        "command": sys.argv,
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "versions": versions,
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
-        "git_commit": commit,
-    }

@@ -16,7 +16,7 @@ from av import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from everest.errors import EnvironmentProblem
-from everest.video.decoding import Entry, decode_frames, decode_images
+from everest.video.decoding import decode_frames, decode_images
 from everest.video.facts import VideoFacts
 from everest.video.file import inspect_video
 from everest.video.index import FrameIndex, StampedIndex, numbered
@@ -72,31 +72,21 @@ def _demuxed_in_order(
         # Again from the start: a seek may end after its target, or after a frame to which the target refers.
         # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
         for start, skipping in ((entry, True), (None, False)):
-            for number, frame in _decoded(path, index, start, run[done:], skipping=skipping):
-                position = bisect_left(run, number)
-                if position < done:  # a damaged file's late frame: already given as missing
-                    continue
-                if position > done and skipping:  # perhaps not missing
-                    break
-                yield from ((missing, None) for missing in run[done:position])
-                yield number, to_pixels(frame)
-                done = position + 1
+            rest = run[done:]
+            skips = index.skips(rest) if skipping else None
+            with closing(decode_frames(path, start, skips=skips)) as decoded:
+                for number, frame in islice(numbered(index, decoded, rest), len(rest)):
+                    position = bisect_left(run, number)
+                    if position < done:  # a damaged file's late frame: already given as missing
+                        continue
+                    if position > done and skipping:  # perhaps not missing
+                        break
+                    yield from ((missing, None) for missing in run[done:position])
+                    yield number, to_pixels(frame)
+                    done = position + 1
             if done == len(run):
                 break
         yield from ((missing, None) for missing in run[done:])
-
-
-def _decoded(
-    path: Video, index: FrameIndex, entry: Entry | None, wanted: list[int], *, skipping: bool
-) -> Iterator[tuple[int, VideoFrame]]:
-    """Decode the `wanted` frames from an entry on, in display order.
-
-    Args:
-        skipping: skip frames that no wanted one needs.
-    """
-    skips = index.skips(wanted) if skipping else None
-    with closing(decode_frames(path, entry, skips=skips)) as decoded:
-        yield from islice(numbered(index, decoded, wanted), len(wanted))
 
 
 def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:

@@ -27,20 +27,19 @@ def is_cut(path: Video) -> bool:
         for position, mark, is_format_cut in CUT_RULES:
             if head.startswith(mark, position):
                 return is_format_cut(file, size)
-        if _ts_spacing(head) is not None:
-            return _is_ts_cut(file, size)
-        return _stated_end(head) > size
-
-
-def _stated_end(head: bytes) -> int:
-    """The least size in bytes that files of RIFF, MXF and ASF state; 0 for others."""
+        layout = _ts_spacing(head)
+        if layout is not None:  # the last packet is incomplete, and not zeros that follow the end
+            first, spacing = layout
+            rest = (size - first) % spacing
+            return 0 < rest < TS_PACKET and _read(file, size - rest, 1)[0] == TS_SYNC
+    # Other formats state their size in bytes, or a part of it.
     if head.startswith(b"RIFF"):
-        return 8 + int.from_bytes(head[4:8], "little")
+        return 8 + int.from_bytes(head[4:8], "little") > size
     if head.startswith(MXF_MARK):  # where its footer begins, after a length of 1 to 128 bytes
         begin = 41 + (head[16] & 127 if head[16] & 128 else 0)
-        return int.from_bytes(head[begin : begin + 8]) + 1
+        return int.from_bytes(head[begin : begin + 8]) + 1 > size
     begin = head.find(ASF_MARK)
-    return int.from_bytes(head[begin + 40 : begin + 48], "little") if begin >= 0 else 0
+    return begin >= 0 and int.from_bytes(head[begin + 40 : begin + 48], "little") > size
 
 
 def _is_iso_media_cut(file: BinaryIO, size: int) -> bool:
@@ -113,13 +112,6 @@ def _ts_spacing(head: bytes) -> tuple[int, int] | None:
             if len(syncs) > 1 and set(syncs) == {TS_SYNC}:  # one byte may be any file's
                 return first, spacing
     return None
-
-
-def _is_ts_cut(file: BinaryIO, size: int) -> bool:
-    """The last packet is incomplete, and not zeros that follow the end."""
-    first, spacing = _ts_spacing(_read(file, 0, HEAD)) or (0, TS_PACKET)
-    rest = (size - first) % spacing
-    return 0 < rest < TS_PACKET and _read(file, size - rest, 1)[0] == TS_SYNC
 
 
 def _read(file: BinaryIO, begin: int, size: int) -> bytes:

@@ -216,10 +216,18 @@ def decode_images(path: Video, byte_ranges: Iterable[tuple[int, int]]) -> Iterat
 def checked_packets(
     path: Video, container: InputContainer, stream: VideoStream, entry: Entry | None = None
 ) -> Iterator[CheckedPacket]:
-    """Yield the packets from an entry, or from the start."""
+    """Yield the packets from an entry, or from the start; none if the entry is not reached."""
     read = packets(path, container, stream)
     is_ts = container.format.name == "mpegts"
-    packet = next(read if entry is None else _from_entry(path, container, stream, read, entry), None)
+    if entry is not None:
+        with decoder_errors(path):
+            by_byte = is_ts and entry.mark is not None
+            container.seek(entry.seek, stream=stream, unsupported_byte_offset=by_byte)
+    if entry is None or entry.mark is None:
+        packet = next(read, None)
+    else:
+        keys = (packet for packet in islice(read, REACHED_WITHIN) if packet.is_keyframe)
+        packet = next((key for key in keys if _entry_at(container, key, 0).mark == entry.mark), None)
     number = 0 if entry is None else entry.packet
     was_corrupt = False
     while packet is not None:
@@ -233,19 +241,6 @@ def checked_packets(
         was_corrupt = packet.is_corrupt
         yield CheckedPacket(number, packet, is_damaged, breaks_off)
         number, packet = number + 1, following
-
-
-def _from_entry(
-    path: Video, container: InputContainer, stream: VideoStream, read: Iterator[Packet], entry: Entry
-) -> Iterator[Packet]:
-    """Seek to an entry; the packets from there on, or none if it is not reached."""
-    with decoder_errors(path):
-        by_byte = container.format.name == "mpegts" and entry.mark is not None
-        container.seek(entry.seek, stream=stream, unsupported_byte_offset=by_byte)
-    if entry.mark is None:
-        return read
-    passed = islice(read, REACHED_WITHIN)
-    return (p for p in passed if p.is_keyframe and _entry_at(container, p, 0).mark == entry.mark)
 
 
 def _entry_at(container: InputContainer, packet: Packet, number: int) -> Entry:

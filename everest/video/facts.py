@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -136,13 +136,16 @@ def read_facts(path: Video) -> VideoFacts:
         seconds = (index.times - index.times[0]) / stated.second
     fps = frame_rate(stated.fps, seconds)
     height, width = orientation.exchanged((first.height, first.width))
+    # decord 0.6 finds the frames of stamped files with closed GOPs at a constant rate.
+    has_closed_gops = isinstance(index, StampedIndex) and index.order.size > 0
+    is_plain = has_closed_gops and np.unique(np.diff(index.times)).size <= 1
     return VideoFacts(
         info=VideoInfo(frames=index.frames, height=height, width=width, fps=fps),
         index=index,
         orientation=orientation,
         second=stated.second,
-        decord_is_exact=stated.suits_decord and orientation == Orientation() and _is_plain(index),
-        missing=tuple(missing_spans(path, stated.format_name, promised, seconds, 1 / fps, losses)),
+        decord_is_exact=stated.suits_decord and orientation == Orientation() and is_plain,
+        missing=tuple(missing_spans(path, stated.format_name, promised, seconds, 1 / fps, losses=losses)),
         notices=tuple(notices),
     )
 
@@ -167,14 +170,12 @@ def _stamped_index(
     """
     if not packets:
         return None
-    index = StampedIndex.of(packets, are_images=are_images)
-    if not are_images:
-        return index
-    (alone,) = decode_images(path, [(max(0, int(index.offsets[0])), int(index.sizes[0]))])
-    with decoder_errors(path):
-        if alone is not None and np.array_equal(rgb(alone), rgb(first)):
-            return index
-    return replace(index, offsets=index.offsets[:0], sizes=index.sizes[:0])
+    if are_images:
+        shown_first = min(packets)  # by time
+        (alone,) = decode_images(path, [(max(0, shown_first.offset), shown_first.size)])
+        with decoder_errors(path):
+            are_images = alone is not None and np.array_equal(rgb(alone), rgb(first))
+    return StampedIndex.of(packets, are_images=are_images)
 
 
 def rgb(frame: VideoFrame) -> np.ndarray:
@@ -183,10 +184,3 @@ def rgb(frame: VideoFrame) -> np.ndarray:
     By one thread: a frame ends its threads when it is freed, and a process forked before would wait forever.
     """
     return frame.to_ndarray(format="rgb24", threads=1)
-
-
-def _is_plain(index: FrameIndex) -> bool:
-    """Whether decord 0.6 finds the frames: of stamped files with closed GOPs at a constant rate."""
-    if not isinstance(index, StampedIndex) or not index.order.size:
-        return False
-    return np.unique(np.diff(index.times)).size <= 1

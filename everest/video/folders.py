@@ -31,7 +31,6 @@ SPLITS: Final = {"train": "train", "training": "train", "val": "val", "valid": "
     "testing": "test",
 }
 _MACOS_FOLDER: Final = "__MACOSX"  # macOS adds it to the archives that it packs
-_NAME: Final = attrgetter("name")
 _NUMBER: Final = re.compile("[0-9]+")
 
 AnyPath = TypeVar("AnyPath", Path, Location)  # folders of this machine contain files of this machine
@@ -147,17 +146,17 @@ def images_in(folder: AnyPath) -> Sequence[AnyPath]:
 def _walk(folder: AnyPath, visited: set[AnyPath]) -> Iterator[AnyPath]:
     """The videos of a folder. `visited` grows: links may form a loop, and each real folder counts once."""
     with as_data_error(folder):
-        children = sorted(_children(folder), key=_NAME)
+        children = sorted(_children(folder), key=attrgetter("name"))
         folders = {path for path in children if path.is_dir()}
-    videos = [path for path in children if path not in folders and path.suffix.lower() in VIDEO_SUFFIXES]
+    videos = {path for path in children if path.suffix.lower() in VIDEO_SUFFIXES} - folders
     if not folders and not videos and any(path.suffix.lower() in IMAGE_SUFFIXES for path in children):
         yield folder  # next to videos or folders, an image is a thumbnail or a poster
-    for path in sorted([*folders, *videos], key=_NAME):
-        if path in folders and path.resolve() not in visited:
+    for path in children:
+        if path in videos:
+            yield path
+        elif path in folders and path.resolve() not in visited:
             visited.add(path.resolve())
             yield from _walk(path, visited)
-        elif path not in folders:
-            yield path
 
 
 def _children(folder: AnyPath) -> Iterator[AnyPath]:

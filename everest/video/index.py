@@ -20,7 +20,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
@@ -276,17 +276,6 @@ def _are_in_a_possible_order(times: np.ndarray, delay: int) -> bool:
     return bool(np.all(np.abs(np.log(steps / np.median(steps))) < np.log(UNEVEN)))
 
 
-@dataclass(slots=True)
-class _AllFrames:
-    """What decoding all frames of a file shows of them."""
-
-    outputs: list[int] = field(default_factory=list)
-    stamps: list[int | None] = field(default_factory=list)
-    last_duration: int = 0
-    candidates: list[Entry] = field(default_factory=list)
-    checksums: dict[int, int] = field(default_factory=dict)  # of frames after candidates, by their outputs
-
-
 def count_frames(
     path: Video, *, step: float, of_decoding: bool
 ) -> tuple[CountedIndex, list[Loss], RepairedTimes]:
@@ -299,38 +288,38 @@ def count_frames(
         The index, what cannot be decoded, and the times with what was repaired of them.
     """
     survey = Survey()
-    frames, losses = _decode_all(path, survey), survey.losses
-    repaired = repair_times(frames.stamps, survey.stamps, losses, of_decoding=of_decoding)
-    times = repaired.times
-    if not times.size and losses:
-        times = (numbers_among_lost(losses, len(frames.outputs)) * step).round().astype(np.int64)
-    marks = Counter(key.mark for key in survey.keys)
-    distinct = [entry for entry in frames.candidates if marks[entry.mark] == 1]
-    rows = [(first, *astuple(entry)) for first, entry in _working(path, distinct, frames)]
-    columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
-    outputs = np.array(frames.outputs, dtype=np.int64)
-    return CountedIndex(outputs, times, *columns, last_duration=frames.last_duration), losses, repaired
-
-
-def _decode_all(path: Video, survey: Survey) -> _AllFrames:
-    """Decode all frames, and choose keyframes that are not near each other as candidates for entries."""
-    seen = _AllFrames()
-    compared_until = 0
+    outputs: list[int] = []
+    stamps: list[int | None] = []
+    candidates: list[Entry] = []  # keyframes that are not near each other
+    checksums: dict[int, int] = {}  # of the frames after each candidate, by their outputs
+    last_duration = compared_until = 0
     with closing(decode_frames(path, survey=survey)) as decoded:
         for frame, output in decoded:
-            last = seen.candidates[-1].packet if seen.candidates else 0
+            last = candidates[-1].packet if candidates else 0
             if survey.keys and survey.keys[-1].packet >= last + LEAST_BETWEEN:
-                seen.candidates.append(survey.keys[-1])
-                compared_until = len(seen.outputs) + MOST_HELD + COMPARED
-            if len(seen.outputs) < compared_until:
-                seen.checksums[output] = _checksum(path, frame)
-            seen.outputs.append(output)
-            seen.stamps.append(frame.pts)
-            seen.last_duration = frame.duration or 0
-    return seen
+                candidates.append(survey.keys[-1])
+                compared_until = len(outputs) + MOST_HELD + COMPARED
+            if len(outputs) < compared_until:
+                checksums[output] = _checksum(path, frame)
+            outputs.append(output)
+            stamps.append(frame.pts)
+            last_duration = frame.duration or 0
+    losses = survey.losses
+    repaired = repair_times(stamps, survey.stamps, losses, of_decoding=of_decoding)
+    times = repaired.times
+    if not times.size and losses:
+        times = (numbers_among_lost(losses, len(outputs)) * step).round().astype(np.int64)
+    marks = Counter(key.mark for key in survey.keys)
+    distinct = [entry for entry in candidates if marks[entry.mark] == 1]
+    rows = [(first, *astuple(entry)) for first, entry in _working(path, distinct, outputs, checksums)]
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    index = CountedIndex(np.array(outputs, dtype=np.int64), times, *columns, last_duration=last_duration)
+    return index, losses, repaired
 
 
-def _working(path: Video, entries: Sequence[Entry], seen: _AllFrames) -> list[tuple[int, Entry]]:
+def _working(
+    path: Video, entries: Sequence[Entry], outputs: list[int], checksums: dict[int, int]
+) -> list[tuple[int, Entry]]:
     """The entries that give the same images at the same outputs, each with the number of its first frame."""
     working: list[tuple[int, Entry]] = []
     failed = 0
@@ -340,9 +329,9 @@ def _working(path: Video, entries: Sequence[Entry], seen: _AllFrames) -> list[tu
         reached: dict[int, int] = {}
         with suppress(VideoError), closing(decode_frames(path, entry)) as decoded:
             reached = {output: _checksum(path, frame) for frame, output in islice(decoded, COMPARED)}
-        first = bisect_left(seen.outputs, min(reached, default=0))
-        expected = seen.outputs[first : first + len(reached)]
-        if reached and reached == {output: seen.checksums.get(output) for output in expected}:
+        first = bisect_left(outputs, min(reached, default=0))
+        expected = outputs[first : first + len(reached)]
+        if reached and reached == {output: checksums.get(output) for output in expected}:
             working.append((first, entry))
         else:
             failed += 1

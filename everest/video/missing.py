@@ -61,36 +61,27 @@ def missing_spans(
     promised: float,
     seconds: NDArray[np.float64],
     step: float,
-    losses: Sequence[Loss],
+    *,
+    losses: Sequence[Loss] = (),
+    breaks_off: bool = False,
 ) -> Iterator[Span]:
-    """Yield the parts of a video that cannot be shown; see `missing_end`."""
+    """Yield the parts of a video that cannot be shown, inside it and at its end.
+
+    Args:
+        promised: the end that the file states, from the first frame; -inf if it states none.
+        seconds: when its frames are shown, (F,).
+        step: seconds that a frame is shown.
+        losses: what cannot be decoded.
+        breaks_off: the last packets cannot be decoded, whatever the losses are.
+    """
     for loss in losses:
         begin = _end_before_gap(seconds[: loss.frames], step) if loss.frames else -loss.packets * step
         if loss.frames < seconds.size:
             end = float(seconds[loss.frames])
             if loss.packets or end - begin > step / 2:
                 yield begin, max(end, begin + step)
-    breaks_off = bool(losses) and losses[-1].frames == seconds.size
-    yield from missing_end(path, format_name, promised, seconds, step, breaks_off=breaks_off)
-
-
-def missing_end(
-    path: Video,
-    format_name: str,
-    promised: float,
-    seconds: NDArray[np.float64],
-    step: float,
-    *,
-    breaks_off: bool,
-) -> Iterator[Span]:
-    """Yield what is missing at the end, if anything is.
-
-    Args:
-        promised: the end that the file states, from the first frame; -inf if it states none.
-        seconds: when its frames are shown, (F,).
-        step: seconds that a frame is shown.
-        breaks_off: the last packets cannot be decoded.
-    """
+        else:
+            breaks_off = True
     cut = is_cut(path)
     is_strict = breaks_off or cut
     end = _end_before_gap(seconds, step) if is_strict else float(seconds[-1]) + step

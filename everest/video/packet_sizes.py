@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from everest.video.cuts import is_cut
 from everest.video.decoding import checked_packets
 from everest.video.file import inspect_video
-from everest.video.missing import Span, missing_end, promised_seconds
+from everest.video.missing import Span, missing_spans, promised_seconds
 from everest.video.reader import NO_SECONDS, image_folder
 from everest.video.source import Video
 from everest.video.stream import VideoError, decoder_errors, open_stream
@@ -73,7 +73,7 @@ def packet_sizes(video: Video) -> PacketSizes:
         inside = [((begin - first) * unit, (end - first) * unit) for begin, end in gaps]
         missing = (
             *((begin, end) for begin, end in inside if end - begin > step / 2),
-            *missing_end(video, format_name, promised, seconds, step, breaks_off=breaks_off),
+            *missing_spans(video, format_name, promised, seconds, step, breaks_off=breaks_off),
         )
     end = float(seconds[-1]) + int(durations[-1]) * unit
     return PacketSizes(seconds, sizes, kinds.astype(np.int8), end, missing)

@@ -132,7 +132,15 @@ def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Itera
 def _in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
     """The numbers and pixels of the `wanted` frames (rising); None for one that is damaged."""
     folder = image_folder(path)
-    return images_in_order(folder, wanted) if folder else pyav_in_order(path, wanted)
+    if folder is None:
+        yield from pyav_in_order(path, wanted)
+        return
+    files, shape = image_frames(folder), None
+    for number in wanted:
+        pixels = read_image(files[number])
+        if pixels.shape != (shape := shape or pixels.shape):
+            raise VideoError(folder, "images of different sizes")
+        yield number, pixels
 
 
 def _check_numbers(path: Video, wanted: list[int]) -> None:
@@ -264,16 +272,6 @@ def image_frames(folder: Location) -> Sequence[Location]:
     if not images:
         raise VideoError(folder, "a folder without jpg or png images")
     return images
-
-
-def images_in_order(folder: Location, wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The numbers and pixels (H, W, 3) of the `wanted` images of a folder, which have one size."""
-    files, shape = image_frames(folder), None
-    for number in wanted:
-        pixels = read_image(files[number])
-        if pixels.shape != (shape := shape or pixels.shape):
-            raise VideoError(folder, "images of different sizes")
-        yield number, pixels
 
 
 def read_image(file: Location) -> np.ndarray:

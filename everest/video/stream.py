@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Final
 
 import av
@@ -18,7 +17,7 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition, Stream
 
 from everest.errors import DataError, UserError
-from everest.video.source import Video, decoder_input
+from everest.video.source import Video, decoder_input, open_bytes
 
 # FFmpeg's names of formats that are read alone, and the marks in their first bytes: ISO media (mp4, mov),
 # Matroska and WebM, AVI.
@@ -96,13 +95,8 @@ def check_frame_size(path: str | Video, size: tuple[int, int], frame: str = "fra
 def open_container(path: Video) -> InputContainer:
     """Open a file of this machine or bytes in memory, and nothing that the file names."""
     with decoder_errors(path):
-        source = decoder_input(path)
-        if isinstance(source, str):
-            with Path(source).open("rb") as file:
-                begin = file.read(HEAD)
-        else:
-            begin = source.read(HEAD)
-            source.seek(0)
+        with open_bytes(path) as file:
+            begin = file.read(HEAD)
         if not begin:
             raise VideoError(path, "empty file")
         if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & ANIMATED:
@@ -112,7 +106,7 @@ def open_container(path: Video) -> InputContainer:
         options = INPUT_OPTIONS if known is None else {}
         try:
             # Titles may be in any encoding.
-            return av.open(source, "r", format=known, options=options, metadata_errors="replace")
+            return av.open(decoder_input(path), "r", format=known, options=options, metadata_errors="replace")
         except (InvalidDataError, ArgumentError) as error:
             reason = "no frame can be decoded (truncated or damaged file)" if known else "not a video file"
             if isinstance(error, ArgumentError):  # the answer to a format that is not in the list

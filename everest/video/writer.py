@@ -58,12 +58,7 @@ def write_video(path: str | Path, frames: Tensor, fps: int, *, crf: int = 18, go
 
 
 def write_timed_frames(
-    path: Path,
-    frames: Iterable[TimedFrame],
-    rate: Fraction,
-    *,
-    codec: Codec,
-    comment: str,
+    path: Path, frames: Iterable[TimedFrame], rate: Fraction, *, codec: Codec, comment: str
 ) -> int:
     """Write frames as they arrive, each at its own time, as an mp4 file; the first one sets the size.
 

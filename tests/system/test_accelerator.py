@@ -4,8 +4,7 @@ from everest.system.accelerator import COLLECTIVE_TIMEOUT
 from everest.system.launch import Devices, run_processes
 
 START = """
-import os, sys
-import torch, torch.distributed as dist
+import os, sys, torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.stages import RunOptions, load_recipe, make_accelerator, run_context
 from everest_cli.main import as_user_error

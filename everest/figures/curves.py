@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from everest.engine.listing import metric_of_run, read_run
+from everest.engine.listing import hours_of_steps, metric_of_run, read_run
 from everest.errors import RecipeError
 from everest.figures.png import COLORS, LINES, escape_dollars, png_figure, shorten
 from everest.metrics.names import METRICS
@@ -32,7 +32,7 @@ AxisName = Literal["steps", "hours", "gflops"]
 AXIS_LABELS: Final[dict[AxisName, str]] = {
     "steps": "steps (updates of the weights)",
     "hours": "hours of training steps",
-    "gflops": "GMACs of forward passes (the papers' GFLOPs)",
+    "gflops": "GMACs of forward passes, without a frozen teacher (the papers' GFLOPs)",
 }
 SMOOTHED_SHARE: Final = 50  # our choice: the mean is over a 50th of a run's steps on either side
 SPIKE_QUANTILE: Final = 0.9  # our choice: of the losses; sets the scale if the largest is a spike
@@ -129,13 +129,10 @@ def _positions(run: Path, environment: RunEnvironment, rows: Sequence[Row], x: A
     if x == "steps":
         return [row["step"] for row in rows]
     batch_size = environment.plan.batch_size
-    speeds = [row.get("clips_per_second") for row in rows]
-    if x == "hours" and None in speeds:
-        raise RecipeError(f"{run}: a step of {METRICS_FILE} has no clips_per_second; use --x steps")
-    if x == "hours":  # time in steps up to each row, over all resumes, without validation and saving
-        # metrics.jsonl rounds values below 0.005 clips/s to 0.00.
-        seconds = batch_size / np.maximum(np.array(speeds, dtype=np.float64), 0.005)  # (R,)
-        return (np.cumsum(seconds) / 3600).tolist()
+    if x == "hours":
+        if any(row.get("clips_per_second") is None for row in rows):
+            raise RecipeError(f"{run}: a step of {METRICS_FILE} has no clips_per_second; use --x steps")
+        return hours_of_steps(rows, batch_size)
     spec = _spec(run)
     if spec is None:
         raise RecipeError(

@@ -17,6 +17,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.errors import DataError
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.inference.bouts import Rows
 from everest.inference.timelines import Timelines
@@ -51,6 +52,8 @@ def draw_timelines(
         for head in heads
         if len(recording.starts)
     ]
+    if not panels:
+        raise DataError("no recording has a window, so there is no timeline to draw")
     drawn = panels[:PANELS]
     seconds = [_seconds(predicted, of_person) for *_, predicted, of_person in drawn]
     heights = [  # inches: of the title and the seconds, and of a curve or lanes

@@ -164,7 +164,7 @@ def choose_values(
     shape = math.sqrt(facts.height / facts.width)
     sides = ((shape, facts.height), (1 / shape, facts.width))
     size = [  # in whole tubelets; no larger than the video unless it is tiny
-        max(FEWEST_TUBELETS, round(min(device.side * factor, largest) / unit)) * unit
+        max(FEWEST_TUBELETS, min(round(device.side * factor / unit), int(largest // unit))) * unit
         for (factor, largest), unit in zip(sides, device.tubelet[1:], strict=True)
     ]
     pixels = f"about {device.side} x {device.side} pixels in the shape of the median video"

@@ -94,7 +94,8 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     reference = results["against"] if against is None else against
     if reference not in arms:
         raise unknown_name("--against", reference, arms)
-    known = {key for arm in results["arms"] for row in arm["seeds"] for key in row["metrics"]}
+    metrics = (row["metrics"] for arm in results["arms"] for row in arm["seeds"])
+    known = {key for of_seed in metrics for key, value in of_seed.items() if value is not None}
     if not known:
         jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
         raise RecipeError(f"no job has measured anything ({jobs}); repeat the command, or add the stage eval")

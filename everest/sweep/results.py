@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from everest.config.heads import BACKGROUND, OVER_BACKGROUND
 from everest.engine.health import Validations
-from everest.engine.listing import metric_of_run, read_run, summarize
+from everest.engine.listing import hours_of_steps, metric_of_run, read_run, summarize
 from everest.errors import RecipeError
 from everest.metrics.names import CHANCES, METRICS, Metric, metric_of
 from everest.models.cost import count_frozen_macs, count_macs
@@ -55,9 +55,9 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
     environment, rows = read_run(run)
     with reading_own(run, fix="remove it"):
         batch, steps = environment.plan.batch_size, [row for row in rows if "loss" in row]
-        seconds = sum(batch / row["clips_per_second"] for row in steps if row.get("clips_per_second"))
         metrics = metrics_of_run(job.stage, run, rows)
-        return JobNumbers(metrics, steps[-1]["step"] * batch * macs / 1e9, seconds / 3600)
+        hours = hours_of_steps(steps, batch)[-1]
+        return JobNumbers(metrics, steps[-1]["step"] * batch * macs / 1e9, hours)
 
 
 def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:

@@ -164,7 +164,8 @@ class _Sweep:
             write_text(job.file(self.folder, "json"), json.dumps(document, indent=2))
         row = read_job(job, self.folder)
         if row is None:
-            return "failed: ended before its last step"
+            ended = "before its last step" if job.stage in TRAINING_STAGES else "without a result"
+            return f"failed: ended {ended}"
         self.rows[job.name] = row
         return None
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
+from everest.errors import DataError
 from everest.figures.timeline import LANES, PANELS, draw_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
@@ -72,6 +73,9 @@ def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
         warnings.simplefilter("error")
         (panel,) = draw_timelines(tmp_path / "none.png", drawn, [{"": []}], {}).axes  # without a bout
     assert [text.get_text() for text in panel.texts] == ["no class is present"]
+    drawn = timelines(Head(outputs=2), seconds=0, names=("run", "sit"))
+    with pytest.raises(DataError, match=r"^no recording has a window"):
+        draw_timelines(tmp_path / "windows.png", drawn, [{"": []}], {})
 
 
 def test_twenty_classes_have_their_own_color_which_is_that_of_every_recording(tmp_path: Path):

@@ -107,6 +107,8 @@ def test_nothing_is_called_broken_before_a_fifth_of_the_run():
     assert signs_of_failure([row(0, first), row(299, last)], **{**RUN, "steps": 10_000}) == {}
     at_end = [row(0, first), row(50, last)]
     assert signs_of_failure(at_end, **{**RUN, "steps": 50})  # the end of a short run
+    not_finite = [row(0, [*first[:3], None, None]), row(STEPS, last)]  # as metrics.jsonl has such a loss
+    assert signs_of_failure(not_finite, **RUN) == {}
 
 
 def test_the_line_of_a_probe_has_its_measures_and_the_start():

@@ -49,7 +49,7 @@ def test_every_suggestion_is_a_valid_recipe(tmp_path_factory, facts: DataFacts, 
     sides = zip(recipe.data.frame_size, recipe.model.tubelet[1:], (facts.height, facts.width), strict=True)
     for side, unit, most in sides:
         assert side % unit == 0
-        assert side <= max(most + unit / 2, 4 * unit)
+        assert side <= max(most, 4 * unit)
     assert recipe.finetune.epochs is None
     assert 1 <= (recipe.finetune.steps or 0) <= 30_000
     assert all(choice.reason in path.read_text() for choice in choices)

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from run_folders import append, make_run
 from scipy import stats
-from small_runs import run
+from small_runs import run as command
 
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
+from everest.models.spec import pretrain_spec
 from everest.sweep.plan import Job
 from everest.sweep.report import draw_report, make_report, notes, paired, spread, table
 from everest.sweep.results import JobNumbers, metric_title, metrics_of_run, read_job, read_results
+from everest.system.weights import Weights
 
 
 def results(values: dict[str, dict[int, float | None]], *, metric: str = "top1") -> dict:
@@ -108,13 +111,17 @@ def test_the_report_names_what_needs_no_learning(metric: str, shares, expected: 
 def test_brackets_in_the_name_of_an_arm_are_shown(tmp_path: Path):
     for name in ("layers=[qkv]", "[/x]"):
         (tmp_path / "results.json").write_text(json.dumps(results({name: {0: 50.0}, "b": {0: 51.0}})))
-        shown = run("sweep report", tmp_path)
+        shown = command("sweep report", tmp_path)
         assert f"minus {name} " in shown
         assert f"│ {name} " in shown
 
 
 def test_unknown_names_and_missing_results_are_refused(tmp_path: Path):
+    without = results(BOTH, metric="spearman")
+    for arm in without["arms"]:
+        arm["seeds"] = [{**row, "metrics": {"loss": 1.0, "spearman": None}} for row in arm["seeds"]]
     for document, options, message in (
+        (without, {"metric": "spearman"}, "--metric: unknown name 'spearman'; known: loss"),
         (results(BOTH), {"metric": "x"}, "--metric: unknown name 'x'; known: loss, top1"),
         (results(BOTH), {"against": "x"}, "--against: unknown name 'x'; known: a, b"),
         (results({"a": {0: None}}), {}, r"no job has measured anything \(0 of 1 jobs have finished\)"),
@@ -135,6 +142,19 @@ def test_the_chance_of_a_probe_is_that_of_its_first_metric(tmp_path: Path):
         assert read_job(job, tmp_path) == JobNumbers(metrics, 0.0, 0.0)
     job.file(tmp_path, "json").write_text("[]")
     assert read_job(job, tmp_path) is None
+
+
+def test_the_hours_of_a_run_count_a_step_whose_speed_is_rounded_to_none(tmp_path: Path):
+    run = make_run(tmp_path / "pretrain" / "k", logged=3, finished=4)  # 4 clips a step, 2 clips a second
+    append(run, '{"step": 4, "loss": 0.1, "lr": 0.1, "clips_per_second": 0.0}\n')  # below 0.005
+    recipe = load_recipe("custom")
+    spec = pretrain_spec(recipe, tokenizer=None)
+    weights = Weights(kind=spec.kind, settings=spec.dump(), classes=None, recipe="r", step=4)
+    weights.save(run / "model.safetensors")
+    job = Job(stage="pretrain", key="k", seed=0, recipe=recipe, needs=None, init="none")
+    numbers = read_job(job, tmp_path)
+    assert numbers is not None
+    assert numbers.hours * 3600 == pytest.approx(806)
 
 
 def test_titles_of_metrics_name_their_head_probe_and_list_and_less_is_better_for_errors():

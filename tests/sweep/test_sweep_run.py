@@ -14,8 +14,10 @@ import pytest
 from processes import everest, start
 from small_runs import called, json_of, refused
 
+from everest.sweep import run as sweep_run
 from everest.sweep.plan import make_plan
 from everest.sweep.request import read_request
+from everest.sweep.results import JobNumbers
 from everest.sweep.run import JobLauncher, run_sweep
 from everest.system.events import silent
 from everest.system.files import is_unfinished
@@ -146,6 +148,16 @@ def test_jobs_that_need_a_failed_one_are_skipped_and_the_error_is_that_of_the_la
         assert (len(errors), document["jobs"]) == (6, {"all": 6, "finished": 0})
     again, plan = (read_request(str(path), seeds="2") for path in (tmp_path / "out" / "sweep.yaml", recipe))
     assert make_plan(again, data=None).jobs().keys() == make_plan(plan, data=None).jobs().keys()
+
+
+def test_an_evaluation_without_metrics_is_a_failure(recipe, tmp_path, monkeypatch: pytest.MonkeyPatch):
+    trained = JobNumbers({}, 0.0, 0.0)
+    read = sweep_run.read_job
+    monkeypatch.setattr(
+        sweep_run, "read_job", lambda job, folder: read(job, folder) if job.stage == "eval" else trained
+    )
+    failures = swept(recipe, tmp_path / "out", "print('[]')")["failures"]
+    assert [failure["error"] for failure in failures] == ["failed: ended without a result"] * 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -25,7 +25,7 @@ from everest.lists.classes import Classes
 from everest.methods.strategies import Strategy
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class
-from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
+from everest.metrics.predicted import refuse_too_many_skipped, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
@@ -89,7 +89,15 @@ def evaluate(
     model, spec, recipe = open_classifier(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    return evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
+    result = evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
+    groups = result["groups"]
+    if groups == 1:
+        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
+    elif groups < FEW_GROUPS:
+        unit = "videos" if groups == result["videos"] else "groups of videos"
+        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
+        report(notice(few))
+    return result
 
 
 def evaluate_classifier(
@@ -120,7 +128,7 @@ def evaluate_classifier(
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
-    result = measure(predictions, intervals=_have_intervals(predictions, report))
+    result = measure(predictions, intervals=len(set(predictions.groups)) > 1)
     for name, head in predictions.by_head().items():
         if head.head.task != "regression":
             of_head = result["heads"][name] if name else result
@@ -144,18 +152,6 @@ def evaluate_classifier(
     if accelerator.is_main_process and files.predictions is not None:
         write_predictions(files.predictions, predictions, classes)
     return result
-
-
-def _have_intervals(predictions: Predictions, report: Report) -> bool:
-    """Whether the videos are of several groups; reports if they are of few."""
-    groups = len(set(predictions.groups))
-    if groups == 1:
-        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
-    elif groups < FEW_GROUPS:
-        unit = "videos" if groups == len(predictions.videos) else "groups of videos"
-        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
-        report(notice(few))
-    return groups > 1
 
 
 def open_classifier(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND, UNSCORED
@@ -76,14 +77,16 @@ def doubt_about_pretraining(facts: DataFacts) -> str | None:
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """The lines of `everest train`."""
-    lines, parts = answers(result), result.get("folds", [result])
-    lines += [f"page: {part['report']}" for part in parts]
-    lines += [f"picture: {part['figure']}" for part in parts if "figure" in part]
+    lines = [*answers(result), result["judgment"]]
+    took, planned = (time_text(60 * result[key]) for key in ("minutes", "planned_minutes"))
+    lines.append(f"took {took} {'since it resumed ' if result['resumed'] else ''}(planned {planned})")
+    lines += [f"page: {result['report']}"]
+    lines += [f"picture: {result['figure']}"] if "figure" in result else []
     return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
 
 
 def answers(result: Mapping[str, Any]) -> list[str]:
-    """The lines about the test, and the time that it took."""
+    """The lines about a test: the metric, the baselines, and the timelines of recordings."""
     name, interval = result["metric"], result["interval"]
     simple = [
         f"{title} {value_text(name, value)}"
@@ -103,68 +106,52 @@ def answers(result: Mapping[str, Any]) -> list[str]:
         f"compare: {', '.join(simple)}",
     ]
     if "frame_accuracy" in result:
-        recordings = [name for part in result.get("folds", [result]) for name in part["recordings"]]
+        recordings = first_names([Path(name).name for name in result["recordings"]], MOST_NAMES)
         lines.append(
-            f"timelines of {first_names(recordings, MOST_NAMES)}: frames correct "
+            f"timelines of {recordings}: frames correct "
             f"{result['frame_accuracy']:.1f} % (most frequent class {result['majority_accuracy']:.1f} %), "
             f"class mean {result['mean_class_accuracy']:.1f} %, "
             f"F1@50 {result['f1@50'] or 0:.1f} %"
         )
-    lines += [result["judgment"]] if result["judgment"] else []
-    if result.get("planned_minutes") is not None:
-        took, planned = (time_text(60 * result[key]) for key in ("minutes", "planned_minutes"))
-        lines.append(f"took {took} {'since it resumed ' if result['resumed'] else ''}(planned {planned})")
     return lines
 
 
-def judge(result: Mapping[str, Any], *, possible_folds: int | None, minutes: float | None = None) -> str:
+def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str:
     """One sentence: whether the model is clearly better than answers that need no training.
 
     Args:
         possible_folds: that `--folds` can have; None: the videos cannot be tested so.
-        minutes: planned for one training and its test.
     """
     name, interval, linear = result["metric"], result["interval"], result["linear_pixels"]
-    sign = 1 if METRICS[name].higher else -1
+    sign, groups = 1 if METRICS[name].higher else -1, result["groups"]
     more = LABEL_MORE
     if possible_folds is not None:
         more = f"test on all videos with --folds {possible_folds} and a new --output"
-        more += "" if minutes is None else f" (about {round(minutes * (possible_folds + 1) / 60, 2):g} hours)"
     simple, answer = result["chance"], "guessing"
     if result["majority"] is not None:
         simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"
     answer = f"{answer} ({value_text(name, simple)})"
+    small = f"a linear model on small images ({value_text(name, linear)})"
     if simple is not None and sign * result[name] <= sign * simple:
         return f"no better than {answer}: {LABEL_MORE}"
     if "frame_accuracy" in result and result["frame_accuracy"] <= result["majority_accuracy"]:
         share = f"{result['majority_accuracy']:.1f} %"
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
     if linear is not None and sign * result[name] <= sign * linear:
-        small = f"a linear model on small images ({value_text(name, linear)})"
-        if "folds" not in result and result["groups"] < FEW_GROUPS:
-            of = f"{result['videos']} tests of {counted(result['groups'], 'group')}"
+        if "folds" not in result and groups < FEW_GROUPS:
+            of = f"{result['videos']} tests of {counted(groups, 'group')}"
             return f"no better than {small}, but {of} are too few to tell: {more}"
         return f"no better than {small}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if interval is None:
         return f"no interval: the test has only one group; {more}"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
         return f"the interval includes {answer}, so the test cannot tell: {more}"
-    return f"clearly better than {answer}" if linear is None else _compared(result, more)
-
-
-def _compared(result: Mapping[str, Any], more: str) -> str:
-    """Whether a model with an interval, which is better than the linear model, is clearly so.
-
-    Args:
-        more: what to do if it is not.
-    """
-    name, groups, linear = result["metric"], result["groups"], result["linear_pixels"]
-    ends = result.get("difference")
-    what, value = "the interval of the difference", 0.0
+    if linear is None:
+        return f"clearly better than {answer}"
+    what, value, ends = "the interval of the difference", 0.0, result.get("difference")
     if ends is None:  # of a metric that single videos do not have
-        what, value, ends = "the interval", linear, result["interval"]
+        what, value, ends = "the interval", linear, interval
     spread = f"{what} is {ends[0]:.3g} to {ends[1]:.3g}"
-    small = f"a linear model on small images ({value_text(name, linear)})"
     if groups < FEWEST_GROUPS:
         return f"no clear difference from {small}: only {counted(groups, 'group')}; {more}"
     if ends[0] <= value <= ends[1]:

@@ -105,10 +105,14 @@ def write_pooled_report(
     """Write the confusions of several models that share a test, and their page; return the path of the page.
 
     Args:
-        results: parts of the document of `everest eval --json`, by their titles.
+        results: `top1`, its `interval` and `chance` of each model, by their titles; as of everest.project.
         pairs: the true and the predicted class of each video or window.
         unit: `video` or `window`.
     """
+    rows = {
+        title: {"top1": each["top1"], "chance_top1": each["chance"], "intervals": {"top1": each["interval"]}}
+        for title, each in results.items()
+    }
     names = sorted({name for pair in pairs for name in pair})
     counts = np.zeros((len(names), len(names)), dtype=np.int64)  # true, predicted
     np.add.at(counts, tuple(np.searchsorted(names, pairs).T), 1)
@@ -120,7 +124,7 @@ def write_pooled_report(
         folder,
         title="Evaluation of all folds",
         views="",
-        metrics=[row for title, result in results.items() for row in metric_rows(result, title)],
+        metrics=[row for title, result in rows.items() for row in metric_rows(result, title)],
         of=(len(pairs), groups),
         unit=unit,
         facts=[(f"{unit}s", f"{len(pairs)}, from {counted(groups, 'group')}")],

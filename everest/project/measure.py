@@ -99,13 +99,7 @@ def measure_folds(
         together = replace(timelines[0], videos=[video for each in timelines for video in each.videos])
         pooled |= _scored(together, [*bouts], annotations, folder / REPORT, report)
         pooled["smooth"] = median(rule.smooth for rule in rules)
-    results = {
-        name: {"top1": each["top1"], "chance_top1": each["chance"], "intervals": {"top1": each["interval"]}}
-        for name, each in {
-            "all folds": pooled,
-            **{f"fold {1 + n}": row for n, row in enumerate(rows)},
-        }.items()
-    }
+    results = {"all folds": pooled} | {f"fold {number}": row for number, row in enumerate(rows, start=1)}
     pairs = [(row["label"], row["predicted"]) for page in pages for row in _read_rows(page / PREDICTIONS)]
     unit = "window" if annotations else "video"
     page = write_pooled_report(folder / REPORT, results, pairs, groups=pooled["groups"], unit=unit)

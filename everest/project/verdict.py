@@ -63,14 +63,15 @@ def doubt_about_pretraining(facts: DataFacts) -> str | None:
     """Why pre-training on the unlabeled videos may not be worth its time; None if it may."""
     if facts.pretrain is None or not facts.classes:
         return None
-    labels = facts.train.samples / facts.classes
-    if labels <= MOST_LABELS and facts.pretrain.samples >= TIMES_AS_MANY * facts.train.samples:
-        return None
-    reason = f"with {labels:.3g} labels per class, training from scratch does about as well"
-    if labels <= MOST_LABELS:
+    labels, unlabeled = facts.train.samples / facts.classes, facts.pretrain.samples
+    if labels > MOST_LABELS:
+        reason = f"with {labels:.3g} labels per class, training from scratch does about as well"
+    elif unlabeled < TIMES_AS_MANY * facts.train.samples:
         reason = f"it gained with at least {TIMES_AS_MANY} unlabeled videos for each labeled one"
+    else:
+        return None
     return (
-        f"--unlabeled: pre-training on {counted(facts.pretrain.samples, 'video')} is probably not worth its "
+        f"--unlabeled: pre-training on {counted(unlabeled, 'video')} is probably not worth its "
         f"time: {reason} (docs/start/choosing.md)"
     )
 

@@ -20,7 +20,6 @@ from everest.errors import DataError, UserError
 from everest.evaluation.report import add_summary
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
-from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source
 from everest.project.lists import STEP, ProjectLists, make_lists
 from everest.project.measure import PAGE_OF_FOLD, measure_folds, measure_run
@@ -36,21 +35,19 @@ from everest.project.request import (
     tested_before,
     write_document,
 )
-from everest.project.verdict import answers, describe_samples, doubt_about_pretraining, judge, verdict
+from everest.project.verdict import answers, doubt_about_pretraining, judge, plan_document, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import IN_USE_FIX, absolute, check_new_folder, made_folder, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import counted, read_own_json, reading_own, time_text
+from everest.system.text import read_own_json, reading_own
 
 PLANNED_SHARE: Final = 0.95  # of --hours; our choice: the rest is for the plan, the probes and the pages
 ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --hours, too
 SPARE: Final = 1.2  # our choice: of the hours that a warning names, as speeds vary between measurements
 START_SECONDS: Final = 0.5  # our estimate: to start the workers of a validation or a test
-MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
-FEWEST_TO_CHOOSE: Final = 20  # our choice: validation samples; each of fewer is more than 5 %
 
 
 def train(
@@ -161,51 +158,7 @@ def _make_plan(
     all_seconds = partial(_all_seconds, {key: len(listed) for key, listed in samples.items()}, lists)
     if request.hours is not None:
         suggestion = _within_hours(request.hours, suggestion, all_seconds, report)
-    return lists, suggestion.text, _plan(lists, suggestion, samples, classes, all_seconds(suggestion))
-
-
-def _plan(
-    lists: ProjectLists,
-    suggestion: Suggestion,
-    samples: Mapping[str, Sequence[Sample]],
-    classes: Classes,
-    seconds: tuple[float, float],
-) -> dict[str, Any]:
-    """The plan as `--json` has it, with its lines for people.
-
-    Args:
-        samples: of each list.
-        seconds: of everything, and of the validations and tests.
-    """
-    sizes = {}
-    for key, listed in samples.items():
-        groups = sorted({sample.group for sample in listed if sample.group is not None})
-        names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMED else ""
-        sizes[key] = f"{ListSize.of(listed)}{names}"
-    every = [sample for listed in samples.values() for sample in listed]
-    counts, lines = describe_samples(every, classes, windows=lists.window is not None)
-    data, trainings = suggestion.recipe.data, 1 + len(lists.folds)
-    if lists.found:
-        lines.append(
-            f"divided by the lists in {data.root}: {', '.join(str(getattr(data, key)) for key in samples)}"
-        )
-    chosen_on = len(every) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
-    if chosen_on < FEWEST_TO_CHOOSE:
-        few = f"the best weights are chosen on only {counted(chosen_on, ListSize.of(every).unit)}"
-        lines.append(f"warning: {few if chosen_on else 'no validation list, so the last weights are used'}")
-    several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    total = f"all training: about {time_text(seconds[0])}{several}"
-    total += f", including {time_text(seconds[1])} for validations and tests"
-    of_lists = [f"{key}: {size}" for key, size in sizes.items()]
-    return {
-        "lists": sizes,
-        "classes": counts,
-        "window": lists.window,
-        "stages": [time._asdict() for time in suggestion.times],
-        "trainings": trainings,
-        "minutes": round(seconds[0] / 60, 1),
-        "lines": [*of_lists, *lines, *map(str, suggestion.times), total],
-    }
+    return lists, suggestion.text, plan_document(lists, suggestion, samples, classes, all_seconds(suggestion))
 
 
 def _within_hours(
@@ -338,8 +291,8 @@ def _train(
         "resumed": resumed,
         "next": [command],
     }
-    lines = [*answers(document), document["judgment"]]
     links = {f"fold {number}": PAGE_OF_FOLD.format(number) for number in range(1, len(folds) + 1)}
+    lines = [*answers(document), document["judgment"]]
     add_summary(Path(document["report"]), lines, document.get("figure"), links)
     write_document(folder / RESULT, document)
     return document

@@ -1,4 +1,4 @@
-"""Lines for people: the classes, whether pre-training pays, how good the model is, and what to do next."""
+"""Lines for people: the plan, whether pre-training pays, how good the model is, and what to do next."""
 
 from __future__ import annotations
 
@@ -11,18 +11,65 @@ from everest.annotations.bout import BACKGROUND, UNSCORED
 from everest.errors import first_names
 from everest.lists.classes import Classes
 from everest.lists.labels import indices
-from everest.lists.sample import Sample
+from everest.lists.sample import ListSize, Sample
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
+from everest.project.lists import ProjectLists
 from everest.suggest.rules import DataFacts
+from everest.suggest.suggestion import Suggestion
 from everest.system.text import counted, time_text
 
 MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)
 MOST_NAMES: Final = 3  # of groups and recordings
+FEWEST_TO_CHOOSE: Final = 20  # our choice: validation samples; each of fewer is more than 5 %
 MOST_CLASSES: Final = 12  # our choice: whose numbers are shown
 FEWEST_GROUPS: Final = 6  # five that all agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
+
+
+def plan_document(
+    lists: ProjectLists,
+    suggestion: Suggestion,
+    samples: Mapping[str, Sequence[Sample]],
+    classes: Classes,
+    seconds: tuple[float, float],
+) -> dict[str, Any]:
+    """The plan as `--json` has it, with its lines for people.
+
+    Args:
+        samples: of each list.
+        seconds: of everything, and of the validations and tests.
+    """
+    sizes = {}
+    for key, listed in samples.items():
+        groups = sorted({sample.group for sample in listed if sample.group is not None})
+        names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMES else ""
+        sizes[key] = f"{ListSize.of(listed)}{names}"
+    every = [sample for listed in samples.values() for sample in listed]
+    counts, lines = describe_samples(every, classes, windows=lists.window is not None)
+    data, trainings = suggestion.recipe.data, 1 + len(lists.folds)
+    if lists.found:
+        lines.append(
+            f"divided by the lists in {data.root}: {', '.join(str(getattr(data, key)) for key in samples)}"
+        )
+    chosen_on = len(every) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
+    if chosen_on < FEWEST_TO_CHOOSE:
+        few = f"the best weights are chosen on only {counted(chosen_on, ListSize.of(every).unit)}"
+        lines.append(f"warning: {few if chosen_on else 'no validation list, so the last weights are used'}")
+    several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    total = f"all training: about {time_text(seconds[0])}{several}"
+    total += f", including {time_text(seconds[1])} for validations and tests"
+    of_lists = [f"{key}: {size}" for key, size in sizes.items()]
+    return {
+        "lists": sizes,
+        "classes": counts,
+        "window": lists.window,
+        "stages": [time._asdict() for time in suggestion.times],
+        "trainings": trainings,
+        "minutes": round(seconds[0] / 60, 1),
+        "lines": [*of_lists, *lines, *map(str, suggestion.times), total],
+    }
 
 
 def describe_samples(
@@ -81,8 +128,8 @@ def verdict(result: Mapping[str, Any]) -> list[str]:
     lines = [*answers(result), result["judgment"]]
     took, planned = (time_text(60 * result[key]) for key in ("minutes", "planned_minutes"))
     lines.append(f"took {took} {'since it resumed ' if result['resumed'] else ''}(planned {planned})")
-    lines += [f"page: {result['report']}"]
-    lines += [f"picture: {result['figure']}"] if "figure" in result else []
+    figure = [f"picture: {result['figure']}"] if "figure" in result else []
+    lines += [f"page: {result['report']}", *figure]
     return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
 
 
@@ -108,12 +155,11 @@ def answers(result: Mapping[str, Any]) -> list[str]:
     ]
     if "frame_accuracy" in result:
         recordings = first_names([Path(name).name for name in result["recordings"]], MOST_NAMES)
-        lines.append(
-            f"timelines of {recordings}: frames correct "
-            f"{result['frame_accuracy']:.1f} % (most frequent class {result['majority_accuracy']:.1f} %), "
-            f"class mean {result['mean_class_accuracy']:.1f} %, "
-            f"F1@50 {result['f1@50'] or 0:.1f} %"
+        correct = (
+            f"{result['frame_accuracy']:.1f} % (most frequent class {result['majority_accuracy']:.1f} %)"
         )
+        scores = f"class mean {result['mean_class_accuracy']:.1f} %, F1@50 {result['f1@50'] or 0:.1f} %"
+        lines.append(f"timelines of {recordings}: frames correct {correct}, {scores}")
     return lines
 
 

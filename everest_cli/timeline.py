@@ -128,7 +128,7 @@ def timeline(
     files = _output_files(output, kind, source.names)
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_pngs(targets, inputs, overwrite=overwrite)
+    _check_files(targets, inputs, overwrite=overwrite)
     labeled = {} if truth is None else read_bouts(truth, source.names)[0]
     scores = None
     with Display(quiet=model.quiet) as display:
@@ -232,7 +232,7 @@ def _output_files(
     return {output: videos} if kind == "json" else files_of(output, videos, kind)
 
 
-def _check_pngs(
+def _check_files(
     targets: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
 ) -> None:
     """Refuse files, by their options, that exist, that are inputs, or that two options name."""

@@ -94,10 +94,11 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     videos, window = _labeled_videos(request, folder, report)
     groups, fewest, folds = len(videos.groups), request.folds or 2, []
     if groups < fewest:
-        fix = "check --group, or add videos of other people or places"
-        unit, fix = ("recording", "annotate more") if request.annotations else ("group", fix)
+        unit, fix = "group", "check --group, or add videos of other people or places"
+        if request.annotations and request.group is None:
+            unit, fix = "recording", "annotate more recordings"
         need = "but training and test need 2" if request.folds is None else f"fewer than --folds {fewest}"
-        fix = f"use --folds {groups}, {fix}" if groups >= FEWEST_FOLDS else fix
+        fix = f"use --folds {groups}, or {fix}" if groups >= FEWEST_FOLDS else fix
         raise DataError(f"{request.videos}: only {counted(groups, unit)}, {need}; {fix}")
     for text in videos.notices:
         report(notice(text))

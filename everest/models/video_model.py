@@ -5,7 +5,6 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -196,9 +195,9 @@ class SelectingModel(VideoModel):
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
 
-    @abstractmethod
     def pooled(self, tokens: Tensor) -> Tensor:
-        """Pool encoded tokens (B, K, D) to (B, D)."""
+        """Pool encoded tokens (B, K, D) to (B, D): their mean, unless a model pools otherwise."""
+        return tokens.mean(dim=1)
 
     def forward(
         self,
@@ -230,7 +229,3 @@ class VideoEncoder(SelectingModel):
         super().__init__(architecture, selector=selector, final_norm=True)
         self.head = nn.Identity()
         init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
-
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """The mean (B, D) of encoded tokens (B, K, D), as for an autoencoder."""
-        return tokens.mean(dim=1)

@@ -214,8 +214,6 @@ class TeacherUse:
 class Teacher(Protocol):
     """A frozen encoder (everest.checkpoints.frozen), which is not among the weights of any model."""
 
-    use: TeacherUse
-
     def __call__(self, frames: Tensor, /) -> Tensor:
         """Map clips (B, C, T, H, W), bytes or normalized, to the features (B, N, D) of all their tokens."""
         ...
@@ -250,7 +248,8 @@ class FeatureTargets(TargetMaker):
             raise ValueError(
                 "the model was opened without its teacher; give `values`, or train it with pretrain"
             )
-        return gather_tokens(standardized(self.teacher(frames)), ids)
+        features = self.teacher(frames).float()  # (B, N, D)
+        return gather_tokens(F.layer_norm(features, features.shape[-1:]), ids)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
         """Raises NotImplementedError: features have no pixels."""
@@ -259,8 +258,3 @@ class FeatureTargets(TargetMaker):
     def loss(self, prediction: Tensor, values: Tensor, scored: Tensor) -> Tensor:
         """The mean absolute error over all values of the scored tokens, in float32."""
         return mean_of_scored((prediction.float() - values.float()).abs().mean(dim=-1), scored)
-
-
-def standardized(features: Tensor) -> Tensor:
-    """(B, N, D) features in float32, the D values of each token with mean 0 and variance 1."""
-    return F.layer_norm(features.float(), features.shape[-1:])

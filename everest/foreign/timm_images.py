@@ -259,7 +259,7 @@ def _block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[s
         biases = [_bias(tensors, f"attn.{letter}_proj") for letter in "qkv"]
     biases = [tensors.get(f"attn.{letter}_bias", bias) for letter, bias in zip("qkv", biases, strict=True)]
     if rotary_of(model) != "none":
-        # `RotaryPositions` turns channels 2i and 2i + 1 of a head as a point, DINOv3 turns i and i + E / 2; PE
+        # `RotaryPositions` turns channels 2i and 2i + 1 of a head as a point, DINOv3 i and i + E / 2; PE
         # has the columns before the rows. The scores of queries and keys do not change.
         attention = cast(Attention, cast(Block, model.blocks[0]).attn)
         by_columns = cast(RotaryEmbeddingCat, getattr(model, "rope", None)).grid_indexing == "xy"

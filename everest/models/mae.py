@@ -91,7 +91,10 @@ class MaskedAutoencoder(PretrainingModel):
         self.targets = targets
         self.learned = learned
         self.encoder.patch_embed.scores = learned and learned.scores
-        self.candidates, self.recompute = candidates or self.encoder.grid, recompute
+        grid = self.encoder.grid
+        self.candidates, self.recompute = candidates or grid, recompute
+        if self.candidates != grid:  # their slices are drawn, too
+            self.num_noise += self.candidates.num_tokens + self.candidates.t - grid.num_tokens
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
@@ -99,12 +102,6 @@ class MaskedAutoencoder(PretrainingModel):
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
-
-    @property
-    def num_noise(self) -> int:
-        if self.candidates == self.encoder.grid:
-            return super().num_noise
-        return self.candidates.num_tokens + self.candidates.t + self.num_motion
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""

@@ -75,36 +75,51 @@ def write_tokens(
                 path.unlink(missing_ok=True)
         precision = accelerator.mixed_precision
         index = _write_index(output, recipe, clips, use, tokenizer, variants=variants, precision=precision)
-        parts = index.parts()
-        finished = [part for part in parts if (output / part.name).is_file()]
-        missing = [part for part in parts if part not in finished]
-        bad: list[tuple[str, str]] = []  # path and reason of each unreadable clip
-        for part in finished:
-            with open_part(output / part.name) as (_, problems):
-                bad += [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
-        done = sum(len(part.samples) for part in finished)  # clips
-        for part in missing:
-            tensors, problems = _encode(part, clips, tokenizer, accelerator, recipe.train, batch=batch)
-            for number, reason in problems.items():
-                bad.append((clips.samples[number].path, reason))
-                report(notice(f"cannot read {bad[-1][0]}: {reason}; left out"))
-            done += len(part.samples)
-            # A part with too many unreadable samples is not written, so that it is tried again.
-            refuse_too_many(bad, requested=done, max_bad=recipe.data.max_bad)
-            write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
-            report({"event": "video", "done": done, "videos": index.videos * index.variants})
-        reasons = dict(sorted(bad))
-        if reasons:
-            write_table(output / BAD_VIDEOS, [("path", "reason"), *reasons.items()])
+        kept, bad = _write_parts(index, output, recipe, clips, tokenizer, accelerator, batch, report)
+        if bad:
+            write_table(output / BAD_VIDEOS, [("path", "reason"), *bad.items()])
+    parts = index.parts()
     return {
         "output": str(output),
         "videos": index.videos,
         "variants": index.variants,
         "parts": len(parts),
-        "kept": len(finished),
+        "kept": kept,
         "bytes": sum((output / part.name).stat().st_size for part in parts),
-        "bad": [{"path": path, "reason": reason} for path, reason in reasons.items()],
+        "bad": [{"path": path, "reason": reason} for path, reason in bad.items()],
     }
+
+
+def _write_parts(
+    index: TokenIndex,
+    output: Path,
+    recipe: Recipe,
+    clips: VideoClips,
+    tokenizer: AdaptiveTokenizer,
+    accelerator: Accelerator,
+    batch: int,
+    report: Report,
+) -> tuple[int, dict[str, str]]:
+    """Write the missing parts; return the number of the others, and the reason of each unreadable video."""
+    finished = [part for part in index.parts() if (output / part.name).is_file()]
+    bad: list[tuple[str, str]] = []  # path and reason of each unreadable clip
+    for part in finished:
+        with open_part(output / part.name) as (_, problems):
+            bad += [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
+    done = sum(len(part.samples) for part in finished)  # clips
+    for part in index.parts():
+        if part in finished:
+            continue
+        tensors, problems = _encode(part, clips, tokenizer, accelerator, recipe.train, batch=batch)
+        for number, reason in problems.items():
+            bad.append((clips.samples[number].path, reason))
+            report(notice(f"cannot read {bad[-1][0]}: {reason}; left out"))
+        done += len(part.samples)
+        # A part with too many unreadable samples is not written, so that it is tried again.
+        refuse_too_many(bad, requested=done, max_bad=recipe.data.max_bad)
+        write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
+        report({"event": "video", "done": done, "videos": index.videos * index.variants})
+    return len(finished), dict(sorted(bad))
 
 
 def _write_index(

@@ -151,12 +151,11 @@ class ModelSpec(Architecture):
 
     def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
-        selector = self.selection
+        selector, heads, drop_path = self.selection, self.heads, self.drop_path
         if self.kind == "encoder":
             model = VideoEncoder(self, selector=selector)
         elif self.kind == "classifier":
-            drop_path = self.drop_path
-            model = VideoClassifier(self, selector=selector, heads=self.heads, drop_path=drop_path)
+            model = VideoClassifier(self, selector=selector, heads=heads, drop_path=drop_path)
         elif self.views is not None:
             model = ViewModel(self, selector=selector, settings=self.views, camera=self.camera)
         else:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from everest.methods.frame_selection import draw_slices, kept_per_slice
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
-from everest.methods.ranked import ByImportance
+from everest.methods.ranked import ByImportance, draw_slices, kept_per_slice
 from everest.methods.selector import Selector, choose, measure
 from everest.methods.targets import TargetMaker
 from everest.models.block import Block, Blocks
@@ -69,7 +68,7 @@ class MaskedAutoencoder(PretrainingModel):
         selector: selects the visible and the target tokens (everest.methods.strategies).
         targets: computes the values of target tokens (everest.methods.targets).
         learned: its `scores` of tokens, for a selector that ranks by learned scores.
-        candidates: the grid that a clip's slices are drawn from (everest.methods.frame_selection), by a
+        candidates: the grid that a clip's slices are drawn from (everest.methods.ranked), by a
             selector that ranks by importance; None: clips are taken as they are.
         recompute: measure the drawn slices against each other again. By default they keep the importance that
             they had among the candidates: a distance over a gap reflects the gap more than motion (ours).

@@ -22,8 +22,8 @@ from everest.config.stage_settings import (
 )
 from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
-from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
+from everest.methods.ranked import num_candidates
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import BoundTarget, FeatureTargets, PixelTargets, Target, TargetMaker, TeacherUse
 from everest.models.classifier import VideoClassifier

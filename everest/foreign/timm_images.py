@@ -8,7 +8,7 @@ D width, E channels of a head, F width of the MLP, P prefix tokens, p q rows and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Final, cast
 
@@ -52,7 +52,7 @@ RESNET_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
 SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}  # LayerScale
 
 
-def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Weights:
+def open_image_weights(name: str) -> Weights:
     """Read the weights of `timm:NAME`, from the hub or its cache, as an encoder of single frames."""
     model_name = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(model_name):
@@ -66,7 +66,7 @@ def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_mai
         raise RecipeError(f"{name}: timm has no weights of this name on the hub{similar}")
     with torch.device("meta"):
         require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
-    file = fetch(f"{HUB}{config.hf_hub_id}", notify=notify) / (config.hf_hub_filename or WEIGHTS)
+    file = fetch(f"{HUB}{config.hf_hub_id}", notify=warn_on_main) / (config.hf_hub_filename or WEIGHTS)
     if not file.is_file():
         raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
     # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.

@@ -52,13 +52,11 @@ class ByImportance(Selector):
     def draws(self) -> bool:
         return self.visible_ratio is not None
 
-    def ranked(self, importance: Tensor) -> Tensor:
-        # Stable: the first slice copies the second slice's distances, so ties are common.
-        return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
-
     def kept(self, grid: TokenGrid, importance: Tensor) -> Tensor:
         """(B, K) ids of the kept tokens of `grid`, the most important first."""
-        order, count = self.ranked(importance), num_kept(grid.num_tokens, self.keep_ratio)
+        # Stable: the first slice copies the second slice's distances, so ties are common.
+        order = importance.argsort(dim=1, descending=self.order == "descending", stable=True)  # (B, N)
+        count = num_kept(grid.num_tokens, self.keep_ratio)
         if self.slice_cap is not None:
             most = num_at_most(count, self.slice_cap)
             if most * grid.t < count:

@@ -21,7 +21,7 @@ from everest.errors import unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
-from everest.models.memory import count_weights, frozen_bytes, inference_bytes, training_bytes
+from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
 from everest.models.spec import ModelSpec, classifier_spec
 
 StageName = Literal["pretrain", "finetune", "eval"]
@@ -92,7 +92,7 @@ class StageCost:
     @cached_property
     def activation_bytes_per_clip(self) -> int:
         if self.settings is None:
-            return inference_bytes(self.spec, self.value_bytes)
+            return bytes_per_clip(self.spec, self.value_bytes, trains=False)
         return training_bytes(self.spec, self.value_bytes, self.settings)
 
     def dump(self) -> dict[str, Any]:

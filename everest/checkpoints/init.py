@@ -16,15 +16,7 @@ from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.hub import PREFIXES, TIMM_PREFIX
-from everest.system.run_folder import (
-    BEST,
-    ENVIRONMENT,
-    RESTORE_FIX,
-    WEIGHTS,
-    Decoder,
-    Init,
-    RunFolder,
-)
+from everest.system.run_folder import BEST, ENVIRONMENT, RESTORE_FIX, WEIGHTS, Decoder, Init, RunFolder
 from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.network import TokenizerSpec

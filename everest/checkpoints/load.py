@@ -14,14 +14,7 @@ from torch import Tensor
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
-from everest.foreign.files import (
-    CONFIG,
-    WEIGHT_FILES,
-    locate,
-    own_file,
-    read_foreign,
-    refuse_broken_links,
-)
+from everest.foreign.files import CONFIG, WEIGHT_FILES, locate, own_file, read_foreign, refuse_broken_links
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated

@@ -254,8 +254,8 @@ def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int 
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     limit = "reading videos" if loader_seconds > step_seconds else "the GPU"
     sentence = (
-        f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}, and fits: "
-        f"{plan.micro_batch} clips in a pass need about {memory:.1f} of {gpu.gib:g} GiB."
+        f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}. It fits in memory: "
+        f"{plan.micro_batch} clips per pass need about {memory:.1f} of {gpu.gib:g} GiB."
     )
     if not fits:
         sentence = (

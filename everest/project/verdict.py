@@ -56,6 +56,7 @@ def plan_document(
     chosen_on = len(every) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if chosen_on < FEWEST_TO_CHOOSE:
         few = f"the best weights are chosen on only {counted(chosen_on, ListSize.of(every).unit)}"
+        few += " in each fold; the final model keeps its last weights" if lists.folds else ""
         lines.append(f"warning: {few if chosen_on else 'no validation list, so the last weights are used'}")
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds[0])}{several}"
@@ -145,7 +146,7 @@ def answers(result: Mapping[str, Any]) -> list[str]:
         )
         if value is not None
     ]
-    narrow = f", too narrow with fewer than {FEW_GROUPS} groups" if result["groups"] < FEW_GROUPS else ""
+    narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result["groups"] < FEW_GROUPS else ""
     spread = "" if interval is None else f" (95 % interval: {interval[0]:.3g} to {interval[1]:.3g}{narrow})"
     of = counted(result["videos"], "test window" if "frame_accuracy" in result else "test video")
     of += f" of {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""

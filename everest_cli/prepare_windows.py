@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
+from everest.errors import DataError, first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest_cli import options as o
@@ -17,6 +19,8 @@ from everest_cli.output import Display, exit_if_failed, print_json, print_result
 from everest_cli.timeline import AnnotationKind, kind_of
 
 if TYPE_CHECKING:
+    from everest.annotations.bout import Bout
+    from everest.annotations.matching import VideoFinder, VideoTimes
     from everest.footage.windows import WindowList
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
@@ -115,32 +119,36 @@ def convert_annotations(
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
-    from everest.annotations.matching import VideoBouts, VideoFinder, bouts_of_videos
+    from everest.annotations.matching import VideoFinder
     from everest.lists.inputs import named_videos
 
     names = VideoFinder(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
-    matched = bouts_of_videos(bouts, names) if videos else VideoBouts(bouts, [], [], {})
-    unscored = [bout for bout in matched.bouts if bout.label == UNSCORED]
-    scored = [bout for bout in matched.bouts if bout.label != UNSCORED]
+    times: dict[str, VideoTimes] = {}
+    unmatched: list[str] = []
+    notices: list[str] = []
+    if videos:
+        bouts, unmatched, notices, times = _of_videos(bouts, names)
+    unscored = [bout for bout in bouts if bout.label == UNSCORED]
+    scored = [bout for bout in bouts if bout.label != UNSCORED]
     lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
     classes = sorted(lengths.items(), key=lambda item: -sum(item[1]))  # the class with the most seconds first
     document: dict[str, Any] = {
-        "videos": len({bout.video for bout in matched.bouts}),
+        "videos": len({bout.video for bout in bouts}),
         "bouts": len(scored),
         "classes": {name: {"bouts": len(s), "seconds": round(sum(s), 3)} for name, s in classes},
         "unscored": {
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
         },
-        "unmatched": matched.unmatched,
+        "unmatched": unmatched,
         "written": [],
     }
     if kind is not None and output is not None:
-        for file in files_of(output, by_video(matched.bouts), kind):
+        for file in files_of(output, by_video(bouts), kind):
             refuse_inputs(file, [*files, *names.videos], option="--output")
             check_new_file(file, option="--output", overwrite=overwrite)
-        written = write_annotations(output, matched.bouts, kind, times=matched.times)
+        written = write_annotations(output, bouts, kind, times=times)
         document["written"] = [str(file) for file in written]
     say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
     for name, facts in document["classes"].items():
@@ -148,8 +156,46 @@ def convert_annotations(
     if unscored:
         facts = document["unscored"]
         say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    say(*matched.notices)
+    say(*notices)
     if as_json:
         print_json(document)
     elif document["written"]:
         typer.echo("\n".join(document["written"]))
+
+
+def _of_videos(
+    bouts: Sequence[Bout], names: VideoFinder
+) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
+    """Find the video of each bout; DataError if no bout has one. Unscored time ends with the video.
+
+    Returns:
+        The bouts by the paths of the videos, the annotated names without a video, notices, and the times of
+        the videos that can be read.
+    """
+    from everest.annotations.bout import LONGEST, UNSCORED
+    from everest.annotations.matching import VideoTimes, late_notices, match_videos
+    from everest.video.stream import VideoError
+
+    matched, unmatched = match_videos(bouts, names)
+    if bouts and not matched:
+        raise DataError(
+            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
+            f"--videos has {first_names([video.name for video in names.videos])}"
+        )
+    notices = [f"left out, not found in --videos: {first_names(unmatched, 10)}"] if unmatched else []
+    times: dict[str, VideoTimes] = {}
+    by_path: dict[str, list[Bout]] = {}
+    for video, video_bouts in matched.items():
+        path = str(video)
+        try:
+            times[path] = VideoTimes.of(path)
+        except VideoError as error:
+            notices.append(f"{error}; its bouts were not checked against its length")
+        end = times[path].seconds if path in times else LONGEST
+        by_path[path] = [
+            replace(bout, video=path, end=min(bout.end, end) if bout.label == UNSCORED else bout.end)
+            for bout in video_bouts
+            if bout.label != UNSCORED or bout.start < end
+        ]
+    notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
+    return [bout for video_bouts in by_path.values() for bout in video_bouts], unmatched, notices, times

@@ -43,8 +43,8 @@ class Observation:
 
     where: str  # file and name, for messages
     events: Sequence[Event]
-    media: tuple[str, ...]
-    seconds: tuple[float | None, ...]  # their lengths; None: not stated
+    media: Sequence[str]
+    seconds: Sequence[float | None]  # their lengths; None: not stated
     offset: float = 0.0
     interval: Span = (0.0, 0.0)  # the observed part, without the offset; an end of 0 is the end of the media
 
@@ -59,16 +59,13 @@ class Observation:
                     f"{self.where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{offset} is "
                     f"outside of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
                 )
+            subject = "" if event.subject == NO_SUBJECT else event.subject
+            who = {"label": event.behavior, "subject": subject}
             for name, (first, after) in zip(self.media, pairwise([*borders[:-1], math.inf]), strict=True):
-                if first <= start < after or max(start, first) < min(end, after):
-                    yield Bout(
-                        video=name,
-                        start=max(start, first) - first,
-                        end=min(end, after) - first,
-                        label=event.behavior,
-                        origin=origin_in(event.comment.strip()),
-                        subject="" if event.subject == NO_SUBJECT else event.subject,
-                    )
+                begin, last = max(start, first), min(end, after)
+                if first <= start < after or begin < last:
+                    origin = origin_in(event.comment.strip())
+                    yield Bout(video=name, start=begin - first, end=last - first, origin=origin, **who)
 
     def observed(self, videos: VideoFinder) -> Iterator[tuple[str, Span]]:
         """Yield each file with its observed part."""

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, by_label, covered_spans
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, by_label, covered_spans
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
@@ -30,7 +30,7 @@ SHARE: Final = 0.5  # of a window or of a bout; our choice
 ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
 
 
-def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout]) -> list[ClassSeconds]:
+def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassSeconds]:
     """The classes of the windows of a video, W of (start, end) in seconds, each with its seconds there."""
     starts, ends = np.array(windows, np.float64).reshape(-1, 2).T
     order = starts.argsort()
@@ -71,13 +71,12 @@ def label_samples(
     Returns:
         The samples with their labels, the names of the classes, and the task.
     """
-    by_path: dict[str, list[Sample]] = defaultdict(list)
+    spans_of: dict[str, list[Span]] = defaultdict(list)  # of the windows of each video
     for sample in samples:
-        by_path[sample.path].append(sample)
+        spans_of[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
     window_labels: dict[str, Iterator[ClassSeconds]] = {}
     overlap = False
-    for path, windows in by_path.items():
-        spans = [(window.start or 0.0, np.inf if window.end is None else window.end) for window in windows]
+    for path, spans in spans_of.items():
         # A bout of the background states that nothing happens.
         class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         window_labels[path] = iter(label_windows(spans, class_bouts))
@@ -90,8 +89,7 @@ def label_samples(
                 f"the name of the class {name!r} has a '{JOINED_BY}', a space at its end or a line break, "
                 "which no list can hold; rename it in the annotations"
             )
-    if task is None:
-        task = MULTI_LABEL if overlap else "single-label"
+    task = task or (MULTI_LABEL if overlap else "single-label")
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
         chosen = [max(seconds_of, key=seconds_of.__getitem__, default=BACKGROUND) for seconds_of in labels]

@@ -16,14 +16,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import (
-    UNSCORED,
-    Bout,
-    are_outside,
-    spans_outside,
-    unscored_bouts,
-    unscored_spans,
-)
+from everest.annotations.bout import UNSCORED, Bout, Span, spans_outside, unscored_bouts, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder, late_notices, match_videos, stem
 from everest.annotations.window_labels import label_samples
@@ -41,6 +34,7 @@ from everest.system.text import counted
 from everest.video.missing import damage_text
 from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError
+from everest.video.times import TIME_TOLERANCE
 
 TOLERANCE: Final = 1e-6  # seconds; sums of steps are rounded
 
@@ -299,3 +293,13 @@ def _candidates(
         end=end if damage is None and not sample.is_segment else None,
     )
     return candidates, problems
+
+
+def are_outside(
+    starts: NDArray[np.float64], ends: NDArray[np.float64], spans: Iterable[Span]
+) -> NDArray[np.bool_]:
+    """Whether each window overlaps none of some spans, (N,), by the starts and ends of windows, (N,) each."""
+    outside = np.ones(len(starts), np.bool_)
+    for start, end in spans:
+        outside &= (ends <= start + TIME_TOLERANCE) | (starts >= end - TIME_TOLERANCE)
+    return outside

@@ -21,7 +21,7 @@ from everest_cli.timeline import AnnotationKind, kind_of
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout
     from everest.annotations.matching import VideoFinder, VideoTimes
-    from everest.footage.windows import WindowList
+    from everest.prepare.windows import WindowList
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
@@ -51,8 +51,8 @@ def windows(
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
-    from everest.footage.windows import Labeling, WindowSettings, write_windows
     from everest.lists.inputs import named_samples
+    from everest.prepare.windows import Labeling, WindowSettings, write_windows
 
     refuse(
         {

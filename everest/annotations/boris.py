@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, Observation
+from everest.annotations.boris_events import Event, bouts_of, media_borders
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
@@ -38,8 +39,9 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shown(name)}'"
         if values.get("type") == "IMAGES":
-            fix = "delete it from a copy of the project"
-            raise DataError(f"{where}: is of images, which have no times; {fix}")
+            raise DataError(
+                f"{where}: is of images, which have no times; delete it from a copy of the project"
+            )
         # Live observations have no file, and an empty list instead of a table of players.
         media = tuple(dict(values.get("file") or {}).get("1") or (name,))
         lengths = values.get("media_info", {}).get("length", {})
@@ -50,15 +52,18 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
                 raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
             stop = None if behavior in states else float(time)
             events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
-        seconds, offset = tuple(map(lengths.get, media)), float(values.get("time offset", 0))
-        interval = float(start or 0), float(end or 0)
-        observation = Observation(
-            where=where, events=events, media=media, seconds=seconds, offset=offset, interval=interval
-        )
+        seconds, offset = [lengths.get(file) for file in media], float(values.get("time offset", 0))
+        start, end = (
+            float(start or 0),
+            float(end or 0),
+        )  # an end of 0 is the end of the media
         ends |= lengths
-        for file, span in observation.observed(videos):
-            observed[file].append(span)
-        bouts += observation.bouts(videos)
+        has_borders = events or start or end
+        borders = media_borders(media, seconds, videos, where=where) if has_borders else [0.0] * len(media)
+        for file, first in zip(media, borders, strict=False):
+            begin = first if start or end else 0.0
+            observed[file].append((max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)))
+        bouts += bouts_of(events, media, borders, where=where, offset=offset)
     for file in dict.fromkeys(bout.video for bout in bouts):
         bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
@@ -78,12 +83,9 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
         info: dict[str, Any] = {"hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}}
         if video in times:
             info |= {"length": {media: times[video].seconds}, "fps": {media: times[video].fps}}
-        observations[stem(video) if count[stem(video)] == 1 else video] = EMPTY["observation"] | {
-            "file": {"1": [media]},
-            "date": date,
-            "events": _events(video_bouts, points),
-            "media_info": info,
-        }
+        events = _events(video_bouts, points)
+        facts = {"file": {"1": [media]}, "date": date, "events": events, "media_info": info}
+        observations[stem(video) if count[stem(video)] == 1 else video] = EMPTY["observation"] | facts
     document = EMPTY["project"] | {
         "project_date": date,
         "subjects_conf": {str(row): EMPTY["subject"] | {"name": name} for row, name in enumerate(subjects)},

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.boris_events import FIX_UNPAIRED, Event, Observation
+from everest.annotations.boris_events import FIX_UNPAIRED, Event, bouts_of, media_borders
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.matching import VideoFinder
 from everest.annotations.tables import in_line, number_in, read_table
@@ -66,11 +66,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
         column = next((name for name in MEDIA if name in first), "")
         media = media or list(dict.fromkeys(cells.get(column, "") for cells, _ in rows))
         media = [file for file in media if file not in NO_MEDIA] or [name]
-        where, events = f"{path}, observation '{name}'", [event for _, event in rows]
+        where, offset = f"{path}, observation '{name}'", _number(first.get(OFFSET, "")) or 0.0
         seconds = lengths if len(lengths) == len(media) else [None] * len(media)
-        offset = _number(first.get(OFFSET, "")) or 0.0
-        observation = Observation(where=where, events=events, media=media, seconds=seconds, offset=offset)
-        yield from observation.bouts(videos)
+        borders = media_borders(media, seconds, videos, where=where)
+        yield from bouts_of([event for _, event in rows], media, borders, where=where, offset=offset)
 
 
 def _event(cells: Cells) -> Event:

@@ -13,11 +13,11 @@ from typing import Any, Final
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError, first_names
-from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos, group_of
+from everest.prepare.windows import Labeling, WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, heading, notice

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from everest.annotations.bout import UNSCORED, Bout, Span, spans_outside, unscored_bouts, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder, late_notices, match_videos, stem
-from everest.annotations.window_labels import label_samples
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
-from everest.footage.selection import choose_windows, why_none, window_activity
 from everest.inference.windows import check_seconds
 from everest.lists.labels import indices, is_number_like
 from everest.lists.sample import Sample
 from everest.lists.writing import refuse_unlistable, write_lines, write_list
+from everest.prepare.window_labels import label_samples
+from everest.prepare.window_selection import choose_windows, why_none, window_activity
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location

@@ -51,8 +51,8 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
     root = folder.absolute()
     layout, sources = find_layout(annotations or folder, split=split)
     videos = list(videos_under(root))
-    published = READERS[layout.name](sources)
-    lists, missing = match_files(published.lists, videos)
+    annotated, class_names = READERS[layout.name](sources)
+    lists, missing = match_files(annotated, videos)
     if not any(lists.values()):
         wanted = next((name for _, name in missing), "any video")
         raise DataError(
@@ -69,7 +69,7 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
         layout=layout,
         root=root,
         lists={name: samples for name, samples in lists.items() if samples},
-        class_names=published.class_names,
+        class_names=class_names,
         sources=[file for files in sources.values() for file in files],
         missing=missing,
         extra=[video for video in videos if str(video) not in used],

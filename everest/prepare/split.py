@@ -149,20 +149,29 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
         root: the folder that paths are taken relative to.
     """
     if text.startswith(COLUMN):
-        column = text.removeprefix(COLUMN)
         for sample in samples:
             if sample.group is None:
+                column = text.removeprefix(COLUMN)
                 raise DataError(f"{sample.video_id}: no group in the column '{column}'; fill it in")
         return list(samples)
-    paths = [Path(sample.path) for sample in samples]
-    below = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
-    if text == FOLDER:
-        groups = [path.parent.as_posix() for path in below]
-    else:
-        pattern = _group_pattern(text)
-        groups = [_matched_group(path, pattern, text) for path in below]
-    pairs = zip(samples, groups, strict=True)
-    return [replace(sample, group=group.strip()) for sample, group in pairs]
+    pattern = None if text == FOLDER else _group_pattern(text)
+    is_of_path = text.startswith(PATH) or "/" in text
+    grouped = []
+    for sample in samples:
+        path = Path(sample.path)
+        path = path.relative_to(root) if path.is_relative_to(root) else path
+        if pattern is None:
+            group = path.parent.as_posix()
+        else:
+            match = pattern.search(path.as_posix() if is_of_path else path.name)
+            if match is None or not match.group(1):
+                raise DataError(
+                    f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, "
+                    f"and '{PATH}REGEX' matches the path"
+                )
+            group = match.group(1)
+        grouped.append(replace(sample, group=group.strip()))
+    return grouped
 
 
 def _group_pattern(text: str) -> re.Pattern[str]:
@@ -180,17 +189,6 @@ def _group_pattern(text: str) -> re.Pattern[str]:
             "pair of parentheses around the name of the group, as in _g(\\d+)_"
         )
     return pattern
-
-
-def _matched_group(path: Path, pattern: re.Pattern[str], text: str) -> str:
-    """What the expression `text` of `--group` takes from a path."""
-    match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
-    if match is None or not match.group(1):
-        raise DataError(
-            f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, and "
-            f"'{PATH}REGEX' matches the path"
-        )
-    return match.group(1)
 
 
 def group_of(sample: Sample) -> str:

@@ -80,7 +80,11 @@ def label_samples(
         # A bout of the background states that nothing happens.
         class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         window_labels[path] = iter(label_windows(spans, class_bouts))
-        overlap = overlap or classes_overlap(class_bouts)
+        ends: dict[str, float] = {}  # of the bouts of each class; touching bouts do not overlap
+        for bout in sorted(class_bouts, key=lambda bout: bout.start):
+            others = [end for label, end in ends.items() if label != bout.label]
+            overlap = overlap or max(others, default=0.0) > bout.start + TIME_TOLERANCE
+            ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
     labels = [next(window_labels[sample.path]) for sample in samples]
     names = sorted({name for seconds_of in labels for name in seconds_of})
     for name in names:
@@ -99,13 +103,3 @@ def label_samples(
         numbered = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
     labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
     return labeled, names, task
-
-
-def classes_overlap(bouts: Sequence[Bout]) -> bool:
-    """Whether bouts of two classes of a video overlap; touching bouts do not."""
-    ends: dict[str, float] = {}
-    for bout in sorted(bouts, key=lambda bout: bout.start):
-        if any(end > bout.start + TIME_TOLERANCE for label, end in ends.items() if label != bout.label):
-            return True
-        ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
-    return False

@@ -116,10 +116,15 @@ def as_user_error(error: Exception) -> UserError | None:
         case MemoryError():
             return EnvironmentProblem("out of memory; try a smaller train.micro_batch or smaller clips")
         case RuntimeError() if "torch" in sys.modules:
-            import torch
-            from torch.distributed import DistError
-        case _:
-            return None
+            return torch_problem(error)
+    return None
+
+
+def torch_problem(error: RuntimeError) -> UserError | None:
+    """The problem of the user for which torch raised an error; None for a bug."""
+    import torch
+    from torch.distributed import DistError
+
     text = str(error)
     # Other errors than torch.OutOfMemoryError, and those of gloo, are told apart by their texts only: "out of
     # memory" of a driver and of MPS, "can't allocate memory" of the CPU's allocator.

@@ -124,11 +124,8 @@ def convert_annotations(
 
     names = VideoFinder(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
-    times: dict[str, VideoTimes] = {}
-    unmatched: list[str] = []
-    notices: list[str] = []
-    if videos:
-        bouts, unmatched, notices, times = _of_videos(bouts, names)
+    matched = _of_videos(bouts, names) if videos else (bouts, [], [], {})
+    bouts, unmatched, notices, times = matched
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
     scored = [bout for bout in bouts if bout.label != UNSCORED]
     lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}

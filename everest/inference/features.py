@@ -83,12 +83,9 @@ def extract(
         refuse_inputs(path, [*all_weights(model.file), *(each.video for each in samples)], option="--output")
     encoding = encoding_of(model)
     sliding = {} if window is None else {"window": window, "step": window if step is None else step}
-    precision = model.accelerator.mixed_precision
-    # All that the rows follow from; a message names the keys.
-    plan = {**encoding, **_versions(samples), "features": level, "precision": precision, **sliding}
+    plan = {**encoding, **_rows_plan(samples, level, model.accelerator.mixed_precision), **sliding}
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
-    replaces_own = not overwrite and saved_plan(parts) == plan
-    check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
+    check_new_file(out, option="--output", overwrite=overwrite or saved_plan(parts) == plan)
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
         if store.entries:
             done = f"windows, in {store.entries[-1][0]}" if sliding else f"of {len(samples)} videos"
@@ -109,13 +106,17 @@ def extract(
     return skipped
 
 
-def _versions(samples: Sequence[Sample]) -> dict[str, str]:
-    """Hashes of samples, and of their files' sizes and times: the rows of changed files are not continued."""
+def _rows_plan(samples: Sequence[Sample], level: str, precision: str) -> dict[str, str]:
+    """All that rows follow from but the encoding and the windows; a message names the keys.
+
+    Sizes and times of files are part of it: the rows of changed videos are not continued.
+    """
     digest = hashlib.sha256()
     for video in dict.fromkeys(sample.video for sample in samples):
         with suppress(OSError):  # a missing file
             digest.update(repr([video_version(file) for file in video_files(video)]).encode())
-    return {"videos": fingerprint(samples, Path(), None), "versions of videos": digest.hexdigest()[:16]}
+    videos, versions = fingerprint(samples, Path(), None), digest.hexdigest()[:16]
+    return {"videos": videos, "versions of videos": versions, "features": level, "precision": precision}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

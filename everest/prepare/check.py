@@ -137,7 +137,13 @@ def check_lists(
             raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
     paths = list(dict.fromkeys(sample.path for sample in samples))
     files = _checked_files(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
-    bad = _problems(samples, files)
+    bad = {path: result.reason for path, result in files.items() if result.reason is not None}
+    for sample in samples:
+        if files[sample.path].reason is None and sample.is_segment:
+            try:
+                segment(sample)
+            except VideoError as error:
+                bad[sample.video_id] = error.reason
     good = [result for result in files.values() if result.reason is None]
     duplicates = find_duplicates(lists, files, apart=apart)
     training, classes = next(iter(lists)), _class_counts(lists)
@@ -184,18 +190,6 @@ def _checked_files(
             journal.save()
             report({"event": "video", "done": len(results), "videos": len(paths)})
     return {path: results[path] for path in paths}
-
-
-def _problems(samples: Sequence[Sample], files: Mapping[str, CheckedFile]) -> dict[str, str]:
-    """What is wrong with a video, or with a segment of a good one."""
-    bad = {path: result.reason for path, result in files.items() if result.reason is not None}
-    for sample in samples:
-        if files[sample.path].reason is None and sample.is_segment:
-            try:
-                segment(sample)
-            except VideoError as error:
-                bad[sample.video_id] = error.reason
-    return bad
 
 
 def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:

@@ -125,12 +125,11 @@ def _check_output(
         if names.count(name) > 1:
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(SETTINGS_PREFIX))
-    for file in output.glob(f"{SETTINGS_PREFIX}*"):
-        if file == settings_file:
-            continue
-        if not overwrite:
-            fix = "choose another folder, or use --overwrite"
-            raise RecipeError(f"--output {output}: was encoded with other settings; {fix}")
+    others = [file for file in output.glob(f"{SETTINGS_PREFIX}*") if file != settings_file]
+    if others and not overwrite:
+        fix = "choose another folder, or use --overwrite"
+        raise RecipeError(f"--output {output}: was encoded with other settings; {fix}")
+    for file in others:
         file.unlink()
 
 

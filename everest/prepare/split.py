@@ -200,10 +200,9 @@ def group_of(sample: Sample) -> str:
 
 def read_shares(text: str) -> dict[str, float]:
     """The shares of `70/15/15` (train, val, test) or `80/20` (train, test), which add up to one."""
-    try:
+    numbers: list[float] = []
+    with suppress(ValueError):
         numbers = [float(part) for part in text.split("/")]
-    except ValueError:
-        numbers = []
     is_finite = sum(numbers) < float("inf")
     if len(numbers) not in (2, 3) or not (is_finite and all(number > 0 for number in numbers)):
         raise RecipeError(f"--shares {text}: give two (train/test) or three (train/val/test): 70/15/15")

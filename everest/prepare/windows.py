@@ -36,15 +36,11 @@ from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 
-TOLERANCE: Final = 1e-6  # seconds; sums of steps are rounded
-
 FATES: Final = {
     "failed": "no windows",
     "damaged": "no windows there",
     "unranked": "its windows are spread evenly",
 }
-
-Problems = list[dict[str, str]]  # path and reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,9 +149,9 @@ class WindowList:
     windows: int = 0
     hours: float = 0.0  # of all windows, overlaps counted twice
     videos: int = 0  # that have a window
-    failed: Problems = field(default_factory=list)
-    damaged: Problems = field(default_factory=list)
-    unranked: Problems = field(default_factory=list)  # by activity: without scores
+    failed: list[dict[str, str]] = field(default_factory=list)  # path and reason
+    damaged: list[dict[str, str]] = field(default_factory=list)
+    unranked: list[dict[str, str]] = field(default_factory=list)  # by activity: without scores
     labeled: dict[str, Any] | None = None  # `Labeling.write`, and `unscored`: the windows left out
 
 
@@ -208,7 +204,7 @@ def write_windows(
         [len(each.windows) for each in candidates],
         [each.scores for each in candidates] if settings.by == "activity" else None,
         count=total if settings.count is None else settings.count,
-        apart=max(int(np.ceil(settings.seconds / settings.step - TOLERANCE)), 1),
+        apart=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
         seed=settings.seed,
     )
     windows = [
@@ -266,19 +262,19 @@ def _candidates(
         start = float(times[min(sample.start_frame, len(times) - 1)])
     if sample.end_frame is not None:
         end = float(times[min(sample.end_frame, len(times) - 1)])
-    if start >= end - TOLERANCE:
+    if start >= end - TIME_TOLERANCE:
         raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {packets.end:g} s")
-    number = max(int((end - start - settings.seconds + TOLERANCE) // settings.step) + 1, 1)
+    number = max(int((end - start - settings.seconds + TIME_TOLERANCE) // settings.step) + 1, 1)
     starts = (start + settings.step * np.arange(number, dtype=np.float64)).round(6)
     missing = [(begin, min(stop, end)) for begin, stop in packets.missing if begin < end]
-    ends = np.minimum(starts + settings.seconds, end).round(6)
-    intact = are_outside(starts, ends, missing)
+    windows = np.stack([starts, np.minimum(starts + settings.seconds, end).round(6)], axis=1)
+    intact = _are_outside(windows, missing)
     is_open = sample.end is None and sample.end_frame is None
     damage = damage_text(packets.missing, within=(start or -inf, inf if is_open else end))
     if not intact.any():
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     problems = {} if damage is None else {"damaged": damage}
-    listed = intact & are_outside(starts, ends, unscored_spans(bouts))
+    listed = intact & _are_outside(windows, unscored_spans(bouts))
     scores = None
     if settings.by == "activity":
         if (reason := why_none(packets)) is None:
@@ -287,7 +283,7 @@ def _candidates(
             problems["unranked"] = reason
     candidates = Candidates(
         sample=sample,
-        windows=np.stack([starts, ends], axis=1)[listed],
+        windows=windows[listed],
         scores=scores,
         unscored=int((intact & ~listed).sum()),
         end=end if damage is None and not sample.is_segment else None,
@@ -295,11 +291,9 @@ def _candidates(
     return candidates, problems
 
 
-def are_outside(
-    starts: NDArray[np.float64], ends: NDArray[np.float64], spans: Iterable[Span]
-) -> NDArray[np.bool_]:
-    """Whether each window overlaps none of some spans, (N,), by the starts and ends of windows, (N,) each."""
-    outside = np.ones(len(starts), np.bool_)
+def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray[np.bool_]:
+    """Whether each window, (N, 2) seconds, overlaps none of some spans, (N,)."""
+    outside = np.ones(len(windows), np.bool_)
     for start, end in spans:
-        outside &= (ends <= start + TIME_TOLERANCE) | (starts >= end - TIME_TOLERANCE)
+        outside &= (windows[:, 1] <= start + TIME_TOLERANCE) | (windows[:, 0] >= end - TIME_TOLERANCE)
     return outside

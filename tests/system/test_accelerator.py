@@ -9,7 +9,7 @@ import torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.engine.start import end_training_on_error
 from everest.system.accelerator import make_accelerator
-from everest_cli.main import as_user_error
+from everest_cli.main import torch_problem
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
 TIMEOUT = """
@@ -26,7 +26,7 @@ except DataError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 except RuntimeError as error:
-    sys.exit(getattr(as_user_error(error), "exit_code", 1))
+    sys.exit(getattr(torch_problem(error), "exit_code", 1))
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
@@ -21,7 +21,6 @@ from everest_cli.timeline import AnnotationKind, kind_of
 if TYPE_CHECKING:
     from everest.annotations.bout import Bout
     from everest.annotations.matching import VideoFinder, VideoTimes
-    from everest.prepare.windows import WindowList
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
@@ -73,26 +72,24 @@ def windows(
     inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
     refuse_inputs(output, inputs, option="--output")
     with Display(quiet=quiet) as display:
-        result = write_windows(
+        document = write_windows(
             samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report
         )
-    document = asdict(result)
-    document |= {"list": document.pop("file")} | (document.pop("labeled") or {})
     print_result(document, output, as_json=as_json)
     if not quiet:
-        _say_windows(result, output)
-    exit_if_failed(result.failed or result.damaged)
+        _say_windows(document)
+    exit_if_failed(document["failed"] or document["damaged"])
 
 
-def _say_windows(result: WindowList, output: Path) -> None:
+def _say_windows(document: dict[str, Any]) -> None:
     """Print the numbers of windows and labels, and the command that splits a labeled list."""
-    numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
-    say(f"{numbers}, {result.hours:.2f} hours")
-    if result.labeled is None:
+    numbers = f"{counted(document['windows'], 'window')} of {counted(document['videos'], 'video')}"
+    say(f"{numbers}, {document['hours']:.2f} hours")
+    if "task" not in document:
         return
-    task, classes = result.labeled["task"], result.labeled["classes"]
-    say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in result.labeled["labels"].items()))
-    words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
+    task, classes = document["task"], document["classes"]
+    say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
+    words = ["everest", "prepare", "split", document["list"], "--group", "column:group"]
     words += [] if task == "single-label" else ["--task", task]
     words += [] if classes is None else ["--classes", classes]
     say(f"next:\n  {shlex.join(words)}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 from pathlib import Path
@@ -36,7 +36,7 @@ from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError
 from everest.video.times import TIME_TOLERANCE
 
-FATES: Final = {
+FATES: Final = {  # of a video with a problem
     "failed": "no windows",
     "damaged": "no windows there",
     "unranked": "its windows are spread evenly",
@@ -140,21 +140,6 @@ class WindowSettings:
             raise RecipeError("--hours is less than one window; use more hours or fewer --seconds")
 
 
-@dataclass(slots=True)
-class WindowList:
-    """The windows that were listed, and the videos with a problem."""
-
-    file: str
-    by: str
-    windows: int = 0
-    hours: float = 0.0  # of all windows, overlaps counted twice
-    videos: int = 0  # that have a window
-    failed: list[dict[str, str]] = field(default_factory=list)  # path and reason
-    damaged: list[dict[str, str]] = field(default_factory=list)
-    unranked: list[dict[str, str]] = field(default_factory=list)  # by activity: without scores
-    labeled: dict[str, Any] | None = None  # `Labeling.write`, and `unscored`: the windows left out
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
     """All windows of a video or a segment."""
@@ -175,23 +160,22 @@ def write_windows(
     bouts: Mapping[str, Sequence[Bout]] | None = None,
     overwrite: bool,
     report: Report,
-) -> WindowList:
-    """Choose windows of videos or segments, and write their list.
+) -> dict[str, Any]:
+    """Choose windows of videos or segments; write their list, return the JSON of `everest prepare windows`.
 
     Args:
-        labeling: labels of the windows; videos without a bout are left out, because no one may have looked
-            at them.
+        labeling: labels of the windows; videos without a bout, at which no one may have looked, are left out.
         bouts: of `labeling`, by absolute paths; None: they are read.
     """
     check_new_file(out, option="--output", overwrite=overwrite)
     samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
     refuse_unlistable(samples)
-    result = WindowList(str(out), settings.by)
-    if bouts is None:
-        bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
     if labeling is not None:
+        bouts = labeling.bouts((sample.path for sample in samples), report) if bouts is None else bouts
         samples = [sample for sample in samples if sample.path in bouts]
-    candidates = _all_candidates(samples, settings, bouts, result, report)
+    bouts = bouts or {}
+    problems: dict[str, list[dict[str, str]]] = {name: [] for name in FATES}  # path and reason
+    candidates = _all_candidates(samples, settings, bouts, problems, report)
     ends = {each.sample.path: each.end for each in candidates if each.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
@@ -212,42 +196,46 @@ def write_windows(
         for each, numbers in zip(candidates, chosen, strict=True)
         for start, end in each.windows[numbers].tolist()
     ]
-    result.windows = len(windows)
-    result.videos = len({window.path for window in windows})
-    result.hours = sum((window.end or 0) - (window.start or 0) for window in windows) / 3600
     if settings.count is not None and len(windows) < settings.count:
         report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested"))
+    document: dict[str, Any] = {
+        "by": settings.by,
+        "windows": len(windows),
+        # Overlaps are counted twice.
+        "hours": sum((window.end or 0) - (window.start or 0) for window in windows) / 3600,
+        "videos": len({window.path for window in windows}),
+        **problems,
+        "list": str(out),
+    }
     if labeling is None:
         write_list(out, windows, root=out.parent.absolute())
-    else:
-        labeled = labeling.write(out, windows, bouts, overwrite=overwrite)
-        result.labeled = {**labeled, "unscored": unscored}
-    return result
+        return document
+    return document | labeling.write(out, windows, bouts, overwrite=overwrite) | {"unscored": unscored}
 
 
 def _all_candidates(
     samples: Sequence[Sample],
     settings: WindowSettings,
     bouts: Mapping[str, Sequence[Bout]],
-    result: WindowList,
+    problems: Mapping[str, list[dict[str, str]]],
     report: Report,
 ) -> list[Candidates]:
-    """The windows of each readable video; problems are added to the result."""
+    """The windows of each readable video; what is wrong with one is added to `problems`."""
     candidates = []
     read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
     for done, sample in enumerate(samples, start=1):
         try:
-            each, problems = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
+            each, reasons = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
             candidates.append(each)
         except (VideoError, OSError) as error:
             why = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
-            problems = {"failed": why}
-        for problem, reason in problems.items():
-            getattr(result, problem).append({"path": sample.path, "reason": reason})
+            reasons = {"failed": why}
+        for problem, reason in reasons.items():
+            problems[problem].append({"path": sample.path, "reason": reason})
             report(notice(f"{sample.path}: {reason}; {FATES[problem]}"))
         report({"event": "video", "done": done, "videos": len(samples)})
     if not candidates:
-        path, reason = result.failed[0].values()
+        path, reason = problems["failed"][0].values()
         raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
     return candidates
 

@@ -170,8 +170,8 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
         summary = write_windows(
             recordings, source, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
         )
-        report(heading(f"{counted(summary.windows, 'window')} of {window:g} s, every {STEP * window:g} s"))
-        names = (summary.labeled or {})["classes"]
+        report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
+        names = summary["classes"]
     classes = None if names is None else Path(names)
     videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=classes)
     if window is not None:  # by their names, wherever they are

@@ -154,16 +154,25 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
                 column = text.removeprefix(COLUMN)
                 raise DataError(f"{sample.video_id}: no group in the column '{column}'; fill it in")
         return list(samples)
-    pattern = None if text == FOLDER else _group_pattern(text)
-    is_of_path = text.startswith(PATH) or "/" in text
+    pattern, problem = None, ""
+    try:
+        pattern = None if text == FOLDER else re.compile(text.removeprefix(PATH))
+    except re.error as error:
+        problem = f"not a regular expression: {error}"
+    if pattern is not None and pattern.groups != 1:
+        problem = f"has {counted(pattern.groups, 'pair')} of parentheses, not 1"
+    if problem:
+        raise RecipeError(
+            f"--group {text}: {problem}; give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one "
+            "pair of parentheses around the name of the group, as in _g(\\d+)_"
+        )
     grouped = []
     for sample in samples:
         path = Path(sample.path)
         path = path.relative_to(root) if path.is_relative_to(root) else path
-        if pattern is None:
-            group = path.parent.as_posix()
-        else:
-            match = pattern.search(path.as_posix() if is_of_path else path.name)
+        group = path.parent.as_posix()
+        if pattern is not None:
+            match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
             if match is None or not match.group(1):
                 raise DataError(
                     f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, "
@@ -172,23 +181,6 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
             group = match.group(1)
         grouped.append(replace(sample, group=group.strip()))
     return grouped
-
-
-def _group_pattern(text: str) -> re.Pattern[str]:
-    """The expression of `--group`, which has one pair of parentheses."""
-    pattern, problem = None, ""
-    try:
-        pattern = re.compile(text.removeprefix(PATH))
-        if pattern.groups != 1:
-            problem = f"has {counted(pattern.groups, 'pair')} of parentheses, not 1"
-    except re.error as error:
-        problem = f"not a regular expression: {error}"
-    if pattern is None or problem:
-        raise RecipeError(
-            f"--group {text}: {problem}; give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one "
-            "pair of parentheses around the name of the group, as in _g(\\d+)_"
-        )
-    return pattern
 
 
 def group_of(sample: Sample) -> str:

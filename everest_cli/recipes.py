@@ -49,13 +49,12 @@ def suggest(
     check_new_file(output, option="--output", overwrite=overwrite)
     here = this_device()
     is_here = device in (None, "cpu", here)
+    no_speed = hours is not None and not is_here
     refuse(
         {
             "--task: has no effect with --unlabeled": unlabeled and task,
             "--pretrain: has no effect with --unlabeled": unlabeled and pretrain,
-            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out": (
-                hours is not None and not is_here
-            ),
+            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out": no_speed,
         }
     )
     given = {"train": train, "val": val, "test": test}

@@ -13,11 +13,11 @@ from typing import Any, Final
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError, first_names
-from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos, group_of
+from everest.prepare.windows import Labeling, WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, heading, notice
@@ -173,8 +173,8 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
         summary = write_windows(
             recordings, source, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
         )
-        report(heading(f"{counted(summary.windows, 'window')} of {window:g} s, every {STEP * window:g} s"))
-        names = (summary.labeled or {})["classes"]
+        report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
+        names = summary["classes"]
     classes = None if names is None else Path(names)
     videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=classes)
     if window is not None:  # by their names, wherever they are

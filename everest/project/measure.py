@@ -29,7 +29,6 @@ from everest.data.views import ClipFormat
 from everest.errors import DataError
 from everest.evaluation.report import PAGE, add_summary, write_pooled_report
 from everest.figures.timeline import draw_timelines
-from everest.footage.windows import Labeling
 from everest.inference.bouts import BoutRules
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
@@ -43,6 +42,7 @@ from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.prepare.split import group_of
+from everest.prepare.windows import Labeling
 from everest.probes.classifiers import linear
 from everest.probes.probe import difference_image
 from everest.project.request import REPORT, RESULT, write_document

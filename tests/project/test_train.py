@@ -16,12 +16,12 @@ import everest
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.footage import windows
 from everest.inference.timelines import Timelines
 from everest.lists.classes import Classes
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
+from everest.prepare import windows
 from everest.project.lists import window_seconds
 from everest.project.train import with_warmup
 from everest.project.verdict import describe_samples, judge

@@ -53,10 +53,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             stop = None if behavior in states else float(time)
             events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
         seconds, offset = [lengths.get(file) for file in media], float(values.get("time offset", 0))
-        start, end = (
-            float(start or 0),
-            float(end or 0),
-        )  # an end of 0 is the end of the media
+        start, end = (float(start or 0), float(end or 0))  # an end of 0 is the end of the media
         ends |= lengths
         has_borders = events or start or end
         borders = media_borders(media, seconds, videos, where=where) if has_borders else [0.0] * len(media)

@@ -85,7 +85,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         raise DataError(f"{source}: has no test list; add {LIST_FILES['test']}{divided}")
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
-            raise RecipeError(f"{source}: has train and test lists; omit {option}, or move one list elsewhere")
+            raise RecipeError(f"{source}: has train and test lists; omit {option}, or move one elsewhere")
     return ProjectLists(section=with_task(section, request.task)[0], found=True)
 
 

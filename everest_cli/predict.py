@@ -15,7 +15,7 @@ from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_views
-from everest_cli.output import Display, exit_if_failed, print_json, say
+from everest_cli.output import Display, exit_if_failed, print_json
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
@@ -194,18 +194,10 @@ def search(
         check_new_file(page, option="--page", overwrite=overwrite)
     model = None
     if checkpoint is not None:
-        from everest.checkpoints.load import find_weights
-        from everest.config.recipe import recipe_for_run
-        from everest.inference.model import OpenedModel
-
-        model = OpenedModel.open(
-            find_weights(checkpoint, quiet=True),
-            recipe=recipe_for_run(recipe) if recipe else None,
-            clips=file.clips,
-            crops=file.crops,
-            keep=file.keep,
-            notify=say,
+        options = o.ModelOptions(
+            checkpoint=checkpoint, recipe=recipe, keep=file.keep, which=None, gpus="auto", quiet=True
         )
+        model = options.open(clips=file.clips, crops=file.crops)
     examples = [read_query(text, file, model) for text in queries]
     results = [(example, nearest(file, example, top=top)) for example in examples]
     if page is not None:

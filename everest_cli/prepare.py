@@ -16,7 +16,7 @@ from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli import prepare_check, prepare_windows
 from everest_cli.options import Task, argument, is_on_cpu, local_path, option, root_of
-from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
+from everest_cli.output import Display, exit_if_failed, print_result, say
 
 if TYPE_CHECKING:
     from everest.lists.sample import Sample
@@ -41,6 +41,7 @@ def index(
 
     Example: everest prepare index /data/ucf101
     """
+    from everest.config.yaml import write_yaml
     from everest.prepare.index import index_folder, write_index
 
     result = index_folder(folder, annotations=annotations, split=split)
@@ -51,12 +52,8 @@ def index(
     if document["missing"] or document["extra"]:
         missing = counted(document["missing"], "video")
         say(f"{missing} missing, {document['extra']} in no list: {document['written'][-1]}")
-    if as_json:
-        print_json(document)
-    else:
-        from everest.config.yaml import write_yaml
-
-        typer.echo(write_yaml({"data": document["data"]}, width=1000), nl=False)
+    lines = write_yaml({"data": document["data"]}, width=1000).rstrip("\n")
+    print_result(document, lines, as_json=as_json)
 
 
 def split(

@@ -204,8 +204,8 @@ def stats(
         typer.echo(f"labels: {', '.join(facts)}")
     camera = document["camera"]
     typer.echo(
-        f"camera: it moves in {camera['moving']:.0%} of some pairs of neighboring frames; in "
-        f"{camera['unexplained']:.0%}, a change has another cause (cuts, fast motion, large objects)"
+        f"camera: of the neighboring frames sampled, it moves in {camera['moving']:.0%}; in "
+        f"{camera['unexplained']:.0%}, the change has another cause (cuts, fast motion, large objects)"
     )
     typer.echo(f"motion: {document['motion']:.4f} ({MOTION})")
     if document["classes"]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import typer
 
+from everest.errors import DataError, first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest_cli import options as o
@@ -17,7 +19,8 @@ from everest_cli.output import Display, exit_if_failed, print_json, print_result
 from everest_cli.timeline import AnnotationKind, kind_of
 
 if TYPE_CHECKING:
-    from everest.footage.windows import WindowList
+    from everest.annotations.bout import Bout
+    from everest.annotations.matching import VideoFinder, VideoTimes
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
@@ -47,8 +50,8 @@ def windows(
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
-    from everest.footage.windows import Labeling, WindowSettings, write_windows
     from everest.lists.inputs import named_samples
+    from everest.prepare.windows import Labeling, WindowSettings, write_windows
 
     refuse(
         {
@@ -69,26 +72,24 @@ def windows(
     inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
     refuse_inputs(output, inputs, option="--output")
     with Display(quiet=quiet) as display:
-        result = write_windows(
+        document = write_windows(
             samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report
         )
-    document = asdict(result)
-    document |= {"list": document.pop("file")} | (document.pop("labeled") or {})
     print_result(document, output, as_json=as_json)
     if not quiet:
-        _say_windows(result, output)
-    exit_if_failed(result.failed or result.damaged)
+        _say_windows(document)
+    exit_if_failed(document["failed"] or document["damaged"])
 
 
-def _say_windows(result: WindowList, output: Path) -> None:
+def _say_windows(document: dict[str, Any]) -> None:
     """Print the numbers of windows and labels, and the command that splits a labeled list."""
-    numbers = f"{counted(result.windows, 'window')} of {counted(result.videos, 'video')}"
-    say(f"{numbers}, {result.hours:.2f} hours")
-    if result.labeled is None:
+    numbers = f"{counted(document['windows'], 'window')} of {counted(document['videos'], 'video')}"
+    say(f"{numbers}, {document['hours']:.2f} hours")
+    if "task" not in document:
         return
-    task, classes = result.labeled["task"], result.labeled["classes"]
-    say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in result.labeled["labels"].items()))
-    words = ["everest", "prepare", "split", str(output), "--group", "column:group"]
+    task, classes = document["task"], document["classes"]
+    say(f"{task}: " + ", ".join(f"{name} {number}" for name, number in document["labels"].items()))
+    words = ["everest", "prepare", "split", document["list"], "--group", "column:group"]
     words += [] if task == "single-label" else ["--task", task]
     words += [] if classes is None else ["--classes", classes]
     say(f"next:\n  {shlex.join(words)}")
@@ -115,32 +116,33 @@ def convert_annotations(
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
-    from everest.annotations.matching import VideoBouts, VideoFinder, bouts_of_videos
+    from everest.annotations.matching import VideoFinder
     from everest.lists.inputs import named_videos
 
     names = VideoFinder(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
-    matched = bouts_of_videos(bouts, names) if videos else VideoBouts(bouts, [], [], {})
-    unscored = [bout for bout in matched.bouts if bout.label == UNSCORED]
-    scored = [bout for bout in matched.bouts if bout.label != UNSCORED]
+    matched = _of_videos(bouts, names) if videos else (bouts, [], [], {})
+    bouts, unmatched, notices, times = matched
+    unscored = [bout for bout in bouts if bout.label == UNSCORED]
+    scored = [bout for bout in bouts if bout.label != UNSCORED]
     lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
     classes = sorted(lengths.items(), key=lambda item: -sum(item[1]))  # the class with the most seconds first
     document: dict[str, Any] = {
-        "videos": len({bout.video for bout in matched.bouts}),
+        "videos": len({bout.video for bout in bouts}),
         "bouts": len(scored),
         "classes": {name: {"bouts": len(s), "seconds": round(sum(s), 3)} for name, s in classes},
         "unscored": {
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
         },
-        "unmatched": matched.unmatched,
+        "unmatched": unmatched,
         "written": [],
     }
     if kind is not None and output is not None:
-        for file in files_of(output, by_video(matched.bouts), kind):
+        for file in files_of(output, by_video(bouts), kind):
             refuse_inputs(file, [*files, *names.videos], option="--output")
             check_new_file(file, option="--output", overwrite=overwrite)
-        written = write_annotations(output, matched.bouts, kind, times=matched.times)
+        written = write_annotations(output, bouts, kind, times=times)
         document["written"] = [str(file) for file in written]
     say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
     for name, facts in document["classes"].items():
@@ -148,8 +150,46 @@ def convert_annotations(
     if unscored:
         facts = document["unscored"]
         say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    say(*matched.notices)
+    say(*notices)
     if as_json:
         print_json(document)
     elif document["written"]:
         typer.echo("\n".join(document["written"]))
+
+
+def _of_videos(
+    bouts: Sequence[Bout], names: VideoFinder
+) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
+    """Find the video of each bout; DataError if no bout has one. Unscored time ends with the video.
+
+    Returns:
+        The bouts by the paths of the videos, the annotated names without a video, notices, and the times of
+        the videos that can be read.
+    """
+    from everest.annotations.bout import LONGEST, UNSCORED
+    from everest.annotations.matching import VideoTimes, late_notices, match_videos
+    from everest.video.stream import VideoError
+
+    matched, unmatched = match_videos(bouts, names)
+    if bouts and not matched:
+        raise DataError(
+            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
+            f"--videos has {first_names([video.name for video in names.videos])}"
+        )
+    notices = [f"left out, not found in --videos: {first_names(unmatched, 10)}"] if unmatched else []
+    times: dict[str, VideoTimes] = {}
+    by_path: dict[str, list[Bout]] = {}
+    for video, video_bouts in matched.items():
+        path = str(video)
+        try:
+            times[path] = VideoTimes.of(path)
+        except VideoError as error:
+            notices.append(f"{error}; its bouts were not checked against its length")
+        end = times[path].seconds if path in times else LONGEST
+        by_path[path] = [
+            replace(bout, video=path, end=min(bout.end, end) if bout.label == UNSCORED else bout.end)
+            for bout in video_bouts
+            if bout.label != UNSCORED or bout.start < end
+        ]
+    notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
+    return [bout for video_bouts in by_path.values() for bout in video_bouts], unmatched, notices, times

@@ -28,9 +28,11 @@ def suggest(
     train: str | None = option("--train LIST", "Training list [train.csv]."),
     val: str | None = option("--val LIST", "Validation list [val.csv]."),
     test: str | None = option("--test LIST", "Test list [test.csv]."),
-    pretrain: str | None = option("--pretrain SOURCE", "Videos to pre-train on first: a folder or a list."),
-    group: str | None = option("--group G", "Groups of class folders; see `everest prepare split`."),
-    unlabeled: bool = option("--unlabeled", "Pre-train only, on videos without classes.", False),
+    pretrain: str | None = option(
+        "--pretrain SOURCE", "Folder or list of unlabeled videos to pre-train on first."
+    ),
+    group: str | None = option("--group G", "Groups of the videos; see `everest prepare split`."),
+    unlabeled: bool = option("--unlabeled", "DATA has no classes: pre-train only.", False),
     task: Task | None = o.TASK,
     device: Device | None = option("--device", "CPU or GPU memory [this machine's]."),
     hours: float | None = option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000),
@@ -47,13 +49,12 @@ def suggest(
     check_new_file(output, option="--output", overwrite=overwrite)
     here = this_device()
     is_here = device in (None, "cpu", here)
+    no_speed = hours is not None and not is_here
     refuse(
         {
             "--task: has no effect with --unlabeled": unlabeled and task,
             "--pretrain: has no effect with --unlabeled": unlabeled and pretrain,
-            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out": (
-                hours is not None and not is_here
-            ),
+            f"--hours: cannot measure the speed of --device {device} on this machine; leave it out": no_speed,
         }
     )
     given = {"train": train, "val": val, "test": test}

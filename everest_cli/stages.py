@@ -169,26 +169,28 @@ def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
 def train(
     videos: Path = argument(
         "VIDEOS",
-        "A list; or a folder of class folders, lists (train.csv, …) or recordings (--annotations).",
+        "Folder of class folders, lists (train.csv, …) or, with --annotations, recordings; or a list.",
         parser=local_path,
     ),
     annotations: list[Path] | None = option(
         "--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others; repeatable."
     ),
-    unlabeled: Path | None = option("--unlabeled DIR", "Videos to pre-train on first: a folder or a list."),
+    unlabeled: Path | None = option(
+        "--unlabeled DIR", "Folder or list of unlabeled videos to pre-train on first."
+    ),
     output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
     group: str | None = option(
         "--group G",
-        "Never split a group of videos over lists; see `everest prepare split` "
+        "Keep each group of videos in one list; see `everest prepare split` "
         "[a list's column `group`, else each recording or video].",
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
     hours: float | None = option(
-        "--hours H", "At most about H hours in all [by the number of videos].", min=0.01, max=10_000
+        "--hours H", "Maximum hours in all, about [steps by number of videos].", min=0.01, max=10_000
     ),
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,
-    overwrite: bool = option("--overwrite", "Replace the project in --output; your own files stay.", False),
+    overwrite: bool = option("--overwrite", "Replace the results in --output; other files stay.", False),
     dry_run: bool = option("--dry-run", "Print the plan and an estimate of the time; write nothing.", False),
     as_json: bool = o.AS_JSON,
     quiet: bool = o.QUIET,

@@ -92,7 +92,7 @@ def timeline(
     ),
     step: float | None = option(
         "--step SECONDS",
-        "Time between window starts [as trained if --window is, else one window].",
+        "Time between window starts [a quarter of the window of everest train; else one window].",
         min=0.001,
     ),
     save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output]."),
@@ -105,8 +105,8 @@ def timeline(
 ) -> None:
     """Predict classes over time with a sliding window; neighboring windows of a class form a bout.
 
-    With --output or --save, the probabilities are saved, too. That file can be given instead of videos and
-    a model.
+    With --output or --save, the probabilities are saved, too. Give their file instead of VIDEO and a model to
+    score or draw them again.
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
@@ -128,7 +128,7 @@ def timeline(
     files = _output_files(output, kind, source.names)
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_pngs(targets, inputs, overwrite=overwrite)
+    _check_files(targets, inputs, overwrite=overwrite)
     labeled = {} if truth is None else read_bouts(truth, source.names)[0]
     scores = None
     with Display(quiet=model.quiet) as display:
@@ -232,7 +232,7 @@ def _output_files(
     return {output: videos} if kind == "json" else files_of(output, videos, kind)
 
 
-def _check_pngs(
+def _check_files(
     targets: Mapping[str, Sequence[Path | None]], inputs: Sequence[object], *, overwrite: bool
 ) -> None:
     """Refuse files, by their options, that exist, that are inputs, or that two options name."""

@@ -222,8 +222,7 @@ def export(
     if to == "hf":
         from everest.checkpoints.transformers import write_folder
 
-        card = model_card(opened, evaluation=measured, file=WEIGHTS)
-        document = write_folder(out, opened, card=card)
+        document = write_folder(out, opened, card=model_card(opened, evaluation=measured, file=WEIGHTS))
     else:
         from everest.checkpoints.graph import exportable
         from everest.checkpoints.graph_files import calibration_clips, write_onnx
@@ -231,8 +230,7 @@ def export(
         clips = [] if calibrate is None else calibration_clips(opened, calibrate, notify=say)
         exported = exportable(opened, keep=keep, precision=precision)
         card = model_card(replace(opened, spec=exported.spec), evaluation=measured, file=out.name)
-        facts = write_onnx(out, exported, calibration=clips)
-        document = {"written": [str(out), str(card_file)], **facts}
+        document = {"written": [str(out), str(card_file)], **write_onnx(out, exported, calibration=clips)}
         write_text(card_file, card)
     on = "partly still clips of noise" if calibrate is None else f"the clips of {calibrate}"
     say(f"outputs differ from everest's by at most {document['difference']:.1e}, on {on}")

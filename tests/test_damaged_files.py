@@ -125,7 +125,7 @@ def row_store(name: str) -> Maker:
 
 def project(folder: Path, request: pytest.FixtureRequest) -> Made:
     asked = Request(videos=str(request.getfixturevalue("clip_files")))
-    document = {"request": asdict(asked), "files": {}, "root": "x", "folds": [], "window": None}
+    document = {"request": asdict(asked), "files": {}, "section": {}, "folds": [], "window": None}
     write_document(folder / "project.json", document)
     return Made(folder / "project.json", lambda: find_project(folder, asked, overwrite=False))
 

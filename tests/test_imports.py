@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = (
     *("errors", "system", "video", "methods", "config", "lists", "annotations", "data", "metrics"),
     *("tokenizer", "models", "foreign", "checkpoints", "engine", "inference", "probes", "figures", "search"),
-    *("evaluation", "profiling", "footage", "prepare", "suggest", "sweep", "root", "project", "demo"),
+    *("evaluation", "profiling", "prepare", "suggest", "sweep", "root", "project", "demo"),
     "cli",
 )
 PACKAGES = {"everest_demo": "demo", "everest_cli": "cli"}

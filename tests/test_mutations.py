@@ -62,7 +62,7 @@ tests/data/test_frames.py
     last frame reachable: (length - 2 - start) => (length - 1 - start)
     window open at its end: start + window, num=frames) => start + window, num=frames, endpoint=False)
 tests/methods/test_frame_selection.py
-  everest/methods/frame_selection.py
+  everest/methods/ranked.py
     frames by their share alone: .log() / counts => .log() * counts
     frames not in order: order[:, :num].sort(dim=1).values => order[:, :num]
 """

@@ -31,7 +31,6 @@ SUBJECTS = {
         "everest/lists",
         "everest/prepare",
         "everest/annotations",
-        "everest/footage",
     ),
     "Videos and clips": ("everest/video", "everest/data"),
     "Weights and checkpoints": (

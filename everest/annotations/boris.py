@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, Observation
+from everest.annotations.boris_events import Event, bouts_of, media_borders
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
@@ -36,42 +37,33 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     observed: dict[str, list[Span]] = defaultdict(list)
     ends: dict[str, float] = {}  # of files whose length is stated
     for name, values in document["observations"].items():
-        observation = _observation(f"{path}, observation '{shown(name)}'", name, values, states)
-        ends |= values.get("media_info", {}).get("length", {})
-        for file, span in observation.observed(videos):
-            observed[file].append(span)
-        bouts += observation.bouts(videos)
+        where = f"{path}, observation '{shown(name)}'"
+        if values.get("type") == "IMAGES":
+            raise DataError(
+                f"{where}: is of images, which have no times; delete it from a copy of the project"
+            )
+        # Live observations have no file, and an empty list instead of a table of players.
+        media = tuple(dict(values.get("file") or {}).get("1") or (name,))
+        lengths = values.get("media_info", {}).get("length", {})
+        start, end = values.get("observation time interval") or (0, 0)
+        events = []
+        for time, subject, behavior, modifiers, comment, *_ in values["events"]:
+            if time is None:
+                raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
+            stop = None if behavior in states else float(time)
+            events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
+        seconds, offset = [lengths.get(file) for file in media], float(values.get("time offset", 0))
+        start, end = (float(start or 0), float(end or 0))  # an end of 0 is the end of the media
+        ends |= lengths
+        has_borders = events or start or end
+        borders = media_borders(media, seconds, videos, where=where) if has_borders else [0.0] * len(media)
+        for file, first in zip(media, borders, strict=False):
+            begin = first if start or end else 0.0
+            observed[file].append((max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)))
+        bouts += bouts_of(events, media, borders, where=where, offset=offset)
     for file in dict.fromkeys(bout.video for bout in bouts):
         bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
-
-
-def _observation(where: str, name: str, values: Mapping[str, Any], states: Collection[str]) -> Observation:
-    """The observation that a project describes.
-
-    Args:
-        states: the behaviors that last.
-    """
-    if values.get("type") == "IMAGES":
-        raise DataError(f"{where}: is of images, which have no times; delete it from a copy of the project")
-    # Live observations have no file, and an empty list instead of a table of players.
-    media = tuple(dict(values.get("file") or {}).get("1") or (name,))
-    lengths = values.get("media_info", {}).get("length", {})
-    start, end = values.get("observation time interval") or (0, 0)
-    events = []
-    for time, subject, behavior, modifiers, comment, *_ in values["events"]:
-        if time is None:
-            raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
-        stop = None if behavior in states else float(time)
-        events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
-    return Observation(
-        where=where,
-        events=events,
-        media=media,
-        seconds=tuple(lengths.get(file) for file in media),
-        offset=float(values.get("time offset", 0)),
-        interval=(float(start or 0), float(end or 0)),
-    )
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
@@ -80,12 +72,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     labels = {bout.label for bout in all_bouts}
     points = labels - {bout.label for bout in all_bouts if bout.seconds}
     date = datetime.now().isoformat(timespec="seconds")
-    names = sorted({bout.subject for bout in all_bouts} - {""})
-    subjects = [EMPTY["subject"] | {"name": name} for name in names]
-    behaviors = [
-        EMPTY["behavior"] | {"code": name, "type": POINT if name in points else STATE}
-        for name in sorted({*classes, *labels})
-    ]
+    subjects = sorted({bout.subject for bout in all_bouts} - {""})
     count = Counter(map(stem, bouts))
     observations = {}
     for video, video_bouts in bouts.items():
@@ -93,28 +80,25 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
         info: dict[str, Any] = {"hasVideo": {media: True}, "hasAudio": {media: False}, "offset": {"1": 0.0}}
         if video in times:
             info |= {"length": {media: times[video].seconds}, "fps": {media: times[video].fps}}
-        observations[stem(video) if count[stem(video)] == 1 else video] = EMPTY["observation"] | {
-            "file": {"1": [media]},
-            "date": date,
-            "events": _events(video_bouts, points),
-            "media_info": info,
-        }
+        events = _events(video_bouts, points)
+        facts = {"file": {"1": [media]}, "date": date, "events": events, "media_info": info}
+        observations[stem(video) if count[stem(video)] == 1 else video] = EMPTY["observation"] | facts
     document = EMPTY["project"] | {
         "project_date": date,
-        "subjects_conf": {str(number): subject for number, subject in enumerate(subjects)},
-        "behaviors_conf": {str(number): behavior for number, behavior in enumerate(behaviors)},
+        "subjects_conf": {str(row): EMPTY["subject"] | {"name": name} for row, name in enumerate(subjects)},
+        "behaviors_conf": {
+            str(row): EMPTY["behavior"] | {"code": name, "type": POINT if name in points else STATE}
+            for row, name in enumerate(sorted({*classes, *labels}))
+        },
         "observations": observations,
     }
     return json_text(document, indent=1)
 
 
 def _events(bouts: Iterable[Bout], points: Collection[str]) -> list[list[Any]]:
-    """The events of the bouts of a video in the order of their times. Overlapping bouts are merged.
+    """The events of the bouts of a video by their times; classes in `points` have point events only.
 
-    BORIS reads every second event of a state as its stop.
-
-    Args:
-        points: the classes that have point events only.
+    Overlapping bouts are merged, as BORIS reads every second event of a state as its stop.
     """
     running: dict[tuple[str, str], float] = {}
     events = []

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
-from everest.annotations.bout import LONGEST, Bout, Span, origin_in
+from everest.annotations.bout import Bout, origin_in
 from everest.annotations.matching import VideoFinder
 from everest.errors import DataError, shown
 
@@ -37,75 +36,68 @@ class Event(NamedTuple):
     status: str = ""  # START or STOP of a state; empty: every second event is its stop
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observation:
-    """Events, and the media in which they are, played one after the other."""
+def media_borders(
+    media: Sequence[str], lengths: Sequence[float | None], videos: VideoFinder, *, where: str
+) -> list[float]:
+    """When each of the queued media begins, and the end of the last, which is infinite if it is not known.
 
-    where: str  # file and name, for messages
-    events: Sequence[Event]
-    media: tuple[str, ...]
-    seconds: tuple[float | None, ...]  # their lengths; None: not stated
-    offset: float = 0.0
-    interval: Span = (0.0, 0.0)  # the observed part, without the offset; an end of 0 is the end of the media
+    Args:
+        lengths: seconds of the media; None: not stated.
+        where: file and name of the observation, for messages.
+    """
+    seconds = [
+        times.seconds if length is None and (times := videos.times(name)) is not None else length
+        for name, length in zip(media, lengths, strict=True)
+    ]
+    if None in seconds[:-1]:
+        raise DataError(
+            f"{where}: has {len(media)} queued media, and times run on over them, but the length of "
+            f"{shown(media[seconds.index(None)])} is not in the file; name the folder of the videos "
+            "(--videos), or use the .boris project"
+        )
+    return [0.0, *accumulate(math.inf if length is None else length for length in seconds)]
 
-    def bouts(self, videos: VideoFinder) -> Iterator[Bout]:
-        """Yield the bouts of states and points in the files shown then: one for each file that they touch."""
-        borders = self._borders(videos) if self.events else [0.0]
-        offset = f" less the time offset of {self.offset:g} s" if self.offset else ""
-        for event, stop in self._paired():
-            start, end = event.time - self.offset, stop - self.offset
-            if not 0 <= start <= end or end > borders[-1] + LEEWAY:
-                raise DataError(
-                    f"{self.where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{offset} is "
-                    f"outside of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
-                )
-            for name, (first, after) in zip(self.media, pairwise([*borders[:-1], math.inf]), strict=True):
-                if first <= start < after or max(start, first) < min(end, after):
-                    yield Bout(
-                        video=name,
-                        start=max(start, first) - first,
-                        end=min(end, after) - first,
-                        label=event.behavior,
-                        origin=origin_in(event.comment.strip()),
-                        subject="" if event.subject == NO_SUBJECT else event.subject,
-                    )
 
-    def observed(self, videos: VideoFinder) -> Iterator[tuple[str, Span]]:
-        """Yield each file with its observed part."""
-        start, end = self.interval
-        borders = [0.0] * len(self.media) if self.interval == (0, 0) else self._borders(videos)
-        for name, first in zip(self.media, borders, strict=False):
-            yield name, (max(start - first, 0.0), min((end or math.inf) - first, LONGEST))
+def bouts_of(
+    events: Sequence[Event], media: Sequence[str], borders: Sequence[float], *, where: str, offset: float
+) -> Iterator[Bout]:
+    """Yield the bouts of states and points in the files shown then: one for each file that they touch.
 
-    def _paired(self) -> Iterator[tuple[Event, float]]:
-        """Yield the first event of each state and point, and the time of its end."""
-        running: dict[tuple[str, str, str], Event] = {}
-        for event in sorted(self.events, key=lambda event: event.time):
-            key = event.subject, event.behavior, event.modifiers
-            if event.end is not None:
-                yield event, event.end
-            elif key in running and event.status != "START":
-                yield running.pop(key), event.time
-            elif key not in running and event.status != "STOP":
-                running[key] = event
-            else:  # a stop without a start, or a second start
-                running = {key: event}
-                break
-        for event in running.values():
-            done, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
-            problem = f"'{shown(event.behavior)}' is {done} at {event.time:.3f} s and not {missing}"
-            raise DataError(f"{self.where}: {problem}; {FIX_UNPAIRED}")
-
-    def _borders(self, videos: VideoFinder) -> list[float]:
-        """When each file begins, and the end of the last, which is infinite if its length is not known."""
-        lengths = [
-            times.seconds if seconds is None and (times := videos.times(name)) is not None else seconds
-            for name, seconds in zip(self.media, self.seconds, strict=True)
-        ]
-        if None in lengths[:-1]:
+    Args:
+        borders: of the media; see `media_borders`.
+        offset: seconds that are part of the times of the events.
+    """
+    less_offset = f" less the time offset of {offset:g} s" if offset else ""
+    for event, stop in _paired(events, where):
+        start, end = event.time - offset, stop - offset
+        if not 0 <= start <= end or end > borders[-1] + LEEWAY:
             raise DataError(
-                f"{self.where}: has {len(self.media)} queued media, and times run on over them, but "
-                f"the length of {shown(self.media[lengths.index(None)])} is not in the file; name the "
-                "folder of the videos (--videos), or use the .boris project"
+                f"{where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset} is "
+                f"outside of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
             )
-        return [0.0, *accumulate(math.inf if length is None else length for length in lengths)]
+        who = {"label": event.behavior, "subject": "" if event.subject == NO_SUBJECT else event.subject}
+        for name, (first, after) in zip(media, pairwise([*borders[:-1], math.inf]), strict=True):
+            begin, last = max(start, first), min(end, after)
+            if first <= start < after or begin < last:
+                origin = origin_in(event.comment.strip())
+                yield Bout(video=name, start=begin - first, end=last - first, origin=origin, **who)
+
+
+def _paired(events: Sequence[Event], where: str) -> Iterator[tuple[Event, float]]:
+    """Yield the first event of each state and point, and the time of its end."""
+    running: dict[tuple[str, str, str], Event] = {}
+    for event in sorted(events, key=lambda event: event.time):
+        key = event.subject, event.behavior, event.modifiers
+        if event.end is not None:
+            yield event, event.end
+        elif key in running and event.status != "START":
+            yield running.pop(key), event.time
+        elif key not in running and event.status != "STOP":
+            running[key] = event
+        else:  # a stop without a start, or a second start
+            running = {key: event}
+            break
+    for event in running.values():
+        done, missing = ("stopped", "started") if event.status == "STOP" else ("started", "stopped")
+        problem = f"'{shown(event.behavior)}' is {done} at {event.time:.3f} s and not {missing}"
+        raise DataError(f"{where}: {problem}; {FIX_UNPAIRED}")

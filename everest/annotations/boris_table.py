@@ -9,11 +9,11 @@ Source: boris/export_observation.py of BORIS.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.boris_events import FIX_UNPAIRED, Event, Observation
+from everest.annotations.boris_events import FIX_UNPAIRED, Event, bouts_of, media_borders
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.matching import VideoFinder
 from everest.annotations.tables import in_line, number_in, read_table
@@ -43,12 +43,11 @@ def has_columns(cells: Sequence[str]) -> bool:
     return is_events or {"Behavior", START, STOP} <= names
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read the bouts of a table of events or of aggregated events."""
     above, header, table_rows = read_table(path, has_columns)
     about = [(key, value) for key, value, *_ in (line for line in above if len(line) > 1) if value]
     general = {key: value for key, value in about if key in (ID, OFFSET)}
-    queue = tuple(value for key, value in about if key == PLAYER)
     places = {name: place for place, name in enumerate(header)}  # of equal names, the last
     places |= {name: header.index(name) for name in FIRST if name in header}
     by_observation: dict[str, list[tuple[Cells, Event]]] = defaultdict(list)
@@ -56,20 +55,21 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
         with in_line(number, fields, header):
             cells = general | {name: fields[place] for name, place in places.items()}
             by_observation[cells.get(ID, "")].append((cells, _event(cells)))
-    bouts: list[Bout] = []
     for name, rows in by_observation.items():
         rows.sort(key=lambda row: row[1].time)
-        media, lengths = _media([cells for cells, _ in rows], queue)
-        media = media or (name,)
-        observation = Observation(
-            where=f"{path}, observation '{name}'",
-            events=[event for _, event in rows],
-            media=media,
-            seconds=lengths if len(lengths) == len(media) else (None,) * len(media),
-            offset=_number(rows[0][0].get(OFFSET, "")) or 0.0,
-        )
-        bouts += observation.bouts(videos)
-    return bouts
+        first = rows[0][0]
+        # Media are stated in each row or above the table, else as rows name them.
+        media, lengths = [value for key, value in about if key == PLAYER], []
+        if SOURCE in first:
+            media = first[SOURCE].split("|")[0].removeprefix("player #1:").split(";")
+            lengths = [_number(text) for text in first.get(LENGTHS, "").split("|")[0].split(";")]
+        column = next((name for name in MEDIA if name in first), "")
+        media = media or list(dict.fromkeys(cells.get(column, "") for cells, _ in rows))
+        media = [file for file in media if file not in NO_MEDIA] or [name]
+        where, offset = f"{path}, observation '{name}'", _number(first.get(OFFSET, "")) or 0.0
+        seconds = lengths if len(lengths) == len(media) else [None] * len(media)
+        borders = media_borders(media, seconds, videos, where=where)
+        yield from bouts_of([event for _, event in rows], media, borders, where=where, offset=offset)
 
 
 def _event(cells: Cells) -> Event:
@@ -94,17 +94,6 @@ def _event(cells: Cells) -> Event:
         comment=cells.get("Comment", cells.get("Comment start", "")),
         status=status,
     )
-
-
-def _media(rows: Sequence[Cells], queue: Sequence[str]) -> tuple[tuple[str, ...], tuple[float | None, ...]]:
-    """The media of an observation, stated in each row or above the table, else as rows name them; lengths."""
-    media, lengths = tuple(queue), ()
-    if SOURCE in rows[0]:
-        media = tuple(rows[0][SOURCE].split("|")[0].removeprefix("player #1:").split(";"))
-        lengths = tuple(map(_number, rows[0].get(LENGTHS, "").split("|")[0].split(";")))
-    column = next((name for name in MEDIA if name in rows[0]), "")
-    media = media or dict.fromkeys(cells.get(column, "") for cells in rows)
-    return tuple(file for file in media if file not in NO_MEDIA), lengths
 
 
 def _number(text: str) -> float | None:

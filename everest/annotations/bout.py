@@ -2,8 +2,6 @@
 
 Time that no one has labeled is neither a class nor background: a reader states it by bouts of the label
 `unscored`, and any kind of file may have this label itself.
-
-W windows.
 """
 
 from __future__ import annotations
@@ -13,12 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from everest.config.heads import BACKGROUND as BACKGROUND
 from everest.errors import shown
-from everest.video.times import TIME_TOLERANCE
 
 Span = tuple[float, float]  # seconds
 Origin = Literal["manual", "automated", "curated"]  # a person; a model; a model, and corrected by a person
@@ -80,10 +74,9 @@ def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     bouts_of: dict[str, list[Bout]] = defaultdict(list)
     for bout in bouts:
         bouts_of[bout.video].append(bout)
-    return {
-        video: sorted(video_bouts, key=lambda bout: (bout.start, bout.end, bout.label))
-        for video, video_bouts in bouts_of.items()
-    }
+    for video_bouts in bouts_of.values():
+        video_bouts.sort(key=lambda bout: (bout.start, bout.end, bout.label))
+    return dict(bouts_of)
 
 
 def by_label(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
@@ -136,13 +129,3 @@ def unscored_bouts(video: str, scored: Iterable[Span], end: float = LONGEST) -> 
     """A bout for each time of a video, up to its end, outside the spans that are scored."""
     spans = spans_outside(scored, end)
     return [Bout(video=video, start=start, end=stop, label=UNSCORED) for start, stop in spans]
-
-
-def are_outside(
-    starts: NDArray[np.float64], ends: NDArray[np.float64], spans: Iterable[Span]
-) -> NDArray[np.bool_]:
-    """Whether each window overlaps none of some spans, (W,), by the starts and ends of windows, (W,) each."""
-    outside = np.ones(len(starts), np.bool_)
-    for start, end in spans:
-        outside &= (ends <= start + TIME_TOLERANCE) | (starts >= end - TIME_TOLERANCE)
-    return outside

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,18 +17,13 @@ COLUMNS: Final = ("video", "start", "end", "label")
 
 def has_columns(cells: Sequence[str]) -> bool:
     """Whether a line names the columns of a table of bouts."""
-    return set(COLUMNS) <= set(_names(cells))
+    return {cell.strip().lower() for cell in cells}.issuperset(COLUMNS)
 
 
-def _names(cells: Sequence[str]) -> list[str]:
-    return [cell.strip().lower() for cell in cells]
-
-
-def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read a bout from each row with a label."""
     _, header, rows = read_table(path, has_columns)
-    names = _names(header)
-    bouts = []
+    names = [cell.strip().lower() for cell in header]
     for number, cells in rows:
         with in_line(number, cells, names):
             row = dict(zip(names, map(str.strip, cells), strict=False))
@@ -39,17 +34,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             origin = row.get("origin") or "manual"
             if origin not in ORIGINS:
                 raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
-            bouts.append(
-                Bout(
-                    video=row["video"],
-                    start=number_in(row["start"]),
-                    end=number_in(row["end"]),
-                    label=row["label"],
-                    origin=origin_in(origin),
-                    subject=row.get("subject", ""),
-                )
-            )
-    return bouts
+            start, end = number_in(row["start"]), number_in(row["end"])
+            texts = {"video": row["video"], "label": row["label"], "subject": row.get("subject", "")}
+            bout = Bout(start=start, end=end, origin=origin_in(origin), **texts)
+        yield bout
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

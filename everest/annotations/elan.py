@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import mimetypes
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -33,7 +33,7 @@ class _NoDocumentType(ElementTree.TreeBuilder):
         raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read the bouts of the tiers without a parent."""
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
@@ -46,7 +46,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     begin = 0 if media is None else int(media.get("TIME_ORIGIN", 0))
     video = path.stem if media is None else media.attrib["MEDIA_URL"]
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
-    bouts = []
     for tier in root.iterfind("TIER"):
         if tier.get("PARENT_REF") is not None:
             continue
@@ -57,8 +56,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
                 raise ValueError(f"the annotation {annotation.attrib['ANNOTATION_ID']} has no time")
             start, end = from_milliseconds(*(int(time or 0) + begin for time in times))
             label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
-            bouts.append(Bout(video=video, start=start, end=end, label=label, origin=origin, subject=subject))
-    return bouts
+            yield Bout(video=video, start=start, end=end, label=label, origin=origin, subject=subject)
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

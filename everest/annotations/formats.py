@@ -24,7 +24,15 @@ from everest.video.folders import as_data_error, refuse_video
 
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
 
-Read = Callable[[Path, "float | None", VideoFinder], list[Bout]]
+REASONS: Final = (  # why a file cannot be read, by the type of the error; else the error's own words
+    (UnicodeDecodeError, "it is no text in UTF-8; save it in this encoding"),
+    (JSONDecodeError, "damaged JSON: {}"),
+    (KeyError, "{} is missing"),
+    (OverflowError, "a number is too large for a time"),
+    ((TypeError, AttributeError, IndexError), "unexpected structure; export the file again"),
+)
+
+Read = Callable[[Path, "float | None", VideoFinder], Iterable[Bout]]
 Write = Callable[[Bouts, Mapping[str, VideoTimes], Sequence[str]], str]
 
 
@@ -73,12 +81,14 @@ def read_annotations(
         kind = "annotations"
         try:
             kind = recognize(path)
-            bouts = FORMATS[kind].read(path, fps, videos or VideoFinder())
+            bouts = list(FORMATS[kind].read(path, fps, videos or VideoFinder()))
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
-            raise DataError(f"{path}: cannot be read as {kind}: {_reason(error)}") from error
+            reason = next((text for types, text in REASONS if isinstance(error, types)), None)
+            reason = shown(str(error), most=300) if reason is None else reason.format(error)
+            raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
     if keep_windows:
         return bouts
     kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
@@ -86,23 +96,6 @@ def read_annotations(
         checked = [(window.start, window.end) for window in drawn if window.label == CHECKED]
         kept += unscored_bouts(video, checked)
     return kept
-
-
-def _reason(error: Exception) -> str:
-    """Why a file cannot be read, for a message."""
-    match error:
-        case UnicodeDecodeError():
-            return "it is no text in UTF-8; save it in this encoding"
-        case JSONDecodeError():
-            return f"damaged JSON: {error}"
-        case KeyError():
-            return f"{error} is missing"
-        case OverflowError():
-            return "a number is too large for a time"
-        case TypeError() | AttributeError() | IndexError():
-            return "unexpected structure; export the file again"
-        case _:
-            return shown(str(error), most=300)
 
 
 def recognize(path: Path) -> str:

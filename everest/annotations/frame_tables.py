@@ -10,7 +10,8 @@ F frames, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -31,9 +32,8 @@ COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in
 POSE: Final = ("_x", "_y", "_p")
 NO_LABEL: Final = -1
 OTHER: Final = -2  # a number of a feature
-CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(
-    ("-1", "-1.0", "", "nan", "NaN", "NA"), NO_LABEL
-)
+NO_LABELS: Final = ("-1", "-1.0", "", "nan", "NaN", "NA")
+CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(NO_LABELS, NO_LABEL)
 MOST_FRAMES: Final = 20_000_000  # our choice: 9 days at 25 frames a second; a table of them fits in memory
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
 MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
@@ -46,7 +46,7 @@ def has_columns(cells: Sequence[str]) -> bool:
     return len(cells) > 1 and (is_unnamed or cells[0] == "frame")
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.
@@ -67,20 +67,16 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
         raise DataError(
             f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
         )
-    spans: list[tuple[str, float, float]] = []
-    for label, is_in in columns.items():
-        # Starts and ends of runs in turn.
-        changes = np.flatnonzero(np.diff(is_in, prepend=False, append=False))
-        borders = times.borders[np.minimum(changes, times.frames)].reshape(-1, 2)
-        spans += [(label, start, end) for start, end in borders.tolist()]
     last = float(times.borders[min(frames, times.frames)])
+    after: list[list[float]] = []  # the frames of the video that the table lacks
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
-        spans.append((UNSCORED, last, video_times.seconds))
-    return [
-        Bout(video=video, start=start, end=end, label=label, origin=origin)
-        for label, start, end in spans
-        if start < end
-    ]
+        after.append([last, video_times.seconds])
+    for label, is_in in columns.items():
+        changes = np.flatnonzero(np.diff(is_in, prepend=False, append=False))  # starts and ends in turn
+        spans = times.borders[np.minimum(changes, times.frames)].reshape(-1, 2).tolist()
+        for start, end in spans + (after if label == UNSCORED else []):
+            if start < end:
+                yield Bout(video=video, start=start, end=end, label=label, origin=origin)
 
 
 def _columns(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], bool]:
@@ -106,7 +102,13 @@ def _columns(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], bool]:
         classes = list(takewhile(is_class.__getitem__, reversed(columns)))[::-1]
     if not classes:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
-    frames = _frames_of(numbers)
+    frames = np.arange(len(lines))  # of the rows, by their places if their numbers do not rise
+    with suppress(ValueError):
+        counts = np.array(numbers, np.float64)
+        counts -= counts[0] == 1  # numbers from 1 on
+        is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
+        if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
+            frames = counts.astype(np.int64)
     values = np.full((frames[-1] + 1, len(classes)), NO_LABEL, np.int8)  # (F, C), with the background
     values[frames] = codes[:, classes]
     unscored = (values == NO_LABEL).any(axis=1)
@@ -116,15 +118,3 @@ def _columns(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], bool]:
         frames_of[header[place]] = frames_of.get(header[place], False) | column  # equal names are merged
     frames_of.pop(BACKGROUND, None)
     return frames_of | {UNSCORED: frames_of.get(UNSCORED, False) | unscored}, bool(predicted)
-
-
-def _frames_of(numbers: Sequence[str]) -> NDArray[np.int64]:
-    """The frame of each row, from 0, by its number in the table; by its place if the numbers do not rise."""
-    places = np.arange(len(numbers))
-    try:
-        frames = np.array(numbers, np.float64)
-    except ValueError:
-        return places
-    frames -= frames[0] == 1  # numbers from 1 on
-    is_rising = (np.diff(frames) >= 1).all() and (frames == frames.round()).all()
-    return frames.astype(np.int64) if is_rising and 0 <= frames[0] <= frames[-1] < MOST_FRAMES else places

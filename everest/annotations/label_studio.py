@@ -12,7 +12,7 @@ code.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,14 +25,13 @@ VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read the bouts of all tasks of Label Studio.
 
     Of several annotations of a task the last that is not canceled counts; a task without any has the bouts
     of its last prediction, with the origin `automated`.
     """
     document = read_json(path)
-    bouts: list[Bout] = []
     for number, task in enumerate(document if isinstance(document, list) else [document], start=1):
         data = task.get("data", task)
         names = (value for key, value in data.items() if key.lower() in VIDEO_KEYS)
@@ -53,14 +52,13 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             for span, label in product(value["ranges"], value["timelinelabels"]):
                 start, end = (span["start"] - 1) / rate, span["end"] / rate
                 source = _ORIGINS.get(origin, "manual")
-                bouts.append(Bout(video=video, start=start, end=end, label=label, origin=source))
-    return bouts
+                yield Bout(video=video, start=start, end=end, label=label, origin=source)
 
 
 def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the results of a task; in JSON-MIN they are lists next to the video."""
     if "annotations" not in task and "predictions" not in task:
-        yield from (result for values in task.values() if isinstance(values, list) for result in values)
+        yield from chain(*(values for values in task.values() if isinstance(values, list)))
         return
     annotations = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
     if annotations:
@@ -69,7 +67,7 @@ def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from ({"origin": "prediction"} | result for result in task["predictions"][-1]["result"])
 
 
-def read_activitynet(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+def read_activitynet(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read the annotations of ActivityNet's database, or the results of a model, which are automated."""
     document = read_json(path)
     default: Origin = "manual" if "database" in document else "automated"
@@ -77,10 +75,8 @@ def read_activitynet(path: Path, fps: float | None, videos: VideoFinder) -> list
         entries = {video: facts["annotations"] for video, facts in document["database"].items()}
     else:
         entries = document["results"]
-    bouts = []
     for video, segments in entries.items():
         for entry in segments:
             start, end = float(entry["segment"][0]), float(entry["segment"][1])
             origin = origin_in(entry.get("origin"), default)
-            bouts.append(Bout(video=video, start=start, end=end, label=entry["label"], origin=origin))
-    return bouts
+            yield Bout(video=video, start=start, end=end, label=entry["label"], origin=origin)

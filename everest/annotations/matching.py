@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts, by_video
-from everest.errors import DataError, first_names, shown
+from everest.errors import DataError, shown
 from everest.video.folders import VIDEO_SUFFIXES
 from everest.video.reader import frame_times, probe
 from everest.video.source import Video
-from everest.video.stream import VideoError
 
 SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
@@ -93,12 +92,12 @@ class VideoFinder:
             text = unquote(text.partition("?")[0])
         *folders, last = text.replace("\\", "/").split("/")
         videos = next((self._by_key[key] for key in _keys(last) if key in self._by_key), [])
-        shared = {}  # the number of folders at the end that are equal
+        shared = {}  # the folders at the end that are equal
         for video in videos:
             pairs = zip(reversed(video.absolute().parts[:-1]), reversed(folders), strict=False)
-            equal = takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs)
-            shared[video] = sum(1 for _ in equal)
-        best = [video for video, count in shared.items() if count == max(shared.values())]
+            shared[video] = list(takewhile(lambda pair: pair[0].casefold() == pair[1].casefold(), pairs))
+        most = max(map(len, shared.values()), default=0)
+        best = [video for video, equal in shared.items() if len(equal) == most]
         if len(best) > 1:
             names = f"{best[0]} or {best[1]}; name one of the folders"
             raise DataError(f"the annotated video {shown(name)} may be {names}")
@@ -131,43 +130,6 @@ def match_videos(bouts: Iterable[Bout], videos: VideoFinder) -> tuple[dict[Path,
         else:
             matched[video] += video_bouts
     return dict(matched), unmatched
-
-
-class VideoBouts(NamedTuple):
-    """Bouts by the paths of the user's videos."""
-
-    bouts: list[Bout]
-    unmatched: list[str]  # annotated names without a video
-    notices: list[str]
-    times: dict[str, VideoTimes]  # of the videos that can be read
-
-
-def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> VideoBouts:
-    """Find the video of each bout; DataError if no bout has one. Unscored time ends with the video."""
-    matched, unmatched = match_videos(bouts, names)
-    if bouts and not matched:
-        raise DataError(
-            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
-            f"--videos has {first_names([video.name for video in names.videos])}"
-        )
-    notices = [f"left out, not found in --videos: {first_names(unmatched, 10)}"] if unmatched else []
-    times: dict[str, VideoTimes] = {}
-    by_path: dict[str, list[Bout]] = {}
-    for video, video_bouts in matched.items():
-        path = str(video)
-        try:
-            times[path] = VideoTimes.of(path)
-        except VideoError as error:
-            notices.append(f"{error}; its bouts were not checked against its length")
-        end = times[path].seconds if path in times else LONGEST
-        by_path[path] = [
-            replace(bout, video=path, end=min(bout.end, end) if bout.label == UNSCORED else bout.end)
-            for bout in video_bouts
-            if bout.label != UNSCORED or bout.start < end
-        ]
-    notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
-    kept = [bout for video_bouts in by_path.values() for bout in video_bouts]
-    return VideoBouts(kept, unmatched, notices, times)
 
 
 def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:

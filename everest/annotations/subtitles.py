@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from operator import mul
 from pathlib import Path
@@ -28,11 +29,10 @@ UNITS: Final = (3_600_000, 60_000, 1000, 1)  # milliseconds of an hour, a minute
 _TAG: Final = re.compile(r"</?[^>]*>")
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read a bout for each line of each cue; the video has the name of the file."""
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     is_vtt = lines[0].startswith("WEBVTT")
-    bouts = []
     for is_empty, block in groupby(enumerate(lines, start=1), key=lambda row: not row[1].strip()):
         if is_empty:
             continue
@@ -60,29 +60,25 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
             start, end = from_milliseconds(start, end)
             for _, text in labels:
                 label = html.unescape(_TAG.sub("", text)) if is_vtt else text
-                bouts.append(Bout(video=path.stem, start=start, end=end, label=label.strip()))
-    return bouts
+                yield Bout(video=path.stem, start=start, end=end, label=label.strip())
 
 
-def write_srt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
-    """The SubRip file of the bouts of one video."""
+def _write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str], *, is_vtt: bool) -> str:
+    """The cues of the bouts of one video, of SubRip with their numbers."""
     ((_, video_bouts),) = bouts.items()
-    cues = (f"{_span_text(bout, ',')}\n{bout.label}\n" for bout in video_bouts)
-    return "\n".join(f"{number}\n{cue}" for number, cue in enumerate(cues, start=1))
+    cues = ["WEBVTT\n"] if is_vtt else []
+    for number, bout in enumerate(video_bouts, start=1):
+        stamps = []  # hours:minutes:seconds.milliseconds
+        for time in milliseconds(bout):
+            minutes, rest = divmod(time, UNITS[1])
+            second, thousandths = divmod(rest, UNITS[2])
+            point = "." if is_vtt else ","
+            stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
+        head = "" if is_vtt else f"{number}\n"
+        label = html.escape(bout.label, quote=False) if is_vtt else bout.label
+        cues.append(f"{head}{' --> '.join(stamps)}\n{label}\n")
+    return "\n".join(cues)
 
 
-def write_vtt(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
-    """The WebVTT file of the bouts of one video."""
-    ((_, video_bouts),) = bouts.items()
-    cues = (f"{_span_text(bout, '.')}\n{html.escape(bout.label, quote=False)}\n" for bout in video_bouts)
-    return "\n".join(["WEBVTT\n", *cues])
-
-
-def _span_text(bout: Bout, point: str) -> str:
-    """The times of a bout as hours:minutes:seconds.milliseconds."""
-    stamps = []
-    for time in milliseconds(bout):
-        seconds, thousandths = divmod(time, 1000)
-        minutes, second = divmod(seconds, 60)
-        stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
-    return " --> ".join(stamps)
+write_srt: Final = partial(_write, is_vtt=False)
+write_vtt: Final = partial(_write, is_vtt=True)

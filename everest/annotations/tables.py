@@ -7,33 +7,29 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 SEPARATORS: Final = "\t;,"  # a comma may be in a cell, too
 
 IsHeader = Callable[[Sequence[str]], bool]  # whether the cells of a line are the columns of a kind of table
+Row = tuple[int, list[str]]  # the number of a line, from 1, and its cells
 
 
-class Table(NamedTuple):
-    """A table that is read line by line, without empty lines."""
+def read_table(path: Path, is_header: IsHeader) -> tuple[list[list[str]], list[str], Iterator[Row]]:
+    """Read what is above the header of a table, the header, and further rows one by one, without empty lines.
 
-    above: list[list[str]]  # the lines above the header
-    header: list[str]
-    rows: Iterator[tuple[int, list[str]]]  # each after the number of its line, from 1
-
-
-def read_table(path: Path, is_header: IsHeader) -> Table:
-    """Read a table up to its header; ValueError if it has none."""
-    lines = _lines(path, is_header)
+    ValueError if it has no header.
+    """
+    rows = _rows(path, is_header)
     above: list[list[str]] = []
-    for _, cells in lines:
+    for _, cells in rows:
         if is_header(cells):
-            return Table(above, cells, lines)
+            return above, cells, rows
         above.append(cells)
     raise ValueError("no line with the names of the columns")
 
 
-def _lines(path: Path, is_header: IsHeader) -> Iterator[tuple[int, list[str]]]:
+def _rows(path: Path, is_header: IsHeader) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         separators = (each for line in file for each in SEPARATORS if is_header(cells_of(line, each)))
         separator = next(separators, ",")

@@ -22,7 +22,7 @@ from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
 from everest.models.video_model import VideoEncoder
 from everest.system.hub import PREFIXES
 from everest.system.weights import Weights, state_hash
-from everest.tokenizer.spec import TokenizerUse, tokenizer_settings, tokenizer_use
+from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
 
 
@@ -51,28 +51,21 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
 
     With a cache, its index supplies the facts of the network that made it.
     """
-    stage, tokenizer, teacher = recipe.pretrain, None, None
-    if stage.needs_tokenizer:
-        tokenizer = _tokenizer_use(recipe)
-    if stage.teacher is not None:
-        teacher = _read_teacher(recipe)[0]
+    stage, tokenizer = recipe.pretrain, None
+    if stage.needs_tokenizer and stage.cache is not None:
+        from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
+
+        named, tokenizer = tokenizer_settings(recipe).checkpoint, TokenIndex.read(Path(stage.cache)).tokenizer
+        if named is not None and tokenizer_use(recipe).sha256 != tokenizer.sha256:
+            raise CheckpointError(
+                f"{stage.cache}: made with the tokenizer {tokenizer.path}, not {named}; set "
+                "tokenizer.checkpoint to that tokenizer, or make the cache again with everest prepare tokens "
+                "--overwrite"
+            )
+    elif stage.needs_tokenizer:
+        tokenizer = tokenizer_use(recipe)
+    teacher = None if stage.teacher is None else _read_teacher(recipe)[0]
     return pretrain_spec(recipe, tokenizer=tokenizer, teacher=teacher)
-
-
-def _tokenizer_use(recipe: Recipe) -> TokenizerUse:
-    """The tokenizer that made the cache of a recipe; without a cache the one that the recipe names."""
-    from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
-
-    cache, named = recipe.pretrain.cache, tokenizer_settings(recipe).checkpoint
-    if cache is None:
-        return tokenizer_use(recipe)
-    made = TokenIndex.read(Path(cache)).tokenizer
-    if named is not None and tokenizer_use(recipe).sha256 != made.sha256:
-        raise CheckpointError(
-            f"{cache}: made with the tokenizer {made.path}, not {named}; set tokenizer.checkpoint to that "
-            "tokenizer, or make the cache again with everest prepare tokens --overwrite"
-        )
-    return made
 
 
 class FrozenEncoder(nn.Module):
@@ -85,9 +78,8 @@ class FrozenEncoder(nn.Module):
         pixels: of the model's clips.
     """
 
-    def __init__(self, use: TeacherUse, encoder: VideoEncoder, pixels: PixelStatistics) -> None:
+    def __init__(self, encoder: VideoEncoder, pixels: PixelStatistics) -> None:
         super().__init__()
-        self.use = use
         self.encoder = encoder.requires_grad_(False).eval()
         self.pixels = pixels
 
@@ -118,7 +110,7 @@ def open_teacher(recipe: Recipe) -> FrozenEncoder:
     with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the teacher
         encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)
-    return FrozenEncoder(use, encoder, recipe.data.pixels)
+    return FrozenEncoder(encoder, recipe.data.pixels)
 
 
 def _read_teacher(recipe: Recipe) -> tuple[TeacherUse, ModelSpec, Weights]:

@@ -16,15 +16,7 @@ from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute
 from everest.system.hub import PREFIXES, TIMM_PREFIX
-from everest.system.run_folder import (
-    BEST,
-    ENVIRONMENT,
-    RESTORE_FIX,
-    WEIGHTS,
-    Decoder,
-    Init,
-    RunFolder,
-)
+from everest.system.run_folder import BEST, ENVIRONMENT, RESTORE_FIX, WEIGHTS, Decoder, Init, RunFolder
 from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
 from everest.tokenizer.network import TokenizerSpec
@@ -248,15 +240,13 @@ def _other_decoder(saved: ModelSpec, spec: ModelSpec) -> str | None:
     changes = " ".join(f"--set model.{key}={old[key]}" for key in keys if old[key] != new[key])
     if changes:
         return f"it needs {changes}"
-    return "it predicts other targets" if _predicted(saved) != _predicted(spec) else None
-
-
-def _predicted(spec: ModelSpec) -> tuple[object, ...]:
-    """The target without the files it is made from, and the hash of its teacher or tokenizer."""
-    target, files = spec.target, ("cache", "teacher")  # which may be moved
-    network = spec.tokenizer if target is not None and target.needs_tokenizer else spec.teacher
-    settings = {key: value for key, value in vars(target).items() if key not in files}
-    return type(target), settings, network and network.sha256
+    predicted = []  # the target without its files, which may be moved; the hash of its teacher or tokenizer
+    for each in (saved, spec):
+        target = each.target
+        network = each.tokenizer if target is not None and target.needs_tokenizer else each.teacher
+        settings = {key: value for key, value in vars(target).items() if key not in ("cache", "teacher")}
+        predicted.append((type(target), settings, network and network.sha256))
+    return "it predicts other targets" if predicted[0] != predicted[1] else None
 
 
 def differing_settings(saved: ModelSpec, spec: ModelSpec) -> Iterator[str]:

@@ -14,14 +14,7 @@ from torch import Tensor
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
-from everest.foreign.files import (
-    CONFIG,
-    WEIGHT_FILES,
-    locate,
-    own_file,
-    read_foreign,
-    refuse_broken_links,
-)
+from everest.foreign.files import CONFIG, WEIGHT_FILES, locate, own_file, read_foreign, refuse_broken_links
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
@@ -56,23 +49,22 @@ class LoadedModel:
         return self.module
 
 
-def find_weights(
-    checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False, notify: Notify = warn_on_main
-) -> Path:
+def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False) -> Path:
     """Return the safetensors file of a run folder, a folder of `everest train`, a file or hf:OWNER/NAME.
 
     Args:
         which: of a run folder; None: the best on `data.val` if there are any, else the newest.
-        notify: receives which weights were chosen unless `quiet`, and the license of a checkpoint of the hub.
+        quiet: do not state which of the two were chosen.
     """
-    path = locate(str(checkpoint), notify=notify)
+    path = locate(str(checkpoint), notify=warn_on_main)
     if (path / PROJECT).is_file():
         path /= FINETUNE
     best = path / BEST
     if which != "newest" and best.is_file():
         if which is None and not quiet:
             step = read_header(best).step
-            notify(f"{best}: best weights on data.val, from step {step}; --which newest uses the last ones")
+            text = f"best weights on data.val, from step {step}; --which newest uses the last ones"
+            warn_on_main(f"{best}: {text}")
         return best
     if which == "best" and path.is_dir():
         raise CheckpointError(f"{path}: no {BEST}, because the run had no data.val; use --which newest")

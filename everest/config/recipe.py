@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -80,7 +80,23 @@ def load_recipe(
     Raises:
         RecipeError: one line for each problem: file and key, the problem, the nearest valid name.
     """
-    merged = merge(find_recipe(name_or_path), overrides)
+    return _load(find_recipe(name_or_path), overrides, imports=imports, check=contradictions)
+
+
+def check_overrides(file: RecipeFile, overrides: Sequence[str]) -> None:
+    """Raise RecipeError for unknown keys and wrong types, but not for values that contradict each other."""
+    _load(file, overrides, imports=True, check=lambda recipe: ())
+
+
+def _load(
+    file: RecipeFile,
+    overrides: Sequence[str],
+    *,
+    imports: bool,
+    check: Callable[[Recipe], Iterable[tuple[str, str]]],
+) -> Recipe:
+    """The recipe of a file; see `load_recipe`."""
+    merged = merge(file, overrides)
     recipe: Recipe | None = None
     problems: Problems = []
     for key in _CLASSES if imports else ():
@@ -95,7 +111,7 @@ def load_recipe(
         values = json.dumps(merged.values)
         recipe, problems = _validated(lambda: _RECIPE.validate_json(values, strict=True))
     if recipe is not None:
-        problems = list(contradictions(recipe))
+        problems = list(check(recipe))
     lines = [*merged.problems, *(f"{merged.place(tuple(key.split('.')))}: {text}" for key, text in problems)]
     if lines or recipe is None:
         raise RecipeError(one_per_line(lines))

@@ -29,8 +29,8 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import read_source, unused_validation
 from everest.methods.camera import NUMBERS
-from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid
+from everest.methods.ranked import num_candidates
 from everest.system.storage import Location, RemotePath
 from everest.system.text import counted
 from everest.video.reader import probe

@@ -84,7 +84,15 @@ def evaluate(
     model, spec, recipe = open_classifier(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    return evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
+    result = evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
+    groups = result["groups"]
+    if groups == 1:
+        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
+    elif groups < FEW_GROUPS:
+        unit = "videos" if groups == result["videos"] else "groups of videos"
+        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
+        report(notice(few))
+    return result
 
 
 def evaluate_classifier(
@@ -116,12 +124,6 @@ def evaluate_classifier(
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     groups = len(set(predictions.groups))
-    if groups == 1:
-        report(notice("all videos of data.test are of one group: the metrics have no intervals"))
-    elif groups < FEW_GROUPS:
-        unit = "videos" if groups == len(predictions.videos) else "groups of videos"
-        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
-        report(notice(few))
     result = measure(predictions, intervals=groups > 1)
     for name, head in predictions.by_head().items():
         if head.head.task != "regression":

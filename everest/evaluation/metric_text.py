@@ -38,10 +38,10 @@ def as_text(metric: Metric, value: float | None) -> str:
     return percent(value) if metric.percent else f"{value:.4g}"
 
 
-def views_text(result: dict[str, Any]) -> str:
-    """The views of a video that the metrics in the document of `everest eval --json` are from."""
+def views_text(result: dict[str, Any], unit: str = "video") -> str:
+    """The views of a video, or another unit, that the metrics of `everest eval --json` are from."""
     views = result["views"]
-    return f"views of a video: {counted(views['clips'], 'clip')} x {counted(views['crops'], 'crop')}"
+    return f"views of a {unit}: {counted(views['clips'], 'clip')} x {counted(views['crops'], 'crop')}"
 
 
 def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -27,10 +27,12 @@ from everest.evaluation.metric_text import fact_rows, metric_rows, percent, view
 from everest.figures.pages import data_uri, write_page
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten, to_rgb
 from everest.lists.classes import Classes
+from everest.lists.sample import ListSize
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import FEW_OF_CLASS, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
 from everest.system.files import write_text
+from everest.system.text import counted
 
 PAGE: Final = "index.html"
 PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # with a head's name, and .png
@@ -40,6 +42,7 @@ LONGEST_NAME: Final = 32  # letters
 NUMBERED: Final = 30  # classes up to which each cell of the matrix shows its count
 
 Names = Sequence[str]  # of videos or classes
+Confusion = tuple[str, str, int, int]  # label, output, videos, all videos of the label
 
 
 def write_report(
@@ -63,34 +66,86 @@ def write_report(
         image.save(buffer, format="JPEG", quality=88)
         return data_uri("image/jpeg", buffer.getvalue())
 
+    unit = ListSize.of(clips.samples).unit
     heads = [
-        _section(folder, head, predictions.videos, classes.of_head(head.head), frames_of)
+        _section(folder, head, predictions.videos, classes.of_head(head.head), frames_of, unit=unit)
         for head in predictions.by_head().values()
     ]
-    write_page(
-        folder / PAGE,
-        "evaluation",
-        "page.html",
+    facts = [(f"{unit}s" if name == "videos" else name, value) for name, value in fact_rows(result)]
+    return _write_page(
+        folder,
         title=f"Evaluation of {result['checkpoint']}",
-        views=views_text(result),
+        views=views_text(result, unit),
         metrics=metric_rows(result),
-        groups=result["groups"],
-        drawn="groups of videos" if result["groups"] < result["videos"] else "videos",
-        few_groups=FEW_GROUPS,
-        few_of_class=FEW_OF_CLASS,
-        facts=[(name, value) for name, value in fact_rows(result) if name != "checkpoint"],
+        of=(result["videos"], result["groups"]),
+        unit=unit,
+        facts=[(name, value) for name, value in facts if name != "checkpoint"],
         heads=heads,
         skipped=predictions.skipped,
-        few_classes=NUMBERED,
-        longest_name=LONGEST_NAME,
-        percent=percent,
     )
-    return folder / PAGE
 
 
-def add_summary(page: Path, lines: Sequence[str], figure: str | None) -> None:
-    """Add lines, and the PNG of timelines if there is one, below the title of a page."""
+def write_pooled_report(
+    folder: Path,
+    results: Mapping[str, dict[str, Any]],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    groups: int,
+    unit: str,
+) -> Path:
+    """Write the confusions of several models that share a test, and their page; return the path of the page.
+
+    Args:
+        results: `top1`, its `interval` and `chance` of each model, by their titles; as of everest.project.
+        pairs: the true and the predicted class of each video or window.
+        unit: `video` or `window`.
+    """
+    rows = {
+        title: {"top1": each["top1"], "chance_top1": each["chance"], "intervals": {"top1": each["interval"]}}
+        for title, each in results.items()
+    }
+    names = sorted({name for pair in pairs for name in pair})
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)  # true, predicted
+    np.add.at(counts, tuple(np.searchsorted(names, pairs).T), 1)
+    plot = folder / f"{PLOTS['single-label']}.png"
+    draw_confusion(plot, counts, names, unit=unit)
+    head = {"name": "", "task": "single-label", "plot": data_uri("image/png", plot.read_bytes())}
+    head |= {"confusions": _confusions(counts, names), "classes": [], "mistakes": None}
+    return _write_page(
+        folder,
+        title="Evaluation of all folds",
+        views="",
+        metrics=[row for title, result in rows.items() for row in metric_rows(result, title)],
+        of=(len(pairs), groups),
+        unit=unit,
+        facts=[(f"{unit}s", f"{len(pairs)}, from {counted(groups, 'group')}")],
+        heads=[head],
+        skipped=[],
+    )
+
+
+def _write_page(folder: Path, *, of: tuple[int, int], unit: str, **values: Any) -> Path:
+    """Write a page by its template; `of` has the numbers of videos or windows, and of their groups."""
+    videos, groups = of
+    drawn = f"groups of {unit}s" if groups < videos else f"{unit}s"
+    constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "few_classes": NUMBERED}
+    constants |= {"longest_name": LONGEST_NAME, "percent": percent}
+    page = folder / PAGE
+    write_page(page, "evaluation", "page.html", groups=groups, unit=unit, drawn=drawn, **constants, **values)
+    return page
+
+
+def add_summary(
+    page: Path, lines: Sequence[str], figure: str | None, links: Mapping[str, str] | None = None
+) -> None:
+    """Add lines, links and the PNG of timelines, if there is one, below the title of a page.
+
+    Args:
+        links: their addresses by their texts.
+    """
     parts = [f"<p>{html.escape(line, quote=False)}</p>" for line in lines]
+    texts = [f'<a href="{quote(address)}">{html.escape(text)}</a>' for text, address in (links or {}).items()]
+    parts += [f"<p>{', '.join(texts)}</p>"] if texts else []
     if figure is not None:
         image = data_uri("image/png", Path(figure).read_bytes())
         parts.append(f'<div class="wide"><img src="{image}" alt="predicted and annotated bouts"></div>')
@@ -99,26 +154,29 @@ def add_summary(page: Path, lines: Sequence[str], figure: str | None) -> None:
 
 
 def _section(
-    folder: Path, head: HeadPredictions, videos: Names, names: Names, frames_of: Callable[[str], str]
+    folder: Path,
+    head: HeadPredictions,
+    videos: Names,
+    names: Names,
+    frames_of: Callable[[str], str],
+    *,
+    unit: str,
 ) -> Mapping[str, Any]:
     """Write the plot of a head, and return the values of its part of the page."""
     task = head.head.task
     name = head.head.name
     image = None
     suffix = f"-{quote(name, safe='')[:200]}" if name else ""  # a file name has up to 255 bytes
-    confusions: list[tuple[str, str, int, int]] = []  # label, output, videos, all videos of the label
+    confusions: list[Confusion] = []
     if task in PLOTS:
         plot = folder / f"{PLOTS[task]}{suffix}.png"
         if task == "regression":
-            draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64))
+            draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), unit=unit)
         else:
             counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
             np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
-            draw_confusion(plot, counts, names)
-            support = counts.sum(axis=1)  # (C,)
-            pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
-            pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
-            confusions = [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
+            draw_confusion(plot, counts, names, unit=unit)
+            confusions = _confusions(counts, names)
         image = data_uri("image/png", plot.read_bytes())
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
@@ -128,6 +186,14 @@ def _section(
     ]
     shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
     return {**shown, "mistakes": mistakes}
+
+
+def _confusions(counts: NDArray[np.int64], names: Names) -> list[Confusion]:
+    """The 20 most frequent confusions in (C, C) videos by true and predicted class."""
+    support = counts.sum(axis=1)  # (C,)
+    pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
+    pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
+    return [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
@@ -157,8 +223,8 @@ def shorten_names(names: Names) -> list[str]:
     return [f"{number} {shorten(name, LONGEST_NAME - 5)}" for number, name in enumerate(names)]
 
 
-def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names) -> None:
-    """Write a PNG of (C, C) videos by true and predicted class, shaded by the share of the true class.
+def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, unit: str = "video") -> None:
+    """Write a PNG of (C, C) videos or windows by true and predicted class, shaded by the true class's share.
 
     With few classes every cell shows its count; with many the image grows so that each name is readable.
     """
@@ -174,7 +240,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names) -> None:
         panel.set_xticks(range(len(names)), shown, rotation=90, fontsize=points)
         panel.set_yticks(range(len(names)), shown, fontsize=points)
         panel.set(xlabel="predicted class", ylabel="true class")
-        panel.set_title(f"{counts.sum()} videos by true and predicted class")
+        panel.set_title(f"{counts.sum()} {unit}s by true and predicted class")
         if is_numbered:
             for row, column in zip(*counts.nonzero(), strict=True):
                 color = "white" if shares[row, column] > 0.5 else "black"
@@ -187,7 +253,9 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names) -> None:
         bar.set_label("share of the true class")
 
 
-def draw_scatter(path: Path, labels: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]]) -> None:
+def draw_scatter(
+    path: Path, labels: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]], *, unit: str
+) -> None:
     """Write a PNG of predicted by true values, with a point per video and the line of equal values.
 
     Args:
@@ -202,5 +270,5 @@ def draw_scatter(path: Path, labels: NDArray[np.floating[Any]], predicted: NDArr
         alpha = 1.0 if len(labels) <= 200 else 0.3
         panel.plot(labels, predicted, "o", color=COLORS[0], markersize=5, markeredgewidth=0, alpha=alpha)
         panel.set(xlim=limits, ylim=limits, aspect="equal", xlabel="true value", ylabel="predicted value")
-        panel.set_title(f"{len(labels)} videos (dashed: predicted = true)", fontsize=12)
+        panel.set_title(f"{len(labels)} {unit}s (dashed: predicted = true)", fontsize=12)
         panel.grid(alpha=0.3)

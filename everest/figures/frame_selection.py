@@ -25,9 +25,8 @@ from everest.figures.masks import TUBELET, embedding_of, frame_size
 from everest.figures.pictures import COLUMNS, SMALL, range_text
 from everest.figures.png import COLORS, escape_dollars, png_figure, to_rgb
 from everest.lists.sample import Sample
-from everest.methods.frame_selection import draw_slices, kept_per_slice, num_candidates
 from everest.methods.grid import TokenGrid
-from everest.methods.ranked import RedundancyRobust
+from everest.methods.ranked import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
 from everest.video.reader import probe, read_frames
 
 DRAWN, NOT_DRAWN = COLORS[0], "#BBBBBB"

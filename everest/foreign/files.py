@@ -115,8 +115,16 @@ def read_foreign(path: Path) -> Foreign:
     texts: dict[str, dict[str, Any]] = {}
     if family is not None and family.eps is not None:  # else the files next to it may be of another one
         preprocessor = next((name for name in PREPROCESSORS if (folder / name).is_file()), PREPROCESSORS[0])
-        for key, name in (("config", CONFIG), ("preprocessor", preprocessor)):
-            texts |= {key: _json(folder / name)} if (folder / name).is_file() else {}
+        for key, text in (("config", folder / CONFIG), ("preprocessor", folder / preprocessor)):
+            if not text.is_file():
+                continue
+            try:
+                texts[key] = read_json(text)
+                if not isinstance(texts[key], dict):
+                    raise ValueError("not a configuration")
+            except (ValueError, OSError) as error:
+                problem = f"not readable as JSON ({shown(error)}); download it again"
+                raise CheckpointError(f"{text}: {problem}") from error
     licence = license_of(folder)
     return Foreign(path=path, tensors=tensors, args=args, licence=licence, notes=tuple(notes), **texts)
 
@@ -209,13 +217,3 @@ def unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             break
         named = shorter
     return named
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-        if not isinstance(content, dict):
-            raise ValueError("not a configuration")
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({shown(error)}); download it again") from error
-    return content

@@ -8,7 +8,8 @@ D width, E channels of a head, F width of the MLP, P prefix tokens, p q rows and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Final, cast
 
 import timm
@@ -51,7 +52,7 @@ RESNET_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
 SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}  # LayerScale
 
 
-def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Weights:
+def open_image_weights(name: str) -> Weights:
     """Read the weights of `timm:NAME`, from the hub or its cache, as an encoder of single frames."""
     model_name = name.removeprefix(TIMM_PREFIX)
     if not timm.is_model(model_name):
@@ -65,7 +66,7 @@ def open_image_weights(name: str, *, notify: Callable[[str], None] = warn_on_mai
         raise RecipeError(f"{name}: timm has no weights of this name on the hub{similar}")
     with torch.device("meta"):
         require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
-    file = fetch(f"{HUB}{config.hf_hub_id}", notify=notify) / (config.hf_hub_filename or WEIGHTS)
+    file = fetch(f"{HUB}{config.hf_hub_id}", notify=warn_on_main) / (config.hf_hub_filename or WEIGHTS)
     if not file.is_file():
         raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
     # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
@@ -258,8 +259,17 @@ def _block(model: ImageModel, tensors: Mapping[str, Tensor]) -> Iterator[tuple[s
         biases = [_bias(tensors, f"attn.{letter}_proj") for letter in "qkv"]
     biases = [tensors.get(f"attn.{letter}_bias", bias) for letter, bias in zip("qkv", biases, strict=True)]
     if rotary_of(model) != "none":
-        for parts in (weights, biases):
-            parts[:2] = (_turned_order(model, rows) for rows in parts[:2])
+        # `RotaryPositions` turns channels 2i and 2i + 1 of a head as a point, DINOv3 i and i + E / 2; PE
+        # has the columns before the rows. The scores of queries and keys do not change.
+        attention = cast(Attention, cast(Block, model.blocks[0]).attn)
+        by_columns = cast(RotaryEmbeddingCat, getattr(model, "rope", None)).grid_indexing == "xy"
+        for parts, number in product((weights, biases), (0, 1)):  # of queries and keys
+            by_head = parts[number].unflatten(0, (attention.num_heads, -1))  # (heads, E, ...)
+            if getattr(attention, "rotate_half", False):
+                by_head = by_head.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+            if by_columns:
+                by_head = by_head.roll(by_head.size(1) // 2, dims=1)
+            parts[number] = by_head.flatten(0, 1)
         yield "attn.k_bias", biases[1]
     yield "attn.qkv.weight", torch.cat(weights)
     yield "attn.q_bias", biases[0]
@@ -280,21 +290,6 @@ def _bias(tensors: Mapping[str, Tensor], module: str) -> Tensor:
     """The bias of a layer; zeros if it has none."""
     weight = tensors[f"{module}.weight"]
     return tensors.get(f"{module}.bias", weight.new_zeros(weight.size(0)))
-
-
-def _turned_order(model: ImageModel, rows: Tensor) -> Tensor:
-    """Rows (D, ...) of queries or keys, with the channels of each head as `RotaryPositions` turns them.
-
-    DINOv3 turns channel i and i + E / 2 as a point, here 2i and 2i + 1. PE has the columns before the rows.
-    The scores of queries and keys do not change.
-    """
-    attention = cast(Attention, cast(Block, model.blocks[0]).attn)
-    by_head = rows.unflatten(0, (attention.num_heads, -1))  # (heads, E, ...)
-    if getattr(attention, "rotate_half", False):
-        by_head = by_head.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
-    if cast(RotaryEmbeddingCat, getattr(model, "rope", None)).grid_indexing == "xy":
-        by_head = by_head.roll(by_head.size(1) // 2, dims=1)
-    return by_head.flatten(0, 1)
 
 
 def load_network(weights: str | None) -> nn.Module:

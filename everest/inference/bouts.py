@@ -101,21 +101,29 @@ def bouts_of_head(
     """Return the bouts of a head, by their start and then by class; those of a multi-label head may overlap.
 
     Args:
-        outputs: (W, C) probabilities.
+        outputs: (W, C) probabilities; numbers have no bouts.
         names: of the C classes.
     Returns:
         `{"start", "end", "start_frame", "end_frame", "label", "index", "probability"}` of each bout: seconds
         and frames, the end excluded; null as the class of a background of a single-label head; the mean over
-        the windows of the probability of their class, or of the most likely class if they have none. Numbers
-        have no bouts.
+        the windows of the probability of their class, or of the most likely class if they have none.
     """
     if head.task == "regression" or not len(outputs):
         return []
     if rules.smooth:
         outputs = smoothed(windows, outputs, rules.smooth)
     is_multi_label = head.task == MULTI_LABEL
+    columns: list[tuple[NDArray[np.int64], Floats]]  # the class of each window and its probability, (W,) each
+    if is_multi_label:  # a column for each class that is present anywhere
+        thresholds = head.thresholds if rules.threshold is None else rules.threshold
+        present = outputs >= np.array(thresholds, np.float32)  # (W, C)
+        present_classes = np.flatnonzero(present.any(axis=0)).tolist()
+        columns = [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
+    else:
+        best = outputs.max(axis=1)
+        columns = [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
     bouts: Rows = []
-    for classes, probabilities in _class_columns(outputs, head, rules):
+    for classes, probabilities in columns:
         if rules.min_seconds:
             classes = without_short(windows, classes, rules.min_seconds)
         for first, after in windows.runs(classes):
@@ -136,17 +144,6 @@ def bouts_of_head(
                 }
             )
     return sorted(bouts, key=lambda bout: (bout["start"], bout["index"])) if is_multi_label else bouts
-
-
-def _class_columns(outputs: Floats, head: Head, rules: BoutRules) -> list[tuple[NDArray[np.int64], Floats]]:
-    """The class of each window and its probability, (W,) each; of a multi-label head, for each class."""
-    if head.task != MULTI_LABEL:
-        best = outputs.max(axis=1)
-        return [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
-    thresholds = head.thresholds if rules.threshold is None else rules.threshold
-    present = outputs >= np.array(thresholds, np.float32)  # (W, C)
-    present_classes = np.flatnonzero(present.any(axis=0)).tolist()
-    return [(np.where(present[:, i], i, NO_CLASS), outputs[:, i]) for i in present_classes]
 
 
 def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:

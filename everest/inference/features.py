@@ -53,7 +53,6 @@ def extract(
     batch: int,
     overwrite: bool,
     report: Report,
-    workers: int | None = None,
     window: float | None = None,
     step: float | None = None,
 ) -> list[tuple[str, str]]:
@@ -65,10 +64,8 @@ def extract(
     Args:
         level: a name of LEVELS.
         batch: videos or windows in one forward pass.
-        workers: processes that read videos; None: as the recipe's `train.workers`.
         overwrite: replace the file, and start again.
-        window: seconds; a row for each window that slides over a video, with its start and end. None: a row
-            for each video.
+        window: seconds of the windows that slide over a video, each with a row; None: a row for each video.
         step: seconds from the start of one window to the start of the next; None: `window`.
     Returns:
         The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
@@ -82,32 +79,21 @@ def extract(
     if out.suffix not in SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     parts = out.with_name(f"{out.name}.parts")
-    inputs = [*all_weights(model.file), *(sample.video for sample in samples)]
     for path in (out, parts):
-        refuse_inputs(path, inputs, option="--output")
+        refuse_inputs(path, [*all_weights(model.file), *(each.video for each in samples)], option="--output")
     encoding = encoding_of(model)
     sliding = {} if window is None else {"window": window, "step": window if step is None else step}
-    # All that the rows follow from; a message names the keys.
-    plan = {
-        **encoding,
-        "videos": fingerprint(samples, Path(), None),
-        "versions of videos": _versions(samples),
-        "features": level,
-        "precision": model.accelerator.mixed_precision,
-        **sliding,
-    }
+    plan = {**encoding, **_rows_plan(samples, level, model.accelerator.mixed_precision), **sliding}
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
-    replaces_own = not overwrite and parts.is_dir() and saved_plan(parts) == plan
-    check_new_file(out, option="--output", overwrite=overwrite or replaces_own)
-    row_of = LEVELS[level]
+    check_new_file(out, option="--output", overwrite=overwrite or saved_plan(parts) == plan)
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
         if store.entries:
             done = f"windows, in {store.entries[-1][0]}" if sliding else f"of {len(samples)} videos"
             report(notice(f"resuming after {len(store.entries)} {done}"))
         if sliding:
-            add_window_rows(store, model, samples, row_of, **sliding, batch=batch, report=report)
+            add_window_rows(store, model, samples, LEVELS[level], **sliding, batch=batch, report=report)
         else:
-            add_rows(store, model, samples, row_of, batch=batch, workers=workers, report=report)
+            add_rows(store, model, samples, LEVELS[level], batch=batch, report=report)
         skipped = [(video, text) for video, text in store.entries if text not in (None, DAMAGED)]
         names = [video for video, problem in store.entries if problem is None]
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding, **sliding}
@@ -118,6 +104,19 @@ def extract(
     if not names:
         raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
     return skipped
+
+
+def _rows_plan(samples: Sequence[Sample], level: str, precision: str) -> dict[str, str]:
+    """All that rows follow from but the encoding and the windows; a message names the keys.
+
+    Sizes and times of files are part of it: the rows of changed videos are not continued.
+    """
+    digest = hashlib.sha256()
+    for video in dict.fromkeys(sample.video for sample in samples):
+        with suppress(OSError):  # a missing file
+            digest.update(repr([video_version(file) for file in video_files(video)]).encode())
+    videos, versions = fingerprint(samples, Path(), None), digest.hexdigest()[:16]
+    return {"videos": videos, "versions of videos": versions, "features": level, "precision": precision}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -157,15 +156,6 @@ def features_of(
     )
 
 
-def _versions(samples: Sequence[Sample]) -> str:
-    """A hash of the sizes and times of the files: the rows of changed videos are not continued."""
-    digest = hashlib.sha256()
-    for video in dict.fromkeys(sample.video for sample in samples):
-        with suppress(OSError):  # a missing file
-            digest.update(repr([video_version(file) for file in video_files(video)]).encode())
-    return digest.hexdigest()[:16]
-
-
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
     """The settings that features follow from, as JSON values; rows with equal settings are comparable."""
     with model.file.open("rb") as file:
@@ -181,7 +171,6 @@ def add_rows(
     *,
     batch: int,
     report: Report,
-    workers: int | None = None,
     compute: Callable[[Tensor], ViewTensors] | None = None,
 ) -> None:
     """Add the rows of the samples that a store does not have yet.
@@ -190,16 +179,8 @@ def add_rows(
         compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: of the encoder.
     """
     store.check_videos([sample.video_id for sample in samples])
-    encoded = compute_over_videos(
-        model,
-        samples,
-        compute or model.encode,
-        batch=batch,
-        workers=workers,
-        report=report,
-        done=len(store.entries),
-    )
-    for pairs in encoded:
+    encode, done = compute or model.encode, len(store.entries)
+    for pairs in compute_over_videos(model, samples, encode, batch=batch, report=report, done=done):
         for sample, values in pairs:  # values: of its views, or why it cannot be read
             store.add(sample.video_id, values if isinstance(values, str) else row_of(values))
 

@@ -1,6 +1,6 @@
 """A trained model that is ready for any videos: opened on its device.
 
-B clips, C channels, T frames, H W pixels, K encoded tokens, D width.
+B clips, C channels, T frames, H W pixels, K encoded tokens, D width, O outputs of all heads.
 """
 
 from __future__ import annotations
@@ -169,14 +169,14 @@ class OpenedModel:
         return evaluation_views(self.recipe)
 
     @torch.inference_mode()
-    def outputs(self, clips: Tensor) -> Tensor:
-        """Map (B, C, T, H, W) uint8 to (B, outputs) on the CPU: probabilities, or numbers, all finite."""
+    def outputs(self, clips: Tensor) -> dict[str, Tensor]:
+        """Map (B, C, T, H, W) uint8 to `outputs` (B, O) on the CPU: probabilities, or numbers, all finite."""
         module = self.classifier
         with self.accelerator.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
         outputs = module.outputs(logits).cpu()
         require_finite_outputs(outputs, source=self.source)
-        return outputs
+        return {"outputs": outputs}
 
     @torch.inference_mode()
     def encode(self, clips: Tensor) -> dict[str, Tensor]:

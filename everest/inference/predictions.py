@@ -43,14 +43,7 @@ def predict(
     """
     classes = model.classes
     check_top(classes, top)
-    batches = compute_over_videos(
-        model,
-        samples,
-        lambda clips: {"outputs": model.outputs(clips)},
-        batch=batch,
-        workers=workers,
-        report=report,
-    )
+    batches = compute_over_videos(model, samples, model.outputs, batch=batch, workers=workers, report=report)
     return [
         {"video": sample.video_id, "error": values}
         if isinstance(values, str)

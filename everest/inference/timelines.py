@@ -166,10 +166,7 @@ def compute_timelines(
         outputs = [torch.zeros(0, model.classes.count)]
         error = None
         items = window_items([sample], model.views, window=window, step=step, report=report)
-        computed = compute_over_windows(
-            items, lambda clips: {"outputs": model.outputs(clips)}, batch=batch, report=report
-        )
-        for _, result in computed:
+        for _, result in compute_over_windows(items, model.outputs, batch=batch, report=report):
             if not isinstance(result, str):
                 windows.append(result[0])
                 outputs.append(result[1]["outputs"].mean(dim=0, keepdim=True))

@@ -27,8 +27,8 @@ def compute_over_videos(
     compute: Callable[[Tensor], ViewTensors],
     *,
     batch: int,
-    workers: int | None,
     report: Report,
+    workers: int | None = None,
     done: int = 0,
 ) -> Iterator[list[tuple[Sample, ViewTensors | str]]]:
     """Yield batches of videos, each with the values of its views or the reason why it is unreadable.

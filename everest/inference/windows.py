@@ -70,10 +70,8 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
     window = views.seconds(fps) if window is None else window
     step = window if step is None else step
-    count = (
-        max(int((end - begin - window) / step + TIME_TOLERANCE), 0) + 1
-    )  # windows that end within the video
-    starts = [begin + number * step for number in range(count)]
+    within = max(int((end - begin - window) / step + TIME_TOLERANCE), 0) + 1  # windows that end in the video
+    starts = [begin + number * step for number in range(within)]
     if starts[-1] + window < end - TIME_TOLERANCE:
         starts.append(max(end - window, begin))
     windows = []
@@ -125,6 +123,9 @@ def window_items(
     """
     position = 0  # number of items passed
     for sample in samples:
+        reads_otherwise = RecipeError(
+            f"{sample.video_id}: reads otherwise than in the interrupted call; start again with --overwrite"
+        )
         try:
             windows = windows_of(sample, views, window=window, step=step)
             for text in repairs(sample.video):
@@ -132,7 +133,7 @@ def window_items(
             rows = done[position : position + len(windows)]
             passed = list(takewhile(lambda row: row[1] in (None, DAMAGED), rows))
             if any(video != sample.video_id for video, _ in passed):
-                raise _reads_otherwise(sample)
+                raise reads_otherwise
             is_damaged = [reason is not None for _, reason in passed]
             position += len(passed)
             problem = rows[len(passed)][1] if len(passed) < len(rows) else None  # it ended the video there
@@ -153,11 +154,5 @@ def window_items(
             if position >= len(done):
                 yield sample, error.reason
             elif done[position][0] != sample.video_id or done[position][1] is None:
-                raise _reads_otherwise(sample) from error
+                raise reads_otherwise from error
             position += 1
-
-
-def _reads_otherwise(sample: Sample) -> RecipeError:
-    return RecipeError(
-        f"{sample.video_id}: reads otherwise than in the interrupted call; start again with --overwrite"
-    )

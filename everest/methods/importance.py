@@ -33,14 +33,10 @@ class Embedding(Protocol):
     def tubelet(self) -> tuple[int, int, int]: ...
 
     @property
-    def pixels(self) -> PixelStatistics:
-        """By which clips of bytes are normalized."""
-        ...
+    def pixels(self) -> PixelStatistics: ...  # by which clips of bytes are normalized
 
     @property
-    def scores(self) -> TokenScores | None:
-        """Of the tokenizer that scores the tokens, if there is one."""
-        ...
+    def scores(self) -> TokenScores | None: ...  # of the tokenizer that scores the tokens, if there is one
 
     def __call__(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches or, if not `biased`, a difference of patches, in which the bias cancels."""

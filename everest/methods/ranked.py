@@ -1,6 +1,11 @@
 """Strategies by the change of tokens: EVEREST's redundancy-robust selection, draws, a baseline on pixels.
 
-B batch, N tokens, K kept tokens, t h w the grid's slices, rows and columns.
+And information-intensive frame selection (EVEREST §4.2): of more frames than fit, those where much happens.
+The paper does not specify what happens if too few pairs have tokens, where the chosen pairs are placed, and
+what is measured afterwards. These are our choices, marked where they are made.
+
+B batch, N tokens, K kept tokens, t h w the grid's slices, rows and columns, S candidate slices. A slice is a
+pair of frames with the usual tubelets.
 """
 
 from __future__ import annotations
@@ -8,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Final, Literal, Self
 
 import torch
@@ -46,13 +52,11 @@ class ByImportance(Selector):
     def draws(self) -> bool:
         return self.visible_ratio is not None
 
-    def ranked(self, importance: Tensor) -> Tensor:
-        # Stable: the first slice copies the second slice's distances, so ties are common.
-        return importance.argsort(dim=1, descending=self.order == "descending", stable=True)
-
     def kept(self, grid: TokenGrid, importance: Tensor) -> Tensor:
         """(B, K) ids of the kept tokens of `grid`, the most important first."""
-        order, count = self.ranked(importance), num_kept(grid.num_tokens, self.keep_ratio)
+        # Stable: the first slice copies the second slice's distances, so ties are common.
+        order = importance.argsort(dim=1, descending=self.order == "descending", stable=True)  # (B, N)
+        count = num_kept(grid.num_tokens, self.keep_ratio)
         if self.slice_cap is not None:
             most = num_at_most(count, self.slice_cap)
             if most * grid.t < count:
@@ -188,3 +192,35 @@ class FrameDifference(ByChange):
 
     def importance(self, frames: Tensor, embed: Embedding) -> Tensor:
         return pixel_importance(frames, embed.tubelet, embed.pixels, align=self.align, cuts=self.cuts)
+
+
+def num_candidates(slices: int, alpha: float) -> int:
+    """The number of slices that `slices` are drawn from: alpha times as many, rounded down."""
+    return int(slices * Fraction(str(alpha)))
+
+
+def kept_per_slice(selector: ByImportance, importance: Tensor, grid: TokenGrid) -> Tensor:
+    """(B, S) int64: how many of the kept tokens of all candidates are in each slice, c_i in the paper."""
+    kept = selector.kept(grid, importance)  # (B, K)
+    counts = torch.zeros(kept.size(0), grid.t, dtype=torch.int64, device=kept.device)
+    return counts.scatter_add_(1, kept // grid.per_slice, torch.ones_like(kept))
+
+
+def draw_slices(counts: Tensor, uniform: Tensor, num: int) -> Tensor:
+    """Draw slices without replacement, each with probability c_i / sum of the c of the remaining slices.
+
+    Taking the smallest of -log(u) / c is equivalent to drawing one after the other (Efraimidis and Spirakis
+    2006). Slices without kept tokens come last, in the order of their `uniform` (our choice).
+
+    Args:
+        counts: (B, S) kept tokens of each candidate.
+        uniform: (B, S) in [0, 1).
+        num: t, how many to draw.
+    Returns:
+        (B, t) int64 candidate numbers in temporal order.
+    """
+    smallest = torch.finfo(uniform.dtype).tiny
+    keys = -uniform.clamp_min(smallest).log() / counts  # (B, S), infinite if nothing is kept
+    shuffled = uniform.argsort(dim=1, stable=True)
+    order = shuffled.gather(1, keys.gather(1, shuffled).argsort(dim=1, stable=True))
+    return order[:, :num].sort(dim=1).values

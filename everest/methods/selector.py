@@ -63,10 +63,6 @@ class Selector(ABC):
         """
         return None
 
-    def ranked(self, importance: Tensor) -> Tensor:
-        """(B, N) token ids, most important first."""
-        return importance.argsort(dim=1, descending=True, stable=True)
-
     def keeping(self, share: float) -> Selector:
         """The strategy that encodes `share` of all tokens, of all places or of all slices."""
         value = checked_share(share)

@@ -156,8 +156,7 @@ class PixelTargets(TargetMaker):
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""
-        patches = self._true_pixels(frames, ids)
-        mean, std = self._moments(patches)
+        patches, mean, std = self._true_pixels(frames, ids)
         return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, K, t*p*q*C)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
@@ -166,38 +165,34 @@ class PixelTargets(TargetMaker):
         Normalized values get the mean and std of the true tubelet, which the model does not know: the figure
         is meant to show the structure inside a tubelet, not its color.
         """
-        patches = self._true_pixels(frames, ids)
-        mean, std = self._moments(patches)
+        patches, mean, std = self._true_pixels(frames, ids)
         values = prediction.unflatten(2, (*patches.shape[3:], -1)).movedim(-1, 2)
         return (values * std + mean).clamp(0, 1).expand(-1, -1, -1, self.tubelet[0], -1, -1)
 
-    def _true_pixels(self, frames: Tensor, ids: Tensor) -> Tensor:
-        """(B, K, C, t, p, q) in [0, 1]: the pixels that are predicted; t = 1 for "half"."""
-        patches = self.statistics.to_unit_range(gather_patches(frames, ids, self.tubelet))
-        if self.frames == "all":
-            return patches
-        # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of the
-        # last tubelet.
-        t, p, q = self.tubelet
-        slices = frames.size(2) // t
-        number = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, K): the slice of each token
-        offset = number * (t - 1) // max(slices - 1, 1)
-        index = offset.view(*ids.shape, 1, 1, 1, 1).expand(-1, -1, patches.size(2), -1, p, q)
-        return patches.gather(3, index)
+    def _true_pixels(self, frames: Tensor, ids: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+        """The pixels that are predicted, (B, K, C, t, p, q) in [0, 1], t = 1 for "half"; their mean and std.
 
-    def _moments(self, patches: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """Mean and std of (B, K, C, t, p, q), in shapes that broadcast; 0 and 1 without normalization.
-
-        The released programs add 1e-6 at different steps.
+        These have shapes that broadcast; without normalization they are 0 and 1.
         """
+        patches = self.statistics.to_unit_range(gather_patches(frames, ids, self.tubelet))
+        if self.frames == "half":
+            # ST-MAE predicts the frames linspace(0, T - 1, T / 2): the first of each tubelet, but the last of
+            # the last tubelet.
+            t, p, q = self.tubelet
+            slices = frames.size(2) // t
+            number = ids // (frames.size(3) // p * (frames.size(4) // q))  # (B, K): the slice of each token
+            offset = number * (t - 1) // max(slices - 1, 1)
+            index = offset.view(*ids.shape, 1, 1, 1, 1).expand(-1, -1, patches.size(2), -1, p, q)
+            patches = patches.gather(3, index)
         if not self.normalize:
-            return 0.0, 1.0
+            return patches, 0.0, 1.0
         dims = (-4, -3, -2, -1) if self.normalize == "token" else (-3, -2, -1)
         mean = patches.mean(dim=dims, keepdim=True)
         # torch.std takes several times as long on a CPU.
         num_values = math.prod([patches.size(dim) for dim in dims])  # with a common mean
         std = torch.linalg.vector_norm(patches - mean, dim=dims, keepdim=True) / math.sqrt(num_values - 1)
-        return mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
+        # The released programs add 1e-6 at different steps.
+        return patches, mean, (std.square() + 1e-6).sqrt() if self.normalize == "token" else std + 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +208,6 @@ class TeacherUse:
 
 class Teacher(Protocol):
     """A frozen encoder (everest.checkpoints.frozen), which is not among the weights of any model."""
-
-    use: TeacherUse
 
     def __call__(self, frames: Tensor, /) -> Tensor:
         """Map clips (B, C, T, H, W), bytes or normalized, to the features (B, N, D) of all their tokens."""

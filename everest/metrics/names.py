@@ -26,7 +26,7 @@ METRICS: Final[dict[str, Metric]] = {
     "map": Metric(title="mean average precision", short="mAP", chance="chance_map"),
     "micro_f1": Metric(title="micro F1"),
     "macro_f1": Metric(title="macro F1"),
-    "exact_match": Metric(title="all classes of a video right"),
+    "exact_match": Metric(title="all classes right"),
     "clip_top1": Metric(title="top-1 of single views", chance="chance_top1"),
     "action_top1": Metric(title="top-1, all heads", chance="chance_action_top1"),
     "mae": Metric(title="mean absolute error", chance="chance_mae", percent=False, higher=False),

@@ -44,7 +44,6 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.drop_prob = rate
         self.register_buffer("keep", torch.tensor(1 - rate), persistent=False)
         self.noise: Tensor | None = None  # (B,) in [0, 1), of a pass; None: drawn by torch
 

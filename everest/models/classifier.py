@@ -121,6 +121,7 @@ class VideoClassifier(SelectingModel):
     ) -> None:
         super().__init__(architecture, selector=selector, final_norm=False, drop_path=drop_path)
         self.heads = heads
+        self.num_classes = sum(head.outputs for head in heads)  # the outputs of all heads
         self.pooling = architecture.model.pooling
         width, norms = self.encoder.width, architecture.norms
         if self.pooling == "class-attention":
@@ -130,11 +131,6 @@ class VideoClassifier(SelectingModel):
         init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
         with torch.no_grad():
             self.head.weight.mul_(HEAD_SCALE)
-
-    @property
-    def num_classes(self) -> int:
-        """The outputs of all heads."""
-        return sum(head.outputs for head in self.heads)
 
     @property
     def classes(self) -> tuple[str, ...]:

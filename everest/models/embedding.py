@@ -71,11 +71,6 @@ class TubeletEmbedding(nn.Module):
         ]
         self.proj = convs[0] if layers == 1 else nn.Sequential(*convs)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The precision of the weights."""
-        return next(self.proj.parameters()).dtype
-
     def forward(self, patches: Tensor, *, biased: bool = True) -> Tensor:
         """Embed patches (B, K, C, t, p, q) in their precision: (B, K, D).
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from everest.methods.frame_selection import draw_slices, kept_per_slice
 from everest.methods.grid import TokenGrid, TokenSelection, gather_tokens
-from everest.methods.ranked import ByImportance
+from everest.methods.ranked import ByImportance, draw_slices, kept_per_slice
 from everest.methods.selector import Selector, choose, measure
 from everest.methods.targets import TargetMaker
 from everest.models.block import Block, Blocks
@@ -69,7 +68,7 @@ class MaskedAutoencoder(PretrainingModel):
         selector: selects the visible and the target tokens (everest.methods.strategies).
         targets: computes the values of target tokens (everest.methods.targets).
         learned: its `scores` of tokens, for a selector that ranks by learned scores.
-        candidates: the grid that a clip's slices are drawn from (everest.methods.frame_selection), by a
+        candidates: the grid that a clip's slices are drawn from (everest.methods.ranked), by a
             selector that ranks by importance; None: clips are taken as they are.
         recompute: measure the drawn slices against each other again. By default they keep the importance that
             they had among the candidates: a distance over a gap reflects the gap more than motion (ours).
@@ -91,7 +90,10 @@ class MaskedAutoencoder(PretrainingModel):
         self.targets = targets
         self.learned = learned
         self.encoder.patch_embed.scores = learned and learned.scores
-        self.candidates, self.recompute = candidates, recompute
+        grid = self.encoder.grid
+        self.candidates, self.recompute = candidates or grid, recompute
+        if self.candidates != grid:  # their slices are drawn, too
+            self.num_noise += self.candidates.num_tokens + self.candidates.t - grid.num_tokens
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, size.decoder_width))
@@ -99,12 +101,6 @@ class MaskedAutoencoder(PretrainingModel):
         # As in the released programs, `encoder_to_decoder` and the embedding keep torch's default.
         init_linear_layers(self.encoder, self.decoder, init=nn.init.xavier_uniform_)
         nn.init.trunc_normal_(self.mask_token, std=0.02, a=-0.02, b=0.02)
-
-    @property
-    def num_noise(self) -> int:
-        if self.candidates in (None, self.encoder.grid):
-            return super().num_noise
-        return self.candidates.num_tokens + self.candidates.t + self.num_motion
 
     def select(self, frames: Tensor, noise: Tensor | None = None) -> TokenSelection:
         """Select tokens as `forward` does: (B, K) visible and (B, M) target ids."""
@@ -114,31 +110,23 @@ class MaskedAutoencoder(PretrainingModel):
         self, frames: Tensor, noise: Tensor, importance: Tensor | None = None
     ) -> tuple[Tensor, Tensor, TokenSelection]:
         """The clips, drawn from `frames` if these are candidates; the encoder's input; its tokens."""
-        grid = self.encoder.grid
+        grid, offered = self.encoder.grid, self.candidates
         is_clip = frames.dim() == 5 and frames.size(2) == self.encoder.num_frames
-        if self.candidates is None or is_clip:
-            self.encoder.check(frames)
-        else:
-            frames, importance = self._draw_slices(frames, noise, importance, self.candidates)
+        self.encoder.check(frames, grid if is_clip else offered)
+        if not is_clip:
+            assert isinstance(self.selector, ByImportance)
+            if importance is None:
+                importance = measure(self.selector, self.to_input(frames), self.embedding)
+                assert importance is not None
+            counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
+            uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
+            slices = draw_slices(counts, uniform, grid.t)  # (B, t)
+            index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
+            frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
+            by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
+            importance = None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
         x, noise = self.to_input(frames), noise[:, : grid.num_tokens]
         return frames, x, choose(self.selector, x, grid, self.embedding, noise, importance)
-
-    def _draw_slices(
-        self, frames: Tensor, noise: Tensor, importance: Tensor | None, offered: TokenGrid
-    ) -> tuple[Tensor, Tensor | None]:
-        """Clips drawn by the importance of the tokens of all candidates, and what their own tokens had."""
-        self.encoder.check(frames, offered)
-        assert isinstance(self.selector, ByImportance)
-        if importance is None:
-            importance = measure(self.selector, self.to_input(frames), self.embedding)
-            assert importance is not None
-        counts = kept_per_slice(self.selector, importance, offered)  # (B, S)
-        uniform = noise[:, offered.num_tokens : offered.num_tokens + offered.t]  # (B, S)
-        slices = draw_slices(counts, uniform, self.encoder.grid.t)  # (B, t)
-        index = slices[:, None, :, None, None, None]  # of (B, C, S, frames of a slice, H, W)
-        frames = frames.unflatten(2, (offered.t, -1)).take_along_dim(index, dim=2).flatten(2, 3)
-        by_slice = importance.unflatten(1, (offered.t, -1))  # (B, S, h*w)
-        return frames, None if self.recompute else gather_tokens(by_slice, slices).flatten(1)  # (B, N)
 
     def forward(
         self,

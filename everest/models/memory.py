@@ -53,19 +53,15 @@ def training_bytes(
 
         taken = peak_bytes(model, run, bytes_per_value=bytes_per_value, trains=True)
     else:
-        taken = _bytes_per_clip(spec, bytes_per_value, trains=True, frozen=frozen)
+        taken = bytes_per_clip(spec, bytes_per_value, trains=True, frozen=frozen)
         if teacher := spec.teacher_in_step:  # it takes a clip in windows
-            taken += spec.grid.t // teacher.grid.t * inference_bytes(teacher, bytes_per_value)
+            taken += spec.grid.t // teacher.grid.t * bytes_per_clip(teacher, bytes_per_value, trains=False)
     _training_bytes[key] = taken
     return taken
 
 
-def inference_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
-    """Measure the bytes of one clip without a backward pass."""
-    return _bytes_per_clip(spec, bytes_per_value, trains=False)
-
-
-def _bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, frozen: int = 0) -> int:
+def bytes_per_clip(spec: ModelSpec, bytes_per_value: int, *, trains: bool, frozen: int = 0) -> int:
+    """Measure the bytes of one clip, with `trains` for a backward pass without the first `frozen` layers."""
     # The code of other packages may look at numbers, and a tokenizer scores a few clips at a time.
     measures = not (spec.selection.needs_tokenizer or is_import_path(spec.selection.strategy))
     model = model_on_meta(spec, measures=measures).train(trains)

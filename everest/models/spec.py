@@ -22,8 +22,8 @@ from everest.config.stage_settings import (
 )
 from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
-from everest.methods.frame_selection import num_candidates
 from everest.methods.grid import TokenGrid, check_num_tokens
+from everest.methods.ranked import num_candidates
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import BoundTarget, FeatureTargets, PixelTargets, Target, TargetMaker, TeacherUse
 from everest.models.classifier import VideoClassifier
@@ -151,12 +151,11 @@ class ModelSpec(Architecture):
 
     def build(self) -> Transformer:
         """Make the module with new weights, from torch's default generator."""
-        selector = self.selection
+        selector, heads, drop_path = self.selection, self.heads, self.drop_path
         if self.kind == "encoder":
             model = VideoEncoder(self, selector=selector)
         elif self.kind == "classifier":
-            drop_path = self.drop_path
-            model = VideoClassifier(self, selector=selector, heads=self.heads, drop_path=drop_path)
+            model = VideoClassifier(self, selector=selector, heads=heads, drop_path=drop_path)
         elif self.views is not None:
             model = ViewModel(self, selector=selector, settings=self.views, camera=self.camera)
         else:

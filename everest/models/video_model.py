@@ -5,7 +5,6 @@ B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -21,7 +20,6 @@ from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
 from everest.models.embedding import frame_differences
 from everest.models.vit import Architecture, Encoder, init_linear_layers
-from everest.video.pixels import PixelStatistics
 
 if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
     from everest.config.settings import Recipe
@@ -34,6 +32,7 @@ class VideoModel(nn.Module):
     Attributes, which `everest.load_model` and `everest.create_model` set:
         spec: the ModelSpec that has built the model.
         input_kind: the input that `to_input` computes: frames or their differences.
+        pixels: the mean and std by which clips are normalized, and their number of channels.
         clip: the clips that the model was trained on; `transform` reads one.
         recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
         file: the weights that it was loaded from; None for a new model.
@@ -52,6 +51,7 @@ class VideoModel(nn.Module):
     ) -> None:
         super().__init__()
         self.input_kind: Input = architecture.model.input
+        self.pixels = architecture.pixels
         self.selector = selector
         self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
 
@@ -79,11 +79,6 @@ class VideoModel(nn.Module):
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""
         return self.encoder(self.to_input(frames), ids)
-
-    @property
-    def pixels(self) -> PixelStatistics:
-        """The mean and std by which clips are normalized, and their number of channels."""
-        return self.encoder.pixels
 
     @property
     def device(self) -> torch.device:
@@ -123,12 +118,8 @@ class PretrainingModel(VideoModel):
         super().__init__(architecture, selector=selector, final_norm=True)
         self.camera_weight = camera
         self.camera_head = nn.Linear(self.encoder.width, MOTIONS) if camera else None
-        self.num_motion = NUMBERS if camera else 0  # random numbers of the task, the last ones of a clip
-
-    @property
-    def num_noise(self) -> int:
-        """The random numbers of a clip in a forward pass."""
-        return self.encoder.grid.num_tokens + self.num_motion
+        num_motion = NUMBERS if camera else 0  # random numbers of the task, the last ones of a clip
+        self.num_noise = self.encoder.grid.num_tokens + num_motion  # of a clip in a forward pass
 
     def new_noise(self, frames: Tensor) -> Tensor:
         """The random numbers (B, num_noise) of clips, from torch's default generator."""
@@ -196,9 +187,9 @@ class SelectingModel(VideoModel):
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
 
-    @abstractmethod
     def pooled(self, tokens: Tensor) -> Tensor:
-        """Pool encoded tokens (B, K, D) to (B, D)."""
+        """Pool encoded tokens (B, K, D) to (B, D): their mean, unless a model pools otherwise."""
+        return tokens.mean(dim=1)
 
     def forward(
         self,
@@ -230,7 +221,3 @@ class VideoEncoder(SelectingModel):
         super().__init__(architecture, selector=selector, final_norm=True)
         self.head = nn.Identity()
         init_linear_layers(self.encoder, init=nn.init.xavier_uniform_)
-
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """The mean (B, D) of encoded tokens (B, K, D), as for an autoencoder."""
-        return tokens.mean(dim=1)

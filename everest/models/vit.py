@@ -142,7 +142,8 @@ class Encoder(nn.Module):
         The precision is that of the weights, or of autocast, whatever that of the clips is.
         """
         x = gather_patches(frames, ids, self.patch_embed.tubelet)  # (B, K, C, t, p, q)
-        x = self.pixels.normalized(x).to(self.patch_embed.dtype)  # of bytes only what is needed
+        dtype = next(self.patch_embed.parameters()).dtype
+        x = self.pixels.normalized(x).to(dtype)  # of bytes only what is needed
         x, last = add_positions(self.patch_embed(x), self.position, ids), None  # (B, K, D)
         rotation = rotation_of(self.position if self.rotary is None else self.rotary, ids)
         class_token = self.class_token  # (1, 1, D)

@@ -85,10 +85,10 @@ class _Assignment:
 
     def move(self, order: Ints) -> bool:
         """Move each group to another list if that helps; returns whether any moved."""
-        costs = self._costs(*self._changes(0, len(self.chosen)))
+        costs, _, _ = self._changes(0, len(self.chosen))
         moved = False
         for group in order[costs[order].min(axis=1) < -self._least]:
-            (cost,) = self._costs(*self._changes(group, group + 1))  # after the moves before it
+            (cost,), _, _ = self._changes(group, group + 1)  # after the moves before it
             if cost.min() < -self._least:
                 self._put(group, int(cost.argmin()))
                 moved = True
@@ -106,9 +106,8 @@ class _Assignment:
                 distance = 0.0
                 missing = 0
                 for source, target in ((here, there), (there, here)):  # the cheapest group of each
-                    changes, lost = self._changes(0, len(self.chosen))
-                    costs = np.where(self.chosen == source, self._costs(changes, lost)[:, target], np.inf)
-                    group = int(costs.argmin())
+                    costs, changes, lost = self._changes(0, len(self.chosen))
+                    group = int(np.where(self.chosen == source, costs[:, target], np.inf).argmin())
                     distance += float(changes[group, target])
                     missing += int(lost[group, target])
                     self._put(group, target)
@@ -123,12 +122,8 @@ class _Assignment:
         entries = slice(self._first[group], self._first[group + 1])
         return self._rows[entries], self._counts[entries]
 
-    def _costs(self, changes: Floats, missing: Ints) -> Floats:
-        """(G, S) the distance and the worth of the missing classes."""
-        return changes + self._worth * missing
-
-    def _changes(self, start: int, stop: int) -> tuple[Floats, Ints]:
-        """(G, S) what moving groups to each list adds to the distance, and to the missing classes.
+    def _changes(self, start: int, stop: int) -> tuple[Floats, Floats, Ints]:
+        """(G, S) the cost of moving groups to each list, and what that adds to distance and missing classes.
 
         The distance is positive for the list that a group is in.
         """
@@ -141,7 +136,8 @@ class _Assignment:
         is_last = np.take_along_axis(present, lists, axis=1) == 1  # (E, 1)
         missing = (is_last.astype(np.int64) - (present == 0)) * self._needed[rows][:, None]
         begins = first[:-1] - first[0]
-        return np.add.reduceat(changes, begins, axis=0), np.add.reduceat(missing, begins, axis=0)
+        distance, lost = np.add.reduceat(changes, begins, axis=0), np.add.reduceat(missing, begins, axis=0)
+        return distance + self._worth * lost, distance, lost
 
     def _put(self, group: int, target: int) -> None:
         """Move a group from its list, if it is in one, to another."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,14 +46,6 @@ class CheckedFile:
     content: str | None = None  # hash of the bytes
     reason: str | None = None  # why it cannot be used
     lasting: bool = True  # whether decoding the same file again would give the same result
-
-    def is_current(self) -> bool:
-        """Whether the file is still the one that was decoded, and the result still holds."""
-        try:
-            status = Path(self.path).stat()
-        except OSError:
-            return False
-        return self.lasting and (status.st_size, status.st_mtime_ns) == (self.size, self.modified)
 
 
 def decode_completely(path: str) -> CheckedFile:
@@ -145,7 +137,13 @@ def check_lists(
             raise DataError(f"{sample.path}: in a shard; name the list that the shards were made from")
     paths = list(dict.fromkeys(sample.path for sample in samples))
     files = _checked_files(paths, journal, workers=workers, limit=limit, report=report, restart=restart)
-    bad = _problems(samples, files)
+    bad = {path: result.reason for path, result in files.items() if result.reason is not None}
+    for sample in samples:
+        if files[sample.path].reason is None and sample.is_segment:
+            try:
+                segment(sample)
+            except VideoError as error:
+                bad[sample.video_id] = error.reason
     good = [result for result in files.values() if result.reason is None]
     duplicates = find_duplicates(lists, files, apart=apart)
     training, classes = next(iter(lists)), _class_counts(lists)
@@ -169,14 +167,16 @@ def _checked_files(
 ) -> dict[str, CheckedFile]:
     """The result for each file, from the journal or by decoding it, in the order of `paths`."""
     fix = "remove it, or use --output DIR"
-
-    def entry(values: Mapping[str, Any]) -> CheckedFile:
-        """The result of a line; older journals also have `is_even`, which segments no longer need."""
-        return CheckedFile(**{name: value for name, value in values.items() if name != "is_even"})
-
-    with open_journal(journal_file, entry=entry, fix=fix, restart=restart) as journal:
+    results: dict[str, CheckedFile] = {}
+    with open_journal(
+        journal_file, entry=lambda values: CheckedFile(**values), fix=fix, restart=restart
+    ) as journal:
         checked = {file.path: file for file in journal.entries}
-        results = {path: checked[path] for path in paths if path in checked and checked[path].is_current()}
+        for file in (checked[path] for path in paths if path in checked):
+            with suppress(OSError):
+                status = Path(file.path).stat()
+                if file.lasting and (status.st_size, status.st_mtime_ns) == (file.size, file.modified):
+                    results[file.path] = file
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
         remaining = [path for path in paths if path not in results]
@@ -190,18 +190,6 @@ def _checked_files(
             journal.save()
             report({"event": "video", "done": len(results), "videos": len(paths)})
     return {path: results[path] for path in paths}
-
-
-def _problems(samples: Sequence[Sample], files: Mapping[str, CheckedFile]) -> dict[str, str]:
-    """What is wrong with a video, or with a segment of a good one."""
-    bad = {path: result.reason for path, result in files.items() if result.reason is not None}
-    for sample in samples:
-        if files[sample.path].reason is None and sample.is_segment:
-            try:
-                segment(sample)
-            except VideoError as error:
-                bad[sample.video_id] = error.reason
-    return bad
 
 
 def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:

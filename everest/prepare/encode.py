@@ -125,12 +125,11 @@ def _check_output(
         if names.count(name) > 1:
             raise RecipeError(f"two of the new lists would be called {name}; encode them into two folders")
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.startswith(SETTINGS_PREFIX))
-    for file in output.glob(f"{SETTINGS_PREFIX}*"):
-        if file == settings_file:
-            continue
-        if not overwrite:
-            fix = "choose another folder, or use --overwrite"
-            raise RecipeError(f"--output {output}: was encoded with other settings; {fix}")
+    others = [file for file in output.glob(f"{SETTINGS_PREFIX}*") if file != settings_file]
+    if others and not overwrite:
+        fix = "choose another folder, or use --overwrite"
+        raise RecipeError(f"--output {output}: was encoded with other settings; {fix}")
+    for file in others:
         file.unlink()
 
 
@@ -200,27 +199,22 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     version = max((text for _, text in versions), default="")
     source_of_file = {"source_bytes": size, "version": version, "source": place}
     origin = {"by": MAKER, **asdict(settings), **source_of_file}  # kept in the file
-    is_new = overwrite or not target.exists() or not _is_current(target, origin, video)
+    is_new = overwrite or not target.exists()
+    if not is_new:
+        saved: Any = None  # the origin in the file; not all comments are JSON
+        with suppress(ValueError):
+            saved = json.loads(read_comment(target))
+        saved = saved if isinstance(saved, dict) else {}
+        changed = {name for name, value in origin.items() if saved.get(name) != value}
+        is_new = not changed <= {"source"}  # wherever the video was
+        is_of_other_video = "source" in changed and changed <= {"source_bytes", "version", "source"}
+        if is_new and (is_of_other_video or "by" in changed):
+            fix = "choose another --output, or use --overwrite"
+            raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
     if is_new:
         with atomic_file(target) as part:
             _write(video, part, settings, origin)
     return EncodedFile(target, is_new, size, target.stat().st_size)
-
-
-def _is_current(target: Path, origin: Mapping[str, Any], video: Video) -> bool:
-    """Whether a file has this origin, wherever the video was; VideoError if it is not to be replaced."""
-    saved: Any = None  # the origin in the file; not all comments are JSON
-    with suppress(ValueError):
-        saved = json.loads(read_comment(target))
-    saved = saved if isinstance(saved, dict) else {}
-    changed = {name for name, value in origin.items() if saved.get(name) != value}
-    if changed <= {"source"}:
-        return True
-    is_of_other_video = "source" in changed and changed <= {"source_bytes", "version", "source"}
-    if is_of_other_video or "by" in changed:
-        fix = "choose another --output, or use --overwrite"
-        raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
-    return False
 
 
 def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:

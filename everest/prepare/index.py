@@ -51,8 +51,8 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
     root = folder.absolute()
     layout, sources = find_layout(annotations or folder, split=split)
     videos = list(videos_under(root))
-    published = READERS[layout.name](sources)
-    lists, missing = match_files(published.lists, videos)
+    annotated, class_names = READERS[layout.name](sources)
+    lists, missing = match_files(annotated, videos)
     if not any(lists.values()):
         wanted = next((name for _, name in missing), "any video")
         raise DataError(
@@ -69,7 +69,7 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
         layout=layout,
         root=root,
         lists={name: samples for name, samples in lists.items() if samples},
-        class_names=published.class_names,
+        class_names=class_names,
         sources=[file for files in sources.values() for file in files],
         missing=missing,
         extra=[video for video in videos if str(video) not in used],
@@ -149,7 +149,7 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any
     """Write `NAME.csv` for each list, `classes.txt`, and `index_report.csv` if there are problems.
 
     Returns:
-        The document of `everest prepare index --json`.
+        The document of `everest prepare index --json`; in `data`, the keys of a recipe for the lists.
     """
     paths = {name: folder / f"{name}.csv" for name in index.lists}
     problems = [
@@ -164,29 +164,12 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any
     for name, samples in index.lists.items():
         names, heads = names_needed(index.class_names), list(index.layout.heads)
         write_list(paths[name], samples, root=index.root, class_names=names, head_names=heads)
-    if index.class_names:
-        write_lines(folder / CLASSES, index.class_names)
     if problems:
         write_table(folder / REPORT, [("problem", "list", "video"), *problems])
-    return {
-        "layout": index.layout.name,
-        "lists": {name: len(samples) for name, samples in index.lists.items()},
-        "classes": len(index.class_names) or None,
-        "missing": len(index.missing),
-        "extra": len(index.extra),
-        "written": list(map(str, written)),
-        "data": _data_section(index, folder),
-    }
-
-
-def _data_section(index: Index, folder: Path) -> dict[str, Any]:
-    """The keys of a recipe's `data` for the lists in a folder; None is `null`."""
     below = Path(os.path.relpath(folder.absolute(), index.root))
     lists = {name: str(below / f"{name}.csv") for name in index.lists}
-    labeled = {
-        name: lists[name] for name, samples in index.lists.items() if any(sample.labels for sample in samples)
-    }
-    keys: dict[str, Any] = {
+    labeled = {name: lists[name] for name, part in index.lists.items() if any(each.labels for each in part)}
+    data: dict[str, Any] = {
         "root": str(index.root),
         "train": labeled.get("train"),
         "val": labeled.get("val"),
@@ -195,7 +178,16 @@ def _data_section(index: Index, folder: Path) -> dict[str, Any]:
         "pretrain": None if labeled else next(iter(lists.values())),
     }
     if index.class_names:
-        keys |= {"classes": str(below / CLASSES), "num_classes": len(index.class_names)}
+        write_lines(folder / CLASSES, index.class_names)
+        data |= {"classes": str(below / CLASSES), "num_classes": len(index.class_names)}
     if index.layout.heads:
-        keys["heads"] = dict(index.layout.heads)
-    return keys | dict(index.layout.settings)
+        data["heads"] = dict(index.layout.heads)
+    return {
+        "layout": index.layout.name,
+        "lists": {name: len(samples) for name, samples in index.lists.items()},
+        "classes": len(index.class_names) or None,
+        "missing": len(index.missing),
+        "extra": len(index.extra),
+        "written": list(map(str, written)),
+        "data": data | dict(index.layout.settings),
+    }

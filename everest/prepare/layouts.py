@@ -44,12 +44,8 @@ class AnnotatedSample:
     folders: frozenset[str] = frozenset()  # likely folders of its file, to choose among files of one name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Annotations:
-    """The annotations of a data set."""
-
-    lists: Mapping[str, Sequence[AnnotatedSample]]  # by the list's name: train, val, test
-    class_names: tuple[str, ...] = ()  # in the order of their labels
+# The samples of each list (train, val, test), and the names of the classes in the order of their labels.
+Annotations = tuple[Mapping[str, Sequence[AnnotatedSample]], tuple[str, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +184,7 @@ def _read_ucf101(sources: Sources) -> Annotations:
             raise ValueError(f"no class of the data set in {quoted(line)}")
         return AnnotatedSample((VideoRef(Path(name).stem),), (label_of[folder],), frozenset({folder}))
 
-    return Annotations(lists=read_lists(sources, sample), class_names=names)
+    return read_lists(sources, sample), names
 
 
 def _read_hmdb51(sources: Sources) -> Annotations:
@@ -207,7 +203,7 @@ def _read_hmdb51(sources: Sources) -> Annotations:
                 refs = (VideoRef(Path(video.strip()).stem),)
                 sample = AnnotatedSample(refs, (label,), frozenset({name}))
                 lists["train" if use == "1" else "test"].append(sample)
-    return Annotations(lists=lists, class_names=tuple(names))
+    return lists, tuple(names)
 
 
 def _read_ssv2(sources: Sources) -> Annotations:
@@ -234,7 +230,7 @@ def _read_ssv2(sources: Sources) -> Annotations:
             raise ValueError(f"unknown label '{key}'{did_you_mean(key, known)}")
         return AnnotatedSample((ref,), (known[key],))
 
-    return Annotations(lists=read_lists(sources, sample), class_names=names)
+    return read_lists(sources, sample), names
 
 
 def _read_kinetics(sources: Sources) -> Annotations:
@@ -272,7 +268,7 @@ def _read_kinetics(sources: Sources) -> Annotations:
         return AnnotatedSample(tuple(refs), (label_of[label],), folders)
 
     lists = {split: at_places(rows[split], partial(sample, split)) for split in LIST_FILES if split in rows}
-    return Annotations(lists=lists, class_names=names)
+    return lists, names
 
 
 def _read_oscc(sources: Sources) -> Annotations:
@@ -291,7 +287,7 @@ def _read_oscc(sources: Sources) -> Annotations:
         refs.append(VideoRef(str(record["video_uid"]), start=start, end=end))
         return AnnotatedSample(tuple(refs), () if role == "test" else (int(bool(record["state_change"])),))
 
-    return Annotations(lists=read_lists(sources, sample), class_names=("no state change", "state change"))
+    return read_lists(sources, sample), ("no state change", "state change")
 
 
 def _read_diving48(sources: Sources) -> Annotations:
@@ -309,7 +305,7 @@ def _read_diving48(sources: Sources) -> Annotations:
         dives = read_annotations(vocabulary)
         with naming(f"{vocabulary}: entry 1"):
             names = tuple(dive if isinstance(dive, str) else " ".join(dive) for dive in dives)
-    return Annotations(lists=lists, class_names=names)
+    return lists, names
 
 
 def _read_epic(sources: Sources) -> Annotations:
@@ -321,7 +317,7 @@ def _read_epic(sources: Sources) -> Annotations:
         ref = VideoRef(row["video_id"], start=start, end=end)
         return AnnotatedSample((ref,), labels, frozenset({row["participant_id"]}))
 
-    return Annotations(lists=read_lists(sources, sample))
+    return read_lists(sources, sample), ()
 
 
 READERS: Final[dict[str, Callable[[Sources], Annotations]]] = {

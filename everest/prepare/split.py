@@ -149,48 +149,38 @@ def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sam
         root: the folder that paths are taken relative to.
     """
     if text.startswith(COLUMN):
-        column = text.removeprefix(COLUMN)
         for sample in samples:
             if sample.group is None:
+                column = text.removeprefix(COLUMN)
                 raise DataError(f"{sample.video_id}: no group in the column '{column}'; fill it in")
         return list(samples)
-    paths = [Path(sample.path) for sample in samples]
-    below = [path.relative_to(root) if path.is_relative_to(root) else path for path in paths]
-    if text == FOLDER:
-        groups = [path.parent.as_posix() for path in below]
-    else:
-        pattern = _group_pattern(text)
-        groups = [_matched_group(path, pattern, text) for path in below]
-    pairs = zip(samples, groups, strict=True)
-    return [replace(sample, group=group.strip()) for sample, group in pairs]
-
-
-def _group_pattern(text: str) -> re.Pattern[str]:
-    """The expression of `--group`, which has one pair of parentheses."""
     pattern, problem = None, ""
     try:
-        pattern = re.compile(text.removeprefix(PATH))
-        if pattern.groups != 1:
-            problem = f"has {counted(pattern.groups, 'pair')} of parentheses, not 1"
+        pattern = None if text == FOLDER else re.compile(text.removeprefix(PATH))
     except re.error as error:
         problem = f"not a regular expression: {error}"
-    if pattern is None or problem:
+    if pattern is not None and pattern.groups != 1:
+        problem = f"has {counted(pattern.groups, 'pair')} of parentheses, not 1"
+    if problem:
         raise RecipeError(
             f"--group {text}: {problem}; give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one "
             "pair of parentheses around the name of the group, as in _g(\\d+)_"
         )
-    return pattern
-
-
-def _matched_group(path: Path, pattern: re.Pattern[str], text: str) -> str:
-    """What the expression `text` of `--group` takes from a path."""
-    match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
-    if match is None or not match.group(1):
-        raise DataError(
-            f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, and "
-            f"'{PATH}REGEX' matches the path"
-        )
-    return match.group(1)
+    grouped = []
+    for sample in samples:
+        path = Path(sample.path)
+        path = path.relative_to(root) if path.is_relative_to(root) else path
+        group = path.parent.as_posix()
+        if pattern is not None:
+            match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
+            if match is None or not match.group(1):
+                raise DataError(
+                    f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, "
+                    f"and '{PATH}REGEX' matches the path"
+                )
+            group = match.group(1)
+        grouped.append(replace(sample, group=group.strip()))
+    return grouped
 
 
 def group_of(sample: Sample) -> str:
@@ -202,10 +192,9 @@ def group_of(sample: Sample) -> str:
 
 def read_shares(text: str) -> dict[str, float]:
     """The shares of `70/15/15` (train, val, test) or `80/20` (train, test), which add up to one."""
-    try:
+    numbers: list[float] = []
+    with suppress(ValueError):
         numbers = [float(part) for part in text.split("/")]
-    except ValueError:
-        numbers = []
     is_finite = sum(numbers) < float("inf")
     if len(numbers) not in (2, 3) or not (is_finite and all(number > 0 for number in numbers)):
         raise RecipeError(f"--shares {text}: give two (train/test) or three (train/val/test): 70/15/15")

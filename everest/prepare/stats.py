@@ -94,7 +94,11 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     """
     keep_indexes()  # segments are looked up in what the workers found
     samples, by_class = data.samples, _samples_by_class(data)
-    chosen = samples if most is None else _drawn(list(by_class.values()) or [samples], most)
+    chosen = samples
+    if most is not None:
+        rng = np.random.default_rng(0)
+        drawn = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]
+        chosen = [group[number] for group, numbers in drawn for number in sorted(numbers)]
     paths = list(dict.fromkeys(sample.path for sample in chosen))
     measured, skipped = _measure_all(paths, workers=workers, report=report)
     videos = list(measured.values())
@@ -146,13 +150,6 @@ def _samples_by_class(data: SampleList) -> dict[str, list[Sample]]:
             samples_of.setdefault(index, []).append(sample)
     names = data.class_names
     return {names[index] if names else str(index): samples_of[index] for index in sorted(samples_of)}
-
-
-def _drawn(groups: Sequence[Sequence[Sample]], most: int) -> list[Sample]:
-    """Samples drawn at random from each group, always the same, in the order of the list."""
-    rng = np.random.default_rng(0)
-    draws = [(group, np.sort(rng.permutation(len(group))[:most])) for group in groups]
-    return [group[number] for group, numbers in draws for number in numbers]
 
 
 def _measure_all(

@@ -157,12 +157,7 @@ def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
 
 
 def measure_loading(
-    recipe: Recipe,
-    stage: TrainingStage,
-    *,
-    batch: int,
-    step_clips_per_second: float,
-    cpu: bool = False,
+    recipe: Recipe, stage: TrainingStage, *, batch: int, step_clips_per_second: float, cpu: bool = False
 ) -> dict[str, Any]:
     """Measure clips per second of a stage's loader and of one process, and whether loader or step waits.
 

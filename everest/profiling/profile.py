@@ -21,7 +21,7 @@ from everest.errors import unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
-from everest.models.memory import count_weights, frozen_bytes, inference_bytes, training_bytes
+from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
 from everest.models.spec import ModelSpec, classifier_spec
 
 StageName = Literal["pretrain", "finetune", "eval"]
@@ -92,7 +92,7 @@ class StageCost:
     @cached_property
     def activation_bytes_per_clip(self) -> int:
         if self.settings is None:
-            return inference_bytes(self.spec, self.value_bytes)
+            return bytes_per_clip(self.spec, self.value_bytes, trains=False)
         return training_bytes(self.spec, self.value_bytes, self.settings)
 
     def dump(self) -> dict[str, Any]:
@@ -254,8 +254,8 @@ def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int 
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     limit = "reading videos" if loader_seconds > step_seconds else "the GPU"
     sentence = (
-        f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}, and fits: "
-        f"{plan.micro_batch} clips in a pass need about {memory:.1f} of {gpu.gib:g} GiB."
+        f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}. It fits in memory: "
+        f"{plan.micro_batch} clips per pass need about {memory:.1f} of {gpu.gib:g} GiB."
     )
     if not fits:
         sentence = (

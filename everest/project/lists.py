@@ -13,11 +13,11 @@ from typing import Any, Final
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError, first_names
-from everest.footage.windows import Labeling, WindowSettings, write_windows
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos, group_of
+from everest.prepare.windows import Labeling, WindowSettings, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, heading, notice
@@ -85,7 +85,7 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         raise DataError(f"{source}: has no test list; add {LIST_FILES['test']}{divided}")
     for option, given in (("--group", request.group), ("--folds", request.folds)):
         if given is not None:
-            raise RecipeError(f"{source}: has train and test lists; omit {option}, or name one list")
+            raise RecipeError(f"{source}: has train and test lists; omit {option}, or move one elsewhere")
     return ProjectLists(section=with_task(section, request.task)[0], found=True)
 
 
@@ -94,10 +94,11 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     videos, window = _labeled_videos(request, folder, report)
     groups, fewest, folds = len(videos.groups), request.folds or 2, []
     if groups < fewest:
-        fix = "check --group, or add videos of other people or places"
-        unit, fix = ("recording", "annotate more") if request.annotations else ("group", fix)
+        unit, fix = "group", "check --group, or add videos of other people or places"
+        if request.annotations and request.group is None:
+            unit, fix = "recording", "annotate more recordings"
         need = "but training and test need 2" if request.folds is None else f"fewer than --folds {fewest}"
-        fix = f"use --folds {groups}, {fix}" if groups >= FEWEST_FOLDS else fix
+        fix = f"use --folds {groups}, or {fix}" if groups >= FEWEST_FOLDS else fix
         raise DataError(f"{request.videos}: only {counted(groups, unit)}, {need}; {fix}")
     for text in videos.notices:
         report(notice(text))
@@ -170,8 +171,8 @@ def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[Lab
         summary = write_windows(
             recordings, source, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
         )
-        report(heading(f"{counted(summary.windows, 'window')} of {window:g} s, every {STEP * window:g} s"))
-        names = (summary.labeled or {})["classes"]
+        report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
+        names = summary["classes"]
     classes = None if names is None else Path(names)
     videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=classes)
     if window is not None:  # by their names, wherever they are

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -26,8 +27,8 @@ from everest.config.heads import MEASURED_BY
 from everest.data.recipe_clips import labeled_samples
 from everest.data.views import ClipFormat
 from everest.errors import DataError
+from everest.evaluation.report import PAGE, add_summary, write_pooled_report
 from everest.figures.timeline import draw_timelines
-from everest.footage.windows import Labeling
 from everest.inference.bouts import BoutRules
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
@@ -41,9 +42,11 @@ from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.prepare.split import group_of
+from everest.prepare.windows import Labeling
 from everest.probes.classifiers import linear
 from everest.probes.probe import difference_image
 from everest.project.request import REPORT, RESULT, write_document
+from everest.project.verdict import answers
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FINETUNE, FOLDS
@@ -57,94 +60,92 @@ OF_EACH: Final = {"top1": "correct", "mae": "error"}  # columns whose mean size 
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
 SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
-READ_OF_FOLD: Final = ("linear_pixels", "chance", "videos", "skipped", "report")  # keys of its document
-READ_OF_TIMELINES: Final = ("timeline", "smooth", "recordings")
+PAGE_OF_FOLD: Final = f"../{FOLDS}/{{}}/{REPORT}/{PAGE}"  # from the page of all folds
+POOLED: Final = f"../../../{REPORT}/{PAGE}"  # the page of all folds, from that of a fold
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
 
 
 def measure_folds(
-    project: dict[str, Any], folder: Path, finetune: Callable[..., Path], report: Report
+    project: dict[str, Any], folder: Path, finetune: Callable[[Path, Sequence[str]], Path], report: Report
 ) -> dict[str, Any]:
-    """Train and test the remaining folds; returns the metrics over all folds.
+    """Train and test the remaining folds, and write a page of them all; returns the metrics over all folds.
 
     Args:
         project: the document of project.json.
-        finetune: takes `output` and `overrides`.
+        folder: of the project.
+        finetune: trains in a folder, with some more overrides.
     """
-    rows, request, window = [], project["request"], project["window"]
+    annotations, rows, pages = project["request"]["annotations"], [], []
     for number, lists in enumerate(project["folds"], start=1):
-        of_fold = folder / str(number)
+        of_fold = folder / FOLDS / str(number)
         if not (of_fold / RESULT).exists():
-            report(heading(f"fold {number} of {len(project['folds'])}"))
+            fold = f"fold {number} of {len(project['folds'])}"
+            report(heading(fold))
             named = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
-            run = finetune(output=of_fold / FINETUNE, overrides=[*request["overrides"], *named])
-            annotations = request["annotations"]
-            measured = measure_run(run, of_fold, annotations=annotations, window=window, report=report)
+            measured = measure_run(finetune(of_fold / FINETUNE, named), of_fold, project, report)
+            lines, link = [f"{fold.capitalize()}:", *answers(measured)], {"The verdict on all folds": POOLED}
+            add_summary(Path(measured["report"]), lines, measured.get("figure"), link)
             write_document(of_fold / RESULT, measured)
         with reading_own(of_fold / RESULT, fix="remove it"):
             row = read_own_json(of_fold / RESULT, fix="remove it")
-            needed = READ_OF_FOLD if not request["annotations"] else (*READ_OF_FOLD, *READ_OF_TIMELINES)
-            _ = [row[key] for key in needed]
+            _ = answers(row), row["skipped"], annotations and row["smooth"]  # all that is read of it
         rows.append(row)
-    pooled = _pooled(rows, project)
-    if request["annotations"]:
-        folds = [Timelines.load(fold["timeline"]) for fold in rows]
-        rules = [BoutRules(smooth=fold["smooth"]) for fold in rows]
-        bouts = [of_video for fold, rule in zip(folds, rules, strict=True) for of_video in fold.bouts(rule)]
-        together = replace(folds[0], videos=[video for fold in folds for video in fold.videos])
-        labeled = labeled_bouts(together, request["annotations"])
-        scores = score_timelines(together, bouts, labeled, report=report)
-        pooled |= {key: scores[key] for key in SCORES} | {"smooth": median(rule.smooth for rule in rules)}
-    return {**pooled, "report": None, "folds": rows}
+        pages.append(of_fold / REPORT)
+    pooled = _pooled(project, rows, pages)
+    if annotations:
+        rules = [BoutRules(smooth=row["smooth"]) for row in rows]
+        timelines = [Timelines.load(page / TIMELINE) for page in pages]
+        bouts = chain(*(each.bouts(rule) for each, rule in zip(timelines, rules, strict=True)))
+        together = replace(timelines[0], videos=[video for each in timelines for video in each.videos])
+        pooled |= _scored(together, [*bouts], annotations, folder / REPORT, report)
+        pooled["smooth"] = median(rule.smooth for rule in rules)
+    results = {"all folds": pooled} | {f"fold {number}": row for number, row in enumerate(rows, start=1)}
+    pairs = [(row["label"], row["predicted"]) for page in pages for row in _read_rows(page / PREDICTIONS)]
+    unit = "window" if annotations else "video"
+    page = write_pooled_report(folder / REPORT, results, pairs, groups=pooled["groups"], unit=unit)
+    return {**pooled, "report": str(page), "folds": rows}
 
 
-def _pooled(rows: Sequence[dict[str, Any]], project: dict[str, Any]) -> dict[str, Any]:
-    """The accuracy over the test videos of all folds, with its interval over their groups."""
-    labels: list[str] = []
-    groups: list[str] = []
-    correct: list[bool] = []
-    differences: dict[str, float] = {}
-    group: dict[str, str] = {}
-    for row, lists in zip(rows, project["folds"], strict=True):
-        samples = read_unlabeled(Path(lists["test"]), root=Path(project["root"])).samples
-        group |= {sample.video_id: group_of(sample) for sample in samples}
-        page = Path(row["report"]).parent
-        differences |= _differences(page, "top1")
-        with (page / PREDICTIONS).open(newline="", encoding="utf-8") as file:
-            for prediction in csv.DictReader(file):
-                labels.append(prediction["label"])
-                groups.append(group[prediction["video"]])
-                correct.append(prediction["correct"] == "1")
-    if len(labels) != sum(row["videos"] for row in rows):
+def _pooled(project: dict[str, Any], rows: Sequence[dict[str, Any]], pages: Sequence[Path]) -> dict[str, Any]:
+    """The accuracy over the test videos of all folds, with its interval over their groups.
+
+    Args:
+        rows: the documents of the folds.
+        pages: their folders of predictions.
+    """
+    root = Path(project["section"]["root"])
+    samples = [read_unlabeled(Path(lists["test"]), root=root).samples for lists in project["folds"]]
+    group = {sample.video_id: group_of(sample) for sample in chain(*samples)}
+    predictions = [row for page in pages for row in _read_rows(page / PREDICTIONS)]
+    if len(predictions) != sum(row["videos"] for row in rows):
         raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
-    right = np.array(correct, dtype=np.float64)
+    groups = [group[row["video"]] for row in predictions]
+    right = np.array([row["correct"] == "1" for row in predictions], dtype=np.float64)
     interval = bootstrap(lambda counts: {"top1": float(np.average(right, weights=counts))}, groups)["top1"]
-    ((frequent, most),) = Counter(labels).most_common(1)
-    linear = [row["linear_pixels"] for row in rows]
-    weights = [row["videos"] for row in rows]
+    ((frequent, most),) = Counter(row["label"] for row in predictions).most_common(1)
+    linear, weights = [row["linear_pixels"] for row in rows], [row["videos"] for row in rows]
     return {
         "top1": round(100 * float(right.mean()), 4),
         "metric": "top1",
         "interval": [round(100 * end, 4) for end in interval],
         "chance": rows[0]["chance"],
-        "majority": round(100 * most / len(labels), 4),
+        "majority": round(100 * most / len(predictions), 4),
         "majority_class": frequent,
         "linear_pixels": None if None in linear else round(float(np.average(linear, weights=weights)), 4),
-        "difference": None if None in linear else _interval(differences, group, shares=True),
-        "videos": len(labels),
+        "difference": _difference(pages, "top1", group),
+        "videos": len(predictions),
         "groups": len(set(groups)),
         "skipped": sum(row["skipped"] for row in rows),
     }
 
 
-def measure_run(
-    run: Path, folder: Path, *, annotations: Sequence[str], window: float | None, report: Report
-) -> dict[str, Any]:
+def measure_run(run: Path, folder: Path, project: dict[str, Any], report: Report) -> dict[str, Any]:
     """Evaluate a run on its test list, and a linear model next to it; writes a page into `folder`.
 
+    The timelines of annotated recordings are measured, too.
+
     Args:
-        annotations: of the recordings of the list, whose timelines are measured, too.
-        window: seconds, of recordings.
+        project: the document of project.json.
     Returns:
         The metric of the task by its name, in percent unless it is an error of numbers: `interval` of 95 %,
         `chance`, `majority` (always the most frequent class of the test list, `majority_class`),
@@ -165,7 +166,7 @@ def measure_run(
     if linear is not None:
         write_predictions(page / LINEAR, linear, Classes(heads=model.heads, names=model.class_names))
         group = dict(zip(linear.videos, linear.groups, strict=True))
-        difference = _interval(_differences(page, metric), group, shares=METRICS[metric].percent)
+        difference = _difference([page], metric, group)
     measured = {
         metric: evaluation[metric],
         "metric": metric,
@@ -177,32 +178,39 @@ def measure_run(
         "difference": difference,
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
     }
-    if window is not None:
-        measured |= score_recordings(model, page, annotations, window, report)
+    if project["window"] is not None:
+        annotations = project["request"]["annotations"]
+        measured |= score_recordings(model, page, annotations, project["window"], report)
     return measured
 
 
-def _differences(page: Path, metric: str) -> dict[str, float]:
-    """How far the model is above the linear model in the metric of each video; empty if none has one."""
-    column, linear = OF_EACH.get(metric), page / LINEAR
-    if column is None or not linear.exists():
-        return {}
-    ours, theirs = (
-        {row["video"]: abs(float(row[column])) for row in csv.DictReader(text.splitlines())}
-        for text in (file.read_text("utf-8") for file in (page / PREDICTIONS, linear))
-    )
-    return {video: value - theirs[video] for video, value in ours.items() if video in theirs}
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file of predictions, one for each video."""
+    with reading_own(path, fix=IN_USE_FIX), path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
-def _interval(
-    differences: Mapping[str, float], group: Mapping[str, str], *, shares: bool
-) -> list[float] | None:
-    """The 95 % interval of the mean of some differences of videos; None if these are of one group."""
+def _difference(pages: Sequence[Path], metric: str, group: Mapping[str, str]) -> list[float] | None:
+    """The 95 % interval of how far the model is above the linear model in the metric of a video.
+
+    None if single videos do not have the metric, if a page has no linear model, and for a single group.
+
+    Args:
+        group: of each video.
+    """
+    column = OF_EACH.get(metric)
+    if column is None or not all((page / LINEAR).exists() for page in pages):
+        return None
+    differences: dict[str, float] = {}
+    for page in pages:
+        linear = {row["video"]: abs(float(row[column])) for row in _read_rows(page / LINEAR)}
+        own = {row["video"]: abs(float(row[column])) for row in _read_rows(page / PREDICTIONS)}
+        differences |= {video: own[video] - linear[video] for video in own if video in linear}
     groups, values = [group[video] for video in differences], np.array(list(differences.values()))  # (V,)
     if len(set(groups)) < 2:
         return None
     mean = bootstrap(lambda counts: {"": float(np.average(values, weights=counts))}, groups, shares=False)
-    return [round(100 * end if shares else end, 4) for end in mean[""]]
+    return [round(100 * end if METRICS[metric].percent else end, 4) for end in mean[""]]
 
 
 def linear_pixels(model: VideoClassifier, report: Report) -> Predictions | None:
@@ -262,8 +270,8 @@ def score_recordings(
     Args:
         window: seconds.
     Returns:
-        The `SCORES`; `smooth`, the seconds over which probabilities are averaged; the `recordings`; and the
-        files `timeline` and `figure`.
+        What `_scored` returns; `smooth`, the seconds over which probabilities are averaged; and the file
+        `timeline`.
     """
     smooth = window
     if model.recipe.data.val is not None:
@@ -278,13 +286,19 @@ def score_recordings(
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
     timelines.save(folder / TIMELINE)
-    bouts = timelines.bouts(BoutRules(smooth=smooth))
+    scored = _scored(timelines, timelines.bouts(BoutRules(smooth=smooth)), annotations, folder, report)
+    return scored | {"smooth": smooth, "timeline": str(folder / TIMELINE)}
+
+
+def _scored(
+    timelines: Timelines, bouts: Sequence[Any], annotations: Sequence[str], folder: Path, report: Report
+) -> dict[str, Any]:
+    """The `SCORES` of the bouts of timelines, the `recordings`, and the file `figure`, which is drawn."""
     labeled = labeled_bouts(timelines, annotations)
     scores = score_timelines(timelines, bouts, labeled, report=report)
     draw_timelines(folder / FIGURE, timelines, bouts, labeled)
-    files = {"timeline": str(folder / TIMELINE), "figure": str(folder / FIGURE)}
     recordings = [recording.video for recording in timelines.videos]
-    return {key: scores[key] for key in SCORES} | {"smooth": smooth, "recordings": recordings, **files}
+    return {key: scores[key] for key in SCORES} | {"recordings": recordings, "figure": str(folder / FIGURE)}
 
 
 def labeled_bouts(timelines: Timelines, annotations: Sequence[str]) -> Mapping[str, Sequence[Bout]]:

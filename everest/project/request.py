@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.config.heads import Task
+from everest.config.recipe import check_overrides
+from everest.config.recipe_files import RecipeFile
 from everest.errors import DataError, RecipeError, UserError, differing
 from everest.lists.sources import LIST_FILES
 from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, write_text
@@ -20,10 +22,12 @@ RESULT = "result.json"
 LISTS, PRETRAIN, REPORT = "lists", "pretrain", "report"
 WINDOWS = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
-PLANNED: Final = "root"  # in project.json once the lists and the recipe are written
+PLANNED: Final = "section"  # in project.json once the lists and the recipe are written
 TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
 FILES: Final = "files"  # in project.json: see `Request.checksums`
 BUDGETS: Final = tuple(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
+# The choices of every suggested recipe on which it depends whether a key has an effect.
+SUGGESTED: Final = "{base: custom, pretrain: {objective: views, steps: 1}, finetune: {steps: 1}}"
 FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
 
 
@@ -60,6 +64,8 @@ class Request:
         budget = next((text for text in self.overrides if text.startswith(BUDGETS)), None)
         if self.hours is not None and budget is not None:
             raise RecipeError(f"--hours and --set {budget} both set the number of steps; use one of them")
+        recipe = RecipeFile(name="suggested", label=RECIPE, text=SUGGESTED, folder=None)
+        check_overrides(recipe, self.overrides)  # before the videos are read
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files with the labels, by their paths."""

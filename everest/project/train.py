@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import monotonic
@@ -16,20 +15,17 @@ from typing import Any, Final
 
 from everest import stages
 from everest.config.heads import Task
-from everest.config.settings import DataSettings
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
 from everest.evaluation.report import add_summary
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
-from everest.lists.sample import ListSize
-from everest.lists.sources import LIST_FILES, read_source
+from everest.lists.sources import read_source
 from everest.project.lists import STEP, ProjectLists, make_lists
-from everest.project.measure import measure_folds, measure_run
+from everest.project.measure import PAGE_OF_FOLD, measure_folds, measure_run
 from everest.project.request import (
     FILES,
     LISTS,
-    PLANNED,
     PRETRAIN,
     RESULT,
     TESTED,
@@ -39,21 +35,19 @@ from everest.project.request import (
     tested_before,
     write_document,
 )
-from everest.project.verdict import answers, describe_samples, doubt_about_pretraining, judge, verdict
+from everest.project.verdict import answers, doubt_about_pretraining, judge, plan_document, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import IN_USE_FIX, absolute, check_new_folder, made_folder, write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
+from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import counted, read_own_json, reading_own, time_text
+from everest.system.text import read_own_json, reading_own
 
 PLANNED_SHARE: Final = 0.95  # of --hours; our choice: the rest is for the plan, the probes and the pages
 ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --hours, too
 SPARE: Final = 1.2  # our choice: of the hours that a warning names, as speeds vary between measurements
 START_SECONDS: Final = 0.5  # our estimate: to start the workers of a validation or a test
-MOST_NAMED: Final = 3  # our choice: groups of a list whose names are shown
-FEWEST_TO_CHOOSE: Final = 20  # our choice: validation samples; each of fewer is more than 5 %
 
 
 def train(
@@ -146,12 +140,6 @@ def _make_plan(
 ) -> tuple[ProjectLists, str, dict[str, Any]]:
     """Write the lists into a folder; returns them, the text of a recipe, and the plan as `--json` has it."""
     lists = make_lists(request, folder / LISTS, report, tested=tested)
-    data, sizes = DataSettings(**lists.section), {}
-    samples = {key: read_source(data, key, labeled=False).samples for key in LIST_FILES if getattr(data, key)}
-    for key, listed in samples.items():
-        groups = sorted({sample.group for sample in listed if sample.group is not None})
-        names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMED else ""
-        sizes[key] = f"{ListSize.of(listed)}{names}"
     suggestion = suggest_recipe(
         lists.section,
         this_device(),
@@ -161,51 +149,16 @@ def _make_plan(
     )
     if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
         report(notice(doubt))
+    data = suggestion.recipe.data
+    train = read_source(data, "train", labeled=True)
+    classes, samples = Classes.of(train, data), {"train": train.samples}
+    for key in ("val", "test"):
+        if getattr(data, key) is not None:
+            samples[key] = read_source(data, key, labeled=True, classes=classes).samples
     all_seconds = partial(_all_seconds, {key: len(listed) for key, listed in samples.items()}, lists)
     if request.hours is not None:
         suggestion = _within_hours(request.hours, suggestion, all_seconds, report)
-    seconds, checks = all_seconds(suggestion)
-    trainings = 1 + len(lists.folds)
-    several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
-    total = f"all training: about {time_text(seconds)}{several}"
-    total += f", including {time_text(checks)} for validations and tests"
-    counts, described = _described(suggestion.recipe.data, lists)
-    plan = {
-        "lists": sizes,
-        "classes": counts,
-        "window": lists.window,
-        "stages": [time._asdict() for time in suggestion.times],
-        "trainings": trainings,
-        "minutes": round(seconds / 60, 1),
-        "lines": [
-            *(f"{name}: {size}" for name, size in sizes.items()),
-            *described,
-            *map(str, suggestion.times),
-            total,
-        ],
-    }
-    return lists, suggestion.text, plan
-
-
-def _described(data: DataSettings, lists: ProjectLists) -> tuple[dict[str, int], list[str]]:
-    """The number of samples of each class, and the lines of the plan about the samples."""
-    train = read_source(data, "train", labeled=True)
-    classes = Classes.of(train, data)
-    samples = {
-        key: read_source(data, key, labeled=True, classes=classes).samples
-        for key in ("val", "test")
-        if getattr(data, key) is not None
-    }
-    every = [*train.samples, *chain(*samples.values())]
-    counts, lines = describe_samples(every, classes, windows=lists.window is not None)
-    if lists.found:
-        names = ", ".join(str(getattr(data, key)) for key in ("train", *samples))
-        lines.append(f"divided by the lists in {data.root}: {names}")
-    chosen_on = len(every) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
-    if chosen_on < FEWEST_TO_CHOOSE:
-        few = f"the best weights are chosen on only {counted(chosen_on, ListSize.of(every).unit)}"
-        lines.append(f"warning: {few if chosen_on else 'no validation list, so the last weights are used'}")
-    return counts, lines
+    return lists, suggestion.text, plan_document(lists, suggestion, samples, classes, all_seconds(suggestion))
 
 
 def _within_hours(
@@ -237,33 +190,29 @@ def _within_hours(
 def _all_seconds(
     sizes: Mapping[str, int], lists: ProjectLists, suggestion: Suggestion
 ) -> tuple[float, float]:
-    """The time of all stages, validations and tests; and that of the validations and tests."""
-    times, trainings = suggestion.times, 1 + len(lists.folds)
-    seconds = sum((trainings if time.stage == "finetune" else 1) * (time.seconds or 0) for time in times)
-    checks = _checking_seconds(sizes, lists, suggestion)
-    return seconds + checks, checks
+    """The time of all stages, validations and tests; and that of the validations and tests.
 
-
-def _checking_seconds(sizes: Mapping[str, int], lists: ProjectLists, suggestion: Suggestion) -> float:
-    """The time of all validations and tests, by the speed of fine-tuning, which is slower.
+    The latter is by the speed of fine-tuning, which is slower.
 
     Args:
         sizes: the samples of each list.
     """
-    recipe, time = suggestion.recipe, suggestion.times[-1]
+    recipe, time, folds = suggestion.recipe, suggestion.times[-1], len(lists.folds)
+    seconds = sum(
+        (1 + folds if each.stage == "finetune" else 1) * (each.seconds or 0) for each in suggestion.times
+    )
     between = steps_between_checkpoints(time.steps, sizes["train"], time.batch_size)
     validations = recipe.finetune.epochs or math.ceil(time.steps / between)
-    val, test, tests = sizes.get("val", 0), sizes.get("test", 0), 1
-    if lists.folds:  # each sample is once in a validation list and once in a test list
+    val, test = sizes.get("val", 0), sizes.get("test", 0)
+    if folds:  # each sample is once in a validation list and once in a test list
         val = test = sizes["train"]
-        tests = len(lists.folds)
-    views = recipe.eval.clips * recipe.eval.crops
-    compared = len(lists.folds or [0]) * sum(size for key, size in sizes.items() if key != "pretrain")
-    clips = validations * val + views * test + compared
+    compared = max(folds, 1) * sum(sizes.values())  # with a linear model
+    clips = validations * val + recipe.eval.clips * recipe.eval.crops * test + compared
     if lists.window is not None:  # timelines have more windows than lists
         clips += round(STEP / STEP_AS_TRAINED) * (val + test)
-    starts = (validations * (val > 0) + 1) * tests
-    return START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
+    starts = (validations * (val > 0) + 1) * max(folds, 1)
+    checks = START_SECONDS * starts + clips / (time.clips_per_second or math.inf)
+    return seconds + checks, checks
 
 
 def _try_plan(request: Request, tested: Sequence[str], report: Report) -> dict[str, Any]:
@@ -288,26 +237,13 @@ def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
         for line in plan["lines"]:
             report(heading(line))
         write_text(folder / RECIPE, recipe)
-        document = {
-            "request": asdict(request),
-            FILES: checksums,
-            PLANNED: lists.section["root"],
-            TESTED: list(lists.tested),
-            "folds": list(lists.folds),
-            "window": lists.window,
-            "possible_folds": lists.possible_folds,
-            "planned_minutes": plan["minutes"],
-        }
+        document = {"request": asdict(request), FILES: checksums, **asdict(lists)}
+        document["planned_minutes"] = plan["minutes"]
         write_document(folder / PROJECT, document)
     except UserError:
         clear(folder)
         raise
     return document
-
-
-def _run(stage: Callable[..., Path], *, output: Path, **options: Any) -> Path:
-    """Run or resume a stage; a folder without a run may hold a user's files."""
-    return stage(output=output, overwrite=not RunFolder(output).is_run(), **options)
 
 
 def _train(
@@ -325,33 +261,38 @@ def _train(
             finished = read_own_json(folder / RESULT, fix=IN_USE_FIX)
             verdict(finished)  # reads all that is shown
         return finished
-    request, window, init = project["request"], project["window"], None
-    recipe, overrides = folder / RECIPE, request["overrides"]
+    request, folds, init = project["request"], project["folds"], None
+
+    def run(stage: Callable[..., Path], output: Path, more: Sequence[str] = (), **options: Any) -> Path:
+        overwrite = not RunFolder(output).is_run()  # a folder without a run may hold a user's files
+        overrides = [*request["overrides"], *more]
+        return stage(
+            folder / RECIPE, output=output, overrides=overrides, overwrite=overwrite, report=report, **options
+        )
+
     if request["unlabeled"] is not None:
         report(heading("pre-training"))
-        pretrain = partial(stages.pretrain, recipe)
-        init = _run(pretrain, output=folder / PRETRAIN, overrides=overrides, report=report)
-    finetune = partial(_run, partial(stages.finetune, recipe, init=init), report=report)
-    pooled = measure_folds(project, folder / FOLDS, finetune, report) if project["folds"] else None
-    report(heading("fine-tuning" if pooled is None else "fine-tuning on all videos"))
-    run = finetune(output=folder / FINETUNE, overrides=overrides)
-    annotations = request["annotations"]
-    measured = pooled or measure_run(run, folder, annotations=annotations, window=window, report=report)
-    weights, checkpoint = RunFolder(run), f"--checkpoint {shlex.quote(str(run))}"
+        init = run(stages.pretrain, folder / PRETRAIN)
+    finetune = partial(run, stages.finetune, init=init)
+    pooled = measure_folds(project, folder, finetune, report) if folds else None
+    report(heading("fine-tuning on all videos" if folds else "fine-tuning"))
+    weights = RunFolder(finetune(folder / FINETUNE))
+    measured = pooled or measure_run(weights.path, folder, project, report)
+    checkpoint = f"--checkpoint {shlex.quote(str(weights.path))}"
     command = f"everest predict VIDEO {checkpoint}"
-    if window is not None:
+    if project["window"] is not None:
         command = f"everest timeline VIDEO {checkpoint} --smooth {measured['smooth']:g} --output bouts.csv"
-    planned = project["planned_minutes"]
     document = {
         **measured,
         "checkpoint": str(weights.best if weights.best.exists() else weights.weights),
-        "judgment": judge(measured, possible_folds=project["possible_folds"], minutes=planned),
+        "judgment": judge(measured, possible_folds=project["possible_folds"]),
         "minutes": round((monotonic() - started) / 60, 1),
-        "planned_minutes": planned,
+        "planned_minutes": project["planned_minutes"],
         "resumed": resumed,
         "next": [command],
     }
-    if pooled is None:
-        add_summary(Path(measured["report"]), answers(document), measured.get("figure"))
+    links = {f"fold {number}": PAGE_OF_FOLD.format(number) for number in range(1, len(folds) + 1)}
+    lines = [*answers(document), document["judgment"]]
+    add_summary(Path(document["report"]), lines, document.get("figure"), links)
     write_document(folder / RESULT, document)
     return document

@@ -1,27 +1,76 @@
-"""Lines for people: the classes, whether pre-training pays, how good the model is, and what to do next."""
+"""Lines for people: the plan, whether pre-training pays, how good the model is, and what to do next."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND, UNSCORED
 from everest.errors import first_names
 from everest.lists.classes import Classes
 from everest.lists.labels import indices
-from everest.lists.sample import Sample
+from everest.lists.sample import ListSize, Sample
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import METRICS, value_text
+from everest.project.lists import ProjectLists
 from everest.suggest.rules import DataFacts
+from everest.suggest.suggestion import Suggestion
 from everest.system.text import counted, time_text
 
 MOST_LABELS: Final = 5  # of a class: up to here pre-training gained (docs/start/choosing.md)
 MOST_NAMES: Final = 3  # of groups and recordings
+FEWEST_TO_CHOOSE: Final = 20  # our choice: validation samples; each of fewer is more than 5 %
 MOST_CLASSES: Final = 12  # our choice: whose numbers are shown
 FEWEST_GROUPS: Final = 6  # five that all agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
 TIMES_AS_MANY: Final = 4  # our choice: unlabeled videos for each labeled one
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
+
+
+def plan_document(
+    lists: ProjectLists,
+    suggestion: Suggestion,
+    samples: Mapping[str, Sequence[Sample]],
+    classes: Classes,
+    seconds: tuple[float, float],
+) -> dict[str, Any]:
+    """The plan as `--json` has it, with its lines for people.
+
+    Args:
+        samples: of each list.
+        seconds: of everything, and of the validations and tests.
+    """
+    sizes = {}
+    for key, listed in samples.items():
+        groups = sorted({sample.group for sample in listed if sample.group is not None})
+        names = f" ({', '.join(groups)})" if 0 < len(groups) <= MOST_NAMES else ""
+        sizes[key] = f"{ListSize.of(listed)}{names}"
+    every = [sample for listed in samples.values() for sample in listed]
+    counts, lines = describe_samples(every, classes, windows=lists.window is not None)
+    data, trainings = suggestion.recipe.data, 1 + len(lists.folds)
+    if lists.found:
+        lines.append(
+            f"divided by the lists in {data.root}: {', '.join(str(getattr(data, key)) for key in samples)}"
+        )
+    chosen_on = len(every) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
+    if chosen_on < FEWEST_TO_CHOOSE:
+        few = f"the best weights are chosen on only {counted(chosen_on, ListSize.of(every).unit)}"
+        few += " in each fold; the final model keeps its last weights" if lists.folds else ""
+        lines.append(f"warning: {few if chosen_on else 'no validation list, so the last weights are used'}")
+    several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
+    total = f"all training: about {time_text(seconds[0])}{several}"
+    total += f", including {time_text(seconds[1])} for validations and tests"
+    of_lists = [f"{key}: {size}" for key, size in sizes.items()]
+    return {
+        "lists": sizes,
+        "classes": counts,
+        "window": lists.window,
+        "stages": [time._asdict() for time in suggestion.times],
+        "trainings": trainings,
+        "minutes": round(seconds[0] / 60, 1),
+        "lines": [*of_lists, *lines, *map(str, suggestion.times), total],
+    }
 
 
 def describe_samples(
@@ -62,28 +111,31 @@ def doubt_about_pretraining(facts: DataFacts) -> str | None:
     """Why pre-training on the unlabeled videos may not be worth its time; None if it may."""
     if facts.pretrain is None or not facts.classes:
         return None
-    labels = facts.train.samples / facts.classes
-    if labels <= MOST_LABELS and facts.pretrain.samples >= TIMES_AS_MANY * facts.train.samples:
-        return None
-    reason = f"with {labels:.3g} labels per class, training from scratch does about as well"
-    if labels <= MOST_LABELS:
+    labels, unlabeled = facts.train.samples / facts.classes, facts.pretrain.samples
+    if labels > MOST_LABELS:
+        reason = f"with {labels:.3g} labels per class, training from scratch does about as well"
+    elif unlabeled < TIMES_AS_MANY * facts.train.samples:
         reason = f"it gained with at least {TIMES_AS_MANY} unlabeled videos for each labeled one"
+    else:
+        return None
     return (
-        f"--unlabeled: pre-training on {counted(facts.pretrain.samples, 'video')} is probably not worth its "
+        f"--unlabeled: pre-training on {counted(unlabeled, 'video')} is probably not worth its "
         f"time: {reason} (docs/start/choosing.md)"
     )
 
 
 def verdict(result: Mapping[str, Any]) -> list[str]:
     """The lines of `everest train`."""
-    lines, parts = answers(result), result.get("folds", [result])
-    lines += [f"page: {part['report']}" for part in parts]
-    lines += [f"picture: {part['figure']}" for part in parts if "figure" in part]
+    lines = [*answers(result), result["judgment"]]
+    took, planned = (time_text(60 * result[key]) for key in ("minutes", "planned_minutes"))
+    lines.append(f"took {took} {'since it resumed ' if result['resumed'] else ''}(planned {planned})")
+    figure = [f"picture: {result['figure']}"] if "figure" in result else []
+    lines += [f"page: {result['report']}", *figure]
     return [*lines, f"model: {result['checkpoint']}", f"next: {result['next'][0]}"]
 
 
 def answers(result: Mapping[str, Any]) -> list[str]:
-    """The lines about the test, and the time that it took."""
+    """The lines about a test: the metric, the baselines, and the timelines of recordings."""
     name, interval = result["metric"], result["interval"]
     simple = [
         f"{title} {value_text(name, value)}"
@@ -94,7 +146,7 @@ def answers(result: Mapping[str, Any]) -> list[str]:
         )
         if value is not None
     ]
-    narrow = f", too narrow with fewer than {FEW_GROUPS} groups" if result["groups"] < FEW_GROUPS else ""
+    narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result["groups"] < FEW_GROUPS else ""
     spread = "" if interval is None else f" (95 % interval: {interval[0]:.3g} to {interval[1]:.3g}{narrow})"
     of = counted(result["videos"], "test window" if "frame_accuracy" in result else "test video")
     of += f" of {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
@@ -103,68 +155,51 @@ def answers(result: Mapping[str, Any]) -> list[str]:
         f"compare: {', '.join(simple)}",
     ]
     if "frame_accuracy" in result:
-        recordings = [name for part in result.get("folds", [result]) for name in part["recordings"]]
-        lines.append(
-            f"timelines of {first_names(recordings, MOST_NAMES)}: frames correct "
-            f"{result['frame_accuracy']:.1f} % (most frequent class {result['majority_accuracy']:.1f} %), "
-            f"class mean {result['mean_class_accuracy']:.1f} %, "
-            f"F1@50 {result['f1@50'] or 0:.1f} %"
+        recordings = first_names([Path(name).name for name in result["recordings"]], MOST_NAMES)
+        correct = (
+            f"{result['frame_accuracy']:.1f} % (most frequent class {result['majority_accuracy']:.1f} %)"
         )
-    lines += [result["judgment"]] if result["judgment"] else []
-    if result.get("planned_minutes") is not None:
-        took, planned = (time_text(60 * result[key]) for key in ("minutes", "planned_minutes"))
-        lines.append(f"took {took} {'since it resumed ' if result['resumed'] else ''}(planned {planned})")
+        scores = f"class mean {result['mean_class_accuracy']:.1f} %, F1@50 {result['f1@50'] or 0:.1f} %"
+        lines.append(f"timelines of {recordings}: frames correct {correct}, {scores}")
     return lines
 
 
-def judge(result: Mapping[str, Any], *, possible_folds: int | None, minutes: float | None = None) -> str:
+def judge(result: Mapping[str, Any], *, possible_folds: int | None) -> str:
     """One sentence: whether the model is clearly better than answers that need no training.
 
     Args:
         possible_folds: that `--folds` can have; None: the videos cannot be tested so.
-        minutes: planned for one training and its test.
     """
     name, interval, linear = result["metric"], result["interval"], result["linear_pixels"]
-    sign = 1 if METRICS[name].higher else -1
+    sign, groups = 1 if METRICS[name].higher else -1, result["groups"]
     more = LABEL_MORE
     if possible_folds is not None:
         more = f"test on all videos with --folds {possible_folds} and a new --output"
-        more += "" if minutes is None else f" (about {round(minutes * (possible_folds + 1) / 60, 2):g} hours)"
     simple, answer = result["chance"], "guessing"
     if result["majority"] is not None:
         simple, answer = result["majority"], f"always predicting '{result['majority_class']}'"
     answer = f"{answer} ({value_text(name, simple)})"
+    small = f"a linear model on small images ({value_text(name, linear)})"
     if simple is not None and sign * result[name] <= sign * simple:
         return f"no better than {answer}: {LABEL_MORE}"
     if "frame_accuracy" in result and result["frame_accuracy"] <= result["majority_accuracy"]:
         share = f"{result['majority_accuracy']:.1f} %"
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
     if linear is not None and sign * result[name] <= sign * linear:
-        small = f"a linear model on small images ({value_text(name, linear)})"
-        if "folds" not in result and result["groups"] < FEW_GROUPS:
-            of = f"{result['videos']} tests of {counted(result['groups'], 'group')}"
+        if "folds" not in result and groups < FEW_GROUPS:
+            of = f"{result['videos']} tests of {counted(groups, 'group')}"
             return f"no better than {small}, but {of} are too few to tell: {more}"
         return f"no better than {small}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if interval is None:
         return f"no interval: the test has only one group; {more}"
     if simple is not None and sign * interval[sign < 0] <= sign * simple:
         return f"the interval includes {answer}, so the test cannot tell: {more}"
-    return f"clearly better than {answer}" if linear is None else _compared(result, more)
-
-
-def _compared(result: Mapping[str, Any], more: str) -> str:
-    """Whether a model with an interval, which is better than the linear model, is clearly so.
-
-    Args:
-        more: what to do if it is not.
-    """
-    name, groups, linear = result["metric"], result["groups"], result["linear_pixels"]
-    ends = result.get("difference")
-    what, value = "the interval of the difference", 0.0
+    if linear is None:
+        return f"clearly better than {answer}"
+    what, value, ends = "the interval of the difference", 0.0, result.get("difference")
     if ends is None:  # of a metric that single videos do not have
-        what, value, ends = "the interval", linear, result["interval"]
+        what, value, ends = "the interval", linear, interval
     spread = f"{what} is {ends[0]:.3g} to {ends[1]:.3g}"
-    small = f"a linear model on small images ({value_text(name, linear)})"
     if groups < FEWEST_GROUPS:
         return f"no clear difference from {small}: only {counted(groups, 'group')}; {more}"
     if ends[0] <= value <= ends[1]:

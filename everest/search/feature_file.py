@@ -6,7 +6,7 @@ N rows, V names of videos, D width.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +25,14 @@ FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features vid
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Header:
-    """The texts of a file, as JSON values."""
+HEADER: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # JSON texts of a file
 
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FeatureFile:
+    """The rows of a file, each of a video, of a segment or of a window."""
+
+    path: Path
     videos: list[str]  # V names, each a `video_id` of everest.lists.sample.Sample
     encoding: dict[str, Any]  # everest.inference.features.encoding_of
     window: float | None = None  # seconds
@@ -36,13 +40,6 @@ class _Header:
     clips: int | None = None  # views and keep ratio, as OpenedModel.open takes them
     crops: int | None = None
     keep: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class FeatureFile(_Header):
-    """The rows of a file, each of a video, of a segment or of a window."""
-
-    path: Path
     video_ids: NDArray[np.int64]  # (N,) numbers of names
     units: Floats  # (N, D)
     starts: NDArray[np.float64] | None  # (N,) seconds of windows
@@ -115,8 +112,7 @@ def read_feature_file(path: Path) -> FeatureFile:
         with open_safetensors(path) as file:
             texts = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        names = {field.name for field in fields(_Header)} & texts.keys()
-        header = {name: parse_json(texts[name]) for name in names}
+        header = {name: parse_json(texts[name]) for name in HEADER if name in texts}
         features = arrays["features"]
         if features.ndim != 2:
             raise DataError(f"{path}: its features are {features.shape}, not one vector a row; {FIX}")

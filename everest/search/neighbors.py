@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -105,8 +105,7 @@ def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, 
     return Query(name=text, sample=sample, vectors=unit_rows(np.stack(rows)))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Neighbor:
+class Neighbor(NamedTuple):
     """A row with its similarity to the nearest vector of a query."""
 
     row: int
@@ -140,18 +139,9 @@ def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[
     """A query with its neighbors, as `everest search --json`."""
     rows = []
     for rank, neighbor in enumerate(neighbors, start=1):
-        sample = file.sample(neighbor.row)
-        rows.append(
-            {
-                "rank": rank,
-                "similarity": round(neighbor.similarity, 6),
-                "name": file.name(neighbor.row),
-                "video": sample.path,
-                "start": sample.start,
-                "end": sample.end,
-                "row": neighbor.row,
-            }
-        )
+        number, sample = neighbor.row, file.sample(neighbor.row)
+        row = {"rank": rank, "similarity": round(neighbor.similarity, 6), "name": file.name(number)}
+        rows.append(row | {"video": sample.path, "start": sample.start, "end": sample.end, "row": number})
     return {"query": query.name, "neighbors": rows}
 
 

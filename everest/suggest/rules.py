@@ -185,16 +185,20 @@ def choose_values(
         Choice("data.frames", FRAMES, "as in the papers"),
         Choice("data.size", size, f"{pixels}, {facts.height:g} x {facts.width:g}"),
         Choice("data.flip", False, mirrored, applies=bool(turns)),
-        Choice("model.backbone", device.backbone, f"trains in hours on {on}"),
+        Choice("model.backbone", device.backbone, f"small enough to train on {on}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
-        Choice("model.positions", "separable", "of time and place; no worse than flat ones on few videos"),
+        Choice(
+            "model.positions",
+            "separable",
+            "separate positions in time and space; no worse than joint ones on few videos",
+        ),
         Choice("model.input", "differences", inputs, applies=sees_differences),
         Choice("pretrain.stride", stride, covers),
         *_pretraining(facts, device, most.get("pretrain")),
         Choice("finetune.stride", stride, covers),
         *_schedule("finetune", train, most.get("finetune"), device.batch, f"fits {on}"),
         *_finetuning(facts, device, purpose),
-        Choice("eval.clips", 2, "as the papers, a test averages several views"),
+        Choice("eval.clips", 2, "as in the papers, a test averages several views"),
         Choice("eval.crops", 3, "over the longer side"),
     ]
     return [choice for choice in choices if choice.applies]
@@ -235,7 +239,11 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most: int | None) -> li
     return [
         *schedule,
         Choice("pretrain.objective", "views", compared),
-        Choice("pretrain.camera_motion", 1.0, "the motion of a camera over still frames is predicted, too"),
+        Choice(
+            "pretrain.camera_motion",
+            1.0,
+            "the model also predicts a simulated camera motion over still frames",
+        ),
         Choice("pretrain.selection", selection, drawn),
         Choice("pretrain.probe", {"every": every}, reason),
     ]
@@ -265,7 +273,7 @@ def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) 
     crops = f"{'mild' if mild else 'stronger'} crops for {facts.train}"
     mixed = (0.0, "half of two videos has no number of its own")
     if not numbers:
-        mixed = (0.0 if mild else 0.8, "with the crops")
+        mixed = (0.0 if mild else 0.8, "as mild as the crops" if mild else "as strong as the crops")
     sampler = (
         f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.unit}s of the rarest; "
         "class_weights: balanced is the alternative"
@@ -275,8 +283,8 @@ def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) 
         Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, kept),
         Choice("finetune.crop_area", area, crops),
         Choice("finetune.mixup", *mixed),
-        Choice("finetune.rand_augment", None, "with the crops", applies=scratch and mild),
-        Choice("finetune.erasing", 0.0, "with the crops", applies=scratch and mild),
+        Choice("finetune.rand_augment", None, "as mild as the crops", applies=scratch and mild),
+        Choice("finetune.erasing", 0.0, "as mild as the crops", applies=scratch and mild),
         Choice("finetune.cutmix", 0.0, "as mixup", applies=numbers),
         Choice("finetune.label_smoothing", 0.0, "of classes only", applies=numbers),
         Choice("finetune.sampler", "sqrt", sampler, applies=facts.imbalance > IMBALANCED),

@@ -116,10 +116,7 @@ def suggest_for_folder(
         raise RecipeError("--group: has no effect on lists; use it with class folders")
     output, folder, lists = request.output, request.folder, request.lists
     # Lists for as long as there is no recipe; beside their folder, as YAML may quote other paths.
-    with (
-        made_folder(folder.parent),
-        TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial,
-    ):
+    with made_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
         videos, parts = None, {}
         if divides:
             videos, parts = _divide(request)

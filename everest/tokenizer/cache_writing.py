@@ -35,8 +35,6 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.spec import TokenizerUse, tokenizer_use
 from everest.video.pixels import IMAGENET
 
-Rows = dict[str, NDArray[Any]]  # codes and ranks, (B or R, V, N) each
-
 
 def write_tokens(
     recipe: Recipe,
@@ -75,51 +73,68 @@ def write_tokens(
         if overwrite:
             for path in (output / INDEX, output / BAD_VIDEOS, *output.glob(PARTS)):
                 path.unlink(missing_ok=True)
-        index = _index_of(recipe, clips, use, tokenizer, variants, accelerator.mixed_precision)
-        index = _save_index(index, output)
-        parts = index.parts()
-        finished = [part for part in parts if (output / part.name).is_file()]
-        missing = [part for part in parts if not (output / part.name).is_file()]
-        bad: list[tuple[str, str]] = []  # path and reason of each unreadable clip
-        for part in finished:
-            with open_part(output / part.name) as (_, problems):
-                bad += _named(problems, clips)
-        done = sum(len(part.samples) for part in finished)  # clips
-        for part in missing:
-            rows, problems = _encode(part, clips, tokenizer, accelerator, settings=recipe.train, batch=batch)
-            for path, reason in _named(problems, clips):
-                report(notice(f"cannot read {path}: {reason}; left out"))
-                bad.append((path, reason))
-            done += len(part.samples)
-            # A part with too many unreadable samples is not written, so that it is tried again.
-            refuse_too_many(bad, requested=done, max_bad=recipe.data.max_bad)
-            tensors = {name: torch.from_numpy(values) for name, values in rows.items()}
-            write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
-            report({"event": "video", "done": done, "videos": index.videos * index.variants})
-        reasons = dict(sorted(bad))
-        if reasons:
-            write_table(output / BAD_VIDEOS, [("path", "reason"), *reasons.items()])
+        precision = accelerator.mixed_precision
+        index = _write_index(output, recipe, clips, use, tokenizer, variants=variants, precision=precision)
+        kept, bad = _write_parts(index, output, recipe, clips, tokenizer, accelerator, batch, report)
+        if bad:
+            write_table(output / BAD_VIDEOS, [("path", "reason"), *bad.items()])
+    parts = index.parts()
     return {
         "output": str(output),
         "videos": index.videos,
         "variants": index.variants,
         "parts": len(parts),
-        "kept": len(finished),
+        "kept": kept,
         "bytes": sum((output / part.name).stat().st_size for part in parts),
-        "bad": [{"path": path, "reason": reason} for path, reason in reasons.items()],
+        "bad": [{"path": path, "reason": reason} for path, reason in bad.items()],
     }
 
 
-def _index_of(
+def _write_parts(
+    index: TokenIndex,
+    output: Path,
+    recipe: Recipe,
+    clips: VideoClips,
+    tokenizer: AdaptiveTokenizer,
+    accelerator: Accelerator,
+    batch: int,
+    report: Report,
+) -> tuple[int, dict[str, str]]:
+    """Write the missing parts; return the number of the others, and the reason of each unreadable video."""
+    finished = [part for part in index.parts() if (output / part.name).is_file()]
+    bad: list[tuple[str, str]] = []  # path and reason of each unreadable clip
+    for part in finished:
+        with open_part(output / part.name) as (_, problems):
+            bad += [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
+    done = sum(len(part.samples) for part in finished)  # clips
+    for part in index.parts():
+        if part in finished:
+            continue
+        tensors, problems = _encode(part, clips, tokenizer, accelerator, recipe.train, batch=batch)
+        for number, reason in problems.items():
+            bad.append((clips.samples[number].path, reason))
+            report(notice(f"cannot read {bad[-1][0]}: {reason}; left out"))
+        done += len(part.samples)
+        # A part with too many unreadable samples is not written, so that it is tried again.
+        refuse_too_many(bad, requested=done, max_bad=recipe.data.max_bad)
+        write_tensors(output / part.name, tensors, metadata={"problems": json.dumps(problems)})
+        report({"event": "video", "done": done, "videos": index.videos * index.variants})
+    return len(finished), dict(sorted(bad))
+
+
+def _write_index(
+    output: Path,
     recipe: Recipe,
     clips: VideoClips,
     use: TokenizerUse,
     tokenizer: AdaptiveTokenizer,
+    *,
     variants: int,
     precision: str,
 ) -> TokenIndex:
+    """Write the index, or add variants to the one that is there; RecipeError if it is of other tokens."""
     grid = clip_grid(recipe)
-    return TokenIndex(
+    index = TokenIndex(
         tokenizer=use,
         mean=tuple(tokenizer.target_mean.tolist()),
         std=tuple(tokenizer.target_std.tolist()),
@@ -129,10 +144,6 @@ def _index_of(
         clips=clip_facts(recipe, clips),
         precision=precision,
     )
-
-
-def _save_index(index: TokenIndex, output: Path) -> TokenIndex:
-    """Write the index, or add variants to the one that is there; RecipeError if it is of other tokens."""
     if (output / INDEX).is_file():
         saved = TokenIndex.read(output)
         differences = differing(saved.token_values(), index.token_values())
@@ -144,51 +155,41 @@ def _save_index(index: TokenIndex, output: Path) -> TokenIndex:
     return index
 
 
-def _named(problems: dict[str, str], clips: VideoClips) -> list[tuple[str, str]]:
-    """The path and reason of each unreadable sample."""
-    return [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
-
-
-def _tokens(tokenizer: AdaptiveTokenizer, frames: Tensor) -> Rows:
-    """The codes and ranks, without V, of clips (B, C, T, H, W) uint8."""
-    output = tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))  # as in a training step
-    numbers, scores = output.codes.cpu().numpy(), output.scores.flatten(1).cpu().numpy()  # (B, N)
-    ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])  # 0 for the lowest score
-    return {
-        "codes": numbers.astype(np.min_scalar_type(tokenizer.quantizer.num_codes - 1)),
-        "ranks": ranks.astype(np.min_scalar_type(scores.shape[1] - 1)),
-    }
-
-
 @torch.inference_mode()
 def _encode(
     part: CachePart,
     clips: VideoClips,
     tokenizer: AdaptiveTokenizer,
     accelerator: Accelerator,
-    *,
     settings: TrainSettings,
+    *,
     batch: int,
-) -> tuple[Rows, dict[str, str]]:
-    """The tokens of a part, and the reason of each unreadable sample, whose rows are meaningless."""
+) -> tuple[dict[str, Tensor], dict[int, str]]:
+    """The tensors of a part, and the reason of each unreadable sample, whose rows are meaningless."""
     samples = [(part.variant, number) for number in part.samples]
     order = [samples[first : first + batch] for first in range(0, len(samples), batch)]
     workers = min(choose_workers(clips, order, settings.workers), len(order))
-    rows: list[Rows] = []
+    rows: dict[str, list[NDArray[Any]]] = {"codes": [], "ranks": []}  # (B, V, N) each
     failed: list[list[tuple[str, str]]] = []  # of each sample the path and reason of what cannot be read
     for clip in batches(clips, order, workers=workers, timeout=settings.data_timeout):
         failed += clip.failed
         frames = clip.frames.flatten(0, 1).to(accelerator.device)  # (B * V, C, T, H, W)
         try:
-            with accelerator.autocast():
-                tokens = _tokens(tokenizer, frames)
+            with accelerator.autocast():  # pixels as in a training step
+                tokens = tokenizer.encode(IMAGENET.unnormalize(IMAGENET.normalize(frames)))
         except torch.OutOfMemoryError as error:
             raise EnvironmentProblem(
                 f"out of memory with {batch} clips in one forward pass; the same command with a smaller "
                 "--batch resumes"
             ) from error
-        leading = clip.frames.shape[:2]
-        rows.append({name: values.reshape(*leading, *values.shape[1:]) for name, values in tokens.items()})
+        codes, scores = tokens.codes.cpu().numpy(), tokens.scores.flatten(1).cpu().numpy()  # (B * V, N)
+        ranks = np.stack([np.unique(row, return_inverse=True)[1] for row in scores])  # 0 for the lowest score
+        for name, values, most in (
+            ("codes", codes, tokenizer.quantizer.num_codes - 1),
+            ("ranks", ranks, scores.shape[1] - 1),
+        ):
+            values = values.astype(np.min_scalar_type(most))
+            rows[name].append(values.reshape(*clip.frames.shape[:2], -1))
+    tensors = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in rows.items()}
     tries = zip(part.samples, failed, strict=True)
-    problems = {str(number): tried[0][1] for number, tried in tries if tried}
-    return {name: np.concatenate([some[name] for some in rows]) for name in rows[0]}, problems
+    return tensors, {number: tried[0][1] for number, tried in tries if tried}

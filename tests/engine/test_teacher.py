@@ -10,14 +10,13 @@ from processes import TWO, assert_resumes_after_a_kill, everest
 from small_runs import RECIPE, called, json_of, logged, refused, run, sets, small_recipe, weights
 
 from everest import load_model
-from everest.checkpoints.frozen import open_teacher
+from everest.checkpoints.frozen import open_teacher, spec_of_pretraining
 from everest.checkpoints.load import open_model
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.methods.targets import FeatureTargets
 from everest.models.cost import count_macs
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import ModelSpec
 from everest.video.pixels import normalize
 
 
@@ -139,8 +138,8 @@ def test_a_run_keeps_its_teacher_which_may_be_moved(recipe: Path, own: Path, tmp
 
 def test_profile_counts_the_teacher(recipe: Path, teacher: Path):
     stage = json_of("profile", "--recipe", recipe, *taught_by(teacher))["stages"]["pretrain"]
-    use = open_teacher(taught(recipe, teacher)).use
-    spec = ModelSpec.from_settings(use.settings, source=teacher)
+    spec = spec_of_pretraining(taught(recipe, teacher)).teacher_in_step
+    assert spec is not None
     assert stage["teacher_gmacs"] == count_macs(spec).total / 1e9 > 0
     assert stage["model_state"]["teacher"] == 4 * sum(
         tensor.numel() for name, tensor in weights(teacher).items() if name.startswith("encoder.")

@@ -14,9 +14,9 @@ from everest.config.recipe import load_recipe
 from everest.data.crops import resize
 from everest.data.views import EvalViews
 from everest.lists.sample import Sample
-from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels
+from everest.methods.ranked import kept_per_slice
 from everest.methods.strategies import RedundancyRobust
 from everest.models.classifier import VideoClassifier
 from everest.models.embedding import frame_differences

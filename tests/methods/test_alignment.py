@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from everest.methods import fast
 from everest.methods.alignment import PreviousFrames, previous_frames
 from everest.methods.camera import Plane, no_motion
-from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid
 from everest.methods.importance import RawPixels, change_importance
-from everest.methods.ranked import FrameDifference, RedundancyRobust
+from everest.methods.ranked import FrameDifference, RedundancyRobust, kept_per_slice
 from everest.models.embedding import TubeletEmbedding
 from everest.video.pixels import IMAGENET, normalize
 

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everest.errors import RecipeError
-from everest.methods.frame_selection import kept_per_slice
 from everest.methods.grid import TokenGrid, num_kept
 from everest.methods.importance import DistanceName, RawPixels, change_importance, pixel_importance
 from everest.methods.learned import LearnedImportance
 from everest.methods.masks import FrameWise, RandomSpaceTime, RunningCell, Tube
-from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust
+from everest.methods.ranked import Drawn, FrameDifference, RedundancyRobust, kept_per_slice
 from everest.methods.strategies import STRATEGIES, AllTokens, TubeDropout
 from everest.methods.targets import mean_squared_error
 from everest.models.embedding import TubeletEmbedding

@@ -16,12 +16,12 @@ import everest
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.footage import windows
 from everest.inference.timelines import Timelines
 from everest.lists.classes import Classes
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.metrics.names import METRICS
+from everest.prepare import windows
 from everest.project.lists import window_seconds
 from everest.project.train import with_warmup
 from everest.project.verdict import describe_samples, judge
@@ -265,6 +265,14 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert len(read_samples(Path(str(data.train)), root=Path(data.root)).samples) == 44
     assert (data.val, data.test) == (None, None)
     assert document["checkpoint"] == str(output / "finetune" / "model.safetensors")
+    page, of_fold = (Path(each["report"]) for each in (document, document["folds"][1]))
+    assert page == output / "report" / "index.html"
+    assert f"<p>{document['judgment']}</p>" in page.read_text()
+    assert (page.parent / re.findall('href="([^"]*)">fold 2<', page.read_text())[0]).samefile(of_fold)
+    assert (of_fold.parent / re.findall('href="([^"]*)">The verdict', of_fold.read_text())[0]).samefile(page)
+    assert f"<p>Fold 2 of 4:</p>\n<p>top-1 {document['folds'][1]['top1']:.1f} % on" in of_fold.read_text()
+    assert re.search(r"44 windows|windows</th><td>44, from 4 groups", page.read_text())
+    assert not re.search(r">[^<]*videos", page.read_text().replace("label videos of more groups", ""))
 
 
 def test_unlabeled_videos_are_trained_on_first(class_folders: Path, tmp_path: Path):
@@ -341,11 +349,11 @@ def test_the_windows_are_as_long_as_the_shortest_usual_bout_and_one_behavior_is_
 
 def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
     numbers = {"metric": "mae", "mae": 1.0, "chance": 2.0, "majority": None, "majority_class": None}
-    numbers |= {"linear_pixels": 1.5, "interval": [0.5, 1.5]}
+    numbers |= {"linear_pixels": 1.5, "interval": [0.5, 1.5], "groups": 20}
     for result, sentence in (
         (RESULT | {"top1": 60.0}, "always predicting 'run' (60.0 %)"),
         (RESULT | {"top1": 70.0}, "a linear model on small images (70.0 %)"),
-        (RESULT | {"top1": 70.0, "groups": 2}, "--folds 5 and a new --output (about 0.2 hours)"),
+        (RESULT | {"top1": 70.0, "groups": 2}, "--folds 5 and a new --output"),
         (RESULT, "clearly better than a linear model on small images (70.0 %): the interval is 80 to 97"),
         (RESULT | {"difference": [-2.0, 30.0]}, "the interval of the difference is -2 to 30; test on all"),
         (RESULT | {"groups": 5}, "(70.0 %): only 5 groups; test on all videos with --folds 5"),
@@ -353,7 +361,7 @@ def test_a_model_that_is_no_better_than_a_simple_answer_is_told_so():
         (RESULT | {"interval": None}, "the test has only one group; test on all videos with --folds 5"),
         (numbers | {"mae": 2.0}, "no better than guessing (2): label"),
     ):
-        assert sentence in judge(result, possible_folds=5, minutes=2.0)
+        assert sentence in judge(result, possible_folds=5)
     assert "one group; label videos of more groups" in judge(RESULT | {"interval": None}, possible_folds=None)
 
 
@@ -366,3 +374,8 @@ def test_a_project_is_a_checkpoint_and_steps_bring_their_warm_up(trained: Path, 
     assert with_warmup(given) == given
     refusal = refused("train", class_folders, "--hours", "1", "--set=finetune.steps=9", "--dry-run", code=2)
     assert "--hours and --set finetune.steps=9 both set the number of steps" in refusal
+    wrong = ["--dry-run", *sets("finetune.stepps=3", "finetune.steps=many", "finetune.best=mae")]
+    shown = (
+        "finetune.steps: must be an integer, not 'many'\nfinetune.stepps: unknown key; did you mean 'steps'?"
+    )
+    assert refused("train", class_folders, *wrong, code=2) == f"error: {shown}\n"  # before videos are read

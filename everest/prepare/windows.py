@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
 from pathlib import Path
@@ -16,24 +16,17 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import (
-    UNSCORED,
-    Bout,
-    are_outside,
-    spans_outside,
-    unscored_bouts,
-    unscored_spans,
-)
+from everest.annotations.bout import UNSCORED, Bout, Span, spans_outside, unscored_bouts, unscored_spans
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder, late_notices, match_videos, stem
-from everest.annotations.window_labels import label_samples
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
-from everest.footage.selection import choose_windows, why_none, window_activity
 from everest.inference.windows import check_seconds
 from everest.lists.labels import indices, is_number_like
 from everest.lists.sample import Sample
 from everest.lists.writing import refuse_unlistable, write_lines, write_list
+from everest.prepare.window_labels import label_samples
+from everest.prepare.window_selection import choose_windows, why_none, window_activity
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file
 from everest.system.storage import parse_location
@@ -41,16 +34,13 @@ from everest.system.text import counted
 from everest.video.missing import damage_text
 from everest.video.packet_sizes import PacketSizes, packet_sizes
 from everest.video.stream import VideoError
+from everest.video.times import TIME_TOLERANCE
 
-TOLERANCE: Final = 1e-6  # seconds; sums of steps are rounded
-
-FATES: Final = {
+FATES: Final = {  # of a video with a problem
     "failed": "no windows",
     "damaged": "no windows there",
     "unranked": "its windows are spread evenly",
 }
-
-Problems = list[dict[str, str]]  # path and reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,21 +140,6 @@ class WindowSettings:
             raise RecipeError("--hours is less than one window; use more hours or fewer --seconds")
 
 
-@dataclass(slots=True)
-class WindowList:
-    """The windows that were listed, and the videos with a problem."""
-
-    file: str
-    by: str
-    windows: int = 0
-    hours: float = 0.0  # of all windows, overlaps counted twice
-    videos: int = 0  # that have a window
-    failed: Problems = field(default_factory=list)
-    damaged: Problems = field(default_factory=list)
-    unranked: Problems = field(default_factory=list)  # by activity: without scores
-    labeled: dict[str, Any] | None = None  # `Labeling.write`, and `unscored`: the windows left out
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidates:
     """All windows of a video or a segment."""
@@ -185,23 +160,22 @@ def write_windows(
     bouts: Mapping[str, Sequence[Bout]] | None = None,
     overwrite: bool,
     report: Report,
-) -> WindowList:
-    """Choose windows of videos or segments, and write their list.
+) -> dict[str, Any]:
+    """Choose windows of videos or segments; write their list, return the JSON of `everest prepare windows`.
 
     Args:
-        labeling: labels of the windows; videos without a bout are left out, because no one may have looked
-            at them.
+        labeling: labels of the windows; videos without a bout, at which no one may have looked, are left out.
         bouts: of `labeling`, by absolute paths; None: they are read.
     """
     check_new_file(out, option="--output", overwrite=overwrite)
     samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
     refuse_unlistable(samples)
-    result = WindowList(str(out), settings.by)
-    if bouts is None:
-        bouts = {} if labeling is None else labeling.bouts((sample.path for sample in samples), report)
     if labeling is not None:
+        bouts = labeling.bouts((sample.path for sample in samples), report) if bouts is None else bouts
         samples = [sample for sample in samples if sample.path in bouts]
-    candidates = _all_candidates(samples, settings, bouts, result, report)
+    bouts = bouts or {}
+    problems: dict[str, list[dict[str, str]]] = {name: [] for name in FATES}  # path and reason
+    candidates = _all_candidates(samples, settings, bouts, problems, report)
     ends = {each.sample.path: each.end for each in candidates if each.end is not None}
     for text in late_notices(bouts, ends):
         report(notice(text))
@@ -214,7 +188,7 @@ def write_windows(
         [len(each.windows) for each in candidates],
         [each.scores for each in candidates] if settings.by == "activity" else None,
         count=total if settings.count is None else settings.count,
-        apart=max(int(np.ceil(settings.seconds / settings.step - TOLERANCE)), 1),
+        apart=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
         seed=settings.seed,
     )
     windows = [
@@ -222,42 +196,46 @@ def write_windows(
         for each, numbers in zip(candidates, chosen, strict=True)
         for start, end in each.windows[numbers].tolist()
     ]
-    result.windows = len(windows)
-    result.videos = len({window.path for window in windows})
-    result.hours = sum((window.end or 0) - (window.start or 0) for window in windows) / 3600
     if settings.count is not None and len(windows) < settings.count:
         report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested"))
+    document: dict[str, Any] = {
+        "by": settings.by,
+        "windows": len(windows),
+        # Overlaps are counted twice.
+        "hours": sum((window.end or 0) - (window.start or 0) for window in windows) / 3600,
+        "videos": len({window.path for window in windows}),
+        **problems,
+        "list": str(out),
+    }
     if labeling is None:
         write_list(out, windows, root=out.parent.absolute())
-    else:
-        labeled = labeling.write(out, windows, bouts, overwrite=overwrite)
-        result.labeled = {**labeled, "unscored": unscored}
-    return result
+        return document
+    return document | labeling.write(out, windows, bouts, overwrite=overwrite) | {"unscored": unscored}
 
 
 def _all_candidates(
     samples: Sequence[Sample],
     settings: WindowSettings,
     bouts: Mapping[str, Sequence[Bout]],
-    result: WindowList,
+    problems: Mapping[str, list[dict[str, str]]],
     report: Report,
 ) -> list[Candidates]:
-    """The windows of each readable video; problems are added to the result."""
+    """The windows of each readable video; what is wrong with one is added to `problems`."""
     candidates = []
     read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
     for done, sample in enumerate(samples, start=1):
         try:
-            each, problems = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
+            each, reasons = _candidates(sample, read(sample.video), settings, bouts.get(sample.path, ()))
             candidates.append(each)
         except (VideoError, OSError) as error:
             why = error.reason if isinstance(error, VideoError) else error.strerror or str(error)
-            problems = {"failed": why}
-        for problem, reason in problems.items():
-            getattr(result, problem).append({"path": sample.path, "reason": reason})
+            reasons = {"failed": why}
+        for problem, reason in reasons.items():
+            problems[problem].append({"path": sample.path, "reason": reason})
             report(notice(f"{sample.path}: {reason}; {FATES[problem]}"))
         report({"event": "video", "done": done, "videos": len(samples)})
     if not candidates:
-        path, reason = result.failed[0].values()
+        path, reason = problems["failed"][0].values()
         raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
     return candidates
 
@@ -272,19 +250,19 @@ def _candidates(
         start = float(times[min(sample.start_frame, len(times) - 1)])
     if sample.end_frame is not None:
         end = float(times[min(sample.end_frame, len(times) - 1)])
-    if start >= end - TOLERANCE:
+    if start >= end - TIME_TOLERANCE:
         raise VideoError(sample.video, f"no frame from {start:g} s on; it ends at {packets.end:g} s")
-    number = max(int((end - start - settings.seconds + TOLERANCE) // settings.step) + 1, 1)
+    number = max(int((end - start - settings.seconds + TIME_TOLERANCE) // settings.step) + 1, 1)
     starts = (start + settings.step * np.arange(number, dtype=np.float64)).round(6)
     missing = [(begin, min(stop, end)) for begin, stop in packets.missing if begin < end]
-    ends = np.minimum(starts + settings.seconds, end).round(6)
-    intact = are_outside(starts, ends, missing)
+    windows = np.stack([starts, np.minimum(starts + settings.seconds, end).round(6)], axis=1)
+    intact = _are_outside(windows, missing)
     is_open = sample.end is None and sample.end_frame is None
     damage = damage_text(packets.missing, within=(start or -inf, inf if is_open else end))
     if not intact.any():
         raise VideoError(sample.video, f"{damage}, which leaves no window of {settings.seconds:g} s")
     problems = {} if damage is None else {"damaged": damage}
-    listed = intact & are_outside(starts, ends, unscored_spans(bouts))
+    listed = intact & _are_outside(windows, unscored_spans(bouts))
     scores = None
     if settings.by == "activity":
         if (reason := why_none(packets)) is None:
@@ -293,9 +271,17 @@ def _candidates(
             problems["unranked"] = reason
     candidates = Candidates(
         sample=sample,
-        windows=np.stack([starts, ends], axis=1)[listed],
+        windows=windows[listed],
         scores=scores,
         unscored=int((intact & ~listed).sum()),
         end=end if damage is None and not sample.is_segment else None,
     )
     return candidates, problems
+
+
+def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray[np.bool_]:
+    """Whether each window, (N, 2) seconds, overlaps none of some spans, (N,)."""
+    outside = np.ones(len(windows), np.bool_)
+    for start, end in spans:
+        outside &= (windows[:, 1] <= start + TIME_TOLERANCE) | (windows[:, 0] >= end - TIME_TOLERANCE)
+    return outside

@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, by_label, covered_spans
+from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, by_label, covered_spans
 from everest.config.heads import MULTI_LABEL, Task
 from everest.errors import DataError
 from everest.lists.labels import JOINED_BY
@@ -30,7 +30,7 @@ SHARE: Final = 0.5  # of a window or of a bout; our choice
 ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
 
 
-def label_windows(windows: Sequence[tuple[float, float]], bouts: Sequence[Bout]) -> list[ClassSeconds]:
+def label_windows(windows: Sequence[Span], bouts: Sequence[Bout]) -> list[ClassSeconds]:
     """The classes of the windows of a video, W of (start, end) in seconds, each with its seconds there."""
     starts, ends = np.array(windows, np.float64).reshape(-1, 2).T
     order = starts.argsort()
@@ -71,17 +71,20 @@ def label_samples(
     Returns:
         The samples with their labels, the names of the classes, and the task.
     """
-    by_path: dict[str, list[Sample]] = defaultdict(list)
+    spans_of: dict[str, list[Span]] = defaultdict(list)  # of the windows of each video
     for sample in samples:
-        by_path[sample.path].append(sample)
+        spans_of[sample.path].append((sample.start or 0.0, np.inf if sample.end is None else sample.end))
     window_labels: dict[str, Iterator[ClassSeconds]] = {}
     overlap = False
-    for path, windows in by_path.items():
-        spans = [(window.start or 0.0, np.inf if window.end is None else window.end) for window in windows]
+    for path, spans in spans_of.items():
         # A bout of the background states that nothing happens.
         class_bouts = [bout for bout in bouts.get(path, ()) if bout.label not in (BACKGROUND, UNSCORED)]
         window_labels[path] = iter(label_windows(spans, class_bouts))
-        overlap = overlap or classes_overlap(class_bouts)
+        ends: dict[str, float] = {}  # of the bouts of each class; touching bouts do not overlap
+        for bout in sorted(class_bouts, key=lambda bout: bout.start):
+            others = [end for label, end in ends.items() if label != bout.label]
+            overlap = overlap or max(others, default=0.0) > bout.start + TIME_TOLERANCE
+            ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
     labels = [next(window_labels[sample.path]) for sample in samples]
     names = sorted({name for seconds_of in labels for name in seconds_of})
     for name in names:
@@ -90,8 +93,7 @@ def label_samples(
                 f"the name of the class {name!r} has a '{JOINED_BY}', a space at its end or a line break, "
                 "which no list can hold; rename it in the annotations"
             )
-    if task is None:
-        task = MULTI_LABEL if overlap else "single-label"
+    task = task or (MULTI_LABEL if overlap else "single-label")
     if task != MULTI_LABEL:
         # Of equal seconds, the first name.
         chosen = [max(seconds_of, key=seconds_of.__getitem__, default=BACKGROUND) for seconds_of in labels]
@@ -101,13 +103,3 @@ def label_samples(
         numbered = [(tuple(names.index(name) for name in seconds_of),) for seconds_of in labels]
     labeled = [replace(sample, labels=label) for sample, label in zip(samples, numbered, strict=True)]
     return labeled, names, task
-
-
-def classes_overlap(bouts: Sequence[Bout]) -> bool:
-    """Whether bouts of two classes of a video overlap; touching bouts do not."""
-    ends: dict[str, float] = {}
-    for bout in sorted(bouts, key=lambda bout: bout.start):
-        if any(end > bout.start + TIME_TOLERANCE for label, end in ends.items() if label != bout.label):
-            return True
-        ends[bout.label] = max(bout.end, ends.get(bout.label, 0.0))
-    return False

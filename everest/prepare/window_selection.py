@@ -116,10 +116,8 @@ def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: 
         chosen = np.flatnonzero(packets.kinds == kind)
         if chosen.size:
             sizes = packets.sizes[chosen] + OVERHEAD
-            width = round(RUNNING_SECONDS * chosen.size / packets.end)
-            activity[chosen] = sizes / median_filter(
-                sizes, size=max(min(width, chosen.size), 1), mode="nearest"
-            )
+            width = max(min(round(RUNNING_SECONDS * chosen.size / packets.end), chosen.size), 1)
+            activity[chosen] = sizes / median_filter(sizes, size=width, mode="nearest")
     sums = np.concatenate([[0.0], np.cumsum(activity)])
     counts = np.concatenate([[0], np.cumsum(packets.kinds > 0)])
     first, last = (np.searchsorted(packets.seconds, times) for times in (starts, starts + seconds))

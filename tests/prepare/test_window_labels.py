@@ -4,13 +4,13 @@ from time import process_time
 import pytest
 
 from everest.annotations.bout import Bout
-from everest.annotations.window_labels import label_samples, label_windows
 from everest.config.heads import Head
 from everest.errors import DataError
 from everest.lists.labels import indices
 from everest.lists.reading import read_samples
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
+from everest.prepare.window_labels import label_samples, label_windows
 
 VIDEO = "/data/a.mp4"
 

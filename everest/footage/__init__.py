@@ -1,1 +1,0 @@
-"""Windows of recordings that last for hours: where something happens, found without decoding."""

@@ -84,12 +84,12 @@ class DataFacts:
     classes: int  # 0: the videos have no labels, or numbers
     class_names: tuple[str, ...] = ()  # empty: only the indices of the classes are known
     frames: float  # of the median video or window; at `data.fps`, if it is set
-    pretrain_frames: float = 0.0  # the same of `data.pretrain`; 0: the same as for training
+    pretrain_frames: float | None = None  # the same of `data.pretrain`; None: the same as for training
     height: float
     width: float
     task: Task = "single-label"
     imbalance: float = 1.0  # ratio of the most frequent class to the rarest that has a video
-    validation: int = 0  # videos of `data.val`
+    num_validation: int = 0  # videos of `data.val`
 
 
 def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
@@ -112,12 +112,12 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         classes=sum(head.outputs for head in known.heads if head.task != "regression") if known else 0,
         class_names=(known.names if known else None) or (),
         frames=frames,
-        pretrain_frames=_median_size(more, data.fps)[0] if more else 0.0,
+        pretrain_frames=_median_size(more, data.fps)[0] if more else None,
         height=height,
         width=width,
         task=data.task if labeled else "single-label",
         imbalance=imbalance(counts.values()),
-        validation=sizes["val"],
+        num_validation=sizes["val"],
     )
 
 
@@ -159,44 +159,48 @@ def choose_values(
         device_name: one of `DEVICE_VALUES`.
         most_steps: of a stage; None: as many as the data set needs.
     """
-    device, train, most = DEVICE_VALUES[device_name], facts.train, most_steps or {}
-    on = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
+    device, train = DEVICE_VALUES[device_name], facts.train
+    most_steps = most_steps or {}
+    device_text = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     shape = math.sqrt(facts.height / facts.width)
     sides = ((shape, facts.height), (1 / shape, facts.width))
     size = [  # in whole tubelets; no larger than the video unless it is tiny
         max(FEWEST_TUBELETS, min(round(device.side * factor / unit), int(largest // unit))) * unit
         for (factor, largest), unit in zip(sides, device.tubelet[1:], strict=True)
     ]
-    pixels = f"about {device.side} x {device.side} pixels in the shape of the median video"
+    size_reason = (
+        f"about {device.side} x {device.side} pixels in the shape of the median video, "
+        f"{facts.height:g} x {facts.width:g}"
+    )
     words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
     turns = sorted(word for word in words if _SIDE.fullmatch(word))
-    mirrored = f"class names have {', '.join(turns)}; a mirrored clip shows the opposite"
-    inputs = f"a model overfits to the still parts of {train}"
+    flip_reason = f"class names have {', '.join(turns)}; a mirrored clip shows the opposite"
+    input_reason = f"a model overfits to the still parts of {train}"
     if purpose != "scratch":
-        inputs = "views of frames differ by their places more than by motion"
+        input_reason = "views of frames differ by their places more than by motion"
     sees_differences = purpose != "scratch" or train.groups <= FEW_GROUPS
     frames = facts.frames
-    if purpose == "finetune" and facts.pretrain is not None:  # the encoder sees actions at one speed
+    if purpose == "finetune" and facts.pretrain_frames is not None:  # the encoder sees actions at one speed
         frames = min(frames, facts.pretrain_frames)
     stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / FRAMES)))
     share = min(1.0, stride * FRAMES / frames)
-    covers = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
+    stride_reason = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
     choices = [
         Choice("data.frames", FRAMES, "as in the papers"),
-        Choice("data.size", size, f"{pixels}, {facts.height:g} x {facts.width:g}"),
-        Choice("data.flip", False, mirrored, applies=bool(turns)),
-        Choice("model.backbone", device.backbone, f"small enough to train on {on}"),
+        Choice("data.size", size, size_reason),
+        Choice("data.flip", False, flip_reason, applies=bool(turns)),
+        Choice("model.backbone", device.backbone, f"small enough to train on {device_text}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice(
             "model.positions",
             "separable",
             "separate positions in time and space; no worse than joint ones on few videos",
         ),
-        Choice("model.input", "differences", inputs, applies=sees_differences),
-        Choice("pretrain.stride", stride, covers),
-        *_pretraining(facts, device, most.get("pretrain")),
-        Choice("finetune.stride", stride, covers),
-        *_schedule("finetune", train, most.get("finetune"), device.batch, f"fits {on}"),
+        Choice("model.input", "differences", input_reason, applies=sees_differences),
+        Choice("pretrain.stride", stride, stride_reason),
+        *_pretraining(facts, device, most_steps.get("pretrain")),
+        Choice("finetune.stride", stride, stride_reason),
+        *_schedule("finetune", train, most_steps.get("finetune"), device.batch, f"fits {device_text}"),
         *_finetuning(facts, device, purpose),
         Choice("eval.clips", 2, "as in the papers, a test averages several views"),
         Choice("eval.crops", 3, "over the longer side"),
@@ -204,48 +208,53 @@ def choose_values(
     return [choice for choice in choices if choice.applies]
 
 
-def _schedule(stage: str, size: ListSize, most: int | None, batch: int, of_batch: str) -> list[Choice]:
-    """The steps by the number of videos or windows, at most `most`, and the learning rate by the batch."""
+def _schedule(
+    stage: str, size: ListSize, most_steps: int | None, batch: int, batch_reason: str
+) -> list[Choice]:
+    """The steps by the number of videos or windows, and the learning rate by the batch."""
     by_data = min(MOST_STAGE_STEPS, max(FEWEST_STAGE_STEPS, round(STEPS_OF_ROOT * math.sqrt(size.samples))))
-    steps = by_data if most is None else max(1, min(by_data, most))
+    steps = by_data if most_steps is None else max(1, min(by_data, most_steps))
     reason = f"{STEPS_OF_ROOT} x sqrt({counted(size.samples, size.unit)})"
     if steps == FEWEST_STAGE_STEPS:
         reason = "the fewest that are suggested"
     if steps < by_data:
         reason = "in the time of --hours"
-    rate = f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256"
+    rate_reason = f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256"
     return [
         Choice(f"{stage}.steps", steps, reason),
         Choice(f"{stage}.warmup_steps", steps // 10, "a tenth"),
-        Choice(f"{stage}.batch_size", batch, of_batch),
-        Choice(f"{stage}.base_lr", round(PEAK_LR * 256 / batch, 6), rate),
+        Choice(f"{stage}.batch_size", batch, batch_reason),
+        Choice(f"{stage}.base_lr", round(PEAK_LR * 256 / batch, 6), rate_reason),
     ]
 
 
-def _pretraining(facts: DataFacts, device: DeviceValues, most: int | None) -> list[Choice]:
+def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None) -> list[Choice]:
     """Clips of the videos are compared. Probes measure the features, without labels, if that is cheap."""
     size, batch = facts.pretrain or facts.train, VIEWS_BATCH_FACTOR * device.batch
-    schedule = _schedule("pretrain", size, most, batch, "clips are compared with all others of a step")
-    probed = min(facts.validation or size.samples, MOST_VIDEOS) + min(facts.validation, MOST_HELD_OUT)
+    schedule = _schedule("pretrain", size, most_steps, batch, "clips are compared with all others of a step")
+    num_validation = facts.num_validation
+    probed = min(num_validation or size.samples, MOST_VIDEOS) + min(num_validation, MOST_HELD_OUT)
     every, share = choose_every(probed, steps=schedule[0].value, batch=batch, num_videos=size.samples)
-    reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
+    probe_reason = f"measures the features while the run trains, for about {share:.1%} of its cost"
     if not every:
-        reason = (
+        probe_reason = (
             f"probes would cost more than {MOST_PROBE_SHARE:.0%} of so few steps; every: 1 makes them anyway"
         )
-    compared = "clips of the videos are compared; predicting pixels helped less on real clips"
+    objective_reason = "clips of the videos are compared; predicting pixels helped less on real clips"
     selection = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
-    drawn = "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips"
+    selection_reason = (
+        "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips"
+    )
     return [
         *schedule,
-        Choice("pretrain.objective", "views", compared),
+        Choice("pretrain.objective", "views", objective_reason),
         Choice(
             "pretrain.camera_motion",
             1.0,
             "the model also predicts a simulated camera motion over still frames",
         ),
-        Choice("pretrain.selection", selection, drawn),
-        Choice("pretrain.probe", {"every": every}, reason),
+        Choice("pretrain.selection", selection, selection_reason),
+        Choice("pretrain.probe", {"every": every}, probe_reason),
     ]
 
 
@@ -265,27 +274,28 @@ def choose_every(probed: int, *, steps: int, batch: int, num_videos: int) -> tup
 
 def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) -> list[Choice]:
     """The tokens, the augmentation that keeps a model from overfitting, and what the labels need."""
-    scratch, mild = purpose == "scratch", facts.train.groups <= VERY_FEW_GROUPS
-    numbers, area = facts.task == "regression", [0.5 if mild else 0.3, 1.0]
-    keep, kept = device.keep, "the tokens that change most"
-    if not scratch and keep < KEPT_AFTER_VIEWS:
-        keep, kept = KEPT_AFTER_VIEWS, "half of the tokens, after pre-training between views"
-    crops = f"{'mild' if mild else 'stronger'} crops for {facts.train}"
-    mixed = (0.0, "half of two videos has no number of its own")
-    if not numbers:
-        mixed = (0.0 if mild else 0.8, "as mild as the crops" if mild else "as strong as the crops")
-    sampler = (
+    from_scratch = purpose == "scratch"
+    is_mild = facts.train.groups <= VERY_FEW_GROUPS
+    is_regression = facts.task == "regression"
+    keep, tokens_reason = device.keep, "the tokens that change most"
+    if not from_scratch and keep < KEPT_AFTER_VIEWS:
+        keep, tokens_reason = KEPT_AFTER_VIEWS, "half of the tokens, after pre-training between views"
+    crop_reason = f"{'mild' if is_mild else 'stronger'} crops for {facts.train}"
+    mixup, mixup_reason = (0.0, "as mild as the crops") if is_mild else (0.8, "as strong as the crops")
+    if is_regression:
+        mixup, mixup_reason = 0.0, "half of two videos has no number of its own"
+    sampler_reason = (
         f"the most frequent class has {facts.imbalance:.3g} times the {facts.train.unit}s of the rarest; "
         "class_weights: balanced is the alternative"
     )
     return [
-        Choice("finetune.layer_decay", 1.0, "all layers start from new weights", applies=scratch),
-        Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, kept),
-        Choice("finetune.crop_area", area, crops),
-        Choice("finetune.mixup", *mixed),
-        Choice("finetune.rand_augment", None, "as mild as the crops", applies=scratch and mild),
-        Choice("finetune.erasing", 0.0, "as mild as the crops", applies=scratch and mild),
-        Choice("finetune.cutmix", 0.0, "as mixup", applies=numbers),
-        Choice("finetune.label_smoothing", 0.0, "of classes only", applies=numbers),
-        Choice("finetune.sampler", "sqrt", sampler, applies=facts.imbalance > IMBALANCED),
+        Choice("finetune.layer_decay", 1.0, "all layers start from new weights", applies=from_scratch),
+        Choice("finetune.selection", {"strategy": "redundancy-robust", "keep_ratio": keep}, tokens_reason),
+        Choice("finetune.crop_area", [0.5 if is_mild else 0.3, 1.0], crop_reason),
+        Choice("finetune.mixup", mixup, mixup_reason),
+        Choice("finetune.rand_augment", None, "as mild as the crops", applies=from_scratch and is_mild),
+        Choice("finetune.erasing", 0.0, "as mild as the crops", applies=from_scratch and is_mild),
+        Choice("finetune.cutmix", 0.0, "as mixup", applies=is_regression),
+        Choice("finetune.label_smoothing", 0.0, "of classes only", applies=is_regression),
+        Choice("finetune.sampler", "sqrt", sampler_reason, applies=facts.imbalance > IMBALANCED),
     ]

@@ -109,43 +109,46 @@ class SuggestRequest:
 
 def suggest_for_folder(
     request: SuggestRequest, notify: Callable[[str], None]
-) -> tuple[Suggestion, list[str]]:
-    """Write a recipe for a folder; class folders without lists get lists beside it, which lines describe."""
+) -> tuple[Sequence[StageTime], bool, list[str]]:
+    """Write a recipe for a folder; class folders without lists get lists beside it.
+
+    Returns:
+        The times of its stages, whether it has a list of test videos, and lines that describe new lists.
+    """
     divides = not (request.lists or request.unlabeled) and has_class_folders(request.data)
     if request.group is not None and not divides:
         raise RecipeError("--group: has no effect on lists; use it with class folders")
-    output, folder, lists = request.output, request.folder, request.lists
+    divided = _divide(request) if divides else None
+    folder = request.folder
     # Lists for as long as there is no recipe; beside their folder, as YAML may quote other paths.
     with made_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
-        videos, parts = None, {}
-        if divides:
-            videos, parts = _divide(request)
-            lists = videos.write(parts, Path(trial))
+        lists = request.lists if divided is None else divided[0].write(divided[1], Path(trial))
         section = _section(request, lists, divided=divides, notify=notify)
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
         suggestion = suggest_recipe(
             section,
             request.device,
             purpose="pretrain" if request.unlabeled else purpose,
-            output=output,
+            output=request.output,
             hours=request.hours,
             measured=request.measured,
         )
     lines: list[str] = []
-    if videos is not None:
+    if divided is not None:
+        videos, parts = divided
         for name in (*LIST_FILES.values(), CLASSES):  # of an earlier recipe
             (folder / name).unlink(missing_ok=True)
         videos.write(parts, folder)
         sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
         lines = [*videos.notices, *sizes, f"lists: {folder}"]
-    write_text(output, suggestion.text.replace(trial, str(folder)))
+    write_text(request.output, suggestion.text.replace(trial, str(folder)))
     missing = [name for name in ("val", "test") if section.get(name) is None]
     if missing and not request.unlabeled:
         fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
         if divides:
             fix = "label more videos, of further groups"
         notify(f"warning: no {' or '.join(missing)} list; {fix}")
-    return suggestion, lines
+    return suggestion.times, section.get("test") is not None, lines
 
 
 def _section(

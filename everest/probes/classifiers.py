@@ -15,13 +15,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, PredefinedSplit, StratifiedGroupKFold
 from sklearn.multiclass import OneVsRestClassifier
-from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 from timm.layers.attention_pool import AttentionPoolLatent
@@ -31,7 +29,7 @@ from everest.config.heads import MULTI_LABEL, Head
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.plan import cosine_lr
 from everest.lists.sample import Sample
-from everest.models.classifier import outputs_of
+from everest.models.classifier import outputs_of, soft_targets, supervised_loss
 
 Floats = NDArray[np.float32]
 Labels = NDArray[Any]  # (N,) classes, (N, C) whether a video has a class, or (N,) numbers, by the task
@@ -56,13 +54,8 @@ ATTENTIVE_EPOCHS: Final = 20  # V-JEPA
 ATTENTIVE_STEPS: Final = 300  # our choice: a small set gets more epochs
 ATTENTIVE_BATCH: Final = 64  # our choice; V-JEPA: 256
 ATTENTIVE_LR: Final = 1e-3  # V-JEPA, at the peak
-WARMUP: Final = 0.1  # our choice: share of the steps
-WEIGHT_DECAY: Final = 0.01  # V-JEPA
-LOSSES: Final = {
-    "single-label": F.cross_entropy,
-    MULTI_LABEL: F.binary_cross_entropy_with_logits,
-    "regression": F.smooth_l1_loss,
-}
+ATTENTIVE_WARMUP: Final = 0.1  # our choice: share of the steps
+ATTENTIVE_WEIGHT_DECAY: Final = 0.01  # V-JEPA
 
 
 class LabeledFeatures(NamedTuple):
@@ -87,9 +80,8 @@ def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head
     Args:
         features, test: (N, D) and (M, D).
     """
-    search = NearestNeighbors(n_neighbors=min(NEIGHBORS, len(features)), metric="cosine").fit(features)
-    distances, nearest = search.kneighbors(test)  # (N, K) each
-    return _vote(labels, nearest, 1 - distances, head).astype(np.float32)
+    nearest, cosines = _nearest(test, features, NEIGHBORS)
+    return _vote(labels, nearest, cosines, head).astype(np.float32)
 
 
 def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
@@ -100,7 +92,8 @@ def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
     """
     if not _has_match(known, known).any():
         return None
-    nearest, cosines = _nearest(known, known, NEIGHBORS)
+    sources = (known.sources, known.sources)
+    nearest, cosines = _nearest(known.features, known.features, NEIGHBORS, sources=sources)
     outputs = _vote(known.labels, nearest, cosines, Head(outputs=num_classes))
     correct = outputs.any(axis=1) & (outputs.argmax(axis=1) == known.labels)
     return 100 * int(correct.sum()) / len(correct)
@@ -126,7 +119,8 @@ def precision_of_nearest(
     tested = _has_match(queries, gallery)
     if not tested.any():
         return None
-    nearest, cosines = _nearest(queries, gallery, count)
+    sources = (queries.sources, gallery.sources)
+    nearest, cosines = _nearest(queries.features, gallery.features, count, sources=sources)
     allowed = cosines > -np.inf
     right = allowed & (gallery.labels[nearest] == queries.labels[:, None])
     return 100 * float((right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested]).mean())
@@ -151,20 +145,23 @@ def _has_match(queries: LabeledFeatures, gallery: LabeledFeatures) -> NDArray[np
 
 
 def _nearest(
-    queries: LabeledFeatures, gallery: LabeledFeatures, count: int
+    queries: Floats, gallery: Floats, count: int, *, sources: tuple[NDArray[Any], NDArray[Any]] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source."""
-    units, gallery_units = (
-        np.asarray(normalize(part.features.astype(np.float64))) for part in (queries, gallery)
-    )
+    """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source.
+
+    Args:
+        sources: of the queries (N,) and of the gallery (M,); None: all are different.
+    """
+    units, gallery_units = (np.asarray(normalize(part.astype(np.float64))) for part in (queries, gallery))
     # Numbers are compared faster than names.
-    _, numbers = np.unique(np.concatenate([queries.sources, gallery.sources]), return_inverse=True)
-    sources, gallery_sources = np.split(numbers, [len(units)])
+    names = np.concatenate(sources or (np.zeros(len(queries)), np.ones(len(gallery))))
+    _, numbers = np.unique(names, return_inverse=True)
+    query_sources, gallery_sources = np.split(numbers, [len(units)])
     nearest, cosines = [], []
     for first in range(0, len(units), SIMILARITY_ROWS):
         rows = slice(first, first + SIMILARITY_ROWS)
         similarity = units[rows] @ gallery_units.T  # (rows, M)
-        similarity[sources[rows, None] == gallery_sources] = -np.inf
+        similarity[query_sources[rows, None] == gallery_sources] = -np.inf
         nearest.append(np.argsort(-similarity, axis=1, kind="stable")[:, :count])
         cosines.append(np.take_along_axis(similarity, nearest[-1], axis=1))
     return np.concatenate(nearest), np.concatenate(cosines)
@@ -235,7 +232,8 @@ def cross_validated(known: LabeledFeatures, num_classes: int, *, seed: int) -> f
     if folds < 2:
         return None
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    head, correct = Head(outputs=num_classes), 0
+    head = Head(outputs=num_classes)
+    correct = 0
     for fitted, tested in splitter.split(features, labels, sources):
         if len(np.unique(labels[fitted])) < 2:
             return None
@@ -255,9 +253,9 @@ def attentive(
         heads: of the attention; the encoder's.
         seed: of the first weights and of the order of the videos.
     """
-    if head.task != "single-label":
-        values = labels if head.task == MULTI_LABEL else (labels[:, None] - head.mean) / head.std
-        labels = values.astype(np.float32)  # (N, C)
+    values = labels if head.task == MULTI_LABEL else labels[:, None]  # (N, L)
+    if head.task == "regression":
+        values = (values - head.mean) / head.std
     with torch.random.fork_rng():
         torch.manual_seed(seed_at(seed, Purpose.WEIGHTS))
         width = tokens.shape[-1]
@@ -265,15 +263,18 @@ def attentive(
         model = nn.Sequential(nn.LayerNorm(width), pool, nn.Linear(width, head.outputs)).to(device)
     per_epoch = math.ceil(len(tokens) / ATTENTIVE_BATCH)
     steps = max(ATTENTIVE_EPOCHS, math.ceil(ATTENTIVE_STEPS / per_epoch)) * per_epoch
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=ATTENTIVE_WEIGHT_DECAY)
+    warmup = int(ATTENTIVE_WARMUP * steps)
     for step in range(steps):
         epoch, place = divmod(step, per_epoch)
         order = generator_at(seed, Purpose.ORDER, epoch).permutation(len(tokens))
         chosen = order[place * ATTENTIVE_BATCH : (place + 1) * ATTENTIVE_BATCH]
-        rate = cosine_lr(step, steps=steps, warmup=int(WARMUP * steps), peak=ATTENTIVE_LR, minimum=0.0)
+        rate = cosine_lr(step, steps=steps, warmup=warmup, peak=ATTENTIVE_LR, minimum=0.0)
         optimizer.param_groups[0]["lr"] = rate
         outputs = model(torch.tensor(tokens[chosen], device=device))
-        LOSSES[head.task](outputs, torch.tensor(labels[chosen], device=device)).backward()
+        chosen_labels = torch.tensor(values[chosen].astype(np.float32), device=device)
+        targets = soft_targets(chosen_labels, (head,), smoothing=0.0)  # (B, C)
+        supervised_loss(outputs, targets, (head,), [None]).backward()
         optimizer.step()
         optimizer.zero_grad()
     with torch.inference_mode():

@@ -60,7 +60,7 @@ from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
 
 VIDEOS_PER_PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
-LABELED: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
+LABELED_VALUES: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
 
 
 class _PassResult(NamedTuple):
@@ -94,21 +94,21 @@ class Prober:
         self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
         views = training.clips.make_views
         assert isinstance(views, PretrainViews)
-        self._held_out = held_out = None  # clips of data.val, with masks as training draws them
+        held_out = None  # clips of data.val, with masks as training draws them
         if recipe.data.val is not None:
-            one = views if views.compared else replace(views, views_per_decode=1)
+            views_of_clip = views if views.compared else replace(views, views_per_decode=1)
             listed = read_source(recipe.data, "val", labeled=False)
             num_noise = training.clips.num_noise
-            held_out = clips_of(recipe, listed, one, replace_bad=False, num_noise=num_noise)
-            self._held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
+            held_out = clips_of(recipe, listed, views_of_clip, replace_bad=False, num_noise=num_noise)
+        self._held_out = held_out and replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
         self._classes = None  # without labels
         if settings.list is not None:
             data = replace(recipe.data, train=settings.list)
             chosen = read_source(data, "train", labeled=True)
             self._classes = Classes.of(chosen, data)
         else:
-            known = dict.fromkeys((held_out or training.clips).samples)
-            chosen = SampleList(samples=spaced(list(known), MOST_VIDEOS), class_names=None)
+            unlabeled = list(dict.fromkeys((held_out or training.clips).samples))
+            chosen = SampleList(samples=spaced(unlabeled, MOST_VIDEOS), class_names=None)
         self._clips = clips_of(recipe, chosen, center_views(recipe), replace_bad=False)
         num_held_out = 0 if self._held_out is None else len(self._held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
@@ -171,10 +171,12 @@ class Prober:
 
         def measures() -> Row:
             """Of the readable videos; None without labels, or where a probe is impossible."""
-            some = features[list(spaced(range(len(features)), MOST_VIDEOS))]
-            row: Row = dict.fromkeys(LABELED) | {"rank_me": rank_me(some), "feature_std": feature_std(some)}
+            spread_features = features[list(spaced(range(len(features)), MOST_VIDEOS))]
+            row: Row = dict.fromkeys(LABELED_VALUES)
+            row |= {"rank_me": rank_me(spread_features), "feature_std": feature_std(spread_features)}
             if self._classes is not None:
-                known, count = LabeledFeatures.of(features, samples), self._classes.count
+                known = LabeledFeatures.of(features, samples)
+                count = self._classes.count
                 row["probe_knn"] = leave_one_out(known, count)
                 if self._metric == "linear":
                     row["probe_linear"] = cross_validated(known, count, seed=training.settings.seed)

@@ -2,7 +2,7 @@
 
 The same classifiers of the features of baselines show what the encoder adds.
 
-N videos, V views, K encoded tokens per view, D width; B clips, C channels, T frames, H W pixels, P places of
+N videos, K encoded tokens of a clip, D width; B clips, C channels, T frames, H W pixels, P places of
 an image.
 """
 
@@ -36,6 +36,7 @@ from everest.metrics.metrics import chance_of, measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array
 from everest.probes.classifiers import (
+    RETRIEVED,
     Floats,
     LabeledFeatures,
     Labels,
@@ -55,10 +56,10 @@ METRICS_OF_TASK: Final = {  # the first has a chance level
 }
 DIFFERENCE_SIDE: Final = 32  # our choice: rows and columns of a difference image
 # Of features, labels, test features and a head: the outputs of everest.probes.classifiers.
-Classifier = Callable[[Floats, Labels, Floats, Head], Floats]
-Features = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)
+ClassifierFunction = Callable[[Floats, Labels, Floats, Head], Floats]
+FeatureFunction = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)
 
-PROBES: Final[dict[str, Callable[[OpenedModel], Classifier]]] = {
+PROBES: Final[dict[str, Callable[[OpenedModel], ClassifierFunction]]] = {
     "knn": lambda model: nearest_neighbors,
     "linear": lambda model: partial(linear, seed=model.recipe.train.seed),
     ATTENTIVE: lambda model: partial(
@@ -80,7 +81,7 @@ def difference_image(clips: Tensor, side: int = DIFFERENCE_SIDE) -> Tensor:
     return F.adaptive_avg_pool2d(change, side).flatten(1)
 
 
-def random_encoder(model: OpenedModel) -> Features:
+def random_encoder(model: OpenedModel) -> FeatureFunction:
     """The features of a model of the same shape with new weights, which take their seed from the recipe."""
     with torch.random.fork_rng(devices=[]):  # it is built on the CPU
         torch.manual_seed(seed_at(model.recipe.train.seed, Purpose.WEIGHTS))
@@ -90,7 +91,7 @@ def random_encoder(model: OpenedModel) -> Features:
     return lambda clips: untrained.encode(clips)["pooled"]
 
 
-BASELINES: Final[dict[str, Callable[[OpenedModel], Features]]] = {
+BASELINES: Final[dict[str, Callable[[OpenedModel], FeatureFunction]]] = {
     "random_encoder": random_encoder,
     "difference_image": lambda model: difference_image,
 }
@@ -100,8 +101,7 @@ class EncodedSet(NamedTuple):
     """The readable videos of a list."""
 
     samples: list[Sample]
-    # `pooled` (N, D), the mean over a video's views; the same of each baseline (N, …); perhaps `tokens`
-    # (N, V * K, D), memory-mapped
+    # `pooled` (N, D), and those of each baseline (N, …); perhaps `tokens` (N, K, D), memory-mapped
     features: dict[str, Floats]
     num_skipped: int
 
@@ -115,20 +115,21 @@ def encode_set(
     batch: int,
     report: Report,
 ) -> EncodedSet:
-    """Encode the views of every video once, without augmentation, also by the baselines.
+    """Encode the only view of every video, without augmentation, also by the baselines.
 
     Args:
+        model: opened with one view of a video.
         folder: holds the rows as long as the set is used.
         batch: videos in one forward pass.
     """
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
     def compute(clips: Tensor) -> ViewTensors:
-        return model.encode(clips) | {name: of(clips) for name, of in baselines.items()}
+        return model.encode(clips) | {name: features_of(clips) for name, features_of in baselines.items()}
 
     def row_of(views: ViewTensors) -> dict[str, Tensor]:
-        tokens = {"tokens": views["tokens"].flatten(0, 1)} if with_tokens else {}  # (V * K, D)
-        return {name: views[name].mean(dim=0) for name in ("pooled", *baselines)} | tokens
+        names = ("pooled", *baselines, *(["tokens"] if with_tokens else []))
+        return {name: views[name][0] for name in names}
 
     with open_row_store(folder, {}, batch=batch) as store:
         add_rows(store, model, samples, row_of, batch=batch, report=report, compute=compute)
@@ -205,7 +206,7 @@ def _training_labels(samples: Sequence[Sample], position: int, head: Head) -> La
 
 
 def _probe_head(
-    classifiers: Mapping[str, Classifier],
+    classifiers: Mapping[str, ClassifierFunction],
     train: EncodedSet,
     test: EncodedSet,
     position: int,
@@ -213,7 +214,8 @@ def _probe_head(
     report: Report,
 ) -> dict[str, Any]:
     """Return the results of all probes for one head; see `_training_labels` for errors."""
-    labels, heads = _training_labels(train.samples, position, head), (replace(head, name=""),)
+    labels = _training_labels(train.samples, position, head)
+    heads = (replace(head, name=""),)
     test_labels = [(sample.labels[position],) for sample in test.samples]
     videos = [sample.video_id for sample in test.samples]
     shown = METRICS_OF_TASK[head.task]
@@ -238,16 +240,21 @@ def _probe_head(
     result = {"probes": probes, "baselines": baselines, "chance": chance_of(chance, heads, test_labels)}
     if head.task == "single-label":
         result["majority"] = chance_of("majority_top1", heads, test_labels)
-        by_kind = {
-            kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
-            for kind in ("pooled", *BASELINES)
-        }
-        precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
-        by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
-        result["retrieval"] = {
-            "precision@10": precision.pop("pooled"),
-            "baselines": precision,
-            "by_class": by_class,
-            "by_group": by_group,
-        }
+        result["retrieval"] = _retrieval(train, test, position)
     return result
+
+
+def _retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
+    """What the nearest videos of each test video share with it; see `probe`."""
+    by_kind = {
+        kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
+        for kind in ("pooled", *BASELINES)
+    }
+    precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
+    by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
+    return {
+        f"precision@{RETRIEVED}": precision.pop("pooled"),
+        "baselines": precision,
+        "by_class": by_class,
+        "by_group": by_group,
+    }

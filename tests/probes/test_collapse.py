@@ -5,7 +5,7 @@ import pytest
 from everest.config.recipe import load_recipe
 from everest.engine.plan import learning_rate_advice, plan_stage
 from everest.probes.collapse import new_warnings, probe_rows, signs_of_failure
-from everest.probes.during_training import LABELED
+from everest.probes.during_training import LABELED_VALUES
 from everest_cli.output import probe_line
 
 STEPS, VIDEOS = 1500, 240
@@ -56,7 +56,7 @@ BROKEN = {
 def row(step: int, values: list[float | None]) -> dict[str, Any]:
     names = ("probe_knn", "rank_me", "feature_std", "heldout_loss", "heldout_mean_loss")
     measured = dict(zip(names, values, strict=True))
-    missing = dict.fromkeys(LABELED)
+    missing = dict.fromkeys(LABELED_VALUES)
     return {"step": step, **missing, "probe_chance": 10.0, "probe_seconds": 1.0, **measured}
 
 

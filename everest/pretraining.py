@@ -47,12 +47,11 @@ def set_up_pretraining(recipe: Recipe, context: RunContext) -> Pretraining:
         clips.tokens = tokens = TokenCache(recipe, clips)
         context.notice(f"reading cached tokens from {tokens.folder}, {tokens.variants} clips per video")
     training = set_up_training(recipe, recipe.pretrain, spec, clips, context, init=init)
-    probes = recipe.pretrain.probe.every and not context.options.one_batch
     if spec.teacher is not None:
         from everest.checkpoints.frozen import attach_teacher
 
         attach_teacher(training.state.trained_model, recipe)
-    if not probes:
+    if not recipe.pretrain.probe.every or context.options.one_batch:
         return Pretraining(training=training, prober=None)
 
     from everest.probes.during_training import Prober

@@ -2,19 +2,21 @@
 
 The way of a run, here of pre-training; fine-tuning and the tokenizer have the same (`run_stage`):
 
-    everest_cli/stages.py                 options to a recipe and `RunOptions`; one process for each GPU
+    everest_cli/stages.py _train          options to a recipe and `RunOptions`; one process for each GPU
     config/recipe.py   recipe_for_run     the YAML, its bases and --set, merged and validated once
     engine/start.py    run_context        the processes, and a run folder that is new, resumed or refused
     pretraining.py     set_up_pretraining the model's spec, the clips, weights to start from, probes
-    engine/setup.py    set_up_training    check the data, plan, model, optimizer: nothing is written yet
+    engine/setup.py    set_up_training    the videos, the plan (memory is measured on a model without
+                                          numbers), the model, its optimizer: nothing is written yet
     engine/start.py    start_or_resume    lock the folder, write its first files or read the newest state
     pretraining.py     Pretraining.train  the loop; each of its calls is a method of engine/training.py
 
 A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/dataset.py) and the views of
 data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the choice of tokens by
 methods/selector.py with a strategy of methods/ranked.py or masks.py, the encoder of models/vit.py, the
-decoder, targets and loss of methods/targets.py. `Training.update` ends in `update_weights` of
-engine/network.py.
+decoder, targets and loss of methods/targets.py; in the backward pass, models/recomputed.py computes some
+outputs again. `Training.update` ends in `update_weights` of engine/network.py. The first update of a warm-up
+changes no weight.
 """
 
 from __future__ import annotations

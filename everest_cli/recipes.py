@@ -32,7 +32,7 @@ def suggest(
         "--pretrain SOURCE", "Folder or list of unlabeled videos to pre-train on first."
     ),
     group: str | None = option("--group G", "Groups of the videos; see `everest prepare split`."),
-    unlabeled: bool = option("--unlabeled", "DATA has no classes: pre-train only.", False),
+    unlabeled: bool = option("--unlabeled", "DATA itself has no classes: pre-train only.", False),
     task: Task | None = o.TASK,
     device: Device | None = option("--device", "CPU or GPU memory [this machine's]."),
     hours: float | None = option("--hours H", "Maximum hours per stage.", min=0.01, max=10_000),

@@ -186,7 +186,7 @@ def train(
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
     hours: float | None = option(
-        "--hours H", "Maximum hours in all, about [steps by number of videos].", min=0.01, max=10_000
+        "--hours H", "Shorten the run to about H hours in all.", min=0.01, max=10_000
     ),
     task: Task | None = o.TASK,
     overrides: list[str] | None = o.OVERRIDES,

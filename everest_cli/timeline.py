@@ -92,7 +92,7 @@ def timeline(
     ),
     step: float | None = option(
         "--step SECONDS",
-        "Time between window starts [a quarter of the window of everest train; else one window].",
+        "Time between window starts [a quarter of the window if `everest train` chose it, else one window].",
         min=0.001,
     ),
     save: Path | None = option("--save F", "Save all probabilities [OUTPUT.safetensors beside --output]."),
@@ -105,8 +105,8 @@ def timeline(
 ) -> None:
     """Predict classes over time with a sliding window; neighboring windows of a class form a bout.
 
-    With --output or --save, the probabilities are saved, too. Give their file instead of VIDEO and a model to
-    score or draw them again.
+    With --output or --save, the probabilities are saved, too. To score or draw them again,
+    give their file instead of VIDEO and a model.
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """

@@ -39,8 +39,8 @@ def find_init(
     """
     if name == "":
         raise RecipeError(
-            "--init: missing; name a run folder, a .safetensors file, hf:OWNER/NAME or timm:NAME, or none to "
-            "train from scratch"
+            "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME or timm:NAME, or `none` "
+            "to train from scratch"
         )
     name = str(name) if str(name).startswith(PREFIXES) else str(absolute(Path(name)))
     run = None if output is None or overwrite else RunFolder(output)

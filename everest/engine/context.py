@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class RunOptions:
     """The choices of a run that are not in its recipe, as its command or a notebook gives them."""
 
-    command: str  # names the default run folder: pretrain, finetune or train-tokenizer
+    command: str  # the stage, and the default run folder: pretrain, finetune or train-tokenizer
     recipe_file: str  # or the name of a recipe
     output: str | Path | None = None  # the run folder
     resume: str = "auto"  # auto, never, or the folder of the run to resume

@@ -191,7 +191,7 @@ def prepare_model(accelerator: Accelerator, model: nn.Module, settings: TrainSet
 def clip_gradients(
     accelerator: Accelerator, networks: Sequence[Network], largest: float | None
 ) -> dict[str, Tensor]:
-    """Scale the gradients of each network down to the norm `largest` (None: leave them).
+    """Unscale (fp16), average and measure gradients, and scale them down to the norm `largest`, if given.
 
     Args:
         networks: the model that Accelerate wraps first: it exchanges its gradients itself. Those of the
@@ -231,7 +231,7 @@ def update_weights(accelerator: Accelerator, networks: Sequence[Network], *, ski
     """
     for network in networks:
         # torch's GradScaler sets the same attribute: a fused AdamW whose `found_inf` is 1 on the device
-        # changes neither weights nor moments.
+        # changes neither weights nor moments. `clip_gradients` has unscaled the gradients.
         setattr(network.optimizer, "found_inf", skipped)  # noqa: B010 (not declared in torch's types)
         network.optimizer.step()
         network.optimizer.zero_grad()

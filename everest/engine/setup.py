@@ -111,7 +111,10 @@ def _check_data(
     context: RunContext,
     classes: tuple[str, ...] | None,
 ) -> dict[str, Any]:
-    """The number and a fingerprint of the videos; a resumed run needs its own, and its frozen networks."""
+    """The number and a fingerprint of the videos.
+
+    A new run opens some of the videos. A resumed one must have its own, and its own frozen networks.
+    """
     run = context.run
     samples = fingerprint(clips.samples, parse_location(recipe.data.root), classes)
     videos = {"videos": len(clips), "samples": samples}

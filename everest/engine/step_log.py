@@ -63,7 +63,7 @@ class StepRecord:
         """Gather the numbers of all processes, the gradients' `norms` included, and copy them to the host.
 
         Returns:
-            () bool each, on the device: whether the losses are finite everywhere, and losses and norms.
+            () bool each, on the device: whether all losses are finite, and whether losses and norms are.
         """
         self._names = [*self.losses, *norms]
         flags = (len(self.failed), self.signal, self.is_save_due)

@@ -71,7 +71,7 @@ class Training:
         self.model = model
         self.networks = networks
         self.clips = clips
-        self.loaded_clips = loaded_clips
+        self.loaded_clips = loaded_clips  # the same object unless the device resizes
         self.videos = videos
         self.origin = weights.origin
         self.plan = plan
@@ -83,6 +83,7 @@ class Training:
         self.step_log = StepLog(context, recipe.train, plan, max_bad=recipe.data.max_bad, log=self.log)
         self.bad_videos = self.step_log.bad_videos
         self.workers = choose_workers(loaded_clips, self.order(), recipe.train.workers)
+        # None in pre-training.
         self._drop_paths = [part for part in networks[0].module.modules() if isinstance(part, DropPath)]
         device = self.accelerator.device
         self._signal = StopSignal()
@@ -121,7 +122,7 @@ class Training:
         )
 
     def loader(self, step: int = 0) -> ClipLoader:
-        """Starts to read the clips of `order`; after a signal, several processes wait for a common step."""
+        """The clips of `order`, read by workers that start here; several processes stop at a common step."""
         waits = 0.0 if self.plan.processes == 1 else SHARED_STEP_SECONDS
         return ClipLoader(
             self.loaded_clips,
@@ -224,14 +225,14 @@ class Training:
         record = self._record
         record.signal = self._signal.number
         record.is_save_due = time.monotonic() - self.state.saved_at >= self.settings.save_seconds
-        losses_finite, finite = record.gather(self.accelerator, norms)
+        losses_finite, all_finite = record.gather(self.accelerator, norms)
         # An update is left out whose losses or gradient norms are not finite: the device decides, without the
         # host. With `train.nonfinite: stop` all later ones are left out, too: the host learns of the first a
         # step late, and ends the run.
         if self.settings.nonfinite == "stop":  # fp16 overflows while it finds its scale
-            sound = finite if self.accelerator.scaler is None else losses_finite
-            self._broken = torch.maximum(self._broken, sound.logical_not().float())
-        skipped = torch.maximum(self._broken, finite.logical_not().float())  # (): 1 or 0
+            counted = all_finite if self.accelerator.scaler is None else losses_finite
+            self._broken = torch.maximum(self._broken, counted.logical_not().float())
+        skipped = torch.maximum(self._broken, all_finite.logical_not().float())  # (): 1 or 0
         update_weights(self.accelerator, self.networks, skipped=skipped)
         for path in self._drop_paths:  # of this step only
             path.noise = None

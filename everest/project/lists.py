@@ -99,7 +99,8 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
             unit, fix = "recording", "annotate more recordings"
         need = "but training and test need 2" if request.folds is None else f"fewer than --folds {fewest}"
         fix = f"use --folds {groups}, or {fix}" if groups >= FEWEST_FOLDS else fix
-        raise DataError(f"{request.videos}: only {counted(groups, unit)}, {need}; {fix}")
+        only = counted(groups, unit) + (f" ({', '.join(videos.groups)})" if groups == 1 else "")
+        raise DataError(f"{request.videos}: only {only}, {need}; {fix}")
     for text in videos.notices:
         report(notice(text))
     if request.folds is None:

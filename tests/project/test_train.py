@@ -172,8 +172,8 @@ def test_unusable_videos_are_refused_in_a_line_and_leave_nothing(class_folders: 
         assert found in refused("train", source, *output, code=4)
     assert "no such file" in refused("train", tmp_path / "none", *output, code=4)
     grouped = ["train", class_folders, *output, "--group", "(p)"]
-    assert "only 1 group, but training and test need 2" in refused(*grouped, code=4)
-    assert "1 group, fewer than --folds 3; check" in refused(*grouped, "--folds", 3, code=4)
+    assert "only 1 group (p), but training and test need 2" in refused(*grouped, code=4)
+    assert "1 group (p), fewer than --folds 3; check" in refused(*grouped, "--folds", 3, code=4)
     (one / "list.csv").write_text("down/p0_0.mp4 down\ndown/p1_1.mp4 down\n")
     assert "all readable videos have the same label" in refused("train", one / "list.csv", *output, code=4)
     few = tmp_path.parent / "few.csv"  # the test list needs one of two videos

@@ -94,9 +94,8 @@ def probe(
     """
     weights, recipe = run.find()
 
-    from everest.evaluation.metric_text import as_text
     from everest.inference.model import OpenedModel
-    from everest.metrics.names import METRICS
+    from everest.metrics.names import METRICS, value_text
     from everest.probes.probe import probe
 
     names = [name.strip() for name in probes.split(",")]
@@ -114,10 +113,9 @@ def probe(
             rows |= {f"{name}, {baseline.replace('_', ' ')}": row for name, row in probed.items()}
         metrics = tuple(name for name in METRICS if name in next(iter(rows.values())))
         rows |= {name: {metrics[0]: measured[name]} for name in ("majority", "chance") if name in measured}
-        tables.setdefault(metrics, []).extend(
-            (f"{head} {name}".strip(), *(as_text(METRICS[key], row.get(key)) for key in metrics))
-            for name, row in rows.items()
-        )
+        for name, row in rows.items():
+            texts = ("" if row.get(key) is None else value_text(key, row[key]) for key in metrics)
+            tables.setdefault(metrics, []).append((f"{head} {name}".strip(), *texts))
     for metrics, lines in tables.items():
         print_table(("probe", *(METRICS[name].title for name in metrics)), lines)
     for text in nearest_texts(by_head):

@@ -31,8 +31,7 @@ def runs(
     from rich.table import Column
 
     from everest.engine.listing import find_runs, summarize
-    from everest.evaluation.metric_text import as_text
-    from everest.metrics.names import METRICS
+    from everest.metrics.names import METRICS, value_text
 
     summaries = [summarize(run) for run in find_runs(folder)]
     if not summaries:
@@ -48,7 +47,7 @@ def runs(
         best = "-"
         if run.best_metric is not None and run.best_value is not None:
             metric = METRICS[run.best_metric]
-            best = f"{metric.short or metric.title} {as_text(metric, run.best_value)}"
+            best = f"{metric.short or metric.title} {value_text(run.best_metric, run.best_value)}"
         unit, seconds = next(((unit, n) for unit, n in UNITS if run.age_seconds >= n), ("s", 1))
         age = f"{run.age_seconds // seconds} {unit}"
         rows.append((run.path, run.command or "-", run.recipe or "-", run.state, step, loss, best, age))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from everest.metrics.names import METRICS, Metric
+from everest.metrics.names import METRICS, value_text
 from everest.system.text import counted
 
 
@@ -25,17 +25,10 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
         low, high = result.get("intervals", {}).get(name) or (None, None)
         interval = ""
         if low is not None and high is not None:
-            start = _digits(low) if metric.percent else f"{low:.4g}"
-            interval = f"{start} to {as_text(metric, high)}"
+            interval = f"{value_text(name, low).removesuffix(' %')} to {value_text(name, high)}"
         title = f"{head} {metric.title}" if head else metric.title
-        yield title, as_text(metric, result[name]), interval, as_text(metric, chance)
-
-
-def as_text(metric: Metric, value: float | None) -> str:
-    """A value of a metric; empty if there is none."""
-    if value is None:
-        return ""
-    return percent(value) if metric.percent else f"{value:.4g}"
+        chance_text = "" if chance is None else value_text(name, chance)
+        yield title, value_text(name, result[name]), interval, chance_text
 
 
 def views_text(result: dict[str, Any], unit: str = "video") -> str:
@@ -53,12 +46,3 @@ def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs"
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)
-
-
-def percent(value: float) -> str:
-    return f"{_digits(value)}\N{NO-BREAK SPACE}%"
-
-
-def _digits(value: float) -> str:
-    """Return a percentage with one decimal; with two near 0 and 100, so that 99.98 is not read as 100."""
-    return f"{value:.2f}" if 0 < value < 1 or 99 < value < 100 else f"{value:.1f}"

@@ -23,13 +23,14 @@ from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
 from everest.data.dataset import VideoClips
-from everest.evaluation.metric_text import fact_rows, metric_rows, percent, views_text
+from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
 from everest.figures.pages import data_uri, write_page
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten, to_rgb
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import FEW_OF_CLASS, per_class
+from everest.metrics.names import percent_text
 from everest.metrics.predicted import HeadPredictions, Predictions
 from everest.system.files import write_text
 from everest.system.text import counted
@@ -129,7 +130,7 @@ def _write_page(folder: Path, *, of: tuple[int, int], unit: str, **values: Any) 
     videos, groups = of
     drawn = f"groups of {unit}s" if groups < videos else f"{unit}s"
     constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "few_classes": NUMBERED}
-    constants |= {"longest_name": LONGEST_NAME, "percent": percent}
+    constants |= {"longest_name": LONGEST_NAME, "percent_text": percent_text}
     page = folder / PAGE
     write_page(page, "evaluation", "page.html", groups=groups, unit=unit, drawn=drawn, **constants, **values)
     return page
@@ -210,7 +211,7 @@ def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, st
     order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:MISTAKES]
 
     def named(i: int, flags: NDArray[np.bool_]) -> str:
-        texts = [f"{names[c]} ({percent(100 * means[i, c])})" for c in flags[i].nonzero()[0]]
+        texts = [f"{names[c]} ({percent_text(100 * means[i, c])})" for c in flags[i].nonzero()[0]]
         return ", ".join(texts) or "no class"
 
     return [(i, named(i, labels), named(i, chosen)) for i in order]

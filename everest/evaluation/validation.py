@@ -13,11 +13,10 @@ from everest.data.dataset import VideoClips
 from everest.engine.health import Validations
 from everest.engine.training import Training
 from everest.errors import DivergedError
-from everest.evaluation.metric_text import as_text
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.sample import ListSize
 from everest.metrics.metrics import chance_of, choose_thresholds, mean_loss, measure
-from everest.metrics.names import LOGGED, METRICS
+from everest.metrics.names import LOGGED, METRICS, value_text
 from everest.metrics.predicted import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
 from everest.system.events import silent
@@ -135,9 +134,9 @@ class Validator:
         majority = chance_of("majority_top1", heads, labels)
         if validations.metric == "top1" and majority is not None and chance is not None and majority > chance:
             chance, reference = majority, "most frequent class"
-        shown = "" if chance is None else f"; {reference} {as_text(metric, chance)}"
+        shown = "" if chance is None else f"; {reference} {value_text(validations.metric, chance)}"
         text = (
-            f"best validation {metric.title} {as_text(metric, validations.best_value)} on "
+            f"best validation {metric.title} {value_text(validations.metric, validations.best_value)} on "
             f"{counted(size.samples, size.unit)} (one center view each{shown}) after step "
             f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use "
             f"these weights, {training.run.best}"

@@ -56,4 +56,9 @@ def value_text(name: str, value: float | None) -> str:
     if value is None:
         return "none"
     metric = metric_of(name)
-    return f"{value:.1f} %" if metric is not None and metric.percent else f"{value:.4g}"
+    return percent_text(value) if metric is not None and metric.percent else f"{value:.4g}"
+
+
+def percent_text(value: float) -> str:
+    """A percentage with one decimal; with two near 0 and 100, so that 99.98 is not read as 100."""
+    return f"{value:.2f} %" if 0 < value < 1 or 99 < value < 100 else f"{value:.1f} %"

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
 from everest.config.heads import Head, named_heads
-from everest.evaluation.metric_text import percent
 from everest.metrics.intervals import Metrics, bootstrap
 from everest.metrics.metrics import measure
+from everest.metrics.names import value_text
 
 Right = NDArray[np.bool_]
 
@@ -113,7 +113,7 @@ def test_accuracies_have_intervals_on_request_by_head():
 
 
 def test_percentages_near_0_and_100_are_not_rounded_to_them():
-    shown = [percent(value).replace("\N{NO-BREAK SPACE}", " ") for value in (0, 0.25, 18, 99.98, 100)]
+    shown = [value_text("top1", value) for value in (0, 0.25, 18, 99.98, 100)]
     assert shown == ["0.0 %", "0.25 %", "18.0 %", "99.98 %", "100.0 %"]
 
 

@@ -64,11 +64,11 @@ class Job:
     def command(self, folder: Path, *, gpus: str) -> list[str]:
         """The command of the job, without the program."""
         start = self.init if self.needs is None else str(folder / self.needs.name)
-        shared = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
+        options = ["--recipe", str(self.file(folder, "yaml")), "--data", self.recipe.data.root]
         if self.stage not in TRAINING_STAGES:
-            return [self.stage, "--checkpoint", start, *shared, "--json", "--gpus", gpus]
+            return [self.stage, "--checkpoint", start, *options, "--json", "--gpus", gpus]
         init = ["--init", start] if self.stage == "finetune" or start != FROM_SCRATCH else []
-        return [self.stage, *shared, *init, "--output", str(folder / self.name), "--gpus", gpus]
+        return [self.stage, *options, *init, "--output", str(folder / self.name), "--gpus", gpus]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,6 @@ class PlannedArm:
     name: str
     overrides: dict[str, str]  # by section.key, as they were written
     stages: tuple[StageName, ...]
-    recipe: Recipe  # with the seed of the recipe
     jobs: dict[int, tuple[Job, ...]]  # by seed, in the order of the stages
 
 
@@ -105,7 +104,8 @@ def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
     Args:
         data: the folder of lists and videos (`data.root`).
     """
-    recipes, arms = resolve_arms(request, data=data), []
+    recipes = resolve_arms(request, data=data)
+    arms = []
     for arm in request.arms:
         try:
             arms.append(_plan_arm(request, arm, recipes[arm.name]))
@@ -114,11 +114,11 @@ def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
     seen: dict[frozenset[str], str] = {}
     for arm in arms:
         keys = frozenset(job.name for planned in arm.jobs.values() for job in planned)
-        first = seen.setdefault(keys, arm.name)
-        if first != arm.name:
+        name_with_same_jobs = seen.setdefault(keys, arm.name)
+        if name_with_same_jobs != arm.name:
             raise RecipeError(
-                f"{request.label}the arms '{first}' and '{arm.name}' have the same jobs: none of the stages "
-                f"{', '.join(arm.stages)} depends on their difference; leave one out"
+                f"{request.label}the arms '{name_with_same_jobs}' and '{arm.name}' have the same jobs: none "
+                f"of the stages {', '.join(arm.stages)} depends on their difference; leave one out"
             )
     return SweepPlan(request=request, arms=tuple(arms))
 
@@ -127,8 +127,8 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
     """The recipe of each arm by its name."""
     recipes: dict[str, Recipe] = {}
     problems: list[str] = []
-    shared = Arm(name="")  # first, so that the problems of all arms are not listed for each of them
-    for arm in (shared, *request.arms):
+    no_changes = Arm(name="")  # first, so that the problems of all arms are not listed for each of them
+    for arm in (no_changes, *request.arms):
         changes = [*request.overrides, *(f"{key}={text}" for key, text in arm.overrides.items())]
         root = None if "data.root" in arm.overrides else data
         try:
@@ -136,12 +136,12 @@ def resolve_arms(request: SweepRequest, *, data: str | None) -> dict[str, Recipe
                 raise RecipeError("train.seed: a sweep sets it; give --seeds")
             recipes[arm.name] = recipe_for_run(request.recipe, data=root, overrides=changes)
         except RecipeError as error:
-            if arm is shared:
+            if arm is no_changes:
                 raise
             problems += [f"{request.label}{arm.name}: {line}" for line in str(error).split("\n")]
     if problems:
         raise RecipeError(one_per_line(problems))
-    del recipes[shared.name]
+    del recipes[no_changes.name]
     return recipes
 
 
@@ -151,20 +151,21 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
         _check_files(recipe, stage)
     init = request.init if arm.init is None else arm.init
     if init != FROM_SCRATCH:
-        found = find_init(init, output=None, overwrite=False)
-        init = read_init(found, resumed=None).named.name  # wrong weights are found before any run
+        located = find_init(init, output=None, overwrite=False)
+        init = read_init(located, resumed=None).named.name  # wrong weights are found before any run
     jobs: dict[int, tuple[Job, ...]] = {}
     for seed in request.seeds:
         seeded = replace(recipe, train=replace(recipe.train, seed=seed))
-        made: dict[StageName, Job] = {}
+        jobs_of_seed: dict[StageName, Job] = {}
         for stage in stages:
-            needs = made.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
+            needs = jobs_of_seed.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
             settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
             identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
             key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
-            made[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
-        jobs[seed] = tuple(made.values())
-    return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, recipe=recipe, jobs=jobs)
+            job = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
+            jobs_of_seed[stage] = job
+        jobs[seed] = tuple(jobs_of_seed.values())
+    return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, jobs=jobs)
 
 
 def _check_files(recipe: Recipe, stage: StageName) -> None:

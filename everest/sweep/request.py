@@ -57,15 +57,15 @@ class Arm:
 class SweepRequest:
     """A sweep as the user describes it; no recipe is resolved yet."""
 
-    label: str = ""  # the sweep file and a colon, for messages
+    label: str  # the sweep file and a colon, for messages; empty without one
     recipe: RecipeFile
-    overrides: tuple[str, ...] = ()  # `section.key=value`, of all arms
+    overrides: tuple[str, ...]  # `section.key=value`, of all arms
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     stages: tuple[StageName, ...]
-    init: str = FROM_SCRATCH  # weights of the first stage
+    init: str  # weights of the first stage
     against: str  # the arm that the others are compared with
-    summary: str = ""
+    summary: str
 
 
 def is_sweep(file: RecipeFile) -> bool:
@@ -91,21 +91,22 @@ def read_request(
         seeds, stages, init: of the options; None: not given.
     """
     file = find_recipe(source)
-    label, written, recipe = "", SweepFile(), file
+    label = ""
+    written, recipe = SweepFile(), file
     if is_sweep(file):
         label = f"{file.label}: "
         written, recipe = _read_file(file)
     if over:
-        arms = arms_of(over)
+        arms = arms_of_options(over)
     else:
-        arms = _read_arms({recipe.name: {}} if written.arms is None else written.arms, f"{label}arms")
+        arms = _arms_of_file({recipe.name: {}} if written.arms is None else written.arms, f"{label}arms")
     if len(arms) > MOST_ARMS:
         raise RecipeError(f"more than {MOST_ARMS} arms")
     names = [arm.name for arm in arms]
     against = written.against if written.against is not None and not over else names[0]
     if against not in names:
         raise unknown_name(f"{label}against", against, names)
-    shared = _settings(written.set, f"{label}set")
+    shared_settings = _settings(written.set, f"{label}set")
 
     def given(key: str, option: str | None) -> tuple[Any, str]:
         """The option, or the value of the file, and its place for messages."""
@@ -114,7 +115,7 @@ def read_request(
     return SweepRequest(
         label=label,
         recipe=recipe,
-        overrides=(*(f"{key}={text}" for key, text in shared.items()), *overrides),
+        overrides=(*(f"{key}={text}" for key, text in shared_settings.items()), *overrides),
         arms=arms,
         seeds=read_seeds(*given("seeds", seeds)),
         stages=read_stages(*given("stages", stages)),
@@ -146,13 +147,13 @@ def _read_file(file: RecipeFile) -> tuple[SweepFile, RecipeFile]:
 
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
     """The seeds 0 to 4 of `5`, or the seeds of `3,7,11` or `3,`."""
-    is_count = not isinstance(value, list) and "," not in str(value)
     texts = [str(text).strip() for text in (value if isinstance(value, list) else str(value).split(","))]
     seeds = [int(text) for text in texts if text.isascii() and text.isdecimal() and len(text) < 19]
-    is_valid = len(seeds) == len([text for text in texts if text]) > 0
-    if is_valid and is_count:
-        is_valid, seeds = seeds[0] <= MOST_SEEDS, list(range(min(seeds[0], MOST_SEEDS)))
-    if not is_valid or not 1 <= len(seeds) <= MOST_SEEDS or len(set(seeds)) < len(seeds):
+    if seeds and len(texts) == 1 and not isinstance(value, list):  # a number of seeds
+        seeds = list(range(min(seeds[0], MOST_SEEDS + 1)))
+    elif len(seeds) < len([text for text in texts if text]):
+        seeds = []
+    if not 1 <= len(seeds) <= MOST_SEEDS or len(set(seeds)) < len(seeds):
         raise RecipeError(
             f"{origin}: give a number of seeds from 1 to {MOST_SEEDS}, or different seeds such as 3,7,11"
         )
@@ -173,7 +174,7 @@ def read_stages(value: Any, origin: str) -> tuple[StageName, ...]:
     return stages
 
 
-def arms_of(over: Sequence[str]) -> tuple[Arm, ...]:
+def arms_of_options(over: Sequence[str]) -> tuple[Arm, ...]:
     """The arms of the options --over: every combination of their values.
 
     An arm's name has the last part of each key, or the key if two have the same, and the values:
@@ -210,14 +211,15 @@ def split_values(text: str) -> list[str]:
     return [part.strip() for part in parts]
 
 
-def _read_arms(values: Any, origin: str) -> tuple[Arm, ...]:
+def _arms_of_file(values: Any, origin: str) -> tuple[Arm, ...]:
     """The arms of a sweep file, by their names."""
     names = list(values) if isinstance(values, dict) else []
     if not names or not all(name.isprintable() and name.strip() for name in names):
         raise RecipeError(f"{origin}: give visible names with settings: {{few: {{finetune.steps: 9}}}}")
     arms = []
     for name, written in zip(names, values.values(), strict=True):
-        place, arm = f"{origin}: {shown(name)}", {} if written is None else written
+        place = f"{origin}: {shown(name)}"
+        arm = {} if written is None else written
         overrides = _settings(arm, place, besides=("stages", "init"))
         stages, init = arm.get("stages"), arm.get("init")
         stages = None if stages is None else read_stages(stages, f"{place}: stages")

@@ -54,7 +54,8 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
     macs = count_macs(spec).total + (count_frozen_macs(spec) or 0)  # of a clip
     environment, rows = read_run(run)
     with reading_own(run, fix="remove it"):
-        batch, steps = environment.plan.batch_size, [row for row in rows if "loss" in row]
+        batch = environment.plan.batch_size
+        steps = [row for row in rows if "loss" in row]
         metrics = metrics_of_run(job.stage, run, rows)
         hours = hours_of_steps(steps, batch)[-1]
         return JobNumbers(metrics, steps[-1]["step"] * batch * macs / 1e9, hours)

@@ -54,12 +54,13 @@ class JobLauncher:
         """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
         if self.parallel == 1:
             return [self.devices.environment]
-        shared = {JOBS_VARIABLE: str(self.parallel)}
+        environment = {JOBS_VARIABLE: str(self.parallel)}
         if self.devices.kind == "cuda":
-            return [shared | visible_gpus([slot % self.devices.processes]) for slot in range(self.parallel)]
+            slots = range(self.parallel)
+            return [environment | visible_gpus([slot % self.devices.processes]) for slot in slots]
         if "OMP_NUM_THREADS" not in os.environ:
-            shared["OMP_NUM_THREADS"] = str(max(1, num_cores() // self.parallel))
-        return [shared] * self.parallel
+            environment["OMP_NUM_THREADS"] = str(max(1, num_cores() // self.parallel))
+        return [environment] * self.parallel
 
 
 @dataclass(kw_only=True)
@@ -149,7 +150,8 @@ class _Sweep:
         """
         code, job = running.process.returncode, running.job
         if code:
-            log, text = job.file(self.folder, "log"), ""
+            log = job.file(self.folder, "log")
+            text = ""
             with suppress(OSError):  # it was deleted
                 text = log.read_bytes()[running.log_start :].decode(errors="replace")
             lines = [line.strip() for line in text.splitlines() if line.strip()]

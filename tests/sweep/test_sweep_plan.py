@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 from small_runs import small_recipe
 
+from everest.config.settings import Recipe
 from everest.errors import DataError, RecipeError, UserError
-from everest.sweep.plan import SweepPlan, make_plan
-from everest.sweep.request import arms_of, read_request, read_seeds, read_stages, split_values
+from everest.sweep.plan import PlannedArm, SweepPlan, make_plan
+from everest.sweep.request import arms_of_options, read_request, read_seeds, read_stages, split_values
 
 
 @pytest.fixture
@@ -16,6 +17,10 @@ def recipe(tmp_path: Path, clip_files: Path) -> Path:
 
 def planned(recipe: Path, *, data: str | None = None, **options) -> SweepPlan:
     return make_plan(read_request(str(recipe), **options), data=data)
+
+
+def recipe_of(arm: PlannedArm) -> Recipe:
+    return next(iter(arm.jobs.values()))[0].recipe
 
 
 def counts(plan: SweepPlan) -> dict[str, int]:
@@ -43,8 +48,8 @@ def test_arms_share_the_stages_whose_settings_are_equal(recipe: Path, over: str,
 def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: Path):
     own = shutil.copytree(clip_files, tmp_path / "影片 \U0001f600")
     plan = planned(recipe, over=[f"data.root={clip_files},{own}"], data=str(own))
-    assert [arm.recipe.data.root for arm in plan.arms] == [str(clip_files), str(own)]
-    assert planned(recipe, data=str(own)).arms[0].recipe.data.root == str(own)
+    assert [recipe_of(arm).data.root for arm in plan.arms] == [str(clip_files), str(own)]
+    assert recipe_of(planned(recipe, data=str(own)).arms[0]).data.root == str(own)
 
 
 def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
@@ -65,12 +70,12 @@ def test_a_sweep_file_has_arms_with_stages_of_their_own(recipe: Path, tmp_path: 
     both = ("pretrain", "finetune")
     assert {arm.name: arm.stages for arm in plan.arms} == {"a": both, "b": both, "c": ("finetune",)}
     assert counts(plan) == {"pretrain": 1, "finetune": 3}
-    assert [arm.recipe.finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
-    assert {arm.recipe.model.depth for arm in plan.arms} == {1}
+    assert [recipe_of(arm).finetune.rand_augment is None for arm in plan.arms] == [True, False, False]
+    assert {recipe_of(arm).model.depth for arm in plan.arms} == {1}
     widths = planned(path, over=["model.width=24,48"]).arms
     assert [arm.name for arm in widths] == ["width=24", "width=48"]
     assert planned(path, over=["model.width=24,48"]).request.against == "width=24"
-    assert planned(path, seeds="2", overrides=["model.depth=3"]).arms[0].recipe.model.depth == 3
+    assert recipe_of(planned(path, seeds="2", overrides=["model.depth=3"]).arms[0]).model.depth == 3
     path.write_text("recipe: tiny.yaml\ninit:\nsummary:\nagainst: 0.3\narms: {b: {}, '0.3': {eval.clips: 1}}")
     request = planned(path).request
     assert (request.against, request.init, request.summary) == ("0.3", "none", "")
@@ -151,7 +156,7 @@ def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path:
 
 def test_arms_are_all_combinations_and_are_named_by_what_differs():
     keep, rate = "pretrain.selection.keep_ratio", "finetune.base_lr"
-    arms = arms_of([f"{keep}=0.3,0.5", f"{rate}=1e-3,2e-3"])
+    arms = arms_of_options([f"{keep}=0.3,0.5", f"{rate}=1e-3,2e-3"])
     assert [(arm.name, arm.overrides) for arm in arms] == [
         (f"keep_ratio={one}, base_lr={other}", {keep: one, rate: other})
         for one in ("0.3", "0.5")
@@ -160,7 +165,7 @@ def test_arms_are_all_combinations_and_are_named_by_what_differs():
     # Keys with the same last part get longer names.
     ratios = (f"{keep}=0.3", "finetune.selection.keep_ratio=0.6")
     for keys in (ratios, ("pretrain.steps=9", "finetune.steps=8")):
-        assert [arm.name for arm in arms_of(list(keys))] == [", ".join(keys)]
+        assert [arm.name for arm in arms_of_options(list(keys))] == [", ".join(keys)]
 
 
 def test_values_are_divided_outside_brackets():

@@ -205,7 +205,7 @@ def visualize_mask(
         ratios=() if keep is None else read_shares(keep),
         compare=compare,
         settings={name: value for name, value in settings.items() if value is not None},
-        clip={name: value for name, value in clip.items() if value is not None},
+        given_clip={name: value for name, value in clip.items() if value is not None},
         seed=seed,
     )
     paths = named_videos(videos)

@@ -103,7 +103,8 @@ def _read_run(run: Path, name: str, x: AxisName) -> RunCurves:
     probe = next((key for key in ACCURACIES if any(row.get(key) is not None for row in probes)), None)
     spec = _spec(run) if metric in ("top1", "mean_class_accuracy") else None
     curves = {key: _curve(x_of_step, steps, key) for key in ("loss", "lr", "view_top1")}
-    curves |= {key: _curve(x_of_step, validations, key) for key in ("val_loss", f"val_{metric}")}
+    of_validations = ["val_loss"] if metric is None else ["val_loss", f"val_{metric}"]
+    curves |= {key: _curve(x_of_step, validations, key) for key in of_validations}
     wanted = ("heldout_loss", "heldout_mean_loss", "rank_me", probe)
     curves |= {key: _curve(x_of_step, probes, key) for key in wanted if key is not None}
     return RunCurves(
@@ -212,10 +213,10 @@ def _plot(panel: Axes, key: str, curve: Curve, style: Mapping[str, Any]) -> None
 
 def _finish(panel: Axes, name: str, runs: Sequence[RunCurves]) -> None:
     """Set the title and the limits of the panel of a value: accuracies from 0 to 100 %, with chance."""
-    metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     if name == "loss":
         _finish_losses(panel, runs)
         return
+    metric = METRICS.get(name.removeprefix("val_")) if name.startswith("val_") else None
     if name in ACCURACIES:
         title, chances = f"{name} (%)", [run.probe_chance for run in runs]
     elif metric is not None and metric.percent:

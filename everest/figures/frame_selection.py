@@ -23,13 +23,13 @@ from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
 from everest.figures.masks import TUBELET, embedding_of, frame_size
 from everest.figures.pictures import COLUMNS, SMALL, range_text
-from everest.figures.png import COLORS, escape_dollars, png_figure, to_rgb
+from everest.figures.png import COLORS, PALE, escape_dollars, png_figure, to_rgb
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.ranked import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
 from everest.video.reader import probe, read_frames
 
-DRAWN, NOT_DRAWN = COLORS[0], "#BBBBBB"
+DRAWN = COLORS[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def draw_selection(path: Path, selection: FrameSelection) -> None:
     column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
     line = column * height / width + 0.35
     names = [range_text(pair) for pair in selection.numbers]
-    colors = [DRAWN if number in drawn else NOT_DRAWN for number in range(num_pairs)]
+    colors = [DRAWN if number in drawn else PALE for number in range(num_pairs)]
     first_frames = selection.frames[:: len(selection.numbers[0])].numpy() / 255
     with png_figure(path, (column * COLUMNS + 0.8, line * rows + 2.6), points=9, framed=True) as figure:
         grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[line] * rows + [1.7])

@@ -34,36 +34,45 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.reader import probe
 
 DEFAULT: Final = "redundancy-robust"
-DEFAULT_CLIP: Final = {"frames": 16, "stride": 4, "size": 224}
 COMPARED: Final = ("random", "tube", "running-cell", DEFAULT)  # EVEREST Figure 8
 SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")  # LVMAE Figure 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings:
+    """The clip of a video that masks are drawn on.
+
+    Attributes:
+        frames: T, the length of a clip.
+        stride: in frames of the video, or in frames at `fps`.
+        size: pixels of the shorter side, or height and width, without a model or with a tokenizer; another
+            model has its own size.
+        sampling: of the frames of a clip (everest.data.frames.SAMPLINGS).
+        input_kind: without a model, which has its own.
+    """
+
+    frames: int = 16
+    stride: int = 4
+    size: int | tuple[int, int] = 224
+    fps: float | None = None
+    sampling: str = "dense"
+    input_kind: Input = "frames"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRequest:
     """The strategies to draw, with their titles, and the clip of a video to draw them on.
 
-    Args:
-        frames: T, the length of a clip.
-        stride: in frames of the video, or in frames at `fps`.
-        size: pixels of the shorter side, or height and width, without a model or with a tokenizer; another
-            model has its own size.
+    Attributes:
         model: None for raw pixels.
         embed: measures change.
-        sampling: of the frames of a clip (everest.data.frames.SAMPLINGS).
-        input_kind: without a model, which has its own.
     """
 
     selectors: Sequence[tuple[str, Selector]]
-    frames: int
-    stride: int
-    size: int | tuple[int, int]
+    clip: ClipSettings
     seed: int
     model: AnyModel | None
     embed: Embedding
-    fps: float | None = None
-    sampling: str = "dense"
-    input_kind: Input = "frames"
 
     def draw(
         self, video: Path, folder: Path, *, read: Sequence[Path], overwrite: bool
@@ -80,24 +89,24 @@ class MaskRequest:
         cell = max((selector.cell for _, selector in self.selectors), default=1)
         _, height, width = self.embed.tubelet
         make_views = EvalViews(
-            frames=self.model.encoder.num_frames if isinstance(self.model, VideoModel) else self.frames,
-            stride=self.stride,
-            size=frame_size(self.model, self.size, info, multiples=(cell * height, cell * width)),
+            frames=self.model.encoder.num_frames if isinstance(self.model, VideoModel) else self.clip.frames,
+            stride=self.clip.stride,
+            size=frame_size(self.model, self.clip.size, info, multiples=(cell * height, cell * width)),
             clips=1,
             crops=1,
-            sampling=self.sampling,
-            fps=self.fps,
+            sampling=self.clip.sampling,
+            fps=self.clip.fps,
             channels=self.embed.pixels.channels,
         )
         sample = Sample(path=str(video))
         (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
-        (numbers,) = make_views.windows(footage_of(sample, self.fps)).tolist()  # T
+        (numbers,) = make_views.windows(footage_of(sample, self.clip.fps)).tolist()  # T
         masks = apply_selectors(
             clip,
             self.selectors,
             model=self.model,
             embed=self.embed,
-            input_kind=self.input_kind,
+            input_kind=self.clip.input_kind,
             seed=self.seed,
         )
         embedding = "pixels" if self.model is None else "checkpoint"
@@ -127,7 +136,7 @@ def request_masks(
     ratios: Sequence[float],
     compare: bool,
     settings: Mapping[str, Any],
-    clip: Mapping[str, Any],
+    given_clip: Mapping[str, Any],
     seed: int,
 ) -> MaskRequest:
     """Turn the options of `visualize-mask` into strategies and clips.
@@ -137,13 +146,13 @@ def request_masks(
         ratios: keep ratios, one row each; none: the strategy's own.
         compare: draw the common strategies or, for a tokenizer, other scores next to its own.
         settings: of the strategy, by their names in a recipe.
-        clip: frames, stride and size that are given.
+        given_clip: the frames, stride and size that are given, by their names.
     """
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
     module = None if opened is None else opened.module
     is_tokenizer = isinstance(module, AdaptiveTokenizer)
-    own, clips = _own_clips(opened, recipe, clip)
+    own, own_clip = _own_clip(opened, recipe, given_clip)
     if is_tokenizer and own is not None:
         if settings or strategy not in (None, own.strategy):
             raise RecipeError(
@@ -151,46 +160,54 @@ def request_masks(
                 "leave them out"
             )
         strategy = None
-    values = {**DEFAULT_CLIP, "embed": embedding_of(module), **clips, **clip}
-    if "stride" in clip:
-        values["sampling"] = "dense"  # the others have no stride
+    clip = replace(own_clip, **given_clip)
+    if "stride" in given_clip:
+        clip = replace(clip, sampling="dense")  # the others have no stride
+    embed = embedding_of(module)
+    if recipe is not None:
+        embed = RawPixels(recipe.model.tubelet, recipe.data.pixels)
     selectors = _selectors(own, strategy, ratios, settings, compare=compare, is_tokenizer=is_tokenizer)
     sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
-    if sees_camera and values.get("input_kind") == "differences":
+    if sees_camera and clip.input_kind == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
-    return MaskRequest(selectors=selectors, seed=seed, model=module, **values)
+    return MaskRequest(selectors=selectors, clip=clip, seed=seed, model=module, embed=embed)
 
 
-def _own_clips(
-    opened: LoadedModel | None, recipe: Recipe | None, clip: Mapping[str, Any]
-) -> tuple[Selector | None, dict[str, Any]]:
+def _own_clip(
+    opened: LoadedModel | None, recipe: Recipe | None, given_clip: Mapping[str, Any]
+) -> tuple[Selector | None, ClipSettings]:
     """The strategy and the clips of a recipe's pre-training, of a tokenizer, or of a transformer.
 
     Args:
-        clip: as in `request_masks`; must fit the checkpoint.
+        given_clip: as in `request_masks`; must fit the checkpoint.
     """
     if recipe is not None:
         data, stage = recipe.data, recipe.pretrain
-        clips: dict[str, Any] = {"frames": data.frames, "stride": stage.stride, "size": data.frame_size}
-        clips |= {"fps": data.fps, "sampling": stage.sampling, "input_kind": recipe.model.input}
-        return stage.selection, clips | {"embed": RawPixels(recipe.model.tubelet, data.pixels)}
+        return stage.selection, ClipSettings(
+            frames=data.frames,
+            stride=stage.stride,
+            size=data.frame_size,
+            fps=data.fps,
+            sampling=stage.sampling,
+            input_kind=recipe.model.input,
+        )
     if opened is None:
-        return None, {}
+        return None, ClipSettings()
     if isinstance(opened.module, AdaptiveTokenizer):
         window = opened.module.window
-        if clip.get("frames", window) % window:
-            raise RecipeError(f"--frames {clip['frames']}: give a multiple of the tokenizer's {window}")
-        frames = -(-DEFAULT_CLIP["frames"] // window) * window
+        if given_clip.get("frames", window) % window:
+            raise RecipeError(f"--frames {given_clip['frames']}: give a multiple of the tokenizer's {window}")
+        frames = -(-ClipSettings.frames // window) * window
         scores = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
-        return scores, {"frames": frames, "size": min(opened.spec.size)}
+        return scores, ClipSettings(frames=frames, size=min(opened.spec.size))
     model, trained = opened.transformer, trained_clip(opened)
     for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
-        if clip.get(name, side) != side:
-            raise RecipeError(f"--{name} {clip[name]}: the model of --checkpoint takes {side}")
+        if given_clip.get(name, side) != side:
+            raise RecipeError(f"--{name} {given_clip[name]}: the model of --checkpoint takes {side}")
     own = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
     if trained is None:
-        return own, {}
-    return own, {"stride": trained.stride, "sampling": trained.sampling, "fps": trained.fps}
+        return own, ClipSettings()
+    return own, ClipSettings(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
 
 
 def _selectors(

@@ -17,6 +17,7 @@ from everest.system.files import atomic_file, check_new_file
 
 # Okabe and Ito (2008), distinct to color-blind readers; without the yellow, which is faint on white.
 COLORS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+PALE: Final = "#BBBBBB"  # of what matters less
 LINES: Final = ("-", "--", ":", "-.")  # the next style when all colors are used
 # Fonts of common systems with Chinese, Japanese or Korean letters, which matplotlib's own font lacks.
 FALLBACK: Final = (

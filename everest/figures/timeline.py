@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.errors import DataError
-from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
+from everest.figures.png import COLORS, PALE, escape_dollars, png_figure, shorten
 from everest.inference.bouts import Rows
 from everest.inference.timelines import Timelines
 from everest.system.text import counted
@@ -55,15 +55,16 @@ def draw_timelines(
     if not panels:
         raise DataError("no recording has a window, so there is no timeline to draw")
     drawn = panels[:PANELS]
-    seconds = [_seconds(predicted, of_person) for *_, predicted, of_person in drawn]
+    seconds_by_class = [_seconds(predicted, of_person) for *_, predicted, of_person in drawn]
     heights = [  # inches: of the title and the seconds, and of a curve or lanes
         0.6 + (2.0 if head.task == "regression" else 0.35 * min(max(len(lanes), 2), LANES))
-        for (_, head, *_), lanes in zip(drawn, seconds, strict=True)
+        for (_, head, *_), lanes in zip(drawn, seconds_by_class, strict=True)
     ]
     with png_figure(path, (15, sum(heights) + 0.5), points=11, dpi=100) as figure:
         axes = figure.subplots(len(drawn), squeeze=False, height_ratios=heights)[:, 0]
-        for area, (recording, head, predicted, of_person), lanes in zip(axes, drawn, seconds, strict=True):
-            words = [Path(recording.video).name, head.name]
+        for area, panel, lanes in zip(axes, drawn, seconds_by_class, strict=True):
+            recording, head, predicted, of_person = panel
+            title_parts = [Path(recording.video).name, head.name]
             if head.task == "regression":
                 column = sum(each.outputs for each in heads[: heads.index(head)])
                 centers = (recording.starts + recording.ends) / 2
@@ -73,15 +74,16 @@ def draw_timelines(
                 area.grid(alpha=0.3)
             else:
                 _draw_lanes(area, predicted, of_person, lanes, timelines.classes.of_head(head))
-                words += [f"{counted(len(lanes) - LANES, 'other class')} not shown"] * (len(lanes) > LANES)
-            area.set_title(escape_dollars(", ".join(filter(None, words))), loc="left", fontsize=11)
+                if len(lanes) > LANES:
+                    title_parts.append(f"{counted(len(lanes) - LANES, 'other class')} not shown")
+            area.set_title(escape_dollars(", ".join(filter(None, title_parts))), loc="left", fontsize=11)
             area.set_xlim(*recording.extent)
         axes[-1].set_xlabel("seconds")
-        words = [LEGEND] if any(seconds) else []
-        words += ["Black bars: the given annotations."] if labeled else []
+        notes = [LEGEND] if any(seconds_by_class) else []
+        notes += ["Black bars: the given annotations."] if labeled else []
         if len(panels) > PANELS:
-            words.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
-        figure.suptitle("  ".join(words), fontsize=11)
+            notes.append(f"{counted(len(panels) - PANELS, 'other panel')} not shown.")
+        figure.suptitle("  ".join(notes), fontsize=11)
     return figure
 
 
@@ -112,8 +114,8 @@ def _draw_lanes(
         color = colors.get(name, "black")
         rows = [row for row in predicted if (row["label"] or BACKGROUND) == name]
         times = [(row["start"], row["end"]) for row in rows]
-        pale = "#BBBBBB" if name == BACKGROUND else color
-        _draw_bars(panel, times, -lane - 1, [full] * len(rows), pale, opacity=0.25)
+        pale_color = PALE if name == BACKGROUND else color
+        _draw_bars(panel, times, -lane - 1, [full] * len(rows), pale_color, opacity=0.25)
         if name != BACKGROUND:
             _draw_bars(panel, times, -lane - 1, [full * row["probability"] for row in rows], color)
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]

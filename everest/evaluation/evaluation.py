@@ -28,8 +28,8 @@ from everest.metrics.predicted import refuse_too_many_skipped, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
-from everest.system import files as system_files
 from everest.system.events import Report, notice
+from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST
 from everest.system.storage import parse_location
 
@@ -46,15 +46,15 @@ class EvaluationFiles:
         """Check before the evaluation, which may take hours, that the files can be written."""
         self.refuse_inputs([] if weights is None else all_weights(weights))
         if self.predictions is not None:
-            system_files.check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
+            check_new_file(self.predictions, option="--predictions", overwrite=self.overwrite)
         if self.page is not None:
-            system_files.check_new_folder(self.page, option="--report", overwrite=self.overwrite)
+            check_new_folder(self.page, option="--report", overwrite=self.overwrite)
 
     def refuse_inputs(self, inputs: Iterable[object]) -> None:
         """Raise RecipeError if a file to write is one of the inputs, or a folder that has one."""
         for option, path in (("--predictions", self.predictions), ("--report", self.page)):
             if path is not None:
-                system_files.refuse_inputs(path, inputs, option=option)
+                refuse_inputs(path, inputs, option=option)
 
 
 NO_FILES = EvaluationFiles()
@@ -220,15 +220,13 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
     """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
-    data, heads, only = recipe.data, list((head_settings(spec.heads) or {}).items()), spec.only_head
+    data, only = recipe.data, spec.only_head
     pairs: dict[str, tuple[Any, Any]] = {"model.tubelet": (spec.model.tubelet, recipe.model.tubelet)}
     if data.heads is not None:
-        pairs["data.heads"] = (heads, list(data.heads.items()))
+        pairs["data.heads"] = (head_settings(spec.heads) or {}, data.heads)
     elif only is not None:
         pairs["data.task"] = (only.task, data.task)
         pairs["data.num_classes"] = (only.outputs, data.num_classes or only.outputs)
     for key, (saved, wanted) in pairs.items():
-        if saved != wanted:
-            if key == "data.heads":
-                saved, wanted = dict(saved), dict(wanted)
+        if saved != wanted or (key == "data.heads" and list(saved) != list(wanted)):  # in their order
             raise CheckpointError(f"{source}: trained with {key} {saved}, the recipe has {wanted}")

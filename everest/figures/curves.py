@@ -56,23 +56,16 @@ class Curve(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunCurves:
-    """The curves of one run.
-
-    Attributes:
-        curves: by the names of their values in metrics.jsonl, such as `val_loss`; only those with values.
-        metric: of everest.metrics.names, that chooses the best weights, unless that is the loss.
-        chance: percent of videos of which a guess of all labels is right, if the metric counts these; None
-            before weights are saved.
-        probe: the name of the linear probe if there is one, else of k-NN.
-        probe_chance: percent, of the most frequent class.
-    """
+    """The curves of one run."""
 
     name: str
-    curves: Mapping[str, Curve]
-    metric: str | None = None
+    curves: Mapping[str, Curve]  # by the names of their values in metrics.jsonl; only those with values
+    metric: str | None = None  # of everest.metrics.names, that chooses the best weights; None: the loss
+    # Percent of videos of which a guess of all labels is right; None before weights are saved, or if the
+    # metric does not count these.
     chance: float | None = None
-    probe: str | None = None
-    probe_chance: float | None = None
+    probe: str | None = None  # the name of the linear probe if there is one, else of k-NN
+    probe_chance: float | None = None  # percent, of the most frequent class
 
 
 def read_curves(runs: Sequence[Path], *, x: AxisName) -> list[RunCurves]:

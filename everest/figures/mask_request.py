@@ -40,39 +40,25 @@ SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSettings:
-    """The clip of a video that masks are drawn on.
+    """The clip of a video that masks are drawn on; a transformer has its own frames, size and input."""
 
-    Attributes:
-        frames: T, the length of a clip.
-        stride: in frames of the video, or in frames at `fps`.
-        size: pixels of the shorter side, or height and width, without a model or with a tokenizer; another
-            model has its own size.
-        sampling: of the frames of a clip (everest.data.frames.SAMPLINGS).
-        input_kind: without a model, which has its own.
-    """
-
-    frames: int = 16
-    stride: int = 4
-    size: int | tuple[int, int] = 224
+    frames: int = 16  # T
+    stride: int = 4  # in frames of the video, or in frames at `fps`
+    size: int | tuple[int, int] = 224  # pixels of the shorter side, or height and width
     fps: float | None = None
-    sampling: str = "dense"
+    sampling: str = "dense"  # of the frames (everest.data.frames.SAMPLINGS)
     input_kind: Input = "frames"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskRequest:
-    """The strategies to draw, with their titles, and the clip of a video to draw them on.
-
-    Attributes:
-        model: None for raw pixels.
-        embed: measures change.
-    """
+    """The strategies to draw, with their titles, and the clip of a video to draw them on."""
 
     selectors: Sequence[tuple[str, Selector]]
     clip: ClipSettings
     seed: int
-    model: AnyModel | None
-    embed: Embedding
+    model: AnyModel | None  # None: raw pixels
+    embed: Embedding  # measures change
 
     def draw(
         self, video: Path, folder: Path, *, read: Sequence[Path], overwrite: bool

@@ -182,13 +182,12 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
             head.name: _probe_head(classifiers, train, test, position, head, report)
             for position, head in enumerate(classes.heads)
         }
-    views = model.recipe.eval
     return {
         **results.get("", {"heads": results}),
         "train": len(train.samples),
         "test": len(test.samples),
         "skipped": train.num_skipped + test.num_skipped,
-        "views": {"clips": views.clips, "crops": views.crops},
+        "views": {"clips": 1, "crops": 1},
         "seed": model.recipe.train.seed,
         "seconds": round(time.monotonic() - started, 2),
         "checkpoint": str(model.file),

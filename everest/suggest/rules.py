@@ -168,16 +168,15 @@ def choose_values(
         max(FEWEST_TUBELETS, min(round(device.side * factor / unit), int(largest // unit))) * unit
         for (factor, largest), unit in zip(sides, device.tubelet[1:], strict=True)
     ]
-    size_reason = (
-        f"about {device.side} x {device.side} pixels in the shape of the median video, "
-        f"{facts.height:g} x {facts.width:g}"
-    )
+    median_text = f"the median video, {facts.height:g} x {facts.width:g}"
+    size_reason = f"about {device.side} x {device.side} pixels in the shape of {median_text}"
     words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
     turns = sorted(word for word in words if _SIDE.fullmatch(word))
     flip_reason = f"class names have {', '.join(turns)}; a mirrored clip shows the opposite"
     input_reason = f"a model overfits to the still parts of {train}"
     if purpose != "scratch":
         input_reason = "views of frames differ by their places more than by motion"
+    positions_reason = "separate positions in time and space; no worse than joint ones on few videos"
     sees_differences = purpose != "scratch" or train.groups <= FEW_GROUPS
     frames = facts.frames
     if purpose == "finetune" and facts.pretrain_frames is not None:  # the encoder sees actions at one speed
@@ -191,11 +190,7 @@ def choose_values(
         Choice("data.flip", False, flip_reason, applies=bool(turns)),
         Choice("model.backbone", device.backbone, f"small enough to train on {device_text}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
-        Choice(
-            "model.positions",
-            "separable",
-            "separate positions in time and space; no worse than joint ones on few videos",
-        ),
+        Choice("model.positions", "separable", positions_reason),
         Choice("model.input", "differences", input_reason, applies=sees_differences),
         Choice("pretrain.stride", stride, stride_reason),
         *_pretraining(facts, device, most_steps.get("pretrain")),
@@ -241,6 +236,7 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None)
             f"probes would cost more than {MOST_PROBE_SHARE:.0%} of so few steps; every: 1 makes them anyway"
         )
     objective_reason = "clips of the videos are compared; predicting pixels helped less on real clips"
+    camera_reason = "the model also predicts a simulated camera motion over still frames"
     selection = {"strategy": "drawn", "keep_ratio": 0.25, "visible_ratio": None, "uniform": 1.0}
     selection_reason = (
         "a quarter of the tokens, drawn uniformly: drawing by change was no better on most real clips"
@@ -248,11 +244,7 @@ def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None)
     return [
         *schedule,
         Choice("pretrain.objective", "views", objective_reason),
-        Choice(
-            "pretrain.camera_motion",
-            1.0,
-            "the model also predicts a simulated camera motion over still frames",
-        ),
+        Choice("pretrain.camera_motion", 1.0, camera_reason),
         Choice("pretrain.selection", selection, selection_reason),
         Choice("pretrain.probe", {"every": every}, probe_reason),
     ]

@@ -112,8 +112,7 @@ def suggest_for_folder(
 ) -> tuple[Sequence[StageTime], bool, list[str]]:
     """Write a recipe for a folder; class folders without lists get lists beside it.
 
-    Returns:
-        The times of its stages, whether it has a list of test videos, and lines that describe new lists.
+    Returns the times of its stages, whether it has a list of test videos, and lines that describe new lists.
     """
     divides = not (request.lists or request.unlabeled) and has_class_folders(request.data)
     if request.group is not None and not divides:

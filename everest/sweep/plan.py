@@ -156,15 +156,14 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
     jobs: dict[int, tuple[Job, ...]] = {}
     for seed in request.seeds:
         seeded = replace(recipe, train=replace(recipe.train, seed=seed))
-        jobs_of_seed: dict[StageName, Job] = {}
+        by_stage: dict[StageName, Job] = {}
         for stage in stages:
-            needs = jobs_of_seed.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
+            needs = by_stage.get(STARTS_FROM[stage]) if stage in STARTS_FROM else None
             settings = _stage_settings(stage, seeded, own_root="data.root" in arm.overrides)
             identity = json.dumps([stage, needs.key if needs else init, settings], sort_keys=True)
             key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LETTERS]
-            job = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
-            jobs_of_seed[stage] = job
-        jobs[seed] = tuple(jobs_of_seed.values())
+            by_stage[stage] = Job(stage=stage, key=key, seed=seed, recipe=seeded, needs=needs, init=init)
+        jobs[seed] = tuple(by_stage.values())
     return PlannedArm(name=arm.name, overrides=arm.overrides, stages=stages, jobs=jobs)
 
 

@@ -26,7 +26,7 @@ ROUNDING: Final = 1e-9  # of the values; those that vary by less are equal
 # Values that need no learning, by their keys in an arm: how notes name them, and their line in the figure.
 REFERENCES: Final = {"chance": ("chance", ":"), "majority": ("always the most frequent class", "--")}
 FIGURE: Final = "report.png"
-Document = dict[str, Any]  # of a sweep, or a part of it
+Json = dict[str, Any]  # of a sweep, or a part of it
 
 
 class Spread(NamedTuple):
@@ -82,9 +82,7 @@ def paired(values: dict[int, float], reference: dict[int, float]) -> Paired | No
     return Paired(seeds, differences, mean, std, interval, p)
 
 
-def make_report(
-    results: Mapping[str, Any], *, metric: str | None = None, against: str | None = None
-) -> Document:
+def make_report(results: Mapping[str, Any], *, metric: str | None = None, against: str | None = None) -> Json:
     """Compare the arms of a sweep by one metric.
 
     Args:
@@ -127,9 +125,7 @@ def make_report(
     }
 
 
-def _arm_row(
-    arm: Document, metric: str, values: dict[int, float], reference: dict[int, float] | None
-) -> Document:
+def _arm_row(arm: Json, metric: str, values: dict[int, float], reference: dict[int, float] | None) -> Json:
     measured = [row for row in arm["seeds"] if row["seed"] in values]
     mean = spread(list(values.values()))._asdict() if values else dict.fromkeys(Spread._fields)
     difference = None if reference is None else paired(values, reference)

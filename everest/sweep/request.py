@@ -91,11 +91,8 @@ def read_request(
         seeds, stages, init: of the options; None: not given.
     """
     file = find_recipe(source)
-    label = ""
-    written, recipe = SweepFile(), file
-    if is_sweep(file):
-        label = f"{file.label}: "
-        written, recipe = _read_file(file)
+    label = f"{file.label}: " if is_sweep(file) else ""
+    written, recipe = _read_file(file) if is_sweep(file) else (SweepFile(), file)
     if over:
         arms = arms_of_options(over)
     else:

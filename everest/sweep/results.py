@@ -57,8 +57,8 @@ def read_job(job: Job, folder: Path) -> JobNumbers | None:
         batch = environment.plan.batch_size
         steps = [row for row in rows if "loss" in row]
         metrics = metrics_of_run(job.stage, run, rows)
-        hours = hours_of_steps(steps, batch)[-1]
-        return JobNumbers(metrics, steps[-1]["step"] * batch * macs / 1e9, hours)
+        gmacs = steps[-1]["step"] * batch * macs / 1e9
+        return JobNumbers(metrics, gmacs, hours_of_steps(steps, batch)[-1])
 
 
 def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics:

@@ -111,7 +111,8 @@ def write_pooled_report(
     plot = folder / f"{PLOTS['single-label']}.png"
     draw_confusion(plot, counts, names, unit=unit)
     head = {"name": "", "task": "single-label", "plot": data_uri("image/png", plot.read_bytes())}
-    head |= {"confusions": _confusions(counts, names), "classes": [], "mistakes": None}
+    head |= {"confusions": _confusions(counts, names), "num_classes": len(names)}
+    head |= {"classes": [], "mistakes": None}
     return _write_page(
         folder,
         title="Evaluation of all folds",
@@ -186,7 +187,7 @@ def _section(
         for number, label, predicted in worst_videos(head, names)
     ]
     shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
-    return {**shown, "mistakes": mistakes}
+    return {**shown, "num_classes": len(rows), "mistakes": mistakes}
 
 
 def _confusions(counts: NDArray[np.int64], names: Names) -> list[Confusion]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,7 +105,11 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
         raise RecipeError(
             f"{', '.join(changed)}: has changed since the project in {folder} began; {IN_USE_FIX}"
         )
-    return document if PLANNED in document else None
+    if PLANNED in document:
+        return document
+    if (folder / RESULT).exists():
+        raise RecipeError(f"{path}: damaged (no '{PLANNED}'); {IN_USE_FIX}")
+    return None
 
 
 def tested_before(folder: Path) -> list[str]:
@@ -120,8 +125,9 @@ def clear(folder: Path) -> None:
 
     The next report replaces the last one. The request goes last: without it, the folder is no project.
     """
-    for result in (folder / RESULT, *folder.glob(f"{FOLDS}/*/{RESULT}")):
-        result.unlink(missing_ok=True)
+    written = (folder.glob(f"{FOLDS}/*/{name}") for name in (RESULT, f"{REPORT}/index.html"))
+    for file in (folder / RESULT, *chain(*written)):
+        file.unlink(missing_ok=True)
     for run in (folder / PRETRAIN, folder / FINETUNE, *folder.glob(f"{FOLDS}/*/{FINETUNE}")):
         RunFolder(run).clear()
         (run / ENVIRONMENT).unlink(missing_ok=True)

@@ -168,7 +168,7 @@ def test_bad_input(first: Path, pretrain: list[str], several: list[str], tmp_pat
         assert message in refused(*pretrain, "--init", init, *out, code=code)
     assert "holds the weights of --init" in refused(*pretrain, "--init", first, *out[2:], "-o", first, code=2)
     assert "decoder: needs init (--init)" in refused(*pretrain, "--decoder", "keep", *out[:2], code=2)
-    assert "or none to train from scratch" in refused("finetune", *pretrain[1:], *out, code=2)
+    assert "or `none` to train from scratch" in refused("finetune", *pretrain[1:], *out, code=2)
     assert not (tmp_path / "x").exists()
 
 

@@ -38,7 +38,7 @@ def test_the_loader_limits_a_fast_gpu_and_frame_selection_decodes_more_frames():
 def test_the_sentence_states_hours_memory_and_the_assumption(gpu: str):
     planned = plan("--videos", "10000", "--epochs", "800", "--gpu", gpu.upper())
     assert f"{planned['hours']:.1f} hours on one {GPUS[gpu].name}" in planned["sentence"]
-    assert f"and fits: {planned['batch']} clips" in planned["sentence"]
+    assert f"It fits in memory: {planned['batch']} clips" in planned["sentence"]
     assert "Assumed, not measured: 20% of" in planned["sentence"]
     assert planned["memory_gib"] <= GPUS[gpu].gib
     text = profile_of("--videos", "10000", "--epochs", "800", "--gpu", gpu)

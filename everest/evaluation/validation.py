@@ -128,7 +128,8 @@ class Validator:
         training, validations, heads = self._training, self._validations, self._model.heads
         if validations.best is None:
             return None
-        metric, labels = METRICS[validations.metric], [sample.labels for sample in self._clips.samples]
+        metric = METRICS[validations.metric]
+        labels = [sample.labels for sample in self._clips.samples]
         size = ListSize.of(self._clips.samples)
         chance, reference = chance_of(validations.metric, heads, labels), "chance"
         majority = chance_of("majority_top1", heads, labels)

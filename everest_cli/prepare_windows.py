@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 import typer
 
-from everest.errors import DataError, first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import Task, argument, local_path, option, refuse
 from everest_cli.output import Display, exit_if_failed, print_json, print_result, say
 from everest_cli.timeline import AnnotationKind, kind_of
-
-if TYPE_CHECKING:
-    from everest.annotations.bout import Bout
-    from everest.annotations.matching import VideoFinder, VideoTimes
 
 MOST_HOURS: Final = 10_000_000  # more than 1000 years
 
@@ -116,12 +109,12 @@ def convert_annotations(
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
-    from everest.annotations.matching import VideoFinder
+    from everest.annotations.matching import VideoFinder, bouts_of_videos
     from everest.lists.inputs import named_videos
 
     names = VideoFinder(named_videos(videos or []))
     bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
-    matched = _of_videos(bouts, names) if videos else (bouts, [], [], {})
+    matched = bouts_of_videos(bouts, names) if videos else (bouts, [], [], {})
     bouts, unmatched, notices, times = matched
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
     scored = [bout for bout in bouts if bout.label != UNSCORED]
@@ -155,41 +148,3 @@ def convert_annotations(
         print_json(document)
     elif document["written"]:
         typer.echo("\n".join(document["written"]))
-
-
-def _of_videos(
-    bouts: Sequence[Bout], names: VideoFinder
-) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
-    """Find the video of each bout; DataError if no bout has one. Unscored time ends with the video.
-
-    Returns:
-        The bouts by the paths of the videos, the annotated names without a video, notices, and the times of
-        the videos that can be read.
-    """
-    from everest.annotations.bout import LONGEST, UNSCORED
-    from everest.annotations.matching import VideoTimes, late_notices, match_videos
-    from everest.video.stream import VideoError
-
-    matched, unmatched = match_videos(bouts, names)
-    if bouts and not matched:
-        raise DataError(
-            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
-            f"--videos has {first_names([video.name for video in names.videos])}"
-        )
-    notices = [f"left out, not found in --videos: {first_names(unmatched, 10)}"] if unmatched else []
-    times: dict[str, VideoTimes] = {}
-    by_path: dict[str, list[Bout]] = {}
-    for video, video_bouts in matched.items():
-        path = str(video)
-        try:
-            times[path] = VideoTimes.of(path)
-        except VideoError as error:
-            notices.append(f"{error}; its bouts were not checked against its length")
-        end = times[path].seconds if path in times else LONGEST
-        by_path[path] = [
-            replace(bout, video=path, end=min(bout.end, end) if bout.label == UNSCORED else bout.end)
-            for bout in video_bouts
-            if bout.label != UNSCORED or bout.start < end
-        ]
-    notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
-    return [bout for video_bouts in by_path.values() for bout in video_bouts], unmatched, notices, times

@@ -110,8 +110,6 @@ def _requirement(hint: Any) -> str | None:
             for problem in error.errors():
                 if problem["type"] == "value_error":
                     return problem["msg"].removeprefix("Value error, must be ")
-                if problem["type"] == "literal_error" and "enum" not in str(TypeAdapter(hint).json_schema()):
-                    return problem["ctx"]["expected"].replace("'", "`")
     return None
 
 

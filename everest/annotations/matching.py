@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -23,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts, by_video
-from everest.errors import DataError, shown
+from everest.errors import DataError, first_names, shown
 from everest.video.folders import VIDEO_SUFFIXES
 from everest.video.reader import frame_times, probe
 from everest.video.source import Video
+from everest.video.stream import VideoError
 
 SLACK: Final = 1.0  # seconds after the end of a video from which on a bout is reported
 _PREFIX: Final = re.compile("^(v_|[0-9a-f]{8}-)")
@@ -144,3 +145,37 @@ def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
                 "another file, count frames at another rate, or run on over several files"
             )
     return notices
+
+
+def bouts_of_videos(
+    bouts: Sequence[Bout], names: VideoFinder
+) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
+    """Find the video of each bout; DataError if no bout has one. Unscored time ends with the video.
+
+    Returns:
+        The bouts by the paths of the videos, the annotated names without a video, notices, and the times of
+        the videos that can be read.
+    """
+    matched, unmatched = match_videos(bouts, names)
+    if bouts and not matched:
+        raise DataError(
+            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
+            f"--videos has {first_names([video.name for video in names.videos])}"
+        )
+    notices = [f"left out, not found in --videos: {first_names(unmatched, 10)}"] if unmatched else []
+    times: dict[str, VideoTimes] = {}
+    by_path: dict[str, list[Bout]] = {}
+    for video, video_bouts in matched.items():
+        path = str(video)
+        try:
+            times[path] = VideoTimes.of(path)
+        except VideoError as error:
+            notices.append(f"{error}; its bouts were not checked against its length")
+        end = times[path].seconds if path in times else LONGEST
+        by_path[path] = [
+            replace(bout, video=path, end=min(bout.end, end) if bout.label == UNSCORED else bout.end)
+            for bout in video_bouts
+            if bout.label != UNSCORED or bout.start < end
+        ]
+    notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
+    return [bout for video_bouts in by_path.values() for bout in video_bouts], unmatched, notices, times

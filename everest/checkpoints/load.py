@@ -52,6 +52,8 @@ class LoadedModel:
 def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False) -> Path:
     """Return the safetensors file of a run folder, a folder of `everest train`, a file or hf:OWNER/NAME.
 
+    The license of a checkpoint of the hub is shown.
+
     Args:
         which: of a run folder; None: the best on `data.val` if there are any, else the newest.
         quiet: do not state which of the two were chosen.

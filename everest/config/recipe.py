@@ -232,13 +232,7 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
         inside = (other["loc"] for other in errors if len(other["loc"]) > len(location))
         if kind == "too_short" and any(other[: len(location)] == location for other in inside):
             continue  # its entries are wrong, not few
-        key, parts, variant = section, iter(map(str, location)), ""
-        while True:
-            if key in VARIANTS:  # pydantic inserts the variant of a section after the section's key
-                variant = next(parts, variant)
-            if (part := next(parts, None)) is None:
-                break
-            key = (*key, part) if part != "[key]" else key
+        key, variant = _yaml_key(location, section)
         got = _quoted(details["input"])
         if kind == "unexpected_keyword_argument":
             text = _unknown_key(key, variant)
@@ -253,6 +247,18 @@ def _explain(error: ValidationError, section: KeyPath) -> Problems:
             text = _MESSAGES.get(kind, f"{details['msg']}, not {{got}}").format(got=got, **context)
         problems.append((".".join(key), text))
     return problems
+
+
+def _yaml_key(location: tuple[int | str, ...], section: KeyPath) -> tuple[KeyPath, str]:
+    """The key in the YAML, and the variant of its section: pydantic inserts that after the section's key."""
+    key, parts, variant = section, iter(map(str, location)), ""
+    while True:
+        if key in VARIANTS:
+            variant = next(parts, variant)
+        part = next(parts, None)
+        if part is None:
+            return key, variant
+        key = (*key, part) if part != "[key]" else key
 
 
 def _unknown_key(key: KeyPath, variant: str) -> str:

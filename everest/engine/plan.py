@@ -84,7 +84,7 @@ def plan_stage(
     A budget in epochs drops the last, incomplete batch of each, as the released programs do; a set smaller
     than one batch is repeated to fill it. A budget in steps uses every video equally often: a batch may begin
     in one epoch and end in the next. A loss that compares the clips of a step takes all of them in one pass.
-    The learning rate is base_lr * batch / 256, the linear rule of EVEREST appendix A.
+    The learning rate is base_lr * batch / 256, with the batch of all processes: EVEREST, appendix A.
     """
     views, compares = 1, False
     if isinstance(section, PretrainSettings):

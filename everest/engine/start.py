@@ -63,9 +63,11 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
         if options.init not in (None, "none"):
             from everest.checkpoints.init import find_init  # here: it reads weights of other programs, too
 
-            folder, replaces = options.folder(recipe.name), options.overwrite
+            folder = options.folder(recipe.name)
             with accelerator.main_process_first():  # which downloads what the others then find
-                init = find_init(options.init, output=folder, overwrite=replaces, decoder=options.decoder)
+                init = find_init(
+                    options.init, output=folder, overwrite=options.overwrite, decoder=options.decoder
+                )
         elif options.decoder is not None:
             raise RecipeError("decoder: needs init (--init), whose decoder it keeps or replaces")
         run, resumed = decide_on_main(accelerator, lambda: _find_folder(recipe, options, init))

@@ -83,7 +83,7 @@ class Training:
         self.step_log = StepLog(context, recipe.train, plan, max_bad=recipe.data.max_bad, log=self.log)
         self.bad_videos = self.step_log.bad_videos
         self.workers = choose_workers(loaded_clips, self.order(), recipe.train.workers)
-        # None in pre-training.
+        # Pre-training has none.
         self._drop_paths = [part for part in networks[0].module.modules() if isinstance(part, DropPath)]
         device = self.accelerator.device
         self._signal = StopSignal()

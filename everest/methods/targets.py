@@ -156,7 +156,7 @@ class PixelTargets(TargetMaker):
 
     def values(self, frames: Tensor, ids: Tensor) -> Tensor:
         """(B, K, P) in the order (frame, row, column, channel) of the released programs."""
-        patches, mean, std = self._true_pixels(frames, ids)
+        patches, mean, std = self._with_moments(frames, ids)
         return ((patches - mean) / std).movedim(2, -1).flatten(2)  # (B, K, t*p*q*C)
 
     def pixels(self, prediction: Tensor, frames: Tensor, ids: Tensor) -> Tensor:
@@ -165,11 +165,11 @@ class PixelTargets(TargetMaker):
         Normalized values get the mean and std of the true tubelet, which the model does not know: the figure
         is meant to show the structure inside a tubelet, not its color.
         """
-        patches, mean, std = self._true_pixels(frames, ids)
+        patches, mean, std = self._with_moments(frames, ids)
         values = prediction.unflatten(2, (*patches.shape[3:], -1)).movedim(-1, 2)
         return (values * std + mean).clamp(0, 1).expand(-1, -1, -1, self.tubelet[0], -1, -1)
 
-    def _true_pixels(self, frames: Tensor, ids: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
+    def _with_moments(self, frames: Tensor, ids: Tensor) -> tuple[Tensor, Tensor | float, Tensor | float]:
         """The pixels that are predicted, (B, K, C, t, p, q) in [0, 1], t = 1 for "half"; their mean and std.
 
         These have shapes that broadcast; without normalization they are 0 and 1.

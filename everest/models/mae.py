@@ -92,7 +92,7 @@ class MaskedAutoencoder(PretrainingModel):
         self.encoder.patch_embed.scores = learned and learned.scores
         grid = self.encoder.grid
         self.candidates, self.recompute = candidates or grid, recompute
-        if self.candidates != grid:  # their slices are drawn, too
+        if self.candidates != grid:  # noise for their tokens in place of the grid's, and for their slices
             self.num_noise += self.candidates.num_tokens + self.candidates.t - grid.num_tokens
         size = architecture.model.backbone_size
         self.encoder_to_decoder = nn.Linear(size.width, size.decoder_width, bias=False)

@@ -101,19 +101,20 @@ def _write_parts(
     report: Report,
 ) -> tuple[int, dict[str, str]]:
     """Write the missing parts; return the number of the others, and the reason of each unreadable video."""
-    finished = [part for part in index.parts() if (output / part.name).is_file()]
+    finished, missing = list[CachePart](), list[CachePart]()
+    for part in index.parts():
+        (finished if (output / part.name).is_file() else missing).append(part)
     bad: list[tuple[str, str]] = []  # path and reason of each unreadable clip
     for part in finished:
         with open_part(output / part.name) as (_, problems):
             bad += [(clips.samples[int(number)].path, reason) for number, reason in problems.items()]
     done = sum(len(part.samples) for part in finished)  # clips
-    for part in index.parts():
-        if part in finished:
-            continue
+    for part in missing:
         tensors, problems = _encode(part, clips, tokenizer, accelerator, recipe.train, batch=batch)
         for number, reason in problems.items():
-            bad.append((clips.samples[number].path, reason))
-            report(notice(f"cannot read {bad[-1][0]}: {reason}; left out"))
+            path = clips.samples[number].path
+            bad.append((path, reason))
+            report(notice(f"cannot read {path}: {reason}; left out"))
         done += len(part.samples)
         # A part with too many unreadable samples is not written, so that it is tried again.
         refuse_too_many(bad, requested=done, max_bad=recipe.data.max_bad)

@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from small_runs import problems_of
 
-from everest.config.model import BACKBONES
+from everest.config.model import BACKBONES, Backbone
 from everest.config.recipe import dump_recipe, load_recipe, recipe_values
 from everest.config.settings import DataSettings, TrainSettings
+from everest.config.tokenizer import TOKENIZERS, TokenizerSize
 from everest.errors import RecipeError
 from everest.methods.strategies import STRATEGIES
 
@@ -75,6 +77,11 @@ def test_impossible_value_is_an_error_that_names_key_and_value(override, message
     (problem,) = problems_of("ucf101", override)
     assert problem.endswith(message)
     assert problem.startswith(override.partition("=")[0])
+
+
+def test_each_name_has_its_sizes():
+    assert get_args(Backbone) == tuple(BACKBONES)
+    assert get_args(TokenizerSize) == tuple(TOKENIZERS)
 
 
 def test_settings_may_be_written_in_several_ways():

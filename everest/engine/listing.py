@@ -108,7 +108,7 @@ def metric_of_run(run: Path, rows: Iterable[Mapping[str, Any]]) -> str | None:
 
 def hours_of_steps(rows: Iterable[Mapping[str, Any]], batch_size: int) -> list[float]:
     """The hours in steps up to each row of a step, over all resumes, without validation and saving."""
-    # metrics.jsonl rounds values below 0.005 clips/s to 0.00.
+    # 0.005: metrics.jsonl rounds lower speeds to 0.00.
     seconds = itertools.accumulate(batch_size / max(row["clips_per_second"], 0.005) for row in rows)
     return [total / 3600 for total in seconds]
 

@@ -149,9 +149,7 @@ def request_masks(
     clip = replace(own_clip, **given_clip)
     if "stride" in given_clip:
         clip = replace(clip, sampling="dense")  # the others have no stride
-    embed = embedding_of(module)
-    if recipe is not None:
-        embed = RawPixels(recipe.model.tubelet, recipe.data.pixels)
+    embed = embedding_of(module) if recipe is None else RawPixels(recipe.model.tubelet, recipe.data.pixels)
     selectors = _selectors(own, strategy, ratios, settings, compare=compare, is_tokenizer=is_tokenizer)
     sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
     if sees_camera and clip.input_kind == "differences":

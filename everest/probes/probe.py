@@ -118,7 +118,6 @@ def encode_set(
     """Encode the only view of every video, without augmentation, also by the baselines.
 
     Args:
-        model: opened with one view of a video.
         folder: holds the rows as long as the set is used.
         batch: videos in one forward pass.
     """
@@ -239,21 +238,16 @@ def _probe_head(
     result = {"probes": probes, "baselines": baselines, "chance": chance_of(chance, heads, test_labels)}
     if head.task == "single-label":
         result["majority"] = chance_of("majority_top1", heads, test_labels)
-        result["retrieval"] = _retrieval(train, test, position)
+        by_kind = {
+            kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
+            for kind in ("pooled", *BASELINES)
+        }
+        precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
+        by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
+        result["retrieval"] = {
+            f"precision@{RETRIEVED}": precision.pop("pooled"),
+            "baselines": precision,
+            "by_class": by_class,
+            "by_group": by_group,
+        }
     return result
-
-
-def _retrieval(train: EncodedSet, test: EncodedSet, position: int) -> dict[str, Any]:
-    """What the nearest videos of each test video share with it; see `probe`."""
-    by_kind = {
-        kind: [LabeledFeatures.of(part.features[kind], part.samples, position) for part in (test, train)]
-        for kind in ("pooled", *BASELINES)
-    }
-    precision = {kind: precision_of_nearest(*parts) for kind, parts in by_kind.items()}
-    by_class, by_group = class_and_group(by_kind["pooled"][0]) or (None, None)
-    return {
-        f"precision@{RETRIEVED}": precision.pop("pooled"),
-        "baselines": precision,
-        "by_class": by_class,
-        "by_group": by_group,
-    }

@@ -57,7 +57,10 @@ def data_section(
         raise _no_training_list(root)
     # Beside another training list, val.csv in `root` may have the labels of another task.
     is_default = listed is None or folder / listed == folder / (default or "")
-    prefix = "" if listed is None else _prefix(listed)
+    training_list = listed or ""
+    prefix = training_list.removesuffix(LIST_FILES["train"])  # `X_` of `X_train.csv` and of `X.csv`
+    if prefix == training_list or prefix[-1:].isalnum():  # `strain.csv` is not a list of `s`
+        prefix = f"{training_list.removesuffix('.csv')}_"
     for key in ("val", "test"):
         if given[key] is None and is_default:
             section[key] = list_in(location, key, labeled=labeled)
@@ -68,14 +71,6 @@ def data_section(
     elif (location / f"{prefix}{CLASSES}").is_file():
         section["classes"] = f"{prefix}{CLASSES}"
     return {"root": str(folder), **section}
-
-
-def _prefix(train: str) -> str:
-    """What the names of the lists beside a training list begin with: `X_` of `X_train.csv` and of `X.csv`."""
-    prefix = train.removesuffix(LIST_FILES["train"])
-    if prefix == train or prefix[-1:].isalnum():  # `strain.csv` is not a list of `s`
-        return f"{train.removesuffix('.csv')}_"
-    return prefix
 
 
 def _no_training_list(root: str) -> DataError:

@@ -54,13 +54,12 @@ class JobLauncher:
         """The variables of each job at once: how many there are, and its GPU, round robin, or its threads."""
         if self.parallel == 1:
             return [self.devices.environment]
-        environment = {JOBS_VARIABLE: str(self.parallel)}
+        common = {JOBS_VARIABLE: str(self.parallel)}
         if self.devices.kind == "cuda":
-            slots = range(self.parallel)
-            return [environment | visible_gpus([slot % self.devices.processes]) for slot in slots]
+            return [common | visible_gpus([slot % self.devices.processes]) for slot in range(self.parallel)]
         if "OMP_NUM_THREADS" not in os.environ:
-            environment["OMP_NUM_THREADS"] = str(max(1, num_cores() // self.parallel))
-        return [environment] * self.parallel
+            common["OMP_NUM_THREADS"] = str(max(1, num_cores() // self.parallel))
+        return [common] * self.parallel
 
 
 @dataclass(kw_only=True)

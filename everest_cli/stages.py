@@ -169,7 +169,7 @@ def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
 def train(
     videos: Path = argument(
         "VIDEOS",
-        "Folder of class folders, lists (train.csv, …) or, with --annotations, recordings; or a list.",
+        "A list, or a folder of class folders, lists (train.csv, …) or, with --annotations, recordings.",
         parser=local_path,
     ),
     annotations: list[Path] | None = option(
@@ -181,8 +181,8 @@ def train(
     output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
     group: str | None = option(
         "--group G",
-        "Keep each group of videos in one list; see `everest prepare split` "
-        "[a list's column `group`, else each recording or video].",
+        "Keep videos of one person or animal in one list: a pattern for file names, as in `prepare split` "
+        "[a list's column `group`, else each recording or video alone].",
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
     hours: float | None = option(

@@ -57,7 +57,7 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
 class RuleOptions:
     """How bouts follow from the probabilities of windows."""
 
-    background: float | None = option("--background P", "Give no class if all are less probable.")
+    background: float | None = option("--background P", "No class where each is less probable than P.")
     threshold: float | None = option(
         "--threshold P", "Multi-label: report classes at least this probable [the model's]."
     )

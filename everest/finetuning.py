@@ -34,7 +34,7 @@ def set_up_finetuning(recipe: Recipe, context: RunContext) -> Finetuning:
     if validation is not None:
         context.notice(empty_classes_notice("val", validation.samples, classes))
     else:
-        context.notice("no data.val: the run cannot keep its best weights, nor notice that it overfits")
+        context.notice("no best checkpoint and no overfitting check without data.val")
         idle = [name for name in ("best", "patience") if getattr(settings, name) is not None]
         context.notice(*(f"warning: finetune.{name}: no effect without data.val" for name in idle))
     weights = class_weights(clips.samples, classes.heads, settings.class_weights, classes.names)

@@ -169,7 +169,7 @@ def train_tokenizer(*, recipe: str = o.RECIPE, options: TrainOptions) -> None:
 def train(
     videos: Path = argument(
         "VIDEOS",
-        "A list, or a folder of class folders, lists (train.csv, …) or, with --annotations, recordings.",
+        "A folder of class folders or of lists (train.csv, …), or a list; with --annotations, of recordings.",
         parser=local_path,
     ),
     annotations: list[Path] | None = option(
@@ -181,8 +181,8 @@ def train(
     output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
     group: str | None = option(
         "--group G",
-        "Keep videos of one person or animal in one list: a pattern for file names, as in `prepare split` "
-        "[a list's column `group`, else each recording or video alone].",
+        "Pattern for file names that captures the person or animal, whose videos stay in one list; see "
+        "`prepare split` [the column `group` of a list, else one group per recording or video].",
     ),
     folds: int | None = option("--folds N", "Test on each of N parts in turn; then train on all.", min=3),
     hours: float | None = option(

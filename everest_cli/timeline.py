@@ -57,7 +57,9 @@ def kind_of(output: Path | None, to: str | None, kinds: tuple[str, ...]) -> str 
 class RuleOptions:
     """How bouts follow from the probabilities of windows."""
 
-    background: float | None = option("--background P", "No class where each is less probable than P.")
+    background: float | None = option(
+        "--background P", "Report no class where even the most probable is below P."
+    )
     threshold: float | None = option(
         "--threshold P", "Multi-label: report classes at least this probable [the model's]."
     )
@@ -105,8 +107,8 @@ def timeline(
 ) -> None:
     """Predict classes over time with a sliding window; neighboring windows of a class form a bout.
 
-    With --output or --save, the probabilities are saved, too. To score or draw them again,
-    give their file instead of VIDEO and a model.
+    --save writes the probabilities to a file; --output writes one next to its own. To score or draw them
+    again, give this file as VIDEO, without --checkpoint.
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """

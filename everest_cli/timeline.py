@@ -107,8 +107,8 @@ def timeline(
 ) -> None:
     """Predict classes over time with a sliding window; neighboring windows of a class form a bout.
 
-    --save writes the probabilities to a file; --output writes one next to its own. To score or draw them
-    again, give this file as VIDEO, without --checkpoint.
+    --save F writes the probabilities to F; without it, --output writes them to OUTPUT.safetensors. To score
+    or draw them again, give this file as VIDEO, without --checkpoint.
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """

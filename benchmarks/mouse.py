@@ -154,7 +154,7 @@ def simple_models(videos: Path, train: Clips, held: Clips) -> dict[str, list[boo
     frequent = Counter(train.values()).most_common(1)[0][0]
     answers = {
         "most frequent": np.full(len(held), frequent),
-        "linear model of everest train": linear(learned, labels, tested, head, seed=0).argmax(axis=1),
+        "logistic regression": linear(learned, labels, tested, head, seed=0).argmax(axis=1),
     }
     for name, columns in (("mean", slice(SIDE**2)), ("mean and change", slice(None))):
         model = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=ALPHAS))

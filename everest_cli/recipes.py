@@ -28,9 +28,7 @@ def suggest(
     train: str | None = option("--train LIST", "Training list [train.csv]."),
     val: str | None = option("--val LIST", "Validation list [val.csv]."),
     test: str | None = option("--test LIST", "Test list [test.csv]."),
-    pretrain: str | None = option(
-        "--pretrain SOURCE", "Folder or list of unlabeled videos to pre-train on first."
-    ),
+    pretrain: str | None = option("--pretrain SOURCE", "Folder or list of videos to pre-train on first."),
     group: str | None = option("--group G", "Groups of the videos; see `everest prepare split`."),
     unlabeled: bool = option("--unlabeled", "DATA itself has no classes: pre-train only.", False),
     task: Task | None = o.TASK,

@@ -55,7 +55,8 @@ def spec_of_pretraining(recipe: Recipe) -> ModelSpec:
     if stage.needs_tokenizer and stage.cache is not None:
         from everest.tokenizer.cache import TokenIndex  # here: most runs have no cache
 
-        named, tokenizer = tokenizer_settings(recipe).checkpoint, TokenIndex.read(Path(stage.cache)).tokenizer
+        named = tokenizer_settings(recipe).checkpoint
+        tokenizer = TokenIndex.read(Path(stage.cache)).tokenizer
         if named is not None and tokenizer_use(recipe).sha256 != tokenizer.sha256:
             raise CheckpointError(
                 f"{stage.cache}: made with the tokenizer {tokenizer.path}, not {named}; set "

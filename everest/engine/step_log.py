@@ -154,7 +154,8 @@ class StepLog:
 
     def read(self, *, but: int = 0) -> list[Row]:
         """Log the steps that are done, except the last `but`; returns their rows."""
-        context, plan, rows = self._context, self._plan, list[Row]()
+        context, plan = self._context, self._plan
+        rows: list[Row] = []
         while len(self._unread) > but:
             step, record = self._unread.popleft()
             figures, any_failed, stop_signal, is_save_due = record.read()

@@ -61,18 +61,20 @@ def evaluate_views(
         parts = zip(numbers, videos, problems, outputs.read()["outputs"].numpy(), strict=True)
         rows.extend(VideoScore(*video) for video in parts)
 
-    read_last: Callable[[], object] = list  # nothing to read yet
+    read_last: Callable[[], None] | None = None
     for done, (numbers, batch) in enumerate(zip(mine, loaded, strict=True), start=1):
         frames: Tensor = on_device(batch, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
         with accelerator.autocast():
             logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
         outputs = {"outputs": model.outputs(logits).unflatten(0, frames.shape[:2])}
-        read_last()
+        if read_last is not None:
+            read_last()
         problems = [failed[0][1] if failed else None for failed in batch.failed]
         read_last = partial(read, numbers, batch.video_ids, problems, HostCopy(outputs))
         videos_done = min(done * size * processes, len(clips))
         report({"event": "video", "done": videos_done, "videos": len(clips)})
-    read_last()
+    if read_last is not None:
+        read_last()
     by_number = {row.number: row for row in gather_object(rows)}
     ordered = [by_number[number] for number in sorted(by_number)]
     readable = [row for row in ordered if row.problem is None]

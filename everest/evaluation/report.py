@@ -91,23 +91,26 @@ def write_pooled_report(
     results: Mapping[str, dict[str, Any]],
     pairs: Sequence[tuple[str, str]],
     *,
-    groups: int,
+    names: Names,
     unit: str,
 ) -> Path:
     """Write the confusions of several models that share a test, and their page; return the path of the page.
 
     Args:
-        results: `top1`, its `interval` and `chance` of each model, by their titles; as of everest.project.
+        results: of all models, then of each, by their titles; as of everest.project.
         pairs: the true and the predicted class of each video or window.
+        names: of the classes, in the order of the matrix.
         unit: `video` or `window`.
     """
     rows = {
         title: {"top1": each["top1"], "chance_top1": each["chance"], "intervals": {"top1": each["interval"]}}
         for title, each in results.items()
     }
-    names = sorted({name for pair in pairs for name in pair})
+    together = next(iter(results.values()))
     counts = np.zeros((len(names), len(names)), dtype=np.int64)  # true, predicted
-    np.add.at(counts, tuple(np.searchsorted(names, pairs).T), 1)
+    numbers = {name: number for number, name in enumerate(names)}
+    for label, predicted in pairs:
+        counts[numbers[label], numbers[predicted]] += 1
     plot = folder / f"{PLOTS['single-label']}.png"
     draw_confusion(plot, counts, names, unit=unit)
     head = {"name": "", "task": "single-label", "plot": data_uri("image/png", plot.read_bytes())}
@@ -118,9 +121,12 @@ def write_pooled_report(
         title="Evaluation of all folds",
         views="",
         metrics=[row for title, result in rows.items() for row in metric_rows(result, title)],
-        of=(len(pairs), groups),
+        of=(len(pairs), together["groups"]),
         unit=unit,
-        facts=[(f"{unit}s", f"{len(pairs)}, from {counted(groups, 'group')}")],
+        facts=[
+            (f"{unit}s", f"{len(pairs)}, from {counted(together['groups'], 'group')}"),
+            ("skipped (unreadable)", str(together["skipped"])),
+        ],
         heads=[head],
         skipped=[],
     )

@@ -39,7 +39,7 @@ SCORES: Final[tuple[ScoreName, ...]] = ("frame-difference", "random", "learned")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipSettings:
+class MaskClip:
     """The clip of a video that masks are drawn on; a transformer has its own frames, size and input."""
 
     frames: int = 16  # T
@@ -55,7 +55,7 @@ class MaskRequest:
     """The strategies to draw, with their titles, and the clip of a video to draw them on."""
 
     selectors: Sequence[tuple[str, Selector]]
-    clip: ClipSettings
+    clip: MaskClip
     seed: int
     model: AnyModel | None  # None: raw pixels
     embed: Embedding  # measures change
@@ -159,7 +159,7 @@ def request_masks(
 
 def _own_clip(
     opened: LoadedModel | None, recipe: Recipe | None, given_clip: Mapping[str, Any]
-) -> tuple[Selector | None, ClipSettings]:
+) -> tuple[Selector | None, MaskClip]:
     """The strategy and the clips of a recipe's pre-training, of a tokenizer, or of a transformer.
 
     Args:
@@ -167,7 +167,7 @@ def _own_clip(
     """
     if recipe is not None:
         data, stage = recipe.data, recipe.pretrain
-        return stage.selection, ClipSettings(
+        return stage.selection, MaskClip(
             frames=data.frames,
             stride=stage.stride,
             size=data.frame_size,
@@ -176,22 +176,22 @@ def _own_clip(
             input_kind=recipe.model.input,
         )
     if opened is None:
-        return None, ClipSettings()
+        return None, MaskClip()
     if isinstance(opened.module, AdaptiveTokenizer):
         window = opened.module.window
         if given_clip.get("frames", window) % window:
             raise RecipeError(f"--frames {given_clip['frames']}: give a multiple of the tokenizer's {window}")
-        frames = -(-ClipSettings.frames // window) * window
+        frames = -(-MaskClip.frames // window) * window
         scores = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
-        return scores, ClipSettings(frames=frames, size=min(opened.spec.size))
+        return scores, MaskClip(frames=frames, size=min(opened.spec.size))
     model, trained = opened.transformer, trained_clip(opened)
     for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
         if given_clip.get(name, side) != side:
             raise RecipeError(f"--{name} {given_clip[name]}: the model of --checkpoint takes {side}")
     own = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
     if trained is None:
-        return own, ClipSettings()
-    return own, ClipSettings(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
+        return own, MaskClip()
+    return own, MaskClip(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
 
 
 def _selectors(

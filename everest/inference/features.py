@@ -179,7 +179,8 @@ def add_rows(
         compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: of the encoder.
     """
     store.check_videos([sample.video_id for sample in samples])
-    encode, done = compute or model.encode, len(store.entries)
+    encode = compute or model.encode
+    done = len(store.entries)
     for pairs in compute_over_videos(model, samples, encode, batch=batch, report=report, done=done):
         for sample, values in pairs:  # values: of its views, or why it cannot be read
             store.add(sample.video_id, values if isinstance(values, str) else row_of(values))

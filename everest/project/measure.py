@@ -33,6 +33,7 @@ from everest.inference.bouts import BoutRules
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
+from everest.lists.labels import read_class_names
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
@@ -75,7 +76,8 @@ def measure_folds(
         folder: of the project.
         finetune: trains in a folder, with some more overrides.
     """
-    annotations, rows, pages = project["request"]["annotations"], [], []
+    annotations = project["request"]["annotations"]
+    rows, pages = [], []
     for number, lists in enumerate(project["folds"], start=1):
         of_fold = folder / FOLDS / str(number)
         if not (of_fold / RESULT).exists():
@@ -83,8 +85,9 @@ def measure_folds(
             report(heading(fold))
             named = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
             measured = measure_run(finetune(of_fold / FINETUNE, named), of_fold, project, report)
-            lines, link = [f"{fold.capitalize()}:", *answers(measured)], {"The verdict on all folds": POOLED}
-            add_summary(Path(measured["report"]), lines, measured.get("figure"), link)
+            lines = [f"{fold.capitalize()}:", *answers(measured)]
+            links = {"The verdict on all folds": POOLED}
+            add_summary(Path(measured["report"]), lines, measured.get("figure"), links)
             write_document(of_fold / RESULT, measured)
         with reading_own(of_fold / RESULT, fix="remove it"):
             row = read_own_json(of_fold / RESULT, fix="remove it")
@@ -102,7 +105,12 @@ def measure_folds(
     results = {"all folds": pooled} | {f"fold {number}": row for number, row in enumerate(rows, start=1)}
     pairs = [(row["label"], row["predicted"]) for page in pages for row in _read_rows(page / PREDICTIONS)]
     unit = "window" if annotations else "video"
-    page = write_pooled_report(folder / REPORT, results, pairs, groups=pooled["groups"], unit=unit)
+    classes = project["section"].get("classes")
+    if classes is None:  # numbers, which as text are in another order
+        names = sorted({name for pair in pairs for name in pair}, key=lambda name: (len(name), name))
+    else:
+        names = read_class_names(Path(project["section"]["root"]) / classes)
+    page = write_pooled_report(folder / REPORT, results, pairs, names=names, unit=unit)
     return {**pooled, "report": str(page), "folds": rows}
 
 

@@ -100,7 +100,8 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
             path for path, checksum in request.checksums().items() if files.get(path, checksum) != checksum
         ]
     if differences:
-        raise RecipeError(f"--output {folder}: has other options: {'; '.join(differences)}; {IN_USE_FIX}")
+        other = f"was made with other options: {'; '.join(differences)}"
+        raise RecipeError(f"--output {folder}: {other}; {IN_USE_FIX}")
     if changed:
         raise RecipeError(
             f"{', '.join(changed)}: has changed since the project in {folder} began; {IN_USE_FIX}"

@@ -75,7 +75,9 @@ def write_tokens(
                 path.unlink(missing_ok=True)
         precision = accelerator.mixed_precision
         index = _write_index(output, recipe, clips, use, tokenizer, variants=variants, precision=precision)
-        kept, bad = _write_parts(index, output, recipe, clips, tokenizer, accelerator, batch, report)
+        kept, bad = _write_parts(
+            index, output, recipe, clips, tokenizer, accelerator, batch=batch, report=report
+        )
         if bad:
             write_table(output / BAD_VIDEOS, [("path", "reason"), *bad.items()])
     parts = index.parts()
@@ -97,6 +99,7 @@ def _write_parts(
     clips: VideoClips,
     tokenizer: AdaptiveTokenizer,
     accelerator: Accelerator,
+    *,
     batch: int,
     report: Report,
 ) -> tuple[int, dict[str, str]]:

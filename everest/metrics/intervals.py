@@ -12,7 +12,7 @@ V videos, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Final
 
 import numpy as np
@@ -30,17 +30,24 @@ Metrics = Callable[[Weights], dict[str, float]]  # nan: no value, such as the re
 
 
 def bootstrap(
-    metrics: Metrics, groups: Sequence[Hashable], *, shares: bool = True, draws: int = DRAWS
+    metrics: Metrics,
+    groups: Sequence[Hashable],
+    *,
+    shares: bool = True,
+    means: Collection[str] = (),
+    draws: int = DRAWS,
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each metric; nan if no draw has a value.
 
     Draws without a value of a metric are left out of its interval. A share that is the same in all draws, as
     that of ten right videos of ten, has the exact bound of the binomial distribution (Clopper and Pearson
-    1934): 69 to 100 %. As videos of a group may all be alike, it counts groups.
+    1934): 69 to 100 %. As videos of a group may all be alike, it counts groups. A mean over classes has it at
+    0 and 100 % only: one answer for all videos always has the same mean class accuracy.
 
     Args:
         groups: of each video, (V,).
         shares: whether the metrics are from 0 to 1.
+        means: names of the means over classes.
     """
     index_of = {group: index for index, group in enumerate(dict.fromkeys(groups))}
     group_ids = np.array([index_of[group] for group in groups])  # (V,)
@@ -57,7 +64,7 @@ def bootstrap(
         values = values[~np.isnan(values)]
         if not len(values):
             intervals[name] = (np.nan, np.nan)
-        elif shares and np.ptp(values) == 0:
+        elif shares and np.ptp(values) == 0 and (name not in means or values[0] in (0, 1)):
             intervals[name] = (float(values[0]) * bound, 1 - (1 - float(values[0])) * bound)
         else:
             low, high = np.quantile(values, [OUTSIDE, 1 - OUTSIDE])

@@ -236,7 +236,7 @@ def _measured(
     """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
     result: Values = {name: _rounded(x, shares) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
-        ends = bootstrap(metrics, groups, shares=shares)
+        ends = bootstrap(metrics, groups, shares=shares, means=OVER_CLASSES)
         result["intervals"] = {name: [_rounded(end, shares) for end in ends[name]] for name in ends}
     return result
 

@@ -54,6 +54,12 @@ def test_videos_that_are_all_alike_have_the_exact_bound(videos: int):
     assert interval(~every) == (0, pytest.approx(1 - low))
 
 
+def test_one_answer_for_all_videos_has_the_same_mean_class_accuracy_in_every_draw():
+    outputs = np.tile(np.eye(2, dtype=np.float32)[:1], (20, 1, 1))
+    found = measure(predictions_of([0, 1] * 10, outputs, Head(outputs=2)), intervals=True)
+    assert found["intervals"]["mean_class_accuracy"] == [50, 50]
+
+
 def test_groups_of_one_video_have_the_numbers_of_videos_drawn_by_themselves():
     right = np.random.default_rng(3).random(57) < 0.7
     names = [f"v{number}" for number in reversed(range(57))]

@@ -65,9 +65,9 @@ def block_of(path: str) -> str:
     return found[1]
 
 
-def deal(clips: Clips) -> list[Clips]:
+def deal(clips: Clips, number: int = FOLDS) -> list[Clips]:
     """Folds with whole blocks, and about as many clips of each class."""
-    folds: list[Clips] = [{} for _ in range(FOLDS)]
+    folds: list[Clips] = [{} for _ in range(number)]
     blocks: dict[tuple[int, str], list[str]] = defaultdict(list)
     for path, label in clips.items():
         blocks[label, block_of(path)].append(path)

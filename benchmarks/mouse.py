@@ -62,7 +62,6 @@ WINDOW, DRAWN, DRAWS = 2, 30, 20  # seconds of a window, windows to check for a 
 KEPT: Final = (
     *("top1", "metric", "interval", "chance", "majority", "majority_class", "linear_pixels", "difference"),
     *("videos", "groups", "frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50", "smooth"),
-    "recordings",
 )
 Clips = dict[str, int]  # the class of each path
 
@@ -227,8 +226,7 @@ def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
                 numbers = of_class.setdefault(what, known)
                 numbers["contain"] += row["interval"][0] <= true <= row["interval"][1]
                 numbers["draws"].append([round(end, 1) for end in (row["estimate"], *row["interval"])])
-    sizes = {"window": WINDOW, "checked": DRAWN, "windows": document["windows"], "draws": DRAWS}
-    return sizes | {"classes": found}
+    return {"window": WINDOW, "checked": DRAWN, "windows": document["windows"], "classes": found}
 
 
 def record(videos: Path, folder: Path) -> dict[str, Any]:
@@ -248,10 +246,11 @@ def record(videos: Path, folder: Path) -> dict[str, Any]:
         with (page / "predictions.csv").open(newline="") as file:
             counts.update((row["label"], row["predicted"]) for row in csv.DictReader(file))
     names = sorted({name for pair in counts for name in pair})
+    recordings = [Path(path).name for path in result["recordings"]]
     return {
         "machine": machine(),
         "minutes": result["minutes"],
-        "train": {key: result[key] for key in (*KEPT, "judgment")},
+        "train": {key: result[key] for key in (*KEPT, "judgment")} | {"recordings": recordings},
         "folds": [{key: fold[key] for key in KEPT} for fold in result["folds"]],
         "scores": scores,
         "confusion": {name: {other: counts[name, other] for other in names} for name in names},

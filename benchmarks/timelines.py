@@ -79,32 +79,28 @@ def score(*words: object) -> dict[str, float]:
     return {key: document[key] for key in SCORES}
 
 
-def prepare(name: str, folder: Path) -> None:
-    """Write the recordings, their truth and their windows."""
-    rng = np.random.default_rng(0)
+def prepare(name: str, folder: Path) -> Path:
+    """Write the recordings, their truth and their windows; returns the folder of the windows."""
+    rng, lists = np.random.default_rng(0), folder / "windows"
+    lists.mkdir(parents=True, exist_ok=True)
     for part in PARTS:
         truth = folder / f"{part}.csv"
         truth.write_text("\n".join([*join(name, part, folder, rng), ""]))
         windows = ("--seconds", WINDOW, "--step", STEP, "--labels", truth)
-        lists = folder / "windows"
-        lists.mkdir(exist_ok=True)
         everest("prepare", "windows", folder / part, *windows, "-o", lists / truth.name, "--overwrite", "-q")
+    return lists
 
 
 def run_set(name: str, folder: Path) -> dict[str, Any]:
     """Join, train, predict and score one set; a run that is there is not repeated."""
-    folder.mkdir(parents=True, exist_ok=True)
-    prepare(name, folder)
-    recipe, run = folder / "suggested.yaml", folder / "suggested"
+    lists, recipe, run = prepare(name, folder), folder / "suggested.yaml", folder / "suggested"
     if not (run / "model.safetensors").exists():
-        everest(
-            "recipes", "suggest", folder / "windows", "--device", "cpu", "-o", recipe, "--overwrite", "-q"
-        )
+        everest("recipes", "suggest", lists, "--device", "cpu", "-o", recipe, "--overwrite", "-q")
         everest("finetune", "-r", recipe, "--init", "none", "--gpus", "cpu", "-o", run, "-q")
     words = (folder / "test", "-c", run, "--truth", folder / "test.csv", "--gpus", "cpu")
     return {
         "recordings": {part: len([*(folder / part).glob("*.mp4")]) for part in PARTS},
-        "windows": len((folder / "windows" / "train.csv").read_text().splitlines()) - 1,
+        "windows": len((lists / "train.csv").read_text().splitlines()) - 1,
         "scores": {rule: score(*words, *to) for rule, to in RULES.items()},
     }
 

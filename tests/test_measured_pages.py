@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from everest.project.verdict import answers
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -19,14 +21,16 @@ def missing(page: str, rows: list[str]) -> list[str]:
 
 def test_timelines():
     rows = []
-    for name, of_set in results("timelines").items():
+    recordings = results("mouse_recordings")
+    for name, of_set in (results("timelines") | {"mouse": recordings}).items():
         for rules, scores in of_set["scores"].items():
             f1 = " / ".join(f"{scores[f'f1@{k}']:.0f}" for k in (10, 25, 50))
-            frames = f"{scores['frame_accuracy']:.0f} ({scores['always_the_most_frequent']:.0f})"
+            frames = f"{scores['frame_accuracy']:.0f} ({scores['majority_accuracy']:.0f})"
             others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
             rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
-    assert rows
     assert missing("benchmarks/timelines.md", rows) == []
+    printed = [*answers(recordings["train"]), recordings["train"]["judgment"]]
+    assert missing("docs/long-recordings.md", printed) == []
 
 
 def test_costs_of_views():

@@ -183,24 +183,29 @@ def compare(videos: Path, folder: Path) -> dict[str, Any]:
     return {"folds": rows}
 
 
-def join(videos: Path, folder: Path) -> None:
-    """Write `recordings/` and `annotated.csv`, in which neighboring clips of a class are one bout."""
+def join(videos: Path, folder: Path) -> dict[str, float]:
+    """Write `recordings/` and `annotated.csv`; returns the median change of a frame's pixels, in gray levels."""
     names, clips, bouts = (videos / "mouse_classes.txt").read_text().split(), {}, []
     for part in PARTS:
         clips |= read_list(videos / f"mouse_{part}.csv")
-    rng = np.random.default_rng(0)
+    rng, changes, cuts = np.random.default_rng(0), np.empty(0), []
     (folder / "recordings").mkdir(parents=True, exist_ok=True)
     for number, dealt in enumerate(deal(clips, RECORDINGS)):
         blocks = [list(block) for _, block in groupby(sorted(dealt), key=block_of)]
         order = [path for at in rng.permutation(len(blocks)) for path in blocks[at]]
         frames = {path: read_frames(videos / path, range(probe(videos / path).frames)) for path in order}
         video, at = f"mouse{number}.mp4", 0
-        write_video(folder / "recordings" / video, torch.cat([*frames.values()]), FPS, crf=CRF)
+        joined = torch.cat([*frames.values()])
+        cuts += [len(changes) + sum(map(len, [*frames.values()][:end])) - 1 for end in range(1, len(order))]
+        changes = np.append(changes, joined.float().diff(dim=0).abs().mean(dim=(1, 2, 3)))
+        write_video(folder / "recordings" / video, joined, FPS, crf=CRF)
         for label, neighbors in groupby(order, key=dealt.__getitem__):
             after = at + sum(len(frames[path]) for path in neighbors)
             bouts.append(Bout(video=video, start=at / FPS, end=after / FPS, label=names[label]))
             at = after
     write_annotations(folder / "annotated.csv", bouts, "csv")
+    found = {"at a cut": changes[cuts], "within a clip": np.delete(changes, cuts)}
+    return {where: round(float(np.median(values)), 2) for where, values in found.items()}
 
 
 def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
@@ -231,8 +236,8 @@ def budgets(timeline: Path, smooth: float, truth: Path) -> dict[str, Any]:
 
 def record(videos: Path, folder: Path) -> dict[str, Any]:
     """Join, train by folds unless that is done, and add up the tests of all recordings."""
-    join(videos, folder)
-    annotated, trained, counts = folder / "annotated.csv", folder / "behavior", Counter()
+    changed, counts = join(videos, folder), Counter()
+    annotated, trained = folder / "annotated.csv", folder / "behavior"
     options = ("--folds", RECORDING_FOLDS, "--set", f"finetune.steps={STEPS}", "--output", trained)
     everest("train", folder / "recordings", "--annotations", annotated, *options, show=True)
     result = json.loads((trained / "result.json").read_text())
@@ -250,6 +255,7 @@ def record(videos: Path, folder: Path) -> dict[str, Any]:
     return {
         "machine": machine(),
         "minutes": result["minutes"],
+        "gray levels of change": changed,
         "train": {key: result[key] for key in (*KEPT, "judgment")} | {"recordings": recordings},
         "folds": [{key: fold[key] for key in KEPT} for fold in result["folds"]],
         "scores": scores,

@@ -184,7 +184,7 @@ def compare(videos: Path, folder: Path) -> dict[str, Any]:
 
 
 def join(videos: Path, folder: Path) -> dict[str, float]:
-    """Write `recordings/` and `annotated.csv`; returns the median change of a frame's pixels, in gray levels."""
+    """Write `recordings/` and `annotated.csv`; returns the median change of a pixel, in gray levels."""
     names, clips, bouts = (videos / "mouse_classes.txt").read_text().split(), {}, []
     for part in PARTS:
         clips |= read_list(videos / f"mouse_{part}.csv")

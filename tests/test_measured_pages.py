@@ -20,8 +20,7 @@ def missing(page: str, rows: list[str]) -> list[str]:
 
 
 def test_timelines():
-    rows = []
-    recordings = results("mouse_recordings")
+    rows, recordings = [], results("mouse_recordings")
     for name, of_set in (results("timelines") | {"mouse": recordings}).items():
         for rules, scores in of_set["scores"].items():
             f1 = " / ".join(f"{scores[f'f1@{k}']:.0f}" for k in (10, 25, 50))
@@ -29,22 +28,22 @@ def test_timelines():
             others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
             rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
     assert missing("benchmarks/timelines.md", rows) == []
-    printed = [*answers(recordings["train"]), recordings["train"]["judgment"]]
-    assert missing("docs/long-recordings.md", printed) == []
+    rows = [*answers(recordings["train"]), recordings["train"]["judgment"]]
+    for name, row in recordings["confusion"].items():
+        true, model, _, draws = recordings["budget"]["classes"][name]["seconds"].values()
+        cells = f"{true:.1f} s", f"{model:.1f} s", "{:.1f} s ({:.1f} to {:.1f})".format(*draws[0])
+        rows += [f"| {name} | {' | '.join(each)} |" for each in (map(str, row.values()), cells)]
+    assert missing("docs/long-recordings.md", rows) == []
 
 
-def test_costs_of_views():
+def test_costs_and_curves_of_views():
     rows = [
         f"| {row['arm']} | {row['visible']} | {row['gmacs']:.1f} | {row['megabytes']:.0f} MB |"
         for row in results("view_cost")["rows"]
     ]
     assert missing("docs/methods.md", rows) == []
-
-
-def test_curves_between_views():
-    titles = {"contrast, uniform and camera": "`small-views`", "sigreg": "`sigreg`"}
     rows = []
-    for arm, title in titles.items():
+    for arm, title in (("contrast, uniform and camera", "`small-views`"), ("sigreg", "`sigreg`")):
         for key, values in results("view_features")["curves"][arm].items():
             cells = [f"{low:.2f} to {high:.2f}" for low, high in values]
             rows.append(f"| {title} | `{key}` | {' | '.join(cells)} |")

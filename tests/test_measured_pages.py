@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from everest.project.verdict import answers
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -12,36 +14,36 @@ def results(name: str) -> dict[str, Any]:
 
 
 def missing(page: str, rows: list[str]) -> list[str]:
-    """The rows that are not lines of a page."""
+    """The rows with which no line of a page begins."""
     lines = (ROOT / page).read_text().splitlines()
-    return [row for row in rows if row not in lines]
+    return [row for row in rows if not any(line.startswith(row) for line in lines)]
 
 
 def test_timelines():
-    rows = []
-    for name, of_set in results("timelines").items():
+    rows, recordings = [], results("mouse_recordings")
+    for name, of_set in (results("timelines") | {"mouse": recordings}).items():
         for rules, scores in of_set["scores"].items():
             f1 = " / ".join(f"{scores[f'f1@{k}']:.0f}" for k in (10, 25, 50))
-            frames = f"{scores['frame_accuracy']:.0f} ({scores['always_the_most_frequent']:.0f})"
+            frames = f"{scores['frame_accuracy']:.0f} ({scores['majority_accuracy']:.0f})"
             others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
             rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
-    assert rows
     assert missing("benchmarks/timelines.md", rows) == []
+    rows = [*answers(recordings["train"]), recordings["train"]["judgment"]]
+    for name, row in recordings["confusion"].items():
+        true, model, _, draws = recordings["budget"]["classes"][name]["seconds"].values()
+        cells = f"{true:.1f} s", f"{model:.1f} s", "{:.1f} s ({:.1f} to {:.1f})".format(*draws[0])
+        rows += [f"| {name} | {' | '.join(each)} |" for each in (map(str, row.values()), cells)]
+    assert missing("docs/long-recordings.md", rows) == []
 
 
-def test_costs_of_views():
+def test_costs_and_curves_of_views():
     rows = [
         f"| {row['arm']} | {row['visible']} | {row['gmacs']:.1f} | {row['megabytes']:.0f} MB |"
         for row in results("view_cost")["rows"]
     ]
-    lines = (ROOT / "docs" / "methods.md").read_text().splitlines()
-    assert [row for row in rows if not any(line.startswith(row) for line in lines)] == []
-
-
-def test_curves_between_views():
-    titles = {"contrast, uniform and camera": "`small-views`", "sigreg": "`sigreg`"}
+    assert missing("docs/methods.md", rows) == []
     rows = []
-    for arm, title in titles.items():
+    for arm, title in (("contrast, uniform and camera", "`small-views`"), ("sigreg", "`sigreg`")):
         for key, values in results("view_features")["curves"][arm].items():
             cells = [f"{low:.2f} to {high:.2f}" for low, high in values]
             rows.append(f"| {title} | `{key}` | {' | '.join(cells)} |")

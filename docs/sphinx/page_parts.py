@@ -29,7 +29,7 @@ PARTS: dict[str, Callable[[], str]] = {
 REFERENCE = Path(__file__).parents[1] / "reference"
 MARK = re.compile(r"(<!-- generated: (\w+) -->)(?:.*(<!-- end -->))?", re.DOTALL)
 # Links to files that are not built: on GitHub a link, here a path.
-OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(benchmarks/[^)#]+\.md)[^)]*\)")
+OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(benchmarks/[^)#]+\.(?:md|json))[^)]*\)")
 
 
 def fill(app: Any, page: str, source: list[str]) -> None:

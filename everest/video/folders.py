@@ -60,7 +60,7 @@ def refuse_video(file: Location, *, expected: str = "a list or a folder of video
         raise DataError(f"{file}: expected {expected}, not a {problem}")
 
 
-def missing(location: Location, kind: str = "list or folder") -> str:
+def no_such(location: Location, kind: str = "list or folder") -> str:
     """The problem of a file or folder that does not exist.
 
     Args:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from everest.video.cuts import is_cut
 from everest.video.decoding import checked_packets
-from everest.video.file import inspect_video
+from everest.video.facts_cache import inspect_video
 from everest.video.missing import Span, missing_spans, promised_seconds
 from everest.video.reader import NO_SECONDS, image_folder
 from everest.video.source import Video

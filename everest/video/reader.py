@@ -29,7 +29,7 @@ from everest.system.storage import Location, RemotePath
 from everest.video.backends import pixel_converter, pyav_in_order, read_decord
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.facts import VideoInfo
-from everest.video.file import inspect_video
+from everest.video.facts_cache import inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.index import StampedIndex, numbered
 from everest.video.missing import Span, damage_text

@@ -36,8 +36,9 @@ def is_cut(path: Video) -> bool:
     if head.startswith(b"RIFF"):
         return 8 + int.from_bytes(head[4:8], "little") > size
     if head.startswith(MXF_MARK):  # where its footer begins, after a length of 1 to 128 bytes
-        begin = 41 + (head[16] & 127 if head[16] & 128 else 0)
-        return int.from_bytes(head[begin : begin + 8]) + 1 > size
+        length = int.from_bytes(head[16:17])
+        begin = 41 + (length & 127 if length & 128 else 0)
+        return max(begin + 8, int.from_bytes(head[begin : begin + 8]) + 1) > size
     begin = head.find(ASF_MARK)
     return begin >= 0 and int.from_bytes(head[begin + 40 : begin + 48], "little") > size
 

@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -43,11 +44,12 @@ def map_apart(
     """Call `work` on every item in separate processes; yields items with their results as they finish.
 
     Args:
-        work: a function of a module; its exceptions are raised here.
+        work: a function of a module, or a partial of one; its exceptions are raised here.
         limit: seconds for an item.
     """
     if _HAS_SERVER:
-        _PROCESSES.set_forkserver_preload([work.__module__])
+        function = work.func if isinstance(work, partial) else work
+        _PROCESSES.set_forkserver_preload([function.__module__])
     waiting = iter(items)
     busy = {}
     try:

@@ -13,7 +13,7 @@ from av.container import InputContainer
 
 from everest.video.decoding import Loss, Survey, decode_frames, decode_images
 from everest.video.index import FrameIndex, StampedIndex, StampedPacket, count_frames, stamped_packets
-from everest.video.missing import Span, missing_spans, promised_seconds
+from everest.video.missing import Span, StatedTimes
 from everest.video.source import Video
 from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
@@ -80,33 +80,26 @@ class VideoFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Stated:
-    """What a file states about its video stream."""
+class _StatedFrames:
+    """What a file states about the frames of its video."""
 
-    format_name: str
-    fps: float
-    second: float  # in units of the time stamps
-    promised: float  # seconds: the end of the video after time 0; -inf: not stated
-    is_sized: bool  # the size of the frames is stated
+    are_sized: bool
     are_images: bool  # each packet is an image of its own
-    suits_decord: bool
+    suit_decord: bool
 
     @classmethod
-    def by(cls, path: Video, container: InputContainer, stream: VideoStream, packets: int) -> _Stated:
-        """Read what a file of a number of packets states."""
-        codec, format_name = stream.codec_context, container.format.name
+    def of(cls, path: Video, container: InputContainer, stream: VideoStream) -> _StatedFrames:
+        """Read what a file states."""
+        codec = stream.codec_context
         with decoder_errors(path):
             # decord 0.6 reads 4:4:4 and AV1 wrong, and perhaps the wrong stream of several.
-            is_old = codec.pix_fmt in ("yuv420p", "yuvj420p") and codec.codec.name not in ("av1", "libdav1d")
+            has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
+            is_read_right = has_plain_pixels and codec.codec.name not in ("av1", "libdav1d")
             return cls(
-                format_name=format_name,
-                fps=float(stream.average_rate or stream.guessed_rate or 25),
-                second=float(1 / stream.time_base) if stream.time_base else 1.0,
-                promised=promised_seconds(path, container, stream, packets),
-                is_sized=codec.width > 0,
+                are_sized=codec.width > 0,
                 # Other formats state where a header before the image is.
-                are_images=codec.name == MOTION_JPEG and format_name.startswith("mov"),
-                suits_decord=is_old and len(container.streams.video) == 1,
+                are_images=codec.name == MOTION_JPEG and container.format.name.startswith("mov"),
+                suit_decord=is_read_right and len(container.streams.video) == 1,
             )
 
 
@@ -114,25 +107,28 @@ def read_facts(path: Video) -> VideoFacts:
     """Read the packets of a file, and decode its first frame, or all if the packets do not tell enough."""
     with open_stream(path) as (container, stream):
         packets, is_trusted = stamped_packets(path, container, stream)
-        stated = _Stated.by(path, container, stream, len(packets))
-    first, losses = _first_frame(path, stated)
+        stated = StatedTimes.of(path, container, stream, len(packets))
+        stated_frames = _StatedFrames.of(path, container, stream)
+    first, losses = _first_frame(path, are_sized=stated_frames.are_sized)
     with decoder_errors(path):
         orientation, is_slanted = orientation_of(first)
     notices = [SLANTED] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
-    stamped = _stamped_index(path, packets, first, are_images=stated.are_images)
+    stamped = _stamped_index(path, packets, first, are_images=stated_frames.are_images)
     if stamped is not None and is_trusted:
-        index, losses = stamped, []
+        index = stamped
+        losses = []
     else:
-        step, of_decoding = stated.second / stated.fps, stated.format_name == "avi"
-        index, losses, repaired = count_frames(path, step=step, of_decoding=of_decoding)
+        step = stated.second / stated.fps
+        index, losses, repaired = count_frames(path, step=step, of_decoding=stated.of_decoding)
         notices += repaired.notices()
         if stamped is not None and not losses and repaired.are_stored and index.frames == stamped.frames:
             index = stamped
-    promised, seconds = stated.promised, np.arange(index.frames) / stated.fps
+    begin = 0.0
+    seconds = np.arange(index.frames) / stated.fps
     if index.times.size:
-        promised -= float(index.times[0]) / stated.second
+        begin = float(index.times[0]) / stated.second
         seconds = (index.times - index.times[0]) / stated.second
     fps = frame_rate(stated.fps, seconds)
     height, width = orientation.exchanged((first.height, first.width))
@@ -144,20 +140,24 @@ def read_facts(path: Video) -> VideoFacts:
         index=index,
         orientation=orientation,
         second=stated.second,
-        decord_is_exact=stated.suits_decord and orientation == Orientation() and is_plain,
-        missing=tuple(missing_spans(path, stated.format_name, promised, seconds, 1 / fps, losses=losses)),
+        decord_is_exact=stated_frames.suit_decord and orientation == Orientation() and is_plain,
+        missing=tuple(stated.missing(path, seconds, begin, 1 / fps, losses=losses)),
         notices=tuple(notices),
     )
 
 
-def _first_frame(path: Video, stated: _Stated) -> tuple[VideoFrame, list[Loss]]:
-    """The first frame that can be decoded, and what cannot before it."""
+def _first_frame(path: Video, *, are_sized: bool) -> tuple[VideoFrame, list[Loss]]:
+    """The first frame that can be decoded, and what cannot before it.
+
+    Args:
+        are_sized: the file states the size of its frames.
+    """
     survey = Survey()
     with closing(decode_frames(path, survey=survey)) as frames:
         first = next((frame for frame, _ in frames), None)
     if first is None:
         problem = "no frame can be decoded"
-        raise VideoError(path, problem if stated.is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
+        raise VideoError(path, problem if are_sized else f"{problem} ({DAMAGED_OR_LARGE})")
     return first, survey.losses
 
 

@@ -25,6 +25,7 @@ KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, b"\x1aE\xdf\xa3"), 
 HEAD: Final = 21  # bytes that show the format
 ANIMATED: Final = 2  # flag in the last of these bytes, of WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; our choice
+USUAL_RATE: Final = 25  # frames per second, where a file states none: our choice
 MOTION_JPEG: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
@@ -135,6 +136,11 @@ def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
             codec.options = decoder_options(codec.name)
             codec.thread_count = 1  # the loader's workers decode in parallel
         yield container, streams[0]
+
+
+def stated_rate(stream: VideoStream) -> float:
+    """Frames per second, as the file states them."""
+    return float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
 
 
 def packets(path: Video, container: InputContainer, *streams: Stream) -> Iterator[Packet]:

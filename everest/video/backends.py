@@ -74,7 +74,8 @@ def _demuxed_in_order(
         # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
         for start, skipping in ((entry, True), (None, False)):
             rest = run[done:]
-            skips = index.skips(rest) if skipping else None
+            # An output that is counted depends on all packets before it.
+            skips = index.skips(rest) if skipping and isinstance(index, StampedIndex) else None
             with closing(decode_frames(path, start, skips=skips)) as decoded:
                 for number, frame in islice(numbered(index, decoded, rest), len(rest)):
                     position = bisect_left(run, number)

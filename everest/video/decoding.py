@@ -96,13 +96,12 @@ class _Recovery:
 
     def skip_to_key(self, packet: Packet, *, is_damaged: bool) -> bool:
         """Pass over a packet before the awaited keyframe; returns whether it was passed over."""
-        if not self.awaits_key:
-            return False
-        self.awaits_key = is_damaged or not packet.is_keyframe
         if self.awaits_key:
-            self.lost += self.is_broken or is_damaged
-        elif self.lost or self.is_broken:
-            self.add_loss()
+            self.awaits_key = is_damaged or not packet.is_keyframe
+            if self.awaits_key:
+                self.lost += self.is_broken or is_damaged
+            elif self.lost or self.is_broken:
+                self.add_loss()
         return self.awaits_key
 
     def add_loss(self) -> None:
@@ -240,16 +239,13 @@ def checked_packets(
     was_corrupt = False
     while packet is not None:
         following = next(read, None)
-        is_damaged = packet.is_corrupt
-        breaks_off = False
+        is_whole, goes_on = not packet.is_corrupt, True
         # A parser passes the mark of a damaged packet on to the frame before it.
         is_last = following is None or not following.size
         if is_ts and packet.size and (packet.is_corrupt or was_corrupt or is_last):
             is_whole, goes_on = pes_state(path, packet.pos)
-            is_damaged = not is_whole
-            breaks_off = not goes_on
         was_corrupt = packet.is_corrupt
-        yield CheckedPacket(number, packet, is_damaged, breaks_off)
+        yield CheckedPacket(number, packet, is_damaged=not is_whole, breaks_off=not goes_on)
         number += 1
         packet = following
 

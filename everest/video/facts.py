@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-from av import VideoFrame, VideoStream
+from av import VideoCodecContext, VideoFrame
 from av.container import InputContainer
 
 from everest.video.decoding import Loss, Survey, decode_frames, decode_images
@@ -79,43 +79,26 @@ class VideoFacts:
     notices: tuple[str, ...]  # what was repaired
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _StatedFrames:
-    """What a file states about the frames of its video."""
-
-    are_sized: bool
-    are_images: bool  # each packet is an image of its own
-    suit_decord: bool
-
-    @classmethod
-    def of(cls, path: Video, container: InputContainer, stream: VideoStream) -> _StatedFrames:
-        """Read what a file states."""
-        codec = stream.codec_context
-        with decoder_errors(path):
-            # decord 0.6 reads 4:4:4 and AV1 wrong, and perhaps the wrong stream of several.
-            has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
-            is_read_right = has_plain_pixels and codec.codec.name not in ("av1", "libdav1d")
-            return cls(
-                are_sized=codec.width > 0,
-                # Other formats state where a header before the image is.
-                are_images=codec.name == MOTION_JPEG and container.format.name.startswith("mov"),
-                suit_decord=is_read_right and len(container.streams.video) == 1,
-            )
-
-
 def read_facts(path: Video) -> VideoFacts:
     """Read the packets of a file, and decode its first frame, or all if the packets do not tell enough."""
     with open_stream(path) as (container, stream):
         packets, is_trusted = stamped_packets(path, container, stream)
         stated = StatedTimes.of(path, container, stream, len(packets))
-        stated_frames = _StatedFrames.of(path, container, stream)
-    first, losses = _first_frame(path, are_sized=stated_frames.are_sized)
+        with decoder_errors(path):
+            codec = stream.codec_context
+            is_sized = codec.width > 0
+            # Other formats state where a header before the image is.
+            are_images = codec.name == MOTION_JPEG and container.format.name.startswith("mov")
+            suits_decord = _suits_decord(container, codec)
+    first, losses = _first_frame(path, is_sized=is_sized)
     with decoder_errors(path):
         orientation, is_slanted = orientation_of(first)
     notices = [SLANTED] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
-    stamped = _stamped_index(path, packets, first, are_images=stated_frames.are_images)
+    if packets and are_images:
+        are_images = _is_image_of(path, min(packets), first)  # the first one by time
+    stamped = StampedIndex.of(packets, are_images=are_images) if packets else None
     if stamped is not None and is_trusted:
         index = stamped
         losses = []
@@ -123,10 +106,10 @@ def read_facts(path: Video) -> VideoFacts:
         step = stated.second / stated.fps
         index, losses, repaired = count_frames(path, step=step, of_decoding=stated.of_decoding)
         notices += repaired.notices()
-        if stamped is not None and not losses and repaired.are_stored and index.frames == stamped.frames:
+        if stamped is not None and not losses and repaired.are_stored and len(index) == len(stamped):
             index = stamped
     begin = 0.0
-    seconds = np.arange(index.frames) / stated.fps
+    seconds = np.arange(len(index)) / stated.fps
     if index.times.size:
         begin = float(index.times[0]) / stated.second
         seconds = (index.times - index.times[0]) / stated.second
@@ -136,46 +119,39 @@ def read_facts(path: Video) -> VideoFacts:
     has_closed_gops = isinstance(index, StampedIndex) and index.order.size > 0
     is_plain = has_closed_gops and np.unique(np.diff(index.times)).size <= 1
     return VideoFacts(
-        info=VideoInfo(frames=index.frames, height=height, width=width, fps=fps),
+        info=VideoInfo(frames=len(index), height=height, width=width, fps=fps),
         index=index,
         orientation=orientation,
         second=stated.second,
-        decord_is_exact=stated_frames.suit_decord and orientation == Orientation() and is_plain,
+        decord_is_exact=suits_decord and orientation == Orientation() and is_plain,
         missing=tuple(stated.missing(path, seconds, begin, 1 / fps, losses=losses)),
         notices=tuple(notices),
     )
 
 
-def _first_frame(path: Video, *, are_sized: bool) -> tuple[VideoFrame, list[Loss]]:
-    """The first frame that can be decoded, and what cannot before it.
-
-    Args:
-        are_sized: the file states the size of its frames.
-    """
+def _first_frame(path: Video, *, is_sized: bool) -> tuple[VideoFrame, list[Loss]]:
+    """The first frame that can be decoded, and what cannot before it."""
     survey = Survey()
     with closing(decode_frames(path, survey=survey)) as frames:
         first = next((frame for frame, _ in frames), None)
     if first is None:
         problem = "no frame can be decoded"
-        raise VideoError(path, problem if are_sized else f"{problem} ({DAMAGED_OR_LARGE})")
+        raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
     return first, survey.losses
 
 
-def _stamped_index(
-    path: Video, packets: list[StampedPacket], first: VideoFrame, *, are_images: bool
-) -> StampedIndex | None:
-    """The index by the packets, if there are any.
+def _suits_decord(container: InputContainer, codec: VideoCodecContext) -> bool:
+    """Whether decord 0.6 reads pixels right: not 4:4:4 and AV1, and perhaps the wrong stream of several."""
+    has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
+    is_av1 = codec.codec.name in ("av1", "libdav1d")
+    return has_plain_pixels and not is_av1 and len(container.streams.video) == 1
 
-    It has the byte ranges of images if these give the `first` frame: not if it is interlaced, for example.
-    """
-    if not packets:
-        return None
-    if are_images:
-        shown_first = min(packets)  # by time
-        (alone,) = decode_images(path, [(max(0, shown_first.offset), shown_first.size)])
-        with decoder_errors(path):
-            are_images = alone is not None and np.array_equal(rgb(alone), rgb(first))
-    return StampedIndex.of(packets, are_images=are_images)
+
+def _is_image_of(path: Video, packet: StampedPacket, frame: VideoFrame) -> bool:
+    """Whether the bytes of a packet alone give a frame: not if it is interlaced, for example."""
+    (alone,) = decode_images(path, [(max(0, packet.offset), packet.size)])
+    with decoder_errors(path):
+        return alone is not None and np.array_equal(rgb(alone), rgb(frame))
 
 
 def rgb(frame: VideoFrame) -> np.ndarray:

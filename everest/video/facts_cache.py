@@ -98,15 +98,15 @@ def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
     return facts
 
 
-def file_of_facts(folder: Path, video: Path | RemotePath) -> Path:
+def file_of_facts(folder: Path, path: Path | RemotePath) -> Path:
     """The file in `folder` for the facts of a video as it is now."""
-    video = video.absolute()
-    if isinstance(video, RemotePath):
-        version: tuple[int | str, ...] = video.version()
+    path = path.absolute()
+    if isinstance(path, RemotePath):
+        version: tuple[int | str, ...] = path.version()
     else:
-        status = video.stat()  # the second time cannot be set
+        status = path.stat()  # the second time cannot be set
         version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    identity = repr((FACTS_VERSION, av.__version__, str(video), *version))
+    identity = repr((FACTS_VERSION, av.__version__, str(path), *version))
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return folder / name[:2] / name[2:]
 

@@ -25,10 +25,7 @@ from everest.system.signals import signal_name
 Result = TypeVar("Result")
 
 # Not fork: a copy of a process with threads may wait for a lock forever. A server imports the modules once.
-_HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
-_PROCESSES = (
-    multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
-)
+_PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +44,8 @@ def map_apart(
         work: a function of a module, or a partial of one; its exceptions are raised here.
         limit: seconds for an item.
     """
-    if _HAS_SERVER:
-        function = work.func if isinstance(work, partial) else work
-        _PROCESSES.set_forkserver_preload([function.__module__])
+    function = work.func if isinstance(work, partial) else work
+    _PROCESSES.set_forkserver_preload([function.__module__])
     waiting = iter(items)
     busy = {}
     try:

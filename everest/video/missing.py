@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
-from typing import Final, NamedTuple
+from typing import Final
 
 import av
 import numpy as np
@@ -28,72 +29,47 @@ CUT_SHARE: Final = 0.1
 Span = tuple[float, float]  # begin and end in seconds from the first frame; inf: no end known
 
 
-class StatedEnd(NamedTuple):
-    """How the files of a format state when their video ends."""
-
-    seconds: Callable[[InputContainer, VideoStream, int], float]  # after time 0; -inf: not stated
-    of_sound: bool = False  # it may be the end of the sound
-    only_if_cut: bool = False  # the video of an intact file may be shorter
-    may_continue: bool = False  # after it, in a file that is cut
-    hides_cut: bool = False  # in a file that is cut, it is an estimate, and packets may be incomplete
-
-
-def _end_of_file(container: InputContainer, stream: VideoStream, count: int) -> float:
-    return (container.duration or 0) / av.time_base or -inf
-
-
-def _end_by_number_of_frames(container: InputContainer, stream: VideoStream, count: int) -> float:
-    return float(stream.frames / (stream.average_rate or USUAL_RATE)) or -inf
-
-
-def _end_of_stream(container: InputContainer, stream: VideoStream, count: int) -> float:
-    if stream.frames < count:  # in fragments: the duration is that of those that were found
-        return -inf
-    return float((stream.duration or 0) * (stream.time_base or 0)) or -inf
-
-
-def _end_by_tag(container: InputContainer, stream: VideoStream, count: int) -> float:
-    stated = DURATION.match(stream.metadata.get("DURATION", ""))
-    if stated is not None:
-        hours, minutes, seconds = map(float, stated.groups())
-        return hours * 3600 + minutes * 60 + seconds
-    # The sound may be what lasts longer.
-    return _end_of_file(container, stream, count) if len(container.streams) == 1 else -inf
-
-
-STATED_ENDS: Final = {  # by the first of FFmpeg's names; transport streams and others state none
-    "mov": StatedEnd(_end_of_stream, only_if_cut=True, may_continue=True),
-    "matroska": StatedEnd(_end_by_tag),
-    "avi": StatedEnd(_end_by_number_of_frames, only_if_cut=True),
-    "flv": StatedEnd(_end_of_file, of_sound=True),
-    "asf": StatedEnd(_end_of_file, of_sound=True, hides_cut=True),
-}
-NO_END: Final = StatedEnd(lambda container, stream, count: -inf)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatedTimes:
     """What a file states about the times of its video."""
 
     fps: float
     second: float  # in units of the time stamps
-    end: float  # of the video, in seconds after time 0; -inf: not stated
-    kind_of_end: StatedEnd
-    of_decoding: bool  # it states times of decoding only
+    end: float = -inf  # of the video, in seconds after time 0; -inf: not stated
+    end_of_sound: bool = False  # the end may be that of the sound
+    end_if_intact: bool = True  # an intact file lasts until the end
+    end_of_found: bool = False  # a file that is cut may have gone on after the end
+    hides_cut: bool = False  # in a file that is cut, the end is an estimate, and packets may be incomplete
+    of_decoding: bool = False  # the time stamps are times of decoding
 
     @classmethod
     def of(cls, path: Video, container: InputContainer, stream: VideoStream, count: int) -> StatedTimes:
         """Read what a file states of which a number of packets was found."""
-        name = container.format.name.partition(",")[0]
-        kind_of_end = STATED_ENDS.get(name, NO_END)
         with decoder_errors(path):
-            return cls(
-                fps=stated_rate(stream),
-                second=float(1 / stream.time_base) if stream.time_base else 1.0,
-                end=kind_of_end.seconds(container, stream, count),
-                kind_of_end=kind_of_end,
-                of_decoding=name == "avi",
-            )
+            second = float(1 / stream.time_base) if stream.time_base else 1.0
+            times = partial(cls, fps=stated_rate(stream), second=second)
+            end_of_file = (container.duration or 0) / av.time_base or -inf
+            match container.format.name.partition(",")[0]:
+                case "mov":
+                    end = float((stream.duration or 0) * (stream.time_base or 0)) or -inf
+                    # In fragments, it is that of the fragments that were found.
+                    end = end if stream.frames >= count else -inf
+                    return times(end=end, end_if_intact=False, end_of_found=True)
+                case "avi":
+                    end = float(stream.frames / (stream.average_rate or USUAL_RATE)) or -inf
+                    return times(end=end, end_if_intact=False, of_decoding=True)
+                case "flv":
+                    return times(end=end_of_file, end_of_sound=True)
+                case "asf":
+                    return times(end=end_of_file, end_of_sound=True, hides_cut=True)
+                case "matroska":
+                    stated = DURATION.match(stream.metadata.get("DURATION", ""))
+                    if stated is not None:
+                        hours, minutes, seconds = map(float, stated.groups())
+                        return times(end=hours * 3600 + minutes * 60 + seconds)
+                    return times(end=end_of_file if len(container.streams) == 1 else -inf)  # or the sound's
+                case _:  # transport streams and others state no end
+                    return times()
 
     def missing(
         self,
@@ -122,18 +98,17 @@ class StatedTimes:
                     yield gap, max(following, gap + step)
             else:
                 breaks_off = True
-        kind = self.kind_of_end
         cut = is_cut(path)
         is_strict = breaks_off or cut
         end = _end_before_gap(seconds, step) if is_strict else float(seconds[-1]) + step
-        promised = -inf if cut and kind.hides_cut else self.end - begin
+        promised = -inf if cut and self.hides_cut else self.end - begin
         is_short = promised - end > (step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised))
-        may_be_of_sound = kind.of_sound and promised > -inf and (is_strict or is_short)
+        may_be_of_sound = self.end_of_sound and promised > -inf and (is_strict or is_short)
         if may_be_of_sound and _lasts_as_stated_without_video(path):
             promised = -inf
-        if promised > -inf and is_short and (is_strict or not kind.only_if_cut):
+        if promised > -inf and is_short and (is_strict or self.end_if_intact):
             yield end, promised
-        elif breaks_off or (cut and (promised == -inf or kind.may_continue)):
+        elif breaks_off or (cut and (promised == -inf or self.end_of_found)):
             yield end, inf
 
 

@@ -64,7 +64,7 @@ def packet_sizes(path: Video) -> PacketSizes:
     first = int(times[0])
     seconds = (times - first) * unit
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
-    if (stated.kind_of_end.hides_cut or (stated.of_decoding and is_reordered)) and is_cut(path):
+    if (stated.hides_cut or (stated.of_decoding and is_reordered)) and is_cut(path):
         missing = inspect_video(path).missing
     else:
         step = 1 / frame_rate(stated.fps, seconds)

@@ -129,29 +129,24 @@ def _in_order(
     """The numbers of the `wanted` frames (rising), and their pixels (H, W, C); None for a damaged one."""
     folder = image_folder(path)
     if folder is not None:
-        in_order = _images_in_order(folder, wanted)
+        files = image_frames(folder)
+        in_order = ((number, read_image(files[number])) for number in wanted)
     elif decoder == "decord":
         in_order = read_decord(path, wanted)
     else:
         in_order = pyav_in_order(path, wanted)
-    for number, pixels in in_order:
-        yield number, luma(pixels) if channels == 1 and pixels is not None else pixels
-
-
-def _images_in_order(folder: Location, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """As `_in_order`, of a folder of images."""
-    files = image_frames(folder)
     shape = None
-    for number in wanted:
-        pixels = read_image(files[number])
-        shape = shape or pixels.shape
-        if pixels.shape != shape:
-            raise VideoError(folder, "images of different sizes")
+    for number, pixels in in_order:
+        if pixels is not None:
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                raise VideoError(path, "images of different sizes")
+            pixels = luma(pixels) if channels == 1 else pixels
         yield number, pixels
 
 
 def _check_request(path: Video, wanted: list[int], channels: int) -> None:
-    """Raise VideoError if no frame is `wanted` (rising), or one that does not exist."""
+    """Raise an error if no frame is `wanted` (rising), or one that does not exist, or other channels."""
     assert all(number < following for number, following in pairwise(wanted))
     if channels not in (1, 3):
         raise RecipeError(f"channels: {channels}; frames have 3 (colors) or 1 (luma)")

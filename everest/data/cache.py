@@ -28,7 +28,7 @@ from everest.data.footage import frame_bytes, segment
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
-from everest.video.file import keep_facts_in
+from everest.video.facts_cache import keep_facts_in
 from everest.video.reader import VideoError, read_frames, video_files
 from everest.video.source import Video, as_video, video_version
 
@@ -88,8 +88,8 @@ def cache_folder() -> Path:
     return Path(os.environ.get("EVEREST_CACHE") or usual / "everest")
 
 
-def keep_indexes() -> None:
-    """Keep what is known of video files in the cache folder from now on (everest.video.file)."""
+def keep_facts_in_cache() -> None:
+    """Keep the facts about video files in the cache folder from now on (everest.video.facts_cache)."""
     with suppress(RuntimeError):  # a user without a home
         keep_facts_in(cache_folder() / "indexes")
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from everest.data.frames import FrameIds
 from everest.lists.sample import Sample
-from everest.video.file import inspect_video
+from everest.video.facts_cache import inspect_video
 from everest.video.reader import VideoError, frame_times, frames_between, probe
 from everest.video.source import Video, as_video
 from everest.video.times import TIME_TOLERANCE
@@ -31,11 +31,11 @@ class FrameTimes:
     def of(cls, path: str | Video) -> FrameTimes:
         """Read the times of a video."""
         path = as_video(path)
-        seconds, video = frame_times(path), inspect_video(path)
-        last = video.index.last_duration / video.second
+        seconds, facts = frame_times(path), inspect_video(path)
+        last = facts.index.last_duration / facts.second
         if last <= 0 and seconds.size > 1:
             last = float(seconds[-1] - seconds[-2])
-        return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (video.info.fps or 1)))
+        return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (facts.info.fps or 1)))
 
     def numbers(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
         """The frames to choose from that start at frame `first` and cover `length` frames of the file.

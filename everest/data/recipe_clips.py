@@ -17,7 +17,7 @@ import torch
 from everest.config.heads import best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
-from everest.data.cache import keep_indexes, open_cache
+from everest.data.cache import keep_facts_in_cache, open_cache
 from everest.data.dataset import VideoClips
 from everest.data.footage import footage_of, segment
 from everest.data.regions import largest_region
@@ -198,7 +198,7 @@ def clips_of(
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
-    keep_indexes()
+    keep_facts_in_cache()
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())
     repeated, each = samples.samples, data.clips_per_video
     if training and each != 1:

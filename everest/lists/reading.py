@@ -31,7 +31,7 @@ from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
     as_data_error,
     loose_videos_notice,
-    missing,
+    no_such,
     split_folders,
     videos_by_subfolder,
     videos_under,
@@ -87,7 +87,7 @@ def _rows_of(source: Location) -> Sequence[ListRow] | None:
     """The rows of a list, or of the index of shards; None for a folder of videos."""
     with as_data_error(source):
         if not source.exists():
-            raise DataError(f"{missing(source)}; set data.root (in most commands: --data DIR)")
+            raise DataError(f"{no_such(source)}; set data.root (in most commands: --data DIR)")
         index = find_index(source)
         return read_index(index) if index else read_rows(source) if source.is_file() else None
 

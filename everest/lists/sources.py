@@ -18,7 +18,7 @@ from everest.lists.labels import read_class_names
 from everest.lists.reading import SampleList, read_samples, read_unlabeled
 from everest.lists.shards import find_index
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import as_data_error, holds_list, missing, split_folders, videos_under
+from everest.video.folders import as_data_error, holds_list, no_such, split_folders, videos_under
 
 LIST_FILES: Final = {key: f"{key}.csv" for key in ("train", "val", "test")}  # of `everest prepare`
 
@@ -60,7 +60,7 @@ def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...]
         if exists:
             names = read_class_names(path)
         elif not trained:  # else the test set may be elsewhere, without this file
-            raise DataError(f"data.classes: {missing(path, 'file of class names')}")
+            raise DataError(f"data.classes: {no_such(path, 'file of class names')}")
     if trained and names not in (None, trained):
         raise DataError(
             f"data.classes: '{data.classes}' has other names, or another order, than the classes that the "
@@ -97,7 +97,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
     root = parse_location(data.root)
     with as_data_error(root):
         if not root.is_dir():
-            raise DataError(f"data.root: {missing(root, 'folder')}; set it (in most commands: --data DIR)")
+            raise DataError(f"data.root: {no_such(root, 'folder')}; set it (in most commands: --data DIR)")
         location = join_location(root, source)
         if source != LIST_FILES.get(key) or location.exists():
             return location, None
@@ -116,7 +116,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
     fix = " (in most commands: --data DIR)"
     if any_video and not split_folders(root):
         fix = f", or run `{command}`, which writes {source}; then repeat this command"
-    raise DataError(f"{missing(location)}; set data.root{fix}")
+    raise DataError(f"{no_such(location)}; set data.root{fix}")
 
 
 def unused_validation(data: DataSettings) -> str | None:

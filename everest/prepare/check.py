@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from everest.data.cache import keep_indexes
+from everest.data.cache import keep_facts_in_cache
 from everest.data.footage import FrameTimes, segment
 from everest.errors import DataError
 from everest.lists.labels import count_classes
@@ -23,7 +23,7 @@ from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
 from everest.video.decoding import Loss, Survey, decode_frames
-from everest.video.file import clear_video_cache, inspect_video
+from everest.video.facts_cache import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import frames_in_order, image_frames, known_damage, probe
 from everest.video.source import Video
@@ -130,7 +130,7 @@ def check_lists(
         The document of `everest prepare check --json`, the same after an interruption. `leaks` counts the
         duplicates in several lists: a model would be evaluated on training videos.
     """
-    keep_indexes()  # segments are looked up in what the workers found
+    keep_facts_in_cache()  # segments are looked up in what the workers found
     samples = [sample for data in lists.values() for sample in data.samples]
     for sample in samples:
         if sample.member is not None:

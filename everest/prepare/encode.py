@@ -33,11 +33,11 @@ from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import TimedFrame, frames_in_order, image_folder, probe, resized_frames, video_files
 from everest.video.source import Video, video_version
-from everest.video.stream import VideoError, as_video_error
+from everest.video.stream import USUAL_RATE, VideoError, as_video_error
 from everest.video.writer import Codec, read_comment, write_timed_frames
 
 SETTINGS_PREFIX: Final = ".encode-"  # prefix of hidden files whose names hold the settings
-FPS_OF_IMAGES: Final = 25  # as everest.video.facts assumes if the rate is unknown
+FPS_OF_IMAGES: Final = USUAL_RATE
 LARGEST_RATE: Final = 1001  # denominator: 30000/1001 is the most uneven rate in use
 MAKER: Final = "everest prepare encode"
 

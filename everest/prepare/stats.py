@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from everest.data.cache import keep_indexes
+from everest.data.cache import keep_facts_in_cache
 from everest.data.footage import FrameTimes, segment
 from everest.lists.labels import imbalance, indices, number_facts
 from everest.lists.reading import SampleList
@@ -24,7 +24,7 @@ from everest.methods.alignment import previous_frames
 from everest.methods.camera import FIT
 from everest.prepare.check import min_median_max
 from everest.system.events import Report, notice
-from everest.video.file import clear_video_cache
+from everest.video.facts_cache import clear_video_cache
 from everest.video.file_processes import Failure, map_apart
 from everest.video.pixels import IMAGENET
 from everest.video.reader import probe, read_frames
@@ -92,7 +92,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
     Returns:
         The document of `everest prepare stats --json`.
     """
-    keep_indexes()  # segments are looked up in what the workers found
+    keep_facts_in_cache()  # segments are looked up in what the workers found
     samples, by_class = data.samples, _samples_by_class(data)
     chosen = samples
     if most is not None:

@@ -22,7 +22,7 @@ from everest.data.views import EvalViews
 from everest.inference.model import OpenedModel
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
-from everest.video.file import clear_video_cache
+from everest.video.facts_cache import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 

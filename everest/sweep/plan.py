@@ -20,7 +20,7 @@ from everest.errors import DataError, RecipeError, UserError, one_per_line
 from everest.lists.sources import find_source
 from everest.sweep.request import FROM_SCRATCH, REQUIRED_STAGE, Arm, StageName, SweepRequest
 from everest.system.storage import join_location, parse_location
-from everest.video.folders import missing
+from everest.video.folders import no_such
 
 KEY_LETTERS: Final = 12  # of a SHA-256: enough for any number of runs
 TRAINING_STAGES: Final[tuple[StageName, ...]] = ("pretrain", "finetune")  # the others write one JSON file
@@ -184,7 +184,7 @@ def _check_files(recipe: Recipe, stage: StageName) -> None:
         files["data.classes"] = join_location(root, data.classes)
     for key, file in files.items():
         if not file.exists():
-            raise DataError(f"{key}: {missing(file)}; {stage} reads it: set data.root (--data DIR)")
+            raise DataError(f"{key}: {no_such(file)}; {stage} reads it: set data.root (--data DIR)")
 
 
 def _stage_settings(stage: StageName, recipe: Recipe, *, own_root: bool) -> dict[str, Any]:

@@ -7,7 +7,7 @@ known to return wrong frames (everest.video.facts).
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from itertools import islice
 
@@ -18,7 +18,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from everest.errors import EnvironmentProblem
 from everest.video.decoding import decode_frames, decode_images
 from everest.video.facts import VideoFacts
-from everest.video.file import inspect_video
+from everest.video.facts_cache import inspect_video
 from everest.video.index import FrameIndex, StampedIndex, numbered
 from everest.video.source import Video, decoder_input
 from everest.video.stream import VideoError, decoder_errors
@@ -28,19 +28,19 @@ ToPixels = Callable[[VideoFrame], np.ndarray]  # of a frame (H, W, 3) uint8, RGB
 
 def pixel_converter(
     path: Video,
-    video: VideoFacts,
+    facts: VideoFacts,
     size: tuple[int, int] | None = None,
     interpolation: Interpolation | None = None,
 ) -> ToPixels:
     """Return a function that turns decoded frames into upright pixels of a size (None: that of the video)."""
     scaler = VideoReformatter()  # one for many frames: making its tables costs as much as using them
     # Always a size: a stream may change its frame size, a clip must not.
-    height, width = video.orientation.exchanged(size or (video.info.height, video.info.width))
+    height, width = facts.orientation.exchanged(size or (facts.info.height, facts.info.width))
 
     def to_pixels(frame: VideoFrame) -> np.ndarray:
         with decoder_errors(path):
             rgb = scaler.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
-            return video.orientation.upright(rgb.to_ndarray())
+            return facts.orientation.upright(rgb.to_ndarray())
 
     return to_pixels
 
@@ -50,8 +50,9 @@ def pyav_in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndar
 
     The packets of Motion JPEG are read where they are in the file, if that is known.
     """
-    video = inspect_video(path)
-    index, to_pixels = video.index, pixel_converter(path, video)
+    facts = inspect_video(path)
+    index = facts.index
+    to_pixels = pixel_converter(path, facts)
     if not isinstance(index, StampedIndex) or not index.offsets.size:
         yield from _demuxed_in_order(path, index, to_pixels, wanted)
         return
@@ -73,7 +74,8 @@ def _demuxed_in_order(
         # After some keyframes, frames refer to earlier ones; there no frame may be skipped.
         for start, skipping in ((entry, True), (None, False)):
             rest = run[done:]
-            skips = index.skips(rest) if skipping else None
+            # An output that is counted depends on all packets before it.
+            skips = index.skips(rest) if skipping and isinstance(index, StampedIndex) else None
             with closing(decode_frames(path, start, skips=skips)) as decoded:
                 for number, frame in islice(numbered(index, decoded, rest), len(rest)):
                     position = bisect_left(run, number)
@@ -89,17 +91,16 @@ def _demuxed_in_order(
         yield from ((missing, None) for missing in run[done:])
 
 
-def read_decord(path: Video, wanted: list[int]) -> dict[int, np.ndarray]:
-    """Read the `wanted` frames with decord: number to (H, W, 3) uint8; values may differ by a rounding."""
+def read_decord(path: Video, wanted: list[int]) -> Iterable[tuple[int, np.ndarray]]:
+    """As `pyav_in_order`, with decord: all frames or an error; values may differ by a rounding."""
     try:
         import decord
     except ImportError as error:
         raise EnvironmentProblem("data.decoder: decord is not installed; use 'auto'") from error
-    video = inspect_video(path)
-    if not video.decord_is_exact:
+    if not inspect_video(path).decord_is_exact:
         raise VideoError(path, "decord may return wrong frames of this file; use data.decoder 'auto'")
     decord.logging.set_level(decord.logging.QUIET)
     source = decoder_input(path)
     with decoder_errors(path, "cannot be read by decord; use data.decoder 'auto'", details=False):
         frames = decord.VideoReader(source, num_threads=1).get_batch(wanted).asnumpy()
-    return dict(zip(wanted, frames, strict=True))
+    return zip(wanted, frames, strict=True)

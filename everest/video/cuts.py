@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 from everest.video.source import Video, open_bytes, video_version
 
-HEAD: Final = 4096  # bytes in which the marks of a format are
+HEAD_BYTES_SEARCHED: Final = 4096  # for the marks of a format
 MATROSKA_MARK: Final = b"\x1aE\xdf\xa3"
 ASF_MARK: Final = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # of the object with the file's size
 MXF_MARK: Final = bytes.fromhex("060e2b34020501010d0102010102")
@@ -23,7 +23,7 @@ def is_cut(path: Video) -> bool:
     """Whether a file ends early: of ISO media, Matroska, AVI, ASF, FLV, TS, Ogg, GIF, MXF; else False."""
     size = video_version(path)[0]
     with open_bytes(path) as file:
-        head = file.read(HEAD)
+        head = file.read(HEAD_BYTES_SEARCHED)
         for position, mark, is_format_cut in CUT_RULES:
             if head.startswith(mark, position):
                 return is_format_cut(file, size)
@@ -36,15 +36,17 @@ def is_cut(path: Video) -> bool:
     if head.startswith(b"RIFF"):
         return 8 + int.from_bytes(head[4:8], "little") > size
     if head.startswith(MXF_MARK):  # where its footer begins, after a length of 1 to 128 bytes
-        begin = 41 + (head[16] & 127 if head[16] & 128 else 0)
-        return int.from_bytes(head[begin : begin + 8]) + 1 > size
+        length = int.from_bytes(head[16:17])
+        begin = 41 + (length & 127 if length & 128 else 0)
+        return max(begin + 8, int.from_bytes(head[begin : begin + 8]) + 1) > size
     begin = head.find(ASF_MARK)
     return begin >= 0 and int.from_bytes(head[begin + 40 : begin + 48], "little") > size
 
 
 def _is_iso_media_cut(file: BinaryIO, size: int) -> bool:
     """The last box is incomplete and has frames, or the boxes of a fragmented file break off."""
-    begin, is_fragmented = 0, False
+    begin = 0
+    is_fragmented = False
     while begin < size:
         header = _read(file, begin, 16)
         length, kind = int.from_bytes(header[:4]), header[4:8]
@@ -133,7 +135,7 @@ def pes_state(path: Video, begin: int | None) -> tuple[bool, bool]:
     last_number: int | None = None
     is_filled_up = False
     with open_bytes(path) as file:
-        _, spacing = _ts_spacing(file.read(HEAD)) or (0, TS_PACKET)
+        _, spacing = _ts_spacing(file.read(HEAD_BYTES_SEARCHED)) or (0, TS_PACKET)
         file.seek(begin)
         while len(part := file.read(spacing)[spacing - TS_PACKET :]) == TS_PACKET:
             sync, flags_and_stream, controls = struct.unpack(">BHB", part[:4])

@@ -68,6 +68,7 @@ class Survey:
     keys: list[Entry] = field(default_factory=list)  # keyframes
     stamps: list[int | None] = field(default_factory=list)  # of the packets, as decoded
     losses: list[Loss] = field(default_factory=list)  # what cannot be decoded
+    frames: int = 0  # decoded ones
 
 
 class CheckedPacket(NamedTuple):
@@ -83,26 +84,31 @@ class CheckedPacket(NamedTuple):
 class _Recovery:
     """Passes over packets up to a keyframe, at the start and after damage."""
 
+    survey: Survey  # receives the losses
     awaits_key: bool
     is_broken: bool = False  # by damage
     lost: int = 0  # packets since the damage
 
-    def begin(self, *, is_damaged: bool) -> None:
+    def wait_for_key(self, *, is_damaged: bool) -> None:
         """Wait for a keyframe after a packet that is damaged, or after which the stream breaks off."""
         self.lost += is_damaged
         self.is_broken = self.awaits_key = True
 
-    def passes_over(self, packet: Packet, *, is_damaged: bool) -> bool:
-        """Whether a packet comes before the keyframe."""
-        self.awaits_key = is_damaged or not packet.is_keyframe
-        self.lost += self.awaits_key and (self.is_broken or is_damaged)
+    def skip_to_key(self, packet: Packet, *, is_damaged: bool) -> bool:
+        """Pass over a packet before the awaited keyframe; returns whether it was passed over."""
+        if self.awaits_key:
+            self.awaits_key = is_damaged or not packet.is_keyframe
+            if self.awaits_key:
+                self.lost += self.is_broken or is_damaged
+            elif self.lost or self.is_broken:
+                self.add_loss()
         return self.awaits_key
 
-    def end(self, frames: int, losses: list[Loss]) -> None:
-        """Add what was lost, if anything was, to the losses after a number of frames."""
-        if self.lost or self.is_broken:
-            losses.append(Loss(frames, self.lost))
-            self.lost, self.is_broken = 0, False
+    def add_loss(self) -> None:
+        """Add the lost packets to the survey, after the frames up to now."""
+        self.survey.losses.append(Loss(self.survey.frames, self.lost))
+        self.lost = 0
+        self.is_broken = False
 
 
 def decode_frames(
@@ -119,9 +125,9 @@ def decode_frames(
         survey: is filled.
         from_any: begin at any packet, not at the first keyframe.
     """
-    skips, survey = skips or Skips(), survey or Survey()
-    count, is_last = 0, False
-    recovery = _Recovery(awaits_key=entry is None and not from_any)
+    skips = skips or Skips()
+    survey = survey or Survey()
+    recovery = _Recovery(survey, awaits_key=entry is None and not from_any)
     with open_stream(path) as (container, stream):
         codec = stream.codec_context
         may_skip = codec.name in SKIPPING_CODECS and len(skips.unwanted) > 0
@@ -129,35 +135,35 @@ def decode_frames(
         for number, packet, is_damaged, breaks_off in checked_packets(path, container, stream, entry):
             if packet.size:
                 survey.stamps.append(packet.pts)
-                if recovery.awaits_key:
-                    if recovery.passes_over(packet, is_damaged=is_damaged):
-                        continue
-                    recovery.end(count, survey.losses)
+                if recovery.skip_to_key(packet, is_damaged=is_damaged):
+                    continue
                 if packet.is_keyframe:
                     survey.keys.append(_entry_at(container, packet, number))
             if may_skip:
                 if packet.pts in skips.needless:
                     continue
                 codec.skip_frame = "NONREF" if packet.pts in skips.unwanted else "DEFAULT"
-                is_last = skips.last is not None and packet.pts == skips.last
+            is_last = may_skip and skips.last is not None and packet.pts == skips.last
             with decoder_errors(path):
                 ends = is_last or breaks_off
-                frames, held, is_damaged = _decode(codec, packet, is_damaged=is_damaged, ends=ends)
-                if not packet.size and not is_damaged and not is_timed and count and is_cut(path):
-                    frames, held = [], frames
+                frames, held, is_lost = _decode(codec, packet, is_damaged=is_damaged, ends=ends)
+                ends_cut = not (packet.size or is_lost or is_timed) and survey.frames > 0 and is_cut(path)
             if is_timed:
                 frames += held
+            elif ends_cut:  # what the decoder still held may have gaps
+                recovery.lost += len(frames)
+                frames = []
             else:
                 recovery.lost += len(held)
             for output, frame in enumerate(frames, start=number * MOST_OUTPUTS):
                 yield Decoded(frame, output)
             if is_last:
                 return
-            count += len(frames)
-            if is_damaged or breaks_off:
-                recovery.begin(is_damaged=is_damaged)
+            survey.frames += len(frames)
+            if is_lost or breaks_off:
+                recovery.wait_for_key(is_damaged=is_lost)
     if recovery.lost:
-        survey.losses.append(Loss(count, recovery.lost))
+        recovery.add_loss()
     elif recovery.awaits_key and not recovery.is_broken:  # there is no keyframe
         survey.stamps.clear()
         yield from decode_frames(path, survey=survey, from_any=True)
@@ -203,7 +209,8 @@ def decode_images(path: Video, byte_ranges: Iterable[tuple[int, int]]) -> Iterat
         Of each packet its frame; None if it is damaged.
     """
     codec = VideoCodecContext.create(MOTION_JPEG, "r")
-    codec.thread_count, codec.options = 1, decoder_options(MOTION_JPEG)
+    codec.thread_count = 1
+    codec.options = decoder_options(MOTION_JPEG)
     with decoder_errors(path), open_bytes(path) as file:
         for offset, size in byte_ranges:
             file.seek(offset)
@@ -232,15 +239,15 @@ def checked_packets(
     was_corrupt = False
     while packet is not None:
         following = next(read, None)
-        is_damaged, breaks_off = packet.is_corrupt, False
+        is_whole, goes_on = not packet.is_corrupt, True
         # A parser passes the mark of a damaged packet on to the frame before it.
         is_last = following is None or not following.size
         if is_ts and packet.size and (packet.is_corrupt or was_corrupt or is_last):
             is_whole, goes_on = pes_state(path, packet.pos)
-            is_damaged, breaks_off = not is_whole, not goes_on
         was_corrupt = packet.is_corrupt
-        yield CheckedPacket(number, packet, is_damaged, breaks_off)
-        number, packet = number + 1, following
+        yield CheckedPacket(number, packet, is_damaged=not is_whole, breaks_off=not goes_on)
+        number += 1
+        packet = following
 
 
 def _entry_at(container: InputContainer, packet: Packet, number: int) -> Entry:

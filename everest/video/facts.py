@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
-from av import VideoFrame, VideoStream
+from av import VideoCodecContext, VideoFrame
 from av.container import InputContainer
 
 from everest.video.decoding import Loss, Survey, decode_frames, decode_images
 from everest.video.index import FrameIndex, StampedIndex, StampedPacket, count_frames, stamped_packets
-from everest.video.missing import Span, missing_spans, promised_seconds
+from everest.video.missing import Span, StatedTimes
 from everest.video.source import Video
 from everest.video.stream import DAMAGED_OR_LARGE, MOTION_JPEG, VideoError, decoder_errors, open_stream
 from everest.video.times import frame_rate
@@ -79,60 +79,39 @@ class VideoFacts:
     notices: tuple[str, ...]  # what was repaired
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stated:
-    """What a file states about its video stream."""
-
-    format_name: str
-    fps: float
-    second: float  # in units of the time stamps
-    promised: float  # seconds: the end of the video after time 0; -inf: not stated
-    is_sized: bool  # the size of the frames is stated
-    are_images: bool  # each packet is an image of its own
-    suits_decord: bool
-
-    @classmethod
-    def by(cls, path: Video, container: InputContainer, stream: VideoStream, packets: int) -> _Stated:
-        """Read what a file of a number of packets states."""
-        codec, format_name = stream.codec_context, container.format.name
-        with decoder_errors(path):
-            # decord 0.6 reads 4:4:4 and AV1 wrong, and perhaps the wrong stream of several.
-            is_old = codec.pix_fmt in ("yuv420p", "yuvj420p") and codec.codec.name not in ("av1", "libdav1d")
-            return cls(
-                format_name=format_name,
-                fps=float(stream.average_rate or stream.guessed_rate or 25),
-                second=float(1 / stream.time_base) if stream.time_base else 1.0,
-                promised=promised_seconds(path, container, stream, packets),
-                is_sized=codec.width > 0,
-                # Other formats state where a header before the image is.
-                are_images=codec.name == MOTION_JPEG and format_name.startswith("mov"),
-                suits_decord=is_old and len(container.streams.video) == 1,
-            )
-
-
 def read_facts(path: Video) -> VideoFacts:
     """Read the packets of a file, and decode its first frame, or all if the packets do not tell enough."""
     with open_stream(path) as (container, stream):
         packets, is_trusted = stamped_packets(path, container, stream)
-        stated = _Stated.by(path, container, stream, len(packets))
-    first, losses = _first_frame(path, stated)
+        stated = StatedTimes.of(path, container, stream, len(packets))
+        with decoder_errors(path):
+            codec = stream.codec_context
+            is_sized = codec.width > 0
+            # Other formats state where a header before the image is.
+            are_images = codec.name == MOTION_JPEG and container.format.name.startswith("mov")
+            suits_decord = _suits_decord(container, codec)
+    first, losses = _first_frame(path, is_sized=is_sized)
     with decoder_errors(path):
         orientation, is_slanted = orientation_of(first)
     notices = [SLANTED] * is_slanted
     if first.pts is not None and not losses:  # no player shows frames that refer to others before the file
         packets = [packet for packet in packets if packet.time >= first.pts]
-    stamped = _stamped_index(path, packets, first, are_images=stated.are_images)
+    if packets and are_images:
+        are_images = _is_image_of(path, min(packets), first)  # the first one by time
+    stamped = StampedIndex.of(packets, are_images=are_images) if packets else None
     if stamped is not None and is_trusted:
-        index, losses = stamped, []
+        index = stamped
+        losses = []
     else:
-        step, of_decoding = stated.second / stated.fps, stated.format_name == "avi"
-        index, losses, repaired = count_frames(path, step=step, of_decoding=of_decoding)
+        step = stated.second / stated.fps
+        index, losses, repaired = count_frames(path, step=step, of_decoding=stated.of_decoding)
         notices += repaired.notices()
-        if stamped is not None and not losses and repaired.are_stored and index.frames == stamped.frames:
+        if stamped is not None and not losses and repaired.are_stored and len(index) == len(stamped):
             index = stamped
-    promised, seconds = stated.promised, np.arange(index.frames) / stated.fps
+    begin = 0.0
+    seconds = np.arange(len(index)) / stated.fps
     if index.times.size:
-        promised -= float(index.times[0]) / stated.second
+        begin = float(index.times[0]) / stated.second
         seconds = (index.times - index.times[0]) / stated.second
     fps = frame_rate(stated.fps, seconds)
     height, width = orientation.exchanged((first.height, first.width))
@@ -140,42 +119,39 @@ def read_facts(path: Video) -> VideoFacts:
     has_closed_gops = isinstance(index, StampedIndex) and index.order.size > 0
     is_plain = has_closed_gops and np.unique(np.diff(index.times)).size <= 1
     return VideoFacts(
-        info=VideoInfo(frames=index.frames, height=height, width=width, fps=fps),
+        info=VideoInfo(frames=len(index), height=height, width=width, fps=fps),
         index=index,
         orientation=orientation,
         second=stated.second,
-        decord_is_exact=stated.suits_decord and orientation == Orientation() and is_plain,
-        missing=tuple(missing_spans(path, stated.format_name, promised, seconds, 1 / fps, losses=losses)),
+        decord_is_exact=suits_decord and orientation == Orientation() and is_plain,
+        missing=tuple(stated.missing(path, seconds, begin, 1 / fps, losses=losses)),
         notices=tuple(notices),
     )
 
 
-def _first_frame(path: Video, stated: _Stated) -> tuple[VideoFrame, list[Loss]]:
+def _first_frame(path: Video, *, is_sized: bool) -> tuple[VideoFrame, list[Loss]]:
     """The first frame that can be decoded, and what cannot before it."""
     survey = Survey()
     with closing(decode_frames(path, survey=survey)) as frames:
         first = next((frame for frame, _ in frames), None)
     if first is None:
         problem = "no frame can be decoded"
-        raise VideoError(path, problem if stated.is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
+        raise VideoError(path, problem if is_sized else f"{problem} ({DAMAGED_OR_LARGE})")
     return first, survey.losses
 
 
-def _stamped_index(
-    path: Video, packets: list[StampedPacket], first: VideoFrame, *, are_images: bool
-) -> StampedIndex | None:
-    """The index by the packets, if there are any.
+def _suits_decord(container: InputContainer, codec: VideoCodecContext) -> bool:
+    """Whether decord 0.6 reads pixels right: not 4:4:4 and AV1, and perhaps the wrong stream of several."""
+    has_plain_pixels = codec.pix_fmt in ("yuv420p", "yuvj420p")
+    is_av1 = codec.codec.name in ("av1", "libdav1d")
+    return has_plain_pixels and not is_av1 and len(container.streams.video) == 1
 
-    It has the byte ranges of images if these give the `first` frame: not if it is interlaced, for example.
-    """
-    if not packets:
-        return None
-    if are_images:
-        shown_first = min(packets)  # by time
-        (alone,) = decode_images(path, [(max(0, shown_first.offset), shown_first.size)])
-        with decoder_errors(path):
-            are_images = alone is not None and np.array_equal(rgb(alone), rgb(first))
-    return StampedIndex.of(packets, are_images=are_images)
+
+def _is_image_of(path: Video, packet: StampedPacket, frame: VideoFrame) -> bool:
+    """Whether the bytes of a packet alone give a frame: not if it is interlaced, for example."""
+    (alone,) = decode_images(path, [(max(0, packet.offset), packet.size)])
+    with decoder_errors(path):
+        return alone is not None and np.array_equal(rgb(alone), rgb(frame))
 
 
 def rgb(frame: VideoFrame) -> np.ndarray:

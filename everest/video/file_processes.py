@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,10 +25,7 @@ from everest.system.signals import signal_name
 Result = TypeVar("Result")
 
 # Not fork: a copy of a process with threads may wait for a lock forever. A server imports the modules once.
-_HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()
-_PROCESSES = (
-    multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
-)
+_PROCESSES = multiprocessing.get_context("forkserver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +41,11 @@ def map_apart(
     """Call `work` on every item in separate processes; yields items with their results as they finish.
 
     Args:
-        work: a function of a module; its exceptions are raised here.
+        work: a function of a module, or a partial of one; its exceptions are raised here.
         limit: seconds for an item.
     """
-    if _HAS_SERVER:
-        _PROCESSES.set_forkserver_preload([work.__module__])
+    function = work.func if isinstance(work, partial) else work
+    _PROCESSES.set_forkserver_preload([function.__module__])
     waiting = iter(items)
     busy = {}
     try:

@@ -60,7 +60,7 @@ def refuse_video(file: Location, *, expected: str = "a list or a folder of video
         raise DataError(f"{file}: expected {expected}, not a {problem}")
 
 
-def missing(location: Location, kind: str = "list or folder") -> str:
+def no_such(location: Location, kind: str = "list or folder") -> str:
     """The problem of a file or folder that does not exist.
 
     Args:
@@ -114,11 +114,11 @@ def split_folders(root: Location, *, labeled: bool = True) -> dict[str, str]:
         holds_list(root / name, labeled=labeled) for name in for_training
     ):
         return {}
-    found = dict(splits)
-    if len(found) < len(splits):
+    folder_of_list = dict(splits)
+    if len(folder_of_list) < len(splits):
         among = ", ".join(name for _, name in splits)
         raise DataError(f"{root}: two folders for the same list among {among}; merge or rename one")
-    return found
+    return folder_of_list
 
 
 def holds_list(folder: Location, *, labeled: bool) -> bool:

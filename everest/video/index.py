@@ -36,7 +36,7 @@ from everest.video.times import RepairedTimes, numbers_among_lost, repair_times
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
 UNEVEN: Final = 1.6  # our choice: a step is longer or shorter than usual; 3:2 pull-down has 1.5
-COMPARED: Final = 4  # frames from each entry on
+FRAMES_COMPARED: Final = 4  # from each entry on
 LEAST_BETWEEN: Final = 10  # packets from one entry to the next: nearer ones save no time
 MOST_FAILED: Final = 3  # entries; if none of them is reached, a format cannot seek
 
@@ -94,11 +94,12 @@ class StampedIndex:
         times = np.array([packet.time for packet in packets], dtype=np.int64)  # as decoded
         shown = np.argsort(times)
         # Closed: from the first on, every frame is shown after the keyframe that it follows in decode order.
-        has_closed_gops, last_key = True, None
+        has_closed_gops = True
+        last_key = np.inf
         for packet in packets:
             last_key = packet.time if packet.is_key else last_key
-            is_closed = last_key is not None and packet.time >= last_key
-            has_closed_gops = has_closed_gops and is_closed and (packet.restarts or not packet.is_key)
+            is_closed = packet.time >= last_key and (packet.restarts or not packet.is_key)
+            has_closed_gops = has_closed_gops and is_closed
         return cls(
             times=times[shown],
             order=shown if has_closed_gops else shown[:0],
@@ -109,9 +110,7 @@ class StampedIndex:
             sizes=np.array([packets[i].size for i in shown if are_images], dtype=np.int64),
         )
 
-    @property
-    def frames(self) -> int:
-        """F."""
+    def __len__(self) -> int:
         return self.times.size
 
     def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
@@ -133,18 +132,18 @@ class StampedIndex:
         """
         # Only those that a reader may meet: of the GOPs from the first wanted frame to the last, and of one
         # GOP at each side. A clip of a file of many hours then does not cost work for all its frames.
-        near, keys = slice(0, self.times.size), self.key_times
-        if keys.size:
-            ends = self.times[[wanted[0], wanted[-1]]]
-            first, last = np.searchsorted(keys, ends, side="right").tolist()  # GOP + 1
-            start = int(np.searchsorted(self.times, keys[first - 2])) if first > 1 else 0
-            stop = int(np.searchsorted(self.times, keys[last + 1])) if last + 1 < keys.size else near.stop
-            near = slice(start, stop)
+        keys = self.key_times
+        ends = self.times[[wanted[0], wanted[-1]]]
+        first, last = np.searchsorted(keys, ends, side="right").tolist()  # GOP + 1
+        start = int(np.searchsorted(self.times, keys[first - 2])) if first > 1 else 0
+        stop = int(np.searchsorted(self.times, keys[last + 1])) if last + 1 < keys.size else len(self)
+        near = slice(start, stop)
         times = self.times[near]
         unwanted = set(times.tolist()).difference(self.times[wanted].tolist())
         if not self.order.size:
             return Skips(unwanted)
-        order, chosen = self.order[near], np.array(wanted) - near.start
+        order = self.order[near]
+        chosen = np.array(wanted) - start
         gop = np.searchsorted(keys, times, side="right") - 1
         final_of_gop = np.full(len(keys), -1)  # the last wanted frame of each GOP, in decode order
         np.maximum.at(final_of_gop, gop[chosen], order[chosen])
@@ -165,9 +164,7 @@ class CountedIndex:
     entry_marks: np.ndarray  # (E,) int64
     last_duration: int  # how long the last frame is shown; 0: not known
 
-    @property
-    def frames(self) -> int:
-        """F."""
+    def __len__(self) -> int:
         return self.outputs.size
 
     def runs(self, wanted: list[int]) -> list[tuple[Entry | None, list[int]]]:
@@ -178,10 +175,6 @@ class CountedIndex:
             (Entry(*(int(column[entry]) for column in columns)) if entry >= 0 else None, run)
             for entry, run in _runs(entries, wanted)
         ]
-
-    def skips(self, wanted: list[int]) -> Skips:
-        """None: an output depends on all packets before it."""
-        return Skips()
 
 
 FrameIndex = StampedIndex | CountedIndex
@@ -245,7 +238,9 @@ def _restarts(codec: VideoCodecContext, packet: Packet) -> bool:
     types = UNIT_TYPES.get(codec.name)
     if types is None:
         return True
-    header, data, begin = codec.extradata or b"", memoryview(packet), 0
+    header = codec.extradata or b""
+    data = memoryview(packet)
+    begin = 0
     if len(header) <= types.length_at or header[0] != 1:  # units without lengths
         return False
     length_bytes = (header[types.length_at] & 3) + 1
@@ -298,7 +293,7 @@ def count_frames(
             last = candidates[-1].packet if candidates else 0
             if survey.keys and survey.keys[-1].packet >= last + LEAST_BETWEEN:
                 candidates.append(survey.keys[-1])
-                compared_until = len(outputs) + MOST_HELD + COMPARED
+                compared_until = len(outputs) + MOST_HELD + FRAMES_COMPARED
             if len(outputs) < compared_until:
                 checksums[output] = _checksum(path, frame)
             outputs.append(output)
@@ -328,7 +323,7 @@ def _working(
             break
         reached: dict[int, int] = {}
         with suppress(VideoError), closing(decode_frames(path, entry)) as decoded:
-            reached = {output: _checksum(path, frame) for frame, output in islice(decoded, COMPARED)}
+            reached = {output: _checksum(path, frame) for frame, output in islice(decoded, FRAMES_COMPARED)}
         first = bisect_left(outputs, min(reached, default=0))
         expected = outputs[first : first + len(reached)]
         if reached and reached == {output: checksums.get(output) for output in expected}:

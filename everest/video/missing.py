@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Final
 
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from everest.video.cuts import is_cut
 from everest.video.decoding import MOST_HELD, Loss
 from everest.video.source import Video
-from everest.video.stream import open_stream, packets
+from everest.video.stream import USUAL_RATE, decoder_errors, open_stream, packets, stated_rate
 from everest.video.times import TIME_TOLERANCE
 
 DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
@@ -27,73 +29,87 @@ CUT_SHARE: Final = 0.1
 Span = tuple[float, float]  # begin and end in seconds from the first frame; inf: no end known
 
 
-def promised_seconds(path: Video, container: InputContainer, stream: VideoStream, count: int) -> float:
-    """The end of the video after time 0, in seconds, that a file states; -inf if it states none.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatedTimes:
+    """What a file states about the times of its video."""
 
-    Of FLV and ASF, it may be the end of the sound.
+    fps: float
+    second: float  # in units of the time stamps
+    end: float = -inf  # of the video, in seconds after time 0; -inf: not stated
+    end_of_sound: bool = False  # the end may be that of the sound
+    end_if_intact: bool = True  # an intact file lasts until the end
+    end_of_found: bool = False  # a file that is cut may have gone on after the end
+    hides_cut: bool = False  # in a file that is cut, the end is an estimate, and packets may be incomplete
+    of_decoding: bool = False  # the time stamps are times of decoding
 
-    Args:
-        count: packets of the stream that were found.
-    """
-    name = container.format.name
-    of_file = (container.duration or 0) / av.time_base or -inf
-    if name == "avi":
-        return float(stream.frames / (stream.average_rate or 25)) or -inf
-    if name.startswith("mov"):
-        if stream.frames < count:  # in fragments: the duration is that of those that were found
-            return -inf
-        return float((stream.duration or 0) * (stream.time_base or 0)) or -inf
-    if name in ("flv", "asf"):
-        # FFmpeg replaces the end that an ASF file states by an estimate if the file is cut.
-        return -inf if name == "asf" and is_cut(path) else of_file
-    if not name.startswith("matroska"):  # transport streams and others state none
-        return -inf
-    stated = DURATION.match(stream.metadata.get("DURATION", ""))
-    if stated is not None:
-        hours, minutes, seconds = map(float, stated.groups())
-        return hours * 3600 + minutes * 60 + seconds
-    return of_file if len(container.streams) == 1 else -inf  # else the sound may be what lasts longer
+    @classmethod
+    def of(cls, path: Video, container: InputContainer, stream: VideoStream, count: int) -> StatedTimes:
+        """Read what a file states of which a number of packets was found."""
+        with decoder_errors(path):
+            second = float(1 / stream.time_base) if stream.time_base else 1.0
+            times = partial(cls, fps=stated_rate(stream), second=second)
+            end_of_file = (container.duration or 0) / av.time_base or -inf
+            match container.format.name.partition(",")[0]:
+                case "mov":
+                    end = float((stream.duration or 0) * (stream.time_base or 0)) or -inf
+                    # In fragments, it is that of the fragments that were found.
+                    end = end if stream.frames >= count else -inf
+                    return times(end=end, end_if_intact=False, end_of_found=True)
+                case "avi":
+                    end = float(stream.frames / (stream.average_rate or USUAL_RATE)) or -inf
+                    return times(end=end, end_if_intact=False, of_decoding=True)
+                case "flv":
+                    return times(end=end_of_file, end_of_sound=True)
+                case "asf":
+                    return times(end=end_of_file, end_of_sound=True, hides_cut=True)
+                case "matroska":
+                    stated = DURATION.match(stream.metadata.get("DURATION", ""))
+                    if stated is not None:
+                        hours, minutes, seconds = map(float, stated.groups())
+                        return times(end=hours * 3600 + minutes * 60 + seconds)
+                    return times(end=end_of_file if len(container.streams) == 1 else -inf)  # or the sound's
+                case _:  # transport streams and others state no end
+                    return times()
 
+    def missing(
+        self,
+        path: Video,
+        seconds: NDArray[np.float64],
+        begin: float,
+        step: float,
+        *,
+        losses: Sequence[Loss] = (),
+        breaks_off: bool = False,
+    ) -> Iterator[Span]:
+        """Yield the parts of a video that cannot be shown, inside it and at its end.
 
-def missing_spans(
-    path: Video,
-    format_name: str,
-    promised: float,
-    seconds: NDArray[np.float64],
-    step: float,
-    *,
-    losses: Sequence[Loss] = (),
-    breaks_off: bool = False,
-) -> Iterator[Span]:
-    """Yield the parts of a video that cannot be shown, inside it and at its end.
-
-    Args:
-        promised: the end that the file states, from the first frame; -inf if it states none.
-        seconds: when its frames are shown, (F,).
-        step: seconds that a frame is shown.
-        losses: what cannot be decoded.
-        breaks_off: the last packets cannot be decoded, whatever the losses are.
-    """
-    for loss in losses:
-        begin = _end_before_gap(seconds[: loss.frames], step) if loss.frames else -loss.packets * step
-        if loss.frames < seconds.size:
-            end = float(seconds[loss.frames])
-            if loss.packets or end - begin > step / 2:
-                yield begin, max(end, begin + step)
-        else:
-            breaks_off = True
-    cut = is_cut(path)
-    is_strict = breaks_off or cut
-    end = _end_before_gap(seconds, step) if is_strict else float(seconds[-1]) + step
-    least = step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised)
-    is_short = promised - end > least
-    may_be_of_sound = format_name in ("flv", "asf") and promised > -inf
-    if may_be_of_sound and (is_strict or is_short) and _lasts_as_stated_without_video(path):
-        promised, is_short = -inf, False
-    if is_short and (is_strict or not format_name.startswith(("mov", "avi"))):
-        yield end, promised
-    elif breaks_off or (cut and (promised == -inf or format_name.startswith("mov"))):
-        yield end, inf
+        Args:
+            seconds: when its frames are shown, (F,), from the first one.
+            begin: seconds after time 0 at which the first one is shown.
+            step: seconds that a frame is shown.
+            losses: what cannot be decoded.
+            breaks_off: the last packets cannot be decoded, whatever the losses are.
+        """
+        for loss in losses:
+            gap = _end_before_gap(seconds[: loss.frames], step) if loss.frames else -loss.packets * step
+            if loss.frames < seconds.size:
+                following = float(seconds[loss.frames])
+                if loss.packets or following - gap > step / 2:
+                    yield gap, max(following, gap + step)
+            else:
+                breaks_off = True
+        cut = is_cut(path)
+        is_strict = breaks_off or cut
+        end = _end_before_gap(seconds, step) if is_strict else float(seconds[-1]) + step
+        promised = -inf if cut and self.hides_cut else self.end - begin
+        is_short = promised - end > (step / 2 if is_strict else max(CUT_SECONDS, CUT_SHARE * promised))
+        may_be_of_sound = self.end_of_sound and promised > -inf and (is_strict or is_short)
+        if may_be_of_sound and _lasts_as_stated_without_video(path):
+            promised = -inf
+        if promised > -inf and is_short and (is_strict or self.end_if_intact):
+            yield end, promised
+        elif breaks_off or (cut and (promised == -inf or self.end_of_found)):
+            yield end, inf
 
 
 def _end_before_gap(seconds: NDArray[np.float64], step: float) -> float:

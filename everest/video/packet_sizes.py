@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from everest.video.cuts import is_cut
 from everest.video.decoding import checked_packets
-from everest.video.file import inspect_video
-from everest.video.missing import Span, missing_spans, promised_seconds
+from everest.video.facts_cache import inspect_video
+from everest.video.missing import Span, StatedTimes
 from everest.video.reader import NO_SECONDS, image_folder
 from everest.video.source import Video
-from everest.video.stream import VideoError, decoder_errors, open_stream
+from everest.video.stream import VideoError, open_stream, stated_rate
 from everest.video.times import frame_rate
 
 
@@ -48,51 +48,50 @@ class _Packet(NamedTuple):
     duration: int
 
 
-def packet_sizes(video: Video) -> PacketSizes:
+def packet_sizes(path: Video) -> PacketSizes:
     """Read the packets of a file; after damage, from the next keyframe on."""
-    if image_folder(video) is not None:
-        raise VideoError(video, NO_SECONDS)
-    with open_stream(video) as (container, stream):
+    if image_folder(path) is not None:
+        raise VideoError(path, NO_SECONDS)
+    with open_stream(path) as (container, stream):
         unit = float(stream.time_base or 1)
-        rate = float(stream.average_rate or stream.guessed_rate or 25)
-        packets, gaps, breaks_off = _read(video, container, stream, usual_duration=round(1 / (rate * unit)))
-        format_name, is_reordered = container.format.name, stream.codec_context.has_b_frames
-        with decoder_errors(video):
-            promised = promised_seconds(video, container, stream, len(packets))
+        packets, gaps, breaks_off = _read(path, container, stream)
+        stated = StatedTimes.of(path, container, stream, len(packets))
+        is_reordered = stream.codec_context.has_b_frames
     if not packets:
-        raise VideoError(video, "no packet has a time")
+        raise VideoError(path, "no packet has a time")
     packets.sort(key=attrgetter("time"))
     times, sizes, kinds, durations = np.array(packets, dtype=np.int64).T
     first = int(times[0])
     seconds = (times - first) * unit
     # Packets show neither which of them are incomplete (ASF) nor when a B-frame is shown (AVI).
-    if (format_name == "asf" or (format_name == "avi" and is_reordered)) and is_cut(video):
-        missing = inspect_video(video).missing
+    if (stated.hides_cut or (stated.of_decoding and is_reordered)) and is_cut(path):
+        missing = inspect_video(path).missing
     else:
-        step, promised = 1 / frame_rate(rate, seconds), promised - first * unit
+        step = 1 / frame_rate(stated.fps, seconds)
         inside = [((begin - first) * unit, (end - first) * unit) for begin, end in gaps]
         missing = (
             *((begin, end) for begin, end in inside if end - begin > step / 2),
-            *missing_spans(video, format_name, promised, seconds, step, breaks_off=breaks_off),
+            *stated.missing(path, seconds, first * unit, step, breaks_off=breaks_off),
         )
     end = float(seconds[-1]) + int(durations[-1]) * unit
     return PacketSizes(seconds, sizes, kinds.astype(np.int8), end, missing)
 
 
 def _read(
-    video: Video, container: InputContainer, stream: VideoStream, *, usual_duration: int
+    path: Video, container: InputContainer, stream: VideoStream
 ) -> tuple[list[_Packet], list[tuple[int, int]], bool]:
     """Read the packets up to the end, or up to an error after some of them.
 
     Returns:
         The intact packets, the times without any between them, and whether there are none at the end.
     """
+    usual_duration = round(1 / (stated_rate(stream) * float(stream.time_base or 1)))
     intact: list[_Packet] = []
     gaps: list[tuple[int, int]] = []
     passed_over: list[int] | None = None  # the times of the packets since damage
     latest = -(2**62)
     try:
-        for _, packet, is_damaged, breaks_off in checked_packets(video, container, stream):
+        for _, packet, is_damaged, breaks_off in checked_packets(path, container, stream):
             time = packet.dts if packet.pts is None else packet.pts  # AVI has decode times only
             if is_damaged or (passed_over is not None and not packet.is_keyframe):
                 passed_over = passed_over or []

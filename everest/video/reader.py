@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,12 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from everest.errors import unknown_name
+from everest.errors import RecipeError, unknown_name
 from everest.system.storage import Location, RemotePath
 from everest.video.backends import pixel_converter, pyav_in_order, read_decord
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.facts import VideoInfo
-from everest.video.file import inspect_video
+from everest.video.facts_cache import inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.index import StampedIndex, numbered
 from everest.video.missing import Span, damage_text
@@ -81,17 +82,13 @@ def read_frames(path: str | Video, ids: Sequence[int], *, decoder: str = "auto",
         raise unknown_name("data.decoder", decoder, DECODERS)
     path = as_video(path)
     wanted = sorted({int(i) for i in ids})
-    _check_numbers(path, wanted)
+    _check_request(path, wanted, channels)
     with as_video_error(path):
-        if decoder == "decord" and image_folder(path) is None:
-            frames = read_decord(path, wanted)
-        else:
-            frames = {number: pixels for number, pixels in _in_order(path, wanted) if pixels is not None}
+        in_order = _in_order(path, wanted, channels, decoder)
+        frames = {number: pixels for number, pixels in in_order if pixels is not None}
     missing = [number for number in wanted if number not in frames]
     if missing:
         raise _damaged_frame(path, missing[0])
-    if channels == 1:
-        frames = {number: luma(pixels) for number, pixels in frames.items()}
     return torch.from_numpy(np.stack([frames[int(i)] for i in ids]))
 
 
@@ -109,7 +106,8 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
         VideoError: on reaching a frame that is damaged, or an image of another size, or if a frame does not
             exist.
     """
-    path, wanted = as_video(path), [int(i) for i in ids]
+    path = as_video(path)
+    wanted = [int(i) for i in ids]
     for number, frame in zip(wanted, intact_frames(path, wanted, channels=channels), strict=True):
         if frame is None:
             raise _damaged_frame(path, number)
@@ -118,33 +116,40 @@ def frames_in_order(path: str | Video, ids: Iterable[int], *, channels: int = 3)
 
 def intact_frames(path: Video, wanted: list[int], *, channels: int = 3) -> Iterator[Tensor | None]:
     """As `frames_in_order`, with None for a damaged frame."""
-    _check_numbers(path, wanted)
+    _check_request(path, wanted, channels)
     with as_video_error(path):
-        for _, pixels in _in_order(path, wanted):
-            if pixels is None:
-                yield None
-            elif channels == 1:
-                yield torch.from_numpy(luma(pixels))
-            else:
-                yield torch.from_numpy(np.require(pixels, requirements=["C", "W"]))  # writable, for torch
+        for _, pixels in _in_order(path, wanted, channels):
+            # Writable, for torch.
+            yield None if pixels is None else torch.from_numpy(np.require(pixels, requirements=["C", "W"]))
 
 
-def _in_order(path: Video, wanted: list[int]) -> Iterator[tuple[int, np.ndarray | None]]:
-    """The numbers and pixels of the `wanted` frames (rising); None for one that is damaged."""
+def _in_order(
+    path: Video, wanted: list[int], channels: int, decoder: str = "auto"
+) -> Iterator[tuple[int, np.ndarray | None]]:
+    """The numbers of the `wanted` frames (rising), and their pixels (H, W, C); None for a damaged one."""
     folder = image_folder(path)
-    if folder is None:
-        yield from pyav_in_order(path, wanted)
-        return
-    files, shape = image_frames(folder), None
-    for number in wanted:
-        pixels = read_image(files[number])
-        if pixels.shape != (shape := shape or pixels.shape):
-            raise VideoError(folder, "images of different sizes")
+    if folder is not None:
+        files = image_frames(folder)
+        in_order = ((number, read_image(files[number])) for number in wanted)
+    elif decoder == "decord":
+        in_order = read_decord(path, wanted)
+    else:
+        in_order = pyav_in_order(path, wanted)
+    shape = None
+    for number, pixels in in_order:
+        if pixels is not None:
+            shape = shape or pixels.shape
+            if pixels.shape != shape:
+                raise VideoError(path, "images of different sizes")
+            pixels = luma(pixels) if channels == 1 else pixels
         yield number, pixels
 
 
-def _check_numbers(path: Video, wanted: list[int]) -> None:
-    """Raise VideoError if no frame is `wanted` (ascending numbers), or one that does not exist."""
+def _check_request(path: Video, wanted: list[int], channels: int) -> None:
+    """Raise an error if no frame is `wanted` (rising), or one that does not exist, or other channels."""
+    assert all(number < following for number, following in pairwise(wanted))
+    if channels not in (1, 3):
+        raise RecipeError(f"channels: {channels}; frames have 3 (colors) or 1 (luma)")
     count = probe(path).frames
     if not wanted or wanted[0] < 0 or wanted[-1] >= count:
         requested = f"frames {wanted[0]} to {wanted[-1]}" if wanted else "no frame"
@@ -164,12 +169,12 @@ def resized_frames(
         rate: frames per second if the file has no display times.
         losses: receives what cannot be decoded.
     """
-    video = inspect_video(path)
-    times = video.index.times
-    unit = Fraction(1) / Fraction(video.second).limit_denominator(10**9)
-    to_pixels = pixel_converter(path, video, size, Interpolation.BICUBIC)
+    facts = inspect_video(path)
+    times = facts.index.times
+    unit = Fraction(1) / Fraction(facts.second).limit_denominator(10**9)
+    to_pixels = pixel_converter(path, facts, size, Interpolation.BICUBIC)
     with closing(decode_frames(path, survey=Survey(losses=losses))) as decoded:
-        for number, frame in numbered(video.index, decoded, range(video.info.frames)):
+        for number, frame in numbered(facts.index, decoded, range(facts.info.frames)):
             pixels = np.ascontiguousarray(to_pixels(frame))
             if times.size:
                 yield TimedFrame(pixels, int(times[number] - times[0]), unit)
@@ -186,11 +191,11 @@ def frame_times(path: str | Video) -> NDArray[np.float64]:
     path = as_video(path)
     if image_folder(path):
         raise VideoError(path, f"{NO_SECONDS}, or use start_frame and end_frame, and data.fps: null")
-    video = inspect_video(path)
-    stamps = video.index.times
+    facts = inspect_video(path)
+    stamps = facts.index.times
     if not stamps.size:
-        stamps = np.arange(video.info.frames) * video.second / (video.info.fps or 1)
-    return (stamps - stamps[0]) / video.second
+        stamps = np.arange(facts.info.frames) * facts.second / (facts.info.fps or 1)
+    return (stamps - stamps[0]) / facts.second
 
 
 def known_damage(
@@ -245,21 +250,21 @@ def frame_range(seconds: NDArray[np.float64], start: float | None, end: float | 
     return first, last
 
 
-def image_folder(video: Video) -> Location | None:
+def image_folder(path: Video) -> Location | None:
     """The folder if a video is a folder of images; None for a file.
 
     A video suffix is enough to know: the storage gets no request.
     """
-    is_remote_file = isinstance(video, RemotePath) and video.suffix.lower() in VIDEO_SUFFIXES
-    if isinstance(video, Member) or is_remote_file:
+    is_remote_file = isinstance(path, RemotePath) and path.suffix.lower() in VIDEO_SUFFIXES
+    if isinstance(path, Member) or is_remote_file:
         return None
-    return video if video.is_dir() else None
+    return path if path.is_dir() else None
 
 
-def video_files(video: Video) -> Sequence[Video]:
+def video_files(path: Video) -> Sequence[Video]:
     """The file of a video, or the images of its folder."""
-    folder = image_folder(video)
-    return [video] if folder is None else images_in(folder)
+    folder = image_folder(path)
+    return [path] if folder is None else images_in(folder)
 
 
 def image_frames(folder: Location) -> Sequence[Location]:

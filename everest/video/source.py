@@ -93,7 +93,9 @@ class PartsOfFile(RawIOBase):
     """A file of a storage that is read by ranges of bytes, each requested when a reader comes to it."""
 
     def __init__(self, file: RemotePath) -> None:
-        self._file, self._version, self._position = file, file.version(), 0
+        self._file = file
+        self._version = file.version()
+        self._position = 0
 
     def readable(self) -> bool:
         return True

@@ -17,14 +17,16 @@ from av.error import ArgumentError, FFmpegError, InvalidDataError
 from av.stream import Disposition, Stream
 
 from everest.errors import DataError, UserError
+from everest.video.cuts import MATROSKA_MARK
 from everest.video.source import Video, decoder_input, open_bytes
 
 # FFmpeg's names of formats that are read alone, and the marks in their first bytes: ISO media (mp4, mov),
 # Matroska and WebM, AVI.
-KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, b"\x1aE\xdf\xa3"), ("avi", 8, b"AVI "))
-HEAD: Final = 21  # bytes that show the format
+KNOWN_FORMATS: Final = (("mov", 4, b"ftyp"), ("matroska", 0, MATROSKA_MARK), ("avi", 8, b"AVI "))
+HEAD_BYTES: Final = 21  # that show the format
 ANIMATED: Final = 2  # flag in the last of these bytes, of WebP
 LARGEST_FRAME: Final = 2**26  # pixels: 8192 x 8192, and 8K video has half as many; our choice
+USUAL_RATE: Final = 25  # frames per second, where a file states none: our choice
 MOTION_JPEG: Final = "mjpeg"  # the codec whose packets are images of their own, with all that decodes them
 # FFmpeg has one error for both.
 DAMAGED_OR_LARGE: Final = f"damaged, or frames of more than {LARGEST_FRAME} pixels"
@@ -96,7 +98,7 @@ def open_container(path: Video) -> InputContainer:
     """Open a file of this machine or bytes in memory, and nothing that the file names."""
     with decoder_errors(path):
         with open_bytes(path) as file:
-            begin = file.read(HEAD)
+            begin = file.read(HEAD_BYTES)
         if not begin:
             raise VideoError(path, "empty file")
         if begin[:4] == b"RIFF" and begin[8:16] == b"WEBPVP8X" and begin[20:] and begin[20] & ANIMATED:
@@ -135,6 +137,11 @@ def open_stream(path: Video) -> Iterator[tuple[InputContainer, VideoStream]]:
             codec.options = decoder_options(codec.name)
             codec.thread_count = 1  # the loader's workers decode in parallel
         yield container, streams[0]
+
+
+def stated_rate(stream: VideoStream) -> float:
+    """Frames per second, as the file states them."""
+    return float(stream.average_rate or stream.guessed_rate or USUAL_RATE)
 
 
 def packets(path: Video, container: InputContainer, *streams: Stream) -> Iterator[Packet]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESTART: Final = 8  # frames on each side that show that times start again: our choice
-COMPARED: Final = 8 * RESTART  # stamps on each side of one that does not rise: our choice
+STAMPS_COMPARED: Final = 8 * RESTART  # stamps on each side of one that does not rise: our choice
 MOST_REPLACED: Final = 0.25  # our choice: of the stamps; with more, a file has none that mean anything
 TIME_TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
 RATE_TOLERANCE: Final = 0.02  # our choice: containers round times, and writers round rates
@@ -80,8 +80,7 @@ def repair_times(
     if replaced > MOST_REPLACED * len(stamps):
         return NO_TIMES
     times = _interpolated(times[kept], stamped[kept], len(stamps), usual_step)
-    restarting_frames = stamped[restarts].tolist()
-    return RepairedTimes(times, replaced, restarting_frames, are_stored=not (of_decoding or replaced))
+    return RepairedTimes(times, replaced, stamped[restarts].tolist(), not (of_decoding or replaced))
 
 
 def _without_none(stamps: Sequence[int | None]) -> Stamps:
@@ -113,11 +112,11 @@ def _rising(times: Stamps, frames: Stamps, usual_step: float) -> tuple[Stamps, l
     while at < times.size:
         if kept and times[at] <= times[kept[-1]]:
             last = kept[-1]
-            later = times[at : at + COMPARED]
+            later = times[at : at + STAMPS_COMPARED]
             rises = np.flatnonzero(later > times[last])
             # Either the frames from here on are wrong, or those up to here.
             wrong_from_here = int(rises[0]) if rises.size else later.size
-            wrong_up_to_here = int(np.sum(times[kept[-COMPARED:]] >= times[at]))
+            wrong_up_to_here = int(np.sum(times[kept[-STAMPS_COMPARED:]] >= times[at]))
             is_rest = not rises.size and at + later.size == times.size
             if wrong_up_to_here >= min(RESTART, len(kept)) and (
                 wrong_from_here >= RESTART or (is_rest and wrong_from_here > 1)

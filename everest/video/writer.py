@@ -6,6 +6,7 @@ F frames, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -98,11 +99,9 @@ def write_timed_frames(
 
 def read_comment(path: Path) -> str:
     """The comment in a file's metadata; empty if there is none, or if the file is not a video."""
-    try:
-        with open_container(path) as container:
-            return container.metadata.get("comment", "")
-    except VideoError:
-        return ""
+    with suppress(VideoError), open_container(path) as container:
+        return container.metadata.get("comment", "")
+    return ""
 
 
 def _add_stream(

@@ -2,6 +2,8 @@ import json
 import re
 import shutil
 from fractions import Fraction
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -203,9 +205,12 @@ def test_the_lists_of_a_recipe_are_read_as_its_stages_read_them(videos: Path, tm
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_crash_or_hang_costs_its_item_only(workers: int):
+def test_a_crash_or_hang_costs_its_item_only(workers: int, monkeypatch: pytest.MonkeyPatch):
     items = ["a", "crash", "b", "hang", "c", "exit", "d"]
-    found = dict(map_apart(misbehave, items, workers=workers, limit=1.0))
+    preloaded: list[str] = []
+    monkeypatch.setattr(get_context("forkserver"), "set_forkserver_preload", preloaded.extend)
+    found = dict(map_apart(partial(misbehave), items, workers=workers, limit=1.0))
+    assert preloaded == ["misbehaving"]
     assert found == {
         **{"a": "A", "b": "B", "c": "C", "d": "D"},
         "crash": Failure("the decoder was ended by SIGSEGV"),

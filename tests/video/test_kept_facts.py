@@ -13,8 +13,9 @@ import pytest
 import torch
 from timed_videos import write_numbered
 
-from everest.video import file as file_module
-from everest.video.file import VideoFacts, clear_video_cache, file_of_facts, inspect_video, keep_facts_in
+from everest.video import facts_cache
+from everest.video.facts import VideoFacts
+from everest.video.facts_cache import clear_video_cache, file_of_facts, inspect_video, keep_facts_in
 from everest.video.index import CountedIndex
 from everest.video.reader import VideoError
 from everest.video.writer import write_video
@@ -60,7 +61,7 @@ def test_facts_of_long_videos_leave_the_memory_first_used_first(
     clear_video_cache()
     paths = [clip_files / f"clip{number}.mp4" for number in range(3)]
     first = inspect_video(paths[0])
-    monkeypatch.setattr(file_module, "MOST_FRAMES", 2 * first.info.frames)
+    monkeypatch.setattr(facts_cache, "MOST_FRAMES", 2 * first.info.frames)
     second = inspect_video(paths[1])
     assert inspect_video(paths[0]) is first  # the last one used
     inspect_video(paths[2])

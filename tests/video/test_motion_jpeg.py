@@ -13,7 +13,7 @@ from torch import Tensor
 
 from everest.prepare.check import decode_completely
 from everest.video.facts import rgb
-from everest.video.file import inspect_video
+from everest.video.facts_cache import inspect_video
 from everest.video.index import StampedIndex
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, luma, read_frames
 from everest.video.source import Member

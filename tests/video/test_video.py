@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from everest.errors import RecipeError
+from everest.video.cuts import MXF_MARK, is_cut
 from everest.video.reader import (
     VideoError,
     VideoInfo,
@@ -137,6 +138,10 @@ def test_decord_is_right_or_refused(kinds, name):
 def test_unknown_decoders_and_frames_that_do_not_exist_are_an_error(kinds):
     with pytest.raises(RecipeError, match="did you mean 'decord'"):
         read_frames(kinds["one_gop.mp4"], [0], decoder="decor")
+    with pytest.raises(RecipeError, match="channels: 2"):
+        read_frames(kinds["one_gop.mp4"], [0], channels=2)
+    with pytest.raises(AssertionError):
+        next(frames_in_order(kinds["one_gop.mp4"], [3, 3]))
     for ids in ([70], [-1], [3, 70], []):
         with pytest.raises(VideoError, match="there are 70"):
             read_frames(kinds["closed_gop.mp4"], ids)
@@ -233,6 +238,8 @@ def test_file_that_is_no_video_is_refused_with_the_reason(tmp_path):
             probe(tmp_path / "a.mp4")
     with pytest.raises(VideoError, match=r"b\.mp4: No such file"):
         probe(tmp_path / "b.mp4")
+    (tmp_path / "a.mxf").write_bytes(MXF_MARK)
+    assert is_cut(tmp_path / "a.mxf")
     error = pickle.loads(pickle.dumps(VideoError("a.mp4", "empty file")))
     assert (error.path, error.reason, str(error)) == ("a.mp4", "empty file", "a.mp4: empty file")
 

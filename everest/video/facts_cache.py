@@ -25,7 +25,7 @@ from everest.video.index import CountedIndex, StampedIndex
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import VideoError
 
-RULES: Final = 11  # to be raised with every change of the facts or of how they are found
+FACTS_VERSION: Final = 11  # raise it with every change of the facts or of how they are found
 STORED: Final = np.dtype("<i8")
 MOST_FRAMES: Final = 2**23  # our choice: of all files in memory, 16 bytes each
 
@@ -33,7 +33,7 @@ Key = tuple[Video, int, str]  # a video, and its version: a rewritten file has a
 
 
 @dataclass(slots=True)
-class _Known:
+class _FactsCache:
     """The facts that this process keeps."""
 
     folder: Path | None = None  # on the disk
@@ -48,40 +48,40 @@ class _Known:
         self.recent[key] = facts
 
 
-_known = _Known()
+_cache = _FactsCache()
 
 
 def keep_facts_in(folder: Path | None) -> None:
     """Keep the facts of all files but shards in a folder from now on, also for processes started later."""
-    _known.folder = folder
+    _cache.folder = folder
 
 
 def clear_video_cache() -> None:
     """Free the facts of all files, for callers that need each file only once."""
-    _known.recent.clear()
-    _known.frames = 0
+    _cache.recent.clear()
+    _cache.frames = 0
 
 
 def inspect_video(path: Video) -> VideoFacts:
     """Index a file and decode its first frame; cached until the file changes."""
     try:
         key = (path, *video_version(path))
-        facts = _known.recent.pop(key, None)
+        facts = _cache.recent.pop(key, None)
         if facts is not None:
-            _known.recent[key] = facts
+            _cache.recent[key] = facts
             return facts
         _, _, version = key
-        if _known.folder is None or isinstance(path, Member) or not version:  # a storage may state none
+        if _cache.folder is None or isinstance(path, Member) or not version:  # a storage may state none
             facts = read_facts(path)
         else:
-            facts = _kept_facts(path, _known.folder)
-        _known.add(key, facts)
+            facts = _facts_from_disk(path, _cache.folder)
+        _cache.add(key, facts)
     except OSError as error:
         raise VideoError(path, error.strerror or str(error)) from error
     return facts
 
 
-def _kept_facts(path: Path | RemotePath, folder: Path) -> VideoFacts:
+def _facts_from_disk(path: Path | RemotePath, folder: Path) -> VideoFacts:
     """The facts of a file that a folder has; else they are read, and kept there."""
     file = file_of_facts(folder, path)
     with suppress(OSError, ValueError, KeyError, TypeError, zlib.error):  # missing or damaged
@@ -98,15 +98,15 @@ def _kept_facts(path: Path | RemotePath, folder: Path) -> VideoFacts:
     return facts
 
 
-def file_of_facts(folder: Path, video: Path | RemotePath) -> Path:
+def file_of_facts(folder: Path, path: Path | RemotePath) -> Path:
     """The file in `folder` for the facts of a video as it is now."""
-    video = video.absolute()
-    if isinstance(video, RemotePath):
-        version: tuple[int | str, ...] = video.version()
+    path = path.absolute()
+    if isinstance(path, RemotePath):
+        version: tuple[int | str, ...] = path.version()
     else:
-        status = video.stat()  # the second time cannot be set
+        status = path.stat()  # the second time cannot be set
         version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
-    identity = repr((RULES, av.__version__, str(video), *version))
+    identity = repr((FACTS_VERSION, av.__version__, str(path), *version))
     name = hashlib.sha256(identity.encode()).hexdigest()[:32]
     return folder / name[:2] / name[2:]
 

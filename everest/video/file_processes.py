@@ -25,7 +25,10 @@ from everest.system.signals import signal_name
 Result = TypeVar("Result")
 
 # Not fork: a copy of a process with threads may wait for a lock forever. A server imports the modules once.
-_PROCESSES = multiprocessing.get_context("forkserver")
+_HAS_SERVER = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+_PROCESSES = (
+    multiprocessing.get_context("forkserver") if _HAS_SERVER else multiprocessing.get_context("spawn")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ def map_apart(
         limit: seconds for an item.
     """
     function = work.func if isinstance(work, partial) else work
-    _PROCESSES.set_forkserver_preload([function.__module__])
+    if _HAS_SERVER:
+        _PROCESSES.set_forkserver_preload([function.__module__])
     waiting = iter(items)
     busy = {}
     try:

@@ -24,8 +24,9 @@ from PIL import Image
 from everest.config.heads import MULTI_LABEL
 from everest.data.dataset import VideoClips
 from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
+from everest.figures.masks import to_rgb
 from everest.figures.pages import data_uri, write_page
-from everest.figures.png import COLORS, escape_dollars, png_figure, shorten, to_rgb
+from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.intervals import FEW_GROUPS

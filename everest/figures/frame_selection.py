@@ -21,9 +21,9 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
-from everest.figures.masks import TUBELET, embedding_of, frame_size
-from everest.figures.pictures import COLUMNS, SMALL, range_text
-from everest.figures.png import COLORS, PALE, escape_dollars, png_figure, to_rgb
+from everest.figures.mask_figure import COLUMNS, SMALL, range_text
+from everest.figures.masks import TUBELET, embedding_of, scaled_size, to_rgb
+from everest.figures.png import COLORS, PALE, escape_dollars, png_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.ranked import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
@@ -80,7 +80,8 @@ def select_video_frames(
     Args:
         checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels do.
         keep: the keep ratio of the candidates' tokens.
-        stride: of the candidates in the middle of the video; None spreads them over all of it.
+        stride: of the candidates in the middle of the video, less if they would not fit in; None spreads
+            them over all of it.
         size: pixels of the shorter side without a checkpoint.
     """
     model = None if checkpoint is None else checkpoint.transformer
@@ -94,7 +95,7 @@ def select_video_frames(
     wanted = num_candidates(frames // pair, alpha) * pair
     ids = _candidate_frames(video, wanted, stride=stride, fps=fps)
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
-    shape = frame_size(model, size, info, multiples=TUBELET[1:])
+    shape = scaled_size(model, size, info, multiples=TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
     x = x if model is None else model.to_input(x)
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)

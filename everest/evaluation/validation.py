@@ -71,8 +71,7 @@ class Validator:
         """End the run, unless it has ended, if its last `finetune.patience` validations were no better."""
         training, patience = self._training, self._patience
         if training.is_loaded and patience is not None and self._validations.since_best >= patience:
-            reason = f"the last {patience} validations brought nothing better"
-            training.end(f"step {training.steps_done}: {reason}")
+            training.end(f"step {training.steps_done}: no improvement in the last {patience} validations")
 
     def _validate(self) -> None:
         """Measure all validation videos, log the metrics, and keep new best weights."""

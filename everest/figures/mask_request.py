@@ -22,7 +22,7 @@ from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.figures.mask_figure import draw_rows, mask_title, rows_of
-from everest.figures.masks import ClipMask, apply_selectors, embedding_of, scaled_size
+from everest.figures.masks import apply_selectors, embedding_of, scaled_size
 from everest.lists.sample import Sample
 from everest.methods.importance import Embedding, RawPixels
 from everest.methods.learned import LearnedImportance, ScoreName
@@ -83,13 +83,17 @@ class MaskRequest:
             input_kind=self.clip.input_kind,
             seed=self.seed,
         )
-        title = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.frames}\n{self._title(masks)}"
+        embedding = "pixels" if self.model is None else "checkpoint"
+        title = mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
+        measured = "" if all(mask.importance is None for mask in masks) else f"; measured on the {embedding}"
+        source = f"{video.name}, frames {numbers[0]} to {numbers[-1]} of {info.frames}"
+        title = f"{source}\n{title}{measured}"
         draw_rows(path, rows_of(masks), slices=masks[0].grid.t, title=title, numbers=numbers)
         return [
             {
                 "video": str(video),
                 **mask.to_dict(),
-                "embedding": self._embedding,
+                "embedding": embedding,
                 "written": [str(path)],
                 "frames": numbers,
                 "frames_total": info.frames,
@@ -115,15 +119,6 @@ class MaskRequest:
         (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames
         (numbers,) = make_views.windows(footage_of(sample, self.clip.fps)).tolist()
         return clip, numbers
-
-    @property
-    def _embedding(self) -> str:
-        return "pixels" if self.model is None else "checkpoint"
-
-    def _title(self, masks: Sequence[ClipMask]) -> str:
-        title = mask_title(masks[0]) if len(masks) == 1 else "tokens by strategy and keep ratio"
-        has_importance = any(mask.importance is not None for mask in masks)
-        return f"{title}; measured on the {self._embedding}" if has_importance else title
 
 
 def request_masks(

@@ -30,11 +30,16 @@ def data_uri(kind: str, content: bytes) -> str:
 
 
 def write_page(path: Path, package: str, template: str, **values: Any) -> None:
-    """Write a page by a template of a package, such as `figures`; all values are escaped."""
+    """Write a page; see `render`."""
+    write_text(path, render(package, template, **values))
+
+
+def render(package: str, template: str, **values: Any) -> str:
+    """Fill in a template of a package, such as `figures`; all values are escaped."""
     templates = Environment(
         loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
     )
-    write_text(path, templates.get_template(template).render(**values))
+    return templates.get_template(template).render(**values)
 
 
 def clip_card(sample: Sample) -> dict[str, Any]:

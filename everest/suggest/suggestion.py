@@ -183,8 +183,12 @@ def suggest_for_folder(request: SuggestRequest, notify: Callable[[str], None]) -
         for key, value in section.items()
     }
     write_text(request.output, replace(suggestion, section=written).text)
-    if not request.unlabeled:
-        _warn_of_missing_lists(section, has_new_lists=has_new_lists, notify=notify)
+    missing = [name for name in ("val", "test") if section.get(name) is None]
+    if missing and not request.unlabeled:
+        fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
+        if has_new_lists:
+            fix = "label more videos, of further groups"
+        notify(f"warning: no {' or '.join(missing)} list; {fix}")
     return WrittenRecipe(times, section.get("test") is not None, lines)
 
 
@@ -195,17 +199,6 @@ def _write_lists(videos: LabeledVideos, parts: dict[str, list[Sample]], folder: 
     videos.write(parts, folder)
     sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
     return [*videos.notices, *sizes, f"lists: {folder}"]
-
-
-def _warn_of_missing_lists(
-    section: Mapping[str, Any], *, has_new_lists: bool, notify: Callable[[str], None]
-) -> None:
-    missing = [name for name in ("val", "test") if section.get(name) is None]
-    fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
-    if has_new_lists:
-        fix = "label more videos, of further groups"
-    if missing:
-        notify(f"warning: no {' or '.join(missing)} list; {fix}")
 
 
 def _checked_section(
@@ -293,18 +286,15 @@ def suggest_recipe(
         section=section, facts=facts, device=device, purpose=purpose, output=output, overrides=overrides
     )
     recipe = suggestion.recipe
-    stages = STAGES_OF_PURPOSE[purpose] if measured else ()
-    speeds = {stage: _clips_per_second(recipe, stage, on_cpu=device == "cpu") for stage in stages}
+    speeds: dict[TrainingStage, float] = {}
+    on_cpu = device == "cpu"
+    for stage in STAGES_OF_PURPOSE[purpose] if measured else ():
+        step = measure(recipe, stage, batch=16 if on_cpu else None, cpu=on_cpu)["clips_per_second"]
+        read = reading_speed(stage_clips(recipe, stage)) * num_cores()
+        # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
+        speeds[stage] = 1 / (1 / step + 1 / read) if on_cpu else min(step, read)
     suggestion = replace(suggestion, speeds=speeds)
     return suggestion if hours is None else suggestion.within(3600 * hours)
-
-
-def _clips_per_second(recipe: Recipe, stage: TrainingStage, *, on_cpu: bool) -> float:
-    """The speed of a stage on this machine, with the time for reading the videos."""
-    step = measure(recipe, stage, batch=16 if on_cpu else None, cpu=on_cpu)["clips_per_second"]
-    read = reading_speed(stage_clips(recipe, stage)) * num_cores()
-    # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
-    return 1 / (1 / step + 1 / read) if on_cpu else min(step, read)
 
 
 def recipe_text(choices: Sequence[Choice], data: Mapping[str, Any], *, base: str, facts: DataFacts) -> str:

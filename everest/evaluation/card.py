@@ -79,7 +79,8 @@ def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: 
 
 
 def _model_lines(opened: LoadedModel, spec: ModelSpec) -> Iterator[str]:
-    counts, clip = count_tokens(spec), trained_clip(opened)
+    counts = count_tokens(spec)
+    clip = trained_clip(opened)
     parameters = sum(parameter.numel() for parameter in opened.transformer.parameters())
     height, width = spec.size
     size = spec.model.backbone_size

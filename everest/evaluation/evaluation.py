@@ -168,7 +168,8 @@ def open_classifier(
     Returns:
         The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
     """
-    data, requested = recipe.data, recipe.finetune.selection
+    data = recipe.data
+    requested = recipe.finetune.selection
     fix = "--set finetune.selection.* changes it"
     if file.suffix == ONNX_SUFFIX:
         fix = "export it again to change it"
@@ -211,7 +212,8 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
     """Open an ONNX file that takes the clips of a recipe; report another stride."""
     model = open_exported(file)
     _check_recipe(recipe, model.spec, source=file)
-    data, frames = recipe.data, model.spec.frames
+    data = recipe.data
+    frames = model.spec.frames
     height, width = model.spec.size
     if (data.frames, data.frame_size) != (frames, model.spec.size):
         clips = " x ".join(map(str, (data.frames, *data.frame_size)))
@@ -228,7 +230,8 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
     """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
-    data, only = recipe.data, spec.only_head
+    data = recipe.data
+    only = spec.only_head
     pairs: dict[str, tuple[Any, Any]] = {"model.tubelet": (spec.model.tubelet, recipe.model.tubelet)}
     if data.heads is not None:
         pairs["data.heads"] = (head_settings(spec.heads) or {}, data.heads)

@@ -63,7 +63,8 @@ def write_evaluation_page(
     def frames_of(video: str) -> str:
         view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
-        image, buffer = Image.fromarray(to_rgb(frames).contiguous().numpy()), io.BytesIO()
+        image = Image.fromarray(to_rgb(frames).contiguous().numpy())
+        buffer = io.BytesIO()
         image.thumbnail((STRIP, STRIP))
         image.save(buffer, format="JPEG", quality=88)
         return data_uri("image/jpeg", buffer.getvalue())

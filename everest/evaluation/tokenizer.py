@@ -60,14 +60,16 @@ class TokenizerValidator:
             self._validate()
 
     def _is_due(self) -> bool:
-        done, plan = self._training.steps_done, self._training.plan
+        done = self._training.steps_done
+        plan = self._training.plan
         checkpoint, checkpoints = done // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
         is_chosen = checkpoint % max(1, checkpoints // 20) == 0  # our choice: about 20 in a run
         return 0 < done < plan.steps and self._training.at_checkpoint and is_chosen
 
     def _validate(self) -> None:
         """Log the measures of the current weights, and warn of a collapse."""
-        training, model = self._training, self._training.state.trained_model
+        training = self._training
+        model = training.state.trained_model
         if not training.accelerator.is_main_process:
             return
         assert isinstance(model, AdaptiveTokenizer)
@@ -98,11 +100,13 @@ class TokenizerValidator:
 
         The weights are read from disk: a finished run whose states were removed can be validated again.
         """
-        training, run = self._training, self._training.run
+        training = self._training
+        run = training.run
         if not training.accelerator.is_main_process:
             return
         opened = open_model(run.weights, kind="tokenizer")
-        weights, model = opened.weights, opened.module.to(training.accelerator.device)
+        weights = opened.weights
+        model = opened.module.to(training.accelerator.device)
         assert isinstance(model, AdaptiveTokenizer)
         document = None
         if (model.target_std == 1).all():  # as in new weights
@@ -118,7 +122,8 @@ class TokenizerValidator:
 
     def _write_report(self, model: AdaptiveTokenizer, step: int) -> dict[str, Any]:
         """Measure the weights of the last step; returns the document of report.json, which it writes."""
-        training, run = self._training, self._training.run
+        training = self._training
+        run = training.run
         report = self._measure(model)
         document = {
             "step": step,

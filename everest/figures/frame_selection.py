@@ -29,8 +29,6 @@ from everest.methods.grid import TokenGrid
 from everest.methods.ranked import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
 from everest.video.reader import probe, read_frames
 
-DRAWN = COLORS[0]
-
 
 @dataclass(frozen=True, kw_only=True)
 class FrameSelection:
@@ -134,13 +132,14 @@ def _candidate_frames(video: Path, wanted: int, *, stride: int | None, fps: floa
 
 def draw_selection(path: Path, selection: FrameSelection) -> None:
     """Draw a PNG: the first frame of every candidate pair, faded unless drawn, and their counts below."""
-    num_pairs, drawn = len(selection.numbers), set(selection.drawn.tolist())
+    num_pairs = len(selection.numbers)
+    drawn = set(selection.drawn.tolist())
     rows = -(-num_pairs // COLUMNS)
     height, width = selection.frames.shape[1:3]
     column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
     line = column * height / width + 0.35
     names = [range_text(pair) for pair in selection.numbers]
-    colors = [DRAWN if number in drawn else PALE for number in range(num_pairs)]
+    colors = [COLORS[0] if number in drawn else PALE for number in range(num_pairs)]
     first_frames = selection.frames[:: len(selection.numbers[0])].numpy() / 255
     with png_figure(path, (column * COLUMNS + 0.8, line * rows + 2.6), points=9, framed=True) as figure:
         grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[line] * rows + [1.7])
@@ -148,7 +147,7 @@ def draw_selection(path: Path, selection: FrameSelection) -> None:
             panel = figure.add_subplot(grid[divmod(number, COLUMNS)])
             panel.axis("off")
             panel.imshow(frame if number in drawn else frame + (1 - frame) * 0.72)  # faded to white
-            panel.set_title(name, fontsize=SMALL, color=DRAWN if number in drawn else "#666666")
+            panel.set_title(name, fontsize=SMALL, color=COLORS[0] if number in drawn else "#666666")
         counts = figure.add_subplot(grid[rows, :])
         counts.bar(range(num_pairs), selection.counts.numpy(), color=colors)
         step = -(-num_pairs // 24)  # as many names fit under the bars

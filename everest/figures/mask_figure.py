@@ -56,7 +56,8 @@ def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
 
     The last rows show the importance that the strategies measure; those that measure the same share a row.
     """
-    first, total = masks[0], masks[0].grid.num_tokens
+    first = masks[0]
+    total = first.grid.num_tokens
     rows = [FigureRow("original", first.frames)]
     if len(masks) == 1:
         kept, visible = len(first.kept), len(first.visible)

@@ -180,7 +180,8 @@ def _defaults(
         given_clip: as in `request_masks`; must fit the checkpoint.
     """
     if recipe is not None:
-        data, stage = recipe.data, recipe.pretrain
+        data = recipe.data
+        stage = recipe.pretrain
         return stage.selection, MaskClip(
             frames=data.frames,
             stride=stage.stride,
@@ -198,7 +199,8 @@ def _defaults(
         frames = -(-MaskClip.frames // window) * window
         scores = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
         return scores, MaskClip(frames=frames, size=min(opened.spec.size))
-    model, trained = opened.transformer, trained_clip(opened)
+    model = opened.transformer
+    trained = trained_clip(opened)
     for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
         if given_clip.get(name, side) != side:
             raise RecipeError(f"--{name} {given_clip[name]}: the model of --checkpoint takes {side}")

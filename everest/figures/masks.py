@@ -123,7 +123,8 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
         clip: (C, T, H, W) uint8, or the candidate frames that the model draws a clip from.
         noise: (N,) uniform in [0, 1), followed by one number for each candidate slice.
     """
-    selector, device = model.selector, model.mask_token.device
+    selector = model.selector
+    device = model.mask_token.device
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
     importance = None
     if selector.uses_importance:

@@ -88,12 +88,12 @@ class Prober:
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
         settings = recipe.pretrain.probe
-        num_steps, between = training.plan.steps, training.plan.checkpoint_steps
+        plan = training.plan
         self.rows: list[Row] = []
         self._training = training
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec
-        self._steps = probed_steps(num_steps, every=settings.every, checkpoint_steps=between)
+        self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
         held_out = _held_out_clips(training, recipe)
         known = training.clips if held_out is None else held_out
         self._clips, self._classes = _probed_clips(recipe, known.samples)
@@ -101,7 +101,7 @@ class Prober:
         if held_out is not None:
             self._held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
         num_held_out = 0 if self._held_out is None else len(self._held_out)
-        self._sizes = {"steps": num_steps, "videos": len(self._clips), "held_out": num_held_out}
+        self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT
 
     def resume(self) -> None:
@@ -111,8 +111,10 @@ class Prober:
 
     def probe_if_due(self) -> None:
         """Probe the model after the last update, if it is due and was not done before the run was resumed."""
-        training, rows = self._training, self.rows
-        plan, step = training.plan, training.steps_done
+        training = self._training
+        plan = training.plan
+        step = training.steps_done
+        rows = self.rows
         if not training.is_loaded or step not in self._steps or any(row["step"] == step for row in rows):
             return
         if step:
@@ -201,7 +203,8 @@ class Prober:
 
     def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
-        training, accelerator = self._training, self._training.accelerator
+        training = self._training
+        accelerator = training.accelerator
         firsts = range(0, len(clips), VIDEOS_PER_PASS)
         passes = [range(first, min(first + VIDEOS_PER_PASS, len(clips))) for first in firsts]
         numbers = range(len(passes))[accelerator.process_index :: accelerator.num_processes]
@@ -229,7 +232,8 @@ class Prober:
     def _evaluating(self) -> Iterator[PretrainingModel]:
         """The trained model, not sharded, in evaluation mode; restores the modes afterwards."""
         training = self._training
-        trained, device = training.state.trained_model, training.accelerator.device
+        trained = training.state.trained_model
+        device = training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
         # Compiled blocks would be compiled again for other numbers of tokens.
         eager = torch.compiler.set_stance("force_eager") if training.settings.compile else nullcontext()

@@ -157,7 +157,8 @@ def choose_values(
         device_name: one of `DEVICE_VALUES`.
         most_steps: by stage; without, as many as the data set needs.
     """
-    device, train = DEVICE_VALUES[device_name], facts.train
+    device = DEVICE_VALUES[device_name]
+    train = facts.train
     device_text = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     median_text = f"the median video, {facts.height:g} x {facts.width:g}"
     size_reason = f"about {device.side} x {device.side} pixels in the shape of {median_text}"
@@ -237,7 +238,8 @@ def _schedule(
 
 def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None) -> list[Choice]:
     """Clips of the videos are compared. Probes measure the features, without labels, if that is cheap."""
-    size, batch = facts.pretrain or facts.train, VIEWS_BATCH_FACTOR * device.batch
+    size = facts.pretrain or facts.train
+    batch = VIEWS_BATCH_FACTOR * device.batch
     schedule = _schedule("pretrain", size, most_steps, batch, "clips are compared with all others of a step")
     num_validation = facts.num_validation
     probed = min(num_validation or size.samples, MOST_VIDEOS) + min(num_validation, MOST_HELD_OUT)

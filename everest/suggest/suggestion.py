@@ -148,16 +148,13 @@ class SuggestRequest:
         return self.output.absolute().with_name(f"{self.output.name.removesuffix('.yaml')}-lists")
 
 
-class WrittenRecipe(NamedTuple):
-    """What `suggest_for_folder` has written."""
+def suggest_for_folder(
+    request: SuggestRequest, notify: Callable[[str], None]
+) -> tuple[Suggestion, list[str]]:
+    """Write a recipe for a folder; class folders without lists get lists beside it.
 
-    times: Sequence[StageTime]
-    has_test: bool  # a list of test videos
-    lines: list[str]  # describe new lists
-
-
-def suggest_for_folder(request: SuggestRequest, notify: Callable[[str], None]) -> WrittenRecipe:
-    """Write a recipe for a folder; class folders without lists get lists beside it."""
+    Returns the recipe, and lines that describe new lists.
+    """
     has_new_lists = not (request.lists or request.unlabeled) and has_class_folders(request.data)
     if request.group is not None and not has_new_lists:
         raise RecipeError("--group: has no effect on lists; use it with class folders")
@@ -176,20 +173,20 @@ def suggest_for_folder(request: SuggestRequest, notify: Callable[[str], None]) -
             hours=request.hours,
             measured=request.measured,
         )
-        times = suggestion.times
     lines = [] if videos is None else _write_lists(videos, parts, folder)
     written = {
         key: value.replace(trial, str(folder)) if isinstance(value, str) else value
         for key, value in section.items()
     }
-    write_text(request.output, replace(suggestion, section=written).text)
+    suggestion = replace(suggestion, section=written)
+    write_text(request.output, suggestion.text)
     missing = [name for name in ("val", "test") if section.get(name) is None]
     if missing and not request.unlabeled:
         fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
         if has_new_lists:
             fix = "label more videos, of further groups"
         notify(f"warning: no {' or '.join(missing)} list; {fix}")
-    return WrittenRecipe(times, section.get("test") is not None, lines)
+    return suggestion, lines
 
 
 def _write_lists(videos: LabeledVideos, parts: dict[str, list[Sample]], folder: Path) -> list[str]:

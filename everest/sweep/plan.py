@@ -170,7 +170,8 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
 
 def _check_files(recipe: Recipe, stage: StageName) -> None:
     """Raise DataError or CheckpointError if a file of a stage is missing: before hours of other stages."""
-    data, probe = recipe.data, recipe.pretrain.probe
+    data = recipe.data
+    probe = recipe.pretrain.probe
     lists: dict[StageName, tuple[str, ...]] = {
         "pretrain": (pretrain_key(data),),
         "finetune": ("train",) if data.val is None else ("train", "val"),

@@ -199,7 +199,8 @@ def arms_of_options(over: Sequence[str]) -> tuple[Arm, ...]:
 
 def split_values(text: str) -> list[str]:
     """Divide `a,[b,c],d` at the commas outside brackets."""
-    parts, depth = [""], 0
+    parts = [""]
+    depth = 0
     for char in text:
         depth += (char in "[{") - (char in "]}")
         if char == "," and not depth:

@@ -117,7 +117,8 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         rows: of finished jobs, by their names.
         failures: the errors of failed jobs, by their names.
     """
-    jobs, request = plan.jobs(), plan.request
+    jobs = plan.jobs()
+    request = plan.request
     arms = [
         {
             "arm": arm.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,9 +32,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     fix = f"write it with everest eval --json > {shlex.quote(str(path))}"
     with reading_own(path, fix=fix):
         document = read_own_json(path, fix=fix)
-        for keys, values in ((REQUIRED, document), (("clips", "crops"), document["views"])):
-            for key in keys:
-                values[key]  # an error here is reported as a damaged file
+        itemgetter(*REQUIRED)(document)  # a missing key is an error, of a file that another program wrote
+        itemgetter("clips", "crops")(document["views"])
     return document
 
 
@@ -98,8 +98,7 @@ def _data_lines(opened: LoadedModel, *, is_evaluated: bool) -> Iterator[str]:
     if run.is_file():
         data = load_recipe(run, imports=False).data
         lists = {"trained on": data.train, "validated on": data.val}
-        if is_evaluated:
-            lists["evaluated on"] = data.test
+        lists |= {"evaluated on": data.test} if is_evaluated else {}
         if opened.weights.kind == "pretrain":
             lists = {"trained on": data.pretrain or data.train}
         yield from (f"- {title} `{Path(name).name}`" for title, name in lists.items() if name)

@@ -77,12 +77,10 @@ class Validator:
     def _validate(self) -> None:
         """Measure all validation videos, log the metrics, and keep new best weights."""
         training = self._training
-        model = self._model
         validations = self._validations
-        plan = training.plan
         step = training.steps_done
         predictions = evaluate_views(
-            model, self._clips, training.accelerator, settings=training.settings, report=silent
+            self._model, self._clips, training.accelerator, settings=training.settings, report=silent
         )
         training.model.train()
         for path, reason in predictions.skipped:
@@ -113,13 +111,13 @@ class Validator:
         training.log(row)
         event = {
             "event": "validation",
-            "epoch": plan.epoch(step - 1),
-            "epochs": plan.epochs,
-            "steps": plan.steps,
+            "epoch": training.plan.epoch(step - 1),
+            "epochs": training.plan.epochs,
+            "steps": training.plan.steps,
             "train_loss": validations.train_losses[-1],
             "metric": validations.metric,
-            "chance": chance_of(validations.metric, model.heads, predictions.labels),
-            "majority": chance_of("majority_top1", model.heads, predictions.labels),
+            "chance": chance_of(validations.metric, self._model.heads, predictions.labels),
+            "majority": chance_of("majority_top1", self._model.heads, predictions.labels),
             "best": validations.best_value,
             "best_step": (validations.best or row)["step"],
         }

@@ -112,7 +112,6 @@ class Prober:
     def probe_if_due(self) -> None:
         """Probe the model after the last update, if it is due and was not done before the run was resumed."""
         training = self._training
-        plan = training.plan
         step = training.steps_done
         rows = self.rows
         if not training.is_loaded or step not in self._steps or any(row["step"] == step for row in rows):
@@ -124,16 +123,16 @@ class Prober:
         rows.append(row)
         event = {
             "event": "probe",
-            "epoch": plan.epoch(max(step - 1, 0)),
-            "epochs": plan.epochs,
-            "steps": plan.steps,
+            "epoch": training.plan.epoch(max(step - 1, 0)),
+            "epochs": training.plan.epochs,
+            "steps": training.plan.steps,
             "rank_most": min(MOST_VIDEOS, len(self._clips), self._spec.model.backbone_size.width),
             "first": rows[0],
         }
         training.report({**event, **row})
         warnings = new_warnings(rows, **self._sizes)
         # Nothing is predicted between views, so the loss may still fall.
-        ends = step < plan.steps and isinstance(training.state.trained_model, ViewModel)
+        ends = step < training.plan.steps and isinstance(training.state.trained_model, ViewModel)
         collapse = warnings.pop("collapse", None) if ends else None
         for warning in warnings.values():
             training.notice(f"warning: {warning}")

@@ -138,7 +138,7 @@ def _write_page(folder: Path, *, num_videos: int, num_groups: int, unit: str, **
     constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "most_numbered": MOST_NUMBERED}
     values |= {"longest_name": LONGEST_NAME, "percent_text": percent_text, **constants}
     page = folder / PAGE
-    write_page(page, "evaluation", "page.html", num_groups=num_groups, unit=unit, drawn=drawn, **values)
+    write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, drawn=drawn, **values)
     return page
 
 

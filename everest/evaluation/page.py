@@ -7,6 +7,7 @@ V videos, C classes; C channels, T frames, H W pixels of clips.
 
 from __future__ import annotations
 
+import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from everest.config.heads import MULTI_LABEL
 from everest.data.dataset import VideoClips
 from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
 from everest.figures.masks import to_rgb
-from everest.figures.pages import data_uri, render, write_page
+from everest.figures.pages import data_uri, write_page
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
@@ -36,7 +37,6 @@ from everest.system.files import write_text
 from everest.system.text import counted
 
 PAGE: Final = "index.html"
-SUMMARY_END: Final = "<!-- end of the summary -->"
 PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # with a head's name, and .png
 STRIP: Final = 480  # pixels, the width of a video's three frames
 MISTAKES: Final = 12  # shown per head
@@ -142,16 +142,22 @@ def _write_page(folder: Path, *, num_videos: int, num_groups: int, unit: str, **
     return page
 
 
-def add_summary(page: Path, lines: Sequence[str], figure: str | None, links: Mapping[str, str]) -> None:
+def add_summary(
+    page: Path, lines: Sequence[str], figure: str | None, links: Mapping[str, str] | None = None
+) -> None:
     """Add lines, links and the PNG of timelines, if there is one, below the title of a page.
 
     Args:
         links: their addresses by their texts.
     """
-    image = None if figure is None else data_uri("image/png", Path(figure).read_bytes())
-    addresses = {text: quote(address) for text, address in links.items()}
-    summary = render("evaluation", "summary.html", lines=lines, links=addresses, image=image)
-    write_text(page, page.read_text("utf-8").replace(SUMMARY_END, summary + SUMMARY_END, 1))
+    parts = [f"<p>{html.escape(line, quote=False)}</p>" for line in lines]
+    texts = [f'<a href="{quote(address)}">{html.escape(text)}</a>' for text, address in (links or {}).items()]
+    parts += [f"<p>{', '.join(texts)}</p>"] if texts else []
+    if figure is not None:
+        image = data_uri("image/png", Path(figure).read_bytes())
+        parts.append(f'<div class="wide"><img src="{image}" alt="predicted and annotated bouts"></div>')
+    text = page.read_text("utf-8")
+    write_text(page, text.replace("</h1>", "\n".join(["</h1>", *parts]), 1))
 
 
 def _head_values(

@@ -30,16 +30,11 @@ def data_uri(kind: str, content: bytes) -> str:
 
 
 def write_page(path: Path, package: str, template: str, **values: Any) -> None:
-    """Write a page; see `render`."""
-    write_text(path, render(package, template, **values))
-
-
-def render(package: str, template: str, **values: Any) -> str:
-    """Fill in a template of a package, such as `figures`; all values are escaped."""
+    """Write a page by a template of a package, such as `figures`; all values are escaped."""
     templates = Environment(
         loader=PackageLoader(f"everest.{package}", ""), autoescape=True, undefined=StrictUndefined
     )
-    return templates.get_template(template).render(**values)
+    write_text(path, templates.get_template(template).render(**values))
 
 
 def clip_card(sample: Sample) -> dict[str, Any]:

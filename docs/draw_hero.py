@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from everest.figures.mask_figure import draw_rows, mask_title, rows_of
 from everest.figures.masks import apply_selectors, embedding_of
-from everest.figures.pictures import draw_rows, mask_title, rows_of
 from everest.methods.strategies import RedundancyRobust
 
 HEIGHT, WIDTH, FRAMES = 192, 336, 8

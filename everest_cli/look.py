@@ -112,7 +112,7 @@ def select_frames(
     keep: float = option("--keep SHARE", "Keep ratio over all candidate tokens.", 0.3),
     frames: int = option("--frames N", "Number of frames to select.", 16, min=2),
     stride: int | None = option(
-        "--stride N", "Take candidates N frames apart from the middle [the whole video].", min=1
+        "--stride N", "Take candidates up to N frames apart from the middle [the whole video].", min=1
     ),
     size: int = option("--size N", "Shorter side, without a checkpoint.", 224, min=16),
     checkpoint: str | None = o.EMBEDDING,

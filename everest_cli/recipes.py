@@ -69,7 +69,7 @@ def suggest(
         measured=is_here and not (quiet and hours is None and not as_json),
         overwrite=overwrite,
     )
-    times, has_test, lines = suggest_for_folder(request, notify=say)
+    suggestion, lines = suggest_for_folder(request, notify=say)
     run, file = f"runs/{shlex.quote(output.stem)}", shlex.quote(str(output))
     encoder, init = run if unlabeled else f"{run}-pretrain", "none"
     commands = []
@@ -77,10 +77,10 @@ def suggest(
         commands, init = [f"everest pretrain --recipe {file} --output {encoder}"], encoder
     if not unlabeled:
         commands.append(f"everest finetune --recipe {file} --init {init} --output {run}")
-        commands += [f"everest eval --checkpoint {run}"] if has_test else []
+        commands += [f"everest eval --checkpoint {run}"] if suggestion.section.get("test") else []
     if not quiet:
-        say(*lines, *map(str, times), "\n  ".join(["next:", *commands]))
-    document = {"recipe": str(output), "stages": [time._asdict() for time in times]}
+        say(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))
+    document = {"recipe": str(output), "stages": [time._asdict() for time in suggestion.times]}
     print_result({**document, "next": commands}, output, as_json=as_json)
 
 

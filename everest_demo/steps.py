@@ -16,7 +16,7 @@ from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
 from everest.engine.context import RunOptions
 from everest.errors import RecipeError
-from everest.evaluation.evaluation import evaluate
+from everest.evaluation.evaluation import EvaluationFiles, evaluate
 from everest.stages import run_stage
 from everest.system.accelerator import make_accelerator
 from everest.system.events import Report, notice
@@ -122,7 +122,8 @@ class DemoSteps:
             weights = self._train("finetune", name, recipe, init=init)
         with self._timed(f"testing ({name})"):
             accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
-            return evaluate(recipe, weights, accelerator, report=self.report)["top1"]
+            files = EvaluationFiles()
+            return evaluate(recipe, weights, accelerator, report=self.report, files=files)["top1"]
 
     def write_report(self, text: str) -> None:
         """Write `report.md`: the text, and the seconds of all parts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +21,7 @@ from everest.models.spec import ModelSpec
 from everest.system.run_folder import RECIPE
 from everest.system.text import read_own_json, reading_own
 
-READ: Final = {"videos", "groups", "skipped", "views", "checkpoint", "recipe"}  # keys of an evaluation
+REQUIRED: Final = ("videos", "groups", "skipped", "views", "checkpoint", "recipe")  # keys of an evaluation
 NO_EVALUATION: Final = (
     "None was given: write one with `everest eval --json > eval.json`, and name it with `--evaluation`."
 )
@@ -31,7 +32,8 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     fix = f"write it with everest eval --json > {shlex.quote(str(path))}"
     with reading_own(path, fix=fix):
         document = read_own_json(path, fix=fix)
-        _ = [document[key] for key in READ], [document["views"][key] for key in ("clips", "crops")]
+        itemgetter(*REQUIRED)(document)  # a missing key is an error, of a file that another program wrote
+        itemgetter("clips", "crops")(document["views"])
     return document
 
 
@@ -68,8 +70,8 @@ def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: 
     )
     sections = {
         "Model": _model_lines(opened, spec),
-        "Data": _data_lines(opened),
-        "Accuracy": _accuracy_lines(evaluation) if evaluation else [NO_EVALUATION],
+        "Data": _data_lines(opened, is_evaluated=evaluation is not None),
+        "Accuracy": accuracy_lines(evaluation) if evaluation else [NO_EVALUATION],
         "Use": [use],
     }
     body = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
@@ -77,7 +79,8 @@ def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: 
 
 
 def _model_lines(opened: LoadedModel, spec: ModelSpec) -> Iterator[str]:
-    counts, clip = count_tokens(spec), trained_clip(opened)
+    counts = count_tokens(spec)
+    clip = trained_clip(opened)
     parameters = sum(parameter.numel() for parameter in opened.transformer.parameters())
     height, width = spec.size
     size = spec.model.backbone_size
@@ -90,14 +93,15 @@ def _model_lines(opened: LoadedModel, spec: ModelSpec) -> Iterator[str]:
     yield f"- clips: {frames}; {stride or 'the weights do not state their stride'}"
 
 
-def _data_lines(opened: LoadedModel) -> Iterator[str]:
+def _data_lines(opened: LoadedModel, *, is_evaluated: bool) -> Iterator[str]:
     run = opened.file.parent / RECIPE
     if run.is_file():
         data = load_recipe(run, imports=False).data
-        lists = {"trained on": data.train, "validated on": data.val, "evaluated on": data.test}
+        lists = {"trained on": data.train, "validated on": data.val}
+        lists |= {"evaluated on": data.test} if is_evaluated else {}
         if opened.weights.kind == "pretrain":
             lists = {"trained on": data.pretrain or data.train}
-        yield from (f"- {title} `{name}`" for title, name in lists.items() if name)
+        yield from (f"- {title} `{Path(name).name}`" for title, name in lists.items() if name)
     origin: Mapping[str, Any] | None = opened.weights.origin
     while origin:
         license_name = origin.get("licence") or "not stated"
@@ -108,10 +112,12 @@ def _data_lines(opened: LoadedModel) -> Iterator[str]:
     yield "- before you publish the weights, add their license, and source and consent of the videos"
 
 
-def _accuracy_lines(document: dict[str, Any]) -> Iterator[str]:
+def accuracy_lines(document: dict[str, Any]) -> Iterator[str]:
     yield f"| {views_text(document)} | value | 95 % interval | chance |"
     yield "|---|---|---|---|"
-    yield from (f"| {' | '.join(cells)} |" for cells in metric_rows(document))
+    for cells in metric_rows(document):
+        escaped = [cell.replace("|", r"\|") for cell in cells]  # the name of a head
+        yield f"| {' | '.join(escaped)} |"
     groups = f" of {document['groups']} groups" if document["groups"] < document["videos"] else ""
     yield ""
     videos = f"{document['videos']} videos{groups}, {document['skipped']} unreadable"

@@ -17,6 +17,7 @@ from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe
+from everest.data.dataset import VideoClips
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
 from everest.evaluation.multi_view import Classifier, evaluate_views
@@ -24,7 +25,7 @@ from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class
-from everest.metrics.predicted import refuse_too_many_skipped, write_predictions
+from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
@@ -56,8 +57,18 @@ class EvaluationFiles:
             if path is not None:
                 refuse_inputs(path, inputs, option=option)
 
+    def write(
+        self, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
+    ) -> None:
+        """Write the page, whose path `result` gets, and the predictions."""
+        # The page first, which takes longer: after a kill, a file of predictions would be in the way.
+        if self.page is not None:
+            from everest.evaluation.page import PAGE, write_evaluation_page
 
-NO_FILES = EvaluationFiles()
+            (self.page / PAGE).unlink(missing_ok=True)  # it would be next to pictures that are not its own
+            result["report"] = str(write_evaluation_page(self.page, result, predictions, classes, clips))
+        if self.predictions is not None:
+            write_predictions(self.predictions, predictions, classes)
 
 
 def evaluate(
@@ -66,7 +77,7 @@ def evaluate(
     accelerator: Accelerator,
     *,
     report: Report,
-    files: EvaluationFiles = NO_FILES,
+    files: EvaluationFiles,
     saved_selection: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the classifier of a checkpoint, or of an ONNX file of `export`, on the recipe's `data.test`.
@@ -123,15 +134,7 @@ def evaluate_classifier(
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
-    groups = len(set(predictions.groups))
-    result = measure(predictions, intervals=groups > 1)
-    for name, head in predictions.by_head().items():
-        if head.head.task != "regression":
-            of_head = result["heads"][name] if name else result
-            of_head["per_class"] = per_class(head, classes.of_head(head.head))
-    result |= {
-        "videos": len(predictions.videos),
-        "groups": groups,
+    result = _measured(predictions, classes) | {
         "views": {"clips": recipe.eval.clips, "crops": recipe.eval.crops},
         "skipped": len(predictions.skipped),
         **view_cost(spec),
@@ -139,15 +142,20 @@ def evaluate_classifier(
         "checkpoint": source,
         "recipe": recipe.name,
     }
-    # The page first, which takes longer: after a kill, a file of predictions would be in the way.
-    if accelerator.is_main_process and files.page is not None:
-        from everest.evaluation.report import PAGE, write_report
-
-        (files.page / PAGE).unlink(missing_ok=True)  # it would be next to pictures that are not its own
-        result["report"] = str(write_report(files.page, result, predictions, classes, clips))
-    if accelerator.is_main_process and files.predictions is not None:
-        write_predictions(files.predictions, predictions, classes)
+    if accelerator.is_main_process:
+        files.write(result, predictions, classes, clips)
     return result
+
+
+def _measured(predictions: Predictions, classes: Classes) -> dict[str, Any]:
+    """The metrics of all heads, and of each class, and the numbers of videos and of their groups."""
+    groups = len(set(predictions.groups))
+    measured = measure(predictions, intervals=groups > 1)
+    for name, head in predictions.by_head().items():
+        if head.head.task != "regression":
+            of_head = measured["heads"][name] if name else measured
+            of_head["per_class"] = per_class(head, classes.of_head(head.head))
+    return measured | {"videos": len(predictions.videos), "groups": groups}
 
 
 def open_classifier(
@@ -160,7 +168,8 @@ def open_classifier(
     Returns:
         The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
     """
-    data, requested = recipe.data, recipe.finetune.selection
+    data = recipe.data
+    requested = recipe.finetune.selection
     fix = "--set finetune.selection.* changes it"
     if file.suffix == ONNX_SUFFIX:
         fix = "export it again to change it"
@@ -203,7 +212,8 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
     """Open an ONNX file that takes the clips of a recipe; report another stride."""
     model = open_exported(file)
     _check_recipe(recipe, model.spec, source=file)
-    data, frames = recipe.data, model.spec.frames
+    data = recipe.data
+    frames = model.spec.frames
     height, width = model.spec.size
     if (data.frames, data.frame_size) != (frames, model.spec.size):
         clips = " x ".join(map(str, (data.frames, *data.frame_size)))
@@ -220,7 +230,8 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
 
 def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
     """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
-    data, only = recipe.data, spec.only_head
+    data = recipe.data
+    only = spec.only_head
     pairs: dict[str, tuple[Any, Any]] = {"model.tubelet": (spec.model.tubelet, recipe.model.tubelet)}
     if data.heads is not None:
         pairs["data.heads"] = (head_settings(spec.heads) or {}, data.heads)

@@ -37,10 +37,10 @@ def views_text(result: dict[str, Any], unit: str = "video") -> str:
     return f"views of a {unit}: {counted(views['clips'], 'clip')} x {counted(views['crops'], 'crop')}"
 
 
-def fact_rows(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def fact_rows(result: dict[str, Any], unit: str = "video") -> Iterator[tuple[str, str]]:
     """Yield how the metrics in the document of `everest eval --json` were measured."""
     groups = f", from {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
-    yield "videos", f"{result['videos']}{groups}"
+    yield f"{unit}s", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
     tokens = counted(result["tokens"], "token")
     yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import torch
 
@@ -15,7 +15,7 @@ from everest.data.dataset import VideoClips
 from everest.data.randomness import Purpose, seed_at
 from everest.engine.training import Training
 from everest.errors import RecipeError
-from everest.figures.pictures import draw_examples
+from everest.figures.mask_figure import draw_examples
 from everest.system.files import write_text
 from everest.system.run_folder import REPORT_IMAGE
 from everest.system.text import json_text, nonfinite_as_null, read_own_json
@@ -60,14 +60,16 @@ class TokenizerValidator:
             self._validate()
 
     def _is_due(self) -> bool:
-        done, plan = self._training.steps_done, self._training.plan
+        done = self._training.steps_done
+        plan = self._training.plan
         checkpoint, checkpoints = done // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
         is_chosen = checkpoint % max(1, checkpoints // 20) == 0  # our choice: about 20 in a run
         return 0 < done < plan.steps and self._training.at_checkpoint and is_chosen
 
     def _validate(self) -> None:
         """Log the measures of the current weights, and warn of a collapse."""
-        training, model = self._training, self._training.state.trained_model
+        training = self._training
+        model = training.state.trained_model
         if not training.accelerator.is_main_process:
             return
         assert isinstance(model, AdaptiveTokenizer)
@@ -98,40 +100,48 @@ class TokenizerValidator:
 
         The weights are read from disk: a finished run whose states were removed can be validated again.
         """
-        training, run = self._training, self._training.run
+        training = self._training
+        run = training.run
         if not training.accelerator.is_main_process:
             return
         opened = open_model(run.weights, kind="tokenizer")
-        weights, model = opened.weights, opened.module.to(training.accelerator.device)
+        weights = opened.weights
+        model = opened.module.to(training.accelerator.device)
         assert isinstance(model, AdaptiveTokenizer)
         document = None
-        if not (model.target_std != 1).any():
-            measure_targets(model, training.clips, settings=training.settings)
+        if (model.target_std == 1).all():  # as in new weights
+            set_target_statistics(model, training.clips, settings=training.settings)
             replace(weights, tensors=model.state_dict()).save(run.weights)
         elif run.report.is_file():
             try:
                 document = read_own_json(run.report, fix="validating again")
             except RecipeError as error:
                 training.notice(str(error))
-        if document is None:
-            report = self._measure(model)
-            document = {
-                "step": weights.step,
-                "videos": self._key,
-                "held_out": self._key in HELD_OUT,
-                "skipped": len(report.skipped),
-                **report.figures,
-                "target_mean": model.target_mean.tolist(),
-                "target_std": model.target_std.tolist(),
-            }
-            draw_examples(run.path / REPORT_IMAGE, report.examples)
-            training.log({"step": weights.step, **scalar_figures(report.figures)})
-            write_text(run.report, json_text(nonfinite_as_null(document), indent=2))
+        document = document or self._write_report(model, weights.step)
         self._show(document["step"], document["psnr"], document["warnings"])
+
+    def _write_report(self, model: AdaptiveTokenizer, step: int) -> dict[str, Any]:
+        """Measure the weights of the last step; returns the document of report.json, which it writes."""
+        training = self._training
+        run = training.run
+        report = self._measure(model)
+        document = {
+            "step": step,
+            "videos": self._key,
+            "held_out": self._key in HELD_OUT,
+            "skipped": len(report.skipped),
+            **report.figures,
+            "target_mean": model.target_mean.tolist(),
+            "target_std": model.target_std.tolist(),
+        }
+        draw_examples(run.path / REPORT_IMAGE, report.examples)
+        training.log({"step": step, **scalar_figures(report.figures)})
+        write_text(run.report, json_text(nonfinite_as_null(document), indent=2))
+        return document
 
 
 @torch.inference_mode()
-def measure_targets(model: AdaptiveTokenizer, clips: VideoClips, *, settings: TrainSettings) -> None:
+def set_target_statistics(model: AdaptiveTokenizer, clips: VideoClips, *, settings: TrainSettings) -> None:
     """Set the mean and std of every code dimension, over all tokens of up to `TARGET_CLIPS` training clips.
 
     All tokens count, because each can be a target of the autoencoder. The mean is not 0, because an even

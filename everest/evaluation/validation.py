@@ -69,17 +69,18 @@ class Validator:
 
     def _end_early(self) -> None:
         """End the run, unless it has ended, if its last `finetune.patience` validations were no better."""
-        training, patience = self._training, self._patience
+        training = self._training
+        patience = self._patience
         if training.is_loaded and patience is not None and self._validations.since_best >= patience:
-            reason = f"the last {patience} validations brought nothing better"
-            training.end(f"step {training.steps_done}: {reason}")
+            training.end(f"step {training.steps_done}: no improvement in the last {patience} validations")
 
     def _validate(self) -> None:
         """Measure all validation videos, log the metrics, and keep new best weights."""
-        training, model, validations = self._training, self._model, self._validations
-        plan, step = training.plan, training.steps_done
+        training = self._training
+        validations = self._validations
+        step = training.steps_done
         predictions = evaluate_views(
-            model, self._clips, training.accelerator, settings=training.settings, report=silent
+            self._model, self._clips, training.accelerator, settings=training.settings, report=silent
         )
         training.model.train()
         for path, reason in predictions.skipped:
@@ -110,13 +111,13 @@ class Validator:
         training.log(row)
         event = {
             "event": "validation",
-            "epoch": plan.epoch(step - 1),
-            "epochs": plan.epochs,
-            "steps": plan.steps,
+            "epoch": training.plan.epoch(step - 1),
+            "epochs": training.plan.epochs,
+            "steps": training.plan.steps,
             "train_loss": validations.train_losses[-1],
             "metric": validations.metric,
-            "chance": chance_of(validations.metric, model.heads, predictions.labels),
-            "majority": chance_of("majority_top1", model.heads, predictions.labels),
+            "chance": chance_of(validations.metric, self._model.heads, predictions.labels),
+            "majority": chance_of("majority_top1", self._model.heads, predictions.labels),
             "best": validations.best_value,
             "best_step": (validations.best or row)["step"],
         }
@@ -125,24 +126,25 @@ class Validator:
 
     def summary(self) -> str | None:
         """The best metric, the weights that the next command uses, and what to try; None if none was best."""
-        training, validations, heads = self._training, self._validations, self._model.heads
+        training = self._training
+        validations = self._validations
         if validations.best is None:
             return None
-        metric = METRICS[validations.metric]
-        labels = [sample.labels for sample in self._clips.samples]
-        size = ListSize.of(self._clips.samples)
-        chance, reference = chance_of(validations.metric, heads, labels), "chance"
-        majority = chance_of("majority_top1", heads, labels)
-        if validations.metric == "top1" and majority is not None and chance is not None and majority > chance:
-            chance, reference = majority, "most frequent class"
-        shown = "" if chance is None else f"; {reference} {value_text(validations.metric, chance)}"
-        text = (
-            f"best validation {metric.title} {value_text(validations.metric, validations.best_value)} on "
-            f"{counted(size.samples, size.unit)} (one center view each{shown}) after step "
-            f"{validations.best['step']} of {training.plan.steps}; eval, predict, extract and export use "
-            f"these weights, {training.run.best}"
-        )
+        name = validations.metric
+        metric = METRICS[name]
         best = validations.best_value
+        labels = [sample.labels for sample in self._clips.samples]
+        chance, majority = (chance_of(key, self._model.heads, labels) for key in (name, "majority_top1"))
+        reference = "chance"
+        if name == "top1" and majority is not None and chance is not None and majority > chance:
+            reference, chance = "most frequent class", majority
+        shown = "" if chance is None else f"; {reference} {value_text(name, chance)}"
+        size = ListSize.of(self._clips.samples)
+        text = (
+            f"best validation {metric.title} {value_text(name, best)} on {counted(size.samples, size.unit)} "
+            f"(one center view each{shown}) after step {validations.best['step']} of {training.plan.steps}; "
+            f"eval, predict, extract and export use these weights, {training.run.best}"
+        )
         if best is None or chance is None:
             return text
         # Our choice: little is learned in the first tenth of the way from chance to a perfect metric.

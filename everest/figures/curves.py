@@ -232,7 +232,8 @@ def _finish_losses(panel: Axes, runs: Sequence[RunCurves]) -> None:
 
     A model before its first step does not count: its losses may be far above.
     """
-    lows, highs, shown = [0.0], [0.0], []
+    lows, highs = [0.0], [0.0]
+    shown: list[Line2D] = []
     for key, (marker, label) in LOSSES.items():
         curves = [run.curves[key] for run in runs if key in run.curves]
         if curves:

@@ -21,15 +21,13 @@ from everest.data.crops import resize
 from everest.data.footage import footage_of
 from everest.data.frames import spread_frames
 from everest.errors import DataError, RecipeError
-from everest.figures.masks import TUBELET, embedding_of, frame_size
-from everest.figures.pictures import COLUMNS, SMALL, range_text
-from everest.figures.png import COLORS, PALE, escape_dollars, png_figure, to_rgb
+from everest.figures.mask_figure import COLUMNS, SMALL, range_text
+from everest.figures.masks import TUBELET, embedding_of, scaled_size, to_rgb
+from everest.figures.png import COLORS, PALE, escape_dollars, png_figure
 from everest.lists.sample import Sample
 from everest.methods.grid import TokenGrid
 from everest.methods.ranked import RedundancyRobust, draw_slices, kept_per_slice, num_candidates
 from everest.video.reader import probe, read_frames
-
-DRAWN = COLORS[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,8 @@ def select_video_frames(
     Args:
         checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels do.
         keep: the keep ratio of the candidates' tokens.
-        stride: of the candidates in the middle of the video; None spreads them over all of it.
+        stride: of the candidates in the middle of the video, less if they would not fit in; None spreads
+            them over all of it.
         size: pixels of the shorter side without a checkpoint.
     """
     model = None if checkpoint is None else checkpoint.transformer
@@ -94,7 +93,7 @@ def select_video_frames(
     wanted = num_candidates(frames // pair, alpha) * pair
     ids = _candidate_frames(video, wanted, stride=stride, fps=fps)
     candidates = read_frames(video, ids, channels=embed.pixels.channels)  # (S * p, H, W, C)
-    shape = frame_size(model, size, info, multiples=TUBELET[1:])
+    shape = scaled_size(model, size, info, multiples=TUBELET[1:])
     x = embed.pixels.normalize(resize(candidates, shape, antialias=True))[None]
     x = x if model is None else model.to_input(x)
     grid = TokenGrid.of_clip(frames=x.size(2), size=(x.size(3), x.size(4)), tubelet=embed.tubelet)
@@ -133,13 +132,14 @@ def _candidate_frames(video: Path, wanted: int, *, stride: int | None, fps: floa
 
 def draw_selection(path: Path, selection: FrameSelection) -> None:
     """Draw a PNG: the first frame of every candidate pair, faded unless drawn, and their counts below."""
-    num_pairs, drawn = len(selection.numbers), set(selection.drawn.tolist())
+    num_pairs = len(selection.numbers)
+    drawn = set(selection.drawn.tolist())
     rows = -(-num_pairs // COLUMNS)
     height, width = selection.frames.shape[1:3]
     column = min(1.5 * max(width / height, 0.6), 1.8)  # inches
     line = column * height / width + 0.35
     names = [range_text(pair) for pair in selection.numbers]
-    colors = [DRAWN if number in drawn else PALE for number in range(num_pairs)]
+    colors = [COLORS[0] if number in drawn else PALE for number in range(num_pairs)]
     first_frames = selection.frames[:: len(selection.numbers[0])].numpy() / 255
     with png_figure(path, (column * COLUMNS + 0.8, line * rows + 2.6), points=9, framed=True) as figure:
         grid = figure.add_gridspec(rows + 1, COLUMNS, height_ratios=[line] * rows + [1.7])
@@ -147,7 +147,7 @@ def draw_selection(path: Path, selection: FrameSelection) -> None:
             panel = figure.add_subplot(grid[divmod(number, COLUMNS)])
             panel.axis("off")
             panel.imshow(frame if number in drawn else frame + (1 - frame) * 0.72)  # faded to white
-            panel.set_title(name, fontsize=SMALL, color=DRAWN if number in drawn else "#666666")
+            panel.set_title(name, fontsize=SMALL, color=COLORS[0] if number in drawn else "#666666")
         counts = figure.add_subplot(grid[rows, :])
         counts.bar(range(num_pairs), selection.counts.numpy(), color=colors)
         step = -(-num_pairs // 24)  # as many names fit under the bars

@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from torch import Tensor
 
 from everest.checkpoints.describe import trained_clip
-from everest.checkpoints.load import LoadedModel
+from everest.checkpoints.load import AnyModel, LoadedModel
 from everest.config.recipe import make_selector
 from everest.config.settings import Recipe
 from everest.config.values import Input
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
-from everest.figures.masks import AnyModel, apply_selectors, embedding_of, frame_size
-from everest.figures.pictures import draw_rows, mask_title, rows_of
+from everest.figures.mask_figure import draw_rows, mask_title, rows_of
+from everest.figures.masks import apply_selectors, embedding_of, scaled_size
 from everest.lists.sample import Sample
 from everest.methods.importance import Embedding, RawPixels
 from everest.methods.learned import LearnedImportance, ScoreName
@@ -31,6 +32,7 @@ from everest.methods.strategies import AllTokens
 from everest.models.video_model import SelectingModel, VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
+from everest.video.facts import VideoInfo
 from everest.video.reader import probe
 
 DEFAULT: Final = "redundancy-robust"
@@ -72,21 +74,7 @@ class MaskRequest:
         refuse_inputs(path, read, option="--output")
         check_new_file(path, option="--output", overwrite=overwrite)
         info = probe(video)
-        cell = max((selector.cell for _, selector in self.selectors), default=1)
-        _, height, width = self.embed.tubelet
-        make_views = EvalViews(
-            frames=self.model.encoder.num_frames if isinstance(self.model, VideoModel) else self.clip.frames,
-            stride=self.clip.stride,
-            size=frame_size(self.model, self.clip.size, info, multiples=(cell * height, cell * width)),
-            clips=1,
-            crops=1,
-            sampling=self.clip.sampling,
-            fps=self.clip.fps,
-            channels=self.embed.pixels.channels,
-        )
-        sample = Sample(path=str(video))
-        (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames  # (C, T, H, W) uint8
-        (numbers,) = make_views.windows(footage_of(sample, self.clip.fps)).tolist()  # T
+        clip, numbers = self._read_clip(video, info)
         masks = apply_selectors(
             clip,
             self.selectors,
@@ -113,6 +101,25 @@ class MaskRequest:
             for mask in masks
         ]
 
+    def _read_clip(self, video: Path, info: VideoInfo) -> tuple[Tensor, list[int]]:
+        """The clip (C, T, H, W) uint8 in the middle of a video, and the numbers of its T frames."""
+        cell = max(selector.cell for _, selector in self.selectors)
+        _, height, width = self.embed.tubelet
+        make_views = EvalViews(
+            frames=self.model.encoder.num_frames if isinstance(self.model, VideoModel) else self.clip.frames,
+            stride=self.clip.stride,
+            size=scaled_size(self.model, self.clip.size, info, multiples=(cell * height, cell * width)),
+            clips=1,
+            crops=1,
+            sampling=self.clip.sampling,
+            fps=self.clip.fps,
+            channels=self.embed.pixels.channels,
+        )
+        sample = Sample(path=str(video))
+        (clip,) = make_views(sample, np.random.default_rng(0), "auto").frames
+        (numbers,) = make_views.windows(footage_of(sample, self.clip.fps)).tolist()
+        return clip, numbers
+
 
 def request_masks(
     opened: LoadedModel | None,
@@ -137,27 +144,34 @@ def request_masks(
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
     module = None if opened is None else opened.module
-    is_tokenizer = isinstance(module, AdaptiveTokenizer)
-    own, own_clip = _own_clip(opened, recipe, given_clip)
-    if is_tokenizer and own is not None:
-        if settings or strategy not in (None, own.strategy):
+    default_selector, default_clip = _defaults(opened, recipe, given_clip)
+    scores = default_selector if isinstance(module, AdaptiveTokenizer) else None
+    if scores is not None:
+        if settings or strategy not in (None, scores.strategy):
             raise RecipeError(
-                f"--strategy, --align, --cuts, --slice-cap: a tokenizer's scores choose by {own.strategy}; "
-                "leave them out"
+                "--strategy, --align, --cuts, --slice-cap: a tokenizer's scores choose by "
+                f"{scores.strategy}; leave them out"
             )
         strategy = None
-    clip = replace(own_clip, **given_clip)
+    if compare and (strategy is not None or settings or len(ratios) > 1):
+        raise RecipeError("--compare takes one --keep, and no --strategy, --align, --cuts or --slice-cap")
+    clip = replace(default_clip, **given_clip)
     if "stride" in given_clip:
         clip = replace(clip, sampling="dense")  # the others have no stride
     embed = embedding_of(module) if recipe is None else RawPixels(recipe.model.tubelet, recipe.data.pixels)
-    selectors = _selectors(own, strategy, ratios, settings, compare=compare, is_tokenizer=is_tokenizer)
+    if isinstance(scores, LearnedImportance):
+        selectors = _tokenizer_rows(scores, ratios, compare=compare)
+    elif compare:
+        selectors = _compared_rows(ratios)
+    else:
+        selectors = _strategy_rows(default_selector, strategy, ratios, settings)
     sees_camera = any(isinstance(chosen, ByChange) and chosen.sees_camera for _, chosen in selectors)
     if sees_camera and clip.input_kind == "differences":
         raise RecipeError("--align, --cuts: compare frames, and model.input of the recipe is differences")
     return MaskRequest(selectors=selectors, clip=clip, seed=seed, model=module, embed=embed)
 
 
-def _own_clip(
+def _defaults(
     opened: LoadedModel | None, recipe: Recipe | None, given_clip: Mapping[str, Any]
 ) -> tuple[Selector | None, MaskClip]:
     """The strategy and the clips of a recipe's pre-training, of a tokenizer, or of a transformer.
@@ -166,7 +180,8 @@ def _own_clip(
         given_clip: as in `request_masks`; must fit the checkpoint.
     """
     if recipe is not None:
-        data, stage = recipe.data, recipe.pretrain
+        data = recipe.data
+        stage = recipe.pretrain
         return stage.selection, MaskClip(
             frames=data.frames,
             stride=stage.stride,
@@ -184,48 +199,49 @@ def _own_clip(
         frames = -(-MaskClip.frames // window) * window
         scores = LearnedImportance(mask_ratio=1.0, keep_ratio=0.1, random_ratio=0.0)
         return scores, MaskClip(frames=frames, size=min(opened.spec.size))
-    model, trained = opened.transformer, trained_clip(opened)
+    model = opened.transformer
+    trained = trained_clip(opened)
     for name, side in (("frames", model.encoder.num_frames), ("size", min(opened.spec.size))):
         if given_clip.get(name, side) != side:
             raise RecipeError(f"--{name} {given_clip[name]}: the model of --checkpoint takes {side}")
-    own = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
+    selector = model.selector.at_evaluation() if isinstance(model, SelectingModel) else model.selector
     if trained is None:
-        return own, MaskClip()
-    return own, MaskClip(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
+        return selector, MaskClip()
+    return selector, MaskClip(stride=trained.stride, sampling=trained.sampling, fps=trained.fps)
 
 
-def _selectors(
-    own: Selector | None,
-    strategy: str | None,
-    ratios: Sequence[float],
-    settings: Mapping[str, Any],
-    *,
-    compare: bool,
-    is_tokenizer: bool,
+def _tokenizer_rows(
+    scores: LearnedImportance, ratios: Sequence[float], *, compare: bool
 ) -> list[tuple[str, Selector]]:
-    """The strategies to draw below each other, with their titles.
+    """The learned scores of a tokenizer at each keep ratio, below the scores to compare them with."""
+    return [
+        (score, replace(scores, score=score, keep_ratio=ratio))
+        for ratio in ratios or [scores.keep_ratio]
+        for score in (SCORES if compare else SCORES[-1:])
+    ]
+
+
+def _compared_rows(ratios: Sequence[float]) -> list[tuple[str, Selector]]:
+    """The common strategies; a keep ratio is of the last one."""
+    *masks, ranked = (make_selector(name, {}) for name in COMPARED)
+    if ratios:
+        ranked = ranked.showing(ratios[0])
+    return [(selector.strategy, selector) for selector in (*masks, ranked)]
+
+
+def _strategy_rows(
+    default: Selector | None, strategy: str | None, ratios: Sequence[float], settings: Mapping[str, Any]
+) -> list[tuple[str, Selector]]:
+    """One strategy at each keep ratio.
 
     Args:
-        own: of the checkpoint or the recipe.
+        default: of the checkpoint or the recipe; it is shown unless it cannot have the ratios or settings.
+        strategy: given in its place.
     """
-    if compare and (strategy is not None or settings or len(ratios) > 1):
-        raise RecipeError("--compare takes one --keep, and no --strategy, --align, --cuts or --slice-cap")
-    if is_tokenizer and isinstance(own, LearnedImportance):
-        return [
-            (score, replace(own, score=score, keep_ratio=ratio))
-            for ratio in ratios or [own.keep_ratio]
-            for score in (SCORES if compare else SCORES[-1:])
-        ]
-    if compare:
-        chosen = [make_selector(name, {}) for name in COMPARED]
-        chosen[-1] = chosen[-1].showing(ratios[0]) if ratios else chosen[-1]
-    else:
-        can_show = isinstance(own, ByChange) or not (settings or (ratios and isinstance(own, AllTokens)))
-        if strategy is None and own is not None and can_show:
-            base = own
-        else:
-            base = make_selector(strategy or DEFAULT, {})
-        if settings:
-            base = make_selector(base.strategy, {**vars(base), **settings})
-        chosen = [base.showing(ratio) for ratio in ratios] or [base]
-    return [(selector.strategy, selector) for selector in chosen]
+    fits = isinstance(default, ByChange) or not (settings or (ratios and isinstance(default, AllTokens)))
+    selector = default if strategy is None and fits else None
+    if selector is None:
+        selector = make_selector(strategy or DEFAULT, {})
+    if settings:
+        selector = make_selector(selector.strategy, {**vars(selector), **settings})
+    return [(shown.strategy, shown) for shown in [selector.showing(ratio) for ratio in ratios] or [selector]]

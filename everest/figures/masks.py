@@ -13,23 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from everest.checkpoints.load import AnyModel
 from everest.config.values import Input
 from everest.errors import RecipeError
-from everest.figures.png import to_rgb
 from everest.methods.grid import TokenGrid, TokenSelection, patchify, unpatchify
 from everest.methods.importance import NO_CHANGE, Embedding, RawPixels
-from everest.methods.ranked import ByEmbedding, Drawn
-from everest.methods.selector import Selector
+from everest.methods.ranked import ByEmbedding
+from everest.methods.selector import Selector, measure
 from everest.methods.targets import FeatureTargets
 from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
-from everest.models.spec import Transformer
 from everest.models.video_model import VideoModel
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.targets import FrozenTokenizer
 from everest.video.facts import VideoInfo
 
-AnyModel = Transformer | AdaptiveTokenizer
 TUBELET: Final = (2, 16, 16)  # of raw pixels, without a model
 GRAY: Final = 0.55  # of tokens that are not shown: neither black nor white, which videos contain
 
@@ -48,7 +46,7 @@ class ClipMask:
     predicted: Tensor | None = None  # like frames: visible tokens unchanged, targets as a model predicts them
 
     @property
-    def hides(self) -> bool:
+    def hides_some(self) -> bool:
         """Whether the encoder sees some of the kept tokens and the decoder predicts the others."""
         return 0 < len(self.visible) < len(self.kept)
 
@@ -100,20 +98,18 @@ def apply_selectors(
     else:
         seen = x if input_kind == "frames" else frame_differences(x, embed.pixels)
     noise = torch.from_numpy(np.random.default_rng(seed).random((1, grid.num_tokens), dtype=np.float32))
+    # Features have no pixels.
+    predicts = isinstance(model, MaskedAutoencoder) and not isinstance(model.targets, FeatureTargets)
     masks: list[ClipMask] = []
     for title, selector in selectors:
-        importance = selector.importance(seen, embed)
+        importance = measure(selector, seen, embed) if selector.uses_importance else None
         selection = selector(grid, importance=importance, noise=noise)
         num_visible, num_targets = selection.visible.size(1), selection.target.size(1)
         if not num_visible and (not num_targets or isinstance(model, MaskedAutoencoder)):
             name = selector.strategy
             raise RecipeError(f"--keep: {name} keeps none of the tokens that are seen; keep more")
         predicted = None
-        if (
-            isinstance(model, MaskedAutoencoder)
-            and not isinstance(model.targets, FeatureTargets)  # features have no pixels
-            and num_targets
-        ):
+        if isinstance(model, MaskedAutoencoder) and predicts and num_targets:
             predicted = _predicted(model, x, selection, model(x, selection=selection).prediction)
         masks.append(_clip_mask(title, selector, x, selection, importance, embed, predicted))
     return masks
@@ -127,9 +123,12 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
         clip: (C, T, H, W) uint8, or the candidate frames that the model draws a clip from.
         noise: (N,) uniform in [0, 1), followed by one number for each candidate slice.
     """
-    selector, device = model.selector, model.mask_token.device
+    selector = model.selector
+    device = model.mask_token.device
     out = model(model.pixels.normalize(clip.to(device))[None], noise=noise[None].to(device))
-    importance = selector.importance(model.to_input(out.frames), model.embedding)
+    importance = None
+    if selector.uses_importance:
+        importance = measure(selector, model.to_input(out.frames), model.embedding)
     predicted = _predicted(model, out.frames, out.selection, out.prediction)
     return _clip_mask(
         selector.strategy, selector, out.frames, out.selection, importance, model.embedding, predicted
@@ -143,7 +142,7 @@ def embedding_of(model: AnyModel | None) -> Embedding:
     return RawPixels(TUBELET) if model is None else model.embedding
 
 
-def frame_size(
+def scaled_size(
     model: AnyModel | None, size: int | tuple[int, int], video: VideoInfo, *, multiples: tuple[int, int]
 ) -> tuple[int, int]:
     """Height and width of the frames: a transformer's, else `size`, a side in whole `multiples`."""
@@ -174,6 +173,11 @@ def gray_but(frames: Tensor, mask: Tensor) -> Tensor:
     return frames * shown + GRAY * (1 - shown)
 
 
+def to_rgb(frames: Tensor) -> Tensor:
+    """Frames (..., 3) as they are; gray ones (..., 1) with three equal channels."""
+    return frames.expand(*frames.shape[:-1], 3)
+
+
 def to_frames(clip: Tensor) -> Tensor:
     """A clip (1, C, T, H, W) as frames (T, H, W, 3) in [0, 1] on the CPU."""
     return to_rgb(clip[0].movedim(0, -1).clamp(0, 1).cpu())
@@ -189,8 +193,6 @@ def _clip_mask(
     predicted: Tensor | None,
 ) -> ClipMask:
     """The tokens of a normalized clip (1, C, T, H, W) in a selection."""
-    if isinstance(selector, Drawn) and selector.uniform == 1:  # draws without regard to importance
-        importance = None
     return ClipMask(
         title=title,
         selector=selector,

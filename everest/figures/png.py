@@ -10,7 +10,6 @@ from typing import Any, Final, Literal
 import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from everest.errors import RecipeError
 from everest.system.files import atomic_file, check_new_file
@@ -88,8 +87,3 @@ def escape_dollars(name: str) -> str:
 def shorten(name: str, most: int = 64) -> str:
     """A name of up to `most` letters; a longer one loses its middle."""
     return name if len(name) <= most else f"{name[: (most - 1) // 2]}…{name[-(most // 2) :]}"
-
-
-def to_rgb(frames: Tensor) -> Tensor:
-    """Frames (..., 3) as they are; gray ones (..., 1) with three equal channels."""
-    return frames.expand(*frames.shape[:-1], 3)

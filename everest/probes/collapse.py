@@ -110,7 +110,8 @@ def signs_of_failure(rows: Sequence[Row], *, steps: int, videos: int, held_out: 
             f"the features of all videos are nearly the same: {ranks}; unless the videos are, try another "
             "base_lr or more steps"
         )
-    before, loss, mean = first["heldout_loss"], last["heldout_loss"], last["heldout_mean_loss"]
+    before, loss = first["heldout_loss"], last["heldout_loss"]
+    mean = last["heldout_mean_loss"]
     if held_out >= FEWEST_HELD_OUT and before is not None and loss is not None:
         # Weights that had learned before may have been as good as the mean before the first step.
         is_below_mean = mean is not None and loss <= NEAR_MEAN * mean

@@ -10,7 +10,7 @@ R videos of a pass, N videos, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
@@ -32,6 +32,7 @@ from everest.errors import DivergedError
 from everest.inference.model import encode
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
+from everest.lists.sample import Sample
 from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.partial import merged
@@ -86,30 +87,19 @@ class Prober:
     """
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
-        plan, settings = training.plan, recipe.pretrain.probe
+        settings = recipe.pretrain.probe
+        plan = training.plan
         self.rows: list[Row] = []
         self._training = training
         self._metric = settings.metric  # knn, or linear for both probes
         self._spec = spec
         self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
-        views = training.clips.make_views
-        assert isinstance(views, PretrainViews)
-        held_out = None  # clips of data.val, with masks as training draws them
-        if recipe.data.val is not None:
-            views_of_clip = views if views.compared else replace(views, views_per_decode=1)
-            listed = read_source(recipe.data, "val", labeled=False)
-            num_noise = training.clips.num_noise
-            held_out = clips_of(recipe, listed, views_of_clip, replace_bad=False, num_noise=num_noise)
-        self._held_out = held_out and replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
-        self._classes = None  # without labels
-        if settings.list is not None:
-            data = replace(recipe.data, train=settings.list)
-            chosen = read_source(data, "train", labeled=True)
-            self._classes = Classes.of(chosen, data)
-        else:
-            unlabeled = list(dict.fromkeys((held_out or training.clips).samples))
-            chosen = SampleList(samples=spaced(unlabeled, MOST_VIDEOS), class_names=None)
-        self._clips = clips_of(recipe, chosen, center_views(recipe), replace_bad=False)
+        held_out = _held_out_clips(training, recipe)
+        known = training.clips if held_out is None else held_out
+        self._clips, self._classes = _probed_clips(recipe, known.samples)
+        self._held_out = None
+        if held_out is not None:
+            self._held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
         num_held_out = 0 if self._held_out is None else len(self._held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
         self.watches_loss = num_held_out >= FEWEST_HELD_OUT
@@ -121,8 +111,9 @@ class Prober:
 
     def probe_if_due(self) -> None:
         """Probe the model after the last update, if it is due and was not done before the run was resumed."""
-        training, rows = self._training, self.rows
-        plan, step = training.plan, training.steps_done
+        training = self._training
+        step = training.steps_done
+        rows = self.rows
         if not training.is_loaded or step not in self._steps or any(row["step"] == step for row in rows):
             return
         if step:
@@ -132,16 +123,16 @@ class Prober:
         rows.append(row)
         event = {
             "event": "probe",
-            "epoch": plan.epoch(max(step - 1, 0)),
-            "epochs": plan.epochs,
-            "steps": plan.steps,
+            "epoch": training.plan.epoch(max(step - 1, 0)),
+            "epochs": training.plan.epochs,
+            "steps": training.plan.steps,
             "rank_most": min(MOST_VIDEOS, len(self._clips), self._spec.model.backbone_size.width),
             "first": rows[0],
         }
         training.report({**event, **row})
         warnings = new_warnings(rows, **self._sizes)
         # Nothing is predicted between views, so the loss may still fall.
-        ends = step < plan.steps and isinstance(training.state.trained_model, ViewModel)
+        ends = step < training.plan.steps and isinstance(training.state.trained_model, ViewModel)
         collapse = warnings.pop("collapse", None) if ends else None
         for warning in warnings.values():
             training.notice(f"warning: {warning}")
@@ -160,7 +151,7 @@ class Prober:
                 return encode(model, frames, None).pooled.float().cpu().numpy()
 
             encoded = self._run_passes(self._clips, pooled)
-            held_out = self._held_out_losses(model)
+            loss, mean_loss = self._held_out_losses(model)
         features = np.concatenate([part.value for part in encoded])  # (N, D)
         if not np.isfinite(features).all():
             raise DivergedError(
@@ -185,9 +176,10 @@ class Prober:
             return row
 
         row = decide_on_main(training.accelerator, measures)
-        return row | held_out | {"probe_seconds": round(time.monotonic() - started, 3)}
+        row |= {"heldout_loss": loss, "heldout_mean_loss": mean_loss}
+        return row | {"probe_seconds": round(time.monotonic() - started, 3)}
 
-    def _held_out_losses(self, model: PretrainingModel) -> Row:
+    def _held_out_losses(self, model: PretrainingModel) -> tuple[float | None, float | None]:
         """The loss of pre-training, and that of predicting the mean of all targets; None without any.
 
         Each process keeps its own targets, which may need gigabytes.
@@ -200,29 +192,18 @@ class Prober:
                 targets.append(out.target[out.selection.scored()].float().cpu())
             return out.loss.item()
 
-        losses: Row = {"heldout_loss": None, "heldout_mean_loss": None}
         passes = [] if self._held_out is None else self._run_passes(self._held_out, loss)
         if isinstance(model, ViewModel):
             passes = [part for part in passes if len(part.videos) > 1]  # one video is compared with no other
         if not passes:
-            return losses
-        counts = [len(part.videos) for part in passes]
-        losses["heldout_loss"] = float(np.average([part.value for part in passes], weights=counts))
-        sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
-        if sums and isinstance(model, MaskedAutoencoder):
-            mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)
-            parts = []
-            for values in targets:
-                scored = torch.ones(1, len(values), dtype=torch.bool)
-                predicted = mean.float().expand_as(values)[None]  # of (P,)
-                parts.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
-            of_passes, counts = zip(*gather_object(parts), strict=True)
-            losses["heldout_mean_loss"] = float(np.average(of_passes, weights=counts))
-        return losses
+            return None, None
+        mean_loss = np.average([part.value for part in passes], weights=[len(part.videos) for part in passes])
+        return float(mean_loss), _loss_of_mean_target(model, targets)
 
     def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
-        training, accelerator = self._training, self._training.accelerator
+        training = self._training
+        accelerator = training.accelerator
         firsts = range(0, len(clips), VIDEOS_PER_PASS)
         passes = [range(first, min(first + VIDEOS_PER_PASS, len(clips))) for first in firsts]
         numbers = range(len(passes))[accelerator.process_index :: accelerator.num_processes]
@@ -250,7 +231,8 @@ class Prober:
     def _evaluating(self) -> Iterator[PretrainingModel]:
         """The trained model, not sharded, in evaluation mode; restores the modes afterwards."""
         training = self._training
-        trained, device = training.state.trained_model, training.accelerator.device
+        trained = training.state.trained_model
+        device = training.accelerator.device
         modes = {module: module.training for module in trained.modules()}
         # Compiled blocks would be compiled again for other numbers of tokens.
         eager = torch.compiler.set_stance("force_eager") if training.settings.compile else nullcontext()
@@ -271,3 +253,46 @@ class Prober:
             finally:
                 for module, mode in modes.items():
                     module.training = mode
+
+
+def _held_out_clips(training: Training, recipe: Recipe) -> VideoClips | None:
+    """The clips of data.val, with masks as training draws them; None without this list."""
+    if recipe.data.val is None:
+        return None
+    views = training.clips.make_views
+    assert isinstance(views, PretrainViews)
+    views = views if views.compared else replace(views, views_per_decode=1)
+    listed = read_source(recipe.data, "val", labeled=False)
+    return clips_of(recipe, listed, views, replace_bad=False, num_noise=training.clips.num_noise)
+
+
+def _probed_clips(recipe: Recipe, unlabeled: Sequence[Sample]) -> tuple[VideoClips, Classes | None]:
+    """The videos of `pretrain.probe.list` and their classes; else some of `unlabeled`, without classes."""
+    classes = None
+    if recipe.pretrain.probe.list is None:
+        samples = spaced(list(dict.fromkeys(unlabeled)), MOST_VIDEOS)
+        listed = SampleList(samples=samples, class_names=None)
+    else:
+        data = replace(recipe.data, train=recipe.pretrain.probe.list)
+        listed = read_source(data, "train", labeled=True)
+        classes = Classes.of(listed, data)
+    return clips_of(recipe, listed, center_views(recipe), replace_bad=False), classes
+
+
+def _loss_of_mean_target(model: PretrainingModel, targets: Sequence[Tensor]) -> float | None:
+    """The loss of predicting the mean of the targets of all processes; None without any.
+
+    Args:
+        targets: (M, P) of the M tokens of each pass of this process.
+    """
+    sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
+    if not sums or not isinstance(model, MaskedAutoencoder):
+        return None
+    mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
+    losses = []
+    for values in targets:
+        scored = torch.ones(1, len(values), dtype=torch.bool)
+        predicted = mean.float().expand_as(values)[None]
+        losses.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
+    of_passes, counts = zip(*gather_object(losses), strict=True)
+    return float(np.average(of_passes, weights=counts))

@@ -27,7 +27,7 @@ from everest.config.heads import MEASURED_BY
 from everest.data.recipe_clips import labeled_samples
 from everest.data.views import ClipFormat
 from everest.errors import DataError
-from everest.evaluation.report import PAGE, add_summary, write_pooled_report
+from everest.evaluation.page import PAGE, add_summary, write_pooled_page
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules
 from everest.inference.scores import score_timelines
@@ -110,7 +110,7 @@ def measure_folds(
         names = sorted({name for pair in pairs for name in pair}, key=lambda name: (len(name), name))
     else:
         names = read_class_names(Path(project["section"]["root"]) / classes)
-    page = write_pooled_report(folder / REPORT, results, pairs, names=names, unit=unit)
+    page = write_pooled_page(folder / REPORT, results, pairs, names=names, unit=unit)
     return {**pooled, "report": str(page), "folds": rows}
 
 

@@ -17,7 +17,7 @@ from everest import stages
 from everest.config.heads import Task
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
-from everest.evaluation.report import add_summary
+from everest.evaluation.page import add_summary
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
 from everest.lists.sources import read_source

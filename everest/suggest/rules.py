@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal, NamedTuple
@@ -98,11 +98,13 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
     root = parse_location(data.root)
-    sizes = {"val": 0}
+    num_validation = 0
     for key in ("val", "test") if labeled else ("val",):  # a typo in a label would show after hours
         name = getattr(data, key)
         if name is not None and join_location(root, name).exists():
-            sizes[key] = len(read_source(data, key, labeled=labeled, classes=known, may_miss=True).samples)
+            listed = read_source(data, key, labeled=labeled, classes=known, may_miss=True)
+            if key == "val":
+                num_validation = len(listed.samples)
     frames, height, width = _median_size(clips.samples, data.fps)
     # Of the first label, which a sampler balances.
     counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
@@ -117,7 +119,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         width=width,
         task=data.task if labeled else "single-label",
         imbalance=imbalance(counts.values()),
-        num_validation=sizes["val"],
+        num_validation=num_validation,
     )
 
 
@@ -147,47 +149,31 @@ class Choice(NamedTuple):
 
 
 def choose_values(
-    facts: DataFacts,
-    device_name: str,
-    *,
-    purpose: RecipePurpose = "scratch",
-    most_steps: Mapping[str, int] | None = None,
+    facts: DataFacts, device_name: str, *, purpose: RecipePurpose, most_steps: Mapping[str, int]
 ) -> list[Choice]:
     """Choose the values that depend on the data set and the device, in the order of a recipe's sections.
 
     Args:
         device_name: one of `DEVICE_VALUES`.
-        most_steps: of a stage; None: as many as the data set needs.
+        most_steps: by stage; without, as many as the data set needs.
     """
-    device, train = DEVICE_VALUES[device_name], facts.train
-    most_steps = most_steps or {}
+    device = DEVICE_VALUES[device_name]
+    train = facts.train
     device_text = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
-    shape = math.sqrt(facts.height / facts.width)
-    sides = ((shape, facts.height), (1 / shape, facts.width))
-    size = [  # in whole tubelets; no larger than the video unless it is tiny
-        max(FEWEST_TUBELETS, min(round(device.side * factor / unit), int(largest // unit))) * unit
-        for (factor, largest), unit in zip(sides, device.tubelet[1:], strict=True)
-    ]
     median_text = f"the median video, {facts.height:g} x {facts.width:g}"
     size_reason = f"about {device.side} x {device.side} pixels in the shape of {median_text}"
-    words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
-    turns = sorted(word for word in words if _SIDE.fullmatch(word))
-    flip_reason = f"class names have {', '.join(turns)}; a mirrored clip shows the opposite"
+    mirrored = _mirrored_words(facts.class_names)
+    flip_reason = f"class names have {', '.join(mirrored)}; a mirrored clip shows the opposite"
+    positions_reason = "separate positions in time and space; no worse than joint ones on few videos"
     input_reason = f"a model overfits to the still parts of {train}"
     if purpose != "scratch":
         input_reason = "views of frames differ by their places more than by motion"
-    positions_reason = "separate positions in time and space; no worse than joint ones on few videos"
     sees_differences = purpose != "scratch" or train.groups <= FEW_GROUPS
-    frames = facts.frames
-    if purpose == "finetune" and facts.pretrain_frames is not None:  # the encoder sees actions at one speed
-        frames = min(frames, facts.pretrain_frames)
-    stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / FRAMES)))
-    share = min(1.0, stride * FRAMES / frames)
-    stride_reason = f"a clip covers {share:.0%} of the median {train.unit} ({frames:g} frames)"
+    stride, stride_reason = _stride(facts, purpose)
     choices = [
         Choice("data.frames", FRAMES, "as in the papers"),
-        Choice("data.size", size, size_reason),
-        Choice("data.flip", False, flip_reason, applies=bool(turns)),
+        Choice("data.size", _frame_size(facts, device), size_reason),
+        Choice("data.flip", False, flip_reason, applies=bool(mirrored)),
         Choice("model.backbone", device.backbone, f"small enough to train on {device_text}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
         Choice("model.positions", "separable", positions_reason),
@@ -203,15 +189,42 @@ def choose_values(
     return [choice for choice in choices if choice.applies]
 
 
+def _frame_size(facts: DataFacts, device: DeviceValues) -> list[int]:
+    """Height and width in whole tubelets, in the shape of the video; no larger than it unless it is tiny."""
+    shape = math.sqrt(facts.height / facts.width)
+    sides = ((shape, facts.height), (1 / shape, facts.width))
+    return [
+        max(FEWEST_TUBELETS, min(round(device.side * factor / unit), int(largest // unit))) * unit
+        for (factor, largest), unit in zip(sides, device.tubelet[1:], strict=True)
+    ]
+
+
+def _mirrored_words(class_names: Iterable[str]) -> list[str]:
+    """The words in the names of classes that are wrong in a mirror, such as left."""
+    words = {word.lower() for name in class_names for word in _WORD.findall(name)}
+    return sorted(word for word in words if _SIDE.fullmatch(word))
+
+
+def _stride(facts: DataFacts, purpose: RecipePurpose) -> tuple[int, str]:
+    """The frames between two of a clip, and why. An encoder sees actions at one speed in both stages."""
+    frames = facts.frames
+    if purpose == "finetune" and facts.pretrain_frames is not None:
+        frames = min(frames, facts.pretrain_frames)
+    stride = min(MOST_STRIDE, max(1, round(CLIP_COVERAGE * frames / FRAMES)))
+    share = min(1.0, stride * FRAMES / frames)
+    return stride, f"a clip covers {share:.0%} of the median {facts.train.unit} ({frames:g} frames)"
+
+
 def _schedule(
     stage: str, size: ListSize, most_steps: int | None, batch: int, batch_reason: str
 ) -> list[Choice]:
     """The steps by the number of videos or windows, and the learning rate by the batch."""
-    by_data = min(MOST_STAGE_STEPS, max(FEWEST_STAGE_STEPS, round(STEPS_OF_ROOT * math.sqrt(size.samples))))
+    by_root = round(STEPS_OF_ROOT * math.sqrt(size.samples))
+    by_data = min(MOST_STAGE_STEPS, max(FEWEST_STAGE_STEPS, by_root))
     steps = by_data if most_steps is None else max(1, min(by_data, most_steps))
     reason = f"{STEPS_OF_ROOT} x sqrt({counted(size.samples, size.unit)})"
-    if steps == FEWEST_STAGE_STEPS:
-        reason = "the fewest that are suggested"
+    if by_root != by_data:
+        reason = f"the {'fewest' if by_root < by_data else 'most'} that are suggested"
     if steps < by_data:
         reason = "in the time of --hours"
     rate_reason = f"a peak of {PEAK_LR:g}: base_lr * batch_size / 256"
@@ -225,7 +238,8 @@ def _schedule(
 
 def _pretraining(facts: DataFacts, device: DeviceValues, most_steps: int | None) -> list[Choice]:
     """Clips of the videos are compared. Probes measure the features, without labels, if that is cheap."""
-    size, batch = facts.pretrain or facts.train, VIEWS_BATCH_FACTOR * device.batch
+    size = facts.pretrain or facts.train
+    batch = VIEWS_BATCH_FACTOR * device.batch
     schedule = _schedule("pretrain", size, most_steps, batch, "clips are compared with all others of a step")
     num_validation = facts.num_validation
     probed = min(num_validation or size.samples, MOST_VIDEOS) + min(num_validation, MOST_HELD_OUT)

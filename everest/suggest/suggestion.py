@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, NamedTuple
@@ -57,14 +58,54 @@ class StageTime(NamedTuple):
         return f"{text}, about {time_text(self.seconds)} at {self.clips_per_second:.0f} clips/s (measured)"
 
 
-class Suggestion(NamedTuple):
-    """The YAML of a recipe, and the steps and the time of each stage that it is for."""
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """A suggested recipe, and the steps and the time of each stage that it is for.
 
-    text: str
-    recipe: Recipe
+    Attributes:
+        section, device, purpose, output, overrides: see `suggest_recipe`.
+        speeds: clips/s on this machine; of no stage if they were not measured.
+        most_steps: by stage; without, as many as the data set needs.
+    """
+
+    section: Mapping[str, Any]
     facts: DataFacts
-    times: Sequence[StageTime]
-    within: Callable[[float | None], Suggestion]  # the same with at most so many seconds for each stage
+    device: str
+    purpose: RecipePurpose
+    output: Path
+    overrides: Sequence[str]
+    speeds: Mapping[TrainingStage, float] = field(default_factory=dict)
+    most_steps: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The YAML."""
+        choices = choose_values(self.facts, self.device, purpose=self.purpose, most_steps=self.most_steps)
+        return recipe_text(choices, self.section, base=DEVICE_VALUES[self.device].base, facts=self.facts)
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        output = self.output
+        file = RecipeFile(name=output.stem, label=str(output), text=self.text, folder=output.parent)
+        return load_recipe(file, overrides=self.overrides)
+
+    @property
+    def times(self) -> list[StageTime]:
+        times = []
+        for stage in STAGES_OF_PURPOSE[self.purpose]:
+            size = self.facts.train if stage == "finetune" else self.facts.pretrain or self.facts.train
+            plan = getattr(self.recipe, stage)
+            steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
+            speed = self.speeds.get(stage)
+            seconds = None if speed is None else round(steps * plan.batch_size / speed)
+            times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
+        return times
+
+    def within(self, most_seconds: float) -> Suggestion:
+        """The same with at most so many seconds for each measured stage."""
+        sizes = {stage: getattr(self.recipe, stage).batch_size for stage in self.speeds}
+        most_steps = {stage: int(most_seconds * speed / sizes[stage]) for stage, speed in self.speeds.items()}
+        return replace(self, most_steps=most_steps)
 
 
 def this_device() -> str:
@@ -109,20 +150,20 @@ class SuggestRequest:
 
 def suggest_for_folder(
     request: SuggestRequest, notify: Callable[[str], None]
-) -> tuple[Sequence[StageTime], bool, list[str]]:
+) -> tuple[Suggestion, list[str]]:
     """Write a recipe for a folder; class folders without lists get lists beside it.
 
-    Returns the times of its stages, whether it has a list of test videos, and lines that describe new lists.
+    Returns the recipe, and lines that describe new lists.
     """
-    divides = not (request.lists or request.unlabeled) and has_class_folders(request.data)
-    if request.group is not None and not divides:
+    has_new_lists = not (request.lists or request.unlabeled) and has_class_folders(request.data)
+    if request.group is not None and not has_new_lists:
         raise RecipeError("--group: has no effect on lists; use it with class folders")
-    divided = _divide(request) if divides else None
+    videos, parts = _split_class_folders(request) if has_new_lists else (None, {})
     folder = request.folder
-    # Lists for as long as there is no recipe; beside their folder, as YAML may quote other paths.
+    # Lists for as long as there is no recipe; beside their folder, which shows that they can be written.
     with made_folder(folder.parent), TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as trial:
-        lists = request.lists if divided is None else divided[0].write(divided[1], Path(trial))
-        section = _section(request, lists, divided=divides, notify=notify)
+        lists = request.lists if videos is None else videos.write(parts, Path(trial))
+        section = _checked_section(request, lists, has_new_lists=has_new_lists, notify=notify)
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
         suggestion = suggest_recipe(
             section,
@@ -132,33 +173,40 @@ def suggest_for_folder(
             hours=request.hours,
             measured=request.measured,
         )
-    lines: list[str] = []
-    if divided is not None:
-        videos, parts = divided
-        for name in (*LIST_FILES.values(), CLASSES):  # of an earlier recipe
-            (folder / name).unlink(missing_ok=True)
-        videos.write(parts, folder)
-        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
-        lines = [*videos.notices, *sizes, f"lists: {folder}"]
-    write_text(request.output, suggestion.text.replace(trial, str(folder)))
+    lines = [] if videos is None else _write_lists(videos, parts, folder)
+    written = {
+        key: value.replace(trial, str(folder)) if isinstance(value, str) else value
+        for key, value in section.items()
+    }
+    suggestion = replace(suggestion, section=written)
+    write_text(request.output, suggestion.text)
     missing = [name for name in ("val", "test") if section.get(name) is None]
     if missing and not request.unlabeled:
         fix = "`everest prepare split LIST` divides a list first; its --group keeps people apart"
-        if divides:
+        if has_new_lists:
             fix = "label more videos, of further groups"
         notify(f"warning: no {' or '.join(missing)} list; {fix}")
-    return suggestion.times, section.get("test") is not None, lines
+    return suggestion, lines
 
 
-def _section(
-    request: SuggestRequest, lists: Mapping[str, str], *, divided: bool, notify: Callable[[str], None]
+def _write_lists(videos: LabeledVideos, parts: dict[str, list[Sample]], folder: Path) -> list[str]:
+    """Write the lists of class folders in place of those of an earlier recipe; returns their description."""
+    for name in (*LIST_FILES.values(), CLASSES):
+        (folder / name).unlink(missing_ok=True)
+    videos.write(parts, folder)
+    sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
+    return [*videos.notices, *sizes, f"lists: {folder}"]
+
+
+def _checked_section(
+    request: SuggestRequest, lists: Mapping[str, str], *, has_new_lists: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
     """The data section of a recipe with `lists`, given or new ones of class folders.
 
     Refuses videos of class folders for pre-training, and warns if videos for testing are among them.
     """
-    data, source = request.data, request.pretrain
-    section = data_section(data, **lists, pretrain=source, labeled=not request.unlabeled)
+    source = request.pretrain
+    section = data_section(request.data, **lists, pretrain=source, labeled=not request.unlabeled)
     if not request.unlabeled:
         section, reason = with_task(section, request.task)
         if reason is not None:
@@ -166,18 +214,20 @@ def _section(
         if source is None:
             return section
     settings = DataSettings(**section)
-    keys = ("train", "val", "test") if divided else ("val", "test")
+    keys = ("train", "val", "test") if has_new_lists else ("val", "test")
     held_out = [name for key in keys if (name := getattr(settings, key)) is not None]
-    held_out = held_out or [*lists_ending_in(data, "val"), *lists_ending_in(data, "test")]
+    held_out = held_out or [name for key in ("val", "test") for name in lists_ending_in(request.data, key)]
     shared = shared_videos(settings, "pretrain" if source else "train", held_out)
     videos = counted(len(shared), "video")
-    if shared and divided:
+    if shared and has_new_lists:
         raise RecipeError(
-            f"--pretrain {source}: has {videos} of {data}, which will be split; name another folder, or make "
-            "lists first (everest prepare split) and use --train train.csv --pretrain train.csv"
+            f"--pretrain {source}: has {videos} of {request.data}, which will be split; name another folder, "
+            "or make lists first (everest prepare split) and use --train train.csv --pretrain train.csv"
         )
     if shared:
-        given, fix = (f"--pretrain {source}", "--pretrain") if source else (f"--unlabeled {data}", "--train")
+        given, fix = (
+            (f"--pretrain {source}", "--pretrain") if source else (f"--unlabeled {request.data}", "--train")
+        )
         notify(
             f"warning: {given} has {videos} of the validation or test list, such as {shared[0]}, so "
             f"results will be too good; leave them out by {fix} LIST"
@@ -185,12 +235,12 @@ def _section(
     return section
 
 
-def _divide(request: SuggestRequest) -> tuple[LabeledVideos, dict[str, list[Sample]]]:
+def _split_class_folders(request: SuggestRequest) -> tuple[LabeledVideos, dict[str, list[Sample]]]:
     """The videos of class folders, and their parts for the lists in `request.folder`."""
-    data, folder = request.data, request.folder
-    root = parse_location(data)
+    folder = request.folder
+    root = parse_location(request.data)
     if not isinstance(root, Path):
-        raise RecipeError(f"{data}: remote class folders cannot be split; make lists of them")
+        raise RecipeError(f"{request.data}: remote class folders cannot be split; make lists of them")
     if folder.parent == root.absolute():
         raise RecipeError(
             f"--output {request.output}: its lists would look like a class in this folder; name another "
@@ -223,54 +273,28 @@ def suggest_recipe(
         overrides: `section.key=value` texts, which the stages will be given, too.
     """
     fitted = ("data.size=", "data.frames=")  # to the suggested tubelets
-    of_data = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
-    given = load_recipe("custom", overrides=of_data).data if of_data else DataSettings()
-    settings = replace(given, **section)
+    data_overrides = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
+    base_data = load_recipe("custom", overrides=data_overrides).data if data_overrides else DataSettings()
+    settings = replace(base_data, **section)
     facts = examine_data(settings, labeled=purpose != "pretrain")
     if facts.pretrain is not None and facts.pretrain.samples == 1:
         raise RecipeError(f"--pretrain {settings.pretrain}: one video; pre-training compares several")
-
-    def suggested(most_steps: Mapping[str, int]) -> tuple[str, Recipe]:
-        choices = choose_values(facts, device, purpose=purpose, most_steps=most_steps)
-        text = recipe_text(choices, dict(section), base=DEVICE_VALUES[device].base, facts=facts)
-        file = RecipeFile(name=output.stem, label=str(output), text=text, folder=output.parent)
-        return text, load_recipe(file, overrides=overrides)
-
-    _, unlimited = suggested({})
-    speeds: dict[TrainingStage, float] = {}  # clips/s on this machine
+    suggestion = Suggestion(
+        section=section, facts=facts, device=device, purpose=purpose, output=output, overrides=overrides
+    )
+    recipe = suggestion.recipe
+    speeds: dict[TrainingStage, float] = {}
+    on_cpu = device == "cpu"
     for stage in STAGES_OF_PURPOSE[purpose] if measured else ():
-        cpu = device == "cpu"
-        step = measure(unlimited, stage, batch=16 if cpu else None, cpu=cpu)["clips_per_second"]
-        read = reading_speed(stage_clips(unlimited, stage)) * num_cores()
+        step = measure(recipe, stage, batch=16 if on_cpu else None, cpu=on_cpu)["clips_per_second"]
+        read = reading_speed(stage_clips(recipe, stage)) * num_cores()
         # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
-        speeds[stage] = 1 / (1 / step + 1 / read) if cpu else min(step, read)
-
-    def within(limit: float | None) -> Suggestion:
-        most = {}
-        if limit is not None:
-            sizes = {stage: getattr(unlimited, stage).batch_size for stage in speeds}
-            most = {stage: int(limit * speed / sizes[stage]) for stage, speed in speeds.items()}
-        text, recipe = suggested(most)
-        return Suggestion(text, recipe, facts, _stage_times(recipe, purpose, facts, speeds), within)
-
-    return within(None if hours is None else 3600 * hours)
+        speeds[stage] = 1 / (1 / step + 1 / read) if on_cpu else min(step, read)
+    suggestion = replace(suggestion, speeds=speeds)
+    return suggestion if hours is None else suggestion.within(3600 * hours)
 
 
-def _stage_times(
-    recipe: Recipe, purpose: RecipePurpose, facts: DataFacts, speeds: Mapping[TrainingStage, float]
-) -> list[StageTime]:
-    """The steps of each stage of a recipe, and their times at the measured `speeds`, in clips/s."""
-    times = []
-    for stage in STAGES_OF_PURPOSE[purpose]:
-        size = facts.train if stage == "finetune" else facts.pretrain or facts.train
-        plan, speed = getattr(recipe, stage), speeds.get(stage)
-        steps = plan.steps or max(1, plan.epochs * size.samples // plan.batch_size)
-        seconds = None if speed is None else round(steps * plan.batch_size / speed)
-        times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
-    return times
-
-
-def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, facts: DataFacts) -> str:
+def recipe_text(choices: Sequence[Choice], data: Mapping[str, Any], *, base: str, facts: DataFacts) -> str:
     """The YAML of a recipe with a comment for each value; `choices` are in the order of its sections."""
     labels = f"{facts.classes} classes" if facts.classes else "no labels"
     if facts.task == "regression":
@@ -279,13 +303,13 @@ def recipe_text(choices: Sequence[Choice], data: dict[str, Any], *, base: str, f
     lines = [
         f"# Training: {facts.train}, {labels}.{more} Each value states its reason.",
         f"base: {base}",
-        *(write_yaml({"data": data}).splitlines() if data else ["data:"]),
+        *(write_yaml({"data": dict(data)}).splitlines() if data else ["data:"]),
     ]
-    begun = "data"
+    last_section = "data"
     for choice in choices:
         section, _, key = choice.key.partition(".")
-        lines += [] if section == begun else [f"{section}:"]
-        begun = section
+        lines += [] if section == last_section else [f"{section}:"]
+        last_section = section
         first, *others = write_yaml({key: choice.value}, width=10_000).splitlines()
         lines += [f"  {first} # {choice.reason}", *(f"  {line}" for line in others)]
     return "\n".join(lines) + "\n"

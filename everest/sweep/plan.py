@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from everest.checkpoints.frozen import with_absolute_paths
 from everest.checkpoints.init import find_init, read_init
 from everest.config.recipe import RESUME_MAY_CHANGE, flat_values, recipe_for_run, recipe_values
 from everest.config.settings import Recipe
@@ -168,8 +169,9 @@ def _plan_arm(request: SweepRequest, arm: Arm, recipe: Recipe) -> PlannedArm:
 
 
 def _check_files(recipe: Recipe, stage: StageName) -> None:
-    """Raise DataError if a list, or another file of a stage, is missing: before hours of other stages."""
-    data, probe = recipe.data, recipe.pretrain.probe
+    """Raise DataError or CheckpointError if a file of a stage is missing: before hours of other stages."""
+    data = recipe.data
+    probe = recipe.pretrain.probe
     lists: dict[StageName, tuple[str, ...]] = {
         "pretrain": (pretrain_key(data),),
         "finetune": ("train",) if data.val is None else ("train", "val"),
@@ -178,6 +180,8 @@ def _check_files(recipe: Recipe, stage: StageName) -> None:
     }
     files = {f"data.{key}": find_source(data, key, labeled=stage != "pretrain")[0] for key in lists[stage]}
     root = parse_location(data.root)
+    if stage == "pretrain":
+        with_absolute_paths(recipe)  # finds its tokenizer and its teacher
     if stage == "pretrain" and probe.every and probe.list is not None:
         files["pretrain.probe.list"] = join_location(root, probe.list)
     if stage in ("finetune", "probe") and data.classes is not None:

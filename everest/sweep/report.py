@@ -99,7 +99,7 @@ def make_report(results: Mapping[str, Any], *, metric: str | None = None, agains
     if not known:
         jobs = f"{results['jobs']['finished']} of {results['jobs']['all']} jobs have finished"
         raise RecipeError(f"no job has measured anything ({jobs}); repeat the command, or add the stage eval")
-    name = metric or results["metric"] or min(known)
+    name = metric or results["metric"]
     values: dict[str, dict[int, float]] = {}  # by arm and seed
     for arm, rows in arms.items():
         measured = {row["seed"]: row["metrics"].get(name) for row in rows["seeds"]}
@@ -130,8 +130,9 @@ def _arm_row(arm: Json, metric: str, values: dict[int, float], reference: dict[i
     mean = spread(list(values.values()))._asdict() if values else dict.fromkeys(Spread._fields)
     difference = None if reference is None else paired(values, reference)
     place, kind = split_metric(metric)
+    chance = None if kind is None else kind.chance
 
-    def level(name: str | None) -> float | None:
+    def level(name: str) -> float | None:
         """The value that needs no learning, measured next to the metric: HEAD.top1, HEAD.majority_top1."""
         levels = [row["metrics"].get(f"{place}{name}") for row in measured]
         return _mean([value for value in levels if value is not None])
@@ -142,8 +143,8 @@ def _arm_row(arm: Json, metric: str, values: dict[int, float], reference: dict[i
         "seeds": list(values),
         "values": list(values.values()),
         **mean,
-        "chance": level(None if kind is None else kind.chance),
-        "majority": level("majority_top1" if kind is METRICS["top1"] else None),
+        "chance": None if chance is None else level(chance),
+        "majority": level("majority_top1") if kind is METRICS["top1"] else None,
         "difference": None if difference is None else difference._asdict(),
         "gmacs": _mean([row["gmacs"] for row in measured]),
         "hours": _mean([row["hours"] for row in measured]),

@@ -145,16 +145,17 @@ def _read_file(file: RecipeFile) -> tuple[SweepFile, RecipeFile]:
 def read_seeds(value: Any, origin: str) -> tuple[int, ...]:
     """The seeds 0 to 4 of `5`, or the seeds of `3,7,11` or `3,`."""
     texts = [str(text).strip() for text in (value if isinstance(value, list) else str(value).split(","))]
-    seeds = [int(text) for text in texts if text.isascii() and text.isdecimal() and len(text) < 19]
-    if seeds and len(texts) == 1 and not isinstance(value, list):  # a number of seeds
-        seeds = list(range(min(seeds[0], MOST_SEEDS + 1)))
-    elif len(seeds) < len([text for text in texts if text]):
-        seeds = []
-    if not 1 <= len(seeds) <= MOST_SEEDS or len(set(seeds)) < len(seeds):
-        raise RecipeError(
-            f"{origin}: give a number of seeds from 1 to {MOST_SEEDS}, or different seeds such as 3,7,11"
-        )
-    return tuple(seeds)
+    is_count = len(texts) == 1 and not isinstance(value, list)
+    numbers = [text for text in texts if text]
+    if all(text.isascii() and text.isdecimal() and len(text) < 19 for text in numbers):
+        seeds = [int(text) for text in numbers]
+        if is_count and seeds:
+            seeds = list(range(min(seeds[0], MOST_SEEDS + 1)))
+        if 1 <= len(seeds) <= MOST_SEEDS and len(set(seeds)) == len(seeds):
+            return tuple(seeds)
+    raise RecipeError(
+        f"{origin}: give a number of seeds from 1 to {MOST_SEEDS}, or different seeds such as 3,7,11"
+    )
 
 
 def read_stages(value: Any, origin: str) -> tuple[StageName, ...]:
@@ -198,7 +199,8 @@ def arms_of_options(over: Sequence[str]) -> tuple[Arm, ...]:
 
 def split_values(text: str) -> list[str]:
     """Divide `a,[b,c],d` at the commas outside brackets."""
-    parts, depth = [""], 0
+    parts = [""]
+    depth = 0
     for char in text:
         depth += (char in "[{") - (char in "]}")
         if char == "," and not depth:

@@ -7,7 +7,7 @@ of a pre-training. The first metric of a job is the one that it is judged by.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -117,37 +117,26 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         rows: of finished jobs, by their names.
         failures: the errors of failed jobs, by their names.
     """
-    jobs, request = plan.jobs(), plan.request
-    arms: dict[str, dict[str, Any]] = {}
-    for arm in plan.arms:
-        seeds = []
-        for seed, planned in arm.jobs.items():
-            done = {job.stage: rows[job.name] for job in planned if job.name in rows}
-            metrics: Metrics = {}
-            for stage in STAGES_BY_PRIORITY:
-                metrics |= done[stage].metrics if stage in done else {}
-            seeds.append(
-                {
-                    "seed": seed,
-                    "finished": len(done) == len(planned),
-                    "gmacs": sum(part.gmacs for part in done.values()),
-                    "hours": sum(part.hours for part in done.values()),
-                    "metrics": metrics,
-                    "jobs": [job.name for job in planned],
-                }
-            )
-        about = {"arm": arm.name, "overrides": arm.overrides, "stages": list(arm.stages)}
-        arms[arm.name] = {**about, "seeds": seeds}
-    finished_first = sorted(arms[request.against]["seeds"], key=lambda row: not row["finished"])
+    jobs = plan.jobs()
+    request = plan.request
+    arms = [
+        {
+            "arm": arm.name,
+            "overrides": arm.overrides,
+            "stages": list(arm.stages),
+            "seeds": [_seed_row(seed, planned, rows) for seed, planned in arm.jobs.items()],
+        }
+        for arm in plan.arms
+    ]
     document = {
         "recipe": request.recipe.name,
         "summary": request.summary,
         "stages": list(request.stages),
         "seeds": list(request.seeds),
         "against": request.against,
-        "metric": next((name for row in finished_first for name in row["metrics"]), None),
+        "metric": _compared_metric(arms, request.against),
         "jobs": {"all": len(jobs), "finished": len(rows)},
-        "arms": list(arms.values()),
+        "arms": arms,
         "failures": [
             {"arms": plan.users(job), "seed": job.seed, "job": name, "error": failures[name]}
             for name, job in jobs.items()
@@ -155,6 +144,31 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         ],
     }
     return nonfinite_as_null(document)
+
+
+def _seed_row(seed: int, planned: Sequence[Job], rows: Mapping[str, JobNumbers]) -> dict[str, Any]:
+    """The numbers of an arm at a seed, of those of its jobs that have finished."""
+    done = {job.stage: rows[job.name] for job in planned if job.name in rows}
+    metrics: Metrics = {}
+    for stage in STAGES_BY_PRIORITY:
+        metrics |= done[stage].metrics if stage in done else {}
+    return {
+        "seed": seed,
+        "finished": len(done) == len(planned),
+        "gmacs": sum(part.gmacs for part in done.values()),
+        "hours": sum(part.hours for part in done.values()),
+        "metrics": metrics,
+        "jobs": [job.name for job in planned],
+    }
+
+
+def _compared_metric(arms: Sequence[dict[str, Any]], against: str) -> str | None:
+    """The first metric that was measured: where all jobs have finished, if possible of the arm `against`."""
+    rows = [
+        (not row["finished"], arm["arm"] != against, row["metrics"]) for arm in arms for row in arm["seeds"]
+    ]
+    by_priority = (metrics for *_, metrics in sorted(rows, key=lambda row: row[:2]))
+    return next((name for metrics in by_priority for name in metrics if metrics[name] is not None), None)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

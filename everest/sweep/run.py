@@ -147,7 +147,8 @@ class _Sweep:
 
         The error is the last one in its log, or the last line.
         """
-        code, job = running.process.returncode, running.job
+        code = running.process.returncode
+        job = running.job
         if code:
             log = job.file(self.folder, "log")
             text = ""
@@ -199,7 +200,8 @@ def run_sweep(plan: SweepPlan, folder: Path, launcher: JobLauncher, report: Repo
         waiting = [job for name, job in jobs.items() if name not in rows]
         sweep = _Sweep(plan=plan, folder=folder, launcher=launcher, report=report, rows=rows, waiting=waiting)
         for job in waiting:
-            path, recipe = job.file(folder, "yaml"), job.recipe
+            path = job.file(folder, "yaml")
+            recipe = job.recipe
             if job.stage in TRAINING_STAGES and path.is_file():
                 # A run keeps its settings of other stages, which a resume compares; its folder of videos and
                 # its section `train` may change.

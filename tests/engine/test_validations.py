@@ -85,7 +85,7 @@ def test_patience_ends_a_run_which_is_finished_then(tmp_path: Path, recipe: Path
     best = by_top1(rows).best
     assert best is not None
     assert validated.index(best["step"]) == len(validated) - 3
-    assert f"step {validated[-1]}: the last 2 validations brought nothing better" in ended.stderr
+    assert f"step {validated[-1]}: no improvement in the last 2 validations" in ended.stderr
     assert rows[-1]["step"] == validated[-1] < 30
     assert read_header(folder / "best.safetensors").step == best["step"]
     summary = f"on 4 videos (one center view each; chance 50.0 %) after step {best['step']} of 30"

@@ -1,10 +1,12 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import ModelCard
 from small_runs import json_of, refused, run
 
+from everest.evaluation.card import accuracy_lines
 from everest.system.weights import read_weights
 
 
@@ -21,8 +23,15 @@ def test_a_card_has_data_metrics_with_intervals_license_and_cost(classifier_run:
     low, high = evaluation["intervals"]["top1"]
     (row,) = [line for line in text.splitlines() if line.startswith("| top-1 |")]
     assert f"{low:.1f} to {high:.1f}" in row
-    for fact in ("trained on `train.csv`", "GMACs for a clip", "2 frames of the video apart"):
+    for fact in (
+        "trained on `train.csv`",
+        "evaluated on `train",
+        "GMACs for a clip",
+        "2 frames of the video ",
+    ):
         assert fact in text
+    rows = list(accuracy_lines({**evaluation, "heads": {"a|b": evaluation}}))
+    assert {line.replace("\\|", "").count("|") for line in rows if line.startswith("|")} == {5}
 
 
 def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_path: Path):
@@ -46,11 +55,15 @@ def test_a_card_names_what_its_publisher_has_to_state(classifier_run: Path, tmp_
 
 def test_a_card_next_to_a_graph_has_the_tokens_that_it_encodes(classifier_run: Path, tmp_path: Path):
     file, card = tmp_path / "m.onnx", tmp_path / "m.onnx.CARD.md"
-    command = ("export --to onnx --keep 0.25", classifier_run, "-o", file)
+    recipe = shutil.copytree(classifier_run, tmp_path / "run") / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("train: train.csv", "train: /home/me/train.csv"))
+    command = ("export --to onnx --keep 0.25", recipe.parent, "-o", file)
     document = json_of(*command)
     assert document["written"] == [str(file), str(card)]
     text = card.read_text()
     assert "- encodes 8 of 32 tokens of a clip" in text
+    assert "trained on `train.csv`" in text
+    assert "evaluated on" not in text
     assert 'model = onnxruntime.InferenceSession("m.onnx")' in text
     file.unlink()
     assert "m.onnx.CARD.md: exists" in refused(*command, code=2)

@@ -8,7 +8,7 @@ from PIL import Image
 from small_runs import json_of, refused, run, small_recipe
 
 from everest.evaluation.metric_text import metric_rows
-from everest.evaluation.report import draw_confusion, shorten_names
+from everest.evaluation.page import draw_confusion, shorten_names
 
 
 def test_long_names_stay_distinct_on_the_axes():
@@ -23,7 +23,7 @@ def test_long_names_stay_distinct_on_the_axes():
 def test_a_confusion_matrix_grows_with_its_classes_and_no_label_is_cut(tmp_path: Path, count: int):
     for name in ("putting something similar to other things number {i} on the table", "$class {i} {x}"):
         names = [name.format(i=i, x="x" * i) for i in range(count)]
-        draw_confusion(tmp_path / "m.png", np.eye(count, dtype=np.int64), names)
+        draw_confusion(tmp_path / "m.png", np.eye(count, dtype=np.int64), names, unit="video")
         with Image.open(tmp_path / "m.png") as picture:
             pixels = np.asarray(picture.convert("L"))
         assert pixels[[0, -1]].min() == pixels[:, [0, -1]].min() == 255  # all around is white

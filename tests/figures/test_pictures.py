@@ -10,9 +10,9 @@ from small_runs import refused, run
 
 import everest
 from everest.config.recipe import make_selector
-from everest.figures import pictures
+from everest.errors import RecipeError
+from everest.figures.mask_figure import COLUMNS, draw_rows, mask_title, rows_of
 from everest.figures.masks import GRAY, ClipMask, apply_model, apply_selectors
-from everest.figures.pictures import draw_rows, mask_title, rows_of
 from everest.methods.grid import patchify
 from everest.methods.importance import RawPixels
 from everest.methods.strategies import RedundancyRobust
@@ -56,7 +56,7 @@ def test_rows_show_the_tokens_they_are_named_after(rows):
     assert all((block == block[0, 0]).all() for block in blocks)
 
 
-def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
+def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows, monkeypatch):
     clip, _, _ = rows
     selector = RedundancyRobust(keep_ratio=0.5)
     (view,) = apply_selectors(clip, [("", selector)], model=None, embed=RawPixels((2, 8, 8)), seed=0)
@@ -64,6 +64,9 @@ def test_without_a_model_pixels_measure_and_nothing_is_predicted(rows):
     change = (now - before).square().sum(dim=(0, 1, 4, 5)).sqrt().flatten()  # of slice 1
     torch.testing.assert_close(view.importance[16:32], change)
     assert view.predicted is None
+    monkeypatch.setattr(RedundancyRobust, "importance", lambda *_: torch.zeros(1, 7))
+    with pytest.raises(RecipeError, match="one number for each token"):
+        views_of("redundancy-robust")
 
 
 def views_of(*strategies: str, size: tuple[int, int] = (48, 64), frames: int = 8) -> list[ClipMask]:
@@ -121,7 +124,7 @@ def test_words_do_not_overlap_and_name_the_frames(figure, tmp_path, size, frames
     titles = [panel.get_title() for panel in drawn.axes if panel.get_title()]
     second = 100 + 3 * frames // len(titles)
     assert titles[:2] == ["frames 100, 103", f"frames {second}, {second + 3}"]
-    assert len(titles) == min(frames // 2, pictures.COLUMNS)
+    assert len(titles) == min(frames // 2, COLUMNS)
 
 
 def test_a_demo_does_not_write_over_another(tmp_path: Path):

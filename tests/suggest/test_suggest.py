@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from everest.video.writer import write_video
 OTHER = next(name for name in DEVICES if name not in ("cpu", this_device()))
 SUGGEST, MINE = "recipes suggest -o mine.yaml", Path("mine.yaml")
 DRY_RUN = "--recipe mine.yaml --dry-run --gpus cpu --set train.workers=0 -o runs/dry"
+choices_of = partial(choose_values, purpose="scratch", most_steps={})
 COUNT, SIDE = st.integers(1, 10**5), st.integers(16, 4000)
 
 
@@ -37,12 +39,12 @@ def facts_of(videos: int, classes=5, frames=60, height=240, width=320) -> DataFa
 
 def chosen(facts: DataFacts, device: str = "cpu", **options: Any) -> dict[str, Any]:
     """The suggested values by key."""
-    return {choice.key: choice.value for choice in choose_values(facts, device, **options)}
+    return {choice.key: choice.value for choice in choices_of(facts, device, **options)}
 
 
 @given(facts=st.builds(facts_of, COUNT, COUNT, COUNT, SIDE, SIDE), device=st.sampled_from(sorted(DEVICES)))
 def test_every_suggestion_is_a_valid_recipe(tmp_path_factory, facts: DataFacts, device: str):
-    choices = choose_values(facts, device)
+    choices = choices_of(facts, device)
     path = tmp_path_factory.mktemp("suggest") / "mine.yaml"
     path.write_text(recipe_text(choices, {"train": "train.csv"}, base=DEVICES[device].base, facts=facts))
     recipe = load_recipe(path)
@@ -61,6 +63,9 @@ def test_steps_grow_with_the_videos_up_to_a_limit():
 
     assert steps(50, finetune=700) == 700 < steps(50) < steps(500) < steps(50_000)
     assert steps(500, finetune=10_000) == steps(500)
+    for videos, reason in ((24, "the fewest that"), (25, "120 x sqrt(25 "), (70_000, "the most that are ")):
+        reasons = {choice.key: choice.reason for choice in choices_of(facts_of(videos), "cpu")}
+        assert reasons["finetune.steps"].startswith(reason)
 
 
 def test_pre_training_compares_views_in_batches_of_three_times_the_clips():
@@ -288,6 +293,9 @@ def test_class_folders_are_split_next_to_the_recipe(here: Path):
             path.unlink()
     assert "test: null\n" in shown("videos -q")
     assert not Path("mine-lists/test.csv").exists()
+    for folder in ("Anna's mice", "a long name " * 9 + "of videos"):  # YAML quotes and folds these
+        called("recipes suggest videos -q -o", f"{folder}/my.yaml")
+        assert load_recipe(Path(folder, "my.yaml")).data.train == str(here / folder / "my-lists/train.csv")
 
 
 def test_probes_need_no_labels_and_at_most_40_videos_are_opened(here: Path, monkeypatch: pytest.MonkeyPatch):

@@ -5,9 +5,10 @@ import pytest
 from small_runs import small_recipe
 
 from everest.config.settings import Recipe
-from everest.errors import DataError, RecipeError, UserError
+from everest.errors import CheckpointError, DataError, RecipeError, UserError
 from everest.sweep.plan import PlannedArm, SweepPlan, make_plan
 from everest.sweep.request import arms_of_options, read_request, read_seeds, read_stages, split_values
+from everest.sweep.results import JobNumbers, collect
 
 
 @pytest.fixture
@@ -116,6 +117,8 @@ def test_a_missing_file_of_any_stage_is_noticed_before_any_job(recipe: Path):
         key, file = setting.split("=")
         with pytest.raises(DataError, match=rf"{key}: .*{file}: no such list or folder; \w+ reads it"):
             planned(recipe, overrides=["pretrain.probe.every=1", setting])
+    with pytest.raises(CheckpointError, match="gone: no such checkpoint"):
+        planned(recipe, overrides=["pretrain.target={kind: features, teacher: gone}"])
 
 
 def test_arms_that_run_the_same_jobs_are_refused(recipe: Path):
@@ -152,6 +155,12 @@ def test_the_sweep_file_of_the_benchmarks_is_planned(clip_files: Path, tmp_path:
     plan = planned(file, data=str(tmp_path))
     # Each of ten arms but one has a pre-training of its own.
     assert counts(plan) == {"pretrain": 27, "finetune": 30, "eval": 30}
+
+
+def test_arms_are_compared_by_a_measured_metric_also_if_the_first_has_failed(recipe: Path):
+    plan = planned(recipe, over=["finetune.base_lr=1e30,0.01"], stages="finetune")
+    measured = JobNumbers({"map": None, "top1": 60.0, "chance_top1": 50.0}, 0.0, 0.0)
+    assert collect(plan, {list(plan.jobs())[1]: measured}, {})["metric"] == "top1"
 
 
 def test_arms_are_all_combinations_and_are_named_by_what_differs():

@@ -11,7 +11,7 @@ from tokenizer_runs import recipe, set_up, train
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.load import open_model
 from everest.errors import CheckpointError
-from everest.evaluation.tokenizer import measure_targets
+from everest.evaluation.tokenizer import set_target_statistics
 from everest.system.run_folder import RunFolder
 from everest.system.weights import read_weights
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -51,7 +51,7 @@ def test_targets_are_measured_on_all_tokens_of_the_training_set(recipe: Path, tr
     assert torch.allclose(model.target_mean, values.mean(dim=0), atol=1e-5)
     assert torch.allclose(model.target_std, values.std(dim=0, unbiased=False), atol=1e-5)
     again = model.target_std.clone()
-    measure_targets(model, training.clips, settings=training.settings)
+    set_target_statistics(model, training.clips, settings=training.settings)
     assert torch.equal(again, model.target_std)
 
 

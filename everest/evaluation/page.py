@@ -1,4 +1,4 @@
-"""The report of an evaluation: a folder with one HTML page that loads no other file, and its plots as files.
+"""The page of an evaluation: a folder with one HTML file that loads no other file, and its plots as files.
 
 The plots are the confusions of classes, and predicted by true numbers.
 
@@ -24,8 +24,9 @@ from PIL import Image
 from everest.config.heads import MULTI_LABEL
 from everest.data.dataset import VideoClips
 from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
+from everest.figures.masks import to_rgb
 from everest.figures.pages import data_uri, write_page
-from everest.figures.png import COLORS, escape_dollars, png_figure, shorten, to_rgb
+from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
 from everest.metrics.intervals import FEW_GROUPS
@@ -40,13 +41,13 @@ PLOTS: Final = {"single-label": "confusion", "regression": "scatter"}  # with a 
 STRIP: Final = 480  # pixels, the width of a video's three frames
 MISTAKES: Final = 12  # shown per head
 LONGEST_NAME: Final = 32  # letters
-NUMBERED: Final = 30  # classes up to which each cell of the matrix shows its count
+MOST_NUMBERED: Final = 30  # classes up to which each cell of the matrix shows its count
 
 Names = Sequence[str]  # of videos or classes
 Confusion = tuple[str, str, int, int]  # label, output, videos, all videos of the label
 
 
-def write_report(
+def write_evaluation_page(
     folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
 ) -> Path:
     """Write the plots and then the page; return the path of the page.
@@ -62,31 +63,32 @@ def write_report(
     def frames_of(video: str) -> str:
         view = clips.read((0, indices[video])).frames[middle].movedim(0, -1)  # (T, H, W, C)
         frames = torch.cat([view[0], view[len(view) // 2], view[-1]], dim=1)  # (H, 3 W, C)
-        image, buffer = Image.fromarray(to_rgb(frames).contiguous().numpy()), io.BytesIO()
+        image = Image.fromarray(to_rgb(frames).contiguous().numpy())
+        buffer = io.BytesIO()
         image.thumbnail((STRIP, STRIP))
         image.save(buffer, format="JPEG", quality=88)
         return data_uri("image/jpeg", buffer.getvalue())
 
     unit = ListSize.of(clips.samples).unit
     heads = [
-        _section(folder, head, predictions.videos, classes.of_head(head.head), frames_of, unit=unit)
+        _head_values(folder, head, predictions.videos, classes.of_head(head.head), frames_of, unit=unit)
         for head in predictions.by_head().values()
     ]
-    facts = [(f"{unit}s" if name == "videos" else name, value) for name, value in fact_rows(result)]
     return _write_page(
         folder,
         title=f"Evaluation of {result['checkpoint']}",
         views=views_text(result, unit),
         metrics=metric_rows(result),
-        of=(result["videos"], result["groups"]),
+        num_videos=result["videos"],
+        num_groups=result["groups"],
         unit=unit,
-        facts=[(name, value) for name, value in facts if name != "checkpoint"],
+        facts=[row for row in fact_rows(result, unit) if row[0] != "checkpoint"],  # the title has it
         heads=heads,
         skipped=predictions.skipped,
     )
 
 
-def write_pooled_report(
+def write_pooled_page(
     folder: Path,
     results: Mapping[str, dict[str, Any]],
     pairs: Sequence[tuple[str, str]],
@@ -102,7 +104,7 @@ def write_pooled_report(
         names: of the classes, in the order of the matrix.
         unit: `video` or `window`.
     """
-    rows = {
+    documents = {
         title: {"top1": each["top1"], "chance_top1": each["chance"], "intervals": {"top1": each["interval"]}}
         for title, each in results.items()
     }
@@ -111,17 +113,15 @@ def write_pooled_report(
     numbers = {name: number for number, name in enumerate(names)}
     for label, predicted in pairs:
         counts[numbers[label], numbers[predicted]] += 1
-    plot = folder / f"{PLOTS['single-label']}.png"
-    draw_confusion(plot, counts, names, unit=unit)
-    head = {"name": "", "task": "single-label", "plot": data_uri("image/png", plot.read_bytes())}
-    head |= {"confusions": _confusions(counts, names), "num_classes": len(names)}
-    head |= {"classes": [], "mistakes": None}
+    head = {"name": "", "task": "single-label", "num_classes": len(names), "classes": [], "mistakes": None}
+    head |= _confusion_values(folder / f"{PLOTS['single-label']}.png", counts, names, unit=unit)
     return _write_page(
         folder,
         title="Evaluation of all folds",
         views="",
-        metrics=[row for title, result in rows.items() for row in metric_rows(result, title)],
-        of=(len(pairs), together["groups"]),
+        metrics=[row for title, document in documents.items() for row in metric_rows(document, title)],
+        num_videos=len(pairs),
+        num_groups=together["groups"],
         unit=unit,
         facts=[
             (f"{unit}s", f"{len(pairs)}, from {counted(together['groups'], 'group')}"),
@@ -132,14 +132,13 @@ def write_pooled_report(
     )
 
 
-def _write_page(folder: Path, *, of: tuple[int, int], unit: str, **values: Any) -> Path:
-    """Write a page by its template; `of` has the numbers of videos or windows, and of their groups."""
-    videos, groups = of
-    drawn = f"groups of {unit}s" if groups < videos else f"{unit}s"
-    constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "few_classes": NUMBERED}
-    constants |= {"longest_name": LONGEST_NAME, "percent_text": percent_text}
+def _write_page(folder: Path, *, num_videos: int, num_groups: int, unit: str, **values: Any) -> Path:
+    """Write a page by its template."""
+    drawn = f"groups of {unit}s" if num_groups < num_videos else f"{unit}s"
+    constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "most_numbered": MOST_NUMBERED}
+    values |= {"longest_name": LONGEST_NAME, "percent_text": percent_text, **constants}
     page = folder / PAGE
-    write_page(page, "evaluation", "page.html", groups=groups, unit=unit, drawn=drawn, **constants, **values)
+    write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, drawn=drawn, **values)
     return page
 
 
@@ -161,7 +160,7 @@ def add_summary(
     write_text(page, text.replace("</h1>", "\n".join(["</h1>", *parts]), 1))
 
 
-def _section(
+def _head_values(
     folder: Path,
     head: HeadPredictions,
     videos: Names,
@@ -171,29 +170,31 @@ def _section(
     unit: str,
 ) -> Mapping[str, Any]:
     """Write the plot of a head, and return the values of its part of the page."""
-    task = head.head.task
-    name = head.head.name
-    image = None
+    name, task = head.head.name, head.head.task
     suffix = f"-{quote(name, safe='')[:200]}" if name else ""  # a file name has up to 255 bytes
-    confusions: list[Confusion] = []
-    if task in PLOTS:
-        plot = folder / f"{PLOTS[task]}{suffix}.png"
-        if task == "regression":
-            draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), unit=unit)
-        else:
-            counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
-            np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
-            draw_confusion(plot, counts, names, unit=unit)
-            confusions = _confusions(counts, names)
-        image = data_uri("image/png", plot.read_bytes())
+    plot = folder / f"{PLOTS.get(task)}{suffix}.png"
+    plotted: dict[str, Any] = {"plot": None, "confusions": []}
+    if task == "regression":
+        draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), unit=unit)
+        plotted["plot"] = data_uri("image/png", plot.read_bytes())
+    elif task in PLOTS:
+        counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
+        np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
+        plotted = _confusion_values(plot, counts, names, unit=unit)
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
     mistakes = [
         (videos[number], label, predicted, frames_of(videos[number]))
         for number, label, predicted in worst_videos(head, names)
     ]
-    shown = {"name": name, "task": task, "plot": image, "confusions": confusions, "classes": rows}
-    return {**shown, "num_classes": len(rows), "mistakes": mistakes}
+    shown = {"name": name, "task": task, "classes": rows, "num_classes": len(rows), "mistakes": mistakes}
+    return shown | plotted
+
+
+def _confusion_values(plot: Path, counts: NDArray[np.int64], names: Names, *, unit: str) -> dict[str, Any]:
+    """Write the plot of (C, C) videos by true and predicted class; returns it and the confusions."""
+    draw_confusion(plot, counts, names, unit=unit)
+    return {"plot": data_uri("image/png", plot.read_bytes()), "confusions": _confusions(counts, names)}
 
 
 def _confusions(counts: NDArray[np.int64], names: Names) -> list[Confusion]:
@@ -231,12 +232,12 @@ def shorten_names(names: Names) -> list[str]:
     return [f"{number} {shorten(name, LONGEST_NAME - 5)}" for number, name in enumerate(names)]
 
 
-def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, unit: str = "video") -> None:
+def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, unit: str) -> None:
     """Write a PNG of (C, C) videos or windows by true and predicted class, shaded by the true class's share.
 
     With few classes every cell shows its count; with many the image grows so that each name is readable.
     """
-    is_numbered = len(names) <= NUMBERED
+    is_numbered = len(names) <= MOST_NUMBERED
     cell, points = (0.45, 9) if is_numbered else (0.1, 6)  # inches of a cell, points of the names
     side = max(cell * len(names), 3.0) + 2.5  # two classes leave room for the labels
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)

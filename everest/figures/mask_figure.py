@@ -48,7 +48,7 @@ def mask_title(mask: ClipMask) -> str:
     """How many tokens a strategy keeps and shows to the encoder."""
     total = mask.grid.num_tokens
     text = f"{mask.title} keeps {share_text(len(mask.kept), total)} tokens"
-    return f"{text}; {share_text(len(mask.visible), total)} are visible" if mask.hides else text
+    return f"{text}; {share_text(len(mask.visible), total)} are visible" if mask.hides_some else text
 
 
 def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
@@ -56,20 +56,21 @@ def rows_of(masks: Sequence[ClipMask]) -> list[FigureRow]:
 
     The last rows show the importance that the strategies measure; those that measure the same share a row.
     """
-    first, total = masks[0], masks[0].grid.num_tokens
+    first = masks[0]
+    total = first.grid.num_tokens
     rows = [FigureRow("original", first.frames)]
     if len(masks) == 1:
         kept, visible = len(first.kept), len(first.visible)
-        if kept < total or not first.hides:  # else the row would be equal to the frames
+        if kept < total or not first.hides_some:  # else the row would be equal to the frames
             rows.append(FigureRow("kept tokens", first.pixels_of(first.kept), share_text(kept, total)))
-        if first.hides:
+        if first.hides_some:
             seen = first.pixels_of(first.visible)
             rows.append(FigureRow("visible tokens", seen, share_text(visible, total)))
         if first.predicted is not None:
             rows.append(FigureRow("predicted", first.predicted, share_text(kept - visible, total)))
     else:
         for mask in masks:
-            is_mask = mask.hides and mask.importance is None  # a random mask: what the encoder sees
+            is_mask = mask.hides_some and mask.importance is None  # a random mask: what the encoder sees
             verb, tokens = ("shows", mask.visible) if is_mask else ("keeps", mask.kept)
             note = f"{verb} {share_text(len(tokens), total)}"
             rows.append(FigureRow(mask.title, mask.pixels_of(tokens), note))

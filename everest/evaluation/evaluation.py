@@ -24,7 +24,7 @@ from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.metrics import measure, per_class
-from everest.metrics.predicted import refuse_too_many_skipped, write_predictions
+from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
@@ -84,7 +84,7 @@ def evaluate(
     model, spec, recipe = open_classifier(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    result = evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
+    result, _ = evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
     groups = result["groups"]
     if groups == 1:
         report(notice("all videos of data.test are of one group: the metrics have no intervals"))
@@ -103,8 +103,8 @@ def evaluate_classifier(
     *,
     report: Report,
     files: EvaluationFiles,
-) -> dict[str, Any]:
-    """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`.
+) -> tuple[dict[str, Any], Predictions]:
+    """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`. Also returns its outputs.
 
     Args:
         spec: of the model; the cost of a view follows from it.
@@ -147,7 +147,7 @@ def evaluate_classifier(
         result["report"] = str(write_report(files.page, result, predictions, classes, clips))
     if accelerator.is_main_process and files.predictions is not None:
         write_predictions(files.predictions, predictions, classes)
-    return result
+    return result, predictions
 
 
 def open_classifier(

@@ -115,7 +115,7 @@ def _check_init(init: str, options: TrainOptions) -> None:
 
 def _print_trial(stage: Stage) -> None:
     """Run two forward and backward passes and print the estimates for the whole run."""
-    from everest.profiling.measure import try_one_pass
+    from everest.engine.start import try_one_pass
 
     estimates = try_one_pass(stage.training, stage.losses)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"

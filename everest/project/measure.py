@@ -131,16 +131,12 @@ def _pooled_timelines(
     report: Report,
 ) -> TimelineScores:
     """The scores of the timelines of all folds, each smoothed as in its fold."""
-    smooth = [result.timelines.smooth for result in fold_results if result.timelines is not None]
+    rules = [BoutRules(smooth=result.timelines.smooth) for result in fold_results if result.timelines]
     timelines = [Timelines.load(path / TIMELINE) for path in fold_folders]
-    bouts = [
-        fold_timelines.bouts(BoutRules(smooth=seconds))
-        for fold_timelines, seconds in zip(timelines, smooth, strict=True)
-    ]
-    videos = [video for fold_timelines in timelines for video in fold_timelines.videos]
-    together = replace(timelines[0], videos=videos)
-    annotations = project.request.annotations
-    return _scored(together, [*chain(*bouts)], annotations, report_folder, report, smooth=median(smooth))
+    bouts = chain(*(fold.bouts(rule) for fold, rule in zip(timelines, rules, strict=True)))
+    together = replace(timelines[0], videos=[video for fold in timelines for video in fold.videos])
+    smooth = median(rule.smooth for rule in rules)
+    return _scored(together, [*bouts], project.request.annotations, report_folder, report, smooth=smooth)
 
 
 def measure_run(run: Path, folder: Path, project: Project, report: Report) -> MeasuredTest:
@@ -168,9 +164,8 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
     baseline = linear_pixels(model, report)
     (report_folder / LINEAR).unlink(missing_ok=True)  # of an earlier project
     if baseline is not None:
-        write_predictions(
-            report_folder / LINEAR, baseline, Classes(heads=model.heads, names=model.class_names)
-        )
+        classes = Classes(heads=model.heads, names=model.class_names)
+        write_predictions(report_folder / LINEAR, baseline, classes)
     difference = None
     if model.heads[0].task != MULTI_LABEL:
         tested = _tested_videos(predictions, baseline)
@@ -179,7 +174,7 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
     timelines = None
     if project.window is not None:
         annotations = project.request.annotations
-        timelines = score_recordings(model, report_folder, annotations, project.window, report)
+        timelines = score_recordings(model, annotations, project.window, report_folder, report)
     return MeasuredTest(
         metric=metric,
         value=evaluation[metric],
@@ -198,12 +193,9 @@ def _tested_videos(predictions: Predictions, baseline: Predictions | None) -> li
     """The test videos of a head that has one output for each of them."""
     linear = {} if baseline is None else dict(zip(baseline.videos, _outputs(baseline), strict=True))
     (head,) = predictions.by_head().values()
-    return [
-        TestedVideo(group, label, output, linear.get(video))
-        for video, group, label, output in zip(
-            predictions.videos, predictions.groups, head.labels.tolist(), _outputs(predictions), strict=True
-        )
-    ]
+    labels = head.labels.tolist()
+    rows = zip(predictions.videos, predictions.groups, labels, _outputs(predictions), strict=True)
+    return [TestedVideo(group, label, output, linear.get(video)) for video, group, label, output in rows]
 
 
 def _outputs(predictions: Predictions) -> list[float]:
@@ -237,7 +229,8 @@ def linear_pixels(model: VideoClassifier, report: Report) -> Predictions | None:
     Its strength is chosen on the validation list, if there is one; it then learns from both lists. None if
     all readable videos have one class.
     """
-    recipe, (head,) = model.recipe, model.heads
+    recipe = model.recipe
+    (head,) = model.heads
     train, test, classes = labeled_samples(recipe)
     val: Sequence[Sample] = ()
     if recipe.data.val is not None:
@@ -281,7 +274,7 @@ def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict
 
 
 def score_recordings(
-    model: VideoClassifier, report_folder: Path, annotations: Sequence[str], window: float, report: Report
+    model: VideoClassifier, annotations: Sequence[str], window: float, report_folder: Path, report: Report
 ) -> TimelineScores:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 

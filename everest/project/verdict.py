@@ -23,6 +23,7 @@ MOST_NAMES: Final = 3  # of groups and recordings
 FEWEST_TO_CHOOSE: Final = 20  # default: validation samples; each of fewer is more than 5 %
 MOST_CLASSES: Final = 12  # default: whose numbers are shown
 FEWEST_GROUPS: Final = 6  # five that all agree are no evidence: 2 / 2 ** 5 > 5 %, by the sign test
+LINEAR_MODEL: Final = "a linear model on small images"
 LABEL_MORE: Final = "label videos of more groups (people, animals, places), the rarest classes first"
 
 
@@ -132,7 +133,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
     baselines = {
         "chance": result.chance,
         f"always '{result.majority_class}'": result.majority,
-        "a linear model on small images": result.linear_pixels,
+        LINEAR_MODEL: result.linear_pixels,
     }
     compared = [
         f"{title} {value_text(result.metric, value)}"
@@ -178,40 +179,30 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
     linear = result.linear_pixels
     if linear is not None and sign * result.value <= sign * linear:
-        return _no_better_than_linear(result, linear, fix)
+        no_better = f"no better than {LINEAR_MODEL} ({value_text(result.metric, linear)})"
+        if not result.folds and result.groups < FEW_GROUPS:
+            size = f"{result.videos} tests of {counted(result.groups, 'group')}"
+            return f"{no_better}, but {size} are too few to tell: {fix}"
+        return f"{no_better}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if result.interval is None:
         return f"no interval: the test has only one group; {fix}"
     if sign * result.interval[sign < 0] <= sign * simple:
         return f"the interval includes {baseline}, so the test cannot tell: {fix}"
     if linear is None:
         return f"clearly better than {baseline}"
-    return _compare_intervals(result, result.interval, linear, fix)
+    return _compare_linear(result, result.interval, linear, fix)
 
 
-def _no_better_than_linear(result: MeasuredTest, linear: float, fix: str) -> str:
-    """The sentence about a model that is no better than a linear model."""
-    no_better = f"no better than {_linear_model(result, linear)}"
-    if not result.folds and result.groups < FEW_GROUPS:
-        size = f"{result.videos} tests of {counted(result.groups, 'group')}"
-        return f"{no_better}, but {size} are too few to tell: {fix}"
-    return f"{no_better}: {LABEL_MORE}, or train longer (--set finetune.steps)"
-
-
-def _compare_intervals(result: MeasuredTest, interval: Sequence[float], linear: float, fix: str) -> str:
+def _compare_linear(result: MeasuredTest, interval: Sequence[float], linear: float, fix: str) -> str:
     """The sentence about a model that is better than a linear model, perhaps by chance."""
-    baseline = _linear_model(result, linear)
+    baseline = f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     if result.groups < FEWEST_GROUPS:
         return f"no clear difference from {baseline}: only {counted(result.groups, 'group')}; {fix}"
     if result.difference is None:  # of a metric that single videos do not have
-        value, (low, high) = linear, interval
-        spread = f"the interval is {low:.3g} to {high:.3g}"
+        name, value, (low, high) = "the interval", linear, interval
     else:
-        value, (low, high) = 0.0, result.difference
-        spread = f"the interval of the difference is {low:.3g} to {high:.3g}"
+        name, value, (low, high) = "the interval of the difference", 0.0, result.difference
+    spread = f"{name} is {low:.3g} to {high:.3g}"
     if low <= value <= high:
         return f"no clear difference from {baseline}: {spread}; {fix}"
     return f"clearly better than {baseline}: {spread}"
-
-
-def _linear_model(result: MeasuredTest, linear: float) -> str:
-    return f"a linear model on small images ({value_text(result.metric, linear)})"

@@ -20,7 +20,7 @@ from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.index import CLASSES
 from everest.prepare.split import LabeledVideos
-from everest.profiling.measure import TrainingStage, measure, reading_speed, stage_clips
+from everest.profiling.timing import TrainingStage, reading_speed, stage_clips, time_steps
 from everest.suggest.data_section import (
     data_section,
     has_class_folders,
@@ -240,7 +240,7 @@ def suggest_recipe(
     speeds: dict[TrainingStage, float] = {}  # clips/s on this machine
     for stage in STAGES_OF_PURPOSE[purpose] if measured else ():
         cpu = device == "cpu"
-        step = measure(unlimited, stage, batch=16 if cpu else None, cpu=cpu)["clips_per_second"]
+        step = time_steps(unlimited, stage, batch=16 if cpu else None, cpu=cpu)["clips_per_second"]
         read = reading_speed(stage_clips(unlimited, stage)) * num_cores()
         # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
         speeds[stage] = 1 / (1 / step + 1 / read) if cpu else min(step, read)

@@ -84,14 +84,17 @@ def latency_of(
     file = find_weights(checkpoint)
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
-        precision, device, views = exported.precision, "cpu", exported.clip.views()
+        precision = exported.precision
+        device = "cpu"
+        views = exported.clip.views()
 
         def outputs(clips: Tensor) -> object:
             return exported.outputs(exported(clips))
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
         precision = model.accelerator.mixed_precision.replace("no", "fp32")
-        device, views = str(model.module.device), model.views
+        device = str(model.module.device)
+        views = model.views
         outputs = model.encode if model.module.classes == () else model.outputs
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"

@@ -72,7 +72,8 @@ class PaperFigure:
 
 def softmax_bytes(spec: ModelSpec, bytes_per_value: int) -> int:
     """Estimate the bytes that unfused attention saves in addition: tokens x tokens per head and block."""
-    tokens, size = count_tokens(spec), spec.model.backbone_size
+    tokens = count_tokens(spec)
+    size = spec.model.backbone_size
     encoded = spec.model.class_token + spec.model.registers + tokens.visible
     squares = size.depth * size.heads * encoded**2
     if spec.is_autoencoder:

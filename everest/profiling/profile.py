@@ -9,12 +9,15 @@ from typing import Any, Final, Literal
 
 from everest.checkpoints.frozen import spec_of_pretraining
 from everest.config.heads import Head, named_heads
+from everest.config.merge import SELECTION, merge
 from everest.config.recipe import load_recipe
+from everest.config.recipe_files import find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.errors import unknown_name
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
+from everest.methods.strategies import STRATEGIES
 from everest.models.cost import Macs, count_frozen_macs, count_macs, count_tokens
 from everest.models.memory import bytes_per_clip, count_weights, frozen_bytes, training_bytes
 from everest.models.spec import ModelSpec, classifier_spec
@@ -134,16 +137,16 @@ def changed_recipe(
     overrides: Sequence[str] = (),
 ) -> Recipe:
     """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens."""
+    strategy = merge(find_recipe(name), overrides).at((*SELECTION, "strategy")).value
+    ranks = issubclass(STRATEGIES.get(str(strategy), object), RANKS)
     values = {
         "model.backbone": backbone,
         "data.frames": frames,
         "data.size": list(size) if isinstance(size, tuple) else size,
+        "pretrain.selection.keep_ratio": keep if ranks else None,
     }
     changes = [f"{key}={value}" for key, value in values.items() if value is not None]
-    recipe = load_recipe(name, overrides=[*changes, *overrides])
-    if keep is None or not isinstance(recipe.pretrain.selection, RANKS):
-        return recipe
-    return load_recipe(name, overrides=[*changes, f"pretrain.selection.keep_ratio={keep}", *overrides])
+    return load_recipe(name, overrides=[*changes, *overrides])
 
 
 def profile(recipe: Recipe) -> dict[str, Any]:

@@ -30,6 +30,7 @@ WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
 PLANNED: Final = "section"  # in project.json once the lists and the recipe are written
 TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
+BUDGETS: Final = tuple((stage, key) for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
 # The choices of every suggested recipe on which it depends whether a key has an effect.
 SUGGESTED: Final = RecipeFile(
     name="suggested",
@@ -72,11 +73,10 @@ class Request:
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
         check_overrides(SUGGESTED, self.overrides)  # before the videos are read
         recipe = merge(SUGGESTED, self.overrides)
-        for key in (f"{stage}.{unit}" for stage in ("pretrain", "finetune") for unit in ("steps", "epochs")):
-            written = recipe.at(tuple(key.split(".")))
-            if self.hours is not None and written.label == SET:
-                budget = f"--set {key}={written.value}"
-                raise RecipeError(f"--hours and {budget} both set the number of steps; use one of them")
+        budgets = [key for key in BUDGETS if recipe.at(key).label == SET]
+        if self.hours is not None and budgets:
+            budget = f"--set {'.'.join(budgets[0])}={recipe.at(budgets[0]).value}"
+            raise RecipeError(f"--hours and {budget} both set the number of steps; use one of them")
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files with the labels, by their paths."""
@@ -134,7 +134,7 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
     for stage in ("pretrain", "finetune"):
         steps = recipe.at((stage, "steps"))
         has_warmup = recipe.at((stage, "warmup_steps")).label == SET
-        if steps.label == SET and isinstance(steps.value, int) and not has_warmup:
+        if steps.label == SET and isinstance(steps.value, int) and steps.value > 0 and not has_warmup:
             added.append(f"{stage}.warmup_steps={steps.value // 10}")
     return [*overrides, *added]
 

@@ -75,13 +75,9 @@ def _ready_lists(request: Request) -> ProjectLists | None:
     for option, value in (("--group", request.group), ("--folds", request.folds)):
         if value is not None:
             raise RecipeError(f"{source}: has train and test lists; omit {option}, or move one elsewhere")
+    section, _ = with_task(section, request.task)
     return ProjectLists(
-        section=with_task(section, request.task)[0],
-        folds=[],
-        window=None,
-        possible_folds=None,
-        tested=[],
-        are_given=True,
+        section=section, folds=[], window=None, possible_folds=None, tested=[], are_given=True
     )
 
 
@@ -193,15 +189,9 @@ def _windows_of_recordings(request: Request, folder: Path, report: Report) -> tu
         recordings, listed, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
     )
     report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
-    classes = summary["classes"]
-    videos = LabeledVideos.read(
-        listed,
-        root=folder,
-        group=request.group,
-        task=request.task,
-        classes=None if classes is None else Path(classes),
-    )
-    # In the order of their names, wherever they are.
+    classes = None if summary["classes"] is None else Path(summary["classes"])
+    videos = LabeledVideos.read(listed, root=folder, group=request.group, task=request.task, classes=classes)
+    # By their names, wherever they are.
     return replace(videos, samples=sorted(videos.samples, key=group_of)), window
 
 

@@ -264,13 +264,10 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
     init = None
 
     def run(stage: Callable[..., Path], output: Path, fold: Sequence[str] = (), **options: Any) -> Path:
+        overrides = [*request.overrides, *fold]
+        overwrite = not RunFolder(output).is_run()  # a folder without a run may hold a user's files
         return stage(
-            folder / RECIPE,
-            output=output,
-            overrides=[*request.overrides, *fold],
-            overwrite=not RunFolder(output).is_run(),  # a folder without a run may hold a user's files
-            report=report,
-            **options,
+            folder / RECIPE, output=output, overrides=overrides, overwrite=overwrite, report=report, **options
         )
 
     if request.unlabeled is not None:

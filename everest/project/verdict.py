@@ -63,6 +63,8 @@ def plan_document(
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds[0])}{several}"
     total += f", including {time_text(seconds[1])} for validations and tests"
+    lines = [f"{key}: {size}" for key, size in sizes.items()] + lines
+    lines += [*map(str, suggestion.times), total]
     return {
         "lists": sizes,
         "classes": counts,
@@ -70,12 +72,7 @@ def plan_document(
         "stages": [time._asdict() for time in suggestion.times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),
-        "lines": [
-            *(f"{key}: {size}" for key, size in sizes.items()),
-            *lines,
-            *map(str, suggestion.times),
-            total,
-        ],
+        "lines": lines,
     }
 
 

@@ -19,7 +19,7 @@ from gpu_rows import Row, Rows, spread
 from measuring import HERE, REAL
 
 from everest.config.recipe import load_recipe
-from everest.profiling import measure
+from everest.profiling import timing
 from everest.system.processes import num_cores
 
 ROOT = HERE.parent
@@ -100,11 +100,9 @@ def loader(videos: Videos, workers: int, views: int, seconds: float) -> Iterator
     """Clips/s of the loader alone."""
     settings = [f"data.root={videos.folder.resolve()}", "data.train=train.csv", f"train.workers={workers}"]
     recipe = load_recipe("k400", overrides=[*settings, f"pretrain.views_per_decode={views}"])
-    measure.LOADER_SECONDS = seconds
+    timing.LOADER_SECONDS = seconds
     batch = videos.batch
-    found = measure.measure_loading(
-        recipe, "pretrain", batch=batch, step_clips_per_second=STEP_CLIPS_PER_SECOND
-    )
+    found = timing.time_loader(recipe, "pretrain", batch=batch, step_clips_per_second=STEP_CLIPS_PER_SECOND)
     yield {"views": views, "batch": batch, **found}
 
 

@@ -182,7 +182,7 @@ def evaluate(
     )
     if opened.accelerator.is_main_process:
         files.check(model.file)
-    return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, files=files)
+    return evaluate_classifier(model, spec, recipe, opened.accelerator, report=report, files=files)[0]
 
 
 def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:

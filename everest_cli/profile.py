@@ -66,8 +66,9 @@ def profile(
         return
 
     from everest.checkpoints.frozen import with_absolute_paths
-    from everest.profiling.measure import measure_stages
-    from everest.profiling.profile import METHODS, RANKS, changed_recipe, plan_pretraining, profile, recipe_of
+    from everest.profiling.plan import plan_pretraining
+    from everest.profiling.profile import METHODS, RANKS, changed_recipe, method_recipe, profile
+    from everest.profiling.timing import time_stages
 
     root = [] if data is None else [f"data.root={json.dumps(str(data.resolve()))}"]
     changed = partial(
@@ -78,7 +79,7 @@ def profile(
         keep=keep,
         overrides=[*(overrides or []), *root],
     )
-    profiled = with_absolute_paths(changed(recipe or recipe_of(method or "everest")))
+    profiled = with_absolute_paths(changed(recipe or method_recipe(method or "everest")))
     if keep is not None and not isinstance(profiled.pretrain.selection, RANKS):
         raise RecipeError(f"--keep: strategy {profiled.pretrain.selection.strategy} has no keep ratio")
     document: dict[str, Any] = {**profile(profiled), "compare": []}
@@ -87,7 +88,7 @@ def profile(
     if gpu is not None and videos is not None:
         document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
-        measurements = measure_stages(profiled, batch=batch, loads=data is not None, cpu=is_on_cpu(gpus))
+        measurements = time_stages(profiled, batch=batch, loads=data is not None, cpu=is_on_cpu(gpus))
         for stage, measurement in measurements.items():
             document["stages"][stage] |= measurement
     if as_json:
@@ -179,7 +180,7 @@ def _print_profile(document: Mapping[str, Any]) -> None:
 
 def _print_paper(*, as_json: bool) -> None:
     """Print the paper's figures next to everest's."""
-    from everest.profiling.profile import SUBJECTS, paper_figures
+    from everest.profiling.paper import SUBJECTS, paper_figures
 
     figures = [figure.dump() for figure in paper_figures()]
     if as_json:

@@ -115,7 +115,7 @@ def _check_init(init: str, options: TrainOptions) -> None:
 
 def _print_trial(stage: Stage) -> None:
     """Run two forward and backward passes and print the estimates for the whole run."""
-    from everest.profiling.measure import try_one_pass
+    from everest.engine.start import try_one_pass
 
     estimates = try_one_pass(stage.training, stage.losses)
     estimates["peak_memory"] = f"{estimates.pop('memory_bytes') / 2**30:.2f} GiB"
@@ -199,8 +199,9 @@ def train(
 
     Example: everest train VIDEOS --output runs/mine
     """
+    from everest.project.result import ProjectResult
     from everest.project.train import train as train_project
-    from everest.project.verdict import verdict
+    from everest.project.verdict import verdict_lines
 
     with Display(quiet=quiet) as display:
         result: dict[str, Any] = train_project(
@@ -220,7 +221,7 @@ def train(
     if as_json:
         print_json(result)
     else:
-        typer.echo("\n".join(result["lines"] if dry_run else verdict(result)))
+        typer.echo("\n".join(result["lines"] if dry_run else verdict_lines(ProjectResult.of(result))))
 
 
 def demo(

@@ -126,6 +126,7 @@ def row_store(name: str) -> Maker:
 def project(folder: Path, request: pytest.FixtureRequest) -> Made:
     asked = Request(videos=str(request.getfixturevalue("clip_files")))
     document = {"request": asdict(asked), "files": {}, "section": {}, "folds": [], "window": None}
+    document |= {"possible_folds": None, "tested": [], "planned_minutes": 1.0}
     write_document(folder / "project.json", document)
     return Made(folder / "project.json", lambda: find_project(folder, asked, overwrite=False))
 

@@ -17,7 +17,7 @@ from everest.checkpoints.transformers import write_folder
 from everest.config.recipe import load_recipe
 from everest.methods.strategies import STRATEGIES
 from everest.models.spec import pretrain_spec
-from everest.profiling import measure
+from everest.profiling import timing
 from everest.system.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -104,8 +104,8 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     foreign = everest.create_model("vit-tiny", kind="pretrain", tubelet=(2, 8, 8), depth=1, frames=4, size=32)
     saved(tmp_path / "checkpoint-799.pth", foreign.state_dict())
     write_videomae(tmp_path / "videomae-base")
-    monkeypatch.setattr(measure, "LOADER_SECONDS", 0.2)
-    monkeypatch.setattr(measure, "READING_SECONDS", 0.1)
+    monkeypatch.setattr(timing, "LOADER_SECONDS", 0.2)
+    monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
     for name, folder in DATA_SETS.items():
         ARCHIVES[name](tmp_path / folder)
     for number, name in enumerate(["run", "walk", "run", "walk"]):

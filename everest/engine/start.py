@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.distributed_c10d import _abort_process_group
 
 from everest.config.recipe import RESUME_MAY_CHANGE, dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.config.yaml import read_yaml
+from everest.data.dataset import Batch
+from everest.data.loader import on_device
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.training import Training
 from everest.errors import LESS_MEMORY, EnvironmentProblem, RecipeError, differing, first_names
 from everest.lists.sample import ListSize
-from everest.system.accelerator import decide_on_main, make_accelerator
+from everest.system.accelerator import decide_on_main, make_accelerator, peak_memory
 from everest.system.events import Report, heading
 from everest.system.files import IN_USE_FIX, UNFINISHED, is_unfinished
 from everest.system.locks import refuse_trained, training_lock
@@ -258,3 +262,43 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init
     saved |= {"--init": environment.init, "--decoder": environment.decoder if init else None}
     given |= {"--init": init and init.file, "--decoder": init and init.decoder}
     return differing(*({key: of[key] for key in of if key not in may_change} for of in (saved, given)))
+
+
+def try_one_pass(training: Training, losses_of: Callable[[Batch], Sequence[Tensor]]) -> dict[str, Any]:
+    """Run two passes with updates on real clips and write nothing; the second one is timed.
+
+    Args:
+        losses_of: a pass; first the model's loss, then one for each other network that is active.
+    Returns:
+        The plan, the loss, and the estimated time and memory of the run.
+    """
+    plan = training.plan
+    training.model.train()
+    started = time.monotonic()
+    with closing(training.loader()) as loader:
+        batch = on_device(next(iter(loader)), training.accelerator.device)
+    times = [time.monotonic()]
+    losses = []
+    for _ in range(2):
+        with training.one_pass(plan.accumulation - 1):  # the last one: processes exchange gradients
+            pass_losses = losses_of(batch)
+            training.backward(pass_losses)
+        training.update(training.clip_gradients())
+        losses.append(pass_losses[0].item())  # waits for the device
+        times.append(time.monotonic())
+    seconds = times[2] - times[1]
+    return {
+        "loss": losses[0],
+        "videos": len(training.clips),
+        "steps": plan.steps,
+        "batch_size": plan.batch_size,
+        "micro_batch": plan.micro_batch,
+        "passes_per_step": plan.accumulation,
+        "peak_lr": plan.peak_lr,
+        "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
+        "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+        "seconds_to_load": round(times[0] - started, 2),
+        "seconds_per_pass": round(seconds, 3),
+        "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
+        "memory_bytes": peak_memory(training.accelerator.device),
+    }

@@ -95,7 +95,7 @@ def evaluate(
     model, spec, recipe = open_classifier(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    result = evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
+    result, _ = evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
     groups = result["groups"]
     if groups == 1:
         report(notice("all videos of data.test are of one group: the metrics have no intervals"))
@@ -114,8 +114,8 @@ def evaluate_classifier(
     *,
     report: Report,
     files: EvaluationFiles,
-) -> dict[str, Any]:
-    """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`.
+) -> tuple[dict[str, Any], Predictions]:
+    """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`. Also returns its outputs.
 
     Args:
         spec: of the model; the cost of a view follows from it.
@@ -144,7 +144,7 @@ def evaluate_classifier(
     }
     if accelerator.is_main_process:
         files.write(result, predictions, classes, clips)
-    return result
+    return result, predictions
 
 
 def _measured(predictions: Predictions, classes: Classes) -> dict[str, Any]:

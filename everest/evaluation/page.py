@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -142,17 +143,18 @@ def _write_page(folder: Path, *, num_videos: int, num_groups: int, unit: str, **
     return page
 
 
-def add_summary(
-    page: Path, lines: Sequence[str], figure: str | None, links: Mapping[str, str] | None = None
-) -> None:
-    """Add lines, links and the PNG of timelines, if there is one, below the title of a page.
+def add_summary(page: Path, lines: Sequence[str], figure: str | None, pages: Mapping[str, Path]) -> None:
+    """Add lines, links to other pages and the PNG of timelines, if there is one, below the title of a page.
 
     Args:
-        links: their addresses by their texts.
+        pages: by the texts of their links.
     """
     parts = [f"<p>{html.escape(line, quote=False)}</p>" for line in lines]
-    texts = [f'<a href="{quote(address)}">{html.escape(text)}</a>' for text, address in (links or {}).items()]
-    parts += [f"<p>{', '.join(texts)}</p>"] if texts else []
+    links = []
+    for text, path in pages.items():
+        address = Path(os.path.relpath(path, page.parent)).as_posix()
+        links.append(f'<a href="{quote(address)}">{html.escape(text)}</a>')
+    parts += [f"<p>{', '.join(links)}</p>"] if links else []
     if figure is not None:
         image = data_uri("image/png", Path(figure).read_bytes())
         parts.append(f'<div class="wide"><img src="{image}" alt="predicted and annotated bouts"></div>')

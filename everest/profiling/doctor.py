@@ -101,7 +101,7 @@ def check_devices() -> Iterator[CheckResult]:
     free = free_host_memory()
     found = f"{free / GIB:.1f} of {host_memory() / GIB:.1f} GiB free"
     fix = "lower train.workers and train.micro_batch, or end other programs"
-    yield _checked("memory", found, free >= 2 * GIB, fix)  # our choice: a small model's run
+    yield _checked("memory", found, free >= 2 * GIB, fix)  # heuristic: a small model's run
     try:
         import torch
     except Exception as error:  # whatever a broken package raises
@@ -122,7 +122,8 @@ def check_devices() -> Iterator[CheckResult]:
         warnings.simplefilter("always")
         num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     for number in range(num_gpus):
-        name, about = f"GPU {number}", torch.cuda.get_device_properties(number)
+        name = f"GPU {number}"
+        about = torch.cuda.get_device_properties(number)
         found = f"{about.name}, {about.total_memory / GIB:.0f} GiB, capability {about.major}.{about.minor}"
         try:
             (torch.ones(8, device=f"cuda:{number}") + 1).sum().item()
@@ -168,7 +169,8 @@ def check_decoders() -> Iterator[CheckResult]:
         path = Path(folder) / "rendered.mp4"
         write_video(path, frames, fps=12)
         for name in DECODERS:
-            title, problem = f"decoder {name}", None
+            title = f"decoder {name}"
+            problem = None
             try:
                 decoded = read_frames(path, FRAME_IDS, decoder=name)  # (F, H, W, 3)
                 difference = float((decoded.float() - frames[list(FRAME_IDS)].float()).abs().mean())
@@ -191,12 +193,12 @@ def check_storage() -> Iterator[CheckResult]:
     here = Path.cwd()
     free = shutil.disk_usage(here).free
     found = f"{free / GIB:.1f} GiB free at {here}"
-    is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # our choice: states of a ViT-B run, twice
+    is_ok = free >= 5 * GIB and os.access(here, os.W_OK)  # heuristic: states of a ViT-B run, twice
     yield _checked("disk", found, is_ok, "free some space, or name an --output that can be written")
 
     from everest.data.workers import REMEDY, free_shared_memory
 
     shared = free_shared_memory()
     if shared is not None:
-        # Our choice: the clips of a run on one GPU. A container of Docker has 64 MB.
+        # Heuristic: the clips of a run on one GPU. A container of Docker has 64 MB.
         yield _checked("shared memory", f"{shared / GIB:.2f} GiB free", shared >= GIB, REMEDY)

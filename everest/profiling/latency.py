@@ -26,13 +26,13 @@ from everest.video.facts_cache import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
-WARMUP: Final = 5  # our choice: videos before the first that counts
+WARMUP: Final = 5  # default: videos before the first that counts
 
 
-def measure_latency(
+def time_latency(
     outputs: Callable[[Tensor], object], views: EvalViews, samples: Sequence[Sample]
 ) -> dict[str, float | int]:
-    """Measure the wall time of one view of one video after another, in this process.
+    """Time one view of one video after another, in this process.
 
     The index of a file is read again each time, as of a new file; its bytes are in the system's cache.
 
@@ -46,7 +46,7 @@ def measure_latency(
         to p50: `decode_ms`, `transform_ms` (resize and crop), `network_ms`; the number of `videos`
         `measured`; `threads`.
     """
-    count = min(max(len(samples), 30), 200)  # our choice; fewer videos are repeated in turns
+    count = min(max(len(samples), 30), 200)  # default; fewer videos are repeated in turns
     rows = []
     for number in range(WARMUP + count):
         sample = samples[(number - WARMUP) % len(samples)]
@@ -84,14 +84,17 @@ def latency_of(
     file = find_weights(checkpoint)
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
-        precision, device, views = exported.precision, "cpu", exported.clip.views()
+        precision = exported.precision
+        device = "cpu"
+        views = exported.clip.views()
 
         def outputs(clips: Tensor) -> object:
             return exported.outputs(exported(clips))
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
         precision = model.accelerator.mixed_precision.replace("no", "fp32")
-        device, views = str(model.module.device), model.views
+        device = str(model.module.device)
+        views = model.views
         outputs = model.encode if model.module.classes == () else model.outputs
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
@@ -100,6 +103,6 @@ def latency_of(
             blocks = torch.randint(0, 256, (30, 40, 3), generator=generator, dtype=torch.uint8)
             picture = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (H, W, 3): 320 x 240 pixels
             write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
-        latency = measure_latency(outputs, views, named_samples([path], root=None))
+        latency = time_latency(outputs, views, named_samples([path], root=None))
     about = {"checkpoint": str(file), "precision": precision, "device": device}
     return {**about, "data": None if data is None else str(data), "latency": latency}

@@ -5,6 +5,7 @@
 3. `train.py`: suggests DIR/recipe.yaml, pre-trains if asked, fine-tunes, by the functions of the library.
 4. `measure.py`: the accuracy beside chance, the most frequent class and a linear model on small images; the
    timelines of test recordings beside the bouts of a person; the accuracy over all folds together.
+   `result.py`: what it found, in DIR/result.json.
 5. `verdict.py`: lines for people, with what to do next.
 
 Files are written atomically, and each stage resumes its own run: a killed call goes on where it was.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,7 @@ from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos, group_of
 from everest.prepare.windows import Labeling, WindowSettings, write_windows
-from everest.project.request import FEWEST_FOLDS, WINDOWS, Request
+from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, heading, notice
 from everest.system.text import counted
@@ -26,25 +26,14 @@ from everest.video.folders import split_folders, videos_under
 from everest.video.reader import probe
 from everest.video.stream import VideoError
 
-# Our choice, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
-SHORTEST_WINDOW, LONGEST_WINDOW = 0.5, 2.0
+# Heuristic, in seconds. Windows of 1 s were measured (benchmarks/timelines.md).
+SHORTEST_WINDOW: Final = 0.5
+LONGEST_WINDOW: Final = 2.0
 STEP: Final = 0.5  # of a window, from one to the next
-SUGGESTED_FOLDS: Final = 5  # our choice: each is tested on a fifth of the groups
+SUGGESTED_FOLDS: Final = 5  # default: each is tested on a fifth of the groups
 
 
-@dataclass(frozen=True, kw_only=True)
-class ProjectLists:
-    """The lists that a project trains and is tested on."""
-
-    section: dict[str, Any]  # of the recipe
-    folds: Sequence[dict[str, str]] = ()  # train, val and test of each
-    window: float | None = None  # seconds, of recordings
-    possible_folds: int | None = None  # that a repetition may name; None: it cannot
-    tested: Sequence[str] = ()  # recordings
-    found: bool = False  # the user's own lists
-
-
-def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str] = ()) -> ProjectLists:
+def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str]) -> ProjectLists:
     """Find the lists of a request, or write them into a folder.
 
     Args:
@@ -53,8 +42,8 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
     lists = _ready_lists(request) or _new_lists(request, folder, report, tested)
     if request.unlabeled is not None:
         data = DataSettings(**lists.section)
-        held = [name for fold in lists.folds for name in fold.values()]
-        shared = shared_videos(data, "pretrain", [*held, *filter(None, (data.val, data.test))])
+        held_out = [name for fold in lists.folds for name in (fold.train, fold.val, fold.test)]
+        shared = shared_videos(data, "pretrain", [*held_out, *filter(None, (data.val, data.test))])
         if shared:
             raise RecipeError(
                 f"--unlabeled {request.unlabeled}: has {counted(len(shared), 'video')} of the validation or "
@@ -83,47 +72,73 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         listed = source / LIST_FILES["train"]
         divided = f", or let `everest train {listed}` divide the training list" if listed.exists() else ""
         raise DataError(f"{source}: has no test list; add {LIST_FILES['test']}{divided}")
-    for option, given in (("--group", request.group), ("--folds", request.folds)):
-        if given is not None:
+    for option, value in (("--group", request.group), ("--folds", request.folds)):
+        if value is not None:
             raise RecipeError(f"{source}: has train and test lists; omit {option}, or move one elsewhere")
-    return ProjectLists(section=with_task(section, request.task)[0], found=True)
+    section, _ = with_task(section, request.task)
+    return ProjectLists(
+        section=section, folds=[], window=None, possible_folds=None, tested=[], are_given=True
+    )
 
 
 def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
-    videos, window = _labeled_videos(request, folder, report)
-    groups, fewest, folds = len(videos.groups), request.folds or 2, []
-    if groups < fewest:
-        unit, fix = "group", "check --group, or add videos of other people or places"
-        if request.annotations and request.group is None:
-            unit, fix = "recording", "annotate more recordings"
-        need = "but training and test need 2" if request.folds is None else f"fewer than --folds {fewest}"
-        fix = f"use --folds {groups}, or {fix}" if groups >= FEWEST_FOLDS else fix
-        only = counted(groups, unit) + (f" ({', '.join(videos.groups)})" if groups == 1 else "")
-        raise DataError(f"{request.videos}: only {only}, {need}; {fix}")
+    window = None
+    if request.annotations:
+        videos, window = _windows_of_recordings(request, folder, report)
+    else:
+        videos = _readable_videos(request, report)
+    _check_labels(request, videos)
+    _refuse_few_groups(request, videos)
     for text in videos.notices:
         report(notice(text))
+    lists = {"train": list(videos.samples)}
+    folds: list[FoldLists] = []
     if request.folds is None:
         lists = _divided(videos, tested if request.annotations else (), report)
     else:
-        lists = {"train": list(videos.samples)}
-        parts = list(videos.split({str(fold): 1 / request.folds for fold in range(request.folds)}).values())
-        for fold, test in enumerate(parts):
-            val, *others = [*parts[fold + 1 :], *parts[:fold]]
-            of_fold = {"train": list(chain(*others)), "val": val, "test": test}
-            _refuse_few(of_fold, request)
-            folds.append(videos.write(of_fold, folder / f"fold{fold + 1}"))
+        folds = _fold_lists(request, videos, folder, request.folds)
     _refuse_few(lists, request)
-    written: dict[str, Any] = videos.write(lists, folder)
-    section = data_section(str(videos.root), **written, pretrain=request.unlabeled)
+    paths: dict[str, Any] = videos.write(lists, folder)
+    section = data_section(str(videos.root), **paths, pretrain=request.unlabeled)
+    groups = len(videos.groups)
     may_fold = request.folds is None and videos.task == "single-label" and groups >= FEWEST_FOLDS
     return ProjectLists(
         section=with_task(section, videos.task)[0],
         folds=folds,
         window=window,
         possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
-        tested=sorted(set(map(group_of, lists.get("test", ())))) if request.annotations else (),
+        tested=sorted(set(map(group_of, lists.get("test", ())))) if request.annotations else [],
     )
+
+
+def _refuse_few_groups(request: Request, videos: LabeledVideos) -> None:
+    """Raise DataError for fewer groups than lists that need one."""
+    groups = len(videos.groups)
+    if groups >= (request.folds or 2):
+        return
+    unit, fix = "group", "check --group, or add videos of other people or places"
+    if request.annotations and request.group is None:
+        unit, fix = "recording", "annotate more recordings"
+    need = "but training and test need 2"
+    if request.folds is not None:
+        need = f"fewer than --folds {request.folds}"
+    if groups >= FEWEST_FOLDS:
+        fix = f"use --folds {groups}, or {fix}"
+    names = f" ({', '.join(videos.groups)})" if groups == 1 else ""
+    raise DataError(f"{request.videos}: only {counted(groups, unit)}{names}, {need}; {fix}")
+
+
+def _fold_lists(request: Request, videos: LabeledVideos, folder: Path, number: int) -> list[FoldLists]:
+    """Write the lists of each fold: a part of the groups for the test, the next one for validation."""
+    parts = list(videos.split({str(fold): 1 / number for fold in range(number)}).values())
+    folds = []
+    for fold, test in enumerate(parts):
+        val, *others = [*parts[fold + 1 :], *parts[:fold]]
+        lists = {"train": list(chain(*others)), "val": val, "test": test}
+        _refuse_few(lists, request)
+        folds.append(FoldLists(**videos.write(lists, folder / f"fold{fold + 1}")))
+    return folds
 
 
 def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
@@ -132,10 +147,11 @@ def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> di
     Args:
         tested: the recordings of an earlier test list, which is kept if all of them and others are there.
     """
-    held = max(SHARES["test"], 1 / len(videos.groups))
-    shares = {"train": 1 - 2 * held, "val": held, "test": held}
-    lists = videos.split(shares if len(videos.groups) > 2 else {"train": held, "test": held})
-    kept, names = set(tested), first_names(tested)
+    share = max(SHARES["test"], 1 / len(videos.groups))
+    shares = {"train": 1 - 2 * share, "val": share, "test": share}
+    lists = videos.split(shares if len(videos.groups) > 2 else {"train": share, "test": share})
+    kept = set(tested)
+    names = first_names(tested)
     if not kept or kept == set(map(group_of, lists["test"])):
         return lists
     if not kept < videos.groups:
@@ -144,8 +160,8 @@ def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> di
     report(notice(f"tested on {names}, as before; another --output divides the recordings anew"))
     test = [sample for sample in videos.samples if group_of(sample) in kept]
     rest = replace(videos, samples=[sample for sample in videos.samples if group_of(sample) not in kept])
-    held = max(SHARES["val"], 1 / len(rest.groups))
-    parts = {"train": list(rest.samples)} if held == 1 else rest.split({"train": 1 - held, "val": held})
+    share = max(SHARES["val"], 1 / len(rest.groups))
+    parts = {"train": list(rest.samples)} if share == 1 else rest.split({"train": 1 - share, "val": share})
     return {**parts, "test": test}
 
 
@@ -158,46 +174,54 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
         )
 
 
-def _labeled_videos(request: Request, folder: Path, report: Report) -> tuple[LabeledVideos, float | None]:
-    """The readable videos of class folders or of a list; or windows of recordings, and their seconds."""
-    source, window, names = Path(request.videos), None, None
+def _windows_of_recordings(request: Request, folder: Path, report: Report) -> tuple[LabeledVideos, float]:
+    """Write a list of the labeled windows of recordings into a folder; returns them, and their seconds.
+
+    Recordings that cannot be read have no windows.
+    """
+    recordings = named_samples([Path(request.videos)], root=None)
+    labeling = Labeling(files=tuple(map(Path, request.annotations)), task=request.task)
+    bouts = labeling.bouts([sample.path for sample in recordings], report)
+    window = window_seconds(chain.from_iterable(bouts.values()))
+    settings = WindowSettings(seconds=window, step=STEP * window)
+    listed = folder / WINDOWS
+    summary = write_windows(
+        recordings, listed, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
+    )
+    report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
+    classes = None if summary["classes"] is None else Path(summary["classes"])
+    videos = LabeledVideos.read(listed, root=folder, group=request.group, task=request.task, classes=classes)
+    # By their names, wherever they are.
+    return replace(videos, samples=sorted(videos.samples, key=group_of)), window
+
+
+def _readable_videos(request: Request, report: Report) -> LabeledVideos:
+    """The videos of class folders or of a list, without those at which training would stop."""
+    source = Path(request.videos)
     root = source if source.is_dir() else source.parent
-    if request.annotations:
-        recordings = named_samples([source], root=None)
-        labeling = Labeling(files=tuple(map(Path, request.annotations)), task=request.task)
-        bouts = labeling.bouts([sample.path for sample in recordings], report)
-        window = window_seconds(chain.from_iterable(bouts.values()))
-        root, source = folder, folder / WINDOWS
-        settings = WindowSettings(seconds=window, step=STEP * window)
-        summary = write_windows(
-            recordings, source, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
-        )
-        report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
-        names = summary["classes"]
-    classes = None if names is None else Path(names)
-    videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task, classes=classes)
-    if window is not None:  # by their names, wherever they are
-        videos = replace(videos, samples=sorted(videos.samples, key=group_of))
-    else:  # recordings that cannot be read have no windows
-        readable = []
-        for number, sample in enumerate(videos.samples, start=1):
-            try:
-                probe(sample.video)
-            except VideoError as error:  # training would stop at it
-                report(notice(f"left out: {error}"))
-            else:
-                readable.append(sample)
-            report({"event": "video", "done": number, "videos": len(videos.samples)})
-        videos = replace(videos, samples=readable)
+    videos = LabeledVideos.read(source, root=root, group=request.group, task=request.task)
+    readable = []
+    for number, sample in enumerate(videos.samples, start=1):
+        try:
+            probe(sample.video)
+        except VideoError as error:
+            report(notice(f"left out: {error}"))
+        else:
+            readable.append(sample)
+        report({"event": "video", "done": number, "videos": len(videos.samples)})
+    return replace(videos, samples=readable)
+
+
+def _check_labels(request: Request, videos: LabeledVideos) -> None:
+    """Raise UserError for labels that `everest train` cannot learn."""
     if videos.head_names:
         raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
     labels = {label for sample in videos.samples for label in sample.labels}
     if len(labels) < 2:
-        what = "all readable videos have the same label" if labels else "no labeled video can be read"
-        raise DataError(f"{request.videos}: {what}; two classes or more are needed")
+        problem = "all readable videos have the same label" if labels else "no labeled video can be read"
+        raise DataError(f"{request.videos}: {problem}; two classes or more are needed")
     if request.folds is not None and videos.task != "single-label":
         raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")
-    return videos, window
 
 
 def window_seconds(bouts: Iterable[Bout]) -> float:

@@ -1,14 +1,12 @@
 """The test of a project: metrics next to baselines, timelines of recordings, all folds together.
 
-N videos, B clips, C channels, T frames, H W pixels, P places of an image.
+N videos, B clips, C channels, T frames, H W pixels, P places of an image, V test videos.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -23,18 +21,19 @@ from numpy.typing import NDArray
 from everest import functions
 from everest.annotations.bout import Bout
 from everest.checkpoints.describe import load_model
-from everest.config.heads import MEASURED_BY
+from everest.config.heads import MEASURED_BY, MULTI_LABEL
 from everest.data.recipe_clips import labeled_samples
 from everest.data.views import ClipFormat
 from everest.errors import DataError
-from everest.evaluation.page import PAGE, add_summary, write_pooled_page
+from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
+from everest.evaluation.page import PAGE, write_pooled_page
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules
+from everest.inference.model import OpenedModel
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
 from everest.lists.labels import read_class_names
-from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
 from everest.metrics.intervals import bootstrap
@@ -42,183 +41,186 @@ from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array, write_predictions
 from everest.models.classifier import VideoClassifier
-from everest.prepare.split import group_of
+from everest.models.spec import classifier_spec
 from everest.prepare.windows import Labeling
 from everest.probes.classifiers import linear
 from everest.probes.probe import difference_image
-from everest.project.request import REPORT, RESULT, write_document
-from everest.project.verdict import answers
+from everest.project.request import REPORT, Project, write_document
+from everest.project.result import F1_KEY, MeasuredTest, TestedVideo, TimelineScores, read_outputs
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import IN_USE_FIX
-from everest.system.run_folder import FINETUNE, FOLDS
-from everest.system.text import read_own_json, reading_own
+from everest.system.run_folder import FOLDS
 from everest.video.stream import VideoError
 
 SIDE: Final = 16  # rows and columns of an image
 PREDICTIONS: Final = "predictions.csv"
 LINEAR: Final = "linear.csv"  # the predictions of the linear model
-OF_EACH: Final = {"top1": "correct", "mae": "error"}  # columns whose mean size is the metric
+OUTPUTS: Final = "outputs.json"  # of both, for the pooling of folds
 TIMELINE: Final = "timeline.safetensors"
 FIGURE: Final = "timeline.png"
-SCORES: Final = ("frame_accuracy", "majority_accuracy", "mean_class_accuracy", "f1@50")
-PAGE_OF_FOLD: Final = f"../{FOLDS}/{{}}/{REPORT}/{PAGE}"  # from the page of all folds
-POOLED: Final = f"../../../{REPORT}/{PAGE}"  # the page of all folds, from that of a fold
-SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; our choice of those that are tried on the validation recordings
+SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the validation recordings
 
 
-def measure_folds(
-    project: dict[str, Any], folder: Path, finetune: Callable[[Path, Sequence[str]], Path], report: Report
-) -> dict[str, Any]:
-    """Train and test the remaining folds, and write a page of them all; returns the metrics over all folds.
+def pool_folds(
+    project: Project, fold_results: Sequence[MeasuredTest], folder: Path, checkpoint: Path, report: Report
+) -> MeasuredTest:
+    """The test of all folds together: accuracy over all test videos, and timelines; writes its page.
 
     Args:
-        project: the document of project.json.
         folder: of the project.
-        finetune: trains in a folder, with some more overrides.
+        checkpoint: of the model that learned from all videos.
     """
-    annotations = project["request"]["annotations"]
-    rows, pages = [], []
-    for number, lists in enumerate(project["folds"], start=1):
-        of_fold = folder / FOLDS / str(number)
-        if not (of_fold / RESULT).exists():
-            fold = f"fold {number} of {len(project['folds'])}"
-            report(heading(fold))
-            named = [f"data.{name}={json.dumps(path)}" for name, path in lists.items()]
-            measured = measure_run(finetune(of_fold / FINETUNE, named), of_fold, project, report)
-            lines = [f"{fold.capitalize()}:", *answers(measured)]
-            links = {"The verdict on all folds": POOLED}
-            add_summary(Path(measured["report"]), lines, measured.get("figure"), links)
-            write_document(of_fold / RESULT, measured)
-        with reading_own(of_fold / RESULT, fix="remove it"):
-            row = read_own_json(of_fold / RESULT, fix="remove it")
-            _ = answers(row), row["skipped"], annotations and row["smooth"]  # all that is read of it
-        rows.append(row)
-        pages.append(of_fold / REPORT)
-    pooled = _pooled(project, rows, pages)
-    if annotations:
-        rules = [BoutRules(smooth=row["smooth"]) for row in rows]
-        timelines = [Timelines.load(page / TIMELINE) for page in pages]
-        bouts = chain(*(each.bouts(rule) for each, rule in zip(timelines, rules, strict=True)))
-        together = replace(timelines[0], videos=[video for each in timelines for video in each.videos])
-        pooled |= _scored(together, [*bouts], annotations, folder / REPORT, report)
-        pooled["smooth"] = median(rule.smooth for rule in rules)
-    results = {"all folds": pooled} | {f"fold {number}": row for number, row in enumerate(rows, start=1)}
-    pairs = [(row["label"], row["predicted"]) for page in pages for row in _read_rows(page / PREDICTIONS)]
-    unit = "window" if annotations else "video"
-    classes = project["section"].get("classes")
-    if classes is None:  # numbers, which as text are in another order
-        names = sorted({name for pair in pairs for name in pair}, key=lambda name: (len(name), name))
-    else:
-        names = read_class_names(Path(project["section"]["root"]) / classes)
-    page = write_pooled_page(folder / REPORT, results, pairs, names=names, unit=unit)
-    return {**pooled, "report": str(page), "folds": rows}
-
-
-def _pooled(project: dict[str, Any], rows: Sequence[dict[str, Any]], pages: Sequence[Path]) -> dict[str, Any]:
-    """The accuracy over the test videos of all folds, with its interval over their groups.
-
-    Args:
-        rows: the documents of the folds.
-        pages: their folders of predictions.
-    """
-    root = Path(project["section"]["root"])
-    samples = [read_unlabeled(Path(lists["test"]), root=root).samples for lists in project["folds"]]
-    group = {sample.video_id: group_of(sample) for sample in chain(*samples)}
-    predictions = [row for page in pages for row in _read_rows(page / PREDICTIONS)]
-    if len(predictions) != sum(row["videos"] for row in rows):
+    report_folder = folder / REPORT
+    fold_folders = [folder / FOLDS / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
+    tested = [video for path in fold_folders for video in read_outputs(path / OUTPUTS, fix=IN_USE_FIX)]
+    sizes = [result.videos for result in fold_results]
+    if len(tested) != sum(sizes):
         raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
-    groups = [group[row["video"]] for row in predictions]
-    right = np.array([row["correct"] == "1" for row in predictions], dtype=np.float64)
-    interval = bootstrap(lambda counts: {"top1": float(np.average(right, weights=counts))}, groups)["top1"]
-    ((frequent, most),) = Counter(row["label"] for row in predictions).most_common(1)
-    linear, weights = [row["linear_pixels"] for row in rows], [row["videos"] for row in rows]
-    return {
-        "top1": round(100 * float(right.mean()), 4),
-        "metric": "top1",
-        "interval": [round(100 * end, 4) for end in interval],
-        "chance": rows[0]["chance"],
-        "majority": round(100 * most / len(predictions), 4),
-        "majority_class": frequent,
-        "linear_pixels": None if None in linear else round(float(np.average(linear, weights=weights)), 4),
-        "difference": _difference(pages, "top1", group),
-        "videos": len(predictions),
-        "groups": len(set(groups)),
-        "skipped": sum(row["skipped"] for row in rows),
-    }
+    names = _class_names(project, tested)
+    groups = [video.group for video in tested]
+    right = np.array([video.predicted == video.label for video in tested], dtype=np.float64)  # (V,)
+    interval = bootstrap(lambda counts: {"": float(np.average(right, weights=counts))}, groups)[""]
+    ((frequent, most),) = Counter(video.label for video in tested).most_common(1)
+    linear = [result.linear_pixels for result in fold_results if result.linear_pixels is not None]
+    is_compared = len(linear) == len(fold_results)
+    timelines = None
+    if project.request.annotations:
+        timelines = _pooled_timelines(project, fold_results, fold_folders, report_folder, report)
+    pooled = MeasuredTest(
+        metric="top1",
+        value=round(100 * float(right.mean()), 4),
+        interval=[round(100 * end, 4) for end in interval],
+        chance=fold_results[0].chance,
+        majority=round(100 * most / len(tested), 4),
+        majority_class=names[int(frequent)],
+        linear_pixels=round(float(np.average(linear, weights=sizes)), 4) if is_compared else None,
+        difference=_difference(tested, "top1") if is_compared else None,
+        videos=len(tested),
+        groups=len(set(groups)),
+        skipped=sum(result.skipped for result in fold_results),
+        report=str(report_folder / PAGE),
+        checkpoint=str(checkpoint),
+        timelines=timelines,
+        folds=fold_results,
+    )
+    results = {f"fold {number}": result.dump() for number, result in enumerate(fold_results, start=1)}
+    write_pooled_page(
+        report_folder,
+        {"all folds": pooled.dump(), **results},
+        [(names[int(video.label)], names[int(video.predicted)]) for video in tested],
+        names=list(names.values()),
+        unit="window" if project.request.annotations else "video",
+    )
+    return pooled
 
 
-def measure_run(run: Path, folder: Path, project: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Evaluate a run on its test list, and a linear model next to it; writes a page into `folder`.
+def _class_names(project: Project, tested: Sequence[TestedVideo]) -> dict[int, str]:
+    """The names of the classes by their indices, in their order; without names, the indices that occur."""
+    classes = project.section.get("classes")
+    if classes is not None:
+        return dict(enumerate(read_class_names(Path(project.section["root"]) / classes)))
+    used = {int(index) for video in tested for index in (video.label, video.predicted)}
+    return {index: str(index) for index in sorted(used)}
+
+
+def _pooled_timelines(
+    project: Project,
+    fold_results: Sequence[MeasuredTest],
+    fold_folders: Sequence[Path],
+    report_folder: Path,
+    report: Report,
+) -> TimelineScores:
+    """The scores of the timelines of all folds, each smoothed as in its fold."""
+    rules = [BoutRules(smooth=result.timelines.smooth) for result in fold_results if result.timelines]
+    timelines = [Timelines.load(path / TIMELINE) for path in fold_folders]
+    bouts = chain(*(fold.bouts(rule) for fold, rule in zip(timelines, rules, strict=True)))
+    together = replace(timelines[0], videos=[video for fold in timelines for video in fold.videos])
+    smooth = median(rule.smooth for rule in rules)
+    return _scored(together, [*bouts], project.request.annotations, report_folder, report, smooth=smooth)
+
+
+def measure_run(run: Path, folder: Path, project: Project, report: Report) -> MeasuredTest:
+    """Evaluate a run on its test list, and a linear model next to it; writes the report into `folder`.
 
     The timelines of annotated recordings are measured, too.
-
-    Args:
-        project: the document of project.json.
-    Returns:
-        The metric of the task by its name, in percent unless it is an error of numbers: `interval` of 95 %,
-        `chance`, `majority` (always the most frequent class of the test list, `majority_class`),
-        `linear_pixels`, and `difference`, the 95 % interval of the difference from the linear model by
-        video. None stands for what a task or a list does not have.
     """
-    model, page = load_model(run), folder / REPORT
+    model = load_model(run)
+    report_folder = folder / REPORT
     assert isinstance(model, VideoClassifier)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    predictions = page / PREDICTIONS
-    evaluation = functions.evaluate(model, page=page, predictions=predictions, overwrite=True, report=report)
+    evaluation, predictions = evaluate_classifier(
+        model,
+        classifier_spec(model.recipe, model.heads),
+        model.recipe,
+        OpenedModel.of(model).accelerator,
+        report=report,
+        files=EvaluationFiles(predictions=report_folder / PREDICTIONS, page=report_folder, overwrite=True),
+    )
     metric = MEASURED_BY[model.heads[0].task]
-    majority, interval = evaluation.get("majority_top1"), evaluation.get("intervals", {}).get(metric)
+    interval = evaluation.get("intervals", {}).get(metric)
+    majority = evaluation.get("majority_top1")
     frequent = max(evaluation.get("per_class", ()), key=lambda row: row["videos"], default={})
     report(heading("a linear model on small images, to compare with"))
-    linear, difference = linear_pixels(model, report), None
-    (page / LINEAR).unlink(missing_ok=True)  # of an earlier project
-    if linear is not None:
-        write_predictions(page / LINEAR, linear, Classes(heads=model.heads, names=model.class_names))
-        group = dict(zip(linear.videos, linear.groups, strict=True))
-        difference = _difference([page], metric, group)
-    measured = {
-        metric: evaluation[metric],
-        "metric": metric,
-        "interval": None if interval is None or None in interval else interval,
-        "chance": evaluation[METRICS[metric].chance or ""],
-        "majority": majority,
-        "majority_class": None if majority is None else frequent["name"],
-        "linear_pixels": None if linear is None else measure(linear)[metric],
-        "difference": difference,
+    baseline = linear_pixels(model, report)
+    (report_folder / LINEAR).unlink(missing_ok=True)  # of an earlier project
+    if baseline is not None:
+        classes = Classes(heads=model.heads, names=model.class_names)
+        write_predictions(report_folder / LINEAR, baseline, classes)
+    difference = None
+    if model.heads[0].task != MULTI_LABEL:
+        tested = _tested_videos(predictions, baseline)
+        write_document(report_folder / OUTPUTS, {"videos": tested})
+        difference = _difference(tested, metric)
+    timelines = None
+    if project.window is not None:
+        annotations = project.request.annotations
+        timelines = score_recordings(model, annotations, project.window, report_folder, report)
+    return MeasuredTest(
+        metric=metric,
+        value=evaluation[metric],
+        interval=None if interval is None or None in interval else interval,
+        chance=evaluation[METRICS[metric].chance or ""],
+        majority=majority,
+        majority_class=None if majority is None else frequent["name"],
+        linear_pixels=None if baseline is None else measure(baseline)[metric],
+        difference=difference,
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
-    }
-    if project["window"] is not None:
-        annotations = project["request"]["annotations"]
-        measured |= score_recordings(model, page, annotations, project["window"], report)
-    return measured
+        timelines=timelines,
+    )
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a file of predictions, one for each video."""
-    with reading_own(path, fix=IN_USE_FIX), path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _tested_videos(predictions: Predictions, baseline: Predictions | None) -> list[TestedVideo]:
+    """The test videos of a head that has one output for each of them."""
+    linear = {} if baseline is None else dict(zip(baseline.videos, _outputs(baseline), strict=True))
+    (head,) = predictions.by_head().values()
+    labels = head.labels.tolist()
+    rows = zip(predictions.videos, predictions.groups, labels, _outputs(predictions), strict=True)
+    return [TestedVideo(group, label, output, linear.get(video)) for video, group, label, output in rows]
 
 
-def _difference(pages: Sequence[Path], metric: str, group: Mapping[str, str]) -> list[float] | None:
+def _outputs(predictions: Predictions) -> list[float]:
+    """The most likely class of each video, or its number."""
+    (head,) = predictions.by_head().values()
+    outputs = head.means[:, 0] if head.head.task == "regression" else head.means.argmax(axis=1)
+    return outputs.tolist()
+
+
+def _difference(tested: Sequence[TestedVideo], metric: str) -> list[float] | None:
     """The 95 % interval of how far the model is above the linear model in the metric of a video.
 
-    None if single videos do not have the metric, if a page has no linear model, and for a single group.
-
-    Args:
-        group: of each video.
+    None for a single group of videos that have both outputs.
     """
-    column = OF_EACH.get(metric)
-    if column is None or not all((page / LINEAR).exists() for page in pages):
-        return None
-    differences: dict[str, float] = {}
-    for page in pages:
-        linear = {row["video"]: abs(float(row[column])) for row in _read_rows(page / LINEAR)}
-        own = {row["video"]: abs(float(row[column])) for row in _read_rows(page / PREDICTIONS)}
-        differences |= {video: own[video] - linear[video] for video in own if video in linear}
-    groups, values = [group[video] for video in differences], np.array(list(differences.values()))  # (V,)
+    compared = [video for video in tested if video.linear is not None]
+    groups = [video.group for video in compared]
     if len(set(groups)) < 2:
         return None
-    mean = bootstrap(lambda counts: {"": float(np.average(values, weights=counts))}, groups, shares=False)
-    return [round(100 * end if METRICS[metric].percent else end, 4) for end in mean[""]]
+    labels, model, linear = np.array([video[1:] for video in compared], dtype=np.float64).T  # (V,) each
+    if metric == "top1":
+        values = np.equal(model, labels) * 1.0 - np.equal(linear, labels)
+    else:
+        values = np.abs(model - labels) - np.abs(linear - labels)
+    ends = bootstrap(lambda counts: {"": float(np.average(values, weights=counts))}, groups, shares=False)[""]
+    return [round(100 * end if METRICS[metric].percent else end, 4) for end in ends]
 
 
 def linear_pixels(model: VideoClassifier, report: Report) -> Predictions | None:
@@ -227,7 +229,8 @@ def linear_pixels(model: VideoClassifier, report: Report) -> Predictions | None:
     Its strength is chosen on the validation list, if there is one; it then learns from both lists. None if
     all readable videos have one class.
     """
-    recipe, (head,) = model.recipe, model.heads
+    recipe = model.recipe
+    (head,) = model.heads
     train, test, classes = labeled_samples(recipe)
     val: Sequence[Sample] = ()
     if recipe.data.val is not None:
@@ -271,21 +274,19 @@ def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict
 
 
 def score_recordings(
-    model: VideoClassifier, folder: Path, annotations: Sequence[str], window: float, report: Report
-) -> dict[str, Any]:
+    model: VideoClassifier, annotations: Sequence[str], window: float, report_folder: Path, report: Report
+) -> TimelineScores:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 
     Args:
         window: seconds.
-    Returns:
-        What `_scored` returns; `smooth`, the seconds over which probabilities are averaged; and the file
-        `timeline`.
     """
     smooth = window
     if model.recipe.data.val is not None:
         report(heading("timelines of the validation recordings, to choose how much to smooth"))
-        validated, accuracies = _timelines(model, "val", window, report), {}
+        validated = _timelines(model, "val", window, report)
         labeled = labeled_bouts(validated, annotations)
+        accuracies = {}
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
             scores = score_timelines(validated, bouts, labeled, report=silent)
@@ -293,20 +294,34 @@ def score_recordings(
         smooth = max(accuracies, key=accuracies.__getitem__)
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
-    timelines.save(folder / TIMELINE)
-    scored = _scored(timelines, timelines.bouts(BoutRules(smooth=smooth)), annotations, folder, report)
-    return scored | {"smooth": smooth, "timeline": str(folder / TIMELINE)}
+    timelines.save(report_folder / TIMELINE)
+    bouts = timelines.bouts(BoutRules(smooth=smooth))
+    scores = _scored(timelines, bouts, annotations, report_folder, report, smooth=smooth)
+    return replace(scores, timeline=str(report_folder / TIMELINE))
 
 
 def _scored(
-    timelines: Timelines, bouts: Sequence[Any], annotations: Sequence[str], folder: Path, report: Report
-) -> dict[str, Any]:
-    """The `SCORES` of the bouts of timelines, the `recordings`, and the file `figure`, which is drawn."""
+    timelines: Timelines,
+    bouts: Sequence[Any],
+    annotations: Sequence[str],
+    report_folder: Path,
+    report: Report,
+    *,
+    smooth: float,
+) -> TimelineScores:
+    """The scores of the bouts of timelines; draws their figure."""
     labeled = labeled_bouts(timelines, annotations)
     scores = score_timelines(timelines, bouts, labeled, report=report)
-    draw_timelines(folder / FIGURE, timelines, bouts, labeled)
-    recordings = [recording.video for recording in timelines.videos]
-    return {key: scores[key] for key in SCORES} | {"recordings": recordings, "figure": str(folder / FIGURE)}
+    draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
+    return TimelineScores(
+        frame_accuracy=scores["frame_accuracy"],
+        majority_accuracy=scores["majority_accuracy"],
+        mean_class_accuracy=scores["mean_class_accuracy"],
+        f1=scores[F1_KEY],
+        recordings=[recording.video for recording in timelines.videos],
+        figure=str(report_folder / FIGURE),
+        smooth=smooth,
+    )
 
 
 def labeled_bouts(timelines: Timelines, annotations: Sequence[str]) -> Mapping[str, Sequence[Bout]]:

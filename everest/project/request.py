@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import InstanceOf, TypeAdapter
+
 from everest.config.heads import Task
+from everest.config.merge import SET, merge
 from everest.config.recipe import check_overrides
 from everest.config.recipe_files import RecipeFile
 from everest.errors import DataError, RecipeError, UserError, differing
@@ -17,18 +20,24 @@ from everest.lists.sources import LIST_FILES
 from everest.system.files import IN_USE_FIX, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import refuse_trained
 from everest.system.run_folder import ENVIRONMENT, FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
-from everest.system.text import json_text, read_own_json, reading_own
+from everest.system.text import json_text, read_own_json, reading_own, validated
 
-RESULT = "result.json"
-LISTS, PRETRAIN, REPORT = "lists", "pretrain", "report"
-WINDOWS = "windows.csv"
+RESULT: Final = "result.json"
+LISTS: Final = "lists"
+PRETRAIN: Final = "pretrain"
+REPORT: Final = "report"
+WINDOWS: Final = "windows.csv"
 LIST_NAMES: Final = (*LIST_FILES.values(), WINDOWS, "classes.txt", "windows_classes.txt")
 PLANNED: Final = "section"  # in project.json once the lists and the recipe are written
 TESTED: Final = "tested"  # in project.json: the test recordings of this project, or of the one it replaces
-FILES: Final = "files"  # in project.json: see `Request.checksums`
-BUDGETS: Final = tuple(f"{stage}.{key}" for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
+BUDGETS: Final = tuple((stage, key) for stage in ("pretrain", "finetune") for key in ("steps", "epochs"))
 # The choices of every suggested recipe on which it depends whether a key has an effect.
-SUGGESTED: Final = "{base: custom, pretrain: {objective: views, steps: 1}, finetune: {steps: 1}}"
+SUGGESTED: Final = RecipeFile(
+    name="suggested",
+    label=RECIPE,
+    text="{base: custom, pretrain: {objective: views, steps: 1}, finetune: {steps: 1}}",
+    folder=None,
+)
 FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validation list
 
 
@@ -36,9 +45,9 @@ FEWEST_FOLDS: Final = 3  # each fold is once the test list, and once the validat
 class Request:
     """What was asked for; paths are absolute."""
 
-    videos: str
-    annotations: list[str] = field(default_factory=list)
-    unlabeled: str | None = None
+    videos: InstanceOf[str]  # not `str`: names of files need not be UTF-8
+    annotations: list[InstanceOf[str]] = field(default_factory=list)
+    unlabeled: InstanceOf[str] | None = None
     group: str | None = None
     task: Task | None = None
     folds: int | None = None
@@ -62,11 +71,12 @@ class Request:
             raise RecipeError(f"--folds {self.folds}: needs at least {FEWEST_FOLDS}")
         if self.hours is not None and not 0 < self.hours < float("inf"):
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
-        budget = next((text for text in self.overrides if text.startswith(BUDGETS)), None)
-        if self.hours is not None and budget is not None:
-            raise RecipeError(f"--hours and --set {budget} both set the number of steps; use one of them")
-        recipe = RecipeFile(name="suggested", label=RECIPE, text=SUGGESTED, folder=None)
-        check_overrides(recipe, self.overrides)  # before the videos are read
+        check_overrides(SUGGESTED, self.overrides)  # before the videos are read
+        recipe = merge(SUGGESTED, self.overrides)
+        budgets = [key for key in BUDGETS if recipe.at(key).label == SET]
+        if self.hours is not None and budgets:
+            budget = f"--set {'.'.join(budgets[0])}={recipe.at(budgets[0]).value}"
+            raise RecipeError(f"--hours and {budget} both set the number of steps; use one of them")
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files with the labels, by their paths."""
@@ -78,8 +88,59 @@ class Request:
         return checksums
 
 
-def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str, Any] | None:
-    """The document of the project of this request in a folder; None: it is started there, perhaps again.
+@dataclass(frozen=True, kw_only=True)
+class FoldLists:
+    """The paths of the lists of a fold."""
+
+    train: str
+    val: str
+    test: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectLists:
+    """The lists that a project trains and is tested on."""
+
+    section: dict[str, Any]  # of the recipe
+    folds: Sequence[FoldLists]
+    window: float | None  # seconds, of recordings
+    possible_folds: int | None  # that a repetition may name; None: it cannot
+    tested: Sequence[str]  # recordings
+    are_given: bool = False  # the user's own lists
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project(ProjectLists):
+    """The document of project.json, once the lists and the recipe are written."""
+
+    request: Request
+    files: dict[InstanceOf[str], str]  # see `Request.checksums`
+    planned_minutes: float
+
+
+_PROJECT: Final = TypeAdapter(Project)
+
+
+def read_project(folder: Path) -> Project:
+    """The project in a folder; RecipeError if its document is damaged."""
+    with reading_own(folder / PROJECT, fix=IN_USE_FIX):
+        return validated(_PROJECT, read_own_json(folder / PROJECT, fix=IN_USE_FIX))
+
+
+def with_warmup(overrides: Sequence[str]) -> list[str]:
+    """The overrides; a number of steps brings a warm-up of a tenth, which fits it."""
+    recipe = merge(SUGGESTED, overrides)
+    added = []
+    for stage in ("pretrain", "finetune"):
+        steps = recipe.at((stage, "steps"))
+        has_warmup = recipe.at((stage, "warmup_steps")).label == SET
+        if steps.label == SET and isinstance(steps.value, int) and steps.value > 0 and not has_warmup:
+            added.append(f"{stage}.warmup_steps={steps.value // 10}")
+    return [*overrides, *added]
+
+
+def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project | None:
+    """The project of this request in a folder; None: it is started there, perhaps again.
 
     Args:
         overwrite: another project may be there, which will be replaced; other files may not.
@@ -95,7 +156,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
     with reading_own(path, fix=IN_USE_FIX):
         document = read_own_json(path, fix=IN_USE_FIX)
         differences = differing(document["request"], asdict(request))
-        files = document.get(FILES, {})
+        files = document.get("files", {})
         changed = [
             path for path, checksum in request.checksums().items() if files.get(path, checksum) != checksum
         ]
@@ -106,10 +167,8 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> dict[str
         raise RecipeError(
             f"{', '.join(changed)}: has changed since the project in {folder} began; {IN_USE_FIX}"
         )
-    if PLANNED in document:
-        return document
-    if (folder / RESULT).exists():
-        raise RecipeError(f"{path}: damaged (no '{PLANNED}'); {IN_USE_FIX}")
+    if PLANNED in document or (folder / RESULT).exists():
+        return read_project(folder)
     return None
 
 
@@ -122,25 +181,30 @@ def tested_before(folder: Path) -> list[str]:
 
 
 def clear(folder: Path) -> None:
-    """Remove the results, runs and lists of a project; a user's own files in its folders stay.
+    """Remove the results, runs and lists of a project; a user's own files and folders stay.
 
     The next report replaces the last one. The request goes last: without it, the folder is no project.
     """
-    written = (folder.glob(f"{FOLDS}/*/{name}") for name in (RESULT, f"{REPORT}/index.html"))
-    for file in (folder / RESULT, *chain(*written)):
+    folds = list(folder.glob(f"{FOLDS}/[0-9]*"))
+    lists = [folder / LISTS, *folder.glob(f"{LISTS}/fold[0-9]*")]
+    runs = [RunFolder(path) for path in (folder / PRETRAIN, *(part / FINETUNE for part in (folder, *folds)))]
+    for part in (folder, *folds):
+        (part / RESULT).unlink(missing_ok=True)
+    for fold in folds:
+        (fold / REPORT / "index.html").unlink(missing_ok=True)
+    for run in runs:
+        run.clear()
+        (run.path / ENVIRONMENT).unlink(missing_ok=True)
+    for file in (parent / name for parent in lists for name in LIST_NAMES):
         file.unlink(missing_ok=True)
-    for run in (folder / PRETRAIN, folder / FINETUNE, *folder.glob(f"{FOLDS}/*/{FINETUNE}")):
-        RunFolder(run).clear()
-        (run / ENVIRONMENT).unlink(missing_ok=True)
-    for file in (file for name in LIST_NAMES for file in (folder / LISTS).rglob(name)):
-        file.unlink()
     for name in (RECIPE, PROJECT):
         (folder / name).unlink(missing_ok=True)
-    for path in sorted(folder.rglob("*"), reverse=True):
+    made = [folder / FOLDS, *folds, *lists, *(run.path for run in runs), *(run.state for run in runs)]
+    for path in sorted(made, reverse=True):
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
             path.rmdir()
 
 
-def write_document(path: Path, document: dict[str, Any]) -> None:
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
     """Write project.json or result.json."""
     write_text(path, json_text(document, indent=2) + "\n")

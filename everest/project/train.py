@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,37 +19,43 @@ from everest import stages
 from everest.config.heads import Task
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
-from everest.evaluation.page import add_summary
+from everest.evaluation.page import PAGE, add_summary
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
 from everest.lists.sources import read_source
-from everest.project.lists import STEP, ProjectLists, make_lists
-from everest.project.measure import PAGE_OF_FOLD, measure_folds, measure_run
+from everest.project.lists import STEP, make_lists
+from everest.project.measure import measure_run, pool_folds
 from everest.project.request import (
-    FILES,
     LISTS,
     PRETRAIN,
+    REPORT,
     RESULT,
     TESTED,
+    Project,
+    ProjectLists,
     Request,
     clear,
     find_project,
+    read_project,
     tested_before,
+    with_warmup,
     write_document,
 )
-from everest.project.verdict import answers, doubt_about_pretraining, judge, plan_document, verdict
+from everest.project.result import MeasuredTest, ProjectResult
+from everest.project.verdict import judge, plan_document, result_lines
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, heading, notice, silent
-from everest.system.files import IN_USE_FIX, absolute, check_new_folder, made_folder, write_text
+from everest.system.files import IN_USE_FIX, UNFINISHED, absolute, check_new_folder, made_folder, write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
+from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
-from everest.system.text import read_own_json, reading_own
+from everest.system.text import json_text
 
-PLANNED_SHARE: Final = 0.95  # of --hours; our choice: the rest is for the plan, the probes and the pages
+NEW_LISTS: Final = f".{LISTS}{UNFINISHED}"  # the folder of lists until the plan is made
+PLANNED_SHARE: Final = 0.95  # of --hours; heuristic: the rest is for the plan, the probes and the pages
 ROUNDS: Final = 8  # to find the steps whose validations and tests fit into --hours, too
-SPARE: Final = 1.2  # our choice: of the hours that a warning names, as speeds vary between measurements
-START_SECONDS: Final = 0.5  # our estimate: to start the workers of a validation or a test
+SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds vary between measurements
+START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
 
 
 def train(
@@ -101,17 +109,20 @@ def train(
         hours=hours,
         overrides=with_warmup(overrides),
     )
-    started, folder = monotonic(), Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
+    started = monotonic()
+    folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
     request.check(folder)
     check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:
-        return _try_plan(request, tested_before(folder), report)
+        with TemporaryDirectory(prefix="everest-train-") as trial:
+            return _make_plan(request, Path(trial), tested_before(folder), report)[2]
     try:
         with made_folder(folder), sole_writer(folder / PROJECT):
-            found = find_project(folder, request, overwrite=overwrite)
-            project = found or _start(request, folder, report)
+            resumed = find_project(folder, request, overwrite=overwrite)
+            project = resumed or _start(request, folder, report)
             try:
-                return _train(project, folder, report, started=started, resumed=found is not None)
+                result = _train(project, folder, report, started=started, resumed=resumed is not None)
+                return result.dump()
             except DataError as error:  # the lists and the run keep the videos that were there at the start
                 raise DataError(f"{error}; repair the videos, then repeat with --overwrite") from error
     except Stopped as stopped:  # whose message names the folder of a stage
@@ -124,22 +135,11 @@ def _path_text(path: str | Path) -> str:
     return str(absolute(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
-def with_warmup(overrides: Sequence[str]) -> list[str]:
-    """The overrides; a number of steps brings a warm-up of a tenth, which fits it."""
-    values = {key: value for key, _, value in (text.partition("=") for text in overrides)}
-    added = [
-        f"{stage}.warmup_steps={int(steps) // 10}"
-        for stage in ("pretrain", "finetune")
-        if (steps := values.get(f"{stage}.steps", "")).isdecimal() and f"{stage}.warmup_steps" not in values
-    ]
-    return [*overrides, *added]
-
-
 def _make_plan(
     request: Request, folder: Path, tested: Sequence[str], report: Report
 ) -> tuple[ProjectLists, str, dict[str, Any]]:
-    """Write the lists into a folder; returns them, the text of a recipe, and the plan as `--json` has it."""
-    lists = make_lists(request, folder / LISTS, report, tested=tested)
+    """Write the lists into `NEW_LISTS`; returns them, the text of a recipe, and the plan of `--json`."""
+    lists = make_lists(request, folder / NEW_LISTS, report, tested=tested)
     suggestion = suggest_recipe(
         lists.section,
         this_device(),
@@ -147,18 +147,18 @@ def _make_plan(
         output=folder / RECIPE,
         overrides=request.overrides,
     )
-    if (doubt := doubt_about_pretraining(suggestion.facts)) is not None:
-        report(notice(doubt))
     data = suggestion.recipe.data
     train = read_source(data, "train", labeled=True)
-    classes, samples = Classes.of(train, data), {"train": train.samples}
+    classes = Classes.of(train, data)
+    samples = {"train": train.samples}
     for key in ("val", "test"):
         if getattr(data, key) is not None:
             samples[key] = read_source(data, key, labeled=True, classes=classes).samples
     all_seconds = partial(_all_seconds, {key: len(listed) for key, listed in samples.items()}, lists)
     if request.hours is not None:
         suggestion = _within_hours(request.hours, suggestion, all_seconds, report)
-    return lists, suggestion.text, plan_document(lists, suggestion, samples, classes, all_seconds(suggestion))
+    plan = plan_document(lists, suggestion, samples, classes, all_seconds(suggestion))
+    return lists, suggestion.text, plan
 
 
 def _within_hours(
@@ -173,17 +173,17 @@ def _within_hours(
         all_seconds: see `_all_seconds`.
     """
     budget = 3600 * PLANNED_SHARE * hours
-    of_stage = budget
+    stage_seconds = budget
     for _ in range(ROUNDS):  # the number of validations depends on the steps
-        suggestion = suggestion.within(of_stage)
-        of_stage *= min(1.0, budget / all_seconds(suggestion)[0])
+        suggestion = suggestion.within(stage_seconds)
+        stage_seconds *= min(1.0, budget / all_seconds(suggestion)[0])
     for time in suggestion.times:
         if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
             needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
             enough = SPARE * all_seconds(needed)[0] / 3600 / PLANNED_SHARE
-            few = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
-            more = f"give --hours {math.ceil(100 * enough) / 100:g} for the {FEWEST_STEPS} that it needs"
-            report(notice(f"warning: {few}; {more}"))
+            problem = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
+            fix = f"give --hours {math.ceil(100 * enough) / 100:g} for the {FEWEST_STEPS} that it needs"
+            report(notice(f"warning: {problem}; {fix}"))
     return suggestion
 
 
@@ -197,13 +197,16 @@ def _all_seconds(
     Args:
         sizes: the samples of each list.
     """
-    recipe, time, folds = suggestion.recipe, suggestion.times[-1], len(lists.folds)
+    recipe = suggestion.recipe
+    time = suggestion.times[-1]
+    folds = len(lists.folds)
     seconds = sum(
-        (1 + folds if each.stage == "finetune" else 1) * (each.seconds or 0) for each in suggestion.times
+        (1 + folds if stage.stage == "finetune" else 1) * (stage.seconds or 0) for stage in suggestion.times
     )
     between = steps_between_checkpoints(time.steps, sizes["train"], time.batch_size)
     validations = recipe.finetune.epochs or math.ceil(time.steps / between)
-    val, test = sizes.get("val", 0), sizes.get("test", 0)
+    val = sizes.get("val", 0)
+    test = sizes.get("test", 0)
     if folds:  # each sample is once in a validation list and once in a test list
         val = test = sizes["train"]
     compared = max(folds, 1) * sum(sizes.values())  # with a linear model
@@ -215,41 +218,40 @@ def _all_seconds(
     return seconds + checks, checks
 
 
-def _try_plan(request: Request, tested: Sequence[str], report: Report) -> dict[str, Any]:
-    """The plan; nothing is kept of it."""
-    with TemporaryDirectory(prefix="everest-train-") as trial:
-        return _make_plan(request, Path(trial), tested, report)[2]
-
-
-def _start(request: Request, folder: Path, report: Report) -> dict[str, Any]:
-    """Make the plan, and write it. After an error nothing of it is left.
+def _start(request: Request, folder: Path, report: Report) -> Project:
+    """Make the plan, and write it. After an error, an earlier project is still there, else nothing.
 
     project.json without a plan is written first, and marks the folder as ours.
     """
+    new_lists = folder / NEW_LISTS
+    shutil.rmtree(new_lists, ignore_errors=True)  # of a killed call
     tested = tested_before(folder)
-    if (folder / RECIPE).exists():  # a project, which is removed only if its successor can be made
-        _try_plan(request, tested, silent)
-    clear(folder)
     try:
-        write_document(folder / PROJECT, {"request": asdict(request), TESTED: tested})
         checksums = request.checksums()  # before they are read
         lists, recipe, plan = _make_plan(request, folder, tested, report)
+        clear(folder)
+        write_document(folder / PROJECT, {"request": asdict(request), TESTED: tested})
         for line in plan["lines"]:
             report(heading(line))
-        write_text(folder / RECIPE, recipe)
-        document = {"request": asdict(request), FILES: checksums, **asdict(lists)}
-        document["planned_minutes"] = plan["minutes"]
-        write_document(folder / PROJECT, document)
+        for file in filter(Path.is_file, new_lists.rglob("*")):
+            path = folder / LISTS / file.relative_to(new_lists)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(path)
+        project = Project(request=request, files=checksums, planned_minutes=plan["minutes"], **vars(lists))
+        document = json_text(asdict(project), indent=2)
+        write_text(folder / RECIPE, recipe.replace(NEW_LISTS, LISTS))
+        write_text(folder / PROJECT, document.replace(NEW_LISTS, LISTS) + "\n")
     except UserError:
-        clear(folder)
+        if not (folder / RECIPE).exists():
+            clear(folder)
         raise
-    return document
+    finally:
+        shutil.rmtree(new_lists, ignore_errors=True)
+    return read_project(folder)
 
 
-def _train(
-    project: dict[str, Any], folder: Path, report: Report, *, started: float, resumed: bool
-) -> dict[str, Any]:
-    """Run the stages of a document of project.json; each resumes its own run.
+def _train(project: Project, folder: Path, report: Report, *, started: float, resumed: bool) -> ProjectResult:
+    """Run the stages of a project; each resumes its own run.
 
     Args:
         started: the time of `monotonic` at the start of this call.
@@ -257,42 +259,67 @@ def _train(
     """
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
-        with reading_own(folder / RESULT, fix=IN_USE_FIX):
-            finished = read_own_json(folder / RESULT, fix=IN_USE_FIX)
-            verdict(finished)  # reads all that is shown
-        return finished
-    request, folds, init = project["request"], project["folds"], None
+        return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
+    request = project.request
+    init = None
 
-    def run(stage: Callable[..., Path], output: Path, more: Sequence[str] = (), **options: Any) -> Path:
+    def run(stage: Callable[..., Path], output: Path, fold: Sequence[str] = (), **options: Any) -> Path:
+        overrides = [*request.overrides, *fold]
         overwrite = not RunFolder(output).is_run()  # a folder without a run may hold a user's files
-        overrides = [*request["overrides"], *more]
         return stage(
             folder / RECIPE, output=output, overrides=overrides, overwrite=overwrite, report=report, **options
         )
 
-    if request["unlabeled"] is not None:
+    if request.unlabeled is not None:
         report(heading("pre-training"))
         init = run(stages.pretrain, folder / PRETRAIN)
     finetune = partial(run, stages.finetune, init=init)
-    pooled = measure_folds(project, folder, finetune, report) if folds else None
-    report(heading("fine-tuning on all videos" if folds else "fine-tuning"))
+    fold_results = _train_folds(project, folder, finetune, report)
+    report(heading("fine-tuning on all videos" if fold_results else "fine-tuning"))
     weights = RunFolder(finetune(folder / FINETUNE))
-    measured = pooled or measure_run(weights.path, folder, project, report)
-    checkpoint = f"--checkpoint {shlex.quote(str(weights.path))}"
-    command = f"everest predict VIDEO {checkpoint}"
-    if project["window"] is not None:
-        command = f"everest timeline VIDEO {checkpoint} --smooth {measured['smooth']:g} --output bouts.csv"
-    document = {
-        **measured,
-        "checkpoint": str(weights.best if weights.best.exists() else weights.weights),
-        "judgment": judge(measured, possible_folds=project["possible_folds"]),
-        "minutes": round((monotonic() - started) / 60, 1),
-        "planned_minutes": project["planned_minutes"],
-        "resumed": resumed,
-        "next": [command],
-    }
-    links = {f"fold {number}": PAGE_OF_FOLD.format(number) for number in range(1, len(folds) + 1)}
-    lines = [*answers(document), document["judgment"]]
-    add_summary(Path(document["report"]), lines, document.get("figure"), links)
-    write_document(folder / RESULT, document)
-    return document
+    checkpoint = weights.best if weights.best.exists() else weights.weights
+    if fold_results:
+        test = pool_folds(project, fold_results, folder, checkpoint, report)
+    else:
+        test = measure_run(weights.path, folder, project, report)
+    option = f"--checkpoint {shlex.quote(str(weights.path))}"
+    command = f"everest predict VIDEO {option}"
+    if test.timelines is not None:
+        command = f"everest timeline VIDEO {option} --smooth {test.timelines.smooth:g} --output bouts.csv"
+    result = ProjectResult(
+        **vars(replace(test, checkpoint=str(checkpoint))),
+        judgment=judge(test, possible_folds=project.possible_folds),
+        minutes=round((monotonic() - started) / 60, 1),
+        planned_minutes=project.planned_minutes,
+        resumed=resumed,
+        next=[command],
+    )
+    pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
+    add_summary(Path(test.report), [*result_lines(test), result.judgment], test.figure, pages)
+    write_document(folder / RESULT, result.dump())
+    return result
+
+
+def _train_folds(
+    project: Project, folder: Path, finetune: Callable[[Path, Sequence[str]], Path], report: Report
+) -> list[MeasuredTest]:
+    """Train and test the remaining folds; returns the tests of all.
+
+    Args:
+        folder: of the project.
+        finetune: trains in a folder, with some more overrides.
+    """
+    results = []
+    for number, lists in enumerate(project.folds, start=1):
+        fold_folder = folder / FOLDS / str(number)
+        if not (fold_folder / RESULT).exists():
+            title = f"fold {number} of {len(project.folds)}"
+            report(heading(title))
+            overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]
+            test = measure_run(finetune(fold_folder / FINETUNE, overrides), fold_folder, project, report)
+            lines = [f"{title.capitalize()}:", *result_lines(test)]
+            pages = {"The verdict on all folds": folder / REPORT / PAGE}
+            add_summary(Path(test.report), lines, test.figure, pages)
+            write_document(fold_folder / RESULT, test.dump())
+        results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))
+    return results

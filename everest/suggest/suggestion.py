@@ -21,7 +21,7 @@ from everest.lists.sample import ListSize, Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.index import CLASSES
 from everest.prepare.split import LabeledVideos
-from everest.profiling.measure import TrainingStage, measure, reading_speed, stage_clips
+from everest.profiling.timing import TrainingStage, reading_speed, stage_clips, time_steps
 from everest.suggest.data_section import (
     data_section,
     has_class_folders,
@@ -286,7 +286,7 @@ def suggest_recipe(
     speeds: dict[TrainingStage, float] = {}
     on_cpu = device == "cpu"
     for stage in STAGES_OF_PURPOSE[purpose] if measured else ():
-        step = measure(recipe, stage, batch=16 if on_cpu else None, cpu=on_cpu)["clips_per_second"]
+        step = time_steps(recipe, stage, batch=16 if on_cpu else None, cpu=on_cpu)["clips_per_second"]
         read = reading_speed(stage_clips(recipe, stage)) * num_cores()
         # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
         speeds[stage] = 1 / (1 / step + 1 / read) if on_cpu else min(step, read)

@@ -3,7 +3,7 @@ from profiles import json_profile, profile_of
 from small_runs import refused
 
 from everest.config.recipe import load_recipe
-from everest.profiling.profile import GPUS, HAND_OVER_MS, PASS_SECONDS, SHARE, plan_pretraining
+from everest.profiling.plan import GPUS, HAND_OVER_MS, PASS_SECONDS, SHARE, plan_pretraining
 
 
 def plan(*options: object) -> dict:

@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.config.recipe import load_recipe
 from everest.models.cost import count_macs, count_tokens
 from everest.models.spec import ModelSpec
-from everest.profiling.measure import measure
-from everest.profiling.profile import METHODS, STAGES, cost_of, paper_figures, profile, stage_spec
+from everest.profiling.paper import cost_of, paper_figures
+from everest.profiling.profile import METHODS, STAGES, profile, stage_spec
+from everest.profiling.timing import time_steps
 
 
 def test_every_printed_digit_of_computation_and_parameters_is_reproduced():
@@ -127,6 +128,7 @@ def test_json_has_the_documented_keys():
     [
         (["--keep", "0.4"], 21.542908),
         (["--method", "videomae"], 35.481919),
+        (["-mvideomae", "--set=pretrain.selection.strategy=redundancy-robust", "--keep=0.4"], 21.542908),
         (["--method", "videomae", "--set", "pretrain.selection.mask_ratio=0.75"], 57.500642),
         (["--frames", "24"], 30.649668),
         (["--backbone", "vit_s"], 5.748033),
@@ -183,7 +185,7 @@ def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_measured_steps_are_real(stage):
-    found = measure(load_recipe("k400", overrides=TINY), stage, batch=2)
+    found = time_steps(load_recipe("k400", overrides=TINY), stage, batch=2)
     seconds = found["step_seconds"]
     assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
     assert found["clips_per_second"] == pytest.approx(2 / seconds["median"])

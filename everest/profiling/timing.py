@@ -1,13 +1,11 @@
-"""Seconds and peak memory of real steps on this machine, and whether the loader keeps up with them.
-
-Steps are of random pixels, or of a run for --dry-run.
-"""
+"""Seconds and peak memory of steps of random pixels on this machine, and whether the loader keeps up."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any, Final, Literal
 
@@ -18,12 +16,11 @@ from torch import Tensor
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
-from everest.data.dataset import Batch, StepSampler, VideoClips
+from everest.data.dataset import StepSampler, VideoClips
 from everest.data.frames import sampling
-from everest.data.loader import batches, choose_workers, divide_batches, on_device
+from everest.data.loader import batches, choose_workers, divide_batches
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
 from everest.engine.network import prepare_model, stage_optimizer
-from everest.engine.training import Training
 from everest.errors import EnvironmentProblem
 from everest.models.partial import choose_trained
 from everest.models.spec import ModelSpec
@@ -35,25 +32,24 @@ from everest.video.stream import VideoError
 
 TrainingStage = Literal["pretrain", "finetune"]
 
-
 WARM_UP: Final = 2  # steps that are not timed: allocation, choice of kernels, compilation
 STEPS: Final = 5
-BATCH: Final = {"cuda": 32, "mps": 4}  # our choice, unless the user gives a batch; 1 on a CPU
+BATCH: Final = {"cuda": 32, "mps": 4}  # default, unless the user gives a batch; 1 on a CPU
 
-LOADER_SECONDS: Final = 10.0  # our choice: how long the loader is timed
-READING_SECONDS: Final = 2.0  # our choice: how long reading in this process is timed
+LOADER_SECONDS: Final = 10.0  # default: how long the loader is timed
+READING_SECONDS: Final = 2.0  # default: how long reading in this process is timed
 # How much faster the frames of a clip are decoded from Motion JPEG than from H.264 with a keyframe every 12
 # frames: 16 of 61 frames, 320 x 240 (docs/performance.md). Larger frames and rarer keyframes gain more.
 MJPEG_GAIN: Final = 3.2
 
 
-def measure_stages(
+def time_stages(
     recipe: Recipe, *, batch: int | None, loads: bool, cpu: bool
 ) -> dict[StageName, dict[str, Any]]:
     """Measure the steps of all stages, and if it `loads`, the loaders of the stages that have videos.
 
     Returns:
-        Of each stage `measured`, see `measure`, and perhaps `loading`, see `measure_loading`.
+        Of each stage `measured`, see `time_steps`, and perhaps `loading`, see `time_loader`.
     """
     loading: tuple[TrainingStage, ...] = ()
     if loads:
@@ -61,17 +57,17 @@ def measure_stages(
     for stage in loading:  # missing videos are reported before anything is measured
         stage_clips(recipe, stage)
     stages: dict[StageName, dict[str, Any]] = {
-        stage: {"measured": measure(recipe, stage, batch=batch, cpu=cpu)} for stage in STAGES
+        stage: {"measured": time_steps(recipe, stage, batch=batch, cpu=cpu)} for stage in STAGES
     }
     for stage in loading:
         step = stages[stage]["measured"]
-        stages[stage]["loading"] = measure_loading(
+        stages[stage]["loading"] = time_loader(
             recipe, stage, batch=step["batch"], step_clips_per_second=step["clips_per_second"], cpu=cpu
         )
     return stages
 
 
-def measure(
+def time_steps(
     recipe: Recipe, stage: StageName, *, batch: int | None = None, cpu: bool = False
 ) -> dict[str, Any]:
     """Measure steps on the first available device.
@@ -84,9 +80,10 @@ def measure(
         cpu: use the CPU even if there is a GPU.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
-    spec, device = stage_spec(recipe, stage), accelerator.device
-    whole = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # to compare
-    clips = whole * -(-(batch or BATCH.get(device.type, 1)) // whole)
+    spec = stage_spec(recipe, stage)
+    device = accelerator.device
+    multiple = 2 * spec.views.number if stage == "pretrain" and spec.views else 1  # views to compare
+    clips = multiple * math.ceil((batch or BATCH.get(device.type, 1)) / multiple)
     torch.manual_seed(recipe.train.seed)
     seconds: list[float] = []
     try:
@@ -120,7 +117,8 @@ def _step(
 ) -> Callable[[], None]:
     """Return a function that runs one step of a stage on new weights, and does not wait for the device."""
     device = accelerator.device
-    settings, model = training_settings(recipe, stage), spec.build()
+    settings = training_settings(recipe, stage)
+    model = spec.build()
     if settings is not None:
         choose_trained(model, settings)
     options: dict[str, Tensor] = {}
@@ -156,7 +154,7 @@ def stage_clips(recipe: Recipe, stage: TrainingStage) -> VideoClips:
     return pretrain_clips(recipe) if stage == "pretrain" else finetune_clips(recipe)[0]
 
 
-def measure_loading(
+def time_loader(
     recipe: Recipe, stage: TrainingStage, *, batch: int, step_clips_per_second: float, cpu: bool = False
 ) -> dict[str, Any]:
     """Measure clips per second of a stage's loader and of one process, and whether loader or step waits.
@@ -192,7 +190,6 @@ def measure_loading(
         "clips_per_second": speed,
         "clips_per_second_of_one_process": alone,
         "step_clips_per_second": step_clips_per_second,
-        "waits": "step" if data_wait else "loader",
         "data_wait": data_wait,  # share of a step's time
         "changes": _loading_changes(clips, workers=workers, clips_per_second=alone) if data_wait else {},
     }
@@ -216,13 +213,13 @@ def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float
     seconds = views.num_views / clips_per_second  # of a sample
     decoding = 0.0 if clips.cache else min(seconds, 1 / _calls_per_second(decode, READING_SECONDS))
     changes = {f"train.workers={num_readers()}": num_readers() / max(1, workers)}
-    for sample in clips.samples[:16]:  # our choice: videos whose codec is looked at
+    for sample in clips.samples[:16]:  # default: videos whose codec is looked at
         with suppress(VideoError):
             if not is_fast_to_read(sample.video):
                 faster = seconds - decoding * (1 - 1 / MJPEG_GAIN)
                 changes["everest prepare encode --codec mjpeg"] = seconds / faster
                 break
-    stated = {change: factor for change, factor in changes.items() if factor > 1.1}  # our choice
+    stated = {change: factor for change, factor in changes.items() if factor > 1.1}  # heuristic
     return dict(sorted(stated.items(), key=lambda item: -item[1]))
 
 
@@ -235,48 +232,11 @@ def reading_speed(clips: VideoClips) -> float:
 
 def _calls_per_second(work: Callable[[int], object], seconds: float) -> float:
     """The speed of the calls that begin within `seconds`."""
-    began, calls, spent = time.perf_counter(), 0, 0.0
+    began = time.perf_counter()
+    calls = 0
+    spent = 0.0
     while spent <= seconds:
         calls += 1
         work(calls)
         spent = time.perf_counter() - began
     return calls / spent
-
-
-def try_one_pass(training: Training, losses_of: Callable[[Batch], Sequence[Tensor]]) -> dict[str, Any]:
-    """Run two passes with updates on real clips and write nothing; the second one is timed.
-
-    Args:
-        losses_of: a pass; first the model's loss, then one for each other network that is active.
-    Returns:
-        The plan, the loss, and the estimated time and memory of the run.
-    """
-    plan = training.plan
-    training.model.train()
-    started = time.monotonic()
-    with closing(training.loader()) as loader:
-        batch = on_device(next(iter(loader)), training.accelerator.device)
-    times, losses = [time.monotonic()], []
-    for _ in range(2):
-        with training.one_pass(plan.accumulation - 1):  # the last one: processes exchange gradients
-            of_pass = losses_of(batch)
-            training.backward(of_pass)
-        training.update(training.clip_gradients())
-        losses.append(of_pass[0].item())  # waits for the device
-        times.append(time.monotonic())
-    seconds = times[2] - times[1]
-    return {
-        "loss": losses[0],
-        "videos": len(training.clips),
-        "steps": plan.steps,
-        "batch_size": plan.batch_size,
-        "micro_batch": plan.micro_batch,
-        "passes_per_step": plan.accumulation,
-        "peak_lr": plan.peak_lr,
-        "parameters": sum(p.numel() for p in training.state.trained_model.parameters()),
-        "trained_parameters": sum(p.numel() for p in training.model.parameters() if p.requires_grad),
-        "seconds_to_load": round(times[0] - started, 2),
-        "seconds_per_pass": round(seconds, 3),
-        "hours": round(plan.steps * plan.accumulation * seconds / 3600, 2),
-        "memory_bytes": peak_memory(training.accelerator.device),
-    }

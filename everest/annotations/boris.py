@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, bouts_of, media_borders
+from everest.annotations.boris_events import Event, Observation, bouts_of, media_borders
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
@@ -35,35 +35,47 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     states = {behavior["code"] for behavior in behaviors if behavior["type"].startswith(STATE)}
     bouts: list[Bout] = []
     observed: dict[str, list[Span]] = defaultdict(list)
-    ends: dict[str, float] = {}  # of files whose length is stated
+    lengths: dict[str, float] = {}  # seconds of the files whose length is stated
     for name, values in document["observations"].items():
-        where = f"{path}, observation '{shown(name)}'"
-        if values.get("type") == "IMAGES":
-            raise DataError(
-                f"{where}: is of images, which have no times; delete it from a copy of the project"
-            )
-        # Live observations have no file, and an empty list instead of a table of players.
-        media = tuple(dict(values.get("file") or {}).get("1") or (name,))
-        lengths = values.get("media_info", {}).get("length", {})
-        start, end = values.get("observation time interval") or (0, 0)
-        events = []
-        for time, subject, behavior, modifiers, comment, *_ in values["events"]:
-            if time is None:
-                raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
-            stop = None if behavior in states else float(time)
-            events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
-        seconds, offset = [lengths.get(file) for file in media], float(values.get("time offset", 0))
-        start, end = (float(start or 0), float(end or 0))  # an end of 0 is the end of the media
-        ends |= lengths
-        has_borders = events or start or end
-        borders = media_borders(media, seconds, videos, where=where) if has_borders else [0.0] * len(media)
-        for file, first in zip(media, borders, strict=False):
-            begin = first if start or end else 0.0
-            observed[file].append((max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)))
-        bouts += bouts_of(events, media, borders, where=where, offset=offset)
+        observation = _observation(f"{path}, observation '{shown(name)}'", name, values, states, videos)
+        for file, span in _observed_spans(observation):
+            observed[file].append(span)
+        lengths |= values.get("media_info", {}).get("length", {})
+        bouts += bouts_of(observation)
     for file in dict.fromkeys(bout.video for bout in bouts):
-        bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
+        bouts += unscored_bouts(file, observed[file], lengths.get(file) or LONGEST)
     return bouts
+
+
+def _observation(
+    where: str, name: str, values: Mapping[str, Any], states: Collection[str], videos: VideoFinder
+) -> Observation:
+    """An observation of the project, whose name is that of its media if it has none."""
+    if values.get("type") == "IMAGES":
+        raise DataError(f"{where}: is of images, which have no times; delete it from a copy of the project")
+    # Live observations have no file, and an empty list instead of a table of players.
+    media = tuple(dict(values.get("file") or {}).get("1") or (name,))
+    events = []
+    for time, subject, behavior, modifiers, comment, *_ in values["events"]:
+        if time is None:
+            raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
+        stop = None if behavior in states else float(time)
+        events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
+    start, end = values.get("observation time interval") or (0, 0)
+    interval = float(start or 0), float(end or 0)
+    borders = [0.0] * len(media)
+    if events or any(interval):  # else the lengths of the media need not be known
+        lengths = values.get("media_info", {}).get("length", {})
+        borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
+    return Observation(where, media, borders, events, float(values.get("time offset", 0)), interval)
+
+
+def _observed_spans(observation: Observation) -> Iterator[tuple[str, Span]]:
+    """Yield the time of each of the media that is inside the interval of an observation."""
+    start, end = observation.interval
+    for file, border in zip(observation.media, observation.borders, strict=False):
+        begin = border if start or end else 0.0
+        yield file, (max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST))
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

@@ -85,9 +85,13 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     last_id = SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId")
     last_id.text = str(sum(map(len, tiers.values())))
     order = SubElement(root, "TIME_ORDER")
+    tier_names: set[str] = set()
     slots: list[tuple[int, str]] = []  # two for each annotation: ELAN moves all annotations that share a slot
     for (label, subject, origin), spans in sorted(tiers.items()):
         name = " ".join([label, *([f"@{subject}"] if subject else []), f"({origin})"])
+        while name in tier_names:  # a label may look like another label with its subject
+            name += " 2"
+        tier_names.add(name)
         tier = SubElement(root, "TIER", LINGUISTIC_TYPE_REF=TIER_TYPE, TIER_ID=name, ANNOTATOR=origin)
         if subject:
             tier.set("PARTICIPANT", subject)

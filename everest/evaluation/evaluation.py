@@ -22,8 +22,8 @@ from everest.errors import CheckpointError
 from everest.evaluation.multi_view import Classifier, evaluate_views
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
+from everest.metrics.head_metrics import metrics_of, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.metrics import measure, per_class
 from everest.metrics.predicted import refuse_too_many_skipped, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
@@ -124,9 +124,9 @@ def evaluate_classifier(
         report(notice(f"skipped {path}: {reason}"))
     refuse_too_many_skipped(predictions, recipe.data.max_bad)
     groups = len(set(predictions.groups))
-    result = measure(predictions, intervals=groups > 1)
+    result = metrics_of(predictions, intervals=groups > 1)
     for name, head in predictions.by_head().items():
-        if head.head.task != "regression":
+        if head.task != "regression":
             of_head = result["heads"][name] if name else result
             of_head["per_class"] = per_class(head, classes.of_head(head.head))
     result |= {

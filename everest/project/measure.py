@@ -37,8 +37,8 @@ from everest.lists.labels import read_class_names
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
+from everest.metrics.head_metrics import metrics_of
 from everest.metrics.intervals import bootstrap
-from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array, write_predictions
 from everest.models.classifier import VideoClassifier
@@ -182,7 +182,7 @@ def measure_run(run: Path, folder: Path, project: dict[str, Any], report: Report
         "chance": evaluation[METRICS[metric].chance or ""],
         "majority": majority,
         "majority_class": None if majority is None else frequent["name"],
-        "linear_pixels": None if linear is None else measure(linear)[metric],
+        "linear_pixels": None if linear is None else metrics_of(linear)[metric],
         "difference": difference,
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -38,8 +38,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     lengths: dict[str, float] = {}  # seconds of the files whose length is stated
     for name, values in document["observations"].items():
         observation = _observation(f"{path}, observation '{shown(name)}'", name, values, states, videos)
-        for file, span in _observed_spans(observation):
-            observed[file].append(span)
+        start, end = observation.interval
+        for file, border in zip(observation.media, observation.borders, strict=False):
+            begin = border if start or end else 0.0
+            observed[file].append((max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)))
         lengths |= values.get("media_info", {}).get("length", {})
         bouts += bouts_of(observation)
     for file in dict.fromkeys(bout.video for bout in bouts):
@@ -68,14 +70,6 @@ def _observation(
         lengths = values.get("media_info", {}).get("length", {})
         borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
     return Observation(where, media, borders, events, float(values.get("time offset", 0)), interval)
-
-
-def _observed_spans(observation: Observation) -> Iterator[tuple[str, Span]]:
-    """Yield the time of each of the media that is inside the interval of an observation."""
-    start, end = observation.interval
-    for file, border in zip(observation.media, observation.borders, strict=False):
-        begin = border if start or end else 0.0
-        yield file, (max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST))
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

@@ -75,8 +75,11 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
         raise DataError(
             f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
         )
-    spans = [(label, *span) for label, flags in table.classes.items() for span in _spans(flags, times)]
-    spans += [(UNSCORED, *span) for span in _spans(table.unscored, times)]
+    spans: list[tuple[str, float, float]] = []
+    for label, flags in (*table.classes.items(), (UNSCORED, table.unscored)):
+        changes = np.flatnonzero(np.diff(flags, prepend=False, append=False))  # starts and ends in turn
+        borders = times.borders[np.minimum(changes, times.frames)].tolist()
+        spans += [(label, *span) for span in zip(borders[::2], borders[1::2], strict=True)]
     last = float(times.borders[min(frames, times.frames)])
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
         spans.append((UNSCORED, last, video_times.seconds))  # the frames of the video that the table lacks
@@ -84,12 +87,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     for label, start, end in spans:
         if start < end:
             yield Bout(video=video, start=start, end=end, label=label, origin=origin)
-
-
-def _spans(flags: NDArray[np.bool_], times: VideoTimes) -> list[list[float]]:
-    """The seconds of the runs of frames, (F,), that have a flag."""
-    changes = np.flatnonzero(np.diff(flags, prepend=False, append=False))  # starts and ends in turn
-    return times.borders[np.minimum(changes, times.frames)].reshape(-1, 2).tolist()
 
 
 def _read_table(path: Path) -> FrameTable:

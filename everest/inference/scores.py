@@ -12,7 +12,7 @@ from everest.annotations.formats import read_annotations, write_annotations
 from everest.annotations.matching import VideoFinder, VideoTimes, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
-from everest.inference.bouts import Rows
+from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
 from everest.metrics.timeline import Stretch, timeline_metrics
@@ -46,7 +46,7 @@ def check_one_head(heads: Heads, *, option: str) -> None:
 
 
 def write_bouts(
-    file: Path, kind: str, timelines: Timelines, bouts: Sequence[dict[str, Rows]], paths: Sequence[str]
+    file: Path, kind: str, timelines: Timelines, bouts: Sequence[PredictedBouts], paths: Sequence[str]
 ) -> list[Path]:
     """Write the bouts of the readable videos among `paths`, without background; returns the files.
 
@@ -67,28 +67,17 @@ def write_bouts(
     for video, video_bouts in zip(timelines.videos, bouts, strict=True):
         if video.path in paths and len(video.starts):
             all_bouts += [
-                bout_of(row, video=video.path, head=head)
-                for head, rows in video_bouts.items()
-                for row in rows
-                if is_class(row)
+                bout.as_bout(video=video.path, head=head)
+                for head, head_bouts in video_bouts.items()
+                for bout in head_bouts
+                if bout.has_class
             ]
             times[video.path] = VideoTimes(borders=video.borders, fps=video.fps)
     return write_annotations(file, all_bouts, kind, times=times, classes=names) if times else []
 
 
-def is_class(row: dict[str, Any]) -> bool:
-    """Whether a bout of a timeline has a class that is not the background."""
-    return row["label"] not in (None, BACKGROUND)
-
-
-def bout_of(row: dict[str, Any], *, video: str = "", head: str = "") -> Bout:
-    """The bout of a row of a timeline, with the origin `automated`; the head's name precedes the class."""
-    label = " ".join(filter(None, [head, row["label"]]))
-    return Bout(video=video, start=row["start"], end=row["end"], label=label, origin="automated")
-
-
 def score_timelines(
-    timelines: Timelines, bouts: Sequence[dict[str, Rows]], labeled: Bouts, *, report: Report
+    timelines: Timelines, bouts: Sequence[PredictedBouts], labeled: Bouts, *, report: Report
 ) -> dict[str, Any]:
     """Return the metrics of timelines; a video without annotations is left out, with a notice.
 
@@ -139,12 +128,15 @@ def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
 
 
 def _stretches(
-    recording: VideoTimeline, predicted: Rows, labeled: Sequence[Bout], scored: Sequence[Span]
+    recording: VideoTimeline,
+    predicted: Sequence[PredictedBout],
+    labeled: Sequence[Bout],
+    scored: Sequence[Span],
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
     times = recording.times
     true_bouts = [(bout, 0.0) for bout in labeled if bout.label != UNSCORED]
-    predicted_bouts = [(bout_of(row), row["probability"]) for row in predicted if is_class(row)]
+    predicted_bouts = [(bout.as_bout(), bout.probability) for bout in predicted if bout.has_class]
     stretches = []
     for begin, end in scored:
         # Programs round times to milliseconds.

@@ -36,10 +36,6 @@ class FootageWindow(NamedTuple):
     start: float  # seconds
     end: float
 
-    @property
-    def seconds(self) -> float:
-        return self.end - self.start
-
 
 def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) -> list[FootageWindow]:
     """Divide recordings, by the start and end of each, into windows; the last one may be shorter."""
@@ -191,10 +187,10 @@ def _class_budget(
     labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in drawn])  # (N, 2)
     guessed = np.array([_amounts(part, predicted, name, extents) for part in drawn])  # (N, 2)
     bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
-    lengths = np.array([part.seconds for part in drawn])  # (N,)
+    lengths = np.array([end - start for _, start, end in drawn])  # (N,)
     most = math.inf
     if (labeled[:, 0] <= lengths + ROUNDED).all():  # else bouts of the class overlap, as those of two animals
-        most = sum(part.seconds for part in windows) - float(lengths.sum())
+        most = sum(end - start for _, start, end in windows) - float(lengths.sum())
     seconds = total_interval(
         labeled[:, 0],
         guessed[:, 0],

@@ -156,9 +156,9 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
     Args:
         labels: of each video, one per head.
     """
-    if len(heads) > 1:
+    if len(heads) != 1:
         return {"chance_top1": _rounded(1 / math.prod(head.outputs for head in heads), is_share=True)}
-    head = heads[0]
+    (head,) = heads
     truth = label_array([row[0] for row in labels], head)
     if head.task == "regression":
         return {"chance_mae": _rounded(np.abs(truth - np.median(truth)).mean(), is_share=False)}

@@ -72,10 +72,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     names = sorted({bout.label for bout in (*true_bouts, *predicted_bouts)} - {BACKGROUND})
     labeled = [frame_classes(stretch, stretch.labeled, names) for stretch in stretches]
     predicted = [frame_classes(stretch, stretch.predicted, names) for stretch in stretches]
-    segments = [
-        (segments_of(of_person), segments_of(of_model))
-        for of_person, of_model in zip(labeled, predicted, strict=True)
-    ]
+    segments = list(zip(map(segments_of, labeled), map(segments_of, predicted), strict=True))
     true_frames, predicted_frames = (  # (F, C + 1) of all stretches, the background last
         np.concatenate([np.column_stack([frames, ~frames.any(axis=1)]) for frames in parts])
         for parts in (labeled, predicted)
@@ -83,6 +80,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     num_true, num_predicted = true_frames.sum(axis=0), predicted_frames.sum(axis=0)  # (C + 1,)
     num_agreed = (true_frames & predicted_frames).sum(axis=0)  # (C + 1,)
     num_either = num_true + num_predicted
+    num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
     occurs = num_true > 0
     num_segments = sum(len(each) for pair in segments for each in pair)
     counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in OVERLAPS}
@@ -91,9 +89,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     return {
         "frame_accuracy": _percent((true_frames == predicted_frames).all(axis=1).mean()),
         "mean_class_accuracy": _percent((num_agreed[occurs] / num_true[occurs]).mean()),
-        "majority_accuracy": _percent(
-            np.unique(true_frames, axis=0, return_counts=True)[1].max() / len(true_frames)
-        ),
+        "majority_accuracy": _percent(num_most_frequent / len(true_frames)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
         **{f"f1@{100 * overlap:.0f}": f1_score(count, num_segments) for overlap, count in counts.items()},
         "map@0.5": round(fmean(known), 4) if known else None,

@@ -87,7 +87,7 @@ def random_encoder(model: OpenedModel) -> FeatureFunction:
         module = model.module.spec.without_files().build()
     describe(module, model.recipe, file=model.module.file)
     untrained = replace(model, module=module.eval().to(model.module.device))
-    return lambda clips: untrained.encode(clips)["pooled"]
+    return lambda clips: untrained.features(clips)["pooled"]
 
 
 BASELINES: Final[dict[str, Callable[[OpenedModel], FeatureFunction]]] = {
@@ -123,7 +123,7 @@ def encode_set(
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
     def compute(clips: Tensor) -> ViewTensors:
-        return model.encode(clips) | {name: features_of(clips) for name, features_of in baselines.items()}
+        return model.features(clips) | {name: features_of(clips) for name, features_of in baselines.items()}
 
     def row_of(views: ViewTensors) -> dict[str, Tensor]:
         names = ("pooled", *baselines, *(["tokens"] if with_tokens else []))

@@ -92,7 +92,7 @@ def latency_of(
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
         precision = model.accelerator.mixed_precision.replace("no", "fp32")
         device, views = str(model.module.device), model.views
-        outputs = model.encode if model.module.classes == () else model.outputs
+        outputs = model.features if model.module.classes == () else model.outputs
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
         if data is None:  # a texture that moves for 3 s

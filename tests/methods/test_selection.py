@@ -50,6 +50,7 @@ def test_every_strategy_has_its_counts_tested():
 @pytest.mark.parametrize("strategy", [*COUNTS, RunningCell()], ids=lambda s: s.strategy)
 def test_a_strategy_that_does_not_draw_ignores_the_noise(strategy):
     grid = TokenGrid(t=8, h=14, w=14)
+    torch.manual_seed(0)
     importance, *noises = torch.rand(3, 2, grid.num_tokens).unbind()
     first, second = (strategy(grid, importance=importance, noise=noise) for noise in noises)
     assert torch.equal(first.visible, second.visible) != strategy.draws

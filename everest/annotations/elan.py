@@ -49,7 +49,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     for tier in root.iterfind("TIER"):
         if tier.get("PARENT_REF") is not None:
             continue
-        origin, subject = origin_in(tier.get("ANNOTATOR", "")), tier.get("PARTICIPANT", "")
+        origin = origin_in(tier.get("ANNOTATOR", ""))
+        subject = tier.get("PARTICIPANT", "")
         for annotation in tier.iter("ALIGNABLE_ANNOTATION"):
             times = [slots[annotation.attrib[f"TIME_SLOT_REF{side}"]] for side in (1, 2)]
             if None in times:

@@ -126,7 +126,8 @@ def recognize(path: Path) -> str:
 
 def files_of(path: Path, videos: Iterable[str], kind: str) -> dict[Path, list[str]]:
     """The files that `write_annotations` writes, each with its videos."""
-    names, file_format = list(videos), FORMATS[kind]
+    names = list(videos)
+    file_format = FORMATS[kind]
     if not names:
         raise DataError(f"{path}: there is no bout and no video to write")
     if not file_format.is_of_one_video or len(names) == 1:
@@ -158,7 +159,8 @@ def write_annotations(
     Returns:
         The files.
     """
-    times, write = times or {}, FORMATS[kind].write
+    times = times or {}
+    write = FORMATS[kind].write
     assert write is not None, kind
     grouped = {video: list[Bout]() for video in times} | by_video(bouts)
     for bout in (bout for video_bouts in grouped.values() for bout in video_bouts):

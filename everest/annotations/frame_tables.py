@@ -61,7 +61,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """
     table = _read_table(path)
     frames = len(table.unscored)
-    is_predicted = table.is_predicted or path.stem.endswith(PREDICTIONS)
     video = path.stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     video_times = videos.times(video)
     times = video_times if fps is None else VideoTimes.at_rate(fps, frames)
@@ -83,7 +82,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     last = float(times.borders[min(frames, times.frames)])
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
         spans.append((UNSCORED, last, video_times.seconds))  # the frames of the video that the table lacks
-    origin: Origin = "automated" if is_predicted else "manual"
+    origin: Origin = "automated" if table.is_predicted or path.stem.endswith(PREDICTIONS) else "manual"
     for label, start, end in spans:
         if start < end:
             yield Bout(video=video, start=start, end=end, label=label, origin=origin)
@@ -92,16 +91,17 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
 def _read_table(path: Path) -> FrameTable:
     """Read a table, and merge columns of equal names."""
     _, header, rows = read_table(path, has_columns)
-    lines, numbers = [], []
+    row_codes: list[NDArray[np.int8]] = []  # (columns,) each
+    first_cells: list[str] = []
     for number, cells in rows:
         with in_line(number, cells, header):
-            lines.append(np.array([CODES.get(cell, OTHER) for cell in cells[: len(header)]], np.int8))
-            numbers.append(cells[0])
-    if not lines:
+            row_codes.append(np.array([CODES.get(cell, OTHER) for cell in cells[: len(header)]], np.int8))
+            first_cells.append(cells[0])
+    if not row_codes:
         raise ValueError("it has no row of a frame")
-    codes = np.stack(lines)  # (rows, columns)
+    codes = np.stack(row_codes)
     columns = _class_columns(header, codes)
-    frames = _frame_numbers(numbers)
+    frames = _frame_numbers(first_cells)
     values = np.full((frames[-1] + 1, len(columns)), NO_LABEL, np.int8)  # (F, C), with the background
     values[frames] = codes[:, columns]
     unscored = (values == NO_LABEL).any(axis=1)
@@ -114,11 +114,7 @@ def _read_table(path: Path) -> FrameTable:
 
 
 def _class_columns(header: Sequence[str], codes: NDArray[np.int8]) -> list[int]:
-    """The columns of classes: the last ones of 0 and 1, or those with a probability.
-
-    Args:
-        codes: (rows, columns).
-    """
+    """The columns of classes in codes (rows, columns): the last of 0 and 1, or those with a probability."""
     predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
     is_class = (codes != OTHER).all(axis=0) & [name not in NUMBERS for name in header]
     columns = [place for place, name in enumerate(header) if not name.startswith((PROBABILITY, COUNTS))]

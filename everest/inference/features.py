@@ -120,8 +120,9 @@ def _rows_plan(samples: Sequence[Sample], level: str, precision: str) -> dict[st
     for video in dict.fromkeys(sample.video for sample in samples):
         with suppress(OSError):  # a missing file
             digest.update(repr([video_version(file) for file in video_files(video)]).encode())
-    videos, versions = fingerprint(samples, Path(), None), digest.hexdigest()[:16]
-    return {"videos": videos, "versions of videos": versions, "features": level, "precision": precision}
+    versions = digest.hexdigest()[:16]
+    keys = {"videos": fingerprint(samples, Path(), None), "versions of videos": versions}
+    return {**keys, "features": level, "precision": precision}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -130,7 +130,8 @@ class OpenedModel:
         if not isinstance(module, VideoModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
         check_keep(keep, module.encoder.grid.num_tokens, name="keep=")
-        train, on_cpu = module.recipe.train, module.device.type == "cpu"
+        train = module.recipe.train
+        on_cpu = module.device.type == "cpu"
         accelerator = make_accelerator(precision or train.precision, tf32=train.tf32, cpu=on_cpu)
         return cls(
             module=module.eval(),

@@ -76,14 +76,14 @@ def predictions_of(outputs: Tensor, classes: Classes, top: int | None = None) ->
             continue
         best = part.topk(len(part) if head.task == MULTI_LABEL else min(count, len(part)))
         rows = []
-        for place, (probability, index) in enumerate(zip(*map(Tensor.tolist, best), strict=True)):
-            row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
+        for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
+            rows.append({"label": classes.name(index), "index": index, "probability": round(probability, 6)})
             if head.task == MULTI_LABEL:
                 threshold = head.thresholds[index]
-                is_present = probability >= threshold
-                if place >= count and not (top is None and is_present):
-                    continue
-                row |= {"present": is_present, "threshold": round(threshold, 6)}
-            rows.append(row)
+                rows[-1] |= {"present": probability >= threshold, "threshold": round(threshold, 6)}
+        if head.task == MULTI_LABEL:
+            rows = [
+                row for place, row in enumerate(rows) if place < count or (top is None and row["present"])
+            ]
         predictions[head.name] = rows
     return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}

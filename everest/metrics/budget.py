@@ -94,8 +94,10 @@ def total_interval(
         largest: possible error of a window.
         most: possible total of the windows that are left.
     """
-    errors, number, seen = labeled - predicted, len(labeled), float(labeled.sum())
+    errors = labeled - predicted  # (N,)
+    number = len(labeled)
     left = windows - number
+    seen = float(labeled.sum())
     estimate = naive - float(predicted.sum()) + left * float(errors.mean())  # of the windows that are left
     padded = np.append(errors - errors.mean(), [largest, -largest])
     std = math.sqrt(float((padded**2).sum()) / (number + 1))

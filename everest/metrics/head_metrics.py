@@ -180,8 +180,8 @@ def _chance_map(labels: NDArray[np.bool_]) -> float:
     1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above p / V, much
     for few positive videos: 26 % for one of twelve.
     """
-    videos, positive = len(labels), labels.sum(axis=0)
-    positive = positive[positive > 0]  # (C,)
+    videos = len(labels)
+    positive = labels.sum(axis=0)[labels.any(axis=0)]  # of each class that occurs
     harmonic = (1 / np.arange(1, videos + 1)).sum()
     others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
     precisions = (harmonic + others * (videos - harmonic)) / videos

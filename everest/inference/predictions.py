@@ -82,8 +82,6 @@ def predictions_of(outputs: Tensor, classes: Classes, top: int | None = None) ->
                 threshold = head.thresholds[index]
                 rows[-1] |= {"present": probability >= threshold, "threshold": round(threshold, 6)}
         if head.task == MULTI_LABEL:
-            rows = [
-                row for place, row in enumerate(rows) if place < count or (top is None and row["present"])
-            ]
+            rows = rows[:count] + [row for row in rows[count:] if top is None and row["present"]]
         predictions[head.name] = rows
     return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}

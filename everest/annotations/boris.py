@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, Observation, bouts_of, media_borders
+from everest.annotations.boris_events import Event, bouts_of, media_borders
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.errors import DataError, shown
@@ -35,41 +35,41 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     states = {behavior["code"] for behavior in behaviors if behavior["type"].startswith(STATE)}
     bouts: list[Bout] = []
     observed: dict[str, list[Span]] = defaultdict(list)
-    lengths: dict[str, float] = {}  # seconds of the files whose length is stated
+    ends: dict[str, float] = {}  # of files whose length is stated
     for name, values in document["observations"].items():
-        observation = _observation(f"{path}, observation '{shown(name)}'", name, values, states, videos)
-        start, end = observation.interval
-        for file, border in zip(observation.media, observation.borders, strict=False):
-            begin = border if start or end else 0.0
+        where = f"{path}, observation '{shown(name)}'"
+        if values.get("type") == "IMAGES":
+            raise DataError(
+                f"{where}: is of images, which have no times; delete it from a copy of the project"
+            )
+        # Live observations have no file, and an empty list instead of a table of players.
+        media = tuple(dict(values.get("file") or {}).get("1") or (name,))
+        lengths = values.get("media_info", {}).get("length", {})
+        ends |= lengths
+        events = _coded_events(values["events"], states, where)
+        start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
+        borders = [0.0] * len(media)
+        if events or start or end:  # else the lengths of the media need not be known
+            borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
+        for file, border in zip(media, borders, strict=False):
+            begin = border if start or end else 0.0  # an end of 0 is the end of the media
             observed[file].append((max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)))
-        lengths |= values.get("media_info", {}).get("length", {})
-        bouts += bouts_of(observation)
+        offset = float(values.get("time offset", 0))
+        bouts += bouts_of(events, media, borders, where=where, offset=offset)
     for file in dict.fromkeys(bout.video for bout in bouts):
-        bouts += unscored_bouts(file, observed[file], lengths.get(file) or LONGEST)
+        bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
 
 
-def _observation(
-    where: str, name: str, values: Mapping[str, Any], states: Collection[str], videos: VideoFinder
-) -> Observation:
-    """An observation of the project, whose name is that of its media if it has none."""
-    if values.get("type") == "IMAGES":
-        raise DataError(f"{where}: is of images, which have no times; delete it from a copy of the project")
-    # Live observations have no file, and an empty list instead of a table of players.
-    media = tuple(dict(values.get("file") or {}).get("1") or (name,))
+def _coded_events(rows: Iterable[Sequence[Any]], states: Collection[str], where: str) -> list[Event]:
+    """The events of an observation; `states` are the behaviors that last."""
     events = []
-    for time, subject, behavior, modifiers, comment, *_ in values["events"]:
+    for time, subject, behavior, modifiers, comment, *_ in rows:
         if time is None:
             raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
         stop = None if behavior in states else float(time)
         events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
-    start, end = values.get("observation time interval") or (0, 0)
-    interval = float(start or 0), float(end or 0)
-    borders = [0.0] * len(media)
-    if events or any(interval):  # else the lengths of the media need not be known
-        lengths = values.get("media_info", {}).get("length", {})
-        borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
-    return Observation(where, media, borders, events, float(values.get("time offset", 0)), interval)
+    return events
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

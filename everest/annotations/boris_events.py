@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
-from everest.annotations.bout import Bout, Span, origin_in
+from everest.annotations.bout import Bout, origin_in
 from everest.annotations.matching import VideoFinder
 from everest.errors import DataError, shown
 
@@ -34,17 +34,6 @@ class Event(NamedTuple):
     modifiers: str = ""
     comment: str = ""
     status: str = ""  # START or STOP of a state; empty: every second event is its stop
-
-
-class Observation(NamedTuple):
-    """The events of some queued media."""
-
-    where: str  # file and name of the observation, for messages
-    media: Sequence[str]
-    borders: Sequence[float]  # see `media_borders`
-    events: Sequence[Event]
-    offset: float  # seconds that are part of the times of the events
-    interval: Span = (0.0, 0.0)  # the time that was coded; an end of 0 is that of the media
 
 
 def media_borders(
@@ -69,9 +58,15 @@ def media_borders(
     return [0.0, *accumulate(math.inf if length is None else length for length in seconds)]
 
 
-def bouts_of(observation: Observation) -> Iterator[Bout]:
-    """Yield the bouts of states and points in the files shown then: one for each file that they touch."""
-    where, media, borders, events, offset, _ = observation
+def bouts_of(
+    events: Sequence[Event], media: Sequence[str], borders: Sequence[float], *, where: str, offset: float
+) -> Iterator[Bout]:
+    """Yield the bouts of states and points in the files shown then: one for each file that they touch.
+
+    Args:
+        borders: of the media; see `media_borders`.
+        offset: seconds that are part of the times of the events.
+    """
     less_offset = f" less the time offset of {offset:g} s" if offset else ""
     for event, stop in _paired(events, where):
         start, end = event.time - offset, stop - offset

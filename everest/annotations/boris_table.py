@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.boris_events import FIX_UNPAIRED, Event, Observation, bouts_of, media_borders
+from everest.annotations.boris_events import FIX_UNPAIRED, Event, bouts_of, media_borders
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.matching import VideoFinder
 from everest.annotations.tables import in_line, number_in, read_table
@@ -65,7 +65,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
         is_stated = SOURCE in first_cells and len(lengths) == len(media)
         borders = media_borders(media, lengths if is_stated else [None] * len(media), videos, where=where)
         offset = _number(first_cells.get(OFFSET, "")) or 0.0
-        yield from bouts_of(Observation(where, media, borders, [event for _, event in rows], offset))
+        yield from bouts_of([event for _, event in rows], media, borders, where=where, offset=offset)
 
 
 def _media(name: str, players: Sequence[str], rows: Sequence[Cells]) -> list[str]:

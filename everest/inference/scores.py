@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations, write_annotations
@@ -19,6 +19,8 @@ from everest.metrics.timeline import Stretch, timeline_metrics
 from everest.system.events import Report, notice
 from everest.system.text import counted
 from everest.video.reader import frame_range
+
+AnyBout = TypeVar("AnyBout", Bout, PredictedBout)
 
 
 def read_bouts(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:
@@ -135,8 +137,8 @@ def _stretches(
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
     times = recording.times
-    true_bouts = [(bout, 0.0) for bout in labeled if bout.label != UNSCORED]
-    predicted_bouts = [(bout.as_bout(), bout.probability) for bout in predicted if bout.has_class]
+    true_bouts = [bout for bout in labeled if bout.label != UNSCORED]
+    predicted_bouts = [bout for bout in predicted if bout.has_class]
     stretches = []
     for begin, end in scored:
         # Programs round times to milliseconds.
@@ -147,18 +149,18 @@ def _stretches(
                 Stretch(
                     times=times[first:last],
                     end=end,
-                    labeled=[bout for bout, _ in _cut(true_bouts, begin, end)],
-                    predicted=[bout for bout, _ in inside],
-                    scores=[probability for _, probability in inside],
+                    labeled=_cut(true_bouts, begin, end),
+                    predicted=[bout.as_bout() for bout in inside],
+                    scores=[bout.probability for bout in inside],
                 )
             )
     return stretches
 
 
-def _cut(bouts: Sequence[tuple[Bout, float]], begin: float, end: float) -> list[tuple[Bout, float]]:
-    """The parts of bouts in a stretch of time, with their probabilities."""
+def _cut(bouts: Sequence[AnyBout], begin: float, end: float) -> list[AnyBout]:
+    """The parts of bouts in a stretch of time."""
     return [
-        (replace(bout, start=max(bout.start, begin), end=min(bout.end, end)), probability)
-        for bout, probability in bouts
+        replace(bout, start=max(bout.start, begin), end=min(bout.end, end))
+        for bout in bouts
         if bout.start < end and (bout.end > begin or bout.start >= begin)
     ]

@@ -181,5 +181,5 @@ def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> MatchedBouts:
             if bout.label != UNSCORED or bout.start < end
         ]
     notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
-    found = [bout for video_bouts in by_path.values() for bout in video_bouts]
-    return MatchedBouts(bouts=found, unmatched=unmatched, notices=notices, times=times)
+    all_bouts = [bout for video_bouts in by_path.values() for bout in video_bouts]
+    return MatchedBouts(bouts=all_bouts, unmatched=unmatched, notices=notices, times=times)

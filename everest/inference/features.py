@@ -149,8 +149,8 @@ def features_of(
         raise unknown_name("level", level, LEVELS)
     encoded = compute_over_videos(model, samples, model.features, batch=batch, workers=workers, report=report)
     pairs = [pair for part in encoded for pair in part]
-    skipped = [(sample.video_id, x.reason) for sample, x in pairs if isinstance(x, Unreadable)]
-    read = [(sample, LEVELS[level](x)) for sample, x in pairs if not isinstance(x, Unreadable)]
+    skipped = [(sample.video_id, values.reason) for sample, values in pairs if isinstance(values, Unreadable)]
+    read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, Unreadable)]
     if not read:
         raise _none_readable(samples, skipped)
     ids = [row["token_ids"] for _, row in read if "token_ids" in row]

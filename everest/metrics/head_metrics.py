@@ -234,12 +234,12 @@ def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
     by_head = predictions.by_head()
     groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
     results = {}
-    for place, (name, of_head) in enumerate(by_head.items()):
-        is_share = of_head.task != "regression"
-        values = _with_intervals(HEAD_METRICS[of_head.task](of_head), len(of_head.labels), groups, is_share)
-        values |= chances((of_head.head,), [(row[place],) for row in predictions.labels])
+    for place, (name, part) in enumerate(by_head.items()):
+        is_share = part.task != "regression"
+        values = _with_intervals(HEAD_METRICS[part.task](part), len(part.labels), groups, is_share)
+        values |= chances((part.head,), [(row[place],) for row in predictions.labels])
         if is_share and groups is not None:
-            support = of_head.class_flags()[0].sum(axis=0)  # (C,)
+            support = part.class_flags()[0].sum(axis=0)  # (C,)
             if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
                 few = {key: [None, None] for key in OVER_CLASSES if key in values["intervals"]}
                 values["intervals"] |= few
@@ -249,7 +249,7 @@ def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
     result: Values = {"heads": results}
     if any(head.task != "single-label" for head in predictions.heads):
         return result
-    right = np.all([in_top(of_head.means, of_head.labels, 1) for of_head in by_head.values()], axis=0)  # (V,)
+    right = np.all([in_top(part.means, part.labels, 1) for part in by_head.values()], axis=0)  # (V,)
     result |= _with_intervals(lambda drawn: {"action_top1": drawn @ right / drawn.sum()}, len(right), groups)
     return result | {"chance_action_top1": chances(predictions.heads, predictions.labels)["chance_top1"]}
 
@@ -275,13 +275,13 @@ def _rounded(value: float, is_share: bool) -> float | None:
 def mean_loss(predictions: Predictions) -> float:
     """The loss of the mean output of a video, over all videos and heads, without smoothing or weights."""
     losses = []
-    for of_head in predictions.by_head().values():
-        means, labels = of_head.means, of_head.labels
-        if of_head.task == "regression":  # smooth L1
-            errors = np.abs((means[:, 0] - labels) / of_head.head.std)  # (V,)
+    for part in predictions.by_head().values():
+        means, labels = part.means, part.labels
+        if part.task == "regression":  # smooth L1
+            errors = np.abs((means[:, 0] - labels) / part.head.std)  # (V,)
             losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
             continue
-        if of_head.task == MULTI_LABEL:
+        if part.task == MULTI_LABEL:
             right = np.where(labels, means, 1 - means)  # (V, C)
         else:
             right = means[np.arange(len(labels)), labels]  # (V,)

@@ -105,9 +105,9 @@ def write_predictions(path: Path, predictions: Predictions, classes: Classes) ->
     without a probability, and `probability.CLASS` of each class; a number `label`, `predicted` and `error`.
     """
     columns: list[tuple[str, Sequence[str]]] = [("video", predictions.videos)]
-    for name, of_head in predictions.by_head().items():
+    for name, part in predictions.by_head().items():
         suffix = f".{name}" if name else ""
-        columns += [(f"{title}{suffix}", texts) for title, texts in _columns(of_head, classes)]
+        columns += [(f"{title}{suffix}", texts) for title, texts in _columns(part, classes)]
     rows = zip(*(texts for _, texts in columns), strict=True)
     write_table(path, [[title for title, _ in columns], *rows])
 

@@ -12,14 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from everest.config.heads import Head, named_heads
-from everest.metrics.head_metrics import (
-    HEAD_METRICS,
-    chance_of,
-    choose_thresholds,
-    mean_loss,
-    metrics_of,
-    per_class,
-)
+from everest.metrics import head_metrics
+from everest.metrics.head_metrics import chance_of, choose_thresholds, mean_loss, metrics_of, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
 
 VIDEOS = 60
@@ -82,7 +76,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
     right = np.where(head.labels, head.means, 1 - head.means).astype(np.float64)
     assert mean_loss(predictions) == pytest.approx(-np.log(np.maximum(right, tiny)).mean(), rel=1e-4)
     weights = np.random.default_rng(seed).multinomial(VIDEOS, np.ones(VIDEOS) / VIDEOS).astype(np.float64)
-    found = HEAD_METRICS["multi-label"](head)(weights)
+    found = head_metrics.HEAD_METRICS["multi-label"](head)(weights)
     drawn = np.repeat(np.arange(VIDEOS), weights.astype(int))
     labels, means = head.labels[drawn], head.means[drawn]
     chosen = means >= np.array(head.head.chosen_thresholds or (0.5,) * 4)
@@ -97,7 +91,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
         nan_ok=True,
     )
     one = only_head(single_label(seed))
-    found = HEAD_METRICS["single-label"](one)(weights)
+    found = head_metrics.HEAD_METRICS["single-label"](one)(weights)
     labels, predicted = one.labels[drawn], one.means.argmax(axis=1)[drawn]
     assert found["top1"] == pytest.approx(sk.accuracy_score(labels, predicted))
     if len(np.unique(labels)) == 5:
@@ -105,7 +99,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
         f1 = sk.f1_score(labels, predicted, labels=range(5), average="macro", zero_division=0)
         assert found["macro_f1"] == pytest.approx(f1)
     of_numbers = only_head(numbers(seed))
-    found = HEAD_METRICS["regression"](of_numbers)(weights)
+    found = head_metrics.HEAD_METRICS["regression"](of_numbers)(weights)
     truth, value = of_numbers.labels[drawn], of_numbers.means[drawn, 0].astype(np.float64)
     assert found["r2"] == pytest.approx(sk.r2_score(truth, value))
     assert found["spearman"] == pytest.approx(spearmanr(truth, value)[0])

@@ -21,7 +21,7 @@ from everest.config.settings import Recipe
 from everest.engine import network
 from everest.engine.plan import cosine_lr
 from everest.engine.step_log import StepRecord
-from everest.inference.model import encode
+from everest.inference.model import encode_clips
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.models.video_model import PretrainingModel
@@ -162,4 +162,5 @@ def _features(job: Job, views: Tensor) -> Tensor:
     model = cast(PretrainingModel, pretrain_spec(job.recipe, tokenizer=None).build().to(views.device).eval())
     if job.weights is not None:
         model.encoder.load_state_dict(torch.load(job.weights))
-    return torch.cat([encode(model, model.pixels.normalize(part), None).pooled for part in views.split(64)])
+    parts = map(model.pixels.normalize, views.split(64))
+    return torch.cat([encode_clips(model, part, None).pooled for part in parts])

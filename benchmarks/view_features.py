@@ -32,7 +32,7 @@ from view_tables import DIFFERENCES, MEASURES, RANDOM, features_table
 import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
-from everest.inference.model import encode
+from everest.inference.model import encode_clips
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes import classifiers
@@ -113,7 +113,7 @@ def pretrained(arm: str, unit: int, clips: Clips, folder: Path) -> PretrainingMo
 @torch.no_grad()
 def tokens_of(model: PretrainingModel, clips: torch.Tensor) -> NDArray[np.float32]:
     """The encoded tokens (N, K, D) of clips (N, C, T, H, W) uint8."""
-    parts = (encode(model, model.pixels.normalize(part), None).tokens for part in clips.split(32))
+    parts = (encode_clips(model, model.pixels.normalize(part), None).tokens for part in clips.split(32))
     return torch.cat(list(parts)).float().numpy()
 
 

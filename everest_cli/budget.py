@@ -43,7 +43,7 @@ def budget(
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
     from everest.annotations.bout import CHECKED, DRAWN
-    from everest.inference.scores import bout_of, check_one_head, is_class
+    from everest.inference.scores import check_one_head
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget, window_length
 
@@ -56,13 +56,13 @@ def budget(
     timelines = Timelines.load(timeline)
     check_one_head(timelines.classes.heads, option="--timeline")
     extents, predicted = {}, {}
-    for recording, bouts in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
+    for recording, by_head in zip(timelines.videos, timelines.bouts(rules.rules()), strict=True):
         if len(recording.starts):
-            (rows,) = bouts.values()
+            (bouts,) = by_head.values()
             name = recording.video
             begin, end = recording.extent
             extents[name] = round(begin, 3), round(end, 3)  # lists have milliseconds
-            predicted[name] = [bout_of(row, video=name) for row in rows if is_class(row)]
+            predicted[name] = [bout.as_bout(video=name) for bout in bouts if bout.has_class]
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
     labeled = {} if checked is None else _read_checked(checked, extents)

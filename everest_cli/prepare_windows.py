@@ -109,13 +109,13 @@ def convert_annotations(
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
     from everest.annotations.formats import files_of, read_annotations, write_annotations
-    from everest.annotations.matching import VideoFinder, bouts_of_videos
+    from everest.annotations.matching import MatchedBouts, VideoFinder, bouts_of_videos
     from everest.lists.inputs import named_videos
 
     names = VideoFinder(named_videos(videos or []))
-    bouts = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
-    matched = bouts_of_videos(bouts, names) if videos else (bouts, [], [], {})
-    bouts, unmatched, notices, times = matched
+    annotated = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
+    matched = bouts_of_videos(annotated, names) if videos else MatchedBouts(bouts=annotated)
+    bouts = matched.bouts
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
     scored = [bout for bout in bouts if bout.label != UNSCORED]
     lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
@@ -128,14 +128,14 @@ def convert_annotations(
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
         },
-        "unmatched": unmatched,
+        "unmatched": matched.unmatched,
         "written": [],
     }
     if kind is not None and output is not None:
         for file in files_of(output, by_video(bouts), kind):
             refuse_inputs(file, [*files, *names.videos], option="--output")
             check_new_file(file, option="--output", overwrite=overwrite)
-        written = write_annotations(output, bouts, kind, times=times)
+        written = write_annotations(output, bouts, kind, times=matched.times)
         document["written"] = [str(file) for file in written]
     say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
     for name, facts in document["classes"].items():
@@ -143,7 +143,7 @@ def convert_annotations(
     if unscored:
         facts = document["unscored"]
         say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    say(*notices)
+    say(*matched.notices)
     if as_json:
         print_json(document)
     elif document["written"]:

@@ -19,7 +19,7 @@ from everest_cli.options import argument, option
 from everest_cli.output import Display, exit_if_failed
 
 if TYPE_CHECKING:
-    from everest.inference.bouts import BoutRules, Rows
+    from everest.inference.bouts import BoutRules
     from everest.inference.timelines import Timelines
     from everest.lists.classes import Classes
 
@@ -250,7 +250,7 @@ def _check_files(
             check(path, option=name, overwrite=overwrite)
 
 
-def bouts_table(rows: Rows) -> str:
+def bouts_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each bout of a recording, and for each window of numbers."""
     lines: list[str] = []
     for row in rows:

@@ -131,6 +131,8 @@ def test_an_unreadable_video_has_an_error(classifier: VideoClassifier, clip_file
     assert (features.videos, features.skipped) == ([str(videos[0])], [(str(broken), "not a video file")])
     with pytest.raises(DataError, match=r"none of 1 videos can be read, first .*broken\.mp4: not a video"):
         everest.extract(classifier, broken)
+    with pytest.raises(DataError, match=r"none of 0 videos can be read$"):
+        everest.extract(classifier, [])
 
 
 @pytest.mark.parametrize("level", ["video", "views", "tokens"])

@@ -45,25 +45,31 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
         # Live observations have no file, and an empty list instead of a table of players.
         media = tuple(dict(values.get("file") or {}).get("1") or (name,))
         lengths = values.get("media_info", {}).get("length", {})
-        start, end = values.get("observation time interval") or (0, 0)
-        events = []
-        for time, subject, behavior, modifiers, comment, *_ in values["events"]:
-            if time is None:
-                raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
-            stop = None if behavior in states else float(time)
-            events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
-        seconds, offset = [lengths.get(file) for file in media], float(values.get("time offset", 0))
-        start, end = (float(start or 0), float(end or 0))  # an end of 0 is the end of the media
         ends |= lengths
-        has_borders = events or start or end
-        borders = media_borders(media, seconds, videos, where=where) if has_borders else [0.0] * len(media)
-        for file, first in zip(media, borders, strict=False):
-            begin = first if start or end else 0.0
+        events = _coded_events(values["events"], states, where)
+        start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
+        borders = [0.0] * len(media)
+        if events or start or end:  # else the lengths of the media need not be known
+            borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
+        for file, border in zip(media, borders, strict=False):
+            begin = border if start or end else 0.0  # an end of 0 is the end of the media
             observed[file].append((max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)))
+        offset = float(values.get("time offset", 0))
         bouts += bouts_of(events, media, borders, where=where, offset=offset)
     for file in dict.fromkeys(bout.video for bout in bouts):
         bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
+
+
+def _coded_events(rows: Iterable[Sequence[Any]], states: Collection[str], where: str) -> list[Event]:
+    """The events of an observation; `states` are the behaviors that last."""
+    events = []
+    for time, subject, behavior, modifiers, comment, *_ in rows:
+        if time is None:
+            raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
+        stop = None if behavior in states else float(time)
+        events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
+    return events
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

@@ -76,11 +76,11 @@ def bouts_of(
                 f"outside of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
             )
         who = {"label": event.behavior, "subject": "" if event.subject == NO_SUBJECT else event.subject}
-        for name, (first, after) in zip(media, pairwise([*borders[:-1], math.inf]), strict=True):
-            begin, last = max(start, first), min(end, after)
-            if first <= start < after or begin < last:
+        for name, (begin, after) in zip(media, pairwise([*borders[:-1], math.inf]), strict=True):
+            first, last = max(start, begin), min(end, after)
+            if begin <= start < after or first < last:
                 origin = origin_in(event.comment.strip())
-                yield Bout(video=name, start=begin - first, end=last - first, origin=origin, **who)
+                yield Bout(video=name, start=first - begin, end=last - begin, origin=origin, **who)
 
 
 def _paired(events: Sequence[Event], where: str) -> Iterator[tuple[Event, float]]:

@@ -55,39 +55,45 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
         with in_line(number, fields, header):
             cells = general | {name: fields[place] for name, place in places.items()}
             by_observation[cells.get(ID, "")].append((cells, _event(cells)))
+    players = [value for key, value in about if key == PLAYER]
     for name, rows in by_observation.items():
         rows.sort(key=lambda row: row[1].time)
-        first = rows[0][0]
-        # Media are stated in each row or above the table, else as rows name them.
-        media, lengths = [value for key, value in about if key == PLAYER], []
-        if SOURCE in first:
-            media = first[SOURCE].split("|")[0].removeprefix("player #1:").split(";")
-            lengths = [_number(text) for text in first.get(LENGTHS, "").split("|")[0].split(";")]
-        column = next((name for name in MEDIA if name in first), "")
-        media = media or list(dict.fromkeys(cells.get(column, "") for cells, _ in rows))
-        media = [file for file in media if file not in NO_MEDIA] or [name]
-        where, offset = f"{path}, observation '{name}'", _number(first.get(OFFSET, "")) or 0.0
-        seconds = lengths if len(lengths) == len(media) else [None] * len(media)
-        borders = media_borders(media, seconds, videos, where=where)
+        first_cells = rows[0][0]
+        where = f"{path}, observation '{name}'"
+        media = _media(name, players, [cells for cells, _ in rows])
+        lengths = [_number(text) for text in first_cells.get(LENGTHS, "").split("|")[0].split(";")]
+        is_stated = SOURCE in first_cells and len(lengths) == len(media)
+        borders = media_borders(media, lengths if is_stated else [None] * len(media), videos, where=where)
+        offset = _number(first_cells.get(OFFSET, "")) or 0.0
         yield from bouts_of([event for _, event in rows], media, borders, where=where, offset=offset)
+
+
+def _media(name: str, players: Sequence[str], rows: Sequence[Cells]) -> list[str]:
+    """The media of an observation: stated in each row or above the table, else as rows name them."""
+    media = list(players)
+    if SOURCE in rows[0]:
+        media = rows[0][SOURCE].split("|")[0].removeprefix("player #1:").split(";")
+    column = next((title for title in MEDIA if title in rows[0]), "")
+    media = media or list(dict.fromkeys(cells.get(column, "") for cells in rows))
+    return [file for file in media if file not in NO_MEDIA] or [name]
 
 
 def _event(cells: Cells) -> Event:
     """The event of a row."""
     is_bout = START in cells  # a variable of the user may be called Time
-    start, end = (cells[START], cells[STOP]) if is_bout else (cells["Time"], cells["Time"])
-    if UNPAIRED in (start, end):
+    times = [cells[START], cells[STOP]] if is_bout else [cells["Time"]] * 2
+    if UNPAIRED in times:
         raise ValueError(f"'{shown(cells['Behavior'])}' is {UNPAIRED}; {FIX_UNPAIRED}")
-    times = number_in(start), number_in(end)
-    if not times[0] <= times[1] <= LONGEST:
-        raise ValueError(f"from {times[0]:g} to {times[1]:g} s is no interval; fix it in BORIS")
+    start, end = map(number_in, times)
+    if not start <= end <= LONGEST:
+        raise ValueError(f"from {start:g} to {end:g} s is no interval; fix it in BORIS")
     statuses = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
     status = next((known for known in STATUSES if known in statuses), "" if statuses else "POINT")
     if not status and not is_bout:
         raise ValueError(f"the status '{shown(statuses[-1])}' is not one of {', '.join(STATUSES)}")
     return Event(
-        time=times[0],
-        end=times[1] if is_bout or status == "POINT" else None,
+        time=start,
+        end=end if is_bout or status == "POINT" else None,
         behavior=cells["Behavior"],
         subject=cells.get("Subject", ""),
         modifiers="|".join(value for name, value in cells.items() if name.startswith("Modifier")),

@@ -107,7 +107,8 @@ def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:
 
 def spans_outside(spans: Iterable[Span], end: float = LONGEST) -> list[Span]:
     """The spans from 0 to `end` that none of `spans` covers; these may overlap and need no order."""
-    outside, covered = [], 0.0
+    outside: list[Span] = []
+    covered = 0.0
     for start, stop in sorted(span for span in spans if span[0] < span[1]):
         if start > covered:
             outside.append((covered, min(start, end)))

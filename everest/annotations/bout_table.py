@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from everest.annotations.bout import ORIGINS, Bout, Bouts, origin_in
+from everest.annotations.bout import ORIGINS, Bout, Bouts
 from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.annotations.tables import in_line, number_in, read_table
 
@@ -35,8 +35,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
             if origin not in ORIGINS:
                 raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
             start, end = number_in(row["start"]), number_in(row["end"])
-            texts = {"video": row["video"], "label": row["label"], "subject": row.get("subject", "")}
-            bout = Bout(start=start, end=end, origin=origin_in(origin), **texts)
+            video, label, subject = row["video"], row["label"], row.get("subject", "")
+            bout = Bout(video=video, start=start, end=end, label=label, origin=origin, subject=subject)
         yield bout
 
 

@@ -49,7 +49,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     for tier in root.iterfind("TIER"):
         if tier.get("PARENT_REF") is not None:
             continue
-        origin, subject = origin_in(tier.get("ANNOTATOR", "")), tier.get("PARTICIPANT", "")
+        origin = origin_in(tier.get("ANNOTATOR", ""))
+        subject = tier.get("PARTICIPANT", "")
         for annotation in tier.iter("ALIGNABLE_ANNOTATION"):
             times = [slots[annotation.attrib[f"TIME_SLOT_REF{side}"]] for side in (1, 2)]
             if None in times:
@@ -85,9 +86,13 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     last_id = SubElement(header, "PROPERTY", NAME="lastUsedAnnotationId")
     last_id.text = str(sum(map(len, tiers.values())))
     order = SubElement(root, "TIME_ORDER")
+    tier_names: set[str] = set()
     slots: list[tuple[int, str]] = []  # two for each annotation: ELAN moves all annotations that share a slot
     for (label, subject, origin), spans in sorted(tiers.items()):
         name = " ".join([label, *([f"@{subject}"] if subject else []), f"({origin})"])
+        while name in tier_names:  # a label may look like another label with its subject
+            name += " 2"
+        tier_names.add(name)
         tier = SubElement(root, "TIER", LINGUISTIC_TYPE_REF=TIER_TYPE, TIER_ID=name, ANNOTATOR=origin)
         if subject:
             tier.set("PARTICIPANT", subject)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from json import JSONDecodeError
 from pathlib import Path
@@ -83,8 +83,9 @@ def read_annotations(
             kind = recognize(path)
             bouts = list(FORMATS[kind].read(path, fps, videos or VideoFinder()))
             for bout in bouts:  # JSON may hold anything
-                if not all(isinstance(text, str) and text for text in (bout.video, bout.label)):
+                if not all(isinstance(text, str) and text.strip() for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
+            bouts = [replace(bout, label=bout.label.strip()) for bout in bouts]
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
             reason = next((text for types, text in REASONS if isinstance(error, types)), None)
             reason = shown(str(error), most=300) if reason is None else reason.format(error)
@@ -125,7 +126,8 @@ def recognize(path: Path) -> str:
 
 def files_of(path: Path, videos: Iterable[str], kind: str) -> dict[Path, list[str]]:
     """The files that `write_annotations` writes, each with its videos."""
-    names, file_format = list(videos), FORMATS[kind]
+    names = list(videos)
+    file_format = FORMATS[kind]
     if not names:
         raise DataError(f"{path}: there is no bout and no video to write")
     if not file_format.is_of_one_video or len(names) == 1:
@@ -157,7 +159,8 @@ def write_annotations(
     Returns:
         The files.
     """
-    times, write = times or {}, FORMATS[kind].write
+    times = times or {}
+    write = FORMATS[kind].write
     assert write is not None, kind
     grouped = {video: list[Bout]() for video in times} | by_video(bouts)
     for bout in (bout for video_bouts in grouped.values() for bout in video_bouts):

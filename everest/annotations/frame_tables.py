@@ -10,11 +10,11 @@ F frames, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,14 +46,21 @@ def has_columns(cells: Sequence[str]) -> bool:
     return len(cells) > 1 and (is_unnamed or cells[0] == "frame")
 
 
+class FrameTable(NamedTuple):
+    """The frames of a table."""
+
+    classes: dict[str, NDArray[np.bool_]]  # whether each frame has each class, (F,)
+    unscored: NDArray[np.bool_]  # (F,) whether no one has labeled it
+    is_predicted: bool  # by a model
+
+
 def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.
     """
-    columns, is_predicted = _columns(path)
-    frames = len(columns[UNSCORED])
-    origin: Origin = "automated" if path.stem.endswith(PREDICTIONS) or is_predicted else "manual"
+    table = _read_table(path)
+    frames = len(table.unscored)
     video = path.stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     video_times = videos.times(video)
     times = video_times if fps is None else VideoTimes.at_rate(fps, frames)
@@ -67,32 +74,47 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
         raise DataError(
             f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
         )
+    spans: list[tuple[str, float, float]] = []
+    for label, flags in (*table.classes.items(), (UNSCORED, table.unscored)):
+        changes = np.flatnonzero(np.diff(flags, prepend=False, append=False))  # starts and ends in turn
+        borders = times.borders[np.minimum(changes, times.frames)].tolist()
+        spans += [(label, *span) for span in zip(borders[::2], borders[1::2], strict=True)]
     last = float(times.borders[min(frames, times.frames)])
-    after: list[list[float]] = []  # the frames of the video that the table lacks
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
-        after.append([last, video_times.seconds])
-    for label, is_in in columns.items():
-        changes = np.flatnonzero(np.diff(is_in, prepend=False, append=False))  # starts and ends in turn
-        spans = times.borders[np.minimum(changes, times.frames)].reshape(-1, 2).tolist()
-        for start, end in spans + (after if label == UNSCORED else []):
-            if start < end:
-                yield Bout(video=video, start=start, end=end, label=label, origin=origin)
+        spans.append((UNSCORED, last, video_times.seconds))  # the frames of the video that the table lacks
+    origin: Origin = "automated" if table.is_predicted or path.stem.endswith(PREDICTIONS) else "manual"
+    for label, start, end in spans:
+        if start < end:
+            yield Bout(video=video, start=start, end=end, label=label, origin=origin)
 
 
-def _columns(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], bool]:
-    """Whether each frame has each class, (F,), and `unscored`, its last key; whether a model found them.
-
-    The classes are the last columns of 0 and 1, or those with a probability.
-    """
+def _read_table(path: Path) -> FrameTable:
+    """Read a table, and merge columns of equal names."""
     _, header, rows = read_table(path, has_columns)
-    lines, numbers = [], []
+    row_codes: list[NDArray[np.int8]] = []  # (columns,) each
+    first_cells: list[str] = []
     for number, cells in rows:
         with in_line(number, cells, header):
-            lines.append(np.array([CODES.get(cell, OTHER) for cell in cells[: len(header)]], np.int8))
-            numbers.append(cells[0])
-    if not lines:
+            row_codes.append(np.array([CODES.get(cell, OTHER) for cell in cells[: len(header)]], np.int8))
+            first_cells.append(cells[0])
+    if not row_codes:
         raise ValueError("it has no row of a frame")
-    codes = np.stack(lines)  # (rows, columns)
+    codes = np.stack(row_codes)
+    columns = _class_columns(header, codes)
+    frames = _frame_numbers(first_cells)
+    values = np.full((frames[-1] + 1, len(columns)), NO_LABEL, np.int8)  # (F, C), with the background
+    values[frames] = codes[:, columns]
+    unscored = (values == NO_LABEL).any(axis=1)
+    classes: dict[str, NDArray[np.bool_]] = {}
+    for column, flags in zip(columns, ((values == 1) & ~unscored[:, None]).T, strict=True):
+        classes[header[column]] = classes.get(header[column], False) | flags
+    classes.pop(BACKGROUND, None)
+    is_predicted = any(name.startswith(PROBABILITY) for name in header)
+    return FrameTable(classes, unscored | classes.pop(UNSCORED, False), is_predicted)
+
+
+def _class_columns(header: Sequence[str], codes: NDArray[np.int8]) -> list[int]:
+    """The columns of classes in codes (rows, columns): the last of 0 and 1, or those with a probability."""
     predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
     is_class = (codes != OTHER).all(axis=0) & [name not in NUMBERS for name in header]
     columns = [place for place, name in enumerate(header) if not name.startswith((PROBABILITY, COUNTS))]
@@ -102,19 +124,15 @@ def _columns(path: Path) -> tuple[Mapping[str, NDArray[np.bool_]], bool]:
         classes = list(takewhile(is_class.__getitem__, reversed(columns)))[::-1]
     if not classes:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
-    frames = np.arange(len(lines))  # of the rows, by their places if their numbers do not rise
+    return classes
+
+
+def _frame_numbers(cells: Sequence[str]) -> NDArray[np.int64]:
+    """The frame of each row by its first cell, or by its place if these numbers do not rise."""
     with suppress(ValueError):
-        counts = np.array(numbers, np.float64)
+        counts = np.array(cells, np.float64)
         counts -= counts[0] == 1  # numbers from 1 on
         is_rising = (np.diff(counts) >= 1).all() and (counts == counts.round()).all()
         if is_rising and 0 <= counts[0] <= counts[-1] < MOST_FRAMES:
-            frames = counts.astype(np.int64)
-    values = np.full((frames[-1] + 1, len(classes)), NO_LABEL, np.int8)  # (F, C), with the background
-    values[frames] = codes[:, classes]
-    unscored = (values == NO_LABEL).any(axis=1)
-    is_in = (values == 1) & ~unscored[:, None]
-    frames_of: dict[str, NDArray[np.bool_]] = {}
-    for place, column in zip(classes, is_in.T, strict=True):
-        frames_of[header[place]] = frames_of.get(header[place], False) | column  # equal names are merged
-    frames_of.pop(BACKGROUND, None)
-    return frames_of | {UNSCORED: frames_of.get(UNSCORED, False) | unscored}, bool(predicted)
+            return counts.astype(np.int64)
+    return np.arange(len(cells))

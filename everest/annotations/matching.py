@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -147,15 +147,18 @@ def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
     return notices
 
 
-def bouts_of_videos(
-    bouts: Sequence[Bout], names: VideoFinder
-) -> tuple[list[Bout], list[str], list[str], dict[str, VideoTimes]]:
-    """Find the video of each bout; DataError if no bout has one. Unscored time ends with the video.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedBouts:
+    """Bouts of the user's videos."""
 
-    Returns:
-        The bouts by the paths of the videos, the annotated names without a video, notices, and the times of
-        the videos that can be read.
-    """
+    bouts: Sequence[Bout]
+    unmatched: Sequence[str] = ()  # annotated names without a video
+    notices: Sequence[str] = ()
+    times: Mapping[str, VideoTimes] = field(default_factory=dict)  # of the videos that can be read, by path
+
+
+def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> MatchedBouts:
+    """Find the video of each bout; DataError if none has one. Unscored time ends with the video."""
     matched, unmatched = match_videos(bouts, names)
     if bouts and not matched:
         raise DataError(
@@ -178,4 +181,5 @@ def bouts_of_videos(
             if bout.label != UNSCORED or bout.start < end
         ]
     notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
-    return [bout for video_bouts in by_path.values() for bout in video_bouts], unmatched, notices, times
+    all_bouts = [bout for video_bouts in by_path.values() for bout in video_bouts]
+    return MatchedBouts(bouts=all_bouts, unmatched=unmatched, notices=notices, times=times)

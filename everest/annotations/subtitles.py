@@ -19,7 +19,7 @@ from typing import Final
 from everest.annotations.bout import Bout, Bouts, from_milliseconds, milliseconds
 from everest.annotations.matching import VideoFinder, VideoTimes
 from everest.annotations.tables import in_line
-from everest.errors import shown
+from everest.errors import DataError, shown
 
 _TIME: Final = r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{3})"
 _TIMES: Final = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s|$)")
@@ -76,6 +76,9 @@ def _write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]
             stamps.append(f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{thousandths:03}")
         head = "" if is_vtt else f"{number}\n"
         label = html.escape(bout.label, quote=False) if is_vtt else bout.label
+        if _IN_TEXT.match(label):  # SubRip has no escapes
+            reason = "reads as the times of a cue; rename the class, or write vtt"
+            raise DataError(f"{shown(bout.video)}: the label '{shown(label)}' {reason}")
         cues.append(f"{head}{' --> '.join(stamps)}\n{label}\n")
     return "\n".join(cues)
 

@@ -31,7 +31,7 @@ def read_table(path: Path, is_header: IsHeader) -> tuple[list[list[str]], list[s
 
 def _rows(path: Path, is_header: IsHeader) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        separators = (each for line in file for each in SEPARATORS if is_header(cells_of(line, each)))
+        separators = (sign for line in file for sign in SEPARATORS if is_header(cells_of(line, sign)))
         separator = next(separators, ",")
         file.seek(0)
         reader = csv.reader(file, delimiter=separator)

@@ -23,8 +23,8 @@ from everest.errors import CheckpointError
 from everest.evaluation.multi_view import Classifier, evaluate_views
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
+from everest.metrics.head_metrics import metrics_of, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.metrics import measure, per_class
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
@@ -150,9 +150,9 @@ def evaluate_classifier(
 def _measured(predictions: Predictions, classes: Classes) -> dict[str, Any]:
     """The metrics of all heads, and of each class, and the numbers of videos and of their groups."""
     groups = len(set(predictions.groups))
-    measured = measure(predictions, intervals=groups > 1)
+    measured = metrics_of(predictions, intervals=groups > 1)
     for name, head in predictions.by_head().items():
-        if head.head.task != "regression":
+        if head.task != "regression":
             of_head = measured["heads"][name] if name else measured
             of_head["per_class"] = per_class(head, classes.of_head(head.head))
     return measured | {"videos": len(predictions.videos), "groups": groups}

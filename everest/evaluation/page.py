@@ -30,8 +30,8 @@ from everest.figures.pages import data_uri, write_page
 from everest.figures.png import COLORS, escape_dollars, png_figure, shorten
 from everest.lists.classes import Classes
 from everest.lists.sample import ListSize
+from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
 from everest.metrics.intervals import FEW_GROUPS
-from everest.metrics.metrics import FEW_OF_CLASS, per_class
 from everest.metrics.names import percent_text
 from everest.metrics.predicted import HeadPredictions, Predictions
 from everest.system.files import write_text
@@ -172,7 +172,8 @@ def _head_values(
     unit: str,
 ) -> Mapping[str, Any]:
     """Write the plot of a head, and return the values of its part of the page."""
-    name, task = head.head.name, head.head.task
+    name = head.head.name
+    task = head.task
     suffix = f"-{quote(name, safe='')[:200]}" if name else ""  # a file name has up to 255 bytes
     plot = folder / f"{PLOTS.get(task)}{suffix}.png"
     plotted: dict[str, Any] = {"plot": None, "confusions": []}
@@ -210,12 +211,12 @@ def _confusions(counts: NDArray[np.int64], names: Names) -> list[Confusion]:
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
     """Number, label and output of some wrong videos, the largest error or the highest loss first."""
     means = head.means.astype(np.float64)  # (V, C)
-    if head.head.task == "regression":
+    if head.task == "regression":
         errors = np.abs(means[:, 0] - head.labels)  # (V,)
         order = [int(i) for i in np.argsort(-errors, kind="stable") if errors[i]][:MISTAKES]
         return [(i, f"{head.labels[i]:.4g}", f"{means[i, 0]:.4g}") for i in order]
     labels, chosen = head.class_flags()  # (V, C) each
-    right = np.where(labels, means, 1 - means if head.head.task == MULTI_LABEL else 1.0)
+    right = np.where(labels, means, 1 - means if head.task == MULTI_LABEL else 1.0)
     losses = -np.log(np.maximum(right, np.finfo(np.float32).tiny)).sum(axis=1)  # (V,)
     wrong = (labels != chosen).any(axis=1)
     order = [int(i) for i in np.argsort(-losses, kind="stable") if wrong[i]][:MISTAKES]

@@ -15,7 +15,7 @@ from everest.engine.training import Training
 from everest.errors import DivergedError
 from everest.evaluation.multi_view import evaluate_views
 from everest.lists.sample import ListSize
-from everest.metrics.metrics import chance_of, choose_thresholds, mean_loss, measure
+from everest.metrics.head_metrics import chance_of, choose_thresholds, mean_loss, metrics_of
 from everest.metrics.names import LOGGED, METRICS, value_text
 from everest.metrics.predicted import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
@@ -92,7 +92,7 @@ class Validator:
                 "train.clip_grad"
             )
         row: Row = {"step": step}
-        measured = measure(predictions)
+        measured = metrics_of(predictions)
         if "action_top1" in measured:
             row["val_top1"] = measured["action_top1"]  # of videos with all heads right
         for name, values in measured.get("heads", {}).items():

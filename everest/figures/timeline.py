@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
 from everest.errors import DataError
 from everest.figures.png import COLORS, PALE, escape_dollars, png_figure, shorten
-from everest.inference.bouts import Rows
+from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines
 from everest.system.text import counted
 
@@ -37,7 +37,7 @@ GAP: Final = 0.15  # of a lane, between its bars and the next
 
 
 def draw_timelines(
-    path: Path, timelines: Timelines, bouts: Sequence[dict[str, Rows]], labeled: Mapping[str, Sequence[Bout]]
+    path: Path, timelines: Timelines, bouts: Sequence[PredictedBouts], labeled: Mapping[str, Sequence[Bout]]
 ) -> Figure:
     """Draw a PNG 1500 pixels wide, with a panel for each head of each recording that has a window.
 
@@ -87,11 +87,11 @@ def draw_timelines(
     return figure
 
 
-def _seconds(predicted: Rows, labeled: Sequence[Bout]) -> dict[str, list[float]]:
+def _seconds(predicted: Sequence[PredictedBout], labeled: Sequence[Bout]) -> dict[str, list[float]]:
     """Predicted and true seconds of each class, that with most seconds first, background last."""
     seconds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
-    for row in predicted:
-        seconds[row["label"] or BACKGROUND][0] += row["end"] - row["start"]
+    for bout in predicted:
+        seconds[bout.label or BACKGROUND][0] += bout.end - bout.start
     for bout in labeled:
         if bout.label not in (BACKGROUND, UNSCORED):
             seconds[bout.label][1] += bout.seconds
@@ -100,7 +100,7 @@ def _seconds(predicted: Rows, labeled: Sequence[Bout]) -> dict[str, list[float]]
 
 def _draw_lanes(
     panel: Axes,
-    predicted: Rows,
+    predicted: Sequence[PredictedBout],
     labeled: Sequence[Bout],
     seconds: Mapping[str, Sequence[float]],
     names: Sequence[str],
@@ -112,12 +112,12 @@ def _draw_lanes(
     colors = dict(zip([name for name in names if name != BACKGROUND], cycle(BARS), strict=False))
     for lane, name in enumerate(list(seconds)[:LANES]):
         color = colors.get(name, "black")
-        rows = [row for row in predicted if (row["label"] or BACKGROUND) == name]
-        times = [(row["start"], row["end"]) for row in rows]
+        bouts = [bout for bout in predicted if (bout.label or BACKGROUND) == name]
+        times = [(bout.start, bout.end) for bout in bouts]
         pale_color = PALE if name == BACKGROUND else color
-        _draw_bars(panel, times, -lane - 1, [full] * len(rows), pale_color, opacity=0.25)
+        _draw_bars(panel, times, -lane - 1, [full] * len(bouts), pale_color, opacity=0.25)
         if name != BACKGROUND:
-            _draw_bars(panel, times, -lane - 1, [full * row["probability"] for row in rows], color)
+            _draw_bars(panel, times, -lane - 1, [full * bout.probability for bout in bouts], color)
         true = [(bout.start, bout.end) for bout in labeled if bout.label == name]
         _draw_bars(panel, true, -lane - GAP - share, [share] * len(true), "black")
         predicted_seconds, true_seconds = seconds[name]

@@ -18,15 +18,41 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from everest.annotations.bout import BACKGROUND, Bout
 from everest.config.heads import MULTI_LABEL, Head, Heads
 from everest.errors import RecipeError
 from everest.video.reader import frame_range
 from everest.video.times import TIME_TOLERANCE
 
 Floats = NDArray[Any]  # float32 or float64
-Rows = list[dict[str, Any]]
 
 NO_CLASS: Final = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictedBout:
+    """A bout that a model found; the ends are excluded."""
+
+    start: float  # seconds
+    end: float
+    start_frame: int
+    end_frame: int
+    label: str | None  # None: windows of a single-label head without a probable class
+    index: int | None  # of the class in its head
+    probability: float  # mean over the windows, of their class, or of the most likely one if they have none
+
+    @property
+    def has_class(self) -> bool:
+        """Whether it has a class that is not the background."""
+        return self.label not in (None, BACKGROUND)
+
+    def as_bout(self, *, video: str = "", head: str = "") -> Bout:
+        """As a bout of an annotation file, of the origin `automated`; the head's name precedes the class."""
+        label = " ".join(filter(None, [head, self.label]))
+        return Bout(video=video, start=self.start, end=self.end, label=label, origin="automated")
+
+
+PredictedBouts = dict[str, list[PredictedBout]]  # of a recording, by head; a single head may have no name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,16 +123,12 @@ class WindowSpans:
 
 def bouts_of_head(
     windows: WindowSpans, outputs: Floats, head: Head, names: Sequence[str], rules: BoutRules
-) -> Rows:
+) -> list[PredictedBout]:
     """Return the bouts of a head, by their start and then by class; those of a multi-label head may overlap.
 
     Args:
         outputs: (W, C) probabilities; numbers have no bouts.
         names: of the C classes.
-    Returns:
-        `{"start", "end", "start_frame", "end_frame", "label", "index", "probability"}` of each bout: seconds
-        and frames, the end excluded; null as the class of a background of a single-label head; the mean over
-        the windows of the probability of their class, or of the most likely class if they have none.
     """
     if head.task == "regression" or not len(outputs):
         return []
@@ -122,7 +144,7 @@ def bouts_of_head(
     else:
         best = outputs.max(axis=1)
         columns = [(np.where(best < (rules.background or 0.0), NO_CLASS, outputs.argmax(axis=1)), best)]
-    bouts: Rows = []
+    bouts: list[PredictedBout] = []
     for classes, probabilities in columns:
         if rules.min_seconds:
             classes = without_short(windows, classes, rules.min_seconds)
@@ -133,17 +155,17 @@ def bouts_of_head(
             start, end = float(windows.spans[first, 0]), float(windows.spans[after - 1, 1])
             start_frame, end_frame = frame_range(windows.times, start, end)
             bouts.append(
-                {
-                    "start": round(start, 3),
-                    "end": round(end, 3),
-                    "start_frame": max(start_frame, windows.frames[0]),
-                    "end_frame": min(end_frame, windows.frames[1]),
-                    "label": None if index is None else names[index],
-                    "index": index,
-                    "probability": round(float(probabilities[first:after].mean(dtype=np.float64)), 6),
-                }
+                PredictedBout(
+                    start=round(start, 3),
+                    end=round(end, 3),
+                    start_frame=max(start_frame, windows.frames[0]),
+                    end_frame=min(end_frame, windows.frames[1]),
+                    label=None if index is None else names[index],
+                    index=index,
+                    probability=round(float(probabilities[first:after].mean(dtype=np.float64)), 6),
+                )
             )
-    return sorted(bouts, key=lambda bout: (bout["start"], bout["index"])) if is_multi_label else bouts
+    return sorted(bouts, key=lambda bout: (bout.start, bout.index)) if is_multi_label else bouts
 
 
 def without_short(windows: WindowSpans, classes: NDArray[np.int64], seconds: float) -> NDArray[np.int64]:

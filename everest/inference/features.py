@@ -24,7 +24,7 @@ from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
 from everest.inference.videos import ViewTensors, compute_over_videos, compute_over_windows
-from everest.inference.windows import DAMAGED, check_seconds, window_items
+from everest.inference.windows import DAMAGED, Unreadable, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
@@ -94,7 +94,7 @@ def extract(
             add_window_rows(store, model, samples, LEVELS[level], **sliding, batch=batch, report=report)
         else:
             add_rows(store, model, samples, LEVELS[level], batch=batch, report=report)
-        skipped = [(video, text) for video, text in store.entries if text not in (None, DAMAGED)]
+        skipped = [(video, text) for video, text in store.entries if text not in (None, DAMAGED.reason)]
         names = [video for video, problem in store.entries if problem is None]
         header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding, **sliding}
         header |= {"clips": model.recipe.eval.clips, "crops": model.recipe.eval.crops, "keep": model.keep}
@@ -102,8 +102,13 @@ def extract(
             _write_features(store.arrays(), names, out, header)
         store.remove()
     if not names:
-        raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
+        raise _none_readable(samples, skipped)
     return skipped
+
+
+def _none_readable(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:
+    first = f", first {': '.join(skipped[0])}" if skipped else ""
+    return DataError(f"none of {len(samples)} videos can be read{first}")
 
 
 def _rows_plan(samples: Sequence[Sample], level: str, precision: str) -> dict[str, str]:
@@ -115,8 +120,9 @@ def _rows_plan(samples: Sequence[Sample], level: str, precision: str) -> dict[st
     for video in dict.fromkeys(sample.video for sample in samples):
         with suppress(OSError):  # a missing file
             digest.update(repr([video_version(file) for file in video_files(video)]).encode())
-    videos, versions = fingerprint(samples, Path(), None), digest.hexdigest()[:16]
-    return {"videos": videos, "versions of videos": versions, "features": level, "precision": precision}
+    versions = digest.hexdigest()[:16]
+    keys = {"videos": fingerprint(samples, Path(), None), "versions of videos": versions}
+    return {**keys, "features": level, "precision": precision}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,12 +147,12 @@ def features_of(
     """Compute the features of videos in memory, as `extract` writes them."""
     if level not in LEVELS:
         raise unknown_name("level", level, LEVELS)
-    encoded = compute_over_videos(model, samples, model.encode, batch=batch, workers=workers, report=report)
+    encoded = compute_over_videos(model, samples, model.features, batch=batch, workers=workers, report=report)
     pairs = [pair for part in encoded for pair in part]
-    skipped = [(sample.video_id, values) for sample, values in pairs if isinstance(values, str)]
-    read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, str)]
+    skipped = [(sample.video_id, values.reason) for sample, values in pairs if isinstance(values, Unreadable)]
+    read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, Unreadable)]
     if not read:
-        raise DataError(f"none of {len(samples)} videos can be read, first {skipped[0][0]}: {skipped[0][1]}")
+        raise _none_readable(samples, skipped)
     ids = [row["token_ids"] for _, row in read if "token_ids" in row]
     return VideoFeatures(
         videos=[sample.video_id for sample, _ in read],
@@ -179,11 +185,11 @@ def add_rows(
         compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: of the encoder.
     """
     store.check_videos([sample.video_id for sample in samples])
-    encode = compute or model.encode
+    compute = compute or model.features
     done = len(store.entries)
-    for pairs in compute_over_videos(model, samples, encode, batch=batch, report=report, done=done):
-        for sample, values in pairs:  # values: of its views, or why it cannot be read
-            store.add(sample.video_id, values if isinstance(values, str) else row_of(values))
+    for pairs in compute_over_videos(model, samples, compute, batch=batch, report=report, done=done):
+        for sample, values in pairs:
+            store.add(sample.video_id, values if isinstance(values, Unreadable) else row_of(values))
 
 
 def add_window_rows(
@@ -203,9 +209,8 @@ def add_window_rows(
         batch: windows in one forward pass, also of several videos.
     """
     items = window_items(samples, model.views, window=window, step=step, report=report, done=store.entries[:])
-    windows = compute_over_windows(items, model.encode, batch=batch, report=report)
-    for sample, result in windows:
-        if isinstance(result, str):
+    for sample, result in compute_over_windows(items, model.features, batch=batch, report=report):
+        if isinstance(result, Unreadable):
             store.add(sample.video_id, result)
         else:
             part, values = result
@@ -224,9 +229,9 @@ def _write_features(
     """
     videos = list(names)
     if "starts" in arrays:
-        numbers: dict[str, int] = {}
-        ids = [numbers.setdefault(name, len(numbers)) for name in names]
-        arrays, videos = {**arrays, "video_ids": np.array(ids)}, list(numbers)
+        videos = list(dict.fromkeys(names))
+        numbers = {name: number for number, name in enumerate(videos)}
+        arrays = {**arrays, "video_ids": np.array([numbers[name] for name in names])}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in header.items()}
     if out.suffix == ".safetensors":
         tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -39,7 +39,7 @@ class Features(NamedTuple):
     pooled: Tensor  # (B, D): the input of a classifier's head; the mean token of another model
 
 
-def encode(module: Transformer, frames: Tensor, keep: float | None) -> Features:
+def encode_clips(module: Transformer, frames: Tensor, keep: float | None) -> Features:
     """Encode normalized clips (B, C, T, H, W).
 
     Args:
@@ -67,7 +67,7 @@ class OpenedModel:
 
     module: Transformer
     recipe: Recipe  # clip size, stride, sampling and views of videos
-    keep: float | None  # ratio of the tokens to encode; None: see `encode`
+    keep: float | None  # ratio of the tokens to encode; None: see `encode_clips`
     accelerator: Accelerator
     written_by: str = ""  # name of the recipe in the header of the weights
 
@@ -130,7 +130,8 @@ class OpenedModel:
         if not isinstance(module, VideoModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
         check_keep(keep, module.encoder.grid.num_tokens, name="keep=")
-        train, on_cpu = module.recipe.train, module.device.type == "cpu"
+        train = module.recipe.train
+        on_cpu = module.device.type == "cpu"
         accelerator = make_accelerator(precision or train.precision, tf32=train.tf32, cpu=on_cpu)
         return cls(
             module=module.eval(),
@@ -179,10 +180,10 @@ class OpenedModel:
         return {"outputs": outputs}
 
     @torch.inference_mode()
-    def encode(self, clips: Tensor) -> dict[str, Tensor]:
+    def features(self, clips: Tensor) -> dict[str, Tensor]:
         """Map (B, C, T, H, W) uint8 to the fields of Features, float32 on the CPU, all finite."""
         with self.accelerator.autocast():
-            ids, tokens, pooled = encode(self.module, self._normalized(clips), self.keep)
+            ids, tokens, pooled = encode_clips(self.module, self._normalized(clips), self.keep)
         features = Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
         require_finite_outputs(features.pooled, source=self.source)
         return features._asdict()

@@ -14,6 +14,7 @@ from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.videos import compute_over_videos
+from everest.inference.windows import Unreadable
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report
@@ -45,8 +46,8 @@ def predict(
     check_top(classes, top)
     batches = compute_over_videos(model, samples, model.outputs, batch=batch, workers=workers, report=report)
     return [
-        {"video": sample.video_id, "error": values}
-        if isinstance(values, str)
+        {"video": sample.video_id, "error": values.reason}
+        if isinstance(values, Unreadable)
         else {"video": sample.video_id, **predictions_of(values["outputs"].mean(dim=0), classes, top)}
         for pairs in batches
         for sample, values in pairs
@@ -66,20 +67,21 @@ def predictions_of(outputs: Tensor, classes: Classes, top: int | None = None) ->
     Of classes the `top` most likely ones (None: 5, and all others of a multi-label head that are present), of
     several classes also whether each is `present`, and from which `threshold` on; of a number its `value`.
     """
-    predictions: dict[str, list[dict[str, Any]]] = {head.name: [] for head in classes.heads}
+    predictions: dict[str, list[dict[str, Any]]] = {}
     count = top or TOP
     parts = outputs.split([head.outputs for head in classes.heads])
     for head, part in zip(classes.heads, parts, strict=True):
-        rows = predictions[head.name]
         if head.task == "regression":
-            rows.append({"value": float(f"{part.item():.6g}")})
+            predictions[head.name] = [{"value": float(f"{part.item():.6g}")}]
             continue
-        is_multi_label, thresholds = head.task == MULTI_LABEL, head.thresholds
-        best = part.topk(len(part) if is_multi_label else min(count, len(part)))
+        best = part.topk(len(part) if head.task == MULTI_LABEL else min(count, len(part)))
+        rows = []
         for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            row = {"label": classes.name(index), "index": index, "probability": round(probability, 6)}
-            if is_multi_label:
-                row |= {"present": probability >= thresholds[index], "threshold": round(thresholds[index], 6)}
-            if len(rows) < count or (top is None and row["present"]):
-                rows.append(row)
+            rows.append({"label": classes.name(index), "index": index, "probability": round(probability, 6)})
+            if head.task == MULTI_LABEL:
+                threshold = head.thresholds[index]
+                rows[-1] |= {"present": probability >= threshold, "threshold": round(threshold, 6)}
+        if head.task == MULTI_LABEL:
+            rows = rows[:count] + [row for row in rows[count:] if top is None and row["present"]]
+        predictions[head.name] = rows
     return {"predictions": predictions[""]} if "" in predictions else {"heads": predictions}

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from everest.errors import RecipeError
+from everest.inference.windows import Unreadable
 from everest.system.files import write_text, writing
 from everest.system.journal import Journal, open_journal, write_all
 from everest.system.text import read_own_json, reading_own
@@ -61,10 +62,10 @@ class RowStore:
         if [video for video, _ in self.entries] != list(videos[: len(self.entries)]):
             raise RecipeError(f"{self.folder / JOURNAL}: has other videos; {FIX}")
 
-    def add(self, video: str, row: dict[str, Tensor] | str) -> None:
+    def add(self, video: str, row: dict[str, Tensor] | Unreadable) -> None:
         """Add the row of the next sample, or why it has none."""
-        if isinstance(row, str):
-            self.entries.append((video, row))
+        if isinstance(row, Unreadable):
+            self.entries.append((video, row.reason))
         else:
             if not self.shapes:
                 self.shapes = {name: (x.numpy().dtype.str, tuple(x.shape)) for name, x in row.items()}

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
 from everest.annotations.formats import read_annotations, write_annotations
 from everest.annotations.matching import VideoFinder, VideoTimes, match_videos
 from everest.config.heads import Heads
 from everest.errors import DataError, RecipeError, did_you_mean, first_names
-from everest.inference.bouts import Rows
+from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
 from everest.metrics.timeline import Stretch, timeline_metrics
 from everest.system.events import Report, notice
 from everest.system.text import counted
 from everest.video.reader import frame_range
+
+AnyBout = TypeVar("AnyBout", Bout, PredictedBout)
 
 
 def read_bouts(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:
@@ -46,7 +48,7 @@ def check_one_head(heads: Heads, *, option: str) -> None:
 
 
 def write_bouts(
-    file: Path, kind: str, timelines: Timelines, bouts: Sequence[dict[str, Rows]], paths: Sequence[str]
+    file: Path, kind: str, timelines: Timelines, bouts: Sequence[PredictedBouts], paths: Sequence[str]
 ) -> list[Path]:
     """Write the bouts of the readable videos among `paths`, without background; returns the files.
 
@@ -67,28 +69,17 @@ def write_bouts(
     for video, video_bouts in zip(timelines.videos, bouts, strict=True):
         if video.path in paths and len(video.starts):
             all_bouts += [
-                bout_of(row, video=video.path, head=head)
-                for head, rows in video_bouts.items()
-                for row in rows
-                if is_class(row)
+                bout.as_bout(video=video.path, head=head)
+                for head, head_bouts in video_bouts.items()
+                for bout in head_bouts
+                if bout.has_class
             ]
             times[video.path] = VideoTimes(borders=video.borders, fps=video.fps)
     return write_annotations(file, all_bouts, kind, times=times, classes=names) if times else []
 
 
-def is_class(row: dict[str, Any]) -> bool:
-    """Whether a bout of a timeline has a class that is not the background."""
-    return row["label"] not in (None, BACKGROUND)
-
-
-def bout_of(row: dict[str, Any], *, video: str = "", head: str = "") -> Bout:
-    """The bout of a row of a timeline, with the origin `automated`; the head's name precedes the class."""
-    label = " ".join(filter(None, [head, row["label"]]))
-    return Bout(video=video, start=row["start"], end=row["end"], label=label, origin="automated")
-
-
 def score_timelines(
-    timelines: Timelines, bouts: Sequence[dict[str, Rows]], labeled: Bouts, *, report: Report
+    timelines: Timelines, bouts: Sequence[PredictedBouts], labeled: Bouts, *, report: Report
 ) -> dict[str, Any]:
     """Return the metrics of timelines; a video without annotations is left out, with a notice.
 
@@ -139,12 +130,15 @@ def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
 
 
 def _stretches(
-    recording: VideoTimeline, predicted: Rows, labeled: Sequence[Bout], scored: Sequence[Span]
+    recording: VideoTimeline,
+    predicted: Sequence[PredictedBout],
+    labeled: Sequence[Bout],
+    scored: Sequence[Span],
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
     times = recording.times
-    true_bouts = [(bout, 0.0) for bout in labeled if bout.label != UNSCORED]
-    predicted_bouts = [(bout_of(row), row["probability"]) for row in predicted if is_class(row)]
+    true_bouts = [bout for bout in labeled if bout.label != UNSCORED]
+    predicted_bouts = [bout for bout in predicted if bout.has_class]
     stretches = []
     for begin, end in scored:
         # Programs round times to milliseconds.
@@ -155,18 +149,18 @@ def _stretches(
                 Stretch(
                     times=times[first:last],
                     end=end,
-                    labeled=[bout for bout, _ in _cut(true_bouts, begin, end)],
-                    predicted=[bout for bout, _ in inside],
-                    scores=[probability for _, probability in inside],
+                    labeled=_cut(true_bouts, begin, end),
+                    predicted=[bout.as_bout() for bout in inside],
+                    scores=[bout.probability for bout in inside],
                 )
             )
     return stretches
 
 
-def _cut(bouts: Sequence[tuple[Bout, float]], begin: float, end: float) -> list[tuple[Bout, float]]:
-    """The parts of bouts in a stretch of time, with their probabilities."""
+def _cut(bouts: Sequence[AnyBout], begin: float, end: float) -> list[AnyBout]:
+    """The parts of bouts in a stretch of time."""
     return [
-        (replace(bout, start=max(bout.start, begin), end=min(bout.end, end)), probability)
-        for bout, probability in bouts
+        replace(bout, start=max(bout.start, begin), end=min(bout.end, end))
+        for bout in bouts
         if bout.start < end and (bout.end > begin or bout.start >= begin)
     ]

@@ -19,11 +19,11 @@ from pydantic import InstanceOf, TypeAdapter
 
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
-from everest.inference.bouts import PLAIN, BoutRules, Floats, Rows, WindowSpans, bouts_of_head
+from everest.inference.bouts import PLAIN, BoutRules, Floats, PredictedBouts, WindowSpans, bouts_of_head
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.predictions import predictions_of
 from everest.inference.videos import compute_over_windows
-from everest.inference.windows import DAMAGED, Window, check_seconds, window_items
+from everest.inference.windows import Unreadable, Window, check_seconds, window_items
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, heading
@@ -67,10 +67,11 @@ class Timelines:
     classes: Classes
     videos: list[VideoTimeline]
 
-    def bouts(self, rules: BoutRules = PLAIN) -> list[dict[str, Rows]]:
-        """Return the bouts of each recording by head; a single head may have the empty name."""
+    def bouts(self, rules: BoutRules = PLAIN) -> list[PredictedBouts]:
+        """Return the bouts of each recording."""
         rules.check(self.classes.heads)
-        heads, ends = self.classes.heads, np.cumsum([head.outputs for head in self.classes.heads])
+        heads = self.classes.heads
+        ends = np.cumsum([head.outputs for head in heads])
         return [
             {
                 head.name: bouts_of_head(video, outputs, head, self.classes.of_head(head), rules)
@@ -79,15 +80,15 @@ class Timelines:
             for video in self.videos
         ]
 
-    def rows(self, bouts: Sequence[dict[str, Rows]] | None = None) -> Rows:
+    def rows(self, bouts: Sequence[PredictedBouts] | None = None) -> list[dict[str, Any]]:
         """Return the document of `everest timeline --json`.
 
         Args:
             bouts: of the recordings; None: by no rule.
         Returns:
             `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each
-            recording. With several heads `bouts` has a list for each head. A recording that is unreadable, or
-            damaged somewhere, has `error`.
+            recording, a bout with the fields of `PredictedBout`. With several heads `bouts` has a list for
+            each head. A recording that is unreadable, or damaged somewhere, has `error`.
         """
         rows = []
         for recording, by_head in zip(self.videos, bouts or self.bouts(), strict=True):
@@ -99,7 +100,8 @@ class Timelines:
             ]
             error = {} if recording.error is None else {"error": recording.error}
             document = {"video": recording.video, "windows": windows, **error}
-            rows.append({**document, "bouts": by_head.get("", by_head)})
+            bout_rows = {head: [asdict(bout) for bout in head_bouts] for head, head_bouts in by_head.items()}
+            rows.append({**document, "bouts": bout_rows.get("", bout_rows)})
         return rows
 
     def save(self, path: str | Path) -> None:
@@ -125,8 +127,9 @@ class Timelines:
             for number, recording in enumerate(validated(_RECORDINGS, parse_json(header["videos"]))):
                 arrays: dict[str, Any] = {name: tensors[f"{number}.{name}"].numpy() for name in ARRAYS}
                 windows = arrays["starts"].size
-                shapes = [arrays[name].shape for name in ("starts", "ends", "outputs")]
-                if shapes != [(windows,), (windows,), (windows, classes.count)]:
+                num_borders = max(arrays["borders"].size, 1)
+                shapes = [arrays[name].shape for name in ARRAYS]
+                if shapes != [(windows,), (windows,), (windows, classes.count), (num_borders,)]:
                     raise ValueError(f"the shapes of {recording.video} are {shapes}")
                 videos.append(VideoTimeline(**vars(recording), **arrays))
         return cls(classes=classes, videos=videos)
@@ -167,11 +170,11 @@ def compute_timelines(
         error = None
         items = window_items([sample], model.views, window=window, step=step, report=report)
         for _, result in compute_over_windows(items, model.outputs, batch=batch, report=report):
-            if not isinstance(result, str):
+            if not isinstance(result, Unreadable):
                 windows.append(result[0])
                 outputs.append(result[1]["outputs"].mean(dim=0, keepdim=True))
-            elif result != DAMAGED:
-                error = result
+            elif not result.is_window:
+                error = result.reason
         times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
         video = VideoTimeline(
             video=sample.video_id,

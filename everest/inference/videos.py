@@ -14,7 +14,7 @@ from torch import Tensor
 from everest.data.dataset import VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.windows import DAMAGED, Item, Window
+from everest.inference.windows import Item, Unreadable, Window
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 
@@ -30,8 +30,8 @@ def compute_over_videos(
     report: Report,
     workers: int | None = None,
     done: int = 0,
-) -> Iterator[list[tuple[Sample, ViewTensors | str]]]:
-    """Yield batches of videos, each with the values of its views or the reason why it is unreadable.
+) -> Iterator[list[tuple[Sample, ViewTensors | Unreadable]]]:
+    """Yield batches of videos, each with the values of its views.
 
     Args:
         compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
@@ -54,22 +54,22 @@ def compute_over_videos(
     order = [[(0, index) for index in part] for part in parts]
     settings = model.recipe.train
     chosen = choose_workers(clips, order, settings.workers if workers is None else workers)
-    number, timeout = min(chosen, len(order) - 1), settings.data_timeout
-    for part, read in zip(parts, batches(clips, order, workers=number, timeout=timeout), strict=True):
+    loaded = batches(clips, order, workers=min(chosen, len(order) - 1), timeout=settings.data_timeout)
+    for part, read in zip(parts, loaded, strict=True):
         readable = [row for row, failed in enumerate(read.failed) if not failed]
         values = _values_of_each(compute, read.frames[readable]) if readable else iter(())
-        results = (failed[0][1] if failed else next(values) for failed in read.failed)
+        results = (Unreadable(failed[0][1]) if failed else next(values) for failed in read.failed)
         pairs = [(samples[index], result) for index, result in zip(part, results, strict=True)]
         report({"event": "video", "done": part[-1] + 1, "videos": len(samples)})
         for sample, result in pairs:
-            if isinstance(result, str):
-                report(notice(f"{sample.video_id}: {result}"))
+            if isinstance(result, Unreadable):
+                report(notice(f"{sample.video_id}: {result.reason}"))
         yield pairs
 
 
 def compute_over_windows(
     items: Iterator[Item], compute: Callable[[Tensor], ViewTensors], *, batch: int, report: Report
-) -> Iterator[tuple[Sample, tuple[Window, ViewTensors] | str]]:
+) -> Iterator[tuple[Sample, tuple[Window, ViewTensors] | Unreadable]]:
     """Yield the items of `window_items` with the values of their views in place of the views.
 
     Args:
@@ -77,12 +77,12 @@ def compute_over_windows(
         batch: windows in one forward pass, also of several videos.
     """
     while part := list(islice(items, batch)):
-        clips = [result[1] for _, result in part if not isinstance(result, str)]
+        clips = [result[1] for _, result in part if not isinstance(result, Unreadable)]
         values = _values_of_each(compute, torch.stack(clips)) if clips else iter(())
         for sample, result in part:
-            if isinstance(result, str) and result != DAMAGED:
-                report(notice(f"{sample.video_id}: {result}"))
-            yield sample, result if isinstance(result, str) else (result[0], next(values))
+            if isinstance(result, Unreadable) and not result.is_window:
+                report(notice(f"{sample.video_id}: {result.reason}"))
+            yield sample, result if isinstance(result, Unreadable) else (result[0], next(values))
 
 
 def _values_of_each(compute: Callable[[Tensor], ViewTensors], frames: Tensor) -> Iterator[ViewTensors]:

@@ -9,37 +9,37 @@ W windows, V views, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import compress, takewhile
-from typing import Final
+from itertools import compress
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from everest.annotations.matching import VideoTimes
 from everest.data.footage import footages, segment
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
-from everest.video.reader import (
-    VideoError,
-    frame_range,
-    frame_times,
-    intact_frames,
-    known_damage,
-    probe,
-    repairs,
-)
+from everest.video.reader import VideoError, frame_range, intact_frames, known_damage, repairs
 from everest.video.source import Video
 from everest.video.times import TIME_TOLERANCE
 
 SHORTEST: Final = 0.001  # seconds of a window or a step
-DAMAGED: Final = "a damaged window"
 
-# A window with its views (V, C, T, H, W) uint8, or why it, or the rest of a video, is unreadable.
-Item = tuple[Sample, tuple["Window", Tensor] | str]
+
+class Unreadable(NamedTuple):
+    """Stands for the values of a video, of the rest of it, or of a damaged window."""
+
+    reason: str
+    is_window: bool = False
+
+
+DAMAGED: Final = Unreadable("a damaged window", is_window=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,9 @@ class Window:
     end: float
     first: int  # number of its first frame
     length: int  # frames
+
+
+Item = tuple[Sample, tuple[Window, Tensor] | Unreadable]  # a window with its views (V, C, T, H, W) uint8
 
 
 def check_seconds(**options: float | None) -> None:
@@ -64,11 +67,11 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
 
     Windows in which no frame is shown are skipped.
     """
-    times = frame_times(sample.video)
-    fps = probe(sample.video).fps or 1.0
+    video = VideoTimes.of(sample.video)
+    times = video.borders[:-1]  # (F,) starts
     first, length = segment(sample)
-    begin, end = float(times[first]), float(times[first + length - 1] + 1 / fps)
-    window = views.seconds(fps) if window is None else window
+    begin, end = float(times[first]), float(times[first + length - 1] + 1 / video.fps)
+    window = views.seconds(video.fps) if window is None else window
     step = window if step is None else step
     within = max(int((end - begin - window) / step + TIME_TOLERANCE), 0) + 1  # windows that end in the video
     starts = [begin + number * step for number in range(within)]
@@ -121,38 +124,51 @@ def window_items(
     Raises:
         RecipeError: a video of `done` has other windows now, or is unreadable now.
     """
-    position = 0  # number of items passed
+    rows = deque(done)
     for sample in samples:
-        reads_otherwise = RecipeError(
-            f"{sample.video_id}: reads otherwise than in the interrupted call; start again with --overwrite"
-        )
         try:
             windows = windows_of(sample, views, window=window, step=step)
             for text in repairs(sample.video):
                 report(notice(text))
-            rows = done[position : position + len(windows)]
-            passed = list(takewhile(lambda row: row[1] in (None, DAMAGED), rows))
-            if any(video != sample.video_id for video, _ in passed):
-                raise reads_otherwise
-            is_damaged = [reason is not None for _, reason in passed]
-            position += len(passed)
-            problem = rows[len(passed)][1] if len(passed) < len(rows) else None  # it ended the video there
-            remaining = windows[len(passed) :] if problem is None else []
+            is_damaged = _skip_windows(sample, rows, len(windows))
+            problem = rows[0][1] if rows and len(is_damaged) < len(windows) else None  # it ended the video
+            remaining = windows[len(is_damaged) :] if problem is None else []
             clips = window_clips(sample.video, remaining, views) if remaining else iter(())
             for current, clip in zip(remaining, clips, strict=True):
                 yield sample, DAMAGED if clip is None else (current, clip)
                 is_damaged.append(clip is None)
                 report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
-                position += 1
-            is_open = sample.end is None and sample.end_frame is None
-            damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
-            within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
-            problem = problem or known_damage(sample.video, damaged, within=within)  # with windows left out
-            if problem is not None:
-                raise VideoError(sample.video, problem)
+            problem = problem or _damage(sample, windows, is_damaged)
         except VideoError as error:
-            if position >= len(done):
-                yield sample, error.reason
-            elif done[position][0] != sample.video_id or done[position][1] is None:
-                raise reads_otherwise from error
-            position += 1
+            problem = error.reason
+        if problem is not None and rows:
+            video, reason = rows.popleft()
+            if video != sample.video_id or reason is None:
+                raise _reads_otherwise(sample)
+        elif problem is not None:
+            yield sample, Unreadable(problem)
+
+
+def _skip_windows(sample: Sample, rows: deque[tuple[str, str | None]], number: int) -> list[bool]:
+    """Remove up to `number` windows of a video from the rows; returns whether each of them is damaged."""
+    is_damaged: list[bool] = []
+    while rows and len(is_damaged) < number and rows[0][1] in (None, DAMAGED.reason):
+        video, reason = rows.popleft()
+        if video != sample.video_id:
+            raise _reads_otherwise(sample)
+        is_damaged.append(reason is not None)
+    return is_damaged
+
+
+def _damage(sample: Sample, windows: Sequence[Window], is_damaged: Sequence[bool]) -> str | None:
+    """What is damaged in a video or segment whose windows were all read; None: nothing."""
+    is_open = sample.end is None and sample.end_frame is None
+    damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
+    within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
+    return known_damage(sample.video, damaged, within=within)
+
+
+def _reads_otherwise(sample: Sample) -> RecipeError:
+    return RecipeError(
+        f"{sample.video_id}: reads otherwise than in the interrupted call; start again with --overwrite"
+    )

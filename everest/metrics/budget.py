@@ -23,8 +23,8 @@ from scipy.stats import t
 
 from everest.annotations.bout import BACKGROUND, CHECKED, DRAWN, UNSCORED, Bout, Bouts
 from everest.errors import DataError, RecipeError
+from everest.metrics.intervals import OUTSIDE
 
-LEVEL: Final = 0.95
 ROUNDED: Final = 0.002  # seconds that times in files may differ
 MOST: Final = 10_000_000  # windows; our choice: 1.1 GB
 
@@ -79,26 +79,32 @@ def total_interval(
     naive: float,
     windows: int,
     largest: float,
+    most: float = math.inf,
 ) -> dict[str, Any]:
-    """Return the estimate of a total over W windows, and its 95 % interval, at least what a person saw.
+    """Return the estimate of a total over W windows, and its 95 % interval.
 
     Rare errors may be in no checked window. Two further windows, with the largest possible error in either
-    direction, therefore count in the variance, as Agresti and Coull (1998) add outcomes for shares.
+    direction, therefore count in the variance, as Agresti and Coull (1998) add outcomes for shares. What is
+    impossible is cut off, which no total can lose: less than a person saw, and more than the windows that are
+    left can hold.
 
     Args:
         labeled, predicted: in each checked window, (N,).
         naive: the model's total.
         largest: possible error of a window.
+        most: possible total of the windows that are left.
     """
-    errors, number, seen = labeled - predicted, len(labeled), float(labeled.sum())
+    errors = labeled - predicted  # (N,)
+    number = len(labeled)
     left = windows - number
+    seen = float(labeled.sum())
     estimate = naive - float(predicted.sum()) + left * float(errors.mean())  # of the windows that are left
     padded = np.append(errors - errors.mean(), [largest, -largest])
     std = math.sqrt(float((padded**2).sum()) / (number + 1))
     # Of a sum over the windows that are left, by a mean of the others: 0 if none is left.
-    half = float(t.ppf((1 + LEVEL) / 2, number + 1)) * std * math.sqrt(left * windows / number)
+    half = float(t.ppf(1 - OUTSIDE, number + 1)) * std * math.sqrt(left * windows / number)
     rests = estimate - half, estimate, estimate + half
-    low, middle, high = (round(seen + max(rest, 0.0), 3) for rest in rests)
+    low, middle, high = (round(seen + min(max(rest, 0.0), most), 3) for rest in rests)
     return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
 
 
@@ -150,29 +156,56 @@ def time_budget(
         raise DataError(
             f"{left} windows are not checked; add the bouts in each, and write '{CHECKED}' for '{DRAWN}'"
         )
-    if len(marks) < 2:
-        raise DataError(
-            f"two or more windows with the label '{CHECKED}' are needed, not {len(marks)}; --draw writes them"
-        )
+    _refuse_fewer_than_two(len(marks))
     length = window_length(extents, checked, window)
     windows = footage_windows(extents, length)
-    drawn = _windows_of(marks, windows, extents, length)
+    drawn = list(_windows_of(marks, windows, extents, length).values())
+    _refuse_fewer_than_two(len(drawn))  # a window may have several marks
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
-    classes = []
-    for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED}):
-        labeled = np.array([_amounts(x, checked, name, extents, manual=True) for x in drawn.values()])
-        guess = np.array([_amounts(window, predicted, name, extents) for window in drawn.values()])  # (N, 2)
-        guessed = [bout for video in predicted.values() for bout in video if bout.label == name]
-        totals = sum(bout.seconds for bout in guessed), len(guessed)
-        largest = length, max(1.0, float(abs(labeled - guess)[:, 1].max()))
-        amounts = {
-            key: total_interval(
-                labeled[:, i], guess[:, i], naive=totals[i], windows=len(windows), largest=largest[i]
-            )
-            for i, key in enumerate(("seconds", "bouts"))
-        }
-        classes.append({"name": name, **amounts})
+    classes = [
+        _class_budget(name, windows, drawn, length, extents, predicted, checked)
+        for name in sorted(labels - {BACKGROUND, UNSCORED, CHECKED})
+    ]
     return {"windows": len(windows), "checked": len(drawn), "window": length, "classes": classes}
+
+
+def _refuse_fewer_than_two(number: int) -> None:
+    if number < 2:
+        raise DataError(
+            f"two or more windows with the label '{CHECKED}' are needed, not {number}; --draw writes them"
+        )
+
+
+def _class_budget(
+    name: str,
+    windows: Sequence[FootageWindow],
+    drawn: Sequence[FootageWindow],
+    length: float,
+    extents: Mapping[str, tuple[float, float]],
+    predicted: Bouts,
+    checked: Bouts,
+) -> dict[str, Any]:
+    """The entry of a class in the budget, from all windows and those that were drawn and checked."""
+    labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in drawn])  # (N, 2)
+    guessed = np.array([_amounts(part, predicted, name, extents) for part in drawn])  # (N, 2)
+    bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
+    lengths = np.array([end - start for _, start, end in drawn])  # (N,)
+    most = math.inf
+    if (labeled[:, 0] <= lengths + ROUNDED).all():  # else bouts of the class overlap, as those of two animals
+        most = sum(end - start for _, start, end in windows) - float(lengths.sum())
+    seconds = total_interval(
+        labeled[:, 0],
+        guessed[:, 0],
+        naive=sum(bout.seconds for bout in bouts),
+        windows=len(windows),
+        largest=length,
+        most=most,
+    )
+    largest = max(1.0, float(abs(labeled - guessed)[:, 1].max()))
+    numbers = total_interval(
+        labeled[:, 1], guessed[:, 1], naive=len(bouts), windows=len(windows), largest=largest
+    )
+    return {"name": name, "seconds": seconds, "bouts": numbers}
 
 
 def _windows_of(

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.data.bad_videos import refuse_too_many
 from everest.lists.classes import Classes
 from everest.lists.labels import JOINED_BY, Label
@@ -31,6 +31,11 @@ class HeadPredictions:
     outputs: NDArray[np.float32]  # (V, views, C): probabilities, or numbers
 
     @property
+    def task(self) -> Task:
+        """The task of the head."""
+        return self.head.task
+
+    @property
     def means(self) -> NDArray[np.float32]:
         """(V, C): the mean over a video's views (released programs: softmax, mean, arg-max)."""
         return self.outputs.mean(axis=1)
@@ -42,7 +47,7 @@ class HeadPredictions:
 
     def class_flags(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Whether each video has each class, and whether it is predicted, (V, C) each."""
-        if self.head.task == MULTI_LABEL:
+        if self.task == MULTI_LABEL:
             return self.labels, self.chosen
         classes = np.arange(self.head.outputs)
         return self.labels[:, None] == classes, self.means.argmax(axis=1)[:, None] == classes
@@ -100,28 +105,29 @@ def write_predictions(path: Path, predictions: Predictions, classes: Classes) ->
     without a probability, and `probability.CLASS` of each class; a number `label`, `predicted` and `error`.
     """
     columns: list[tuple[str, Sequence[str]]] = [("video", predictions.videos)]
-    for name, head in predictions.by_head().items():
-        columns += [(f"{title}.{name}" if name else title, texts) for title, texts in _columns(head, classes)]
+    for name, part in predictions.by_head().items():
+        suffix = f".{name}" if name else ""
+        columns += [(f"{title}{suffix}", texts) for title, texts in _columns(part, classes)]
     rows = zip(*(texts for _, texts in columns), strict=True)
     write_table(path, [[title for title, _ in columns], *rows])
 
 
-def _columns(head: HeadPredictions, classes: Classes) -> list[tuple[str, list[str]]]:
+def _columns(predictions: HeadPredictions, classes: Classes) -> list[tuple[str, list[str]]]:
     """The titles of the columns of a head, with a text for each video."""
-    means, labels = head.means, head.labels
-    if head.head.task == "regression":
+    means, labels = predictions.means, predictions.labels
+    if predictions.task == "regression":
         return [
             ("label", [f"{label:.15g}" for label in labels]),
-            ("predicted", [f"{answer:.7g}" for answer in means[:, 0]]),
+            ("predicted", [f"{number:.7g}" for number in means[:, 0]]),
             ("error", [f"{error:.6g}" for error in means[:, 0] - labels]),
         ]
-    flags = head.class_flags()  # (V, C) each
+    flags = predictions.class_flags()  # (V, C) each
     named = [
         (title, [JOINED_BY.join(classes.name(int(c)) for c in row.nonzero()[0]) for row in rows])
         for title, rows in zip(("label", "predicted"), flags, strict=True)
     ]
     correct = ("correct", [str(int(is_right)) for is_right in (flags[0] == flags[1]).all(axis=1)])
-    if head.head.task == MULTI_LABEL:
-        every = [(f"probability.{classes.name(c)}", [f"{x:.6f}" for x in of]) for c, of in enumerate(means.T)]
-        return [*named, correct, *every]
+    if predictions.task == MULTI_LABEL:
+        columns = [(f"probability.{classes.name(c)}", column) for c, column in enumerate(means.T)]
+        return [*named, correct, *((title, [f"{x:.6f}" for x in column]) for title, column in columns)]
     return [*named, ("probability", [f"{x:.6f}" for x in means.max(axis=1)]), correct]

@@ -64,36 +64,40 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     Returns:
         `frame_accuracy`, `mean_class_accuracy` (of the frames of each class, background is one),
         `majority_accuracy` (of always predicting the most frequent class), `edit`, `f1@10`, `f1@25`, `f1@50`,
-        `map@0.5`, the number of `videos` and `frames`, and for each of the `classes`, by name: `f1` of its
-        frames, `ap@0.5`, and `bouts` and `seconds` as labeled and as predicted.
+        `map@0.5`, the number of `frames`, and of each of the `classes` its `name`, `f1` (of its frames),
+        `ap@0.5`, and `truth` and `predicted`, each with `bouts` (their number) and `seconds`.
     """
     true_bouts = [bout for stretch in stretches for bout in stretch.labeled]
     predicted_bouts = [bout for stretch in stretches for bout in stretch.predicted]
     names = sorted({bout.label for bout in (*true_bouts, *predicted_bouts)} - {BACKGROUND})
-    labels = [frame_classes(stretch, stretch.labeled, names) for stretch in stretches]
-    predictions = [frame_classes(stretch, stretch.predicted, names) for stretch in stretches]
-    segments = [(segments_of(t), segments_of(p)) for t, p in zip(labels, predictions, strict=True)]
-    labeled, predicted = np.concatenate(labels), np.concatenate(predictions)  # (F, C) of all videos
-    t, p = (np.column_stack([frames, ~frames.any(axis=1)]) for frames in (labeled, predicted))  # + background
-    right, true, either = (t & p).sum(axis=0), t.sum(axis=0), t.sum(axis=0) + p.sum(axis=0)  # (C + 1,)
-    occurs = true > 0
+    labeled = [frame_classes(stretch, stretch.labeled, names) for stretch in stretches]
+    predicted = [frame_classes(stretch, stretch.predicted, names) for stretch in stretches]
+    segments = list(zip(map(segments_of, labeled), map(segments_of, predicted), strict=True))
+    true_frames, predicted_frames = (  # (F, C + 1) of all stretches, the background last
+        np.concatenate([np.column_stack([frames, ~frames.any(axis=1)]) for frames in parts])
+        for parts in (labeled, predicted)
+    )
+    num_true, num_predicted = true_frames.sum(axis=0), predicted_frames.sum(axis=0)  # (C + 1,)
+    num_agreed = (true_frames & predicted_frames).sum(axis=0)  # (C + 1,)
+    num_either = num_true + num_predicted
+    num_most_frequent = np.unique(true_frames, axis=0, return_counts=True)[1].max()
+    occurs = num_true > 0
     num_segments = sum(len(each) for pair in segments for each in pair)
     counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in OVERLAPS}
     precisions = [average_precision(stretches, name, tiou=TIOU) for name in names]
     known = [precision for precision in precisions if precision is not None]
     return {
-        "frame_accuracy": _percent((labeled == predicted).all(axis=1).mean()),
-        "mean_class_accuracy": _percent((right[occurs] / true[occurs]).mean()),
-        "majority_accuracy": _percent(np.unique(labeled, axis=0, return_counts=True)[1].max() / len(labeled)),
+        "frame_accuracy": _percent((true_frames == predicted_frames).all(axis=1).mean()),
+        "mean_class_accuracy": _percent((num_agreed[occurs] / num_true[occurs]).mean()),
+        "majority_accuracy": _percent(num_most_frequent / len(true_frames)),
         "edit": _percent(fmean(edit_score(*pair) for pair in segments)),
         **{f"f1@{100 * overlap:.0f}": f1_score(count, num_segments) for overlap, count in counts.items()},
         "map@0.5": round(fmean(known), 4) if known else None,
-        "videos": len(stretches),
-        "frames": len(labeled),
+        "frames": len(true_frames),
         "classes": [
             {
                 "name": name,
-                "f1": f1_score(int(right[index]), int(either[index])),
+                "f1": f1_score(int(num_agreed[index]), int(num_either[index])),
                 "ap@0.5": precisions[index],
                 "truth": _amount(bout for bout in true_bouts if bout.label == name),
                 "predicted": _amount(bout for bout in predicted_bouts if bout.label == name),
@@ -124,8 +128,8 @@ def segments_of(frames: NDArray[np.bool_]) -> list[Segment]:
     edges = np.diff(np.pad(frames, ((1, 1), (0, 0))).astype(np.int8), axis=0)  # (F + 1, C)
     segments = []
     for index, column in enumerate(edges.T):
-        starts, ends = np.flatnonzero(column > 0).tolist(), np.flatnonzero(column < 0).tolist()
-        segments += [Segment(start, end, index) for start, end in zip(starts, ends, strict=True)]
+        borders = zip(np.flatnonzero(column > 0).tolist(), np.flatnonzero(column < 0).tolist(), strict=True)
+        segments += [Segment(start, end, index) for start, end in borders]
     return sorted(segments, key=lambda segment: (segment.first, segment.label))
 
 

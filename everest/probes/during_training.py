@@ -29,7 +29,7 @@ from everest.data.recipe_clips import center_views, clips_of
 from everest.data.views import PretrainViews
 from everest.engine.training import Training
 from everest.errors import DivergedError
-from everest.inference.model import encode
+from everest.inference.model import encode_clips
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
@@ -148,7 +148,7 @@ class Prober:
             def pooled(batch: Batch) -> Floats:
                 """The mean (R, D) of all encoded tokens."""
                 frames = model.pixels.normalize(batch.frames.flatten(0, 1))
-                return encode(model, frames, None).pooled.float().cpu().numpy()
+                return encode_clips(model, frames, None).pooled.float().cpu().numpy()
 
             encoded = self._run_passes(self._clips, pooled)
             loss, mean_loss = self._held_out_losses(model)

@@ -32,8 +32,7 @@ from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
 from everest.inference.videos import ViewTensors
 from everest.lists.sample import Sample
-from everest.metrics.metrics import chance_of, measure
-from everest.metrics.names import METRICS
+from everest.metrics.head_metrics import chance_of, metrics_of
 from everest.metrics.predicted import Predictions, label_array
 from everest.probes.classifiers import (
     RETRIEVED,
@@ -88,7 +87,7 @@ def random_encoder(model: OpenedModel) -> FeatureFunction:
         module = model.module.spec.without_files().build()
     describe(module, model.recipe, file=model.module.file)
     untrained = replace(model, module=module.eval().to(model.module.device))
-    return lambda clips: untrained.encode(clips)["pooled"]
+    return lambda clips: untrained.features(clips)["pooled"]
 
 
 BASELINES: Final[dict[str, Callable[[OpenedModel], FeatureFunction]]] = {
@@ -124,7 +123,7 @@ def encode_set(
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
     def compute(clips: Tensor) -> ViewTensors:
-        return model.encode(clips) | {name: features_of(clips) for name, features_of in baselines.items()}
+        return model.features(clips) | {name: features_of(clips) for name, features_of in baselines.items()}
 
     def row_of(views: ViewTensors) -> dict[str, Tensor]:
         names = ("pooled", *baselines, *(["tokens"] if with_tokens else []))
@@ -222,7 +221,7 @@ def _probe_head(
         """The metrics of a probe of one kind of features."""
         outputs = classifiers[name](train.features[kind], labels, test.features[kind], head)
         one_view = outputs[:, None]  # (videos, views, outputs)
-        metrics = measure(
+        metrics = metrics_of(
             Predictions(videos=videos, labels=test_labels, outputs=one_view, skipped=[], heads=heads)
         )
         return {key: metrics[key] for key in shown}
@@ -233,9 +232,7 @@ def _probe_head(
         probes[name] = evaluate(name, "tokens" if name == ATTENTIVE else "pooled")
     pooled = [name for name in classifiers if name != ATTENTIVE]
     baselines = {kind: {name: evaluate(name, kind) for name in pooled} for kind in BASELINES}
-    chance = METRICS[shown[0]].chance
-    assert chance is not None
-    result = {"probes": probes, "baselines": baselines, "chance": chance_of(chance, heads, test_labels)}
+    result = {"probes": probes, "baselines": baselines, "chance": chance_of(shown[0], heads, test_labels)}
     if head.task == "single-label":
         result["majority"] = chance_of("majority_top1", heads, test_labels)
         result["retrieval"] = _retrieval(train, test, position)

@@ -95,7 +95,7 @@ def latency_of(
         precision = model.accelerator.mixed_precision.replace("no", "fp32")
         device = str(model.module.device)
         views = model.views
-        outputs = model.encode if model.module.classes == () else model.outputs
+        outputs = model.features if model.module.classes == () else model.outputs
     with TemporaryDirectory() as folder:
         path = data or Path(folder) / "rendered.mp4"
         if data is None:  # a texture that moves for 3 s

@@ -36,8 +36,8 @@ from everest.lists.classes import Classes
 from everest.lists.labels import read_class_names
 from everest.lists.sample import Sample
 from everest.lists.sources import read_source
+from everest.metrics.head_metrics import metrics_of
 from everest.metrics.intervals import bootstrap
-from everest.metrics.metrics import measure
 from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array, write_predictions
 from everest.models.classifier import VideoClassifier
@@ -182,7 +182,7 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
         chance=evaluation[METRICS[metric].chance or ""],
         majority=majority,
         majority_class=None if majority is None else frequent["name"],
-        linear_pixels=None if baseline is None else measure(baseline)[metric],
+        linear_pixels=None if baseline is None else metrics_of(baseline)[metric],
         difference=difference,
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
         timelines=timelines,
@@ -201,7 +201,7 @@ def _tested_videos(predictions: Predictions, baseline: Predictions | None) -> li
 def _outputs(predictions: Predictions) -> list[float]:
     """The most likely class of each video, or its number."""
     (head,) = predictions.by_head().values()
-    outputs = head.means[:, 0] if head.head.task == "regression" else head.means.argmax(axis=1)
+    outputs = head.means[:, 0] if head.task == "regression" else head.means.argmax(axis=1)
     return outputs.tolist()
 
 

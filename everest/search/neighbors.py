@@ -21,7 +21,7 @@ from everest.errors import DataError, RecipeError
 from everest.inference.features import LEVELS, encoding_of
 from everest.inference.model import OpenedModel
 from everest.inference.videos import compute_over_videos
-from everest.inference.windows import windows_of
+from everest.inference.windows import Unreadable, windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats, unit_rows
 from everest.system.events import silent
@@ -94,12 +94,12 @@ def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, 
         windows = windows_of(video, model.views, window=file.window, step=file.step)
         spans = [(window.start, window.end) for window in windows]
     parts = [Sample(path=video.path, start=start, end=end) for start, end in spans] or [video]
-    encoded = compute_over_videos(model, parts, model.encode, batch=1, workers=0, report=silent)
+    encoded = compute_over_videos(model, parts, model.features, batch=1, workers=0, report=silent)
     rows = []
     for pairs in encoded:
         for sample, values in pairs:
-            if isinstance(values, str):
-                raise DataError(f"{sample.video_id}: {values}")
+            if isinstance(values, Unreadable):
+                raise DataError(f"{sample.video_id}: {values.reason}")
             rows.append(LEVELS["video"](values)["features"].numpy())
     sample = parts[0] if len(parts) == 1 else video
     return Query(name=text, sample=sample, vectors=unit_rows(np.stack(rows)))

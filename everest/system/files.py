@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final
 
-from everest.errors import EnvironmentProblem, RecipeError
+from everest.errors import DataError, EnvironmentProblem, RecipeError, shown
 
 UNFINISHED: Final = ".part"  # suffix of hidden files that are being written
 IN_USE_FIX: Final = "choose another folder, or use --overwrite"  # of an output folder that is in use
@@ -30,6 +30,9 @@ def writing(path: Path) -> Iterator[None]:
         is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         reason = "the disk is full; free some space and run again" if is_full else error.strerror or error
         raise EnvironmentProblem(f"cannot write {path}: {reason}") from error
+    except UnicodeEncodeError as error:  # Python keeps the bytes of a file name that is not UTF-8 (PEP 383)
+        line = error.object[error.object.rfind("\n", 0, error.start) + 1 : error.end]
+        raise DataError(f"cannot write {path}: '{shown(line)}' is not UTF-8; rename that file") from error
 
 
 @contextmanager

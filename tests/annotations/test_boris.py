@@ -41,9 +41,9 @@ arena\tA\t\t\t\t\t\t\t
 \t\t\t\t\t\t\t\t
 Time\tMedia file path\tTotal length\tFPS\tSubject\tBehavior\tBehavioral category\tComment\tStatus
 0.500\tC:\\videos\\cage1.mp4\t2.000\t16.0\t\tgroom\t\t\tSTART
-1.000\tC:\\videos\\cage1.mp4\t2.000\t16.0\tfemale\tgroom\t\t\tSTART
+1.000\tC:\\videos\\cage1.mp4\t2.000\t16.0\tfemale\tgroom \t\t\tSTART
 1.250\tC:\\videos\\cage1.mp4\t2.000\t16.0\t\tgroom\t\t\tSTOP
-1.500\tC:\\videos\\cage1.mp4\t2.000\t16.0\tfemale\tgroom\t\t\tSTOP
+1.500\tC:\\videos\\cage1.mp4\t2.000\t16.0\tfemale\tgroom \t\t\tSTOP
 1.800\tC:\\videos\\cage1.mp4\t2.000\t16.0\tfemale\tpeck\t\t\tPOINT
 """
 # Version 8: a bout of groom runs over the border between two media at 2 s; the second player is a camera.

@@ -168,6 +168,8 @@ def test_a_written_file_follows_the_schema(tmp_path: Path, clip_files: Path):
         Bout(start=0.25, end=1.0, **groom),
         Bout(start=0.25, end=1.0, subject="female", **groom),
         *(Bout(start=1.0, end=end, **peck) for end in (1.0, 2.0)),
+        Bout(video=video, start=0.0, end=1.0, label="peck @female", origin="automated"),
+        Bout(start=0.0, end=1.0, subject="female", **peck),
     ]
     file = tmp_path / "clip0.eaf"
     write_annotations(file, bouts, "elan")
@@ -184,4 +186,6 @@ def test_a_written_file_follows_the_schema(tmp_path: Path, clip_files: Path):
         ("groom <&> rest", "female", "manual", 0.25, 1.0),
         ("peck", "", "automated", 1.0, 1.0),
         ("peck", "", "automated", 1.001, 2.0),
+        ("peck @female", "", "automated", 0.0, 1.0),
+        ("peck", "female", "automated", 0.0, 1.0),
     }

@@ -295,6 +295,8 @@ def test_files_that_cannot_be_written_are_refused(tmp_path: Path):
         write_annotations(tmp_path / "eaf", bouts, "elan")
     with pytest.raises(DataError, match="is no line of text"):
         write_annotations(tmp_path / "a.srt", [bout(0, 1, "run\nfast")], "srt")
+    with pytest.raises(DataError, match=r"cage1\.mp4: the label '1:00 --> run' reads as the times of a cue"):
+        write_annotations(tmp_path / "a.srt", [bout(0, 1, "1:00 --> run")], "srt")
     with pytest.raises(DataError, match="there is no bout and no video"):
         write_annotations(tmp_path / "a.srt", [], "srt")
     assert list(tmp_path.iterdir()) == []

@@ -11,8 +11,14 @@ from everest.annotations.bout import Bout
 from everest.config.heads import Head
 from everest.errors import DataError
 from everest.figures.timeline import LANES, PANELS, draw_timelines
+from everest.inference.bouts import PredictedBout
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
+
+
+def predicted(label: str, start: float, end: float) -> PredictedBout:
+    frames = {"start_frame": 0, "end_frame": 0}
+    return PredictedBout(start=start, end=end, label=label, index=0, probability=0.5, **frames)
 
 
 def timelines(*heads: Head, seconds: int, names: tuple[str, ...], videos: int = 1) -> Timelines:
@@ -54,10 +60,7 @@ def test_each_recording_has_a_panel_and_no_label_is_cut(tmp_path: Path, videos: 
 def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
     drawn = timelines(Head(outputs=3), seconds=10, names=("background", "run", "sit"))
     spans = {"background": (0, 5), "run": (5, 9), "sit": (9, 10)}
-    bouts = [
-        {"start": start, "end": end, "label": name, "index": index, "probability": 0.5}
-        for index, (name, (start, end)) in enumerate(spans.items())
-    ]
+    bouts = [predicted(name, start, end) for name, (start, end) in spans.items()]
     truth = [Bout(video="a", start=6, end=10, label="run"), Bout(video="a", start=0, end=1, label="unscored")]
     figure = draw_timelines(tmp_path / "t.png", drawn, [{"": bouts}], {"$0.mp4": truth})
     (panel,) = figure.axes
@@ -81,10 +84,7 @@ def test_lanes_show_the_seconds_of_the_model_and_of_a_person(tmp_path: Path):
 def test_twenty_classes_have_their_own_color_which_is_that_of_every_recording(tmp_path: Path):
     names = ("background", *(f"class {number}" for number in range(20)))
     drawn = timelines(Head(outputs=21), seconds=21, names=names, videos=2)
-    rows = [
-        {"start": second, "end": second + 1, "label": name, "index": second, "probability": 0.5}
-        for second, name in enumerate(names)
-    ]
+    rows = [predicted(name, second, second + 1) for second, name in enumerate(names)]
     truth = [Bout(video="a", start=0, end=1, label="class 3")]
     bouts = [{"": rows[1:]}, {"": rows[::-1]}]  # the order of lanes follows the bouts
     figure = draw_timelines(tmp_path / "t.png", drawn, bouts, {"$0.mp4": truth})

@@ -18,7 +18,7 @@ from everest.checkpoints.load import open_model
 from everest.foreign.convert import convert, identify
 from everest.foreign.facts import Hints
 from everest.foreign.files import Foreign, read_foreign
-from everest.inference.model import encode
+from everest.inference.model import encode_clips
 from everest.models.video_model import VideoEncoder
 
 # Of the first, heads have no channels that are not turned; the second has the heads of the released models.
@@ -84,17 +84,17 @@ def test_the_encoder_computes_what_transformers_computes(size: str, tmp_path: Pa
     reference.save_pretrained(tmp_path)
     model, clips = opened(tmp_path), clips_for(reference)
     expected = reference(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
-    found = encode(model, clips, None)
+    found = encode_clips(model, clips, None)
     torch.testing.assert_close(found.tokens, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.pooled, expected.mean(dim=1), atol=1e-5, rtol=0)
-    kept = encode(model, clips, 0.6)
+    kept = encode_clips(model, clips, 0.6)
     assert kept.ids.size(1) == int(0.6 * expected.size(1))
     assert not torch.equal(kept.ids[0], kept.ids[1])
     of_kept = of_tokens(reference, clips, kept.ids)
     torch.testing.assert_close(kept.tokens, of_kept, atol=1e-5, rtol=0)
     # The tokens are others than those of the whole clip, and than those at other places.
     assert (of_kept - expected.gather(1, kept.ids.unsqueeze(-1).expand_as(of_kept))).abs().max() > 1e-3
-    beside = encode(model, clips.roll(model.encoder.patch_embed.tubelet[2], dims=-1), None).tokens
+    beside = encode_clips(model, clips.roll(model.encoder.patch_embed.tubelet[2], dims=-1), None).tokens
     assert (beside - expected).abs().max() > 1e-3
 
 
@@ -104,7 +104,8 @@ def test_weights_of_bfloat16_are_read(tmp_path: Path):
     reference.save_pretrained(tmp_path)
     reference, clips = reference.float(), clips_for(reference)
     expected = reference(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
-    torch.testing.assert_close(encode(opened(tmp_path), clips, None).tokens, expected, atol=1e-5, rtol=0)
+    found = encode_clips(opened(tmp_path), clips, None).tokens
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_values_that_a_configuration_leaves_out_are_those_of_transformers(folder: Path):
@@ -158,7 +159,7 @@ def test_a_classifier_is_an_encoder_with_partial(tmp_path: Path):
     model, clips = opened(tmp_path / "e.safetensors"), clips_for(reference)
     with torch.no_grad():
         expected = reference.vjepa2(clips.transpose(1, 2), skip_predictor=True).last_hidden_state
-        torch.testing.assert_close(encode(model, clips, None).tokens, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(encode_clips(model, clips, None).tokens, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(

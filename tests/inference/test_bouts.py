@@ -42,22 +42,22 @@ def test_a_bout_has_the_class_of_the_nearest_window_at_each_time(timeline, backg
     for sixteenth in range(1, int(windows.ends[-1] * 16), 2):  # no border is at an odd 32nd of a second
         at = sixteenth / 16 + 1 / 32
         near = int(np.abs(centers - at).argmin())
-        seen = [bout for bout in found if bout["start"] <= at < bout["end"]]
+        seen = [bout for bout in found if bout.start <= at < bout.end]
         if windows.starts[near] <= at < windows.ends[near]:
             (bout,) = seen
-            assert bout["index"] == expected[near]
+            assert bout.index == expected[near]
         else:
             assert seen == []  # between windows
     for bout in found:
-        inside = [i for i, center in enumerate(centers) if bout["start"] <= center < bout["end"]]
-        assert {expected[i] for i in inside} == {bout["index"]}
-        assert bout["probability"] == pytest.approx(fmean(best[inside].tolist()), abs=1e-6)
-        assert bout["label"] == (None if bout["index"] is None else names[bout["index"]])
+        inside = [i for i, center in enumerate(centers) if bout.start <= center < bout.end]
+        assert {expected[i] for i in inside} == {bout.index}
+        assert bout.probability == pytest.approx(fmean(best[inside].tolist()), abs=1e-6)
+        assert bout.label == (None if bout.index is None else names[bout.index])
         times = windows.times
-        frames = np.flatnonzero((times >= bout["start"] - 5e-4) & (times < bout["end"] - 5e-4))
-        assert (bout["start_frame"], bout["end_frame"]) == (frames[0], frames[-1] + 1)
+        frames = np.flatnonzero((times >= bout.start - 5e-4) & (times < bout.end - 5e-4))
+        assert (bout.start_frame, bout.end_frame) == (frames[0], frames[-1] + 1)
     for bout, after in pairwise(found):
-        assert bout["end"] < after["start"] or bout["index"] != after["index"]
+        assert bout.end < after.start or bout.index != after.index
 
 
 def spans(
@@ -96,6 +96,6 @@ def test_a_class_is_present_from_its_threshold_on():
     outputs = np.array([[0.1, 0.5, 0.8, 0.5, 0.3, 0.5]], np.float32).T
     head = Head(task="multi-label", outputs=1)
     found = bouts_of_head(windows_at(*map(float, range(6))), outputs, head, ["a"], BoutRules(threshold=0.5))
-    assert [(bout["start"], bout["end"]) for bout in found] == [(1, 4), (5, 6)]
+    assert [(bout.start, bout.end) for bout in found] == [(1, 4), (5, 6)]
     for none in (head, Head(outputs=1)):  # no window has no bout
         assert bouts_of_head(windows_at(), np.zeros((0, 1)), none, ["a"], BoutRules()) == []

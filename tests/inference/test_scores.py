@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from task_runs import task_run
 
 from everest.annotations.bout import Bout
 from everest.config.heads import Head
+from everest.errors import DataError
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
@@ -55,7 +57,7 @@ def test_only_the_time_of_a_segment_is_scored(classifier_run: Path, clip_files: 
     assert entry["truth"] == {"bouts": 1, "seconds": 1.0}
 
 
-def test_time_without_a_window_is_not_scored():
+def test_time_without_a_window_is_not_scored(tmp_path: Path):
     starts, borders = np.array([0.0, 20.0, 30.0]), np.arange(41.0)  # the window at 10 s is damaged
     outputs = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
     arrays = {"starts": starts, "ends": starts + 10, "outputs": outputs, "borders": borders}
@@ -65,6 +67,9 @@ def test_time_without_a_window_is_not_scored():
     true = [Bout(video="a", start=start, end=end, label=name) for (start, end), name in spans.items()]
     scores = score_timelines(timelines, timelines.bouts(), {"a": true}, report=lambda _: None)
     assert (scores["frame_accuracy"], scores["f1@50"], scores["unscored"]) == (100, 100, 10)
+    replace(timelines, videos=[replace(video, borders=borders[None])]).save(tmp_path / "t.safetensors")
+    with pytest.raises(DataError, match="the shapes of a are"):
+        Timelines.load(tmp_path / "t.safetensors")
 
 
 def test_a_truth_that_cannot_be_used_is_named(classifier_run, scores_run, clip_files, tmp_path):

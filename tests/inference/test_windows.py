@@ -11,7 +11,7 @@ from torch import Tensor
 
 from everest.data.views import EvalViews
 from everest.inference import windows as windows_module
-from everest.inference.windows import Window, window_clips, window_items, windows_of
+from everest.inference.windows import Unreadable, Window, window_clips, window_items, windows_of
 from everest.lists.sample import Sample
 from everest.video import backends
 from everest.video.stream import VideoError
@@ -80,7 +80,7 @@ def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monke
     def rows(done: Sequence[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
         samples = [Sample(path=str(file)) for file in files]
         items = window_items(samples, VIEWS, window=0.5, step=0.25, report=lambda _: None, done=done)
-        return [(sample.video_id, x if isinstance(x, str) else None) for sample, x in items]
+        return [(sample.video_id, x.reason if isinstance(x, Unreadable) else None) for sample, x in items]
 
     every = rows([])
     assert every[3] == (str(files[0]), "lost")

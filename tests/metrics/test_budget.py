@@ -43,6 +43,7 @@ def test_a_budget_computed_by_hand():
     assert (entry["bouts"]["naive"], entry["bouts"]["estimate"]) == (2, 1)
     low, high = entry["bouts"]["interval"]
     assert low == entry["bouts"]["checked"] == 1 <= high
+    assert entry["seconds"]["interval"] == [6, 26]  # the 20 s left can hold no more
 
 
 def test_no_bound_is_below_what_was_seen_and_all_windows_checked_leave_no_doubt():
@@ -68,6 +69,8 @@ def test_windows_of_another_draw_are_refused():
         time_budget(extents, {}, by_video([bout("x", 0, 10, CHECKED), bout("x", 15, 25, CHECKED)]))
     with pytest.raises(DataError, match="the label 'checked' are needed, not 0"):
         time_budget(extents, {}, {})
+    with pytest.raises(DataError, match="the label 'checked' are needed, not 1"):
+        time_budget(extents, {}, by_video([bout("x", 10, 20, CHECKED), bout("x", 10, 20.001, CHECKED)]))
     last = by_video([bout("x", 30, 40, CHECKED), bout("y", 0, 7, CHECKED)])  # whole, or shorter
     with pytest.raises(RecipeError, match="--window: give the length"):
         time_budget(extents | {"y": (0.0, 7.0)}, {}, last)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
 from everest.config.heads import Head, named_heads
+from everest.metrics.head_metrics import metrics_of
 from everest.metrics.intervals import Metrics, bootstrap
-from everest.metrics.metrics import measure
 from everest.metrics.names import value_text
 
 Right = NDArray[np.bool_]
@@ -56,7 +56,7 @@ def test_videos_that_are_all_alike_have_the_exact_bound(videos: int):
 
 def test_one_answer_for_all_videos_has_the_same_mean_class_accuracy_in_every_draw():
     outputs = np.tile(np.eye(2, dtype=np.float32)[:1], (20, 1, 1))
-    found = measure(predictions_of([0, 1] * 10, outputs, Head(outputs=2)), intervals=True)
+    found = metrics_of(predictions_of([0, 1] * 10, outputs, Head(outputs=2)), intervals=True)
     assert found["intervals"]["mean_class_accuracy"] == [50, 50]
 
 
@@ -105,8 +105,8 @@ def test_accuracies_have_intervals_on_request_by_head():
     labels = np.stack([rng.integers(3, size=100), rng.integers(7, size=100)], axis=1)
     labels = [(int(verb), int(noun)) for verb, noun in labels]
     two = predictions_of(labels, probabilities, *named_heads({"verb": 3, "noun": 7}))
-    assert "intervals" not in measure(two)["heads"]["verb"]
-    found = measure(two, intervals=True)
+    assert "intervals" not in metrics_of(two)["heads"]["verb"]
+    found = metrics_of(two, intervals=True)
     assert set(found) == {"heads", "action_top1", "chance_action_top1", "intervals"}
     assert found["chance_action_top1"] == pytest.approx(100 / 21, abs=1e-4)
     assert set(found["intervals"]) == {"action_top1"}
@@ -129,7 +129,7 @@ def test_means_over_classes_have_no_interval_if_a_class_has_few_videos():
 
     def intervals(counted: int) -> dict[str, list[float | None]]:
         predictions = predictions_of(labels[:counted].tolist(), outputs[:counted], Head(outputs=2))
-        return measure(predictions, intervals=True)["intervals"]
+        return metrics_of(predictions, intervals=True)["intervals"]
 
     found = intervals(24)
     assert found["macro_f1"] == found["mean_class_accuracy"] == [None, None]

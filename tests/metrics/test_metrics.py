@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from everest.config.heads import Head, named_heads
-from everest.metrics.metrics import HEAD_METRICS, chance_of, choose_thresholds, mean_loss, measure, per_class
+from everest.metrics import head_metrics
+from everest.metrics.head_metrics import chance_of, choose_thresholds, mean_loss, metrics_of, per_class
 from everest.metrics.predicted import HeadPredictions, Predictions
 
 VIDEOS = 60
@@ -47,7 +48,7 @@ def only_head(predictions: Predictions) -> HeadPredictions:
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_of_one_class_are_those_of_scikit_learn(seed: int):
     predictions = single_label(seed)
-    head, found = only_head(predictions), measure(predictions)
+    head, found = only_head(predictions), metrics_of(predictions)
     predicted = head.means.argmax(axis=1)
     expected = {
         "top1": sk.accuracy_score(head.labels, predicted),
@@ -75,7 +76,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
     right = np.where(head.labels, head.means, 1 - head.means).astype(np.float64)
     assert mean_loss(predictions) == pytest.approx(-np.log(np.maximum(right, tiny)).mean(), rel=1e-4)
     weights = np.random.default_rng(seed).multinomial(VIDEOS, np.ones(VIDEOS) / VIDEOS).astype(np.float64)
-    found = HEAD_METRICS["multi-label"](head)(weights)
+    found = head_metrics.HEAD_METRICS["multi-label"](head)(weights)
     drawn = np.repeat(np.arange(VIDEOS), weights.astype(int))
     labels, means = head.labels[drawn], head.means[drawn]
     chosen = means >= np.array(head.head.chosen_thresholds or (0.5,) * 4)
@@ -90,7 +91,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
         nan_ok=True,
     )
     one = only_head(single_label(seed))
-    found = HEAD_METRICS["single-label"](one)(weights)
+    found = head_metrics.HEAD_METRICS["single-label"](one)(weights)
     labels, predicted = one.labels[drawn], one.means.argmax(axis=1)[drawn]
     assert found["top1"] == pytest.approx(sk.accuracy_score(labels, predicted))
     if len(np.unique(labels)) == 5:
@@ -98,7 +99,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
         f1 = sk.f1_score(labels, predicted, labels=range(5), average="macro", zero_division=0)
         assert found["macro_f1"] == pytest.approx(f1)
     of_numbers = only_head(numbers(seed))
-    found = HEAD_METRICS["regression"](of_numbers)(weights)
+    found = head_metrics.HEAD_METRICS["regression"](of_numbers)(weights)
     truth, value = of_numbers.labels[drawn], of_numbers.means[drawn, 0].astype(np.float64)
     assert found["r2"] == pytest.approx(sk.r2_score(truth, value))
     assert found["spearman"] == pytest.approx(spearmanr(truth, value)[0])
@@ -107,7 +108,7 @@ def test_several_classes_of_drawn_videos_are_measured_as_scikit_learn_does(seed:
 def test_metrics_of_numbers_are_those_of_scikit_learn():
     predictions = numbers(0)
     truth, answer = only_head(predictions).labels, only_head(predictions).means[:, 0]
-    found = measure(predictions, intervals=True)
+    found = metrics_of(predictions, intervals=True)
     expected = {
         "mae": sk.mean_absolute_error(truth, answer),
         "rmse": sk.root_mean_squared_error(truth, answer),
@@ -118,7 +119,7 @@ def test_metrics_of_numbers_are_those_of_scikit_learn():
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert all(low < found[name] < high for name, (low, high) in found["intervals"].items())
     alike = predictions_of([1.0, 1.0], np.ones((2, 1, 1)), Head(task="regression", outputs=1))
-    found = measure(alike, intervals=True)  # no variance of which a share could be explained
+    found = metrics_of(alike, intervals=True)  # no variance of which a share could be explained
     assert (found["mae"], found["r2"], found["spearman"]) == (0, None, None)
     assert found["intervals"]["r2"] == [None, None]
 
@@ -130,7 +131,7 @@ def test_a_class_without_a_video_has_no_average_precision():
     assert [row["ap"] is None for row in per_class(only_head(fewer), list("abc"))] == [False, False, True]
     two = only_head(fewer)
     expected = sk.average_precision_score(two.labels[:, :2], two.means[:, :2])
-    assert measure(fewer)["map"] / 100 == pytest.approx(expected, abs=1e-6)
+    assert metrics_of(fewer)["map"] / 100 == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_chance_levels_are_of_models_that_have_learned_nothing():
@@ -139,13 +140,13 @@ def test_the_chance_levels_are_of_models_that_have_learned_nothing():
     orders = []
     for _ in range(300):  # answers that know nothing
         outputs = rng.random((VIDEOS, 1, 4)).astype(np.float32)
-        orders.append(measure(replace(several, outputs=outputs))["map"])
+        orders.append(metrics_of(replace(several, outputs=outputs))["map"])
     chance = chance_of("map", several.heads, several.labels)
     assert np.mean(orders) == pytest.approx(chance, abs=1)
     of_numbers = numbers(0)
     median = np.median(only_head(of_numbers).labels)
     always = replace(of_numbers, outputs=np.full((VIDEOS, 1, 1), median, np.float32))
-    assert chance_of("mae", always.heads, always.labels) == pytest.approx(measure(always)["mae"], rel=1e-5)
+    assert chance_of("mae", always.heads, always.labels) == pytest.approx(metrics_of(always)["mae"], rel=1e-5)
 
 
 def test_mixed_heads_are_measured_each_on_its_own():
@@ -153,11 +154,11 @@ def test_mixed_heads_are_measured_each_on_its_own():
     heads = named_heads({"verb": 5, "tags": {"multi-label": 4}, "speed": "regression"})
     labels = [(*a, *b, *c) for a, b, c in zip(one.labels, several.labels, value.labels, strict=True)]
     outputs = np.concatenate([one.outputs, several.outputs, value.outputs[:, :2]], axis=-1)
-    found = measure(predictions_of(labels, outputs, *heads))
+    found = metrics_of(predictions_of(labels, outputs, *heads))
     assert set(found) == {"heads"}
-    assert found["heads"]["verb"] == measure(one)
-    assert found["heads"]["tags"] == measure(several)
-    assert set(found["heads"]["speed"]) == set(measure(value))
+    assert found["heads"]["verb"] == metrics_of(one)
+    assert found["heads"]["tags"] == metrics_of(several)
+    assert set(found["heads"]["speed"]) == set(metrics_of(value))
 
 
 def best_threshold(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:

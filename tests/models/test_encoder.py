@@ -14,7 +14,7 @@ from tiny_models import randomized, save_model, tiny
 import everest
 from everest.config.recipe import load_recipe
 from everest.errors import CheckpointError
-from everest.inference.model import encode
+from everest.inference.model import encode_clips
 from everest.methods.grid import TokenSelection
 from everest.models.spec import ModelSpec, encoder_spec
 from everest.models.video_model import VideoEncoder
@@ -42,7 +42,7 @@ def test_it_computes_what_an_autoencoder_with_its_weights_computes():
     clips = torch.randn(2, 3, 8, 32, 32)
     with torch.no_grad():
         for keep in (None, 0.5):
-            found, expected = encode(encoder, clips, keep), encode(autoencoder, clips, keep)
+            found, expected = encode_clips(encoder, clips, keep), encode_clips(autoencoder, clips, keep)
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
             assert torch.equal(encoder(clips, keep=keep), expected.pooled)
 
@@ -50,7 +50,7 @@ def test_it_computes_what_an_autoencoder_with_its_weights_computes():
 def test_its_selector_chooses_unless_a_call_does():
     encoder, clips = tiny("encoder", selection=KEEP), torch.randn(2, 3, 8, 32, 32)
     assert encoder.kept_tokens(clips).shape == (2, 38)  # of 64
-    assert encode(encoder, clips, None).tokens.shape == (2, 38, 24)
+    assert encode_clips(encoder, clips, None).tokens.shape == (2, 38, 24)
     assert encoder.kept_tokens(clips, 0.25).shape == (2, 16)
     ids = torch.tensor([[1, 5], [0, 63]])
     given = TokenSelection(ids, ids[:, :0])

@@ -12,7 +12,7 @@ from torch import Tensor
 import everest
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
-from everest.inference.model import encode
+from everest.inference.model import encode_clips
 from everest.models.embedding import frame_differences
 from everest.models.mae import MaskedAutoencoder
 from everest.video.pixels import IMAGENET
@@ -42,7 +42,8 @@ def test_a_classifier_computes_on_the_differences(clips: Tensor):
     changes = changes_of(clips)
     assert torch.equal(moving.kept_tokens(clips), plain.kept_tokens(changes))
     assert torch.equal(moving(clips), plain(changes))
-    for of_moving, of_plain in zip(encode(moving, clips, None), encode(plain, changes, None), strict=True):
+    features = encode_clips(moving, clips, None), encode_clips(plain, changes, None)
+    for of_moving, of_plain in zip(*features, strict=True):
         assert torch.equal(of_moving, of_plain)
     chosen = everest.select_tokens(clips, keep=0.3, model=moving)
     assert torch.equal(chosen.visible, everest.select_tokens(changes, keep=0.3, model=plain).visible)
@@ -59,7 +60,7 @@ def test_an_autoencoder_ranks_encodes_and_predicts_the_differences(clips: Tensor
     assert torch.equal(out.target, expected.target)
     assert torch.equal(out.loss, expected.loss)
     assert torch.equal(out.frames, clips)
-    features = (encode(moving, clips, 0.5), encode(plain, changes_of(clips), 0.5))
+    features = (encode_clips(moving, clips, 0.5), encode_clips(plain, changes_of(clips), 0.5))
     assert all(torch.equal(of_moving, of_plain) for of_moving, of_plain in zip(*features, strict=True))
 
 

@@ -67,7 +67,7 @@ def test_the_random_encoder_has_the_width_and_other_features(autoencoder_run: Pa
     opened = OpenedModel.open(autoencoder_run / "model.safetensors", cpu=True)
     clips = opened.module.clip.read(clip_files / "clip0.mp4")[None]
     first, again = (random_encoder(opened)(clips) for _ in range(2))
-    own = opened.encode(clips)["pooled"]
+    own = opened.features(clips)["pooled"]
     assert first.shape == own.shape
     assert torch.equal(first, again)
     assert not torch.allclose(first, own)

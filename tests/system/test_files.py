@@ -13,7 +13,7 @@ import pytest
 from processes import wait_for_rows
 from pydantic import TypeAdapter
 
-from everest.errors import EnvironmentProblem
+from everest.errors import DataError, EnvironmentProblem
 from everest.system import files
 from everest.system.files import atomic_file
 from everest.system.run_folder import RunFolder
@@ -27,6 +27,7 @@ from everest.system.text import parse_json, validated
         (KeyboardInterrupt("stop"), KeyboardInterrupt, "stop"),
         (EnvironmentProblem("differs"), EnvironmentProblem, "differs"),
         (OSError(errno.ENOSPC, "No space left on device"), EnvironmentProblem, "the disk is full"),
+        (UnicodeEncodeError("utf-8", "1\nf/\udce9.mp4", 4, 5, ""), DataError, "'f/.udce9' is not UTF-8"),
     ],
 )
 def test_an_error_while_writing_keeps_the_earlier_file(tmp_path, error, raised, message):

@@ -2,8 +2,8 @@
 
 A metric is a function of how often each video counts, so that the draws of a bootstrap and the value itself
 have one definition. It equals that of scikit-learn and scipy for the videos repeated by their weights.
-`measure` and the functions after it give metrics of classes in percent, and errors of numbers in the unit of
-the labels.
+Its values of classes are shares; `chances`, `metrics_of` and `per_class` give percent. Errors of numbers are
+in the unit of the labels.
 
 V videos, C classes.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from everest.config.heads import MULTI_LABEL, THRESHOLD, Head, Heads
+from everest.config.heads import MULTI_LABEL, THRESHOLD, Heads
 from everest.lists.labels import Label
 from everest.metrics.intervals import Metrics, Weights, bootstrap
 from everest.metrics.names import METRICS
@@ -33,25 +33,27 @@ Floats = NDArray[np.float64]
 Values = dict[str, Any]
 
 
-def single_label(head: HeadPredictions) -> Metrics:
+def single_label_metrics(predictions: HeadPredictions) -> Metrics:
     """Return the shares of a single-label head.
 
     top1, top5: of the mean probability over a video's views. clip_top1: of single views.
     mean_class_accuracy, macro_f1: over the classes that occur; nan if a draw has none of one of them.
     """
-    labels, (_, views, classes) = head.labels, head.outputs.shape
-    single = head.outputs.reshape(-1, classes)  # (V * views, C)
-    predicted, used = head.means.argmax(axis=1), np.unique(labels)
+    labels = predictions.labels
+    _, views, classes = predictions.outputs.shape
+    single = predictions.outputs.reshape(-1, classes)  # (V * views, C)
+    predicted = predictions.means.argmax(axis=1)
+    occurring = np.unique(labels)
     shares = {  # (V,) each
         "top1": labels == predicted,
-        "top5": in_top(head.means, labels, 5),
+        "top5": in_top(predictions.means, labels, 5),
         "clip_top1": in_top(single, np.repeat(labels, views), 1).reshape(-1, views).mean(axis=1),
     }
 
     def metrics(weights: Weights) -> dict[str, float]:
-        support = np.bincount(labels, weights, classes)[used]
-        chosen = np.bincount(predicted, weights, classes)[used]
-        right = np.bincount(labels, weights * shares["top1"], classes)[used]
+        support = np.bincount(labels, weights, classes)[occurring]
+        chosen = np.bincount(predicted, weights, classes)[occurring]
+        right = np.bincount(labels, weights * shares["top1"], classes)[occurring]
         values = {name: float(weights @ share / weights.sum()) for name, share in shares.items()}
         if not support.all():
             return values | {"mean_class_accuracy": math.nan, "macro_f1": math.nan}
@@ -61,36 +63,38 @@ def single_label(head: HeadPredictions) -> Metrics:
     return metrics
 
 
-def multi_label(head: HeadPredictions) -> Metrics:
+def multi_label_metrics(predictions: HeadPredictions) -> Metrics:
     """Return the shares of a multi-label head.
 
     map: mean average precision. micro_f1, macro_f1, exact_match: of the classes above their thresholds. map
     and macro_f1 are over the classes that occur; nan if a draw has none of one of them.
     """
-    used, right = head.labels.any(axis=0), (head.labels == head.chosen).all(axis=1)
-    labels, chosen = (flags.astype(np.float64) for flags in head.class_flags())  # (V, C) each
-    both, precisions = labels * chosen, average_precisions(head.labels, head.means)
+    occurring = predictions.labels.any(axis=0)  # (C,)
+    exact = (predictions.labels == predictions.chosen).all(axis=1)  # (V,)
+    labels, chosen = (flags.astype(np.float64) for flags in predictions.class_flags())  # (V, C) each
+    both = labels * chosen
+    precisions = average_precisions(predictions.labels, predictions.means)
 
     def metrics(weights: Weights) -> dict[str, float]:
-        found, support, predicted = weights @ both, weights @ labels, weights @ chosen  # (C,) each
-        complete = used.any() and support[used].all()
-        f1 = 2 * found / np.maximum(support + predicted, 1)
+        right, support, predicted = weights @ both, weights @ labels, weights @ chosen  # (C,) each
+        complete = occurring.any() and support[occurring].all()
+        f1 = 2 * right / np.maximum(support + predicted, 1)
         return {
-            "map": float(precisions(weights)[used].mean()) if complete else math.nan,
-            "micro_f1": float(2 * found.sum() / max((support + predicted).sum(), 1)),
-            "macro_f1": float(f1[used].mean()) if complete else math.nan,
-            "exact_match": float(weights @ right / weights.sum()),
+            "map": float(precisions(weights)[occurring].mean()) if complete else math.nan,
+            "micro_f1": float(2 * right.sum() / max((support + predicted).sum(), 1)),
+            "macro_f1": float(f1[occurring].mean()) if complete else math.nan,
+            "exact_match": float(weights @ exact / weights.sum()),
         }
 
     return metrics
 
 
-def regression(head: HeadPredictions) -> Metrics:
+def regression_metrics(predictions: HeadPredictions) -> Metrics:
     """Return the errors of a head of numbers, in the unit of the labels.
 
     r2: the share of the variance. spearman: the correlation of the ranks. Both are nan if a side is constant.
     """
-    labels, predicted = head.labels, head.means[:, 0].astype(np.float64)  # (V,)
+    labels, predicted = predictions.labels, predictions.means[:, 0].astype(np.float64)  # (V,)
 
     def metrics(weights: Weights) -> dict[str, float]:
         drawn = np.repeat(np.arange(len(labels)), weights.astype(np.int64))
@@ -108,9 +112,9 @@ def regression(head: HeadPredictions) -> Metrics:
 
 
 HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], Metrics]]] = {
-    "single-label": single_label,
-    MULTI_LABEL: multi_label,
-    "regression": regression,
+    "single-label": single_label_metrics,
+    MULTI_LABEL: multi_label_metrics,
+    "regression": regression_metrics,
 }
 
 
@@ -123,14 +127,15 @@ def average_precisions(
         labels, scores: (V, C).
     """
     order = np.argsort(-scores, axis=0, kind="stable")  # (V, C)
-    ranked, positive = np.take_along_axis(scores, order, 0), np.take_along_axis(labels, order, 0)
+    ranked = np.take_along_axis(scores, order, 0)
+    positive = np.take_along_axis(labels, order, 0)
     # Videos of equal scores are above a threshold together: the last of them has their precision.
     ends = np.ones_like(positive)
     ends[:-1] = ranked[1:] != ranked[:-1]
     places = np.where(ends, np.arange(len(scores))[:, None], len(scores))
     last = np.minimum.accumulate(places[::-1], axis=0)[::-1]  # (V, C)
 
-    def of(weights: Weights) -> Floats:
+    def precisions(weights: Weights) -> Floats:
         counted = weights[order]  # (V, C)
         right_videos = counted * positive
         above, right = counted.cumsum(axis=0), right_videos.cumsum(axis=0)
@@ -138,35 +143,54 @@ def average_precisions(
         total = right_videos.sum(axis=0)  # (C,)
         return np.where(total > 0, (right_videos * precision).sum(axis=0) / np.maximum(total, 1), np.nan)
 
-    return of
+    return precisions
 
 
-def chances(head: Head, labels: NDArray[Any]) -> dict[str, float]:
-    """Return the values of a model that has learned nothing about these videos.
+def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, float | None]:
+    """Return the values of a model that has learned nothing about these videos, in the units of `metrics_of`.
 
-    majority_top1: of always predicting the most frequent class. chance_top1, chance_top5: of guessing.
-    chance_map: of a random order. chance_mae: of the best constant output, the median of the labels.
+    majority_top1: of always predicting the most frequent class. chance_top1, chance_top5: of guessing; of
+    several heads, that all are right. chance_map: of a random order. chance_mae: of the best constant output,
+    the median of the labels.
 
     Args:
-        labels: see `HeadPredictions.labels`.
+        labels: of each video, one per head.
     """
-    if head.task == MULTI_LABEL:
-        # Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
-        # 1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above
-        # p / V, much for few positive videos: 26 % for one of twelve.
-        videos, positive = len(labels), labels.sum(axis=0)
-        positive = positive[positive > 0]  # (C,)
-        harmonic = (1 / np.arange(1, videos + 1)).sum()
-        others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
-        precisions = (harmonic + others * (videos - harmonic)) / videos
-        return {"chance_map": float(precisions.mean()) if len(positive) else 0.0}
+    if len(heads) != 1:
+        return {"chance_top1": _rounded(1 / math.prod(head.outputs for head in heads), is_share=True)}
+    (head,) = heads
+    truth = label_array([row[0] for row in labels], head)
     if head.task == "regression":
-        return {"chance_mae": float(np.abs(labels - np.median(labels)).mean())}
-    return {
-        "majority_top1": float(np.bincount(labels).max() / len(labels)),
-        "chance_top1": 1 / head.outputs,
-        "chance_top5": min(5, head.outputs) / head.outputs,
-    }
+        return {"chance_mae": _rounded(np.abs(truth - np.median(truth)).mean(), is_share=False)}
+    if head.task == MULTI_LABEL:
+        shares = {"chance_map": _chance_map(truth)}
+    else:
+        shares = {
+            "majority_top1": np.bincount(truth).max() / len(truth),
+            "chance_top1": 1 / head.outputs,
+            "chance_top5": min(5, head.outputs) / head.outputs,
+        }
+    return {name: _rounded(share, is_share=True) for name, share in shares.items()}
+
+
+def _chance_map(labels: NDArray[np.bool_]) -> float:
+    """The mean average precision of a random order, of labels (V, C).
+
+    Of a class with p of V videos, the k-th place has a positive video with probability p / V, and then
+    1 + (k - 1) (p - 1) / (V - 1) of the first k are positive on average. The mean over k is above p / V, much
+    for few positive videos: 26 % for one of twelve.
+    """
+    videos = len(labels)
+    positive = labels.sum(axis=0)[labels.any(axis=0)]  # of each class that occurs
+    harmonic = (1 / np.arange(1, videos + 1)).sum()
+    others = (positive - 1) / max(videos - 1, 1)  # the share of the other videos that are positive
+    precisions = (harmonic + others * (videos - harmonic)) / videos
+    return float(precisions.mean()) if len(positive) else 0.0
+
+
+def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
+    """The value of a metric of METRICS in `chances`; None if it has none."""
+    return chances(heads, labels).get(METRICS[metric].chance or metric)
 
 
 def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bool_]) -> list[float]:
@@ -198,46 +222,46 @@ def choose_thresholds(probabilities: NDArray[np.floating], labels: NDArray[np.bo
     return thresholds
 
 
-def measure(predictions: Predictions, *, intervals: bool = False) -> Values:
+def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
     """Return the metrics over the readable videos.
 
     The metrics of several heads are under `heads`, by name; if all are single-label, `action_top1` counts
     the videos with all of them right.
 
     Args:
-        intervals: adds `intervals`, the 95 % interval (low, high) of each measured value, by its name.
+        intervals: adds `intervals`, the 95 % interval (low, high) of each metric, by its name.
     """
     by_head = predictions.by_head()
     groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
-    measured = {}
-    for name, head in by_head.items():
-        shares, metrics = head.head.task != "regression", HEAD_METRICS[head.head.task](head)
-        values = _measured(metrics, len(head.labels), groups, shares=shares)
-        values |= {key: _rounded(value, shares) for key, value in chances(head.head, head.labels).items()}
-        if shares and groups is not None:
-            support = head.class_flags()[0].sum(axis=0)  # (C,)
+    results = {}
+    for place, (name, part) in enumerate(by_head.items()):
+        is_share = part.task != "regression"
+        values = _with_intervals(HEAD_METRICS[part.task](part), len(part.labels), groups, is_share)
+        values |= chances((part.head,), [(row[place],) for row in predictions.labels])
+        if is_share and groups is not None:
+            support = part.class_flags()[0].sum(axis=0)  # (C,)
             if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
                 few = {key: [None, None] for key in OVER_CLASSES if key in values["intervals"]}
                 values["intervals"] |= few
-        measured[name] = values
-    if "" in measured:
-        return measured[""]
-    result: Values = {"heads": measured}
+        results[name] = values
+    if "" in results:
+        return results[""]
+    result: Values = {"heads": results}
     if any(head.task != "single-label" for head in predictions.heads):
         return result
-    right = np.all([in_top(head.means, head.labels, 1) for head in by_head.values()], axis=0)  # (V,)
-    action = _measured(lambda weights: {"action_top1": weights @ right / weights.sum()}, len(right), groups)
-    return {**result, **action, "chance_action_top1": round(chance_top1(predictions.heads), 4)}
+    right = np.all([in_top(part.means, part.labels, 1) for part in by_head.values()], axis=0)  # (V,)
+    result |= _with_intervals(lambda drawn: {"action_top1": drawn @ right / drawn.sum()}, len(right), groups)
+    return result | {"chance_action_top1": chances(predictions.heads, predictions.labels)["chance_top1"]}
 
 
-def _measured(
-    metrics: Metrics, videos: int, groups: Sequence[Hashable] | None, *, shares: bool = True
+def _with_intervals(
+    metrics: Metrics, videos: int, groups: Sequence[Hashable] | None, is_share: bool = True
 ) -> Values:
     """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
-    result: Values = {name: _rounded(x, shares) for name, x in metrics(np.ones(videos)).items()}
+    result: Values = {name: _rounded(x, is_share) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
-        ends = bootstrap(metrics, groups, shares=shares, means=OVER_CLASSES)
-        result["intervals"] = {name: [_rounded(end, shares) for end in ends[name]] for name in ends}
+        ends = bootstrap(metrics, groups, shares=is_share, means=OVER_CLASSES)
+        result["intervals"] = {name: [_rounded(end, is_share) for end in ends[name]] for name in ends}
     return result
 
 
@@ -251,13 +275,13 @@ def _rounded(value: float, is_share: bool) -> float | None:
 def mean_loss(predictions: Predictions) -> float:
     """The loss of the mean output of a video, over all videos and heads, without smoothing or weights."""
     losses = []
-    for head in predictions.by_head().values():
-        means, labels = head.means, head.labels
-        if head.head.task == "regression":  # smooth L1
-            errors = np.abs((means[:, 0] - labels) / head.head.std)  # (V,)
+    for part in predictions.by_head().values():
+        means, labels = part.means, part.labels
+        if part.task == "regression":  # smooth L1
+            errors = np.abs((means[:, 0] - labels) / part.head.std)  # (V,)
             losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
             continue
-        if head.head.task == MULTI_LABEL:
+        if part.task == MULTI_LABEL:
             right = np.where(labels, means, 1 - means)  # (V, C)
         else:
             right = means[np.arange(len(labels)), labels]  # (V,)
@@ -265,43 +289,22 @@ def mean_loss(predictions: Predictions) -> float:
     return float(np.mean([float(loss) for loss in losses]))
 
 
-def chance_top1(heads: Heads) -> float:
-    """The top-1 accuracy of guessing, in percent; of several heads, that all are right."""
-    return 100 / math.prod(head.outputs for head in heads)
-
-
-def chance_of(metric: str, heads: Heads, labels: Sequence[tuple[Label, ...]]) -> float | None:
-    """The value of a metric for a model that has learned nothing about these videos; None if it has none.
-
-    Args:
-        metric: a name of METRICS; `majority_top1` is that of always predicting the most frequent class.
-    """
-    if metric in ("top1", "mean_class_accuracy"):
-        return chance_top1(heads)
-    head, *others = heads
-    if others:
-        return None
-    values = chances(head, label_array([row[0] for row in labels], head))
-    value = values.get(metric if metric in values else METRICS[metric].chance or "")
-    return None if value is None else _rounded(value, head.task != "regression")
-
-
-def per_class(head: HeadPredictions, names: Sequence[str]) -> list[Values]:
+def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Values]:
     """Return `name`, `videos`, `precision`, `recall`, `f1` and `ap` of each class, in percent.
 
     Precision is 0 of a class that is never predicted. `ap`, the average precision, is None of a class without
     a video. Of several classes per video also the `threshold`, the least probability of a predicted class.
     """
-    labels, chosen = head.class_flags()  # (V, C) each
+    labels, chosen = predictions.class_flags()  # (V, C) each
     videos, predicted, right = labels.sum(axis=0), chosen.sum(axis=0), (labels & chosen).sum(axis=0)  # (C,)
     scores = {
         "precision": right / np.maximum(predicted, 1),
         "recall": right / np.maximum(videos, 1),
         "f1": 2 * right / np.maximum(videos + predicted, 1),
-        "ap": average_precisions(labels, head.means)(np.ones(len(labels))),
+        "ap": average_precisions(labels, predictions.means)(np.ones(len(labels))),
     }
-    if head.head.task == MULTI_LABEL:
-        scores["threshold"] = np.array(head.head.thresholds)
+    if predictions.task == MULTI_LABEL:
+        scores["threshold"] = np.array(predictions.head.thresholds)
     return [
         {"name": name, "videos": int(videos[i])}
         | {score: _rounded(values[i], is_share=True) for score, values in scores.items()}

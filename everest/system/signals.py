@@ -120,7 +120,12 @@ class SignalForwarder(StopSignal):
 
 def signal_name(code: int | None) -> str | None:
     """The name of the signal by which a process ended, from its exit code; None if it ended otherwise."""
-    return signal.Signals(-code).name if code is not None and code < 0 else None
+    if code is None or code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
 
 
 def end_with_parent() -> None:

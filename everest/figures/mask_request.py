@@ -69,8 +69,8 @@ class MaskRequest:
             read: all inputs of the command, which no figure may replace.
         """
         path = folder / f"{video.stem}-mask.png"
-        refuse_inputs(path, read, option="--output")
-        check_new_file(path, option="--output", overwrite=overwrite)
+        refuse_inputs(path, read)
+        check_new_file(path, overwrite=overwrite)
         info = probe(video)
         cell = max((selector.cell for _, selector in self.selectors), default=1)
         _, height, width = self.embed.tubelet

@@ -95,7 +95,8 @@ def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) 
         frames: the number of decoded frames.
         losses: of `decode_frames`.
     """
-    damage, expected = known_damage(video), probe(video).frames
+    damage = known_damage(video)
+    expected = probe(video).frames
     if damage is None and frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
     if damage is None and losses:
@@ -111,7 +112,7 @@ def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
 def check_lists(
     lists: Mapping[str, SampleList],
     *,
-    apart: str | None = None,
+    may_repeat: str | None = None,
     journal: Path,
     workers: int,
     limit: float,
@@ -122,7 +123,7 @@ def check_lists(
 
     Args:
         lists: by name; the first is the one that models are trained on.
-        apart: see `find_duplicates`.
+        may_repeat: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
         restart: forget the results in the journal.
         workers: processes that decode.
@@ -146,8 +147,9 @@ def check_lists(
             except VideoError as error:
                 bad[sample.video_id] = error.reason
     good = [result for result in files.values() if result.reason is None]
-    duplicates = find_duplicates(lists, files, apart=apart)
-    training, classes = next(iter(lists)), _class_counts(lists)
+    duplicates = find_duplicates(lists, files, may_repeat=may_repeat)
+    training = next(iter(lists))
+    classes = _class_counts(lists)
     rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
     return {
         "checked": len(files),
@@ -212,19 +214,19 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
 
 
 def find_duplicates(
-    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, apart: str | None = None
+    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, may_repeat: str | None = None
 ) -> list[dict[str, Any]]:
     """The samples with the same segment of the same file, or of files with the same bytes.
 
     Args:
-        apart: a list that may repeat the videos of others (for pre-training); only its own are compared.
+        may_repeat: a list whose videos others may have, too (for pre-training); only its own are compared.
     """
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():
         for sample in data.samples:
             content = files[sample.path].content or sample.path
             segment = (sample.start, sample.end, sample.start_frame, sample.end_frame)
-            copies.setdefault((content, segment, name == apart), []).append((name, sample))
+            copies.setdefault((content, segment, name == may_repeat), []).append((name, sample))
     return [
         {
             "videos": list(dict.fromkeys(sample.video_id for _, sample in group)),

@@ -38,7 +38,7 @@ from everest.project.request import (
 from everest.project.verdict import answers, doubt_about_pretraining, judge, plan_document, verdict
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, heading, notice, silent
-from everest.system.files import IN_USE_FIX, absolute, check_new_folder, made_folder, write_text
+from everest.system.files import IN_USE_FIX, absolute_keeping_links, check_new_folder, made_folder, write_text
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
@@ -121,7 +121,7 @@ def train(
 
 def _path_text(path: str | Path) -> str:
     """An absolute path, the same from wherever it is named; a link keeps its name."""
-    return str(absolute(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
+    return str(absolute_keeping_links(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:

@@ -71,8 +71,9 @@ class InitWeights:
         file, name, step = Path(self.named.file), Path(self.named.name), self.origin.get("step")
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
-        plan = run.plan() if file.name in (WEIGHTS, BEST) and run.is_run() else None
-        reached = f", step {step}{f' of {plan.steps}' if plan else ''}" if step else ""
+        is_of_run = file.name in (WEIGHTS, BEST) and run.has_environment()
+        total = f" of {run.environment().plan.steps}" if is_of_run else ""
+        reached = f", step {step}{total}" if step else ""
         return f"weights: encoder of {label}{reached}"
 
     def other_rate(self, fps: float | None) -> str | None:

@@ -79,7 +79,8 @@ class ShardPlan:
 
 def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
     """Fill shard after shard in the order of the list."""
-    entries, versions = [], []
+    entries: list[ShardEntry] = []
+    versions: list[tuple[int, str]] = []
     for number, (path, rows) in enumerate(source.paths().items()):
         video = source.video(path)
         with as_data_error(video):

@@ -215,10 +215,9 @@ def _is_kept(video: Video, target: Path, origin: Mapping[str, Any]) -> bool:
     """
     if not target.exists():
         return False
-    saved: Any = None  # the origin in the file; not all comments are JSON
-    with suppress(ValueError):
-        saved = json.loads(read_comment(target))
-    saved = saved if isinstance(saved, dict) else {}
+    saved: dict[str, Any] = {}  # the origin in the file; not all comments are JSON objects
+    with suppress(ValueError, TypeError):
+        saved = {**json.loads(read_comment(target))}
     changed = {name for name, value in origin.items() if saved.get(name) != value}
     if changed <= {"source"}:
         return True

@@ -23,8 +23,6 @@ SUFFIX: Final = ".safetensors"
 FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features video"
 
 Floats = NDArray[np.float32]
-
-
 HEADER: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # JSON texts of a file
 
 

@@ -43,7 +43,8 @@ def configure_cpu() -> None:
         torch.set_float32_matmul_precision("medium")
         # Numbers that differ in their last bits only.
         steps = torch.arange(256, dtype=torch.float32, device="cpu") * torch.finfo(torch.float32).eps
-        fine, identity = 1 + steps.repeat(256, 1), torch.eye(256, dtype=torch.float32, device="cpu")
+        fine = 1 + steps.repeat(256, 1)
+        identity = torch.eye(256, dtype=torch.float32, device="cpu")
         if not torch.equal(fine @ identity, fine):
             torch.set_float32_matmul_precision(default)
     keep_freed_memory(TRAINER_KEPT_BYTES)

@@ -106,12 +106,11 @@ def refuse_inputs(
         inputs: files and folders; values that are no paths of this machine are ignored.
         option: by which the user named the output; "" if the command chose its name.
     """
-    target, name = output.resolve(), f"{option} {output}".strip()
+    target = output.resolve()
     for source in inputs:
-        resolved = source.resolve() if isinstance(source, Path) else None
-        if resolved is not None and resolved.is_relative_to(target):
-            what = "is" if resolved == target else f"contains {source},"
-            raise RecipeError(f"{name}: {what} an input of this command; {fix}")
+        if isinstance(source, Path) and source.resolve().is_relative_to(target):
+            relation = "is" if source.resolve() == target else f"contains {source},"
+            raise RecipeError(f"{option} {output}: {relation} an input of this command; {fix}".lstrip())
 
 
 def check_new_file(path: Path, *, option: str = "--output", overwrite: bool) -> None:

@@ -52,11 +52,11 @@ def read_bouts(
         fps: of files that count frames; None: as the file states, or as the video has.
     """
     by_path = {Path(path): path for path in paths}
-    names = VideoFinder(by_path)
+    finder = VideoFinder(by_path)
     in_files: dict[Path, list[list[Bout]]] = defaultdict(list)  # of each video, its bouts in each file
     unknown: dict[str, None] = {}
     for file in files:
-        matched, unmatched = match_videos(read_annotations(file, fps=fps, videos=names), names)
+        matched, unmatched = match_videos(read_annotations(file, fps=fps, videos=finder), finder)
         unknown |= dict.fromkeys(unmatched)
         for video, file_bouts in matched.items():
             in_files[video].append(file_bouts)

@@ -90,7 +90,7 @@ def check_writable(path: Path) -> None:
 
 
 def absolute_keeping_links(path: Path) -> Path:
-    """Return the absolute path of a file or folder; a file that is a link keeps its own name and folder.
+    """The absolute path of a file or folder; a file that is a link keeps its own name and folder.
 
     Hugging Face caches link each file of a checkpoint to a blob, which has no suffix and no neighbors.
     """

@@ -92,7 +92,7 @@ def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:
 
 
 def num_cores() -> int:
-    """Returns how many cores this process may use, together with others of its run."""
+    """The number of cores that this process may use, together with others of its run."""
     # macOS assigns no cores to a process.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with suppress(OSError, ValueError):  # no container, or no limit
@@ -102,7 +102,7 @@ def num_cores() -> int:
 
 
 def num_readers() -> int:
-    """Returns how many processes read videos for each process that trains, if the recipe leaves it open."""
+    """The processes that read videos for each process that trains, if the recipe leaves it open."""
     memory = host_memory()  # what is free changes from run to run
     possible = min(num_cores(), memory // READER_BYTES)
     trainers = local_processes() * int(os.environ.get(JOBS_VARIABLE) or 1)  # on this machine

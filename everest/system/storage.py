@@ -68,7 +68,7 @@ class RemotePath:
         return self / ".."
 
     def resolve(self) -> RemotePath:
-        """Returns itself: URLs are absolute, and storages have no links."""
+        """Itself: URLs are absolute, and storages have no links."""
         return self
 
     absolute = resolve

@@ -22,7 +22,7 @@ from everest.data.frames import pretrain_window
 from everest.data.regions import largest_region
 from everest.data.views import PretrainViews
 from everest.lists.sample import Sample
-from everest.system.compute import READER_KEPT_BYTES, keep_freed_memory
+from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory
 from everest.video.facts_cache import clear_video_cache
 
 T, STRIDE, SIZE = 16, 4, 224

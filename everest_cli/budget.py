@@ -113,8 +113,8 @@ def _draw(
     drawn = draw_windows(extents, checked, length, number, seed=seed)
     page = output.with_suffix(".html")
     for file in (output, page):
-        refuse_inputs(file, inputs, option="--output")
-        check_new_file(file, option="--output", overwrite=overwrite)
+        refuse_inputs(file, inputs)
+        check_new_file(file, overwrite=overwrite)
     rows = [(each.video, f"{each.start:.3f}", f"{each.end:.3f}", DRAWN) for each in drawn]
     known = [
         (bout.video, repr(bout.start), repr(bout.end), bout.label)

@@ -54,13 +54,13 @@ def predict(
     if as_json and kind not in (None, "json"):
         raise RecipeError(f"--json and --format {kind}: choose one")
     if output is not None:
-        check_new_file(output, option="--output", overwrite=overwrite)
+        check_new_file(output, overwrite=overwrite)
     opened = model.open(**read_views(views))
     check_top(opened.classes, top)  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
     if output is not None:
         inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
-        refuse_inputs(output, inputs, option="--output")
+        refuse_inputs(output, inputs)
     with Display(quiet=model.quiet) as display:
         rows = predict(opened, samples, top=top, batch=model.batch, report=display.report)
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
@@ -150,7 +150,7 @@ def extract(
 
     opened = model.open(**read_views(views or (None if window is None else "1x1")))
     samples = named_samples(videos, root=model.data)
-    refuse_inputs(out, [*videos, *model.inputs], option="--output")
+    refuse_inputs(out, [*videos, *model.inputs])
     with Display(quiet=model.quiet) as display:
         skipped = extract(
             opened,

@@ -10,7 +10,7 @@ import typer
 from everest.errors import EnvironmentProblem, RecipeError, first_names
 from everest.system.files import check_writable, write_table
 from everest.system.processes import num_cores
-from everest.system.run_folder import BAD_VIDEOS
+from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import Task, argument, local_path, option, refuse, root_of
@@ -61,7 +61,7 @@ def check(
     with Display(quiet=quiet) as display:
         document = check_lists(
             lists,
-            apart=None if recipe is None else "pretrain",
+            may_repeat=None if recipe is None else "pretrain",
             journal=journal,
             workers=num_cores(),
             limit=limit,
@@ -69,7 +69,7 @@ def check(
             restart=overwrite,
         )
     bad = [(row["path"], row["reason"]) for row in document["bad"]]
-    write_table(bad_videos, [("path", "reason"), *bad])
+    write_table(bad_videos, [BAD_COLUMNS, *bad])
     document |= {"written": [str(bad_videos)]}
     if as_json:
         print_json(document)

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, get_args
 import typer
 
 from everest.system.files import check_new_file, refuse_inputs
+from everest.system.storage import parse_location
 from everest.system.text import counted
 from everest_cli import options as o
 from everest_cli.options import Task, argument, local_path, option, refuse
@@ -44,7 +45,7 @@ def windows(
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
     from everest.lists.inputs import named_samples
-    from everest.prepare.windows import Labeling, WindowSettings, write_windows
+    from everest.prepare.windows import WindowSettings, read_bouts, write_windows
 
     refuse(
         {
@@ -60,13 +61,14 @@ def windows(
         count=count if hours is None else int(hours * 3600 / seconds),
         seed=seed,
     )
-    labeling = Labeling(files=tuple(labels), fps=fps, task=task) if labels else None
     samples = named_samples(sources, root=data)
     inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
-    refuse_inputs(output, inputs, option="--output")
+    refuse_inputs(output, inputs)
     with Display(quiet=quiet) as display:
+        paths = [str(parse_location(sample.path).absolute()) for sample in samples]
+        bouts = read_bouts(labels, paths, display.report, fps=fps) if labels else None
         document = write_windows(
-            samples, output, settings, labeling=labeling, overwrite=overwrite, report=display.report
+            samples, output, settings, bouts=bouts, task=task, overwrite=overwrite, report=display.report
         )
     print_result(document, output, as_json=as_json)
     if not quiet:
@@ -133,8 +135,8 @@ def convert_annotations(
     }
     if kind is not None and output is not None:
         for file in files_of(output, by_video(bouts), kind):
-            refuse_inputs(file, [*files, *names.videos], option="--output")
-            check_new_file(file, option="--output", overwrite=overwrite)
+            refuse_inputs(file, [*files, *names.videos])
+            check_new_file(file, overwrite=overwrite)
         written = write_annotations(output, bouts, kind, times=matched.times)
         document["written"] = [str(file) for file in written]
     say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")

@@ -44,7 +44,7 @@ def suggest(
     """
     from everest.suggest.suggestion import SuggestRequest, suggest_for_folder, this_device
 
-    check_new_file(output, option="--output", overwrite=overwrite)
+    check_new_file(output, overwrite=overwrite)
     here = this_device()
     is_here = device in (None, "cpu", here)
     no_speed = hours is not None and not is_here

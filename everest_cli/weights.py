@@ -107,7 +107,7 @@ def convert(
     if not inspect:
         if out is None or out.suffix != ".safetensors":
             raise RecipeError("--output: name a .safetensors file, or use --inspect")
-        check_new_file(out, option="--output", overwrite=overwrite)
+        check_new_file(out, overwrite=overwrite)
 
     from everest.checkpoints.describe import describe_weights
     from everest.checkpoints.load import open_model
@@ -119,7 +119,7 @@ def convert(
     path = locate(checkpoint, notify=say)
     if out is not None and not inspect:
         files = path.iterdir() if path.is_dir() else ()  # a checkpoint of transformers may have several
-        refuse_inputs(out, [path, *files, classes], option="--output")
+        refuse_inputs(out, [path, *files, classes])
     everest_file = own_file(path)
     if everest_file is not None and not inspect:
         raise CheckpointError(f"{path}: written by everest; use it without conversion")
@@ -210,13 +210,13 @@ def export(
         check_new_folder(out, overwrite=overwrite)
     else:
         for path in (out, card_file):
-            check_new_file(path, option="--output", overwrite=overwrite)
+            check_new_file(path, overwrite=overwrite)
 
     from everest.checkpoints.load import all_weights, find_weights, open_model
     from everest.evaluation.card import model_card, read_evaluation
 
     weights = find_weights(checkpoint, which=which)
-    refuse_inputs(out, all_weights(weights), option="--output")
+    refuse_inputs(out, all_weights(weights))
     opened = open_model(weights, kind="transformer")
     measured = None if evaluation is None else read_evaluation(evaluation)
     if to == "hf":

@@ -14,7 +14,7 @@ from everest.checkpoints.describe import other_pixels
 from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
-from everest.system.files import absolute
+from everest.system.files import absolute_keeping_links
 from everest.system.hub import PREFIXES, TIMM_PREFIX
 from everest.system.run_folder import BEST, ENVIRONMENT, RESTORE_FIX, WEIGHTS, Decoder, Init, RunFolder
 from everest.system.text import reading_own
@@ -42,7 +42,7 @@ def find_init(
             "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME or timm:NAME, or `none` "
             "to train from scratch"
         )
-    name = str(name) if str(name).startswith(PREFIXES) else str(absolute(Path(name)))
+    name = str(name) if str(name).startswith(PREFIXES) else str(absolute_keeping_links(Path(name)))
     run = None if output is None or overwrite else RunFolder(output)
     environment = run.environment() if run is not None and run.has_environment() else None
     if environment is not None and environment.init_name == name:
@@ -50,7 +50,7 @@ def find_init(
     elif name.startswith(TIMM_PREFIX):
         file = name
     else:
-        path = absolute(find_weights(name))
+        path = absolute_keeping_links(find_weights(name))
         if output is not None and output.resolve() in (path.parent, path.resolve().parent):
             raise RecipeError(f"--output {output}: holds the weights of --init; choose another folder")
         file = str(path)
@@ -71,8 +71,9 @@ class InitWeights:
         file, name, step = Path(self.named.file), Path(self.named.name), self.origin.get("step")
         label = name.relative_to(Path.cwd()) if name.is_relative_to(Path.cwd()) else self.named.name
         run = RunFolder(file.parent)
-        plan = run.plan() if file.name in (WEIGHTS, BEST) and run.is_run() else None
-        reached = f", step {step}{f' of {plan.steps}' if plan else ''}" if step else ""
+        is_of_run = file.name in (WEIGHTS, BEST) and run.has_environment()
+        total = f" of {run.environment().plan.steps}" if is_of_run else ""
+        reached = f", step {step}{total}" if step else ""
         return f"weights: encoder of {label}{reached}"
 
     def other_rate(self, fps: float | None) -> str | None:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem, UserError
-from everest.system.compute import READER_KEPT_BYTES, keep_freed_memory
+from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory
 from everest.system.signals import STOP_SIGNALS, signal_name
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory

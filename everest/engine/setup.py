@@ -121,9 +121,9 @@ def _check_data(
     if not context.resumed:
         context.notice(*clips.notices, examine_lengths(clips))
         return videos
-    plan = run.plan()
+    plan = run.environment().plan
     used: list[str] = []
-    if plan and any(getattr(plan, key) != value for key, value in videos.items()):
+    if any(getattr(plan, key) != value for key, value in videos.items()):
         used.append(
             f"list of {plan.videos} videos (or other labels) than the current one of {videos['videos']}"
         )
@@ -164,7 +164,7 @@ def _fitting_plan(
     clip_bytes = training_bytes(spec, value_bytes, section) + other_bytes(value_bytes)
 
     largest = recipe.train.micro_batch
-    saved = context.run.plan() if context.resumed else None
+    saved = context.run.environment().plan if context.resumed else None
     if largest == "auto" and saved is not None and saved.processes == accelerator.num_processes:
         largest = saved.micro_batch  # other passes would sum in another order
     if largest == "auto":

@@ -151,8 +151,9 @@ class TrainState:
             The updates done, and the notes as given to `save`: None for a new run, and for a finished one
             whose states were removed to save space.
         """
-        run, step = self._run, 0
-        last = run.finished or steps
+        run = self._run
+        step = 0
+        last = run.environment().plan.finished or steps
         state = self._newest(notify)
         if state is not None:
             step = state.step

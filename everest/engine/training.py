@@ -100,7 +100,7 @@ class Training:
         """Go on from the newest state of the run, which may have none. Every process reads it."""
         self.steps_done, notes = self.state.restore(self.plan.steps, notify=self.notice)
         self.is_loaded = notes is not None or self.steps_done == 0
-        self._last_step = self.run.finished or self.plan.steps
+        self._last_step = self.run.environment().plan.finished or self.plan.steps
         if notes is not None:
             self.step_log.nonfinite.skipped = notes["skipped"]
             self.bad_videos.restore(notes["videos"], self.run.bad_videos())

@@ -71,8 +71,8 @@ class MaskRequest:
             read: all inputs of the command, which no figure may replace.
         """
         path = folder / f"{video.stem}-mask.png"
-        refuse_inputs(path, read, option="--output")
-        check_new_file(path, option="--output", overwrite=overwrite)
+        refuse_inputs(path, read)
+        check_new_file(path, overwrite=overwrite)
         info = probe(video)
         clip, numbers = self._read_clip(video, info)
         masks = apply_selectors(

@@ -19,7 +19,7 @@ from everest.foreign.facts import ForeignFacts, Hints, model_spec, recognize
 from everest.foreign.files import FRAME_SAMPLE_RATE, Foreign
 from everest.foreign.preprocessor import preprocessor_notes
 from everest.models.spec import ModelSpec
-from everest.system.files import absolute
+from everest.system.files import absolute_keeping_links
 from everest.system.weights import Weights, require_finite
 
 FEW: Final = 4  # names that a message lists one by one
@@ -131,7 +131,7 @@ def convert(
         clip=None if identity.stride is None else {"stride": identity.stride, "sampling": "dense"},
         origin={
             "family": identity.facts.program,
-            "file": str(absolute(foreign.path)),
+            "file": str(absolute_keeping_links(foreign.path)),
             "licence": foreign.licence,
             "fresh": grouped(identity.missing),
             "left_out": grouped(identity.unexpected),

@@ -80,12 +80,12 @@ def extract(
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
     parts = out.with_name(f"{out.name}.parts")
     for path in (out, parts):
-        refuse_inputs(path, [*all_weights(model.file), *(each.video for each in samples)], option="--output")
+        refuse_inputs(path, [*all_weights(model.file), *(each.video for each in samples)])
     encoding = encoding_of(model)
     sliding = {} if window is None else {"window": window, "step": window if step is None else step}
     plan = {**encoding, **_rows_plan(samples, level, model.accelerator.mixed_precision), **sliding}
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
-    check_new_file(out, option="--output", overwrite=overwrite or saved_plan(parts) == plan)
+    check_new_file(out, overwrite=overwrite or saved_plan(parts) == plan)
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
         if store.entries:
             done = f"windows, in {store.entries[-1][0]}" if sliding else f"of {len(samples)} videos"

@@ -87,7 +87,7 @@ def refuse_existing(paths: Iterable[Path], *, overwrite: bool, read: Iterable[Pa
     """Raise RecipeError for a file to be written that was read, or that exists and may not be replaced."""
     sources = list(read)
     for path in paths:
-        refuse_inputs(path, sources, fix=ELSEWHERE)
+        refuse_inputs(path, sources, option="", fix=ELSEWHERE)
         if path.exists() and not overwrite:
             raise RecipeError(f"{path}: exists; {ELSEWHERE}, or use --overwrite")
 

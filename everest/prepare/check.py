@@ -22,11 +22,12 @@ from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.journal import open_journal
+from everest.system.storage import parse_location
 from everest.video.decoding import Loss, Survey, decode_frames
 from everest.video.facts_cache import clear_video_cache, inspect_video
 from everest.video.file_processes import Failure, map_apart
-from everest.video.reader import frames_in_order, image_frames, known_damage, probe
-from everest.video.source import Video
+from everest.video.reader import frames_in_order, image_folder, image_frames, known_damage, probe
+from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 
 JOURNAL: Final = "checked_videos.jsonl"
@@ -39,8 +40,8 @@ class CheckedFile:
     """The result of decoding a video. Its fields are the keys of `checked_videos.jsonl`."""
 
     path: str
-    size: int = 0  # bytes; with `modified`, identifies the version of the file
-    modified: int = 0  # nanoseconds since 1970
+    size: int = 0  # bytes; with `version`, identifies the version of the file
+    version: str = ""  # see everest.video.source.video_version
     frames: int = 0
     seconds: float | None = None  # until the last frame ends; None: a folder of images, or no video
     content: str | None = None  # hash of the bytes
@@ -50,35 +51,35 @@ class CheckedFile:
 
 def decode_completely(path: str) -> CheckedFile:
     """Decode a video, or all images of a folder, and report what is wrong with it."""
-    file = Path(path)
+    video = parse_location(path)
     try:
-        status = file.stat()
+        size, version = video_version(video)
+        folder = image_folder(video)
     except OSError as error:
         return CheckedFile(path=path, reason=error.strerror or str(error), lasting=False)
-    # The images of a folder can change while the folder's size and time stay.
-    is_folder = file.is_dir()
-    blank = CheckedFile(path=path, size=status.st_size, modified=status.st_mtime_ns, lasting=not is_folder)
+    # The images of a folder can change while its size and time stay. A storage may state no version.
+    blank = CheckedFile(path=path, size=size, version=version, lasting=folder is None and bool(version))
     try:
-        if is_folder:
+        if folder is not None:
             digest = _digest()
-            with as_video_error(file):
-                images = image_frames(file)
-                decoded = frames_in_order(file, range(len(images)))  # to find damage
+            with as_video_error(video):
+                images = image_frames(folder)
+                decoded = frames_in_order(video, range(len(images)))  # to find damage
                 for image, _ in zip(images, decoded, strict=True):
                     digest.update(image.read_bytes())
             return replace(blank, frames=len(images), content=digest.hexdigest())
-        with as_video_error(file), file.open("rb") as opened:
+        with as_video_error(video), open_bytes(video) as opened:
             content = hashlib.file_digest(opened, _digest).hexdigest()
-        inspect_video(file)  # names what is no video
+        inspect_video(video)  # names what is no video
         losses: list[Loss] = []
-        with closing(decode_frames(file, survey=Survey(losses=losses))) as frames:
+        with closing(decode_frames(video, survey=Survey(losses=losses))) as frames:
             count = sum(1 for _ in frames)
         return replace(
             blank,
             frames=count,
-            seconds=round(FrameTimes.of(file).end, 6),
+            seconds=round(FrameTimes.of(video).end, 6),
             content=content,
-            reason=damage_after_decoding(file, frames=count, losses=losses),
+            reason=damage_after_decoding(video, frames=count, losses=losses),
         )
     except VideoError as error:
         is_lasting = blank.lasting and type(error.__cause__) is not PermissionError
@@ -94,7 +95,8 @@ def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) 
         frames: the number of decoded frames.
         losses: of `decode_frames`.
     """
-    damage, expected = known_damage(video), probe(video).frames
+    damage = known_damage(video)
+    expected = probe(video).frames
     if damage is None and frames < expected:
         return f"damaged: {frames} of {expected} frames can be decoded"
     if damage is None and losses:
@@ -110,7 +112,7 @@ def min_median_max(values: Sequence[float]) -> dict[str, float] | None:
 def check_lists(
     lists: Mapping[str, SampleList],
     *,
-    apart: str | None = None,
+    may_repeat: str | None = None,
     journal: Path,
     workers: int,
     limit: float,
@@ -121,7 +123,7 @@ def check_lists(
 
     Args:
         lists: by name; the first is the one that models are trained on.
-        apart: see `find_duplicates`.
+        may_repeat: see `find_duplicates`.
         journal: keeps the results; files that it has are not decoded again.
         restart: forget the results in the journal.
         workers: processes that decode.
@@ -145,8 +147,9 @@ def check_lists(
             except VideoError as error:
                 bad[sample.video_id] = error.reason
     good = [result for result in files.values() if result.reason is None]
-    duplicates = find_duplicates(lists, files, apart=apart)
-    training, classes = next(iter(lists)), _class_counts(lists)
+    duplicates = find_duplicates(lists, files, may_repeat=may_repeat)
+    training = next(iter(lists))
+    classes = _class_counts(lists)
     rare = [{"class": row["class"], "videos": row["lists"].get(training, 0)} for row in classes]
     return {
         "checked": len(files),
@@ -174,8 +177,7 @@ def _checked_files(
         checked = {file.path: file for file in journal.entries}
         for file in (checked[path] for path in paths if path in checked):
             with suppress(OSError):
-                status = Path(file.path).stat()
-                if file.lasting and (status.st_size, status.st_mtime_ns) == (file.size, file.modified):
+                if file.lasting and video_version(parse_location(file.path)) == (file.size, file.version):
                     results[file.path] = file
         if results:
             report(notice(f"{len(results)} of {len(paths)} videos were checked before ({journal_file})"))
@@ -212,19 +214,19 @@ def _class_counts(lists: Mapping[str, SampleList]) -> list[dict[str, Any]]:
 
 
 def find_duplicates(
-    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, apart: str | None = None
+    lists: Mapping[str, SampleList], files: Mapping[str, CheckedFile], *, may_repeat: str | None = None
 ) -> list[dict[str, Any]]:
     """The samples with the same segment of the same file, or of files with the same bytes.
 
     Args:
-        apart: a list that may repeat the videos of others (for pre-training); only its own are compared.
+        may_repeat: a list whose videos others may have, too (for pre-training); only its own are compared.
     """
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():
         for sample in data.samples:
             content = files[sample.path].content or sample.path
             segment = (sample.start, sample.end, sample.start_frame, sample.end_frame)
-            copies.setdefault((content, segment, name == apart), []).append((name, sample))
+            copies.setdefault((content, segment, name == may_repeat), []).append((name, sample))
     return [
         {
             "videos": list(dict.fromkeys(sample.video_id for _, sample in group)),

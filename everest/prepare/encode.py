@@ -27,7 +27,7 @@ from everest.prepare.check import damage_after_decoding
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
 from everest.system.locks import sole_writer
-from everest.system.run_folder import BAD_VIDEOS
+from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
@@ -119,7 +119,7 @@ def _check_output(
                 f"--output {output}: is inside {source}, which is read; choose a folder next to it"
             )
         inputs = [original.location, *map(original.video, original.paths())]
-        refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
+        refuse_inputs(output, inputs, fix="choose a folder of its own")
     names = [f"{original.location.stem}.csv" for original in originals if original.is_list]
     for name in names:
         if names.count(name) > 1:
@@ -140,7 +140,8 @@ def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Pat
     for original in originals:
         for path in original.paths():
             # A path that stays inside a folder: no root, no protocol, no steps upward.
-            source, steps = str(original.video(path)), PurePosixPath(path.split("://", 1)[-1]).parts
+            source = str(original.video(path))
+            steps = PurePosixPath(path.split("://", 1)[-1]).parts
             inside = [step for step in steps if step not in ("/", "..")] or [PurePosixPath(source).name]
             target = targets[source] = output / PurePosixPath(*inside).with_suffix(".mp4")
             first = source_of.setdefault(target, source)
@@ -158,7 +159,7 @@ def _write_lists(
 ) -> list[Path]:
     """Write each list with the new paths and without failed videos, and bad_videos.csv if any failed."""
     if failed:
-        write_table(output / BAD_VIDEOS, [("path", "reason"), *failed])
+        write_table(output / BAD_VIDEOS, [BAD_COLUMNS, *failed])
     else:
         (output / BAD_VIDEOS).unlink(missing_ok=True)
     written = []
@@ -192,33 +193,43 @@ def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwri
     video = parse_location(source)
     with as_video_error(video):
         versions = [video_version(file) for file in video_files(video)]
-        place = hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:16]
+        source_hash = hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:16]
     if isinstance(video, Path) and target.exists() and target.samefile(video):
         raise VideoError(video, "would be written over itself; choose another --output")
     size = sum(number for number, _ in versions)
     version = max((text for _, text in versions), default="")
-    source_of_file = {"source_bytes": size, "version": version, "source": place}
-    origin = {"by": MAKER, **asdict(settings), **source_of_file}  # kept in the file
-    is_new = overwrite or not target.exists()
-    if not is_new:
-        saved: Any = None  # the origin in the file; not all comments are JSON
-        with suppress(ValueError):
-            saved = json.loads(read_comment(target))
-        saved = saved if isinstance(saved, dict) else {}
-        changed = {name for name, value in origin.items() if saved.get(name) != value}
-        is_new = not changed <= {"source"}  # wherever the video was
-        is_of_other_video = "source" in changed and changed <= {"source_bytes", "version", "source"}
-        if is_new and (is_of_other_video or "by" in changed):
-            fix = "choose another --output, or use --overwrite"
-            raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
+    facts = {"source_bytes": size, "version": version, "source": source_hash}
+    origin = {"by": MAKER, **asdict(settings), **facts}  # kept in the file
+    is_new = overwrite or not _is_kept(video, target, origin)
     if is_new:
         with atomic_file(target) as part:
             _write(video, part, settings, origin)
     return EncodedFile(target, is_new, size, target.stat().st_size)
 
 
+def _is_kept(video: Video, target: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether a file has this origin, wherever the video was; False: there is none, or it is outdated.
+
+    Raises:
+        VideoError: the file is of another video, or not by this command.
+    """
+    if not target.exists():
+        return False
+    saved: dict[str, Any] = {}  # the origin in the file; not all comments are JSON objects
+    with suppress(ValueError, TypeError):
+        saved = {**json.loads(read_comment(target))}
+    changed = {name for name, value in origin.items() if saved.get(name) != value}
+    if changed <= {"source"}:
+        return True
+    is_of_other_video = "source" in changed and changed <= {"source_bytes", "version", "source"}
+    if is_of_other_video or "by" in changed:
+        fix = "choose another --output, or use --overwrite"
+        raise VideoError(video, f"{target} is of another video, or not by this command; {fix}")
+    return False
+
+
 def encoded_size(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(H, W) with the shorter side at most `short_side`, both even, as yuv420p needs; never larger."""
+    """(H, W) with the shorter side at most `short_side`; both even, as yuv420p needs, and 2 at least."""
     shorter = min(height, width)
     target = min(short_side, shorter)
     return (max(height * target // shorter // 2 * 2, 2), max(width * target // shorter // 2 * 2, 2))

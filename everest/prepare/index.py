@@ -63,12 +63,13 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
     lists = {
         name if any(sample.labels for sample in samples) else name + UNLABELLED: samples
         for name, samples in lists.items()
+        if samples
     }
     used = {sample.path for samples in lists.values() for sample in samples}
     return Index(
         layout=layout,
         root=root,
-        lists={name: samples for name, samples in lists.items() if samples},
+        lists=lists,
         class_names=class_names,
         sources=[file for files in sources.values() for file in files],
         missing=missing,
@@ -161,8 +162,9 @@ def write_index(index: Index, folder: Path, *, overwrite: bool) -> dict[str, Any
     written += [folder / REPORT] if problems else []
     refuse_existing(written, overwrite=overwrite, read=index.sources)
     refuse_unlistable(sample for samples in index.lists.values() for sample in samples)
+    names = names_needed(index.class_names)
+    heads = list(index.layout.heads)
     for name, samples in index.lists.items():
-        names, heads = names_needed(index.class_names), list(index.layout.heads)
         write_list(paths[name], samples, root=index.root, class_names=names, head_names=heads)
     if problems:
         write_table(folder / REPORT, [("problem", "list", "video"), *problems])

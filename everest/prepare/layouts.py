@@ -69,7 +69,7 @@ LAYOUTS: Final = {
 }
 
 
-def only(files: Sequence[Path]) -> Path:
+def only_file(files: Sequence[Path]) -> Path:
     """The first file; DataError if there are several."""
     if len(files) > 1:
         shown = ", ".join(map(str, files[:3]))
@@ -87,23 +87,23 @@ def read_lists(
     Args:
         sample_of: makes a sample of the name of the list and an entry of the file, see `entries`.
     """
-    files = {name: only(sources[name]) for name in LIST_FILES if sources.get(name)}
+    files = {name: only_file(sources[name]) for name in LIST_FILES if sources.get(name)}
     return {name: at_places(entries(file), partial(sample_of, name)) for name, file in files.items()}
 
 
 def at_places(
     placed: Iterable[tuple[str, Entry]], sample_of: Callable[[Entry], AnnotatedSample]
 ) -> list[AnnotatedSample]:
-    """The samples of entries; an error of one names its place, see `naming`."""
+    """The samples of entries; an error of one names its place, see `errors_at`."""
     samples = []
     for place, entry in placed:
-        with naming(place):
+        with errors_at(place):
             samples.append(sample_of(entry))
     return samples
 
 
 @contextmanager
-def naming(place: str) -> Iterator[None]:
+def errors_at(place: str) -> Iterator[None]:
     """Raise missing fields and wrong values as DataErrors that name their place."""
     try:
         yield
@@ -169,7 +169,7 @@ def _read_ucf101(sources: Sources) -> Annotations:
 
     The class is therefore taken from the folder.
     """
-    classes = only(sources["classes"])
+    classes = only_file(sources["classes"])
     label_of = {}
     for place, line in entries(classes):
         first, _, name = line.partition(" ")
@@ -195,7 +195,7 @@ def _read_hmdb51(sources: Sources) -> Annotations:
     names = sorted(files)
     lists: dict[str, list[AnnotatedSample]] = {"train": [], "test": []}
     for label, name in enumerate(names):
-        for place, line in entries(only(files[name])):
+        for place, line in entries(only_file(files[name])):
             video, _, use = line.rpartition(" ")
             if use not in ("0", "1", "2") or not video:
                 raise DataError(f"{place}: a line is `file.avi 0|1|2`, this is {quoted(line)}")
@@ -208,12 +208,12 @@ def _read_hmdb51(sources: Sources) -> Annotations:
 
 def _read_ssv2(sources: Sources) -> Annotations:
     """The label is the `template` without brackets; test labels are in `test-answers.csv`, if it is there."""
-    classes = only(sources["classes"])
+    classes = only_file(sources["classes"])
     document = read_annotations(classes)
-    with naming(f"{classes}: entry 1"):
+    with errors_at(f"{classes}: entry 1"):
         label_of = {str(name): int(label) for name, label in dict(document).items()}
     names = by_label(label_of, classes)
-    answers = only(sources["answers"]) if sources["answers"] and sources["test"] else None
+    answers = only_file(sources["answers"]) if sources["answers"] and sources["test"] else None
     label_of_id = {}  # of test videos
     for number, line in read_lines(answers) if answers else ():
         (fields,) = csv.reader([line.strip()], delimiter=";")
@@ -223,7 +223,8 @@ def _read_ssv2(sources: Sources) -> Annotations:
 
     def sample(role: str, record: dict[str, Any]) -> AnnotatedSample:
         known, field = (label_of_id, "id") if role == "test" else (label_of, "template")
-        ref, key = VideoRef(str(record["id"])), str(record[field]).replace("[", "").replace("]", "")
+        ref = VideoRef(str(record["id"]))
+        key = str(record[field]).replace("[", "").replace("]", "")
         if role == "test" and answers is None:
             return AnnotatedSample((ref,))
         if key not in known:
@@ -248,14 +249,15 @@ def _read_kinetics(sources: Sources) -> Annotations:
             rows.setdefault(_SPLITS[name], []).append((place, row))
             files.setdefault(_SPLITS[name], []).append(file)
     for listing in files.values():
-        only(sorted(set(listing)))
+        only_file(sorted(set(listing)))
     labels = {row.get("label") for split in rows if split != "test" for _, row in rows[split]}
     names = tuple(sorted(label for label in labels if label))
     label_of = {name: label for label, name in enumerate(names)}
     times_listed = Counter(row.get("youtube_id") for members in rows.values() for _, row in members)
 
     def sample(split: str, row: dict[str, str]) -> AnnotatedSample:
-        video, label = row["youtube_id"], row.get("label")
+        video = row["youtube_id"]
+        label = row.get("label")
         start, end = (int(float(row[name])) for name in ("time_start", "time_end"))
         refs = [VideoRef(f"{video}_{start:06d}_{end:06d}")]
         if times_listed[video] == 1:
@@ -301,9 +303,9 @@ def _read_diving48(sources: Sources) -> Annotations:
     lists = read_lists(sources, sample)
     names: tuple[str, ...] = ()
     if sources["classes"]:
-        vocabulary = only(sources["classes"])
+        vocabulary = only_file(sources["classes"])
         dives = read_annotations(vocabulary)
-        with naming(f"{vocabulary}: entry 1"):
+        with errors_at(f"{vocabulary}: entry 1"):
             names = tuple(dive if isinstance(dive, str) else " ".join(dive) for dive in dives)
     return lists, names
 

@@ -79,7 +79,8 @@ class ShardPlan:
 
 def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
     """Fill shard after shard in the order of the list."""
-    entries, versions = [], []
+    entries: list[ShardEntry] = []
+    versions: list[tuple[int, str]] = []
     for number, (path, rows) in enumerate(source.paths().items()):
         video = source.video(path)
         with as_data_error(video):
@@ -118,7 +119,7 @@ def write_shards(
     source = replace(source, rows=rows)
     plan = plan_shards(source, output, max_bytes=max_bytes, max_count=max_count)
     inputs = [source.location, *(entry.video for part in plan.parts for entry in part)]
-    refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
+    refuse_inputs(output, inputs, fix="choose a folder of its own")
     videos = sum(map(len, plan.parts))
     suffixes = (INDEX_SUFFIX, PLAN_SUFFIX)
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name.endswith(suffixes))

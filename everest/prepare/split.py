@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,20 +67,27 @@ class LabeledVideos:
         """Read a folder of class folders, or a list.
 
         Args:
-            group: as `--group` of `everest prepare split`; None: the column `group` of a list, if it has one.
+            group: `--group` of `everest prepare split`: as `read_group`, or `column:NAME` for a column of a
+                list; None: its column `group`, if it has one.
             class_column: of a sheet; None finds it by its name.
             classes: the file of class names.
         """
+        column = group.removeprefix(COLUMN) if group and group.startswith(COLUMN) else None
         data = read_labeled(
             source,
             root=root,
             class_names=read_class_names(classes) if classes else None,
             task=task,
             class_column=class_column,
-            group_column=group.removeprefix(COLUMN) if group and group.startswith(COLUMN) else None,
+            group_column=column,
         )
-        samples, notices = data.samples, [data.notice]
-        if group is not None:
+        samples = data.samples
+        notices = [data.notice]
+        if column is not None:
+            for sample in samples:
+                if sample.group is None:
+                    raise DataError(f"{sample.video_id}: no group in the column '{column}'; fill it in")
+        elif group is not None:
             samples = with_groups(samples, group, root=root)
         elif all(sample.group is None for sample in samples):
             notices.append(UNGROUPED)
@@ -117,7 +124,9 @@ class LabeledVideos:
         A `classes.txt` that has these names already is kept.
         """
         paths = {name: folder / f"{name}.csv" for name, samples in lists.items() if samples}
-        written, names, class_file = list(paths.values()), self.class_names, folder / CLASSES
+        written = list(paths.values())
+        class_file = folder / CLASSES
+        names = self.class_names
         has_classes = False  # whether `everest prepare index` wrote them
         with suppress(DataError):
             has_classes = bool(names) and read_class_names(class_file) == tuple(names)
@@ -140,47 +149,48 @@ class LabeledVideos:
 
 
 def with_groups(samples: Sequence[Sample], text: str, *, root: Path) -> list[Sample]:
-    """The samples with their groups.
-
-    Args:
-        text: of `--group`. `folder` takes the folder, `column:NAME` the group that was read from this column,
-            `path:REGEX` (or an expression with a `/`) a part of the path, another expression a part of the
-            file name.
-        root: the folder that paths are taken relative to.
-    """
-    if text.startswith(COLUMN):
-        for sample in samples:
-            if sample.group is None:
-                column = text.removeprefix(COLUMN)
-                raise DataError(f"{sample.video_id}: no group in the column '{column}'; fill it in")
-        return list(samples)
-    pattern, problem = None, ""
-    try:
-        pattern = None if text == FOLDER else re.compile(text.removeprefix(PATH))
-    except re.error as error:
-        problem = f"not a regular expression: {error}"
-    if pattern is not None and pattern.groups != 1:
-        problem = f"has {counted(pattern.groups, 'pair')} of parentheses, not 1"
-    if problem:
-        raise RecipeError(
-            f"--group {text}: {problem}; give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one "
-            "pair of parentheses around the name of the group, as in _g(\\d+)_"
-        )
+    """The samples with the groups of their paths relative to `root`; `text` as for `read_group`."""
+    group_of_path = read_group(text)
     grouped = []
     for sample in samples:
         path = Path(sample.path)
         path = path.relative_to(root) if path.is_relative_to(root) else path
-        group = path.parent.as_posix()
-        if pattern is not None:
-            match = pattern.search(path.as_posix() if text.startswith(PATH) or "/" in text else path.name)
-            if match is None or not match.group(1):
-                raise DataError(
-                    f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, "
-                    f"and '{PATH}REGEX' matches the path"
-                )
-            group = match.group(1)
-        grouped.append(replace(sample, group=group.strip()))
+        grouped.append(replace(sample, group=group_of_path(path).strip()))
     return grouped
+
+
+def read_group(text: str) -> Callable[[Path], str]:
+    """The group of a path by a value of `--group`.
+
+    `folder` takes the folder, `path:REGEX` (or an expression with a `/`) a part of the path, another
+    expression a part of the file name.
+    """
+    if text == FOLDER:
+        return lambda path: path.parent.as_posix()
+    expression = text.removeprefix(PATH)
+    try:
+        pairs = re.compile(expression).groups
+        problem = f"has {counted(pairs, 'pair')} of parentheses, not 1"
+    except re.error as error:
+        pairs = None
+        problem = f"not a regular expression: {error}"
+    if pairs != 1:
+        raise RecipeError(
+            f"--group {text}: {problem}; give '{FOLDER}', '{COLUMN}NAME', or a regular expression with one "
+            "pair of parentheses around the name of the group, as in _g(\\d+)_"
+        )
+    searches_path = text.startswith(PATH) or "/" in text
+
+    def group(path: Path) -> str:
+        match = re.search(expression, path.as_posix() if searches_path else path.name)
+        if match is None or not match[1]:
+            raise DataError(
+                f"{path}: --group {text} does not match; '(\\w+)' takes the first word of a file name, "
+                f"and '{PATH}REGEX' matches the path"
+            )
+        return match[1]
+
+    return group
 
 
 def group_of(sample: Sample) -> str:

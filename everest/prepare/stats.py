@@ -67,7 +67,8 @@ def measure(path: str) -> Measured | Failure:
         clear_video_cache()
     # Moments from counts are exact and need no copy in floating point.
     counts = np.stack([np.bincount(frames[..., color].ravel(), minlength=256) for color in range(3)])
-    shares, levels = counts / counts.sum(axis=1, keepdims=True), np.arange(256) / 255
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    levels = np.arange(256) / 255
     gray = frames.astype(np.float32).mean(axis=3) / 255  # (F, H, W)
     step = -(-max(frames.shape[1:3]) // SIDE)
     small = np.stack([np.asarray(Image.fromarray(frame).reduce(step)) for frame in frames])
@@ -93,8 +94,8 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         The document of `everest prepare stats --json`.
     """
     keep_facts_in_cache()  # segments are looked up in what the workers found
-    samples, by_class = data.samples, _samples_by_class(data)
-    chosen = samples
+    chosen = samples = data.samples
+    by_class = _samples_by_class(data)
     if most is not None:
         rng = np.random.default_rng(0)
         drawn = [(group, rng.permutation(len(group))[:most]) for group in by_class.values() or [samples]]

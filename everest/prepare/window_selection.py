@@ -88,7 +88,7 @@ def _marked(places: NDArray[np.int64], lengths: Sequence[int]) -> list[NDArray[n
 
 
 def why_none(packets: PacketSizes) -> str | None:
-    """Returns why packet sizes do not show activity; None if they do."""
+    """Why packet sizes do not show activity; None if they do."""
     if not (packets.kinds > 0).any():
         return "every frame is a keyframe"
     blocks = int(packets.end / BLOCK_SECONDS)  # the incomplete last one is left out
@@ -103,7 +103,7 @@ def why_none(packets: PacketSizes) -> str | None:
 
 
 def window_activity(packets: PacketSizes, starts: NDArray[np.float64], seconds: float) -> NDArray[np.float64]:
-    """Returns the mean activity of the packets in each window, about 1 if it is as usual.
+    """The mean activity of the packets in each window, about 1 if it is as usual.
 
     Args:
         starts: (N,) seconds.

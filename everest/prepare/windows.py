@@ -43,83 +43,54 @@ FATES: Final = {  # of a video with a problem
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labeling:
-    """The annotations that label windows."""
+def read_bouts(
+    files: Sequence[Path], paths: Iterable[str], report: Report, *, fps: float | None = None
+) -> dict[str, list[Bout]]:
+    """Read the bouts of videos from annotations of any kinds, by the paths of the videos.
 
-    files: tuple[Path, ...]  # of any kinds
-    fps: float | None = None  # of files that count frames; None: as the file states, or as the video has
-    task: Task | None = None  # see `label_samples`
+    Args:
+        fps: of files that count frames; None: as the file states, or as the video has.
+    """
+    by_path = {Path(path): path for path in paths}
+    finder = VideoFinder(by_path)
+    in_files: dict[Path, list[list[Bout]]] = defaultdict(list)  # of each video, its bouts in each file
+    unknown: dict[str, None] = {}
+    for file in files:
+        matched, unmatched = match_videos(read_annotations(file, fps=fps, videos=finder), finder)
+        unknown |= dict.fromkeys(unmatched)
+        for video, file_bouts in matched.items():
+            in_files[video].append(file_bouts)
+    if not in_files:
+        named = first_names(list(unknown)) or "no video"
+        raise DataError(f"{', '.join(map(str, files))}: annotates none of these videos; it names {named}")
+    bouts: dict[str, list[Bout]] = {}
+    predicted: list[str] = []
+    for video, lists in in_files.items():
+        # Files of predictions give way to those of a person.
+        manual = [each for each in lists if any(bout.origin != "automated" for bout in each)]
+        bouts[by_path[video]] = _joined(str(video), manual or lists)
+        if manual and len(manual) < len(lists):
+            predicted.append(str(video))
+    without = [str(path) for path in by_path if path not in in_files]
+    for what, left_out in (
+        ("predicted bouts of videos that a person has labeled", sorted(predicted)),
+        ("no such video", list(unknown)),
+        (f"without a bout in the annotations, {len(without)} of {len(by_path)} videos", without),
+    ):
+        if left_out:
+            report(notice(f"left out, {what}: {first_names(left_out)}"))
+    automated = sum(bout.origin == "automated" for video_bouts in bouts.values() for bout in video_bouts)
+    if automated:
+        number = counted(automated, "predicted bout")
+        report(notice(f"{number} that nobody corrected are also used as labels"))
+    return bouts
 
-    def __post_init__(self) -> None:
-        if self.task == "regression":
-            raise RecipeError("--task regression: bouts have classes")
 
-    def bouts(self, paths: Iterable[str], report: Report) -> dict[str, list[Bout]]:
-        """Read the bouts of videos, by the paths of these."""
-        by_path = {Path(path): path for path in paths}
-        names = VideoFinder(by_path)
-        in_files: dict[Path, list[list[Bout]]] = defaultdict(list)  # of each video, its bouts in each file
-        unknown: dict[str, None] = {}
-        for file in self.files:
-            matched, unmatched = match_videos(read_annotations(file, fps=self.fps, videos=names), names)
-            unknown |= dict.fromkeys(unmatched)
-            for video, file_bouts in matched.items():
-                in_files[video].append(file_bouts)
-        if not in_files:
-            named = first_names(list(unknown)) or "no video"
-            files = ", ".join(map(str, self.files))
-            raise DataError(f"{files}: annotates none of these videos; it names {named}")
-        joined, predicted = {}, []
-        for video, lists in in_files.items():
-            # Files of predictions give way to those of a person.
-            manual = [each for each in lists if any(bout.origin != "automated" for bout in each)]
-            # Time is unscored if it is so in each of the files.
-            scored = [span for each in manual or lists for span in spans_outside(unscored_spans(each))]
-            scorings = (bout for each in manual or lists for bout in each if bout.label != UNSCORED)
-            bouts = list(dict.fromkeys(scorings))  # two files may hold the same bout
-            joined[by_path[video]] = bouts + unscored_bouts(str(video), scored)
-            if manual and len(manual) < len(lists):
-                predicted.append(str(video))
-        without = [str(path) for path in by_path if path not in in_files]
-        for what, left_out in (
-            ("predicted bouts of videos that a person has labeled", sorted(predicted)),
-            ("no such video", list(unknown)),
-            (f"without a bout in the annotations, {len(without)} of {len(by_path)} videos", without),
-        ):
-            if left_out:
-                report(notice(f"left out, {what}: {first_names(left_out)}"))
-        automated = sum(bout.origin == "automated" for bouts in joined.values() for bout in bouts)
-        if automated:
-            number = counted(automated, "predicted bout")
-            report(notice(f"{number} that nobody corrected are also used as labels"))
-        return joined
-
-    def write(
-        self, out: Path, windows: Sequence[Sample], bouts: Mapping[str, Sequence[Bout]], *, overwrite: bool
-    ) -> dict[str, Any]:
-        """Write a list of windows with their classes, and with their recording as group.
-
-        A list would read the name of a class that is a number as an index: a file of names is then written,
-        too.
-
-        Returns:
-            `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
-        """
-        ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
-        samples, classes, task = label_samples(ordered, bouts, task=self.task)
-        names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
-        if names_file is not None:
-            check_new_file(names_file, option="--output", overwrite=overwrite)
-            write_lines(names_file, classes)
-        grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
-        write_list(out, grouped, root=out.parent.absolute(), class_names=classes)
-        counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
-        return {
-            "task": task,
-            "labels": dict(counts.most_common()),
-            "classes": None if names_file is None else str(names_file),
-        }
+def _joined(video: str, lists: Sequence[Sequence[Bout]]) -> list[Bout]:
+    """The bouts of a video in several files. Time is unscored if it is so in each of them."""
+    scored_spans = [span for bouts in lists for span in spans_outside(unscored_spans(bouts))]
+    scored = (bout for bouts in lists for bout in bouts if bout.label != UNSCORED)
+    return [*dict.fromkeys(scored), *unscored_bouts(video, scored_spans)]  # two files may hold the same bout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,46 +127,28 @@ def write_windows(
     out: Path,
     settings: WindowSettings,
     *,
-    labeling: Labeling | None = None,
     bouts: Mapping[str, Sequence[Bout]] | None = None,
+    task: Task | None = None,
     overwrite: bool,
     report: Report,
 ) -> dict[str, Any]:
     """Choose windows of videos or segments; write their list, return the JSON of `everest prepare windows`.
 
     Args:
-        labeling: labels of the windows; videos without a bout, at which no one may have looked, are left out.
-        bouts: of `labeling`, by absolute paths; None: they are read.
+        bouts: that label the windows, by absolute paths (see `read_bouts`); videos without a bout, at which
+            no one may have looked, are left out. None: windows have no labels.
+        task: see `label_samples`.
     """
-    check_new_file(out, option="--output", overwrite=overwrite)
+    if task == "regression":
+        raise RecipeError("--task regression: bouts have classes")
+    check_new_file(out, overwrite=overwrite)
     samples = [replace(sample, path=str(parse_location(sample.path).absolute())) for sample in samples]
     refuse_unlistable(samples)
-    if labeling is not None:
-        bouts = labeling.bouts((sample.path for sample in samples), report) if bouts is None else bouts
+    if bouts is not None:
         samples = [sample for sample in samples if sample.path in bouts]
-    bouts = bouts or {}
-    problems: dict[str, list[dict[str, str]]] = {name: [] for name in FATES}  # path and reason
-    candidates = _all_candidates(samples, settings, bouts, problems, report)
-    ends = {each.sample.path: each.end for each in candidates if each.end is not None}
-    for text in late_notices(bouts, ends):
-        report(notice(text))
-    total, unscored = sum(len(each.windows) for each in candidates), sum(each.unscored for each in candidates)
-    if not total:
-        raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
-    if unscored:
-        report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
-    chosen = choose_windows(
-        [len(each.windows) for each in candidates],
-        [each.scores for each in candidates] if settings.by == "activity" else None,
-        count=total if settings.count is None else settings.count,
-        apart=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
-        seed=settings.seed,
-    )
-    windows = [
-        replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
-        for each, numbers in zip(candidates, chosen, strict=True)
-        for start, end in each.windows[numbers].tolist()
-    ]
+    candidates, problems = _find_candidates(samples, settings, bouts or {}, report)
+    unscored = sum(each.unscored for each in candidates)
+    windows = _choose(candidates, settings)
     if settings.count is not None and len(windows) < settings.count:
         report(notice(f"{counted(len(windows), 'window')} of {settings.count} requested"))
     document: dict[str, Any] = {
@@ -207,21 +160,19 @@ def write_windows(
         **problems,
         "list": str(out),
     }
-    if labeling is None:
+    if bouts is None:
         write_list(out, windows, root=out.parent.absolute())
         return document
-    return document | labeling.write(out, windows, bouts, overwrite=overwrite) | {"unscored": unscored}
+    labels = _write_labeled(out, windows, bouts, task=task, overwrite=overwrite)
+    return document | labels | {"unscored": unscored}
 
 
-def _all_candidates(
-    samples: Sequence[Sample],
-    settings: WindowSettings,
-    bouts: Mapping[str, Sequence[Bout]],
-    problems: Mapping[str, list[dict[str, str]]],
-    report: Report,
-) -> list[Candidates]:
-    """The windows of each readable video; what is wrong with one is added to `problems`."""
-    candidates = []
+def _find_candidates(
+    samples: Sequence[Sample], settings: WindowSettings, bouts: Mapping[str, Sequence[Bout]], report: Report
+) -> tuple[list[Candidates], dict[str, list[dict[str, str]]]]:
+    """The windows of each readable video; and for each of FATES, path and reason of the videos with it."""
+    candidates: list[Candidates] = []
+    problems: dict[str, list[dict[str, str]]] = {name: [] for name in FATES}
     read = lru_cache(maxsize=1)(packet_sizes)  # segments of one video often follow each other
     for done, sample in enumerate(samples, start=1):
         try:
@@ -237,14 +188,24 @@ def _all_candidates(
     if not candidates:
         path, reason = problems["failed"][0].values()
         raise DataError(f"none of {counted(len(samples), 'video')} can be read, first {path}: {reason}")
-    return candidates
+    ends = {each.sample.path: each.end for each in candidates if each.end is not None}
+    for text in late_notices(bouts, ends):
+        report(notice(text))
+    total = sum(len(each.windows) for each in candidates)
+    unscored = sum(each.unscored for each in candidates)
+    if not total:
+        raise DataError(f"all {counted(unscored, 'window')} touch time that no one has labeled (unscored)")
+    if unscored:
+        report(notice(f"left out, touch unscored time: {unscored} of {counted(total + unscored, 'window')}"))
+    return candidates, problems
 
 
 def _candidates(
     sample: Sample, packets: PacketSizes, settings: WindowSettings, bouts: Sequence[Bout]
 ) -> tuple[Candidates, dict[str, str]]:
     """The windows of a video by its packets, and its problems; a video shorter than a window has one."""
-    start, end = sample.start or 0.0, packets.end if sample.end is None else min(sample.end, packets.end)
+    start = sample.start or 0.0
+    end = packets.end if sample.end is None else min(sample.end, packets.end)
     times = np.append(packets.seconds, packets.end)
     if sample.start_frame is not None:
         start = float(times[min(sample.start_frame, len(times) - 1)])
@@ -277,6 +238,54 @@ def _candidates(
         end=end if damage is None and not sample.is_segment else None,
     )
     return candidates, problems
+
+
+def _choose(candidates: Sequence[Candidates], settings: WindowSettings) -> list[Sample]:
+    """The windows to list, in the order of their videos and times."""
+    lengths = [len(each.windows) for each in candidates]
+    chosen = choose_windows(
+        lengths,
+        [each.scores for each in candidates] if settings.by == "activity" else None,
+        count=sum(lengths) if settings.count is None else settings.count,
+        apart=max(int(np.ceil(settings.seconds / settings.step - TIME_TOLERANCE)), 1),
+        seed=settings.seed,
+    )
+    return [
+        replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
+        for each, numbers in zip(candidates, chosen, strict=True)
+        for start, end in each.windows[numbers].tolist()
+    ]
+
+
+def _write_labeled(
+    out: Path,
+    windows: Sequence[Sample],
+    bouts: Mapping[str, Sequence[Bout]],
+    *,
+    task: Task | None,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write a list of windows with their classes, and with their recording as group.
+
+    A list would read the name of a class that is a number as an index: a file of names is then written, too.
+
+    Returns:
+        `task`, `labels`: the number of windows of each class, and `classes`: the file of names, or null.
+    """
+    ordered = sorted(windows, key=lambda window: (window.path, window.start or 0.0))
+    samples, classes, task = label_samples(ordered, bouts, task=task)
+    names_file = out.with_name(f"{out.stem}_classes.txt") if any(map(is_number_like, classes)) else None
+    if names_file is not None:
+        check_new_file(names_file, overwrite=overwrite)
+        write_lines(names_file, classes)
+    grouped = [replace(sample, group=stem(sample.path)) for sample in samples]
+    write_list(out, grouped, root=out.parent.absolute(), class_names=classes)
+    counts = Counter(classes[index] for sample in samples for index in indices(sample.labels[0]))
+    return {
+        "task": task,
+        "labels": dict(counts.most_common()),
+        "classes": None if names_file is None else str(names_file),
+    }
 
 
 def _are_outside(windows: NDArray[np.float64], spans: Iterable[Span]) -> NDArray[np.bool_]:

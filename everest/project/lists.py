@@ -17,7 +17,7 @@ from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.lists.sources import LIST_FILES
 from everest.prepare.split import SHARES, LabeledVideos, group_of
-from everest.prepare.windows import Labeling, WindowSettings, write_windows
+from everest.prepare.windows import WindowSettings, read_bouts, write_windows
 from everest.project.request import FEWEST_FOLDS, WINDOWS, FoldLists, ProjectLists, Request
 from everest.suggest.data_section import data_section, has_class_folders, shared_videos, with_task
 from everest.system.events import Report, heading, notice
@@ -180,13 +180,13 @@ def _windows_of_recordings(request: Request, folder: Path, report: Report) -> tu
     Recordings that cannot be read have no windows.
     """
     recordings = named_samples([Path(request.videos)], root=None)
-    labeling = Labeling(files=tuple(map(Path, request.annotations)), task=request.task)
-    bouts = labeling.bouts([sample.path for sample in recordings], report)
+    annotations = list(map(Path, request.annotations))
+    bouts = read_bouts(annotations, [sample.path for sample in recordings], report)
     window = window_seconds(chain.from_iterable(bouts.values()))
     settings = WindowSettings(seconds=window, step=STEP * window)
     listed = folder / WINDOWS
     summary = write_windows(
-        recordings, listed, settings, labeling=labeling, bouts=bouts, overwrite=True, report=report
+        recordings, listed, settings, bouts=bouts, task=request.task, overwrite=True, report=report
     )
     report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
     classes = None if summary["classes"] is None else Path(summary["classes"])

@@ -42,7 +42,7 @@ from everest.metrics.names import METRICS
 from everest.metrics.predicted import Predictions, label_array, write_predictions
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import classifier_spec
-from everest.prepare.windows import Labeling
+from everest.prepare.windows import read_bouts
 from everest.probes.classifiers import linear
 from everest.probes.probe import difference_image
 from everest.project.request import REPORT, Project, write_document
@@ -326,8 +326,7 @@ def _scored(
 
 def labeled_bouts(timelines: Timelines, annotations: Sequence[str]) -> Mapping[str, Sequence[Bout]]:
     """The bouts of a person for each recording, by its path."""
-    labeling = Labeling(files=tuple(map(Path, annotations)))
-    return labeling.bouts([video.path for video in timelines.videos], silent)
+    return read_bouts(list(map(Path, annotations)), [video.path for video in timelines.videos], silent)
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

@@ -64,7 +64,7 @@ class Request:
                 raise DataError(f"{option}{path}: no such file or folder")
             if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
                 raise RecipeError(f"--output {folder}: is inside of the input {path}; name another folder")
-        refuse_inputs(folder, [path for _, path in inputs], option="--output")
+        refuse_inputs(folder, [path for _, path in inputs])
         if self.annotations and not Path(self.videos).is_dir():
             raise RecipeError(f"{self.videos}: not a folder; --annotations needs one of recordings")
         if self.folds is not None and self.folds < FEWEST_FOLDS:

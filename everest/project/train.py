@@ -45,7 +45,14 @@ from everest.project.result import MeasuredTest, ProjectResult
 from everest.project.verdict import judge, plan_document, result_lines
 from everest.suggest.suggestion import Suggestion, suggest_recipe, this_device
 from everest.system.events import Report, heading, notice, silent
-from everest.system.files import IN_USE_FIX, UNFINISHED, absolute, check_new_folder, made_folder, write_text
+from everest.system.files import (
+    IN_USE_FIX,
+    UNFINISHED,
+    absolute_keeping_links,
+    check_new_folder,
+    made_folder,
+    write_text,
+)
 from everest.system.locks import sole_writer
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
@@ -132,7 +139,7 @@ def train(
 
 def _path_text(path: str | Path) -> str:
     """An absolute path, the same from wherever it is named; a link keeps its name."""
-    return str(absolute(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
+    return str(absolute_keeping_links(Path(path)) if ".." in Path(path).parts else Path(path).absolute())
 
 
 def _make_plan(

@@ -23,8 +23,6 @@ SUFFIX: Final = ".safetensors"
 FIX: Final = "write it with everest extract VIDEOS --checkpoint C --features video"
 
 Floats = NDArray[np.float32]
-
-
 HEADER: Final = ("videos", "encoding", "window", "step", "clips", "crops", "keep")  # JSON texts of a file
 
 
@@ -34,6 +32,7 @@ class FeatureFile:
 
     path: Path
     videos: list[str]  # V names, each a `video_id` of everest.lists.sample.Sample
+    files: list[str]  # V: the file that each name is of, or is a segment of
     encoding: dict[str, Any]  # everest.inference.features.encoding_of
     window: float | None = None  # seconds
     step: float | None = None
@@ -44,11 +43,6 @@ class FeatureFile:
     units: Floats  # (N, D)
     starts: NDArray[np.float64] | None  # (N,) seconds of windows
     ends: NDArray[np.float64] | None
-
-    @cached_property
-    def files(self) -> list[str]:
-        """The file (V) that each name is of, or is a segment of."""
-        return [_normal(Sample.of_video_id(name).path) for name in self.videos]
 
     def rows_of(self, name: str) -> NDArray[np.int64]:
         """The rows of a name; else of the video file that it names, however the path is written."""
@@ -79,7 +73,8 @@ class FeatureFile:
         """Start and end (N,) of each row, in seconds; or in frames, and whether they are that (N,)."""
         if self.starts is not None and self.ends is not None:
             return self.starts, self.ends, np.zeros(self.starts.shape, bool)
-        samples, ids = [Sample.of_video_id(name) for name in self.videos], self.video_ids
+        samples = [Sample.of_video_id(name) for name in self.videos]
+        ids = self.video_ids
         starts = np.array([part.start or part.start_frame or 0 for part in samples], np.float64)
         ends = np.array([part.end or part.end_frame or np.inf for part in samples], np.float64)
         in_frames = np.array([(part.start_frame, part.end_frame) != (None, None) for part in samples])
@@ -87,7 +82,8 @@ class FeatureFile:
 
     def overlapping(self, row: int) -> NDArray[np.int64]:
         """The rows of the same file that may share a part of the time of `row`, itself included."""
-        rows, (starts, ends, in_frames) = self.rows_of_file(self.files[self.video_ids[row]]), self._spans
+        rows = self.rows_of_file(self.files[self.video_ids[row]])
+        starts, ends, in_frames = self._spans
         is_apart = (starts[rows] >= ends[row]) | (ends[rows] <= starts[row])
         return rows[~is_apart | (in_frames[rows] != in_frames[row])]
 
@@ -116,13 +112,12 @@ def read_feature_file(path: Path) -> FeatureFile:
         features = arrays["features"]
         if features.ndim != 2:
             raise DataError(f"{path}: its features are {features.shape}, not one vector a row; {FIX}")
-        feature_file = FeatureFile(
+        return FeatureFile(
             path=path,
+            files=[_normal(Sample.of_video_id(name).path) for name in header["videos"]],
             video_ids=arrays.get("video_ids", np.arange(len(features))),
             units=unit_rows(features),
             starts=arrays.get("starts"),
             ends=arrays.get("ends"),
             **header,
         )
-        _ = feature_file.files  # of all names
-    return feature_file

@@ -49,11 +49,14 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
     Args:
         model: for videos that are not in the file; None: there is none.
     """
-    name, moment, rows = text, None, file.rows_of(text)
+    name = text
+    moment = None
+    rows = file.rows_of(text)
     video, _, seconds = text.rpartition(AT)
     if video and not rows.size and not Path(text).exists():
         with suppress(ValueError):  # not a moment
-            name, moment = video, float(seconds)
+            moment = float(seconds)
+            name = video
             rows = file.rows_of(name)
     if moment is not None and not 0 <= moment < inf:
         raise RecipeError(f"{text}: the moment must be a number of seconds from 0 on")
@@ -139,9 +142,10 @@ def to_dict(query: Query, neighbors: list[Neighbor], file: FeatureFile) -> dict[
     """A query with its neighbors, as `everest search --json`."""
     rows = []
     for rank, neighbor in enumerate(neighbors, start=1):
-        number, sample = neighbor.row, file.sample(neighbor.row)
-        row = {"rank": rank, "similarity": round(neighbor.similarity, 6), "name": file.name(number)}
-        rows.append(row | {"video": sample.path, "start": sample.start, "end": sample.end, "row": number})
+        sample = file.sample(neighbor.row)
+        row = {"rank": rank, "similarity": round(neighbor.similarity, 6), "name": file.name(neighbor.row)}
+        times = {"start": sample.start, "end": sample.end}
+        rows.append(row | {"video": sample.path, **times, "row": neighbor.row})
     return {"query": query.name, "neighbors": rows}
 
 

@@ -1,10 +1,8 @@
-"""How devices compute: precision, CPU settings, copies to the host, and the bytes alive in a pass."""
+"""How tensors are computed: the precision of devices, copies to the host, and the bytes alive in a pass."""
 
 from __future__ import annotations
 
-import ctypes
 import platform
-import sys
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +14,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from everest.system.processes import TRAINER_KEPT_BYTES, keep_freed_memory
+
 FIRST_WITH_BF16: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
+CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def computes_bf16(device: torch.device) -> bool:
@@ -24,16 +25,6 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= FIRST_WITH_BF16
-
-
-CPUINFO: Final = Path("/proc/cpuinfo")
-# Parameters of glibc's mallopt (malloc.h).
-_TRIM_THRESHOLD: Final = -1
-_MMAP_THRESHOLD: Final = -3
-_LARGEST_KEPT: Final = 2**25  # bytes, glibc's limit: larger blocks are always returned to the system
-READER_KEPT_BYTES: Final = 2**27  # bytes that a process which reads clips keeps
-# Bytes that a process which trains keeps: the largest limit. Without a limit it would keep all memory.
-TRAINER_KEPT_BYTES: Final = 2**31 - 1
 
 
 def configure_cpu() -> None:
@@ -52,26 +43,11 @@ def configure_cpu() -> None:
         torch.set_float32_matmul_precision("medium")
         # Numbers that differ in their last bits only.
         steps = torch.arange(256, dtype=torch.float32, device="cpu") * torch.finfo(torch.float32).eps
-        fine, identity = 1 + steps.repeat(256, 1), torch.eye(256, dtype=torch.float32, device="cpu")
+        fine = 1 + steps.repeat(256, 1)
+        identity = torch.eye(256, dtype=torch.float32, device="cpu")
         if not torch.equal(fine @ identity, fine):
             torch.set_float32_matmul_precision(default)
     keep_freed_memory(TRAINER_KEPT_BYTES)
-
-
-def keep_freed_memory(limit: int) -> None:
-    """Let this process keep the memory of a clip or a step for the next one, which needs the same amount.
-
-    By default glibc returns blocks of this size to the system at once. Getting new pages takes a sixth of the
-    time of a clip (measured on an AMD EPYC) and 2 to 7 % of a step (on an Intel Xeon, where nothing else is
-    set: benchmarks/performance.md, on equal terms). Other allocators are left unchanged.
-
-    Args:
-        limit: bytes, READER_KEPT_BYTES or TRAINER_KEPT_BYTES; each thread may keep that many.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
-        mallopt(_TRIM_THRESHOLD, limit)
 
 
 class HostCopy:

@@ -92,8 +92,8 @@ def check_writable(path: Path) -> None:
             pass
 
 
-def absolute(path: Path) -> Path:
-    """Return the absolute path of a file or folder; a file that is a link keeps its own name and folder.
+def absolute_keeping_links(path: Path) -> Path:
+    """The absolute path of a file or folder; a file that is a link keeps its own name and folder.
 
     Hugging Face caches link each file of a checkpoint to a blob, which has no suffix and no neighbors.
     """
@@ -101,28 +101,23 @@ def absolute(path: Path) -> Path:
 
 
 def refuse_inputs(
-    output: Path, inputs: Iterable[object], *, option: str = "", fix: str = "choose another name"
+    output: Path, inputs: Iterable[object], *, option: str = "--output", fix: str = "choose another name"
 ) -> None:
     """Refuse an output that is an input of the command, or a folder that contains one.
 
     Args:
         inputs: files and folders; values that are no paths of this machine are ignored.
-        option: the option by which the user named the output.
+        option: by which the user named the output; "" if the command chose its name.
     """
-    target, name = output.resolve(), f"{option} {output}".strip()
+    target = output.resolve()
     for source in inputs:
-        resolved = source.resolve() if isinstance(source, Path) else None
-        if resolved is not None and resolved.is_relative_to(target):
-            what = "is" if resolved == target else f"contains {source},"
-            raise RecipeError(f"{name}: {what} an input of this command; {fix}")
+        if isinstance(source, Path) and source.resolve().is_relative_to(target):
+            relation = "is" if source.resolve() == target else f"contains {source},"
+            raise RecipeError(f"{option} {output}: {relation} an input of this command; {fix}".lstrip())
 
 
-def check_new_file(path: Path, *, option: str, overwrite: bool) -> None:
-    """Refuse a file that cannot be written later, or that exists and must not be replaced.
-
-    Args:
-        option: the option by which the user named it.
-    """
+def check_new_file(path: Path, *, option: str = "--output", overwrite: bool) -> None:
+    """Refuse a file that cannot be written later, or that exists and must not be replaced."""
     if path.is_file() and not overwrite:
         raise RecipeError(f"{option} {path}: exists; choose another name, or use --overwrite")
     check_writable(path)

@@ -137,7 +137,8 @@ def _wait(workers: Sequence[subprocess.Popen[Any]]) -> int | None:
     while None in (codes := [worker.poll() for worker in workers]):
         faults = [rank for rank, code in enumerate(codes) if code not in (None, 0, LostPeer.exit_code)]
         if failed is None and faults:
-            failed, deadline = faults[0], time.monotonic() + GRACE_SECONDS
+            failed = faults[0]
+            deadline = time.monotonic() + GRACE_SECONDS
         if time.monotonic() > deadline:
             for worker in workers:
                 worker.kill()

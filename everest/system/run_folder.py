@@ -134,7 +134,8 @@ class RunFolder:
         for package in PACKAGES:
             with suppress(importlib.metadata.PackageNotFoundError):
                 versions[package] = importlib.metadata.version(package)
-        commit, checkout = None, Path(__file__).parents[2]
+        commit = None
+        checkout = Path(__file__).parents[2]
         if (checkout / ".git").exists():  # else the package is installed, or was copied
             git = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
             with suppress(OSError, subprocess.SubprocessError):
@@ -179,16 +180,6 @@ class RunFolder:
             return "plan" in self._all_values()
         return False
 
-    def plan(self) -> Plan | None:
-        """The plan in env.json; None without a file that everest wrote; RecipeError if it is damaged."""
-        return self.environment().plan if self.has_environment() else None
-
-    @property
-    def finished(self) -> int | None:
-        """The last step of a run that has nothing left to do, else None."""
-        plan = self.plan()
-        return None if plan is None else plan.finished
-
     def finish(self, step: int) -> None:
         """Note that the run has nothing left to do after `step` updates."""
         self.note("plan", {**self._all_values()["plan"], "finished": step})
@@ -197,13 +188,13 @@ class RunFolder:
         """Add a value to env.json, or replace it."""
         write_text(self.path / ENVIRONMENT, json_text({**self._all_values(), key: value}, indent=2))
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: Row) -> None:
         """Append a row to metrics.jsonl; a number that is not finite is written as null."""
         path = self.path / METRICS_FILE
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json_text(nonfinite_as_null(row)) + "\n")
 
-    def read_metrics(self) -> tuple[list[dict[str, Any]], list[str]]:
+    def read_metrics(self) -> tuple[list[Row], list[str]]:
         """The rows of metrics.jsonl, and a message for each line that is not a row.
 
         The last line is ignored until its end is written; a run may be writing it.
@@ -211,7 +202,8 @@ class RunFolder:
         path = self.path / METRICS_FILE
         if path.exists() and not path.is_file():
             return [], [f"{path}: damaged (not a regular file)"]
-        rows, problems = [], []
+        rows: list[Row] = []
+        problems: list[str] = []
         for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
             try:
                 row = parse_json(line)
@@ -220,7 +212,7 @@ class RunFolder:
                 problems.append(f"{path}:{number}: not a row of metrics ({shown(error)})")
         return rows, problems
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Row]:
         """The complete rows of metrics.jsonl; lines that a kill or a power cut has damaged are skipped."""
         return self.read_metrics()[0]
 

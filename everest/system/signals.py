@@ -120,7 +120,8 @@ class SignalForwarder(StopSignal):
 
 def signal_name(code: int | None) -> str | None:
     """The name of the signal by which a process ended, from its exit code; None if it ended otherwise."""
-    return signal.Signals(-code).name if code is not None and code < 0 else None
+    names = {number.value: number.name for number in signal.Signals}  # but most of those for real time
+    return names.get(-code, f"signal {-code}") if code is not None and code < 0 else None
 
 
 def end_with_parent() -> None:

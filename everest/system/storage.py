@@ -48,7 +48,8 @@ class RemotePath:
 
     def __truediv__(self, name: str) -> RemotePath:
         protocol, path = self.url.split("://", 1)
-        return RemotePath(f"{protocol}://{posixpath.normpath(posixpath.join(path, name))}")
+        joined = posixpath.normpath(posixpath.join("/", path, name))  # ".." ends at the root
+        return RemotePath(f"{protocol}://{joined if path.startswith('/') else joined[1:]}")
 
     @property
     def name(self) -> str:
@@ -67,7 +68,7 @@ class RemotePath:
         return self / ".."
 
     def resolve(self) -> RemotePath:
-        """Returns itself: URLs are absolute, and storages have no links."""
+        """Itself: URLs are absolute, and storages have no links."""
         return self
 
     absolute = resolve
@@ -146,7 +147,10 @@ def parse_location(text: str | Path) -> Location:
     text = str(text)
     if text.startswith(LOCAL):
         return Path(text.removeprefix(LOCAL))
-    return RemotePath(text.rstrip("/")) if is_url(text) else Path(text)
+    if not is_url(text):
+        return Path(text)
+    protocol, path = text.split("://", 1)
+    return RemotePath(f"{protocol}://{path.rstrip('/')}")
 
 
 def is_url(text: str) -> bool:

@@ -82,7 +82,8 @@ def validated(adapter: TypeAdapter[Value], value: Any) -> Value:
         return adapter.validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        key, problem = shown(".".join(map(str, first["loc"]))), shown(first["msg"], most=MOST_OF_REASON)
+        key = shown(".".join(map(str, first["loc"])))
+        problem = shown(first["msg"], most=MOST_OF_REASON)
         raise ValueError(f"{key}: {problem}" if key else problem) from error
 
 

@@ -150,7 +150,6 @@ def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
     The error names up to three tensors of each kind.
     """
     both = expected.keys() & tensors.keys()
-    are_floats = {name: expected[name].is_floating_point() for name in both}
     mismatches = {
         "missing": expected.keys() - tensors.keys(),
         "unexpected": tensors.keys() - expected.keys(),
@@ -158,7 +157,8 @@ def require_fitting(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor
         "of another type": {
             name
             for name in both
-            if tensors[name].is_floating_point() != are_floats[name] or tensors[name].is_complex()
+            if tensors[name].is_floating_point() != expected[name].is_floating_point()
+            or tensors[name].is_complex()
         },
     }
     problems = [

@@ -67,7 +67,7 @@ def write_tokens(
     tokenizer = use.load().to(accelerator.device)
     clips = pretrain_clips(recipe, replace_bad=False)
     inputs = [Path(use.path), *(sample.video for sample in clips.samples)]
-    refuse_inputs(output, inputs, option="--output", fix="choose a folder of its own")
+    refuse_inputs(output, inputs, fix="choose a folder of its own")
     check_new_folder(output, overwrite=overwrite, is_own=lambda name: name == INDEX)
     with sole_writer(output / INDEX):
         if overwrite:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import SEEK_CUR, SEEK_END, SEEK_SET, BufferedReader, BytesIO, RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 from everest.system.storage import Location, RemotePath, parse_location
 
@@ -61,7 +61,7 @@ def decoder_input(video: Video) -> str | BytesIO | BufferedReader:
     return BytesIO(video_bytes(video))
 
 
-def open_bytes(video: Video) -> BinaryIO:
+def open_bytes(video: Video) -> BytesIO | BufferedReader:
     """The bytes of a video, to be read from any position."""
     source = decoder_input(video)
     return Path(source).open("rb") if isinstance(source, str) else source

@@ -20,6 +20,7 @@ from timed_videos import write_frames, write_numbered
 from everest.data.footage import footage_of
 from everest.lists.reading import read_samples
 from everest.prepare.check import decode_completely
+from everest.system.signals import signal_name
 from everest.video.file_processes import Failure, map_apart
 from everest.video.reader import NO_SECONDS
 from everest.video.stream import VideoError
@@ -217,6 +218,7 @@ def test_a_crash_or_hang_costs_its_item_only(workers: int, monkeypatch: pytest.M
         "hang": Failure("not decoded within 1 s"),
         "exit": Failure("the decoder ended with code 3"),
     }
+    assert signal_name(-40) == "signal 40"  # a real-time signal
 
 
 def test_a_video_that_takes_too_long_or_is_fixed_is_looked_at_again(videos: Path, tmp_path: Path):

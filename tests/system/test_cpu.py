@@ -53,7 +53,7 @@ def test_a_run_on_a_cpu_has_the_precision_of_float32(tf32: bool):
 FAULTS = """
 import resource
 import torch
-from everest.system.compute import TRAINER_KEPT_BYTES, keep_freed_memory
+from everest.system.processes import TRAINER_KEPT_BYTES, keep_freed_memory
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

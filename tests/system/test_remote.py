@@ -3,6 +3,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -18,6 +19,7 @@ from everest.data.loader import batches
 from everest.data.views import PretrainViews
 from everest.errors import DataError, EnvironmentProblem
 from everest.lists.reading import SampleList, read_unlabeled
+from everest.prepare.check import decode_completely
 from everest.system.run_folder import RunFolder
 from everest.system.storage import RemotePath, join_location, parse_location
 from everest.video.reader import VideoError, probe, read_frames
@@ -64,6 +66,7 @@ def test_a_url_keeps_its_protocol_and_joins_like_a_path():
     assert root == RemotePath("s3://bucket/dir")
     assert str(join_location(root, "./a b/../c.mp4")) == "s3://bucket/dir/c.mp4"
     assert str(root.parent) == "s3://bucket"
+    assert root.parent.parent == parse_location("s3://") == RemotePath("s3://")
     assert (root / "x.tar.GZ").suffix == ".GZ"
     assert join_location(root, "/data/a.mp4") == Path("/data/a.mp4")
     assert join_location(Path("/data"), "hf://datasets/o/n/a.mp4") == RemotePath("hf://datasets/o/n/a.mp4")
@@ -77,6 +80,8 @@ def test_every_decoder_reads_the_same_frames_of_a_storage(stored: str, clip_file
     for decoder in ("auto", "decord"):
         frames = read_frames(file, [3, 9], decoder=decoder)
         assert torch.equal(read_frames(url, [3, 9], decoder=decoder), frames)
+    there, here = decode_completely(url), decode_completely(str(file))
+    assert replace(there, path=here.path, version=here.version) == here
 
 
 @pytest.mark.slow
@@ -178,6 +183,9 @@ def test_videos_of_a_storage_are_encoded_and_put_into_shards(stored: str, clip_f
         # A process of its own: those that encode keep the environment that the first of them was started in.
         everest("prepare", "encode", f"{source}/train.csv", "-o", tmp_path / name, "-q")
         run("prepare", "shard", f"{source}/train.csv", "-o", tmp_path / name / "shards", "-q")
+    (tmp_path / "urls.csv").write_text(f"{stored}/clip0.mp4 0\n{stored}/clip1.mp4 1\n")
+    said = [everest("prepare", "check", tmp_path / "urls.csv", "-o", tmp_path).stderr for _ in range(2)]
+    assert ["2 of 2 videos were checked before" in text for text in said] == [False, True]
     here, marks_here = without_versions(tmp_path / "here")
     there, marks_there = without_versions(tmp_path / "there")
     assert len(here) == 8  # four videos, their list, who wrote it, a shard, its index

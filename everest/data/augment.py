@@ -23,7 +23,9 @@ from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
 
-__all__ = ["RandAugment", "mix"]  # of everest.augment
+from everest.data.crops import Box, Size
+
+__all__ = ["RandAugment", "cut_box", "mix"]  # of everest.augment
 
 Argument = float | int | None
 
@@ -126,22 +128,33 @@ def mix(
     if mixup <= 0 and cutmix <= 0:
         return frames, targets
     if cutmix > 0 and (mixup <= 0 or rng.random() < CUTMIX_PROBABILITY):
-        # A box of the frame's shape, centered anywhere, clipped at the border. As in timm and the released
-        # programs, an odd length is rounded down to an even one.
-        fraction = math.sqrt(1 - rng.beta(cutmix, cutmix))
-        spans = []
-        for side in frames.shape[-2:]:
-            half, center = int(side * fraction) // 2, int(rng.integers(0, side))
-            spans.append((max(center - half, 0), min(center + half, side)))
-        (top, bottom), (left, right) = spans
-        mixed = frames.clone()
-        mixed[..., top:bottom, left:right] = torch.flip(frames[..., top:bottom, left:right], dims=(0,))
         height, width = frames.shape[-2:]
-        frames, kept = mixed, 1 - (bottom - top) * (right - left) / (height * width)
+        box = cut_box((height, width), kept=rng.beta(cutmix, cutmix), rng=rng)
+        rows = slice(box.top, box.top + box.height)
+        columns = slice(box.left, box.left + box.width)
+        partners = frames[..., rows, columns].flip(0)
+        frames = frames.clone()
+        frames[..., rows, columns] = partners
+        kept = 1 - box.height * box.width / (height * width)
     else:
         kept = rng.beta(mixup, mixup)
         frames = frames * kept + frames.flip(0) * (1 - kept)
     return frames, targets * kept + targets.flip(0) * (1 - kept)
+
+
+def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
+    """Draws a box of the frame's shape that leaves `kept` of it, centered anywhere, clipped at the border.
+
+    As in timm and the released programs, an odd length is rounded down to an even one.
+    """
+    fraction = math.sqrt(1 - kept)
+    spans = []
+    for side in size:
+        half = int(side * fraction) // 2
+        center = int(rng.integers(0, side))
+        spans.append((max(center - half, 0), min(center + half, side)))
+    (top, bottom), (left, right) = spans
+    return Box(top, left, bottom - top, right - left)
 
 
 def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: float) -> float:

@@ -42,11 +42,13 @@ class BadVideos:
             )
 
     def counts(self) -> dict[str, int]:
-        return {"asked": self.requested, "bad": self.bad}
+        return {"requested": self.requested, "bad": self.bad}
 
     def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:
         """Continue from the counts of an earlier part of the run."""
-        self.requested, self.bad, self.reasons = counts["asked"], counts["bad"], dict(reasons)
+        self.requested = counts["requested"]
+        self.bad = counts["bad"]
+        self.reasons = dict(reasons)
 
 
 def refuse_too_many(skipped: Sequence[tuple[str, str]], *, requested: int, max_bad: float) -> None:

@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from everest.data.footage import frame_bytes, segment
+from everest.data.footage import FrameSpan, frame_bytes, frame_span
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
@@ -38,8 +38,6 @@ LARGEST_VIDEO: Final = 2**30  # bytes of a cached video; a longer one is decoded
 FILLED_SHARE: Final = 0.9  # of the free space that may be filled
 NUM_MEASURED: Final = 16  # videos or segments from which the size of all is estimated
 
-Span = tuple[int, int]  # index of the first frame, number of frames
-
 
 @dataclass(frozen=True, slots=True)
 class FrameCache:
@@ -48,7 +46,7 @@ class FrameCache:
     folder: Path
 
     def read(
-        self, path: str | Video, ids: Sequence[int], *, span: Span, decoder: str, channels: int = 3
+        self, path: str | Video, ids: Sequence[int], *, span: FrameSpan, decoder: str, channels: int = 3
     ) -> Tensor:
         """Like `read_frames`, but decodes all frames of the span the first time, and caches them.
 
@@ -71,15 +69,15 @@ class FrameCache:
                 return frames[positions]
         return read_frames(video, ids, decoder=decoder, channels=channels)
 
-    def _file(self, video: Video, span: Span, channels: int) -> Path:
+    def _file(self, video: Video, span: FrameSpan, channels: int) -> Path:
         """The file for a span of a video as it is now; a rewritten video has another one."""
         absolute = video.absolute() if isinstance(video, Path) else video
         try:
             versions = [(str(file), *video_version(file)) for file in video_files(absolute)]
         except OSError as error:
             raise VideoError(absolute, error.strerror or str(error)) from error
-        version = (versions, span) if channels == 3 else (versions, span, channels)
-        return self.folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()[:32]}.npy"
+        key = repr((versions, span, channels))
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
 def cache_folder() -> Path:
@@ -109,7 +107,7 @@ def open_cache(
         sizes = []  # of the frames of some videos
         for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
             with suppress(VideoError):  # reported when it is read
-                sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
+                sizes.append(frame_bytes(sample.video, frame_span(sample)[1], channels))
         needed = len(samples) * float(np.mean([size * (size <= LARGEST_VIDEO) for size in sizes] or [0]))
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
@@ -134,7 +132,8 @@ def mark_used(folder: Path) -> Callable[[], None]:
     Returns:
         A function for the end of the process: the last process to leave removes the frames.
     """
-    lock, owner = FileLock(folder / LOCKED), os.getpid()
+    lock = FileLock(folder / LOCKED)
+    owner = os.getpid()
     mark = folder / f"{owner}.user"
     with lock:
         mark.touch()

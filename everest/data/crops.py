@@ -71,11 +71,10 @@ def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box
 
 def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
     """Returns the largest box of the target's shape at all scales, and slightly distorted versions."""
-    (height, width), (target_height, target_width) = frame, target
-    if target_height * width >= target_width * height:
-        largest = height, max(height * target_width // target_height, 1)
+    if _is_wider(frame, target):
+        largest = frame[0], max(frame[0] * target[1] // target[0], 1)
     else:
-        largest = max(width * target_height // target_width, 1), width
+        largest = max(frame[1] * target[0] // target[1], 1), frame[1]
     scaled = ([max(int(side * scale), 1) for scale in SCALES] for side in largest)
     # Only inwards: the released program leaves a frame that is a little smaller than the target.
     heights, widths = (
@@ -127,10 +126,14 @@ def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Bo
 
 def covering_size(frame: Size, target: Size) -> Size:
     """Returns the smallest size of the frame's shape that is not smaller than the target on either side."""
-    (height, width), (target_height, target_width) = frame, target
-    if target_height * width >= target_width * height:
-        return target_height, target_height * width // height
-    return target_width * height // width, target_width
+    if _is_wider(frame, target):
+        return target[0], target[0] * frame[1] // frame[0]
+    return target[1] * frame[0] // frame[1], target[1]
+
+
+def _is_wider(frame: Size, target: Size) -> bool:
+    """Whether a frame is at least as wide as the target's shape."""
+    return target[0] * frame[1] >= target[1] * frame[0]
 
 
 def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:

@@ -19,7 +19,7 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 
-from everest.data.dataset import Batch, SampleKey, StepSampler, Tries, VideoClips
+from everest.data.clips import Batch, SampleKey, StepSampler, Tries, VideoClips
 from everest.data.regions import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
@@ -60,7 +60,8 @@ class Division(NamedTuple):
         """Yields the groups of each batch."""
         numbers = count()
         for batch, keys in enumerate(batches):
-            slot, starts = batch % self.slots, range(0, len(keys), self.samples)
+            starts = range(0, len(keys), self.samples)
+            slot = batch % self.slots
             yield [Group(next(numbers), slot, first, keys[first : first + self.samples]) for first in starts]
 
 
@@ -72,7 +73,8 @@ def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto
     """Returns the number of workers; for `auto` as many as the cores and the free shared memory allow."""
     if workers != "auto":
         return workers
-    free, processes = free_shared_memory(), local_processes()
+    free = free_shared_memory()
+    processes = local_processes()
     for number in range(num_readers(), 0, -1):
         needed = shared_bytes(clips, order, workers=number) * processes
         if free is None or needed <= SHARED_PART * free:
@@ -265,6 +267,6 @@ class DeviceCopy:
             moved = on_device(batch, self._device)
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._stream)
-        for tensor in (moved.frames, moved.label, moved.noise, moved.erase, *moved.inputs.values()):
+        for tensor in (*(getattr(moved, name) for name in OF_EVERY_CLIP), *moved.inputs.values()):
             tensor.record_stream(computing)  # the memory is free again only when the step has used it
         return moved

@@ -9,19 +9,27 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, repeat
-from typing import Any, Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
 
-from everest.config.heads import best_metric
+from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import keep_indexes, open_cache
-from everest.data.dataset import VideoClips
-from everest.data.footage import footage_of, segment
+from everest.data.class_balance import sample_weights
+from everest.data.clips import VideoClips
+from everest.data.footage import footage_of, frame_span
 from everest.data.regions import largest_region
-from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
+from everest.data.views import (
+    EvalViews,
+    FinetuneViews,
+    FrameChoice,
+    PretrainViews,
+    StageViews,
+    ValidationViews,
+)
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
 from everest.lists.labels import indices
@@ -61,7 +69,7 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     alpha = section.frame_selection.alpha if section.objective == "pixels" else 1.0
     offered = replace(grid, t=num_candidates(grid.t, alpha))
     views = PretrainViews(
-        **_shared(recipe, section, frames=offered.t * recipe.model.tubelet[0]),
+        **_frame_choice(recipe, section, frames=offered.t * recipe.model.tubelet[0]),
         flip=data.flip if section.flip is None else section.flip,
         views_per_decode=section.views_per_decode,
         compared=section.objective == "views",
@@ -80,13 +88,12 @@ def pretrain_key(data: DataSettings) -> str:
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     """Returns the labeled clips of `data.train`, and their classes."""
-    from everest.data.augment import RandAugment
-    from everest.data.class_balance import sample_weights
+    from everest.data.augment import RandAugment  # here: timm takes a second to import
 
     data, section = recipe.data, recipe.finetune
     settings = section.rand_augment
     views = FinetuneViews(
-        **_shared(recipe, section),
+        **_frame_choice(recipe, section),
         flip=data.flip,
         crop_area=section.crop_area,
         rand_augment=settings
@@ -95,19 +102,20 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     )
     samples = read_source(data, "train", labeled=True)
     classes = Classes.of(samples, data)
-    num_noise = clip_grid(recipe).num_tokens if section.selection.draws else 0
     clips = clips_of(
         recipe,
         samples,
         views,
-        num_noise=num_noise,
+        heads=classes.heads,
+        num_noise=clip_grid(recipe).num_tokens if section.selection.draws else 0,
         replace_bad=True,
         training=True,
         notices=[unused_validation(data)],
     )
+    if section.sampler == "shuffle":
+        return clips, classes
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
-    weights = None if section.sampler == "shuffle" else sample_weights(first, section.sampler)
-    return replace(clips, heads=classes.heads, sample_weights=weights), classes
+    return replace(clips, sample_weights=sample_weights(first, section.sampler)), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
@@ -122,7 +130,6 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
     data, section = recipe.data, recipe.finetune
     if data.val is None:
         return None
-
     samples = read_source(data, "val", labeled=True, classes=classes)
     metric = best_metric(classes.heads, section.best, classes.names)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
@@ -130,21 +137,20 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
             f"data.val: no video has a class, so its {OF_CLASSES[metric]} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"
         )
-    clips = clips_of(recipe, samples, center_views(recipe), replace_bad=False)
-    return replace(clips, heads=classes.heads)
+    return clips_of(recipe, samples, center_views(recipe), heads=classes.heads, replace_bad=False)
 
 
 def center_views(recipe: Recipe) -> ValidationViews:
     """Returns the center view of a video, as the labeled stages sample its frames."""
-    return ValidationViews(**_shared(recipe, recipe.finetune))
+    return ValidationViews(**_frame_choice(recipe, recipe.finetune))
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
     """Returns the evaluation views of each video of `data.test`."""
     samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
-    clips = clips_of(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
-    return replace(clips, heads=classes.heads)
+    # Without a cache: each video is read once.
+    return clips_of(recipe, samples, views, heads=classes.heads, replace_bad=False, cached=False)
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
@@ -154,23 +160,23 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
             f"at most {MOST_VIEWS}"
         )
-    shared = _shared(recipe, recipe.finetune)
-    return EvalViews(**shared, clips=recipe.eval.clips, crops=recipe.eval.crops)
+    chosen = _frame_choice(recipe, recipe.finetune)
+    return EvalViews(**chosen, clips=recipe.eval.clips, crops=recipe.eval.crops)
 
 
-def _shared(
+def _frame_choice(
     recipe: Recipe, section: PretrainSettings | FinetuneSettings, *, frames: int | None = None
-) -> dict[str, Any]:
-    """The settings of `StageViews` by those of a stage."""
+) -> FrameChoice:
+    """The settings of a stage's clips; `frames` replaces `data.frames`."""
     data = recipe.data
-    return {
-        "frames": frames or data.frames,
-        "stride": section.stride,
-        "size": data.frame_size,
-        "sampling": section.sampling,
-        "fps": data.fps,
-        "channels": data.channels,
-    }
+    return FrameChoice(
+        frames=frames or data.frames,
+        stride=section.stride,
+        size=data.frame_size,
+        sampling=section.sampling,
+        fps=data.fps,
+        channels=data.channels,
+    )
 
 
 def clip_grid(recipe: Recipe) -> TokenGrid:
@@ -182,8 +188,9 @@ def clip_grid(recipe: Recipe) -> TokenGrid:
 def clips_of(
     recipe: Recipe,
     samples: SampleList,
-    views: MakeViews,
+    views: StageViews,
     *,
+    heads: Heads = (),
     num_noise: int = 0,
     replace_bad: bool,
     cached: bool = True,
@@ -193,6 +200,7 @@ def clips_of(
     """Returns clips of samples.
 
     Args:
+        heads, num_noise, replace_bad: see `VideoClips`.
         training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
         notices: lines to show when a run starts, after those about the list.
     """
@@ -200,25 +208,31 @@ def clips_of(
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
     keep_indexes()
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())
-    repeated, each = samples.samples, data.clips_per_video
-    if training and each != 1:
-        # Choices about a sample follow from its place in the list: each repetition shows another window.
-        counts = [num_clips(sample) if each == "auto" else each for sample in repeated]
-        repeated = tuple(chain.from_iterable(map(repeat, repeated, counts)))
-        counts_notice = (
-            f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch"
-        )
-        notices = (*notices, counts_notice)
+    listed = samples.samples
+    if training and data.clips_per_video != 1:
+        listed = _repeated(listed, data.clips_per_video)
+        total = f"{counted(len(distinct), 'video')}, {len(listed)} clips an epoch"
+        notices = (*notices, f"data.clips_per_video: {total}")
     return VideoClips(
-        repeated,
+        listed,
         make_views=views,
         seed=recipe.train.seed,
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
         cache=open_cache(data.cache if cached else "none", distinct, channels=data.channels),
+        heads=heads,
         notices=tuple(filter(None, (samples.notice, *notices))),
     )
+
+
+def _repeated(samples: Sequence[Sample], clips_per_video: int | Literal["auto"]) -> tuple[Sample, ...]:
+    """Each sample as often as it gives a clip in an epoch.
+
+    Choices about a sample follow from its place in the list: each repetition shows another window.
+    """
+    counts = [num_clips(sample) if clips_per_video == "auto" else clips_per_video for sample in samples]
+    return tuple(chain.from_iterable(map(repeat, samples, counts)))
 
 
 def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoClips:
@@ -226,7 +240,8 @@ def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoCli
 
     Cached tokens are of the bytes that a worker resizes.
     """
-    views, on_device = clips.make_views, resize == "device" or (resize == "auto" and device.type == "cuda")
+    views = clips.make_views
+    on_device = resize == "device" or (resize == "auto" and device.type == "cuda")
     if not on_device or clips.tokens is not None or not isinstance(views, PretrainViews | FinetuneViews):
         return clips
     return replace(clips, make_views=replace(views, region=largest_region(views.size)))
@@ -241,7 +256,7 @@ def num_clips(sample: Sample) -> int:
         if sample.start is not None and sample.end is not None:
             seconds = sample.end - sample.start
         else:
-            seconds = segment(sample)[1] / (probe(sample.video).fps or float("inf"))
+            seconds = frame_span(sample)[1] / (probe(sample.video).fps or float("inf"))
     except VideoError:  # reported when it is read
         return 1
     return max(round(seconds / CLIP_SECONDS), 1)
@@ -255,24 +270,25 @@ def examine_lengths(clips: VideoClips) -> str | None:
     Raises:
         DataError: none of them can be read.
     """
-    views, samples = clips.make_views, clips.samples
+    views = clips.make_views
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
     lengths: list[int] = []
     failed: list[VideoError] = []
     end = time.monotonic() + EXAMINED_SECONDS
-    chosen = np.random.default_rng(0).permutation(len(samples))[:MOST_EXAMINED].tolist()
-    for index in chosen:
-        video = samples[index].video
+    order = np.random.default_rng(0).permutation(len(clips))
+    examined = [clips.samples[index] for index in order[:MOST_EXAMINED]]
+    for sample in examined:
+        video = sample.video
         if isinstance(video.shard if isinstance(video, Member) else video, RemotePath):
             continue
         try:
-            lengths.append(footage_of(samples[index], views.fps).num_frames)
+            lengths.append(footage_of(sample, views.fps).num_frames)
         except VideoError as error:
             failed.append(error)  # training names them, if others can be read
         if time.monotonic() > end:
             break
-    unit = ListSize.of(samples).unit
-    if failed and len(failed) == len(chosen):
+    unit = ListSize.of(clips.samples).unit
+    if failed and len(failed) == len(examined):
         first = f"{failed[0].path}: {failed[0].reason}"
         raise DataError(f"none of the {len(failed)} {unit}s examined can be read, first {first}")
     short = sum(length < views.frames * stride for length in lengths)

@@ -9,13 +9,12 @@ B batch, V views, C channels, T frames, H W pixels of a clip, R S pixels of a re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from everest.data.crops import Size
+from everest.data.crops import Size
 
 CLIPS_AT_ONCE: Final = 32  # clips, our choice: 0.6 GB of values of 16 frames and 224 pixels
 REGION_RATIO: Final = (8, 7)  # a region may be as much larger than a clip: 256 pixels for 224

@@ -73,7 +73,8 @@ class Workers(Generic[Task, Result]):
             )
             process.start()
             child.close()  # or its end would not be noticed
-            self._processes[connection], self._under_way[connection] = process, []
+            self._processes[connection] = process
+            self._under_way[connection] = []
 
     @property
     def has_room(self) -> bool:

@@ -192,7 +192,7 @@ def write_windows(
         seed=settings.seed,
     )
     windows = [
-        replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
+        each.sample.with_seconds(start, end)
         for each, numbers in zip(candidates, chosen, strict=True)
         for start, end in each.windows[numbers].tolist()
     ]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice, repeat
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from everest.config.heads import Heads
 from everest.data.cache import FrameCache
 from everest.data.randomness import Purpose, generator_at
 from everest.data.regions import Regions
-from everest.data.views import MakeViews, PretrainViews, Views
+from everest.data.views import PretrainViews, StageViews, Views
 from everest.data.workers import Layout
 from everest.errors import DataError
 from everest.lists.labels import label_values
@@ -33,7 +33,6 @@ from everest.video.reader import VideoError
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
 SampleKey = tuple[int, int]  # (epoch, or number of the draw; index of the sample)
 Tries = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
-Item = TypeVar("Item")
 
 
 class Clip(NamedTuple):
@@ -92,7 +91,7 @@ class VideoClips:
 
     samples: Sequence[Sample]
     _: KW_ONLY
-    make_views: MakeViews
+    make_views: StageViews
     seed: int
     num_noise: int
     decoder: str
@@ -154,7 +153,8 @@ class VideoClips:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
                     continue
-                views, inputs = self._empty_views(out), {}
+                views = self._empty_views(out)
+                inputs = {}
             return self._clip(key, index, views, inputs, failed)
         path, reason = failed[0]
         distinct = len({path for path, _ in failed})
@@ -236,12 +236,13 @@ class StepSampler:
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = self._keys(0 if self.repeat_first else self.start_step)
-        share, size = self.batch_size // self.world, self.batch_samples
+        share = self.batch_size // self.world
         first = self.rank * share
         batch = []
         for step in range(self.start_step, self.steps):
             if not self.repeat_first or step == self.start_step:
                 batch = list(islice(keys, self.batch_size))[first : first + share]
+            size = self.batch_samples
             yield from (batch[start : start + size] for start in range(0, share, size))
 
     def _keys(self, step: int) -> Iterator[SampleKey]:
@@ -258,9 +259,3 @@ class StepSampler:
                 indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
             yield from zip(draws, indices[skipped:].tolist(), strict=False)
             skipped = 0
-
-
-def spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
-    """At most `most` items at equal distances, in their order."""
-    positions = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
-    return tuple(items[position] for position in positions)

@@ -130,11 +130,10 @@ def mix(
     if cutmix > 0 and (mixup <= 0 or rng.random() < CUTMIX_PROBABILITY):
         height, width = frames.shape[-2:]
         box = cut_box((height, width), kept=rng.beta(cutmix, cutmix), rng=rng)
-        rows = slice(box.top, box.top + box.height)
-        columns = slice(box.left, box.left + box.width)
-        partners = frames[..., rows, columns].flip(0)
+        inside = ..., slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+        partners = frames[inside].flip(0)
         frames = frames.clone()
-        frames[..., rows, columns] = partners
+        frames[inside] = partners
         kept = 1 - box.height * box.width / (height * width)
     else:
         kept = rng.beta(mixup, mixup)

@@ -125,12 +125,10 @@ def open_cache(
 
 
 def mark_used(folder: Path) -> Callable[[], None]:
-    """Mark a folder in memory, which exists, as used by this process.
+    """Mark a folder in memory, which exists, as used by this process; returns a function for its end.
 
-    The folder itself and its lock stay, so that no process loses the folder that it enters.
-
-    Returns:
-        A function for the end of the process: the last process to leave removes the frames.
+    The last process to leave removes the frames. The folder itself and its lock stay, so that no process
+    loses the folder that it enters.
     """
     lock = FileLock(folder / LOCKED)
     owner = os.getpid()

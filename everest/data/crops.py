@@ -92,11 +92,7 @@ def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
 def random_resized_crop(
     frame: Size, target: Size, rng: np.random.Generator, *, areas: tuple[float, float] = AREA
 ) -> Box:
-    """Returns a box of random area, shape and position; a box in the center if none fits.
-
-    Args:
-        areas: smallest and largest fraction of the frame.
-    """
+    """A box of random area (fractions of the frame), shape and position; in the center if none fits."""
     height, width = frame
     squareness = target[1] / target[0]  # 1 for a square target
     for _ in range(ATTEMPTS):

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, repeat
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import torch
@@ -22,14 +22,7 @@ from everest.data.class_balance import sample_weights
 from everest.data.clips import VideoClips
 from everest.data.footage import footage_of, frame_span
 from everest.data.regions import largest_region
-from everest.data.views import (
-    EvalViews,
-    FinetuneViews,
-    FrameChoice,
-    PretrainViews,
-    StageViews,
-    ValidationViews,
-)
+from everest.data.views import EvalViews, FinetuneViews, FrameSpec, PretrainViews, StageViews, ValidationViews
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
 from everest.lists.labels import indices
@@ -69,7 +62,7 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
     alpha = section.frame_selection.alpha if section.objective == "pixels" else 1.0
     offered = replace(grid, t=num_candidates(grid.t, alpha))
     views = PretrainViews(
-        **_frame_choice(recipe, section, frames=offered.t * recipe.model.tubelet[0]),
+        **_frame_spec(recipe, section, frames=offered.t * recipe.model.tubelet[0]),
         flip=data.flip if section.flip is None else section.flip,
         views_per_decode=section.views_per_decode,
         compared=section.objective == "views",
@@ -93,7 +86,7 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     data, section = recipe.data, recipe.finetune
     settings = section.rand_augment
     views = FinetuneViews(
-        **_frame_choice(recipe, section),
+        **_frame_spec(recipe, section),
         flip=data.flip,
         crop_area=section.crop_area,
         rand_augment=settings
@@ -142,7 +135,7 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
 
 def center_views(recipe: Recipe) -> ValidationViews:
     """Returns the center view of a video, as the labeled stages sample its frames."""
-    return ValidationViews(**_frame_choice(recipe, recipe.finetune))
+    return ValidationViews(**_frame_spec(recipe, recipe.finetune))
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
@@ -160,16 +153,16 @@ def evaluation_views(recipe: Recipe) -> EvalViews:
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
             f"at most {MOST_VIEWS}"
         )
-    chosen = _frame_choice(recipe, recipe.finetune)
+    chosen = _frame_spec(recipe, recipe.finetune)
     return EvalViews(**chosen, clips=recipe.eval.clips, crops=recipe.eval.crops)
 
 
-def _frame_choice(
+def _frame_spec(
     recipe: Recipe, section: PretrainSettings | FinetuneSettings, *, frames: int | None = None
-) -> FrameChoice:
+) -> FrameSpec:
     """The settings of a stage's clips; `frames` replaces `data.frames`."""
     data = recipe.data
-    return FrameChoice(
+    return FrameSpec(
         frames=frames or data.frames,
         stride=section.stride,
         size=data.frame_size,
@@ -197,10 +190,9 @@ def clips_of(
     training: bool = False,
     notices: Sequence[str | None] = (),
 ) -> VideoClips:
-    """Returns clips of samples.
+    """Returns clips of samples; see `VideoClips`.
 
     Args:
-        heads, num_noise, replace_bad: see `VideoClips`.
         training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
         notices: lines to show when a run starts, after those about the list.
     """
@@ -210,7 +202,10 @@ def clips_of(
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())
     listed = samples.samples
     if training and data.clips_per_video != 1:
-        listed = _repeated(listed, data.clips_per_video)
+        # Choices about a sample follow from its place in the list: each repetition shows another window.
+        each = data.clips_per_video
+        counts = [num_clips(sample) if each == "auto" else each for sample in listed]
+        listed = tuple(chain.from_iterable(map(repeat, listed, counts)))
         total = f"{counted(len(distinct), 'video')}, {len(listed)} clips an epoch"
         notices = (*notices, f"data.clips_per_video: {total}")
     return VideoClips(
@@ -224,15 +219,6 @@ def clips_of(
         heads=heads,
         notices=tuple(filter(None, (samples.notice, *notices))),
     )
-
-
-def _repeated(samples: Sequence[Sample], clips_per_video: int | Literal["auto"]) -> tuple[Sample, ...]:
-    """Each sample as often as it gives a clip in an epoch.
-
-    Choices about a sample follow from its place in the list: each repetition shows another window.
-    """
-    counts = [num_clips(sample) if clips_per_video == "auto" else clips_per_video for sample in samples]
-    return tuple(chain.from_iterable(map(repeat, samples, counts)))
 
 
 def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoClips:

@@ -64,8 +64,7 @@ def resize_regions(frames: Tensor, regions: Regions, *, precise: bool = True) ->
 def _weights(lengths: Tensor, wanted: int, memory: int, *, antialias: bool) -> Tensor:
     """The share of each pixel of a region's side in each pixel of the clip's: (N, wanted, memory) float32.
 
-    Args:
-        lengths: (N,) pixels of the side that belong to the region, from the first on.
+    The first `lengths` (N,) pixels of the side belong to the region.
     """
     scale = lengths[:, None, None] / wanted
     reach = scale.clamp(min=1) if antialias else torch.ones_like(scale)

@@ -76,7 +76,7 @@ class FrameReader:
         return self.cache.read(video, wanted, span=span, decoder=self.decoder, channels=self.channels)
 
 
-class FrameChoice(TypedDict):
+class FrameSpec(TypedDict):
     """The settings of the clips of a recipe or model, as all `StageViews` take them."""
 
     frames: int
@@ -292,15 +292,15 @@ class ClipFormat:
         """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8."""
         unused_rng = np.random.default_rng(0)  # these views draw nothing
         sample = video if isinstance(video, Sample) else Sample(path=str(video))
-        return ValidationViews(**self.frame_choice)(sample, unused_rng, "auto").frames[0]
+        return ValidationViews(**self.frame_spec)(sample, unused_rng, "auto").frames[0]
 
     def views(self) -> EvalViews:
         """The view of an evaluation with one clip and one crop; `read` may take other frames."""
-        return EvalViews(**self.frame_choice, clips=1, crops=1)
+        return EvalViews(**self.frame_spec, clips=1, crops=1)
 
     @property
-    def frame_choice(self) -> FrameChoice:
-        return FrameChoice(
+    def frame_spec(self) -> FrameSpec:
+        return FrameSpec(
             frames=self.frames,
             stride=self.stride,
             size=self.size,

@@ -40,11 +40,7 @@ Result = TypeVar("Result")
 
 
 class WorkerCrash(EnvironmentProblem):
-    """A worker crashed, like a decoder in a damaged file.
-
-    Args:
-        tasks: the number of its task, if it had one.
-    """
+    """A worker crashed, like a decoder in a damaged file; `tasks`: the number of its task, if it had one."""
 
     def __init__(self, message: str, tasks: list[int]) -> None:
         super().__init__(message)
@@ -94,11 +90,7 @@ class Workers(Generic[Task, Result]):
         self._under_way[least].append(number)
 
     def take(self, number: int, *, limit: float = 0) -> Result:
-        """Return the result of a task.
-
-        Args:
-            limit: seconds to wait (0: no limit).
-        """
+        """Return the result of a task; TimeoutError after `limit` seconds (0: no limit)."""
         if number in self._tasks:
             return self._work(self._tasks.pop(number))
         deadline = time.monotonic() + limit
@@ -214,11 +206,7 @@ def field_bytes(layout: Layout, *, slots: int, batch: int) -> dict[str, int]:
 
 
 class Ring:
-    """R slots of B samples each.
-
-    Args:
-        shared: for other processes, in shared memory.
-    """
+    """R slots of B samples each; `shared`: for other processes, in shared memory."""
 
     def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
         sizes = field_bytes(layout, slots=slots, batch=batch)

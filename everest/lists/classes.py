@@ -73,7 +73,8 @@ def _scaled(head: Head, samples: SampleList, position: int) -> Head:
     if head.task != "regression":
         return head
     numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
-    mean, std = float(numbers.mean()), float(numbers.std())
+    mean = float(numbers.mean())
+    std = float(numbers.std())
     name = column_of(head)
     if np.ptp(numbers) == 0:
         raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")

@@ -13,7 +13,7 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, did_you_mean, shown
-from everest.lists.text import HEAD_PREFIX, ListRow, as_number, quoted, read_lines
+from everest.lists.columns import HEAD_PREFIX, ListRow, as_number, quoted, read_lines
 from everest.system.storage import Location
 
 # The index of a class; the indices of all classes of a video, ascending; or a number.
@@ -21,10 +21,12 @@ Label = int | tuple[int, ...] | float
 
 LARGEST_NUMBER: Final = 1e15  # our choice: of a regression label; float32 holds its square, too
 JOINED_BY: Final = "|"  # the classes of a multi-label cell
-NUMBERS: Final = "labels that are numbers need data.task regression (--task regression)"
-SEVERAL: Final = f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
-ONE_CLASS: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
-SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma, or has a header"
+NEEDS_REGRESSION: Final = "labels that are numbers need data.task regression (--task regression)"
+NEEDS_MULTI_LABEL: Final = (
+    f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
+)
+PREDICTS_ONE: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
+LINE_FORMAT: Final = "a line is `path label`, separated by a space, tab or comma, or has a header"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class LabelRules:
                     raise ValueError(f"{column} '{shown(text)}' {problem}")
                 labels.append(tuple(classes))
             elif text is None:
-                raise ValueError(f"no {column} in {quoted(row.text)}; {SEPARATED}")
+                raise ValueError(f"no {column} in {quoted(row.text)}; {LINE_FORMAT}")
             elif head.task == "regression":
                 number = as_number(text)
                 is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
@@ -79,12 +81,12 @@ class LabelRules:
                     raise ValueError(f"{column} {text} is out of range: labels count {allowed}")
                 return int(text)
             if is_number_like(text):
-                kind = f"the model predicts classes ({head.task})" if self.of_model else NUMBERS
+                kind = f"the model predicts classes ({head.task})" if self.of_model else NEEDS_REGRESSION
                 raise ValueError(f"{column} '{shown(text)}' is not an integer from 0; {kind}")
         no_names = "; other labels are numbers, and data.classes is not set"
         hint = did_you_mean(text, self.class_names) if self.class_names else no_names
         if head.task == "single-label" and JOINED_BY in text:
-            hint = f"; {ONE_CLASS if self.of_model else SEVERAL}"
+            hint = f"; {PREDICTS_ONE if self.of_model else NEEDS_MULTI_LABEL}"
         raise ValueError(f"unknown class '{shown(text)}'{hint}")
 
     @cached_property

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
+from everest.lists.columns import GROUP_COLUMN, SEGMENT_COLUMNS, ListRow
 from everest.lists.labels import Label
-from everest.lists.text import GROUP_COLUMN, SEGMENT_COLUMNS, ListRow
 from everest.system.storage import Location, join_location, parse_location
 from everest.system.text import counted
 from everest.video.source import Member, Video

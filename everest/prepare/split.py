@@ -19,6 +19,7 @@ import numpy as np
 
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
+from everest.lists.columns import SheetColumns
 from everest.lists.labels import indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
@@ -71,13 +72,13 @@ class LabeledVideos:
             class_column: of a sheet; None finds it by its name.
             classes: the file of class names.
         """
+        group_column = group.removeprefix(COLUMN) if group and group.startswith(COLUMN) else None
         data = read_labeled(
             source,
             root=root,
             class_names=read_class_names(classes) if classes else None,
             task=task,
-            class_column=class_column,
-            group_column=group.removeprefix(COLUMN) if group and group.startswith(COLUMN) else None,
+            columns=SheetColumns(class_column, group_column),
         )
         samples, notices = data.samples, [data.notice]
         if group is not None:

@@ -122,8 +122,6 @@ def mix(
         frames: (B, C, T, H, W) float.
         targets: (B, outputs) of all heads, which are mixed in the same way.
         mixup, cutmix: alpha of the Beta distribution of the fraction that is kept; 0 is off.
-    Returns:
-        The mixed frames and targets.
     """
     if mixup <= 0 and cutmix <= 0:
         return frames, targets

@@ -46,8 +46,7 @@ class BadVideos:
 
     def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:
         """Continue from the counts of an earlier part of the run."""
-        self.requested = counts["requested"]
-        self.bad = counts["bad"]
+        self.requested, self.bad = counts["requested"], counts["bad"]
         self.reasons = dict(reasons)
 
 

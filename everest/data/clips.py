@@ -75,32 +75,22 @@ class ClipTokens(Protocol):
 
 @dataclass(eq=False)
 class VideoClips:
-    """Clips of samples, addressed by (epoch, index).
-
-    Args:
-        num_noise: M.
-        cache: keeps decoded frames.
-        replace_bad: replace an unreadable sample by another, random sample (training); if False,
-            its frames are zeros and `failed` names it (evaluation).
-        tokens: tokens of the clips of the first epochs; later epochs repeat these clips, with other random
-            numbers.
-        heads: what the labels of the samples are; empty: the clips have no labels.
-        notices: lines about the videos to show when a run starts.
-        sample_weights: (samples,) for `StepSampler.weights`.
-    """
+    """Clips of samples, addressed by (epoch, index)."""
 
     samples: Sequence[Sample]
     _: KW_ONLY
     make_views: StageViews
     seed: int
-    num_noise: int
+    num_noise: int  # M
     decoder: str
+    # Replace an unreadable sample by another, random one (training); else its frames are zeros (evaluation).
     replace_bad: bool
-    cache: FrameCache | None = None
+    cache: FrameCache | None = None  # keeps decoded frames
+    # Of the first epochs; later ones repeat these clips, with other random numbers.
     tokens: ClipTokens | None = None
-    heads: Heads = ()
-    notices: tuple[str, ...] = ()
-    sample_weights: NDArray[np.float64] | None = None
+    heads: Heads = ()  # what the labels of the samples are; empty: the clips have no labels
+    notices: tuple[str, ...] = ()  # lines about the videos to show when a run starts
+    sample_weights: NDArray[np.float64] | None = None  # (samples,) for `StepSampler.weights`
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -199,28 +189,20 @@ class StepSampler:
     One iteration covers all epochs, so that the loader's workers live as long as the run and need not be
     informed of the epoch. Steps take their samples from the epochs one after the other. The batch of a step
     is split into contiguous shares, one per process, and each share into `accumulation` micro-batches.
-
-    Args:
-        batch_size: samples per step, over all processes and micro-batches.
-        steps: in all.
-        samples_per_epoch: fewer than `num_samples` leave some out, others in each epoch; more repeat some.
-        start_step: steps already done.
-        repeat_first: repeat the batch of the first step, to check whether a model can overfit it.
-        weights: (num_samples,) of which only the ratios count: samples are drawn in proportion to them, with
-            replacement, and a key has the number of the draw in place of the epoch. None: an epoch is a
-            permutation of the samples.
     """
 
     num_samples: int
-    batch_size: int
-    steps: int
-    samples_per_epoch: int
+    batch_size: int  # samples per step, over all processes and micro-batches
+    steps: int  # in all
+    samples_per_epoch: int  # fewer than `num_samples` leave some out, others in each epoch; more repeat some
     seed: int
-    start_step: int = 0
+    start_step: int = 0  # steps already done
     accumulation: int = 1
     rank: int = 0
     world: int = 1
-    repeat_first: bool = False
+    repeat_first: bool = False  # repeat the first batch, to check whether a model can overfit it
+    # (num_samples,), of which only the ratios count: samples are drawn in proportion, with replacement, and a
+    # key has the number of the draw in place of the epoch. None: an epoch is a permutation of the samples.
     weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:

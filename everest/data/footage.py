@@ -41,13 +41,10 @@ class FrameTimes:
         return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (facts.info.fps or 1)))
 
     def at_rate(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
-        """The frames to choose from that start at frame `first` and cover `length` frames of the file.
+        """`fps` frames a second to choose from, in the `length` frames of the file from `first` on.
 
-        Args:
-            fps: frames to choose from per second.
         Returns:
-            (J,) ascending numbers of frames of the file, at least one. Of two equally near frames it is the
-            earlier one.
+            (J,) ascending numbers of frames of the file, at least one; the earlier of two equally near.
         """
         after = first + length
         seconds = self.seconds[first:after] - self.seconds[first]

@@ -190,11 +190,9 @@ def clips_of(
     training: bool = False,
     notices: Sequence[str | None] = (),
 ) -> VideoClips:
-    """Returns clips of samples; see `VideoClips`.
+    """Returns clips of samples; see `VideoClips`. The `notices` follow those about the list.
 
-    Args:
-        training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
-        notices: lines to show when a run starts, after those about the list.
+    In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states.
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.

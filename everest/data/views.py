@@ -152,17 +152,13 @@ class PretrainViews(StageViews):
     """Random window, then crop and flip, `views_per_decode` times from the same frames.
 
     The released pre-training never flips; Table 7 of the EVEREST paper does.
-
-    Args:
-        compared: the views are compared: each has a window of its own, and all are flipped or none is.
-        crop_area: smallest and largest fraction of the frame; None: a multi-scale crop.
     """
 
     antialias: ClassVar[bool] = True
     flip: bool
     views_per_decode: int
-    compared: bool = False
-    crop_area: tuple[float, float] | None = None
+    compared: bool = False  # each view has a window of its own, and all are flipped or none is
+    crop_area: tuple[float, float] | None = None  # fractions of the frame; None: a multi-scale crop
 
     @property
     def num_views(self) -> int:

@@ -48,11 +48,7 @@ class WorkerCrash(EnvironmentProblem):
 
 
 class Workers(Generic[Task, Result]):
-    """Processes that call `work` on tasks. Without any, `take` calls it.
-
-    Args:
-        ahead: tasks of one worker that it has not done or whose results have not arrived.
-    """
+    """Processes that call `work`, each with up to `ahead` tasks under way. Without any, `take` calls it."""
 
     def __init__(self, work: Callable[[Task], Result], *, number: int, ahead: int) -> None:
         self._work = work

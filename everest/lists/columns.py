@@ -205,12 +205,7 @@ def is_header(fields: Sequence[str]) -> bool:
 
 
 def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns) -> Header | None:
-    """Reads the header in the first row of a list; None if the list has none.
-
-    Args:
-        where: file:line of the first row.
-        rows: the fields of all lines.
-    """
+    """Reads the header in the first of the `rows` of a list, at file:line `where`; None if it has none."""
     names = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
     options = {"label": "--class-column ", GROUP_COLUMN: "--group column:"}
     for role, column in chosen.by_role.items():

@@ -90,11 +90,9 @@ class VideoTable:
 
 
 def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable]:
-    """The lists, folders or URLs that a user names.
+    """The lists, folders or URLs that a user names, with paths relative to the folder `root`.
 
-    Args:
-        root: the folder that paths are relative to; None takes the folder of a list, a folder itself, or the
-            parent of each of several folders.
+    None takes the folder of a list, a folder itself, or the parent of each of several folders.
     """
     for text in sources:
         location = parse_location(text)

@@ -76,7 +76,7 @@ class RandAugment:
     ops: int
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, Argument]]:
-        """Draws the names and arguments of the operations to apply."""
+        """Draw the names and arguments of the operations to apply."""
         names = list(OPERATIONS)
         drawn = []
         for number in rng.integers(0, len(names), size=self.ops):
@@ -91,7 +91,7 @@ class RandAugment:
         return drawn
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augments (T, H, W, C) uint8 frames. Gray ones have no saturation, which one operation changes."""
+        """Augment (T, H, W, C) uint8 frames. Gray ones have no saturation, which one operation changes."""
         drawn = self.draw(rng)
         if not drawn:
             return clip
@@ -102,7 +102,7 @@ class RandAugment:
 
 
 def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
-    """Applies drawn operations to one frame."""
+    """Apply drawn operations to one frame."""
     for name, argument in drawn:
         if (name, argument) == ("PosterizeIncreasing", 0):  # black before Pillow 13, which refuses it
             frame = Image.new(frame.mode, frame.size)
@@ -116,7 +116,7 @@ def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
 def mix(
     frames: Tensor, targets: Tensor, *, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Mixes every clip with its partner from the other end of the batch; a clip in the middle is unchanged.
+    """Mix every clip with its partner from the other end of the batch; a clip in the middle is unchanged.
 
     Args:
         frames: (B, C, T, H, W) float.
@@ -140,7 +140,7 @@ def mix(
 
 
 def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
-    """Draws a box of the frame's shape that leaves `kept` of it, centered anywhere, clipped at the border.
+    """Draw a box of the frame's shape that leaves `kept` of it, centered anywhere, clipped at the border.
 
     As in timm and the released programs, an odd length is rounded down to an even one.
     """

@@ -81,7 +81,7 @@ class FrameCache:
 
 
 def cache_folder() -> Path:
-    """Returns EVEREST_CACHE, or the usual folder for files that can be made again."""
+    """EVEREST_CACHE, or the usual folder for files that can be made again."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("EVEREST_CACHE") or usual / "everest")
 
@@ -95,7 +95,7 @@ def keep_indexes() -> None:
 def open_cache(
     kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], *, channels: int = 3
 ) -> FrameCache | None:
-    """Opens the cache that `data.cache` names for samples without repetitions."""
+    """Open the cache that `data.cache` names for samples without repetitions."""
     if kind == "none":
         return None
     folder = MEMORY / f"everest-{os.getuid()}" if kind == "memory" else cache_folder() / "frames"

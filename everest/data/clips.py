@@ -69,7 +69,7 @@ class ClipTokens(Protocol):
     def variants(self) -> int: ...
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
-        """Returns the (V, …) tensors of the clip of (epoch `variant`, `index`)."""
+        """The (V, …) tensors of the clip of (epoch `variant`, `index`)."""
         ...
 
 
@@ -228,7 +228,7 @@ class StepSampler:
             yield from (batch[start : start + size] for start in range(0, share, size))
 
     def _keys(self, step: int) -> Iterator[SampleKey]:
-        """Yields the samples of `step` and all later steps, without end."""
+        """Yield the samples of `step` and all later steps, without end."""
         first_epoch, skipped = divmod(step * self.batch_size, self.samples_per_epoch)
         for epoch in count(first_epoch):
             rng = generator_at(self.seed, Purpose.ORDER, epoch)

@@ -70,7 +70,7 @@ def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box
 
 
 def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
-    """Returns the largest box of the target's shape at all scales, and slightly distorted versions."""
+    """The largest box of the target's shape at all scales, and slightly distorted versions."""
     if _is_wider(frame, target):
         largest = frame[0], max(frame[0] * target[1] // target[0], 1)
     else:
@@ -107,7 +107,7 @@ def random_resized_crop(
 
 
 def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Box:
-    """Returns the box that random erasing (Zhong et al. 2017) fills in all frames of a clip, or `NO_BOX`."""
+    """The box that random erasing (Zhong et al. 2017) fills in all frames of a clip, or `NO_BOX`."""
     if rng.random() > probability:
         return NO_BOX
     height, width = frame
@@ -121,7 +121,7 @@ def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Bo
 
 
 def covering_size(frame: Size, target: Size) -> Size:
-    """Returns the smallest size of the frame's shape that is not smaller than the target on either side."""
+    """The smallest size of the frame's shape that is not smaller than the target on either side."""
     if _is_wider(frame, target):
         return target[0], target[0] * frame[1] // frame[0]
     return target[1] * frame[0] // frame[1], target[1]
@@ -133,7 +133,7 @@ def _is_wider(frame: Size, target: Size) -> bool:
 
 
 def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
-    """Returns `crops` boxes of the target's size, evenly spaced along the longer side of a covering frame.
+    """`crops` boxes of the target's size, evenly spaced along the longer side of a covering frame.
 
     A single one is in the center.
     """
@@ -145,7 +145,7 @@ def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
 
 
 def center_box(frame: Size, target: Size) -> Box:
-    """Returns the box in the middle of a frame; half pixels are rounded to even, as released."""
+    """The box in the middle of a frame; half pixels are rounded to even, as released."""
     return Box(round((frame[0] - target[0]) / 2), round((frame[1] - target[1]) / 2), *target)
 
 
@@ -159,12 +159,12 @@ def _random_box(frame: Size, size: Size, rng: np.random.Generator) -> Box:
 
 
 def crop(clip: Tensor, box: Box) -> Tensor:
-    """Crops all frames of (T, H, W, C), without a copy."""
+    """Crop all frames of (T, H, W, C), without a copy."""
     return clip[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
-    """Resizes (T, H, W, C) uint8 to (C, T, h, w) uint8, bilinear; the memory order of the frames is kept.
+    """Resize (T, H, W, C) uint8 to (C, T, h, w) uint8, bilinear; the memory order of the frames is kept.
 
     Args:
         antialias: True resizes like PIL, as in the released pre-training; False like OpenCV and
@@ -177,7 +177,7 @@ def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
 
 
 def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Fills one box of every clip with noise, drawn for every frame and value (Zhong et al. 2017).
+    """Fill one box of every clip with noise, drawn for every frame and value (Zhong et al. 2017).
 
     Args:
         frames: (B, C, T, H, W) float, normalized; so the noise is standard normal.

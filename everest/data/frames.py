@@ -83,7 +83,7 @@ def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
 
 
 def part_of(whole: int, numerator: int, denominator: int) -> int:
-    """Returns `whole * numerator / denominator`, truncated to an integer.
+    """`whole * numerator / denominator`, truncated to an integer.
 
     In floating point and in this order, as released: 49 steps of 1/49 make 48.
     """
@@ -128,7 +128,7 @@ SAMPLINGS = {
 
 
 def sampling(name: str) -> Sampling:
-    """Returns an entry of `SAMPLINGS`; an unknown name is a RecipeError that lists them."""
+    """An entry of `SAMPLINGS`; an unknown name is a RecipeError that lists them."""
     if name not in SAMPLINGS:
         raise unknown_name("sampling", name, SAMPLINGS)
     return SAMPLINGS[name]

@@ -46,7 +46,7 @@ MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames an
 
 
 def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence[str] | None) -> str:
-    """Returns a hash that identifies a set of samples: paths below `root`, segments, labels, class names."""
+    """A hash that identifies a set of samples: paths below `root`, segments, labels, class names."""
     digest = hashlib.sha256(json.dumps(class_names).encode())
     below = f"{root.absolute()}{os.sep}"
     for sample in samples:
@@ -56,7 +56,7 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
 
 
 def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
-    """Returns unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
+    """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
     data, section = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
     alpha = section.frame_selection.alpha if section.objective == "pixels" else 1.0
@@ -75,12 +75,12 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
 
 
 def pretrain_key(data: DataSettings) -> str:
-    """Returns the key of the data section that names the videos for pre-training."""
+    """The key of the data section that names the videos for pre-training."""
     return "pretrain" if data.pretrain else "train"
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
-    """Returns the labeled clips of `data.train`, and their classes."""
+    """The labeled clips of `data.train`, and their classes."""
     from everest.data.augment import RandAugment  # here: timm takes a second to import
 
     data, section = recipe.data, recipe.finetune
@@ -112,14 +112,14 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
-    """Returns the labeled samples of `data.train` and of `data.test`, and the classes."""
+    """The labeled samples of `data.train` and of `data.test`, and the classes."""
     train = read_source(recipe.data, "train", labeled=True)
     classes = Classes.of(train, recipe.data)
     return train.samples, read_source(recipe.data, "test", labeled=True, classes=classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
-    """Returns the center view of each video of `data.val`; None if that is not set."""
+    """The center view of each video of `data.val`; None if that is not set."""
     data, section = recipe.data, recipe.finetune
     if data.val is None:
         return None
@@ -134,12 +134,12 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
 
 
 def center_views(recipe: Recipe) -> ValidationViews:
-    """Returns the center view of a video, as the labeled stages sample its frames."""
+    """The center view of a video, as the labeled stages sample its frames."""
     return ValidationViews(**_frame_spec(recipe, recipe.finetune))
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
-    """Returns the evaluation views of each video of `data.test`."""
+    """The evaluation views of each video of `data.test`."""
     samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
     # Without a cache: each video is read once.
@@ -147,7 +147,7 @@ def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
-    """Returns the `eval.clips` x `eval.crops` views of a video."""
+    """The `eval.clips` x `eval.crops` views of a video."""
     if recipe.eval.clips * recipe.eval.crops > MOST_VIEWS:
         raise RecipeError(
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
@@ -173,7 +173,7 @@ def _frame_spec(
 
 
 def clip_grid(recipe: Recipe) -> TokenGrid:
-    """Returns the grid of the tokens of a clip."""
+    """The grid of the tokens of a clip."""
     data = recipe.data
     return TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
 
@@ -190,7 +190,7 @@ def clips_of(
     training: bool = False,
     notices: Sequence[str | None] = (),
 ) -> VideoClips:
-    """Returns clips of samples; see `VideoClips`. The `notices` follow those about the list.
+    """Clips of samples; see `VideoClips`. The `notices` follow those about the list.
 
     In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states.
     """
@@ -220,7 +220,7 @@ def clips_of(
 
 
 def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoClips:
-    """Returns the same clips of training, whose crops are resized where `data.resize` states.
+    """The same clips of training, whose crops are resized where `data.resize` states.
 
     Cached tokens are of the bytes that a worker resizes.
     """
@@ -232,7 +232,7 @@ def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoCli
 
 
 def num_clips(sample: Sample) -> int:
-    """Returns the clips of a sample in an epoch: one for every ten seconds, rounded, at least one.
+    """How many clips a sample gives in an epoch: one for every ten seconds, rounded, at least one.
 
     One, too, if it is unreadable, or has no frame rate.
     """

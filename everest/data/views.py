@@ -244,17 +244,17 @@ class EvalViews(StageViews):
         return _stacked(self.cut(video, positions), out)
 
     def windows(self, footage: Footage) -> NDArray[np.int64]:
-        """Returns (clips, T) numbers in the file of the frames of each clip."""
+        """(clips, T) numbers in the file of the frames of each clip."""
         views = sampling(self.sampling).views(footage.num_frames, self.frames, self.stride, self.clips)
         return footage.numbers(np.stack(views))
 
     def resized(self, frames: Tensor) -> Tensor:
-        """Resizes (F, H, W, C) uint8 frames as decoded to (C, F, H', W') that cover the views."""
+        """Resize (F, H, W, C) uint8 frames as decoded to (C, F, H', W') that cover the views."""
         video = resize(frames, covering_size(_size(frames), self.size), antialias=False)
         return video.contiguous()  # once instead of once per view
 
     def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
-        """Cuts the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
+        """Cut the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
         clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
         return [_cut(video, box)[:, ids] for ids in clips for box in boxes]
@@ -311,12 +311,12 @@ def _size(clip: Tensor) -> Size:
 
 
 def _cut(clip: Tensor, box: Box) -> Tensor:
-    """Crops all frames of (C, T, H, W), without a copy."""
+    """Crop all frames of (C, T, H, W), without a copy."""
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def _stacked(views: Sequence[Tensor | NDArray[np.uint8]], out: Out, erase: Box = NO_BOX) -> Views:
-    """Writes views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
+    """Write views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
     frames = torch.empty(len(views), *views[0].shape, dtype=torch.uint8) if out is None else out
     for target, view in zip(frames.numpy(), views, strict=True):
         np.copyto(target, view)  # torch has no views that are flipped, and would copy twice

@@ -224,7 +224,7 @@ class Ring:
             self._tensors[name] = values.view(slots, batch, *shape)
 
     def batch(self, slot: int, samples: int) -> dict[str, Tensor]:
-        """Returns the (samples, …) tensors of a slot, without a copy."""
+        """The (samples, …) tensors of a slot, without a copy."""
         return {name: tensor[slot, :samples] for name, tensor in self._tensors.items()}
 
     def pin(self) -> None:

@@ -69,7 +69,7 @@ BY_NAME: Final = SheetColumns()
 
 
 def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
-    """Reads the rows of a list."""
+    """Read the rows of a list."""
     lines = read_lines(file)
     if not lines:
         raise DataError(f"{file}: the list is empty; it needs a line `path label` for every video")
@@ -102,7 +102,7 @@ def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
 
 
 def read_lines(file: Location) -> list[tuple[int, str]]:
-    """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark."""
+    """Read the lines of a text that are not blank, with their numbers from 1; skip a byte order mark."""
     refuse_video(file)
     with as_data_error(file):
         content = file.read_bytes()
@@ -118,12 +118,12 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
 
 
 def quoted(line: str) -> str:
-    """Returns a line in quotes for a message, without its middle if it is long."""
+    """A line in quotes for a message, without its middle if it is long."""
     return f"'{shown(line.strip())}'"
 
 
 def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
-    """Returns the fields of all lines, split by a separator that gives each line equally many, at least 2."""
+    """The fields of all lines, split by a separator that gives each line equally many, at least 2."""
     separators: Sequence[tuple[str, str | None]] = _SEPARATORS
     if ";" in lines[0][1]:
         (names,) = _parse(file, lines[:1], *_OF_SHEETS)
@@ -140,7 +140,7 @@ def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
 def _parse(
     file: Location, lines: Sequence[tuple[int, str]], separator: str, ends: str | None
 ) -> list[list[str]]:
-    """Returns the fields of lines; `ends` are the characters to remove from both ends of a line."""
+    """The fields of lines; `ends` are the characters to remove from both ends of a line."""
     rows = []
     for number, line in lines:
         try:
@@ -205,7 +205,7 @@ def is_header(fields: Sequence[str]) -> bool:
 
 
 def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns) -> Header | None:
-    """Reads the header in the first of the `rows` of a list, at file:line `where`; None if it has none."""
+    """Read the header in the first of the `rows` of a list, at file:line `where`; None if it has none."""
     names = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
     options = {"label": "--class-column ", GROUP_COLUMN: "--group column:"}
     for role, column in chosen.by_role.items():

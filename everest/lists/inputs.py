@@ -19,7 +19,7 @@ LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
 
 
 def named_videos(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files, and all videos below the folders."""
+    """The files, and all videos below the folders."""
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such video or folder")

@@ -38,7 +38,7 @@ class LabelRules:
     of_model: bool = False  # whether a trained model fixes task and classes
 
     def read(self, row: ListRow) -> tuple[Label, ...]:
-        """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
+        """The labels of a row, from the column `label.NAME` of each head or from the column `label`.
 
         A label that is a class name selects that class, any other integer is an index. If one of the names
         is an integer, labels are read as names only. Several classes are joined by `|`; an empty cell has
@@ -69,7 +69,7 @@ class LabelRules:
         return tuple(labels)
 
     def _index(self, head: Head, text: str) -> int:
-        """Returns the index of a class; raises ValueError if there is no such class."""
+        """The index of a class; raises ValueError if there is no such class."""
         if text in self._index_of:
             return self._index_of[text]
         column = column_of(head)
@@ -99,14 +99,14 @@ class LabelRules:
 
 
 def indices(label: Label) -> tuple[int, ...]:
-    """Returns the classes of a label; a number has none."""
+    """The classes of a label; a number has none."""
     if isinstance(label, tuple):
         return label
     return (label,) if isinstance(label, int) else ()
 
 
 def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
-    """Returns the labels of a sample as values of a tensor: `Head.label_width` values for each head.
+    """The labels of a sample as values of a tensor: `Head.label_width` values for each head.
 
     An index; for each class whether it is there, 1 or 0; or a number, standardized.
     """
@@ -120,12 +120,12 @@ def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
 
 
 def column_of(head: Head) -> str:
-    """Returns the column of a list that holds the labels of a head."""
+    """The column of a list that holds the labels of a head."""
     return f"{HEAD_PREFIX}{head.name}" if head.name else "label"
 
 
 def read_class_names(file: Location) -> tuple[str, ...]:
-    """Reads class names, one per line in the order of their indices."""
+    """Read class names, one per line in the order of their indices."""
     line_of: dict[str, int] = {}
     for number, line in read_lines(file):
         name = line.strip()
@@ -155,7 +155,7 @@ _TASK_NOTICES: Final = {
 
 
 def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collection[str] = ()) -> Task:
-    """Returns the task of the labels in a column.
+    """The task of the labels in a column.
 
     A label with `|` shows several classes. If all labels are numbers, one with a fraction shows that they are
     not classes; 1.0 does not, as other programs write integers so. If the `names` of the
@@ -173,23 +173,23 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
 
 
 def task_notice(source: object, task: Task) -> str | None:
-    """Returns a line about a task that was found from the labels; None for single classes."""
+    """A line about a task that was found from the labels; None for single classes."""
     return f"{source}: {_TASK_NOTICES[task]}" if task in _TASK_NOTICES else None
 
 
 def count_classes(labels: Iterable[Label]) -> Counter[int]:
-    """Returns the videos of each class that has any; a video counts for each of its classes."""
+    """The videos of each class that has any; a video counts for each of its classes."""
     return Counter(index for label in labels for index in indices(label))
 
 
 def imbalance(counts: Collection[int]) -> float:
-    """Returns the ratio of the most frequent class to the rarest that has a video; 1 without classes."""
+    """The ratio of the most frequent class to the rarest that has a video; 1 without classes."""
     used = [count for count in counts if count]
     return max(used) / min(used) if used else 1.0
 
 
 def number_facts(labels: Iterable[Label]) -> dict[str, float] | None:
-    """Returns mean, std, median, min and max of numbers; None if there are none."""
+    """Mean, std, median, min and max of numbers; None if there are none."""
     numbers = np.array([label for label in labels if isinstance(label, float)])
     if not len(numbers):
         return None

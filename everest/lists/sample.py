@@ -123,7 +123,7 @@ def spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
 
 
 def sample_of_row(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:
-    """Returns the sample of a row of a list; raises ValueError with the problem."""
+    """The sample of a row of a list; raises ValueError with the problem."""
     if "path" not in row.values:
         raise ValueError("no path")
     segment: dict[str, Any] = {}

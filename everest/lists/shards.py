@@ -25,7 +25,7 @@ FIX: Final = "copy it again, or make the shards again with --overwrite"
 
 
 def find_index(source: Location) -> Location | None:
-    """Returns the index that a path names: the path itself, or the only index in a folder, or None."""
+    """The index that a path names: the path itself, or the only index in a folder, or None."""
     if source.name.endswith(INDEX_SUFFIX):
         return source
     if not source.is_dir():
@@ -43,7 +43,7 @@ def refuse_shards(source: Location) -> None:
 
 
 def read_index(file: Location) -> list[ListRow]:
-    """Reads the rows of an index, each with the part of a shard that is its video."""
+    """Read the rows of an index, each with the part of a shard that is its video."""
     folder = file.parent.absolute()
     rows = []
     with reading_own(file, fix=FIX, error=DataError):

@@ -84,7 +84,7 @@ def list_in(root: Location, key: str, *, labeled: bool) -> str | None:
 
 
 def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Location, str | None]:
-    """Returns the list or folder that `data.KEY` names, or another one and a line that names it.
+    """The list or folder that `data.KEY` names, or another one and a line that names it.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder is read as by `list_in`. Without
     labels, and if the recipe sets no classes, all videos below `data.root` are read.
@@ -120,7 +120,7 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
 
 
 def unused_validation(data: DataSettings) -> str | None:
-    """Returns a notice if `data.val` is not set although there is a list or folder for it."""
+    """A notice if `data.val` is not set although there is a list or folder for it."""
     if data.val is not None:
         return None
     root = parse_location(data.root)

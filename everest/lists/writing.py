@@ -75,12 +75,12 @@ def write_list(
 
 
 def _decimal(number: float) -> str:
-    """Returns the shortest text without an exponent that is read back as the same number."""
+    """The shortest text without an exponent that is read back as the same number."""
     return np.format_float_positional(number, trim="-")
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:
-    """Returns the class names if a list must use them: if any is an integer, integers are read as names."""
+    """The class names if a list must use them: if any is an integer, integers are read as names."""
     return names if any(map(is_integer, names)) else ()
 
 

@@ -69,11 +69,12 @@ class FrameReader:
 
     def read(self, numbers: FrameIds) -> Tensor:
         """The frames (T, H, W, C) uint8."""
-        video, wanted = self.sample.video, numbers.tolist()
+        ids = numbers.tolist()
+        video = self.sample.video
         if self.cache is None:
-            return read_frames(video, wanted, decoder=self.decoder, channels=self.channels)
+            return read_frames(video, ids, decoder=self.decoder, channels=self.channels)
         span = self.footage.first, self.footage.length
-        return self.cache.read(video, wanted, span=span, decoder=self.decoder, channels=self.channels)
+        return self.cache.read(video, ids, span=span, decoder=self.decoder, channels=self.channels)
 
 
 class FrameSpec(TypedDict):

@@ -27,7 +27,7 @@ from evidence_sets import RESTING, SUFFIX, write_events, write_set, write_shaken
 from measuring import everest, machine
 
 from everest.config.yaml import read_yaml, write_yaml
-from everest.lists.text import read_rows
+from everest.lists.columns import read_rows
 from everest_demo.motions import DEMO_SET
 
 HERE: Final = Path(__file__).parent

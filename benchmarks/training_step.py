@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from everest.config.recipe import load_recipe
-from everest.data.dataset import Batch
+from everest.data.clips import Batch
 from everest.engine import network
 from everest.engine.step_log import StepRecord
 from everest.models.spec import ModelSpec

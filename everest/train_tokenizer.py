@@ -10,7 +10,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.config.tokenizer import TokenizerSettings
-from everest.data.dataset import Batch
+from everest.data.clips import Batch
 from everest.data.randomness import Purpose, generator_at
 from everest.engine.context import RunContext
 from everest.engine.network import Network, make_optimizer

@@ -155,7 +155,7 @@ def encode(
 
     Example: everest prepare encode train.csv test.csv --output small
     """
-    from everest.lists.inputs import read_sources
+    from everest.lists.inputs import read_tables
     from everest.prepare.encode import EncodeSettings, encode_videos
     from everest.video.writer import H264, Mjpeg
 
@@ -171,7 +171,7 @@ def encode(
     }[codec]
     with Display(quiet=quiet) as display:
         document = encode_videos(
-            list(read_sources(sources, data)),
+            list(read_tables(sources, data)),
             output,
             EncodeSettings(short_side=short_side, codec=encoder),
             workers=num_cores(),
@@ -203,11 +203,11 @@ def shard(
 
     Example: everest prepare shard train.csv --output shards
     """
-    from everest.lists.inputs import read_sources
+    from everest.lists.inputs import read_tables
     from everest.lists.reading import refuse_split_folders
     from everest.prepare.shard import write_shards
 
-    (videos,) = read_sources([source], data)
+    (videos,) = read_tables([source], data)
     if not videos.is_list:
         refuse_split_folders(videos.location)
     with Display(quiet=quiet) as display:

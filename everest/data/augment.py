@@ -23,7 +23,9 @@ from PIL import Image
 from timm.data.auto_augment import NAME_TO_OP
 from torch import Tensor
 
-__all__ = ["RandAugment", "mix"]  # of everest.augment
+from everest.data.crops import Box, Size
+
+__all__ = ["RandAugment", "cut_box", "mix"]  # of everest.augment
 
 Argument = float | int | None
 
@@ -74,7 +76,7 @@ class RandAugment:
     ops: int
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, Argument]]:
-        """Draws the names and arguments of the operations to apply."""
+        """Draw the names and arguments of the operations to apply."""
         names = list(OPERATIONS)
         drawn = []
         for number in rng.integers(0, len(names), size=self.ops):
@@ -89,7 +91,7 @@ class RandAugment:
         return drawn
 
     def __call__(self, clip: Tensor, rng: np.random.Generator) -> Tensor:
-        """Augments (T, H, W, C) uint8 frames. Gray ones have no saturation, which one operation changes."""
+        """Augment (T, H, W, C) uint8 frames. Gray ones have no saturation, which one operation changes."""
         drawn = self.draw(rng)
         if not drawn:
             return clip
@@ -100,7 +102,7 @@ class RandAugment:
 
 
 def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
-    """Applies drawn operations to one frame."""
+    """Apply drawn operations to one frame."""
     for name, argument in drawn:
         if (name, argument) == ("PosterizeIncreasing", 0):  # black before Pillow 13, which refuses it
             frame = Image.new(frame.mode, frame.size)
@@ -114,34 +116,42 @@ def apply(frame: Image.Image, drawn: list[tuple[str, Argument]]) -> Image.Image:
 def mix(
     frames: Tensor, targets: Tensor, *, mixup: float, cutmix: float, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Mixes every clip with its partner from the other end of the batch; a clip in the middle is unchanged.
+    """Mix every clip with its partner from the other end of the batch; a clip in the middle is unchanged.
 
     Args:
         frames: (B, C, T, H, W) float.
         targets: (B, outputs) of all heads, which are mixed in the same way.
         mixup, cutmix: alpha of the Beta distribution of the fraction that is kept; 0 is off.
-    Returns:
-        The mixed frames and targets.
     """
     if mixup <= 0 and cutmix <= 0:
         return frames, targets
     if cutmix > 0 and (mixup <= 0 or rng.random() < CUTMIX_PROBABILITY):
-        # A box of the frame's shape, centered anywhere, clipped at the border. As in timm and the released
-        # programs, an odd length is rounded down to an even one.
-        fraction = math.sqrt(1 - rng.beta(cutmix, cutmix))
-        spans = []
-        for side in frames.shape[-2:]:
-            half, center = int(side * fraction) // 2, int(rng.integers(0, side))
-            spans.append((max(center - half, 0), min(center + half, side)))
-        (top, bottom), (left, right) = spans
-        mixed = frames.clone()
-        mixed[..., top:bottom, left:right] = torch.flip(frames[..., top:bottom, left:right], dims=(0,))
         height, width = frames.shape[-2:]
-        frames, kept = mixed, 1 - (bottom - top) * (right - left) / (height * width)
+        box = cut_box((height, width), kept=rng.beta(cutmix, cutmix), rng=rng)
+        inside = ..., slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+        partners = frames[inside].flip(0)
+        frames = frames.clone()
+        frames[inside] = partners
+        kept = 1 - box.height * box.width / (height * width)
     else:
         kept = rng.beta(mixup, mixup)
         frames = frames * kept + frames.flip(0) * (1 - kept)
     return frames, targets * kept + targets.flip(0) * (1 - kept)
+
+
+def cut_box(size: Size, *, kept: float, rng: np.random.Generator) -> Box:
+    """Draw a box of the frame's shape that leaves `kept` of it, centered anywhere, clipped at the border.
+
+    As in timm and the released programs, an odd length is rounded down to an even one.
+    """
+    fraction = math.sqrt(1 - kept)
+    spans = []
+    for side in size:
+        half = int(side * fraction) // 2
+        center = int(rng.integers(0, side))
+        spans.append((max(center - half, 0), min(center + half, side)))
+    (top, bottom), (left, right) = spans
+    return Box(top, left, bottom - top, right - left)
 
 
 def lowest_loss(num_classes: int, *, smoothing: float, mixup: float, cutmix: float) -> float:

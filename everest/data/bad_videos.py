@@ -42,19 +42,16 @@ class BadVideos:
             )
 
     def counts(self) -> dict[str, int]:
-        return {"asked": self.requested, "bad": self.bad}
+        return {"requested": self.requested, "bad": self.bad}
 
     def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:
         """Continue from the counts of an earlier part of the run."""
-        self.requested, self.bad, self.reasons = counts["asked"], counts["bad"], dict(reasons)
+        self.requested, self.bad = counts["requested"], counts["bad"]
+        self.reasons = dict(reasons)
 
 
 def refuse_too_many(skipped: Sequence[tuple[str, str]], *, requested: int, max_bad: float) -> None:
-    """Raise DataError if too many of the requested videos could not be read for a result to be meaningful.
-
-    Args:
-        skipped: path and reason of each unreadable video, of which a share of `max_bad` is allowed.
-    """
+    """Raise DataError if more than a share `max_bad` of the videos was `skipped`, (path, reason) of each."""
     if len(skipped) == requested or (len(skipped) >= LEAST_BAD and len(skipped) > max_bad * requested):
         path, reason = skipped[0]
         raise DataError(

@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from everest.data.footage import frame_bytes, segment
+from everest.data.footage import FrameSpan, frame_bytes, frame_span
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample
 from everest.system.processes import free_host_memory
@@ -38,8 +38,6 @@ LARGEST_VIDEO: Final = 2**30  # bytes of a cached video; a longer one is decoded
 FILLED_SHARE: Final = 0.9  # of the free space that may be filled
 NUM_MEASURED: Final = 16  # videos or segments from which the size of all is estimated
 
-Span = tuple[int, int]  # index of the first frame, number of frames
-
 
 @dataclass(frozen=True, slots=True)
 class FrameCache:
@@ -48,7 +46,7 @@ class FrameCache:
     folder: Path
 
     def read(
-        self, path: str | Video, ids: Sequence[int], *, span: Span, decoder: str, channels: int = 3
+        self, path: str | Video, ids: Sequence[int], *, span: FrameSpan, decoder: str, channels: int = 3
     ) -> Tensor:
         """Like `read_frames`, but decodes all frames of the span the first time, and caches them.
 
@@ -71,19 +69,19 @@ class FrameCache:
                 return frames[positions]
         return read_frames(video, ids, decoder=decoder, channels=channels)
 
-    def _file(self, video: Video, span: Span, channels: int) -> Path:
+    def _file(self, video: Video, span: FrameSpan, channels: int) -> Path:
         """The file for a span of a video as it is now; a rewritten video has another one."""
         absolute = video.absolute() if isinstance(video, Path) else video
         try:
             versions = [(str(file), *video_version(file)) for file in video_files(absolute)]
         except OSError as error:
             raise VideoError(absolute, error.strerror or str(error)) from error
-        version = (versions, span) if channels == 3 else (versions, span, channels)
-        return self.folder / f"{hashlib.sha256(repr(version).encode()).hexdigest()[:32]}.npy"
+        key = repr((versions, span, channels))
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 
 def cache_folder() -> Path:
-    """Returns EVEREST_CACHE, or the usual folder for files that can be made again."""
+    """EVEREST_CACHE, or the usual folder for files that can be made again."""
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("EVEREST_CACHE") or usual / "everest")
 
@@ -97,7 +95,7 @@ def keep_facts_in_cache() -> None:
 def open_cache(
     kind: Literal["none", "memory", "disk"], samples: Sequence[Sample], *, channels: int = 3
 ) -> FrameCache | None:
-    """Opens the cache that `data.cache` names for samples without repetitions."""
+    """Open the cache that `data.cache` names for samples without repetitions."""
     if kind == "none":
         return None
     folder = MEMORY / f"everest-{os.getuid()}" if kind == "memory" else cache_folder() / "frames"
@@ -109,7 +107,7 @@ def open_cache(
         sizes = []  # of the frames of some videos
         for sample in samples[:: max(len(samples) // NUM_MEASURED, 1)]:
             with suppress(VideoError):  # reported when it is read
-                sizes.append(frame_bytes(sample.video, segment(sample)[1], channels))
+                sizes.append(frame_bytes(sample.video, frame_span(sample)[1], channels))
         needed = len(samples) * float(np.mean([size * (size <= LARGEST_VIDEO) for size in sizes] or [0]))
         cached = sum(file.stat().st_size for file in folder.glob("*.npy"))  # perhaps of these videos
         free = psutil.disk_usage(str(folder)).free
@@ -127,14 +125,13 @@ def open_cache(
 
 
 def mark_used(folder: Path) -> Callable[[], None]:
-    """Mark a folder in memory, which exists, as used by this process.
+    """Mark a folder in memory, which exists, as used by this process; returns a function for its end.
 
-    The folder itself and its lock stay, so that no process loses the folder that it enters.
-
-    Returns:
-        A function for the end of the process: the last process to leave removes the frames.
+    The last process to leave removes the frames. The folder itself and its lock stay, so that no process
+    loses the folder that it enters.
     """
-    lock, owner = FileLock(folder / LOCKED), os.getpid()
+    lock = FileLock(folder / LOCKED)
+    owner = os.getpid()
     mark = folder / f"{owner}.user"
     with lock:
         mark.touch()

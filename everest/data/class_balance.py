@@ -20,7 +20,7 @@ POWERS: Final = {"balanced": 1.0, "sqrt": 0.5}
 
 
 def sample_weights(labels: Sequence[Hashable], kind: Literal["balanced", "sqrt"]) -> NDArray[np.float64]:
-    """Returns weights (samples,) for `StepSampler`, of which only the ratios count.
+    """Weights (samples,) for `StepSampler`, of which only the ratios count.
 
     Args:
         labels: the class of each sample, or the tuple of its classes. A sample of several classes has the

@@ -70,12 +70,11 @@ def multi_scale_crop(frame: Size, target: Size, rng: np.random.Generator) -> Box
 
 
 def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
-    """Returns the largest box of the target's shape at all scales, and slightly distorted versions."""
-    (height, width), (target_height, target_width) = frame, target
-    if target_height * width >= target_width * height:
-        largest = height, max(height * target_width // target_height, 1)
+    """The largest box of the target's shape at all scales, and slightly distorted versions."""
+    if _is_wider(frame, target):
+        largest = frame[0], max(frame[0] * target[1] // target[0], 1)
     else:
-        largest = max(width * target_height // target_width, 1), width
+        largest = max(frame[1] * target[0] // target[1], 1), frame[1]
     scaled = ([max(int(side * scale), 1) for scale in SCALES] for side in largest)
     # Only inwards: the released program leaves a frame that is a little smaller than the target.
     heights, widths = (
@@ -93,11 +92,7 @@ def multi_scale_sizes(frame: Size, target: Size) -> list[Size]:
 def random_resized_crop(
     frame: Size, target: Size, rng: np.random.Generator, *, areas: tuple[float, float] = AREA
 ) -> Box:
-    """Returns a box of random area, shape and position; a box in the center if none fits.
-
-    Args:
-        areas: smallest and largest fraction of the frame.
-    """
+    """A box of random area (fractions of the frame), shape and position; in the center if none fits."""
     height, width = frame
     squareness = target[1] / target[0]  # 1 for a square target
     for _ in range(ATTEMPTS):
@@ -112,7 +107,7 @@ def random_resized_crop(
 
 
 def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Box:
-    """Returns the box that random erasing (Zhong et al. 2017) fills in all frames of a clip, or `NO_BOX`."""
+    """The box that random erasing (Zhong et al. 2017) fills in all frames of a clip, or `NO_BOX`."""
     if rng.random() > probability:
         return NO_BOX
     height, width = frame
@@ -126,15 +121,19 @@ def erasing_box(frame: Size, probability: float, rng: np.random.Generator) -> Bo
 
 
 def covering_size(frame: Size, target: Size) -> Size:
-    """Returns the smallest size of the frame's shape that is not smaller than the target on either side."""
-    (height, width), (target_height, target_width) = frame, target
-    if target_height * width >= target_width * height:
-        return target_height, target_height * width // height
-    return target_width * height // width, target_width
+    """The smallest size of the frame's shape that is not smaller than the target on either side."""
+    if _is_wider(frame, target):
+        return target[0], target[0] * frame[1] // frame[0]
+    return target[1] * frame[0] // frame[1], target[1]
+
+
+def _is_wider(frame: Size, target: Size) -> bool:
+    """Whether a frame is at least as wide as the target's shape."""
+    return target[0] * frame[1] >= target[1] * frame[0]
 
 
 def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
-    """Returns `crops` boxes of the target's size, evenly spaced along the longer side of a covering frame.
+    """`crops` boxes of the target's size, evenly spaced along the longer side of a covering frame.
 
     A single one is in the center.
     """
@@ -146,7 +145,7 @@ def view_boxes(frame: Size, target: Size, crops: int) -> list[Box]:
 
 
 def center_box(frame: Size, target: Size) -> Box:
-    """Returns the box in the middle of a frame; half pixels are rounded to even, as released."""
+    """The box in the middle of a frame; half pixels are rounded to even, as released."""
     return Box(round((frame[0] - target[0]) / 2), round((frame[1] - target[1]) / 2), *target)
 
 
@@ -160,12 +159,12 @@ def _random_box(frame: Size, size: Size, rng: np.random.Generator) -> Box:
 
 
 def crop(clip: Tensor, box: Box) -> Tensor:
-    """Crops all frames of (T, H, W, C), without a copy."""
+    """Crop all frames of (T, H, W, C), without a copy."""
     return clip[:, box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
-    """Resizes (T, H, W, C) uint8 to (C, T, h, w) uint8, bilinear; the memory order of the frames is kept.
+    """Resize (T, H, W, C) uint8 to (C, T, h, w) uint8, bilinear; the memory order of the frames is kept.
 
     Args:
         antialias: True resizes like PIL, as in the released pre-training; False like OpenCV and
@@ -178,7 +177,7 @@ def resize(clip: Tensor, size: Size, *, antialias: bool) -> Tensor:
 
 
 def erase(frames: Tensor, boxes: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-    """Fills one box of every clip with noise, drawn for every frame and value (Zhong et al. 2017).
+    """Fill one box of every clip with noise, drawn for every frame and value (Zhong et al. 2017).
 
     Args:
         frames: (B, C, T, H, W) float, normalized; so the noise is standard normal.

@@ -19,6 +19,8 @@ from everest.video.reader import VideoError, frame_times, frames_between, probe
 from everest.video.source import Video, as_video
 from everest.video.times import TIME_TOLERANCE
 
+FrameSpan = tuple[int, int]  # index of the first frame, number of frames
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrameTimes:
@@ -31,20 +33,18 @@ class FrameTimes:
     def of(cls, path: str | Video) -> FrameTimes:
         """Read the times of a video."""
         path = as_video(path)
-        seconds, facts = frame_times(path), inspect_video(path)
+        seconds = frame_times(path)
+        facts = inspect_video(path)
         last = facts.index.last_duration / facts.second
         if last <= 0 and seconds.size > 1:
             last = float(seconds[-1] - seconds[-2])
         return cls(seconds, float(seconds[-1]) + (last if last > 0 else 1 / (facts.info.fps or 1)))
 
-    def numbers(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
-        """The frames to choose from that start at frame `first` and cover `length` frames of the file.
+    def at_rate(self, fps: float, first: int, length: int) -> NDArray[np.int64]:
+        """`fps` frames a second to choose from, in the `length` frames of the file from `first` on.
 
-        Args:
-            fps: frames to choose from per second.
         Returns:
-            (J,) ascending numbers of frames of the file, at least one. Of two equally near frames it is the
-            earlier one.
+            (J,) ascending numbers of frames of the file, at least one; the earlier of two equally near.
         """
         after = first + length
         seconds = self.seconds[first:after] - self.seconds[first]
@@ -74,19 +74,19 @@ class Footage:
 
 def footage_of(sample: Sample, fps: float | None) -> Footage:
     """The frames of a sample, of which `fps` per second can be chosen (None: all of the file)."""
-    return footages(sample.video, [segment(sample)], fps)[0]
+    return footages_of_spans(sample.video, [frame_span(sample)], fps)[0]
 
 
-def footages(video: Video, spans: Sequence[tuple[int, int]], fps: float | None) -> list[Footage]:
-    """The frames of parts (first frame, number of frames) of a video; at `fps`, times start with the part."""
+def footages_of_spans(video: Video, spans: Sequence[FrameSpan], fps: float | None) -> list[Footage]:
+    """The frames of parts of a video; at `fps`, times start with the part."""
     if fps is None:
         return [Footage(first, length) for first, length in spans]
     times = FrameTimes.of(video)
-    return [Footage(first, length, times.numbers(fps, first, length)) for first, length in spans]
+    return [Footage(first, length, times.at_rate(fps, first, length)) for first, length in spans]
 
 
-def segment(sample: Sample) -> tuple[int, int]:
-    """Returns the index of the first frame of a sample, and its number of frames."""
+def frame_span(sample: Sample) -> FrameSpan:
+    """The frames of a sample; VideoError if its video has none of them."""
     if sample.start is not None or sample.end is not None:
         first, end = frames_between(sample.video, sample.start, sample.end)
         return first, end - first
@@ -94,11 +94,12 @@ def segment(sample: Sample) -> tuple[int, int]:
     first = sample.start_frame or 0
     end = count if sample.end_frame is None else min(sample.end_frame, count)
     if first >= end:
-        raise VideoError(sample.video, f"no frames from {first} to {sample.end_frame}; there are {count}")
+        until = "" if sample.end_frame is None else f" to {sample.end_frame}"
+        raise VideoError(sample.video, f"no frames from {first}{until}; there are {count}")
     return first, end - first
 
 
 def frame_bytes(video: Video, frames: int, channels: int = 3) -> int:
-    """Returns the bytes of a number of frames of a video."""
+    """The bytes of a number of frames of a video."""
     info = probe(video)
     return frames * info.height * info.width * channels

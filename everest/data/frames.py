@@ -37,10 +37,12 @@ def finetune_window(length: int, frames: int, stride: int, rng: np.random.Genera
 def _spread(length: int, frames: int, stride: int, start: int) -> FrameIds:
     window = frames * stride
     if length > window:
-        ids, last = np.linspace(start, start + window, num=frames), start + window - 1
+        ids = np.linspace(start, start + window, num=frames)
+        last = start + window - 1
     else:  # all of a short video at about `stride`, then its last frame repeatedly
         ids = np.linspace(0, length, num=length // stride)
-        ids, last = np.pad(ids, (0, frames - ids.size), constant_values=length), length - 1
+        ids = np.pad(ids, (0, frames - ids.size), constant_values=length)
+        last = length - 1
     return np.minimum(ids.astype(np.int64), last)
 
 
@@ -81,7 +83,7 @@ def spread_frames(length: int, frames: int, phase: float) -> FrameIds:
 
 
 def part_of(whole: int, numerator: int, denominator: int) -> int:
-    """Returns `whole * numerator / denominator`, truncated to an integer.
+    """`whole * numerator / denominator`, truncated to an integer.
 
     In floating point and in this order, as released: 49 steps of 1/49 make 48.
     """
@@ -126,7 +128,7 @@ SAMPLINGS = {
 
 
 def sampling(name: str) -> Sampling:
-    """Returns an entry of `SAMPLINGS`; an unknown name is a RecipeError that lists them."""
+    """An entry of `SAMPLINGS`; an unknown name is a RecipeError that lists them."""
     if name not in SAMPLINGS:
         raise unknown_name("sampling", name, SAMPLINGS)
     return SAMPLINGS[name]

@@ -19,7 +19,7 @@ from typing import Final, Literal, NamedTuple
 
 import torch
 
-from everest.data.dataset import Batch, SampleKey, StepSampler, Tries, VideoClips
+from everest.data.clips import Batch, SampleKey, StepSampler, Tries, VideoClips
 from everest.data.regions import resize_regions
 from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_shared_memory
 from everest.errors import DataError
@@ -57,10 +57,11 @@ class Division(NamedTuple):
     slots: int  # of the ring
 
     def groups(self, batches: Iterable[Sequence[SampleKey]]) -> Iterator[list[Group]]:
-        """Yields the groups of each batch."""
+        """Yield the groups of each batch."""
         numbers = count()
         for batch, keys in enumerate(batches):
-            slot, starts = batch % self.slots, range(0, len(keys), self.samples)
+            starts = range(0, len(keys), self.samples)
+            slot = batch % self.slots
             yield [Group(next(numbers), slot, first, keys[first : first + self.samples]) for first in starts]
 
 
@@ -69,10 +70,11 @@ class StoppedWaiting(Exception):
 
 
 def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto"]) -> int:
-    """Returns the number of workers; for `auto` as many as the cores and the free shared memory allow."""
+    """The number of workers; for `auto` as many as the cores and the free shared memory allow."""
     if workers != "auto":
         return workers
-    free, processes = free_shared_memory(), local_processes()
+    free = free_shared_memory()
+    processes = local_processes()
     for number in range(num_readers(), 0, -1):
         needed = shared_bytes(clips, order, workers=number) * processes
         if free is None or needed <= SHARED_PART * free:
@@ -81,14 +83,14 @@ def choose_workers(clips: VideoClips, order: Order, workers: int | Literal["auto
 
 
 def shared_bytes(clips: VideoClips, order: Order, *, workers: int) -> int:
-    """Returns the bytes of shared memory that a loader uses."""
+    """The bytes of shared memory that a loader uses."""
     division = divide_batches(clips, order, workers=workers)
     sizes = field_bytes(clips.layout(), slots=division.slots, batch=division.batch)
     return sum(sizes.values()) if workers else 0
 
 
 def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> Division:
-    """Divides batches into groups of about equal size, and chooses how many groups are read ahead.
+    """Divide batches into groups of about equal size, and choose how many groups are read ahead.
 
     While a batch is used, the next one is read as a whole, and one more group by each worker; at least two
     groups by each. With fewer, a worker would wait for the step; with more, the ring would be larger.
@@ -105,7 +107,7 @@ def divide_batches(clips: VideoClips, order: Order, *, workers: int) -> Division
 
 
 def batches(clips: VideoClips, order: Order, *, workers: int, timeout: float) -> Generator[Batch]:
-    """Yields the batches of a `ClipLoader`, whose workers start with the first and end with the last."""
+    """Yield the batches of a `ClipLoader`, whose workers start with the first and end with the last."""
     with closing(ClipLoader(clips, order, workers=workers, timeout=timeout)) as loader:
         yield from loader
 
@@ -147,7 +149,7 @@ class ClipLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yields the batches, each valid until the next one is requested."""
+        """Yield the batches, each valid until the next one is requested."""
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             self._ring.pin()  # after the workers were started: they use no GPU
         self._send()
@@ -210,7 +212,7 @@ class ClipLoader:
 
 
 def read_group(clips: VideoClips, ring: Ring, group: Group) -> list[Text]:
-    """Reads the clips of a group into its rows of the ring."""
+    """Read the clips of a group into its rows of the ring."""
     rows = ring.batch(group.slot, group.first + len(group.keys))  # (rows, …) each
     texts = []
     for row, key in enumerate(group.keys, group.first):
@@ -231,7 +233,7 @@ def _wait_for(copies: Sequence[torch.cuda.Event]) -> None:
 
 
 def on_device(batch: Batch, device: torch.device) -> Batch:
-    """Copies the tensors that a model needs to `device`; on a GPU without waiting for the copies.
+    """Copy the tensors that a model needs to `device`; on a GPU without waiting for the copies.
 
     There, regions become the frames of the clips.
     """
@@ -265,6 +267,6 @@ class DeviceCopy:
             moved = on_device(batch, self._device)
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._stream)
-        for tensor in (moved.frames, moved.label, moved.noise, moved.erase, *moved.inputs.values()):
+        for tensor in (*(getattr(moved, name) for name in OF_EVERY_CLIP), *moved.inputs.values()):
             tensor.record_stream(computing)  # the memory is free again only when the step has used it
         return moved

@@ -9,19 +9,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, repeat
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
 
-from everest.config.heads import best_metric
+from everest.config.heads import Heads, best_metric
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.cache import keep_facts_in_cache, open_cache
-from everest.data.dataset import VideoClips
-from everest.data.footage import footage_of, segment
+from everest.data.class_balance import sample_weights
+from everest.data.clips import VideoClips
+from everest.data.footage import footage_of, frame_span
 from everest.data.regions import largest_region
-from everest.data.views import EvalViews, FinetuneViews, MakeViews, PretrainViews, ValidationViews
+from everest.data.views import EvalViews, FinetuneViews, FrameSpec, PretrainViews, StageViews, ValidationViews
 from everest.errors import DataError, RecipeError
 from everest.lists.classes import Classes
 from everest.lists.labels import indices
@@ -45,7 +46,7 @@ MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames an
 
 
 def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence[str] | None) -> str:
-    """Returns a hash that identifies a set of samples: paths below `root`, segments, labels, class names."""
+    """A hash that identifies a set of samples: paths below `root`, segments, labels, class names."""
     digest = hashlib.sha256(json.dumps(class_names).encode())
     below = f"{root.absolute()}{os.sep}"
     for sample in samples:
@@ -55,13 +56,13 @@ def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence
 
 
 def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
-    """Returns unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
+    """Unlabeled clips of `data.pretrain`, or of `data.train` if that is not set."""
     data, section = recipe.data, recipe.pretrain
     grid = clip_grid(recipe)
     alpha = section.frame_selection.alpha if section.objective == "pixels" else 1.0
     offered = replace(grid, t=num_candidates(grid.t, alpha))
     views = PretrainViews(
-        **_shared(recipe, section, frames=offered.t * recipe.model.tubelet[0]),
+        **_frame_spec(recipe, section, frames=offered.t * recipe.model.tubelet[0]),
         flip=data.flip if section.flip is None else section.flip,
         views_per_decode=section.views_per_decode,
         compared=section.objective == "views",
@@ -74,19 +75,18 @@ def pretrain_clips(recipe: Recipe, *, replace_bad: bool = True) -> VideoClips:
 
 
 def pretrain_key(data: DataSettings) -> str:
-    """Returns the key of the data section that names the videos for pre-training."""
+    """The key of the data section that names the videos for pre-training."""
     return "pretrain" if data.pretrain else "train"
 
 
 def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
-    """Returns the labeled clips of `data.train`, and their classes."""
-    from everest.data.augment import RandAugment
-    from everest.data.class_balance import sample_weights
+    """The labeled clips of `data.train`, and their classes."""
+    from everest.data.augment import RandAugment  # here: timm takes a second to import
 
     data, section = recipe.data, recipe.finetune
     settings = section.rand_augment
     views = FinetuneViews(
-        **_shared(recipe, section),
+        **_frame_spec(recipe, section),
         flip=data.flip,
         crop_area=section.crop_area,
         rand_augment=settings
@@ -95,34 +95,34 @@ def finetune_clips(recipe: Recipe) -> tuple[VideoClips, Classes]:
     )
     samples = read_source(data, "train", labeled=True)
     classes = Classes.of(samples, data)
-    num_noise = clip_grid(recipe).num_tokens if section.selection.draws else 0
     clips = clips_of(
         recipe,
         samples,
         views,
-        num_noise=num_noise,
+        heads=classes.heads,
+        num_noise=clip_grid(recipe).num_tokens if section.selection.draws else 0,
         replace_bad=True,
         training=True,
         notices=[unused_validation(data)],
     )
+    if section.sampler == "shuffle":
+        return clips, classes
     first = [sample.labels[0] for sample in clips.samples]  # of several heads, the first is balanced
-    weights = None if section.sampler == "shuffle" else sample_weights(first, section.sampler)
-    return replace(clips, heads=classes.heads, sample_weights=weights), classes
+    return replace(clips, sample_weights=sample_weights(first, section.sampler)), classes
 
 
 def labeled_samples(recipe: Recipe) -> tuple[Sequence[Sample], Sequence[Sample], Classes]:
-    """Returns the labeled samples of `data.train` and of `data.test`, and the classes."""
+    """The labeled samples of `data.train` and of `data.test`, and the classes."""
     train = read_source(recipe.data, "train", labeled=True)
     classes = Classes.of(train, recipe.data)
     return train.samples, read_source(recipe.data, "test", labeled=True, classes=classes).samples, classes
 
 
 def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
-    """Returns the center view of each video of `data.val`; None if that is not set."""
+    """The center view of each video of `data.val`; None if that is not set."""
     data, section = recipe.data, recipe.finetune
     if data.val is None:
         return None
-
     samples = read_source(data, "val", labeled=True, classes=classes)
     metric = best_metric(classes.heads, section.best, classes.names)
     if metric in OF_CLASSES and not any(map(indices, (sample.labels[0] for sample in samples.samples))):
@@ -130,51 +130,50 @@ def validation_clips(recipe: Recipe, classes: Classes) -> VideoClips | None:
             f"data.val: no video has a class, so its {OF_CLASSES[metric]} cannot select the best weights; "
             "add videos of classes, or set finetune.best=loss"
         )
-    clips = clips_of(recipe, samples, center_views(recipe), replace_bad=False)
-    return replace(clips, heads=classes.heads)
+    return clips_of(recipe, samples, center_views(recipe), heads=classes.heads, replace_bad=False)
 
 
 def center_views(recipe: Recipe) -> ValidationViews:
-    """Returns the center view of a video, as the labeled stages sample its frames."""
-    return ValidationViews(**_shared(recipe, recipe.finetune))
+    """The center view of a video, as the labeled stages sample its frames."""
+    return ValidationViews(**_frame_spec(recipe, recipe.finetune))
 
 
 def evaluation_clips(recipe: Recipe, classes: Classes) -> VideoClips:
-    """Returns the evaluation views of each video of `data.test`."""
+    """The evaluation views of each video of `data.test`."""
     samples = read_source(recipe.data, "test", labeled=True, classes=classes)
     views = evaluation_views(recipe)
-    clips = clips_of(recipe, samples, views, replace_bad=False, cached=False)  # each video is read once
-    return replace(clips, heads=classes.heads)
+    # Without a cache: each video is read once.
+    return clips_of(recipe, samples, views, heads=classes.heads, replace_bad=False, cached=False)
 
 
 def evaluation_views(recipe: Recipe) -> EvalViews:
-    """Returns the `eval.clips` x `eval.crops` views of a video."""
+    """The `eval.clips` x `eval.crops` views of a video."""
     if recipe.eval.clips * recipe.eval.crops > MOST_VIEWS:
         raise RecipeError(
             f"eval: {recipe.eval.clips} clips x {recipe.eval.crops} crops of a video are in memory at once; "
             f"at most {MOST_VIEWS}"
         )
-    shared = _shared(recipe, recipe.finetune)
-    return EvalViews(**shared, clips=recipe.eval.clips, crops=recipe.eval.crops)
+    chosen = _frame_spec(recipe, recipe.finetune)
+    return EvalViews(**chosen, clips=recipe.eval.clips, crops=recipe.eval.crops)
 
 
-def _shared(
+def _frame_spec(
     recipe: Recipe, section: PretrainSettings | FinetuneSettings, *, frames: int | None = None
-) -> dict[str, Any]:
-    """The settings of `StageViews` by those of a stage."""
+) -> FrameSpec:
+    """The settings of a stage's clips; `frames` replaces `data.frames`."""
     data = recipe.data
-    return {
-        "frames": frames or data.frames,
-        "stride": section.stride,
-        "size": data.frame_size,
-        "sampling": section.sampling,
-        "fps": data.fps,
-        "channels": data.channels,
-    }
+    return FrameSpec(
+        frames=frames or data.frames,
+        stride=section.stride,
+        size=data.frame_size,
+        sampling=section.sampling,
+        fps=data.fps,
+        channels=data.channels,
+    )
 
 
 def clip_grid(recipe: Recipe) -> TokenGrid:
-    """Returns the grid of the tokens of a clip."""
+    """The grid of the tokens of a clip."""
     data = recipe.data
     return TokenGrid.of_clip(frames=data.frames, size=data.frame_size, tubelet=recipe.model.tubelet)
 
@@ -182,58 +181,58 @@ def clip_grid(recipe: Recipe) -> TokenGrid:
 def clips_of(
     recipe: Recipe,
     samples: SampleList,
-    views: MakeViews,
+    views: StageViews,
     *,
+    heads: Heads = (),
     num_noise: int = 0,
     replace_bad: bool,
     cached: bool = True,
     training: bool = False,
     notices: Sequence[str | None] = (),
 ) -> VideoClips:
-    """Returns clips of samples.
+    """Clips of samples; see `VideoClips`. The `notices` follow those about the list.
 
-    Args:
-        training: each sample gives as many clips in an epoch as `data.clips_per_video` states.
-        notices: lines to show when a run starts, after those about the list.
+    In `training`, each sample gives as many clips in an epoch as `data.clips_per_video` states.
     """
     data = recipe.data
     # Here, as all stages and probes, of a command or from Python, make their clips before they open a video.
     keep_facts_in_cache()
     distinct = list({sample.video_id: sample for sample in samples.samples}.values())
-    repeated, each = samples.samples, data.clips_per_video
-    if training and each != 1:
+    listed = samples.samples
+    if training and data.clips_per_video != 1:
         # Choices about a sample follow from its place in the list: each repetition shows another window.
-        counts = [num_clips(sample) if each == "auto" else each for sample in repeated]
-        repeated = tuple(chain.from_iterable(map(repeat, repeated, counts)))
-        counts_notice = (
-            f"data.clips_per_video: {counted(len(distinct), 'video')}, {len(repeated)} clips an epoch"
-        )
-        notices = (*notices, counts_notice)
+        each = data.clips_per_video
+        counts = [num_clips(sample) if each == "auto" else each for sample in listed]
+        listed = tuple(chain.from_iterable(map(repeat, listed, counts)))
+        total = f"{counted(len(distinct), 'video')}, {len(listed)} clips an epoch"
+        notices = (*notices, f"data.clips_per_video: {total}")
     return VideoClips(
-        repeated,
+        listed,
         make_views=views,
         seed=recipe.train.seed,
         num_noise=num_noise,
         decoder=data.decoder,
         replace_bad=replace_bad,
         cache=open_cache(data.cache if cached else "none", distinct, channels=data.channels),
+        heads=heads,
         notices=tuple(filter(None, (samples.notice, *notices))),
     )
 
 
 def resized_by(clips: VideoClips, resize: str, device: torch.device) -> VideoClips:
-    """Returns the same clips of training, whose crops are resized where `data.resize` states.
+    """The same clips of training, whose crops are resized where `data.resize` states.
 
     Cached tokens are of the bytes that a worker resizes.
     """
-    views, on_device = clips.make_views, resize == "device" or (resize == "auto" and device.type == "cuda")
+    views = clips.make_views
+    on_device = resize == "device" or (resize == "auto" and device.type == "cuda")
     if not on_device or clips.tokens is not None or not isinstance(views, PretrainViews | FinetuneViews):
         return clips
     return replace(clips, make_views=replace(views, region=largest_region(views.size)))
 
 
 def num_clips(sample: Sample) -> int:
-    """Returns the clips of a sample in an epoch: one for every ten seconds, rounded, at least one.
+    """How many clips a sample gives in an epoch: one for every ten seconds, rounded, at least one.
 
     One, too, if it is unreadable, or has no frame rate.
     """
@@ -241,7 +240,7 @@ def num_clips(sample: Sample) -> int:
         if sample.start is not None and sample.end is not None:
             seconds = sample.end - sample.start
         else:
-            seconds = segment(sample)[1] / (probe(sample.video).fps or float("inf"))
+            seconds = frame_span(sample)[1] / (probe(sample.video).fps or float("inf"))
     except VideoError:  # reported when it is read
         return 1
     return max(round(seconds / CLIP_SECONDS), 1)
@@ -255,24 +254,25 @@ def examine_lengths(clips: VideoClips) -> str | None:
     Raises:
         DataError: none of them can be read.
     """
-    views, samples = clips.make_views, clips.samples
+    views = clips.make_views
     stride = views.stride if views.sampling == "dense" else 1  # the other ways span any video
     lengths: list[int] = []
     failed: list[VideoError] = []
     end = time.monotonic() + EXAMINED_SECONDS
-    chosen = np.random.default_rng(0).permutation(len(samples))[:MOST_EXAMINED].tolist()
-    for index in chosen:
-        video = samples[index].video
+    order = np.random.default_rng(0).permutation(len(clips))
+    examined = [clips.samples[index] for index in order[:MOST_EXAMINED]]
+    for sample in examined:
+        video = sample.video
         if isinstance(video.shard if isinstance(video, Member) else video, RemotePath):
             continue
         try:
-            lengths.append(footage_of(samples[index], views.fps).num_frames)
+            lengths.append(footage_of(sample, views.fps).num_frames)
         except VideoError as error:
             failed.append(error)  # training names them, if others can be read
         if time.monotonic() > end:
             break
-    unit = ListSize.of(samples).unit
-    if failed and len(failed) == len(chosen):
+    unit = ListSize.of(clips.samples).unit
+    if failed and len(failed) == len(examined):
         first = f"{failed[0].path}: {failed[0].reason}"
         raise DataError(f"none of the {len(failed)} {unit}s examined can be read, first {first}")
     short = sum(length < views.frames * stride for length in lengths)

@@ -9,13 +9,12 @@ B batch, V views, C channels, T frames, H W pixels of a clip, R S pixels of a re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from everest.data.crops import Size
+from everest.data.crops import Size
 
 CLIPS_AT_ONCE: Final = 32  # clips, our choice: 0.6 GB of values of 16 frames and 224 pixels
 REGION_RATIO: Final = (8, 7)  # a region may be as much larger than a clip: 256 pixels for 224
@@ -65,8 +64,7 @@ def resize_regions(frames: Tensor, regions: Regions, *, precise: bool = True) ->
 def _weights(lengths: Tensor, wanted: int, memory: int, *, antialias: bool) -> Tensor:
     """The share of each pixel of a region's side in each pixel of the clip's: (N, wanted, memory) float32.
 
-    Args:
-        lengths: (N,) pixels of the side that belong to the region, from the first on.
+    The first `lengths` (N,) pixels of the side belong to the region.
     """
     scale = lengths[:, None, None] / wanted
     reach = scale.clamp(min=1) if antialias else torch.ones_like(scale)

@@ -1,17 +1,18 @@
 """The views of a sample for training and evaluation: frames are chosen, decoded once, augmented and cropped.
 
 V views, C channels, T frames, H W pixels; sizes are (height, width). Each class holds the settings of one
-stage and is called with a sample to get its `Views`, in the memory `out` if it is given. Random choices are
-drawn in the order frames, augmentation, crop, flip, erasing.
+stage and is called with a sample to get its `Views`. Random choices are drawn in the order frames,
+augmentation, crop, flip, erasing.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
 # Our choice: bytes of frames above which evaluation resizes each frame before it decodes the next.
 MOST_AT_ONCE: Final = 2**28
 
-
-Cache = FrameCache | None
 Out = Tensor | None  # (V, C, T, H, W) uint8
 
 
@@ -58,8 +57,39 @@ class Views(NamedTuple):
     regions: Tensor | None = None  # (V, 3) int64, see `Regions`; `frames` are then (V, T, R, S, C)
 
 
+@dataclass(frozen=True, slots=True)
+class FrameReader:
+    """Reads frames of a sample by their numbers in the file."""
+
+    sample: Sample
+    footage: Footage
+    decoder: str
+    cache: FrameCache | None
+    channels: int  # C
+
+    def read(self, numbers: FrameIds) -> Tensor:
+        """The frames (T, H, W, C) uint8."""
+        ids = numbers.tolist()
+        video = self.sample.video
+        if self.cache is None:
+            return read_frames(video, ids, decoder=self.decoder, channels=self.channels)
+        span = self.footage.first, self.footage.length
+        return self.cache.read(video, ids, span=span, decoder=self.decoder, channels=self.channels)
+
+
+class FrameSpec(TypedDict):
+    """The settings of the clips of a recipe or model, as all `StageViews` take them."""
+
+    frames: int
+    stride: int
+    size: Size
+    sampling: str
+    fps: float | None
+    channels: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageViews:
+class StageViews(ABC):
     """The settings that the views of all stages share."""
 
     frames: int
@@ -83,23 +113,24 @@ class StageViews:
             return self.num_views, self.channels, self.frames, *self.size
         return self.num_views, self.frames, *self.region, self.channels
 
-    def decoded(
-        self, sample: Sample, decoder: str, cache: Cache, choose: Callable[..., FrameIds], *draws: Generator
-    ) -> Tensor:
-        """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *draws)` selects."""
-        footage = footage_of(sample, self.fps)
-        numbers = footage.numbers(choose(footage.num_frames, self.frames, self.stride, *draws))
-        return self._read(sample, footage, numbers, decoder, cache)
+    def __call__(
+        self, sample: Sample, rng: Generator, decoder: str, cache: FrameCache | None = None, out: Out = None
+    ) -> Views:
+        """The views of a sample, in the memory `out` if it is given."""
+        return self.make(self.reader(sample, decoder, cache), rng, out)
 
-    def _read(
-        self, sample: Sample, footage: Footage, numbers: FrameIds, decoder: str, cache: Cache
-    ) -> Tensor:
-        """Read frames (T, H, W, C) uint8 by their numbers in the file."""
-        wanted = numbers.tolist()
-        if cache is None:
-            return read_frames(sample.video, wanted, decoder=decoder, channels=self.channels)
-        span = footage.first, footage.length
-        return cache.read(sample.video, wanted, span=span, decoder=decoder, channels=self.channels)
+    @abstractmethod
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+        """The views of the sample that `reader` reads."""
+
+    def reader(self, sample: Sample, decoder: str, cache: FrameCache | None = None) -> FrameReader:
+        """The reader of the frames that can be chosen."""
+        return FrameReader(sample, footage_of(sample, self.fps), decoder, cache, self.channels)
+
+    def decoded(self, reader: FrameReader, choose: Callable[..., FrameIds], *draws: Generator) -> Tensor:
+        """The frames (T, H, W, C) uint8 that `choose(number of frames, T, stride, *draws)` selects."""
+        ids = choose(reader.footage.num_frames, self.frames, self.stride, *draws)
+        return reader.read(reader.footage.numbers(ids))
 
     def _resized(self, crops: Sequence[tuple[Tensor, bool]], out: Out, *, erase: Box = NO_BOX) -> Views:
         """Resize crops (T, h, w, C), and flip those that are marked; or leave both to the device."""
@@ -107,7 +138,8 @@ class StageViews:
             views = [resize(part, self.size, antialias=self.antialias).numpy() for part, _ in crops]
             order = [-1 if flipped else 1 for _, flipped in crops]
             return _stacked([view[..., ::step] for view, step in zip(views, order, strict=True)], out, erase)
-        frames, rows = torch.empty(self.shape, dtype=torch.uint8) if out is None else out, []
+        frames = torch.empty(self.shape, dtype=torch.uint8) if out is None else out
+        rows = []
         for target, (part, flipped) in zip(frames, crops, strict=True):
             if part.size(1) > self.region[0] or part.size(2) > self.region[1]:
                 part = resize(part, self.size, antialias=self.antialias).permute(1, 2, 3, 0)
@@ -121,43 +153,38 @@ class PretrainViews(StageViews):
     """Random window, then crop and flip, `views_per_decode` times from the same frames.
 
     The released pre-training never flips; Table 7 of the EVEREST paper does.
-
-    Args:
-        compared: the views are compared: each has a window of its own, and all are flipped or none is.
-        crop_area: smallest and largest fraction of the frame; None: a multi-scale crop.
     """
 
     antialias: ClassVar[bool] = True
     flip: bool
     views_per_decode: int
-    compared: bool = False
-    crop_area: tuple[float, float] | None = None
+    compared: bool = False  # each view has a window of its own, and all are flipped or none is
+    crop_area: tuple[float, float] | None = None  # fractions of the frame; None: a multi-scale crop
 
     @property
     def num_views(self) -> int:
         return self.views_per_decode
 
-    def __call__(
-        self, sample: Sample, rng: Generator, decoder: str, cache: Cache = None, out: Out = None
-    ) -> Views:
-        window, count = sampling(self.sampling).pretrain, self.views_per_decode
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+        window = sampling(self.sampling).pretrain
         if self.compared:
-            footage = footage_of(sample, self.fps)
-            chosen = [window(footage.num_frames, self.frames, self.stride, rng) for _ in range(count)]
-            numbers, positions = np.unique(footage.numbers(np.stack(chosen)), return_inverse=True)
-            video = self._read(sample, footage, numbers, decoder, cache)  # (F, H, W, C)
-            clips = [video[place] for place in torch.from_numpy(positions.reshape(count, self.frames))]
+            length = reader.footage.num_frames
+            ids = [window(length, self.frames, self.stride, rng) for _ in range(self.num_views)]
+            numbers, positions = np.unique(reader.footage.numbers(np.stack(ids)), return_inverse=True)
+            video = reader.read(numbers)  # (F, H, W, C)
+            clips = [video[place] for place in torch.from_numpy(positions.reshape(-1, self.frames))]
         else:
-            clips = [self.decoded(sample, decoder, cache, window, rng)] * count
-        flips, crops = None, []
+            clips = [self.decoded(reader, window, rng)] * self.num_views
+        flipped = None
+        crops = []
         for clip in clips:
             if self.crop_area is None:
                 box = multi_scale_crop(_size(clip), self.size, rng)
             else:
                 box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
-            if flips is None or not self.compared:
-                flips = self.flip and rng.random() < 0.5
-            crops.append((crop(clip, box), flips))
+            if flipped is None or not self.compared:
+                flipped = self.flip and rng.random() < 0.5
+            crops.append((crop(clip, box), flipped))
         return self._resized(crops, out)
 
 
@@ -170,10 +197,8 @@ class FinetuneViews(StageViews):
     rand_augment: RandAugment | None
     erasing: float  # probability
 
-    def __call__(
-        self, sample: Sample, rng: Generator, decoder: str, cache: Cache = None, out: Out = None
-    ) -> Views:
-        clip = self.decoded(sample, decoder, cache, sampling(self.sampling).finetune, rng)
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+        clip = self.decoded(reader, sampling(self.sampling).finetune, rng)
         if self.rand_augment is not None:
             clip = self.rand_augment(clip, rng)
         box = random_resized_crop(_size(clip), self.size, rng, areas=self.crop_area)
@@ -186,10 +211,8 @@ class FinetuneViews(StageViews):
 class ValidationViews(StageViews):
     """The middle of the video, the center of the frame: deterministic, unlike the released programs."""
 
-    def __call__(
-        self, sample: Sample, rng: Generator, decoder: str, cache: Cache = None, out: Out = None
-    ) -> Views:
-        clip = self.decoded(sample, decoder, cache, sampling(self.sampling).center)
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+        clip = self.decoded(reader, sampling(self.sampling).center)
         covering = covering_size(_size(clip), self.size)
         view = _cut(resize(clip, covering, antialias=False), center_box(covering, self.size))
         return _stacked([view], out)
@@ -210,36 +233,32 @@ class EvalViews(StageViews):
         """The length of a dense clip in a video of `fps` frames a second."""
         return self.frames * self.stride / (self.fps or fps)
 
-    def __call__(
-        self, sample: Sample, rng: Generator, decoder: str, cache: Cache = None, out: Out = None
-    ) -> Views:
-        footage = footage_of(sample, self.fps)
-        needed, positions = np.unique(self.windows(footage), return_inverse=True)  # (F,), (clips, T)
-        if decoder == "auto" and cache is None and frame_bytes(sample.video, len(needed)) > MOST_AT_ONCE:
-            decoded = frames_in_order(sample.video, needed, channels=self.channels)
+    def make(self, reader: FrameReader, rng: Generator, out: Out) -> Views:
+        needed, positions = np.unique(self.windows(reader.footage), return_inverse=True)  # (F,), (clips, T)
+        source = reader.sample.video
+        is_large = frame_bytes(source, len(needed), self.channels) > MOST_AT_ONCE
+        if is_large and reader.decoder == "auto" and reader.cache is None:
+            decoded = frames_in_order(source, needed, channels=self.channels)
             video = torch.cat([self.resized(frame[None]) for frame in decoded], dim=1)
         else:
-            video = self.resized(self._read(sample, footage, needed, decoder, cache))
+            video = self.resized(reader.read(needed))
         return _stacked(self.cut(video, positions), out)
 
     def windows(self, footage: Footage) -> NDArray[np.int64]:
-        """Returns (clips, T) numbers in the file of the frames of each clip."""
+        """(clips, T) numbers in the file of the frames of each clip."""
         views = sampling(self.sampling).views(footage.num_frames, self.frames, self.stride, self.clips)
         return footage.numbers(np.stack(views))
 
     def resized(self, frames: Tensor) -> Tensor:
-        """Resizes (F, H, W, C) uint8 frames as decoded to (C, F, H', W') that cover the views."""
+        """Resize (F, H, W, C) uint8 frames as decoded to (C, F, H', W') that cover the views."""
         video = resize(frames, covering_size(_size(frames), self.size), antialias=False)
         return video.contiguous()  # once instead of once per view
 
     def cut(self, video: Tensor, positions: NDArray[np.int64]) -> list[Tensor]:
-        """Cuts the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
+        """Cut the views (C, T, H, W) out of (C, F, H', W'); `positions` (clips, T) number its frames."""
         boxes = view_boxes((video.shape[2], video.shape[3]), self.size, self.crops)
         clips = torch.from_numpy(positions.reshape(self.clips, self.frames))
         return [_cut(video, box)[:, ids] for ids in clips for box in boxes]
-
-
-MakeViews = PretrainViews | FinetuneViews | ValidationViews | EvalViews
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,23 +289,22 @@ class ClipFormat:
         """Read the middle of a video or sample, center-cropped: (C, T, H, W) uint8."""
         unused_rng = np.random.default_rng(0)  # these views draw nothing
         sample = video if isinstance(video, Sample) else Sample(path=str(video))
-        return ValidationViews(**self._shared)(sample, unused_rng, "auto").frames[0]
+        return ValidationViews(**self.frame_spec)(sample, unused_rng, "auto").frames[0]
 
     def views(self) -> EvalViews:
         """The view of an evaluation with one clip and one crop; `read` may take other frames."""
-        return EvalViews(**self._shared, clips=1, crops=1)
+        return EvalViews(**self.frame_spec, clips=1, crops=1)
 
     @property
-    def _shared(self) -> dict[str, Any]:
-        """The settings of `StageViews`."""
-        return {
-            "frames": self.frames,
-            "stride": self.stride,
-            "size": self.size,
-            "sampling": self.sampling,
-            "fps": self.fps,
-            "channels": self.channels,
-        }
+    def frame_spec(self) -> FrameSpec:
+        return FrameSpec(
+            frames=self.frames,
+            stride=self.stride,
+            size=self.size,
+            sampling=self.sampling,
+            fps=self.fps,
+            channels=self.channels,
+        )
 
 
 def _size(clip: Tensor) -> Size:
@@ -294,12 +312,12 @@ def _size(clip: Tensor) -> Size:
 
 
 def _cut(clip: Tensor, box: Box) -> Tensor:
-    """Crops all frames of (C, T, H, W), without a copy."""
+    """Crop all frames of (C, T, H, W), without a copy."""
     return clip[..., box.top : box.top + box.height, box.left : box.left + box.width]
 
 
 def _stacked(views: Sequence[Tensor | NDArray[np.uint8]], out: Out, erase: Box = NO_BOX) -> Views:
-    """Writes views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
+    """Write views (C, T, H, W) into `out` (V, C, T, H, W), or into new memory."""
     frames = torch.empty(len(views), *views[0].shape, dtype=torch.uint8) if out is None else out
     for target, view in zip(frames.numpy(), views, strict=True):
         np.copyto(target, view)  # torch has no views that are flipped, and would copy twice

@@ -40,11 +40,7 @@ Result = TypeVar("Result")
 
 
 class WorkerCrash(EnvironmentProblem):
-    """A worker crashed, like a decoder in a damaged file.
-
-    Args:
-        tasks: the number of its task, if it had one.
-    """
+    """A worker crashed, like a decoder in a damaged file; `tasks`: the number of its task, if it had one."""
 
     def __init__(self, message: str, tasks: list[int]) -> None:
         super().__init__(message)
@@ -52,11 +48,7 @@ class WorkerCrash(EnvironmentProblem):
 
 
 class Workers(Generic[Task, Result]):
-    """Processes that call `work` on tasks. Without any, `take` calls it.
-
-    Args:
-        ahead: tasks of one worker that it has not done or whose results have not arrived.
-    """
+    """Processes that call `work`, each with up to `ahead` tasks under way. Without any, `take` calls it."""
 
     def __init__(self, work: Callable[[Task], Result], *, number: int, ahead: int) -> None:
         self._work = work
@@ -73,7 +65,8 @@ class Workers(Generic[Task, Result]):
             )
             process.start()
             child.close()  # or its end would not be noticed
-            self._processes[connection], self._under_way[connection] = process, []
+            self._processes[connection] = process
+            self._under_way[connection] = []
 
     @property
     def has_room(self) -> bool:
@@ -93,11 +86,7 @@ class Workers(Generic[Task, Result]):
         self._under_way[least].append(number)
 
     def take(self, number: int, *, limit: float = 0) -> Result:
-        """Return the result of a task.
-
-        Args:
-            limit: seconds to wait (0: no limit).
-        """
+        """Return the result of a task; TimeoutError after `limit` seconds (0: no limit)."""
         if number in self._tasks:
             return self._work(self._tasks.pop(number))
         deadline = time.monotonic() + limit
@@ -213,11 +202,7 @@ def field_bytes(layout: Layout, *, slots: int, batch: int) -> dict[str, int]:
 
 
 class Ring:
-    """R slots of B samples each.
-
-    Args:
-        shared: for other processes, in shared memory.
-    """
+    """R slots of B samples each; `shared`: for other processes, in shared memory."""
 
     def __init__(self, layout: Layout, *, slots: int, batch: int, shared: bool) -> None:
         sizes = field_bytes(layout, slots=slots, batch=batch)
@@ -239,7 +224,7 @@ class Ring:
             self._tensors[name] = values.view(slots, batch, *shape)
 
     def batch(self, slot: int, samples: int) -> dict[str, Tensor]:
-        """Returns the (samples, …) tensors of a slot, without a copy."""
+        """The (samples, …) tensors of a slot, without a copy."""
         return {name: tensor[slot, :samples] for name, tensor in self._tensors.items()}
 
     def pin(self) -> None:

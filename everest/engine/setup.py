@@ -12,7 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from everest.config.settings import Recipe, TrainedSection
 from everest.config.tokenizer import TokenizerSettings
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.loader import shared_bytes
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import examine_lengths, fingerprint, resized_by

@@ -23,7 +23,7 @@ from torch.distributed.distributed_c10d import _abort_process_group
 from everest.config.recipe import RESUME_MAY_CHANGE, dump_recipe, flat_values, load_recipe, recipe_values
 from everest.config.settings import Recipe
 from everest.config.yaml import read_yaml
-from everest.data.dataset import Batch
+from everest.data.clips import Batch
 from everest.data.loader import on_device
 from everest.engine.context import RunContext, RunOptions
 from everest.engine.training import Training

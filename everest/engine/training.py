@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from everest.config.settings import Recipe
-from everest.data.dataset import Batch, StepSampler, VideoClips
+from everest.data.clips import Batch, StepSampler, VideoClips
 from everest.data.loader import ClipLoader, DeviceCopy, StoppedWaiting, choose_workers
 from everest.data.randomness import Purpose, generator_at, seed_at
 from everest.engine.context import RunContext

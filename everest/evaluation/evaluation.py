@@ -17,7 +17,7 @@ from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.heads import head_settings
 from everest.config.settings import Recipe
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
 from everest.evaluation.multi_view import Classifier, evaluate_views

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.checkpoints.graph import ExportedClassifier
 from everest.config.settings import TrainSettings
-from everest.data.dataset import SampleKey, VideoClips
+from everest.data.clips import SampleKey, VideoClips
 from everest.data.loader import batches, choose_workers, on_device
 from everest.metrics.predicted import Predictions
 from everest.models.classifier import VideoClassifier

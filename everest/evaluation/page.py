@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.config.heads import MULTI_LABEL
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
 from everest.figures.masks import to_rgb
 from everest.figures.pages import data_uri, write_page

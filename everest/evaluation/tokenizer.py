@@ -11,7 +11,7 @@ import torch
 from everest.checkpoints.load import open_model
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.randomness import Purpose, seed_at
 from everest.engine.training import Training
 from everest.errors import RecipeError

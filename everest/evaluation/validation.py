@@ -9,7 +9,7 @@ import numpy as np
 
 from everest.config.heads import MEASURED_BY, MULTI_LABEL, best_metric
 from everest.config.stage_settings import FinetuneSettings
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.engine.health import Validations
 from everest.engine.training import Training
 from everest.errors import DivergedError

@@ -11,7 +11,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.windows import Item, Unreadable, Window

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
-from everest.data.footage import footages, segment
+from everest.data.footage import footages_of_spans, frame_span
 from everest.data.views import EvalViews
 from everest.errors import RecipeError
 from everest.lists.sample import Sample
@@ -69,7 +69,7 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
     """
     video = VideoTimes.of(sample.video)
     times = video.borders[:-1]  # (F,) starts
-    first, length = segment(sample)
+    first, length = frame_span(sample)
     begin, end = float(times[first]), float(times[first + length - 1] + 1 / video.fps)
     window = views.seconds(video.fps) if window is None else window
     step = window if step is None else step
@@ -90,7 +90,8 @@ def windows_of(sample: Sample, views: EvalViews, *, window: float | None, step: 
 def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> Iterator[Tensor | None]:
     """Yield the views (V, C, T, H, W) uint8 of each window in turn; None if one of its frames is damaged."""
     spans = [(window.first, window.length) for window in windows]
-    needed = [views.windows(footage) for footage in footages(path, spans, views.fps)]  # (clips, T) each
+    footages = footages_of_spans(path, spans, views.fps)
+    needed = [views.windows(footage) for footage in footages]  # (clips, T) each
     lowest = np.minimum.accumulate([ids.min() for ids in needed][::-1])[::-1]  # from each window to the end
     wanted = np.unique(np.stack(needed)).tolist()
     frames = zip(wanted, intact_frames(path, wanted, channels=views.channels), strict=True)

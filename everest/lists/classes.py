@@ -31,7 +31,7 @@ class Classes:
 
     @classmethod
     def of(cls, samples: SampleList, data: DataSettings) -> Classes:
-        """Returns the heads for a training set; numbers are standardized by their mean and std in it.
+        """The heads for a training set; numbers are standardized by their mean and std in it.
 
         The number of classes is `data.num_classes`, else the number of names, else one more than the highest
         label.
@@ -69,11 +69,12 @@ class Classes:
 
 
 def _scaled(head: Head, samples: SampleList, position: int) -> Head:
-    """Returns a head of numbers with their mean and std; another head as it is."""
+    """A head of numbers with their mean and std; another head as it is."""
     if head.task != "regression":
         return head
     numbers = np.array([sample.labels[position] for sample in samples.samples], dtype=np.float64)
-    mean, std = float(numbers.mean()), float(numbers.std())
+    mean = float(numbers.mean())
+    std = float(numbers.std())
     name = column_of(head)
     if np.ptp(numbers) == 0:
         raise DataError(f"all {len(numbers)} numbers of the column {name} are {numbers[0]:g}; check the list")
@@ -86,7 +87,7 @@ def _scaled(head: Head, samples: SampleList, position: int) -> Head:
 
 
 def empty_classes_notice(key: str, samples: Sequence[Sample], classes: Classes) -> str | None:
-    """Returns a line about the classes of which the list `data.KEY` has no sample, if there are any."""
+    """A line about the classes of which the list `data.KEY` has no sample, if there are any."""
     empty: list[str] = []
     for position, head in enumerate(classes.heads):
         used = {label for sample in samples for label in indices(sample.labels[position])}

@@ -8,10 +8,10 @@ from pathlib import Path, PurePath
 from typing import Final
 
 from everest.errors import DataError, RecipeError
+from everest.lists.columns import read_rows
 from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.shards import refuse_shards
-from everest.lists.text import read_rows
 from everest.system.storage import Location, join_location, parse_location
 from everest.video.folders import videos_under
 
@@ -19,7 +19,7 @@ LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
 
 
 def named_videos(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files, and all videos below the folders."""
+    """The files, and all videos below the folders."""
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such video or folder")
@@ -39,10 +39,9 @@ def refuse_same_stems(videos: Sequence[Path]) -> None:
 
 
 def named_samples(paths: Sequence[Path], *, root: Path | None) -> list[Sample]:
-    """Returns the samples of files, folders and lists; missing videos are left to the reader of the samples.
+    """The samples of files, folders and lists, whose paths are relative to `root`, else to the list's folder.
 
-    Args:
-        root: the folder that paths in the lists are relative to; None: the folder of each list.
+    Missing videos are left to the reader of the samples.
     """
     lists = {path for path in paths if path.suffix.lower() in LIST_SUFFIXES and not path.is_dir()}
     if root is not None and not lists:
@@ -66,13 +65,13 @@ def _videos(path: Path) -> list[Path]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SourceList:
+class VideoTable:
     """A list or a folder, with all columns of each video."""
 
     location: Location
     root: Location  # that its paths are relative to
     is_list: bool
-    rows: tuple[dict[str, str], ...]  # by column of everest.lists.text; `path` as written
+    rows: tuple[dict[str, str], ...]  # by column of everest.lists.columns; `path` as written
 
     @property
     def stem(self) -> str:
@@ -82,20 +81,18 @@ class SourceList:
         """The video for the `path` of a row."""
         return join_location(self.root, path).absolute()
 
-    def paths(self) -> dict[str, list[dict[str, str]]]:
+    def rows_by_path(self) -> dict[str, list[dict[str, str]]]:
         """Each path once, in the order of the list, with its rows: several for segments of one video."""
-        rows_by_path: dict[str, list[dict[str, str]]] = {}
+        rows: dict[str, list[dict[str, str]]] = {}
         for row in self.rows:
-            rows_by_path.setdefault(row["path"], []).append(row)
-        return rows_by_path
+            rows.setdefault(row["path"], []).append(row)
+        return rows
 
 
-def read_sources(sources: Sequence[str], root: str | None) -> Iterator[SourceList]:
-    """The lists, folders or URLs that a user names.
+def read_tables(sources: Sequence[str], root: str | None) -> Iterator[VideoTable]:
+    """The lists, folders or URLs that a user names, with paths relative to the folder `root`.
 
-    Args:
-        root: the folder that paths are relative to; None takes the folder of a list, a folder itself, or the
-            parent of each of several folders.
+    None takes the folder of a list, a folder itself, or the parent of each of several folders.
     """
     for text in sources:
         location = parse_location(text)
@@ -105,7 +102,8 @@ def read_sources(sources: Sequence[str], root: str | None) -> Iterator[SourceLis
         if location.exists():
             refuse_shards(location)
         if location.is_dir():
-            location, folder = location.resolve(), folder.resolve()
+            location = location.resolve()
+            folder = folder.resolve()
         # Also checks that the videos are there.
         samples = read_unlabeled(location, root=folder).samples
         is_list = location.is_file()
@@ -116,4 +114,4 @@ def read_sources(sources: Sequence[str], root: str | None) -> Iterator[SourceLis
             inside = video.relative_to(str(location)).parts
             label = {"label": inside[0]} if len(inside) > 1 else {}
             rows.append({"path": str(video.relative_to(str(folder))), **label})
-        yield SourceList(location=location, root=folder, is_list=is_list, rows=tuple(rows))
+        yield VideoTable(location=location, root=folder, is_list=is_list, rows=tuple(rows))

@@ -13,7 +13,7 @@ import numpy as np
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, did_you_mean, shown
-from everest.lists.text import HEAD_PREFIX, ListRow, as_number, quoted, read_lines
+from everest.lists.columns import HEAD_PREFIX, ListRow, as_number, quoted, read_lines
 from everest.system.storage import Location
 
 # The index of a class; the indices of all classes of a video, ascending; or a number.
@@ -21,10 +21,12 @@ Label = int | tuple[int, ...] | float
 
 LARGEST_NUMBER: Final = 1e15  # our choice: of a regression label; float32 holds its square, too
 JOINED_BY: Final = "|"  # the classes of a multi-label cell
-NUMBERS: Final = "labels that are numbers need data.task regression (--task regression)"
-SEVERAL: Final = f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
-ONE_CLASS: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
-SEPARATED: Final = "a line is `path label`, separated by a space, tab or comma, or has a header"
+NEEDS_REGRESSION: Final = "labels that are numbers need data.task regression (--task regression)"
+NEEDS_MULTI_LABEL: Final = (
+    f"several classes joined by '{JOINED_BY}' need data.task multi-label (--task multi-label)"
+)
+PREDICTS_ONE: Final = f"the model predicts one class for a video (single-label), '{JOINED_BY}' joins several"
+LINE_FORMAT: Final = "a line is `path label`, separated by a space, tab or comma, or has a header"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class LabelRules:
     of_model: bool = False  # whether a trained model fixes task and classes
 
     def read(self, row: ListRow) -> tuple[Label, ...]:
-        """Returns the labels of a row, from the column `label.NAME` of each head or from the column `label`.
+        """The labels of a row, from the column `label.NAME` of each head or from the column `label`.
 
         A label that is a class name selects that class, any other integer is an index. If one of the names
         is an integer, labels are read as names only. Several classes are joined by `|`; an empty cell has
@@ -54,7 +56,7 @@ class LabelRules:
                     raise ValueError(f"{column} '{shown(text)}' {problem}")
                 labels.append(tuple(classes))
             elif text is None:
-                raise ValueError(f"no {column} in {quoted(row.text)}; {SEPARATED}")
+                raise ValueError(f"no {column} in {quoted(row.text)}; {LINE_FORMAT}")
             elif head.task == "regression":
                 number = as_number(text)
                 is_plain = text.isascii() and "_" not in text  # float() accepts the digits of every script
@@ -67,7 +69,7 @@ class LabelRules:
         return tuple(labels)
 
     def _index(self, head: Head, text: str) -> int:
-        """Returns the index of a class; raises ValueError if there is no such class."""
+        """The index of a class; raises ValueError if there is no such class."""
         if text in self._index_of:
             return self._index_of[text]
         column = column_of(head)
@@ -79,12 +81,12 @@ class LabelRules:
                     raise ValueError(f"{column} {text} is out of range: labels count {allowed}")
                 return int(text)
             if is_number_like(text):
-                kind = f"the model predicts classes ({head.task})" if self.of_model else NUMBERS
+                kind = f"the model predicts classes ({head.task})" if self.of_model else NEEDS_REGRESSION
                 raise ValueError(f"{column} '{shown(text)}' is not an integer from 0; {kind}")
         no_names = "; other labels are numbers, and data.classes is not set"
         hint = did_you_mean(text, self.class_names) if self.class_names else no_names
         if head.task == "single-label" and JOINED_BY in text:
-            hint = f"; {ONE_CLASS if self.of_model else SEVERAL}"
+            hint = f"; {PREDICTS_ONE if self.of_model else NEEDS_MULTI_LABEL}"
         raise ValueError(f"unknown class '{shown(text)}'{hint}")
 
     @cached_property
@@ -97,14 +99,14 @@ class LabelRules:
 
 
 def indices(label: Label) -> tuple[int, ...]:
-    """Returns the classes of a label; a number has none."""
+    """The classes of a label; a number has none."""
     if isinstance(label, tuple):
         return label
     return (label,) if isinstance(label, int) else ()
 
 
 def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
-    """Returns the labels of a sample as values of a tensor: `Head.label_width` values for each head.
+    """The labels of a sample as values of a tensor: `Head.label_width` values for each head.
 
     An index; for each class whether it is there, 1 or 0; or a number, standardized.
     """
@@ -118,12 +120,12 @@ def label_values(labels: Sequence[Label], heads: Heads) -> list[float]:
 
 
 def column_of(head: Head) -> str:
-    """Returns the column of a list that holds the labels of a head."""
+    """The column of a list that holds the labels of a head."""
     return f"{HEAD_PREFIX}{head.name}" if head.name else "label"
 
 
 def read_class_names(file: Location) -> tuple[str, ...]:
-    """Reads class names, one per line in the order of their indices."""
+    """Read class names, one per line in the order of their indices."""
     line_of: dict[str, int] = {}
     for number, line in read_lines(file):
         name = line.strip()
@@ -153,13 +155,11 @@ _TASK_NOTICES: Final = {
 
 
 def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collection[str] = ()) -> Task:
-    """Returns the task of the labels in a column.
+    """The task of the labels in a column.
 
     A label with `|` shows several classes. If all labels are numbers, one with a fraction shows that they are
-    not classes; 1.0 does not, as other programs write integers so.
-
-    Args:
-        names: of the classes if they are known, so that labels are no numbers; a name may contain `|`.
+    not classes; 1.0 does not, as other programs write integers so. If the `names` of the
+    classes are known, labels are no numbers, and a name may contain `|`.
     """
     texts = {row.values[column] for row in rows if column in row.values}.difference(names)
     if any(JOINED_BY in text for text in texts):
@@ -173,23 +173,23 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
 
 
 def task_notice(source: object, task: Task) -> str | None:
-    """Returns a line about a task that was found from the labels; None for single classes."""
+    """A line about a task that was found from the labels; None for single classes."""
     return f"{source}: {_TASK_NOTICES[task]}" if task in _TASK_NOTICES else None
 
 
 def count_classes(labels: Iterable[Label]) -> Counter[int]:
-    """Returns the videos of each class that has any; a video counts for each of its classes."""
+    """The videos of each class that has any; a video counts for each of its classes."""
     return Counter(index for label in labels for index in indices(label))
 
 
 def imbalance(counts: Collection[int]) -> float:
-    """Returns the ratio of the most frequent class to the rarest that has a video; 1 without classes."""
+    """The ratio of the most frequent class to the rarest that has a video; 1 without classes."""
     used = [count for count in counts if count]
     return max(used) / min(used) if used else 1.0
 
 
 def number_facts(labels: Iterable[Label]) -> dict[str, float] | None:
-    """Returns mean, std, median, min and max of numbers; None if there are none."""
+    """Mean, std, median, min and max of numbers; None if there are none."""
     numbers = np.array([label for label in labels if isinstance(label, float)])
     if not len(numbers):
         return None

@@ -1,6 +1,6 @@
 """The videos of a data set and their labels, from a list or from folders, checked before a run starts.
 
-The text of a list is described in everest.lists.text; the index of shards, which is a list too, in
+The text of a list is described in everest.lists.columns; the index of shards, which is a list too, in
 everest.lists.shards. A folder has a subfolder for every class; without labels, any folder of videos will do.
 A folder of images counts as a video.
 """
@@ -14,9 +14,10 @@ from pathlib import Path
 
 from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.errors import DataError, RecipeError, did_you_mean, first_names, one_per_line, shown
+from everest.lists.columns import BY_NAME, HEAD_PREFIX, ListRow, SheetColumns, read_rows
 from everest.lists.labels import (
     JOINED_BY,
-    SEVERAL,
+    NEEDS_MULTI_LABEL,
     LabelRules,
     column_of,
     find_task,
@@ -26,7 +27,6 @@ from everest.lists.labels import (
 )
 from everest.lists.sample import Sample, sample_of_row
 from everest.lists.shards import find_index, read_index, refuse_shards
-from everest.lists.text import HEAD_PREFIX, ListRow, read_rows
 from everest.system.storage import Location, RemotePath, parse_location
 from everest.video.folders import (
     as_data_error,
@@ -75,12 +75,12 @@ def read_samples(
     """
     heads = heads or (Head(outputs=0),)
     rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
-    return _checked(source, _rows_of(source), root, rules, may_miss=may_miss)
+    return _sample_list(source, _rows_of(source), root, rules, may_miss=may_miss)
 
 
 def read_unlabeled(source: Location, *, root: Location, may_miss: bool = False) -> SampleList:
     """Read and check the videos of a list or a folder without their labels; see `read_samples`."""
-    return _checked(source, _rows_of(source), root, None, may_miss=may_miss)
+    return _sample_list(source, _rows_of(source), root, None, may_miss=may_miss)
 
 
 def _rows_of(source: Location) -> Sequence[ListRow] | None:
@@ -99,45 +99,46 @@ def read_labeled(
     class_names: Sequence[str] | None = None,
     task: Task | None = None,
     heads: Heads = (),
-    class_column: str | None = None,
-    group_column: str | None = None,
+    columns: SheetColumns = BY_NAME,
     of_model: bool = False,
     may_miss: bool = False,
 ) -> SampleList:
     """Read a list or a folder with the labels and the task that it shows, as `everest prepare` does.
 
     Args:
-        class_names: in the order of their indices; None: the names used in the source, sorted.
+        class_names, of_model, may_miss: see `read_samples`.
         task: what a label is; None: as the labels show.
         heads: known from another list; empty: as the columns `label.NAME` show.
-        class_column: the column of classes in a sheet; None finds it by its name.
-        group_column: the column of groups in a sheet; None: `group`.
-        of_model: see `read_samples`.
-        may_miss: ignore missing videos, unless all of them are missing.
     """
+    rows = _rows_to_prepare(source, columns)
+    if rows is None:
+        has_labels = any(videos_by_subfolder(source).values())
+        label_task: Task = task or "single-label"
+    else:
+        has_labels = rows[0].header.has_classes if rows[0].header else "label" in rows[0].values
+        label_task = task or find_task(rows, names=class_names or ())
+        heads = heads or _heads_of_columns(source, rows, task=task, class_names=class_names)
+    heads = heads or (Head(task=label_task, outputs=0),)
+    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
+    data = _sample_list(source, rows, root, rules if has_labels else None, may_miss=may_miss)
+    notices = [data.notice, None if task or heads[0].name else task_notice(source, label_task)]
+    if rows and rows[0].header and (problem := rows[0].header.no_classes(source)):
+        notices.append(f"{problem}; read without labels")
+    return replace(data, notice="\n".join(filter(None, notices)) or None)
+
+
+def _rows_to_prepare(source: Path, columns: SheetColumns) -> Sequence[ListRow] | None:
+    """The rows of a list of files; None for a folder of videos."""
     with as_data_error(source):
         if not source.exists():
             raise DataError(f"{source}: no such list or folder")
         refuse_shards(source)
-        is_list = source.is_file()
-        rows = read_rows(source, class_column=class_column, group_column=group_column) if is_list else None
-    if rows is None:
-        if class_column is not None or group_column is not None:
-            raise RecipeError(f"{source}: a folder, which has no columns")
-        refuse_split_folders(source)
-        label_task, header = task or "single-label", None
-        labeled = any(videos_by_subfolder(source).values())
-    else:
-        heads = heads or _heads_of_columns(source, rows, task=task, class_names=class_names)
-        label_task, header = task or find_task(rows, names=class_names or ()), rows[0].header
-        labeled = header.has_classes if header else "label" in rows[0].values
-    heads = heads or (Head(task=label_task, outputs=0),)
-    rules = LabelRules(heads=heads, class_names=tuple(class_names or ()), of_model=of_model)
-    data = _checked(source, rows, root, rules if labeled else None, may_miss=may_miss)
-    notices = [data.notice, None if task or heads[0].name else task_notice(source, label_task)]
-    if header is not None and (problem := header.no_classes(source)):
-        notices.append(f"{problem}; read without labels")
-    return replace(data, notice="\n".join(filter(None, notices)) or None)
+        if source.is_file():
+            return read_rows(source, columns)
+    if columns != BY_NAME:
+        raise RecipeError(f"{source}: a folder, which has no columns")
+    refuse_split_folders(source)
+    return None
 
 
 def _heads_of_columns(
@@ -157,7 +158,7 @@ def _heads_of_columns(
     )
 
 
-def _checked(
+def _sample_list(
     source: Location,
     rows: Sequence[ListRow] | None,
     root: Location,
@@ -166,20 +167,21 @@ def _checked(
     may_miss: bool,
 ) -> SampleList:
     """The samples of the rows of a list, or of a folder (None); without rules, they have no labels."""
+    notices: list[str | None] = []
     if rows is not None:
         rules = rules and _rules_of_list(source, rows, rules)
         samples = _samples_of_list(source, rows, root, rules, may_miss=may_miss)
-        notices = [rows[0].header and rows[0].header.notice()]
+        notices.append(rows[0].header and rows[0].header.notice())
     elif rules is not None:
-        samples, rules = _of_class_folders(source, rules)
-        notices = [loose_videos_notice(source)]
+        samples, rules = _samples_of_class_folders(source, rules)
+        notices.append(loose_videos_notice(source))
     else:
-        samples, notices = tuple(Sample(path=str(video.absolute())) for video in videos_under(source)), []
+        samples = tuple(Sample(path=str(video.absolute())) for video in videos_under(source))
         if not samples:
             raise DataError(f"{source}: contains no videos")
     heads, names = (rules.heads, rules.class_names) if rules else ((), ())
     if heads and heads[0].task == "single-label" and any(JOINED_BY in name for name in names):
-        notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {SEVERAL}")
+        notices.append(f"{source}: a label with '{JOINED_BY}' is read as one class; {NEEDS_MULTI_LABEL}")
     notice = "\n".join(filter(None, notices)) or None
     return SampleList(samples=samples, class_names=names or None, heads=heads, notice=notice)
 
@@ -188,15 +190,16 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
     """The rules with the names of the classes; refuses a list without the labels that the rules need."""
     header = rows[0].header
     columns = list(header.columns.values() if header else rows[0].values)
-    missing = [column for head in rules.heads if head.name and (column := column_of(head)) not in columns]
-    if missing and rows[0].member is None:  # the index of shards leaves out empty columns
+    absent = [column for head in rules.heads if head.name and (column := column_of(head)) not in columns]
+    if absent and rows[0].member is None:  # the index of shards leaves out empty columns
         raise DataError(
-            f"{source}: the list has no column {', '.join(missing)}, which data.heads names; its columns are "
+            f"{source}: the list has no column {', '.join(absent)}, which data.heads names; its columns are "
             f"{', '.join(columns)}"
         )
     if header and (problem := header.no_classes(source)):
         raise DataError(problem)
-    first, names = rules.heads[0], rules.class_names
+    first = rules.heads[0]
+    names = rules.class_names
     if first.name or first.task == "regression":  # several heads have no names
         names = ()
     elif not names:  # those that the list uses, unless its labels are numbers
@@ -205,7 +208,7 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
             used = {part.strip() for label in used for part in label.split(JOINED_BY)} - {""}
         if not any(map(is_integer, used)):
             names = tuple(sorted(label for label in used if not is_number_like(label)))
-    rules = _named(source, names, rules)
+    rules = _with_class_names(source, names, rules)
     # A model that is not trained on the list may find no video with a class in it.
     for head in rules.heads:
         is_empty = not any(column_of(head) in row.values for row in rows)
@@ -214,7 +217,7 @@ def _rules_of_list(source: Location, rows: Sequence[ListRow], rules: LabelRules)
     return rules
 
 
-def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], LabelRules]:
+def _samples_of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample, ...], LabelRules]:
     """The videos of the subfolders, and the rules with the names of the classes."""
     head = rules.heads[0]
     if head.name or head.task != "single-label":
@@ -224,7 +227,7 @@ def _of_class_folders(folder: Location, rules: LabelRules) -> tuple[tuple[Sample
         )
     by_class = videos_by_subfolder(folder)
     known = rules.class_names
-    rules = _named(folder, known or tuple(by_class), rules)
+    rules = _with_class_names(folder, known or tuple(by_class), rules)
     if not any(by_class.values()):
         kind = f"videos in its {len(by_class)} subfolders" if by_class else "subfolders"
         raise DataError(f"{folder}: no {kind}; a folder of labeled videos has one for every class")
@@ -255,9 +258,10 @@ def refuse_split_folders(folder: Location) -> None:
         )
 
 
-def _named(source: Location, names: tuple[str, ...], rules: LabelRules) -> LabelRules:
+def _with_class_names(source: Location, names: tuple[str, ...], rules: LabelRules) -> LabelRules:
     """The rules with these names of the classes, given or used in the source; refuses impossible ones."""
-    head, first = rules.heads[0], first_names(names)
+    head = rules.heads[0]
+    first = first_names(names)
     if names and rules.of_model and not rules.class_names:
         raise DataError(
             f"{source}: its labels are names ({first}), and the checkpoint or training list has "

@@ -5,20 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import numpy as np
+
+from everest.lists.columns import GROUP_COLUMN, SEGMENT_COLUMNS, ListRow
 from everest.lists.labels import Label
-from everest.lists.text import GROUP_COLUMN, SEGMENT_COLUMNS, ListRow
 from everest.system.storage import Location, join_location, parse_location
 from everest.system.text import counted
 from everest.video.source import Member, Video
 
+Item = TypeVar("Item")
+
 _NUMBER: Final = r"\d+(?:\.\d+)?(?:e[-+]?\d+)?"
 _SEGMENT: Final = re.compile(
     rf"(?P<path>.+)#(?:(?P<start>{_NUMBER})s-(?:(?P<end>{_NUMBER})s)?|(?P<start_frame>\d+)-"
-    r"(?P<end_frame>\d*))",
+    r"(?P<end_frame>\d*))(?P<whole>#*)",
     re.DOTALL,
 )
 
@@ -42,9 +46,18 @@ class Sample:
         return self.member or parse_location(self.path)
 
     @property
+    def segment(self) -> tuple[float | None, float | None, int | None, int | None]:
+        """Start and end in seconds, then in frames; at most one pair is set."""
+        return self.start, self.end, self.start_frame, self.end_frame
+
+    @property
     def is_segment(self) -> bool:
         """Whether the sample is a part of its video."""
-        return (self.start, self.end, self.start_frame, self.end_frame) != (None,) * 4
+        return self.segment != (None,) * 4
+
+    def with_seconds(self, start: float, end: float) -> Sample:
+        """The segment of the same video between two times."""
+        return replace(self, start=start, end=end, start_frame=None, end_frame=None)
 
     @property
     def source(self) -> str:
@@ -55,16 +68,19 @@ class Sample:
     def of_video_id(cls, video_id: str) -> Sample:
         """The sample with a `video_id`, without its labels; of a video in a shard without its bytes."""
         match = _SEGMENT.fullmatch(video_id)
-        if match is None:
-            return cls(path=video_id)
+        if match is None or match["whole"]:
+            return cls(path=video_id if match is None else video_id[:-1])
         segment: dict[str, Any] = {name: _time(name, match[name]) for name in SEGMENT_COLUMNS if match[name]}
         return cls(path=match["path"], **segment)
 
     @property
     def video_id(self) -> str:
-        """Identifies the sample in results; `of_video_id` reads it."""
+        """Identifies the sample in results; `of_video_id` reads it.
+
+        It ends in `#` for a whole video whose own path ends like a segment: a folder of images `take#1-20`.
+        """
         if not self.is_segment:
-            return self.path
+            return f"{self.path}#" if _SEGMENT.fullmatch(self.path) else self.path
         if self.start is None and self.end is None:
             return f"{self.path}#{self.start_frame or 0}-{self.end_frame or ''}"
         return f"{self.path}#{self.start or 0}s-{'' if self.end is None else f'{self.end}s'}"
@@ -100,8 +116,14 @@ class ListSize:
         return text if self.groups >= self.videos else f"{text} of {counted(self.groups, 'group')}"
 
 
+def spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
+    """At most `most` items at equal distances, in their order."""
+    positions = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return tuple(items[position] for position in positions)
+
+
 def sample_of_row(row: ListRow, root: Location, labels: tuple[Label, ...]) -> Sample:
-    """Returns the sample of a row of a list; raises ValueError with the problem."""
+    """The sample of a row of a list; raises ValueError with the problem."""
     if "path" not in row.values:
         raise ValueError("no path")
     segment: dict[str, Any] = {}

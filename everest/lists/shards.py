@@ -11,7 +11,7 @@ import json
 from typing import Final
 
 from everest.errors import DataError
-from everest.lists.text import ListRow
+from everest.lists.columns import ListRow
 from everest.system.storage import Location
 from everest.system.text import parse_json, reading_own
 from everest.video.folders import as_data_error
@@ -25,7 +25,7 @@ FIX: Final = "copy it again, or make the shards again with --overwrite"
 
 
 def find_index(source: Location) -> Location | None:
-    """Returns the index that a path names: the path itself, or the only index in a folder, or None."""
+    """The index that a path names: the path itself, or the only index in a folder, or None."""
     if source.name.endswith(INDEX_SUFFIX):
         return source
     if not source.is_dir():
@@ -43,8 +43,9 @@ def refuse_shards(source: Location) -> None:
 
 
 def read_index(file: Location) -> list[ListRow]:
-    """Reads the rows of an index, each with the part of a shard that is its video."""
-    folder, rows = file.parent.absolute(), []
+    """Read the rows of an index, each with the part of a shard that is its video."""
+    folder = file.parent.absolute()
+    rows = []
     with reading_own(file, fix=FIX, error=DataError):
         with as_data_error(file):
             document = parse_json(file.read_text(encoding="utf-8"))
@@ -64,7 +65,8 @@ def read_index(file: Location) -> list[ListRow]:
                 size = video_version(folder / name)[0]
                 problem = f"{size} bytes"
             except OSError as error:
-                size, problem = None, error.strerror or "cannot be read"
+                size = None
+                problem = error.strerror or "cannot be read"
             if size not in (expected, -1):  # -1: the storage does not report it
                 raise DataError(f"{folder / name}: {problem} where {file} expects {expected} bytes; {FIX}")
     return rows

@@ -52,7 +52,8 @@ def read_source(
 
 def _class_names(data: DataSettings, classes: Classes | None) -> tuple[str, ...] | None:
     """The names of `classes`, else those in the file `data.classes`; None if the labels show them."""
-    trained, names = classes.names if classes else None, None
+    trained = classes.names if classes else None
+    names = None
     if data.classes is not None:
         path = join_location(parse_location(data.root), data.classes)
         with as_data_error(path):
@@ -83,17 +84,16 @@ def list_in(root: Location, key: str, *, labeled: bool) -> str | None:
 
 
 def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Location, str | None]:
-    """Returns the list or folder that `data.KEY` names, or another one and a line that names it.
+    """The list or folder that `data.KEY` names, or another one and a line that names it.
 
     In place of a missing `train.csv`, `val.csv` or `test.csv`, a folder is read as by `list_in`. Without
     labels, and if the recipe sets no classes, all videos below `data.root` are read.
     """
     source = getattr(data, key)
     if source is None:
-        of_val = (
-            f" (--set data.test={data.val} takes the validation list)" if key == "test" and data.val else ""
-        )
-        raise RecipeError(f"data.{key}: not set; name a list or a folder of videos{of_val}")
+        is_replaceable = key == "test" and data.val
+        hint = f" (--set data.test={data.val} takes the validation list)" if is_replaceable else ""
+        raise RecipeError(f"data.{key}: not set; name a list or a folder of videos{hint}")
     root = parse_location(data.root)
     with as_data_error(root):
         if not root.is_dir():
@@ -105,10 +105,10 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
         if folder is not None:
             return root / folder, f"{root}: no {source}, so the folder {folder} is read"
     any_video = next(videos_under(root), None) is not None
-    is_open = data.num_classes is None and data.heads is None and data.classes is None
-    verb = "split" if is_open else "index"
+    has_no_classes_set = data.num_classes is None and data.heads is None and data.classes is None
+    verb = "split" if has_no_classes_set else "index"
     command = f"everest prepare {verb} {shlex.quote(str(root))}"
-    if any_video and not labeled and is_open:
+    if any_video and not labeled and has_no_classes_set:
         return root, (
             f"{root}: no {source}, so all videos below it are used; `{command}` makes lists that keep test "
             "videos apart"
@@ -120,12 +120,10 @@ def find_source(data: DataSettings, key: str, *, labeled: bool) -> tuple[Locatio
 
 
 def unused_validation(data: DataSettings) -> str | None:
-    """Returns a notice if `data.val` is not set although there is a list or folder for it."""
+    """A notice if `data.val` is not set although there is a list or folder for it."""
     if data.val is not None:
         return None
     root = parse_location(data.root)
-    for name in (LIST_FILES["val"], "val"):
-        with as_data_error(root):
-            if (root / name).exists():
-                return f"{root / name}: not used; --set data.val={name} selects the best weights on it"
-    return None
+    with as_data_error(root):
+        name = list_in(root, "val", labeled=True)
+    return name and f"{root / name}: not used; --set data.val={name} selects the best weights on it"

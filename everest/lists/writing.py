@@ -10,9 +10,9 @@ from typing import Final
 import numpy as np
 
 from everest.errors import DataError, RecipeError
+from everest.lists.columns import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.lists.labels import JOINED_BY, indices, is_integer
 from everest.lists.sample import Sample
-from everest.lists.text import GROUP_COLUMN, HEAD_PREFIX, SEGMENT_COLUMNS
 from everest.system.files import refuse_inputs, write_text
 
 ELSEWHERE: Final = "write elsewhere by --output DIR"
@@ -21,7 +21,8 @@ ELSEWHERE: Final = "write elsewhere by --output DIR"
 def refuse_unlistable(samples: Iterable[Sample]) -> None:
     """Raise DataError for the first sample whose path or group a list cannot hold."""
     for sample in samples:
-        path, group = sample.path, "-" if sample.group is None else sample.group
+        path = sample.path
+        group = "-" if sample.group is None else sample.group
         has_path = len(path.splitlines()) == 1 and not path[-1].isspace()
         has_group = len(group.splitlines()) == 1 and group == group.strip() and "\0" not in group
         if not (has_path and has_group):
@@ -74,12 +75,12 @@ def write_list(
 
 
 def _decimal(number: float) -> str:
-    """Returns the shortest text without an exponent that is read back as the same number."""
+    """The shortest text without an exponent that is read back as the same number."""
     return np.format_float_positional(number, trim="-")
 
 
 def names_needed(names: Sequence[str]) -> Sequence[str]:
-    """Returns the class names if a list must use them: if any is an integer, integers are read as names."""
+    """The class names if a list must use them: if any is an integer, integers are read as names."""
     return names if any(map(is_integer, names)) else ()
 
 

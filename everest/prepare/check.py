@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any, Final
 
 from everest.data.cache import keep_facts_in_cache
-from everest.data.footage import FrameTimes, segment
+from everest.data.footage import FrameTimes, frame_span
 from everest.errors import DataError
 from everest.lists.labels import count_classes
 from everest.lists.reading import SampleList
@@ -143,7 +143,7 @@ def check_lists(
     for sample in samples:
         if files[sample.path].reason is None and sample.is_segment:
             try:
-                segment(sample)
+                frame_span(sample)
             except VideoError as error:
                 bad[sample.video_id] = error.reason
     good = [result for result in files.values() if result.reason is None]
@@ -225,8 +225,7 @@ def find_duplicates(
     for name, data in lists.items():
         for sample in data.samples:
             content = files[sample.path].content or sample.path
-            segment = (sample.start, sample.end, sample.start_frame, sample.end_frame)
-            copies.setdefault((content, segment, name == may_repeat), []).append((name, sample))
+            copies.setdefault((content, sample.segment, name == may_repeat), []).append((name, sample))
     return [
         {
             "videos": list(dict.fromkeys(sample.video_id for _, sample in group)),

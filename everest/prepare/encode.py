@@ -21,8 +21,8 @@ import numpy as np
 from PIL import Image
 
 from everest.errors import RecipeError
-from everest.lists.inputs import SourceList
-from everest.lists.text import COLUMNS
+from everest.lists.columns import COLUMNS
+from everest.lists.inputs import VideoTable
 from everest.prepare.check import damage_after_decoding
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_table, write_text
@@ -61,7 +61,7 @@ class EncodedFile:
 
 
 def encode_videos(
-    originals: Sequence[SourceList],
+    originals: Sequence[VideoTable],
     output: Path,
     settings: EncodeSettings,
     *,
@@ -109,7 +109,7 @@ def encode_videos(
 
 
 def _check_output(
-    originals: Sequence[SourceList], output: Path, settings_file: Path, *, overwrite: bool
+    originals: Sequence[VideoTable], output: Path, settings_file: Path, *, overwrite: bool
 ) -> None:
     """Raise RecipeError if `output` would replace a source, other files, or videos with other settings."""
     for original in originals:
@@ -118,7 +118,7 @@ def _check_output(
             raise RecipeError(
                 f"--output {output}: is inside {source}, which is read; choose a folder next to it"
             )
-        inputs = [original.location, *map(original.video, original.paths())]
+        inputs = [original.location, *map(original.video, original.rows_by_path())]
         refuse_inputs(output, inputs, fix="choose a folder of its own")
     names = [f"{original.location.stem}.csv" for original in originals if original.is_list]
     for name in names:
@@ -133,12 +133,12 @@ def _check_output(
         file.unlink()
 
 
-def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Path]:
+def name_targets(originals: Sequence[VideoTable], output: Path) -> dict[str, Path]:
     """The target of each video: the same path below `output` as below its root, with the suffix .mp4."""
     targets: dict[str, Path] = {}
     source_of: dict[Path, str] = {}
     for original in originals:
-        for path in original.paths():
+        for path in original.rows_by_path():
             # A path that stays inside a folder: no root, no protocol, no steps upward.
             source = str(original.video(path))
             steps = PurePosixPath(path.split("://", 1)[-1]).parts
@@ -152,7 +152,7 @@ def name_targets(originals: Sequence[SourceList], output: Path) -> dict[str, Pat
 
 
 def _write_lists(
-    originals: Sequence[SourceList],
+    originals: Sequence[VideoTable],
     output: Path,
     files: Mapping[str, EncodedFile],
     failed: Sequence[tuple[str, str]],

@@ -16,8 +16,8 @@ from pydantic import TypeAdapter
 
 from everest.config.yaml import read_yaml
 from everest.errors import DataError, did_you_mean
+from everest.lists.columns import quoted, read_lines
 from everest.lists.sources import LIST_FILES
-from everest.lists.text import quoted, read_lines
 from everest.system.text import read_json
 from everest.video.folders import as_data_error
 

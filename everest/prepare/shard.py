@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.errors import DataError, RecipeError
-from everest.lists.inputs import SourceList
+from everest.lists.columns import SEGMENT_COLUMNS, is_known
+from everest.lists.inputs import VideoTable
 from everest.lists.labels import is_integer
 from everest.lists.shards import FORMAT, INDEX_SUFFIX, VERSION
-from everest.lists.text import SEGMENT_COLUMNS, is_known
 from everest.system.events import Report
 from everest.system.files import atomic_file, check_new_folder, refuse_inputs, write_text
 from everest.system.locks import sole_writer
@@ -77,11 +77,11 @@ class ShardPlan:
         return sorted(self.folder.glob(f"{escape(self.stem)}-{'[0-9]' * 6}.tar"))
 
 
-def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
+def plan_shards(source: VideoTable, output: Path, *, max_bytes: int, max_count: int) -> ShardPlan:
     """Fill shard after shard in the order of the list."""
     entries: list[ShardEntry] = []
     versions: list[tuple[int, str]] = []
-    for number, (path, rows) in enumerate(source.paths().items()):
+    for number, (path, rows) in enumerate(source.rows_by_path().items()):
         video = source.video(path)
         with as_data_error(video):
             if image_folder(video):
@@ -105,7 +105,7 @@ def plan_shards(source: SourceList, output: Path, *, max_bytes: int, max_count: 
 
 
 def write_shards(
-    source: SourceList, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, report: Report
+    source: VideoTable, output: Path, *, max_bytes: int, max_count: int, overwrite: bool, report: Report
 ) -> dict[str, Any]:
     """Write the shards of a list and their index; shards that an earlier call finished are kept.
 
@@ -186,7 +186,7 @@ def _number(name: str, text: str) -> str | int | float:
     return float(text) if name in SEGMENT_COLUMNS else text
 
 
-def _index(plan: ShardPlan, source: SourceList) -> str:
+def _index(plan: ShardPlan, source: VideoTable) -> str:
     """The text of the index, with the real offsets of the members."""
     location_of: dict[str, dict[str, Any]] = {}
     shards = []

@@ -19,6 +19,7 @@ import numpy as np
 
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError
+from everest.lists.columns import SheetColumns
 from everest.lists.labels import indices, is_number_like, read_class_names
 from everest.lists.reading import read_labeled
 from everest.lists.sample import Sample
@@ -78,8 +79,7 @@ class LabeledVideos:
             root=root,
             class_names=read_class_names(classes) if classes else None,
             task=task,
-            class_column=class_column,
-            group_column=column,
+            columns=SheetColumns(class_column, column),
         )
         samples = data.samples
         notices = [data.notice]

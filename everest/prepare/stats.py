@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from everest.data.cache import keep_facts_in_cache
-from everest.data.footage import FrameTimes, segment
+from everest.data.footage import FrameTimes, frame_span
 from everest.lists.labels import imbalance, indices, number_facts
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
@@ -138,7 +138,7 @@ def _num_frames(sample: Sample, measured: Mapping[str, Measured]) -> int:
     if not sample.is_segment:
         return measured[sample.path].frames
     try:
-        return segment(sample)[1]
+        return frame_span(sample)[1]
     except VideoError:
         return 0
 

@@ -251,7 +251,7 @@ def _choose(candidates: Sequence[Candidates], settings: WindowSettings) -> list[
         seed=settings.seed,
     )
     return [
-        replace(each.sample, start=start, end=end, start_frame=None, end_frame=None)
+        each.sample.with_seconds(start, end)
         for each, numbers in zip(candidates, chosen, strict=True)
         for start, end in each.windows[numbers].tolist()
     ]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import Batch, VideoClips, spaced
+from everest.data.clips import Batch, VideoClips
 from everest.data.loader import batches, choose_workers, on_device
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import center_views, clips_of
@@ -32,7 +32,7 @@ from everest.errors import DivergedError
 from everest.inference.model import encode_clips
 from everest.lists.classes import Classes
 from everest.lists.reading import SampleList
-from everest.lists.sample import Sample
+from everest.lists.sample import Sample, spaced
 from everest.lists.sources import read_source
 from everest.models.mae import MaskedAutoencoder, Reconstruction
 from everest.models.partial import merged

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
-from everest.data.dataset import StepSampler, VideoClips
+from everest.data.clips import StepSampler, VideoClips
 from everest.data.frames import sampling
 from everest.data.loader import batches, choose_workers, divide_batches
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, resized_by
@@ -207,8 +207,8 @@ def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float
 
     def decode(number: int) -> None:
         with suppress(VideoError):  # training replaces it
-            center = sampling(views.sampling).center
-            views.decoded(clips.samples[number % len(clips)], clips.decoder, None, center)
+            reader = views.reader(clips.samples[number % len(clips)], clips.decoder)
+            views.decoded(reader, sampling(views.sampling).center)
 
     seconds = views.num_views / clips_per_second  # of a sample
     decoding = 0.0 if clips.cache else min(seconds, 1 / _calls_per_second(decode, READING_SECONDS))

@@ -6,7 +6,7 @@ N rows, V names of videos, D width.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -66,7 +66,7 @@ class FeatureFile:
         if self.starts is None or self.ends is None:
             return sample
         start, end = float(self.starts[row]), float(self.ends[row])
-        return replace(sample, start=start, end=end, start_frame=None, end_frame=None)
+        return sample.with_seconds(start, end)
 
     @cached_property
     def _spans(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:

@@ -70,7 +70,8 @@ def read_query(text: str, file: FeatureFile, model: OpenedModel | None) -> Query
             distances = np.abs((starts + ends) / 2 - moment)
             distances[np.abs(starts - moment) < SAME_TIME] = -1
             rows = rows[[distances.argmin()]]
-        sample = file.sample(int(rows[0])) if rows.size == 1 else Sample.of_video_id(name)
+        whole = Sample.of_video_id(name) if name in file.videos else Sample(path=name)
+        sample = file.sample(int(rows[0])) if rows.size == 1 else whole
         return Query(name=text, sample=sample, vectors=file.units[rows], rows=tuple(rows.tolist()))
     if not Path(name).exists():
         raise DataError(f"{text}: neither a row of {file.path} nor a video")

@@ -19,13 +19,12 @@ from typing import Any, Final, Literal, NamedTuple
 
 from everest.config.heads import Task
 from everest.config.settings import DataSettings, Recipe
-from everest.data.dataset import spaced
 from everest.data.footage import footage_of
 from everest.data.recipe_clips import finetune_clips, pretrain_clips
 from everest.engine.plan import PEAK_LR, steps_between_checkpoints
 from everest.errors import DataError
 from everest.lists.labels import count_classes, imbalance
-from everest.lists.sample import ListSize, Sample
+from everest.lists.sample import ListSize, Sample, spaced
 from everest.lists.sources import read_source
 from everest.probes.collapse import MOST_HELD_OUT, MOST_VIDEOS, probed_steps
 from everest.system.storage import join_location, parse_location

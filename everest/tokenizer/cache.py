@@ -29,7 +29,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe
 from everest.config.stage_settings import TokenTargetSettings
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.recipe_clips import clip_grid, fingerprint
 from everest.data.views import PretrainViews
 from everest.errors import CheckpointError, differing, first_names
@@ -143,7 +143,7 @@ def open_part(part: Path) -> Iterator[tuple[Any, dict[str, str]]]:
 class TokenCache:
     """The cache `pretrain.target.cache` of a recipe, whose tokens are of these clips.
 
-    It is what the clips of pre-training read (everest.data.dataset.ClipTokens).
+    It is what the clips of pre-training read (everest.data.clips.ClipTokens).
     """
 
     def __init__(self, recipe: Recipe, clips: VideoClips) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from everest.config.settings import Recipe, TrainSettings
 from everest.data.bad_videos import refuse_too_many
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clip_grid, pretrain_clips
 from everest.errors import EnvironmentProblem, RecipeError, differing

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from everest.config.settings import Recipe, TrainSettings
-from everest.data.dataset import Batch, VideoClips, spaced
+from everest.data.clips import Batch, VideoClips
 from everest.data.loader import batches, choose_workers
 from everest.data.recipe_clips import clips_of, pretrain_key
 from everest.data.views import PretrainViews, ValidationViews
+from everest.lists.sample import spaced
 from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings

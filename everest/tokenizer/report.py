@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from everest.config.settings import TrainSettings
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.methods.grid import num_kept
 from everest.tokenizer.clips import spaced_clips
 from everest.tokenizer.layers import FSQ

@@ -9,7 +9,7 @@ import pytest
 import torch
 from small_runs import refused, small_recipe
 
-from everest.data.footage import segment
+from everest.data.footage import frame_span
 from everest.lists.sample import Sample
 from everest.video.facts_cache import inspect_video
 from everest.video.reader import VideoError, read_frames
@@ -74,7 +74,7 @@ UNREADABLE = {
     "zero bytes": ("zero_bytes.mp4", {}, "empty file"),
     "truncated": ("truncated_a.mp4", {}, "no frame can be decoded"),
     "behind the end": ("one_frame_h264.mp4", {"start": 5.0, "end": 6.0}, "no frame between 5.0 s and 6.0 s"),
-    "frames behind the end": ("one_frame_h264.mp4", {"start_frame": 3}, "there are 1"),
+    "frames behind the end": ("one_frame_h264.mp4", {"start_frame": 3}, "frames from 3; there are 1"),
 }
 
 
@@ -82,7 +82,7 @@ UNREADABLE = {
 def test_a_sample_without_frames_has_one_clear_reason(shared: Path, name: str):
     file, part, reason = UNREADABLE[name]
     with pytest.raises(VideoError) as caught:
-        segment(Sample(path=str(shared / "videos" / "odd" / file), **part))
+        frame_span(Sample(path=str(shared / "videos" / "odd" / file), **part))
     assert reason in caught.value.reason
     assert "\n" not in str(caught.value)
     assert file in str(caught.value)
@@ -90,10 +90,10 @@ def test_a_sample_without_frames_has_one_clear_reason(shared: Path, name: str):
 
 def test_one_frame_is_a_whole_clip_and_a_folder_without_images_is_none(shared: Path, tmp_path: Path):
     file = shared / "videos" / "odd" / "one_frame_h264.mp4"
-    assert segment(Sample(path=str(file))) == (0, 1)
+    assert frame_span(Sample(path=str(file))) == (0, 1)
     assert read_frames(file, [0] * 16).shape[0] == 16
     with pytest.raises(VideoError, match="a folder without jpg or png images"):
-        segment(Sample(path=str(tmp_path)))
+        frame_span(Sample(path=str(tmp_path)))
 
 
 def test_protected_files_are_named(video: Path):

@@ -12,7 +12,7 @@ from small_runs import RECIPE, metrics, run
 
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, open_cache
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.views import FinetuneViews, PretrainViews, ValidationViews
 from everest.errors import EnvironmentProblem
 from everest.lists.sample import Sample

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from everest.config.heads import named_heads
-from everest.data.dataset import Batch, Clip, SampleKey, VideoClips
+from everest.data.clips import Batch, Clip, SampleKey, VideoClips
 from everest.data.loader import batches, on_device, shared_bytes
 from everest.data.views import Views
 from everest.errors import EnvironmentProblem

@@ -11,8 +11,8 @@ from small_runs import called, killed_copy, same_run, sets
 from torch import Tensor
 
 from everest.data.augment import RandAugment
+from everest.data.clips import VideoClips
 from everest.data.crops import resize
-from everest.data.dataset import VideoClips
 from everest.data.loader import batches, on_device
 from everest.data.regions import Regions, largest_region, resize_regions
 from everest.data.views import FinetuneViews, PretrainViews

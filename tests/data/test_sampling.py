@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from everest.config.settings import DataSettings, Recipe
 from everest.config.stage_settings import FinetuneSettings
 from everest.data.class_balance import sample_weights
-from everest.data.dataset import StepSampler
+from everest.data.clips import StepSampler
 from everest.data.randomness import Purpose, generator_at
 from everest.data.recipe_clips import finetune_clips, pretrain_clips, validation_clips
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.loader import batches
 from everest.data.views import Views
 from everest.data.workers import Workers

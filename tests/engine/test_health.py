@@ -15,7 +15,7 @@ from processes import wait_for_rows
 from small_runs import called, run, same_run, sets, weights
 from torch import Tensor
 
-from everest.data.dataset import VideoClips
+from everest.data.clips import VideoClips
 from everest.data.loader import batches
 from everest.data.views import Views
 from everest.engine.step_log import SCALER_LIMIT, Nonfinite, WaitWatch

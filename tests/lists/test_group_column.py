@@ -4,6 +4,7 @@ import pytest
 
 from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError
+from everest.lists.columns import SheetColumns
 from everest.lists.reading import read_labeled, read_samples, read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.writing import write_list
@@ -52,7 +53,7 @@ def test_of_columns_with_similar_names_only_the_exact_one_is_used(root: Path):
 def test_the_column_may_hold_the_classes_if_it_is_named_for_that(root: Path):
     with pytest.raises(DataError, match=r"hold the classes \(group\); .* --class-column NAME`"):
         read(root, "path,group\na.mp4,salt\nb.mp4,sugar\n")
-    found = read_labeled(root / "list.csv", root=root, class_column="group")
+    found = read_labeled(root / "list.csv", root=root, columns=SheetColumns("group"))
     assert found.class_names == ("salt", "sugar")
     assert [sample.group for sample in found.samples] == [None, None]
 

@@ -5,6 +5,7 @@ import pytest
 
 from everest.config.heads import Head, named_heads
 from everest.errors import DataError, RecipeError
+from everest.lists.columns import SheetColumns
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_labeled, read_samples, read_unlabeled
 from everest.lists.sample import Sample
@@ -330,7 +331,7 @@ def test_further_columns_of_a_list_are_ignored_with_a_notice(root):
 
 def test_the_columns_of_a_sheet_are_chosen_by_name(root):
     (root / "sheet.csv").write_text("path,label,treatment,animal\na.mp4,1,salt,x\nb.mp4,1,sugar,y\n")
-    found = read_labeled(root / "sheet.csv", root=root, class_column="treatment", group_column="animal")
+    found = read_labeled(root / "sheet.csv", root=root, columns=SheetColumns("treatment", "animal"))
     assert found.class_names == ("salt", "sugar")
     assert [sample.group for sample in found.samples] == ["x", "y"]
     assert found.notice == (
@@ -346,12 +347,12 @@ def test_the_columns_of_a_sheet_are_chosen_by_name(root):
         ("path,label.verb,x", {"task": "multi-label"}, r"^--task: has no effect on labels in .*sheet"),
         ("path,label.verb,x", {"class_names": ["0", "1"]}, r"^--classes: has no effect on .*NAME.*out"),
         ("path,label,x", {"class_names": ["0"], "task": "regression"}, r"^--classes: has no effect"),
-        ("video,action,x", {"group_column": "action"}, r"^--group column:action: holds the labels in .*:1"),
-        ("path,x,y", {"class_column": "x", "group_column": "x"}, r"^--group column:x: holds the labels"),
-        ("path,label.s,x", {"group_column": "label.s"}, r"^--group column:label\.s: holds the labels"),
-        ("path,class,class", {"group_column": "class"}, r"needs the column 'path', and every column once"),
-        ("path,label,x", {"class_column": "y"}, r"^--class-column y: no such column in .*sheet\.csv:1"),
-        ("a.mp4,1,2", {"class_column": "y"}, r"^--class-column y: no such column in .*sheet\.csv:1$"),
+        ("video,action,x", {"columns": SheetColumns(None, "action")}, r"^--group column:action: holds .*:1"),
+        ("path,x,y", {"columns": SheetColumns("x", "x")}, r"^--group column:x: holds the labels"),
+        ("path,label.s,x", {"columns": SheetColumns(None, "label.s")}, r"^--group column:label\.s: holds"),
+        ("path,class,class", {"columns": SheetColumns(None, "class")}, r"needs the column 'path', and every"),
+        ("path,label,x", {"columns": SheetColumns("y")}, r"^--class-column y: no such column in .*csv:1"),
+        ("a.mp4,1,2", {"columns": SheetColumns("y")}, r"^--class-column y: no such column in .*csv:1$"),
     ],
 )  # fmt: skip
 def test_labels_and_options_that_would_be_ignored_are_refused(root, header, options, message):

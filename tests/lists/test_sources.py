@@ -78,13 +78,13 @@ def test_a_video_that_is_not_below_the_root_is_named(recipe, tmp_path, clip_file
 
 def test_folders_called_train_and_test_replace_the_lists(recipe: Path, tree: Path, tmp_path: Path):
     root = tmp_path / "root"
-    for name in ("train", "val", "test"):
+    for name in ("train", "validation", "test"):
         shutil.copytree(tree, root / name)
     (root / "test" / "walk" / "0.mp4").unlink()
     options = ["--recipe", recipe, "--data", root, "--gpus", "cpu", "-o", tmp_path / "run"]
     shown = called("finetune", *options, "--init", "none")
     assert f"{root}: no train.csv, so the folder train is read" in shown.stderr
-    assert f"{root}/val: not used; --set data.val=val selects the best weights" in shown.stderr
+    assert f"{root}/validation: not used; --set data.val=validation selects the best weights" in shown.stderr
     assert read_header(tmp_path / "run" / "model.safetensors").classes == ("run fast", "walk")
     shown = called("eval", "-c", tmp_path / "run", "--json")
     assert "video 11/11" in shown.stderr

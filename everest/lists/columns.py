@@ -52,15 +52,24 @@ class ListRow:
     header: Header | None = None  # of the list
 
 
-def read_rows(
-    file: Location, *, class_column: str | None = None, group_column: str | None = None
-) -> list[ListRow]:
-    """Reads the rows of a list.
+@dataclass(frozen=True, slots=True)
+class SheetColumns:
+    """Columns of a sheet that a user chooses, as written in it; None finds them by their names."""
 
-    Args:
-        class_column: the column of classes in a sheet; None finds it by its name.
-        group_column: the column of groups in a sheet; None: `group`.
-    """
+    classes: str | None = None
+    groups: str | None = None
+
+    @property
+    def by_role(self) -> dict[str, str]:
+        roles = {"label": self.classes, GROUP_COLUMN: self.groups}
+        return {role: column for role, column in roles.items() if column is not None}
+
+
+BY_NAME: Final = SheetColumns()
+
+
+def read_rows(file: Location, chosen: SheetColumns = BY_NAME) -> list[ListRow]:
+    """Read the rows of a list."""
     lines = read_lines(file)
     if not lines:
         raise DataError(f"{file}: the list is empty; it needs a line `path label` for every video")
@@ -71,12 +80,12 @@ def read_rows(
                 "(a path that begins with # is written ./#…)"
             )
     fields_of_lines = _split(file, lines)
-    header = find_header(
-        f"{file}:{lines[0][0]}", fields_of_lines, class_column=class_column, group_column=group_column
-    )
+    header = find_header(f"{file}:{lines[0][0]}", fields_of_lines, chosen)
     columns: Sequence[str] = COLUMNS[: min(max(map(len, fields_of_lines)), 2)]
     if header is not None:
-        columns, lines, fields_of_lines = list(header.columns.values()), lines[1:], fields_of_lines[1:]
+        columns = list(header.columns.values())
+        lines = lines[1:]
+        fields_of_lines = fields_of_lines[1:]
     if not lines:
         raise DataError(f"{file}: the list has a header and no line under it")
     rows = []
@@ -93,7 +102,7 @@ def read_rows(
 
 
 def read_lines(file: Location) -> list[tuple[int, str]]:
-    """Reads the lines of a text that are not blank, with their numbers from 1; skips a byte order mark."""
+    """Read the lines of a text that are not blank, with their numbers from 1; skip a byte order mark."""
     refuse_video(file)
     with as_data_error(file):
         content = file.read_bytes()
@@ -109,12 +118,12 @@ def read_lines(file: Location) -> list[tuple[int, str]]:
 
 
 def quoted(line: str) -> str:
-    """Returns a line in quotes for a message, without its middle if it is long."""
+    """A line in quotes for a message, without its middle if it is long."""
     return f"'{shown(line.strip())}'"
 
 
 def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
-    """Returns the fields of all lines, split by a separator that gives each line equally many, at least 2."""
+    """The fields of all lines, split by a separator that gives each line equally many, at least 2."""
     separators: Sequence[tuple[str, str | None]] = _SEPARATORS
     if ";" in lines[0][1]:
         (names,) = _parse(file, lines[:1], *_OF_SHEETS)
@@ -131,7 +140,7 @@ def _split(file: Location, lines: Sequence[tuple[int, str]]) -> list[list[str]]:
 def _parse(
     file: Location, lines: Sequence[tuple[int, str]], separator: str, ends: str | None
 ) -> list[list[str]]:
-    """Returns the fields of lines; `ends` are the characters to remove from both ends of a line."""
+    """The fields of lines; `ends` are the characters to remove from both ends of a line."""
     rows = []
     for number, line in lines:
         try:
@@ -195,49 +204,45 @@ def is_header(fields: Sequence[str]) -> bool:
     )
 
 
-def find_header(
-    where: str,
-    rows: Sequence[Sequence[str]],
-    *,
-    class_column: str | None = None,
-    group_column: str | None = None,
-) -> Header | None:
-    """Reads the header in the first row of a list; None if the list has none.
-
-    Args:
-        where: file:line of the first row.
-        rows: the fields of all lines.
-        class_column: the column of classes, as written in the sheet; None finds it by its name.
-        group_column: the column of groups, as written in the sheet; None: `group`.
-    """
+def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns) -> Header | None:
+    """Read the header in the first of the `rows` of a list, at file:line `where`; None if it has none."""
     names = [field or f"column {number}" for number, field in enumerate(rows[0], start=1)]
-    options = (("label", "--class-column ", class_column), (GROUP_COLUMN, "--group column:", group_column))
-    chosen = {key: (option, column) for key, option, column in options if column is not None}
-    for option, column in chosen.values():
+    options = {"label": "--class-column ", GROUP_COLUMN: "--group column:"}
+    for role, column in chosen.by_role.items():
         if column not in names:
             hint = did_you_mean(column, names) if is_header(rows[0]) else ""
-            raise RecipeError(f"{option}{column}: no such column in {where}{hint}")
-    if not is_header(rows[0]) and not chosen:
+            raise RecipeError(f"{options[role]}{column}: no such column in {where}{hint}")
+    if not is_header(rows[0]) and not chosen.by_role:
         return None
-    columns = {field: _plain(field) if _plain(field) in COLUMNS else field for field in names}
-    # Only the one of exactly this name counts; others are ignored.
-    if list(columns.values()).count(GROUP_COLUMN) > 1:
-        columns = {field: field if name == GROUP_COLUMN else name for field, name in columns.items()}
-    classes = [column for column in names if _plain(column) in CLASS_NAMES]
-    if len(classes) == 1 and not any(map(_holds_labels, columns.values())):
-        columns[classes[0]] = "label"
-    for key, (option, column) in chosen.items():
-        if key == GROUP_COLUMN and _holds_labels(columns[column]):
-            raise RecipeError(f"{option}{column}: holds the labels in {where}; name another column")
-        columns = {field: f"{name} (not used)" if name == key else name for field, name in columns.items()}
-        columns[column] = key
-    paths = [column for column, name in columns.items() if _plain(name) in PATH_NAMES]
-    if "path" not in columns.values() and len(paths) == 1:
-        columns[paths[0]] = "path"
+    group = chosen.groups
+    if group is not None and _holds_labels(_roles(names, SheetColumns(chosen.classes))[group]):
+        raise RecipeError(f"--group column:{group}: holds the labels in {where}; name another column")
+    columns = _roles(names, chosen)
     if "path" not in columns.values() or len(set(columns.values())) < len(names):
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
     _refuse_misspelled_times(where, columns, rows[1:])
     return Header(where=where, columns=columns)
+
+
+def _roles(names: Sequence[str], chosen: SheetColumns) -> dict[str, str]:
+    """What each column holds: one of `COLUMNS`, as chosen or by its name; others keep their name."""
+    roles: dict[str, str] = {}
+    has_groups = names.count(GROUP_COLUMN) or sum(_plain(name) == GROUP_COLUMN for name in names) > 1
+    for name in names:
+        role = _plain(name)
+        is_ignored = role == GROUP_COLUMN != name and has_groups  # only the one of exactly this name counts
+        if role in COLUMNS and not is_ignored:
+            roles[name] = f"{role} (not used)" if role in chosen.by_role else role
+        else:
+            roles[name] = name
+    roles |= {column: role for role, column in chosen.by_role.items()}
+    classes = [name for name in names if _plain(name) in CLASS_NAMES]
+    if len(classes) == 1 and not any(map(_holds_labels, roles.values())):
+        roles[classes[0]] = "label"
+    paths = [name for name, role in roles.items() if _plain(role) in PATH_NAMES]
+    if len(paths) == 1 and "path" not in roles.values():
+        roles[paths[0]] = "path"
+    return roles
 
 
 def _refuse_misspelled_times(where: str, columns: Mapping[str, str], rows: Sequence[Sequence[str]]) -> None:

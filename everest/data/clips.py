@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from itertools import count, islice, repeat
-from typing import Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from everest.config.heads import Heads
 from everest.data.cache import FrameCache
 from everest.data.randomness import Purpose, generator_at
 from everest.data.regions import Regions
-from everest.data.views import MakeViews, PretrainViews, Views
+from everest.data.views import PretrainViews, StageViews, Views
 from everest.data.workers import Layout
 from everest.errors import DataError
 from everest.lists.labels import label_values
@@ -33,7 +33,6 @@ from everest.video.reader import VideoError
 MAX_TRIES: Final = 10  # unreadable videos in a row before the run ends
 SampleKey = tuple[int, int]  # (epoch, or number of the draw; index of the sample)
 Tries = list[tuple[str, str]]  # path and reason of every video that was tried and could not be read
-Item = TypeVar("Item")
 
 
 class Clip(NamedTuple):
@@ -70,38 +69,28 @@ class ClipTokens(Protocol):
     def variants(self) -> int: ...
 
     def read(self, variant: int, index: int) -> dict[str, Tensor]:
-        """Returns the (V, …) tensors of the clip of (epoch `variant`, `index`)."""
+        """The (V, …) tensors of the clip of (epoch `variant`, `index`)."""
         ...
 
 
 @dataclass(eq=False)
 class VideoClips:
-    """Clips of samples, addressed by (epoch, index).
-
-    Args:
-        num_noise: M.
-        cache: keeps decoded frames.
-        replace_bad: replace an unreadable sample by another, random sample (training); if False,
-            its frames are zeros and `failed` names it (evaluation).
-        tokens: tokens of the clips of the first epochs; later epochs repeat these clips, with other random
-            numbers.
-        heads: what the labels of the samples are; empty: the clips have no labels.
-        notices: lines about the videos to show when a run starts.
-        sample_weights: (samples,) for `StepSampler.weights`.
-    """
+    """Clips of samples, addressed by (epoch, index)."""
 
     samples: Sequence[Sample]
     _: KW_ONLY
-    make_views: MakeViews
+    make_views: StageViews
     seed: int
-    num_noise: int
+    num_noise: int  # M
     decoder: str
+    # Replace an unreadable sample by another, random one (training); else its frames are zeros (evaluation).
     replace_bad: bool
-    cache: FrameCache | None = None
+    cache: FrameCache | None = None  # keeps decoded frames
+    # Of the first epochs; later ones repeat these clips, with other random numbers.
     tokens: ClipTokens | None = None
-    heads: Heads = ()
-    notices: tuple[str, ...] = ()
-    sample_weights: NDArray[np.float64] | None = None
+    heads: Heads = ()  # what the labels of the samples are; empty: the clips have no labels
+    notices: tuple[str, ...] = ()  # lines about the videos to show when a run starts
+    sample_weights: NDArray[np.float64] | None = None  # (samples,) for `StepSampler.weights`
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -154,7 +143,8 @@ class VideoClips:
                 failed.append((str(error.path), error.reason))
                 if self.replace_bad:
                     continue
-                views, inputs = self._empty_views(out), {}
+                views = self._empty_views(out)
+                inputs = {}
             return self._clip(key, index, views, inputs, failed)
         path, reason = failed[0]
         distinct = len({path for path, _ in failed})
@@ -199,28 +189,20 @@ class StepSampler:
     One iteration covers all epochs, so that the loader's workers live as long as the run and need not be
     informed of the epoch. Steps take their samples from the epochs one after the other. The batch of a step
     is split into contiguous shares, one per process, and each share into `accumulation` micro-batches.
-
-    Args:
-        batch_size: samples per step, over all processes and micro-batches.
-        steps: in all.
-        samples_per_epoch: fewer than `num_samples` leave some out, others in each epoch; more repeat some.
-        start_step: steps already done.
-        repeat_first: repeat the batch of the first step, to check whether a model can overfit it.
-        weights: (num_samples,) of which only the ratios count: samples are drawn in proportion to them, with
-            replacement, and a key has the number of the draw in place of the epoch. None: an epoch is a
-            permutation of the samples.
     """
 
     num_samples: int
-    batch_size: int
-    steps: int
-    samples_per_epoch: int
+    batch_size: int  # samples per step, over all processes and micro-batches
+    steps: int  # in all
+    samples_per_epoch: int  # fewer than `num_samples` leave some out, others in each epoch; more repeat some
     seed: int
-    start_step: int = 0
+    start_step: int = 0  # steps already done
     accumulation: int = 1
     rank: int = 0
     world: int = 1
-    repeat_first: bool = False
+    repeat_first: bool = False  # repeat the first batch, to check whether a model can overfit it
+    # (num_samples,), of which only the ratios count: samples are drawn in proportion, with replacement, and a
+    # key has the number of the draw in place of the epoch. None: an epoch is a permutation of the samples.
     weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
@@ -236,16 +218,17 @@ class StepSampler:
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
         keys = self._keys(0 if self.repeat_first else self.start_step)
-        share, size = self.batch_size // self.world, self.batch_samples
+        share = self.batch_size // self.world
         first = self.rank * share
         batch = []
         for step in range(self.start_step, self.steps):
             if not self.repeat_first or step == self.start_step:
                 batch = list(islice(keys, self.batch_size))[first : first + share]
+            size = self.batch_samples
             yield from (batch[start : start + size] for start in range(0, share, size))
 
     def _keys(self, step: int) -> Iterator[SampleKey]:
-        """Yields the samples of `step` and all later steps, without end."""
+        """Yield the samples of `step` and all later steps, without end."""
         first_epoch, skipped = divmod(step * self.batch_size, self.samples_per_epoch)
         for epoch in count(first_epoch):
             rng = generator_at(self.seed, Purpose.ORDER, epoch)
@@ -258,9 +241,3 @@ class StepSampler:
                 indices = rng.choice(self.num_samples, size=self.samples_per_epoch, p=chances)
             yield from zip(draws, indices[skipped:].tolist(), strict=False)
             skipped = 0
-
-
-def spaced(items: Sequence[Item], most: int) -> tuple[Item, ...]:
-    """At most `most` items at equal distances, in their order."""
-    positions = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
-    return tuple(items[position] for position in positions)

@@ -116,7 +116,8 @@ class Written:
     seconds: dict[int, float]  # by the number of a frame; a player shows all of these, if nothing is damaged
     retimed: frozenset[int] = frozenset()  # frames whose time stamps are wrong in the file
     may_lack: bool = False  # frames may be missing
-    last_is_guessed: bool = False  # the time of the last frame, of formats without one for each frame
+    # Formats without a time for each frame: of frames that are shown after one that is cut off.
+    guesses_after_loss: bool = False
     shows_lack: bool = True  # whether the file shows that they are
     # Of the upright picture to the shown.
     transform: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None
@@ -307,7 +308,7 @@ def write_case(case: Case, path: Path) -> Written:
             path=path,
             seconds=even,
             may_lack=True,
-            last_is_guessed=case.container in ("mpg", "vob", "h264", "m2v"),
+            guesses_after_loss=case.container in ("mpg", "vob", "h264", "m2v"),
             shows_lack=shows or (case.container == "ts" and end % 188 > 0),
         )
     if accident.startswith("lost"):

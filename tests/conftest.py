@@ -83,6 +83,15 @@ def clip_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def bouts(tmp_path: Path) -> Path:
+    """Annotations of `clip_files`."""
+    from small_runs import BOUTS
+
+    (tmp_path / "bouts.csv").write_text(BOUTS)
+    return tmp_path / "bouts.csv"
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MB."""
     folder = tmp_path / "disk"

@@ -173,17 +173,11 @@ def test_a_classifier_takes_given_tokens(pooling):
 @pytest.mark.parametrize(("kind", "classes"), [("classifier", 3), ("pretrain", None)])
 def test_a_model_checks_given_tokens(kind, classes):
     options = {"frames": 4, "size": 32, "tubelet": (2, 8, 8), "depth": 1}
-    model, x = (
-        everest.create_model("vit-tiny", kind=kind, num_classes=classes, **options),
-        WIDE[..., :32, :32],
-    )
-    for ids, message in (
-        ([[3, 2]], "selection.visible: ids must ascend in each row, without duplicates"),
-        ([[2, 32]], "selection.visible: ids from 2 to 32; a clip has the tokens 0 to 31"),
-        ([[]], "selection.visible: "),
+    model = everest.create_model("vit-tiny", kind=kind, num_classes=classes, **options)
+    with pytest.raises(
+        ValueError, match=r"selection.visible: ids from 2 to 32; a clip has the tokens 0 to 31"
     ):
-        with pytest.raises(ValueError, match=message):
-            model(x, selection=given(ids))
+        model(WIDE[..., :32, :32], selection=given([[2, 32]]))
 
 
 def test_a_given_choice_and_a_keep_ratio_contradict_each_other():

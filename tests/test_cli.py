@@ -12,7 +12,7 @@ import pytest
 import torch
 from processes import everest
 from safetensors.torch import save_file
-from small_runs import called, contents, refused, run
+from small_runs import called, refused, run
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -139,14 +139,6 @@ def test_print_config_is_a_recipe_that_resolves_to_itself(recipe: Path, tmp_path
     shown = run("pretrain --print-config --recipe", recipe)
     (tmp_path / "again.yaml").write_text(shown)
     assert run("pretrain --print-config --recipe", tmp_path / "again.yaml") == shown
-
-
-def test_weights_of_init_are_not_overwritten_by_the_run_they_start(recipe, autoencoder_run, tmp_path):
-    folder = shutil.copytree(autoencoder_run, tmp_path / "pre")
-    before = contents(folder)
-    options = ["--recipe", recipe, "--init", folder, "-o", folder, "--overwrite"]
-    assert "holds the weights of --init" in refused("finetune", *options, code=2)
-    assert contents(folder) == before
 
 
 def test_too_little_memory_and_a_compiler_error_are_errors_of_the_environment():

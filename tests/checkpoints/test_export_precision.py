@@ -106,11 +106,7 @@ def test_eval_of_a_file_with_classes_tags_and_numbers_equals_that_of_its_checkpo
 
 def test_what_an_exported_file_cannot_do_is_refused(onnx_file: Path, classifier_run: Path, tmp_path: Path):
     command = ["eval", "--checkpoint", onnx_file, "--recipe", classifier_run / "recipe.yaml"]
-    for option in (
-        "--which=newest",
-        "--set=train.precision=bf16",
-        "--set=finetune.selection.keep_ratio=0.5",
-    ):
+    for option in ("--which=newest", "--set=train.precision=bf16", "--set=finetune.selection.keep_ratio=0.5"):
         message = refused(*command, option, code=2)
         assert option.split("=")[0] in message
         assert "is exported and runs on the CPU as it is" in message

@@ -8,7 +8,7 @@ import pytest
 import torch
 from processes import TWO
 from safetensors.torch import load_file
-from small_runs import called, equal, killed_copy, refused, run, sets, weights
+from small_runs import called, contents, equal, killed_copy, refused, run, sets, weights
 from tiny_models import randomized, save_model
 
 from everest.checkpoints.init import find_init, load_init, read_init
@@ -166,7 +166,9 @@ def test_bad_input(first: Path, pretrain: list[str], several: list[str], tmp_pat
         ("", 2, "--init: missing"),
     ):
         assert message in refused(*pretrain, "--init", init, *out, code=code)
-    assert "holds the weights of --init" in refused(*pretrain, "--init", first, *out[2:], "-o", first, code=2)
+    before, over = contents(first), ["--init", first, *out[2:], "-o", first, "--overwrite"]
+    assert "holds the weights of --init" in refused(*pretrain, *over, code=2)
+    assert contents(first) == before
     assert "decoder: needs init (--init)" in refused(*pretrain, "--decoder", "keep", *out[:2], code=2)
     assert "or `none` to train from scratch" in refused("finetune", *pretrain[1:], *out, code=2)
     assert not (tmp_path / "x").exists()

@@ -182,8 +182,6 @@ WITHOUT_EFFECT = [  # of the first override, with a choice of the recipe or the 
     ("custom", ("pretrain.selection.keep_ratio=0.2", "pretrain.selection.strategy=random")),
     ("videomae-ucf101", ("pretrain.selection.keep_ratio=0.2",), "pretrain.selection.strategy=tube"),
     ("ucf101", ("pretrain.target.space=codes",), "pretrain.target.kind=pixels"),
-    ("ucf101", ("pretrain.target.space=frequency",), "pretrain.target.kind=pixels"),
-    ("ucf101", ("pretrain.target.space=[1, 2]",), "pretrain.target.kind=pixels"),
     ("lvmae-128", ("pretrain.target.frames=banana",), "pretrain.target.kind=tokens"),
     ("ucf101", ("pretrain.views={number: 2}",), "pretrain.objective=pixels"),
     ("small-views", ("pretrain.target={normalize: false}",), "pretrain.objective=views"),

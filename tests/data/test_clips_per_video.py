@@ -9,12 +9,7 @@ from small_runs import metrics, refused, sets
 from timed_videos import numbers_shown, write_numbered
 
 from everest.config.recipe import load_recipe
-from everest.data.recipe_clips import (
-    finetune_clips,
-    num_clips,
-    pretrain_clips,
-    validation_clips,
-)
+from everest.data.recipe_clips import finetune_clips, num_clips, pretrain_clips, validation_clips
 from everest.lists.sample import Sample
 
 

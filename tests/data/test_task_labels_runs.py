@@ -38,13 +38,10 @@ def error_of(*arguments: object, code: int = 4) -> str:
         ("multi-label", ["0.5", "1"], "csv:2: label '0.5' is not an integer from 0"),
         ("multi-label", ["a|b", "c|a|c"], "csv:3: label 'c|a|c' has a class twice"),
         ("multi-label", ["a|", "c"], "csv:2: label 'a|' has a class twice, or nothing between"),
-        ("multi-label", ["1|2", "nan"], "csv:3: label 'nan' is not an integer from 0"),
         ("multi-label", ["", ""], "train.csv: no video has a class in the column label"),
         ("regression", ["0.5", "\u0663.\u0665"], "' is not a number; write numbers like 1.5"),
-        ("regression", ["0.5", "\uff11"], "' is not a number; write numbers like 1.5"),
         ("regression", ["0.5", "nan"], "csv:3: label 'nan' is not a number"),
         ("regression", ["0.5", "-inf"], "csv:3: label '-inf' is not a number"),
-        ("regression", ["0.5", "run"], "csv:3: label 'run' is not a number"),
         ("regression", ["0.5", "1|2"], "csv:3: label '1|2' is not a number"),
         ("regression", ["0.5", ""], "csv:3: no label in '"),
         ("regression", ["2", "2.0"], "all 2 numbers of the column label are 2; check the list"),
@@ -53,7 +50,6 @@ def error_of(*arguments: object, code: int = 4) -> str:
         ("{tags: {multi-label: 3}}", ["0|0", ""], "csv:2: label.tags '0|0' has a class twice"),
         ("{tags: {multi-label: 3}}", ["0|x", ""], "csv:2: unknown class 'x'; other labels are numbers"),
         ("{tags: regression}", ["0.5", "x"], "csv:3: label.tags 'x' is not a number"),
-        ("{tags: regression}", ["0.5", "nan"], "csv:3: label.tags 'nan' is not a number"),
     ],
 )
 def test_fine_tuning_refuses_labels_of_another_kind(tmp_path, clip_files, kind, labels, message):
@@ -106,7 +102,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory, clip_files: Path) -> dict[str
         ("multi-label", ["a", "b|d"], "test.csv:3: unknown class 'd'; known: a, b, c"),
         ("multi-label", ["a|a", "b"], "test.csv:2: label 'a|a' has a class twice"),
         ("regression", ["1", "nan"], "test.csv:3: label 'nan' is not a number"),
-        ("regression", ["1", "a"], "test.csv:3: label 'a' is not a number"),
     ],
 )
 def test_evaluation_refuses_labels_of_another_kind(runs, clip_files, task, labels, message):

@@ -16,12 +16,6 @@ def data(tmp_path: Path, clip_files: Path) -> Path:
 
 
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    return tmp_path / "tiny.yaml"
-
-
-@pytest.fixture
 def command(recipe: Path, data: Path, tmp_path: Path) -> list[str]:
     return ["pretrain", "--recipe", str(recipe), "--data", str(data), "-o", str(tmp_path / "run"), "-q"]
 

@@ -179,9 +179,8 @@ def test_a_task_of_slurm_becomes_a_process_of_torch():
 @pytest.mark.slow
 def test_of_the_tasks_of_slurm_only_the_first_prints(recipe: Path, tmp_path: Path):
     steps = {"NUM_TASKS": "2", "TASKS_PER_NODE": "2", "NODELIST": "localhost"}
-    shared = {f"SLURM_STEP_{name}": value for name, value in steps.items()} | {
-        "SLURM_JOB_ID": str(os.getpid())
-    }
+    shared = {f"SLURM_STEP_{name}": value for name, value in steps.items()}
+    shared["SLURM_JOB_ID"] = str(os.getpid())
     command = [sys.executable, "-m", "everest_cli", "pretrain", "--recipe", recipe, "--gpus", "cpu"]
     command += ["--set", "pretrain.epochs=1", "-o", tmp_path / "run"]
     tasks = [
@@ -226,15 +225,8 @@ def test_incomplete_or_wrong_variables_of_a_launcher_are_named(monkeypatch, vari
 @pytest.mark.slow
 def test_a_first_signal_at_a_terminal_is_answered_at_once(tmp_path: Path, recipe: Path):
     run = RunFolder(tmp_path / "run")
-    command = [
-        "pretrain",
-        "--recipe",
-        str(recipe),
-        "-o",
-        str(run.path),
-        "--set=pretrain.epochs=400",
-        "--gpus=cpu",
-    ]
+    command = ["pretrain", "--recipe", str(recipe), "-o", str(run.path)]
+    command += ["--set=pretrain.epochs=400", "--gpus=cpu"]
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-m", "everest_cli", *command])

@@ -35,18 +35,13 @@ def rows_of(device: Device, folder: Path, script: str, *options: str) -> list[di
     [
         (
             "A",
-            ["--only", "machine,same,step everest-s,step plain-e"],
+            ["--only=machine,same,step everest-s,step plain-e"],
             {"step everest-s", "step plain-everest-b"},
         ),
         ("B", ["--only", "machine,product,same,step blocks-everest-s"], {"step blocks-everest-s"}),
         (
             "C",
-            [
-                *("--only", "machine,videos,loader 1,run 1_view"),
-                *("--videos", "2"),
-                *("--batch", "4"),
-                *("--run-seconds", "25"),
-            ],
+            ["--only=machine,videos,loader 1,run 1_view", "--videos=2", "--batch=4", "--run-seconds=25"],
             {"videos", "run 1_view"},
         ),
     ],

@@ -25,15 +25,13 @@ def assert_all_waits_are_named(process: Process) -> None:
         assert len(step.waits) == counted, step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        pytest.param("pretrain", [], marks=pytest.mark.slow),
-        pytest.param("finetune", ["--init", "none", "--set", "data.val=null"], marks=pytest.mark.slow),
-        pytest.param(
-            *("train-tokenizer", ["--set", "tokenizer.epochs=1", "--set", "tokenizer.batch_size=1"]),
-            marks=pytest.mark.slow,
-        ),
+        ("pretrain", []),
+        ("finetune", ["--init", "none", "--set", "data.val=null"]),
+        ("train-tokenizer", ["--set", "tokenizer.epochs=1", "--set", "tokenizer.batch_size=1"]),
     ],
 )
 def test_training_ends_well_and_waits_in_known_places(train, tmp_path, command, options):

@@ -252,7 +252,6 @@ def test_the_output_is_named_and_nothing_is_overwritten(tmp_path: Path):
     save_file(tiny("videomae_finetune_base"), tmp_path / "y.safetensors")
     same = [tmp_path / "y.safetensors", "--out", tmp_path / "y.safetensors", "--overwrite"]
     assert "is an input of this command" in refused("convert", *same, code=2)
-    assert "did you mean 'mvd'" in refused("convert", given, "--inspect", "--family", "mdv", code=2)
 
 
 def test_sizes_of_a_saved_command_line_are_named_and_replaced_by_options(tmp_path: Path):
@@ -270,8 +269,6 @@ def test_names_of_classes_are_put_into_the_file(tmp_path: Path):
     classes = read_weights(out).classes
     assert classes is not None
     assert classes[399] == "class 399"
-    names.write_text("one\ntwo\n")
-    options = ["--out", tmp_path / "b.safetensors", *HEADS, "--classes", names]
-    assert "400 classes, not the 2 of --classes" in refused("convert", given, *options, code=6)
     names.write_text("one\n" * 400)
+    options = ["--out", tmp_path / "b.safetensors", *HEADS, "--classes", names]
     assert f"{names}:2: class 'one' is in line 1 already" in refused("convert", given, *options, code=4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from damage import fill
 from processes import kill_when
-from small_runs import RECIPE, called, contents, refused, run, same_run
+from small_runs import called, contents, refused, run, same_run
 from storage import new_bucket, s3_server, upload
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
@@ -41,12 +41,6 @@ def videos(clip_files: Path, tmp_path: Path) -> Path:
 def index(videos: Path, tmp_path: Path) -> Path:
     """The index of the shards of `videos/train.csv`, two videos in each."""
     return sharded(videos / "train.csv", tmp_path / "shards", "--count", 2)
-
-
-@pytest.fixture
-def recipe(tmp_path: Path) -> Path:
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
-    return tmp_path / "tiny.yaml"
 
 
 def test_members_are_the_files_to_the_byte(index: Path, videos: Path):

@@ -110,11 +110,7 @@ def test_each_score_comes_from_its_measure():
     ("recipe", "overrides", "message"),
     [
         ("k400", "strategy=learned-importance", "pretrain.selection.score: needs a tokenizer"),
-        (
-            "lvmae-demo",
-            "keep_ratio=0.6 random_ratio=0.5",
-            r"random_ratio: 0\.5 and keep_ratio \(0\.6\)",
-        ),
+        ("lvmae-demo", "keep_ratio=0.6 random_ratio=0.5", r"random_ratio: 0\.5 and keep_ratio \(0\.6\)"),
         ("lvmae-128", "scope=window window=0", r"selection\.window: must be at least 1 slice, not 0"),
     ],
 )

@@ -79,11 +79,7 @@ def test_a_choice_that_can_be_meant_passes():
         ([[1, 2]], [[4, 4]], "selection.target: ids must ascend in each row, without duplicates"),
         ([[-1, 2]], [[3, 4]], "selection.visible: ids from -1 to 2; a clip has the tokens 0 to 7"),
         ([[1, 2]], [[3, 8]], "selection.target: ids from 3 to 8"),
-        (
-            [[1, 2]] * 2,
-            [[3, 4]] * 2,
-            r"shape \(1, K\) for 1 clips, K at least 1, got torch.int64 \(2, 2\)",
-        ),
+        ([[1, 2]] * 2, [[3, 4]] * 2, r"shape \(1, K\) for 1 clips, K at least 1, got torch.int64 \(2, 2\)"),
         ([1, 2], [3, 4], r"expected int64 ids of shape \(1, K\)"),
         ([[1.0, 2.0]], [[3, 4]], "expected int64 ids .* got torch.float32"),
         ([[1, 2]], [[1, 2]], "all targets are visible"),

@@ -3,25 +3,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from small_runs import called, json_of, refused, run
+from small_runs import BOUTS, called, json_of, refused, run
 
 from everest.lists.labels import read_class_names
 from everest.lists.reading import read_samples
-
-# Videos of 2 s; names as another computer wrote them.
-BOUTS = """\
-video,start,end,label
-C:\\lab\\clip0.mp4,0,1,walk
-C:\\lab\\clip0.mp4,1,2,run
-clip1,0.5,1,walk
-clip9.mp4,0,1,walk
-"""
-
-
-@pytest.fixture
-def bouts(tmp_path: Path) -> Path:
-    (tmp_path / "bouts.csv").write_text(BOUTS)
-    return tmp_path / "bouts.csv"
 
 
 @pytest.fixture

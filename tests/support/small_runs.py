@@ -99,6 +99,14 @@ finetune: {stride: 2, epochs: 3, warmup_epochs: 1, batch_size: 4, base_lr: 0.1, 
            cutmix: 1.0}
 eval: {clips: 2, crops: 3}
 """
+# Annotations of the videos of `clip_files`, with names as another computer wrote them.
+BOUTS = """\
+video,start,end,label
+C:\\lab\\clip0.mp4,0,1,walk
+C:\\lab\\clip0.mp4,1,2,run
+clip1,0.5,1,walk
+clip9.mp4,0,1,walk
+"""
 SAME = ("step", "epoch", "loss", "lr", "grad_norm", "val_top1")
 
 

@@ -68,18 +68,8 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.mark.slow
 def test_a_run_leaves_nothing_among_the_temporary_files(tmp_path: Path, short_folder: Path, recipe: Path):
-    command = [
-        sys.executable,
-        "-m",
-        "everest_cli",
-        "pretrain",
-        "--recipe",
-        recipe,
-        "-o",
-        tmp_path / "run",
-        "-q",
-    ]
-    command += ["--set", "train.workers=2", "--set", "pretrain.epochs=400"]
+    command = [sys.executable, "-m", "everest_cli", "pretrain", "--recipe", recipe, "-o", tmp_path / "run"]
+    command += ["-q", "--set", "train.workers=2", "--set", "pretrain.epochs=400"]
     killed = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(short_folder)})
     wait_for_rows(tmp_path / "run", 2, killed)
     children = psutil.Process(killed.pid).children(recursive=True)

@@ -8,13 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from everest.tokenizer.layers import FSQ
-from everest.tokenizer.report import (
-    codebook_warnings,
-    figures_of,
-    psnr,
-    rank_correlation,
-    scorer_warnings,
-)
+from everest.tokenizer.report import codebook_warnings, figures_of, psnr, rank_correlation, scorer_warnings
 
 
 def test_an_error_of_a_tenth_is_20_db_and_pixels_beyond_white_and_black_count_as_these():

@@ -269,12 +269,7 @@ def test_the_text_begins_with_the_first_missing_frame(tmp_path: Path, container:
 
 @pytest.mark.parametrize(
     ("muxer", "encoder", "options"),
-    [
-        ("ogg", "libvpx", {}),
-        ("gif", "gif", {}),
-        ("mxf", "mpeg2video", {}),
-        ("webm", "libvpx", {"live": "1"}),
-    ],
+    [("ogg", "libvpx", {}), ("gif", "gif", {}), ("mxf", "mpeg2video", {}), ("webm", "libvpx", {"live": "1"})],
 )
 def test_a_file_without_its_end_is_damaged(tmp_path: Path, muxer: str, encoder: str, options: dict[str, str]):
     frames, pix_fmt = (

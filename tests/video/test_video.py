@@ -253,19 +253,6 @@ def test_frames_in_order_end_where_the_file_is_damaged(kinds, tmp_path):
     assert f"frame {len(shown)} of {FRAMES} cannot be decoded" in str(caught.value)
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("share", [0.3, 0.8])
-def test_truncated_file_gives_right_frames_or_an_error(kinds, name, share, tmp_path):
-    whole = kinds[name].read_bytes()
-    file = tmp_path / name
-    file.write_bytes(whole[: int(share * len(whole))])
-    try:
-        times = frame_times(file)
-    except VideoError:
-        return
-    assert numbers_at(times) == numbers_shown(read_frames(file, range(times.size)))
-
-
 def numbers_at(seconds):
     """The numbers of the frames that are shown at some seconds, of files whose rate is 25."""
     return np.rint(np.asarray(seconds) * 25).astype(int).tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import RECIPE, metrics, run
+from small_runs import metrics, run
 
 from everest.data import cache as cache_module
 from everest.data.cache import FrameCache, open_cache
@@ -153,10 +153,8 @@ def test_memory_goes_with_the_last_process(video):
     assert list(folder.glob("*.user")) or [file.name for file in folder.iterdir()] == [".lock"]
 
 
-def test_a_run_with_a_cache_equals_the_run_without(clip_files, tmp_path, monkeypatch):
+def test_a_run_with_a_cache_equals_the_run_without(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("EVEREST_CACHE", str(tmp_path / "cache"))
-    recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(RECIPE.replace("data: {", f'data: {{root: "{clip_files}", '))
     for kind in ("none", "disk"):
         setting = ["--set", f"data.cache={kind}"]
         run("finetune", "--recipe", recipe, "--init", "none", "-o", tmp_path / kind, *setting)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import called, killed_copy, same_run, sets
+from small_runs import called, killed_copy, logged, same_run, sets
 from torch import Tensor
 
 from everest.data.augment import RandAugment
@@ -17,7 +17,6 @@ from everest.data.loader import batches, on_device
 from everest.data.regions import Regions, largest_region, resize_regions
 from everest.data.views import FinetuneViews, PretrainViews
 from everest.lists.sample import Sample
-from everest.system.run_folder import RunFolder
 from everest.video.reader import read_frames
 
 SIZE = (56, 56)
@@ -93,7 +92,7 @@ def test_a_run_that_resizes_on_the_device_has_the_same_losses(recipe: Path, tmp_
     for where in ("cpu", "device"):
         settings = sets(f"data.resize={where}", "pretrain.steps=3")
         called("pretrain", "--recipe", recipe, "-o", tmp_path / where, *settings)
-        losses[where] = [row["loss"] for row in RunFolder(tmp_path / where).rows() if "loss" in row]
+        losses[where] = logged(tmp_path / where)
     assert losses["device"] == pytest.approx(losses["cpu"], rel=0.01)
     assert losses["device"] != losses["cpu"]  # some bytes are rounded otherwise
 

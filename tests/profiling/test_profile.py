@@ -169,12 +169,10 @@ def test_paper_prints_every_table():
         ("--size 225", "data.size: 225 is no multiple of the tubelet's 16"),
         ("--size 0", "--size 0: give a number of pixels"),
         ("--size 224x", "--size 224x: give a number of pixels, or HEIGHTxWIDTH"),
-        ("--size 224x225", "data.size: 225 is no multiple of the tubelet's 16"),
         ("--backbone vit-x", "model.backbone: unknown value 'vit-x'; did you mean"),
         ("--backbone vit-b --set model.backbone=vit-x", "model.backbone: unknown value 'vit-x'"),
         ("--method mae", "--method: unknown name 'mae'"),
         ("--recipe k400 --method videomae", "--method and --recipe both choose a recipe"),
-        (f"--set data.num_classes={10**18}", "data.num_classes: must be at most"),
     ],
 )
 def test_impossible_options_are_one_line_and_code_2(arguments: str, line: str):

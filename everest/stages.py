@@ -11,7 +11,7 @@ The way of a run, here of pre-training; fine-tuning and the tokenizer have the s
     engine/start.py    start_or_resume    lock the folder, write its first files or read the newest state
     pretraining.py     Pretraining.train  the loop; each of its calls is a method of engine/training.py
 
-A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/dataset.py) and the views of
+A batch comes from data/loader.py, whose workers call `VideoClips.read` (data/clips.py) and the views of
 data/views.py. A pass is `MaskedAutoencoder.forward` (models/mae.py): the choice of tokens by
 methods/selector.py with a strategy of methods/ranked.py or masks.py, the encoder of models/vit.py, the
 decoder, targets and loss of methods/targets.py; in the backward pass, models/recomputed.py computes some

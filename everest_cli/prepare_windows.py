@@ -64,6 +64,7 @@ def windows(
     samples = named_samples(sources, root=data)
     inputs = [*sources, *(labels or []), *{sample.video for sample in samples}]
     refuse_inputs(output, inputs)
+    check_new_file(output, overwrite=overwrite)
     with Display(quiet=quiet) as display:
         paths = [str(parse_location(sample.path).absolute()) for sample in samples]
         bouts = read_bouts(labels, paths, display.report, fps=fps) if labels else None

@@ -168,6 +168,7 @@ def write_annotations(
             what = f"the label or subject '{shown(bout.label)}'"
             raise DataError(f"{shown(bout.video)}: {what} is no line of text")
     files = files_of(path, grouped, kind)
-    for file, names in files.items():
-        write_text(file, write({name: grouped[name] for name in names}, times, classes))
+    texts = [write({name: grouped[name] for name in names}, times, classes) for names in files.values()]
+    for file, text in zip(files, texts, strict=True):  # none is written if a label is refused
+        write_text(file, text)
     return list(files)

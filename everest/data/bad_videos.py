@@ -42,11 +42,11 @@ class BadVideos:
             )
 
     def counts(self) -> dict[str, int]:
-        return {"requested": self.requested, "bad": self.bad}
+        return {"asked": self.requested, "bad": self.bad}
 
     def restore(self, counts: dict[str, int], reasons: dict[str, str]) -> None:
         """Continue from the counts of an earlier part of the run."""
-        self.requested, self.bad = counts["requested"], counts["bad"]
+        self.requested, self.bad = counts["asked"], counts["bad"]
         self.reasons = dict(reasons)
 
 

@@ -158,8 +158,8 @@ def find_task(rows: Iterable[ListRow], *, column: str = "label", names: Collecti
     """The task of the labels in a column.
 
     A label with `|` shows several classes. If all labels are numbers, one with a fraction shows that they are
-    not classes; 1.0 does not, as other programs write integers so. If the `names` of the
-    classes are known, labels are no numbers, and a name may contain `|`.
+    not classes; 1.0 does not, as other programs write integers so. If the `names` of the classes are known,
+    labels are no numbers, and a name may contain `|`.
     """
     texts = {row.values[column] for row in rows if column in row.values}.difference(names)
     if any(JOINED_BY in text for text in texts):

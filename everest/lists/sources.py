@@ -7,6 +7,7 @@ the place of a list that is missing.
 from __future__ import annotations
 
 import shlex
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
@@ -124,6 +125,7 @@ def unused_validation(data: DataSettings) -> str | None:
     if data.val is not None:
         return None
     root = parse_location(data.root)
-    with as_data_error(root):
+    name = None
+    with suppress(DataError), as_data_error(root):  # a folder that no one asked for need not be readable
         name = list_in(root, "val", labeled=True)
     return name and f"{root / name}: not used; --set data.val={name} selects the best weights on it"

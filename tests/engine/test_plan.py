@@ -84,12 +84,12 @@ def test_rate_rises_to_the_peak_and_falls_towards_the_minimum():
 def test_counts_of_bad_videos_survive_a_resume():
     bad = BadVideos(max_bad=1.0)
     bad.add(requested=5, failed=[[("a", "x"), ("b", "y"), ("c", "z")]] * 5)
-    assert bad.counts() == {"requested": 5, "bad": 5}  # a sample counts once, however many tries it took
+    assert bad.counts() == {"asked": 5, "bad": 5}  # a sample counts once, however many tries it took
     bad.check(any_failed=True)
     again = BadVideos(max_bad=0.5)
     again.restore(bad.counts(), bad.reasons)
     assert again.add(requested=8, failed=[[("a", "x")]]) == []
-    assert again.counts() == {"requested": 13, "bad": 6}
+    assert again.counts() == {"asked": 13, "bad": 6}
 
 
 @pytest.mark.parametrize("largest", [1, 2, 3, 5, 100])

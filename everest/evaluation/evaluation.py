@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
 
 from everest.checkpoints.describe import as_trained, describe
 from everest.checkpoints.graph import ExportedClassifier, open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, all_weights, open_model
 from everest.config.heads import head_settings
-from everest.config.settings import Recipe
-from everest.data.clips import VideoClips
+from everest.config.settings import Recipe, TrainSettings
+from everest.data.clips import SampleKey, VideoClips
+from everest.data.loader import batches, choose_workers, on_device
 from everest.data.recipe_clips import evaluation_clips
 from everest.errors import CheckpointError
-from everest.evaluation.multi_view import Classifier, evaluate_views
 from everest.inference.model import require_finite_outputs
 from everest.lists.classes import Classes
 from everest.metrics.head_metrics import metrics_of, per_class
@@ -29,10 +34,13 @@ from everest.metrics.predicted import Predictions, refuse_too_many_skipped, writ
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
+from everest.system.compute import HostCopy
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST
 from everest.system.storage import parse_location
+
+Classifier = VideoClassifier | ExportedClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +109,8 @@ def evaluate(
         report(notice("all videos of data.test are of one group: the metrics have no intervals"))
     elif groups < FEW_GROUPS:
         unit = "videos" if groups == result["videos"] else "groups of videos"
-        few = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
-        report(notice(few))
+        text = f"data.test has {groups} {unit}; with fewer than {FEW_GROUPS}, the intervals are too narrow"
+        report(notice(text))
     return result
 
 
@@ -117,9 +125,7 @@ def evaluate_classifier(
 ) -> tuple[dict[str, Any], Predictions]:
     """Evaluate a classifier as it is on the recipe's `data.test`; see `evaluate`. Also returns its outputs.
 
-    Args:
-        spec: of the model; the cost of a view follows from it.
-        recipe: the videos and their views; its clips and classes are the model's.
+    The clips and classes of the recipe are the model's. The cost of a view follows from `spec`, the model's.
     """
     started = time.monotonic()
     model.to(accelerator.device)
@@ -147,6 +153,70 @@ def evaluate_classifier(
     return result, predictions
 
 
+class VideoScore(NamedTuple):
+    """The result of one video in one process."""
+
+    number: int  # in the list
+    video: str
+    problem: str | None  # why the video is unreadable
+    outputs: NDArray[np.float32]  # (views, outputs); without meaning if there is a problem
+
+
+@torch.inference_mode()
+def evaluate_views(
+    model: Classifier, clips: VideoClips, accelerator: Accelerator, *, settings: TrainSettings, report: Report
+) -> Predictions:
+    """Run a classifier over all views of all videos; returns the predictions in the order of the list.
+
+    Videos are divided into the same passes whatever the number of processes, so the predictions are equal to
+    the bit. All processes run the same number of passes, as a sharded model needs; a video that several
+    processes ran counts once. Unreadable videos are not replaced: they are in `skipped`. A GPU computes the
+    next pass while the host reads the results of the last.
+    """
+    model.eval()
+    size = max(1, 32 // clips.make_views.num_views)  # our choice: 32 clips in a pass, if a video has fewer
+    passes = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
+    order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
+    workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
+    loaded = batches(clips, order, workers=workers, timeout=settings.data_timeout)
+    rows: list[VideoScore] = []
+
+    def read(numbers: range, videos: list[str], problems: list[str | None], outputs: HostCopy) -> None:
+        """Keep the results of a pass; `outputs` has (videos, views, outputs)."""
+        parts = zip(numbers, videos, problems, outputs.read()["outputs"].numpy(), strict=True)
+        rows.extend(VideoScore(*video) for video in parts)
+
+    read_last: Callable[[], None] | None = None
+    for done, (numbers, batch) in enumerate(zip(mine, loaded, strict=True), start=1):
+        frames: Tensor = on_device(batch, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
+        with accelerator.autocast():
+            logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
+        outputs = {"outputs": model.outputs(logits).unflatten(0, frames.shape[:2])}
+        if read_last is not None:
+            read_last()
+        problems = [failed[0][1] if failed else None for failed in batch.failed]
+        read_last = partial(read, numbers, batch.video_ids, problems, HostCopy(outputs))
+        videos_done = min(done * size * processes, len(clips))
+        report({"event": "video", "done": videos_done, "videos": len(clips)})
+    if read_last is not None:
+        read_last()
+    by_number = {row.number: row for row in gather_object(rows)}
+    ordered = [by_number[number] for number in sorted(by_number)]
+    readable = [row for row in ordered if row.problem is None]
+    samples = [clips.samples[row.number] for row in readable]
+    nothing = np.zeros((0, 1, model.num_classes), np.float32)
+    return Predictions(
+        videos=[row.video for row in readable],
+        labels=[sample.labels for sample in samples],
+        outputs=np.stack([row.outputs for row in readable]) if readable else nothing,
+        skipped=[(row.video, row.problem) for row in ordered if row.problem is not None],
+        heads=model.heads,
+        groups=[sample.source for sample in samples],
+    )
+
+
 def _measured(predictions: Predictions, classes: Classes) -> dict[str, Any]:
     """The metrics of all heads, and of each class, and the numbers of videos and of their groups."""
     groups = len(set(predictions.groups))
@@ -161,12 +231,9 @@ def _measured(predictions: Predictions, classes: Classes) -> dict[str, Any]:
 def open_classifier(
     file: Path, recipe: Recipe, *, saved_selection: bool, report: Report
 ) -> tuple[Classifier, ModelSpec, Recipe]:
-    """Open a classifier for the clips of a recipe.
+    """Open a classifier for the clips of a recipe; see `evaluate`.
 
-    Args:
-        saved_selection: use the token selection that is stored in the weights, as an ONNX file always does.
-    Returns:
-        The classifier, its spec, and the recipe with the pixels and the selection of the classifier.
+    Returns the classifier, its spec, and the recipe with the pixels and the selection of the classifier.
     """
     data = recipe.data
     requested = recipe.finetune.selection
@@ -195,12 +262,11 @@ def open_classifier(
         text = f"tokens are selected as in the weights: {saved}; recipe {recipe.name} has {wanted}; {fix}"
         report(notice(text))
     if file.name == BEST and data.val is not None and data.val == data.test:
-        report(
-            notice(
-                f"warning: these weights were chosen on {data.test} (data.val), so accuracy on it is "
-                "too high; evaluate another list, or take --which newest"
-            )
+        text = (
+            f"warning: these weights were chosen on {data.test} (data.val), so accuracy on it is too high; "
+            "evaluate another list, or take --which newest"
         )
+        report(notice(text))
     recipe = as_trained(recipe, spec, source=file)
     recipe = replace(recipe, finetune=replace(recipe.finetune, selection=spec.selection))
     if isinstance(model, VideoClassifier):

@@ -45,7 +45,6 @@ LONGEST_NAME: Final = 32  # letters
 MOST_NUMBERED: Final = 30  # classes up to which each cell of the matrix shows its count
 
 Names = Sequence[str]  # of videos or classes
-Confusion = tuple[str, str, int, int]  # label, output, videos, all videos of the label
 
 
 def write_evaluation_page(
@@ -103,19 +102,17 @@ def write_pooled_page(
         results: of all models, then of each, by their titles; as of everest.project.
         pairs: the true and the predicted class of each video or window.
         names: of the classes, in the order of the matrix.
-        unit: `video` or `window`.
     """
     documents = {
         title: {"top1": each["top1"], "chance_top1": each["chance"], "intervals": {"top1": each["interval"]}}
         for title, each in results.items()
     }
     together = next(iter(results.values()))
-    counts = np.zeros((len(names), len(names)), dtype=np.int64)  # true, predicted
     numbers = {name: number for number, name in enumerate(names)}
-    for label, predicted in pairs:
-        counts[numbers[label], numbers[predicted]] += 1
+    labels, predicted = np.array([(numbers[label], numbers[output]) for label, output in pairs]).T
     head = {"name": "", "task": "single-label", "num_classes": len(names), "classes": [], "mistakes": None}
-    head |= _confusion_values(folder / f"{PLOTS['single-label']}.png", counts, names, unit=unit)
+    plot = folder / f"{PLOTS['single-label']}.png"
+    head |= _confusion_values(plot, labels, predicted, names, unit=unit)
     return _write_page(
         folder,
         title="Evaluation of all folds",
@@ -144,11 +141,7 @@ def _write_page(folder: Path, *, num_videos: int, num_groups: int, unit: str, **
 
 
 def add_summary(page: Path, lines: Sequence[str], figure: str | None, pages: Mapping[str, Path]) -> None:
-    """Add lines, links to other pages and the PNG of timelines, if there is one, below the title of a page.
-
-    Args:
-        pages: by the texts of their links.
-    """
+    """Add lines, links to `pages` by their texts, and the PNG of timelines, if any, below the title."""
     parts = [f"<p>{html.escape(line, quote=False)}</p>" for line in lines]
     links = []
     for text, path in pages.items():
@@ -181,9 +174,7 @@ def _head_values(
         draw_scatter(plot, head.labels, head.means[:, 0].astype(np.float64), unit=unit)
         plotted["plot"] = data_uri("image/png", plot.read_bytes())
     elif task in PLOTS:
-        counts = np.zeros((head.head.outputs, head.head.outputs), dtype=np.int64)  # true, predicted
-        np.add.at(counts, (head.labels, head.means.argmax(axis=1)), 1)
-        plotted = _confusion_values(plot, counts, names, unit=unit)
+        plotted = _confusion_values(plot, head.labels, head.means.argmax(axis=1), names, unit=unit)
     rows = [] if task == "regression" else list(enumerate(per_class(head, names)))
     rows.sort(key=lambda row: row[1]["f1"] if row[1]["videos"] else 101)  # classes without a video are last
     mistakes = [
@@ -194,18 +185,21 @@ def _head_values(
     return shown | plotted
 
 
-def _confusion_values(plot: Path, counts: NDArray[np.int64], names: Names, *, unit: str) -> dict[str, Any]:
-    """Write the plot of (C, C) videos by true and predicted class; returns it and the confusions."""
+def _confusion_values(
+    plot: Path, labels: NDArray[np.int64], predicted: NDArray[np.int64], names: Names, *, unit: str
+) -> dict[str, Any]:
+    """Write the plot of videos by true and predicted class (V,); returns it and the 20 most confused pairs.
+
+    A pair has the true and the predicted class, its videos, and all videos of the true class.
+    """
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, (labels, predicted), 1)
     draw_confusion(plot, counts, names, unit=unit)
-    return {"plot": data_uri("image/png", plot.read_bytes()), "confusions": _confusions(counts, names)}
-
-
-def _confusions(counts: NDArray[np.int64], names: Names) -> list[Confusion]:
-    """The 20 most frequent confusions in (C, C) videos by true and predicted class."""
     support = counts.sum(axis=1)  # (C,)
     pairs = [(int(i), int(j)) for i, j in zip(*counts.nonzero(), strict=True) if i != j]
     pairs.sort(key=lambda pair: (-counts[pair], support[pair[0]]))
-    return [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
+    confusions = [(names[i], names[j], int(counts[i, j]), int(support[i])) for i, j in pairs[:20]]
+    return {"plot": data_uri("image/png", plot.read_bytes()), "confusions": confusions}
 
 
 def worst_videos(head: HeadPredictions, names: Names) -> list[tuple[int, str, str]]:
@@ -268,11 +262,7 @@ def draw_confusion(path: Path, counts: NDArray[np.int64], names: Names, *, unit:
 def draw_scatter(
     path: Path, labels: NDArray[np.floating[Any]], predicted: NDArray[np.floating[Any]], *, unit: str
 ) -> None:
-    """Write a PNG of predicted by true values, with a point per video and the line of equal values.
-
-    Args:
-        labels, predicted: (V,), finite; at least one.
-    """
+    """Write a PNG of one or more finite predicted and true values (V,), and the line of equal values."""
     both = np.concatenate([labels, predicted]).astype(np.float64)  # (2 V,)
     low, high = float(both.min()), float(both.max())
     margin = 0.05 * (high - low) or 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -30,11 +30,7 @@ HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
 
 
 class TokenizerValidator:
-    """Measures the tokenizer of a run on held-out videos: at some of its checkpoints, and at the end.
-
-    Attributes:
-        untrained: the scorer with the weights that training starts from, for comparison.
-    """
+    """Measures the tokenizer of a run on held-out videos: at some of its checkpoints, and at the end."""
 
     def __init__(self, training: Training, recipe: Recipe) -> None:
         self._training = training
@@ -44,6 +40,7 @@ class TokenizerValidator:
             training.notice("no list in data.val or data.test: the report is of videos that are trained on")
         with torch.random.fork_rng():
             torch.manual_seed(seed_at(recipe.train.seed, Purpose.WEIGHTS))
+            # The scorer with the weights that training starts from, for comparison.
             self.untrained = tokenizer_spec(recipe).build().scorer.to(training.accelerator.device)
 
     def resume(self) -> None:
@@ -117,27 +114,21 @@ class TokenizerValidator:
                 document = read_own_json(run.report, fix="validating again")
             except RecipeError as error:
                 training.notice(str(error))
-        document = document or self._write_report(model, weights.step)
+        if not document:
+            report = self._measure(model)
+            document = {
+                "step": weights.step,
+                "videos": self._key,
+                "held_out": self._key in HELD_OUT,
+                "skipped": len(report.skipped),
+                **report.figures,
+                "target_mean": model.target_mean.tolist(),
+                "target_std": model.target_std.tolist(),
+            }
+            draw_examples(run.path / REPORT_IMAGE, report.examples)
+            training.log({"step": weights.step, **scalar_figures(report.figures)})
+            write_text(run.report, json_text(nonfinite_as_null(document), indent=2))
         self._show(document["step"], document["psnr"], document["warnings"])
-
-    def _write_report(self, model: AdaptiveTokenizer, step: int) -> dict[str, Any]:
-        """Measure the weights of the last step; returns the document of report.json, which it writes."""
-        training = self._training
-        run = training.run
-        report = self._measure(model)
-        document = {
-            "step": step,
-            "videos": self._key,
-            "held_out": self._key in HELD_OUT,
-            "skipped": len(report.skipped),
-            **report.figures,
-            "target_mean": model.target_mean.tolist(),
-            "target_std": model.target_std.tolist(),
-        }
-        draw_examples(run.path / REPORT_IMAGE, report.examples)
-        training.log({"step": step, **scalar_figures(report.figures)})
-        write_text(run.report, json_text(nonfinite_as_null(document), indent=2))
-        return document
 
 
 @torch.inference_mode()

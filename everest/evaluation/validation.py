@@ -13,7 +13,7 @@ from everest.data.clips import VideoClips
 from everest.engine.health import Validations
 from everest.engine.training import Training
 from everest.errors import DivergedError
-from everest.evaluation.multi_view import evaluate_views
+from everest.evaluation.evaluation import evaluate_views
 from everest.lists.sample import ListSize
 from everest.metrics.head_metrics import chance_of, choose_thresholds, mean_loss, metrics_of
 from everest.metrics.names import LOGGED, METRICS, value_text

@@ -77,7 +77,6 @@ def select_video_frames(
 
     Args:
         checkpoint: its embedding measures change, at its frame rate and size; None: raw pixels do.
-        keep: the keep ratio of the candidates' tokens.
         stride: of the candidates in the middle of the video, less if they would not fit in; None spreads
             them over all of it.
         size: pixels of the shorter side without a checkpoint.

@@ -92,10 +92,7 @@ def draw_rows(
 ) -> None:
     """Draw a PNG with a line for each row and a column for the first frame of each of up to 8 slices.
 
-    Gray tokens are dropped or hidden.
-
-    Args:
-        numbers: T frame numbers in the video, for the columns; without, from 0.
+    Gray tokens are dropped or hidden. The columns have the `numbers` of T frames in the video, else from 0.
     """
     length, height, width = rows[0].frames.shape[:3]
     numbers = numbers or range(length)

@@ -67,8 +67,7 @@ class MaskRequest:
     ) -> list[dict[str, Any]]:
         """Draw a clip in the middle of a video into VIDEO-mask.png; returns a --json row per strategy.
 
-        Args:
-            read: all inputs of the command, which no figure may replace.
+        No figure may replace one of the inputs of the command, `read`.
         """
         path = folder / f"{video.stem}-mask.png"
         refuse_inputs(path, read)
@@ -176,8 +175,7 @@ def _defaults(
 ) -> tuple[Selector | None, MaskClip]:
     """The strategy and the clips of a recipe's pre-training, of a tokenizer, or of a transformer.
 
-    Args:
-        given_clip: as in `request_masks`; must fit the checkpoint.
+    `given_clip`, as in `request_masks`, must fit the checkpoint.
     """
     if recipe is not None:
         data = recipe.data
@@ -232,15 +230,14 @@ def _compared_rows(ratios: Sequence[float]) -> list[tuple[str, Selector]]:
 def _strategy_rows(
     default: Selector | None, strategy: str | None, ratios: Sequence[float], settings: Mapping[str, Any]
 ) -> list[tuple[str, Selector]]:
-    """One strategy at each keep ratio.
+    """The given strategy at each keep ratio.
 
-    Args:
-        default: of the checkpoint or the recipe; it is shown unless it cannot have the ratios or settings.
-        strategy: given in its place.
+    Without one, it is the default of the checkpoint or the recipe, if that can have the ratios and settings.
     """
     fits = isinstance(default, ByChange) or not (settings or (ratios and isinstance(default, AllTokens)))
-    selector = default if strategy is None and fits else None
-    if selector is None:
+    if default is not None and strategy is None and fits:
+        selector = default
+    else:
         selector = make_selector(strategy or DEFAULT, {})
     if settings:
         selector = make_selector(selector.strategy, {**vars(selector), **settings})

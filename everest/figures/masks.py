@@ -88,7 +88,6 @@ def apply_selectors(
 
     Args:
         model: an autoencoder also predicts; None: raw pixels measure change.
-        embed: of `embedding_of(model)`.
         input_kind: without a model, which has its own.
     """
     grid = TokenGrid.of_clip(frames=clip.size(1), size=(clip.size(2), clip.size(3)), tubelet=embed.tubelet)

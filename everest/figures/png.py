@@ -36,11 +36,7 @@ def is_own_figure(path: Path) -> bool:
 
 
 def check_png(path: Path, *, option: str, overwrite: bool) -> None:
-    """Check that a PNG can be written to `path`, and replaces a file only with --overwrite.
-
-    Args:
-        option: the option that names the path, for messages.
-    """
+    """Check that a PNG can be written to `path`, of `option`, and replaces a file only with --overwrite."""
     if path.suffix.lower() != ".png":
         raise RecipeError(f"{option} {path}: the figure is a PNG; end its name in .png")
     if path.is_dir():

@@ -41,9 +41,7 @@ def draw_timelines(
 ) -> Figure:
     """Draw a PNG 1500 pixels wide, with a panel for each head of each recording that has a window.
 
-    Args:
-        bouts: of `Timelines.bouts`.
-        labeled: bouts of a person, by the path of a recording.
+    The bouts are those of `Timelines.bouts`; `labeled` are a person's, by the path of a recording.
     """
     heads = timelines.classes.heads
     panels = [

@@ -1,7 +1,7 @@
 """Classifiers of features: k-NN, a linear model, and attention over tokens; and what nearest videos share.
 
-The classifiers take features of the training videos, their labels and the features of the test videos, and
-return outputs (M, C).
+The classifiers take features (N, D) of the training videos, their labels and the features (M, D) of the test
+videos, and return outputs (M, C).
 
 N training videos, M test videos, or of a gallery, K tokens per video or neighbors, D width, C outputs.
 """
@@ -76,11 +76,10 @@ def nearest_neighbors(features: Floats, labels: Labels, test: Floats, head: Head
     """Let the nearest training videos vote, by cosine, with weight exp(similarity / temperature) as in DINO.
 
     Of several classes and of numbers the output is the weighted mean of their labels.
-
-    Args:
-        features, test: (N, D) and (M, D).
     """
-    nearest, cosines = _nearest(test, features, NEIGHBORS)
+    known = LabeledFeatures(features, labels, sources=np.zeros(len(features)))
+    asked = LabeledFeatures(test, np.zeros(len(test)), sources=np.ones(len(test)))  # all of another source
+    nearest, cosines = _nearest(asked, known, NEIGHBORS)
     return _vote(labels, nearest, cosines, head).astype(np.float32)
 
 
@@ -92,8 +91,7 @@ def leave_one_out(known: LabeledFeatures, num_classes: int) -> float | None:
     """
     if not _has_match(known, known).any():
         return None
-    sources = (known.sources, known.sources)
-    nearest, cosines = _nearest(known.features, known.features, NEIGHBORS, sources=sources)
+    nearest, cosines = _nearest(known, known, NEIGHBORS)
     outputs = _vote(known.labels, nearest, cosines, Head(outputs=num_classes))
     correct = outputs.any(axis=1) & (outputs.argmax(axis=1) == known.labels)
     return 100 * int(correct.sum()) / len(correct)
@@ -119,8 +117,7 @@ def precision_of_nearest(
     tested = _has_match(queries, gallery)
     if not tested.any():
         return None
-    sources = (queries.sources, gallery.sources)
-    nearest, cosines = _nearest(queries.features, gallery.features, count, sources=sources)
+    nearest, cosines = _nearest(queries, gallery, count)
     allowed = cosines > -np.inf
     right = allowed & (gallery.labels[nearest] == queries.labels[:, None])
     return 100 * float((right.sum(axis=1)[tested] / allowed.sum(axis=1)[tested]).mean())
@@ -145,17 +142,14 @@ def _has_match(queries: LabeledFeatures, gallery: LabeledFeatures) -> NDArray[np
 
 
 def _nearest(
-    queries: Floats, gallery: Floats, count: int, *, sources: tuple[NDArray[Any], NDArray[Any]] | None = None
+    queries: LabeledFeatures, gallery: LabeledFeatures, count: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source.
-
-    Args:
-        sources: of the queries (N,) and of the gallery (M,); None: all are different.
-    """
-    units, gallery_units = (np.asarray(normalize(part.astype(np.float64))) for part in (queries, gallery))
+    """The most similar videos of the gallery (N, K), and their cosines (N, K), -inf of the same source."""
+    units, gallery_units = (
+        np.asarray(normalize(part.features.astype(np.float64))) for part in (queries, gallery)
+    )
     # Numbers are compared faster than names.
-    names = np.concatenate(sources or (np.zeros(len(queries)), np.ones(len(gallery))))
-    _, numbers = np.unique(names, return_inverse=True)
+    _, numbers = np.unique(np.concatenate([queries.sources, gallery.sources]), return_inverse=True)
     query_sources, gallery_sources = np.split(numbers, [len(units)])
     nearest, cosines = [], []
     for first in range(0, len(units), SIMILARITY_ROWS):

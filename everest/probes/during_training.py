@@ -78,21 +78,15 @@ class Prober:
 
     The videos are those of `pretrain.probe.list`, else some of data.val, else some of those for training, and
     the same at every probe.
-
-    Args:
-        spec: of the model, to build a copy of a sharded one that is not.
-    Attributes:
-        rows: of the probes so far, over all resumes.
-        watches_loss: whether a loss on held-out videos that does not fall is reported.
     """
 
     def __init__(self, training: Training, recipe: Recipe, spec: ModelSpec) -> None:
         settings = recipe.pretrain.probe
         plan = training.plan
-        self.rows: list[Row] = []
+        self.rows: list[Row] = []  # of the probes so far, over all resumes
         self._training = training
         self._metric = settings.metric  # knn, or linear for both probes
-        self._spec = spec
+        self._spec = spec  # of the model, to build a copy of a sharded one that is not
         self._steps = probed_steps(plan.steps, every=settings.every, checkpoint_steps=plan.checkpoint_steps)
         held_out = _held_out_clips(training, recipe)
         known = training.clips if held_out is None else held_out
@@ -102,7 +96,7 @@ class Prober:
             self._held_out = replace(held_out, samples=spaced(held_out.samples, MOST_HELD_OUT))
         num_held_out = 0 if self._held_out is None else len(self._held_out)
         self._sizes = {"steps": plan.steps, "videos": len(self._clips), "held_out": num_held_out}
-        self.watches_loss = num_held_out >= FEWEST_HELD_OUT
+        self.watches_loss = num_held_out >= FEWEST_HELD_OUT  # whether one that does not fall is reported
 
     def resume(self) -> None:
         """Remember the probes that a resumed run has logged."""
@@ -198,7 +192,17 @@ class Prober:
         if not passes:
             return None, None
         mean_loss = np.average([part.value for part in passes], weights=[len(part.videos) for part in passes])
-        return float(mean_loss), _loss_of_mean_target(model, targets)
+        sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
+        if not sums or not isinstance(model, MaskedAutoencoder):
+            return float(mean_loss), None
+        mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
+        losses = []
+        for values in targets:
+            scored = torch.ones(1, len(values), dtype=torch.bool)
+            predicted = mean.float().expand_as(values)[None]
+            losses.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
+        of_passes, counts = zip(*gather_object(losses), strict=True)
+        return float(mean_loss), float(np.average(of_passes, weights=counts))
 
     def _run_passes(self, clips: VideoClips, compute: Callable[[Batch], Any]) -> list[_PassResult]:
         """Compute the passes of a list, shared among the processes; all of them get all results, in order."""
@@ -277,22 +281,3 @@ def _probed_clips(recipe: Recipe, unlabeled: Sequence[Sample]) -> tuple[VideoCli
         listed = read_source(data, "train", labeled=True)
         classes = Classes.of(listed, data)
     return clips_of(recipe, listed, center_views(recipe), replace_bad=False), classes
-
-
-def _loss_of_mean_target(model: PretrainingModel, targets: Sequence[Tensor]) -> float | None:
-    """The loss of predicting the mean of the targets of all processes; None without any.
-
-    Args:
-        targets: (M, P) of the M tokens of each pass of this process.
-    """
-    sums = gather_object([(values.sum(dim=0, dtype=torch.float64), len(values)) for values in targets])
-    if not sums or not isinstance(model, MaskedAutoencoder):
-        return None
-    mean = torch.stack([total for total, _ in sums]).sum(dim=0) / sum(count for _, count in sums)  # (P,)
-    losses = []
-    for values in targets:
-        scored = torch.ones(1, len(values), dtype=torch.bool)
-        predicted = mean.float().expand_as(values)[None]
-        losses.append((model.targets.loss(predicted, values[None], scored).item(), len(values)))
-    of_passes, counts = zip(*gather_object(losses), strict=True)
-    return float(np.average(of_passes, weights=counts))

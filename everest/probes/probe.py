@@ -116,9 +116,7 @@ def encode_set(
 ) -> EncodedSet:
     """Encode the only view of every video, without augmentation, also by the baselines.
 
-    Args:
-        folder: holds the rows as long as the set is used.
-        batch: videos in one forward pass.
+    The folder holds the rows as long as the set is used; `batch` videos are in a forward pass.
     """
     baselines = {name: baseline(model) for name, baseline in BASELINES.items()}
 
@@ -141,11 +139,8 @@ def encode_set(
 
 
 def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Report) -> dict[str, Any]:
-    """Evaluate an encoder on the labeled videos of its recipe's `data.train` and `data.test`.
+    """Evaluate an encoder by `PROBES` of these names on its recipe's labeled `data.train` and `data.test`.
 
-    Args:
-        names: knn, linear, attentive.
-        batch: videos in one forward pass.
     Returns:
         `probes` with the metrics of each probe (METRICS_OF_TASK), `baselines` with the same of k-NN and the
         linear probe for each baseline, and `chance` of the first metric. A single-label head has `majority`
@@ -165,13 +160,12 @@ def probe(model: OpenedModel, names: Sequence[str], *, batch: int, report: Repor
     known = {name for sample in train_samples for name in (sample.video_id, sample.source)}
     shared = [sample.path for sample in test_samples if known & {sample.video_id, sample.source}]
     if shared:
-        report(
-            notice(
-                f"warning: {len(shared)} of {len(test_samples)} test videos are also training videos, or of "
-                f"the same groups or files, such as {shared[0]}: the accuracies are too high; `everest "
-                "prepare split --group` keeps them apart"
-            )
+        text = (
+            f"warning: {len(shared)} of {len(test_samples)} test videos are also training videos, or of the "
+            f"same groups or files, such as {shared[0]}: the accuracies are too high; `everest prepare split "
+            "--group` keeps them apart"
         )
+        report(notice(text))
     encode = partial(encode_set, model, with_tokens=ATTENTIVE in names, batch=batch, report=report)
     with tempfile.TemporaryDirectory(prefix="everest-probe-") as folder:
         train = encode(train_samples, Path(folder) / "train")
@@ -221,9 +215,8 @@ def _probe_head(
         """The metrics of a probe of one kind of features."""
         outputs = classifiers[name](train.features[kind], labels, test.features[kind], head)
         one_view = outputs[:, None]  # (videos, views, outputs)
-        metrics = metrics_of(
-            Predictions(videos=videos, labels=test_labels, outputs=one_view, skipped=[], heads=heads)
-        )
+        tested = Predictions(videos=videos, labels=test_labels, outputs=one_view, skipped=[], heads=heads)
+        metrics = metrics_of(tested)
         return {key: metrics[key] for key in shown}
 
     probes = {}

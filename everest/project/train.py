@@ -153,7 +153,7 @@ def _make_plan(
         purpose="scratch" if request.unlabeled is None else "finetune",
         output=folder / RECIPE,
         overrides=request.overrides,
-    )
+    ).timed()
     data = suggestion.recipe.data
     train = read_source(data, "train", labeled=True)
     classes = Classes.of(train, data)

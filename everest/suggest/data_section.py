@@ -57,7 +57,10 @@ def data_section(
         raise _no_training_list(root)
     # Beside another training list, val.csv in `root` may have the labels of another task.
     is_default = listed is None or folder / listed == folder / (default or "")
-    prefix = _list_prefix(listed or "")
+    training_list = listed or ""
+    prefix = training_list.removesuffix(LIST_FILES["train"])  # `X_` of X_train.csv, `lists/`, or nothing
+    if prefix == training_list or prefix[-1:].isalnum():  # X.csv; strain.csv is not a list of `s`
+        prefix = f"{training_list.removesuffix('.csv')}_"
     for key in ("val", "test"):
         if given[key] is None and is_default:
             section[key] = list_in(location, key, labeled=labeled)
@@ -68,18 +71,6 @@ def data_section(
     elif (location / f"{prefix}{CLASSES}").is_file():
         section["classes"] = f"{prefix}{CLASSES}"
     return {"root": str(folder), **section}
-
-
-def _list_prefix(training_list: str) -> str:
-    """How the names of the other lists of a training list begin.
-
-    Empty of `train.csv`, `X_` of `X_train.csv` and `X.csv`, `lists/` of `lists/train.csv`, `strain_` of
-    `strain.csv`.
-    """
-    prefix = training_list.removesuffix(LIST_FILES["train"])
-    if prefix == training_list or prefix[-1:].isalnum():
-        return f"{training_list.removesuffix('.csv')}_"
-    return prefix
 
 
 def _no_training_list(root: str) -> DataError:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Final, Literal, NamedTuple
@@ -97,13 +97,12 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
     clips, known = finetune_clips(recipe) if labeled else (pretrain_clips(recipe), None)
     more = pretrain_clips(recipe).samples if labeled and data.pretrain else ()
     root = parse_location(data.root)
-    num_validation = 0
+    held_out: dict[str, int] = {}  # samples
     for key in ("val", "test") if labeled else ("val",):  # a typo in a label would show after hours
         name = getattr(data, key)
         if name is not None and join_location(root, name).exists():
             listed = read_source(data, key, labeled=labeled, classes=known, may_miss=True)
-            if key == "val":
-                num_validation = len(listed.samples)
+            held_out[key] = len(listed.samples)
     frames, height, width = _median_size(clips.samples, data.fps)
     # Of the first label, which a sampler balances.
     counts = count_classes(sample.labels[0] for sample in clips.samples) if labeled else {}
@@ -118,7 +117,7 @@ def examine_data(data: DataSettings, *, labeled: bool = True) -> DataFacts:
         width=width,
         task=data.task if labeled else "single-label",
         imbalance=imbalance(counts.values()),
-        num_validation=num_validation,
+        num_validation=held_out.get("val", 0),
     )
 
 
@@ -127,11 +126,10 @@ def _median_size(samples: Sequence[Sample], fps: float | None) -> tuple[float, f
     sizes, problems = [], []
     for sample in spaced(samples, MOST_MEASURED):
         try:
-            info, frames = probe(sample.video), footage_of(sample, fps).num_frames
+            info = probe(sample.video)
+            sizes.append((footage_of(sample, fps).num_frames, info.height, info.width))
         except VideoError as error:
             problems.append(str(error))
-        else:
-            sizes.append((frames, info.height, info.width))
     if not sizes:
         raise DataError(f"none of the videos can be read; the first: {problems[0]}")
     frames, height, width = map(median, zip(*sizes, strict=True))
@@ -150,18 +148,17 @@ class Choice(NamedTuple):
 def choose_values(
     facts: DataFacts, device_name: str, *, purpose: RecipePurpose, most_steps: Mapping[str, int]
 ) -> list[Choice]:
-    """Choose the values that depend on the data set and the device, in the order of a recipe's sections.
+    """The values that depend on the data and on a device of `DEVICE_VALUES`, in the order of the sections.
 
-    Args:
-        device_name: one of `DEVICE_VALUES`.
-        most_steps: by stage; without, as many as the data set needs.
+    Stages that are not in `most_steps` have as many as the data set needs.
     """
     device = DEVICE_VALUES[device_name]
     train = facts.train
     device_text = "a CPU" if device_name == "cpu" else f"a GPU of {device_name.removesuffix('GB')} GB"
     median_text = f"the median video, {facts.height:g} x {facts.width:g}"
     size_reason = f"about {device.side} x {device.side} pixels in the shape of {median_text}"
-    mirrored = _mirrored_words(facts.class_names)
+    words = {word.lower() for name in facts.class_names for word in _WORD.findall(name)}
+    mirrored = sorted(filter(_SIDE.fullmatch, words))  # wrong in a mirror
     flip_reason = f"class names have {', '.join(mirrored)}; a mirrored clip shows the opposite"
     positions_reason = "separate positions in time and space; no worse than joint ones on few videos"
     input_reason = f"a model overfits to the still parts of {train}"
@@ -196,12 +193,6 @@ def _frame_size(facts: DataFacts, device: DeviceValues) -> list[int]:
         max(FEWEST_TUBELETS, min(round(device.side * factor / unit), int(largest // unit))) * unit
         for (factor, largest), unit in zip(sides, device.tubelet[1:], strict=True)
     ]
-
-
-def _mirrored_words(class_names: Iterable[str]) -> list[str]:
-    """The words in the names of classes that are wrong in a mirror, such as left."""
-    words = {word.lower() for name in class_names for word in _WORD.findall(name)}
-    return sorted(word for word in words if _SIDE.fullmatch(word))
 
 
 def _stride(facts: DataFacts, purpose: RecipePurpose) -> tuple[int, str]:

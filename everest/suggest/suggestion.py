@@ -60,22 +60,16 @@ class StageTime(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
-    """A suggested recipe, and the steps and the time of each stage that it is for.
+    """A suggested recipe, and the steps and the time of each stage that it is for."""
 
-    Attributes:
-        section, device, purpose, output, overrides: see `suggest_recipe`.
-        speeds: clips/s on this machine; of no stage if they were not measured.
-        most_steps: by stage; without, as many as the data set needs.
-    """
-
-    section: Mapping[str, Any]
+    section: Mapping[str, Any]  # of data: folder and lists
     facts: DataFacts
-    device: str
+    device: str  # one of `DEVICE_VALUES`
     purpose: RecipePurpose
-    output: Path
-    overrides: Sequence[str]
-    speeds: Mapping[TrainingStage, float] = field(default_factory=dict)
-    most_steps: Mapping[str, int] = field(default_factory=dict)
+    output: Path  # where the recipe will be written, for messages and its name
+    overrides: Sequence[str]  # `section.key=value` texts, which the stages will be given, too
+    speeds: Mapping[TrainingStage, float] = field(default_factory=dict)  # clips/s here; none: not measured
+    most_steps: Mapping[str, int] = field(default_factory=dict)  # none: as many as the data set needs
 
     @property
     def text(self) -> str:
@@ -101,6 +95,18 @@ class Suggestion:
             times.append(StageTime(stage, steps, plan.batch_size, speed, seconds))
         return times
 
+    def timed(self) -> Suggestion:
+        """The same with the speed of each stage on this machine, which is measured."""
+        speeds: dict[TrainingStage, float] = {}
+        on_cpu = self.device == "cpu"
+        for stage in STAGES_OF_PURPOSE[self.purpose]:
+            timed = time_steps(self.recipe, stage, batch=16 if on_cpu else None, cpu=on_cpu)
+            step = timed["clips_per_second"]
+            read = reading_speed(stage_clips(self.recipe, stage)) * num_cores()
+            # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
+            speeds[stage] = 1 / (1 / step + 1 / read) if on_cpu else min(step, read)
+        return replace(self, speeds=speeds)
+
     def within(self, most_seconds: float) -> Suggestion:
         """The same with at most so many seconds for each measured stage."""
         sizes = {stage: getattr(self.recipe, stage).batch_size for stage in self.speeds}
@@ -120,26 +126,18 @@ def this_device() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SuggestRequest:
-    """What `everest recipes suggest` is given.
+    """What `everest recipes suggest` is given."""
 
-    Attributes:
-        data: a folder with class folders or lists.
-        lists: by their keys of the data section; empty: those in the folder.
-        pretrain, unlabeled: videos to pre-train on first, a folder or a list; or pre-train only.
-        task, group: None: as the labels and lists show.
-        device, hours, measured: see `suggest_recipe`.
-    """
-
-    data: str
+    data: str  # a folder with class folders or lists
     output: Path
-    lists: Mapping[str, str]
-    device: str
-    pretrain: str | None
-    unlabeled: bool
-    task: Task | None
-    group: str | None
-    hours: float | None
-    measured: bool
+    lists: Mapping[str, str]  # by their keys of the data section; empty: those in the folder
+    device: str  # one of `DEVICE_VALUES`
+    pretrain: str | None  # a folder or a list of videos to pre-train on first
+    unlabeled: bool  # pre-train only, on `data`
+    task: Task | None  # None: as the labels show
+    group: str | None  # of the videos of class folders
+    hours: float | None  # at most for each stage
+    measured: bool  # whether the stages are timed on this machine
     overwrite: bool
 
     @property
@@ -165,15 +163,18 @@ def suggest_for_folder(
         lists = request.lists if videos is None else videos.write(parts, Path(trial))
         section = _checked_section(request, lists, has_new_lists=has_new_lists, notify=notify)
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
-        suggestion = suggest_recipe(
-            section,
-            request.device,
-            purpose="pretrain" if request.unlabeled else purpose,
-            output=request.output,
-            hours=request.hours,
-            measured=request.measured,
-        )
-    lines = [] if videos is None else _write_lists(videos, parts, folder)
+        purpose = "pretrain" if request.unlabeled else purpose
+        suggestion = suggest_recipe(section, request.device, purpose=purpose, output=request.output)
+        suggestion = suggestion.timed() if request.measured else suggestion
+        if request.hours is not None:
+            suggestion = suggestion.within(3600 * request.hours)
+    lines = []
+    if videos is not None:
+        for name in (*LIST_FILES.values(), CLASSES):  # of an earlier recipe
+            (folder / name).unlink(missing_ok=True)
+        videos.write(parts, folder)
+        sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
+        lines = [*videos.notices, *sizes, f"lists: {folder}"]
     written = {
         key: value.replace(trial, str(folder)) if isinstance(value, str) else value
         for key, value in section.items()
@@ -187,15 +188,6 @@ def suggest_for_folder(
             fix = "label more videos, of further groups"
         notify(f"warning: no {' or '.join(missing)} list; {fix}")
     return suggestion, lines
-
-
-def _write_lists(videos: LabeledVideos, parts: dict[str, list[Sample]], folder: Path) -> list[str]:
-    """Write the lists of class folders in place of those of an earlier recipe; returns their description."""
-    for name in (*LIST_FILES.values(), CLASSES):
-        (folder / name).unlink(missing_ok=True)
-    videos.write(parts, folder)
-    sizes = (f"{name}: {ListSize.of(samples)}" for name, samples in parts.items())
-    return [*videos.notices, *sizes, f"lists: {folder}"]
 
 
 def _checked_section(
@@ -258,20 +250,9 @@ def suggest_recipe(
     *,
     purpose: RecipePurpose,
     output: Path,
-    hours: float | None = None,
-    measured: bool = True,
     overrides: Sequence[str] = (),
 ) -> Suggestion:
-    """Choose the values of a recipe for these data and a device, and measure how long its stages take.
-
-    Args:
-        section: the data section: folder and lists.
-        device: one of `DEVICE_VALUES`.
-        output: where the recipe will be written, for messages and its name.
-        hours: at most for each stage, by the measured speed.
-        measured: whether the speed is measured; it is that of this machine.
-        overrides: `section.key=value` texts, which the stages will be given, too.
-    """
+    """Choose the values of a recipe for these data and a device; see `Suggestion`."""
     fitted = ("data.size=", "data.frames=")  # to the suggested tubelets
     data_overrides = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
     base_data = load_recipe("custom", overrides=data_overrides).data if data_overrides else DataSettings()
@@ -279,19 +260,9 @@ def suggest_recipe(
     facts = examine_data(settings, labeled=purpose != "pretrain")
     if facts.pretrain is not None and facts.pretrain.samples == 1:
         raise RecipeError(f"--pretrain {settings.pretrain}: one video; pre-training compares several")
-    suggestion = Suggestion(
+    return Suggestion(
         section=section, facts=facts, device=device, purpose=purpose, output=output, overrides=overrides
     )
-    recipe = suggestion.recipe
-    speeds: dict[TrainingStage, float] = {}
-    on_cpu = device == "cpu"
-    for stage in STAGES_OF_PURPOSE[purpose] if measured else ():
-        step = time_steps(recipe, stage, batch=16 if on_cpu else None, cpu=on_cpu)["clips_per_second"]
-        read = reading_speed(stage_clips(recipe, stage)) * num_cores()
-        # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
-        speeds[stage] = 1 / (1 / step + 1 / read) if on_cpu else min(step, read)
-    suggestion = replace(suggestion, speeds=speeds)
-    return suggestion if hours is None else suggestion.within(3600 * hours)
 
 
 def recipe_text(choices: Sequence[Choice], data: Mapping[str, Any], *, base: str, facts: DataFacts) -> str:
@@ -303,7 +274,7 @@ def recipe_text(choices: Sequence[Choice], data: Mapping[str, Any], *, base: str
     lines = [
         f"# Training: {facts.train}, {labels}.{more} Each value states its reason.",
         f"base: {base}",
-        *(write_yaml({"data": dict(data)}).splitlines() if data else ["data:"]),
+        *write_yaml({"data": dict(data)}).splitlines(),
     ]
     last_section = "data"
     for choice in choices:

@@ -100,11 +100,7 @@ class SweepPlan:
 
 
 def make_plan(request: SweepRequest, *, data: str | None) -> SweepPlan:
-    """Resolve a sweep. Nothing is written.
-
-    Args:
-        data: the folder of lists and videos (`data.root`).
-    """
+    """Resolve a sweep, of the lists and videos in the folder `data` (`data.root`). Nothing is written."""
     recipes = resolve_arms(request, data=data)
     arms = []
     for arm in request.arms:

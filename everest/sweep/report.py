@@ -40,8 +40,7 @@ class Spread(NamedTuple):
 def spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
     """The mean of one or more values, with the 95 % interval of the mean of a normal distribution.
 
-    Args:
-        scale: the size of the numbers that the values were computed from; None: of the values.
+    `scale` is the size of the numbers that the values were computed from; None: of the values.
     """
     array = np.asarray(values, dtype=np.float64)  # (N,)
     mean = float(array.mean())
@@ -55,17 +54,14 @@ def spread(values: Sequence[float], *, scale: float | None = None) -> Spread:
 
 
 class Paired(NamedTuple):
-    """The differences of two arms on the same seeds; see `Spread`. p is None without an interval.
-
-    `everest sweep report --json` has the same names.
-    """
+    """The differences of two arms on the same seeds; see `Spread`. The names are those of --json."""
 
     seeds: list[int]
     values: list[float]
     mean: float
     std: float | None
     interval: tuple[float, float] | None
-    p: float | None  # of the paired t-test
+    p: float | None  # of the paired t-test; None without an interval
 
 
 def paired(values: dict[int, float], reference: dict[int, float]) -> Paired | None:
@@ -199,12 +195,9 @@ def notes(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def draw_report(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a PNG.
+    """Write a PNG of the document of `everest sweep report --json`.
 
     A point is the mean of an arm, a bar its 95 % interval, a small dot a seed; GMACs are of its training.
-
-    Args:
-        document: of `everest sweep report --json`.
     """
     arms = [arm for arm in document["arms"] if arm["values"]]
     with png_figure(path, (10, 1.5 + 0.4 * len(arms))) as figure:

@@ -87,8 +87,7 @@ def read_request(
     Args:
         source: a shipped recipe's name, or the path of a recipe or of a sweep file.
         overrides: of --set.
-        over: of --over; they replace the arms of a file, also the one to compare with.
-        seeds, stages, init: of the options; None: not given.
+        over: they replace the arms of a file, also the one to compare with.
     """
     file = find_recipe(source)
     label = f"{file.label}: " if is_sweep(file) else ""

@@ -27,7 +27,6 @@ from everest.system.weights_header import read_header
 RESULTS: Final = "results.json"
 FIX: Final = "repeat the command of the sweep"
 VALIDATION: Final = "val_"
-PROBE: Final = "probe"
 # The first one that an arm has judges it.
 STAGES_BY_PRIORITY: Final = ("eval", "probe", "finetune", "pretrain")
 Metrics = dict[str, float | None]
@@ -73,18 +72,14 @@ def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics
         values = {**probes[probe], first.chance: document["chance"]}
         if "majority" in document:
             values["majority_top1"] = document["majority"]
-        metrics |= {f"{place}{PROBE}.{probe}.{name}": values[name] for name in names if name in values}
+        metrics |= {f"{place}probe.{probe}.{name}": values[name] for name in names if name in values}
     for head, of_head in document.get("heads", {}).items():
         metrics |= _evaluation_metrics(of_head, f"{head}.")
     return metrics
 
 
 def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics:
-    """The last losses of a pre-training, or the validation of the best weights of a fine-tuning.
-
-    Args:
-        rows: of its metrics.jsonl.
-    """
+    """The last losses in the rows of a pre-training; of a fine-tuning, the validation of the best weights."""
     if stage == "pretrain":
         losses = [row["loss"] for row in rows if row.get("loss") is not None][-50:]  # our choice
         return {"pretrain_loss": sum(losses) / len(losses)} if losses else {}
@@ -111,12 +106,7 @@ def metric_title(name: str) -> str:
 
 
 def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[str, str]) -> dict[str, Any]:
-    """Return the document of `results.json`.
-
-    Args:
-        rows: of finished jobs, by their names.
-        failures: the errors of failed jobs, by their names.
-    """
+    """The document of `results.json`, from finished jobs and the errors of failed ones by their names."""
     jobs = plan.jobs()
     request = plan.request
     arms = [
@@ -128,13 +118,17 @@ def collect(plan: SweepPlan, rows: Mapping[str, JobNumbers], failures: Mapping[s
         }
         for arm in plan.arms
     ]
+    # The first metric that was measured: where all jobs have finished, if possible of the arm `against`.
+    tested = [(arm["arm"], row) for arm in arms for row in arm["seeds"]]
+    tested.sort(key=lambda pair: (not pair[1]["finished"], pair[0] != request.against))
+    measured = (name for _, row in tested for name, value in row["metrics"].items() if value is not None)
     document = {
         "recipe": request.recipe.name,
         "summary": request.summary,
         "stages": list(request.stages),
         "seeds": list(request.seeds),
         "against": request.against,
-        "metric": _compared_metric(arms, request.against),
+        "metric": next(measured, None),
         "jobs": {"all": len(jobs), "finished": len(rows)},
         "arms": arms,
         "failures": [
@@ -160,15 +154,6 @@ def _seed_row(seed: int, planned: Sequence[Job], rows: Mapping[str, JobNumbers])
         "metrics": metrics,
         "jobs": [job.name for job in planned],
     }
-
-
-def _compared_metric(arms: Sequence[dict[str, Any]], against: str) -> str | None:
-    """The first metric that was measured: where all jobs have finished, if possible of the arm `against`."""
-    rows = [
-        (not row["finished"], arm["arm"] != against, row["metrics"]) for arm in arms for row in arm["seeds"]
-    ]
-    by_priority = (metrics for *_, metrics in sorted(rows, key=lambda row: row[:2]))
-    return next((name for metrics in by_priority for name in metrics if metrics[name] is not None), None)
 
 
 def read_results(folder: Path) -> dict[str, Any]:

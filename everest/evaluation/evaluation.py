@@ -179,7 +179,7 @@ def evaluate_views(
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
     order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
-    workers = min(choose_workers(clips, order, settings.workers), len(order) - 1)
+    workers = choose_workers(clips, order, settings.workers)
     loaded = batches(clips, order, workers=workers, timeout=settings.data_timeout)
     rows: list[VideoScore] = []
 

@@ -1,11 +1,12 @@
 import csv
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import json_of, refused, run, small_recipe
+from small_runs import json_of, refused, run, sets, small_recipe
 
 from everest.evaluation.metric_text import metric_rows
 from everest.evaluation.page import draw_confusion, shorten_names
@@ -69,6 +70,14 @@ def test_unreadable_videos_are_on_the_page(classifier_run: Path, clip_files: Pat
     document = json_of("eval -q", "-c", classifier_run, *listed, "--report", tmp_path / "page")
     assert (document["videos"], document["skipped"]) == (4, 1)
     assert "broken.mp4" in (tmp_path / "page" / "index.html").read_text().split('id="skipped"')[1]
+
+
+def test_a_video_that_cannot_be_waited_for_ends_a_short_evaluation(classifier_run: Path, tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.mp4")  # opening it waits for a writer
+    (tmp_path / "list.csv").write_text(f"{tmp_path}/pipe.mp4 0\n")
+    settings = (f"data.test={tmp_path}/list.csv", "train.workers=1", "train.data_timeout=3")
+    error = refused("eval -q", "-c", classifier_run, *sets(*settings), code=4)
+    assert "no clip within 3 s" in error
 
 
 def test_nothing_is_replaced_by_default(classifier_run: Path, tmp_path: Path):

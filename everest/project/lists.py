@@ -88,8 +88,7 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
         videos, window = _windows_of_recordings(request, folder, report)
     else:
         videos = _readable_videos(request, report)
-    _check_labels(request, videos)
-    _refuse_few_groups(request, videos)
+    _refuse_unusable(request, videos)
     for text in videos.notices:
         report(notice(text))
     lists = {"train": list(videos.samples)}
@@ -112,17 +111,23 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     )
 
 
-def _refuse_few_groups(request: Request, videos: LabeledVideos) -> None:
-    """Raise DataError for fewer groups than lists that need one."""
+def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
+    """Raise UserError for labels that `everest train` cannot learn, and for fewer groups than lists."""
+    if videos.head_names:
+        raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
+    labels = {label for sample in videos.samples for label in sample.labels}
+    if len(labels) < 2:
+        problem = "all readable videos have the same label" if labels else "no labeled video can be read"
+        raise DataError(f"{request.videos}: {problem}; two classes or more are needed")
+    if request.folds is not None and videos.task != "single-label":
+        raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")
     groups = len(videos.groups)
     if groups >= (request.folds or 2):
         return
     unit, fix = "group", "check --group, or add videos of other people or places"
     if request.annotations and request.group is None:
         unit, fix = "recording", "annotate more recordings"
-    need = "but training and test need 2"
-    if request.folds is not None:
-        need = f"fewer than --folds {request.folds}"
+    need = "but training and test need 2" if request.folds is None else f"fewer than --folds {request.folds}"
     if groups >= FEWEST_FOLDS:
         fix = f"use --folds {groups}, or {fix}"
     names = f" ({', '.join(videos.groups)})" if groups == 1 else ""
@@ -210,18 +215,6 @@ def _readable_videos(request: Request, report: Report) -> LabeledVideos:
             readable.append(sample)
         report({"event": "video", "done": number, "videos": len(videos.samples)})
     return replace(videos, samples=readable)
-
-
-def _check_labels(request: Request, videos: LabeledVideos) -> None:
-    """Raise UserError for labels that `everest train` cannot learn."""
-    if videos.head_names:
-        raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
-    labels = {label for sample in videos.samples for label in sample.labels}
-    if len(labels) < 2:
-        problem = "all readable videos have the same label" if labels else "no labeled video can be read"
-        raise DataError(f"{request.videos}: {problem}; two classes or more are needed")
-    if request.folds is not None and videos.task != "single-label":
-        raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")
 
 
 def window_seconds(bouts: Iterable[Bout]) -> float:

@@ -6,12 +6,12 @@ N videos, B clips, C channels, T frames, H W pixels, P places of an image, V tes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from everest import functions
-from everest.annotations.bout import Bout
+from everest.annotations.bout import Bouts
 from everest.checkpoints.describe import load_model
 from everest.config.heads import MEASURED_BY, MULTI_LABEL
 from everest.data.recipe_clips import labeled_samples
@@ -28,7 +28,7 @@ from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE, write_pooled_page
 from everest.figures.timeline import draw_timelines
-from everest.inference.bouts import BoutRules
+from everest.inference.bouts import BoutRules, PredictedBouts
 from everest.inference.model import OpenedModel
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
@@ -72,7 +72,7 @@ def pool_folds(
     """
     report_folder = folder / REPORT
     fold_folders = [folder / FOLDS / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
-    tested = [video for path in fold_folders for video in read_outputs(path / OUTPUTS, fix=IN_USE_FIX)]
+    tested = [video for path in fold_folders for video in read_outputs(path / OUTPUTS)]
     sizes = [result.videos for result in fold_results]
     if len(tested) != sum(sizes):
         raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
@@ -83,9 +83,6 @@ def pool_folds(
     ((frequent, most),) = Counter(video.label for video in tested).most_common(1)
     linear = [result.linear_pixels for result in fold_results if result.linear_pixels is not None]
     is_compared = len(linear) == len(fold_results)
-    timelines = None
-    if project.request.annotations:
-        timelines = _pooled_timelines(project, fold_results, fold_folders, report_folder, report)
     pooled = MeasuredTest(
         metric="top1",
         value=round(100 * float(right.mean()), 4),
@@ -100,7 +97,7 @@ def pool_folds(
         skipped=sum(result.skipped for result in fold_results),
         report=str(report_folder / PAGE),
         checkpoint=str(checkpoint),
-        timelines=timelines,
+        timelines=_pooled_timelines(project, fold_results, fold_folders, report_folder, report),
         folds=fold_results,
     )
     results = {f"fold {number}": result.dump() for number, result in enumerate(fold_results, start=1)}
@@ -129,14 +126,16 @@ def _pooled_timelines(
     fold_folders: Sequence[Path],
     report_folder: Path,
     report: Report,
-) -> TimelineScores:
-    """The scores of the timelines of all folds, each smoothed as in its fold."""
+) -> TimelineScores | None:
+    """The scores of the timelines of all folds, each smoothed as in its fold; None if there are none."""
+    if not project.request.annotations:
+        return None
     rules = [BoutRules(smooth=result.timelines.smooth) for result in fold_results if result.timelines]
     timelines = [Timelines.load(path / TIMELINE) for path in fold_folders]
     bouts = chain(*(fold.bouts(rule) for fold, rule in zip(timelines, rules, strict=True)))
     together = replace(timelines[0], videos=[video for fold in timelines for video in fold.videos])
     smooth = median(rule.smooth for rule in rules)
-    return _scored(together, [*bouts], project.request.annotations, report_folder, report, smooth=smooth)
+    return _scored(together, [*bouts], smooth, project, report_folder, report)
 
 
 def measure_run(run: Path, folder: Path, project: Project, report: Report) -> MeasuredTest:
@@ -171,10 +170,6 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
         tested = _tested_videos(predictions, baseline)
         write_document(report_folder / OUTPUTS, {"videos": tested})
         difference = _difference(tested, metric)
-    timelines = None
-    if project.window is not None:
-        annotations = project.request.annotations
-        timelines = score_recordings(model, annotations, project.window, report_folder, report)
     return MeasuredTest(
         metric=metric,
         value=evaluation[metric],
@@ -185,7 +180,7 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
         linear_pixels=None if baseline is None else metrics_of(baseline)[metric],
         difference=difference,
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
-        timelines=timelines,
+        timelines=score_recordings(model, project, report_folder, report),
     )
 
 
@@ -274,18 +269,19 @@ def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict
 
 
 def score_recordings(
-    model: VideoClassifier, annotations: Sequence[str], window: float, report_folder: Path, report: Report
-) -> TimelineScores:
+    model: VideoClassifier, project: Project, report_folder: Path, report: Report
+) -> TimelineScores | None:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 
-    Args:
-        window: seconds.
+    None if the project has no recordings.
     """
-    smooth = window
+    window = smooth = project.window
+    if window is None or smooth is None:
+        return None
     if model.recipe.data.val is not None:
         report(heading("timelines of the validation recordings, to choose how much to smooth"))
         validated = _timelines(model, "val", window, report)
-        labeled = labeled_bouts(validated, annotations)
+        labeled = labeled_bouts(validated, project)
         accuracies = {}
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
@@ -296,27 +292,24 @@ def score_recordings(
     timelines = _timelines(model, "test", window, report)
     timelines.save(report_folder / TIMELINE)
     bouts = timelines.bouts(BoutRules(smooth=smooth))
-    scores = _scored(timelines, bouts, annotations, report_folder, report, smooth=smooth)
+    scores = _scored(timelines, bouts, smooth, project, report_folder, report)
     return replace(scores, timeline=str(report_folder / TIMELINE))
 
 
 def _scored(
     timelines: Timelines,
-    bouts: Sequence[Any],
-    annotations: Sequence[str],
+    bouts: Sequence[PredictedBouts],
+    smooth: float,
+    project: Project,
     report_folder: Path,
     report: Report,
-    *,
-    smooth: float,
 ) -> TimelineScores:
     """The scores of the bouts of timelines; draws their figure."""
-    labeled = labeled_bouts(timelines, annotations)
+    labeled = labeled_bouts(timelines, project)
     scores = score_timelines(timelines, bouts, labeled, report=report)
     draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
     return TimelineScores(
-        frame_accuracy=scores["frame_accuracy"],
-        majority_accuracy=scores["majority_accuracy"],
-        mean_class_accuracy=scores["mean_class_accuracy"],
+        **{key: scores[key] for key in ("frame_accuracy", "majority_accuracy", "mean_class_accuracy")},
         f1=scores[F1_KEY],
         recordings=[recording.video for recording in timelines.videos],
         figure=str(report_folder / FIGURE),
@@ -324,9 +317,10 @@ def _scored(
     )
 
 
-def labeled_bouts(timelines: Timelines, annotations: Sequence[str]) -> Mapping[str, Sequence[Bout]]:
+def labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
     """The bouts of a person for each recording, by its path."""
-    return read_bouts(list(map(Path, annotations)), [video.path for video in timelines.videos], silent)
+    annotations = list(map(Path, project.request.annotations))
+    return read_bouts(annotations, [video.path for video in timelines.videos], silent)
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

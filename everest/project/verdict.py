@@ -50,9 +50,8 @@ def plan_document(
     data = suggestion.recipe.data
     trainings = 1 + len(lists.folds)
     if lists.are_given:
-        lines.append(
-            f"divided by the lists in {data.root}: {', '.join(str(getattr(data, key)) for key in samples)}"
-        )
+        names = ", ".join(getattr(data, key) for key in samples)
+        lines.append(f"divided by the lists in {data.root}: {names}")
     chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if not chosen_on:
         lines.append("warning: no validation list, so the last weights are used")
@@ -63,8 +62,7 @@ def plan_document(
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds[0])}{several}"
     total += f", including {time_text(seconds[1])} for validations and tests"
-    lines = [f"{key}: {size}" for key, size in sizes.items()] + lines
-    lines += [*map(str, suggestion.times), total]
+    list_lines = [f"{key}: {size}" for key, size in sizes.items()]
     return {
         "lists": sizes,
         "classes": counts,
@@ -72,7 +70,7 @@ def plan_document(
         "stages": [time._asdict() for time in suggestion.times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),
-        "lines": lines,
+        "lines": [*list_lines, *lines, *map(str, suggestion.times), total],
     }
 
 
@@ -112,26 +110,18 @@ def describe_samples(
 
 def verdict_lines(result: ProjectResult) -> list[str]:
     """The lines of `everest train`."""
-    took = time_text(60 * result.minutes)
-    since = "since it resumed " if result.resumed else ""
-    return [
-        *result_lines(result),
-        result.judgment,
-        f"took {took} {since}(planned {time_text(60 * result.planned_minutes)})",
-        f"page: {result.report}",
-        *([] if result.figure is None else [f"picture: {result.figure}"]),
-        f"model: {result.checkpoint}",
-        f"next: {result.next[0]}",
-    ]
+    since = " since it resumed" if result.resumed else ""
+    took = f"took {time_text(60 * result.minutes)}{since} (planned {time_text(60 * result.planned_minutes)})"
+    lines = [*result_lines(result), result.judgment, took, f"page: {result.report}"]
+    if result.figure is not None:
+        lines.append(f"picture: {result.figure}")
+    return [*lines, f"model: {result.checkpoint}", f"next: {result.next[0]}"]
 
 
 def result_lines(result: MeasuredTest) -> list[str]:
     """The lines about a test: the metric, the baselines, and the timelines of recordings."""
-    baselines = {
-        "chance": result.chance,
-        f"always '{result.majority_class}'": result.majority,
-        LINEAR_MODEL: result.linear_pixels,
-    }
+    always = f"always '{result.majority_class}'"
+    baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
     compared = [
         f"{title} {value_text(result.metric, value)}"
         for title, value in baselines.items()
@@ -167,6 +157,8 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     if result.majority is not None:
         simple, baseline = result.majority, f"always predicting '{result.majority_class}'"
     baseline = f"{baseline} ({value_text(result.metric, simple)})"
+    linear = result.linear_pixels
+    linear_model = "" if linear is None else f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     sign = 1 if METRICS[result.metric].higher else -1
     if sign * result.value <= sign * simple:
         return f"no better than {baseline}: {LABEL_MORE}"
@@ -174,32 +166,23 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     if scores is not None and scores.frame_accuracy <= scores.majority_accuracy:
         share = f"{scores.majority_accuracy:.1f} %"
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
-    linear = result.linear_pixels
     if linear is not None and sign * result.value <= sign * linear:
-        no_better = f"no better than {LINEAR_MODEL} ({value_text(result.metric, linear)})"
         if not result.folds and result.groups < FEW_GROUPS:
             size = f"{result.videos} tests of {counted(result.groups, 'group')}"
-            return f"{no_better}, but {size} are too few to tell: {fix}"
-        return f"{no_better}: {LABEL_MORE}, or train longer (--set finetune.steps)"
+            return f"no better than {linear_model}, but {size} are too few to tell: {fix}"
+        return f"no better than {linear_model}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if result.interval is None:
         return f"no interval: the test has only one group; {fix}"
     if sign * result.interval[sign < 0] <= sign * simple:
         return f"the interval includes {baseline}, so the test cannot tell: {fix}"
     if linear is None:
         return f"clearly better than {baseline}"
-    return _compare_linear(result, result.interval, linear, fix)
-
-
-def _compare_linear(result: MeasuredTest, interval: Sequence[float], linear: float, fix: str) -> str:
-    """The sentence about a model that is better than a linear model, perhaps by chance."""
-    baseline = f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     if result.groups < FEWEST_GROUPS:
-        return f"no clear difference from {baseline}: only {counted(result.groups, 'group')}; {fix}"
+        return f"no clear difference from {linear_model}: only {counted(result.groups, 'group')}; {fix}"
+    name, value, (low, high) = "the interval of the difference", 0.0, result.difference or result.interval
     if result.difference is None:  # of a metric that single videos do not have
-        name, value, (low, high) = "the interval", linear, interval
-    else:
-        name, value, (low, high) = "the interval of the difference", 0.0, result.difference
+        name, value = "the interval", linear
     spread = f"{name} is {low:.3g} to {high:.3g}"
     if low <= value <= high:
-        return f"no clear difference from {baseline}: {spread}; {fix}"
-    return f"clearly better than {baseline}: {spread}"
+        return f"no clear difference from {linear_model}: {spread}; {fix}"
+    return f"clearly better than {linear_model}: {spread}"

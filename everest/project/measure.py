@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -28,7 +27,7 @@ from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE, write_pooled_page
 from everest.figures.timeline import draw_timelines
-from everest.inference.bouts import BoutRules, PredictedBouts
+from everest.inference.bouts import BoutRules
 from everest.inference.model import OpenedModel
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
@@ -83,6 +82,11 @@ def pool_folds(
     ((frequent, most),) = Counter(video.label for video in tested).most_common(1)
     linear = [result.linear_pixels for result in fold_results if result.linear_pixels is not None]
     is_compared = len(linear) == len(fold_results)
+    timelines = None
+    if project.request.annotations:  # each smoothed as in its fold
+        smooth = [result.timelines.smooth for result in fold_results if result.timelines]
+        parts = zip((Timelines.load(path / TIMELINE) for path in fold_folders), smooth, strict=True)
+        timelines = _scored([*parts], project, report_folder, report)
     pooled = MeasuredTest(
         metric="top1",
         value=round(100 * float(right.mean()), 4),
@@ -97,7 +101,7 @@ def pool_folds(
         skipped=sum(result.skipped for result in fold_results),
         report=str(report_folder / PAGE),
         checkpoint=str(checkpoint),
-        timelines=_pooled_timelines(project, fold_results, fold_folders, report_folder, report),
+        timelines=timelines,
         folds=fold_results,
     )
     results = {f"fold {number}": result.dump() for number, result in enumerate(fold_results, start=1)}
@@ -118,24 +122,6 @@ def _class_names(project: Project, tested: Sequence[TestedVideo]) -> dict[int, s
         return dict(enumerate(read_class_names(Path(project.section["root"]) / classes)))
     used = {int(index) for video in tested for index in (video.label, video.predicted)}
     return {index: str(index) for index in sorted(used)}
-
-
-def _pooled_timelines(
-    project: Project,
-    fold_results: Sequence[MeasuredTest],
-    fold_folders: Sequence[Path],
-    report_folder: Path,
-    report: Report,
-) -> TimelineScores | None:
-    """The scores of the timelines of all folds, each smoothed as in its fold; None if there are none."""
-    if not project.request.annotations:
-        return None
-    rules = [BoutRules(smooth=result.timelines.smooth) for result in fold_results if result.timelines]
-    timelines = [Timelines.load(path / TIMELINE) for path in fold_folders]
-    bouts = chain(*(fold.bouts(rule) for fold, rule in zip(timelines, rules, strict=True)))
-    together = replace(timelines[0], videos=[video for fold in timelines for video in fold.videos])
-    smooth = median(rule.smooth for rule in rules)
-    return _scored(together, [*bouts], smooth, project, report_folder, report)
 
 
 def measure_run(run: Path, folder: Path, project: Project, report: Report) -> MeasuredTest:
@@ -291,20 +277,16 @@ def score_recordings(
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
     timelines.save(report_folder / TIMELINE)
-    bouts = timelines.bouts(BoutRules(smooth=smooth))
-    scores = _scored(timelines, bouts, smooth, project, report_folder, report)
+    scores = _scored([(timelines, smooth)], project, report_folder, report)
     return replace(scores, timeline=str(report_folder / TIMELINE))
 
 
 def _scored(
-    timelines: Timelines,
-    bouts: Sequence[PredictedBouts],
-    smooth: float,
-    project: Project,
-    report_folder: Path,
-    report: Report,
+    parts: Sequence[tuple[Timelines, float]], project: Project, report_folder: Path, report: Report
 ) -> TimelineScores:
-    """The scores of the bouts of timelines; draws their figure."""
+    """The scores of the bouts of timelines, with the seconds to smooth each over; draws their figure."""
+    timelines = replace(parts[0][0], videos=[video for part, _ in parts for video in part.videos])
+    bouts = [recording for part, smooth in parts for recording in part.bouts(BoutRules(smooth=smooth))]
     labeled = labeled_bouts(timelines, project)
     scores = score_timelines(timelines, bouts, labeled, report=report)
     draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
@@ -313,7 +295,7 @@ def _scored(
         f1=scores[F1_KEY],
         recordings=[recording.video for recording in timelines.videos],
         figure=str(report_folder / FIGURE),
-        smooth=smooth,
+        smooth=median(smooth for _, smooth in parts),
     )
 
 

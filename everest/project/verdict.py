@@ -179,7 +179,8 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
         return f"clearly better than {baseline}"
     if result.groups < FEWEST_GROUPS:
         return f"no clear difference from {linear_model}: only {counted(result.groups, 'group')}; {fix}"
-    name, value, (low, high) = "the interval of the difference", 0.0, result.difference or result.interval
+    low, high = result.difference or result.interval
+    name, value = "the interval of the difference", 0.0
     if result.difference is None:  # of a metric that single videos do not have
         name, value = "the interval", linear
     spread = f"{name} is {low:.3g} to {high:.3g}"

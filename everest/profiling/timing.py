@@ -199,9 +199,7 @@ def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float
     """Changes that make the loader faster, each with the expected factor; the largest first.
 
     Several clips from one decode are not among them: they cost accuracy (docs/performance.md).
-
-    Args:
-        clips_per_second: that this process reads.
+    `clips_per_second` are those that this process reads.
     """
     views = clips.make_views
 

@@ -36,8 +36,7 @@ SUGGESTED_FOLDS: Final = 5  # default: each is tested on a fifth of the groups
 def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str]) -> ProjectLists:
     """Find the lists of a request, or write them into a folder.
 
-    Args:
-        tested: the recordings on which a project was tested that this one replaces.
+    `tested` are the recordings on which a project was tested that this one replaces.
     """
     lists = _ready_lists(request) or _new_lists(request, folder, report, tested)
     if request.unlabeled is not None:
@@ -149,8 +148,7 @@ def _fold_lists(request: Request, videos: LabeledVideos, folder: Path, number: i
 def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
     """Lists that have a group or more each; of two groups, none is for validation.
 
-    Args:
-        tested: the recordings of an earlier test list, which is kept if all of them and others are there.
+    `tested`, the recordings of an earlier test list, are kept if all of them and others are there.
     """
     share = max(SHARES["test"], 1 / len(videos.groups))
     shares = {"train": 1 - 2 * share, "val": share, "test": share}

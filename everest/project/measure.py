@@ -63,12 +63,7 @@ SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the val
 def pool_folds(
     project: Project, fold_results: Sequence[MeasuredTest], folder: Path, checkpoint: Path, report: Report
 ) -> MeasuredTest:
-    """The test of all folds together: accuracy over all test videos, and timelines; writes its page.
-
-    Args:
-        folder: of the project.
-        checkpoint: of the model that learned from all videos.
-    """
+    """The test of all folds together, with the checkpoint that learned from all videos; writes its page."""
     report_folder = folder / REPORT
     fold_folders = [folder / FOLDS / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
     tested = [video for path in fold_folders for video in read_outputs(path / OUTPUTS)]

@@ -138,8 +138,7 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
 def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project | None:
     """The project of this request in a folder; None: it is started there, perhaps again.
 
-    Args:
-        overwrite: another project may be there, which will be replaced; other files may not.
+    With `overwrite` another project may be there, which will be replaced; other files may not.
     """
     path = folder / PROJECT
     if not path.exists():

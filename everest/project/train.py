@@ -245,12 +245,7 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
 
 
 def _train(project: Project, folder: Path, report: Report, *, started: float, resumed: bool) -> ProjectResult:
-    """Run the stages of a project; each resumes its own run.
-
-    Args:
-        started: the time of `monotonic` at the start of this call.
-        resumed: whether an earlier call has begun the project.
-    """
+    """Run the stages of a project; each resumes its own run. `started` is the time of this call's start."""
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
@@ -299,12 +294,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 def _train_folds(
     project: Project, folder: Path, finetune: Callable[[Path, Sequence[str]], Path], report: Report
 ) -> list[MeasuredTest]:
-    """Train and test the remaining folds; returns the tests of all.
-
-    Args:
-        folder: of the project.
-        finetune: trains in a folder, with some more overrides.
-    """
+    """Train and test the remaining folds, by `finetune` with their overrides; returns the tests of all."""
     results = []
     for number, lists in enumerate(project.folds, start=1):
         fold_folder = folder / FOLDS / str(number)

@@ -36,9 +36,7 @@ def plan_document(
 ) -> dict[str, Any]:
     """The plan as `--json` has it, with its lines for people.
 
-    Args:
-        samples: of each list.
-        seconds: of everything, and of the validations and tests.
+    `samples` are of each list, `seconds` of everything, and of the validations and tests.
     """
     sizes = {}
     for key, listed in samples.items():
@@ -77,11 +75,7 @@ def plan_document(
 def describe_samples(
     samples: Sequence[Sample], classes: Classes, *, windows: bool
 ) -> tuple[dict[str, int], list[str]]:
-    """The number of samples of each class, and lines about classes, groups and time without a bout.
-
-    Args:
-        windows: whether the samples are from annotated recordings.
-    """
+    """The number of samples of each class, and lines about classes, groups and `windows` without a bout."""
     groups = sorted({sample.group for sample in samples if sample.group is not None})
     lines = [f"{counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
     if classes.heads[0].task == "regression":
@@ -147,8 +141,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
 def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     """One sentence: whether the model is clearly better than outputs that need no training.
 
-    Args:
-        possible_folds: that `--folds` can have; None: the videos cannot be tested so.
+    `--folds` can have `possible_folds`; None: the videos cannot be tested so.
     """
     fix = LABEL_MORE
     if possible_folds is not None:

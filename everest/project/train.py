@@ -245,7 +245,7 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
 
 
 def _train(project: Project, folder: Path, report: Report, *, started: float, resumed: bool) -> ProjectResult:
-    """Run the stages of a project; each resumes its own run. `started` is the time of this call's start."""
+    """Run the stages of a project; each resumes its own run. This call `started` at a time of `monotonic`."""
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)

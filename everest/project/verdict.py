@@ -116,20 +116,17 @@ def result_lines(result: MeasuredTest) -> list[str]:
     """The lines about a test: the metric, the baselines, and the timelines of recordings."""
     always = f"always '{result.majority_class}'"
     baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
-    compared = [
-        f"{title} {value_text(result.metric, value)}"
-        for title, value in baselines.items()
-        if value is not None
-    ]
-    narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
+    known = {title: value for title, value in baselines.items() if value is not None}
+    compared = ", ".join(f"{title} {value_text(result.metric, value)}" for title, value in known.items())
     spread = ""
     if result.interval is not None:
         low, high = result.interval
+        narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
         spread = f" (95 % interval: {low:.3g} to {high:.3g}{narrow})"
     size = counted(result.videos, "test video" if result.timelines is None else "test window")
     size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
     metric = f"{METRICS[result.metric].title} {value_text(result.metric, result.value)}"
-    lines = [f"{metric}{spread} on {size}", f"compare: {', '.join(compared)}"]
+    lines = [f"{metric}{spread} on {size}", f"compare: {compared}"]
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
         correct = f"{scores.frame_accuracy:.1f} % (most frequent class {scores.majority_accuracy:.1f} %)"

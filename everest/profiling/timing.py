@@ -92,9 +92,8 @@ def time_steps(
                 torch.accelerator.synchronize(device)
             seconds.append(time.perf_counter() - began)
     except torch.OutOfMemoryError as error:
-        raise EnvironmentProblem(
-            f"out of memory with {clips} clips of {stage}; try a smaller --batch"
-        ) from error
+        problem = f"out of memory with {clips} clips of {stage}"
+        raise EnvironmentProblem(f"{problem}; try a smaller --batch") from error
     timed = seconds[WARM_UP:]
     median = statistics.median(timed)
     return {

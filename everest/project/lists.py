@@ -44,10 +44,11 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
         held_out = [name for fold in lists.folds for name in (fold.train, fold.val, fold.test)]
         shared = shared_videos(data, "pretrain", [*held_out, *filter(None, (data.val, data.test))])
         if shared:
-            raise RecipeError(
-                f"--unlabeled {request.unlabeled}: has {counted(len(shared), 'video')} of the validation or "
-                f"test list, such as {shared[0]}; name a folder or list without them"
+            problem = (
+                f"has {counted(len(shared), 'video')} of the validation or test list, such as {shared[0]}"
             )
+            fix = "name a folder or list without them"
+            raise RecipeError(f"--unlabeled {request.unlabeled}: {problem}; {fix}")
     return lists
 
 
@@ -171,10 +172,8 @@ def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> di
 def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None:
     """Raise DataError for an empty list, and for one class to learn."""
     if not all(lists.values()) or len({sample.labels for sample in lists["train"]}) < 2:
-        raise DataError(
-            f"{request.videos}: the rarest class has too few videos or groups to train and test; add "
-            "videos of other people or places"
-        )
+        problem = "the rarest class has too few videos or groups to train and test"
+        raise DataError(f"{request.videos}: {problem}; add videos of other people or places")
 
 
 def _windows_of_recordings(request: Request, folder: Path, report: Report) -> tuple[LabeledVideos, float]:

@@ -256,9 +256,10 @@ def score_recordings(
 
     None if the project has no recordings.
     """
-    window = smooth = project.window
-    if window is None or smooth is None:
+    window = project.window
+    if window is None:
         return None
+    smooth = window
     if model.recipe.data.val is not None:
         report(heading("timelines of the validation recordings, to choose how much to smooth"))
         validated = _timelines(model, "val", window, report)

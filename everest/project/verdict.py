@@ -75,7 +75,10 @@ def plan_document(
 def describe_samples(
     samples: Sequence[Sample], classes: Classes, *, windows: bool
 ) -> tuple[dict[str, int], list[str]]:
-    """The number of samples of each class, and lines about classes, groups and `windows` without a bout."""
+    """The number of samples of each class, and lines about classes, groups and time without a bout.
+
+    `windows`: whether the samples are from annotated recordings.
+    """
     groups = sorted({sample.group for sample in samples if sample.group is not None})
     lines = [f"{counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
     if classes.heads[0].task == "regression":

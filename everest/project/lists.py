@@ -61,10 +61,9 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         return None
     root, train = (source, None) if source.is_dir() else (source.parent, source.name)
     if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
-        raise DataError(
-            f"{source}: {counted(len(list(videos_under(source))), 'video')}, no train.csv and fewer than "
-            "two class folders; put each class into a folder of its own, or give a list or --annotations"
-        )
+        videos = counted(len(list(videos_under(source))), "video")
+        fix = "put each class into a folder of its own, or give a list or --annotations"
+        raise DataError(f"{source}: {videos}, no train.csv and fewer than two class folders; {fix}")
     section = data_section(str(root), train=train, pretrain=request.unlabeled)
     if section.get("test") is None:
         if train is not None:

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from everest.project.verdict import answers
+from everest.project.result import MeasuredTest
+from everest.project.verdict import result_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,7 +29,8 @@ def test_timelines():
             others = [f"{scores[key]:.0f}" for key in ("mean_class_accuracy", "edit", "map@0.5")]
             rows.append(f"| {' | '.join([name, rules, frames, *others[:2], f1, others[2]])} |")
     assert missing("benchmarks/timelines.md", rows) == []
-    rows = [*answers(recordings["train"]), recordings["train"]["judgment"]]
+    measured = recordings["train"] | {"skipped": 0, "report": "", "checkpoint": "", "figure": ""}
+    rows = [*result_lines(MeasuredTest.of(measured)), measured["judgment"]]
     for name, row in recordings["confusion"].items():
         true, model, _, draws = recordings["budget"]["classes"][name]["seconds"].values()
         cells = f"{true:.1f} s", f"{model:.1f} s", "{:.1f} s ({:.1f} to {:.1f})".format(*draws[0])

@@ -265,12 +265,10 @@ def _differences(run: RunFolder, recipe: Recipe, options: RunOptions, init: Init
 
 
 def try_one_pass(training: Training, losses_of: Callable[[Batch], Sequence[Tensor]]) -> dict[str, Any]:
-    """Run two passes with updates on real clips and write nothing; the second one is timed.
+    """The plan, the loss, and the estimated time and memory of a run, of which nothing is written.
 
-    Args:
-        losses_of: a pass; first the model's loss, then one for each other network that is active.
-    Returns:
-        The plan, the loss, and the estimated time and memory of the run.
+    Two passes with updates are run on real clips, the second one is timed. `losses_of` a batch are first the
+    model's loss, then one for each other network that is active.
     """
     plan = training.plan
     training.model.train()

@@ -30,17 +30,12 @@ State = Literal["ok", "absent", "warning", "broken"]
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result of one check.
-
-    Args:
-        state: absent: optional and not there. warning: works, but problems are likely. broken: needed.
-        fix: the remedy; None if the check passed.
-    """
+    """The result of one check."""
 
     name: str
-    state: State
+    state: State  # absent: optional and not there; warning: works, but problems are likely; broken: needed
     found: str
-    fix: str | None = None
+    fix: str | None = None  # the remedy; None if the check passed
 
 
 def run_checks() -> list[CheckResult]:

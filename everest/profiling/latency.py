@@ -40,7 +40,6 @@ def time_latency(
         outputs: of clips (B, C, T, H, W) uint8, as the host can read them.
         views: one clip and one crop of a video.
         samples: the videos, which take turns.
-
     Returns:
         `p50_ms` and `p95_ms` from a file to its outputs, and the medians of its parts, which need not add up
         to p50: `decode_ms`, `transform_ms` (resize and crop), `network_ms`; the number of `videos`
@@ -76,11 +75,7 @@ def time_latency(
 def latency_of(
     checkpoint: str, data: Path | None, *, cpu: bool, notify: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Measure a checkpoint or an ONNX file on videos, or on a rendered one.
-
-    Returns:
-        The document of `everest profile --latency --json`.
-    """
+    """The latency of a checkpoint or an ONNX file on videos, or on a rendered one, as `--json` has it."""
     file = find_weights(checkpoint)
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)

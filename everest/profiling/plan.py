@@ -54,13 +54,11 @@ GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architectur
 
 
 def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int | None) -> dict[str, Any]:
-    """Estimate the pre-training of a recipe on one GPU.
+    """Estimate the pre-training of a recipe on one GPU, `gpu_name` of `GPUS` in any case of letters.
 
     Args:
-        gpu_name: of `GPUS`, in any case of letters.
         videos: in the training list.
         epochs: None takes the recipe's.
-
     Returns:
         The values of `"plan"` in `everest profile --json`: `hours` of the run, None if it does not fit;
         `fits`; `batch`, clips in one pass; `memory_gib`; `sentence`.
@@ -84,13 +82,12 @@ def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int 
     limit = "reading videos" if loader_seconds > gpu_seconds else "the GPU"
     sentence = (
         f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}. It fits in memory: "
-        f"{plan.micro_batch} clips per pass need about {memory:.1f} of {gpu.gib:g} GiB."
     )
+    need = f"{memory:.1f} of {gpu.gib:g} GiB"
+    sentence += f"{plan.micro_batch} clips per pass need about {need}."
     if not fits:
-        sentence = (
-            f"{run} does not fit on one {gpu.name}: one pass needs {memory:.1f} of {gpu.gib:g} GiB; "
-            "try train.checkpointing=true, a smaller model, or shorter or smaller clips."
-        )
+        remedy = "try train.checkpointing=true, a smaller model, or shorter or smaller clips"
+        sentence = f"{run} does not fit on one {gpu.name}: one pass needs {need}; {remedy}."
     assumed = f"Assumed, not measured: {speed_text}, and {loader_text}; expect half to twice the time."
     return {
         "gpu": gpu.name,

@@ -56,10 +56,9 @@ class StageCost:
         self.tokens = {"total": counts.total, "kept": counts.kept} if stage != "pretrain" else asdict(counts)
         self.views = {"clips": views.clips, "crops": views.crops} if stage == "eval" else None
         weights = count_weights(spec, settings)
-        trains = settings is not None
         self.parameters = weights.total
-        self.trained_parameters = weights.trained if trains else 0
-        self.model_state = weights.state_bytes(training=trains, bytes_per_value=value_bytes)
+        self.trained_parameters = 0 if settings is None else weights.trained
+        self.model_state = weights.state_bytes(training=settings is not None, bytes_per_value=value_bytes)
         self.frozen_network = "tokenizer" if spec.teacher is None else "teacher"
         if frozen := frozen_bytes(spec):
             self.model_state[self.frozen_network] = frozen

@@ -12,7 +12,6 @@ from typing import Any, Final, Literal
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
 
 from everest.checkpoints.frozen import attach_teacher
 from everest.config.settings import Recipe
@@ -70,14 +69,10 @@ def time_stages(
 def time_steps(
     recipe: Recipe, stage: StageName, *, batch: int | None = None, cpu: bool = False
 ) -> dict[str, Any]:
-    """Measure steps on the first available device.
+    """Measure steps on the first available device, or with `cpu` on the CPU.
 
     A step of `pretrain` and `finetune` is a forward and a backward pass and an update, a step of `eval` a
-    forward pass.
-
-    Args:
-        batch: clips in a step; None: of BATCH.
-        cpu: use the CPU even if there is a GPU.
+    forward pass; of `batch` clips, or as many as BATCH has.
     """
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
     spec = stage_spec(recipe, stage)
@@ -97,9 +92,8 @@ def time_steps(
                 torch.accelerator.synchronize(device)
             seconds.append(time.perf_counter() - began)
     except torch.OutOfMemoryError as error:
-        raise EnvironmentProblem(
-            f"out of memory with {clips} clips of {stage}; try a smaller --batch"
-        ) from error
+        problem = f"out of memory with {clips} clips of {stage}"
+        raise EnvironmentProblem(f"{problem}; try a smaller --batch") from error
     timed = seconds[WARM_UP:]
     median = statistics.median(timed)
     return {
@@ -121,7 +115,6 @@ def _step(
     model = spec.build()
     if settings is not None:
         choose_trained(model, settings)
-    options: dict[str, Tensor] = {}
     if spec.teacher_in_step is not None:
         attach_teacher(model, recipe)
     model.to(device).train(stage != "eval")
@@ -132,8 +125,8 @@ def _step(
     for group in () if optimizer is None else optimizer.param_groups:
         group["lr"] = 1e-6  # not 0: the weights change as in training
     labels = torch.zeros(clips, dtype=torch.int64, device=device)
-    if stage == "finetune" and spec.selection.draws:
-        options["noise"] = torch.rand(clips, spec.grid.num_tokens, device=device)
+    draws = stage == "finetune" and spec.selection.draws
+    options = {"noise": torch.rand(clips, spec.grid.num_tokens, device=device)} if draws else {}
 
     def step() -> None:
         if optimizer is None:
@@ -141,8 +134,7 @@ def _step(
                 prepared(frames)
             return
         out = prepared(spec.pixels.normalize(frames) if stage == "finetune" else frames, **options)
-        loss = out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels)
-        accelerator.backward(loss)
+        accelerator.backward(out.loss if stage == "pretrain" else F.cross_entropy(out.float(), labels))
         optimizer.step()
         optimizer.zero_grad()
 
@@ -199,9 +191,7 @@ def _loading_changes(clips: VideoClips, *, workers: int, clips_per_second: float
     """Changes that make the loader faster, each with the expected factor; the largest first.
 
     Several clips from one decode are not among them: they cost accuracy (docs/performance.md).
-
-    Args:
-        clips_per_second: that this process reads.
+    `clips_per_second` are those that this process reads.
     """
     views = clips.make_views
 

@@ -36,8 +36,7 @@ SUGGESTED_FOLDS: Final = 5  # default: each is tested on a fifth of the groups
 def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequence[str]) -> ProjectLists:
     """Find the lists of a request, or write them into a folder.
 
-    Args:
-        tested: the recordings on which a project was tested that this one replaces.
+    `tested` are the recordings on which a project was tested that this one replaces.
     """
     lists = _ready_lists(request) or _new_lists(request, folder, report, tested)
     if request.unlabeled is not None:
@@ -45,10 +44,11 @@ def make_lists(request: Request, folder: Path, report: Report, *, tested: Sequen
         held_out = [name for fold in lists.folds for name in (fold.train, fold.val, fold.test)]
         shared = shared_videos(data, "pretrain", [*held_out, *filter(None, (data.val, data.test))])
         if shared:
-            raise RecipeError(
-                f"--unlabeled {request.unlabeled}: has {counted(len(shared), 'video')} of the validation or "
-                f"test list, such as {shared[0]}; name a folder or list without them"
+            problem = (
+                f"has {counted(len(shared), 'video')} of the validation or test list, such as {shared[0]}"
             )
+            fix = "name a folder or list without them"
+            raise RecipeError(f"--unlabeled {request.unlabeled}: {problem}; {fix}")
     return lists
 
 
@@ -61,10 +61,9 @@ def _ready_lists(request: Request) -> ProjectLists | None:
         return None
     root, train = (source, None) if source.is_dir() else (source.parent, source.name)
     if train is None and not (source / LIST_FILES["train"]).exists() and not split_folders(source):
-        raise DataError(
-            f"{source}: {counted(len(list(videos_under(source))), 'video')}, no train.csv and fewer than "
-            "two class folders; put each class into a folder of its own, or give a list or --annotations"
-        )
+        videos = counted(len(list(videos_under(source))), "video")
+        fix = "put each class into a folder of its own, or give a list or --annotations"
+        raise DataError(f"{source}: {videos}, no train.csv and fewer than two class folders; {fix}")
     section = data_section(str(root), train=train, pretrain=request.unlabeled)
     if section.get("test") is None:
         if train is not None:
@@ -88,8 +87,7 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
         videos, window = _windows_of_recordings(request, folder, report)
     else:
         videos = _readable_videos(request, report)
-    _check_labels(request, videos)
-    _refuse_few_groups(request, videos)
+    _refuse_unusable(request, videos)
     for text in videos.notices:
         report(notice(text))
     lists = {"train": list(videos.samples)}
@@ -112,17 +110,23 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
     )
 
 
-def _refuse_few_groups(request: Request, videos: LabeledVideos) -> None:
-    """Raise DataError for fewer groups than lists that need one."""
+def _refuse_unusable(request: Request, videos: LabeledVideos) -> None:
+    """Raise UserError for labels that `everest train` cannot learn, and for fewer groups than lists."""
+    if videos.head_names:
+        raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
+    labels = {label for sample in videos.samples for label in sample.labels}
+    if len(labels) < 2:
+        problem = "all readable videos have the same label" if labels else "no labeled video can be read"
+        raise DataError(f"{request.videos}: {problem}; two classes or more are needed")
+    if request.folds is not None and videos.task != "single-label":
+        raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")
     groups = len(videos.groups)
     if groups >= (request.folds or 2):
         return
     unit, fix = "group", "check --group, or add videos of other people or places"
     if request.annotations and request.group is None:
         unit, fix = "recording", "annotate more recordings"
-    need = "but training and test need 2"
-    if request.folds is not None:
-        need = f"fewer than --folds {request.folds}"
+    need = "but training and test need 2" if request.folds is None else f"fewer than --folds {request.folds}"
     if groups >= FEWEST_FOLDS:
         fix = f"use --folds {groups}, or {fix}"
     names = f" ({', '.join(videos.groups)})" if groups == 1 else ""
@@ -144,8 +148,7 @@ def _fold_lists(request: Request, videos: LabeledVideos, folder: Path, number: i
 def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> dict[str, list[Sample]]:
     """Lists that have a group or more each; of two groups, none is for validation.
 
-    Args:
-        tested: the recordings of an earlier test list, which is kept if all of them and others are there.
+    `tested`, the recordings of an earlier test list, are kept if all of them and others are there.
     """
     share = max(SHARES["test"], 1 / len(videos.groups))
     shares = {"train": 1 - 2 * share, "val": share, "test": share}
@@ -168,10 +171,8 @@ def _divided(videos: LabeledVideos, tested: Sequence[str], report: Report) -> di
 def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None:
     """Raise DataError for an empty list, and for one class to learn."""
     if not all(lists.values()) or len({sample.labels for sample in lists["train"]}) < 2:
-        raise DataError(
-            f"{request.videos}: the rarest class has too few videos or groups to train and test; add "
-            "videos of other people or places"
-        )
+        problem = "the rarest class has too few videos or groups to train and test"
+        raise DataError(f"{request.videos}: {problem}; add videos of other people or places")
 
 
 def _windows_of_recordings(request: Request, folder: Path, report: Report) -> tuple[LabeledVideos, float]:
@@ -210,18 +211,6 @@ def _readable_videos(request: Request, report: Report) -> LabeledVideos:
             readable.append(sample)
         report({"event": "video", "done": number, "videos": len(videos.samples)})
     return replace(videos, samples=readable)
-
-
-def _check_labels(request: Request, videos: LabeledVideos) -> None:
-    """Raise UserError for labels that `everest train` cannot learn."""
-    if videos.head_names:
-        raise RecipeError(f"{request.videos}: has several labels for each video; use `everest finetune`")
-    labels = {label for sample in videos.samples for label in sample.labels}
-    if len(labels) < 2:
-        problem = "all readable videos have the same label" if labels else "no labeled video can be read"
-        raise DataError(f"{request.videos}: {problem}; two classes or more are needed")
-    if request.folds is not None and videos.task != "single-label":
-        raise RecipeError(f"--folds: needs one class per video, but the task is {videos.task}; omit it")
 
 
 def window_seconds(bouts: Iterable[Bout]) -> float:

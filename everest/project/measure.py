@@ -6,12 +6,11 @@ N videos, B clips, C channels, T frames, H W pixels, P places of an image, V tes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from everest import functions
-from everest.annotations.bout import Bout
+from everest.annotations.bout import Bouts
 from everest.checkpoints.describe import load_model
 from everest.config.heads import MEASURED_BY, MULTI_LABEL
 from everest.data.recipe_clips import labeled_samples
@@ -64,15 +63,10 @@ SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the val
 def pool_folds(
     project: Project, fold_results: Sequence[MeasuredTest], folder: Path, checkpoint: Path, report: Report
 ) -> MeasuredTest:
-    """The test of all folds together: accuracy over all test videos, and timelines; writes its page.
-
-    Args:
-        folder: of the project.
-        checkpoint: of the model that learned from all videos.
-    """
+    """The test of all folds together, with the checkpoint that learned from all videos; writes its page."""
     report_folder = folder / REPORT
     fold_folders = [folder / FOLDS / str(number) / REPORT for number in range(1, len(fold_results) + 1)]
-    tested = [video for path in fold_folders for video in read_outputs(path / OUTPUTS, fix=IN_USE_FIX)]
+    tested = [video for path in fold_folders for video in read_outputs(path / OUTPUTS)]
     sizes = [result.videos for result in fold_results]
     if len(tested) != sum(sizes):
         raise DataError(f"{FOLDS}: predictions of videos are missing; {IN_USE_FIX}")
@@ -84,8 +78,10 @@ def pool_folds(
     linear = [result.linear_pixels for result in fold_results if result.linear_pixels is not None]
     is_compared = len(linear) == len(fold_results)
     timelines = None
-    if project.request.annotations:
-        timelines = _pooled_timelines(project, fold_results, fold_folders, report_folder, report)
+    if project.request.annotations:  # each smoothed as in its fold
+        smooth = [result.timelines.smooth for result in fold_results if result.timelines]
+        parts = zip((Timelines.load(path / TIMELINE) for path in fold_folders), smooth, strict=True)
+        timelines = _scored([*parts], project, report_folder, report)
     pooled = MeasuredTest(
         metric="top1",
         value=round(100 * float(right.mean()), 4),
@@ -123,22 +119,6 @@ def _class_names(project: Project, tested: Sequence[TestedVideo]) -> dict[int, s
     return {index: str(index) for index in sorted(used)}
 
 
-def _pooled_timelines(
-    project: Project,
-    fold_results: Sequence[MeasuredTest],
-    fold_folders: Sequence[Path],
-    report_folder: Path,
-    report: Report,
-) -> TimelineScores:
-    """The scores of the timelines of all folds, each smoothed as in its fold."""
-    rules = [BoutRules(smooth=result.timelines.smooth) for result in fold_results if result.timelines]
-    timelines = [Timelines.load(path / TIMELINE) for path in fold_folders]
-    bouts = chain(*(fold.bouts(rule) for fold, rule in zip(timelines, rules, strict=True)))
-    together = replace(timelines[0], videos=[video for fold in timelines for video in fold.videos])
-    smooth = median(rule.smooth for rule in rules)
-    return _scored(together, [*bouts], project.request.annotations, report_folder, report, smooth=smooth)
-
-
 def measure_run(run: Path, folder: Path, project: Project, report: Report) -> MeasuredTest:
     """Evaluate a run on its test list, and a linear model next to it; writes the report into `folder`.
 
@@ -171,10 +151,6 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
         tested = _tested_videos(predictions, baseline)
         write_document(report_folder / OUTPUTS, {"videos": tested})
         difference = _difference(tested, metric)
-    timelines = None
-    if project.window is not None:
-        annotations = project.request.annotations
-        timelines = score_recordings(model, annotations, project.window, report_folder, report)
     return MeasuredTest(
         metric=metric,
         value=evaluation[metric],
@@ -185,7 +161,7 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
         linear_pixels=None if baseline is None else metrics_of(baseline)[metric],
         difference=difference,
         **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
-        timelines=timelines,
+        timelines=score_recordings(model, project, report_folder, report),
     )
 
 
@@ -274,18 +250,20 @@ def _images(samples: Sequence[Sample], clip: ClipFormat, report: Report) -> dict
 
 
 def score_recordings(
-    model: VideoClassifier, annotations: Sequence[str], window: float, report_folder: Path, report: Report
-) -> TimelineScores:
+    model: VideoClassifier, project: Project, report_folder: Path, report: Report
+) -> TimelineScores | None:
     """Predict the recordings of the test list, and score them; writes their timelines and a figure.
 
-    Args:
-        window: seconds.
+    None if the project has no recordings.
     """
+    window = project.window
+    if window is None:
+        return None
     smooth = window
     if model.recipe.data.val is not None:
         report(heading("timelines of the validation recordings, to choose how much to smooth"))
         validated = _timelines(model, "val", window, report)
-        labeled = labeled_bouts(validated, annotations)
+        labeled = labeled_bouts(validated, project)
         accuracies = {}
         for seconds in (window * windows for windows in SMOOTHED):
             bouts = validated.bouts(BoutRules(smooth=seconds))
@@ -295,38 +273,32 @@ def score_recordings(
     report(heading(f"timelines of the test recordings, smoothed over {smooth:g} s"))
     timelines = _timelines(model, "test", window, report)
     timelines.save(report_folder / TIMELINE)
-    bouts = timelines.bouts(BoutRules(smooth=smooth))
-    scores = _scored(timelines, bouts, annotations, report_folder, report, smooth=smooth)
+    scores = _scored([(timelines, smooth)], project, report_folder, report)
     return replace(scores, timeline=str(report_folder / TIMELINE))
 
 
 def _scored(
-    timelines: Timelines,
-    bouts: Sequence[Any],
-    annotations: Sequence[str],
-    report_folder: Path,
-    report: Report,
-    *,
-    smooth: float,
+    parts: Sequence[tuple[Timelines, float]], project: Project, report_folder: Path, report: Report
 ) -> TimelineScores:
-    """The scores of the bouts of timelines; draws their figure."""
-    labeled = labeled_bouts(timelines, annotations)
+    """The scores of the bouts of timelines, with the seconds to smooth each over; draws their figure."""
+    timelines = replace(parts[0][0], videos=[video for part, _ in parts for video in part.videos])
+    bouts = [recording for part, smooth in parts for recording in part.bouts(BoutRules(smooth=smooth))]
+    labeled = labeled_bouts(timelines, project)
     scores = score_timelines(timelines, bouts, labeled, report=report)
     draw_timelines(report_folder / FIGURE, timelines, bouts, labeled)
     return TimelineScores(
-        frame_accuracy=scores["frame_accuracy"],
-        majority_accuracy=scores["majority_accuracy"],
-        mean_class_accuracy=scores["mean_class_accuracy"],
+        **{key: scores[key] for key in ("frame_accuracy", "majority_accuracy", "mean_class_accuracy")},
         f1=scores[F1_KEY],
         recordings=[recording.video for recording in timelines.videos],
         figure=str(report_folder / FIGURE),
-        smooth=smooth,
+        smooth=median(smooth for _, smooth in parts),
     )
 
 
-def labeled_bouts(timelines: Timelines, annotations: Sequence[str]) -> Mapping[str, Sequence[Bout]]:
+def labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
     """The bouts of a person for each recording, by its path."""
-    return read_bouts(list(map(Path, annotations)), [video.path for video in timelines.videos], silent)
+    annotations = list(map(Path, project.request.annotations))
+    return read_bouts(annotations, [video.path for video in timelines.videos], silent)
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

@@ -56,9 +56,8 @@ class Request:
 
     def check(self, folder: Path) -> None:
         """Raise UserError for what cannot be; `folder` must not contain an input, nor be inside of one."""
-        named = [("", self.videos), *(("--annotations ", file) for file in self.annotations)]
-        named += [("--unlabeled ", self.unlabeled)] if self.unlabeled is not None else []
-        inputs = [(option, Path(path)) for option, path in named]
+        inputs = [("", Path(self.videos)), *(("--annotations ", Path(file)) for file in self.annotations)]
+        inputs += [("--unlabeled ", Path(self.unlabeled))] if self.unlabeled is not None else []
         for option, path in inputs:
             if not path.exists():
                 raise DataError(f"{option}{path}: no such file or folder")
@@ -118,13 +117,10 @@ class Project(ProjectLists):
     planned_minutes: float
 
 
-_PROJECT: Final = TypeAdapter(Project)
-
-
 def read_project(folder: Path) -> Project:
     """The project in a folder; RecipeError if its document is damaged."""
     with reading_own(folder / PROJECT, fix=IN_USE_FIX):
-        return validated(_PROJECT, read_own_json(folder / PROJECT, fix=IN_USE_FIX))
+        return validated(TypeAdapter(Project), read_own_json(folder / PROJECT, fix=IN_USE_FIX))
 
 
 def with_warmup(overrides: Sequence[str]) -> list[str]:
@@ -142,8 +138,7 @@ def with_warmup(overrides: Sequence[str]) -> list[str]:
 def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project | None:
     """The project of this request in a folder; None: it is started there, perhaps again.
 
-    Args:
-        overwrite: another project may be there, which will be replaced; other files may not.
+    With `overwrite` another project may be there, which will be replaced; other files may not.
     """
     path = folder / PROJECT
     if not path.exists():
@@ -156,17 +151,14 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
     with reading_own(path, fix=IN_USE_FIX):
         document = read_own_json(path, fix=IN_USE_FIX)
         differences = differing(document["request"], asdict(request))
-        files = document.get("files", {})
-        changed = [
-            path for path, checksum in request.checksums().items() if files.get(path, checksum) != checksum
-        ]
+        checksums = request.checksums()
+        known = checksums | document.get("files", {})
+        changed = ", ".join(file for file in checksums if known[file] != checksums[file])
     if differences:
         other = f"was made with other options: {'; '.join(differences)}"
         raise RecipeError(f"--output {folder}: {other}; {IN_USE_FIX}")
     if changed:
-        raise RecipeError(
-            f"{', '.join(changed)}: has changed since the project in {folder} began; {IN_USE_FIX}"
-        )
+        raise RecipeError(f"{changed}: has changed since the project in {folder} began; {IN_USE_FIX}")
     if PLANNED in document or (folder / RESULT).exists():
         return read_project(folder)
     return None
@@ -188,17 +180,17 @@ def clear(folder: Path) -> None:
     folds = list(folder.glob(f"{FOLDS}/[0-9]*"))
     lists = [folder / LISTS, *folder.glob(f"{LISTS}/fold[0-9]*")]
     runs = [RunFolder(path) for path in (folder / PRETRAIN, *(part / FINETUNE for part in (folder, *folds)))]
-    for part in (folder, *folds):
-        (part / RESULT).unlink(missing_ok=True)
-    for fold in folds:
-        (fold / REPORT / "index.html").unlink(missing_ok=True)
+    results = [part / RESULT for part in (folder, *folds)]
+    for file in (*results, *(fold / REPORT / "index.html" for fold in folds)):
+        file.unlink(missing_ok=True)
     for run in runs:
         run.clear()
-        (run.path / ENVIRONMENT).unlink(missing_ok=True)
-    for file in (parent / name for parent in lists for name in LIST_NAMES):
+    files = [
+        *(run.path / ENVIRONMENT for run in runs),
+        *(path / name for path in lists for name in LIST_NAMES),
+    ]
+    for file in (*files, folder / RECIPE, folder / PROJECT):
         file.unlink(missing_ok=True)
-    for name in (RECIPE, PROJECT):
-        (folder / name).unlink(missing_ok=True)
     made = [folder / FOLDS, *folds, *lists, *(run.path for run in runs), *(run.state for run in runs)]
     for path in sorted(made, reverse=True):
         if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):

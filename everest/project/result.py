@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from pydantic import InstanceOf, TypeAdapter
 
+from everest.system.files import IN_USE_FIX
 from everest.system.text import read_own_json, reading_own, validated
 
 F1_KEY: Final = "f1@50"  # in documents
@@ -110,10 +111,7 @@ class TestedVideo(NamedTuple):
     linear: float | None  # of the linear model; None: it has none
 
 
-_OUTPUTS: Final = TypeAdapter(list[TestedVideo])
-
-
-def read_outputs(path: Path, *, fix: str) -> list[TestedVideo]:
+def read_outputs(path: Path) -> list[TestedVideo]:
     """The outputs that `measure_run` has written for single labels or numbers."""
-    with reading_own(path, fix=fix):
-        return validated(_OUTPUTS, read_own_json(path, fix=fix)["videos"])
+    with reading_own(path, fix=IN_USE_FIX):
+        return validated(TypeAdapter(list[TestedVideo]), read_own_json(path, fix=IN_USE_FIX)["videos"])

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -161,33 +161,26 @@ def _make_plan(
     for key in ("val", "test"):
         if getattr(data, key) is not None:
             samples[key] = read_source(data, key, labeled=True, classes=classes).samples
-    all_seconds = partial(_all_seconds, {key: len(listed) for key, listed in samples.items()}, lists)
+    sizes = {key: len(listed) for key, listed in samples.items()}
     if request.hours is not None:
-        suggestion = _within_hours(request.hours, suggestion, all_seconds, report)
-    plan = plan_document(lists, suggestion, samples, classes, all_seconds(suggestion))
-    return lists, suggestion.text, plan
+        suggestion = _within_hours(request.hours, suggestion, sizes, lists, report)
+    seconds = _all_seconds(suggestion, sizes, lists)
+    return lists, suggestion.text, plan_document(lists, suggestion, samples, classes, seconds)
 
 
 def _within_hours(
-    hours: float,
-    suggestion: Suggestion,
-    all_seconds: Callable[[Suggestion], tuple[float, float]],
-    report: Report,
+    hours: float, suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists, report: Report
 ) -> Suggestion:
-    """The suggestion with so many steps that all training, validations and tests take these hours.
-
-    Args:
-        all_seconds: see `_all_seconds`.
-    """
+    """The suggestion with so many steps that all training, validations and tests take these hours."""
     budget = 3600 * PLANNED_SHARE * hours
     stage_seconds = budget
     for _ in range(ROUNDS):  # the number of validations depends on the steps
         suggestion = suggestion.within(stage_seconds)
-        stage_seconds *= min(1.0, budget / all_seconds(suggestion)[0])
+        stage_seconds *= min(1.0, budget / _all_seconds(suggestion, sizes, lists)[0])
     for time in suggestion.times:
         if time.steps < FEWEST_STEPS and time.clips_per_second is not None:
             needed = suggestion.within(FEWEST_STEPS * time.batch_size / time.clips_per_second)
-            enough = SPARE * all_seconds(needed)[0] / 3600 / PLANNED_SHARE
+            enough = SPARE * _all_seconds(needed, sizes, lists)[0] / 3600 / PLANNED_SHARE
             problem = f"--hours {hours:g} leaves {time.steps} steps for {time.stage}"
             fix = f"give --hours {math.ceil(100 * enough) / 100:g} for the {FEWEST_STEPS} that it needs"
             report(notice(f"warning: {problem}; {fix}"))
@@ -195,27 +188,21 @@ def _within_hours(
 
 
 def _all_seconds(
-    sizes: Mapping[str, int], lists: ProjectLists, suggestion: Suggestion
+    suggestion: Suggestion, sizes: Mapping[str, int], lists: ProjectLists
 ) -> tuple[float, float]:
     """The time of all stages, validations and tests; and that of the validations and tests.
 
-    The latter is by the speed of fine-tuning, which is slower.
-
-    Args:
-        sizes: the samples of each list.
+    The latter is by the speed of fine-tuning, which is slower. `sizes`: the samples of each list.
     """
     recipe = suggestion.recipe
-    time = suggestion.times[-1]
+    times = suggestion.times
+    time = times[-1]
     folds = len(lists.folds)
-    seconds = sum(
-        (1 + folds if stage.stage == "finetune" else 1) * (stage.seconds or 0) for stage in suggestion.times
-    )
+    seconds = sum(stage.seconds or 0 for stage in times) + folds * (time.seconds or 0)
     between = steps_between_checkpoints(time.steps, sizes["train"], time.batch_size)
     validations = recipe.finetune.epochs or math.ceil(time.steps / between)
-    val = sizes.get("val", 0)
-    test = sizes.get("test", 0)
-    if folds:  # each sample is once in a validation list and once in a test list
-        val = test = sizes["train"]
+    # Of folds, each sample is once in a validation list and once in a test list.
+    val, test = (sizes["train"] if folds else sizes.get(key, 0) for key in ("val", "test"))
     compared = max(folds, 1) * sum(sizes.values())  # with a linear model
     clips = validations * val + recipe.eval.clips * recipe.eval.crops * test + compared
     if lists.window is not None:  # timelines have more windows than lists
@@ -258,43 +245,40 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
 
 
 def _train(project: Project, folder: Path, report: Report, *, started: float, resumed: bool) -> ProjectResult:
-    """Run the stages of a project; each resumes its own run.
-
-    Args:
-        started: the time of `monotonic` at the start of this call.
-        resumed: whether an earlier call has begun the project.
-    """
+    """Run the stages of a project; each resumes its own run. This call `started` at a time of `monotonic`."""
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
-    request = project.request
-    init = None
+    init: Path | None = None
 
-    def run(stage: Callable[..., Path], output: Path, fold: Sequence[str] = (), **options: Any) -> Path:
-        overrides = [*request.overrides, *fold]
-        overwrite = not RunFolder(output).is_run()  # a folder without a run may hold a user's files
+    def run_stage(stage: Callable[..., Path], output: Path, fold: Sequence[str] = ()) -> Path:
         return stage(
-            folder / RECIPE, output=output, overrides=overrides, overwrite=overwrite, report=report, **options
+            folder / RECIPE,
+            output=output,
+            init=init,
+            overrides=[*project.request.overrides, *fold],
+            overwrite=not RunFolder(output).is_run(),  # a folder without a run may hold a user's files
+            report=report,
         )
 
-    if request.unlabeled is not None:
+    if project.request.unlabeled is not None:
         report(heading("pre-training"))
-        init = run(stages.pretrain, folder / PRETRAIN)
-    finetune = partial(run, stages.finetune, init=init)
+        init = run_stage(stages.pretrain, folder / PRETRAIN)
+    finetune = partial(run_stage, stages.finetune)
     fold_results = _train_folds(project, folder, finetune, report)
     report(heading("fine-tuning on all videos" if fold_results else "fine-tuning"))
-    weights = RunFolder(finetune(folder / FINETUNE))
-    checkpoint = weights.best if weights.best.exists() else weights.weights
+    run = RunFolder(finetune(folder / FINETUNE))
     if fold_results:
+        checkpoint = run.best if run.best.exists() else run.weights
         test = pool_folds(project, fold_results, folder, checkpoint, report)
     else:
-        test = measure_run(weights.path, folder, project, report)
-    option = f"--checkpoint {shlex.quote(str(weights.path))}"
+        test = measure_run(run.path, folder, project, report)
+    option = f"--checkpoint {shlex.quote(str(run.path))}"
     command = f"everest predict VIDEO {option}"
     if test.timelines is not None:
         command = f"everest timeline VIDEO {option} --smooth {test.timelines.smooth:g} --output bouts.csv"
     result = ProjectResult(
-        **vars(replace(test, checkpoint=str(checkpoint))),
+        **vars(test),
         judgment=judge(test, possible_folds=project.possible_folds),
         minutes=round((monotonic() - started) / 60, 1),
         planned_minutes=project.planned_minutes,
@@ -310,12 +294,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
 def _train_folds(
     project: Project, folder: Path, finetune: Callable[[Path, Sequence[str]], Path], report: Report
 ) -> list[MeasuredTest]:
-    """Train and test the remaining folds; returns the tests of all.
-
-    Args:
-        folder: of the project.
-        finetune: trains in a folder, with some more overrides.
-    """
+    """Train and test the remaining folds, by `finetune` with their overrides; returns the tests of all."""
     results = []
     for number, lists in enumerate(project.folds, start=1):
         fold_folder = folder / FOLDS / str(number)

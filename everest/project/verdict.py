@@ -36,9 +36,7 @@ def plan_document(
 ) -> dict[str, Any]:
     """The plan as `--json` has it, with its lines for people.
 
-    Args:
-        samples: of each list.
-        seconds: of everything, and of the validations and tests.
+    `samples` are of each list, `seconds` of everything, and of the validations and tests.
     """
     sizes = {}
     for key, listed in samples.items():
@@ -50,9 +48,8 @@ def plan_document(
     data = suggestion.recipe.data
     trainings = 1 + len(lists.folds)
     if lists.are_given:
-        lines.append(
-            f"divided by the lists in {data.root}: {', '.join(str(getattr(data, key)) for key in samples)}"
-        )
+        names = ", ".join(getattr(data, key) for key in samples)
+        lines.append(f"divided by the lists in {data.root}: {names}")
     chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if not chosen_on:
         lines.append("warning: no validation list, so the last weights are used")
@@ -63,8 +60,7 @@ def plan_document(
     several = f" for {counted(trainings, 'fine-tuning')}" if trainings > 1 else ""
     total = f"all training: about {time_text(seconds[0])}{several}"
     total += f", including {time_text(seconds[1])} for validations and tests"
-    lines = [f"{key}: {size}" for key, size in sizes.items()] + lines
-    lines += [*map(str, suggestion.times), total]
+    list_lines = [f"{key}: {size}" for key, size in sizes.items()]
     return {
         "lists": sizes,
         "classes": counts,
@@ -72,7 +68,7 @@ def plan_document(
         "stages": [time._asdict() for time in suggestion.times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),
-        "lines": lines,
+        "lines": [*list_lines, *lines, *map(str, suggestion.times), total],
     }
 
 
@@ -81,8 +77,7 @@ def describe_samples(
 ) -> tuple[dict[str, int], list[str]]:
     """The number of samples of each class, and lines about classes, groups and time without a bout.
 
-    Args:
-        windows: whether the samples are from annotated recordings.
+    `windows`: whether the samples are from annotated recordings.
     """
     groups = sorted({sample.group for sample in samples if sample.group is not None})
     lines = [f"{counted(len(groups), 'group')}: {first_names(groups, MOST_NAMES)}"] if groups else []
@@ -112,40 +107,29 @@ def describe_samples(
 
 def verdict_lines(result: ProjectResult) -> list[str]:
     """The lines of `everest train`."""
-    took = time_text(60 * result.minutes)
-    since = "since it resumed " if result.resumed else ""
-    return [
-        *result_lines(result),
-        result.judgment,
-        f"took {took} {since}(planned {time_text(60 * result.planned_minutes)})",
-        f"page: {result.report}",
-        *([] if result.figure is None else [f"picture: {result.figure}"]),
-        f"model: {result.checkpoint}",
-        f"next: {result.next[0]}",
-    ]
+    since = " since it resumed" if result.resumed else ""
+    took = f"took {time_text(60 * result.minutes)}{since} (planned {time_text(60 * result.planned_minutes)})"
+    lines = [*result_lines(result), result.judgment, took, f"page: {result.report}"]
+    if result.figure is not None:
+        lines.append(f"picture: {result.figure}")
+    return [*lines, f"model: {result.checkpoint}", f"next: {result.next[0]}"]
 
 
 def result_lines(result: MeasuredTest) -> list[str]:
     """The lines about a test: the metric, the baselines, and the timelines of recordings."""
-    baselines = {
-        "chance": result.chance,
-        f"always '{result.majority_class}'": result.majority,
-        LINEAR_MODEL: result.linear_pixels,
-    }
-    compared = [
-        f"{title} {value_text(result.metric, value)}"
-        for title, value in baselines.items()
-        if value is not None
-    ]
-    narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
+    always = f"always '{result.majority_class}'"
+    baselines = {"chance": result.chance, always: result.majority, LINEAR_MODEL: result.linear_pixels}
+    known = {title: value for title, value in baselines.items() if value is not None}
+    compared = ", ".join(f"{title} {value_text(result.metric, value)}" for title, value in known.items())
     spread = ""
     if result.interval is not None:
         low, high = result.interval
+        narrow = f", too narrow: fewer than {FEW_GROUPS} groups" if result.groups < FEW_GROUPS else ""
         spread = f" (95 % interval: {low:.3g} to {high:.3g}{narrow})"
     size = counted(result.videos, "test video" if result.timelines is None else "test window")
     size += f" of {counted(result.groups, 'group')}" if result.groups < result.videos else ""
     metric = f"{METRICS[result.metric].title} {value_text(result.metric, result.value)}"
-    lines = [f"{metric}{spread} on {size}", f"compare: {', '.join(compared)}"]
+    lines = [f"{metric}{spread} on {size}", f"compare: {compared}"]
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
         correct = f"{scores.frame_accuracy:.1f} % (most frequent class {scores.majority_accuracy:.1f} %)"
@@ -157,8 +141,7 @@ def result_lines(result: MeasuredTest) -> list[str]:
 def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     """One sentence: whether the model is clearly better than outputs that need no training.
 
-    Args:
-        possible_folds: that `--folds` can have; None: the videos cannot be tested so.
+    `--folds` can have `possible_folds`; None: the videos cannot be tested so.
     """
     fix = LABEL_MORE
     if possible_folds is not None:
@@ -167,6 +150,8 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     if result.majority is not None:
         simple, baseline = result.majority, f"always predicting '{result.majority_class}'"
     baseline = f"{baseline} ({value_text(result.metric, simple)})"
+    linear = result.linear_pixels
+    linear_model = "" if linear is None else f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     sign = 1 if METRICS[result.metric].higher else -1
     if sign * result.value <= sign * simple:
         return f"no better than {baseline}: {LABEL_MORE}"
@@ -174,32 +159,24 @@ def judge(result: MeasuredTest, *, possible_folds: int | None) -> str:
     if scores is not None and scores.frame_accuracy <= scores.majority_accuracy:
         share = f"{scores.majority_accuracy:.1f} %"
         return f"timelines no better than always the most frequent class ({share}): {LABEL_MORE}"
-    linear = result.linear_pixels
     if linear is not None and sign * result.value <= sign * linear:
-        no_better = f"no better than {LINEAR_MODEL} ({value_text(result.metric, linear)})"
         if not result.folds and result.groups < FEW_GROUPS:
             size = f"{result.videos} tests of {counted(result.groups, 'group')}"
-            return f"{no_better}, but {size} are too few to tell: {fix}"
-        return f"{no_better}: {LABEL_MORE}, or train longer (--set finetune.steps)"
+            return f"no better than {linear_model}, but {size} are too few to tell: {fix}"
+        return f"no better than {linear_model}: {LABEL_MORE}, or train longer (--set finetune.steps)"
     if result.interval is None:
         return f"no interval: the test has only one group; {fix}"
     if sign * result.interval[sign < 0] <= sign * simple:
         return f"the interval includes {baseline}, so the test cannot tell: {fix}"
     if linear is None:
         return f"clearly better than {baseline}"
-    return _compare_linear(result, result.interval, linear, fix)
-
-
-def _compare_linear(result: MeasuredTest, interval: Sequence[float], linear: float, fix: str) -> str:
-    """The sentence about a model that is better than a linear model, perhaps by chance."""
-    baseline = f"{LINEAR_MODEL} ({value_text(result.metric, linear)})"
     if result.groups < FEWEST_GROUPS:
-        return f"no clear difference from {baseline}: only {counted(result.groups, 'group')}; {fix}"
+        return f"no clear difference from {linear_model}: only {counted(result.groups, 'group')}; {fix}"
+    low, high = result.difference or result.interval
+    name, value = "the interval of the difference", 0.0
     if result.difference is None:  # of a metric that single videos do not have
-        name, value, (low, high) = "the interval", linear, interval
-    else:
-        name, value, (low, high) = "the interval of the difference", 0.0, result.difference
+        name, value = "the interval", linear
     spread = f"{name} is {low:.3g} to {high:.3g}"
     if low <= value <= high:
-        return f"no clear difference from {baseline}: {spread}; {fix}"
-    return f"clearly better than {baseline}: {spread}"
+        return f"no clear difference from {linear_model}: {spread}; {fix}"
+    return f"clearly better than {linear_model}: {spread}"

@@ -15,6 +15,7 @@ from everest.config.recipe_files import find_recipe
 from everest.config.settings import Recipe
 from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.errors import unknown_name
+from everest.methods.external import is_import_path
 from everest.methods.learned import LearnedImportance
 from everest.methods.ranked import ByImportance
 from everest.methods.strategies import STRATEGIES
@@ -137,7 +138,10 @@ def changed_recipe(
 ) -> Recipe:
     """Load a recipe with the values that are given; `keep` applies to strategies that rank tokens."""
     strategy = merge(find_recipe(name), overrides).at((*SELECTION, "strategy")).value
-    ranks = issubclass(STRATEGIES.get(str(strategy), object), RANKS)
+    if is_import_path(strategy):  # of another package: known when it is loaded
+        ranks = isinstance(load_recipe(name, overrides=overrides).pretrain.selection, RANKS)
+    else:
+        ranks = issubclass(STRATEGIES.get(str(strategy), object), RANKS)
     values = {
         "model.backbone": backbone,
         "data.frames": frames,

@@ -72,7 +72,8 @@ class Request:
             raise RecipeError(f"--hours {self.hours}: must be a number above 0")
         check_overrides(SUGGESTED, self.overrides)  # before the videos are read
         recipe = merge(SUGGESTED, self.overrides)
-        budgets = [key for key in BUDGETS if recipe.at(key).label == SET]
+        set_keys = [key for key in BUDGETS if recipe.at(key).label == SET]
+        budgets = [key for key in set_keys if recipe.at(key).value is not None]
         if self.hours is not None and budgets:
             budget = f"--set {'.'.join(budgets[0])}={recipe.at(budgets[0]).value}"
             raise RecipeError(f"--hours and {budget} both set the number of steps; use one of them")
@@ -175,7 +176,7 @@ def tested_before(folder: Path) -> list[str]:
 def clear(folder: Path) -> None:
     """Remove the results, runs and lists of a project; a user's own files and folders stay.
 
-    The next report replaces the last one. The request goes last: without it, the folder is no project.
+    The next report replaces the last one. The request stays: without it, the folder is no project.
     """
     folds = list(folder.glob(f"{FOLDS}/[0-9]*"))
     lists = [folder / LISTS, *folder.glob(f"{LISTS}/fold[0-9]*")]
@@ -189,7 +190,7 @@ def clear(folder: Path) -> None:
         *(run.path / ENVIRONMENT for run in runs),
         *(path / name for path in lists for name in LIST_NAMES),
     ]
-    for file in (*files, folder / RECIPE, folder / PROJECT):
+    for file in (*files, folder / RECIPE):
         file.unlink(missing_ok=True)
     made = [folder / FOLDS, *folds, *lists, *(run.path for run in runs), *(run.state for run in runs)]
     for path in sorted(made, reverse=True):

@@ -24,7 +24,7 @@ from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
 from everest.lists.sources import read_source
 from everest.project.lists import STEP, make_lists
-from everest.project.measure import measure_run, pool_folds
+from everest.project.measure import OUTPUTS, measure_run, pool_folds
 from everest.project.request import (
     LISTS,
     PRETRAIN,
@@ -215,7 +215,7 @@ def _all_seconds(
 def _start(request: Request, folder: Path, report: Report) -> Project:
     """Make the plan, and write it. After an error, an earlier project is still there, else nothing.
 
-    project.json without a plan is written first, and marks the folder as ours.
+    project.json without a plan marks the folder as ours while the files of an earlier project are removed.
     """
     new_lists = folder / NEW_LISTS
     shutil.rmtree(new_lists, ignore_errors=True)  # of a killed call
@@ -223,8 +223,8 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     try:
         checksums = request.checksums()  # before they are read
         lists, recipe, plan = _make_plan(request, folder, tested, report)
-        clear(folder)
         write_document(folder / PROJECT, {"request": asdict(request), TESTED: tested})
+        clear(folder)
         for line in plan["lines"]:
             report(heading(line))
         for file in filter(Path.is_file, new_lists.rglob("*")):
@@ -238,6 +238,7 @@ def _start(request: Request, folder: Path, report: Report) -> Project:
     except UserError:
         if not (folder / RECIPE).exists():
             clear(folder)
+            (folder / PROJECT).unlink(missing_ok=True)
         raise
     finally:
         shutil.rmtree(new_lists, ignore_errors=True)
@@ -298,7 +299,7 @@ def _train_folds(
     results = []
     for number, lists in enumerate(project.folds, start=1):
         fold_folder = folder / FOLDS / str(number)
-        if not (fold_folder / RESULT).exists():
+        if not (fold_folder / RESULT).exists() or not (fold_folder / REPORT / OUTPUTS).exists():
             title = f"fold {number} of {len(project.folds)}"
             report(heading(title))
             overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]

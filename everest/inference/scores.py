@@ -130,10 +130,7 @@ def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
 
 
 def _stretches(
-    recording: VideoTimeline,
-    predicted: Sequence[PredictedBout],
-    labeled: Sequence[Bout],
-    scored: Sequence[Span],
+    recording: VideoTimeline, predicted: Sequence[PredictedBout], labeled: Sequence[Bout], scored: list[Span]
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
     times = recording.times

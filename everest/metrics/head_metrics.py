@@ -120,7 +120,7 @@ HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], Metrics]]] = {
 def average_precisions(
     labels: NDArray[np.bool_], scores: NDArray[np.floating]
 ) -> Callable[[Weights], Floats]:
-    """A function from weights to the average precision of each class, (C,), by (V, C); nan without a video."""
+    """A function from weights to average precisions (C,), by labels and scores (V, C); nan: no video."""
     order = np.argsort(-scores, axis=0, kind="stable")  # (V, C)
     ranked = np.take_along_axis(scores, order, 0)
     positive = np.take_along_axis(labels, order, 0)
@@ -227,8 +227,8 @@ def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
     groups = (predictions.groups or range(len(predictions.videos))) if intervals else None
     results = {}
     for place, (name, part) in enumerate(by_head.items()):
-        is_share = part.head.task != "regression"
-        values = _with_intervals(HEAD_METRICS[part.head.task](part), len(part.labels), groups, is_share)
+        is_share = part.task != "regression"
+        values = _with_intervals(HEAD_METRICS[part.task](part), len(part.labels), groups, is_share)
         values |= chances((part.head,), [(row[place],) for row in predictions.labels])
         if is_share and groups is not None:
             support = part.class_flags()[0].sum(axis=0)  # (C,)
@@ -268,11 +268,11 @@ def mean_loss(predictions: Predictions) -> float:
     losses = []
     for part in predictions.by_head().values():
         means, labels = part.means, part.labels
-        if part.head.task == "regression":  # smooth L1
+        if part.task == "regression":  # smooth L1
             errors = np.abs((means[:, 0] - labels) / part.head.std)  # (V,)
             losses.append(np.where(errors < 1, errors**2 / 2, errors - 0.5).mean())
             continue
-        if part.head.task == MULTI_LABEL:
+        if part.task == MULTI_LABEL:
             right = np.where(labels, means, 1 - means)  # (V, C)
         else:
             right = means[np.arange(len(labels)), labels]  # (V,)
@@ -294,7 +294,7 @@ def per_class(predictions: HeadPredictions, names: Sequence[str]) -> list[Values
         "f1": 2 * right / np.maximum(videos + predicted, 1),
         "ap": average_precisions(labels, predictions.means)(np.ones(len(labels))),
     }
-    if predictions.head.task == MULTI_LABEL:
+    if predictions.task == MULTI_LABEL:
         scores["threshold"] = np.array(predictions.head.thresholds)
     return [
         {"name": name, "videos": int(videos[i])}

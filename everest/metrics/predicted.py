@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.config.heads import MULTI_LABEL, Head, Heads
+from everest.config.heads import MULTI_LABEL, Head, Heads, Task
 from everest.data.bad_videos import refuse_too_many
 from everest.lists.classes import Classes
 from everest.lists.labels import JOINED_BY, Label
@@ -31,6 +31,10 @@ class HeadPredictions:
     outputs: NDArray[np.float32]  # (V, views, C): probabilities, or numbers
 
     @property
+    def task(self) -> Task:
+        return self.head.task
+
+    @property
     def means(self) -> NDArray[np.float32]:
         """(V, C): the mean over a video's views (released programs: softmax, mean, arg-max)."""
         return self.outputs.mean(axis=1)
@@ -42,7 +46,7 @@ class HeadPredictions:
 
     def class_flags(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Whether each video has each class, and whether it is predicted, (V, C) each."""
-        if self.head.task == MULTI_LABEL:
+        if self.task == MULTI_LABEL:
             return self.labels, self.chosen
         classes = np.arange(self.head.outputs)
         return self.labels[:, None] == classes, self.means.argmax(axis=1)[:, None] == classes
@@ -110,7 +114,7 @@ def write_predictions(path: Path, predictions: Predictions, classes: Classes) ->
 def _columns(predictions: HeadPredictions, classes: Classes) -> list[tuple[str, list[str]]]:
     """The titles of the columns of a head, with a text for each video."""
     means, labels = predictions.means, predictions.labels
-    if predictions.head.task == "regression":
+    if predictions.task == "regression":
         return [
             ("label", [f"{label:.15g}" for label in labels]),
             ("predicted", [f"{number:.7g}" for number in means[:, 0]]),
@@ -122,7 +126,7 @@ def _columns(predictions: HeadPredictions, classes: Classes) -> list[tuple[str, 
         for title, rows in zip(("label", "predicted"), flags, strict=True)
     ]
     correct = ("correct", [str(int(is_right)) for is_right in (flags[0] == flags[1]).all(axis=1)])
-    if predictions.head.task == MULTI_LABEL:
+    if predictions.task == MULTI_LABEL:
         columns = [(f"probability.{classes.name(c)}", column) for c, column in enumerate(means.T)]
         return [*named, correct, *((title, [f"{x:.6f}" for x in column]) for title, column in columns)]
     return [*named, ("probability", [f"{x:.6f}" for x in means.max(axis=1)]), correct]

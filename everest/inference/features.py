@@ -208,10 +208,9 @@ def add_window_rows(
 def _write_features(
     arrays: dict[str, NDArray[Any]], names: Sequence[str], out: Path, header: dict[str, Any]
 ) -> None:
-    """Write rows to one file; they are mapped from the disk, never all in memory.
+    """Write rows and the names of their videos to one file; rows are mapped from the disk.
 
-    Args:
-        names: the video of each row. With windows, each name is written once, and `video_ids` has its number.
+    With windows, each name is written once, and `video_ids` has its number.
     """
     videos = list(names)
     if "starts" in arrays:

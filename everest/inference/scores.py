@@ -50,12 +50,7 @@ def check_one_head(heads: Heads, *, option: str) -> None:
 def write_bouts(
     file: Path, kind: str, timelines: Timelines, bouts: Sequence[PredictedBouts], paths: Sequence[str]
 ) -> list[Path]:
-    """Write the bouts of the readable videos among `paths`, without background; returns the files.
-
-    Args:
-        kind: of the annotation file.
-        bouts: of `timelines`.
-    """
+    """Write the bouts of the readable videos among `paths`, without background; returns the files."""
     classes = timelines.classes
     names = [
         " ".join(filter(None, [head.name, name]))

@@ -135,7 +135,6 @@ def time_budget(
         checked: the checked windows, as bouts with the label `checked`, and the bouts of a person in them. A
             bout counts in the window in which it starts; one that starts with a window counts as one
             that goes back before it, but at the start of a recording.
-        window: see `window_length`.
     Returns:
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
         and `bouts`: `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.

@@ -70,10 +70,8 @@ def encode_videos(
     overwrite: bool,
     report: Report,
 ) -> dict[str, Any]:
-    """Encode all videos of lists and folders.
+    """Encode all videos of lists and folders, each in at most `timeout` seconds.
 
-    Args:
-        timeout: seconds for a video.
     Returns:
         The document of `everest prepare encode --json`.
     """

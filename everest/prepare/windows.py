@@ -56,8 +56,7 @@ def read_bouts(
 ) -> dict[str, list[Bout]]:
     """Read the bouts of videos from annotations of any kinds, by the paths of the videos.
 
-    Args:
-        fps: of files that count frames; None: as the file states, or as the video has.
+    `fps` is of files that count frames; None: as the file states, or as the video has.
     """
     by_path = {Path(path): path for path in paths}
     finder = VideoFinder(by_path)

@@ -46,7 +46,12 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
         media = tuple(dict(values.get("file") or {}).get("1") or (name,))
         lengths = values.get("media_info", {}).get("length", {})
         ends |= lengths
-        events = _coded_events(values["events"], states, where)
+        events = []
+        for time, subject, behavior, modifiers, comment, *_ in values["events"]:
+            if time is None:
+                raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
+            stop = None if behavior in states else float(time)
+            events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
         start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
         borders = [0.0] * len(media)
         if events or start or end:  # else the lengths of the media need not be known
@@ -59,17 +64,6 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
     for file in dict.fromkeys(bout.video for bout in bouts):
         bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
     return bouts
-
-
-def _coded_events(rows: Iterable[Sequence[Any]], states: Collection[str], where: str) -> list[Event]:
-    """The events of an observation; `states` are the behaviors that last."""
-    events = []
-    for time, subject, behavior, modifiers, comment, *_ in rows:
-        if time is None:
-            raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
-        stop = None if behavior in states else float(time)
-        events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
-    return events
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

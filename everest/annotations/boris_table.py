@@ -55,27 +55,22 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
         with in_line(number, fields, header):
             cells = general | {name: fields[place] for name, place in places.items()}
             by_observation[cells.get(ID, "")].append((cells, _event(cells)))
-    players = [value for key, value in about if key == PLAYER]
     for name, rows in by_observation.items():
         rows.sort(key=lambda row: row[1].time)
         first_cells = rows[0][0]
         where = f"{path}, observation '{name}'"
-        media = _media(name, players, [cells for cells, _ in rows])
+        # Media are stated in each row or above the table, else as rows name them.
+        media = [value for key, value in about if key == PLAYER]
+        if SOURCE in first_cells:
+            media = first_cells[SOURCE].split("|")[0].removeprefix("player #1:").split(";")
+        column = next((title for title in MEDIA if title in first_cells), "")
+        media = media or list(dict.fromkeys(cells.get(column, "") for cells, _ in rows))
+        media = [file for file in media if file not in NO_MEDIA] or [name]
         lengths = [_number(text) for text in first_cells.get(LENGTHS, "").split("|")[0].split(";")]
         is_stated = SOURCE in first_cells and len(lengths) == len(media)
         borders = media_borders(media, lengths if is_stated else [None] * len(media), videos, where=where)
         offset = _number(first_cells.get(OFFSET, "")) or 0.0
         yield from bouts_of([event for _, event in rows], media, borders, where=where, offset=offset)
-
-
-def _media(name: str, players: Sequence[str], rows: Sequence[Cells]) -> list[str]:
-    """The media of an observation: stated in each row or above the table, else as rows name them."""
-    media = list(players)
-    if SOURCE in rows[0]:
-        media = rows[0][SOURCE].split("|")[0].removeprefix("player #1:").split(";")
-    column = next((title for title in MEDIA if title in rows[0]), "")
-    media = media or list(dict.fromkeys(cells.get(column, "") for cells in rows))
-    return [file for file in media if file not in NO_MEDIA] or [name]
 
 
 def _event(cells: Cells) -> Event:

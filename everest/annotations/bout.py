@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, Literal, cast, get_args
 
 from everest.config.heads import BACKGROUND as BACKGROUND
@@ -81,10 +83,8 @@ def by_video(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
 
 def by_label(bouts: Iterable[Bout]) -> dict[str, list[Bout]]:
     """The bouts of each class, the classes in alphabetical order."""
-    bouts_of: dict[str, list[Bout]] = defaultdict(list)
-    for bout in bouts:
-        bouts_of[bout.label].append(bout)
-    return dict(sorted(bouts_of.items()))
+    ordered = sorted(bouts, key=attrgetter("label"))
+    return {label: list(group) for label, group in groupby(ordered, key=attrgetter("label"))}
 
 
 def merge_overlaps(bouts: Iterable[Bout]) -> list[Bout]:

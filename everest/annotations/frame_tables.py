@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,21 +46,13 @@ def has_columns(cells: Sequence[str]) -> bool:
     return len(cells) > 1 and (is_unnamed or cells[0] == "frame")
 
 
-class FrameTable(NamedTuple):
-    """The frames of a table."""
-
-    classes: dict[str, NDArray[np.bool_]]  # whether each frame has each class, (F,)
-    unscored: NDArray[np.bool_]  # (F,) whether no one has labeled it
-    is_predicted: bool  # by a model
-
-
 def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.
     """
-    table = _read_table(path)
-    frames = len(table.unscored)
+    flags_of, is_predicted = _read_table(path)
+    frames = len(flags_of[UNSCORED])
     video = path.stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     video_times = videos.times(video)
     times = video_times if fps is None else VideoTimes.at_rate(fps, frames)
@@ -75,21 +67,24 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
             f"{path}: has {frames} frames, and the video {times.frames}; is it of another video?{fix}"
         )
     spans: list[tuple[str, float, float]] = []
-    for label, flags in (*table.classes.items(), (UNSCORED, table.unscored)):
+    for label, flags in flags_of.items():
         changes = np.flatnonzero(np.diff(flags, prepend=False, append=False))  # starts and ends in turn
         borders = times.borders[np.minimum(changes, times.frames)].tolist()
         spans += [(label, *span) for span in zip(borders[::2], borders[1::2], strict=True)]
     last = float(times.borders[min(frames, times.frames)])
     if video_times is not None and (video_times.seconds - last) * video_times.fps > END_FRAMES + 0.5:
         spans.append((UNSCORED, last, video_times.seconds))  # the frames of the video that the table lacks
-    origin: Origin = "automated" if table.is_predicted or path.stem.endswith(PREDICTIONS) else "manual"
+    origin: Origin = "automated" if is_predicted or path.stem.endswith(PREDICTIONS) else "manual"
     for label, start, end in spans:
         if start < end:
             yield Bout(video=video, start=start, end=end, label=label, origin=origin)
 
 
-def _read_table(path: Path) -> FrameTable:
-    """Read a table, and merge columns of equal names."""
+def _read_table(path: Path) -> tuple[dict[str, NDArray[np.bool_]], bool]:
+    """Whether each frame has each class, (F,), and last `unscored`; and whether a model found them.
+
+    Columns of equal names are merged.
+    """
     _, header, rows = read_table(path, has_columns)
     row_codes: list[NDArray[np.int8]] = []  # (columns,) each
     first_cells: list[str] = []
@@ -105,12 +100,12 @@ def _read_table(path: Path) -> FrameTable:
     values = np.full((frames[-1] + 1, len(columns)), NO_LABEL, np.int8)  # (F, C), with the background
     values[frames] = codes[:, columns]
     unscored = (values == NO_LABEL).any(axis=1)
-    classes: dict[str, NDArray[np.bool_]] = {}
+    flags_of: dict[str, NDArray[np.bool_]] = {}
     for column, flags in zip(columns, ((values == 1) & ~unscored[:, None]).T, strict=True):
-        classes[header[column]] = classes.get(header[column], False) | flags
-    classes.pop(BACKGROUND, None)
-    is_predicted = any(name.startswith(PROBABILITY) for name in header)
-    return FrameTable(classes, unscored | classes.pop(UNSCORED, False), is_predicted)
+        flags_of[header[column]] = flags_of.get(header[column], False) | flags
+    flags_of.pop(BACKGROUND, None)
+    flags_of[UNSCORED] = unscored | flags_of.pop(UNSCORED, False)
+    return flags_of, any(name.startswith(PROBABILITY) for name in header)
 
 
 def _class_columns(header: Sequence[str], codes: NDArray[np.int8]) -> list[int]:

@@ -70,13 +70,9 @@ def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def read_activitynet(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """Read the annotations of ActivityNet's database, or the results of a model, which are automated."""
     document = read_json(path)
-    default: Origin = "manual" if "database" in document else "automated"
-    if "database" in document:
-        entries = {video: facts["annotations"] for video, facts in document["database"].items()}
-    else:
-        entries = document["results"]
-    for video, segments in entries.items():
-        for entry in segments:
+    is_database = "database" in document
+    for video, facts in document["database" if is_database else "results"].items():
+        for entry in facts["annotations"] if is_database else facts:
             start, end = float(entry["segment"][0]), float(entry["segment"][1])
-            origin = origin_in(entry.get("origin"), default)
+            origin = origin_in(entry.get("origin"), "manual" if is_database else "automated")
             yield Bout(video=video, start=start, end=end, label=entry["label"], origin=origin)

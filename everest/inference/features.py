@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.videos import ViewTensors, compute_over_videos, compute_over_windows
-from everest.inference.windows import DAMAGED, Unreadable, check_seconds, window_items
+from everest.inference.videos import Compute, ViewTensors, compute_over_videos, compute_over_windows
+from everest.inference.windows import DAMAGED, Item, Unreadable, check_seconds, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
@@ -62,7 +62,6 @@ def extract(
     tokens. Until the file is complete, its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
-        level: a name of LEVELS.
         batch: videos or windows in one forward pass.
         overwrite: replace the file, and start again.
         window: seconds of the windows that slide over a video, each with a row; None: a row for each video.
@@ -91,7 +90,8 @@ def extract(
             done = f"windows, in {store.entries[-1][0]}" if sliding else f"of {len(samples)} videos"
             report(notice(f"resuming after {len(store.entries)} {done}"))
         if sliding:
-            add_window_rows(store, model, samples, LEVELS[level], **sliding, batch=batch, report=report)
+            items = window_items(samples, model.views, **sliding, report=report, done=store.entries[:])
+            add_window_rows(store, model, items, LEVELS[level], batch=batch, report=report)
         else:
             add_rows(store, model, samples, LEVELS[level], batch=batch, report=report)
         skipped = [(video, text) for video, text in store.entries if text not in (None, DAMAGED.reason)]
@@ -177,12 +177,12 @@ def add_rows(
     *,
     batch: int,
     report: Report,
-    compute: Callable[[Tensor], ViewTensors] | None = None,
+    compute: Compute | None = None,
 ) -> None:
     """Add the rows of the samples that a store does not have yet.
 
     Args:
-        compute: the values that `row_of` takes, of clips (B, C, T, H, W) uint8; None: of the encoder.
+        compute: the values that `row_of` takes; None: of the encoder.
     """
     store.check_videos([sample.video_id for sample in samples])
     compute = compute or model.features
@@ -193,39 +193,24 @@ def add_rows(
 
 
 def add_window_rows(
-    store: RowStore,
-    model: OpenedModel,
-    samples: Sequence[Sample],
-    row_of: RowOf,
-    *,
-    window: float,
-    step: float,
-    batch: int,
-    report: Report,
+    store: RowStore, model: OpenedModel, items: Iterator[Item], row_of: RowOf, *, batch: int, report: Report
 ) -> None:
-    """Add the rows of the windows that a store does not have yet, with their `starts` and `ends` in seconds.
-
-    Args:
-        batch: windows in one forward pass, also of several videos.
-    """
-    items = window_items(samples, model.views, window=window, step=step, report=report, done=store.entries[:])
+    """Add the rows of windows that a store does not have yet, with their `starts` and `ends` in seconds."""
     for sample, result in compute_over_windows(items, model.features, batch=batch, report=report):
         if isinstance(result, Unreadable):
             store.add(sample.video_id, result)
         else:
-            part, values = result
-            times = {"starts": part.start, "ends": part.end}
-            seconds = {name: torch.tensor(time, dtype=torch.float64) for name, time in times.items()}
-            store.add(sample.video_id, row_of(values) | seconds)
+            window, values = result
+            starts, ends = torch.tensor([window.start, window.end], dtype=torch.float64)
+            store.add(sample.video_id, row_of(values) | {"starts": starts, "ends": ends})
 
 
 def _write_features(
     arrays: dict[str, NDArray[Any]], names: Sequence[str], out: Path, header: dict[str, Any]
 ) -> None:
-    """Write rows to one file; they are mapped from the disk, never all in memory.
+    """Write rows and the names of their videos to one file; rows are mapped from the disk.
 
-    Args:
-        names: the video of each row. With windows, each name is written once, and `video_ids` has its number.
+    With windows, each name is written once, and `video_ids` has its number.
     """
     videos = list(names)
     if "starts" in arrays:

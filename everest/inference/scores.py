@@ -50,12 +50,7 @@ def check_one_head(heads: Heads, *, option: str) -> None:
 def write_bouts(
     file: Path, kind: str, timelines: Timelines, bouts: Sequence[PredictedBouts], paths: Sequence[str]
 ) -> list[Path]:
-    """Write the bouts of the readable videos among `paths`, without background; returns the files.
-
-    Args:
-        kind: of the annotation file.
-        bouts: of `timelines`.
-    """
+    """Write the bouts of the readable videos among `paths`, without background; returns the files."""
     classes = timelines.classes
     names = [
         " ".join(filter(None, [head.name, name]))
@@ -130,10 +125,7 @@ def check_bouts(labeled: Bouts, classes: Classes, *, report: Report) -> None:
 
 
 def _stretches(
-    recording: VideoTimeline,
-    predicted: Sequence[PredictedBout],
-    labeled: Sequence[Bout],
-    scored: Sequence[Span],
+    recording: VideoTimeline, predicted: Sequence[PredictedBout], labeled: Sequence[Bout], scored: list[Span]
 ) -> list[Stretch]:
     """The bouts of a recording in each stretch of time that has a frame."""
     times = recording.times

@@ -81,10 +81,8 @@ class Timelines:
         ]
 
     def rows(self, bouts: Sequence[PredictedBouts] | None = None) -> list[dict[str, Any]]:
-        """Return the document of `everest timeline --json`.
+        """Return the document of `everest timeline --json`; bouts that are not given are those by no rule.
 
-        Args:
-            bouts: of the recordings; None: by no rule.
         Returns:
             `{"video", "windows": [{"start", "end", "predictions" or "heads"}, …], "bouts": […]}` for each
             recording, a bout with the fields of `PredictedBout`. With several heads `bouts` has a list for

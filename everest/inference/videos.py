@@ -19,12 +19,13 @@ from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 
 ViewTensors = dict[str, Tensor]  # (V, …) each
+Compute = Callable[[Tensor], ViewTensors]  # of clips (B, C, T, H, W) uint8, to tensors of B rows
 
 
 def compute_over_videos(
     model: OpenedModel,
     samples: Sequence[Sample],
-    compute: Callable[[Tensor], ViewTensors],
+    compute: Compute,
     *,
     batch: int,
     report: Report,
@@ -34,7 +35,6 @@ def compute_over_videos(
     """Yield batches of videos, each with the values of its views.
 
     Args:
-        compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
         batch: videos in one forward pass.
         workers: processes that read videos; None: as the recipe's `train.workers`.
         done: number of videos that are done already; they are skipped.
@@ -68,13 +68,11 @@ def compute_over_videos(
 
 
 def compute_over_windows(
-    items: Iterator[Item], compute: Callable[[Tensor], ViewTensors], *, batch: int, report: Report
+    items: Iterator[Item], compute: Compute, *, batch: int, report: Report
 ) -> Iterator[tuple[Sample, tuple[Window, ViewTensors] | Unreadable]]:
     """Yield the items of `window_items` with the values of their views in place of the views.
 
-    Args:
-        compute: maps (B, C, T, H, W) uint8 to tensors of B rows.
-        batch: windows in one forward pass, also of several videos.
+    A `batch` of windows is computed in one forward pass, also those of several videos.
     """
     while part := list(islice(items, batch)):
         clips = [result[1] for _, result in part if not isinstance(result, Unreadable)]
@@ -85,7 +83,7 @@ def compute_over_windows(
             yield sample, result if isinstance(result, Unreadable) else (result[0], next(values))
 
 
-def _values_of_each(compute: Callable[[Tensor], ViewTensors], frames: Tensor) -> Iterator[ViewTensors]:
+def _values_of_each(compute: Compute, frames: Tensor) -> Iterator[ViewTensors]:
     """Compute the values of R videos or windows, (R, V, C, T, H, W), at once; yield those of each."""
     values = compute(frames.flatten(0, 1))
     by_video = {name: x.unflatten(0, frames.shape[:2]) for name, x in values.items()}  # (R, V, …) each

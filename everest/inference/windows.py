@@ -139,7 +139,10 @@ def window_items(
                 yield sample, DAMAGED if clip is None else (current, clip)
                 is_damaged.append(clip is None)
                 report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
-            problem = problem or _damage(sample, windows, is_damaged)
+            is_open = sample.end is None and sample.end_frame is None
+            damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
+            within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
+            problem = problem or known_damage(sample.video, damaged, within=within)
         except VideoError as error:
             problem = error.reason
         if problem is not None and rows:
@@ -159,14 +162,6 @@ def _skip_windows(sample: Sample, rows: deque[tuple[str, str | None]], number: i
             raise _reads_otherwise(sample)
         is_damaged.append(reason is not None)
     return is_damaged
-
-
-def _damage(sample: Sample, windows: Sequence[Window], is_damaged: Sequence[bool]) -> str | None:
-    """What is damaged in a video or segment whose windows were all read; None: nothing."""
-    is_open = sample.end is None and sample.end_frame is None
-    damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
-    within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
-    return known_damage(sample.video, damaged, within=within)
 
 
 def _reads_otherwise(sample: Sample) -> RecipeError:

@@ -184,9 +184,8 @@ class Header:
 
     def no_classes(self, file: object) -> str | None:
         """The problem of a sheet without a column of classes; None if no other column may hold them."""
-        others = [
-            column for column, name in self.columns.items() if name == GROUP_COLUMN or not is_known(name)
-        ]
+        named = self.columns.items()
+        others = [column for column, name in named if name == GROUP_COLUMN or not is_known(name)]
         if self.has_classes or not others:
             return None
         return (
@@ -214,9 +213,8 @@ def find_header(where: str, rows: Sequence[Sequence[str]], chosen: SheetColumns)
             raise RecipeError(f"{options[role]}{column}: no such column in {where}{hint}")
     if not is_header(rows[0]) and not chosen.by_role:
         return None
-    group = chosen.groups
-    if group is not None and _holds_labels(_roles(names, SheetColumns(chosen.classes))[group]):
-        raise RecipeError(f"--group column:{group}: holds the labels in {where}; name another column")
+    if chosen.groups and _holds_labels(_roles(names, SheetColumns(chosen.classes))[chosen.groups]):
+        raise RecipeError(f"--group column:{chosen.groups}: holds the labels in {where}; name another column")
     columns = _roles(names, chosen)
     if "path" not in columns.values() or len(set(columns.values())) < len(names):
         raise DataError(f"{where}: the header needs the column 'path', and every column once")
@@ -231,10 +229,9 @@ def _roles(names: Sequence[str], chosen: SheetColumns) -> dict[str, str]:
     for name in names:
         role = _plain(name)
         is_ignored = role == GROUP_COLUMN != name and has_groups  # only the one of exactly this name counts
-        if role in COLUMNS and not is_ignored:
-            roles[name] = f"{role} (not used)" if role in chosen.by_role else role
-        else:
-            roles[name] = name
+        roles[name] = role if role in COLUMNS and not is_ignored else name
+        if roles[name] in chosen.by_role:
+            roles[name] = f"{role} (not used)"
     roles |= {column: role for role, column in chosen.by_role.items()}
     classes = [name for name in names if _plain(name) in CLASS_NAMES]
     if len(classes) == 1 and not any(map(_holds_labels, roles.values())):

@@ -110,8 +110,17 @@ def read_labeled(
         task: what a label is; None: as the labels show.
         heads: known from another list; empty: as the columns `label.NAME` show.
     """
-    rows = _rows_to_prepare(source, columns)
+    rows: Sequence[ListRow] | None = None  # None for a folder of videos
+    with as_data_error(source):
+        if not source.exists():
+            raise DataError(f"{source}: no such list or folder")
+        refuse_shards(source)
+        if source.is_file():
+            rows = read_rows(source, columns)
     if rows is None:
+        if columns != BY_NAME:
+            raise RecipeError(f"{source}: a folder, which has no columns")
+        refuse_split_folders(source)
         has_labels = any(videos_by_subfolder(source).values())
         label_task: Task = task or "single-label"
     else:
@@ -125,20 +134,6 @@ def read_labeled(
     if rows and rows[0].header and (problem := rows[0].header.no_classes(source)):
         notices.append(f"{problem}; read without labels")
     return replace(data, notice="\n".join(filter(None, notices)) or None)
-
-
-def _rows_to_prepare(source: Path, columns: SheetColumns) -> Sequence[ListRow] | None:
-    """The rows of a list of files; None for a folder of videos."""
-    with as_data_error(source):
-        if not source.exists():
-            raise DataError(f"{source}: no such list or folder")
-        refuse_shards(source)
-        if source.is_file():
-            return read_rows(source, columns)
-    if columns != BY_NAME:
-        raise RecipeError(f"{source}: a folder, which has no columns")
-    refuse_split_folders(source)
-    return None
 
 
 def _heads_of_columns(

@@ -28,6 +28,9 @@ from everest.metrics.intervals import OUTSIDE
 ROUNDED: Final = 0.002  # seconds that times in files may differ
 MOST: Final = 10_000_000  # windows; our choice: 1.1 GB
 
+Extents = Mapping[str, tuple[float, float]]  # start and end of each recording, in seconds
+Floats = NDArray[np.float64]
+
 
 class FootageWindow(NamedTuple):
     """A part of a recording."""
@@ -37,8 +40,8 @@ class FootageWindow(NamedTuple):
     end: float
 
 
-def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) -> list[FootageWindow]:
-    """Divide recordings, by the start and end of each, into windows; the last one may be shorter."""
+def footage_windows(extents: Extents, seconds: float) -> list[FootageWindow]:
+    """Divide recordings into windows; the last one of each may be shorter."""
     if not 0 < seconds < math.inf:
         raise RecipeError(f"--window {seconds:g}: must be a positive number of seconds")
     windows: list[FootageWindow] = []
@@ -55,7 +58,7 @@ def footage_windows(extents: Mapping[str, tuple[float, float]], seconds: float) 
 
 
 def draw_windows(
-    extents: Mapping[str, tuple[float, float]], checked: Bouts, seconds: float, number: int, *, seed: int = 0
+    extents: Extents, checked: Bouts, seconds: float, number: int, *, seed: int = 0
 ) -> list[FootageWindow]:
     """Divide recordings into windows, and draw some that were not checked or drawn before.
 
@@ -63,7 +66,7 @@ def draw_windows(
     """
     windows = footage_windows(extents, seconds)
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
-    done = set(_windows_of(marks, windows, extents, seconds).values())
+    done = set(_windows_of(marks, windows, extents, seconds))
     left = [window for window in windows if window not in done]
     if number > len(left):
         unused = " left" if checked else ""
@@ -73,13 +76,7 @@ def draw_windows(
 
 
 def total_interval(
-    labeled: NDArray[np.float64],
-    predicted: NDArray[np.float64],
-    *,
-    naive: float,
-    windows: int,
-    largest: float,
-    most: float = math.inf,
+    labeled: Floats, predicted: Floats, *, naive: float, windows: int, largest: float, most: float = math.inf
 ) -> dict[str, Any]:
     """Return the estimate of a total over W windows, and its 95 % interval.
 
@@ -108,13 +105,10 @@ def total_interval(
     return {"naive": round(naive, 3), "checked": round(seen, 3), "estimate": middle, "interval": [low, high]}
 
 
-def window_length(
-    extents: Mapping[str, tuple[float, float]], checked: Bouts, window: float | None = None
-) -> float:
-    """Return the seconds by which checked windows were drawn. Lists have times in milliseconds.
+def window_length(extents: Extents, checked: Bouts, window: float | None = None) -> float:
+    """Return the seconds by which checked windows were drawn; `window`, if it is known, must equal them.
 
-    Args:
-        window: the length, if it is known. The last window of a recording may be shorter, and tells nothing.
+    The last window of a recording may be shorter, and tells nothing. Lists have times in milliseconds.
     """
     marks = [bout for video in checked.values() for bout in video if bout.label in (CHECKED, DRAWN)]
     lengths = [mark.seconds for mark in marks if mark.end < extents[mark.video][1] - ROUNDED]
@@ -132,21 +126,15 @@ def window_length(
 
 
 def time_budget(
-    extents: Mapping[str, tuple[float, float]],
-    predicted: Bouts,
-    checked: Bouts,
-    *,
-    window: float | None = None,
+    extents: Extents, predicted: Bouts, checked: Bouts, *, window: float | None = None
 ) -> dict[str, Any]:
     """Return seconds and number of bouts of each class in the footage.
 
     Args:
-        extents: start and end of each recording, in seconds.
         predicted: the bouts of the model.
         checked: the checked windows, as bouts with the label `checked`, and the bouts of a person in them. A
             bout counts in the window in which it starts; one that starts with a window counts as one
             that goes back before it, but at the start of a recording.
-        window: see `window_length`.
     Returns:
         `windows`, `checked`, the `window` in seconds, and of each of the `classes` its `name`, and `seconds`
         and `bouts`: `naive`, the model's; `checked`, what the person saw; `estimate` and `interval`.
@@ -159,7 +147,7 @@ def time_budget(
     _refuse_fewer_than_two(len(marks))
     length = window_length(extents, checked, window)
     windows = footage_windows(extents, length)
-    drawn = list(_windows_of(marks, windows, extents, length).values())
+    drawn = _windows_of(marks, windows, extents, length)
     _refuse_fewer_than_two(len(drawn))  # a window may have several marks
     labels = {bout.label for video in (*predicted.values(), *checked.values()) for bout in video}
     classes = [
@@ -181,46 +169,37 @@ def _class_budget(
     windows: Sequence[FootageWindow],
     drawn: Sequence[FootageWindow],
     length: float,
-    extents: Mapping[str, tuple[float, float]],
+    extents: Extents,
     predicted: Bouts,
     checked: Bouts,
 ) -> dict[str, Any]:
     """The entry of a class in the budget, from all windows and those that were drawn and checked."""
-    labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in drawn])  # (N, 2)
-    guessed = np.array([_amounts(part, predicted, name, extents) for part in drawn])  # (N, 2)
+    labeled = np.array([_amounts(part, checked, name, extents, manual=True) for part in drawn]).T  # (2, N)
+    guessed = np.array([_amounts(part, predicted, name, extents) for part in drawn]).T  # (2, N)
     bouts = [bout for video in predicted.values() for bout in video if bout.label == name]
     lengths = np.array([end - start for _, start, end in drawn])  # (N,)
     most = math.inf
-    if (labeled[:, 0] <= lengths + ROUNDED).all():  # else bouts of the class overlap, as those of two animals
+    if (labeled[0] <= lengths + ROUNDED).all():  # else bouts of the class overlap, as those of two animals
         most = sum(end - start for _, start, end in windows) - float(lengths.sum())
+    naive = sum(bout.seconds for bout in bouts)
     seconds = total_interval(
-        labeled[:, 0],
-        guessed[:, 0],
-        naive=sum(bout.seconds for bout in bouts),
-        windows=len(windows),
-        largest=length,
-        most=most,
+        labeled[0], guessed[0], naive=naive, windows=len(windows), largest=length, most=most
     )
-    largest = max(1.0, float(abs(labeled - guessed)[:, 1].max()))
-    numbers = total_interval(
-        labeled[:, 1], guessed[:, 1], naive=len(bouts), windows=len(windows), largest=largest
-    )
+    largest = max(1.0, float(abs(labeled[1] - guessed[1]).max()))
+    numbers = total_interval(labeled[1], guessed[1], naive=len(bouts), windows=len(windows), largest=largest)
     return {"name": name, "seconds": seconds, "bouts": numbers}
 
 
 def _windows_of(
-    marks: Sequence[Bout],
-    windows: Sequence[FootageWindow],
-    extents: Mapping[str, tuple[float, float]],
-    length: float,
-) -> dict[tuple[str, int], FootageWindow]:
-    """The checked windows, by their recording and their number in it."""
+    marks: Sequence[Bout], windows: Sequence[FootageWindow], extents: Extents, length: float
+) -> list[FootageWindow]:
+    """The windows of checked or drawn marks, each once."""
 
     def place(part: Bout | FootageWindow) -> tuple[str, int]:
         return part.video, round((part.start - extents[part.video][0]) / length)
 
     by_place = {place(window): window for window in windows}
-    drawn = {}
+    drawn: dict[FootageWindow, None] = {}
     for mark in marks:
         window = by_place.get(place(mark))
         if window is None or max(abs(window.start - mark.start), abs(window.end - mark.end)) > ROUNDED:
@@ -228,22 +207,16 @@ def _windows_of(
             raise DataError(
                 f"{where}: no window of {length:g} s of this timeline; keep windows as --draw wrote them"
             )
-        drawn[place(mark)] = window
-    return drawn
+        drawn[window] = None
+    return list(drawn)
 
 
 def _amounts(
-    window: FootageWindow,
-    bouts: Bouts,
-    name: str,
-    extents: Mapping[str, tuple[float, float]],
-    *,
-    manual: bool = False,
+    window: FootageWindow, bouts: Bouts, name: str, extents: Extents, *, manual: bool = False
 ) -> tuple[float, int]:
     """The seconds of a class in a window, and the number of its bouts that start there.
 
-    Args:
-        manual: bouts are of a person, and may be cut at the start of the window.
+    The bouts of a person (`manual`) may be cut at the start of the window.
     """
     inside = dict.fromkeys(bout for bout in bouts.get(window.video, ()) if bout.label == name)  # none twice
     seconds = sum(max(0.0, min(bout.end, window.end) - max(bout.start, window.start)) for bout in inside)

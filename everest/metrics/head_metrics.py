@@ -21,10 +21,9 @@ from scipy.stats import rankdata
 from everest.config.heads import MULTI_LABEL, THRESHOLD, Heads
 from everest.lists.labels import Label
 from everest.metrics.intervals import Metrics, Weights, bootstrap
-from everest.metrics.names import METRICS
+from everest.metrics.names import METRICS, OVER_CLASSES
 from everest.metrics.predicted import HeadPredictions, Predictions, in_top, label_array
 
-OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
 # Our choice: with fewer videos of a class than this, their number varies much from draw to draw, and many
 # draws have none of them. Means over classes then have no interval.
 FEW_OF_CLASS: Final = 5
@@ -121,11 +120,7 @@ HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], Metrics]]] = {
 def average_precisions(
     labels: NDArray[np.bool_], scores: NDArray[np.floating]
 ) -> Callable[[Weights], Floats]:
-    """Return a function from weights to the average precision of each class, (C,); nan without a video.
-
-    Args:
-        labels, scores: (V, C).
-    """
+    """A function from weights to average precisions (C,), by labels and scores (V, C); nan: no video."""
     order = np.argsort(-scores, axis=0, kind="stable")  # (V, C)
     ranked = np.take_along_axis(scores, order, 0)
     positive = np.take_along_axis(labels, order, 0)
@@ -151,10 +146,7 @@ def chances(heads: Heads, labels: Sequence[tuple[Label, ...]]) -> dict[str, floa
 
     majority_top1: of always predicting the most frequent class. chance_top1, chance_top5: of guessing; of
     several heads, that all are right. chance_map: of a random order. chance_mae: of the best constant output,
-    the median of the labels.
-
-    Args:
-        labels: of each video, one per head.
+    the median of the labels. A video has a label per head.
     """
     if len(heads) != 1:
         return {"chance_top1": _rounded(1 / math.prod(head.outputs for head in heads), is_share=True)}
@@ -241,8 +233,7 @@ def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
         if is_share and groups is not None:
             support = part.class_flags()[0].sum(axis=0)  # (C,)
             if support[support > 0].min(initial=FEW_OF_CLASS) < FEW_OF_CLASS:
-                few = {key: [None, None] for key in OVER_CLASSES if key in values["intervals"]}
-                values["intervals"] |= few
+                values["intervals"] |= {key: [None, None] for key in OVER_CLASSES if key in values}
         results[name] = values
     if "" in results:
         return results[""]
@@ -260,7 +251,7 @@ def _with_intervals(
     """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
     result: Values = {name: _rounded(x, is_share) for name, x in metrics(np.ones(videos)).items()}
     if groups is not None:
-        ends = bootstrap(metrics, groups, shares=is_share, means=OVER_CLASSES)
+        ends = bootstrap(metrics, groups, shares=is_share)
         result["intervals"] = {name: [_rounded(end, is_share) for end in ends[name]] for name in ends}
     return result
 

@@ -12,11 +12,13 @@ V videos, G groups.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from everest.metrics.names import OVER_CLASSES
 
 DRAWS: Final = 2000
 SEED: Final = 0  # the same videos have the same interval
@@ -30,12 +32,7 @@ Metrics = Callable[[Weights], dict[str, float]]  # nan: no value, such as the re
 
 
 def bootstrap(
-    metrics: Metrics,
-    groups: Sequence[Hashable],
-    *,
-    shares: bool = True,
-    means: Collection[str] = (),
-    draws: int = DRAWS,
+    metrics: Metrics, groups: Sequence[Hashable], *, shares: bool = True, draws: int = DRAWS
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each metric; nan if no draw has a value.
 
@@ -47,7 +44,6 @@ def bootstrap(
     Args:
         groups: of each video, (V,).
         shares: whether the metrics are from 0 to 1.
-        means: names of the means over classes.
     """
     index_of = {group: index for index, group in enumerate(dict.fromkeys(groups))}
     group_ids = np.array([index_of[group] for group in groups])  # (V,)
@@ -64,7 +60,7 @@ def bootstrap(
         values = values[~np.isnan(values)]
         if not len(values):
             intervals[name] = (np.nan, np.nan)
-        elif shares and np.ptp(values) == 0 and (name not in means or values[0] in (0, 1)):
+        elif shares and np.ptp(values) == 0 and (name not in OVER_CLASSES or values[0] in (0, 1)):
             intervals[name] = (float(values[0]) * bound, 1 - (1 - float(values[0])) * bound)
         else:
             low, high = np.quantile(values, [OUTSIDE, 1 - OUTSIDE])

@@ -37,6 +37,7 @@ METRICS: Final[dict[str, Metric]] = {
 }
 # The names of the values of chance.
 CHANCES: Final = tuple(dict.fromkeys(metric.chance for metric in METRICS.values() if metric.chance))
+OVER_CLASSES: Final = ("mean_class_accuracy", "macro_f1", "map")  # means over classes
 # In metrics.jsonl.
 LOGGED: Final = (
     *("top1", "top5", "mean_class_accuracy", "macro_f1", "map", "micro_f1"),

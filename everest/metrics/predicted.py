@@ -32,7 +32,6 @@ class HeadPredictions:
 
     @property
     def task(self) -> Task:
-        """The task of the head."""
         return self.head.task
 
     @property
@@ -68,12 +67,11 @@ class Predictions:
         """The outputs of each head; the name of a single head is empty."""
         ends = np.cumsum([head.outputs for head in self.heads])[:-1]
         parts = np.split(self.outputs, ends, axis=-1)
-        return {
-            head.name: HeadPredictions(
-                head=head, labels=label_array([row[i] for row in self.labels], head), outputs=part
-            )
-            for i, (head, part) in enumerate(zip(self.heads, parts, strict=True))
-        }
+        by_head = {}
+        for place, (head, part) in enumerate(zip(self.heads, parts, strict=True)):
+            labels = label_array([row[place] for row in self.labels], head)
+            by_head[head.name] = HeadPredictions(head=head, labels=labels, outputs=part)
+        return by_head
 
 
 def label_array(labels: Sequence[Label], head: Head) -> NDArray[Any]:

@@ -33,10 +33,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stretch:
-    """A stretch of a video, with the bouts of a person and of a model.
-
-    A point event has its end at its start.
-    """
+    """A stretch of a video, with the bouts of a person and of a model."""
 
     times: Floats  # (F,) seconds from the first frame, F > 0
     end: float  # seconds: when the last frame ends

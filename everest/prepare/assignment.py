@@ -21,10 +21,7 @@ Ints = NDArray[np.int64]
 
 
 def assign(
-    groups: Sequence[Ints],
-    labels: Sequence[int] | Sequence[tuple[int, ...]] | Ints,
-    shares: Floats,
-    rng: np.random.Generator,
+    groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], shares: Floats, rng: np.random.Generator
 ) -> Ints:
     """The list of every group (G,).
 
@@ -35,7 +32,7 @@ def assign(
 
     Args:
         groups: the samples of each.
-        labels: the class or the classes of each sample, one at least.
+        labels: the classes of each sample, one at least.
         shares: (S,) that add up to one.
     """
     state = _Assignment(groups, labels, shares)
@@ -51,15 +48,12 @@ def assign(
 class _Assignment:
     """The list of each group. A group has an entry for each of its classes, and one for all its samples."""
 
-    def __init__(
-        self, groups: Sequence[Ints], labels: Sequence[int] | Sequence[tuple[int, ...]] | Ints, shares: Floats
-    ) -> None:
-        by_sample = [np.atleast_1d(label) for label in labels]
-        names, classes = np.unique(np.concatenate(by_sample), return_inverse=True)
+    def __init__(self, groups: Sequence[Ints], labels: Sequence[tuple[int, ...]], shares: Floats) -> None:
+        names, classes = np.unique(np.concatenate(labels), return_inverse=True)
         group_of = np.empty(len(labels), dtype=np.int64)
         for group, members in enumerate(groups):
             group_of[members] = group
-        group_of_label = np.repeat(group_of, [len(classes_of_sample) for classes_of_sample in by_sample])
+        group_of_label = np.repeat(group_of, list(map(len, labels)))
         rows = len(names) + 1  # the last counts all samples of a group
         in_rows = np.concatenate([group_of_label * rows + classes, group_of * rows + rows - 1])
         entries, self._counts = np.unique(in_rows, return_counts=True)  # (E,)

@@ -89,12 +89,7 @@ def decode_completely(path: str) -> CheckedFile:
 
 
 def damage_after_decoding(video: Video, *, frames: int, losses: Sequence[Loss]) -> str | None:
-    """Describe the damage of a file that was decoded completely; None if there is none.
-
-    Args:
-        frames: the number of decoded frames.
-        losses: of `decode_frames`.
-    """
+    """Describe the damage of a file that was decoded completely, to `frames` frames; None: there is none."""
     damage = known_damage(video)
     expected = probe(video).frames
     if damage is None and frames < expected:
@@ -218,8 +213,7 @@ def find_duplicates(
 ) -> list[dict[str, Any]]:
     """The samples with the same segment of the same file, or of files with the same bytes.
 
-    Args:
-        may_repeat: a list whose videos others may have, too (for pre-training); only its own are compared.
+    Others may have the videos of the list `may_repeat`, too (for pre-training); only its own are compared.
     """
     copies: dict[Hashable, list[tuple[str, Sample]]] = {}
     for name, data in lists.items():

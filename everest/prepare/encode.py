@@ -70,10 +70,8 @@ def encode_videos(
     overwrite: bool,
     report: Report,
 ) -> dict[str, Any]:
-    """Encode all videos of lists and folders.
+    """Encode all videos of lists and folders, each in at most `timeout` seconds.
 
-    Args:
-        timeout: seconds for a video.
     Returns:
         The document of `everest prepare encode --json`.
     """
@@ -85,7 +83,7 @@ def encode_videos(
     failed: list[tuple[str, str]] = []
     with sole_writer(settings_file):
         write_text(settings_file, "")
-        encode = partial(_encoded, targets=targets, settings=settings, overwrite=overwrite)
+        encode = partial(encode_video, targets=targets, settings=settings, overwrite=overwrite)
         results = map_apart(encode, list(targets), workers=workers, limit=timeout)
         for done, (source, result) in enumerate(results, start=1):
             report({"event": "video", "done": done, "videos": len(targets)})
@@ -178,32 +176,28 @@ def _write_lists(
     return written
 
 
-def _encoded(
+def encode_video(
     source: str, targets: Mapping[str, Path], settings: EncodeSettings, *, overwrite: bool
 ) -> EncodedFile | Failure:
-    """The work of each process."""
+    """Encode a video, unless an earlier call has encoded it to its target with the same settings."""
+    video = parse_location(source)
+    target = targets[source]
     try:
-        return encode_video(source, targets[source], settings, overwrite=overwrite)
+        with as_video_error(video):
+            versions = [video_version(file) for file in video_files(video)]
+            source_hash = hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:16]
+        if isinstance(video, Path) and target.exists() and target.samefile(video):
+            raise VideoError(video, "would be written over itself; choose another --output")
+        size = sum(number for number, _ in versions)
+        version = max((text for _, text in versions), default="")
+        facts = {"source_bytes": size, "version": version, "source": source_hash}
+        origin = {"by": MAKER, **asdict(settings), **facts}  # kept in the file
+        is_new = overwrite or not _is_kept(video, target, origin)
+        if is_new:
+            with atomic_file(target) as part:
+                _write(video, part, settings, origin)
     except VideoError as error:
         return Failure(error.reason)
-
-
-def encode_video(source: str, target: Path, settings: EncodeSettings, *, overwrite: bool) -> EncodedFile:
-    """Encode a video, unless an earlier call has encoded it to `target` with the same settings."""
-    video = parse_location(source)
-    with as_video_error(video):
-        versions = [video_version(file) for file in video_files(video)]
-        source_hash = hashlib.sha256(str(video.resolve()).encode()).hexdigest()[:16]
-    if isinstance(video, Path) and target.exists() and target.samefile(video):
-        raise VideoError(video, "would be written over itself; choose another --output")
-    size = sum(number for number, _ in versions)
-    version = max((text for _, text in versions), default="")
-    facts = {"source_bytes": size, "version": version, "source": source_hash}
-    origin = {"by": MAKER, **asdict(settings), **facts}  # kept in the file
-    is_new = overwrite or not _is_kept(video, target, origin)
-    if is_new:
-        with atomic_file(target) as part:
-            _write(video, part, settings, origin)
     return EncodedFile(target, is_new, size, target.stat().st_size)
 
 

@@ -78,11 +78,7 @@ def index_folder(folder: Path, *, annotations: Path | None, split: int) -> Index
 
 
 def find_layout(folder: Path, *, split: int) -> tuple[Layout, Sources]:
-    """The layout of the annotations below a folder, and their files.
-
-    Args:
-        split: of UCF101 and HMDB51, which have three.
-    """
+    """The layout of the annotations below a folder, and their files; UCF101 and HMDB51 have three splits."""
     files: list[Path] = []  # texts, tables and JSON documents at any depth, sorted by name
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))

@@ -84,8 +84,7 @@ def read_lists(
 ) -> dict[str, list[AnnotatedSample]]:
     """The samples of the lists that have a file.
 
-    Args:
-        sample_of: makes a sample of the name of the list and an entry of the file, see `entries`.
+    `sample_of` makes one of the name of the list and an entry of the file, see `entries`.
     """
     files = {name: only_file(sources[name]) for name in LIST_FILES if sources.get(name)}
     return {name: at_places(entries(file), partial(sample_of, name)) for name, file in files.items()}

@@ -6,7 +6,7 @@ A window is a sample: a video with a start and an end in seconds. N candidates: 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import inf
@@ -16,7 +16,15 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import UNSCORED, Bout, Span, spans_outside, unscored_bouts, unscored_spans
+from everest.annotations.bout import (
+    UNSCORED,
+    Bout,
+    Bouts,
+    Span,
+    spans_outside,
+    unscored_bouts,
+    unscored_spans,
+)
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder, late_notices, match_videos, stem
 from everest.config.heads import Task
@@ -48,8 +56,7 @@ def read_bouts(
 ) -> dict[str, list[Bout]]:
     """Read the bouts of videos from annotations of any kinds, by the paths of the videos.
 
-    Args:
-        fps: of files that count frames; None: as the file states, or as the video has.
+    `fps` is of files that count frames; None: as the file states, or as the video has.
     """
     by_path = {Path(path): path for path in paths}
     finder = VideoFinder(by_path)
@@ -68,7 +75,11 @@ def read_bouts(
     for video, lists in in_files.items():
         # Files of predictions give way to those of a person.
         manual = [each for each in lists if any(bout.origin != "automated" for bout in each)]
-        bouts[by_path[video]] = _joined(str(video), manual or lists)
+        used = manual or lists
+        # Time is unscored if it is so in each of the files, and two of them may hold the same bout.
+        scored_spans = [span for each in used for span in spans_outside(unscored_spans(each))]
+        scored = dict.fromkeys(bout for each in used for bout in each if bout.label != UNSCORED)
+        bouts[by_path[video]] = [*scored, *unscored_bouts(str(video), scored_spans)]
         if manual and len(manual) < len(lists):
             predicted.append(str(video))
     without = [str(path) for path in by_path if path not in in_files]
@@ -84,13 +95,6 @@ def read_bouts(
         number = counted(automated, "predicted bout")
         report(notice(f"{number} that nobody corrected are also used as labels"))
     return bouts
-
-
-def _joined(video: str, lists: Sequence[Sequence[Bout]]) -> list[Bout]:
-    """The bouts of a video in several files. Time is unscored if it is so in each of them."""
-    scored_spans = [span for bouts in lists for span in spans_outside(unscored_spans(bouts))]
-    scored = (bout for bouts in lists for bout in bouts if bout.label != UNSCORED)
-    return [*dict.fromkeys(scored), *unscored_bouts(video, scored_spans)]  # two files may hold the same bout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +131,7 @@ def write_windows(
     out: Path,
     settings: WindowSettings,
     *,
-    bouts: Mapping[str, Sequence[Bout]] | None = None,
+    bouts: Bouts | None = None,
     task: Task | None = None,
     overwrite: bool,
     report: Report,
@@ -168,7 +172,7 @@ def write_windows(
 
 
 def _find_candidates(
-    samples: Sequence[Sample], settings: WindowSettings, bouts: Mapping[str, Sequence[Bout]], report: Report
+    samples: Sequence[Sample], settings: WindowSettings, bouts: Bouts, report: Report
 ) -> tuple[list[Candidates], dict[str, list[dict[str, str]]]]:
     """The windows of each readable video; and for each of FATES, path and reason of the videos with it."""
     candidates: list[Candidates] = []
@@ -258,12 +262,7 @@ def _choose(candidates: Sequence[Candidates], settings: WindowSettings) -> list[
 
 
 def _write_labeled(
-    out: Path,
-    windows: Sequence[Sample],
-    bouts: Mapping[str, Sequence[Bout]],
-    *,
-    task: Task | None,
-    overwrite: bool,
+    out: Path, windows: Sequence[Sample], bouts: Bouts, *, task: Task | None, overwrite: bool
 ) -> dict[str, Any]:
     """Write a list of windows with their classes, and with their recording as group.
 

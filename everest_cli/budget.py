@@ -19,7 +19,7 @@ from everest_cli.timeline import RuleOptions
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
 
-WINDOW_SECONDS: Final = 10.0  # our choice
+WINDOW_SECONDS: Final = 10.0  # heuristic
 
 
 def budget(

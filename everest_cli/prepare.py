@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Make a data set usable: lists, splits, checks, faster files.", no_args_is_help=True)
 MOST_BYTES: Final = 10**9  # of the videos of a shard
 ROOT = option("--data DIR", "Folder that paths are relative to [the list's, or FOLDER].")
-MOST_NAMES: Final = 20  # our choice: groups that a line names
+MOST_NAMES: Final = 20  # heuristic: groups that a line names
 
 
 def index(
@@ -136,7 +136,7 @@ def encode(
     data: str | None = ROOT,
     short_side: int = option(
         "--short-side PIXELS", "Maximum; smaller videos keep their size.", 256, min=16
-    ),  # our choice, for crops of 224
+    ),  # heuristic, for crops of 224
     codec: Literal["h264", "mjpeg"] = option(
         "--codec", "mjpeg: files of 8 times the size that are read 2.6 times as fast.", "h264"
     ),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from everest.lists.reading import SampleList
 
 SHOWN = 20  # problems of each kind on the screen
-DIGITS = 4  # our choice, of a mean and std: a fortieth of a level of a byte
+DIGITS = 4  # heuristic, of a mean and std: a fortieth of a level of a byte
 
 
 def check(

@@ -23,7 +23,7 @@ UNSCORED: Final = "unscored"  # a label that states that no one has labeled this
 DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
 CHECKED: Final = "checked"  # a person writes it in its place
 SHORTEST: Final = 1  # millisecond: subtitles and ELAN have no bout of 0, so a point event is written as this
-LONGEST: Final = 1e7  # seconds, 115 days; our choice: a later time is an error of the file
+LONGEST: Final = 1e7  # seconds, 115 days; heuristic: a later time is an error of the file
 
 
 def origin_in(text: object, default: Origin = "manual") -> Origin:

@@ -34,9 +34,9 @@ NO_LABEL: Final = -1
 OTHER: Final = -2  # a number of a feature
 NO_LABELS: Final = ("-1", "-1.0", "", "nan", "NaN", "NA")
 CODES: Final = {"0": 0, "0.0": 0, "1": 1, "1.0": 1} | dict.fromkeys(NO_LABELS, NO_LABEL)
-MOST_FRAMES: Final = 20_000_000  # our choice: 9 days at 25 frames a second; a table of them fits in memory
+MOST_FRAMES: Final = 20_000_000  # heuristic: 9 days at 25 frames a second; a table of them fits in memory
 END_FRAMES: Final = 2  # programs count a few frames more or fewer at the end than the decoder
-MOST_DIFFERENT: Final = 0.01  # our choice: the share of frames by which table and video may differ in length
+MOST_DIFFERENT: Final = 0.01  # heuristic: the share of frames by which table and video may differ in length
 
 
 def has_columns(cells: Sequence[str]) -> bool:

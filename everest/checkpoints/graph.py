@@ -38,7 +38,7 @@ INPUT: Final = "frames"
 KEPT: Final = "kept"
 INSTALL: Final = "run `pip install 'everest-video[export]'`"
 GraphPrecision = Literal["fp32", "int8"]  # of the encoder's blocks; all else is float32
-# Our choice: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
+# Heuristic: numbers whose mean is more stds away from 0 are compared in parts of that mean (rounding).
 MEAN_IN_STDS: Final = 500.0
 
 

@@ -25,14 +25,14 @@ from everest.lists.inputs import named_samples
 from everest.system.files import atomic_file
 from everest.video.reader import VideoError
 
-TOLERANCE: Final = 1e-4  # our choice: of logits and features in float32; above it no file is written
-MOST_LOST: Final = 0.5  # our choice: of the std of the outputs; above it, they hardly follow the model's
+TOLERANCE: Final = 1e-4  # heuristic: of logits and features in float32; above it no file is written
+MOST_LOST: Final = 0.5  # heuristic: of the std of the outputs; above it, they hardly follow the model's
 BATCHES: Final = (1, 3)  # of the comparison; another size is traced, to find one that is fixed in the graph
 TRACED: Final = 2
 PACKAGES: Final = ("onnx", "onnxscript", "onnxruntime")
 LARGEST: Final = 2.13  # GB: protobuf ends at 2**31 bytes; the rest is for the graph
 LEAST_CLIPS: Final = 2  # of calibration, so that outputs vary
-MOST_CLIPS: Final = 100  # our choice
+MOST_CLIPS: Final = 100  # heuristic
 
 RunFile = Callable[[Tensor], Sequence[Tensor]]  # the outputs of a file for clips as its graph takes them
 

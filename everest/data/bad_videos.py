@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from everest.errors import DataError
 
-LEAST_BAD = 5  # our choice: a handful of broken files never ends a run
+LEAST_BAD = 5  # heuristic: a handful of broken files never ends a run
 
 
 @dataclass(eq=False)

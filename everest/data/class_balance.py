@@ -35,7 +35,7 @@ def sample_weights(labels: Sequence[Hashable], kind: Literal["balanced", "sqrt"]
     return np.array([max(weights[name] for name in names) for names in classes], dtype=np.float64)
 
 
-# Our choice: at most, of a positive video of a multi-label class. A class of one in a thousand videos would
+# Heuristic: at most, of a positive video of a multi-label class. A class of one in a thousand videos would
 # have 999, and its few positives would be all that the head learns.
 MOST_WEIGHT: Final = 100.0
 

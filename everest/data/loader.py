@@ -25,14 +25,14 @@ from everest.data.workers import Ring, WorkerCrash, Workers, field_bytes, free_s
 from everest.errors import DataError
 from everest.system.processes import local_processes, num_readers
 
-STOP_SECONDS: Final = 0.25  # our choice: between two looks whether to stop, while a batch does not come
+STOP_SECONDS: Final = 0.25  # heuristic: between two looks whether to stop, while a batch does not come
 SHORTEST_WAIT: Final = 1e-3  # seconds; a wait of 0 would have no end
-SHARED_PART: Final = 0.5  # our choice: of the free shared memory; a validation during a run needs some, too
+SHARED_PART: Final = 0.5  # heuristic: of the free shared memory; a validation during a run needs some, too
 OF_EVERY_CLIP: Final = ("frames", "label", "noise", "erase")  # tensors; a model may have further inputs
 
-# Our choice: clips, views included, that a worker passes on at once; at least one sample.
+# Heuristic: clips, views included, that a worker passes on at once; at least one sample.
 GROUP_CLIPS: Final = 16
-# Our choice: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
+# Heuristic: groups that wait for one worker. Their descriptions must fit into the buffer of a connection.
 MOST_AHEAD: Final = 16
 
 Order = StepSampler | Sequence[list[SampleKey]]

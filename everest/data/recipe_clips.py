@@ -40,9 +40,9 @@ from everest.video.stream import VideoError
 
 OF_CLASSES: Final = {"map": "mean average precision", "macro_f1": "macro F1"}  # need a video with a class
 CLIP_SECONDS: Final = 10.0  # of video for each clip of clips_per_video: auto; the length of Kinetics' videos
-MOST_EXAMINED: Final = 64  # our choice: videos whose length is read before a run
-EXAMINED_SECONDS: Final = 3.0  # our choice: for reading them; some formats have to be decoded to be counted
-MOST_VIEWS: Final = 512  # our choice: 1.2 GB of bytes for clips of 16 frames and 224 pixels
+MOST_EXAMINED: Final = 64  # heuristic: videos whose length is read before a run
+EXAMINED_SECONDS: Final = 3.0  # heuristic: for reading them; some formats have to be decoded to be counted
+MOST_VIEWS: Final = 512  # heuristic: 1.2 GB of bytes for clips of 16 frames and 224 pixels
 
 
 def fingerprint(samples: Sequence[Sample], root: Location, class_names: Sequence[str] | None) -> str:

@@ -43,7 +43,7 @@ from everest.video.reader import frames_in_order, read_frames
 if TYPE_CHECKING:
     from everest.data.augment import RandAugment
 
-# Our choice: bytes of frames above which evaluation resizes each frame before it decodes the next.
+# Heuristic: bytes of frames above which evaluation resizes each frame before it decodes the next.
 MOST_AT_ONCE: Final = 2**28
 
 Out = Tensor | None  # (V, C, T, H, W) uint8

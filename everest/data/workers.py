@@ -33,7 +33,7 @@ from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory
 from everest.system.signals import STOP_SIGNALS, signal_name
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
-SECONDS_ALONE: Final = 5.0  # our choice: how long a worker without a task may outlive a killed program
+SECONDS_ALONE: Final = 5.0  # heuristic: how long a worker without a task may outlive a killed program
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

@@ -28,8 +28,8 @@ if TYPE_CHECKING:  # timm takes a second to import
 ParamGroup = dict[str, Any]  # of torch.optim: "params", "weight_decay", and the "lr_scale" of `set_lr`
 # VideoMAE, BEiT, ST-MAE; as all vectors, such as the norms'.
 NO_DECAY: Final = (".bias", "mask_token", "class_token", "registers", SPATIAL, TEMPORAL)
-MEMORY_BUDGET: Final = 0.5  # our choice: the share of activations that a compiled graph may save
-# Our choice: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
+MEMORY_BUDGET: Final = 0.5  # heuristic: the share of activations that a compiled graph may save
+# Heuristic: all blocks of a model share their graphs, one for each kind of block (of encoder or decoder, the
 # last one, frozen), batch shape and mode. Torch's limit is 8, after which it computes without compilation.
 MOST_GRAPHS: Final = 64
 

@@ -12,12 +12,12 @@ from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.config.tokenizer import TokenizerSettings
 from everest.errors import RecipeError
 
-WARMUP_PART: Final = 20  # our choice: one step in 20 warms up, where the budget is in steps
-MOST_CHECKPOINTS: Final = 40  # our choice: of a budget in steps
-FEWEST_STEPS: Final = 300  # our choice: updates before a loss shows whether a model learns
-USUAL_LR: Final = (1e-5, 4e-3)  # our choice: the range of the recipes, and some more on both sides
-PEAK_LR: Final = 1e-3  # our choice: of new weights, with batches of 16 to 128 clips
-LOW_LR: Final = PEAK_LR / 10  # our choice: the recipes for new weights are above it
+WARMUP_PART: Final = 20  # heuristic: one step in 20 warms up, where the budget is in steps
+MOST_CHECKPOINTS: Final = 40  # heuristic: of a budget in steps
+FEWEST_STEPS: Final = 300  # heuristic: updates before a loss shows whether a model learns
+USUAL_LR: Final = (1e-5, 4e-3)  # heuristic: the range of the recipes, and some more on both sides
+PEAK_LR: Final = 1e-3  # heuristic: of new weights, with batches of 16 to 128 clips
+LOW_LR: Final = PEAK_LR / 10  # heuristic: the recipes for new weights are above it
 
 
 def cosine_lr(

@@ -36,9 +36,9 @@ from everest.tokenizer.network import TokenizerSpec
 if TYPE_CHECKING:
     from everest.checkpoints.init import InitWeights
 
-MEMORY_SHARE: Final = 0.8  # our choice: of the free memory of a device, for the activations of one pass
-CPU_BYTES: Final = 2**30  # our choice: on a CPU larger passes are no faster
-# Our choice: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
+MEMORY_SHARE: Final = 0.8  # heuristic: of the free memory of a device, for the activations of one pass
+CPU_BYTES: Final = 2**30  # heuristic: on a CPU larger passes are no faster
+# Heuristic: of the free memory; measured peaks were 0.8 to 1.2 times the counted bytes.
 SURELY_TOO_MUCH: Final = 1.25
 
 

@@ -26,8 +26,8 @@ from everest.system.files import write_text
 from everest.system.run_folder import NONFINITE, Row
 from everest.system.text import json_text
 
-RECENT: Final = 50  # our choice: losses whose mean shows whether a run learns
-SKIP_LIMIT: Final = 10  # our choice: updates in a row that `train.nonfinite: skip` may skip
+RECENT: Final = 50  # heuristic: losses whose mean shows whether a run learns
+SKIP_LIMIT: Final = 10  # heuristic: updates in a row that `train.nonfinite: skip` may skip
 SCALER_LIMIT: Final = 100  # the same for fp16, whose scale starts too high and halves each time
 # All our choice.
 WAITING: Final = 0.3  # of the time of the first steps

@@ -30,7 +30,7 @@ from everest.system.weights import Weights
 if TYPE_CHECKING:
     from accelerate.tracking import TensorBoardTracker, WandBTracker
 
-# Our choice: how long a process waits for a batch after a stop signal, so that a step of several processes
+# Heuristic: how long a process waits for a batch after a stop signal, so that a step of several processes
 # can end, and be saved.
 SHARED_STEP_SECONDS: Final = 10.0
 

@@ -174,7 +174,7 @@ def evaluate_views(
     next pass while the host reads the results of the last.
     """
     model.eval()
-    size = max(1, 32 // clips.make_views.num_views)  # our choice: 32 clips in a pass, if a video has fewer
+    size = max(1, 32 // clips.make_views.num_views)  # heuristic: 32 clips in a pass, if a video has fewer
     passes = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
     rank, processes = accelerator.process_index, accelerator.num_processes
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]

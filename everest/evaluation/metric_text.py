@@ -20,7 +20,7 @@ def metric_rows(result: dict[str, Any], head: str = "") -> Iterator[tuple[str, s
         chance = None if metric.chance is None else result.get(metric.chance)
         if result.get(name) is None or (metric.percent and chance == 100):
             continue
-        if name == "top5" and chance is not None and chance > 50:  # percent; our choice
+        if name == "top5" and chance is not None and chance > 50:  # percent; heuristic
             continue
         low, high = result.get("intervals", {}).get(name) or (None, None)
         interval = ""

@@ -25,7 +25,7 @@ from everest.tokenizer.report import TokenizerReport, measure_tokenizer, scalar_
 from everest.tokenizer.spec import tokenizer_spec
 from everest.video.pixels import in_unit_range
 
-TARGET_CLIPS: Final = 1024  # our choice: of the training set, for the mean and std of the targets
+TARGET_CLIPS: Final = 1024  # heuristic: of the training set, for the mean and std of the targets
 HELD_OUT: Final = ("val", "test")  # lists of videos that are not trained on
 
 
@@ -60,7 +60,7 @@ class TokenizerValidator:
         done = self._training.steps_done
         plan = self._training.plan
         checkpoint, checkpoints = done // plan.checkpoint_steps, plan.steps // plan.checkpoint_steps
-        is_chosen = checkpoint % max(1, checkpoints // 20) == 0  # our choice: about 20 in a run
+        is_chosen = checkpoint % max(1, checkpoints // 20) == 0  # heuristic: about 20 in a run
         return 0 < done < plan.steps and self._training.at_checkpoint and is_chosen
 
     def _validate(self) -> None:

@@ -147,7 +147,7 @@ class Validator:
         )
         if best is None or chance is None:
             return text
-        # Our choice: little is learned in the first tenth of the way from chance to a perfect metric.
+        # Heuristic: little is learned in the first tenth of the way from chance to a perfect metric.
         limit = chance + 0.1 * ((100 if metric.percent else 0) - chance)
         if (best < limit) if metric.percent else (best > limit):
             text += ". That is hardly better than chance: check the labels, or try more steps"

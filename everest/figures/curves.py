@@ -34,8 +34,8 @@ AXIS_LABELS: Final[dict[AxisName, str]] = {
     "hours": "hours of training steps",
     "gflops": "GMACs of forward passes, without a frozen teacher (the papers' GFLOPs)",
 }
-SMOOTHED_SHARE: Final = 50  # our choice: the mean is over a 50th of a run's steps on either side
-SPIKE_QUANTILE: Final = 0.9  # our choice: of the losses; sets the scale if the largest is a spike
+SMOOTHED_SHARE: Final = 50  # heuristic: the mean is over a 50th of a run's steps on either side
+SPIKE_QUANTILE: Final = 0.9  # heuristic: of the losses; sets the scale if the largest is a spike
 TITLE_STYLE: Any = {"fontsize": "small", "loc": "left"}  # of a panel
 # The names of losses in metrics.jsonl, with their markers and their names in the legend.
 LOSSES: Final = {

@@ -21,7 +21,7 @@ from everest.system.files import write_text
 from everest.video.reader import TimedFrame, VideoError, frames_in_order, probe
 from everest.video.writer import H264, write_timed_frames
 
-CLIP_FPS: Final = 12.0  # our choice: of a clip on a page, at most
+CLIP_FPS: Final = 12.0  # heuristic: of a clip on a page, at most
 
 
 def data_uri(kind: str, content: bytes) -> str:

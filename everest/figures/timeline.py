@@ -30,8 +30,8 @@ BARS: Final = (
     *("#A6D854", "#8C6D31", "#F0027F", "#6A3D9A", "#843C39", "#FFBB78", "#A1D99B"),
     *("#FF9896", "#2CA02C", "#E41A1C", "#7B4173", "#9E9AC8", "#17BECF", "#637939"),
 )
-PANELS: Final = 24  # our choice: the first ones; the figure counts the others
-LANES: Final = 20  # our choice: the classes with most seconds; the figure counts the others
+PANELS: Final = 24  # heuristic: the first ones; the figure counts the others
+LANES: Final = 20  # heuristic: the classes with most seconds; the figure counts the others
 LEGEND: Final = "Light bars: the model predicts this class. Darker part: its mean probability, full at 100 %."
 GAP: Final = 0.15  # of a lane, between its bars and the next
 

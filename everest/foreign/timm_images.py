@@ -47,7 +47,7 @@ GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh",
 SAME: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
 RESNET_SETTING: Final = "tokenizer.loss.perceptual_weights"
 RESNET: Final = "resnet50"
-# Our choice: timm's weights with plain training, as MAGVIT uses.
+# Heuristic: timm's weights with plain training, as MAGVIT uses.
 RESNET_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
 SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}  # LayerScale
 

@@ -15,10 +15,10 @@ from everest.lists.labels import column_of, indices
 from everest.lists.reading import SampleList
 from everest.lists.sample import Sample
 
-# Our choice: the gaps that the labels may have when the number of classes follows from the highest label.
+# Heuristic: the gaps that the labels may have when the number of classes follows from the highest label.
 FEW_CLASSES: Final = 100
 CLASSES_A_USED_ONE: Final = 10
-# Our choice: the least standard deviation of numbers, in parts of their mean; float32 resolves 6e-8 of it.
+# Heuristic: the least standard deviation of numbers, in parts of their mean; float32 resolves 6e-8 of it.
 SMALLEST_STD: Final = 1e-5
 
 

@@ -27,8 +27,8 @@ SEGMENT_COLUMNS: Final = ("start", "end", "start_frame", "end_frame")
 GROUP_COLUMN: Final = "group"
 COLUMNS: Final = ("path", "label", *SEGMENT_COLUMNS, GROUP_COLUMN)
 HEAD_PREFIX: Final = "label."
-SIMILAR: Final = 0.8  # our choice: of two names, from which one may be a misspelling of the other
-# Our choice: names of a column of paths, or of classes, in sheets; without spaces, in lower case.
+SIMILAR: Final = 0.8  # heuristic: of two names, from which one may be a misspelling of the other
+# Heuristic: names of a column of paths, or of classes, in sheets; without spaces, in lower case.
 PATH_NAMES: Final = frozenset(
     {"file", "filename", "file_name", "filepath", "file_path", "full_path", "movie", "movie_path"}
     | {f"{what}{part}" for what in ("video", "clip") for part in ("", "_file", "_name", "_path", "path")}

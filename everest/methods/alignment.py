@@ -24,7 +24,7 @@ from everest.video.pixels import PixelStatistics
 Align = Literal["none", "shift", "affine"]
 Cuts = Literal["ignore", "detect"]
 
-# Our choice, made on real clips and on pairs of them: what a new scene changes, after the camera's motion.
+# Heuristic, made on real clips and on pairs of them: what a new scene changes, after the camera's motion.
 CUT: Final = 0.5  # the mean change, in standard deviations of the clip's gray values, at least
 CUT_FACTOR: Final = 2.5  # times the lower quartile of the changes in the clip, at least
 CHANGED: Final = 0.25  # standard deviations by which a pixel has changed

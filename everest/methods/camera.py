@@ -238,9 +238,9 @@ def _votes(error: Tensor, other: Tensor, inside: Tensor) -> Tensor:
 
 MOTIONS: Final = 4  # pan to the right, pan down, zoom, rotation
 NUMBERS: Final = MOTIONS + 1  # random ones of a clip: the frame, and the motions
-# Our choice, of a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
+# Heuristic, of a whole clip: a quarter of a frame's width and height, a factor of e^0.5, half a radian.
 LARGEST: Final = 0.5
-MARGIN: Final = 0.75  # our choice: the share of a frame's sides that a clip shows in its middle
+MARGIN: Final = 0.75  # heuristic: the share of a frame's sides that a clip shows in its middle
 
 
 def moving_clips(frames: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:

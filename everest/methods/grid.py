@@ -16,7 +16,7 @@ from torch import Tensor
 
 from everest.errors import RecipeError
 
-MOST_TOKENS: Final = 2**20  # our choice, of a clip: eighty times the tokens of 128 frames of 224 x 224 pixels
+MOST_TOKENS: Final = 2**20  # heuristic, of a clip: eighty times the tokens of 128 frames of 224 x 224 pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from everest.methods.grid import TokenGrid, TokenSelection, num_at_most, num_kep
 from everest.methods.importance import DistanceName, Embedding, change_importance, pixel_importance
 from everest.methods.selector import Selector, ascending, checked_share, split
 
-LEAST_UNIFORM: Final = 1e-6  # our choice: where fewer tokens change than are drawn, still ones are drawn, too
+LEAST_UNIFORM: Final = 1e-6  # heuristic: where fewer tokens change than are drawn, still ones are drawn, too
 
 
 def ranks_in_parts(order: Tensor, size: int) -> Tensor:
@@ -144,7 +144,7 @@ class Drawn(ByEmbedding):
     """
 
     strategy: Literal["drawn"] = "drawn"
-    uniform: float = 0.5  # our choice
+    uniform: float = 0.5  # heuristic
 
     @property
     def draws(self) -> bool:

@@ -26,7 +26,7 @@ from everest.errors import DataError, RecipeError
 from everest.metrics.intervals import OUTSIDE
 
 ROUNDED: Final = 0.002  # seconds that times in files may differ
-MOST: Final = 10_000_000  # windows; our choice: 1.1 GB
+MOST: Final = 10_000_000  # windows; heuristic: 1.1 GB
 
 Extents = Mapping[str, tuple[float, float]]  # start and end of each recording, in seconds
 Floats = NDArray[np.float64]

@@ -24,7 +24,7 @@ from everest.metrics.intervals import Metrics, Weights, bootstrap
 from everest.metrics.names import METRICS, OVER_CLASSES
 from everest.metrics.predicted import HeadPredictions, Predictions, in_top, label_array
 
-# Our choice: with fewer videos of a class than this, their number varies much from draw to draw, and many
+# Heuristic: with fewer videos of a class than this, their number varies much from draw to draw, and many
 # draws have none of them. Means over classes then have no interval.
 FEW_OF_CLASS: Final = 5
 

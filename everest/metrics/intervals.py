@@ -23,7 +23,7 @@ from everest.metrics.names import OVER_CLASSES
 DRAWS: Final = 2000
 SEED: Final = 0  # the same videos have the same interval
 OUTSIDE: Final = 0.025  # on either side
-# Our choice. Of the intervals of simulated sets, 85 to 87 % contained the mean with 5 groups, 90 to 91 % with
+# Heuristic. Of the intervals of simulated sets, 85 to 87 % contained the mean with 5 groups, 90 to 91 % with
 # 10, and 93 % with 15. With fewer groups than this, `everest eval` warns that its intervals are too narrow.
 FEW_GROUPS: Final = 10
 

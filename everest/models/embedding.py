@@ -17,7 +17,7 @@ from everest.methods.importance import TokenScores
 from everest.system.compute import computes_bf16
 from everest.video.pixels import IMAGENET, PixelStatistics
 
-SCALE: Final = 2.0  # our choice: neighboring frames differ less than frames do
+SCALE: Final = 2.0  # heuristic: neighboring frames differ less than frames do
 
 
 def frame_differences(frames: Tensor, pixels: PixelStatistics) -> Tensor:

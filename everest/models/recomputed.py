@@ -17,7 +17,7 @@ from torch.nn import LayerNorm
 Activation = Literal["exact", "tanh", "quick", "swiglu"]  # the first three are of GELU
 QUICK: Final = 1.702  # Hendrycks and Gimpel 2016: x * sigmoid(1.702 x) approximates GELU, as in CLIP
 APPROXIMATE: Final = {"exact": "none", "tanh": "tanh"}
-FEW_TOKENS: Final = 192  # our choice: on an AMD EPYC, fused attention is faster above it
+FEW_TOKENS: Final = 192  # heuristic: on an AMD EPYC, fused attention is faster above it
 
 
 def norm_linear(x: Tensor, norm: LayerNorm, weight: Tensor, bias: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from everest.video.source import Video, open_bytes, video_version
 from everest.video.stream import VideoError, as_video_error
 
 JOURNAL: Final = "checked_videos.jsonl"
-RARE: Final = 5  # our choice: a class with fewer training videos is hardly learned, and named
+RARE: Final = 5  # heuristic: a class with fewer training videos is hardly learned, and named
 _digest = partial(hashlib.blake2b, digest_size=16)
 
 

@@ -30,11 +30,11 @@ from everest.prepare.index import CLASSES
 from everest.system.text import counted
 
 NAMES: Final = tuple(LIST_FILES)
-BINS: Final = 10  # our choice: bins of numbers, each of which is divided like a class
+BINS: Final = 10  # heuristic: bins of numbers, each of which is divided like a class
 FOLDER: Final = "folder"
 PATH: Final = "path:"
 COLUMN: Final = "column:"
-SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # our choice: enough to test on in small sets
+SHARES: Final = {"train": 0.7, "val": 0.15, "test": 0.15}  # heuristic: enough to test on in small sets
 UNGROUPED: Final = (
     "without --group, clips of one recording, person or scene may be in several lists, and the test would "
     r"reward memorizing them. If files are named like anna_03.mp4, --group '(\w+)_\d+' keeps all videos of "

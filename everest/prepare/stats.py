@@ -31,10 +31,10 @@ from everest.video.reader import probe, read_frames
 from everest.video.stream import VideoError
 
 LIMIT: Final = 1800  # seconds for a video; one that takes longer is unreadable
-PLACES: Final = 8  # our choice: where a video is measured
+PLACES: Final = 8  # heuristic: where a video is measured
 SIDE: Final = 160  # pixels of the longer side of the frames that the camera is measured in
 CLIPS: Final = (8, 16, 32)  # frames of the clips for which the largest stride is reported
-TOO_SHORT: Final = 0.05  # our choice: share of the videos that may be shorter than a clip of this stride
+TOO_SHORT: Final = 0.05  # heuristic: share of the videos that may be shorter than a clip of this stride
 MOTION: Final = "mean absolute difference of neighboring gray frames, from 0 (still) to 1"
 
 Floats = NDArray[np.float64]

@@ -25,7 +25,7 @@ from everest.lists.labels import JOINED_BY
 from everest.lists.sample import Sample
 from everest.video.times import TIME_TOLERANCE
 
-SHARE: Final = 0.5  # of a window or of a bout; our choice
+SHARE: Final = 0.5  # of a window or of a bout; heuristic
 
 ClassSeconds = dict[str, float]  # the seconds of each class in a window, in the order of the names
 

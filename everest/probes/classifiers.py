@@ -36,11 +36,11 @@ Labels = NDArray[Any]  # (N,) classes, (N, C) whether a video has a class, or (N
 
 NEIGHBORS: Final = 20  # DINO (Caron et al. 2021), appendix F.1: consistently the best of 10, 20, 100, 200
 TEMPERATURE: Final = 0.07  # DINO, appendix F.1
-RETRIEVED: Final = 10  # our choice: videos that a search shows
-SIMILARITY_ROWS: Final = 1024  # of the similarities at once; our choice: 80 MB for 10,000 videos
+RETRIEVED: Final = 10  # heuristic: videos that a search shows
+SIMILARITY_ROWS: Final = 1024  # of the similarities at once; heuristic: 80 MB for 10,000 videos
 
 STRENGTHS: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice of sklearn's C = 1 / weight decay
-VIDEOS_PER_HELD_OUT: Final = 5  # our choice: one in five videos of each class selects the strength
+VIDEOS_PER_HELD_OUT: Final = 5  # heuristic: one in five videos of each class selects the strength
 _LOGISTIC: Final = LogisticRegression(max_iter=2000)  # of L-BFGS
 # By task: the linear model, the values of its setting for each strength, and the score that chooses one.
 LINEAR_MODELS: Final[dict[str, tuple[Any, dict[str, Sequence[float]], str]]] = {
@@ -48,13 +48,13 @@ LINEAR_MODELS: Final[dict[str, tuple[Any, dict[str, Sequence[float]], str]]] = {
     MULTI_LABEL: (OneVsRestClassifier(_LOGISTIC), {"model__estimator__C": STRENGTHS}, "average_precision"),
     "regression": (Ridge(), {"model__alpha": [1 / value for value in STRENGTHS]}, "neg_mean_absolute_error"),
 }
-FOLDS: Final = 5  # our choice
+FOLDS: Final = 5  # heuristic
 
 ATTENTIVE_EPOCHS: Final = 20  # V-JEPA
-ATTENTIVE_STEPS: Final = 300  # our choice: a small set gets more epochs
-ATTENTIVE_BATCH: Final = 64  # our choice; V-JEPA: 256
+ATTENTIVE_STEPS: Final = 300  # heuristic: a small set gets more epochs
+ATTENTIVE_BATCH: Final = 64  # heuristic; V-JEPA: 256
 ATTENTIVE_LR: Final = 1e-3  # V-JEPA, at the peak
-ATTENTIVE_WARMUP: Final = 0.1  # our choice: share of the steps
+ATTENTIVE_WARMUP: Final = 0.1  # heuristic: share of the steps
 ATTENTIVE_WEIGHT_DECAY: Final = 0.01  # V-JEPA
 
 

@@ -21,21 +21,21 @@ from everest.engine.plan import FEWEST_STEPS
 from everest.system.run_folder import Row
 
 RANKME_EPSILON: Final = 1e-7  # RankMe, eq. 1: added to each share
-MOST_VIDEOS: Final = 256  # our choice: without labels, RankMe of more videos is hardly larger
-MOST_HELD_OUT: Final = 64  # our choice: of data.val, whose loss is measured
+MOST_VIDEOS: Final = 256  # heuristic: without labels, RankMe of more videos is hardly larger
+MOST_HELD_OUT: Final = 64  # heuristic: of data.val, whose loss is measured
 ACCURACIES: Final = {"probe_linear": "linear probe", "probe_knn": "k-NN"}  # the better probe first
-CHECKED_FROM: Final = 0.2  # our choice: of the steps of a run; before, no run is called broken
-LEAST_STD: Final = 0.2  # our choice: a smaller share of the first feature std is a collapse
-LEAST_RANK: Final = 0.2  # our choice: so is a smaller share of the first RankMe
-# Our choice: RankMe is at least 1, for equal features. Healthy runs end above 5, a broken one at 1.25.
+CHECKED_FROM: Final = 0.2  # heuristic: of the steps of a run; before, no run is called broken
+LEAST_STD: Final = 0.2  # heuristic: a smaller share of the first feature std is a collapse
+LEAST_RANK: Final = 0.2  # heuristic: so is a smaller share of the first RankMe
+# Heuristic: RankMe is at least 1, for equal features. Healthy runs end above 5, a broken one at 1.25.
 SAME_RANK: Final = 1.5
-NEAR_MEAN: Final = 0.99  # our choice: of the loss of predicting the mean, which a model falls below
-LEAST_FALL: Final = 0.05  # our choice: of the first held-out loss
-# Our choice. A healthy run on normalized targets may be near the loss of the mean for a third of its steps.
+NEAR_MEAN: Final = 0.99  # heuristic: of the loss of predicting the mean, which a model falls below
+LEAST_FALL: Final = 0.05  # heuristic: of the first held-out loss
+# Heuristic. A healthy run on normalized targets may be near the loss of the mean for a third of its steps.
 # RankMe is then still above 0.7 times the first one; in most broken runs, it is below 0.35 times that.
 PATIENT_UNTIL: Final = 0.5  # of the steps of a run
 PATIENT_RANK: Final = 0.5  # of the first RankMe
-FEWEST_HELD_OUT: Final = 16  # our choice: the mean target of fewer videos is close to that of each
+FEWEST_HELD_OUT: Final = 16  # heuristic: the mean target of fewer videos is close to that of each
 
 
 def rank_me(features: NDArray[np.floating]) -> float:

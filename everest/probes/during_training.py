@@ -60,7 +60,7 @@ from everest.system.accelerator import decide_on_main
 from everest.system.run_folder import Row
 from everest.system.weights import full_tensor
 
-VIDEOS_PER_PASS: Final = 16  # our choice: videos of a forward pass; all of their tokens are encoded
+VIDEOS_PER_PASS: Final = 16  # heuristic: videos of a forward pass; all of their tokens are encoded
 LABELED_VALUES: Final = ("probe_knn", "probe_linear", "probe_retrieval", "probe_chance")  # of labeled videos
 
 

@@ -53,7 +53,7 @@ METRICS_OF_TASK: Final = {  # the first has a chance level
     MULTI_LABEL: ("map", "micro_f1", "macro_f1"),
     "regression": ("mae", "rmse", "r2", "spearman"),
 }
-DIFFERENCE_SIDE: Final = 32  # our choice: rows and columns of a difference image
+DIFFERENCE_SIDE: Final = 32  # heuristic: rows and columns of a difference image
 # Of features, labels, test features and a head: the outputs of everest.probes.classifiers.
 ClassifierFunction = Callable[[Floats, Labels, Floats, Head], Floats]
 FeatureFunction = Callable[[Tensor], Tensor]  # of clips (B, C, T, H, W) uint8: (B, D)

@@ -19,8 +19,8 @@ StageName = Literal["pretrain", "finetune", "eval", "probe"]
 STAGES: Final[tuple[StageName, ...]] = get_args(StageName)
 REQUIRED_STAGE: Final[dict[StageName, StageName]] = {"eval": "finetune", "probe": "pretrain"}
 FROM_SCRATCH: Final = "none"  # in place of weights
-MOST_SEEDS: Final = 1000  # our choice
-MOST_ARMS: Final = 200  # our choice
+MOST_SEEDS: Final = 1000  # heuristic
+MOST_ARMS: Final = 200  # heuristic
 
 
 @dataclass(frozen=True, kw_only=True)

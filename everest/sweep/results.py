@@ -81,7 +81,7 @@ def _evaluation_metrics(document: Mapping[str, Any], place: str = "") -> Metrics
 def metrics_of_run(stage: str, run: Path, rows: list[dict[str, Any]]) -> Metrics:
     """The last losses in the rows of a pre-training; of a fine-tuning, the validation of the best weights."""
     if stage == "pretrain":
-        losses = [row["loss"] for row in rows if row.get("loss") is not None][-50:]  # our choice
+        losses = [row["loss"] for row in rows if row.get("loss") is not None][-50:]  # heuristic
         return {"pretrain_loss": sum(losses) / len(losses)} if losses else {}
     chosen_by = metric_of_run(run, rows)
     if chosen_by is None:

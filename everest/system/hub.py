@@ -16,7 +16,7 @@ TIMM_PREFIX: Final = "timm:"  # of image models, which timm loads from the hub
 PREFIXES: Final = (PREFIX, TIMM_PREFIX)  # of checkpoints that are no files
 _SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
 _PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
-# Our choice. huggingface_hub waits without limit, where a firewall drops the packets to the hub.
+# Heuristic. huggingface_hub waits without limit, where a firewall drops the packets to the hub.
 ANSWER_SECONDS: Final = 10.0
 
 

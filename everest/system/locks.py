@@ -15,7 +15,7 @@ from everest.system.files import LOCK, writing
 
 TRAINING_LOCK: Final = "training"  # the process that trains a run locks this name in its folder
 IS_TRAINED: Final = "--output {}: another process trains it now; wait for it, or stop it first"
-WAIT_SECONDS: Final = 1.0  # our choice: `is_running` holds a lock for a moment
+WAIT_SECONDS: Final = 1.0  # heuristic: `is_running` holds a lock for a moment
 
 
 @contextmanager

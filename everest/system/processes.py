@@ -22,9 +22,9 @@ from everest.errors import EnvironmentProblem, shown
 LAUNCHER: Final = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT", "MASTER_ADDR")  # its variables
 CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds a period, or max
 JOBS_VARIABLE: Final = "EVEREST_JOBS"  # set by a sweep for each of its jobs: how many run at once
-# Our choice: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
+# Heuristic: a GPU uses 2,850 clips/s of a ViT-B, which about as many cores read.
 MOST_READERS: Final = 48
-READER_BYTES: Final = 2**29  # our choice: memory of such a process, its share of the batches included
+READER_BYTES: Final = 2**29  # heuristic: memory of such a process, its share of the batches included
 CONTROL_GROUPS: Final = Path("/sys/fs/cgroup")  # version 2, of Linux: containers, jobs of Slurm
 OWN_GROUPS: Final = Path("/proc/self/cgroup")
 FREEABLE: Final = "^(?:inactive_file|active_file|slab_reclaimable) ([0-9]+)$"  # when needed; of memory.stat

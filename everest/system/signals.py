@@ -19,8 +19,8 @@ from everest.system.processes import is_main
 STOP_NAMES: Final = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP", "SIGBREAK")
 STOP_SIGNALS: Final = tuple(getattr(signal, name) for name in STOP_NAMES if hasattr(signal, name))
 PARENT_VARIABLE: Final = "EVEREST_PARENT"  # the process that started this one; the run ends with it
-PARENT_SECONDS: Final = 0.25  # our choice: between two looks at the parent
-GRACE_SECONDS: Final = 10.0  # our choice: for processes to exit by themselves after one has failed
+PARENT_SECONDS: Final = 0.25  # heuristic: between two looks at the parent
+GRACE_SECONDS: Final = 10.0  # heuristic: for processes to exit by themselves after one has failed
 _stopping: Final = threading.Event()  # set by a signal that this process has recorded or forwarded
 
 

@@ -43,7 +43,7 @@ from everest.video.reader import VideoError
 
 INDEX: Final = "index.json"
 PARTS: Final = "variant*.safetensors"
-PART: Final = 256  # samples, the most work that a kill can cost; our choice
+PART: Final = 256  # samples, the most work that a kill can cost; heuristic
 MOST_VARIANTS: Final = 10_000  # as many as the names of parts have numbers for
 SHOWN: Final = 3  # differences that a message names
 

@@ -15,7 +15,7 @@ from everest.lists.sources import read_source
 from everest.system.storage import join_location, parse_location
 from everest.tokenizer.spec import tokenizer_settings
 
-BATCH: Final = 8  # clips that are measured together; our choice
+BATCH: Final = 8  # clips that are measured together; heuristic
 
 
 def tokenizer_clips(recipe: Recipe) -> VideoClips:

@@ -36,15 +36,15 @@ from everest.tokenizer.network import TokenizerReconstruction, TokenizerSpec
 from everest.tokenizer.spec import tokenizer_settings
 from everest.video.pixels import IMAGENET
 
-LEAST_PLACES: Final = 4  # our choice: the least height and width, in places, of a discriminator's last layer
-ADVERSARY_START: Final = 0.2  # our choice: of the steps; before them the tokenizer learns to rebuild at all
+LEAST_PLACES: Final = 4  # heuristic: the least height and width, in places, of a discriminator's last layer
+ADVERSARY_START: Final = 0.2  # heuristic: of the steps; before them the tokenizer learns to rebuild at all
 BETAS: Final = (0.0, 0.99)  # MAGVIT
 SLOPE: Final = 0.2  # of the leaky ReLU, below 0: MAGVIT
-MOST_WIDTH: Final = 4  # our choice: times the tokenizer's first width; channels double up to it
+MOST_WIDTH: Final = 4  # heuristic: times the tokenizer's first width; channels double up to it
 BLUR: Final = (1, 3, 3, 1)  # StyleGAN
 
 SIDE: Final = 224  # pixels
-# Our choice: of a clip, drawn again in every pass. On average their mean is that of all frames; all sixteen
+# Heuristic: of a clip, drawn again in every pass. On average their mean is that of all frames; all sixteen
 # would take twice the memory of a pass of the `lite` tokenizer, and a third of its time.
 FRAMES: Final = 4
 # Clips kept in memory in a pass: the tokenizer's loss 1, the rebuilt clip 1, the real one 3 (R1).

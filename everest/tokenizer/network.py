@@ -27,7 +27,7 @@ from everest.system.weights import read_spec
 from everest.tokenizer.layers import FSQ, make_decoder, make_encoder
 from everest.tokenizer.scorer import TokenScorer, soft_topk_mask
 
-# Our choice: the most values of a chunk in the encoder's first layer, unless a single window has more.
+# Heuristic: the most values of a chunk in the encoder's first layer, unless a single window has more.
 CHUNK_VALUES: Final = 2**23
 
 

@@ -28,8 +28,8 @@ from everest.tokenizer.network import AdaptiveTokenizer
 from everest.tokenizer.scorer import TokenScorer, top_k
 from everest.video.pixels import in_unit_range
 
-CLIPS: Final = 256  # enough for every figure; our choice
-TOP_SHARE: Final = 0.1  # of the tokens, which are compared with the change of pixels; our choice
+CLIPS: Final = 256  # enough for every figure; heuristic
+TOP_SHARE: Final = 0.1  # of the tokens, which are compared with the change of pixels; heuristic
 EXAMPLES: Final = 2  # clips that are drawn
 TINY: Final = 1e-12  # makes a ratio of changes 1 if nothing changes at all
 

@@ -27,7 +27,7 @@ from everest.video.stream import VideoError
 
 FACTS_VERSION: Final = 11  # raise it with every change of the facts or of how they are found
 STORED: Final = np.dtype("<i8")
-MOST_FRAMES: Final = 2**23  # our choice: of all files in memory, 16 bytes each
+MOST_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
 
 Key = tuple[Video, int, str]  # a video, and its version: a rewritten file has another one
 

@@ -35,7 +35,7 @@ from everest.video.times import RepairedTimes, numbers_among_lost, repair_times
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
 COUNTED_CODECS: Final = frozenset({"vp8"})  # packets of its hidden reference frames show nothing
-UNEVEN: Final = 1.6  # our choice: a step is longer or shorter than usual; 3:2 pull-down has 1.5
+UNEVEN: Final = 1.6  # heuristic: a step is longer or shorter than usual; 3:2 pull-down has 1.5
 FRAMES_COMPARED: Final = 4  # from each entry on
 LEAST_BETWEEN: Final = 10  # packets from one entry to the next: nearer ones save no time
 MOST_FAILED: Final = 3  # entries; if none of them is reached, a format cannot seek

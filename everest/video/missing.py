@@ -22,7 +22,7 @@ from everest.video.stream import USUAL_RATE, decoder_errors, open_stream, packet
 from everest.video.times import TIME_TOLERANCE
 
 DURATION: Final = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # of Matroska: hours, minutes, seconds
-# Our choice: how much of the stated duration may be missing from an intact file, in seconds and as a share.
+# Heuristic: how much of the stated duration may be missing from an intact file, in seconds and as a share.
 CUT_SECONDS: Final = 1.0
 CUT_SHARE: Final = 0.1
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)  # RGB, as in the released programs of all five methods
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
-LEAST_STD: Final = 1e-6  # our choice: float32 can divide by it
-MOST_STD: Final = 1e6  # our choice; of values in [0, 1] it is at most 0.5
+LEAST_STD: Final = 1e-6  # heuristic: float32 can divide by it
+MOST_STD: Final = 1e6  # heuristic; of values in [0, 1] it is at most 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class PixelStatistics:
 
 
 IMAGENET: Final = PixelStatistics(mean=IMAGENET_MEAN, std=IMAGENET_STD)
-# Our choice: ImageNet's values with the weights of luma (ITU-R 601), rounded. For the std, this assumes
+# Heuristic: ImageNet's values with the weights of luma (ITU-R 601), rounded. For the std, this assumes
 # that the colors vary together.
 IMAGENET_LUMA: Final = PixelStatistics(mean=(0.459,), std=(0.226,))
 USUAL: Final = {3: IMAGENET, 1: IMAGENET_LUMA}  # by the number of channels

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 RESTART: Final = 8  # frames on each side that show that times start again: our choice
 STAMPS_COMPARED: Final = 8 * RESTART  # stamps on each side of one that does not rise: our choice
-MOST_REPLACED: Final = 0.25  # our choice: of the stamps; with more, a file has none that mean anything
+MOST_REPLACED: Final = 0.25  # heuristic: of the stamps; with more, a file has none that mean anything
 TIME_TOLERANCE: Final = 1e-6  # seconds; 0.1 s has no exact binary form
-RATE_TOLERANCE: Final = 0.02  # our choice: containers round times, and writers round rates
+RATE_TOLERANCE: Final = 0.02  # heuristic: containers round times, and writers round rates
 
 Stamps = NDArray[np.int64]
 

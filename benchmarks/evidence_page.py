@@ -36,7 +36,6 @@ from view_tables import (
 )
 
 from everest.sweep.report import make_report, table
-from everest.sweep.results import PROBE
 from everest_demo.events import event_set
 
 HERE: Final = Path(__file__).resolve().parent
@@ -142,7 +141,7 @@ def part_table(document: dict[str, Any]) -> str:
     tables = [_table(make_report(document))]
     if {"eval", "probe"} <= set(document["stages"]):
         names = sorted({name for arm in document["arms"] for row in arm["seeds"] for name in row["metrics"]})
-        probes = [name for name in names if name.startswith(f"{PROBE}.") and name.endswith(".top1")]
+        probes = [name for name in names if name.startswith("probe.") and name.endswith(".top1")]
         probed = [
             arm for arm in document["arms"] if any(row["metrics"].keys() & probes for row in arm["seeds"])
         ]

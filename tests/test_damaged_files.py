@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from everest.errors import RecipeError, UserError
 from everest.inference.row_store import open_row_store
+from everest.inference.windows import Unreadable
 from everest.project.request import Request, find_project, write_document
 from everest.system.run_folder import RunFolder
 from everest.system.text import read_own_json
@@ -117,7 +118,7 @@ def row_store(name: str) -> Maker:
 
         with open_row_store(folder / "rows", {"weights": "w"}, batch=1) as store:
             store.add("a.mp4", {"x": torch.zeros(2, 3)})
-            store.add("b.mp4", "empty file")
+            store.add("b.mp4", Unreadable("empty file"))
         return Made(folder / "rows" / name, read)
 
     return make

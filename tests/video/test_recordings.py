@@ -117,7 +117,7 @@ def test_frames_that_refer_to_others_before_the_recording_are_left_out(
     assert known_damage(file) is None
     assert decode_completely(str(file)).reason is None
     settings = EncodeSettings(short_side=48, codec=H264(gop=12, crf=10))
-    encode_video(str(file), tmp_path / "encoded.mp4", settings, overwrite=False)
+    encode_video(str(file), {str(file): tmp_path / "encoded.mp4"}, settings, overwrite=False)
     assert shown(tmp_path / "encoded.mp4") == numbers
 
 

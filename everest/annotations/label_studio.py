@@ -33,6 +33,10 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     """
     document = read_json(path)
     for number, task in enumerate(document if isinstance(document, list) else [document], start=1):
+        if "bouts" in task:
+            raise ValueError(
+                "JSON of `everest timeline`, which is not read; write csv, boris or elan by --to"
+            )
         data = task.get("data", task)
         names = (value for key, value in data.items() if key.lower() in VIDEO_KEYS)
         video = next((name for name in names if isinstance(name, str)), None)

@@ -138,10 +138,10 @@ def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
     notices = []
     for video, bouts in bouts_of.items():
         last = ends.get(video, LONGEST) + SLACK
-        late = sum(bout.label != UNSCORED and bout.end > last for bout in bouts)
-        if late:
+        are_late = [bout.end > last for bout in bouts if bout.label != UNSCORED]
+        if any(are_late):
             notices.append(
-                f"{video}: {late} of {len(bouts)} bouts end after the video; they may be of "
+                f"{video}: {sum(are_late)} of {len(are_late)} bouts end after the video; they may be of "
                 "another file, count frames at another rate, or run on over several files"
             )
     return notices

@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 
 from everest.config.heads import MULTI_LABEL, THRESHOLD, Heads
 from everest.lists.labels import Label
-from everest.metrics.intervals import Metrics, Weights, bootstrap
+from everest.metrics.intervals import MetricFunction, Weights, bootstrap
 from everest.metrics.names import METRICS, OVER_CLASSES
 from everest.metrics.predicted import HeadPredictions, Predictions, in_top, label_array
 
@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 Values = dict[str, Any]
 
 
-def single_label_metrics(predictions: HeadPredictions) -> Metrics:
+def single_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     """Return the shares of a single-label head.
 
     top1, top5: of the mean probability over a video's views. clip_top1: of single views.
@@ -62,7 +62,7 @@ def single_label_metrics(predictions: HeadPredictions) -> Metrics:
     return metrics
 
 
-def multi_label_metrics(predictions: HeadPredictions) -> Metrics:
+def multi_label_metrics(predictions: HeadPredictions) -> MetricFunction:
     """Return the shares of a multi-label head.
 
     map: mean average precision. micro_f1, macro_f1, exact_match: of the classes above their thresholds. map
@@ -88,7 +88,7 @@ def multi_label_metrics(predictions: HeadPredictions) -> Metrics:
     return metrics
 
 
-def regression_metrics(predictions: HeadPredictions) -> Metrics:
+def regression_metrics(predictions: HeadPredictions) -> MetricFunction:
     """Return the errors of a head of numbers, in the unit of the labels.
 
     r2: the share of the variance. spearman: the correlation of the ranks. Both are nan if a side is constant.
@@ -110,7 +110,7 @@ def regression_metrics(predictions: HeadPredictions) -> Metrics:
     return metrics
 
 
-HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], Metrics]]] = {
+HEAD_METRICS: Final[dict[str, Callable[[HeadPredictions], MetricFunction]]] = {
     "single-label": single_label_metrics,
     MULTI_LABEL: multi_label_metrics,
     "regression": regression_metrics,
@@ -246,7 +246,7 @@ def metrics_of(predictions: Predictions, *, intervals: bool = False) -> Values:
 
 
 def _with_intervals(
-    metrics: Metrics, videos: int, groups: Sequence[Hashable] | None, is_share: bool = True
+    metrics: MetricFunction, videos: int, groups: Sequence[Hashable] | None, is_share: bool = True
 ) -> Values:
     """Metrics of videos as JSON values, with their intervals if there are groups of the videos."""
     result: Values = {name: _rounded(x, is_share) for name, x in metrics(np.ones(videos)).items()}

@@ -28,11 +28,13 @@ OUTSIDE: Final = 0.025  # on either side
 FEW_GROUPS: Final = 10
 
 Weights = NDArray[np.float64]  # (V,) how often each video counts
-Metrics = Callable[[Weights], dict[str, float]]  # nan: no value, such as the recall of a class without videos
+MetricFunction = Callable[
+    [Weights], dict[str, float]
+]  # nan: no value, such as the recall of a class without videos
 
 
 def bootstrap(
-    metrics: Metrics, groups: Sequence[Hashable], *, shares: bool = True, draws: int = DRAWS
+    metrics: MetricFunction, groups: Sequence[Hashable], *, shares: bool = True, draws: int = DRAWS
 ) -> dict[str, tuple[float, float]]:
     """Return the 95 % interval of each metric; nan if no draw has a value.
 

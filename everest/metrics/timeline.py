@@ -81,7 +81,7 @@ def timeline_metrics(stretches: Sequence[Stretch]) -> dict[str, Any]:
     occurs = num_true > 0
     num_segments = sum(len(each) for pair in segments for each in pair)
     counts = {overlap: sum(num_right(*pair, overlap) for pair in segments) for overlap in OVERLAPS}
-    precisions = [average_precision(stretches, name, tiou=TIOU) for name in names]
+    precisions = [bout_average_precision(stretches, name, tiou=TIOU) for name in names]
     known = [precision for precision in precisions if precision is not None]
     return {
         "frame_accuracy": _percent((true_frames == predicted_frames).all(axis=1).mean()),
@@ -163,7 +163,7 @@ def num_right(labeled: Sequence[Segment], predicted: Sequence[Segment], overlap:
     return len(matched)
 
 
-def average_precision(stretches: Sequence[Stretch], name: str, *, tiou: float) -> float | None:
+def bout_average_precision(stretches: Sequence[Stretch], name: str, *, tiou: float) -> float | None:
     """Return the average precision of a class, in percent; None without a true bout.
 
     From the most certain prediction on, each takes the true bout of the largest tIoU that is free, if that is

@@ -117,7 +117,7 @@ def take_stats(data: SampleList, *, most: int | None, workers: int, report: Repo
         "measured": len(videos),
         "skipped": [{"path": path, "reason": reason} for path, reason in sorted(skipped.items())],
         "mean": [round(value, 5) for value in mean.tolist()],
-        "std": [round(value, 5) for value in np.sqrt(square - mean**2).tolist()],
+        "std": [round(value, 5) for value in np.sqrt(np.maximum(square - mean**2, 0)).tolist()],
         "seconds": min_median_max([video.seconds for video in videos if video.seconds is not None]),
         "frames": min_median_max([video.frames for video in videos]),
         "motion": round(fmean(video.motion for video in videos), 5),

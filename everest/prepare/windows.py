@@ -93,7 +93,7 @@ def read_bouts(
     automated = sum(bout.origin == "automated" for video_bouts in bouts.values() for bout in video_bouts)
     if automated:
         number = counted(automated, "predicted bout")
-        report(notice(f"{number} that nobody corrected are also used as labels"))
+        report(notice(f"also used as labels: {number} that nobody corrected"))
     return bouts
 
 

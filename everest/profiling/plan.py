@@ -87,6 +87,7 @@ def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int 
     sentence += f"{plan.micro_batch} clips per pass need about {need}."
     if not fits:
         remedy = "try train.checkpointing=true, a smaller model, or shorter or smaller clips"
+        need += f", of which {MEMORY_USED:.0%} can be used"
         sentence = f"{run} does not fit on one {gpu.name}: one pass needs {need}; {remedy}."
     assumed = f"Assumed, not measured: {speed_text}, and {loader_text}; expect half to twice the time."
     return {

@@ -80,7 +80,11 @@ class Request:
 
     def checksums(self) -> dict[str, str]:
         """SHA-256 of the files with the labels, by their paths."""
-        paths = [Path(path) for path in (self.videos, *self.annotations)]
+        source = Path(self.videos)
+        folder = source if source.is_dir() else source.parent
+        prefix = "" if source.is_dir() else source.name.removesuffix(LIST_FILES["train"])
+        lists = [folder / f"{prefix}{name}" for name in LIST_FILES.values()]
+        paths = [source, *map(Path, self.annotations), *lists]
         checksums = {}
         for path in filter(Path.is_file, paths):
             with path.open("rb") as file:  # a video may be larger than the memory

@@ -133,7 +133,8 @@ def result_lines(result: MeasuredTest) -> list[str]:
     if (scores := result.timelines) is not None:
         recordings = first_names([Path(name).name for name in scores.recordings], MOST_NAMES)
         correct = f"{scores.frame_accuracy:.1f} % (most frequent class {scores.majority_accuracy:.1f} %)"
-        means = f"class mean {scores.mean_class_accuracy:.1f} %, F1@50 {scores.f1 or 0:.1f} %"
+        means = f"class mean {scores.mean_class_accuracy:.1f} %"
+        means += "" if scores.f1 is None else f", F1@50 {scores.f1:.1f} %"
         lines.append(f"timelines of {recordings}: frames correct {correct}, {means}")
     return lines
 

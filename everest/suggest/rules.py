@@ -64,8 +64,8 @@ FEWEST_TUBELETS: Final = 4  # along a side of a frame
 STEPS_OF_ROOT: Final = 120  # updates times the square root of the number of videos
 VIEWS_BATCH_FACTOR: Final = 3  # clips of a step of pre-training, for each one of fine-tuning
 KEPT_AFTER_VIEWS: Final = 0.5  # share of the tokens, at least
-FEW_GROUPS: Final = 500  # up to here a model sees differences
-VERY_FEW_GROUPS: Final = 100  # up to here mild augmentation
+GROUPS_FOR_DIFFERENCES: Final = 500  # up to here a model sees differences
+GROUPS_FOR_MILD_CROPS: Final = 100  # up to here mild augmentation
 MOST_PROBES: Final = 20
 MOST_PROBE_SHARE: Final = 0.05  # of the cost of a run, which its probes may add
 PROBE_COST: Final = 3.2  # of a video, in training clips: by the recipe custom, the most of all
@@ -164,7 +164,7 @@ def choose_values(
     input_reason = f"a model overfits to the still parts of {train}"
     if purpose != "scratch":
         input_reason = "views of frames differ by their places more than by motion"
-    sees_differences = purpose != "scratch" or train.groups <= FEW_GROUPS
+    sees_differences = purpose != "scratch" or train.groups <= GROUPS_FOR_DIFFERENCES
     stride, stride_reason = _stride(facts, purpose)
     choices = [
         Choice("data.frames", FRAMES, "as in the papers"),
@@ -271,7 +271,7 @@ def choose_every(probed: int, *, steps: int, batch: int, num_videos: int) -> tup
 def _finetuning(facts: DataFacts, device: DeviceValues, purpose: RecipePurpose) -> list[Choice]:
     """The tokens, the augmentation that keeps a model from overfitting, and what the labels need."""
     from_scratch = purpose == "scratch"
-    is_mild = facts.train.groups <= VERY_FEW_GROUPS
+    is_mild = facts.train.groups <= GROUPS_FOR_MILD_CROPS
     is_regression = facts.task == "regression"
     keep, tokens_reason = device.keep, "the tokens that change most"
     if not from_scratch and keep < KEPT_AFTER_VIEWS:

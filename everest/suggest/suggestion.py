@@ -55,7 +55,9 @@ class StageTime(NamedTuple):
         text = f"{self.stage}: {self.steps} steps of {self.batch_size} clips"
         if self.seconds is None:
             return f"{text}; their time was not measured, because --device is another machine"
-        return f"{text}, about {time_text(self.seconds)} at {self.clips_per_second:.0f} clips/s (measured)"
+        speed = self.clips_per_second or 0.0
+        shown = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
+        return f"{text}, about {time_text(self.seconds)} at {shown} clips/s (measured)"
 
 
 @dataclass(frozen=True, kw_only=True)

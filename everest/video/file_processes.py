@@ -67,7 +67,11 @@ def map_apart(
                 else:
                     if worker.is_dead:
                         worker = _Worker(work, limit)
-                    worker.start(following)
+                    try:
+                        worker.start(following)
+                    except (BrokenPipeError, ConnectionResetError):  # it died after its last item
+                        worker = _Worker(work, limit)
+                        worker.start(following)
                     busy[worker.connection] = worker
                 yield item, result
     finally:

@@ -10,13 +10,13 @@ from scipy.stats import beta, binom
 
 from everest.config.heads import Head, named_heads
 from everest.metrics.head_metrics import metrics_of
-from everest.metrics.intervals import Metrics, bootstrap
+from everest.metrics.intervals import MetricFunction, bootstrap
 from everest.metrics.names import value_text
 
 Right = NDArray[np.bool_]
 
 
-def share(right: NDArray[np.floating] | Right) -> Metrics:
+def share(right: NDArray[np.floating] | Right) -> MetricFunction:
     return lambda weights: {"top1": float(weights @ right / weights.sum())}
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from everest.annotations.bout import Bout
 from everest.metrics.timeline import (
     Stretch,
-    average_precision,
+    bout_average_precision,
     frame_classes,
     num_right,
     segments_of,
@@ -67,12 +67,12 @@ def test_the_more_certain_prediction_takes_the_bout():
     truth, predicted = {"a": [(0, 10), (20, 30)]}, {"a": [(0, 10), (0, 9), (20, 30)]}
     # Ranks: right, wrong (taken), right: 1 and 2 / 3, of two bouts.
     case = video(truth, predicted, scores=[0.9, 0.8, 0.7])
-    assert average_precision([case], "a", tiou=0.5) == pytest.approx((1 + 2 / 3) / 2 * 100, abs=1e-3)
+    assert bout_average_precision([case], "a", tiou=0.5) == pytest.approx((1 + 2 / 3) / 2 * 100, abs=1e-3)
     case = video(truth, predicted, scores=[0.8, 0.7, 0.9])
-    assert average_precision([case], "a", tiou=0.5) == 100
+    assert bout_average_precision([case], "a", tiou=0.5) == 100
     # The rank of 0.9 is wrong at tIoU 0.95 (0.9), and the interpolated precision of both later ones is 2 / 3.
     case = video(truth, predicted, scores=[0.8, 0.9, 0.7])
-    assert average_precision([case], "a", tiou=0.95) == pytest.approx(66.6667)
+    assert bout_average_precision([case], "a", tiou=0.95) == pytest.approx(66.6667)
 
 
 def test_f1_at_any_overlap_is_that_of_banos():

@@ -74,7 +74,7 @@ def test_labels_of_a_person_replace_predicted_ones_of_another_file(windows: list
     )
     shown = called(*windows, "--labels", predicted, "-o", output)
     assert "left out, predicted bouts of videos that a person has labeled:" in shown.stderr
-    assert "2 predicted bouts that nobody corrected are also used as labels" in shown.stderr
+    assert "also used as labels: 2 predicted bouts that nobody corrected" in shown.stderr
     assert "clip0.mp4" in shown.stderr
     rows = list(csv.DictReader(output.read_text().splitlines()))
     labels = [(row["group"], row["label"]) for row in rows]

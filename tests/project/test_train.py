@@ -24,7 +24,7 @@ from everest.metrics.names import METRICS
 from everest.prepare import windows
 from everest.project import lists
 from everest.project.lists import window_seconds
-from everest.project.request import with_warmup
+from everest.project.request import Request, with_warmup
 from everest.project.result import MeasuredTest
 from everest.project.verdict import describe_samples, judge
 from everest.video.writer import write_video
@@ -85,6 +85,16 @@ def trained(class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("trained") / "project"
     called("train", class_folders, "-o", folder, "--group", r"(p\d)_", *FEW)
     return folder
+
+
+def test_lists_beside_the_named_one_and_in_a_folder_are_compared_too(tmp_path: Path):
+    for name in ("x_train.csv", "x_test.csv", "test.csv", "other.csv"):
+        (tmp_path / name).write_text("a.mp4 0\n")
+    found = [Request(videos=str(videos)).checksums() for videos in (tmp_path / "x_train.csv", tmp_path)]
+    assert [sorted(Path(path).name for path in files) for files in found] == [
+        ["x_test.csv", "x_train.csv"],
+        ["test.csv"],
+    ]
 
 
 def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders: Path, trained: Path):

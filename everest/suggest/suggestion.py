@@ -53,11 +53,11 @@ class StageTime(NamedTuple):
 
     def __str__(self) -> str:
         text = f"{self.stage}: {self.steps} steps of {self.batch_size} clips"
-        if self.seconds is None:
+        if self.seconds is None or self.clips_per_second is None:
             return f"{text}; their time was not measured, because --device is another machine"
-        speed = self.clips_per_second or 0.0
-        shown = f"{speed:.0f}" if speed >= 10 else f"{speed:.2g}"
-        return f"{text}, about {time_text(self.seconds)} at {shown} clips/s (measured)"
+        digits = ".0f" if self.clips_per_second >= 10 else ".2g"
+        speed = f"{self.clips_per_second:{digits}} clips/s"
+        return f"{text}, about {time_text(self.seconds)} at {speed} (measured)"
 
 
 @dataclass(frozen=True, kw_only=True)

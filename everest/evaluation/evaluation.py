@@ -71,9 +71,8 @@ class EvaluationFiles:
         """Write the page, whose path `result` gets, and the predictions."""
         # The page first, which takes longer: after a kill, a file of predictions would be in the way.
         if self.page is not None:
-            from everest.evaluation.page import PAGE, write_evaluation_page
+            from everest.evaluation.page import write_evaluation_page
 
-            (self.page / PAGE).unlink(missing_ok=True)  # it would be next to pictures that are not its own
             result["report"] = str(write_evaluation_page(self.page, result, predictions, classes, clips))
         if self.predictions is not None:
             write_predictions(self.predictions, predictions, classes)

@@ -7,10 +7,10 @@ V videos, C classes; C channels, T frames, H W pixels of clips.
 
 from __future__ import annotations
 
-import html
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -34,7 +34,6 @@ from everest.metrics.head_metrics import FEW_OF_CLASS, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.names import percent_text
 from everest.metrics.predicted import HeadPredictions, Predictions
-from everest.system.files import write_text
 from everest.system.text import counted
 
 PAGE: Final = "index.html"
@@ -47,8 +46,22 @@ MOST_NUMBERED: Final = 30  # classes up to which each cell of the matrix shows i
 Names = Sequence[str]  # of videos or classes
 
 
+@dataclass(frozen=True)
+class Summary:
+    """The beginning of a page, below its title."""
+
+    lines: Sequence[str] = ()
+    links: Mapping[str, Path] = field(default_factory=dict)  # other pages by their texts
+    figure: str | None = None  # a PNG of timelines
+
+
 def write_evaluation_page(
-    folder: Path, result: dict[str, Any], predictions: Predictions, classes: Classes, clips: VideoClips
+    folder: Path,
+    result: dict[str, Any],
+    predictions: Predictions,
+    classes: Classes,
+    clips: VideoClips,
+    summary: Summary = Summary(),
 ) -> Path:
     """Write the plots and then the page; return the path of the page.
 
@@ -56,6 +69,7 @@ def write_evaluation_page(
         result: the document of `everest eval --json`.
         clips: the evaluated videos; the worst ones are read again for the page.
     """
+    (folder / PAGE).unlink(missing_ok=True)  # it would be next to pictures that are not its own
     views = result["views"]
     middle = views["clips"] // 2 * views["crops"] + views["crops"] // 2  # the middle crop of the middle clip
     indices = {sample.video_id: index for index, sample in enumerate(clips.samples)}
@@ -85,6 +99,7 @@ def write_evaluation_page(
         facts=[row for row in fact_rows(result, unit) if row[0] != "checkpoint"],  # the title has it
         heads=heads,
         skipped=predictions.skipped,
+        summary=summary,
     )
 
 
@@ -95,6 +110,7 @@ def write_pooled_page(
     *,
     names: Names,
     unit: str,
+    summary: Summary,
 ) -> Path:
     """Write the confusions of several models that share a test, and their page; return the path of the page.
 
@@ -127,32 +143,25 @@ def write_pooled_page(
         ],
         heads=[head],
         skipped=[],
+        summary=summary,
     )
 
 
-def _write_page(folder: Path, *, num_videos: int, num_groups: int, unit: str, **values: Any) -> Path:
+def _write_page(
+    folder: Path, *, num_videos: int, num_groups: int, unit: str, summary: Summary, **values: Any
+) -> Path:
     """Write a page by its template."""
     drawn = f"groups of {unit}s" if num_groups < num_videos else f"{unit}s"
     constants = {"few_groups": FEW_GROUPS, "few_of_class": FEW_OF_CLASS, "most_numbered": MOST_NUMBERED}
     values |= {"longest_name": LONGEST_NAME, "percent_text": percent_text, **constants}
     page = folder / PAGE
+    values["links"] = {
+        quote(Path(os.path.relpath(path, folder)).as_posix()): text for text, path in summary.links.items()
+    }
+    image = None if summary.figure is None else data_uri("image/png", Path(summary.figure).read_bytes())
+    values |= {"lines": summary.lines, "timelines": image}
     write_page(page, "evaluation", "page.html", groups=num_groups, unit=unit, drawn=drawn, **values)
     return page
-
-
-def add_summary(page: Path, lines: Sequence[str], figure: str | None, pages: Mapping[str, Path]) -> None:
-    """Add lines, links to `pages` by their texts, and the PNG of timelines, if any, below the title."""
-    parts = [f"<p>{html.escape(line, quote=False)}</p>" for line in lines]
-    links = []
-    for text, path in pages.items():
-        address = Path(os.path.relpath(path, page.parent)).as_posix()
-        links.append(f'<a href="{quote(address)}">{html.escape(text)}</a>')
-    parts += [f"<p>{', '.join(links)}</p>"] if links else []
-    if figure is not None:
-        image = data_uri("image/png", Path(figure).read_bytes())
-        parts.append(f'<div class="wide"><img src="{image}" alt="predicted and annotated bouts"></div>')
-    text = page.read_text("utf-8")
-    write_text(page, text.replace("</h1>", "\n".join(["</h1>", *parts]), 1))
 
 
 def _head_values(

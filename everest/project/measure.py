@@ -6,7 +6,7 @@ N videos, B clips, C channels, T frames, H W pixels, P places of an image, V tes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -21,11 +21,11 @@ from everest import functions
 from everest.annotations.bout import Bouts
 from everest.checkpoints.describe import load_model
 from everest.config.heads import MEASURED_BY, MULTI_LABEL
-from everest.data.recipe_clips import labeled_samples
+from everest.data.recipe_clips import evaluation_clips, labeled_samples
 from everest.data.views import ClipFormat
 from everest.errors import DataError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
-from everest.evaluation.page import PAGE, write_pooled_page
+from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules
 from everest.inference.model import OpenedModel
@@ -60,8 +60,16 @@ FIGURE: Final = "timeline.png"
 SMOOTHED: Final = (0.0, 1.0, 2.0)  # windows; defaults that are tried on the validation recordings
 
 
+Summarize = Callable[[MeasuredTest], Summary]  # the beginning of the page of a test
+
+
 def pool_folds(
-    project: Project, fold_results: Sequence[MeasuredTest], folder: Path, checkpoint: Path, report: Report
+    project: Project,
+    fold_results: Sequence[MeasuredTest],
+    folder: Path,
+    checkpoint: Path,
+    summarize: Summarize,
+    report: Report,
 ) -> MeasuredTest:
     """The test of all folds together, with the checkpoint that learned from all videos; writes its page."""
     report_folder = folder / REPORT
@@ -106,6 +114,7 @@ def pool_folds(
         [(names[int(video.label)], names[int(video.predicted)]) for video in tested],
         names=list(names.values()),
         unit="window" if project.request.annotations else "video",
+        summary=summarize(pooled),
     )
     return pooled
 
@@ -119,7 +128,9 @@ def _class_names(project: Project, tested: Sequence[TestedVideo]) -> dict[int, s
     return {index: str(index) for index in sorted(used)}
 
 
-def measure_run(run: Path, folder: Path, project: Project, report: Report) -> MeasuredTest:
+def measure_run(
+    run: Path, folder: Path, project: Project, summarize: Summarize, report: Report
+) -> MeasuredTest:
     """Evaluate a run on its test list, and a linear model next to it; writes the report into `folder`.
 
     The timelines of annotated recordings are measured, too.
@@ -134,7 +145,7 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
         model.recipe,
         OpenedModel.of(model).accelerator,
         report=report,
-        files=EvaluationFiles(predictions=report_folder / PREDICTIONS, page=report_folder, overwrite=True),
+        files=EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True),
     )
     metric = MEASURED_BY[model.heads[0].task]
     interval = evaluation.get("intervals", {}).get(metric)
@@ -143,15 +154,15 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
     report(heading("a linear model on small images, to compare with"))
     baseline = linear_pixels(model, report)
     (report_folder / LINEAR).unlink(missing_ok=True)  # of an earlier project
+    classes = Classes(heads=model.heads, names=model.class_names)
     if baseline is not None:
-        classes = Classes(heads=model.heads, names=model.class_names)
         write_predictions(report_folder / LINEAR, baseline, classes)
     difference = None
     if model.heads[0].task != MULTI_LABEL:
         tested = _tested_videos(predictions, baseline)
         write_document(report_folder / OUTPUTS, {"videos": tested})
         difference = _difference(tested, metric)
-    return MeasuredTest(
+    test = MeasuredTest(
         metric=metric,
         value=evaluation[metric],
         interval=None if interval is None or None in interval else interval,
@@ -160,9 +171,13 @@ def measure_run(run: Path, folder: Path, project: Project, report: Report) -> Me
         majority_class=None if majority is None else frequent["name"],
         linear_pixels=None if baseline is None else metrics_of(baseline)[metric],
         difference=difference,
-        **{key: evaluation[key] for key in ("videos", "groups", "skipped", "report", "checkpoint")},
+        **{key: evaluation[key] for key in ("videos", "groups", "skipped", "checkpoint")},
+        report=str(report_folder / PAGE),
         timelines=score_recordings(model, project, report_folder, report),
     )
+    clips = evaluation_clips(model.recipe, classes)
+    write_evaluation_page(report_folder, evaluation, predictions, classes, clips, summarize(test))
+    return test
 
 
 def _tested_videos(predictions: Predictions, baseline: Predictions | None) -> list[TestedVideo]:

@@ -19,7 +19,7 @@ from everest import stages
 from everest.config.heads import Task
 from everest.engine.plan import FEWEST_STEPS, steps_between_checkpoints
 from everest.errors import DataError, UserError
-from everest.evaluation.page import PAGE, add_summary
+from everest.evaluation.page import PAGE, Summary
 from everest.inference.timelines import STEP_AS_TRAINED
 from everest.lists.classes import Classes
 from everest.lists.sources import read_source
@@ -269,25 +269,29 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
     fold_results = _train_folds(project, folder, finetune, report)
     report(heading("fine-tuning on all videos" if fold_results else "fine-tuning"))
     run = RunFolder(finetune(folder / FINETUNE))
+    verdict = partial(judge, possible_folds=project.possible_folds)
+    pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
+
+    def summarize(test: MeasuredTest) -> Summary:
+        return Summary([*result_lines(test), verdict(test)], pages, test.figure)
+
     if fold_results:
         checkpoint = run.best if run.best.exists() else run.weights
-        test = pool_folds(project, fold_results, folder, checkpoint, report)
+        test = pool_folds(project, fold_results, folder, checkpoint, summarize, report)
     else:
-        test = measure_run(run.path, folder, project, report)
+        test = measure_run(run.path, folder, project, summarize, report)
     option = f"--checkpoint {shlex.quote(str(run.path))}"
     command = f"everest predict VIDEO {option}"
     if test.timelines is not None:
         command = f"everest timeline VIDEO {option} --smooth {test.timelines.smooth:g} --output bouts.csv"
     result = ProjectResult(
         **vars(test),
-        judgment=judge(test, possible_folds=project.possible_folds),
+        judgment=verdict(test),
         minutes=round((monotonic() - started) / 60, 1),
         planned_minutes=project.planned_minutes,
         resumed=resumed,
         next=[command],
     )
-    pages = {f"fold {number}": Path(fold.report) for number, fold in enumerate(fold_results, start=1)}
-    add_summary(Path(test.report), [*result_lines(test), result.judgment], test.figure, pages)
     write_document(folder / RESULT, result.dump())
     return result
 
@@ -296,6 +300,11 @@ def _train_folds(
     project: Project, folder: Path, finetune: Callable[[Path, Sequence[str]], Path], report: Report
 ) -> list[MeasuredTest]:
     """Train and test the remaining folds, by `finetune` with their overrides; returns the tests of all."""
+    links = {"The verdict on all folds": folder / REPORT / PAGE}
+
+    def summarize(title: str, test: MeasuredTest) -> Summary:
+        return Summary([f"{title.capitalize()}:", *result_lines(test)], links, test.figure)
+
     results = []
     for number, lists in enumerate(project.folds, start=1):
         fold_folder = folder / FOLDS / str(number)
@@ -303,10 +312,8 @@ def _train_folds(
             title = f"fold {number} of {len(project.folds)}"
             report(heading(title))
             overrides = [f"data.{name}={json.dumps(path)}" for name, path in vars(lists).items()]
-            test = measure_run(finetune(fold_folder / FINETUNE, overrides), fold_folder, project, report)
-            lines = [f"{title.capitalize()}:", *result_lines(test)]
-            pages = {"The verdict on all folds": folder / REPORT / PAGE}
-            add_summary(Path(test.report), lines, test.figure, pages)
+            run = finetune(fold_folder / FINETUNE, overrides)
+            test = measure_run(run, fold_folder, project, partial(summarize, title), report)
             write_document(fold_folder / RESULT, test.dump())
         results.append(MeasuredTest.read(fold_folder / RESULT, fix="remove it"))
     return results

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -104,7 +105,7 @@ def test_one_folder_has_the_lists_the_recipe_the_run_and_the_page(class_folders:
     assert shown.stdout.startswith(f"top-1 {document['top1']:.1f}")
     assert document["report"] == str(trained / "report" / "index.html")
     assert document["checkpoint"] == str(trained / "finetune" / "best.safetensors")
-    assert f"<p>{document['judgment']}</p>" in Path(document["report"]).read_text()
+    assert f"<p>{document['judgment']}</p>" in unescape(Path(document["report"]).read_text())
     assert document["chance"] == document["majority"] == 50 <= document["linear_pixels"] + 50 <= 150
     assert re.search(rf"(?s)took \d+ s \(planned \d+ s\)\n.*VIDEO --checkpoint {trained}/fine", shown.stdout)
     assert everest.load_model(document["checkpoint"]).classes == ("down", "right")
@@ -286,7 +287,7 @@ def test_folds_test_every_group_and_the_last_model_learns_from_all(recordings: P
     assert document["checkpoint"] == str(output / "finetune" / "model.safetensors")
     page, of_fold = (Path(each["report"]) for each in (document, document["folds"][1]))
     assert page == output / "report" / "index.html"
-    assert f"<p>{document['judgment']}</p>" in page.read_text()
+    assert f"<p>{document['judgment']}</p>" in unescape(page.read_text())
     assert (page.parent / re.findall('href="([^"]*)">fold 2<', page.read_text())[0]).samefile(of_fold)
     assert (of_fold.parent / re.findall('href="([^"]*)">The verdict', of_fold.read_text())[0]).samefile(page)
     assert f"<p>Fold 2 of 4:</p>\n<p>top-1 {document['folds'][1]['top1']:.1f} % on" in of_fold.read_text()

@@ -43,6 +43,17 @@ class Orientation(NamedTuple):
         return (size[1], size[0]) if self.transposed else size
 
 
+EXIF_ORIENTATIONS: Final = {  # by the value of the tag
+    2: Orientation(mirrored=True),
+    3: Orientation(mirrored=True, flipped=True),
+    4: Orientation(flipped=True),
+    5: Orientation(transposed=True),
+    6: Orientation(transposed=True, mirrored=True),
+    7: Orientation(transposed=True, mirrored=True, flipped=True),
+    8: Orientation(transposed=True, flipped=True),
+}
+
+
 def orientation_of(frame: VideoFrame) -> tuple[Orientation, bool]:
     """The nearest orientation at right angles, and whether the frame's matrix is another one."""
     data = frame.side_data.get(MATRIX)

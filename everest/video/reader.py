@@ -9,6 +9,7 @@ How a frame is found: see everest.video.index. Only this room imports decoders.
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -22,14 +23,14 @@ import numpy as np
 import torch
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from everest.errors import RecipeError, unknown_name
 from everest.system.storage import Location, RemotePath
 from everest.video.backends import pixel_converter, pyav_in_order, read_decord
 from everest.video.decoding import Loss, Survey, decode_frames
-from everest.video.facts import VideoInfo
+from everest.video.facts import EXIF_ORIENTATIONS, Orientation, VideoInfo
 from everest.video.facts_cache import inspect_video
 from everest.video.folders import VIDEO_SUFFIXES, images_in
 from everest.video.index import StampedIndex, numbered
@@ -280,7 +281,9 @@ def image_frames(folder: Location) -> Sequence[Location]:
 
 
 def read_image(file: Location) -> np.ndarray:
-    """Read an image of a folder of images: (H, W, 3) uint8, RGB; of 16 bits, the upper 8.
+    """Read an image of a folder of images: (H, W, 3) uint8, RGB, turned and mirrored as its EXIF data say.
+
+    Of 16 bits, the upper 8 are kept.
 
     Raises:
         VideoError: the folder's; the image is damaged, too large, an animation, no regular file, or has
@@ -297,7 +300,17 @@ def read_image(file: Location) -> np.ndarray:
             if is_animated or image.mode in ("I", "F"):  # the range of 32 bits is not known
                 problem = "an animation, or pixels of 32 bits; save it as an image of 8 bits"
                 raise VideoError(folder, f"{file.name}: {problem}")
+            orientation = _exif_orientation(image)
             if image.mode.startswith("I;16"):  # Pillow would replace all values above 255 by 255
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             image.info.pop("transparency", None)  # it is not used, and Pillow warns of some kinds
-            return np.asarray(image.convert("RGB"))
+            return np.ascontiguousarray(orientation.upright(np.asarray(image.convert("RGB"))))
+
+
+def _exif_orientation(image: Image.Image) -> Orientation:
+    """The orientation that EXIF data state; as stored if there are none, or if they are damaged."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error):
+        value = None
+    return EXIF_ORIENTATIONS.get(value, Orientation())

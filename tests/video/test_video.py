@@ -211,6 +211,31 @@ def test_numbers_in_the_names_of_images_are_in_numerical_order(tmp_path, templat
     assert numbers_shown(read_frames(tmp_path, range(12))) == list(range(12))
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_images_are_turned_and_mirrored_as_their_exif_data_say(tmp_path, suffix):
+    shown = np.zeros((32, 48, 3), dtype=np.uint8)  # each corner differs
+    shown[:16, :24], shown[:16, 24:], shown[16:, :24] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+    transposed, left_right, top_bottom = (lambda a: a.swapaxes(0, 1)), np.fliplr, np.flipud
+    # By EXIF 2.3: how the picture that is shown was changed before it was stored.
+    stored = {1: shown, 2: left_right(shown), 3: np.rot90(shown, 2), 4: top_bottom(shown)}
+    stored |= {5: transposed(shown), 6: np.rot90(shown), 7: np.rot90(transposed(shown), 2)}
+    stored |= {8: np.rot90(shown, -1), 0: shown, 9: shown}  # not of the standard: not turned
+    for number, (value, pixels) in enumerate(stored.items()):
+        exif = Image.Exif()
+        exif[0x0112] = value
+        options = {"exif": exif, "quality": 100, "subsampling": 0} if suffix == ".jpg" else {"exif": exif}
+        Image.fromarray(pixels).save(tmp_path / f"{number}{suffix}", **options)
+    first = tmp_path / f"0{suffix}"
+    Image.fromarray(np.rot90(shown)).save(first, **options | {"exif": b"Exif\0\0no TIFF"})  # damaged
+    assert probe(tmp_path) == VideoInfo(frames=len(stored), height=48, width=32, fps=None)
+    with pytest.raises(VideoError, match="images of different sizes"):
+        read_frames(tmp_path, [0, 1])  # as shown; stored, the sixth has the size of the damaged one
+    first.unlink()
+    assert probe(tmp_path) == VideoInfo(frames=len(stored) - 1, height=32, width=48, fps=None)
+    frames = read_frames(tmp_path, range(len(stored) - 1)).float()
+    assert (frames - torch.from_numpy(shown)).abs().max() < 40
+
+
 def test_folders_that_are_no_video_are_refused_with_the_reason(tmp_path):
     with pytest.raises(VideoError, match="a folder without"):
         probe(tmp_path)

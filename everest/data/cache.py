@@ -57,7 +57,7 @@ class FrameCache:
             (len(ids), H, W, C) uint8.
         """
         video = as_video(path)
-        file = self._file(video, span, channels)
+        file = self._file(video, span, decoder, channels)
         positions = np.asarray(ids) - span[0]
         with suppress(OSError, ValueError, EOFError):  # missing or incomplete
             return torch.from_numpy(np.load(file, mmap_mode="r")[positions])
@@ -69,14 +69,14 @@ class FrameCache:
                 return frames[positions]
         return read_frames(video, ids, decoder=decoder, channels=channels)
 
-    def _file(self, video: Video, span: FrameSpan, channels: int) -> Path:
-        """The file for a span of a video as it is now; a rewritten video has another one."""
+    def _file(self, video: Video, span: FrameSpan, decoder: str, channels: int) -> Path:
+        """The file for a span of a video as it is now; rewritten or of another decoder, it has another."""
         absolute = video.absolute() if isinstance(video, Path) else video
         try:
             versions = [(str(file), *video_version(file)) for file in video_files(absolute)]
         except OSError as error:
             raise VideoError(absolute, error.strerror or str(error)) from error
-        key = repr((versions, span, channels))
+        key = repr((versions, span, decoder, channels))
         return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
 
 

@@ -74,6 +74,15 @@ def test_a_video_is_decoded_again_only_if_it_was_rewritten(video, kept, tmp_path
     assert torch.equal(kept.frames(video, [5]), read_frames(video, [5]))
 
 
+def test_frames_of_one_decoder_are_not_those_of_another(video, kept):
+    wanted = {"ids": [3, 1], "span": (0, 32)}
+    of_auto = kept.read(str(video), **wanted, decoder="auto")
+    (file,) = kept.folder.iterdir()
+    np.save(file, np.zeros((32, 48, 64, 3), dtype=np.uint8))  # as no decoder reads it
+    assert not kept.read(str(video), **wanted, decoder="auto").any()
+    assert torch.equal(kept.read(str(video), **wanted, decoder="decord"), of_auto)
+
+
 def test_images_are_cached_and_a_changed_one_is_read_again(tmp_path, kept):
     folder = tmp_path / "pictures"
     folder.mkdir()

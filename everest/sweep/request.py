@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -21,6 +22,8 @@ REQUIRED_STAGE: Final[dict[StageName, StageName]] = {"eval": "finetune", "probe"
 FROM_SCRATCH: Final = "none"  # in place of weights
 MOST_SEEDS: Final = 1000  # heuristic
 MOST_ARMS: Final = 200  # heuristic
+# A quoted text of YAML, where a value may begin, or a single letter.
+_TOKENS: Final = re.compile(r"""(?:^|(?<=[,:\s[{]))(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*")|.""", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,15 +200,15 @@ def arms_of_options(over: Sequence[str]) -> tuple[Arm, ...]:
 
 
 def split_values(text: str) -> list[str]:
-    """Divide `a,[b,c],d` at the commas outside brackets."""
+    """Divide `a,[b,c],'d,e'` at the commas outside brackets and quotes; the values keep their quotes."""
     parts = [""]
     depth = 0
-    for char in text:
-        depth += (char in "[{") - (char in "]}")
-        if char == "," and not depth:
+    for token in _TOKENS.findall(text):
+        depth += (token in "[{") - (token in "]}")
+        if token == "," and not depth:
             parts.append("")
         else:
-            parts[-1] += char
+            parts[-1] += token
     return [part.strip() for part in parts]
 
 

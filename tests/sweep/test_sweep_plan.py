@@ -56,7 +56,8 @@ def test_an_arm_keeps_its_own_folder(recipe: Path, tmp_path: Path, clip_files: P
 def test_moved_videos_are_the_same_work_and_an_arm_of_other_videos_is_not(recipe, tmp_path, clip_files):
     other = shutil.copytree(clip_files, tmp_path / "other")
     assert planned(recipe, data=str(other)).jobs().keys() == planned(recipe).jobs().keys()
-    both = planned(recipe, over=[f"data.root={clip_files},{other}"])
+    with_comma = shutil.copytree(other, tmp_path / "a, b")
+    both = planned(recipe, over=[f"data.root={clip_files},'{with_comma}'"])
     assert counts(both) == {"pretrain": 2, "finetune": 2, "eval": 2}
 
 
@@ -177,11 +178,17 @@ def test_arms_are_all_combinations_and_are_named_by_what_differs():
         assert [arm.name for arm in arms_of_options(list(keys))] == [", ".join(keys)]
 
 
-def test_values_are_divided_outside_brackets():
+def test_values_are_divided_outside_brackets_and_quotes():
     for text, values in (
         ("0.3, 0.5", ["0.3", "0.5"]),
         ("[2, 8, 8],[4, 8, 8]", ["[2, 8, 8]", "[4, 8, 8]"]),
         ("{a: 1, b: 2},null", ["{a: 1, b: 2}", "null"]),
+        ("'a,b.csv', c.csv", ["'a,b.csv'", "c.csv"]),
+        ('"a,\\",b",c', ['"a,\\",b"', "c"]),
+        ("'it''s, here','d]'", ["'it''s, here'", "'d]'"]),
+        ("[x, 'a],b'],{c: \"d}\"}", ["[x, 'a],b']", '{c: "d}"}']),
+        ("it's,mine's", ["it's", "mine's"]),  # no quotes for YAML either
+        ("'a,b", ["'a", "b"]),
     ):
         assert split_values(text) == values
 

@@ -128,6 +128,7 @@ def select_frames(
     from everest.checkpoints.load import open_model
     from everest.figures.frame_selection import draw_selection, select_video_frames
     from everest.lists.inputs import named_videos, refuse_same_stems
+    from everest.video.folders import video_name
 
     read_shares(str(keep))
     selection_of = partial(
@@ -149,7 +150,7 @@ def select_frames(
     for video, selection in _readable(paths, selection_of):
         row = selection.to_dict()
         if picture is not None:
-            figure = picture / f"{video.stem}-frames.png"
+            figure = picture / f"{video_name(video)}-frames.png"
             check_new_file(figure, option="--picture", overwrite=overwrite)
             draw_selection(figure, selection)
             row["picture"] = str(figure)

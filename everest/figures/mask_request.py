@@ -33,6 +33,7 @@ from everest.models.video_model import SelectingModel, VideoModel
 from everest.system.files import check_new_file, refuse_inputs
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.facts import VideoInfo
+from everest.video.folders import video_name
 from everest.video.reader import probe
 
 DEFAULT: Final = "redundancy-robust"
@@ -69,7 +70,7 @@ class MaskRequest:
 
         No figure may replace one of the inputs of the command, `read`.
         """
-        path = folder / f"{video.stem}-mask.png"
+        path = folder / f"{video_name(video)}-mask.png"
         refuse_inputs(path, read)
         check_new_file(path, overwrite=overwrite)
         info = probe(video)

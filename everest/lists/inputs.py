@@ -13,7 +13,7 @@ from everest.lists.reading import read_unlabeled
 from everest.lists.sample import Sample
 from everest.lists.shards import refuse_shards
 from everest.system.storage import Location, join_location, parse_location
-from everest.video.folders import videos_under
+from everest.video.folders import video_name, videos_under
 
 LIST_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt"})
 
@@ -30,7 +30,7 @@ def refuse_same_stems(videos: Sequence[Path]) -> None:
     """Raise RecipeError for two videos whose images, named by the stem, would be the same file."""
     by_stem: dict[str, Path] = {}
     for video in videos:
-        first = by_stem.setdefault(video.stem, video)
+        first = by_stem.setdefault(video_name(video), video)
         if first is not video:
             raise RecipeError(
                 f"{first} and {video}: their images would have the same name; "

@@ -31,6 +31,7 @@ from everest.system.run_folder import BAD_COLUMNS, BAD_VIDEOS
 from everest.system.storage import Location, parse_location
 from everest.video.decoding import Loss, decode_frames
 from everest.video.file_processes import Failure, map_apart
+from everest.video.folders import video_name
 from everest.video.reader import TimedFrame, frames_in_order, image_folder, probe, resized_frames, video_files
 from everest.video.source import Video, video_version
 from everest.video.stream import USUAL_RATE, VideoError, as_video_error
@@ -141,7 +142,8 @@ def name_targets(originals: Sequence[VideoTable], output: Path) -> dict[str, Pat
             source = str(original.video(path))
             steps = PurePosixPath(path.split("://", 1)[-1]).parts
             inside = [step for step in steps if step not in ("/", "..")] or [PurePosixPath(source).name]
-            target = targets[source] = output / PurePosixPath(*inside).with_suffix(".mp4")
+            name = f"{video_name(parse_location(inside[-1]))}.mp4"
+            target = targets[source] = output.joinpath(*inside[:-1], name)
             first = source_of.setdefault(target, source)
             if first != source:
                 fix = "give --data, a folder above both, or rename one"

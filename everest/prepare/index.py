@@ -17,7 +17,7 @@ from everest.lists.sample import Sample
 from everest.lists.writing import names_needed, refuse_existing, refuse_unlistable, write_lines, write_list
 from everest.prepare.layouts import LAYOUTS, READERS, AnnotatedSample, Layout, Sources
 from everest.system.files import write_table
-from everest.video.folders import VIDEO_SUFFIXES, as_data_error, videos_under
+from everest.video.folders import as_data_error, video_name, videos_under
 
 CLASSES: Final = "classes.txt"
 REPORT: Final = "index_report.csv"
@@ -125,8 +125,7 @@ def match_files(
     key_of = partial(unicodedata.normalize, "NFC")  # macOS writes accents as separate characters
     files: dict[str, list[Path]] = {}
     for video in videos:
-        name = video.stem if video.suffix.lower() in VIDEO_SUFFIXES else video.name
-        files.setdefault(key_of(name), []).append(video)
+        files.setdefault(key_of(video_name(video)), []).append(video)
     matched: dict[str, list[Sample]] = {name: [] for name in lists}
     missing = []
     for name, annotated in lists.items():

@@ -117,7 +117,9 @@ def train(
         overrides=with_warmup(overrides),
     )
     started = monotonic()
-    folder = Path(output or Path("runs", "train", Path(request.videos).stem)).absolute()
+    videos = Path(request.videos)
+    name = videos.stem if videos.is_file() else videos.absolute().name
+    folder = Path(output or Path("runs", "train", name)).absolute()
     request.check(folder)
     check_new_folder(folder, overwrite=True)  # only whether it can be written
     if dry_run:

@@ -77,6 +77,11 @@ def subfolders(folder: Location) -> list[str]:
         return sorted(path.name for path in _children(folder) if path.is_dir())
 
 
+def video_name(video: Location) -> str:
+    """The name of a video without its ending; a folder of images such as `mouse.day1` has none."""
+    return video.stem if video.suffix.lower() in VIDEO_SUFFIXES else video.name
+
+
 def videos_under(folder: AnyPath) -> Iterator[AnyPath]:
     """Video files and folders of images, at any depth, in the order of their names."""
     return _walk(folder, {folder.resolve()})

@@ -241,6 +241,20 @@ def test_two_folders_keep_apart_and_names_that_clash_are_reported(videos: Path, 
     assert "two of the new lists would be called a.csv" in error(*same, "-o", tmp_path / "same", code=2)
 
 
+def test_names_whose_end_only_looks_like_a_suffix_stay_whole(tmp_path: Path):
+    for day in (1, 2):
+        (tmp_path / "in" / f"mouse.day{day}").mkdir(parents=True)
+        for number in range(2):
+            image = Image.new("RGB", (32, 32), (100 * day, 0, 0))
+            image.save(tmp_path / "in" / f"mouse.day{day}" / f"{number}.png")
+    everest(tmp_path / "in", "-o", tmp_path / "out")
+    videos = [tmp_path / "out" / f"mouse.day{day}.mp4" for day in (1, 2)]
+    assert [int(read_frames(video, [0])[0, 0, 0, 0]) for video in videos] == pytest.approx([100, 200], abs=9)
+    called("select-frames", tmp_path / "in", "--frames", 2, "--picture", tmp_path / "figures")
+    drawn = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert drawn == ["mouse.day1-frames.png", "mouse.day2-frames.png"]
+
+
 def test_numbered_images_become_a_video_in_the_order_of_their_numbers(tmp_path: Path):
     (tmp_path / "in" / "film").mkdir(parents=True)
     for number in range(12):

@@ -1,8 +1,7 @@
 """The parts of pages that are made from the code, and links out of the documentation.
 
-A page has the line `<!-- generated: NAME -->` where the part of this name comes. The parts of docs/reference
-are committed, up to `<!-- end -->`, so that they can be read in the repository: `python
-docs/sphinx/page_parts.py` writes them. The others come when the documentation is built.
+A page has the part of a name between the lines `<!-- generated: NAME -->` and `<!-- end -->`. The parts are
+committed, so that they can be read in the repository: `python docs/sphinx/page_parts.py` writes them.
 """
 
 from __future__ import annotations
@@ -26,8 +25,13 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings_part,
     "weights": weights_part,
 }
-REFERENCE = Path(__file__).parents[1] / "reference"
-MARK = re.compile(r"(<!-- generated: (\w+) -->)(?:.*(<!-- end -->))?", re.DOTALL)
+DOCS = Path(__file__).parents[1]
+PAGES = (
+    *sorted((DOCS / "reference").glob("*.md")),
+    DOCS / "help" / "troubleshooting.md",
+    DOCS / "starting.md",
+)
+MARK = re.compile(r"(<!-- generated: (\w+) -->).*?(<!-- end -->)", re.DOTALL)
 # Links to files that are not built: on GitHub a link, here a path.
 OUTSIDE = re.compile(r"\[([^]]+)\]\((?:\.\./)+(benchmarks/[^)#]+\.(?:md|json))[^)]*\)")
 
@@ -43,14 +47,10 @@ def fill(app: Any, page: str, source: list[str]) -> None:
 
 
 def written(page: str) -> str:
-    """The text of a page of the reference with its part made again."""
-
-    def again(mark: re.Match[str]) -> str:
-        return f"{mark[1]}\n\n{PARTS[mark[2]]()}\n\n{mark[3]}" if mark[3] else mark[0]
-
-    return MARK.sub(again, page)
+    """The text of a page with its parts made again."""
+    return MARK.sub(lambda mark: f"{mark[1]}\n\n{PARTS[mark[2]]()}\n\n{mark[3]}", page)
 
 
 if __name__ == "__main__":
-    for path in REFERENCE.glob("*.md"):
+    for path in PAGES:
         path.write_text(written(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -59,7 +59,7 @@ def evaluate(
 
     from everest.evaluation.evaluation import EvaluationFiles, evaluate
     from everest.evaluation.metric_text import fact_rows, metric_rows, views_text
-    from everest.system.accelerator import make_accelerator
+    from everest.system.accelerator import make_accelerator, runtime_of
 
     files = EvaluationFiles(predictions=predictions, page=report, overwrite=overwrite)
     accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=on_cpu)
@@ -67,7 +67,7 @@ def evaluate(
         result = evaluate(
             recipe,
             weights,
-            accelerator,
+            runtime_of(accelerator),
             report=display.report,
             files=files,
             saved_selection=not (selects or (weights.parent / RECIPE).is_file()),

@@ -18,7 +18,7 @@ from everest.engine.context import RunOptions
 from everest.errors import RecipeError
 from everest.evaluation.evaluation import EvaluationFiles, evaluate
 from everest.stages import run_stage
-from everest.system.accelerator import make_accelerator
+from everest.system.accelerator import make_accelerator, runtime_of
 from everest.system.events import Report, notice
 from everest.system.files import is_unfinished, write_text
 from everest.system.locks import sole_writer
@@ -121,9 +121,10 @@ class DemoSteps:
         with self._timed(f"fine-tuning ({name})"):
             weights = self._train("finetune", name, recipe, init=init)
         with self._timed(f"testing ({name})"):
-            accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=True)
+            train = recipe.train
+            runtime = runtime_of(make_accelerator(train.precision, tf32=train.tf32, cpu=True))
             files = EvaluationFiles()
-            return evaluate(recipe, weights, accelerator, report=self.report, files=files)["top1"]
+            return evaluate(recipe, weights, runtime, report=self.report, files=files)["top1"]
 
     def write_report(self, text: str) -> None:
         """Write `report.md`: the text, and the seconds of all parts."""

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,7 +32,7 @@ from everest.metrics.predicted import Predictions, refuse_too_many_skipped, writ
 from everest.models.classifier import VideoClassifier
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
-from everest.system.compute import HostCopy
+from everest.system.compute import HostCopy, Runtime
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST
@@ -81,7 +79,7 @@ class EvaluationFiles:
 def evaluate(
     recipe: Recipe,
     weights_file: Path,
-    accelerator: Accelerator,
+    runtime: Runtime,
     *,
     report: Report,
     files: EvaluationFiles,
@@ -97,12 +95,12 @@ def evaluate(
     Returns:
         The document of `everest eval --json`: accuracies and how they were measured.
     """
-    if accelerator.is_main_process:
+    if runtime.is_main:
         files.check(weights_file)
     model, spec, recipe = open_classifier(
         weights_file, recipe, saved_selection=saved_selection, report=report
     )
-    result, _ = evaluate_classifier(model, spec, recipe, accelerator, report=report, files=files)
+    result, _ = evaluate_classifier(model, spec, recipe, runtime, report=report, files=files)
     groups = result["groups"]
     if groups == 1:
         report(notice("all videos of data.test are of one group: the metrics have no intervals"))
@@ -117,7 +115,7 @@ def evaluate_classifier(
     model: Classifier,
     spec: ModelSpec,
     recipe: Recipe,
-    accelerator: Accelerator,
+    runtime: Runtime,
     *,
     report: Report,
     files: EvaluationFiles,
@@ -127,14 +125,14 @@ def evaluate_classifier(
     The clips and classes of the recipe are the model's. The cost of a view follows from `spec`, the model's.
     """
     started = time.monotonic()
-    model.to(accelerator.device)
+    model.to(runtime.device)
     classes = Classes(heads=model.heads, names=model.class_names)
     source = str(model.file or type(model).__name__)
     clips = evaluation_clips(recipe, classes)
     root = parse_location(recipe.data.root)
     lists = [root / name for name in (recipe.data.test, recipe.data.classes) if name is not None]
     files.refuse_inputs([*lists, *(sample.video for sample in clips.samples)])
-    predictions = evaluate_views(model, clips, accelerator, settings=recipe.train, report=report)
+    predictions = evaluate_views(model, clips, runtime, settings=recipe.train, report=report)
     require_finite_outputs(torch.from_numpy(predictions.outputs), source=source)
     for path, reason in predictions.skipped:
         report(notice(f"skipped {path}: {reason}"))
@@ -147,7 +145,7 @@ def evaluate_classifier(
         "checkpoint": source,
         "recipe": recipe.name,
     }
-    if accelerator.is_main_process:
+    if runtime.is_main:
         files.write(result, predictions, classes, clips)
     return result, predictions
 
@@ -163,7 +161,7 @@ class VideoScore(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_views(
-    model: Classifier, clips: VideoClips, accelerator: Accelerator, *, settings: TrainSettings, report: Report
+    model: Classifier, clips: VideoClips, runtime: Runtime, *, settings: TrainSettings, report: Report
 ) -> Predictions:
     """Run a classifier over all views of all videos; returns the predictions in the order of the list.
 
@@ -175,7 +173,7 @@ def evaluate_views(
     model.eval()
     size = max(1, 32 // clips.make_views.num_views)  # heuristic: 32 clips in a pass, if a video has fewer
     passes = [range(first, min(first + size, len(clips))) for first in range(0, len(clips), size)]
-    rank, processes = accelerator.process_index, accelerator.num_processes
+    rank, processes = runtime.rank, runtime.processes
     mine = [passes[(rank + i * processes) % len(passes)] for i in range(math.ceil(len(passes) / processes))]
     order: list[list[SampleKey]] = [[(0, index) for index in numbers] for numbers in mine]
     workers = choose_workers(clips, order, settings.workers)
@@ -189,8 +187,8 @@ def evaluate_views(
 
     read_last: Callable[[], None] | None = None
     for done, (numbers, batch) in enumerate(zip(mine, loaded, strict=True), start=1):
-        frames: Tensor = on_device(batch, accelerator.device).frames  # (videos, views, C, T, H, W) uint8
-        with accelerator.autocast():
+        frames: Tensor = on_device(batch, runtime.device).frames  # (videos, views, C, T, H, W) uint8
+        with runtime.autocast():
             logits = model(frames.flatten(0, 1))  # (videos * views, outputs)
         outputs = {"outputs": model.outputs(logits).unflatten(0, frames.shape[:2])}
         if read_last is not None:
@@ -201,7 +199,7 @@ def evaluate_views(
         report({"event": "video", "done": videos_done, "videos": len(clips)})
     if read_last is not None:
         read_last()
-    by_number = {row.number: row for row in gather_object(rows)}
+    by_number = {row.number: row for row in runtime.gather(rows)}
     ordered = [by_number[number] for number in sorted(by_number)]
     readable = [row for row in ordered if row.problem is None]
     samples = [clips.samples[row.number] for row in readable]

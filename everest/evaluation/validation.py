@@ -19,6 +19,7 @@ from everest.metrics.head_metrics import chance_of, choose_thresholds, mean_loss
 from everest.metrics.names import LOGGED, METRICS, value_text
 from everest.metrics.predicted import refuse_too_many_skipped
 from everest.models.classifier import VideoClassifier
+from everest.system.accelerator import runtime_of
 from everest.system.events import silent
 from everest.system.run_folder import METRICS_FILE, RESTORE_FIX, Row
 from everest.system.text import counted, reading_own
@@ -79,8 +80,9 @@ class Validator:
         training = self._training
         validations = self._validations
         step = training.steps_done
+        runtime = runtime_of(training.accelerator)
         predictions = evaluate_views(
-            self._model, self._clips, training.accelerator, settings=training.settings, report=silent
+            self._model, self._clips, runtime, settings=training.settings, report=silent
         )
         training.model.train()
         for path, reason in predictions.skipped:

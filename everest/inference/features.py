@@ -82,7 +82,7 @@ def extract(
         refuse_inputs(path, [*all_weights(model.file), *(each.video for each in samples)])
     encoding = encoding_of(model)
     sliding = {} if window is None else {"window": window, "step": window if step is None else step}
-    plan = {**encoding, **_rows_plan(samples, level, model.accelerator.mixed_precision), **sliding}
+    plan = {**encoding, **_rows_plan(samples, level, model.runtime.precision), **sliding}
     # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
     check_new_file(out, overwrite=overwrite or saved_plan(parts) == plan)
     with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:

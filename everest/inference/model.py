@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from everest.checkpoints.describe import as_trained, describe, recipe_of
@@ -27,7 +26,8 @@ from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
 from everest.models.spec import ModelSpec, Transformer
 from everest.models.video_model import SelectingModel, VideoEncoder, VideoModel
-from everest.system.accelerator import make_accelerator
+from everest.system.accelerator import make_accelerator, runtime_of
+from everest.system.compute import Runtime, choose_precision
 from everest.tokenizer.network import AdaptiveTokenizer
 
 
@@ -68,7 +68,7 @@ class OpenedModel:
     module: Transformer
     recipe: Recipe  # clip size, stride, sampling and views of videos
     keep: float | None  # ratio of the tokens to encode; None: see `encode_clips`
-    accelerator: Accelerator
+    runtime: Runtime
     written_by: str = ""  # name of the recipe in the header of the weights
 
     @classmethod
@@ -83,7 +83,7 @@ class OpenedModel:
         cpu: bool = False,
         notify: Callable[[str], None] | None = None,
     ) -> OpenedModel:
-        """Open a checkpoint.
+        """Open a checkpoint for a command, and set up this process to compute (`make_accelerator`).
 
         Args:
             recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recipe_of.
@@ -105,12 +105,13 @@ class OpenedModel:
             recipe = as_trained(recipe, opened.spec, source=opened.file)
         module = opened.transformer
         describe(module, recipe, file=opened.file, class_names=opened.weights.classes)
-        accelerator = make_accelerator(recipe.train.precision, tf32=recipe.train.tf32, cpu=cpu)
+        train = recipe.train
+        runtime = runtime_of(make_accelerator(train.precision, tf32=train.tf32, cpu=cpu))
         return cls(
-            module=module.to(accelerator.device),
+            module=module.to(runtime.device),
             recipe=_with_views(recipe, clips, crops),
             keep=keep,
-            accelerator=accelerator,
+            runtime=runtime,
             written_by=opened.weights.recipe,
         )
 
@@ -124,20 +125,21 @@ class OpenedModel:
         keep: float | None = None,
         precision: str | None = None,
     ) -> OpenedModel:
-        """Use a model of `everest.load_model` or `create_model` as it is, in evaluation mode; see `open`."""
+        """Use a model of `everest.load_model` or `create_model` where it is, in evaluation mode; see `open`.
+
+        Nothing of the process is set: float32 products have the precision that torch is set to.
+        """
         if isinstance(module, AdaptiveTokenizer):
             raise wrong_kind("tokenizer", "transformer", source=type(module).__name__)
         if not isinstance(module, VideoModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
         check_keep(keep, module.encoder.grid.num_tokens, name="keep=")
-        train = module.recipe.train
-        on_cpu = module.device.type == "cpu"
-        accelerator = make_accelerator(precision or train.precision, tf32=train.tf32, cpu=on_cpu)
+        chosen = choose_precision(precision or module.recipe.train.precision, module.device)
         return cls(
             module=module.eval(),
             recipe=_with_views(module.recipe, clips, crops),
             keep=keep,
-            accelerator=accelerator,
+            runtime=Runtime(module.device, chosen),
         )
 
     @property
@@ -173,7 +175,7 @@ class OpenedModel:
     def outputs(self, clips: Tensor) -> dict[str, Tensor]:
         """Map (B, C, T, H, W) uint8 to `outputs` (B, O) on the CPU: probabilities, or numbers, all finite."""
         module = self.classifier
-        with self.accelerator.autocast():
+        with self.runtime.autocast():
             logits = module(self._normalized(clips), keep=self.keep)
         outputs = module.outputs(logits).cpu()
         require_finite_outputs(outputs, source=self.source)
@@ -182,7 +184,7 @@ class OpenedModel:
     @torch.inference_mode()
     def features(self, clips: Tensor) -> dict[str, Tensor]:
         """Map (B, C, T, H, W) uint8 to the fields of Features, float32 on the CPU, all finite."""
-        with self.accelerator.autocast():
+        with self.runtime.autocast():
             ids, tokens, pooled = encode_clips(self.module, self._normalized(clips), self.keep)
         features = Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
         require_finite_outputs(features.pooled, source=self.source)

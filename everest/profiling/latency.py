@@ -87,7 +87,7 @@ def latency_of(
             return exported.outputs(exported(clips))
     else:
         model = OpenedModel.open(file, clips=1, crops=1, cpu=cpu, notify=notify)
-        precision = model.accelerator.mixed_precision.replace("no", "fp32")
+        precision = model.runtime.precision
         device = str(model.module.device)
         views = model.views
         outputs = model.features if model.module.classes == () else model.outputs

@@ -28,7 +28,6 @@ from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
 from everest.evaluation.page import PAGE, Summary, write_evaluation_page, write_pooled_page
 from everest.figures.timeline import draw_timelines
 from everest.inference.bouts import BoutRules
-from everest.inference.model import OpenedModel
 from everest.inference.scores import score_timelines
 from everest.inference.timelines import STEP_AS_TRAINED, Timelines
 from everest.lists.classes import Classes
@@ -46,6 +45,7 @@ from everest.probes.classifiers import linear
 from everest.probes.probe import difference_image
 from everest.project.request import REPORT, Project, write_document
 from everest.project.result import F1_KEY, MeasuredTest, TestedVideo, TimelineScores, read_outputs
+from everest.system.accelerator import make_accelerator, runtime_of
 from everest.system.events import Report, heading, notice, silent
 from everest.system.files import IN_USE_FIX
 from everest.system.run_folder import FOLDS
@@ -138,12 +138,13 @@ def measure_run(
     model = load_model(run)
     report_folder = folder / REPORT
     assert isinstance(model, VideoClassifier)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    train = model.recipe.train
+    accelerator = make_accelerator(train.precision, tf32=train.tf32, cpu=not torch.cuda.is_available())
     evaluation, predictions = evaluate_classifier(
         model,
         classifier_spec(model.recipe, model.heads),
         model.recipe,
-        OpenedModel.of(model).accelerator,
+        runtime_of(accelerator),
         report=report,
         files=EvaluationFiles(predictions=report_folder / PREDICTIONS, overwrite=True),
     )

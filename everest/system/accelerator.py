@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import psutil
 import torch
@@ -16,8 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
 
-from everest.errors import EnvironmentProblem
-from everest.system.compute import computes_bf16, configure_cpu
+from everest.system.compute import Precision, Runtime, choose_precision, configure_cpu
 from everest.system.processes import is_launched
 
 T = TypeVar("T")
@@ -33,16 +32,14 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     Also sets the precision of float32 products, and on a CPU the options that make it fast
     (everest.system.compute).
 
+    For commands and stages: a call of the library that only computes has a `Runtime`.
+
     Args:
-        precision: `auto` is bf16 or else fp16 on a GPU, and fp32 on a CPU.
+        precision: see `choose_precision`.
         cpu: the CPU computes even if there is a GPU.
     """
     on_gpu = not cpu and torch.cuda.is_available()
-    if precision == "auto":
-        has_bf16 = on_gpu and computes_bf16(torch.device("cuda", torch.cuda.current_device()))
-        precision = "bf16" if has_bf16 else "fp16" if on_gpu else "fp32"
-    if precision == "fp16" and not on_gpu:
-        raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
+    chosen = choose_precision(precision, torch.device("cuda" if on_gpu else "cpu"))
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     if not on_gpu:
         configure_cpu()
@@ -51,7 +48,7 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     # The new name of the option is not in older versions of torch, and Accelerate does not pass it.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
+        mixed_precision="no" if chosen == "fp32" else chosen,
         cpu=cpu,
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
@@ -59,6 +56,17 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
             # is off.
             DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False),
         ],
+    )
+
+
+def runtime_of(accelerator: Accelerator) -> Runtime:
+    """Return where and how the processes of a command or a stage compute what is not trained."""
+    mixed = accelerator.mixed_precision
+    return Runtime(
+        device=accelerator.device,
+        precision=cast(Precision, "fp32" if mixed == "no" else mixed),
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
     )
 
 

@@ -1,20 +1,26 @@
-"""How tensors are computed: the precision of devices, copies to the host, and the bytes alive in a pass."""
+"""How tensors are computed: devices, their precision, copies to the host, and the bytes alive in a pass."""
 
 from __future__ import annotations
 
 import platform
 import weakref
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeVar, cast, get_args
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from everest.errors import EnvironmentProblem, unknown_name
 from everest.system.processes import TRAINER_KEPT_BYTES, keep_freed_memory
+
+T = TypeVar("T")
+Precision = Literal["fp32", "bf16", "fp16"]
 
 FIRST_WITH_BF16: Final = 8  # compute capability: Ampere; Volta and Turing have units for fp16 only
 CPUINFO: Final = Path("/proc/cpuinfo")
@@ -25,6 +31,46 @@ def computes_bf16(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     return torch.version.hip is not None or torch.cuda.get_device_properties(device).major >= FIRST_WITH_BF16
+
+
+def choose_precision(precision: str, device: torch.device) -> Precision:
+    """Return a precision; `auto` is bf16 or else fp16 on a CUDA GPU, and fp32 on other devices."""
+    on_gpu = device.type == "cuda"
+    if precision == "auto":
+        return "bf16" if computes_bf16(device) else "fp16" if on_gpu else "fp32"
+    if precision == "fp16" and not on_gpu:
+        raise EnvironmentProblem("train.precision=fp16 needs a CUDA GPU; use bf16 or fp32 here")
+    if precision not in get_args(Precision):
+        raise unknown_name("precision", precision, ("auto", *get_args(Precision)))
+    return cast(Precision, precision)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how a model computes, without training; nothing of the process is set for it."""
+
+    device: torch.device
+    precision: Precision
+    rank: int = 0  # of this process among those that divide the work
+    processes: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self.rank == 0
+
+    def autocast(self) -> torch.autocast:
+        """A context that computes in the precision, also within another such context."""
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return torch.autocast(self.device.type, dtype=half, enabled=half is not None)
+
+    def gather(self, rows: list[T]) -> list[T]:
+        """The rows of all processes, each of which must call it, in the order of their ranks."""
+        if self.processes == 1:
+            return rows
+        parts: list[list[T]] = [[] for _ in range(self.processes)]
+        dist.all_gather_object(parts, rows)
+        return [row for part in parts for row in part]
 
 
 def configure_cpu() -> None:

@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from everest.errors import LESS_MEMORY, MOST_SHOWN_OF_PATH, EnvironmentProblem, RecipeError, UserError, shown
-from everest.system.launch import LostPeer
+from everest.system.launch import LostPeer, lost_peer
 from everest.system.signals import PARENT_VARIABLE, Stopped, end_with_parent
 from everest.system.text import is_unicode
 from everest_cli import budget, evaluate, look, predict, prepare, profile, recipes, stages, timeline, weights
@@ -108,13 +108,10 @@ def as_user_error(error: Exception) -> UserError | None:
         return None
 
     import torch
-    from torch.distributed import DistError
 
     text = str(error)
-    # Other errors than torch.OutOfMemoryError, and those of gloo, are told apart by their texts only: "out of
-    # memory" of a driver and of MPS, "can't allocate memory" of the CPU's allocator.
-    if "onnection" in text and (isinstance(error, DistError) or "gloo" in text):
-        return LostPeer(f"another process of the run is gone ({text.splitlines()[0]})")
+    # Besides torch.OutOfMemoryError, only the texts tell: "out of memory" of a driver and of MPS, "can't
+    # allocate memory" of the CPU's allocator.
     if isinstance(error, torch.OutOfMemoryError) or re.search("out of memory|can't allocate memory", text):
         return EnvironmentProblem(f"out of memory ({text.splitlines()[0]}); {LESS_MEMORY}")
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):  # no public names
@@ -124,7 +121,7 @@ def as_user_error(error: Exception) -> UserError | None:
             "(TORCHINDUCTOR_CACHE_DIR, else torchinductor_USER among the temporary files), or set "
             "train.compile=false"
         )
-    return None
+    return lost_peer(error)
 
 
 def _usage(command: TyperCommand, context: typer.Context) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from archives import ARCHIVES
 from foreign import saved
+from hub_cache import cached
+from huggingface_hub import constants
 from processes import everest as everest_process
 from small_runs import called
 
@@ -104,6 +106,9 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     foreign = everest.create_model("vit-tiny", kind="pretrain", tubelet=(2, 8, 8), depth=1, frames=4, size=32)
     saved(tmp_path / "checkpoint-799.pth", foreign.state_dict())
     write_videomae(tmp_path / "videomae-base")
+    cached(tmp_path / "hub", "MCG-NJU/videomae-base", tmp_path / "videomae-base")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(timing, "LOADER_SECONDS", 0.2)
     monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
     for name, folder in DATA_SETS.items():

@@ -213,7 +213,9 @@ class Ring:
             if shared:
                 self.memory.share_memory_()
         except RuntimeError as error:  # torch's errors for a full /dev/shm and for `ulimit -f`
-            if "File too large" in str(error):
+            import resource  # Windows lacks it
+
+            if 0 <= resource.getrlimit(resource.RLIMIT_FSIZE)[0] < self.memory.numel():
                 raise EnvironmentProblem(f"{error}: raise `ulimit -f`, or set train.workers=0") from error
             raise no_shared_memory(needed=self.memory.numel()) from error
         self._tensors: dict[str, Tensor] = {}  # (R, B, …) each

@@ -32,6 +32,7 @@ from everest.lists.sample import ListSize
 from everest.system.accelerator import decide_on_main, make_accelerator, peak_memory
 from everest.system.events import Report, heading
 from everest.system.files import IN_USE_FIX, UNFINISHED, is_unfinished
+from everest.system.launch import lost_peer
 from everest.system.locks import refuse_trained, training_lock
 from everest.system.run_folder import (
     ENVIRONMENT,
@@ -85,12 +86,15 @@ def run_context(options: RunOptions, recipe: Recipe, report: Report) -> Iterator
             overlaps=accelerator.device.type == "cuda",
         )
     except BaseException as error:
+        lost = lost_peer(error)  # known only while the connections are open
         # A failing process closes its connections, which might otherwise abort it while it exits. NCCL ends a
         # communicator only when all its processes do, and the others may wait in a collective for this one.
         # After a signal, all processes have left the loop.
         if dist.is_initialized() and dist.get_backend() == "nccl" and not isinstance(error, Stopped):
             _abort_process_group()
         accelerator.end_training()
+        if lost is not None:
+            raise lost from error
         raise
 
 

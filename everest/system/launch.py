@@ -13,17 +13,44 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from everest.errors import EnvironmentProblem, RecipeError, UserError
 from everest.system.processes import num_cores
 from everest.system.signals import GRACE_SECONDS, STOP_SIGNALS, SignalForwarder, signal_name
+
+PROBE_SECONDS: Final = 2.0  # heuristic: a collective over a broken connection fails in milliseconds
+LOST: Final = "error: the processes of the run lost their connections; run the same command again to resume\n"
 
 
 class LostPeer(UserError):
     """Another process of the run has ended, so this one does, too."""
 
     exit_code = 69
+
+
+def lost_peer(error: BaseException) -> LostPeer | None:
+    """The problem if an error of torch comes from the end of another process of the run.
+
+    NCCL and the store have errors of their own. Gloo raises a bare RuntimeError, as any computation does; but
+    on a broken connection the next collective fails at once, and on an intact one it waits for the others.
+    """
+    import torch.distributed as dist
+
+    is_several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if not is_several or not isinstance(error, RuntimeError):
+        return None
+    is_lost = isinstance(error, dist.DistError)
+    if type(error) is RuntimeError and dist.get_backend() == "gloo":
+        started = time.monotonic()
+        try:
+            probe = dist.barrier(async_op=True)
+            assert probe is not None
+            probe.wait(timedelta(seconds=PROBE_SECONDS))
+        except RuntimeError:
+            is_lost = time.monotonic() - started < PROBE_SECONDS
+    return LostPeer(f"another process of the run is gone ({str(error).splitlines()[0]})") if is_lost else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +124,8 @@ def run_processes(devices: Devices, command: Sequence[str]) -> tuple[int, str]:
     if failed is None:
         return 0, ""
     code = workers[failed].returncode
+    if code == LostPeer.exit_code:  # of all that failed, and none has shown it
+        return code, LOST
     if code >= 0:
         return code, errors
     if signals.number and -code in STOP_SIGNALS:

@@ -122,6 +122,7 @@ class RemotePath:
     def _filesystem(self) -> Iterator[tuple[AbstractFileSystem, str]]:
         """The storage and the path in it; translates the errors of storages."""
         from fsspec.core import url_to_fs
+        from fsspec.registry import known_implementations, registry
 
         try:
             yield url_to_fs(self.url)
@@ -135,7 +136,8 @@ class RemotePath:
             raise
         except Exception as error:  # every storage has errors of its own
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            fix = _PROTOCOLS if "Protocol not known" in reason else _REMEDY
+            is_known = self.url.partition("://")[0] in {*known_implementations, *registry}
+            fix = _REMEDY if is_known else _PROTOCOLS
             raise DataError(f"{self.url}: {reason}; {fix}") from error
 
 

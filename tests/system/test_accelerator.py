@@ -1,12 +1,13 @@
 import sys
 
 from everest.system.accelerator import COLLECTIVE_TIMEOUT
-from everest.system.launch import Devices, run_processes
+from everest.system.launch import Devices, LostPeer, run_processes
 
 START = """
 import os, sys, torch, torch.distributed as dist
 from everest.errors import DataError
 from everest.stages import RunOptions, load_recipe, make_accelerator, run_context
+from everest.system.launch import LostPeer
 from everest_cli.main import as_user_error
 accelerator = make_accelerator("fp32", tf32=False, cpu=True)
 """
@@ -24,8 +25,19 @@ try:
 except DataError as error:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
+except LostPeer as error:
+    sys.exit(error.exit_code)
+"""
+LOST_AND_OWN = """
+accelerator.wait_for_everyone()
+if accelerator.process_index == 1:  # an error of its own, while the other waits, in words of gloo
+    mine = as_user_error(RuntimeError("[gloo/pair.cc] Connection closed by peer"))
+    sys.exit(0 if mine is None else 1)
+try:
+    accelerator.wait_for_everyone()
+    accelerator.wait_for_everyone()
 except RuntimeError as error:
-    sys.exit(getattr(as_user_error(error), "exit_code", 1))
+    sys.exit(as_user_error(RuntimeError("no word about it")).exit_code)
 """
 
 
@@ -43,3 +55,8 @@ def test_a_failing_process_ends_while_the_other_waits(capfd):
     code, errors = run_two(FAILING)
     assert code == 4
     assert (errors + capfd.readouterr().err).count("error: this process fails") == 1
+
+
+def test_a_lost_process_is_known_by_the_connection_not_by_words():
+    code, errors = run_two(LOST_AND_OWN)
+    assert (code, errors.count("lost their connections")) == (LostPeer.exit_code, 1)

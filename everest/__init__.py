@@ -5,8 +5,10 @@ This is the whole public API. The names are loaded when they are first used, so 
 
 from __future__ import annotations
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+from warnings import catch_warnings
 
 if TYPE_CHECKING:
     from everest.api import create_model as create_model
@@ -53,8 +55,12 @@ def __getattr__(name: str) -> Any:
         return import_module("importlib.metadata").version("everest-video")
     if name not in _HOMES:
         raise AttributeError(f"module 'everest' has no attribute '{name}'")
-    home = import_module(_HOMES[name])
-    return getattr(home, name) if hasattr(home, name) else import_module(f"{_HOMES[name]}.{name}")
+    state = random.getstate()
+    with catch_warnings():  # some packages add filters when they are imported (SciPy), or draw numbers (rich)
+        home = import_module(_HOMES[name])
+        found = getattr(home, name) if hasattr(home, name) else import_module(f"{_HOMES[name]}.{name}")
+    random.setstate(state)
+    return found
 
 
 def __dir__() -> list[str]:

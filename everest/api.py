@@ -51,7 +51,7 @@ def create_model(
     drop_path: float = 0.0,
     **model: Any,
 ) -> Transformer:
-    """Build a model with fresh weights.
+    """Build a model with fresh weights, drawn from torch's generator as those of any torch module.
 
     Args:
         backbone: vit-tiny, vit-s, vit-b, vit-l, vit-h or vit-g.

@@ -39,6 +39,7 @@ from everest.errors import RecipeError, unknown_name
 from everest.pretraining import Pretraining, set_up_pretraining
 from everest.system.accelerator import decide_on_main, make_accelerator
 from everest.system.events import Report, notice, silent
+from everest.system.restored import restored_process
 from everest.system.run_folder import RECIPE, TOKENIZER, Decoder, RunFolder, is_own_tokenizer, own_tokenizer
 from everest.system.signals import Stopped
 from everest.tokenizer.spec import tokenizer_settings
@@ -172,7 +173,8 @@ def pretrain(
 ) -> Path:
     """Train an encoder on unlabeled videos, as `everest pretrain`, in this process.
 
-    Several processes train one run if torchrun or `accelerate launch` starts them, each calling this.
+    Several processes train one run if torchrun or `accelerate launch` starts them, each calling this. What a
+    run sets in the process, such as the precision of float32 products, is restored at its end.
 
     Args:
         recipe: the name of a shipped recipe, or a YAML file.
@@ -203,6 +205,7 @@ def finetune(recipe: str | Path, *, init: str | Path | None, **options: Unpack[S
     return _train("finetune", recipe, options, init=init)
 
 
+@restored_process()
 def _train(
     command: str,
     recipe: str | Path,

@@ -108,8 +108,7 @@ class FrozenEncoder(nn.Module):
 def open_teacher(recipe: Recipe) -> FrozenEncoder:
     """Open the teacher of a recipe, on the CPU."""
     use, spec, weights = _read_teacher(recipe)
-    with torch.random.fork_rng(devices=[]):  # the model's initial weights do not depend on the teacher
-        encoder = build_model(spec, weights, source=Path(use.name))
+    encoder = build_model(spec, weights, source=Path(use.name))
     assert isinstance(encoder, VideoEncoder)
     return FrozenEncoder(encoder, recipe.data.pixels)
 

@@ -162,7 +162,8 @@ def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Pa
         tensors, blank = fitted(tensors, saved, spec, notify=warn_on_main), spec.without_files()
     with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
         require_fitting(blank.build().state_dict(), tensors, source=str(source))
-    module = spec.build()
+    with torch.random.fork_rng(devices=[]):  # the first weights, which those of the file replace
+        module = spec.build()
     load_tensors(module, tensors, source=str(source))
     return module.eval()
 

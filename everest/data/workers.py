@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from everest.errors import EnvironmentProblem, UserError
-from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory
+from everest.system.processes import READER_KEPT_BYTES, keep_freed_memory, start_process
 from everest.system.signals import STOP_SIGNALS, signal_name
 
 SECONDS_TO_DIE: Final = 5.0  # a killed process is gone in milliseconds, unless the kernel is out of memory
@@ -63,7 +63,7 @@ class Workers(Generic[Task, Result]):
             process = multiprocessing.Process(
                 target=_serve, args=(child, work), daemon=True, name="everest reader"
             )
-            process.start()
+            start_process(process)
             child.close()  # or its end would not be noticed
             self._processes[connection] = process
             self._under_way[connection] = []

@@ -41,10 +41,13 @@ def parameter_groups(model: nn.Module, *, weight_decay: float, layer_decay: floa
         layer_decay: the scale of a layer over that of the next one (Bao et al. 2021). The model's
             `group_matcher` defines its layers. With 1.0 all parameters have scale 1.
     """
-    from timm.optim import (
-        param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
-        param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
-    )
+    from torch._dynamo import config as dynamo_config
+
+    with dynamo_config.patch(recompile_limit=dynamo_config.recompile_limit):  # timm.optim would remove it
+        from timm.optim import (
+            param_groups_layer_decay,  # pyright: ignore[reportPrivateImportUsage]
+            param_groups_weight_decay,  # pyright: ignore[reportPrivateImportUsage]
+        )
 
     # Full names: older releases of timm know no patterns.
     no_decay = [name for name, _ in model.named_parameters() if name.endswith(NO_DECAY)]

@@ -54,6 +54,7 @@ from everest.system.files import (
     write_text,
 )
 from everest.system.locks import sole_writer
+from everest.system.restored import restored_process
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
 from everest.system.signals import Stopped
 from everest.system.text import json_text
@@ -65,6 +66,7 @@ SPARE: Final = 1.2  # heuristic: of the hours that a warning names, as speeds va
 START_SECONDS: Final = 0.5  # estimate: to start the workers of a validation or a test
 
 
+@restored_process()
 def train(
     videos: str | Path,
     *,

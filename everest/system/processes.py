@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import multiprocessing
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +40,10 @@ TRAINER_KEPT_BYTES: Final = 2**31 - 1
 
 
 def is_launched() -> bool:
-    """Whether a launcher has started this process as one of several."""
+    """Whether a launcher has started this process as one of several.
+
+    A task of `srun` gets the variables that torch.distributed and Accelerate read.
+    """
     adopt_slurm(os.environ)
     # torch takes LOCAL_RANK=-1 for no rank.
     present = [name for name in LAUNCHER if os.environ.get(name, "-1") != "-1"]
@@ -59,8 +64,7 @@ def is_launched() -> bool:
 
 def is_main() -> bool:
     """Whether this process is the one that writes files and messages."""
-    adopt_slurm(os.environ)
-    return os.environ.get("RANK", "0") == "0"
+    return _run_variables().get("RANK", "0") == "0"
 
 
 def warn_on_main(text: str) -> None:
@@ -71,7 +75,21 @@ def warn_on_main(text: str) -> None:
 
 def local_processes() -> int:
     """The number of processes of the run on this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(_run_variables().get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _run_variables() -> dict[str, str]:
+    """The environment with the variables of the run; only `is_launched` gives them to this process."""
+    variables = dict(os.environ)
+    adopt_slurm(variables)
+    return variables
+
+
+def start_process(process: BaseProcess) -> None:
+    """Start a process of multiprocessing; a start method that the program has not chosen stays open."""
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    process.start()
+    multiprocessing.set_start_method(chosen, force=True)
 
 
 def adopt_slurm(environment: dict[str, str] | os._Environ[str]) -> None:

@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from everest.system.processes import start_process
 from everest.system.signals import signal_name
 
 Result = TypeVar("Result")
@@ -85,7 +86,7 @@ class _Worker(Generic[Result]):
     def __init__(self, work: Callable[[str], Result], limit: float) -> None:
         self.connection, child = _PROCESSES.Pipe()
         self._process = _PROCESSES.Process(target=_serve, args=(child, work, limit), daemon=True)
-        self._process.start()
+        start_process(self._process)
         child.close()
         self._limit = limit
         self.is_dead = False

@@ -11,11 +11,11 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from everest.checkpoints.describe import other_pixels
-from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
+from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, is_of_timm, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
-from everest.system.hub import PREFIXES, TIMM_PREFIX
+from everest.system.hub import absolute_name
 from everest.system.run_folder import BEST, ENVIRONMENT, RESTORE_FIX, WEIGHTS, Decoder, Init, RunFolder
 from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
@@ -39,15 +39,15 @@ def find_init(
     """
     if name == "":
         raise RecipeError(
-            "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME or timm:NAME, or `none` "
-            "to train from scratch"
+            "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or "
+            "timm:NAME=FILE, or `none` to train from scratch"
         )
-    name = str(name) if str(name).startswith(PREFIXES) else str(absolute_keeping_links(Path(name)))
+    name = absolute_name(name)
     run = None if output is None or overwrite else RunFolder(output)
     environment = run.environment() if run is not None and run.has_environment() else None
     if environment is not None and environment.init_name == name:
         file = str(environment.init)
-    elif name.startswith(TIMM_PREFIX):
+    elif is_of_timm(name):
         file = name
     else:
         path = absolute_keeping_links(find_weights(name))

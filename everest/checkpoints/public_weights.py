@@ -59,6 +59,12 @@ def public_weights() -> list[PublicWeights]:
     return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
 
 
+def license_named(name: str) -> str | None:
+    """The license of `hf:OWNER/NAME`, `timm:NAME` or `timm:NAME=FILE`, if the table has these weights."""
+    bare = name.partition("=")[0].partition("@")[0]
+    return next((weights.license for weights in public_weights() if weights.name == bare), None)
+
+
 def find_public_weights(name: str) -> PublicWeights:
     """The entry with a name, which may be written without its prefix or owner."""
     for weights in public_weights():

@@ -23,7 +23,9 @@ from everest.tokenizer.network import TokenizerSpec
 
 NORM: Final = "encoder.norm."  # the last one, which not every encoder has
 DECODER: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
-PARTS: Final = (  # settings of an encoder that are the same before and after a start
+# Settings of an encoder that are the same before and after a start. `attention` may differ: both use the same
+# weights, and joint attention relates slices that image weights see apart.
+PARTS: Final = (
     *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
 )
 

@@ -14,7 +14,15 @@ from torch import Tensor
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
-from everest.foreign.files import CONFIG, WEIGHT_FILES, locate, own_file, read_foreign, refuse_broken_links
+from everest.foreign.files import (
+    CONFIG,
+    WEIGHT_FILES,
+    is_image_file,
+    locate,
+    own_file,
+    read_foreign,
+    refuse_broken_links,
+)
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
@@ -91,7 +99,8 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
     if file.suffix in PICKLES:
         raise CheckpointError(
             f"{checkpoint}: a pickle; first run "
-            f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors"
+            f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors; name weights of timm "
+            f"{TIMM_PREFIX}NAME={checkpoint}"
         )
     return file
 
@@ -131,6 +140,10 @@ def open_weights(path: Path) -> Weights:
         for note in converted.identity.notes:
             warn_on_main(f"{path}: {note}")
         return converted.weights
+    if is_image_file(path):
+        from everest.foreign.timm_images import refuse_bare_file
+
+        refuse_bare_file(path, read_foreign(path).tensors)
     return read_weights(path)
 
 

@@ -97,6 +97,7 @@ ANY_VIDEOS = "custom"  # recipe of weights without their own; clips and model fo
 CHECKPOINT_HELP = "Run folder, .safetensors file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE."
 CHECKPOINT = option("--checkpoint -c C", CHECKPOINT_HELP, ...)
 WHICH = option("--which", "Weights of a run folder [best on data.val if present, else newest].")
+INIT = ("--init C", "Run folder, file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE to start from, or none.")
 CLIP_RECIPE = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
 KEEP = option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
 EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
 
 NOTES = (
-    "Tested with random weights of the same names and shapes, three small image encoders also with real ones. "
+    "Tested with random weights of the same names and shapes, three small image encoders with real ones. "
     "Further image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
 MOST_NAMES: Final = 20  # of classes that a report lists

@@ -70,6 +70,7 @@ def show(
     if as_json:
         print_json(_document(weights))
         return
+    imitated = f"random weights of the names and shapes of {weights.layout}; never downloaded"
     facts = {
         "weights": weights.name,
         "from": weights.page or "downloaded by its name",
@@ -78,7 +79,7 @@ def show(
         "input": f"{weights.frames} x {weights.size} x {weights.size}",
         "gives": USE[weights.gives],
         "first for": weights.first_for,
-        "tested": weights.tested or f"random weights of the names and shapes of {weights.layout}",
+        "tested": weights.tested or imitated,
     }
     for key, value in ((key, value) for key, value in facts.items() if value is not None):
         typer.echo(f"{key + ':':<10} {value}")

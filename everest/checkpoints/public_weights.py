@@ -55,14 +55,13 @@ class PublicWeights:
         """Commands to begin with."""
         partial = " --partial" if self.gives == "encoder" else ""
         convert = [f"everest convert {self.name} --output {self.source}{partial}"] if self.page else []
+        start = [*convert, f"everest train VIDEOS --init {self.source}"]
         if self.gives == "classifier":
-            return [*convert, f"everest predict VIDEOS --checkpoint {self.source}"]
+            return [*start, f"everest predict VIDEOS --checkpoint {self.source}"]
         settings = [f"model.backbone={self.backbone}", *self.settings]
         options = " ".join(f"--set {setting}" for setting in settings)
-        if self.first_for is not None:
-            convert = [f"everest train VIDEOS --init {self.source}"]
         training = f"everest pretrain --recipe RECIPE --data VIDEOS --init {self.source} {options}"
-        return [*convert, training, training.replace("pretrain", "finetune", 1)]
+        return [*start, training, training.replace("pretrain", "finetune", 1)]
 
 
 def public_weights() -> list[PublicWeights]:

@@ -85,7 +85,7 @@ def test_a_file_without_its_model_is_told_which_it_may_be(image_file: Path):
 def test_probe_without_a_recipe_and_weights_of_the_cache(image_file: Path, clip_files: Path, tmp_path: Path):
     cache = tmp_path / "cache" / "models--timm--vit_tiny_patch16_224.augreg_in21k"
     command = [sys.executable, "-m", "everest_cli", "probe", "--data", str(clip_files), "--probes", "knn"]
-    command += ["--set", "data.size=32", "--set", "data.frames=2", "--json", "-q", "--checkpoint"]
+    command += ["--set", "data.size=96", "--set", "data.frames=2", "--json", "-q", "--checkpoint"]
     offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     name = "timm:vit_tiny_patch16_224.augreg_in21k"
 

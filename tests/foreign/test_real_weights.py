@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -34,7 +35,7 @@ TINY = "vit_tiny_patch16_224"
 def test_real_encoders_have_the_features_of_timm_for_each_frame(name: str):
     file = shared_folder() / "weights" / f"{name}.safetensors"
     video = next((shared_folder() / "videos" / "actions").rglob("*.mp4"))
-    reference = timm.create_model(name, num_classes=0).eval()
+    reference: Any = timm.create_model(name, num_classes=0).eval()
     reference.load_state_dict({key: x.float() for key, x in load_file(file).items()}, strict=False)
     config = timm.get_pretrained_cfg(name)
     assert config is not None
@@ -85,7 +86,17 @@ def test_a_file_without_its_model_is_told_which_it_may_be(image_file: Path):
 def test_probe_without_a_recipe_and_weights_of_the_cache(image_file: Path, clip_files: Path, tmp_path: Path):
     cache = tmp_path / "cache" / "models--timm--vit_tiny_patch16_224.augreg_in21k"
     command = [sys.executable, "-m", "everest_cli", "probe", "--data", str(clip_files), "--probes", "knn"]
-    command += ["--set", "data.size=96", "--set", "data.frames=2", "--json", "-q", "--checkpoint"]
+    command += [
+        "--set",
+        "data.size=96",
+        "--set",
+        "data.frames=2",
+        "--set",
+        "data.test=train.csv",
+        "--json",
+        "-q",
+        "--checkpoint",
+    ]
     offline = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
     name = "timm:vit_tiny_patch16_224.augreg_in21k"
 

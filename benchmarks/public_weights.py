@@ -1,6 +1,7 @@
 """Compare public weights on a labeled set: frozen (k-NN, linear) and fine-tuned, beside from scratch.
 
-Each name is a run folder, a file, `hf:OWNER/NAME` or `timm:NAME`. Baselines are the difference image, with
+Each name is a run folder, a file, `hf:OWNER/NAME`, `timm:NAME` or `timm:NAME=FILE`. Clips and encoder follow
+from the weights, unless --set changes them. Baselines are the difference image, with
 the probes of frozen weights, and the same recipe without weights. Results are kept in OUT/results.json, so a
 repeated call continues. Writes OUT/public_weights.md.
 
@@ -18,7 +19,7 @@ from measuring import difference_text, markdown
 from everest import functions, stages
 from everest.checkpoints.describe import load_model
 from everest.checkpoints.load import find_weights
-from everest.checkpoints.public_weights import public_weights
+from everest.checkpoints.weight_settings import settings_from
 from everest.config.recipe import recipe_for_run
 from everest.config.recipe_files import find_recipe
 from everest.inference.model import OpenedModel
@@ -35,15 +36,10 @@ PROBES: Final = ("knn", "linear")
 HEAD: Final = ["weights", "k-NN", "linear", "fine-tuned", "fine-tuned, beside from scratch"]
 
 
-def model_settings(name: str) -> list[str]:
-    """The backbone and the settings that fine-tuning needs for weights of the table of `everest weights`."""
-    known = [weights for weights in public_weights() if weights.name == name]
-    return [text for each in known for text in (f"model.backbone={each.backbone}", *each.settings)]
-
-
 def probed(name: str, recipe: str, data: str, overrides: list[str]) -> dict[str, Any]:
     """The top-1 of the probes of frozen weights, and of the difference image of the same clips."""
-    settings = recipe_for_run(find_recipe(recipe), data=data, overrides=overrides)
+    changes = [*settings_from(name).overrides, *overrides]
+    settings = recipe_for_run(find_recipe(recipe), data=data, overrides=changes)
     model = OpenedModel.open(find_weights(name), recipe=settings, clips=1, crops=1)
     document = probe(model, PROBES, batch=4, report=silent)
     baseline = document["baselines"]["difference_image"]
@@ -55,11 +51,12 @@ def probed(name: str, recipe: str, data: str, overrides: list[str]) -> dict[str,
 
 def finetuned(name: str, recipe: str, data: str, overrides: list[str], seed: int, folder: Path) -> float:
     """The top-1 on the test list after fine-tuning; the step is chosen on the validation list."""
+    init = None if name == SCRATCH else name
     run = stages.finetune(
         find_recipe(recipe),
-        init=None if name == SCRATCH else name,
+        init=init,
         data=data,
-        overrides=[*model_settings(name), *overrides],
+        overrides=[*([] if init is None else settings_from(init).overrides), *overrides],
         seed=seed,
         output=folder,
     )

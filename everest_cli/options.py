@@ -17,6 +17,7 @@ import typer
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.system.launch import read_devices, run_processes
 from everest.system.processes import is_launched
+from everest.system.run_folder import RECIPE as RUN_RECIPE
 from everest_cli.output import say
 
 if TYPE_CHECKING:
@@ -90,10 +91,13 @@ LOCAL_ROOT = option(
 TASK = option("--task", "One class, classes joined by |, or a number per video [by the labels].")
 FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 
+ANY_VIDEOS = "custom"  # recipe of weights without their own; clips and model follow from the weights
+
 # The model.
-CHECKPOINT_HELP = "Run folder, .safetensors file or hf:OWNER/NAME."
+CHECKPOINT_HELP = "Run folder, .safetensors file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE."
 CHECKPOINT = option("--checkpoint -c C", CHECKPOINT_HELP, ...)
 WHICH = option("--which", "Weights of a run folder [best on data.val if present, else newest].")
+INIT = ("--init C", "Run folder, file, hf:OWNER/NAME, timm:NAME or timm:NAME=FILE to start from, or none.")
 CLIP_RECIPE = option("--recipe -r R", "Recipe for clip size, stride and views [the run's].")
 KEEP = option("--keep SHARE", "Keep ratio: share of tokens to encode [as in training].")
 EMBEDDING = option("--checkpoint -c C", "Model whose embedding measures change [raw pixels].")
@@ -246,24 +250,24 @@ class LabeledListOptions:
 
     def find(self) -> tuple[Path, Recipe]:
         """Find the weights, and read the recipe with the changes of the options."""
-        from everest.checkpoints.load import find_weights
+        from everest.checkpoints.load import ONNX_SUFFIX, find_weights, recipe_beside
         from everest.config.recipe import recipe_for_run
-        from everest.system.run_folder import RECIPE
-        from everest.system.weights_header import read_header
 
         weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
-        run_recipe = weights.with_name(RECIPE)
-        if self.recipe is None and not run_recipe.is_file():
-            if weights.suffix != ".onnx":
-                read_header(weights)  # an error for other files
-            raise CheckpointError(
-                f"{weights}: no {RECIPE} next to it; name the recipe of its run by --recipe"
-            )
+        named, overrides = self.recipe or recipe_beside(weights), self.overrides or []
+        if named is None and (weights.suffix == ONNX_SUFFIX or self.data is None):
+            fix = "--recipe names the recipe of its run"
+            if weights.suffix != ONNX_SUFFIX:
+                fix += ", or --data the folder of lists"
+            raise CheckpointError(f"{weights}: no {RUN_RECIPE} next to it; {fix}")
+        if named is None:
+            from everest.checkpoints.weight_settings import settings_from
+
+            settings = settings_from(str(weights))
+            say(f"weights: {settings.title}")
+            overrides = [*settings.overrides, *overrides]
         recipe = recipe_for_run(
-            self.recipe or str(run_recipe),
-            data=self.data,
-            overrides=self.overrides,
-            imports=self.recipe is not None,
+            named or ANY_VIDEOS, data=self.data, overrides=overrides, imports=self.recipe is not None
         )
         return weights, recipe
 

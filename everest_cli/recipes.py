@@ -29,6 +29,7 @@ def suggest(
     val: str | None = option("--val LIST", "Validation list [val.csv]."),
     test: str | None = option("--test LIST", "Test list [test.csv]."),
     pretrain: str | None = option("--pretrain SOURCE", "Folder or list of videos to pre-train on first."),
+    init: str = option(*o.INIT, "none"),
     group: str | None = option("--group G", "Groups of the videos; see `everest prepare split`."),
     unlabeled: bool = option("--unlabeled", "DATA itself has no classes: pre-train only.", False),
     task: Task | None = o.TASK,
@@ -65,18 +66,20 @@ def suggest(
         unlabeled=unlabeled,
         task=task,
         group=group,
+        init=None if init == "none" else init,
         hours=hours,
         measured=is_here and not (quiet and hours is None and not as_json),
         overwrite=overwrite,
     )
     suggestion, lines = suggest_for_folder(request, notify=say)
     run, file = f"runs/{shlex.quote(output.stem)}", shlex.quote(str(output))
-    encoder, init = run if unlabeled else f"{run}-pretrain", "none"
+    encoder, start = run if unlabeled else f"{run}-pretrain", shlex.quote(init)
     commands = []
     if unlabeled or pretrain is not None:
-        commands, init = [f"everest pretrain --recipe {file} --output {encoder}"], encoder
+        given = "" if init == "none" else f" --init {start}"
+        commands, start = [f"everest pretrain --recipe {file}{given} --output {encoder}"], encoder
     if not unlabeled:
-        commands.append(f"everest finetune --recipe {file} --init {init} --output {run}")
+        commands.append(f"everest finetune --recipe {file} --init {start} --output {run}")
         commands += [f"everest eval --checkpoint {run}"] if suggestion.section.get("test") else []
     if not quiet:
         say(*lines, *map(str, suggestion.times), "\n  ".join(["next:", *commands]))

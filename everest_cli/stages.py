@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from everest.stages import Stage
 
 Tracker = Literal["none", "tensorboard", "wandb"]  # metrics go there in addition to metrics.jsonl
-INIT = ("--init C", "Run folder, .safetensors, hf:OWNER/NAME or timm:NAME to start from, or none.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +126,7 @@ def pretrain(
     *,
     recipe: str = o.RECIPE,
     options: TrainOptions,
-    init: str = option(*INIT, "none"),
+    init: str = option(*o.INIT, "none"),
     decoder: Decoder | None = option(
         "--decoder",
         "Keep the decoder of --init (between views: the projector), or start fresh [keep if it fits].",
@@ -150,7 +149,7 @@ def pretrain(
     say(f"next:\n  {shlex.join(words)}\n  {shlex.join(['everest', 'probe', '--checkpoint', str(folder)])}")
 
 
-def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str = option(*INIT, "")) -> None:
+def finetune(*, recipe: str = o.RECIPE, options: TrainOptions, init: str = option(*o.INIT, "")) -> None:
     """Train a classifier from a pre-trained encoder; prints the run folder.
 
     Example: everest finetune --recipe ucf101 --init runs/ucf101 --data /data/ucf101
@@ -178,6 +177,7 @@ def train(
     unlabeled: Path | None = option(
         "--unlabeled DIR", "Folder or list of unlabeled videos to pre-train on first."
     ),
+    init: str = option(*o.INIT, "none"),
     output: Path | None = option("--output -o DIR", "Folder of all results [runs/train/NAME]."),
     group: str | None = option(
         "--group G",
@@ -208,6 +208,7 @@ def train(
             videos,
             annotations=annotations,
             unlabeled=unlabeled,
+            init=init,
             output=output,
             group=group,
             task=task,

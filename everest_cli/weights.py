@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from everest.checkpoints.public_weights import PublicWeights
 
 NOTES = (
-    "The project has downloaded none of these weights. The tests convert random weights of their names and "
-    "shapes. Image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
+    "Tested with random weights of the same names and shapes, three small image encoders with real ones. "
+    "Further image models of timm: `--init timm:NAME`; docs/starting.md lists the families that load."
 )
 MOST_NAMES: Final = 20  # of classes that a report lists
 FATES: Final = {
@@ -44,6 +44,9 @@ def list_weights(as_json: bool = o.AS_JSON) -> None:
     if as_json:
         print_json([_document(weights) for weights in table])
         return
+    first = [(row.first_for, row.name, row.license) for row in table if row.first_for is not None]
+    print_table(("first to try for", Column("weights", no_wrap=True), "license"), first, box=None)
+    typer.echo()
     columns = (Column("weights", no_wrap=True), "method, backbone, data; license; gives")
     rows = [
         (row.name, f"{row.method}, {row.backbone}, {row.data}; {row.license}; {row.gives}") for row in table
@@ -67,6 +70,7 @@ def show(
     if as_json:
         print_json(_document(weights))
         return
+    imitated = f"random weights of the names and shapes of {weights.layout}; never downloaded"
     facts = {
         "weights": weights.name,
         "from": weights.page or "downloaded by its name",
@@ -74,10 +78,11 @@ def show(
         "license": f"{weights.license} (as its publisher states it; the one shown on download counts)",
         "input": f"{weights.frames} x {weights.size} x {weights.size}",
         "gives": USE[weights.gives],
-        "tested": f"random weights of the names and shapes of {weights.layout}; never downloaded",
+        "first for": weights.first_for,
+        "tested": weights.tested or imitated,
     }
-    for key, value in facts.items():
-        typer.echo(f"{key + ':':<9} {value}")
+    for key, value in ((key, value) for key, value in facts.items() if value is not None):
+        typer.echo(f"{key + ':':<10} {value}")
     typer.echo("\n  ".join(["commands:", *weights.commands]))
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 import typer.testing
 from hypothesis import settings
+from safetensors.torch import save_file
 from shared_files import shared_folder
 
 from everest.video.writer import write_video
@@ -150,3 +151,15 @@ def _task_run(name: str) -> Callable[..., Path]:
 
 # Classifiers of any number of three tags, of a number, with a head of each task, and with two heads.
 tags_run, scores_run, mixed_run, heads_run = map(_task_run, ("tags", "scores", "mixed", "heads"))
+
+
+@pytest.fixture(scope="session")
+def image_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of timm's vit_tiny_patch16_224 with its head, in float16."""
+    import timm  # here: it takes a second to import
+
+    torch.manual_seed(0)
+    tensors = timm.create_model("vit_tiny_patch16_224").state_dict()
+    path = tmp_path_factory.mktemp("image") / "weights.safetensors"
+    save_file({name: tensor.half() for name, tensor in tensors.items()}, path)
+    return path

@@ -98,7 +98,7 @@ def write_videomae(folder: Path) -> None:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(tmp_path: Path, clip_files: Path, image_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in: videos in VIDEOS, imitations of data sets, what a released program saved."""
     shutil.copytree(clip_files, tmp_path / "VIDEOS")
     shutil.copy(clip_files / "train.csv", tmp_path / "VIDEOS" / "test.csv")
@@ -109,6 +109,7 @@ def desk(tmp_path: Path, clip_files: Path, monkeypatch: pytest.MonkeyPatch) -> P
     cached(tmp_path / "hub", "MCG-NJU/videomae-base", tmp_path / "videomae-base")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    (tmp_path / "vit_tiny.safetensors").symlink_to(image_file)
     monkeypatch.setattr(timing, "LOADER_SECONDS", 0.2)
     monkeypatch.setattr(timing, "READING_SECONDS", 0.1)
     for name, folder in DATA_SETS.items():

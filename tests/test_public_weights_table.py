@@ -27,9 +27,3 @@ def test_one_call_compares_weights_and_continues(recipe, classifier_run, clip_fi
     path.write_text(json.dumps(results | {"from scratch": {"finetuned": {"0": 12.5, "1": 13.5}}}))
     public_weights.main()  # nothing is measured again
     assert "| from scratch |  |  | 13.0 |" in (tmp_path / "out" / "public_weights.md").read_text()
-
-
-def test_weights_of_the_table_bring_their_settings():
-    settings = public_weights.model_settings("timm:vit_small_patch14_dinov2.lvd142m")
-    assert settings[:2] == ["model.backbone=vit-s", "model.tubelet=[2,14,14]"]
-    assert public_weights.model_settings("runs/mine") == []

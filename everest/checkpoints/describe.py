@@ -6,7 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from everest.checkpoints.load import AnyModel, LoadedModel, Notify, Which, open_model
+from everest.checkpoints.load import (
+    AnyModel,
+    LoadedModel,
+    Notify,
+    Which,
+    is_of_images,
+    open_model,
+    recipe_beside,
+)
 from everest.config.heads import head_settings
 from everest.config.recipe import load_recipe
 from everest.config.settings import DataSettings, Recipe
@@ -56,7 +64,7 @@ def describe(
 
 def trained_clip(opened: LoadedModel) -> ClipFormat | None:
     """Return the clips that a transformer was trained on; None if the file does not state their stride."""
-    if opened.weights.clip is None and not (opened.file.parent / RECIPE).is_file():
+    if opened.weights.clip is None and recipe_beside(opened.file) is None:
         return None
     describe(opened.transformer, recipe_of(opened, notify=None), file=opened.file)
     return opened.transformer.clip
@@ -105,8 +113,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
     """
     file, spec = opened.file, opened.spec
     assert isinstance(spec, ModelSpec)
-    run = file.parent / RECIPE
-    if run.is_file():
+    if run := recipe_beside(file):
         recipe = load_recipe(run, imports=False)
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
         return replace(recipe, data=data.with_pixels(spec.pixels))
@@ -118,7 +125,13 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         num_classes = None if head.task == "regression" else head.outputs
         data = replace(data, task=head.task, num_classes=num_classes)
     pretrain, finetune = replace(recipe.pretrain, **clip), replace(recipe.finetune, **clip)
-    if notify is not None:
+    if notify is not None and is_of_images(opened.saved):
+        height, width = spec.size
+        notify(
+            f"{file}: image weights; a clip is {spec.frames} frames spread over the video, "
+            f"{height} x {width} pixels; choose another with --recipe"
+        )
+    elif notify is not None:
         by = "as in training" if clip else "choose another with --recipe"
         notify(
             f"{file}: no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "

@@ -20,7 +20,7 @@ from everest.methods.targets import FeatureTargets, TeacherUse
 from everest.models.mae import MaskedAutoencoder
 from everest.models.spec import ModelSpec, pretrain_spec, teacher_spec
 from everest.models.video_model import VideoEncoder
-from everest.system.hub import PREFIXES
+from everest.system.hub import PREFIXES, absolute_name
 from everest.system.weights import Weights, state_hash
 from everest.tokenizer.spec import tokenizer_settings, tokenizer_use
 from everest.video.pixels import PixelStatistics
@@ -34,8 +34,10 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     if section.objective == "views":
         return recipe
     target = section.target
-    if isinstance(target, FeatureTargetSettings) and not target.teacher.startswith(PREFIXES):
-        target = replace(target, teacher=str(find_weights(target.teacher).resolve()))
+    if isinstance(target, FeatureTargetSettings):
+        named = target.teacher.startswith(PREFIXES)
+        teacher = absolute_name(target.teacher) if named else str(find_weights(target.teacher).resolve())
+        target = replace(target, teacher=teacher)
     elif target.cache is not None:
         target = replace(target, cache=str(Path(target.cache).resolve()))
     return replace(recipe, pretrain=replace(section, target=target))

@@ -11,11 +11,11 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from everest.checkpoints.describe import other_pixels
-from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, open_encoder
+from everest.checkpoints.load import Notify, clip_shape, find_weights, fitted, is_of_timm, open_encoder
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.models.spec import ModelSpec
 from everest.system.files import absolute_keeping_links
-from everest.system.hub import PREFIXES, TIMM_PREFIX
+from everest.system.hub import absolute_name
 from everest.system.run_folder import BEST, ENVIRONMENT, RESTORE_FIX, WEIGHTS, Decoder, Init, RunFolder
 from everest.system.text import reading_own
 from everest.system.weights import Weights, load_tensors, require_fitting, state_hash
@@ -23,7 +23,9 @@ from everest.tokenizer.network import TokenizerSpec
 
 NORM: Final = "encoder.norm."  # the last one, which not every encoder has
 DECODER: Final = ("decoder.", "encoder_to_decoder.", "mask_token")
-PARTS: Final = (  # settings of an encoder that are the same before and after a start
+# Settings of an encoder that are the same before and after a start. `attention` may differ: both use the same
+# weights, and joint attention relates slices that image weights see apart.
+PARTS: Final = (
     *("class_token", "registers", "rotary", "norm_before", "mlp", "gelu", "input", "embedding_layers"),
 )
 
@@ -39,15 +41,15 @@ def find_init(
     """
     if name == "":
         raise RecipeError(
-            "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME or timm:NAME, or `none` "
-            "to train from scratch"
+            "--init: missing; give a run folder, a .safetensors file, hf:OWNER/NAME, timm:NAME or "
+            "timm:NAME=FILE, or `none` to train from scratch"
         )
-    name = str(name) if str(name).startswith(PREFIXES) else str(absolute_keeping_links(Path(name)))
+    name = absolute_name(name)
     run = None if output is None or overwrite else RunFolder(output)
     environment = run.environment() if run is not None and run.has_environment() else None
     if environment is not None and environment.init_name == name:
         file = str(environment.init)
-    elif name.startswith(TIMM_PREFIX):
+    elif is_of_timm(name):
         file = name
     else:
         path = absolute_keeping_links(find_weights(name))

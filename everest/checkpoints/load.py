@@ -1,4 +1,4 @@
-"""Opens the checkpoints that a user names: run folders, .safetensors files, hf:OWNER/NAME and timm:NAME."""
+"""Opens the checkpoints that a user names: run folders, files, hf:OWNER/NAME, timm:NAME, timm:NAME=FILE."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ from torch import Tensor
 from everest.errors import CheckpointError
 from everest.foreign.convert import convert
 from everest.foreign.facts import Hints
-from everest.foreign.files import CONFIG, WEIGHT_FILES, locate, own_file, read_foreign, refuse_broken_links
+from everest.foreign.files import (
+    CONFIG,
+    WEIGHT_FILES,
+    is_image_file,
+    locate,
+    own_file,
+    read_foreign,
+    refuse_broken_links,
+)
 from everest.methods.strategies import Strategy
 from everest.models.embedding import with_tubelet_frames
 from everest.models.positions import interpolated
 from everest.models.spec import ModelSpec, Transformer
-from everest.system.hub import TIMM_PREFIX
+from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main
 from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
@@ -30,6 +38,10 @@ Which = Literal["newest", "best"]
 Kind = Literal["classifier", "transformer", "tokenizer"]  # transformer: any but a tokenizer
 AnyModel = Transformer | AdaptiveTokenizer
 Notify = Callable[[str], None]  # receives a line for the user
+IMAGE_FRAMES: Final = 8  # of a video, for weights of single images; heuristic
+# Heuristic: pixels of the longer side of a frame, for weights of single images. A CPU takes two seconds for 8
+# frames of 224 pixels with a ViT-S, and a third of that for 140.
+MOST_SIDE: Final = {"cpu": 144, "gpu": 224}
 ONNX_SUFFIX: Final = ".onnx"  # of exported files, which everest.checkpoints.graph opens
 
 
@@ -43,6 +55,11 @@ class LoadedModel:
     module: AnyModel  # in eval mode, on the CPU
 
     @property
+    def saved(self) -> ModelSpec:
+        """The saved spec of a transformer."""
+        return ModelSpec.from_settings(self.weights.settings, source=self.file)
+
+    @property
     def transformer(self) -> Transformer:
         """The module of a checkpoint of `pretrain` or `finetune`, or of a converted encoder."""
         assert not isinstance(self.module, AdaptiveTokenizer)
@@ -52,12 +69,14 @@ class LoadedModel:
 def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False) -> Path:
     """Return the safetensors file of a run folder, a folder of `everest train`, a file or hf:OWNER/NAME.
 
-    The license of a checkpoint of the hub is shown.
+    The license of a checkpoint of the hub is shown. A name of timm stays as it is.
 
     Args:
         which: of a run folder; None: the best on `data.val` if there are any, else the newest.
         quiet: do not state which of the two were chosen.
     """
+    if is_of_timm(checkpoint):
+        return Path(checkpoint)
     path = locate(str(checkpoint), notify=warn_on_main)
     if (path / PROJECT).is_file():
         path /= FINETUNE
@@ -75,24 +94,43 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
     if file is None:
         refuse_broken_links(*files)
         problem = f"no {WEIGHTS} in it" if path.is_dir() else "no such checkpoint"
-        fix = "name a run folder with saved weights, a .safetensors file or hf:OWNER/NAME"
+        fix = "name a run folder with saved weights, a .safetensors file, hf:OWNER/NAME or timm:NAME"
         raise CheckpointError(f"{path}: {problem}; {fix}")
     if file.suffix in PICKLES:
         raise CheckpointError(
             f"{checkpoint}: a pickle; first run "
-            f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors"
+            f"everest convert {shlex.quote(str(checkpoint))} --output FILE.safetensors; name weights of timm "
+            f"{TIMM_PREFIX}NAME={checkpoint}"
         )
     return file
 
 
+def is_of_timm(checkpoint: str | Path) -> bool:
+    """Whether this is the name of an image model, timm:NAME or timm:NAME=FILE."""
+    return str(checkpoint).startswith(TIMM_PREFIX)
+
+
+def recipe_beside(file: Path) -> Path | None:
+    """The recipe of the run that wrote the weights `file`; None if there is none next to them."""
+    recipe = file.parent / RECIPE
+    return recipe if not is_of_timm(file) and recipe.is_file() else None
+
+
 def all_weights(file: Path) -> list[Path]:
     """Return a weights file and the other weights of its run, which no command may replace."""
-    names = (WEIGHTS, BEST) if (file.parent / RECIPE).is_file() else ()
+    if is_of_timm(file):
+        named = split_timm(str(file))[1]
+        return [] if named is None else [named]
+    names = (WEIGHTS, BEST) if recipe_beside(file) else ()
     return [file, *(file.with_name(name) for name in names if name != file.name)]
 
 
 def open_weights(path: Path) -> Weights:
-    """Read a file that `find_weights` returned; a checkpoint of transformers is converted."""
+    """Read what `find_weights` returned; checkpoints of transformers and of timm are converted."""
+    if is_of_timm(path):
+        from everest.foreign.timm_images import open_image_weights  # here: timm takes a second to import
+
+        return open_image_weights(str(path))
     if path.suffix == ONNX_SUFFIX:
         raise CheckpointError(
             f"{path}: an ONNX file, which only eval and profile --latency read; name its checkpoint"
@@ -102,17 +140,16 @@ def open_weights(path: Path) -> Weights:
         for note in converted.identity.notes:
             warn_on_main(f"{path}: {note}")
         return converted.weights
+    if is_image_file(path):
+        from everest.foreign.timm_images import refuse_bare_file
+
+        refuse_bare_file(path, read_foreign(path).tensors)
     return read_weights(path)
 
 
 def open_encoder(checkpoint: str) -> tuple[Weights, ModelSpec]:
-    """Read the weights of a checkpoint or of timm:NAME whose encoder a model may use, and their spec."""
-    if checkpoint.startswith(TIMM_PREFIX):
-        from everest.foreign.timm_images import open_image_weights  # here: timm takes a second to import
-
-        weights = open_image_weights(checkpoint)
-    else:
-        weights = open_weights(find_weights(checkpoint))
+    """Read the weights of a checkpoint whose encoder a model may use, and their spec."""
+    weights = open_weights(find_weights(checkpoint))
     return weights, ModelSpec.from_settings(weights.settings, source=Path(checkpoint))
 
 
@@ -130,7 +167,8 @@ def open_model(
 
     Args:
         kind: the only kind that is accepted; None: any.
-        frames, size, selection: clip and token selection of a transformer; None: as saved.
+        frames, size, selection: clip and token selection of a transformer; None: as saved, but the clip of
+            image weights as in `clip_of`.
         check: raises if a transformer's spec does not suit the caller; called before the module is built.
     """
     file = find_weights(checkpoint, which=which)
@@ -144,11 +182,33 @@ def open_model(
         if weights.classes and spec.only_head and len(weights.classes) != spec.num_classes:
             names = f"{len(weights.classes)} names of classes"
             raise CheckpointError(f"{file}: {names}, its head has {spec.num_classes}")
-        frames, size, selection = frames or spec.frames, size or spec.size, selection or spec.selection
+        usual = clip_of(spec)
+        frames, size, selection = frames or usual[0], size or usual[1], selection or spec.selection
         spec = replace(spec, frames=frames, size=size, selection=selection)
         if check is not None:
             check(spec)
     return LoadedModel(file=file, weights=weights, spec=spec, module=build_model(spec, weights, source=file))
+
+
+def is_of_images(spec: ModelSpec) -> bool:
+    """Whether the weights are of an encoder of single images, of another program."""
+    return spec.kind == "encoder" and spec.frames == 1
+
+
+def clip_of(spec: ModelSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[int, int]]:
+    """The frames and the (height, width) of clips for weights: their own, but for those of single images.
+
+    Args:
+        on_cpu: whether a CPU will compute, which takes smaller frames; None: as on this machine.
+    """
+    if not is_of_images(spec):
+        return spec.frames, spec.size
+    if on_cpu is None:
+        on_cpu = not torch.cuda.is_available()
+    most = MOST_SIDE["cpu" if on_cpu else "gpu"]
+    _, p, q = spec.model.tubelet
+    height, width = (min(side, most // step * step) for side, step in zip(spec.size, (p, q), strict=True))
+    return IMAGE_FRAMES, (height, width)
 
 
 def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:

@@ -10,11 +10,12 @@ from pydantic import ConfigDict, Field, TypeAdapter
 
 from everest.config.yaml import read_yaml
 from everest.errors import RecipeError
+from everest.system.hub import PREFIX, TIMM_PREFIX
 
 TABLE: Final = Path(__file__).with_suffix(".yaml")
 USE: Final = {
     "autoencoder": "encoder and decoder, for --init of pretrain and finetune, extract and probe",
-    "encoder": "the encoder, for --init of pretrain and finetune",
+    "encoder": "the encoder, for --init of train, pretrain and finetune, extract and probe",
     "classifier": "encoder and head, for predict, eval, extract, probe and --init",
 }
 
@@ -34,6 +35,8 @@ class PublicWeights:
     page: str | None = None
     frames: int = 16
     size: int = 224
+    first_for: str | None = None  # the job that these weights are the first to try for
+    tested: str | None = None  # with real weights, and how; None: with random ones of the same shapes only
     settings: Annotated[list[str], Field(alias="set")] = field(default_factory=list)
 
     @property
@@ -42,21 +45,44 @@ class PublicWeights:
         return self.name if self.page is None else "converted.safetensors"
 
     @property
+    def cache_folder(self) -> str:
+        """The folder of the hub's cache for these weights; the owner of timm's models is `timm`."""
+        repository = self.name.removeprefix(PREFIX).replace(TIMM_PREFIX, "timm/")
+        return f"models--{repository.replace('/', '--')}"
+
+    @property
     def commands(self) -> list[str]:
         """Commands to begin with."""
         partial = " --partial" if self.gives == "encoder" else ""
         convert = [f"everest convert {self.name} --output {self.source}{partial}"] if self.page else []
+        start = [*convert, f"everest train VIDEOS --init {self.source}"]
         if self.gives == "classifier":
-            return [*convert, f"everest predict VIDEOS --checkpoint {self.source}"]
+            return [*start, f"everest predict VIDEOS --checkpoint {self.source}"]
         settings = [f"model.backbone={self.backbone}", *self.settings]
         options = " ".join(f"--set {setting}" for setting in settings)
         training = f"everest pretrain --recipe RECIPE --data VIDEOS --init {self.source} {options}"
-        return [*convert, training, training.replace("pretrain", "finetune", 1)]
+        return [*start, training, training.replace("pretrain", "finetune", 1)]
 
 
 def public_weights() -> list[PublicWeights]:
     """The weights that were published for video models."""
     return TypeAdapter(list[PublicWeights]).validate_python(read_yaml(TABLE.read_text("utf-8"), str(TABLE)))
+
+
+def weights_in_cache() -> list[PublicWeights]:
+    """The weights of the table that the local cache of the hub has; nothing is downloaded."""
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    return [
+        weights for weights in public_weights() if any(cache.glob(f"{weights.cache_folder}/snapshots/*/*"))
+    ]
+
+
+def license_named(name: str) -> str | None:
+    """The license of `hf:OWNER/NAME`, `timm:NAME` or `timm:NAME=FILE`, if the table has these weights."""
+    bare = name.partition("=")[0].partition("@")[0]
+    return next((weights.license for weights in public_weights() if weights.name == bare), None)
 
 
 def find_public_weights(name: str) -> PublicWeights:

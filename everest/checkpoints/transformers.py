@@ -151,7 +151,7 @@ def _config(weights: Weights, spec: ModelSpec) -> dict[str, Any]:
 def _obstacles(spec: ModelSpec) -> Iterator[str]:
     """Yield the parts of a model that VideoMAE of transformers does not have."""
     model, target = spec.model, spec.target
-    for key in ("positions", *PARTS):
+    for key in ("positions", "attention", *PARTS):
         value = getattr(model, key)
         if value != getattr(ModelSettings, key):
             yield f"model.{key}={as_yaml(value)}"

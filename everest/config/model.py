@@ -86,6 +86,8 @@ class ModelSettings:
     # Of the encoder, as in image models: places turn queries and keys, in addition to `positions`.
     rotary: v.Rotary = "none"
     norm_before: bool = False  # a LayerNorm before the encoder's blocks, as in CLIP
+    # slice: tokens attend to those of their slice only, with learned tokens of its own, as images do.
+    attention: v.Attends = "joint"  # of the encoder's blocks; as released
     mlp: v.MlpKind = "plain"  # of the encoder's blocks
     gelu: v.Gelu = "exact"  # of the encoder's blocks, if their MLP is plain
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15

@@ -93,6 +93,7 @@ MlpKind = Annotated[Literal["plain", "swiglu", "normed-swiglu"], WITH_HYPHENS]
 Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid, as CLIP
 # frames: normalized pixels; differences: their change since the frame before (everest.models.embedding).
 Input = Literal["frames", "differences"]
+Attends = Literal["joint", "slice"]
 Pooling = Annotated[Literal["mean", "first", "class-attention"], WITH_HYPHENS]
 Size = Annotated[
     Length | tuple[Length, Length],

@@ -165,6 +165,10 @@ def recognize(foreign: Foreign, hints: Hints) -> ForeignFacts:
 def model_spec(facts: ForeignFacts) -> ModelSpec:
     """Return the model that the parameters of the checkpoint fit; CheckpointError: none computes the same."""
     embedding = facts.shapes.get(EMBEDDING, ())
+    if len(embedding) == 4 and facts.names is FAMILIES["videomae"]:
+        from everest.foreign.timm_images import refuse_bare_file  # here: timm takes a second to import
+
+        refuse_bare_file(facts.foreign.path, facts.foreign.tensors)
     if len(embedding) != 5 or embedding[1] != 3:
         shape = list(embedding) or "missing"
         raise facts.error(f"its embedding is {shape}, not one of RGB tubelets, [D, 3, t, p, q]; take another")

@@ -38,7 +38,8 @@ DEEPSPEED: Final = "mp_rank_00_model_states.pt"
 CONTAINERS: Final = ("model", "module", "state_dict", "model_state_dict", "model_state")
 # Prefixes of the names: DDP, torch.compile, model hubs, mmaction, MME's two trainers.
 WRAPPERS = ("module.", "_orig_mod.", "encoder_q.encoder.model.", "encoder.model.", "model.", "backbone.")
-EMBEDDINGS: Final = ("patch_embed.proj.weight", "patch_embeddings.projection.weight")
+IMAGE_EMBEDDING: Final = "patch_embed.proj.weight"  # of an image model
+EMBEDDINGS: Final = (IMAGE_EMBEDDING, "patch_embeddings.projection.weight")
 # Released programs save their command line and optimizer with the weights: a Namespace with paths, and
 # learning rates that are numpy scalars.
 HARMLESS: Final = (
@@ -82,6 +83,17 @@ def own_file(path: Path) -> Path | None:
         return file if read_metadata(file).get("format") == FORMAT else None
     except (CheckpointError, EnvironmentProblem):
         return None
+
+
+def is_image_file(path: Path) -> bool:
+    """Whether a safetensors file embeds patches of images, (D, 3, p, q), under timm's name."""
+    if path.suffix != ".safetensors":
+        return False
+    try:
+        with open_safetensors(path) as file:
+            return IMAGE_EMBEDDING in file.keys() and len(file.get_slice(IMAGE_EMBEDDING).get_shape()) == 4  # noqa: SIM118
+    except (CheckpointError, EnvironmentProblem):
+        return False
 
 
 def refuse_broken_links(*paths: Path) -> None:

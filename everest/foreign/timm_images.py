@@ -10,15 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from typing import Final, cast
+from math import isqrt
+from pathlib import Path
+from typing import Final, NoReturn, cast
 
 import timm
 import torch
+from huggingface_hub import constants
 from timm.layers.activations import GELUTanh, QuickGELU
 from timm.layers.attention import Attention, AttentionRope
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingCat, RotaryEmbeddingDinoV3
+from timm.models._pretrained import PretrainedCfg
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -27,17 +31,18 @@ from torch import Tensor, nn
 from everest.config.model import backbone_settings
 from everest.config.settings import ModelSettings
 from everest.config.values import Gelu, MlpKind, Rotary
-from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, shown
-from everest.foreign.files import locate, read_foreign
+from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, did_you_mean, first_names, shown
+from everest.foreign.files import IMAGE_EMBEDDING, locate, read_foreign
 from everest.methods.strategies import AllTokens
 from everest.models.positions import BASE, LOWER_BASE, SPATIAL, TEMPORAL
 from everest.models.spec import ModelSpec
 from everest.models.vit import Norms
 from everest.system.hub import PREFIX as HUB
-from everest.system.hub import TIMM_PREFIX, Unreachable, fetch
+from everest.system.hub import Unreachable, fetch, split_timm
 from everest.system.processes import warn_on_main
 from everest.system.run_folder import WEIGHTS
 from everest.system.weights import Weights, load_tensors, require_finite
+from everest.system.weights_header import ClipSettings
 from everest.video.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 ImageModel = VisionTransformer | Eva
@@ -45,35 +50,92 @@ ARCHITECTURES: Final = (VisionTransformer, VisionTransformerDistilled, Eva)
 GELUS: Final[dict[type[nn.Module], Gelu]] = {nn.GELU: "exact", GELUTanh: "tanh", QuickGELU: "quick"}
 # Parts of a block that have the same names here. Not all models have a norm in their MLP.
 SAME: Final = ("norm1", "attn.proj", "norm2", "mlp.norm", "mlp.fc2")
+WORDS: Final = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # of widths, in names
+# Of a classifier, or of pre-training: an encoder has none of these.
+HEADS: Final = ("head.", "head_dist.", "mask_token")
 RESNET_SETTING: Final = "tokenizer.loss.perceptual_weights"
 RESNET: Final = "resnet50"
 # Heuristic: timm's weights with plain training, as MAGVIT uses.
 RESNET_WEIGHTS: Final = "hf:timm/resnet50.tv_in1k"
+FRAMES_OF_IMAGES: Final[ClipSettings] = {"stride": 1, "sampling": "spread"}  # over a video; our choice
 SCALES: Final = {"attn.proj": ("ls1.gamma", "gamma_1"), "mlp.fc2": ("ls2.gamma", "gamma_2")}  # LayerScale
 
 
 def open_image_weights(name: str) -> Weights:
-    """Read the weights of `timm:NAME`, from the hub or its cache, as an encoder of single frames."""
-    model_name = name.removeprefix(TIMM_PREFIX)
+    """Read the weights of `timm:NAME`, from the hub or its cache, as an encoder of single frames.
+
+    Those of `timm:NAME=FILE` are read from a file with timm's names.
+    """
+    model_name, file = split_timm(name)
     if not timm.is_model(model_name):
         raise RecipeError(f"{name}: timm has no such model{did_you_mean(model_name, timm.list_models())}")
     architecture, _, tag = model_name.partition(".")
     listed = timm.list_pretrained(f"{architecture}.*")
     known = model_name in listed or (listed and not tag)
     config = timm.get_pretrained_cfg(model_name) if known else None
-    if config is None or not config.hf_hub_id:
+    if config is None or not (config.hf_hub_id or file):
         similar = did_you_mean(model_name, listed)
         raise RecipeError(f"{name}: timm has no weights of this name on the hub{similar}")
     with torch.device("meta"):
         require_plain(timm.create_model(model_name, num_classes=0), source=name)  # before a download
-    file = fetch(f"{HUB}{config.hf_hub_id}", notify=warn_on_main) / (config.hf_hub_filename or WEIGHTS)
-    if not file.is_file():
-        raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
-    # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
-    overlay = {"file": str(file), "custom_load": False}
-    model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+    if file is None:
+        file = _of_hub(name, config)
+        # timm below 1.0.31 keeps custom_load of its own entry, and reads the file as .npz.
+        overlay = {"file": str(file), "custom_load": False}
+        model = timm.create_model(model_name, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+    else:
+        model = timm.create_model(model_name, num_classes=0)
+        load_tensors(model, _without_head(read_foreign(file).tensors, model), source=name)
     require_finite(model.state_dict(), source=file)
     return image_weights(model, mean=config.mean, std=config.std, source=name)
+
+
+def _of_hub(name: str, config: PretrainedCfg) -> Path:
+    """The file of `timm:NAME` on the hub or in its cache."""
+    try:
+        folder = fetch(f"{HUB}{config.hf_hub_id}", notify=warn_on_main)
+    except Unreachable as error:
+        cached = Path(constants.HF_HUB_CACHE, f"models--{config.hf_hub_id}".replace("/", "--"))
+        raise Unreachable(
+            f"{name}: not in the cache and the hub does not answer; copy {cached.name} to {cached.parent} "
+            f"(HF_HUB_CACHE), or use {name}=FILE"
+        ) from error
+    file = folder / (config.hf_hub_filename or WEIGHTS)
+    if not file.is_file():
+        raise CheckpointError(f"{name}: no {file.name} in hf:{config.hf_hub_id}; take another model")
+    return file
+
+
+def _without_head(tensors: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The tensors of a file without those of its classifier and of pre-training, which an encoder lacks."""
+    expected = model.state_dict()
+    return {name: x for name, x in tensors.items() if name in expected or not name.startswith(HEADS)}
+
+
+def refuse_bare_file(path: Path, tensors: Mapping[str, Tensor]) -> NoReturn:
+    """Raise CheckpointError for a file with timm's names that was named without its model."""
+    fitting = models_fitting(tensors)
+    stem = path.stem if path.stem.partition(".")[0] in fitting and timm.is_model(path.stem) else None
+    names = [stem] if stem else fitting
+    known = f"; NAME may be {first_names(names, 3)}" if names else ""
+    raise CheckpointError(f"{path}: weights of an image model; name them timm:NAME={path}{known}")
+
+
+def models_fitting(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The models of timm whose names and shapes these tensors have, of the usual sizes."""
+    width, _, patch, _ = tensors[IMAGE_EMBEDDING].shape
+    places = tensors["pos_embed"].shape[1] if "pos_embed" in tensors else 0
+    side = f"_{isqrt(places) * patch}"  # a class token or two do not change the root
+    fitting = []
+    for name in timm.list_models(f"*{WORDS.get(width, 'vit')}*patch{patch}*"):
+        if name[-3:].isdecimal() and not name.endswith(side):
+            continue
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0)
+        shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+        if shapes == {key: tensor.shape for key, tensor in _without_head(tensors, model).items()}:
+            fitting.append(name)
+    return fitting
 
 
 def require_plain(model: nn.Module, *, source: str) -> ImageModel:
@@ -199,6 +261,7 @@ def image_weights(
         recipe=source,
         step=0,
         tensors={f"encoder.{name}": tensor.detach().clone() for name, tensor in tensors.items()},
+        clip=FRAMES_OF_IMAGES,
         origin={"family": "timm", "file": source},
     )
 
@@ -222,6 +285,7 @@ def _settings(model: ImageModel, block: Block) -> ModelSettings:
         registers=model.num_prefix_tokens - (model.cls_token is not None),
         rotary=rotary,
         norm_before=isinstance(model.norm_pre, nn.LayerNorm),
+        attention="slice",
         mlp=kind,
         gelu=GELUS[type(mlp.act)] if kind == "plain" else "exact",
     )

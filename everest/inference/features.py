@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.checkpoints.load import all_weights
+from everest.checkpoints.load import all_weights, is_of_timm
 from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
 from everest.inference.model import OpenedModel, check_counts
@@ -28,7 +28,7 @@ from everest.inference.windows import DAMAGED, Item, Unreadable, check_seconds, 
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 from everest.system.files import atomic_file, check_new_file, refuse_inputs
-from everest.system.weights import write_tensors
+from everest.system.weights import state_hash, write_tensors
 from everest.video.reader import video_files
 from everest.video.source import video_version
 
@@ -164,8 +164,11 @@ def features_of(
 
 def encoding_of(model: OpenedModel) -> dict[str, Any]:
     """The settings that features follow from, as JSON values; rows with equal settings are comparable."""
-    with model.file.open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    if is_of_timm(model.file):
+        weights = state_hash(model.module.state_dict())
+    else:
+        with model.file.open("rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
     return {"weights": weights, "keep": model.keep, "views": repr(model.views)}
 
 

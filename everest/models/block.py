@@ -76,7 +76,9 @@ class Attention(nn.Module):
             self.register_buffer("k_bias", torch.zeros(width), persistent=False)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, norm: LayerNorm, last: int | None, rotation: Rotation | None) -> Tensor:
+    def forward(
+        self, x: Tensor, norm: LayerNorm, last: int | None, rotation: Rotation | None, mask: Tensor | None
+    ) -> Tensor:
         """Attend from the last L tokens, or all, to all tokens (B, K, D), which `norm` norms: (B, L, D)."""
         weight, width = self.qkv.weight, x.size(-1)  # (3 * D, D): of queries, keys, values
         if last is None:
@@ -90,7 +92,10 @@ class Attention(nn.Module):
         if rotation is not None:
             # Values are copied: a view would keep what queries and keys were turned from.
             q, k, v = rotation.turn(q), rotation.turn(k), v.contiguous()
-        if k.size(2) <= FEW_TOKENS and q.dtype == torch.float32 and is_eager_on_cpu(q):
+        if mask is not None:
+            seen = mask[:, :, mask.size(2) - q.size(2) :]  # (B, 1, L, K)
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        elif k.size(2) <= FEW_TOKENS and q.dtype == torch.float32 and is_eager_on_cpu(q):
             attended = FewTokensAttention.apply(q, k, v)
         else:
             attended = F.scaled_dot_product_attention(q, k, v)  # (B, heads, L, D / heads)
@@ -151,14 +156,22 @@ class Block(nn.Module):
         self.mlp = Mlp(width, mlp_width or MLP_RATIO * width, mlp, gelu, eps)
         self.drop_path2 = DropPath(drop_path) if drop_path else nn.Identity()
 
-    def forward(self, x: Tensor, *, last: int | None = None, rotation: Rotation | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        last: int | None = None,
+        rotation: Rotation | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Compute the outputs (B, K, D) of tokens (B, K, D); with `last` of the last L tokens: (B, L, D).
 
         Args:
             rotation: turns the queries and keys of the K tokens.
+            mask: (B, 1, K, K) bool, whether a token attends to another; None: to all.
         """
         residual = x if last is None else x[:, x.size(1) - last :]
-        x = residual + self.drop_path1(self.attn(x, self.norm1, last, rotation))
+        x = residual + self.drop_path1(self.attn(x, self.norm1, last, rotation, mask))
         return x + self.drop_path2(self.mlp(x, self.norm2))
 
 
@@ -173,12 +186,15 @@ class Blocks(nn.ModuleList):
         super().__init__(blocks)
         self.checkpointing = checkpointing
 
-    def forward(self, x: Tensor, *, last: int | None, rotation: Rotation | None) -> Tensor:
+    def forward(
+        self, x: Tensor, *, last: int | None, rotation: Rotation | None, mask: Tensor | None = None
+    ) -> Tensor:
         """Run the blocks on tokens (B, K, D), for the outputs of all or of the last L tokens: (B, L, D)."""
         for number, block in enumerate(self, start=1):
             block_last = last if number == len(self) else None
             if self.checkpointing and block.training:
-                x = checkpoint(block, x, last=block_last, rotation=rotation, use_reentrant=False)
+                options = {"rotation": rotation, "mask": mask, "use_reentrant": False}
+                x = checkpoint(block, x, last=block_last, **options)
             else:
-                x = block(x, last=block_last, rotation=rotation)
+                x = block(x, last=block_last, rotation=rotation, mask=mask)
         return x

@@ -103,6 +103,7 @@ class Encoder(nn.Module):
         self.num_frames = grid.t * model.tubelet[0]  # T
         self.width = size.width
         self.num_heads = size.heads
+        self.by_slice = model.attention == "slice" and grid.t > 1  # of one slice, both are the same
         self.pixels = architecture.pixels
         self.patch_embed = TubeletEmbedding(
             size.width, model.tubelet, layers=model.embedding_layers, pixels=self.pixels
@@ -151,11 +152,23 @@ class Encoder(nn.Module):
             assert self.position.class_token is not None
             class_token = class_token + self.position.class_token
         learned = (class_token, self.registers)  # (1, P, D), (1, R, D), or None
-        if prefix := [rows.expand(x.size(0), -1, -1) for rows in learned if rows is not None]:
+        prefix = [rows for rows in learned if rows is not None]
+        groups = self.grid.t if self.by_slice else 1  # S, each with its own learned tokens
+        if prefix:
             last = x.size(1)  # the outputs of the learned tokens are not needed
-            x = torch.cat([*prefix, x], dim=1)  # (B, P + R + K, D)
+            rows = torch.cat(prefix, dim=1).repeat(1, groups, 1)  # (1, S (P + R), D)
+            x = torch.cat([rows.expand(x.size(0), -1, -1), x], dim=1)  # (B, S (P + R) + K, D)
             if rotation is not None:  # which leaves the prefix as it is
                 front = (0, 0, x.size(1) - last, 0)
                 rotation = Rotation(F.pad(rotation.cos, front, value=1.0), F.pad(rotation.sin, front))
-        x = self.blocks(self.norm_before(x), last=last, rotation=rotation)  # (B, K, D)
+        mask = self._mask(ids, x.size(1) - ids.size(1)) if self.by_slice else None
+        x = self.blocks(self.norm_before(x), last=last, rotation=rotation, mask=mask)  # (B, K, D)
         return self.norm(x)
+
+    def _mask(self, ids: Tensor, learned: int) -> Tensor:
+        """Whether tokens are of the same slice, (B, 1, L + K, L + K): L learned tokens, then `ids` (B, K)."""
+        slices = torch.arange(self.grid.t, device=ids.device).repeat_interleave(
+            learned // self.grid.t
+        )  # (L,)
+        owner = torch.cat([slices.expand(ids.size(0), -1), ids // self.grid.per_slice], dim=1)  # (B, L + K)
+        return owner[:, None, :, None] == owner[:, None, None, :]

@@ -48,6 +48,7 @@ class Request:
     videos: InstanceOf[str]  # not `str`: names of files need not be UTF-8
     annotations: list[InstanceOf[str]] = field(default_factory=list)
     unlabeled: InstanceOf[str] | None = None
+    init: InstanceOf[str] | None = None  # weights to start from, as `everest.system.hub.absolute_name`
     group: str | None = None
     task: Task | None = None
     folds: int | None = None

@@ -53,6 +53,7 @@ from everest.system.files import (
     made_folder,
     write_text,
 )
+from everest.system.hub import absolute_name
 from everest.system.locks import sole_writer
 from everest.system.restored import restored_process
 from everest.system.run_folder import FINETUNE, FOLDS, PROJECT, RECIPE, RunFolder
@@ -72,6 +73,7 @@ def train(
     *,
     annotations: str | Path | Sequence[str | Path] | None = None,
     unlabeled: str | Path | None = None,
+    init: str | Path | None = None,
     output: str | Path | None = None,
     group: str | None = None,
     task: Task | None = None,
@@ -92,6 +94,8 @@ def train(
         annotations: bouts in the recordings, in a file or files of any kind that `everest prepare
             annotations` reads; predictions give way to the bouts of a person.
         unlabeled: a folder or list of videos to pre-train on first.
+        init: the weights to start from, as of `everest.finetune`; clips and encoder follow from them. None or
+            "none": from scratch.
         output: the folder of the project; None: `runs/train/NAME`.
         group: what keeps videos in one list, as `everest prepare split --group`; None: the column `group`
             of a list, the recording of a window, else each video alone.
@@ -112,6 +116,7 @@ def train(
         videos=_path_text(videos),
         annotations=sorted(set(map(_path_text, files))),
         unlabeled=None if unlabeled is None else _path_text(unlabeled),
+        init=None if init in (None, "none") else absolute_name(init),
         group=group,
         task=task,
         folds=folds,
@@ -157,6 +162,7 @@ def _make_plan(
         purpose="scratch" if request.unlabeled is None else "finetune",
         output=folder / RECIPE,
         overrides=request.overrides,
+        init=request.init,
     ).timed()
     data = suggestion.recipe.data
     train = read_source(data, "train", labeled=True)
@@ -254,7 +260,7 @@ def _train(project: Project, folder: Path, report: Report, *, started: float, re
     if (folder / RESULT).exists():
         report(notice(f"{folder}: already finished; use --overwrite to train again"))
         return ProjectResult.read(folder / RESULT, fix=IN_USE_FIX)
-    init: Path | None = None
+    init: str | Path | None = project.request.init
 
     def run_stage(stage: Callable[..., Path], output: Path, fold: Sequence[str] = ()) -> Path:
         return stage(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND, UNSCORED
+from everest.checkpoints.public_weights import weights_in_cache
 from everest.errors import first_names
 from everest.lists.classes import Classes
 from everest.lists.labels import indices
@@ -61,10 +62,16 @@ def plan_document(
     total = f"all training: about {time_text(seconds[0])}{several}"
     total += f", including {time_text(seconds[1])} for validations and tests"
     list_lines = [f"{key}: {size}" for key, size in sizes.items()]
+    if suggestion.start is not None:
+        lines.append(f"starts from {suggestion.start.title}")
+    elif found := weights_in_cache():
+        named = ", ".join(f"{weights.name} ({weights.license})" for weights in found[:MOST_NAMES])
+        lines.append(f"weights found: {named}; try --init {found[0].name}")
     return {
         "lists": sizes,
         "classes": counts,
         "window": lists.window,
+        "init": None if suggestion.start is None else suggestion.start.name,
         "stages": [time._asdict() for time in suggestion.times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),

@@ -168,7 +168,7 @@ def choose_values(
     stride, stride_reason = _stride(facts, purpose)
     choices = [
         Choice("data.frames", FRAMES, "as in the papers"),
-        Choice("data.size", _frame_size(facts, device), size_reason),
+        Choice("data.size", frame_size(facts, device.side, device.tubelet), size_reason),
         Choice("data.flip", False, flip_reason, applies=bool(mirrored)),
         Choice("model.backbone", device.backbone, f"small enough to train on {device_text}"),
         Choice("model.tubelet", list(device.tubelet), "small tubelets for small frames"),
@@ -185,13 +185,13 @@ def choose_values(
     return [choice for choice in choices if choice.applies]
 
 
-def _frame_size(facts: DataFacts, device: DeviceValues) -> list[int]:
+def frame_size(facts: DataFacts, side: float, tubelet: Sequence[int]) -> list[int]:
     """Height and width in whole tubelets, in the shape of the video; no larger than it unless it is tiny."""
     shape = math.sqrt(facts.height / facts.width)
     sides = ((shape, facts.height), (1 / shape, facts.width))
     return [
-        max(FEWEST_TUBELETS, min(round(device.side * factor / unit), int(largest // unit))) * unit
-        for (factor, largest), unit in zip(sides, device.tubelet[1:], strict=True)
+        max(FEWEST_TUBELETS, min(round(side * factor / unit), int(largest // unit))) * unit
+        for (factor, largest), unit in zip(sides, tubelet[1:], strict=True)
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
+from everest.checkpoints.weight_settings import WeightSettings, settings_from
 from everest.config.heads import Task
 from everest.config.recipe import load_recipe
 from everest.config.recipe_files import RecipeFile
@@ -30,6 +31,7 @@ from everest.suggest.data_section import (
     with_task,
 )
 from everest.suggest.rules import DEVICE_VALUES, Choice, DataFacts, RecipePurpose, choose_values, examine_data
+from everest.suggest.weights import with_weights
 from everest.system.files import made_folder, write_text
 from everest.system.processes import num_cores
 from everest.system.storage import parse_location
@@ -72,11 +74,14 @@ class Suggestion:
     overrides: Sequence[str]  # `section.key=value` texts, which the stages will be given, too
     speeds: Mapping[TrainingStage, float] = field(default_factory=dict)  # clips/s here; none: not measured
     most_steps: Mapping[str, int] = field(default_factory=dict)  # none: as many as the data set needs
+    start: WeightSettings | None = None  # the weights of --init; None: from scratch
 
     @property
     def text(self) -> str:
         """The YAML."""
         choices = choose_values(self.facts, self.device, purpose=self.purpose, most_steps=self.most_steps)
+        if self.start is not None:
+            choices = with_weights(choices, self.facts, self.device, self.start)
         return recipe_text(choices, self.section, base=DEVICE_VALUES[self.device].base, facts=self.facts)
 
     @cached_property
@@ -102,7 +107,8 @@ class Suggestion:
         speeds: dict[TrainingStage, float] = {}
         on_cpu = self.device == "cpu"
         for stage in STAGES_OF_PURPOSE[self.purpose]:
-            timed = time_steps(self.recipe, stage, batch=16 if on_cpu else None, cpu=on_cpu)
+            batch = 16 if self.start is None else 2  # public weights are larger than what a CPU trains
+            timed = time_steps(self.recipe, stage, batch=batch if on_cpu else None, cpu=on_cpu)
             step = timed["clips_per_second"]
             read = reading_speed(stage_clips(self.recipe, stage)) * num_cores()
             # On a CPU, steps and reading share the cores; on a GPU, the slower one counts.
@@ -138,6 +144,7 @@ class SuggestRequest:
     unlabeled: bool  # pre-train only, on `data`
     task: Task | None  # None: as the labels show
     group: str | None  # of the videos of class folders
+    init: str | None  # the weights to start from; None: from scratch
     hours: float | None  # at most for each stage
     measured: bool  # whether the stages are timed on this machine
     overwrite: bool
@@ -166,7 +173,9 @@ def suggest_for_folder(
         section = _checked_section(request, lists, has_new_lists=has_new_lists, notify=notify)
         purpose: RecipePurpose = "finetune" if request.pretrain else "scratch"
         purpose = "pretrain" if request.unlabeled else purpose
-        suggestion = suggest_recipe(section, request.device, purpose=purpose, output=request.output)
+        suggestion = suggest_recipe(
+            section, request.device, purpose=purpose, output=request.output, init=request.init
+        )
         suggestion = suggestion.timed() if request.measured else suggestion
         if request.hours is not None:
             suggestion = suggestion.within(3600 * request.hours)
@@ -253,8 +262,14 @@ def suggest_recipe(
     purpose: RecipePurpose,
     output: Path,
     overrides: Sequence[str] = (),
+    init: str | None = None,
 ) -> Suggestion:
-    """Choose the values of a recipe for these data and a device; see `Suggestion`."""
+    """Choose the values of a recipe for these data and a device; see `Suggestion`.
+
+    Args:
+        init: the weights to start from, of which the clips and the encoder follow; None: from scratch.
+    """
+    start = None if init is None else settings_from(init, on_cpu=device == "cpu")
     fitted = ("data.size=", "data.frames=")  # to the suggested tubelets
     data_overrides = [text for text in overrides if text.startswith("data.") and not text.startswith(fitted)]
     base_data = load_recipe("custom", overrides=data_overrides).data if data_overrides else DataSettings()
@@ -263,7 +278,13 @@ def suggest_recipe(
     if facts.pretrain is not None and facts.pretrain.samples == 1:
         raise RecipeError(f"--pretrain {settings.pretrain}: one video; pre-training compares several")
     return Suggestion(
-        section=section, facts=facts, device=device, purpose=purpose, output=output, overrides=overrides
+        section=section,
+        facts=facts,
+        device=device,
+        purpose=purpose,
+        output=output,
+        overrides=overrides,
+        start=start,
     )
 
 

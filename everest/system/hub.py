@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face hub, named `hf:OWNER/NAME`: downloaded, or taken from the local cache."""
+"""Names of checkpoints that are not paths, and the Hugging Face hub: downloads, or the local cache."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from everest.errors import CheckpointError
-from everest.system.files import writing
+from everest.errors import CheckpointError, RecipeError
+from everest.system.files import absolute_keeping_links, writing
 from everest.system.processes import warn_on_main
 
 PREFIX: Final = "hf:"
-TIMM_PREFIX: Final = "timm:"  # of image models, which timm loads from the hub
+TIMM_PREFIX: Final = "timm:"  # of image models, from the hub, or from a file: timm:NAME=FILE
 PREFIXES: Final = (PREFIX, TIMM_PREFIX)  # of checkpoints that are no files
 _SAFE: Final = ["*.json", "README.md", "LICENSE*", "*.safetensors"]
 _PICKLED: Final = [*_SAFE, "*.bin", "*.pth", "*.pt"]  # only if the repository has no safetensors file
@@ -22,6 +22,23 @@ ANSWER_SECONDS: Final = 10.0
 
 class Unreachable(CheckpointError):
     """Neither the hub nor the local cache can provide the checkpoint now; a later attempt may succeed."""
+
+
+def split_timm(name: str) -> tuple[str, Path | None]:
+    """The model of `timm:NAME` or `timm:NAME=FILE`, and the file."""
+    model, equals, file = name.removeprefix(TIMM_PREFIX).partition("=")
+    if equals and not file:
+        raise RecipeError(f"{name}: name the file of the weights after '='")
+    return model, Path(file) if file else None
+
+
+def absolute_name(name: str | Path) -> str:
+    """The name of a checkpoint, the same from wherever it is named: a path in it is absolute."""
+    text = str(name)
+    if not text.startswith(PREFIXES):
+        return str(absolute_keeping_links(Path(text)))
+    model, file = split_timm(text) if text.startswith(TIMM_PREFIX) else (text, None)
+    return text if file is None else f"{TIMM_PREFIX}{model}={absolute_keeping_links(file)}"
 
 
 def fetch(name: str, *, notify: Callable[[str], None] = warn_on_main) -> Path:

@@ -98,7 +98,7 @@ def test_weights_of_these_names_and_shapes_load_with_the_settings_of_the_table(n
 
 
 def test_the_commands_of_the_table_exist():
-    helps = {name: run(name, "--help") for name in ("convert", "pretrain", "finetune", "predict")}
+    helps = {name: run(name, "--help") for name in ("convert", "train", "pretrain", "finetune", "predict")}
     for weights in public_weights():
         for command in weights.commands:
             program, name, *options = shlex.split(command)

@@ -85,7 +85,8 @@ def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]]) -> Bou
     """The checked bouts of each recording."""
     from everest.inference.scores import read_bouts
 
-    bouts, unknown = read_bouts(file, extents, keep_windows=True)
+    with Display() as display:
+        bouts, unknown = read_bouts(file, extents, keep_windows=True, report=display.report)
     if unknown:
         names = f"{first_names(unknown)}; use the names that --draw wrote"
         raise DataError(f"{file}: names videos that are not in the timeline: {names}")

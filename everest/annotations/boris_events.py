@@ -11,7 +11,7 @@ offset).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
@@ -22,6 +22,7 @@ from everest.errors import DataError, shown
 LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
 FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
 NO_SUBJECT: Final = "No focal subject"
+OBSERVER_KEYS: Final = ("observer", "coder", "rater", "annotator", "scorer", "observer name")
 
 
 class Event(NamedTuple):
@@ -34,6 +35,12 @@ class Event(NamedTuple):
     modifiers: str = ""
     comment: str = ""
     status: str = ""  # START or STOP of a state; empty: every second event is its stop
+
+
+def observer_in(variables: Mapping[str, object]) -> str:
+    """The observer that an independent variable names, such as `Observer`; empty if none does."""
+    named = {name.strip().casefold(): value for name, value in variables.items()}
+    return next((str(named[key]).strip() for key in OBSERVER_KEYS if named.get(key)), "")
 
 
 def media_borders(
@@ -59,7 +66,13 @@ def media_borders(
 
 
 def bouts_of(
-    events: Sequence[Event], media: Sequence[str], borders: Sequence[float], *, where: str, offset: float
+    events: Sequence[Event],
+    media: Sequence[str],
+    borders: Sequence[float],
+    *,
+    where: str,
+    offset: float,
+    observer: str,
 ) -> Iterator[Bout]:
     """Yield the bouts of states and points in the files shown then: one for each file that they touch.
 
@@ -75,7 +88,8 @@ def bouts_of(
                 f"{where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset} is "
                 f"outside of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
             )
-        who = {"label": event.behavior, "subject": "" if event.subject == NO_SUBJECT else event.subject}
+        subject = "" if event.subject == NO_SUBJECT else event.subject
+        who = {"label": event.behavior, "subject": subject, "observer": observer}
         for name, (begin, after) in zip(media, pairwise([*borders[:-1], math.inf]), strict=True):
             first, last = max(start, begin), min(end, after)
             if begin <= start < after or first < last:

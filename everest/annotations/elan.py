@@ -1,8 +1,8 @@
 """ELAN, `.eaf`: XML with times in milliseconds and tiers of annotations that do not overlap.
 
 The class of a bout is the text of its annotation, else the name of the tier; its subject is the tier's
-participant, its origin the tier's annotator. Tiers that refer to a parent tier describe the annotations of
-that tier, and are left out.
+participant, its origin or observer the tier's annotator. Annotations that refer to another annotation, and
+have no times of their own, describe it and are left out.
 
 Source: the schema EAFv3.0.xsd (mpi.nl/tools/elan).
 """
@@ -18,8 +18,18 @@ from typing import Final
 from xml.etree import ElementTree
 from xml.etree.ElementTree import SubElement
 
-from everest.annotations.bout import Bout, Bouts, from_milliseconds, merge_overlaps, milliseconds, origin_in
+from everest.annotations.bout import (
+    ORIGINS,
+    Bout,
+    Bouts,
+    from_milliseconds,
+    merge_overlaps,
+    milliseconds,
+    origin_in,
+)
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.records import LeftOut
+from everest.errors import shown
 
 ROOT: Final = "ANNOTATION_DOCUMENT"
 TIER_TYPE: Final = "default-lt"
@@ -33,31 +43,77 @@ class _NoDocumentType(ElementTree.TreeBuilder):
         raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
-    """Read the bouts of the tiers without a parent."""
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
+    """Read the bouts of all tiers whose annotations have times."""
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
     except ElementTree.ParseError as error:
         raise ValueError(f"not XML: {error}") from error
     if root.tag != ROOT:
         raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
-    media = root.find("HEADER/MEDIA_DESCRIPTOR")
-    # ELAN can align media: its time 0 is then this time of the first of them.
-    begin = 0 if media is None else int(media.get("TIME_ORIGIN", 0))
-    video = path.stem if media is None else media.attrib["MEDIA_URL"]
+    video, begin = _shown_media(root, path, videos, left_out)
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
     for tier in root.iterfind("TIER"):
-        if tier.get("PARENT_REF") is not None:
-            continue
-        origin = origin_in(tier.get("ANNOTATOR", ""))
-        subject = tier.get("PARTICIPANT", "")
-        for annotation in tier.iter("ALIGNABLE_ANNOTATION"):
-            times = [slots[annotation.attrib[f"TIME_SLOT_REF{side}"]] for side in (1, 2)]
-            if None in times:
-                raise ValueError(f"the annotation {annotation.attrib['ANNOTATION_ID']} has no time")
-            start, end = from_milliseconds(*(int(time or 0) + begin for time in times))
-            label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
-            yield Bout(video=video, start=start, end=end, label=label, origin=origin, subject=subject)
+        name = tier.attrib["TIER_ID"]
+        annotator = tier.get("ANNOTATOR", "").strip()
+        who = {"subject": tier.get("PARTICIPANT", ""), "observer": "" if annotator in ORIGINS else annotator}
+        if referring := len(list(tier.iter("REF_ANNOTATION"))):
+            left_out[f"annotation without times on the tier '{shown(name)}'"] += referring
+        annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
+        for annotation, (start, end) in zip(annotations, _times(annotations, slots, name), strict=True):
+            start, end = from_milliseconds(start + begin, end + begin)
+            label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or name
+            yield Bout(video=video, start=start, end=end, label=label, origin=origin_in(annotator), **who)
+
+
+def _shown_media(
+    root: ElementTree.Element, path: Path, videos: VideoFinder, left_out: LeftOut
+) -> tuple[str, int]:
+    """The first media file that is one of the user's videos, and its milliseconds at the time 0.
+
+    ELAN can align media: its time 0 is then the time TIME_ORIGIN of each of them.
+    """
+    media: list[tuple[str, int]] = []
+    for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
+        url = descriptor.get("MEDIA_URL") or descriptor.get("RELATIVE_MEDIA_URL")
+        if url:
+            media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
+    # Without the user's videos, one that is not of sound only.
+    media.sort(key=lambda named: (mimetypes.guess_type(named[0])[0] or "").startswith("audio/"))
+    if not media:
+        return path.stem, 0
+    chosen = next((named for named in media if videos.find(named[0])), media[0])
+    for url in (url for url, _ in media if url != chosen[0]):
+        left_out[f"media file {shown(url)}"] += 1
+    return chosen
+
+
+def _times(
+    annotations: Sequence[ElementTree.Element], slots: Mapping[str, str | None], tier: str
+) -> Iterator[tuple[int, int]]:
+    """Yield the start and end of each annotation of a tier, in milliseconds.
+
+    Borders between the parts of a subdivision that were never moved have no time: ELAN divides the time
+    between the neighboring borders evenly.
+    """
+    pairs = [tuple(each.attrib[f"TIME_SLOT_REF{side}"] for side in (1, 2)) for each in annotations]
+    times = {
+        slot: int(time) for slot in {s for pair in pairs for s in pair} if (time := slots[slot]) is not None
+    }
+    following = dict(pairs)
+    for first in [start for start, end in pairs if start in times and end not in times]:
+        chain = [first]
+        while chain[-1] not in times or len(chain) == 1:
+            if chain[-1] not in following or len(chain) > len(pairs):
+                raise ValueError(f"tier '{shown(tier)}': an annotation has no time")
+            chain.append(following[chain[-1]])
+        first_time, last_time, parts = times[first], times[chain[-1]], len(chain) - 1
+        for place, slot in enumerate(chain[1:-1], start=1):
+            times[slot] = first_time + (last_time - first_time) * place // parts
+    for pair in pairs:
+        if not times.keys() >= set(pair):
+            raise ValueError(f"tier '{shown(tier)}': an annotation has no time")
+        yield times[pair[0]], times[pair[1]]
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ F frames, C classes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -21,8 +22,9 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.records import LeftOut
 from everest.annotations.tables import in_line, read_table
-from everest.errors import DataError, first_names
+from everest.errors import DataError, first_names, shown
 
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
 PREDICTIONS: Final = "_predictions"
@@ -30,6 +32,8 @@ NUMBERS: Final = ("", "frame", "frames")  # names of the column of the frame num
 PROBABILITY: Final = "Probability_"
 COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
 POSE: Final = ("_x", "_y", "_p")
+# Features of SimBA about drawn regions: `Cage Animal_1 Nose in zone`, `Cage_Animal_1_facing`.
+REGION: Final = re.compile(r"[\s_](in[\s_]?zone|facing)(?![^\s_])", re.IGNORECASE)
 NO_LABEL: Final = -1
 OTHER: Final = -2  # a number of a feature
 NO_LABELS: Final = ("-1", "-1.0", "", "nan", "NaN", "NA")
@@ -41,17 +45,21 @@ MOST_DIFFERENT: Final = 0.01  # heuristic: the share of frames by which table an
 
 def has_columns(cells: Sequence[str]) -> bool:
     """Whether a line names the columns of a frame table: the first, the number of the frame, has no name."""
-    is_simba = {suffix for name in cells for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
-    is_unnamed = cells[:1] == [""] and (BACKGROUND in cells or is_simba)
+    is_unnamed = cells[:1] == [""] and (BACKGROUND in cells or _is_simba(cells))
     return len(cells) > 1 and (is_unnamed or cells[0] == "frame")
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
+def _is_simba(header: Sequence[str]) -> bool:
+    """Whether there are columns of poses."""
+    return {suffix for name in header for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
+
+
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.
     """
-    flags_of, is_predicted = _read_table(path)
+    flags_of, is_predicted = _read_table(path, left_out)
     frames = len(flags_of[UNSCORED])
     video = path.stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     video_times = videos.times(video)
@@ -80,7 +88,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
             yield Bout(video=video, start=start, end=end, label=label, origin=origin)
 
 
-def _read_table(path: Path) -> tuple[dict[str, NDArray[np.bool_]], bool]:
+def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.bool_]], bool]:
     """Whether each frame has each class, (F,), and last `unscored`; and whether a model found them.
 
     Columns of equal names are merged.
@@ -95,7 +103,7 @@ def _read_table(path: Path) -> tuple[dict[str, NDArray[np.bool_]], bool]:
     if not row_codes:
         raise ValueError("it has no row of a frame")
     codes = np.stack(row_codes)
-    columns = _class_columns(header, codes)
+    columns = _class_columns(header, codes, left_out)
     frames = _frame_numbers(first_cells)
     values = np.full((frames[-1] + 1, len(columns)), NO_LABEL, np.int8)  # (F, C), with the background
     values[frames] = codes[:, columns]
@@ -108,15 +116,29 @@ def _read_table(path: Path) -> tuple[dict[str, NDArray[np.bool_]], bool]:
     return flags_of, any(name.startswith(PROBABILITY) for name in header)
 
 
-def _class_columns(header: Sequence[str], codes: NDArray[np.int8]) -> list[int]:
-    """The columns of classes in codes (rows, columns): the last of 0 and 1, or those with a probability."""
+def _class_columns(header: Sequence[str], codes: NDArray[np.int8], left_out: LeftOut) -> list[int]:
+    """The columns of classes in codes (rows, columns): the last of 0 and 1, or those with a probability.
+
+    Features of SimBA's regions, which may be appended before the classes, are none.
+    """
     predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
     is_class = (codes != OTHER).all(axis=0) & [name not in NUMBERS for name in header]
-    columns = [place for place, name in enumerate(header) if not name.startswith((PROBABILITY, COUNTS))]
+    regions = [name for name in header if REGION.search(name)] if _is_simba(header) else []
+    columns = [
+        place
+        for place, name in enumerate(header)
+        if not name.startswith((PROBABILITY, COUNTS)) and name not in regions
+    ]
     if predicted:
         classes = [place for place in columns if header[place] in predicted and is_class[place]]
     else:
         classes = list(takewhile(is_class.__getitem__, reversed(columns)))[::-1]
+    for place in np.flatnonzero(is_class):
+        name = header[place]
+        if name in regions:
+            left_out[f"column of a region '{shown(name)}'"] += 1
+        elif place in columns and place not in classes and not name.lower().endswith((*POSE, BACKGROUND)):
+            left_out[f"column of 0 and 1 before the classes '{shown(name)}'"] += 1
     if not classes:
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
     return classes

@@ -11,6 +11,8 @@ from statistics import median
 from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.annotations.observers import WhoseBouts
+from everest.annotations.records import LeftOut
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError, first_names
 from everest.lists.inputs import named_samples
@@ -83,8 +85,9 @@ def _ready_lists(request: Request) -> ProjectLists | None:
 def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
     window = None
+    left_out, whose = LeftOut(), request.whose
     if request.annotations:
-        videos, window = _windows_of_recordings(request, folder, report)
+        videos, window = _windows_of_recordings(request, folder, report, left_out=left_out, whose=whose)
     else:
         videos = _readable_videos(request, report)
     _refuse_unusable(request, videos)
@@ -107,6 +110,8 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
         window=window,
         possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
         tested=sorted(set(map(group_of, lists.get("test", ())))) if request.annotations else [],
+        left_out=left_out,
+        subjects=sorted(whose.subjects) if whose.notice else (),
     )
 
 
@@ -175,14 +180,17 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
         raise DataError(f"{request.videos}: {problem}; add videos of other people or places")
 
 
-def _windows_of_recordings(request: Request, folder: Path, report: Report) -> tuple[LabeledVideos, float]:
+def _windows_of_recordings(
+    request: Request, folder: Path, report: Report, *, left_out: LeftOut, whose: WhoseBouts
+) -> tuple[LabeledVideos, float]:
     """Write a list of the labeled windows of recordings into a folder; returns them, and their seconds.
 
     Recordings that cannot be read have no windows.
     """
     recordings = named_samples([Path(request.videos)], root=None)
     annotations = list(map(Path, request.annotations))
-    bouts = read_bouts(annotations, [sample.path for sample in recordings], report)
+    paths = [sample.path for sample in recordings]
+    bouts = read_bouts(annotations, paths, report, whose=whose, left_out=left_out)
     window = window_seconds(chain.from_iterable(bouts.values()))
     settings = WindowSettings(seconds=window, step=STEP * window)
     listed = folder / WINDOWS

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 import typer
 
-from everest.errors import DataError, first_names
 from everest.system.files import check_new_file, refuse_inputs
 from everest.system.storage import parse_location
 from everest.system.text import counted
@@ -49,7 +47,7 @@ def windows(
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
     from everest.annotations.observers import WhoseBouts
-    from everest.annotations.records import LeftOut, left_out_rows
+    from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_samples
     from everest.prepare.windows import WindowSettings, read_bouts, write_windows
 
@@ -57,7 +55,7 @@ def windows(
         {
             "--hours and --count both limit the windows; use one of them": None not in (hours, count),
             f"--hours {hours}: must be at most {MOST_HOURS}": not (hours is None or hours <= MOST_HOURS),
-            "--fps, --task, --observer and --subject need --labels": (fps or task or observer or subject)
+            "--fps, --task, --observer and --subject need --labels": any((fps, task, observer, subject))
             and not labels,
         }
     )
@@ -74,15 +72,14 @@ def windows(
     check_new_file(output, overwrite=overwrite)
     with Display(quiet=quiet) as display:
         paths = [str(parse_location(sample.path).absolute()) for sample in samples]
-        whose, left_out = WhoseBouts(observers=observer or (), subject=subject), LeftOut()
-        bouts = None
-        if labels:
-            bouts = read_bouts(labels, paths, display.report, fps=fps, whose=whose, left_out=left_out)
+        whose = WhoseBouts(observers=observer or (), subject=subject)
+        read = read_bouts(labels, paths, display.report, whose=whose, fps=fps) if labels else None
+        bouts = None if read is None else read.bouts
         document = write_windows(
             samples, output, settings, bouts=bouts, task=task, overwrite=overwrite, report=display.report
         )
-    if labels:
-        document["left_out"] = left_out_rows(left_out)
+    if read is not None:
+        document["left_out"] = left_out_rows(read.left_out)
     print_result(document, output, as_json=as_json)
     if not quiet:
         _say_windows(document)
@@ -125,32 +122,17 @@ def convert_annotations(
     kind = kind_of(output, to, get_args(AnnotationKind))
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
-    from everest.annotations.formats import files_of, read_codings, write_annotations
-    from everest.annotations.matching import VideoFinder, checked_lengths
-    from everest.annotations.observers import WhoseBouts, joined
-    from everest.annotations.records import LeftOut, left_out_rows, left_out_text
+    from everest.annotations.formats import files_of, write_annotations
+    from everest.annotations.labels import read_labels
+    from everest.annotations.matching import checked_lengths
+    from everest.annotations.observers import WhoseBouts
+    from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_videos
 
-    names, left_out = VideoFinder(named_videos(videos or [])), LeftOut()
-    codings_of, unmatched = read_codings(files, names, fps=fps, left_out=left_out)
-    reasons = f"; left out: {left_out_text(left_out)}" if left_out else ""
-    if unmatched and not codings_of:
-        raise DataError(
-            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
-            f"--videos has {first_names([video.name for video in names.videos])}{reasons}"
-        )
-    if not codings_of:
-        raise DataError(f"{', '.join(map(str, files))}: no bout in it{reasons}")
+    paths = list(map(str, named_videos(videos or [])))
     whose = WhoseBouts(observers=observer or (), subject=subject)
-    bouts_of = {
-        video: [
-            replace(bout, video=video)
-            for bout in whose.of_subject(joined(video, whose.codings(video, codings)))
-        ]
-        for video, codings in codings_of.items()
-    }
-    whose.check()
-    bouts_of, times, notices = checked_lengths(bouts_of) if videos else (bouts_of, {}, [])
+    labels = read_labels(files, paths, whose=whose, fps=fps)
+    bouts_of, times, notices = checked_lengths(labels.bouts) if videos else (labels.bouts, {}, [])
     bouts = [bout for video_bouts in bouts_of.values() for bout in video_bouts]
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
     scored = [bout for bout in bouts if bout.label != UNSCORED]
@@ -164,13 +146,13 @@ def convert_annotations(
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
         },
-        "unmatched": unmatched,
-        "left_out": left_out_rows(left_out),
+        "unmatched": labels.unmatched,
+        "left_out": left_out_rows(labels.left_out),
         "written": [],
     }
     if kind is not None and output is not None:
         for file in files_of(output, by_video(bouts), kind):
-            refuse_inputs(file, [*files, *names.videos])
+            refuse_inputs(file, [*files, *paths])
             check_new_file(file, overwrite=overwrite)
         written = write_annotations(output, bouts, kind, times=times)
         document["written"] = [str(file) for file in written]
@@ -180,11 +162,7 @@ def convert_annotations(
     if unscored:
         facts = document["unscored"]
         say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    if unmatched:
-        say(f"left out, not found in --videos: {first_names(unmatched, 10)}")
-    if left_out:
-        say(f"left out: {left_out_text(left_out)}")
-    say(*filter(None, [whose.notice]), *notices)
+    say(*labels.notices, *notices)
     if as_json:
         print_json(document)
     elif document["written"]:

@@ -15,7 +15,7 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.options import argument, option
+from everest_cli.options import argument, option, refuse
 from everest_cli.output import Display, exit_if_failed
 
 if TYPE_CHECKING:
@@ -114,8 +114,9 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
+    from everest.annotations.labels import read_labels
     from everest.annotations.observers import WhoseBouts
-    from everest.inference.scores import check_bouts, read_bouts, score_timelines, write_bouts
+    from everest.inference.scores import check_bouts, score_timelines, write_bouts
 
     refuse({"--observer and --subject need --truth": (observer or subject) and truth is None})
     kind = kind_of(output, to, get_args(FileKind))
@@ -140,7 +141,10 @@ def timeline(
     with Display(quiet=model.quiet) as display:
         if truth is not None:  # before anything is computed
             whose = WhoseBouts(observers=observer or (), subject=subject)
-            labeled, _ = read_bouts(truth, source.names, whose=whose, report=display.report)
+            labels = read_labels([truth], source.names, whose=whose)
+            for text in labels.notices:
+                display.report(notice(text))
+            labeled = labels.bouts
             check_bouts(labeled, source.classes, report=display.report)
         timelines = source.compute(report=display.report)
         has_windows = any(len(video.starts) for video in timelines.videos)

@@ -9,7 +9,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, bouts_of, media_borders, observer_in
+from everest.annotations.boris_events import (
+    Event,
+    Recording,
+    bouts_of,
+    media_borders,
+    observer_in,
+    player_of,
+)
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.annotations.records import LeftOut, in_record
@@ -19,13 +26,14 @@ from everest.system.text import json_text, read_json
 EMPTY: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # its parts, as BORIS needs them
 POINT: Final = "Point event"
 STATE: Final = "State event"
+EVENT: Final = ("time", "subject", "behavior", "modifiers", "comment")  # versions add further fields
 
 
 def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> list[Bout]:
     """Read the bouts of all observations of a project, and the time outside their intervals.
 
     Time is unscored for an observer if none of the observer's observations of the video includes it. Of
-    several players, the first whose media are the user's videos counts.
+    several players, the first that shows videos of the user counts.
     """
     try:
         document = read_json(path)
@@ -33,77 +41,81 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
         if "NaN" not in str(error):
             raise
         raise ValueError(f"{error}; an event has no time: correct or delete it in BORIS") from error
-    types = {behavior["code"]: behavior["type"] for behavior in document["behaviors_conf"].values()}
+    types = {}
+    for key, behavior in document["behaviors_conf"].items():
+        with in_record(f"behavior {key} of the ethogram"):
+            types[behavior["code"]] = behavior["type"]
     bouts: list[Bout] = []
     observed: dict[tuple[str, str], list[Span]] = defaultdict(list)  # by media file and observer
     ends: dict[str, float] = {}  # of files whose length is stated
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shown(name)}'"
         with in_record(f"observation '{shown(name)}'"):
-            if values.get("type") == "IMAGES":
-                raise ValueError("is of images, which have no times; delete it from a copy of the project")
-            info = values.get("media_info") or {}
-            lengths = info.get("length") or {}
-            media, shift = _shown_media(values, name, videos, left_out)
+            if values.get("type") == "IMAGES":  # has no times
+                left_out["observation of images"] += 1
+                continue
+            lengths = (values.get("media_info") or {}).get("length") or {}
             ends |= lengths
-            events = _events_of(values["events"], types, left_out)
+            # Live observations have no file, and an empty list instead of a table of players.
+            players = {key: media for key, media in dict(values.get("file") or {}).items() if media}
+            players = players or {"1": [name]}
+            player, first = player_of(players, videos), min(players)
+            media = players[player]
+            if len(players) > 1:
+                left_out["media file of another player"] += sum(map(len, players.values())) - len(media)
+            delays = (values.get("media_info") or {}).get("offset") or {}
+            delay = 0.0 if player == first else float(delays.get(player) or 0)
+            offset = float(values.get("time offset") or 0)
+            events = _events_of(values["events"], types)
             observer = observer_in(values.get("independent_variables") or {}) or name
             start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
-            offset = float(values.get("time offset") or 0)
+            # An end of 0 is the end of the media of the first player.
+            end = end or (
+                math.inf if player == first else sum(lengths.get(file, math.inf) for file in players[first])
+            )
         if not events:
             left_out["observation without an event"] += 1
         borders = [0.0] * len(media)
-        if events or start or end:  # else the lengths of the media need not be known
+        if events or start or end < math.inf:  # else the lengths of the media need not be known
             borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
         for file, border in zip(media, borders, strict=False):
-            begin = border if start or end else 0.0  # an end of 0 is the end of the media
-            span = max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)
+            span = max(start - delay - border, 0.0), min(end - delay - border, LONGEST)
             observed[file, observer if events else ""].append(span)
-        bouts += bouts_of(events, media, borders, where=where, offset=offset + shift, observer=observer)
+        recording = Recording(where, observer, media, borders, offset + delay, sets_time=player == first)
+        bouts += bouts_of(events, recording, left_out)
     for file, observer in dict.fromkeys((bout.video, bout.observer) for bout in bouts):
         scored = [*observed[file, observer], *observed[file, ""]]
         bouts += unscored_bouts(file, scored, ends.get(file) or LONGEST, observer=observer)
     return bouts
 
 
-def _shown_media(
-    values: Mapping[str, Any], name: str, videos: VideoFinder, left_out: LeftOut
-) -> tuple[tuple[str, ...], float]:
-    """The media of the player that counts, and how many seconds later than the observation they begin."""
-    # Live observations have no file, and an empty list instead of a table of players.
-    players = {key: tuple(media) for key, media in sorted(dict(values.get("file") or {}).items()) if media}
-    if not players:
-        return (name,), 0.0
-    key = next((key for key, media in players.items() if any(map(videos.find, media))), next(iter(players)))
-    others = sum(len(media) for other, media in players.items() if other != key)
-    if others:
-        left_out["media file of another player"] += others
-    offsets = (values.get("media_info") or {}).get("offset") or {}
-    return players[key], 0.0 if key == next(iter(players)) else float(offsets.get(key) or 0)
+def _events_of(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[Event]:
+    """The coded events of an observation; ValueError names those that cannot be read.
 
-
-def _events_of(rows: Iterable[Sequence[Any]], types: Mapping[str, str], left_out: LeftOut) -> list[Event]:
-    """The coded events of an observation; ValueError if the ethogram lacks a behavior, or a time is missing.
-
-    Without the type of its behavior it is not known whether an event is a point or begins a state.
+    Whether an event is a point or begins a state follows from its behavior alone.
     """
     events = []
     undefined: dict[str, None] = {}
-    for time, subject, behavior, modifiers, comment, *_ in rows:
-        if time is None:
-            raise ValueError("an event has no time; correct or delete it in BORIS")
-        if behavior not in types:
-            undefined[behavior] = None
-            continue
-        if modifiers and modifiers != "None":
-            left_out["modifier of an event"] += 1
-        stop = None if types[behavior].startswith(STATE) else float(time)
-        events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
+    for number, row in enumerate(rows, start=1):
+        with in_record(f"event {number}"):
+            if len(row) < len(EVENT):
+                raise ValueError(f"has {len(row)} of the fields {', '.join(EVENT)}")
+            time, subject, behavior, modifiers, comment = row[: len(EVENT)]
+            if time is None:
+                raise ValueError("has no time; correct or delete it in BORIS")
+            if behavior not in types:
+                undefined[behavior] = None
+                continue
+            if not types[behavior].startswith((STATE, POINT)):
+                what = f"'{shown(behavior)}' is of the type '{shown(types[behavior])}' in the ethogram"
+                raise ValueError(f"{what}, not a '{STATE}' or '{POINT}'")
+            stop = None if types[behavior].startswith(STATE) else float(time)
+            events.append(Event(float(time), stop, behavior, subject or "", modifiers or "", comment or ""))
     if undefined:
         codes = ", ".join(f"'{shown(code)}'" for code in undefined)
-        known = first_names(sorted(types)) or "no behavior"
-        fix = "add or rename it in BORIS (Edit project, Ethogram)"
-        raise ValueError(f"{codes} is not in the ethogram, which has {known}; {fix}")
+        known = first_names([f"'{shown(code)}'" for code in sorted(types)]) or "no behavior"
+        fix = "add or rename them in BORIS (Edit project, Ethogram)"
+        raise ValueError(f"events of {codes}, but the ethogram has {known}; {fix}")
     return events
 
 

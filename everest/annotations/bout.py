@@ -22,6 +22,7 @@ ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
 DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
 CHECKED: Final = "checked"  # a person writes it in its place
+MARKS: Final = (UNSCORED, DRAWN, CHECKED)  # labels that are no classes
 SHORTEST: Final = 1  # millisecond: subtitles and ELAN have no bout of 0, so a point event is written as this
 LONGEST: Final = 1e7  # seconds, 115 days; heuristic: a later time is an error of the file
 

@@ -6,7 +6,6 @@ A file names videos as its program wrote them; everest.annotations.matching find
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -16,7 +15,6 @@ from typing import Final
 from everest.annotations import boris, boris_table, bout_table, elan, frame_tables, label_studio, subtitles
 from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
-from everest.annotations.observers import Coding, codings_of
 from everest.annotations.records import LeftOut, left_out_text, reason_of
 from everest.annotations.tables import SEPARATORS, IsHeader, cells_of
 from everest.errors import DataError, shown
@@ -110,33 +108,6 @@ def read_annotations(
         ]
         kept += unscored_bouts(video, checked, observer=observer)
     return kept
-
-
-def read_codings(
-    files: Iterable[Path],
-    videos: VideoFinder,
-    *,
-    fps: float | None = None,
-    keep_windows: bool = False,
-    left_out: LeftOut,
-) -> tuple[dict[str, list[Coding]], list[str]]:
-    """Read what the observers in annotation files have scored of each video; see `read_annotations`.
-
-    Returns:
-        The codings by the paths of the user's videos, or without any by the names in the files; and the
-        annotated names that match no video.
-    """
-    by_video: dict[str, list[Coding]] = defaultdict(list)
-    unmatched: dict[str, None] = {}
-    for file in files:
-        bouts = read_annotations(file, fps=fps, videos=videos, keep_windows=keep_windows, left_out=left_out)
-        for name, codings in codings_of(file, bouts).items():
-            video = videos.find(name) if videos.videos else name
-            if video is None:
-                unmatched[name] = None
-            else:
-                by_video[str(video)] += codings
-    return dict(by_video), list(unmatched)
 
 
 def recognize(path: Path) -> str:

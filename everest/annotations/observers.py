@@ -1,19 +1,21 @@
-"""Who coded a video, and whose bouts count: several observers of one video are never added up.
+"""Whose bouts count: two people who coded the same of one video are never added up.
 
-A coding is what one observer scored of a video in one file. Codings complement each other if they are of
-other classes, subjects or times, or copies; else they are two opinions on one thing.
+A coding is what one observer scored of a video in one file. Two codings complement each other if they share
+no class of a subject, or no time from first to last bout, and equal ones are copies. Others are opinions on
+the same, of which one is to be chosen.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
 from typing import Final
 
 from everest.annotations.bout import (
+    MARKS,
     UNSCORED,
     Bout,
     Span,
@@ -32,6 +34,7 @@ class Coding:
     """The bouts of one video by one observer in one file."""
 
     file: Path
+    video: str  # as the file writes it
     observer: str  # empty: the file names none
     bouts: Sequence[Bout]
 
@@ -46,7 +49,7 @@ class Coding:
 
     @property
     def is_manual(self) -> bool:
-        """Whether no bout comes from a model; corrected predictions are no second opinion."""
+        """Whether no bout comes from a model."""
         return all(bout.origin == "manual" for bout in self.bouts)
 
     @property
@@ -59,103 +62,91 @@ class Coding:
 class WhoseBouts:
     """The options --observer and --subject: names, perhaps with the wildcards * and ?."""
 
-    observers: Sequence[str] = ()  # where a video has several; empty: none is chosen
+    observers: Sequence[str] = ()  # who counts where several coded a video; empty: none is chosen
     subject: str | None = None  # None: the bouts of all subjects, together
-    subjects: set[str] = field(default_factory=set)  # those of the bouts that were read
 
-    def of_subject(self, bouts: Sequence[Bout]) -> list[Bout]:
-        """The bouts of the subject, and the time that no one scored."""
-        scored = [bout for bout in bouts if bout.label != UNSCORED]
-        self.subjects.update(bout.subject or NO_SUBJECT for bout in scored)
-        if self.subject is None:
-            return list(bouts)
-        return [
-            bout
-            for bout in bouts
-            if bout.label == UNSCORED or fnmatchcase(bout.subject or NO_SUBJECT, self.subject)
-        ]
+    def is_chosen(self, coding: Coding) -> bool:
+        """Whether --observer names it."""
+        return any(fnmatchcase(coding.name, observer) for observer in self.observers)
 
-    def check(self) -> None:
-        """Raise DataError if the subject is none of those that were read."""
-        if self.subject is not None and not any(fnmatchcase(name, self.subject) for name in self.subjects):
-            known = first_names(sorted(self.subjects)) or "none"
-            raise DataError(f"--subject {self.subject}: no bout is of it; subjects: {known}")
-
-    @property
-    def notice(self) -> str | None:
-        """A line if the bouts of several subjects are taken together."""
-        if self.subject is not None or len(self.subjects) < 2:
-            return None
-        return f"bouts of {first_names(sorted(self.subjects))} are taken together; --subject NAME keeps one"
-
-    def codings(self, video: object, codings: Sequence[Coding]) -> list[Coding]:
-        """The codings of a video that count; DataError if two of them are of the same."""
-        if len({coding.name for coding in codings}) > 1 and self.observers:
-            chosen = [
-                coding
-                for coding in codings
-                if any(fnmatchcase(coding.name, observer) for observer in self.observers)
-            ]
-            if not chosen:
-                names = first_names(sorted({coding.name for coding in codings}))
+    def codings(self, video: str, codings: Sequence[Coding]) -> list[Coding]:
+        """The codings of a video that count; DataError if none is chosen, or two are opinions on the same."""
+        names = sorted({coding.name for coding in codings})
+        if len(names) > 1 and self.observers:
+            codings = [coding for coding in codings if self.is_chosen(coding)]
+            if not codings:
                 given = ", ".join(self.observers)
-                raise DataError(f"--observer {given}: none coded {shown(video)}; observers: {names}")
-            codings = chosen
-        manual = [coding for coding in codings if coding.is_manual and coding.scored]
-        for first, second in combinations(manual, 2):
-            label = _contested(first, second)
+                problem = f"{shown(video)} is coded by {first_names(names)}"
+                raise DataError(f"--observer {given}: {problem}; name one of them")
+        for first, second in combinations((each for each in codings if not each.is_predicted), 2):
+            # A corrected prediction is no second opinion on the bouts of a person.
+            label = _contested(first, second) if first.is_manual == second.is_manual else None
             if label is not None:
-                names = sorted({coding.name for coding in manual})
-                fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the files"
-                raise DataError(
-                    f"{shown(video)}: '{shown(label)}' is coded by {first_names(names)}, who differ; {fix}"
-                )
+                names = sorted({first.name, second.name})
+                fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the two files"
+                who = f"{shown(video)}: {len(codings)} observations ({first_names(names)})"
+                raise DataError(f"{who} differ in '{shown(label)}'; {fix}")
         return list(codings)
 
+    def of_subject(self, bouts: Sequence[Bout]) -> list[Bout]:
+        """The bouts of the subject, unscored time and checked windows; empty if there is no such bout."""
+        kept = [bout for bout in bouts if bout.label in MARKS or self._is_of_subject(bout)]
+        return kept if self.subject is None or any(bout.label not in MARKS for bout in kept) else []
 
-def codings_of(file: Path, bouts: Iterable[Bout]) -> dict[str, list[Coding]]:
-    """The codings in a file, by the names of the videos."""
-    by_name: dict[str, list[Coding]] = {}
+    def _is_of_subject(self, bout: Bout) -> bool:
+        return self.subject is None or fnmatchcase(bout.subject or NO_SUBJECT, self.subject)
+
+
+def codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:
+    """The codings in a file; unscored time without an observer is so for all of them."""
+    codings = []
     for video, video_bouts in by_video(bouts).items():
-        names = dict.fromkeys(bout.observer for bout in video_bouts)
-        by_name[video] = [
-            Coding(file=file, observer=name, bouts=[bout for bout in video_bouts if bout.observer == name])
-            for name in names
-        ]
-    return by_name
+        named = [bout for bout in video_bouts if bout.label not in MARKS or bout.observer] or video_bouts
+        for observer in dict.fromkeys(bout.observer for bout in named):
+            own = [
+                bout
+                for bout in video_bouts
+                if bout.observer == observer or (bout.label in MARKS and not bout.observer)
+            ]
+            codings.append(Coding(file=file, video=video, observer=observer, bouts=own))
+    return codings
 
 
 def joined(video: str, codings: Sequence[Coding]) -> list[Bout]:
     """The bouts of codings of one video, each once; time is unscored if it is so in all of them."""
-    scored = dict.fromkeys(bout for coding in codings for bout in coding.scored)
+    scored = dict.fromkeys(replace(bout, video=video) for coding in codings for bout in coding.scored)
     spans = [span for coding in codings for span in spans_outside(unscored_spans(coding.bouts))]
     return [*scored, *unscored_bouts(video, spans)]
 
 
 def _contested(first: Coding, second: Coding) -> str | None:
-    """A class that both have coded at the same time with other bouts; None if there is none.
-
-    The time of a coding is from its first to its last bout, less what it states as unscored.
-    """
+    """A class in which two codings differ where both were coded; None if there is none."""
     both = _both(_coded_spans(first), _coded_spans(second))
-    bouts_of = [_by_kind(coding.scored) for coding in (first, second)]
-    for kind in sorted(bouts_of[0].keys() & bouts_of[1].keys()):
+    scored = [first.scored, second.scored]
+    labels = [{bout.label for bout in bouts} for bouts in scored]
+    for label in sorted(labels[0] & labels[1]):
+        of_label = [[bout for bout in bouts if bout.label == label] for bouts in scored]
+        # Who names no subject may mean any of them.
+        has_subjects = all(bout.subject for bouts in of_label for bout in bouts)
         times = [
             {
-                (bout.start, bout.end)
-                for bout in kinds[kind]
-                if any(start < bout.end and bout.start < end for start, end in both)
+                (bout.subject if has_subjects else "", bout.start, bout.end)
+                for bout in bouts
+                if any(start <= bout.end and bout.start <= end for start, end in both)
             }
-            for kinds in bouts_of
+            for bouts in of_label
         ]
-        if all(times) and times[0] != times[1]:
-            return kind[0]
+        subjects = [{bout.subject if has_subjects else "" for bout in bouts} for bouts in of_label]
+        if any(subject in subjects[0] & subjects[1] for subject, _, _ in times[0] ^ times[1]):
+            return label
     return None
 
 
 def _coded_spans(coding: Coding) -> list[Span]:
+    """The time from the first to the last bout, less what is unscored."""
     scored = coding.scored
-    first, last = min(bout.start for bout in scored), max(bout.end for bout in scored)
+    first = min((bout.start for bout in scored), default=0.0)
+    last = max((bout.end for bout in scored), default=0.0)
     spans = spans_outside(unscored_spans(coding.bouts))
     return [(max(start, first), min(end, last)) for start, end in spans if start <= last and first <= end]
 
@@ -164,11 +155,3 @@ def _both(first: Sequence[Span], second: Sequence[Span]) -> list[Span]:
     """The time in both of two lists of spans."""
     pairs = ((max(a[0], b[0]), min(a[1], b[1])) for a in first for b in second)
     return [(start, end) for start, end in pairs if start < end]
-
-
-def _by_kind(bouts: Iterable[Bout]) -> dict[tuple[str, str], list[Bout]]:
-    """Bouts by class and subject."""
-    kinds: dict[tuple[str, str], list[Bout]] = {}
-    for bout in bouts:
-        kinds.setdefault((bout.label, bout.subject), []).append(bout)
-    return kinds

@@ -1,4 +1,4 @@
-"""What a reader does with the records of a file: each one is read, counted as left out, or named in an error."""
+"""The records of a file: a reader reads each one, counts it as left out, or names it in an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from everest.errors import first_names
 LeftOut = Counter[str]  # the records that a file has and no bout comes from, by the reason
 
 MOST_REASONS: Final = 6  # in a line
-REASONS: Final = (  # why a record or a file cannot be read, by the type of the error; else the error's own words
+REASONS: Final = (  # why a record or file cannot be read, by the type of the error; else the error's words
     (UnicodeDecodeError, "it is no text in UTF-8; save it in this encoding"),
     (JSONDecodeError, "damaged JSON: {}"),
     (KeyError, "{} is missing"),

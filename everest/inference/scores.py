@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
-from everest.annotations.formats import read_codings, write_annotations
-from everest.annotations.matching import VideoFinder, VideoTimes
-from everest.annotations.observers import WhoseBouts, joined
-from everest.annotations.records import LeftOut, left_out_text
+from everest.annotations.formats import write_annotations
+from everest.annotations.matching import VideoTimes
 from everest.config.heads import Heads
-from everest.errors import DataError, RecipeError, did_you_mean, first_names
+from everest.errors import DataError, RecipeError, did_you_mean
 from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
@@ -23,42 +21,6 @@ from everest.system.text import counted
 from everest.video.reader import frame_range
 
 AnyBout = TypeVar("AnyBout", Bout, PredictedBout)
-
-
-def read_bouts(
-    path: Path,
-    videos: Iterable[str],
-    *,
-    keep_windows: bool = False,
-    whose: WhoseBouts | None = None,
-    report: Report,
-) -> tuple[Bouts, list[str]]:
-    """Read the bouts of a person, in a file of any kind that `everest.annotations` reads.
-
-    Args:
-        videos: paths; a file may name them as `everest.annotations.matching` allows.
-        keep_windows: see `read_annotations`.
-        whose: the observers and the subject whose bouts count; None: see `WhoseBouts`.
-    Returns:
-        The bouts of each video that has any, and the names that are none of the videos.
-    """
-    whose = whose or WhoseBouts()
-    left_out = LeftOut()
-    paths = {str(Path(video)): video for video in videos}
-    names = VideoFinder(map(Path, paths))
-    codings_of, unknown = read_codings([path], names, keep_windows=keep_windows, left_out=left_out)
-    if left_out:
-        report(notice(f"{path}: left out: {left_out_text(left_out)}"))
-    if not codings_of:
-        raise DataError(f"{path}: annotates none of these videos; it names {first_names(unknown) or 'none'}")
-    bouts = {
-        paths[video]: whose.of_subject(joined(video, whose.codings(video, codings)))
-        for video, codings in codings_of.items()
-    }
-    whose.check()
-    if whose.notice:
-        report(notice(whose.notice))
-    return bouts, unknown
 
 
 def check_one_head(heads: Heads, *, option: str) -> None:

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everest.annotations.bout import Bout, Bouts, Span, unscored_spans
-from everest.annotations.formats import read_codings
-from everest.annotations.matching import VideoFinder, late_notices, stem
-from everest.annotations.observers import WhoseBouts, joined
-from everest.annotations.records import LeftOut, left_out_text
+from everest.annotations.labels import ANYONE, Labels, read_labels
+from everest.annotations.matching import late_notices, stem
+from everest.annotations.observers import WhoseBouts
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
 from everest.inference.windows import check_seconds
@@ -47,58 +46,27 @@ FATES: Final = {  # of a video with a problem
 
 def read_bouts(
     files: Sequence[Path],
-    paths: Iterable[str],
+    paths: Sequence[str],
     report: Report,
     *,
+    whose: WhoseBouts = ANYONE,
     fps: float | None = None,
-    whose: WhoseBouts | None = None,
-    left_out: LeftOut | None = None,
-) -> dict[str, list[Bout]]:
-    """Read the bouts of videos from annotations of any kinds, by the paths of the videos.
-
-    Args:
-        fps: of files that count frames; None: as the file states, or as the video has.
-        whose: the observers and the subject whose bouts count; None: see `WhoseBouts`.
-        left_out: receives the number of records that are not read, by reason.
-    Raises:
-        DataError: a record cannot be read, no video is annotated, or two observers of a video differ.
-    """
-    whose = whose or WhoseBouts()
-    left_out = LeftOut() if left_out is None else left_out
-    by_path = {str(Path(path)): path for path in paths}
-    codings_of, unknown = read_codings(files, VideoFinder(map(Path, by_path)), fps=fps, left_out=left_out)
-    if not codings_of:
-        named = first_names(unknown) or "no video"
-        problem = f"annotates none of these videos; it names {named}"
-        problem += f"; left out: {left_out_text(left_out)}" if left_out else ""
-        raise DataError(f"{', '.join(map(str, files))}: {problem}")
-    bouts: dict[str, list[Bout]] = {}
-    predicted: list[str] = []
-    for video, codings in codings_of.items():
-        # Files of predictions give way to those of a person.
-        corrected = {coding.file for coding in codings if not coding.is_predicted}
-        used = [coding for coding in codings if not corrected or coding.file in corrected]
-        bouts[by_path[video]] = whose.of_subject(joined(video, whose.codings(video, used)))
-        if len(used) < len(codings):
-            predicted.append(video)
-    whose.check()
-    without = [path for path in by_path if path not in codings_of]
-    for what, names in (
-        ("predicted bouts of videos that a person has labeled", sorted(predicted)),
-        ("no such video", unknown),
-        (f"without a bout in the annotations, {len(without)} of {len(by_path)} videos", without),
-    ):
-        if names:
-            report(notice(f"left out, {what}: {first_names(names)}"))
-    if left_out:
-        report(notice(f"left out: {left_out_text(left_out)}"))
-    if whose.notice:
-        report(notice(whose.notice))
-    automated = sum(bout.origin == "automated" for video_bouts in bouts.values() for bout in video_bouts)
+) -> Labels:
+    """Read the labels of videos by their paths (see `read_labels`), and report what is not used."""
+    labels = read_labels(files, paths, whose=whose, fps=fps)
+    different = list(dict.fromkeys(paths))
+    without = [path for path in different if path not in labels.bouts]
+    notices = list(labels.notices)
+    if without:
+        number = f"{len(without)} of {counted(len(different), 'video')}"
+        notices.append(f"left out, without a bout in the annotations, {number}: {first_names(without)}")
+    automated = sum(bout.origin == "automated" for bouts in labels.bouts.values() for bout in bouts)
     if automated:
         number = counted(automated, "predicted bout")
-        report(notice(f"also used as labels: {number} that nobody corrected"))
-    return bouts
+        notices.append(f"also used as labels: {number} that nobody corrected")
+    for text in notices:
+        report(notice(text))
+    return labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

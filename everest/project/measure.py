@@ -299,7 +299,7 @@ def labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
     """The bouts of a person for each recording, by its path."""
     annotations = list(map(Path, project.request.annotations))
     paths = [video.path for video in timelines.videos]
-    return read_bouts(annotations, paths, silent, whose=project.request.whose)
+    return read_bouts(annotations, paths, silent, whose=project.request.whose).bouts
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

@@ -55,8 +55,8 @@ def windows(
         {
             "--hours and --count both limit the windows; use one of them": None not in (hours, count),
             f"--hours {hours}: must be at most {MOST_HOURS}": not (hours is None or hours <= MOST_HOURS),
-            "--fps, --task, --observer and --subject need --labels": any((fps, task, observer, subject))
-            and not labels,
+            "--fps and --task need --labels": (fps or task) and not labels,
+            "--observer and --subject need --labels": (observer or subject) and not labels,
         }
     )
     settings = WindowSettings(

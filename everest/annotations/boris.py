@@ -19,7 +19,7 @@ from everest.annotations.boris_events import (
 )
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
-from everest.annotations.records import LeftOut, in_record
+from everest.annotations.records import NO_EVENT, LeftOut, in_record
 from everest.errors import DataError, first_names, shown
 from everest.system.text import json_text, read_json
 
@@ -69,17 +69,14 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             events = _events_of(values["events"], types)
             observer = observer_in(values.get("independent_variables") or {}) or name
             start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
-            # An end of 0 is the end of the media of the first player.
-            end = end or (
-                math.inf if player == first else sum(lengths.get(file, math.inf) for file in players[first])
-            )
         if not events:
-            left_out["observation without an event"] += 1
+            left_out[NO_EVENT] += 1
         borders = [0.0] * len(media)
-        if events or start or end < math.inf:  # else the lengths of the media need not be known
+        if events or start or end:  # else the lengths of the media need not be known
             borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
         for file, border in zip(media, borders, strict=False):
-            span = max(start - delay - border, 0.0), min(end - delay - border, LONGEST)
+            begin = border + delay if start or end else 0.0  # an end of 0 is the end of the media
+            span = max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)
             observed[file, observer if events else ""].append(span)
         recording = Recording(where, observer, media, borders, offset + delay, sets_time=player == first)
         bouts += bouts_of(events, recording, left_out)

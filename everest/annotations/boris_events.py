@@ -110,7 +110,8 @@ def bouts_of(events: Sequence[Event], recording: Recording, left_out: LeftOut) -
         if not 0 <= start <= end or end > borders[-1] + LEEWAY:
             what = f"'{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset}"
             raise DataError(
-                f"{recording.where}: {what} is outside of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
+                f"{recording.where}: {what} is outside of its media, which have {borders[-1]:.3f} s; "
+                "check the observation in BORIS"
             )
         subject = "" if event.subject == NO_SUBJECT else event.subject
         who = {"label": event.behavior, "subject": subject, "observer": recording.observer}

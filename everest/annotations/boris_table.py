@@ -141,8 +141,8 @@ def _recordings(
         return
     if shown_media or not all(row.file for row in rows):
         raise DataError(
-            f"{where}: at {wrong.event.time:g} s an event names {shown(wrong.file)}, which its queue of media "
-            "does not show then; remove the column Source, or use the .boris project"
+            f"{where}: at {wrong.event.time:g} s an event names {shown(wrong.file)}, which its queue of "
+            "media does not show then; remove the column Source, or use the .boris project"
         )
     for file in media:
         alone = media_borders([file], [None], videos, where=where)

@@ -15,7 +15,7 @@ from typing import Final
 from everest.annotations import boris, boris_table, bout_table, elan, frame_tables, label_studio, subtitles
 from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
-from everest.annotations.records import LeftOut, left_out_text, reason_of
+from everest.annotations.records import NO_EVENT, LeftOut, left_out_text, reason_of
 from everest.annotations.tables import SEPARATORS, IsHeader, cells_of
 from everest.errors import DataError, shown
 from everest.system.files import write_text
@@ -92,7 +92,7 @@ def read_annotations(
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
             reason = shown(reason_of(error), most=300)
             raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
-    if not bouts and own_left_out:
+    if not bouts and own_left_out.keys() - {NO_EVENT}:
         raise DataError(f"{path}: has no bout that is read, only {left_out_text(own_left_out)}")
     if left_out is not None:
         left_out.update(own_left_out)

@@ -11,7 +11,7 @@ from typing import Final
 from everest.annotations.bout import MARKS, Bout
 from everest.annotations.formats import read_annotations
 from everest.annotations.matching import VideoFinder
-from everest.annotations.observers import NO_SUBJECT, Coding, WhoseBouts, codings_in, joined
+from everest.annotations.observers import NO_SUBJECT, Coding, WhoseBouts, codings_in, different_names, joined
 from everest.annotations.records import LeftOut, left_out_text
 from everest.errors import DataError, first_names
 
@@ -53,9 +53,11 @@ def read_labels(
     left_out = LeftOut()
     codings_of: dict[str, list[Coding]] = defaultdict(list)
     unmatched: dict[str, None] = {}
+    all_codings: list[Coding] = []
     for file in files:
         bouts = read_annotations(file, fps=fps, videos=finder, keep_windows=keep_windows, left_out=left_out)
         for coding in codings_in(file, bouts):
+            all_codings.append(coding)
             found = finder.find(coding.video)
             if paths and found is None:
                 unmatched[coding.video] = None
@@ -65,17 +67,15 @@ def read_labels(
     if not codings_of:
         problem = "has no bout"
         if unmatched:
-            has = first_names([video.name for video in finder.videos])
-            problem = (
-                f"annotates none of these videos; it names {first_names(list(unmatched))}; they are {has}"
-            )
+            named, has = first_names(list(unmatched)), first_names([video.name for video in finder.videos])
+            problem = f"annotates none of these videos; it names {named}; the videos are {has}"
         problem += f"; left out: {left_out_text(left_out)}" if left_out else ""
         raise DataError(f"{names}: {problem}")
-    all_codings = [coding for codings in codings_of.values() for coding in codings]
-    observers = sorted({coding.name for coding in all_codings})
     if whose.observers and not any(map(whose.is_chosen, all_codings)):
         given = ", ".join(whose.observers)
-        raise DataError(f"--observer {given}: not in {names}, which has {first_names(observers, 10)}")
+        raise DataError(
+            f"--observer {given}: not in {names}, which has {first_names(different_names(all_codings), 10)}"
+        )
     bouts_of: dict[str, list[Bout]] = {}
     several: dict[str, None] = {}  # observers whose codings are joined
     predicted: list[str] = []
@@ -86,7 +86,7 @@ def read_labels(
             predicted.append(video)
         used = whose.codings(video, used)
         if len(used) > 1:
-            several |= dict.fromkeys(coding.name for coding in used)
+            several |= dict.fromkeys(different_names(used))
         bouts_of[video] = joined(video, used)
     subjects = sorted(
         {
@@ -112,7 +112,7 @@ def read_labels(
     if left_out:
         notices.append(f"left out: {left_out_text(left_out)}")
     if len(several) > 1:
-        notices.append(f"joined, of other classes, subjects or times: {first_names(list(several), 10)}")
+        notices.append(f"joined: the codings of {first_names(list(several), 10)}; --observer keeps one")
     if together:
         notices.append(
             f"taken together, bouts of several subjects: {first_names(together, 10)}; --subject keeps one"

@@ -39,9 +39,9 @@ class Coding:
     bouts: Sequence[Bout]
 
     @property
-    def name(self) -> str:
-        """How messages and `--observer` name it."""
-        return self.observer or self.file.stem
+    def names(self) -> tuple[str, str]:
+        """How messages and `--observer` may name it: by the observer, or by the file."""
+        return self.observer or self.file.stem, self.file.stem
 
     @property
     def scored(self) -> list[Bout]:
@@ -67,11 +67,11 @@ class WhoseBouts:
 
     def is_chosen(self, coding: Coding) -> bool:
         """Whether --observer names it."""
-        return any(fnmatchcase(coding.name, observer) for observer in self.observers)
+        return any(fnmatchcase(name, observer) for name in coding.names for observer in self.observers)
 
     def codings(self, video: str, codings: Sequence[Coding]) -> list[Coding]:
         """The codings of a video that count; DataError if none is chosen, or two are opinions on the same."""
-        names = sorted({coding.name for coding in codings})
+        names = different_names(codings)
         if len(names) > 1 and self.observers:
             codings = [coding for coding in codings if self.is_chosen(coding)]
             if not codings:
@@ -82,7 +82,7 @@ class WhoseBouts:
             # A corrected prediction is no second opinion on the bouts of a person.
             label = _contested(first, second) if first.is_manual == second.is_manual else None
             if label is not None:
-                names = sorted({first.name, second.name})
+                names = different_names([first, second])
                 fix = "choose one with --observer NAME" if len(names) > 1 else "name one of the two files"
                 who = f"{shown(video)}: {len(codings)} observations ({first_names(names)})"
                 raise DataError(f"{who} differ in '{shown(label)}'; {fix}")
@@ -95,6 +95,14 @@ class WhoseBouts:
 
     def _is_of_subject(self, bout: Bout) -> bool:
         return self.subject is None or fnmatchcase(bout.subject or NO_SUBJECT, self.subject)
+
+
+def different_names(codings: Iterable[Coding]) -> list[str]:
+    """The names of codings: of their observers, or of their files if all are of one observer."""
+    by_observer, by_file = (
+        sorted(set(names)) for names in zip(*(each.names for each in codings), strict=True)
+    )
+    return by_observer if len(by_observer) > 1 else by_file
 
 
 def codings_in(file: Path, bouts: Iterable[Bout]) -> list[Coding]:

@@ -13,6 +13,7 @@ from everest.errors import first_names
 LeftOut = Counter[str]  # the records that a file has and no bout comes from, by the reason
 
 MOST_REASONS: Final = 6  # in a line
+NO_EVENT: Final = "observation without an event"  # of which nothing could be read
 REASONS: Final = (  # why a record or file cannot be read, by the type of the error; else the error's words
     (UnicodeDecodeError, "it is no text in UTF-8; save it in this encoding"),
     (JSONDecodeError, "damaged JSON: {}"),

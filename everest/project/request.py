@@ -167,7 +167,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
         return None
     with reading_own(path, fix=IN_USE_FIX):
         document = read_own_json(path, fix=IN_USE_FIX)
-        differences = differing(document["request"], asdict(request))
+        differences = differing(asdict(Request(videos="")) | document["request"], asdict(request))
         checksums = request.checksums()
         known = checksums | document.get("files", {})
         changed = ", ".join(file for file in checksums if known[file] != checksums[file])

@@ -39,7 +39,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             continue
         rows = list(block)  # numbers and lines
         is_cue = not (is_vtt and rows[0][1].startswith(_NO_CUE))
-        if is_vtt and rows[0][0] == 1:
+        is_head = is_vtt and rows[0][0] == 1
+        if is_head:
             rows = rows[1:]  # after the line WEBVTT
         # A number or a name may precede the times.
         place = next((place for place, (_, line) in enumerate(rows[:2]) if "-->" in line), -1)
@@ -50,8 +51,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
                     text = shown(line.strip())
                     raise ValueError(f"'{text}' is in the text of a cue; put an empty line between cues")
         if place < 0 and not is_cue:
-            if rows and (word := rows[0][1].split()[0]) != _NO_CUE[0]:
-                left_out[f"block {word}"] += 1
+            if not is_head:
+                left_out[f"block {rows[0][1].split()[0]}"] += 1
             continue
         number, line = rows[max(place, 0)]
         with in_line(number):
@@ -61,11 +62,12 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
             numbers = [int(group or 0) for group in match.groups()]
             start, end = (sum(map(mul, part, UNITS)) for part in (numbers[:4], numbers[4:]))
             start, end = from_milliseconds(start, end)
-            if not labels:
+            texts = [html.unescape(_TAG.sub("", text)) if is_vtt else text for _, text in labels]
+            classes = [label for text in texts if (label := text.strip())]
+            if not classes:
                 left_out["cue without a text"] += 1
-            for _, text in labels:
-                label = html.unescape(_TAG.sub("", text)) if is_vtt else text
-                yield Bout(video=path.stem, start=start, end=end, label=label.strip())
+            for label in classes:
+                yield Bout(video=path.stem, start=start, end=end, label=label)
 
 
 def _write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str], *, is_vtt: bool) -> str:

@@ -164,7 +164,8 @@ def _class_columns(
             or (is_simba and not is_binary[place])
         ):
             continue  # features of a table of SimBA are no records, unless they may be classes
-        kind = "column of a region" if is_simba and REGION.search(name) else "column that is no class"
+        kind = "column that is no class" if is_binary[place] else "column of other values than 0 and 1"
+        kind = "column of a region" if is_simba and REGION.search(name) else kind
         left_out[f"{kind} '{shown(name)}'"] += 1
     return classes
 

@@ -27,6 +27,7 @@ from everest.video.folders import VIDEO_SUFFIXES
 
 VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
 MARKED: Final = ("start", "end", "label")  # the fields of an object that is a bout itself
+TASK_KEYS: Final = {"annotations", "predictions", "completions", "data"}  # of no JSON-MIN
 # Fields of JSON-MIN about a task, which are no annotation.
 ABOUT: Final = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "fps")
 BOX: Final = "sequence"  # the key frames of a box that moves
@@ -64,7 +65,7 @@ def _bouts_of(task: Mapping[str, Any], fps: float | None, left_out: LeftOut) -> 
     """Yield the bouts of a task."""
     marked = list(_marked(task, left_out))
     if not any(regions for _, regions, _ in marked):
-        left_out["task without a region"] += 1
+        left_out[_without_region(task)] += 1
     for observer, regions, is_predicted in marked:
         for number, region in enumerate(regions, start=1):
             with in_record(f"region {region.get('id') or number}"):
@@ -122,8 +123,8 @@ def _spans(
 
 def _marked(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[Regions]:
     """Yield the regions of each annotator of a task, or of its last prediction."""
-    if not task.keys() & {"annotations", "predictions", "completions", "data"}:
-        yield Regions(str(task.get("annotator", "")), list(_plain_regions(task, left_out)))
+    if not task.keys() & TASK_KEYS:
+        yield Regions(str(task.get("annotator", "")), list(_plain_regions(task)))
         return
     annotations = task.get("annotations") or task.get("completions") or []
     given = [each for each in annotations if not each.get("was_cancelled")]
@@ -153,18 +154,28 @@ def _annotator(annotation: Mapping[str, Any]) -> str:
     return "" if who is None else str(who)
 
 
-def _plain_regions(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[Mapping[str, Any]]:
+def _plain_regions(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the regions of a task of JSON-MIN, which are lists next to the video; or the object is a bout."""
-    lists = {key: values for key, values in task.items() if isinstance(values, list)}
-    if not lists and task.keys() & {"start", "end"}:
+    fields = {
+        key: values if isinstance(values, list) else [values]
+        for key, values in task.items()
+        if isinstance(values, list) or (isinstance(values, dict) and values.keys() & {*KINDS})
+    }
+    if not fields and task.keys() & {"start", "end"}:
         start, end, label = (task[name] for name in MARKED)
         yield {"type": "label", "value": {"start": start, "end": end, "labels": [label] if label else []}}
         return
-    for key, values in lists.items():
+    for key, values in fields.items():
         yield from ({"type": None, **each} if isinstance(each, dict) else {"type": key} for each in values)
-    others = [key for key in task if key not in lists and key not in ABOUT and key.lower() not in VIDEO_KEYS]
-    if not lists and others:
-        left_out[f"task with the fields {shown(first_names(others))} only"] += 1
+
+
+def _without_region(task: Mapping[str, Any]) -> str:
+    """What a task has in place of regions."""
+    if any("result" not in each for each in task.get("annotations") or ()):
+        return "task with an annotation that has no result"
+    known = {*ABOUT, *VIDEO_KEYS}
+    others = [key for key in task if key.lower() not in known] if not task.keys() & TASK_KEYS else []
+    return f"task with {shown(first_names(others))} only" if others else "task without a region"
 
 
 def read_activitynet(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:

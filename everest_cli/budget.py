@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,11 +12,12 @@ from everest.errors import DataError, first_names
 from everest.system.files import check_new_file, refuse_inputs, write_table
 from everest_cli import options as o
 from everest_cli.options import option, refuse
-from everest_cli.output import print_json
+from everest_cli.output import print_json, say
 from everest_cli.timeline import RuleOptions
 
 if TYPE_CHECKING:
     from everest.annotations.bout import Bouts
+    from everest.annotations.observers import WhoseBouts
 
 WINDOW_SECONDS: Final = 10.0  # heuristic
 
@@ -26,6 +26,8 @@ def budget(
     rules: RuleOptions,
     timeline: Path = option("--timeline T", "File of `everest timeline --save`.", ...),
     checked: Path | None = option("--checked F", "The list of --draw, with your bouts added."),
+    observer: list[str] | None = o.OBSERVER,
+    subject: str | None = o.SUBJECT,
     draw: int | None = option("--draw N", "Write N random windows to --output.", min=2),
     window: float | None = option(
         "--window SECONDS", "Length of the windows [10, or as in --checked].", min=0.1
@@ -43,6 +45,7 @@ def budget(
     Example: everest budget --timeline timeline.safetensors --checked checked.csv
     """
     from everest.annotations.bout import CHECKED, DRAWN
+    from everest.annotations.observers import WhoseBouts
     from everest.inference.scores import check_one_head
     from everest.inference.timelines import Timelines
     from everest.metrics.budget import time_budget, window_length
@@ -51,6 +54,7 @@ def budget(
         {
             "give --draw N and --output LIST to draw windows, or --checked F": not draw and not checked,
             "--draw N and --output LIST: give both or neither": (draw is None) != (output is None),
+            "--observer and --subject need --checked": (observer or subject) and checked is None,
         }
     )
     timelines = Timelines.load(timeline)
@@ -65,7 +69,8 @@ def budget(
             predicted[name] = [bout.as_bout(video=name) for bout in bouts if bout.has_class]
     if not extents:
         raise DataError(f"{timeline}: has no windows; name a timeline of readable videos")
-    labeled = {} if checked is None else _read_checked(checked, extents)
+    whose = WhoseBouts(observers=observer or (), subject=subject)
+    labeled = {} if checked is None else _read_checked(checked, extents, whose)
     if draw is not None and output is not None:
         has_windows = any(bout.label in (CHECKED, DRAWN) for bouts in labeled.values() for bout in bouts)
         length = round(window or WINDOW_SECONDS, 3)
@@ -81,15 +86,16 @@ def budget(
         typer.echo(_text(document), nl=False)
 
 
-def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]]) -> Bouts:
+def _read_checked(file: Path, extents: Mapping[str, tuple[float, float]], whose: WhoseBouts) -> Bouts:
     """The checked bouts of each recording."""
-    from everest.inference.scores import read_bouts
+    from everest.annotations.labels import read_labels
 
-    bouts, unknown = read_bouts(file, extents, keep_windows=True)
-    if unknown:
-        names = f"{first_names(unknown)}; use the names that --draw wrote"
+    labels = read_labels([file], extents, whose=whose, keep_windows=True)
+    if labels.unmatched:
+        names = f"{first_names(labels.unmatched)}; use the names that --draw wrote"
         raise DataError(f"{file}: names videos that are not in the timeline: {names}")
-    return {video: [replace(bout, video=video) for bout in bouts.get(video, ())] for video in extents}
+    say(*labels.notices)
+    return {video: labels.bouts.get(video, []) for video in extents}
 
 
 def _draw(

@@ -89,6 +89,10 @@ LOCAL_ROOT = option(
     "--data DIR", "Folder that paths in lists are relative to [the list's].", parser=local_path
 )
 TASK = option("--task", "One class, classes joined by |, or a number per video [by the labels].")
+OBSERVER = option(
+    "--observer NAME", "Whose bouts count where several people coded a video; * is any text; repeatable."
+)
+SUBJECT = option("--subject NAME", "Only the bouts of this subject, such as an animal; * is any text.")
 FPS = option("--fps N", "Count frames at N per second [the file's rate].", min=0.001, max=10_000)
 
 ANY_VIDEOS = "custom"  # recipe of weights without their own; clips and model follow from the weights

@@ -33,6 +33,8 @@ def windows(
         "--labels F", "Annotations of any kind that label the windows; repeatable."
     ),
     fps: float | None = o.FPS,
+    observer: list[str] | None = o.OBSERVER,
+    subject: str | None = o.SUBJECT,
     task: Task | None = option("--task", "Kind of labels [multi-label if classes overlap]."),
     seed: int = o.SEED,
     data: Path | None = o.LIST_ROOT,
@@ -44,6 +46,8 @@ def windows(
 
     Example: everest prepare windows RECORDINGS --seconds 10 --hours 5 --by activity -o windows.csv
     """
+    from everest.annotations.observers import WhoseBouts
+    from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_samples
     from everest.prepare.windows import WindowSettings, read_bouts, write_windows
 
@@ -52,6 +56,7 @@ def windows(
             "--hours and --count both limit the windows; use one of them": None not in (hours, count),
             f"--hours {hours}: must be at most {MOST_HOURS}": not (hours is None or hours <= MOST_HOURS),
             "--fps and --task need --labels": (fps or task) and not labels,
+            "--observer and --subject need --labels": (observer or subject) and not labels,
         }
     )
     settings = WindowSettings(
@@ -67,10 +72,14 @@ def windows(
     check_new_file(output, overwrite=overwrite)
     with Display(quiet=quiet) as display:
         paths = [str(parse_location(sample.path).absolute()) for sample in samples]
-        bouts = read_bouts(labels, paths, display.report, fps=fps) if labels else None
+        whose = WhoseBouts(observers=observer or (), subject=subject)
+        read = read_bouts(labels, paths, display.report, whose=whose, fps=fps) if labels else None
+        bouts = None if read is None else read.bouts
         document = write_windows(
             samples, output, settings, bouts=bouts, task=task, overwrite=overwrite, report=display.report
         )
+    if read is not None:
+        document["left_out"] = left_out_rows(read.left_out)
     print_result(document, output, as_json=as_json)
     if not quiet:
         _say_windows(document)
@@ -97,6 +106,8 @@ def convert_annotations(
     videos: list[Path] | None = option(
         "--videos DIR", "The annotated videos, or their folder; repeatable.", parser=local_path
     ),
+    observer: list[str] | None = o.OBSERVER,
+    subject: str | None = o.SUBJECT,
     to: AnnotationKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
     output: Path | None = option("--output -o OUT", "Convert to this file, or folder of files."),
     overwrite: bool = o.OVERWRITE_FILES,
@@ -111,14 +122,18 @@ def convert_annotations(
     kind = kind_of(output, to, get_args(AnnotationKind))
 
     from everest.annotations.bout import LONGEST, UNSCORED, by_label, by_video
-    from everest.annotations.formats import files_of, read_annotations, write_annotations
-    from everest.annotations.matching import MatchedBouts, VideoFinder, bouts_of_videos
+    from everest.annotations.formats import files_of, write_annotations
+    from everest.annotations.labels import read_labels
+    from everest.annotations.matching import checked_lengths
+    from everest.annotations.observers import WhoseBouts
+    from everest.annotations.records import left_out_rows
     from everest.lists.inputs import named_videos
 
-    names = VideoFinder(named_videos(videos or []))
-    annotated = [bout for file in files for bout in read_annotations(file, fps=fps, videos=names)]
-    matched = bouts_of_videos(annotated, names) if videos else MatchedBouts(bouts=annotated)
-    bouts = matched.bouts
+    paths = list(map(str, named_videos(videos or [])))
+    whose = WhoseBouts(observers=observer or (), subject=subject)
+    labels = read_labels(files, paths, whose=whose, fps=fps)
+    bouts_of, times, notices = checked_lengths(labels.bouts) if videos else (labels.bouts, {}, [])
+    bouts = [bout for video_bouts in bouts_of.values() for bout in video_bouts]
     unscored = [bout for bout in bouts if bout.label == UNSCORED]
     scored = [bout for bout in bouts if bout.label != UNSCORED]
     lengths = {label: [bout.seconds for bout in each] for label, each in by_label(scored).items()}
@@ -131,14 +146,15 @@ def convert_annotations(
             "videos": len({bout.video for bout in unscored}),
             "seconds": round(sum(bout.seconds for bout in unscored if bout.end < LONGEST), 3),
         },
-        "unmatched": matched.unmatched,
+        "unmatched": labels.unmatched,
+        "left_out": left_out_rows(labels.left_out),
         "written": [],
     }
     if kind is not None and output is not None:
         for file in files_of(output, by_video(bouts), kind):
-            refuse_inputs(file, [*files, *names.videos])
+            refuse_inputs(file, [*files, *paths])
             check_new_file(file, overwrite=overwrite)
-        written = write_annotations(output, bouts, kind, times=matched.times)
+        written = write_annotations(output, bouts, kind, times=times)
         document["written"] = [str(file) for file in written]
     say(f"{counted(document['videos'], 'video')}, {counted(document['bouts'], 'bout')}")
     for name, facts in document["classes"].items():
@@ -146,7 +162,7 @@ def convert_annotations(
     if unscored:
         facts = document["unscored"]
         say(f"unscored in {counted(facts['videos'], 'video')}: {facts['seconds']:.1f} s")
-    say(*matched.notices)
+    say(*labels.notices, *notices)
     if as_json:
         print_json(document)
     elif document["written"]:

@@ -174,6 +174,8 @@ def train(
     annotations: list[Path] | None = option(
         "--annotations F", "Bouts in recordings: BORIS, ELAN, CSV and others; repeatable."
     ),
+    observer: list[str] | None = o.OBSERVER,
+    subject: str | None = o.SUBJECT,
     unlabeled: Path | None = option(
         "--unlabeled DIR", "Folder or list of unlabeled videos to pre-train on first."
     ),
@@ -207,6 +209,8 @@ def train(
         result: dict[str, Any] = train_project(
             videos,
             annotations=annotations,
+            observers=observer or (),
+            subject=subject,
             unlabeled=unlabeled,
             init=init,
             output=output,

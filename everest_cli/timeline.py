@@ -15,7 +15,7 @@ from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
-from everest_cli.options import argument, option
+from everest_cli.options import argument, option, refuse
 from everest_cli.output import Display, exit_if_failed
 
 if TYPE_CHECKING:
@@ -101,6 +101,8 @@ def timeline(
     output: Path | None = o.OUTPUT_FILE,
     to: FileKind | None = option("--to", "Kind of --output [by its ending].", show_default=False),
     truth: Path | None = option("--truth F", "Ground-truth annotations of any kind, to print scores."),
+    observer: list[str] | None = o.OBSERVER,
+    subject: str | None = o.SUBJECT,
     plot: Path | None = option("--plot F", "Draw the timelines (and --truth) to this PNG."),
     overwrite: bool = o.OVERWRITE_FILES,
     as_json: bool = o.AS_JSON,
@@ -112,8 +114,11 @@ def timeline(
 
     Example: everest timeline VIDEOS -c runs/finetune --step 0.5 -o bouts.csv
     """
-    from everest.inference.scores import check_bouts, read_bouts, score_timelines, write_bouts
+    from everest.annotations.labels import read_labels
+    from everest.annotations.observers import WhoseBouts
+    from everest.inference.scores import check_bouts, score_timelines, write_bouts
 
+    refuse({"--observer and --subject need --truth": (observer or subject) and truth is None})
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
     save_option = "--save" if save is not None else "saved timeline"  # written beside --output
@@ -131,10 +136,15 @@ def timeline(
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
     _check_files(targets, inputs, overwrite=overwrite)
-    labeled = {} if truth is None else read_bouts(truth, source.names)[0]
+    labeled = {}
     scores = None
     with Display(quiet=model.quiet) as display:
         if truth is not None:  # before anything is computed
+            whose = WhoseBouts(observers=observer or (), subject=subject)
+            labels = read_labels([truth], source.names, whose=whose)
+            for text in labels.notices:
+                display.report(notice(text))
+            labeled = labels.bouts
             check_bouts(labeled, source.classes, report=display.report)
         timelines = source.compute(report=display.report)
         has_windows = any(len(video.starts) for video in timelines.videos)

@@ -9,21 +9,31 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from everest.annotations.boris_events import Event, bouts_of, media_borders
+from everest.annotations.boris_events import (
+    Event,
+    Recording,
+    bouts_of,
+    media_borders,
+    observer_in,
+    player_of,
+)
 from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
-from everest.errors import DataError, shown
+from everest.annotations.records import NO_EVENT, LeftOut, in_record
+from everest.errors import DataError, first_names, shown
 from everest.system.text import json_text, read_json
 
 EMPTY: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # its parts, as BORIS needs them
 POINT: Final = "Point event"
 STATE: Final = "State event"
+EVENT: Final = ("time", "subject", "behavior", "modifiers", "comment")  # versions add further fields
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> list[Bout]:
     """Read the bouts of all observations of a project, and the time outside their intervals.
 
-    Time is unscored if no observation of its video includes it.
+    Time is unscored for an observer if none of the observer's observations of the video includes it. Of
+    several players, the first that shows videos of the user counts.
     """
     try:
         document = read_json(path)
@@ -31,39 +41,79 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> list[Bout]:
         if "NaN" not in str(error):
             raise
         raise ValueError(f"{error}; an event has no time: correct or delete it in BORIS") from error
-    behaviors = document["behaviors_conf"].values()
-    states = {behavior["code"] for behavior in behaviors if behavior["type"].startswith(STATE)}
+    types = {}
+    for key, behavior in document["behaviors_conf"].items():
+        with in_record(f"behavior {key} of the ethogram"):
+            types[behavior["code"]] = behavior["type"]
     bouts: list[Bout] = []
-    observed: dict[str, list[Span]] = defaultdict(list)
+    observed: dict[tuple[str, str], list[Span]] = defaultdict(list)  # by media file and observer
     ends: dict[str, float] = {}  # of files whose length is stated
     for name, values in document["observations"].items():
         where = f"{path}, observation '{shown(name)}'"
-        if values.get("type") == "IMAGES":
-            raise DataError(
-                f"{where}: is of images, which have no times; delete it from a copy of the project"
-            )
-        # Live observations have no file, and an empty list instead of a table of players.
-        media = tuple(dict(values.get("file") or {}).get("1") or (name,))
-        lengths = values.get("media_info", {}).get("length", {})
-        ends |= lengths
-        events = []
-        for time, subject, behavior, modifiers, comment, *_ in values["events"]:
-            if time is None:
-                raise DataError(f"{where}: an event has no time; correct or delete it in BORIS")
-            stop = None if behavior in states else float(time)
-            events.append(Event(float(time), stop, behavior, subject, modifiers, comment))
-        start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
+        with in_record(f"observation '{shown(name)}'"):
+            if values.get("type") == "IMAGES":  # has no times
+                left_out["observation of images"] += 1
+                continue
+            lengths = (values.get("media_info") or {}).get("length") or {}
+            ends |= lengths
+            # Live observations have no file, and an empty list instead of a table of players.
+            players = {key: media for key, media in dict(values.get("file") or {}).items() if media}
+            players = players or {"1": [name]}
+            player, first = player_of(players, videos), min(players)
+            media = players[player]
+            if len(players) > 1:
+                left_out["media file of another player"] += sum(map(len, players.values())) - len(media)
+            delays = (values.get("media_info") or {}).get("offset") or {}
+            delay = 0.0 if player == first else float(delays.get(player) or 0)
+            offset = float(values.get("time offset") or 0)
+            events = _events_of(values["events"], types)
+            observer = observer_in(values.get("independent_variables") or {}) or name
+            start, end = (float(time or 0) for time in values.get("observation time interval") or (0, 0))
+        if not events:
+            left_out[NO_EVENT] += 1
         borders = [0.0] * len(media)
         if events or start or end:  # else the lengths of the media need not be known
             borders = media_borders(media, [lengths.get(file) for file in media], videos, where=where)
         for file, border in zip(media, borders, strict=False):
-            begin = border if start or end else 0.0  # an end of 0 is the end of the media
-            observed[file].append((max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)))
-        offset = float(values.get("time offset", 0))
-        bouts += bouts_of(events, media, borders, where=where, offset=offset)
-    for file in dict.fromkeys(bout.video for bout in bouts):
-        bouts += unscored_bouts(file, observed[file], ends.get(file) or LONGEST)
+            begin = border + delay if start or end else 0.0  # an end of 0 is the end of the media
+            span = max(start - begin, 0.0), min((end or math.inf) - begin, LONGEST)
+            observed[file, observer if events else ""].append(span)
+        recording = Recording(where, observer, media, borders, offset + delay, sets_time=player == first)
+        bouts += bouts_of(events, recording, left_out)
+    for file, observer in dict.fromkeys((bout.video, bout.observer) for bout in bouts):
+        scored = [*observed[file, observer], *observed[file, ""]]
+        bouts += unscored_bouts(file, scored, ends.get(file) or LONGEST, observer=observer)
     return bouts
+
+
+def _events_of(rows: Iterable[Sequence[Any]], types: Mapping[str, str]) -> list[Event]:
+    """The coded events of an observation; ValueError names those that cannot be read.
+
+    Whether an event is a point or begins a state follows from its behavior alone.
+    """
+    events = []
+    undefined: dict[str, None] = {}
+    for number, row in enumerate(rows, start=1):
+        with in_record(f"event {number}"):
+            if len(row) < len(EVENT):
+                raise ValueError(f"has {len(row)} of the fields {', '.join(EVENT)}")
+            time, subject, behavior, modifiers, comment = row[: len(EVENT)]
+            if time is None:
+                raise ValueError("has no time; correct or delete it in BORIS")
+            if behavior not in types:
+                undefined[behavior] = None
+                continue
+            if not types[behavior].startswith((STATE, POINT)):
+                what = f"'{shown(behavior)}' is of the type '{shown(types[behavior])}' in the ethogram"
+                raise ValueError(f"{what}, not a '{STATE}' or '{POINT}'")
+            stop = None if types[behavior].startswith(STATE) else float(time)
+            events.append(Event(float(time), stop, behavior, subject or "", modifiers or "", comment or ""))
+    if undefined:
+        codes = ", ".join(f"'{shown(code)}'" for code in undefined)
+        known = first_names([f"'{shown(code)}'" for code in sorted(types)]) or "no behavior"
+        fix = "add or rename them in BORIS (Edit project, Ethogram)"
+        raise ValueError(f"events of {codes}, but the ethogram has {known}; {fix}")
+    return events
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:

@@ -11,17 +11,19 @@ offset).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
-from everest.annotations.bout import Bout, origin_in
+from everest.annotations.bout import ORIGINS, Bout, origin_in
 from everest.annotations.matching import VideoFinder
+from everest.annotations.records import LeftOut
 from everest.errors import DataError, shown
 
 LEEWAY: Final = 1.0  # seconds after the end of the media: lengths are rounded, and players stop late
 FIX_UNPAIRED: Final = "fix it in BORIS (Observations, Fix unpaired events)"
 NO_SUBJECT: Final = "No focal subject"
+OBSERVER_KEYS: Final = ("observer", "coder", "rater", "annotator", "scorer", "observer name")
 
 
 class Event(NamedTuple):
@@ -34,6 +36,40 @@ class Event(NamedTuple):
     modifiers: str = ""
     comment: str = ""
     status: str = ""  # START or STOP of a state; empty: every second event is its stop
+
+    def count_left_out(self, left_out: LeftOut) -> None:
+        """Count the modifiers and the comment, which no bout has; comments may hold an origin."""
+        left_out += LeftOut(
+            {
+                "modifier of an event": any(
+                    part not in ("", "None", "NA") for part in self.modifiers.split("|")
+                ),
+                "comment of an event": self.comment.strip() not in ("", "NA", *ORIGINS),
+            }
+        )
+
+
+class Recording(NamedTuple):
+    """What an observation shows in the player of the user's videos."""
+
+    where: str  # file and name of the observation, for messages
+    observer: str
+    media: Sequence[str]  # queued
+    borders: Sequence[float]  # of the media; see `media_borders`
+    offset: float  # seconds that are part of the times of the events
+    sets_time: bool = True  # is the first player, whose time is that of the events
+
+
+def player_of(players: Mapping[str, Sequence[str]], videos: VideoFinder) -> str:
+    """The key of the first player that shows videos of the user; of the first player, if none does."""
+    keys = sorted(players)
+    return next((key for key in keys if any(map(videos.find, players[key]))), keys[0])
+
+
+def observer_in(variables: Mapping[str, object]) -> str:
+    """The observer that an independent variable names, such as `Observer`; empty if none does."""
+    named = {name.strip().casefold(): value for name, value in variables.items()}
+    return next((str(named[key]).strip() for key in OBSERVER_KEYS if named.get(key)), "")
 
 
 def media_borders(
@@ -58,24 +94,27 @@ def media_borders(
     return [0.0, *accumulate(math.inf if length is None else length for length in seconds)]
 
 
-def bouts_of(
-    events: Sequence[Event], media: Sequence[str], borders: Sequence[float], *, where: str, offset: float
-) -> Iterator[Bout]:
-    """Yield the bouts of states and points in the files shown then: one for each file that they touch.
-
-    Args:
-        borders: of the media; see `media_borders`.
-        offset: seconds that are part of the times of the events.
-    """
+def bouts_of(events: Sequence[Event], recording: Recording, left_out: LeftOut) -> Iterator[Bout]:
+    """Yield the bouts of states and points in the files shown then: one for each file that they touch."""
+    media, borders, offset = recording.media, recording.borders, recording.offset
     less_offset = f" less the time offset of {offset:g} s" if offset else ""
-    for event, stop in _paired(events, where):
+    for event in events:
+        event.count_left_out(left_out)
+    for event, stop in _paired(events, recording.where):
         start, end = event.time - offset, stop - offset
+        if not recording.sets_time:  # these media may begin later, and end sooner
+            start, end = max(start, 0.0), min(end, borders[-1])
+            if not start <= end:
+                left_out["bout outside the media of the player"] += 1
+                continue
         if not 0 <= start <= end or end > borders[-1] + LEEWAY:
+            what = f"'{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset}"
             raise DataError(
-                f"{where}: '{shown(event.behavior)}' from {start:.3f} to {end:.3f} s{less_offset} is "
-                f"outside of its media, which have {borders[-1]:.3f} s; check the observation in BORIS"
+                f"{recording.where}: {what} is outside of its media, which have {borders[-1]:.3f} s; "
+                "check the observation in BORIS"
             )
-        who = {"label": event.behavior, "subject": "" if event.subject == NO_SUBJECT else event.subject}
+        subject = "" if event.subject == NO_SUBJECT else event.subject
+        who = {"label": event.behavior, "subject": subject, "observer": recording.observer}
         for name, (begin, after) in zip(media, pairwise([*borders[:-1], math.inf]), strict=True):
             first, last = max(start, begin), min(end, after)
             if begin <= start < after or first < last:

@@ -8,16 +8,29 @@ Source: boris/export_observation.py of BORIS.
 
 from __future__ import annotations
 
+import math
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from everest.annotations.boris_events import FIX_UNPAIRED, Event, bouts_of, media_borders
+from everest.annotations.boris_events import (
+    FIX_UNPAIRED,
+    LEEWAY,
+    Event,
+    Recording,
+    bouts_of,
+    media_borders,
+    observer_in,
+    player_of,
+)
 from everest.annotations.bout import LONGEST, Bout
 from everest.annotations.matching import VideoFinder
+from everest.annotations.records import LeftOut
 from everest.annotations.tables import in_line, number_in, read_table
-from everest.errors import shown
+from everest.errors import DataError, shown
 
 ID: Final = "Observation id"
 START: Final = "Start (s)"  # of aggregated events
@@ -25,15 +38,25 @@ STOP: Final = "Stop (s)"
 OFFSET: Final = "Time offset (s)"
 SOURCE: Final = "Source"  # `player #1:a.mp4;b.mp4|player #2:c.mp4`
 LENGTHS: Final = "Media duration (s)"  # `12.000;10.000|22.000`
-PLAYER: Final = "Player #1"  # other players show the same time from another camera
+PLAYER: Final = "Player #"  # all show the same time, such as from other cameras
 MEDIA: Final = ("Media file name", "Media file path", "Media file")  # of version 8 and 9, and of 7
 UNPAIRED: Final = "UNPAIRED"  # the times of a state that is never stopped
-NO_MEDIA: Final = frozenset({"", "NA", "Not found"})
+NO_NAME: Final = frozenset({"", "NA", "Not found"})
 # These columns are before the variables of the user, all others after them; a variable may have any name.
 FIRST: Final = (ID, SOURCE, LENGTHS, OFFSET, "Media file path", "Media file")
 STATUSES: Final = ("START", "STOP", "POINT")
 
+NAMED_PLAYER: Final = re.compile(r"\s*(player #\d+):", re.IGNORECASE)
+
 Cells = dict[str, str]  # of a row, by the names of the columns
+
+
+class Row(NamedTuple):
+    """A row of a table."""
+
+    cells: Cells
+    event: Event
+    file: str  # empty: it names none
 
 
 def has_columns(cells: Sequence[str]) -> bool:
@@ -43,34 +66,106 @@ def has_columns(cells: Sequence[str]) -> bool:
     return is_events or {"Behavior", START, STOP} <= names
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
-    """Read the bouts of a table of events or of aggregated events."""
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
+    """Read the bouts of a table of events or of aggregated events.
+
+    Rows of one observation whose times cannot be of queued media, as in tables joined by hand, are of
+    recordings of their own.
+    """
     above, header, table_rows = read_table(path, has_columns)
     about = [(key, value) for key, value, *_ in (line for line in above if len(line) > 1) if value]
-    general = {key: value for key, value in about if key in (ID, OFFSET)}
+    general = {key: value for key, value in about if key in (ID, OFFSET) or observer_in({key: value})}
+    players = defaultdict(list)
+    for key, value in about:
+        if key.startswith(PLAYER):
+            players[key].append(value)
     places = {name: place for place, name in enumerate(header)}  # of equal names, the last
     places |= {name: header.index(name) for name in FIRST if name in header}
-    by_observation: dict[str, list[tuple[Cells, Event]]] = defaultdict(list)
+    column = next((title for title in MEDIA if title in places), "")
+    by_recording: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for number, fields in table_rows:
         with in_line(number, fields, header):
-            cells = general | {name: fields[place] for name, place in places.items()}
-            by_observation[cells.get(ID, "")].append((cells, _event(cells)))
-    for name, rows in by_observation.items():
-        rows.sort(key=lambda row: row[1].time)
-        first_cells = rows[0][0]
-        where = f"{path}, observation '{name}'"
-        # Media are stated in each row or above the table, else as rows name them.
-        media = [value for key, value in about if key == PLAYER]
-        if SOURCE in first_cells:
-            media = first_cells[SOURCE].split("|")[0].removeprefix("player #1:").split(";")
-        column = next((title for title in MEDIA if title in first_cells), "")
-        media = media or list(dict.fromkeys(cells.get(column, "") for cells, _ in rows))
-        media = [file for file in media if file not in NO_MEDIA] or [name]
-        lengths = [_number(text) for text in first_cells.get(LENGTHS, "").split("|")[0].split(";")]
-        is_stated = SOURCE in first_cells and len(lengths) == len(media)
-        borders = media_borders(media, lengths if is_stated else [None] * len(media), videos, where=where)
-        offset = _number(first_cells.get(OFFSET, "")) or 0.0
-        yield from bouts_of([event for _, event in rows], media, borders, where=where, offset=offset)
+            cells = general | {name: fields[place].strip() for name, place in places.items()}
+            row = Row(cells, _event(cells), _named(cells, column))
+            name = _named(cells, ID)
+            if not (row.file or name):
+                raise ValueError("it names neither an observation nor a media file")
+            media = _named(cells, SOURCE) or ("" if name else row.file)
+            by_recording[name, media, observer_in(cells)].append(row)
+    for (name, source, observer), rows in by_recording.items():
+        rows.sort(key=lambda row: row.event.time)
+        where = f"{path}, observation '{shown(name or rows[0].file)}'"
+        stated = dict(map(_player, source.split("|"))) if SOURCE in rows[0].cells and source else players
+        for recording, events in _recordings(rows, stated, videos, left_out, name=name, where=where):
+            yield from bouts_of(events, recording._replace(observer=observer or name), left_out)
+
+
+def _player(text: str) -> tuple[str, list[str]]:
+    """The name of a player and its media, from a part of `Source`."""
+    match = NAMED_PLAYER.match(text)
+    return (match.group(1), text[match.end() :].split(";")) if match else ("", text.split(";"))
+
+
+def _recordings(
+    rows: Sequence[Row],
+    players: Mapping[str, Sequence[str]],
+    videos: VideoFinder,
+    left_out: LeftOut,
+    *,
+    name: str,
+    where: str,
+) -> Iterator[tuple[Recording, list[Event]]]:
+    """Yield what the rows of one observation, or of one file that has none, are of, and the events there.
+
+    Media are those of a stated player; else as rows name them.
+    """
+    cells, events = rows[0].cells, [row.event for row in rows]
+    parts = dict(zip(players, cells.get(LENGTHS, "").split("|"), strict=False))
+    shown_media = {
+        key: kept for key, media in players.items() if (kept := [m for m in media if m not in NO_NAME])
+    }
+    named = list(dict.fromkeys(row.file for row in rows if row.file))
+    media, player, first = named or [name], "", ""
+    if shown_media:
+        player, first = player_of(shown_media, videos), min(shown_media)
+        media = shown_media[player]
+        if len(shown_media) > 1:
+            left_out["media file of another player"] += sum(map(len, shown_media.values())) - len(media)
+    lengths = [_number(text) for text in parts.get(player, cells.get(LENGTHS, "")).split(";")]
+    lengths = lengths if len(lengths) == len(media) else [None] * len(media)
+    borders = media_borders(media, lengths, videos, where=where)
+    offset = _number(cells.get(OFFSET, "")) or 0.0
+    wrong = _out_of_queue(rows, media, borders, offset)
+    if wrong is None:
+        yield Recording(where, "", media, borders, offset, sets_time=player == first), events
+        return
+    if shown_media or not all(row.file for row in rows):
+        raise DataError(
+            f"{where}: at {wrong.event.time:g} s an event names {shown(wrong.file)}, which its queue of "
+            "media does not show then; remove the column Source, or use the .boris project"
+        )
+    for file in media:
+        alone = media_borders([file], [None], videos, where=where)
+        own = [row.event for row in rows if row.file == file]
+        yield Recording(where, "", [file], alone, offset), own
+
+
+def _out_of_queue(
+    rows: Sequence[Row], media: Sequence[str], borders: Sequence[float], offset: float
+) -> Row | None:
+    """The first row whose file is not played at its time, if the media follow each other; None: all are."""
+    spans = dict(zip(media, pairwise([*borders[:-1], math.inf]), strict=True))
+    for row in rows:
+        begin, end = spans.get(row.file, (0.0, math.inf))
+        if not begin - LEEWAY <= row.event.time - offset <= end + LEEWAY:
+            return row
+    return None
+
+
+def _named(cells: Cells, column: str) -> str:
+    """What a cell names; empty if nothing."""
+    text = cells.get(column, "")
+    return "" if text in NO_NAME else text
 
 
 def _event(cells: Cells) -> Event:
@@ -82,7 +177,9 @@ def _event(cells: Cells) -> Event:
     start, end = map(number_in, times)
     if not start <= end <= LONGEST:
         raise ValueError(f"from {start:g} to {end:g} s is no interval; fix it in BORIS")
-    statuses = [cells[name] for name in ("Behavior type", "Status") if cells.get(name)]
+    if not cells["Behavior"]:
+        raise ValueError("it names no behavior")
+    statuses = [cells[name].upper() for name in ("Behavior type", "Status") if cells.get(name)]
     status = next((known for known in STATUSES if known in statuses), "" if statuses else "POINT")
     if not status and not is_bout:
         raise ValueError(f"the status '{shown(statuses[-1])}' is not one of {', '.join(STATUSES)}")

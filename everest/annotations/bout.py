@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from operator import attrgetter
 from typing import Final, Literal, cast, get_args
@@ -22,6 +22,7 @@ ORIGINS: Final[tuple[Origin, ...]] = get_args(Origin)
 UNSCORED: Final = "unscored"  # a label that states that no one has labeled this time
 DRAWN: Final = "to check"  # label of the windows that `everest budget --draw` draws
 CHECKED: Final = "checked"  # a person writes it in its place
+MARKS: Final = (UNSCORED, DRAWN, CHECKED)  # labels that are no classes
 SHORTEST: Final = 1  # millisecond: subtitles and ELAN have no bout of 0, so a point event is written as this
 LONGEST: Final = 1e7  # seconds, 115 days; heuristic: a later time is an error of the file
 
@@ -44,6 +45,7 @@ class Bout:
     label: str
     origin: Origin = "manual"
     subject: str = ""  # who does it, where a file states it
+    observer: str = field(default="", compare=False)  # who coded it, where a file states it
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end <= LONGEST:
@@ -126,7 +128,11 @@ def unscored_spans(bouts: Iterable[Bout]) -> list[Span]:
     return covered_spans(bout for bout in bouts if bout.label == UNSCORED)
 
 
-def unscored_bouts(video: str, scored: Iterable[Span], end: float = LONGEST) -> list[Bout]:
+def unscored_bouts(
+    video: str, scored: Iterable[Span], end: float = LONGEST, *, observer: str = ""
+) -> list[Bout]:
     """A bout for each time of a video, up to its end, outside the spans that are scored."""
-    spans = spans_outside(scored, end)
-    return [Bout(video=video, start=start, end=stop, label=UNSCORED) for start, stop in spans]
+    return [
+        Bout(video=video, start=start, end=stop, label=UNSCORED, observer=observer)
+        for start, stop in spans_outside(scored, end)
+    ]

@@ -1,4 +1,4 @@
-"""Plain tables of bouts, csv or tsv: `video,start,end,label`, and `origin` and `subject` if there are any."""
+"""Plain tables of bouts, csv or tsv: `video,start,end,label`, perhaps `origin`, `subject`, `observer`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 
 from everest.annotations.bout import ORIGINS, Bout, Bouts
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.records import LeftOut
 from everest.annotations.tables import in_line, number_in, read_table
 
 COLUMNS: Final = ("video", "start", "end", "label")
@@ -20,7 +21,7 @@ def has_columns(cells: Sequence[str]) -> bool:
     return {cell.strip().lower() for cell in cells}.issuperset(COLUMNS)
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read a bout from each row with a label."""
     _, header, rows = read_table(path, has_columns)
     names = [cell.strip().lower() for cell in header]
@@ -28,6 +29,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
         with in_line(number, cells, names):
             row = dict(zip(names, map(str.strip, cells), strict=False))
             if not row["label"]:
+                left_out["row without a label"] += 1
                 continue
             if not row["video"]:
                 raise ValueError("it names no video")
@@ -35,15 +37,16 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
             if origin not in ORIGINS:
                 raise ValueError(f"the origin is '{origin}' and not one of {', '.join(ORIGINS)}")
             start, end = number_in(row["start"]), number_in(row["end"])
-            video, label, subject = row["video"], row["label"], row.get("subject", "")
-            bout = Bout(video=video, start=start, end=end, label=label, origin=origin, subject=subject)
+            who = {name: row[name] for name in ("subject", "observer") if name in row}
+            bout = Bout(video=row["video"], start=start, end=end, label=row["label"], origin=origin, **who)
         yield bout
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
     """A comma-separated table; times are the shortest decimals that are read back as the same numbers."""
     all_bouts = [bout for video_bouts in bouts.values() for bout in video_bouts]
-    columns = [*COLUMNS, "origin", *(["subject"] if any(bout.subject for bout in all_bouts) else [])]
+    columns = [*COLUMNS, "origin"]
+    columns += [name for name in ("subject", "observer") if any(getattr(bout, name) for bout in all_bouts)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([columns, *([getattr(bout, name) for name in columns] for bout in all_bouts)])

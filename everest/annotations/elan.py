@@ -1,8 +1,8 @@
 """ELAN, `.eaf`: XML with times in milliseconds and tiers of annotations that do not overlap.
 
 The class of a bout is the text of its annotation, else the name of the tier; its subject is the tier's
-participant, its origin the tier's annotator. Tiers that refer to a parent tier describe the annotations of
-that tier, and are left out.
+participant, its origin or observer the tier's annotator. A tier below another is read like any other if its
+annotations have times; those that refer to another annotation have none, describe it, and are left out.
 
 Source: the schema EAFv3.0.xsd (mpi.nl/tools/elan).
 """
@@ -13,15 +13,28 @@ import mimetypes
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree
 from xml.etree.ElementTree import SubElement
 
-from everest.annotations.bout import Bout, Bouts, from_milliseconds, merge_overlaps, milliseconds, origin_in
+from everest.annotations.bout import (
+    ORIGINS,
+    Bout,
+    Bouts,
+    from_milliseconds,
+    merge_overlaps,
+    milliseconds,
+    origin_in,
+)
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.records import LeftOut, in_record
+from everest.errors import shown
 
 ROOT: Final = "ANNOTATION_DOCUMENT"
+UNITS: Final = "milliseconds"
+URLS: Final = ("MEDIA_URL", "RELATIVE_MEDIA_URL")
 TIER_TYPE: Final = "default-lt"
 _SCHEMA: Final = "{http://www.w3.org/2001/XMLSchema-instance}noNamespaceSchemaLocation"
 
@@ -33,31 +46,97 @@ class _NoDocumentType(ElementTree.TreeBuilder):
         raise ValueError("it has a document type (DOCTYPE), which ELAN does not write")
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
-    """Read the bouts of the tiers without a parent."""
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
+    """Read the bouts of all tiers whose annotations have times.
+
+    They are of the first media file that is one of the user's videos: other cameras show the same.
+    """
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDocumentType()))
     except ElementTree.ParseError as error:
         raise ValueError(f"not XML: {error}") from error
     if root.tag != ROOT:
         raise ValueError(f"its first element is <{root.tag}>, and not <{ROOT}>; save it by ELAN")
-    media = root.find("HEADER/MEDIA_DESCRIPTOR")
-    # ELAN can align media: its time 0 is then this time of the first of them.
-    begin = 0 if media is None else int(media.get("TIME_ORIGIN", 0))
-    video = path.stem if media is None else media.attrib["MEDIA_URL"]
+    units = root.find("HEADER[@TIME_UNITS]")
+    if units is not None and units.attrib["TIME_UNITS"] != UNITS:
+        raise ValueError(f"its times are {units.attrib['TIME_UNITS']}, and not {UNITS}; save it by ELAN")
+    media = _media(root, videos) or [(path.stem, 0)]
+    is_found = [videos.find(name) is not None for name, _ in media]
+    shown_file = media[is_found.index(True) if any(is_found) else 0]
     slots = {slot.attrib["TIME_SLOT_ID"]: slot.get("TIME_VALUE") for slot in root.iter("TIME_SLOT")}
+    has_bouts = False
     for tier in root.iterfind("TIER"):
-        if tier.get("PARENT_REF") is not None:
+        name = shown(tier.attrib["TIER_ID"])
+        if referring := len(list(tier.iter("REF_ANNOTATION"))):
+            left_out[f"annotation without times of the tier '{name}'"] += referring
+        with in_record(f"tier '{name}'"):
+            bouts = list(_bouts_of(tier, slots, *shown_file, left_out))
+        has_bouts = has_bouts or bool(bouts)
+        yield from bouts
+    for named, found in zip(media, is_found, strict=True):
+        if has_bouts and named is not shown_file:
+            # Named are further videos of the user, which have no bouts; or all, if none is the user's.
+            name = f"media file {shown(named[0])}" if found == any(is_found) else "media file of no video"
+            left_out[name] += 1
+
+
+def _media(root: ElementTree.Element, videos: VideoFinder) -> list[tuple[str, int]]:
+    """The media files, and the milliseconds that each has at the time 0 of ELAN, which can align them.
+
+    Those of sound only are the last.
+    """
+    media: list[tuple[str, int]] = []
+    for descriptor in root.iterfind("HEADER/MEDIA_DESCRIPTOR"):
+        with in_record("a media file"):
+            urls = [url for key in URLS if (url := descriptor.get(key, "").strip())]
+            url = next(filter(videos.find, urls), next(iter(urls), None))
+            if url is not None:
+                media.append((url, int(descriptor.get("TIME_ORIGIN") or 0)))
+    return sorted(media, key=lambda named: (mimetypes.guess_type(named[0])[0] or "").startswith("audio/"))
+
+
+def _bouts_of(
+    tier: ElementTree.Element, slots: Mapping[str, str | None], video: str, begin: int, left_out: LeftOut
+) -> Iterator[Bout]:
+    """Yield the bouts of a tier in a video, which has the milliseconds `begin` at the time 0 of ELAN."""
+    annotator = tier.get("ANNOTATOR", "").strip()
+    who = {"subject": tier.get("PARTICIPANT", ""), "observer": "" if annotator in ORIGINS else annotator}
+    annotations = list(tier.iter("ALIGNABLE_ANNOTATION"))
+    for annotation, (start, end) in zip(annotations, _times(annotations, slots), strict=True):
+        if start + begin < 0 and end + begin <= 0:
+            left_out["annotation before the first frame"] += 1
             continue
-        origin = origin_in(tier.get("ANNOTATOR", ""))
-        subject = tier.get("PARTICIPANT", "")
-        for annotation in tier.iter("ALIGNABLE_ANNOTATION"):
-            times = [slots[annotation.attrib[f"TIME_SLOT_REF{side}"]] for side in (1, 2)]
-            if None in times:
-                raise ValueError(f"the annotation {annotation.attrib['ANNOTATION_ID']} has no time")
-            start, end = from_milliseconds(*(int(time or 0) + begin for time in times))
-            label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
-            yield Bout(video=video, start=start, end=end, label=label, origin=origin, subject=subject)
+        start, end = from_milliseconds(max(start + begin, 0), end + begin)
+        label = (annotation.findtext("ANNOTATION_VALUE") or "").strip() or tier.attrib["TIER_ID"]
+        yield Bout(video=video, start=start, end=end, label=label, origin=origin_in(annotator), **who)
+
+
+def _times(
+    annotations: Sequence[ElementTree.Element], slots: Mapping[str, str | None]
+) -> Iterator[tuple[int, int]]:
+    """Yield the start and end of each annotation of a tier, in milliseconds.
+
+    Borders between the parts of a subdivision that were never moved have no time: ELAN divides the time
+    between the neighboring borders evenly.
+    """
+    pairs = [(each.attrib["TIME_SLOT_REF1"], each.attrib["TIME_SLOT_REF2"]) for each in annotations]
+    times = {slot: int(time) for pair in pairs for slot in pair if (time := slots[slot])}
+    starts = {start for start, _ in pairs}
+    for place, ((_, end), (start, after)) in enumerate(pairwise(pairs), start=1):
+        if not times.keys() & {end, start} and end not in starts:
+            pairs[place] = end, after  # the parts have a slot each at their border
+    next_border = dict(pairs)
+    for first in [start for start, end in pairs if start in times and end not in times]:
+        chain = [first, next_border[first]]
+        while chain[-1] not in times and chain[-1] in next_border and len(chain) <= len(pairs):
+            chain.append(next_border[chain[-1]])
+        if chain[-1] in times:
+            begin, length, parts = times[first], times[chain[-1]] - times[first], len(chain) - 1
+            times |= {slot: begin + length * place // parts for place, slot in enumerate(chain)}
+    for (start, end), annotation in zip(pairs, annotations, strict=True):
+        if not times.keys() >= {start, end}:
+            raise ValueError(f"the annotation {annotation.get('ANNOTATION_ID')} has no time")
+        yield times[start], times[end]
 
 
 def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str]) -> str:
@@ -79,7 +158,7 @@ def write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str])
     date = datetime.now(UTC).isoformat(timespec="seconds")
     root = ElementTree.Element(ROOT, {"AUTHOR": "everest", "DATE": date, "FORMAT": "3.0", "VERSION": "3.0"})
     root.set(_SCHEMA, "http://www.mpi.nl/tools/elan/EAFv3.0.xsd")
-    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS="milliseconds")
+    header = SubElement(root, "HEADER", MEDIA_FILE="", TIME_UNITS=UNITS)
     url = Path(video).absolute().as_uri() if Path(video).exists() else video
     mime = mimetypes.guess_type(video)[0] or "video/mp4"
     SubElement(header, "MEDIA_DESCRIPTOR", MEDIA_URL=url, MIME_TYPE=mime)

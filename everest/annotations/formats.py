@@ -9,13 +9,13 @@ import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Final
 
 from everest.annotations import boris, boris_table, bout_table, elan, frame_tables, label_studio, subtitles
 from everest.annotations.bout import CHECKED, DRAWN, Bout, Bouts, by_video, unscored_bouts
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
+from everest.annotations.records import NO_EVENT, LeftOut, left_out_text, reason_of
 from everest.annotations.tables import SEPARATORS, IsHeader, cells_of
 from everest.errors import DataError, shown
 from everest.system.files import write_text
@@ -24,15 +24,7 @@ from everest.video.folders import as_data_error, refuse_video
 
 LINES_SEARCHED: Final = 100  # for the names of the columns; BORIS 7 begins with lines about the observation
 
-REASONS: Final = (  # why a file cannot be read, by the type of the error; else the error's own words
-    (UnicodeDecodeError, "it is no text in UTF-8; save it in this encoding"),
-    (JSONDecodeError, "damaged JSON: {}"),
-    (KeyError, "{} is missing"),
-    (OverflowError, "a number is too large for a time"),
-    ((TypeError, AttributeError, IndexError), "unexpected structure; export the file again"),
-)
-
-Read = Callable[[Path, "float | None", VideoFinder], Iterable[Bout]]
+Read = Callable[[Path, "float | None", VideoFinder, LeftOut], Iterable[Bout]]
 Write = Callable[[Bouts, Mapping[str, VideoTimes], Sequence[str]], str]
 
 
@@ -66,36 +58,55 @@ FORMATS: Final[dict[str, Format]] = {
 
 
 def read_annotations(
-    path: Path, *, fps: float | None = None, videos: VideoFinder | None = None, keep_windows: bool = False
+    path: Path,
+    *,
+    fps: float | None = None,
+    videos: VideoFinder | None = None,
+    keep_windows: bool = False,
+    left_out: LeftOut | None = None,
 ) -> list[Bout]:
     """Read the bouts of an annotation file.
 
     Args:
         fps: frames per second of files that count frames; None: as the file states, or as the video has.
-        videos: the user's videos, for files that leave out the times of frames or the lengths of videos.
+        videos: the user's videos, for files that name several media, or leave out the times of frames or the
+            lengths of videos.
         keep_windows: return the windows of `everest budget --draw` as bouts, labeled `checked` or `to check`.
             Otherwise, the time outside checked windows is unscored.
+        left_out: receives the number of records that are not read, by reason.
+    Raises:
+        DataError: a record cannot be read, which the message names; or the file has records, and none is
+            read.
     """
+    own_left_out = LeftOut()
     with as_data_error(path):
         refuse_video(path, expected="a file of annotations")
         kind = "annotations"
         try:
             kind = recognize(path)
-            bouts = list(FORMATS[kind].read(path, fps, videos or VideoFinder()))
+            bouts = list(FORMATS[kind].read(path, fps, videos or VideoFinder(), own_left_out))
             for bout in bouts:  # JSON may hold anything
                 if not all(isinstance(text, str) and text.strip() for text in (bout.video, bout.label)):
                     raise ValueError(f"'{bout.label}' of the video '{bout.video}': both must be named")
             bouts = [replace(bout, label=bout.label.strip()) for bout in bouts]
         except (ValueError, LookupError, TypeError, AttributeError, OverflowError, csv.Error) as error:
-            reason = next((text for types, text in REASONS if isinstance(error, types)), None)
-            reason = shown(str(error), most=300) if reason is None else reason.format(error)
+            reason = shown(reason_of(error), most=300)
             raise DataError(f"{path}: cannot be read as {kind}: {reason}") from error
+    if not bouts and own_left_out.keys() - {NO_EVENT}:
+        raise DataError(f"{path}: has no bout that is read, only {left_out_text(own_left_out)}")
+    if left_out is not None:
+        left_out.update(own_left_out)
     if keep_windows:
         return bouts
     kept = [bout for bout in bouts if bout.label not in (CHECKED, DRAWN)]
-    for video, drawn in by_video(bout for bout in bouts if bout.label in (CHECKED, DRAWN)).items():
-        checked = [(window.start, window.end) for window in drawn if window.label == CHECKED]
-        kept += unscored_bouts(video, checked)
+    drawn = [bout for bout in bouts if bout.label in (CHECKED, DRAWN)]
+    for video, observer in dict.fromkeys((window.video, window.observer) for window in drawn):
+        checked = [
+            (window.start, window.end)
+            for window in drawn
+            if (window.video, window.observer, window.label) == (video, observer, CHECKED)
+        ]
+        kept += unscored_bouts(video, checked, observer=observer)
     return kept
 
 

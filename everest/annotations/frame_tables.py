@@ -3,16 +3,22 @@
 DeepEthogram writes `VIDEO_labels.csv` with a column without a name, `background` and the classes. No one has
 labeled a frame whose row is missing, or has -1, nan or an empty cell. SimBA's tables have hundreds of columns
 of poses and features before the classes, and a column `Probability_CLASS` next to each class that a model
-found.
+found. Features may be 0 or 1, too: `project_config.ini` in a folder above names the classes, else they are
+the last columns of 0 and 1 that are no features of SimBA.
+
+Source: simba/roi_tools/ROI_feature_analyzer.py and the settings of a project of SimBA.
 
 F frames, C classes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
+from configparser import ConfigParser
+from configparser import Error as ConfigParserError
 from contextlib import suppress
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +27,23 @@ from numpy.typing import NDArray
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Origin
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.records import LeftOut
 from everest.annotations.tables import in_line, read_table
-from everest.errors import DataError, first_names
+from everest.errors import DataError, first_names, shown
 
 LABELS: Final = "_labels"  # DeepEthogram's ending of labels, and of predictions
 PREDICTIONS: Final = "_predictions"
 NUMBERS: Final = ("", "frame", "frames")  # names of the column of the frame numbers
 PROBABILITY: Final = "Probability_"
-COUNTS: Final = "Low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
 POSE: Final = ("_x", "_y", "_p")
+COUNTS: Final = "low_prob_detections"  # features of SimBA that may be 0 or 1 in all frames
+# Features about drawn regions, of 0 and 1: `Cage Animal_1 Nose in zone`, `Cage_Animal_1_facing`; and others.
+# R writes a point for a blank.
+REGION: Final = re.compile(r"((^|[\s_.-])in[\s_.-]?zone|[\s_.-]facing)([\s_.-]|$)", re.IGNORECASE)
+DISTANCE: Final = re.compile(r"[\s_.-](distance|cumulative)([\s_.-]|$)", re.IGNORECASE)
+CONFIG: Final = "project_config.ini"  # of SimBA, three folders above its tables
+CONFIG_SECTION: Final = "SML settings"
+CONFIG_CLASS: Final = "target_name_"
 NO_LABEL: Final = -1
 OTHER: Final = -2  # a number of a feature
 NO_LABELS: Final = ("-1", "-1.0", "", "nan", "NaN", "NA")
@@ -41,17 +55,22 @@ MOST_DIFFERENT: Final = 0.01  # heuristic: the share of frames by which table an
 
 def has_columns(cells: Sequence[str]) -> bool:
     """Whether a line names the columns of a frame table: the first, the number of the frame, has no name."""
-    is_simba = {suffix for name in cells for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
-    is_unnamed = cells[:1] == [""] and (BACKGROUND in cells or is_simba)
+    is_unnamed = cells[:1] == [""] and (BACKGROUND in cells or _is_simba(cells))
     return len(cells) > 1 and (is_unnamed or cells[0] == "frame")
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
+def _is_simba(header: Sequence[str]) -> bool:
+    """Whether there are columns of poses."""
+    return {suffix for name in header for suffix in POSE if name.lower().endswith(suffix)} == set(POSE)
+
+
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read the runs of ones of each class, and the runs of frames that no one has labeled.
 
     Frames are timed by the frame rate, or else by the frames of the video.
     """
-    flags_of, is_predicted = _read_table(path)
+    columns_left_out = LeftOut()
+    flags_of, is_predicted = _read_table(path, columns_left_out)
     frames = len(flags_of[UNSCORED])
     video = path.stem.removesuffix(LABELS).removesuffix(PREDICTIONS)
     video_times = videos.times(video)
@@ -78,9 +97,11 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
     for label, start, end in spans:
         if start < end:
             yield Bout(video=video, start=start, end=end, label=label, origin=origin)
+    if spans:  # a video without a bout has been read nonetheless
+        left_out.update(columns_left_out)
 
 
-def _read_table(path: Path) -> tuple[dict[str, NDArray[np.bool_]], bool]:
+def _read_table(path: Path, left_out: LeftOut) -> tuple[dict[str, NDArray[np.bool_]], bool]:
     """Whether each frame has each class, (F,), and last `unscored`; and whether a model found them.
 
     Columns of equal names are merged.
@@ -90,12 +111,14 @@ def _read_table(path: Path) -> tuple[dict[str, NDArray[np.bool_]], bool]:
     first_cells: list[str] = []
     for number, cells in rows:
         with in_line(number, cells, header):
-            row_codes.append(np.array([CODES.get(cell, OTHER) for cell in cells[: len(header)]], np.int8))
+            row_codes.append(
+                np.array([CODES.get(cell.strip(), OTHER) for cell in cells[: len(header)]], np.int8)
+            )
             first_cells.append(cells[0])
     if not row_codes:
         raise ValueError("it has no row of a frame")
     codes = np.stack(row_codes)
-    columns = _class_columns(header, codes)
+    columns = _class_columns(path, header, codes, left_out)
     frames = _frame_numbers(first_cells)
     values = np.full((frames[-1] + 1, len(columns)), NO_LABEL, np.int8)  # (F, C), with the background
     values[frames] = codes[:, columns]
@@ -108,18 +131,65 @@ def _read_table(path: Path) -> tuple[dict[str, NDArray[np.bool_]], bool]:
     return flags_of, any(name.startswith(PROBABILITY) for name in header)
 
 
-def _class_columns(header: Sequence[str], codes: NDArray[np.int8]) -> list[int]:
-    """The columns of classes in codes (rows, columns): the last of 0 and 1, or those with a probability."""
-    predicted = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
-    is_class = (codes != OTHER).all(axis=0) & [name not in NUMBERS for name in header]
-    columns = [place for place, name in enumerate(header) if not name.startswith((PROBABILITY, COUNTS))]
-    if predicted:
-        classes = [place for place in columns if header[place] in predicted and is_class[place]]
-    else:
-        classes = list(takewhile(is_class.__getitem__, reversed(columns)))[::-1]
-    if not classes:
+def _class_columns(
+    path: Path, header: Sequence[str], codes: NDArray[np.int8], left_out: LeftOut
+) -> list[int]:
+    """The columns of classes in codes (rows, columns); ValueError if there is none."""
+    places = [place for place, name in enumerate(header) if name not in NUMBERS]
+    is_binary = (codes != OTHER).all(axis=0).tolist()
+    is_simba = _is_simba(header)
+    stated = {name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)}
+    stated = stated or (_project_classes(path) if is_simba else set())
+    others = [place for place in places if not is_binary[place]]
+    classes = [place for place in places if is_binary[place]]
+    if stated:
+        classes = [place for place in classes if header[place] in stated]
+    elif is_simba:
+        is_feature = [_is_feature(name, binary) for name, binary in zip(header, is_binary, strict=True)]
+        ends = dropwhile(is_feature.__getitem__, reversed(places))
+        classes = list(takewhile(lambda place: is_binary[place] and not is_feature[place], ends))[::-1]
+    elif others and BACKGROUND in header:  # DeepEthogram has columns of classes only
+        raise ValueError(f"no column of 0 and 1: {first_names([header[place] for place in others])}")
+    if not any(header[place] != BACKGROUND for place in classes):
         raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
+    for name in sorted(stated - {header[place] for place in classes}):
+        left_out[f"class without a column of 0 and 1 '{shown(name)}'"] += 1
+    for place in places:
+        name = header[place]
+        is_known = name.lower().endswith(POSE) or name.lower().startswith(COUNTS) or name in stated
+        if (
+            place in classes
+            or is_known
+            or name.startswith(PROBABILITY)
+            or (is_simba and not is_binary[place])
+        ):
+            continue  # features of a table of SimBA are no records, unless they may be classes
+        kind = "column that is no class" if is_binary[place] else "column of other values than 0 and 1"
+        kind = "column of a region" if is_simba and REGION.search(name) else kind
+        left_out[f"{kind} '{shown(name)}'"] += 1
     return classes
+
+
+def _is_feature(name: str, is_binary: bool) -> bool:
+    """Whether a column of SimBA is one of its features that may be after all others."""
+    is_region = REGION.search(name) or (DISTANCE.search(name) and not is_binary)
+    return name.lower().startswith(COUNTS) or bool(is_region)
+
+
+def _project_classes(path: Path) -> set[str]:
+    """The classes that the project of a table of SimBA names; none if it is in no project."""
+    config = next(
+        (file for folder in path.absolute().parents[:4] if (file := folder / CONFIG).exists()), None
+    )
+    if config is None:
+        return set()
+    parser = ConfigParser(interpolation=None)
+    try:
+        parser.read_string(config.read_text(encoding="utf-8-sig"))
+        settings = parser.items(CONFIG_SECTION)
+    except ConfigParserError as error:
+        raise ValueError(f"{config} cannot be read: {error}") from error
+    return {value.strip() for key, value in settings if key.startswith(CONFIG_CLASS) and value.strip()}
 
 
 def _frame_numbers(cells: Sequence[str]) -> NDArray[np.int64]:

@@ -2,81 +2,198 @@
 
 Label Studio, JSON and JSON-MIN, has frames of a timeline (`TimelineLabels`), from 1, the last included. They
 are of the rate that the labeling interface states (`frameRate`, 24 if it does not), which need not be the
-rate of the file. ActivityNet has segments in seconds: a `database` of annotated videos, or `results` of a
-model; a video is named by an id.
+rate of the file. `Labels` on the sound of a video are in seconds, as are lists of objects with a video, a
+label, a start and an end (CreateML). Other regions, such as boxes and texts, are left out.
+ActivityNet has segments in seconds: a `database` of annotated videos, or `results` of a model; a video is
+named by an id.
 
-Source: labelstud.io/tags/video and /tags/timelinelabels; activity-net.org/download.html and its evaluation
-code.
+Source: labelstud.io/guide/export, /tags/video, /tags/timelinelabels and /tags/audio;
+activity-net.org/download.html and its evaluation code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import chain, product
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from everest.annotations.bout import Bout, Origin, origin_in
 from everest.annotations.matching import VideoFinder
-from everest.errors import DataError
+from everest.annotations.records import LeftOut, in_record
+from everest.errors import first_names, shown
 from everest.system.text import read_json
+from everest.video.folders import VIDEO_SUFFIXES
 
 VIDEO_KEYS: Final = ("video", "videos", "video_url", "url", "file")
+MARKED: Final = ("start", "end", "label")  # the fields of an object that is a bout itself
+TASK_KEYS: Final = {"annotations", "predictions", "completions", "data"}  # of no JSON-MIN
+# Fields of JSON-MIN about a task, which are no annotation.
+ABOUT: Final = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "fps")
+BOX: Final = "sequence"  # the key frames of a box that moves
+# Fields that name the kind of a region without a type.
+KINDS: Final = ("timelinelabels", "labels", "choices", "text", "rating", "number", "ranges")
 _ORIGINS: Final[dict[str, Origin]] = {"prediction": "automated", "prediction-changed": "curated"}
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
+class Regions(NamedTuple):
+    """What one annotator, or a model, marked in a task."""
+
+    observer: str
+    regions: Sequence[Mapping[str, Any]]
+    is_predicted: bool = False
+
+
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read the bouts of all tasks of Label Studio.
 
-    Of several annotations of a task the last that is not canceled counts; a task without any has the bouts
-    of its last prediction, with the origin `automated`.
+    Of several annotations of a task by one annotator the last that is not canceled counts, and of all only
+    those marked as ground truth, if any is. A task without any has the bouts of its last prediction, with
+    the origin `automated`.
     """
     document = read_json(path)
     for number, task in enumerate(document if isinstance(document, list) else [document], start=1):
-        if "bouts" in task:
+        with in_record(f"task {task.get('id', number) if isinstance(task, dict) else number}"):
+            if "bouts" in task:
+                raise ValueError(
+                    "JSON of `everest timeline`, which is not read; write csv, boris or elan by --to"
+                )
+            yield from _bouts_of(task, fps, left_out)
+
+
+def _bouts_of(task: Mapping[str, Any], fps: float | None, left_out: LeftOut) -> Iterator[Bout]:
+    """Yield the bouts of a task."""
+    marked = list(_marked(task, left_out))
+    if not any(regions for _, regions, _ in marked):
+        left_out[_without_region(task)] += 1
+    for observer, regions, is_predicted in marked:
+        for number, region in enumerate(regions, start=1):
+            with in_record(f"region {region.get('id') or number}"):
+                for start, end, label in _spans(region, task, fps, left_out):
+                    origin = _ORIGINS.get(
+                        "prediction" if is_predicted else region.get("origin", ""), "manual"
+                    )
+                    who: Any = {"origin": origin, "observer": observer}
+                    yield Bout(video=_video(task), start=start, end=end, label=label, **who)
+
+
+def _video(task: Mapping[str, Any]) -> str:
+    """The name of the video of a task."""
+    data = task.get("data", task)
+    names = [(key.lower(), name) for key, name in data.items() if isinstance(name, str)]
+    found = [name for key, name in names if key in VIDEO_KEYS]
+    found += [name for _, name in names if Path(name.partition("?")[0]).suffix.lower() in VIDEO_SUFFIXES]
+    if not found:
+        raise ValueError("the task names no video (data.video)")
+    return found[0]
+
+
+def _spans(
+    region: Mapping[str, Any], task: Mapping[str, Any], fps: float | None, left_out: LeftOut
+) -> list[tuple[float, float, str]]:
+    """The starts and ends in seconds and the classes of a region of time; other regions are left out."""
+    value = region.get("value", region)
+    kind = region.get("type") or next((key for key in KINDS if key in value), "unknown")
+    labels = value.get("timelinelabels") or value.get("labels") or []
+    if not isinstance(labels, list):
+        raise ValueError(f"{shown(str(kind))} is no list of classes")
+    # Regions of a text have characters for times, and state the text; `choices` and texts describe a region.
+    is_of_text = bool({"text", "startOffset"} & value.keys())
+    is_seconds = "labels" in value and not is_of_text and bool({"start", "end"} & value.keys())
+    if BOX in value or not ("ranges" in value or is_seconds):
+        left_out["box" if BOX in value else f"region of the kind {shown(str(kind))}"] += 1
+        return []
+    if not labels:
+        left_out["region of time without a class"] += 1
+        return []
+    if is_seconds:
+        times = [(float(value["start"]), float(value["end"]))]
+    else:
+        rate = float(fps or task.get("data", task).get("fps") or 0)
+        if not rate:
             raise ValueError(
-                "JSON of `everest timeline`, which is not read; write csv, boris or elan by --to"
+                "its times are frames, and it does not state their rate; set --fps to the frameRate of the "
+                "labeling interface (24 if it has none)"
             )
-        data = task.get("data", task)
-        names = (value for key, value in data.items() if key.lower() in VIDEO_KEYS)
-        video = next((name for name in names if isinstance(name, str)), None)
-        if video is None:
-            raise ValueError(f"task {number} names no video (data.video)")
-        values = [(result.get("value", result), result.get("origin", "")) for result in _results(task)]
-        labeled = [(value, origin) for value, origin in values if value.get("timelinelabels")]
-        rate = float(fps or data.get("fps") or 0)
-        if labeled and not rate:
-            raise DataError(
-                f"{path}: its times are frames, and it does not state their rate; set --fps to the frameRate "
-                "of the labeling interface (24 if it has none)"
-            )
-        for value, origin in labeled:
-            if not isinstance(value["timelinelabels"], list):
-                raise ValueError(f"task {number}: timelinelabels is no list of classes")
-            for span, label in product(value["ranges"], value["timelinelabels"]):
-                start, end = (span["start"] - 1) / rate, span["end"] / rate
-                source = _ORIGINS.get(origin, "manual")
-                yield Bout(video=video, start=start, end=end, label=label, origin=source)
+        times = [((span["start"] - 1) / rate, span["end"] / rate) for span in value["ranges"]]
+    if not times:
+        left_out["region of time without a range"] += 1
+    return [(*span, label) for span, label in product(times, labels)]
 
 
-def _results(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the results of a task; in JSON-MIN they are lists next to the video."""
-    if "annotations" not in task and "predictions" not in task:
-        yield from chain(*(values for values in task.values() if isinstance(values, list)))
+def _marked(task: Mapping[str, Any], left_out: LeftOut) -> Iterator[Regions]:
+    """Yield the regions of each annotator of a task, or of its last prediction."""
+    if not task.keys() & TASK_KEYS:
+        yield Regions(str(task.get("annotator", "")), list(_plain_regions(task)))
         return
-    annotations = [each for each in task.get("annotations", ()) if not each.get("was_cancelled")]
-    if annotations:
-        yield from annotations[-1]["result"]
-    elif task.get("predictions"):
-        yield from ({"origin": "prediction"} | result for result in task["predictions"][-1]["result"])
+    annotations = task.get("annotations") or task.get("completions") or []
+    given = [each for each in annotations if not each.get("was_cancelled")]
+    true = [each for each in given if each.get("ground_truth")] or given
+    last = {_annotator(each): each for each in true}
+    predictions = task.get("predictions") or []
+    left_out += LeftOut(
+        {
+            "canceled annotation": len(annotations) - len(given),
+            "annotation that is not the ground truth": len(given) - len(true),
+            "earlier annotation of an annotator": len(true) - len(last),
+            "prediction of an annotated task": len(predictions) if given else 0,
+            "earlier prediction": 0 if given else max(len(predictions) - 1, 0),
+            "draft": len(task.get("drafts") or ()),
+        }
+    )
+    for annotator, each in last.items():
+        yield Regions(annotator, each.get("result") or ())
+    if predictions and not given:
+        yield Regions("", predictions[-1].get("result") or (), is_predicted=True)
 
 
-def read_activitynet(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
-    """Read the annotations of ActivityNet's database, or the results of a model, which are automated."""
+def _annotator(annotation: Mapping[str, Any]) -> str:
+    """Who completed an annotation: an e-mail address or a number; empty if it does not say."""
+    who = annotation.get("completed_by")
+    who = (who.get("email") or who.get("id")) if isinstance(who, dict) else who
+    return "" if who is None else str(who)
+
+
+def _plain_regions(task: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the regions of a task of JSON-MIN, which are lists next to the video; or the object is a bout."""
+    fields = {
+        key: values if isinstance(values, list) else [values]
+        for key, values in task.items()
+        if isinstance(values, list) or (isinstance(values, dict) and values.keys() & {*KINDS})
+    }
+    if not fields and task.keys() & {"start", "end"}:
+        start, end, label = (task[name] for name in MARKED)
+        yield {"type": "label", "value": {"start": start, "end": end, "labels": [label] if label else []}}
+        return
+    for key, values in fields.items():
+        yield from ({"type": None, **each} if isinstance(each, dict) else {"type": key} for each in values)
+
+
+def _without_region(task: Mapping[str, Any]) -> str:
+    """What a task has in place of regions."""
+    if any("result" not in each for each in task.get("annotations") or ()):
+        return "task with an annotation that has no result"
+    known = {*ABOUT, *VIDEO_KEYS}
+    others = [key for key in task if key.lower() not in known] if not task.keys() & TASK_KEYS else []
+    return f"task with {shown(first_names(others))} only" if others else "task without a region"
+
+
+def read_activitynet(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
+    """Read the annotations of ActivityNet's database, or the results of a model, which are automated.
+
+    Videos without annotations, such as those of the test set, are left out.
+    """
     document = read_json(path)
     is_database = "database" in document
     for video, facts in document["database" if is_database else "results"].items():
-        for entry in facts["annotations"] if is_database else facts:
-            start, end = float(entry["segment"][0]), float(entry["segment"][1])
-            origin = origin_in(entry.get("origin"), "manual" if is_database else "automated")
-            yield Bout(video=video, start=start, end=end, label=entry["label"], origin=origin)
+        with in_record(f"video '{shown(video)}'"):
+            entries = facts.get("annotations") if is_database else facts
+            if not entries:
+                subset = facts.get("subset", "") if is_database else ""
+                left_out[" ".join(filter(None, ["video without annotations", subset and f"({subset})"]))] += 1
+        for entry in entries or ():
+            with in_record(f"video '{shown(video)}'"):
+                start, end = float(entry["segment"][0]), float(entry["segment"][1])
+                origin = origin_in(entry.get("origin"), "manual" if is_database else "automated")
+                bout = Bout(video=video, start=start, end=end, label=entry["label"], origin=origin)
+            yield bout

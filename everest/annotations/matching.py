@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -22,8 +22,8 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts, by_video
-from everest.errors import DataError, first_names, shown
+from everest.annotations.bout import LONGEST, UNSCORED, Bout, Bouts
+from everest.errors import DataError, shown
 from everest.video.folders import VIDEO_SUFFIXES
 from everest.video.reader import frame_times, probe
 from everest.video.source import Video
@@ -116,23 +116,6 @@ def _keys(name: str) -> list[tuple[int, str]]:
     return list(enumerate([name, name.casefold(), plain, _PREFIX.sub("", plain)]))
 
 
-def match_videos(bouts: Iterable[Bout], videos: VideoFinder) -> tuple[dict[Path, list[Bout]], list[str]]:
-    """Sort bouts by the user's videos.
-
-    Returns:
-        The bouts of each video that has any, and the annotated names that match no video.
-    """
-    matched: dict[Path, list[Bout]] = defaultdict(list)
-    unmatched = []
-    for name, video_bouts in by_video(bouts).items():
-        video = videos.find(name)
-        if video is None:
-            unmatched.append(name)
-        else:
-            matched[video] += video_bouts
-    return dict(matched), unmatched
-
-
 def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
     """A sentence for each video that has bouts after its end, in seconds, where that is known."""
     notices = []
@@ -147,39 +130,26 @@ def late_notices(bouts_of: Bouts, ends: Mapping[str, float]) -> list[str]:
     return notices
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MatchedBouts:
-    """Bouts of the user's videos."""
+def checked_lengths(bouts_of: Bouts) -> tuple[dict[str, list[Bout]], dict[str, VideoTimes], list[str]]:
+    """Compare bouts with the lengths of their videos.
 
-    bouts: Sequence[Bout]
-    unmatched: Sequence[str] = ()  # annotated names without a video
-    notices: Sequence[str] = ()
-    times: Mapping[str, VideoTimes] = field(default_factory=dict)  # of the videos that can be read, by path
-
-
-def bouts_of_videos(bouts: Sequence[Bout], names: VideoFinder) -> MatchedBouts:
-    """Find the video of each bout; DataError if none has one. Unscored time ends with the video."""
-    matched, unmatched = match_videos(bouts, names)
-    if bouts and not matched:
-        raise DataError(
-            f"--videos: no file matches the annotations, which name {first_names(unmatched)}; "
-            f"--videos has {first_names([video.name for video in names.videos])}"
-        )
-    notices = [f"left out, not found in --videos: {first_names(unmatched, 10)}"] if unmatched else []
+    Returns:
+        The bouts, with unscored time that ends with the video; the times of the videos that can be read; and
+        notices about the others, and about bouts after the end.
+    """
     times: dict[str, VideoTimes] = {}
-    by_path: dict[str, list[Bout]] = {}
-    for video, video_bouts in matched.items():
-        path = str(video)
+    checked: dict[str, list[Bout]] = {}
+    notices = []
+    for path, bouts in bouts_of.items():
         try:
             times[path] = VideoTimes.of(path)
         except VideoError as error:
             notices.append(f"{error}; its bouts were not checked against its length")
         end = times[path].seconds if path in times else LONGEST
-        by_path[path] = [
-            replace(bout, video=path, end=min(bout.end, end) if bout.label == UNSCORED else bout.end)
-            for bout in video_bouts
+        checked[path] = [
+            replace(bout, end=min(bout.end, end)) if bout.label == UNSCORED else bout
+            for bout in bouts
             if bout.label != UNSCORED or bout.start < end
         ]
-    notices += late_notices(by_path, {path: measured.seconds for path, measured in times.items()})
-    all_bouts = [bout for video_bouts in by_path.values() for bout in video_bouts]
-    return MatchedBouts(bouts=all_bouts, unmatched=unmatched, notices=notices, times=times)
+    notices += late_notices(checked, {path: measured.seconds for path, measured in times.items()})
+    return checked, times, notices

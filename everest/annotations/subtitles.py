@@ -18,6 +18,7 @@ from typing import Final
 
 from everest.annotations.bout import Bout, Bouts, from_milliseconds, milliseconds
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.records import LeftOut
 from everest.annotations.tables import in_line
 from everest.errors import DataError, shown
 
@@ -29,7 +30,7 @@ UNITS: Final = (3_600_000, 60_000, 1000, 1)  # milliseconds of an hour, a minute
 _TAG: Final = re.compile(r"</?[^>]*>")
 
 
-def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
+def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) -> Iterator[Bout]:
     """Read a bout for each line of each cue; the video has the name of the file."""
     lines = path.read_text(encoding="utf-8-sig").split("\n")
     is_vtt = lines[0].startswith("WEBVTT")
@@ -38,7 +39,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
             continue
         rows = list(block)  # numbers and lines
         is_cue = not (is_vtt and rows[0][1].startswith(_NO_CUE))
-        if is_vtt and rows[0][0] == 1:
+        is_head = is_vtt and rows[0][0] == 1
+        if is_head:
             rows = rows[1:]  # after the line WEBVTT
         # A number or a name may precede the times.
         place = next((place for place, (_, line) in enumerate(rows[:2]) if "-->" in line), -1)
@@ -49,6 +51,8 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
                     text = shown(line.strip())
                     raise ValueError(f"'{text}' is in the text of a cue; put an empty line between cues")
         if place < 0 and not is_cue:
+            if not is_head:
+                left_out[f"block {rows[0][1].split()[0]}"] += 1
             continue
         number, line = rows[max(place, 0)]
         with in_line(number):
@@ -58,9 +62,12 @@ def read(path: Path, fps: float | None, videos: VideoFinder) -> Iterator[Bout]:
             numbers = [int(group or 0) for group in match.groups()]
             start, end = (sum(map(mul, part, UNITS)) for part in (numbers[:4], numbers[4:]))
             start, end = from_milliseconds(start, end)
-            for _, text in labels:
-                label = html.unescape(_TAG.sub("", text)) if is_vtt else text
-                yield Bout(video=path.stem, start=start, end=end, label=label.strip())
+            texts = [html.unescape(_TAG.sub("", text)) if is_vtt else text for _, text in labels]
+            classes = [label for text in texts if (label := text.strip())]
+            if not classes:
+                left_out["cue without a text"] += 1
+            for label in classes:
+                yield Bout(video=path.stem, start=start, end=end, label=label)
 
 
 def _write(bouts: Bouts, times: Mapping[str, VideoTimes], classes: Sequence[str], *, is_vtt: bool) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout, Bouts, Span, spans_outside, unscored_spans
-from everest.annotations.formats import read_annotations, write_annotations
-from everest.annotations.matching import VideoFinder, VideoTimes, match_videos
+from everest.annotations.formats import write_annotations
+from everest.annotations.matching import VideoTimes
 from everest.config.heads import Heads
-from everest.errors import DataError, RecipeError, did_you_mean, first_names
+from everest.errors import DataError, RecipeError, did_you_mean
 from everest.inference.bouts import PredictedBout, PredictedBouts
 from everest.inference.timelines import Timelines, VideoTimeline
 from everest.lists.classes import Classes
@@ -21,23 +21,6 @@ from everest.system.text import counted
 from everest.video.reader import frame_range
 
 AnyBout = TypeVar("AnyBout", Bout, PredictedBout)
-
-
-def read_bouts(path: Path, videos: Iterable[str], *, keep_windows: bool = False) -> tuple[Bouts, list[str]]:
-    """Read the bouts of a person, in a file of any kind that `everest.annotations` reads.
-
-    Args:
-        videos: paths; a file may name them as `everest.annotations.matching` allows.
-        keep_windows: see `read_annotations`.
-    Returns:
-        The bouts of each video that has any, and the names that are none of the videos.
-    """
-    paths = {Path(video): video for video in videos}
-    names = VideoFinder(paths)
-    matched, unknown = match_videos(read_annotations(path, videos=names, keep_windows=keep_windows), names)
-    if not matched:
-        raise DataError(f"{path}: annotates none of these videos; it names {first_names(unknown) or 'none'}")
-    return {paths[video]: bouts for video, bouts in matched.items()}, unknown
 
 
 def check_one_head(heads: Heads, *, option: str) -> None:

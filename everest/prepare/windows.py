@@ -5,7 +5,7 @@ A window is a sample: a video with a start and an end in seconds. N candidates: 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,17 +16,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everest.annotations.bout import (
-    UNSCORED,
-    Bout,
-    Bouts,
-    Span,
-    spans_outside,
-    unscored_bouts,
-    unscored_spans,
-)
-from everest.annotations.formats import read_annotations
-from everest.annotations.matching import VideoFinder, late_notices, match_videos, stem
+from everest.annotations.bout import Bout, Bouts, Span, unscored_spans
+from everest.annotations.labels import ANYONE, Labels, read_labels
+from everest.annotations.matching import late_notices, stem
+from everest.annotations.observers import WhoseBouts
 from everest.config.heads import Task
 from everest.errors import DataError, RecipeError, first_names
 from everest.inference.windows import check_seconds
@@ -52,49 +45,28 @@ FATES: Final = {  # of a video with a problem
 
 
 def read_bouts(
-    files: Sequence[Path], paths: Iterable[str], report: Report, *, fps: float | None = None
-) -> dict[str, list[Bout]]:
-    """Read the bouts of videos from annotations of any kinds, by the paths of the videos.
-
-    `fps` is of files that count frames; None: as the file states, or as the video has.
-    """
-    by_path = {Path(path): path for path in paths}
-    finder = VideoFinder(by_path)
-    in_files: dict[Path, list[list[Bout]]] = defaultdict(list)  # of each video, its bouts in each file
-    unknown: dict[str, None] = {}
-    for file in files:
-        matched, unmatched = match_videos(read_annotations(file, fps=fps, videos=finder), finder)
-        unknown |= dict.fromkeys(unmatched)
-        for video, file_bouts in matched.items():
-            in_files[video].append(file_bouts)
-    if not in_files:
-        named = first_names(list(unknown)) or "no video"
-        raise DataError(f"{', '.join(map(str, files))}: annotates none of these videos; it names {named}")
-    bouts: dict[str, list[Bout]] = {}
-    predicted: list[str] = []
-    for video, lists in in_files.items():
-        # Files of predictions give way to those of a person.
-        manual = [each for each in lists if any(bout.origin != "automated" for bout in each)]
-        used = manual or lists
-        # Time is unscored if it is so in each of the files, and two of them may hold the same bout.
-        scored_spans = [span for each in used for span in spans_outside(unscored_spans(each))]
-        scored = dict.fromkeys(bout for each in used for bout in each if bout.label != UNSCORED)
-        bouts[by_path[video]] = [*scored, *unscored_bouts(str(video), scored_spans)]
-        if manual and len(manual) < len(lists):
-            predicted.append(str(video))
-    without = [str(path) for path in by_path if path not in in_files]
-    for what, left_out in (
-        ("predicted bouts of videos that a person has labeled", sorted(predicted)),
-        ("no such video", list(unknown)),
-        (f"without a bout in the annotations, {len(without)} of {len(by_path)} videos", without),
-    ):
-        if left_out:
-            report(notice(f"left out, {what}: {first_names(left_out)}"))
-    automated = sum(bout.origin == "automated" for video_bouts in bouts.values() for bout in video_bouts)
+    files: Sequence[Path],
+    paths: Sequence[str],
+    report: Report,
+    *,
+    whose: WhoseBouts = ANYONE,
+    fps: float | None = None,
+) -> Labels:
+    """Read the labels of videos by their paths (see `read_labels`), and report what is not used."""
+    labels = read_labels(files, paths, whose=whose, fps=fps)
+    different = list(dict.fromkeys(paths))
+    without = [path for path in different if path not in labels.bouts]
+    notices = list(labels.notices)
+    if without:
+        number = f"{len(without)} of {counted(len(different), 'video')}"
+        notices.append(f"left out, without a bout in the annotations, {number}: {first_names(without)}")
+    automated = sum(bout.origin == "automated" for bouts in labels.bouts.values() for bout in bouts)
     if automated:
         number = counted(automated, "predicted bout")
-        report(notice(f"also used as labels: {number} that nobody corrected"))
-    return bouts
+        notices.append(f"also used as labels: {number} that nobody corrected")
+    for text in notices:
+        report(notice(text))
+    return labels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

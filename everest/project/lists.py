@@ -11,6 +11,7 @@ from statistics import median
 from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND, UNSCORED, Bout
+from everest.annotations.labels import Labels
 from everest.config.settings import DataSettings
 from everest.errors import DataError, RecipeError, first_names
 from everest.lists.inputs import named_samples
@@ -82,9 +83,9 @@ def _ready_lists(request: Request) -> ProjectLists | None:
 
 def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[str]) -> ProjectLists:
     """Write lists of class folders, of a list, or of the windows of recordings."""
-    window = None
+    window, labels = None, None
     if request.annotations:
-        videos, window = _windows_of_recordings(request, folder, report)
+        videos, window, labels = _windows_of_recordings(request, folder, report)
     else:
         videos = _readable_videos(request, report)
     _refuse_unusable(request, videos)
@@ -107,6 +108,8 @@ def _new_lists(request: Request, folder: Path, report: Report, tested: Sequence[
         window=window,
         possible_folds=min(SUGGESTED_FOLDS, groups) if may_fold else None,
         tested=sorted(set(map(group_of, lists.get("test", ())))) if request.annotations else [],
+        left_out={} if labels is None else labels.left_out,
+        subjects=[] if labels is None else labels.together,
     )
 
 
@@ -175,25 +178,28 @@ def _refuse_few(lists: Mapping[str, Sequence[Sample]], request: Request) -> None
         raise DataError(f"{request.videos}: {problem}; add videos of other people or places")
 
 
-def _windows_of_recordings(request: Request, folder: Path, report: Report) -> tuple[LabeledVideos, float]:
-    """Write a list of the labeled windows of recordings into a folder; returns them, and their seconds.
+def _windows_of_recordings(
+    request: Request, folder: Path, report: Report
+) -> tuple[LabeledVideos, float, Labels]:
+    """Write a list of the labeled windows of recordings; returns them, their seconds, and the labels.
 
     Recordings that cannot be read have no windows.
     """
     recordings = named_samples([Path(request.videos)], root=None)
     annotations = list(map(Path, request.annotations))
-    bouts = read_bouts(annotations, [sample.path for sample in recordings], report)
-    window = window_seconds(chain.from_iterable(bouts.values()))
+    paths = [sample.path for sample in recordings]
+    labels = read_bouts(annotations, paths, report, whose=request.whose)
+    window = window_seconds(chain.from_iterable(labels.bouts.values()))
     settings = WindowSettings(seconds=window, step=STEP * window)
     listed = folder / WINDOWS
     summary = write_windows(
-        recordings, listed, settings, bouts=bouts, task=request.task, overwrite=True, report=report
+        recordings, listed, settings, bouts=labels.bouts, task=request.task, overwrite=True, report=report
     )
     report(heading(f"{counted(summary['windows'], 'window')} of {window:g} s, every {STEP * window:g} s"))
     classes = None if summary["classes"] is None else Path(summary["classes"])
     videos = LabeledVideos.read(listed, root=folder, group=request.group, task=request.task, classes=classes)
     # By their names, wherever they are.
-    return replace(videos, samples=sorted(videos.samples, key=group_of)), window
+    return replace(videos, samples=sorted(videos.samples, key=group_of)), window, labels
 
 
 def _readable_videos(request: Request, report: Report) -> LabeledVideos:

@@ -314,7 +314,8 @@ def _scored(
 def labeled_bouts(timelines: Timelines, project: Project) -> Bouts:
     """The bouts of a person for each recording, by its path."""
     annotations = list(map(Path, project.request.annotations))
-    return read_bouts(annotations, [video.path for video in timelines.videos], silent)
+    paths = [video.path for video in timelines.videos]
+    return read_bouts(annotations, paths, silent, whose=project.request.whose).bouts
 
 
 def _timelines(model: VideoClassifier, key: str, window: float, report: Report) -> Timelines:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pydantic import InstanceOf, TypeAdapter
 
+from everest.annotations.observers import WhoseBouts
 from everest.config.heads import Task
 from everest.config.merge import SET, merge
 from everest.config.recipe import check_overrides
@@ -47,6 +48,8 @@ class Request:
 
     videos: InstanceOf[str]  # not `str`: names of files need not be UTF-8
     annotations: list[InstanceOf[str]] = field(default_factory=list)
+    observers: list[str] = field(default_factory=list)
+    subject: str | None = None
     unlabeled: InstanceOf[str] | None = None
     init: InstanceOf[str] | None = None  # weights to start from, as `everest.system.hub.absolute_name`
     group: str | None = None
@@ -54,6 +57,11 @@ class Request:
     folds: int | None = None
     hours: float | None = None
     overrides: list[str] = field(default_factory=list)
+
+    @property
+    def whose(self) -> WhoseBouts:
+        """Whose bouts of the annotations count."""
+        return WhoseBouts(observers=self.observers, subject=self.subject)
 
     def check(self, folder: Path) -> None:
         """Raise UserError for what cannot be; `folder` must not contain an input, nor be inside of one."""
@@ -65,6 +73,8 @@ class Request:
             if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
                 raise RecipeError(f"--output {folder}: is inside of the input {path}; name another folder")
         refuse_inputs(folder, [path for _, path in inputs])
+        if (self.observers or self.subject) and not self.annotations:
+            raise RecipeError("--observer and --subject choose among --annotations; name the files")
         if self.annotations and not Path(self.videos).is_dir():
             raise RecipeError(f"{self.videos}: not a folder; --annotations needs one of recordings")
         if self.folds is not None and self.folds < FEWEST_FOLDS:
@@ -112,6 +122,8 @@ class ProjectLists:
     possible_folds: int | None  # that a repetition may name; None: it cannot
     tested: Sequence[str]  # recordings
     are_given: bool = False  # the user's own lists
+    left_out: Mapping[str, int] = field(default_factory=dict)  # records of the annotations, by reason
+    subjects: Sequence[str] = ()  # whose bouts are taken together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +168,7 @@ def find_project(folder: Path, request: Request, *, overwrite: bool) -> Project 
         return None
     with reading_own(path, fix=IN_USE_FIX):
         document = read_own_json(path, fix=IN_USE_FIX)
-        differences = differing(document["request"], asdict(request))
+        differences = differing(asdict(Request(videos="")) | document["request"], asdict(request))
         checksums = request.checksums()
         known = checksums | document.get("files", {})
         changed = ", ".join(file for file in checksums if known[file] != checksums[file])

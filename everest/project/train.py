@@ -72,6 +72,8 @@ def train(
     videos: str | Path,
     *,
     annotations: str | Path | Sequence[str | Path] | None = None,
+    observers: Sequence[str] = (),
+    subject: str | None = None,
     unlabeled: str | Path | None = None,
     init: str | Path | None = None,
     output: str | Path | None = None,
@@ -93,6 +95,8 @@ def train(
             test.csv, a list, or with `annotations` a folder of recordings.
         annotations: bouts in the recordings, in a file or files of any kind that `everest prepare
             annotations` reads; predictions give way to the bouts of a person.
+        observers: whose bouts count where several people coded a recording; `*` stands for any text.
+        subject: only the bouts of this subject, such as an animal; None: of all.
         unlabeled: a folder or list of videos to pre-train on first.
         init: the weights to start from, as of `everest.finetune`; clips and encoder follow from them. None or
             "none": from scratch.
@@ -115,6 +119,8 @@ def train(
     request = Request(
         videos=_path_text(videos),
         annotations=sorted(set(map(_path_text, files))),
+        observers=sorted(observers),
+        subject=subject,
         unlabeled=None if unlabeled is None else _path_text(unlabeled),
         init=None if init in (None, "none") else absolute_name(init),
         group=group,

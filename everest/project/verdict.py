@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from everest.annotations.bout import BACKGROUND, UNSCORED
+from everest.annotations.records import left_out_rows, left_out_text
 from everest.checkpoints.public_weights import weights_in_cache
 from everest.errors import first_names
 from everest.lists.classes import Classes
@@ -51,6 +52,11 @@ def plan_document(
     if lists.are_given:
         names = ", ".join(getattr(data, key) for key in samples)
         lines.append(f"divided by the lists in {data.root}: {names}")
+    if lists.left_out:
+        lines.append(f"left out of the annotations: {left_out_text(lists.left_out)}")
+    if lists.subjects:
+        names = first_names(lists.subjects, MOST_NAMES)
+        lines.append(f"bouts of {len(lists.subjects)} subjects ({names}) are taken together; see --subject")
     chosen_on = len(all_samples) // len(lists.folds) if lists.folds else len(samples.get("val", ()))
     if not chosen_on:
         lines.append("warning: no validation list, so the last weights are used")
@@ -72,6 +78,7 @@ def plan_document(
         "classes": counts,
         "window": lists.window,
         "init": None if suggestion.start is None else suggestion.start.name,
+        "left_out": left_out_rows(lists.left_out),
         "stages": [time._asdict() for time in suggestion.times],
         "trainings": trainings,
         "minutes": round(seconds[0] / 60, 1),

@@ -260,9 +260,9 @@ class LabeledListOptions:
         weights = find_weights(self.checkpoint, which=self.which, quiet=self.quiet)
         named, overrides = self.recipe or recipe_beside(weights), self.overrides or []
         if named is None and (weights.suffix == ONNX_SUFFIX or self.data is None):
-            fix = "--recipe names the recipe of its run"
+            fix = "name the recipe of its run by --recipe"
             if weights.suffix != ONNX_SUFFIX:
-                fix += ", or --data the folder of lists"
+                fix += ", or the folder of its lists by --data"
             raise CheckpointError(f"{weights}: no {RUN_RECIPE} next to it; {fix}")
         if named is None:
             from everest.checkpoints.weight_settings import settings_from

@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
@@ -25,7 +25,7 @@ from everest.errors import EnvironmentProblem, RecipeError
 from everest.inference.windows import Unreadable
 from everest.system.files import write_text, writing
 from everest.system.group import ALONE, Processes
-from everest.system.journal import Journal, open_journal, write_all
+from everest.system.journal import open_journal, write_all
 from everest.system.locks import sole_writer
 from everest.system.text import read_own_json, reading_own, validated
 
@@ -59,11 +59,10 @@ class Part(NamedTuple):
 
 
 class JoinedRows(NamedTuple):
-    """The rows of all units, in the order of the units."""
+    """What all processes have added, in the order of the units."""
 
     results: list[list[Result]]  # of each unit
-    counts: dict[str, list[int]]  # rows of each tensor in each unit
-    arrays: dict[str, NDArray[Any]]  # (rows, …), mapped from the disk; without tensors that have no row
+    counts: dict[str, list[int]]  # rows of each tensor in each unit; without tensors that have none
 
 
 class RowStore:
@@ -78,9 +77,11 @@ class RowStore:
         self.is_open = True
         self.is_removed = False
         self._known = known
+        self._parts: list[list[Part]] = []  # of each unit, once joined
         self._stack = stack
         units = by_unit(known)
         self._results = defaultdict(list, {unit: _results(parts) for unit, parts in units.items()})
+        # Those of earlier calls. What this call adds does not change which units a process has.
         self._ended = {unit for unit, parts in units.items() if parts[-1].made.is_last}
         path = journal_of(folder, processes.rank)
         self._journal = stack.enter_context(open_journal(path, entry=_read_pass, fix=FIX))
@@ -94,14 +95,15 @@ class RowStore:
 
     @property
     def done(self) -> tuple[int, int]:
-        """The numbers of units that are done, and of results of other units."""
+        """The numbers of units that earlier calls have ended, and of results of those they have begun."""
         others = [len(results) for unit, results in self._results.items() if unit not in self._ended]
         return len(self._ended), sum(others)
 
-    def remaining(self, units: int) -> list[int]:
-        """The units, of so many in all, that this process has to add or to go on with."""
+    def remaining(self, units: int) -> tuple[list[int], list[int]]:
+        """The units, of so many in all, that are not done: those of this process, and those of others."""
         left = [unit for unit in range(units) if unit not in self._ended]
-        return left[self.processes.rank :: self.processes.count]
+        mine = left[self.processes.rank :: self.processes.count]
+        return mine, sorted({*left}.difference(mine))
 
     def add(self, unit: int, results: list[Result], rows: Mapping[str, Tensor], *, is_last: bool) -> None:
         """Add the results of a pass, and the tensors (rows, …) of those that have rows."""
@@ -139,16 +141,24 @@ class RowStore:
             return None
         self._known = {**self._known, **dict(enumerate(added))}
         units = by_unit(self._known)
-        parts = [units[unit] for unit in sorted(units)]
-        names = dict.fromkeys(name for each in parts for part in each for name in part.made.layout)
+        self._parts = [units[unit] for unit in sorted(units)]
+        names = dict.fromkeys(
+            name for of_unit in self._parts for part in of_unit for name in part.made.layout
+        )
+        return JoinedRows(
+            results=[_results(of_unit) for of_unit in self._parts],
+            counts={
+                name: [sum(num_rows(part.made, name) for part in of_unit) for of_unit in self._parts]
+                for name in names
+            },
+        )
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Each tensor (rows, …) of the joined rows, mapped from the disk into memory."""
+        parts = [part for of_unit in self._parts for part in of_unit]
         with reading_own(self.folder, fix=FIX):
-            return JoinedRows(
-                results=[_results(each) for each in parts],
-                counts={
-                    name: [sum(num_rows(part.made, name) for part in each) for each in parts] for name in names
-                },
-                arrays={name: self._array(name, [part for each in parts for part in each]) for name in names},
-            )
+            names = dict.fromkeys(name for part in parts for name in part.made.layout)
+            return {name: self._array(name, parts) for name in names}
 
     def remove(self) -> None:
         """Remove the rows; `open_row_store` then removes the folder. No array may be in use."""
@@ -169,7 +179,9 @@ class RowStore:
                 spans[-1] = (part.process, spans[-1][1], first + count)
             elif count:
                 spans.append((part.process, first, first + count))
-        mapped = [self._map(name, process, dtype, (last, *shape[1:]))[first:] for process, first, last in spans]
+        mapped = [
+            self._map(name, process, dtype, (last, *shape[1:]))[first:] for process, first, last in spans
+        ]
         if len(mapped) == 1:
             return mapped[0]
         with writing(self.folder), numbers_of(self.folder, name, JOINED).open("wb") as file:
@@ -256,7 +268,7 @@ def open_row_store(
         known = processes.decide(lambda: _begin(folder, plan, whole, restart=restart))
         if not (folder / PLAN).is_file():
             raise EnvironmentProblem(
-                f"{folder}: another process made it, but it is not here; all need a file system that they share"
+                f"{folder}: not on the disk of every process; write to a file system that all nodes share"
             )
         with ExitStack() as stack:
             store = RowStore(folder, known, processes, stack)

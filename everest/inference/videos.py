@@ -19,7 +19,7 @@ from everest.data.clips import VideoClips
 from everest.data.loader import STOP_SECONDS, batches, choose_workers
 from everest.errors import DataError
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.windows import Item, Unreadable, Window
+from everest.inference.windows import Item, Unreadable, Window, window_items
 from everest.lists.sample import Sample
 from everest.system.events import Report, notice
 

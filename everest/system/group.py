@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-import torch
 import torch.distributed as dist
 
-from everest.system.processes import is_launched
+from everest.system.compute import Runtime
 
 T = TypeVar("T")
 
@@ -53,19 +50,10 @@ class Processes:
 ALONE: Final = Processes()
 
 
-def join_processes(*, cpu: bool) -> Processes:
-    """Join the processes that a launcher has started; each has a GPU of its own.
-
-    Args:
-        cpu: the CPU computes even if there is a GPU.
-    """
-    if not is_launched() or os.environ["WORLD_SIZE"] == "1":
+def processes_of(runtime: Runtime) -> Processes:
+    """The processes of a command, each of which must call it."""
+    if runtime.processes == 1:
         return ALONE
-    if not cpu and torch.cuda.is_available():
-        # Some launchers show each process only its own GPU.
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
-        atexit.register(dist.destroy_process_group)  # gloo might abort a process that exits before
+    # Of its own, as NCCL's, for training, needs a GPU to wait.
     group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
-    return Processes(rank=dist.get_rank(), count=dist.get_world_size(), group=group)
+    return Processes(rank=runtime.rank, count=runtime.processes, group=group)

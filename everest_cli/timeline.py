@@ -134,7 +134,7 @@ def timeline(
     files = _output_files(output, kind, source.names)
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_files(targets, inputs, overwrite=overwrite or source.is_resumed)
+    _check_files(targets, inputs, overwrite=overwrite or source.may_replace)
     labeled = {} if truth is None else read_bouts(truth, source.names)[0]
     scores = None
     with display:
@@ -184,7 +184,7 @@ class Source(NamedTuple):
     names: Sequence[str]  # paths of the videos
     inputs: Sequence[object]  # files that are read, besides those of options
     computed: Callable[..., AbstractContextManager[Timelines | None]]
-    is_resumed: bool = False  # an interrupted call has begun the files
+    may_replace: bool = False  # see `Job`
 
 
 def _saved(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
@@ -225,7 +225,7 @@ def _of_model(model: TimelineModel, videos: Sequence[Path], **options: Any) -> S
     if job.parts is not None:
         refuse_inputs(job.parts, files)
     computed = partial(computed_timelines, job)
-    return Source(classes, [sample.path for sample in samples], files, computed, job.is_resumed())
+    return Source(classes, [sample.path for sample in samples], files, computed, job.may_replace())
 
 
 def _saved_beside(output: Path) -> Path:

@@ -86,19 +86,19 @@ class Job:
         """The folder of the rows."""
         return None if self.output is None else self.output.with_name(f"{self.output.name}.parts")
 
-    def is_resumed(self) -> bool:
-        """Whether an interrupted call has begun this job, so that what it wrote may be replaced."""
+    def may_replace(self) -> bool:
+        """Whether files that exist may be replaced: by the user's wish, or as an interrupted call wrote them."""
         parts = self.parts
-        return parts is not None and self.processes.decide(lambda: saved_plan(parts) == self.plan)
+        if self.overwrite or parts is None:
+            return self.overwrite
+        return self.processes.decide(lambda: saved_plan(parts) == self.plan)
 
     def check_output(self) -> None:
         """Refuse an output that is an input, or that exists and must not be replaced."""
-        if self.output is None or self.parts is None:
-            return
-        for path in (self.output, self.parts):
-            refuse_inputs(path, [*all_weights(self.model.file), *(each.video for each in self.samples)])
-        is_resumed = self.is_resumed()
-        check_new_file(self.output, overwrite=self.overwrite or is_resumed)
+        if self.output is not None and self.parts is not None:
+            for path in (self.output, self.parts):
+                refuse_inputs(path, [*all_weights(self.model.file), *(each.video for each in self.samples)])
+            check_new_file(self.output, overwrite=self.may_replace())
 
     @contextmanager
     def open(self) -> Iterator[RowStore]:

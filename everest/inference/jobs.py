@@ -87,7 +87,7 @@ class Job:
         return None if self.output is None else self.output.with_name(f"{self.output.name}.parts")
 
     def may_replace(self) -> bool:
-        """Whether files that exist may be replaced: by the user's wish, or as an interrupted call wrote them."""
+        """Whether existing files may be replaced: with --overwrite, or after an interrupted call."""
         parts = self.parts
         if self.overwrite or parts is None:
             return self.overwrite

@@ -165,7 +165,7 @@ def timeline_job(
     if window is None and (trained := _trained_window(model.module.file)) is not None:
         window, step = trained, STEP_AS_TRAINED * trained if step is None else step
         report(heading(f"windows of {window:g} s, every {step:g} s, as trained"))
-    if window is None and model.views.sampling != "dense":
+    if window is None and not has_windows(model):
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_seconds(window=window, step=step)
     settings = {"window": window, "step": step, "batch": batch}
@@ -230,6 +230,11 @@ def _row_of(window: Window, values: ViewTensors) -> dict[str, Tensor]:
 def _of_video(sample: Sample) -> dict[str, Tensor]:
     times = VideoTimes.of(sample.video)
     return {"borders": torch.from_numpy(times.borders), "fps": torch.tensor([times.fps], dtype=torch.float64)}
+
+
+def has_windows(model: OpenedModel) -> bool:
+    """Whether a model has windows of its own: as `everest train` chose them, or the span of a clip."""
+    return model.views.sampling == "dense" or _trained_window(model.module.file) is not None
 
 
 def _trained_window(weights: Path | None) -> float | None:

@@ -70,7 +70,9 @@ def extract(
     check_seconds(window=window, step=step)
     if out.suffix not in SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
-    sliding = {} if window is None else {"window": window, "step": window if step is None else step}
+    sliding: dict[str, Any] = (
+        {} if window is None else {"window": window, "step": window if step is None else step}
+    )
     settings = {"features": level, "batch": batch, **sliding}
     job = Job(model=model, samples=samples, settings=settings, output=out, overwrite=overwrite)
     job.check_output()

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from everest.errors import EnvironmentProblem, RecipeError
 from everest.inference.windows import Unreadable
-from everest.system.files import write_text, writing
+from everest.system.files import is_unfinished, write_text, writing
 from everest.system.group import ALONE, Processes
 from everest.system.journal import open_journal, write_all
 from everest.system.locks import sole_writer
@@ -111,7 +111,7 @@ class RowStore:
         with writing(self.folder):
             for name, value in rows.items():
                 if name not in self._files:
-                    self._files[name] = self._open(name)
+                    self._open(name, 0)
                 write_all(self._files[name], value.contiguous().numpy().tobytes())
         before = self._results[unit]
         self._journal.entries.append(Pass(unit, len(before), results, layout, is_last))
@@ -163,11 +163,10 @@ class RowStore:
     def remove(self) -> None:
         """Remove the rows; `open_row_store` then removes the folder. No array may be in use."""
         self.is_removed = True
-        for process, passes in self._known.items():
+        for process in self._known:  # first, so that what remains after a kill counts nothing
             journal_of(self.folder, process).unlink(missing_ok=True)
-            for name in {name for made in passes for name in made.layout}:
-                numbers_of(self.folder, name, process).unlink(missing_ok=True)
-                numbers_of(self.folder, name, JOINED).unlink(missing_ok=True)
+        for path in self.folder.glob("*.bin"):
+            path.unlink()
 
     def _array(self, name: str, parts: Sequence[Part]) -> NDArray[Any]:
         """Map a tensor from the disk into memory; rows that are not in order are copied into one file."""
@@ -192,21 +191,22 @@ class RowStore:
     def _map(self, name: str, process: int | str, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
         return np.memmap(numbers_of(self.folder, name, process), dtype=dtype, mode="c", shape=shape)
 
-    def _open(self, name: str) -> IO[bytes]:
-        path = numbers_of(self.folder, name, self.processes.rank)
-        return self._stack.enter_context(path.open("ab", buffering=0))
-
     def _open_files(self) -> None:
-        """Open the file of each tensor, and remove rows that the journal does not count."""
+        """Open the file of each tensor that the journal counts."""
         sizes: Counter[str] = Counter()
         for made in self._journal.entries:
             for name, (dtype, shape) in made.layout.items():
                 sizes[name] += math.prod(shape) * np.dtype(dtype).itemsize
         for name, size in sizes.items():
-            file = self._files[name] = self._open(name)
-            if file.tell() < size:
-                raise ValueError(f"{file.tell()} bytes of {name} instead of {size}")
-            file.truncate(size)
+            self._open(name, size)
+
+    def _open(self, name: str, size: int) -> None:
+        """Open the file of a tensor, and remove the rows after the bytes that the journal counts."""
+        path = numbers_of(self.folder, name, self.processes.rank)
+        file = self._files[name] = self._stack.enter_context(path.open("ab", buffering=0))
+        if file.tell() < size:
+            raise ValueError(f"{file.tell()} bytes of {name} instead of {size}")
+        file.truncate(size)
 
 
 JOINED: Final = "all"  # in place of the number of a process
@@ -279,7 +279,9 @@ def open_row_store(
                     store.close()
     if store.is_removed:
         # The plan last, after the lock: until then, a repeated command knows that the folder is its own.
-        (folder / PLAN).unlink(missing_ok=True)
+        killed = [path for path in folder.iterdir() if is_unfinished(path.name)]
+        for path in (*killed, folder / PLAN):
+            path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             folder.rmdir()
 

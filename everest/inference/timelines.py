@@ -212,14 +212,14 @@ def _video_timeline(
     reasons = [result.reason for result in results if result and not result.is_window]
     about: dict[str, Any] = {"video": sample.video_id, "path": sample.path}
     about["error"] = reasons[0] if reasons else None
-    if None not in results:
-        outputs = np.zeros((0, model.classes.count), np.float32)
-        return VideoTimeline(
-            **about, starts=np.zeros(0), ends=np.zeros(0), borders=np.zeros(1), outputs=outputs
-        )
-    frames, fps = arrays["frames"], arrays["fps"]
-    about |= {"frames": (int(frames[0, 0]), int(frames[-1, 1])), "fps": float(fps[0])}
-    return VideoTimeline(**about, **{name: arrays[name] for name in ARRAYS})
+    if None in results:
+        frames, fps = arrays["frames"], arrays["fps"]
+        about |= {name: arrays[name] for name in ARRAYS}
+        about |= {"frames": (int(frames[0, 0]), int(frames[-1, 1])), "fps": float(fps[0])}
+    else:
+        about |= {"starts": np.zeros(0), "ends": np.zeros(0), "borders": np.zeros(1)}
+        about["outputs"] = np.zeros((0, model.classes.count), np.float32)
+    return VideoTimeline(**about)
 
 
 def _row_of(window: Window, values: ViewTensors) -> dict[str, Tensor]:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from everest.evaluation.evaluation import EvaluationFiles, evaluate_classifier
-from everest.inference import predictions
 from everest.inference.features import VideoFeatures, features_of
 from everest.inference.model import OpenedModel
-from everest.inference.timelines import Timelines, compute_timelines
+from everest.inference.predictions import predicting
+from everest.inference.timelines import Timelines, computed_timelines, timeline_job
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
 from everest.models.classifier import VideoClassifier
@@ -64,9 +64,11 @@ def predict(
             `top` or `batch` is below 1.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    return predictions.predict(
+    with predicting(
         opened, _samples(videos, data), top=top, batch=batch, workers=workers, report=report
-    )
+    ) as rows:
+        assert rows is not None  # this is the only process
+        return rows
 
 
 def timeline(
@@ -100,9 +102,10 @@ def timeline(
             no default window; or `window` or `step` is below 0.001 or not finite.
     """
     opened = OpenedModel.of(model, clips=clips, crops=crops, keep=keep, precision=precision)
-    return compute_timelines(
-        opened, _samples(videos, data), window=window, step=step, batch=batch, report=report
-    )
+    job = timeline_job(opened, _samples(videos, data), window=window, step=step, batch=batch, report=report)
+    with computed_timelines(job, report=report) as timelines:
+        assert timelines is not None  # this is the only process
+        return timelines
 
 
 def extract(

@@ -16,9 +16,9 @@ import typer
 
 from everest.errors import CheckpointError, RecipeError, shown
 from everest.system.launch import read_devices, run_processes
-from everest.system.processes import is_launched
+from everest.system.processes import is_launched, is_main
 from everest.system.run_folder import RECIPE as RUN_RECIPE
-from everest_cli.output import say
+from everest_cli.output import Display, say
 
 if TYPE_CHECKING:
     from everest.config.settings import Recipe
@@ -206,7 +206,10 @@ class ModelOptions:
     batch: int = BATCH
     data: Path | None = LIST_ROOT
     which: Which | None = WHICH
-    gpus: str = ONE_GPU
+    gpus: str = option(
+        "--gpus auto|N|cpu|mps", "A GPU if there is one (auto), N GPUs, the CPU or MPS.", "auto"
+    )
+    processes: int | None = PROCESSES
     quiet: bool = QUIET
 
     @property
@@ -223,19 +226,25 @@ class ModelOptions:
             if name != "quiet" and value not in (None, getattr(type(self), name).default)
         ]
 
+    def display(self) -> Display:
+        """Shows the progress of the main process."""
+        return Display(quiet=self.quiet or not is_main())
+
     def open(self, *, clips: int | None = None, crops: int | None = None) -> OpenedModel:
-        """Open the model on its device; without `clips` or `crops`, the views are those of the evaluation."""
+        """Open the model, in a process for each device; see `OpenedModel.open`."""
         from everest.checkpoints.load import find_weights
         from everest.config.recipe import recipe_for_run
         from everest.inference.model import OpenedModel
 
+        is_default = self.gpus == "auto" and self.processes is None
+        cpu = False if is_default else run_in_each_process(self.gpus, self.processes)
         return OpenedModel.open(
             find_weights(self.checkpoint, which=self.which, quiet=self.quiet),
             recipe=recipe_for_run(self.recipe) if self.recipe else None,
             clips=clips,
             crops=crops,
             keep=self.keep,
-            cpu=is_on_cpu(self.gpus),
+            cpu=cpu,
             notify=say,
         )
 

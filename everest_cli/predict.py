@@ -15,7 +15,7 @@ from everest.system.files import check_new_file, refuse_inputs, write_text
 from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.options import argument, option, read_views
-from everest_cli.output import Display, exit_if_failed, print_json
+from everest_cli.output import exit_if_failed, print_json
 
 PredictionFormat = Literal["table", "json", "csv"]
 Rows = list[dict[str, Any]]  # as everest.inference.predictions returns them
@@ -47,29 +47,28 @@ def predict(
 
     Example: everest predict match.mp4 --checkpoint runs/finetune --top 3
     """
-    from everest.checkpoints.load import all_weights
-    from everest.inference.predictions import check_top, predict
+    from everest.inference.predictions import check_top, predicting
     from everest.lists.inputs import named_samples
 
     if as_json and kind not in (None, "json"):
         raise RecipeError(f"--json and --format {kind}: choose one")
-    if output is not None:
-        check_new_file(output, overwrite=overwrite)
     opened = model.open(**read_views(views))
     check_top(opened.classes, top)  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
     if output is not None:
-        inputs = [*all_weights(opened.file), *model.inputs, *videos, *(sample.video for sample in samples)]
-        refuse_inputs(output, inputs)
-    with Display(quiet=model.quiet) as display:
-        rows = predict(opened, samples, top=top, batch=model.batch, report=display.report)
+        refuse_inputs(output, [*model.inputs, *videos])
     suffix = "" if output is None else output.suffix.removeprefix(".").lower()
     by_suffix = suffix if suffix in get_args(PredictionFormat) else "table"
-    text = TEXTS["json" if as_json else kind or by_suffix](rows)
+    options = {"top": top, "batch": model.batch, "output": output, "overwrite": overwrite}
+    with model.display() as display, predicting(opened, samples, report=display.report, **options) as rows:
+        if rows is None:
+            return
+        text = TEXTS["json" if as_json else kind or by_suffix](rows)
+        if output is not None:
+            write_text(output, text)
     if output is None:
         typer.echo(text, nl=False)
     else:
-        write_text(output, text)
         typer.echo(output)
     exit_if_failed(any("error" in row for row in rows))
 
@@ -151,7 +150,7 @@ def extract(
     opened = model.open(**read_views(views or (None if window is None else "1x1")))
     samples = named_samples(videos, root=model.data)
     refuse_inputs(out, [*videos, *model.inputs])
-    with Display(quiet=model.quiet) as display:
+    with model.display() as display:
         skipped = extract(
             opened,
             samples,
@@ -163,7 +162,8 @@ def extract(
             window=window,
             step=step,
         )
-    typer.echo(out)
+    if skipped is not None:
+        typer.echo(out)
     exit_if_failed(skipped)
 
 
@@ -195,7 +195,13 @@ def search(
     model = None
     if checkpoint is not None:
         options = o.ModelOptions(
-            checkpoint=checkpoint, recipe=recipe, keep=file.keep, which=None, gpus="auto", quiet=True
+            checkpoint=checkpoint,
+            recipe=recipe,
+            keep=file.keep,
+            which=None,
+            gpus="auto",
+            processes=None,
+            quiet=True,
         )
         model = options.open(clips=file.clips, crops=file.crops)
     examples = [read_query(text, file, model) for text in queries]

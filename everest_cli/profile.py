@@ -27,12 +27,14 @@ def profile(
     keep: float | None = option("--keep X", "Keep ratio in pre-training (rho_pre)."),
     data: Path | None = option("--data DIR", "Videos to measure the loader on, or for --latency."),
     checkpoint: str | None = option("--checkpoint -c C", "Checkpoint or ONNX file, for --latency."),
-    latency: bool = option("--latency", "Time a trained model from a video file to its output.", False),
+    latency: bool = option("--latency", "Time a trained model: a video file, and a timeline.", False),
+    window: float | None = option("--window SECONDS", "Window of the timeline, for --latency.", min=0.001),
+    step: float | None = option("--step SECONDS", "Step of the timeline, for --latency.", min=0.001),
     overrides: list[str] | None = o.OVERRIDES,
     comparing: bool = option("--compare", "Compare all methods.", False),
     paper: bool = option("--paper", "Print the paper's cost tables beside everest's values.", False),
     measured: bool = option("--measure", "Time real steps on this device.", False),
-    batch: int | None = option("--batch N", "Clips per step, for --measure.", min=1),
+    batch: int | None = option("--batch N", "Clips per step, for --measure; windows, for --latency.", min=1),
     videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1),
     epochs: int | None = option("--epochs E", "Epochs of the planned run [the recipe's].", min=1),
     gpu: str | None = option("--gpu G", "GPU of the planned run: h200, a100, 4090, t4."),
@@ -42,7 +44,7 @@ def profile(
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
 
     With --videos and --gpu, also the hours and the memory of a run on that GPU, in words. With
-    --checkpoint and --latency, only the time that a trained model takes for a video.
+    --checkpoint and --latency, only the time of a trained model: for a video, and hours of video per hour.
 
     Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
     """
@@ -53,13 +55,15 @@ def profile(
             "--videos and --epochs need --gpu, the GPU of the planned run": gpu is None
             and (videos or epochs),
             "--gpu plans a run: add --videos N, the number of training videos": gpu and videos is None,
+            "--window and --step need --latency": not latency and (window or step),
             "--batch and --gpus need --measure, --data or --latency": (
                 (batch or gpus != "auto") and not (measured or data or latency)
             ),
         }
     )
     if checkpoint is not None:
-        _print_latency(checkpoint, data, cpu=is_on_cpu(gpus), as_json=as_json)
+        windows = {"window": window, "step": step, "batch": batch or 1}
+        _print_latency(checkpoint, data, windows, cpu=is_on_cpu(gpus), as_json=as_json)
         return
     if paper:
         _print_paper(as_json=as_json)
@@ -97,11 +101,13 @@ def profile(
         _print_profile(document)
 
 
-def _print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bool) -> None:
+def _print_latency(
+    checkpoint: str, data: Path | None, windows: Mapping[str, Any], *, cpu: bool, as_json: bool
+) -> None:
     """Measure a checkpoint or an ONNX file on videos, or on a rendered one, and print the result."""
     from everest.profiling.latency import latency_of
 
-    document = latency_of(checkpoint, data, cpu=cpu, notify=say)
+    document = latency_of(checkpoint, data, **windows, cpu=cpu, notify=say)
     if as_json:
         print_json(document)
         return
@@ -111,6 +117,11 @@ def _print_latency(checkpoint: str, data: Path | None, *, cpu: bool, as_json: bo
         f"{document['checkpoint']} ({document['precision']}) on {document['device']}; one clip of "
         f"{data or 'a rendered video of 320 x 240 pixels'}"
     )
+    if (timed := document["timeline"]) is not None:
+        typer.echo(
+            f"timeline: {timed['hours_per_hour']:.3g} hours of video per hour (windows of "
+            f"{timed['window']:g} s, every {timed['step']:g} s, --batch {timed['batch']}, one process)"
+        )
 
 
 def _measured(step: Mapping[str, Any]) -> str:

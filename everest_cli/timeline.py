@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,11 @@ import typer
 from everest.errors import RecipeError
 from everest.system.events import Report, notice
 from everest.system.files import check_new_file, refuse_inputs, write_text
+from everest.system.processes import is_main
 from everest.system.text import json_text
 from everest_cli import options as o
 from everest_cli.options import argument, option, refuse
-from everest_cli.output import Display, exit_if_failed
+from everest_cli.output import exit_if_failed
 
 if TYPE_CHECKING:
     from everest.inference.bouts import BoutRules
@@ -121,6 +123,7 @@ def timeline(
     refuse({"--observer and --subject need --truth": (observer or subject) and truth is None})
     kind = kind_of(output, to, get_args(FileKind))
     bout_rules = rules.rules()
+    display = model.display()
     save_option = "--save" if save is not None else "saved timeline"  # written beside --output
     if len(videos) == 1 and videos[0].suffix == SAVED:
         source = _saved(videos[0], {"window": window, "step": step, "save": save}, model)
@@ -128,17 +131,18 @@ def timeline(
         save = save or (_saved_beside(output) if output else None)
         if save is not None and save.suffix != SAVED:
             raise RecipeError(f"--save {save}: end its name in {SAVED}")
-        source = _of_model(model, videos, window=window, step=step)
+        kept = {"output": save, "others": [*filter(None, [output, plot])], "overwrite": overwrite}
+        source = _of_model(model, videos, window=window, step=step, report=display.report, **kept)
     bout_rules.check(source.classes.heads)
     if kind not in (None, "json") and all(head.task == "regression" for head in source.classes.heads):
         raise RecipeError(f"--to {kind}: needs classes, but this model predicts numbers; use json")
     files = _output_files(output, kind, source.names)
     targets = {"--output": [*files], save_option: [save], "--plot": [plot]}
     inputs = [*videos, *model.inputs, *filter(None, [truth]), *source.inputs]
-    _check_files(targets, inputs, overwrite=overwrite)
+    _check_files(targets, inputs, overwrite=overwrite or source.may_replace)
     labeled = {}
     scores = None
-    with Display(quiet=model.quiet) as display:
+    with display:
         if truth is not None:  # before anything is computed
             whose = WhoseBouts(observers=observer or (), subject=subject)
             labels = read_labels([truth], source.names, whose=whose)
@@ -146,31 +150,36 @@ def timeline(
                 display.report(notice(text))
             labeled = labels.bouts
             check_bouts(labeled, source.classes, report=display.report)
-        timelines = source.compute(report=display.report)
-        has_windows = any(len(video.starts) for video in timelines.videos)
-        if save is not None and has_windows:
-            timelines.save(save)
-        bouts = timelines.bouts(bout_rules)
-        if truth is not None:
-            scores = score_timelines(timelines, bouts, labeled, report=display.report)
-    if plot is not None and has_windows:
-        from everest.figures.timeline import draw_timelines
+        with source.computed(report=display.report) as timelines:
+            if timelines is None:
+                return
+            has_windows = any(len(video.starts) for video in timelines.videos)
+            if save is not None and has_windows:
+                timelines.save(save)
+            bouts = timelines.bouts(bout_rules)
+            if truth is not None:
+                scores = score_timelines(timelines, bouts, labeled, report=display.report)
+            if plot is not None and has_windows:
+                from everest.figures.timeline import draw_timelines
 
-        draw_timelines(plot, timelines, bouts, labeled)
-    rows = timelines.rows(bouts) if as_json or kind in (None, "json") else []
-    text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
+                draw_timelines(plot, timelines, bouts, labeled)
+            rows = timelines.rows(bouts) if as_json or kind in (None, "json") else []
+            text = json_text(rows if scores is None else {**scores, "timelines": rows}, indent=2) + "\n"
+            written: list[Path] = []
+            for file, paths in files.items():
+                if kind == "json":
+                    write_text(file, text)
+                    written.append(file)
+                else:
+                    written += write_bouts(file, str(kind), timelines, bouts, paths)
     if as_json:
         typer.echo(text, nl=False)
     elif output is None:
         typer.echo(bouts_table(rows), nl=False)
     if scores is not None and not as_json:
         typer.echo(scores_text(scores), nl=False, err=output is not None)
-    for file, paths in files.items():
-        if kind == "json":
-            write_text(file, text)
-        written = [file] if kind == "json" else write_bouts(file, str(kind), timelines, bouts, paths)
-        for each in written:
-            typer.echo(each, err=as_json)
+    for each in written:
+        typer.echo(each, err=as_json)
     if has_windows and not model.quiet:
         for name, path in (("probabilities", save), ("figure", plot)):
             if path is not None:
@@ -184,7 +193,8 @@ class Source(NamedTuple):
     classes: Classes
     names: Sequence[str]  # paths of the videos
     inputs: Sequence[object]  # files that are read, besides those of options
-    compute: Callable[..., Timelines]
+    computed: Callable[..., AbstractContextManager[Timelines | None]]
+    may_replace: bool = False  # see `Job`
 
 
 def _saved(file: Path, options: Mapping[str, object], model: TimelineModel) -> Source:
@@ -199,21 +209,20 @@ def _saved(file: Path, options: Mapping[str, object], model: TimelineModel) -> S
         raise RecipeError(f"{', '.join(given)}: no effect on a saved file; give videos, or leave it out")
     saved = Timelines.load(file)
 
-    def report_errors(*, report: Report) -> Timelines:
+    @contextmanager
+    def with_errors(*, report: Report) -> Iterator[Timelines | None]:
         for video in saved.videos:
             if video.error is not None:
                 report(notice(f"{video.video}: {video.error}"))
-        return saved
+        yield saved if is_main() else None
 
-    return Source(saved.classes, [video.path for video in saved.videos], [], report_errors)
+    return Source(saved.classes, [video.path for video in saved.videos], [], with_errors)
 
 
-def _of_model(
-    model: TimelineModel, videos: Sequence[Path], *, window: float | None, step: float | None
-) -> Source:
-    """Timelines that a model will compute."""
+def _of_model(model: TimelineModel, videos: Sequence[Path], **options: Any) -> Source:
+    """Timelines that a model will compute; `options` are of `timeline_job`."""
     from everest.checkpoints.load import all_weights
-    from everest.inference.timelines import compute_timelines
+    from everest.inference.timelines import computed_timelines, timeline_job
     from everest.lists.inputs import named_samples
 
     if not model.checkpoint:
@@ -222,8 +231,11 @@ def _of_model(
     classes = opened.classes  # also refuses an autoencoder, before the videos are listed
     samples = named_samples(videos, root=model.data)
     files = [*all_weights(opened.file), *(sample.video for sample in samples)]
-    compute = partial(compute_timelines, opened, samples, window=window, step=step, batch=model.batch)
-    return Source(classes, [sample.path for sample in samples], files, compute)
+    job = timeline_job(opened, samples, batch=model.batch, **options)
+    if job.parts is not None:
+        refuse_inputs(job.parts, files)
+    computed = partial(computed_timelines, job)
+    return Source(classes, [sample.path for sample in samples], files, computed, job.may_replace())
 
 
 def _saved_beside(output: Path) -> Path:

@@ -113,12 +113,12 @@ def checked(folder: Path, request: pytest.FixtureRequest) -> Made:
 def row_store(name: str) -> Maker:
     def make(folder: Path, request: pytest.FixtureRequest) -> Made:
         def read() -> None:
-            with open_row_store(folder / "rows", {"weights": "w"}, batch=1) as store:
-                store.check_videos(["a.mp4", "b.mp4"])
+            with open_row_store(folder / "rows", {"weights": "w"}) as store:
+                store.join()
+                store.arrays()
 
-        with open_row_store(folder / "rows", {"weights": "w"}, batch=1) as store:
-            store.add("a.mp4", {"x": torch.zeros(2, 3)})
-            store.add("b.mp4", Unreadable("empty file"))
+        with open_row_store(folder / "rows", {"weights": "w"}) as store:
+            store.add(0, [None, Unreadable("empty file")], {"x": torch.zeros(1, 2, 3)}, is_last=True)
         return Made(folder / "rows" / name, read)
 
     return make
@@ -150,9 +150,8 @@ KINDS = {
     "timelines": Kind(timelines, 4),
     "journal of a check": Kind(checked, 2),
     "plan of rows": Kind(row_store("plan.json"), 2),
-    "shapes of rows": Kind(row_store("shapes.json"), 2),
-    "journal of rows": Kind(row_store("journal.jsonl"), 2),
-    "numbers of rows": Kind(row_store("x.bin"), 2),
+    "journal of rows": Kind(row_store("0.jsonl"), 2),
+    "numbers of rows": Kind(row_store("0.x.bin"), 2),
     "project.json": Kind(project, 2),
 }
 

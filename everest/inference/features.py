@@ -5,10 +5,8 @@ V views, K encoded tokens, D width.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,23 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from everest.checkpoints.load import all_weights, is_of_timm
-from everest.data.recipe_clips import fingerprint
 from everest.errors import DataError, RecipeError, unknown_name
+from everest.inference.jobs import Job, RowOf, add_rows, add_window_rows, encoding_of, times_of
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.row_store import RowStore, open_row_store, saved_plan
-from everest.inference.videos import Compute, ViewTensors, compute_over_videos, compute_over_windows
-from everest.inference.windows import DAMAGED, Item, Unreadable, check_seconds, window_items
+from everest.inference.videos import ViewTensors, compute_over_videos, divided
+from everest.inference.windows import Unreadable, Window, check_seconds
 from everest.lists.sample import Sample
-from everest.system.events import Report, notice
-from everest.system.files import atomic_file, check_new_file, refuse_inputs
-from everest.system.weights import state_hash, write_tensors
-from everest.video.reader import video_files
-from everest.video.source import video_version
+from everest.system.events import Report
+from everest.system.files import atomic_file
+from everest.system.weights import write_tensors
 
 # From the fields of everest.inference.model.Features, of one video's views.
-RowOf = Callable[[ViewTensors], dict[str, Tensor]]
-
 LEVELS: Final[dict[str, RowOf]] = {
     "video": lambda views: {"features": views["pooled"].mean(dim=0)},  # (D,)
     "views": lambda views: {"features": views["pooled"]},  # (V, D)
@@ -55,7 +47,7 @@ def extract(
     report: Report,
     window: float | None = None,
     step: float | None = None,
-) -> list[tuple[str, str]]:
+) -> list[tuple[str, str]] | None:
     """Write the features of videos, one row for each readable video or window, and the names of the videos.
 
     The feature of a view is the input of the classifier's head, or the mean of an autoencoder's encoded
@@ -68,6 +60,7 @@ def extract(
         step: seconds from the start of one window to the start of the next; None: `window`.
     Returns:
         The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
+        None in a process other than the main one.
     """
     check_counts(batch=batch)
     if level not in LEVELS:
@@ -77,27 +70,35 @@ def extract(
     check_seconds(window=window, step=step)
     if out.suffix not in SUFFIXES:
         raise RecipeError(f"--output {out}: give a file that ends in {' or '.join(SUFFIXES)}")
-    parts = out.with_name(f"{out.name}.parts")
-    for path in (out, parts):
-        refuse_inputs(path, [*all_weights(model.file), *(each.video for each in samples)])
-    encoding = encoding_of(model)
-    sliding = {} if window is None else {"window": window, "step": window if step is None else step}
-    plan = {**encoding, **_rows_plan(samples, level, model.runtime.precision), **sliding}
-    # If `out` and rows of this plan exist, an earlier call was killed between writing and removing them.
-    check_new_file(out, overwrite=overwrite or saved_plan(parts) == plan)
-    with open_row_store(parts, plan, batch=batch, restart=overwrite) as store:
-        if store.entries:
-            done = f"windows, in {store.entries[-1][0]}" if sliding else f"of {len(samples)} videos"
-            report(notice(f"resuming after {len(store.entries)} {done}"))
+    sliding: dict[str, Any] = (
+        {} if window is None else {"window": window, "step": window if step is None else step}
+    )
+    settings = {"features": level, "batch": batch, **sliding}
+    job = Job(model=model, samples=samples, settings=settings, output=out, overwrite=overwrite)
+    job.check_output()
+    with job.open() as store:
         if sliding:
-            items = window_items(samples, model.views, **sliding, report=report, done=store.entries[:])
-            add_window_rows(store, model, items, LEVELS[level], batch=batch, report=report)
+
+            def row_of(place: Window, values: ViewTensors) -> dict[str, Tensor]:
+                return LEVELS[level](values) | times_of(place)
+
+            rows = add_window_rows(
+                store, model, samples, model.features, row_of, **sliding, batch=batch, report=report
+            )
         else:
-            add_rows(store, model, samples, LEVELS[level], batch=batch, report=report)
-        skipped = [(video, text) for video, text in store.entries if text not in (None, DAMAGED.reason)]
-        names = [video for video, problem in store.entries if problem is None]
-        header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding, **sliding}
-        header |= {"clips": model.recipe.eval.clips, "crops": model.recipe.eval.crops, "keep": model.keep}
+            rows = add_rows(store, model, samples, model.features, LEVELS[level], batch=batch, report=report)
+        if rows is None:
+            return None
+        pairs = [
+            (sample.video_id, result)
+            for sample, results in zip(samples, rows.results, strict=True)
+            for result in results
+        ]
+        skipped = [(video, result.reason) for video, result in pairs if result and not result.is_window]
+        names = [video for video, result in pairs if result is None]
+        header: dict[str, Any] = {"recipe": model.written_by, "level": level, "encoding": encoding_of(model)}
+        header |= {**sliding, "clips": model.recipe.eval.clips, "crops": model.recipe.eval.crops}
+        header |= {"keep": model.keep}
         if names:
             _write_features(store.arrays(), names, out, header)
         store.remove()
@@ -109,20 +110,6 @@ def extract(
 def _none_readable(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:
     first = f", first {': '.join(skipped[0])}" if skipped else ""
     return DataError(f"none of {len(samples)} videos can be read{first}")
-
-
-def _rows_plan(samples: Sequence[Sample], level: str, precision: str) -> dict[str, str]:
-    """All that rows follow from but the encoding and the windows; a message names the keys.
-
-    Sizes and times of files are part of it: the rows of changed videos are not continued.
-    """
-    digest = hashlib.sha256()
-    for video in dict.fromkeys(sample.video for sample in samples):
-        with suppress(OSError):  # a missing file
-            digest.update(repr([video_version(file) for file in video_files(video)]).encode())
-    versions = digest.hexdigest()[:16]
-    keys = {"videos": fingerprint(samples, Path(), None), "versions of videos": versions}
-    return {**keys, "features": level, "precision": precision}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -147,7 +134,8 @@ def features_of(
     """Compute the features of videos in memory, as `extract` writes them."""
     if level not in LEVELS:
         raise unknown_name("level", level, LEVELS)
-    encoded = compute_over_videos(model, samples, model.features, batch=batch, workers=workers, report=report)
+    parts = divided(samples, batch)
+    encoded = compute_over_videos(model, samples, model.features, parts=parts, workers=workers, report=report)
     pairs = [pair for part in encoded for pair in part]
     skipped = [(sample.video_id, values.reason) for sample, values in pairs if isinstance(values, Unreadable)]
     read = [(sample, LEVELS[level](values)) for sample, values in pairs if not isinstance(values, Unreadable)]
@@ -160,52 +148,6 @@ def features_of(
         token_ids=torch.stack(ids) if ids else None,
         skipped=skipped,
     )
-
-
-def encoding_of(model: OpenedModel) -> dict[str, Any]:
-    """The settings that features follow from, as JSON values; rows with equal settings are comparable."""
-    if is_of_timm(model.file):
-        weights = state_hash(model.module.state_dict())
-    else:
-        with model.file.open("rb") as file:
-            weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights": weights, "keep": model.keep, "views": repr(model.views)}
-
-
-def add_rows(
-    store: RowStore,
-    model: OpenedModel,
-    samples: Sequence[Sample],
-    row_of: RowOf,
-    *,
-    batch: int,
-    report: Report,
-    compute: Compute | None = None,
-) -> None:
-    """Add the rows of the samples that a store does not have yet.
-
-    Args:
-        compute: the values that `row_of` takes; None: of the encoder.
-    """
-    store.check_videos([sample.video_id for sample in samples])
-    compute = compute or model.features
-    done = len(store.entries)
-    for pairs in compute_over_videos(model, samples, compute, batch=batch, report=report, done=done):
-        for sample, values in pairs:
-            store.add(sample.video_id, values if isinstance(values, Unreadable) else row_of(values))
-
-
-def add_window_rows(
-    store: RowStore, model: OpenedModel, items: Iterator[Item], row_of: RowOf, *, batch: int, report: Report
-) -> None:
-    """Add the rows of windows that a store does not have yet, with their `starts` and `ends` in seconds."""
-    for sample, result in compute_over_windows(items, model.features, batch=batch, report=report):
-        if isinstance(result, Unreadable):
-            store.add(sample.video_id, result)
-        else:
-            window, values = result
-            starts, ends = torch.tensor([window.start, window.end], dtype=torch.float64)
-            store.add(sample.video_id, row_of(values) | {"starts": starts, "ends": ends})
 
 
 def _write_features(

@@ -5,16 +5,19 @@ O outputs of all heads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
 
+import torch
 from torch import Tensor
 
 from everest.config.heads import MULTI_LABEL
 from everest.errors import RecipeError
+from everest.inference.jobs import Job, add_rows
 from everest.inference.model import OpenedModel, check_counts
-from everest.inference.videos import compute_over_videos
-from everest.inference.windows import Unreadable
+from everest.inference.videos import ViewTensors
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report
@@ -22,36 +25,56 @@ from everest.system.events import Report
 TOP: Final = 5  # classes, unless another number is requested
 
 
-def predict(
+@contextmanager
+def predicting(
     model: OpenedModel,
     samples: Sequence[Sample],
     *,
     top: int | None,
     batch: int,
     workers: int | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
     report: Report,
-) -> list[dict[str, Any]]:
-    """Return the `top` most likely classes of every video, by the mean of its views' probabilities.
+) -> Iterator[list[dict[str, Any]] | None]:
+    """Yield the `top` most likely classes of every video, by the mean of its views' probabilities.
 
     Args:
         top: number of classes; None: 5, and all that are present of several.
         batch: videos in one forward pass.
         workers: processes that read videos; None: as the recipe's `train.workers`.
-    Returns:
+        output: the file that the block writes; see `Job`.
+        overwrite: replace the file, and start again.
+    Yields:
         `{"video", "predictions": [{"label", "index", "probability"}, …]}` for each, in the order given; see
         `predictions_of` for the predictions of other tasks. With several heads `heads` has such a list for
-        each head. An unreadable video has `error` instead.
+        each head. An unreadable video has `error` instead. None in a process other than the main one.
     """
     classes = model.classes
     check_top(classes, top)
-    batches = compute_over_videos(model, samples, model.outputs, batch=batch, workers=workers, report=report)
-    return [
-        {"video": sample.video_id, "error": values.reason}
-        if isinstance(values, Unreadable)
-        else {"video": sample.video_id, **predictions_of(values["outputs"].mean(dim=0), classes, top)}
-        for pairs in batches
-        for sample, values in pairs
-    ]
+    check_counts(batch=batch)
+    settings = {"predict": "videos", "batch": batch}
+    job = Job(model=model, samples=samples, settings=settings, output=output, overwrite=overwrite)
+    job.check_output()
+    with job.open() as store:
+        rows = add_rows(
+            store, model, samples, model.outputs, _mean_outputs, batch=batch, workers=workers, report=report
+        )
+        if rows is None:
+            yield None
+            return
+        outputs = iter(torch.tensor(store.arrays().get("outputs", ())))
+        yield [
+            {"video": sample.video_id, "error": result.reason}
+            if result
+            else {"video": sample.video_id, **predictions_of(next(outputs), classes, top)}
+            for sample, (result,) in zip(samples, rows.results, strict=True)
+        ]
+        store.remove()
+
+
+def _mean_outputs(views: ViewTensors) -> dict[str, Tensor]:
+    return {"outputs": views["outputs"].mean(dim=0)}
 
 
 def check_top(classes: Classes, top: int | None) -> None:

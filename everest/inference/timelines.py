@@ -8,22 +8,27 @@ W windows, O outputs of all heads, V views, C channels, T frames, H W pixels, F 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import InstanceOf, TypeAdapter
+from torch import Tensor
 
 from everest.annotations.matching import VideoTimes
 from everest.errors import DataError, RecipeError
 from everest.inference.bouts import PLAIN, BoutRules, Floats, PredictedBouts, WindowSpans, bouts_of_head
+from everest.inference.jobs import Job, add_window_rows, times_of
 from everest.inference.model import OpenedModel, check_counts
 from everest.inference.predictions import predictions_of
-from everest.inference.videos import compute_over_windows
-from everest.inference.windows import Unreadable, Window, check_seconds, window_items
+from everest.inference.row_store import Result
+from everest.inference.videos import ViewTensors
+from everest.inference.windows import Window, check_seconds
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, heading
@@ -137,7 +142,7 @@ _CLASSES: Final = TypeAdapter(Classes)
 _RECORDINGS: Final = TypeAdapter(list[Recording])
 
 
-def compute_timelines(
+def timeline_job(
     model: OpenedModel,
     samples: Sequence[Sample],
     *,
@@ -145,48 +150,91 @@ def compute_timelines(
     step: float | None,
     batch: int,
     report: Report,
-) -> Timelines:
-    """Compute the outputs of a classifier for every window of every video or segment.
+    **options: Any,
+) -> Job:
+    """Choose the windows of the timelines of videos or segments.
 
     Args:
         window: seconds; None: as `everest train` chose it, and with its step unless `step` is given; of
             another model the length of a clip at the model's stride.
         step: seconds from the start of one window to the start of the next; None: `window`.
         batch: windows in one forward pass.
+        options: of `Job`.
     """
     check_counts(batch=batch)
     if window is None and (trained := _trained_window(model.module.file)) is not None:
         window, step = trained, STEP_AS_TRAINED * trained if step is None else step
         report(heading(f"windows of {window:g} s, every {step:g} s, as trained"))
-    if window is None and model.views.sampling != "dense":
+    if window is None and not has_windows(model):
         raise RecipeError("--window: the clips of this model span a whole video; set the seconds of a window")
     check_seconds(window=window, step=step)
-    videos = []
-    for sample in samples:
-        windows: list[Window] = []  # the intact ones
-        outputs = [torch.zeros(0, model.classes.count)]
-        error = None
-        items = window_items([sample], model.views, window=window, step=step, report=report)
-        for _, result in compute_over_windows(items, model.outputs, batch=batch, report=report):
-            if not isinstance(result, Unreadable):
-                windows.append(result[0])
-                outputs.append(result[1]["outputs"].mean(dim=0, keepdim=True))
-            elif not result.is_window:
-                error = result.reason
-        times = VideoTimes.of(sample.video) if windows else VideoTimes(borders=np.zeros(1), fps=1.0)
-        video = VideoTimeline(
-            video=sample.video_id,
-            path=sample.path,
-            outputs=torch.cat(outputs).float().numpy(),
-            starts=np.array([each.start for each in windows]),
-            ends=np.array([each.end for each in windows]),
-            borders=times.borders,
-            frames=(windows[0].first, windows[-1].first + windows[-1].length) if windows else (0, 0),
-            fps=times.fps,
-            error=error,
+    settings = {"window": window, "step": step, "batch": batch}
+    return Job(model=model, samples=samples, settings=settings, **options)
+
+
+@contextmanager
+def computed_timelines(job: Job, *, report: Report) -> Iterator[Timelines | None]:
+    """Compute the outputs of a classifier for every window; a block that ends well removes the kept rows.
+
+    Yields:
+        The timelines; None in a process other than the main one.
+    """
+    model, samples = job.model, job.samples
+    with job.open() as store:
+        rows = add_window_rows(
+            store, model, samples, model.outputs, _row_of, **job.settings, report=report, of_video=_of_video
         )
-        videos.append(video)
-    return Timelines(classes=model.classes, videos=videos)
+        if rows is None:
+            yield None
+            return
+        arrays = {
+            name: np.split(np.array(array), np.cumsum(rows.counts[name])[:-1])
+            for name, array in store.arrays().items()
+        }
+        videos = [
+            _video_timeline(
+                sample, rows.results[number], {name: parts[number] for name, parts in arrays.items()}, model
+            )
+            for number, sample in enumerate(samples)
+        ]
+        try:
+            yield Timelines(classes=model.classes, videos=videos)
+        except DataError:  # the same rows would lead there again
+            store.remove()
+            raise
+        store.remove()
+
+
+def _video_timeline(
+    sample: Sample, results: Sequence[Result], arrays: Mapping[str, NDArray[Any]], model: OpenedModel
+) -> VideoTimeline:
+    """The timeline of a video from what was kept of it."""
+    reasons = [result.reason for result in results if result and not result.is_window]
+    about: dict[str, Any] = {"video": sample.video_id, "path": sample.path}
+    about["error"] = reasons[0] if reasons else None
+    if None in results:
+        frames, fps = arrays["frames"], arrays["fps"]
+        about |= {name: arrays[name] for name in ARRAYS}
+        about |= {"frames": (int(frames[0, 0]), int(frames[-1, 1])), "fps": float(fps[0])}
+    else:
+        about |= {"starts": np.zeros(0), "ends": np.zeros(0), "borders": np.zeros(1)}
+        about["outputs"] = np.zeros((0, model.classes.count), np.float32)
+    return VideoTimeline(**about)
+
+
+def _row_of(window: Window, values: ViewTensors) -> dict[str, Tensor]:
+    frames = torch.tensor([window.first, window.first + window.length])
+    return {"outputs": values["outputs"].mean(dim=0), "frames": frames, **times_of(window)}
+
+
+def _of_video(sample: Sample) -> dict[str, Tensor]:
+    times = VideoTimes.of(sample.video)
+    return {"borders": torch.from_numpy(times.borders), "fps": torch.tensor([times.fps], dtype=torch.float64)}
+
+
+def has_windows(model: OpenedModel) -> bool:
+    """Whether a model has windows of its own: as `everest train` chose them, or the span of a clip."""
+    return model.views.sampling == "dense" or _trained_window(model.module.file) is not None
 
 
 def _trained_window(weights: Path | None) -> float | None:

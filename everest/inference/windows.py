@@ -9,7 +9,6 @@ W windows, V views, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
@@ -52,7 +51,7 @@ class Window:
     length: int  # frames
 
 
-Item = tuple[Sample, tuple[Window, Tensor] | Unreadable]  # a window with its views (V, C, T, H, W) uint8
+Item = tuple[Window, Tensor] | Unreadable  # a window with its views (V, C, T, H, W) uint8
 
 
 def check_seconds(**options: float | None) -> None:
@@ -108,63 +107,39 @@ def window_clips(path: Video, windows: Sequence[Window], views: EvalViews) -> It
 
 
 def window_items(
-    samples: Sequence[Sample],
+    sample: Sample,
     views: EvalViews,
     *,
     window: float | None,
     step: float | None,
     report: Report,
-    done: Sequence[tuple[str, str | None]] = (),
+    done: Sequence[Unreadable | None] = (),
 ) -> Iterator[Item]:
-    """Yield the windows of each video in turn; of an unreadable or damaged one, the last item is the reason.
+    """Yield the windows of a video; if it is unreadable or damaged, the last item is the reason.
 
     A window with a damaged frame is DAMAGED.
 
     Args:
-        done: the first items, which are skipped: the video of each, and the reason if it is one.
-    Raises:
-        RecipeError: a video of `done` has other windows now, or is unreadable now.
+        done: of the first items, which are skipped, those that are no windows.
     """
-    rows = deque(done)
-    for sample in samples:
-        try:
-            windows = windows_of(sample, views, window=window, step=step)
-            for text in repairs(sample.video):
-                report(notice(text))
-            is_damaged = _skip_windows(sample, rows, len(windows))
-            problem = rows[0][1] if rows and len(is_damaged) < len(windows) else None  # it ended the video
-            remaining = windows[len(is_damaged) :] if problem is None else []
-            clips = window_clips(sample.video, remaining, views) if remaining else iter(())
-            for current, clip in zip(remaining, clips, strict=True):
-                yield sample, DAMAGED if clip is None else (current, clip)
-                is_damaged.append(clip is None)
-                report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
-            is_open = sample.end is None and sample.end_frame is None
-            damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
-            within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
-            problem = problem or known_damage(sample.video, damaged, within=within)
-        except VideoError as error:
-            problem = error.reason
-        if problem is not None and rows:
-            video, reason = rows.popleft()
-            if video != sample.video_id or reason is None:
-                raise _reads_otherwise(sample)
-        elif problem is not None:
-            yield sample, Unreadable(problem)
-
-
-def _skip_windows(sample: Sample, rows: deque[tuple[str, str | None]], number: int) -> list[bool]:
-    """Remove up to `number` windows of a video from the rows; returns whether each of them is damaged."""
-    is_damaged: list[bool] = []
-    while rows and len(is_damaged) < number and rows[0][1] in (None, DAMAGED.reason):
-        video, reason = rows.popleft()
-        if video != sample.video_id:
-            raise _reads_otherwise(sample)
-        is_damaged.append(reason is not None)
-    return is_damaged
-
-
-def _reads_otherwise(sample: Sample) -> RecipeError:
-    return RecipeError(
-        f"{sample.video_id}: reads otherwise than in the interrupted call; start again with --overwrite"
-    )
+    if done and done[-1] not in (None, DAMAGED):
+        return  # it was read to its end
+    is_damaged = [each is not None for each in done]
+    try:
+        windows = windows_of(sample, views, window=window, step=step)
+        for text in repairs(sample.video):
+            report(notice(text))
+        remaining = windows[len(done) :]
+        clips = window_clips(sample.video, remaining, views) if remaining else iter(())
+        for current, clip in zip(remaining, clips, strict=True):
+            yield DAMAGED if clip is None else (current, clip)
+            is_damaged.append(clip is None)
+            report({"event": "window", "done": len(is_damaged), "windows": len(windows)})
+        is_open = sample.end is None and sample.end_frame is None
+        damaged = [(each.start, each.end) for each in compress(windows, is_damaged)]
+        within = (windows[0].start or -math.inf, math.inf if is_open else windows[-1].end)
+        problem = known_damage(sample.video, damaged, within=within)
+    except VideoError as error:
+        problem = error.reason
+    if problem is not None:
+        yield Unreadable(problem)

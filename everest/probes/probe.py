@@ -27,7 +27,7 @@ from everest.data.bad_videos import refuse_too_many
 from everest.data.randomness import Purpose, seed_at
 from everest.data.recipe_clips import labeled_samples
 from everest.errors import DataError, unknown_name
-from everest.inference.features import add_rows
+from everest.inference.jobs import add_rows
 from everest.inference.model import OpenedModel
 from everest.inference.row_store import open_row_store
 from everest.inference.videos import ViewTensors
@@ -127,13 +127,14 @@ def encode_set(
         names = ("pooled", *baselines, *(["tokens"] if with_tokens else []))
         return {name: views[name][0] for name in names}
 
-    with open_row_store(folder, {}, batch=batch) as store:
-        add_rows(store, model, samples, row_of, batch=batch, report=report, compute=compute)
-        skipped = [(video, problem) for video, problem in store.entries if problem is not None]
+    with open_row_store(folder, {}) as store:
+        joined = add_rows(store, model, samples, compute, row_of, batch=batch, report=report)
+        assert joined is not None  # this is the only process
+        problems = [result.reason if result else None for (result,) in joined.results]
+        skipped = [(sample.video_id, text) for sample, text in zip(samples, problems, strict=True) if text]
         refuse_too_many(skipped, requested=len(samples), max_bad=model.recipe.data.max_bad)
-        pairs = zip(samples, store.entries, strict=True)
         arrays = store.arrays()
-    readable = [sample for sample, (_, problem) in pairs if problem is None]
+    readable = [sample for sample, text in zip(samples, problems, strict=True) if text is None]
     features = {name: rows if name == "tokens" else np.array(rows) for name, rows in arrays.items()}
     return EncodedSet(readable, features, len(skipped))
 

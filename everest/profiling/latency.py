@@ -6,7 +6,9 @@ B clips, C channels, T frames, H W pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -19,14 +21,21 @@ from everest.checkpoints.graph import open_exported
 from everest.checkpoints.load import ONNX_SUFFIX, find_weights
 from everest.data.footage import footage_of
 from everest.data.views import EvalViews
+from everest.errors import DataError
+from everest.inference.jobs import Job
 from everest.inference.model import OpenedModel
+from everest.inference.timelines import has_windows, timeline_job
+from everest.inference.videos import ViewTensors, compute_over_windows
+from everest.inference.windows import Unreadable, Window
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
+from everest.system.events import silent
 from everest.video.facts_cache import clear_video_cache
 from everest.video.reader import read_frames
 from everest.video.writer import write_video
 
 WARMUP: Final = 5  # default: videos before the first that counts
+TIMED_SECONDS: Final = 5.0  # default: of windows
 
 
 def time_latency(
@@ -72,11 +81,55 @@ def time_latency(
     }
 
 
+def time_timeline(job: Job) -> dict[str, float]:
+    """Time the windows of a timeline, of its videos in turns, in this process.
+
+    Returns:
+        The seconds of a `window` and a `step`, the windows in a forward pass, `batch`, and `hours_per_hour`:
+        of long recordings, in which a window begins at each step, in an hour.
+    """
+    lengths: list[float] = []  # seconds, of intact windows
+    started = time.perf_counter()
+    elapsed = 0.0
+    for item in chain.from_iterable(map(partial(_windows, job), cycle(job.samples))):
+        if not isinstance(item, Unreadable):
+            lengths.append(item[0].end - item[0].start)
+        elapsed = time.perf_counter() - started
+        if elapsed > TIMED_SECONDS:
+            break
+    if not lengths:
+        raise DataError(
+            f"{job.samples[0].path}: no intact window within {TIMED_SECONDS:g} s; try another --data"
+        )
+    step = job.settings["step"] or max(lengths)
+    hours = len(lengths) * step / elapsed
+    return {"window": max(lengths), "step": step, "batch": job.settings["batch"], "hours_per_hour": hours}
+
+
+def _windows(job: Job, sample: Sample) -> Iterator[tuple[Window, ViewTensors] | Unreadable]:
+    """Yield the windows of a video, each when its outputs are computed."""
+    clear_video_cache()
+    computed = compute_over_windows(job.model, sample, job.model.outputs, **job.settings, report=silent)
+    return chain.from_iterable(computed)
+
+
 def latency_of(
-    checkpoint: str, data: Path | None, *, cpu: bool, notify: Callable[[str], None]
+    checkpoint: str,
+    data: Path | None,
+    *,
+    window: float | None,
+    step: float | None,
+    batch: int,
+    cpu: bool,
+    notify: Callable[[str], None],
 ) -> dict[str, Any]:
-    """The latency of a checkpoint or an ONNX file on videos, or on a rendered one, as `--json` has it."""
+    """The latency of a checkpoint or an ONNX file on videos, or on a rendered one, as `--json` has it.
+
+    Args:
+        window, step, batch: of the timeline that is timed, too, if a classifier has such windows.
+    """
     file = find_weights(checkpoint)
+    model = None
     if file.suffix == ONNX_SUFFIX:
         exported = open_exported(file)
         precision = exported.precision
@@ -98,6 +151,12 @@ def latency_of(
             blocks = torch.randint(0, 256, (30, 40, 3), generator=generator, dtype=torch.uint8)
             picture = blocks.repeat_interleave(8, 0).repeat_interleave(8, 1)  # (H, W, 3): 320 x 240 pixels
             write_video(path, torch.stack([picture.roll(2 * frame, dims=1) for frame in range(96)]), fps=30)
-        latency = time_latency(outputs, views, named_samples([path], root=None))
+        samples = named_samples([path], root=None)
+        latency = time_latency(outputs, views, samples)
+        is_timed = model is not None and model.module.classes and (window or has_windows(model))
+        timeline = None
+        if model is not None and is_timed:
+            options = {"window": window, "step": step, "batch": batch}
+            timeline = time_timeline(timeline_job(model, samples, **options, report=silent))
     about = {"checkpoint": str(file), "precision": precision, "device": device}
-    return {**about, "data": None if data is None else str(data), "latency": latency}
+    return {**about, "data": None if data is None else str(data), "latency": latency, "timeline": timeline}

@@ -33,7 +33,7 @@ class FeatureFile:
     path: Path
     videos: list[str]  # V names, each a `video_id` of everest.lists.sample.Sample
     files: list[str]  # V: the file that each name is of, or is a segment of
-    encoding: dict[str, Any]  # everest.inference.features.encoding_of
+    encoding: dict[str, Any]  # everest.inference.jobs.encoding_of
     window: float | None = None  # seconds
     step: float | None = None
     clips: int | None = None  # views and keep ratio, as OpenedModel.open takes them

@@ -18,9 +18,10 @@ import numpy as np
 
 from everest.data.footage import FrameTimes
 from everest.errors import DataError, RecipeError
-from everest.inference.features import LEVELS, encoding_of
+from everest.inference.features import LEVELS
+from everest.inference.jobs import encoding_of
 from everest.inference.model import OpenedModel
-from everest.inference.videos import compute_over_videos
+from everest.inference.videos import compute_over_videos, divided
 from everest.inference.windows import Unreadable, windows_of
 from everest.lists.sample import Sample
 from everest.search.feature_file import FeatureFile, Floats, unit_rows
@@ -98,7 +99,9 @@ def _encoded(text: str, video: Sample, moment: float | None, file: FeatureFile, 
         windows = windows_of(video, model.views, window=file.window, step=file.step)
         spans = [(window.start, window.end) for window in windows]
     parts = [Sample(path=video.path, start=start, end=end) for start, end in spans] or [video]
-    encoded = compute_over_videos(model, parts, model.features, batch=1, workers=0, report=silent)
+    encoded = compute_over_videos(
+        model, parts, model.features, parts=divided(parts, 1), workers=0, report=silent
+    )
     rows = []
     for pairs in encoded:
         for sample, values in pairs:

@@ -49,7 +49,8 @@ def make_accelerator(precision: str, *, tf32: bool, cpu: bool) -> Accelerator:
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     return Accelerator(
         mixed_precision="no" if chosen == "fp32" else chosen,
-        cpu=cpu,
+        # Without a GPU, Accelerate would not join the processes of a launcher.
+        cpu=cpu or (is_launched() and not torch.cuda.is_available()),
         kwargs_handlers=[
             InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT),
             # No static_graph: torch refuses it for steps of several passes, and it only saves a search that

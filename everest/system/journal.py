@@ -60,14 +60,13 @@ class Journal(Generic[Entry]):
 
 @contextmanager
 def open_journal(
-    path: Path, *, entry: Callable[[Any], Entry], fix: str, batch: int = 1, restart: bool = False
+    path: Path, *, entry: Callable[[Any], Entry], fix: str, restart: bool = False
 ) -> Iterator[Journal[Entry]]:
     """Open a journal, or make it. An incomplete last line, which a kill leaves, is removed.
 
     Args:
         entry: makes an entry of its JSON value.
         fix: what to do if the file is damaged, for the message.
-        batch: entries that are made together; an incomplete last batch is removed, too.
         restart: remove all entries, once the lock is held.
     """
     with sole_writer(path), ExitStack() as stack:
@@ -78,7 +77,6 @@ def open_journal(
                 file.truncate(0)
             file.seek(0)
             lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
-        lines = lines[: len(lines) // batch * batch]
         with reading_own(path, fix=fix):
             entries = [entry(parse_json(line)) for line in lines]
         size = sum(map(len, lines))

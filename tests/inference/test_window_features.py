@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from damage import with_hole
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import called, refused
-from test_extract import kill_after_23
 
 from everest.errors import EnvironmentProblem
 from everest.inference import features
@@ -40,28 +38,6 @@ def test_a_row_of_a_window_is_that_of_the_segment(autoencoder_run: Path, clip_fi
     one_view = ["--views", "1x1"]
     called("extract", tmp_path / "list.csv", "-c", autoencoder_run, *one_view, "-o", alone, "-q")
     assert torch.equal(found["features"], load_file(alone)["features"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 4])
-def test_a_call_killed_inside_a_video_resumes_there_with_the_same_features(
-    autoencoder_run: Path, clip_files: Path, tmp_path: Path, batch: int
-):
-    with_hole(clip_files / "clip2.mp4", 0.7, tmp_path / "hole.mp4")
-    (tmp_path / "text.mp4").write_text("no video")
-    videos = [tmp_path / "text.mp4", tmp_path / "hole.mp4", clip_files]
-    command = ["extract", *videos, "-c", autoencoder_run, *WINDOWS, "--batch", batch]
-    out = tmp_path / "f.safetensors"
-    kill_after_23(*command, "--out", out)
-    continued = called(*command, "--out", out, code=4)
-    done = 23 // batch * batch
-    assert f"resuming after {done} windows, in {clip_files}/clip" in continued.stderr
-    assert not (tmp_path / "f.safetensors.parts").exists()
-    called(*command, "-o", tmp_path / "unbroken.safetensors", "-q", code=4)
-    assert out.read_bytes() == (tmp_path / "unbroken.safetensors").read_bytes()
-    before_damage = load_file(out)["video_ids"].tolist().count(0)
-    assert videos_of(out)[0] == str(tmp_path / "hole.mp4")
-    assert 0 < before_damage < 6
 
 
 def test_rows_of_a_video_or_an_image_that_changed_during_a_break_are_not_continued(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from everest.data.views import EvalViews
 from everest.inference import windows as windows_module
-from everest.inference.windows import Unreadable, Window, window_clips, window_items, windows_of
+from everest.inference.windows import DAMAGED, Unreadable, Window, window_clips, window_items, windows_of
 from everest.lists.sample import Sample
 from everest.video import backends
 from everest.video.stream import VideoError
@@ -77,11 +77,15 @@ def test_windows_go_on_after_any_of_them(clip_files: Path, tmp_path: Path, monke
     (tmp_path / "text.mp4").write_text("no video")
     files = [clip_files / "clip1.mp4", tmp_path / "hole.mp4", tmp_path / "text.mp4", clip_files / "clip0.mp4"]
 
-    def rows(done: Sequence[tuple[str, str | None]]) -> list[tuple[str, str | None]]:
-        samples = [Sample(path=str(file)) for file in files]
-        items = window_items(samples, VIEWS, window=0.5, step=0.25, report=lambda _: None, done=done)
-        return [(sample.video_id, x.reason if isinstance(x, Unreadable) else None) for sample, x in items]
+    def rows(file: Path, done: Sequence[Unreadable | None]) -> list[Unreadable | None]:
+        sample = Sample(path=str(file))
+        items = window_items(sample, VIEWS, window=0.5, step=0.25, report=lambda _: None, done=done)
+        return [item if isinstance(item, Unreadable) else None for item in items]
 
-    every = rows([])
-    assert every[3] == (str(files[0]), "lost")
-    assert [rows(every[:number]) for number in range(len(every))] == [every[i:] for i in range(len(every))]
+    for file in files:
+        every = rows(file, [])
+        assert [rows(file, every[:number]) for number in range(len(every) + 1)] == [
+            every[number:] for number in range(len(every) + 1)
+        ]
+    assert rows(files[0], [])[3:] == [Unreadable("lost")]
+    assert DAMAGED in rows(files[1], [])

@@ -1,0 +1,232 @@
+"""Long jobs: rows of many videos, kept until the output is written, and divided among processes.
+
+A killed command resumes. `everest extract`, `predict` and `timeline` work so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from everest.checkpoints.load import all_weights, is_of_timm
+from everest.data.recipe_clips import fingerprint
+from everest.inference.model import OpenedModel
+from everest.inference.row_store import JoinedRows, Result, RowStore, open_row_store, saved_plan
+from everest.inference.videos import (
+    Compute,
+    ViewTensors,
+    compute_over_videos,
+    compute_over_windows,
+    divided,
+)
+from everest.inference.windows import Unreadable, Window
+from everest.lists.sample import Sample
+from everest.system.events import Report, notice
+from everest.system.files import check_new_file, refuse_inputs
+from everest.system.group import Processes, processes_of
+from everest.system.text import counted
+from everest.system.weights import state_hash
+from everest.video.reader import video_files
+from everest.video.source import video_version
+
+# The tensors that are kept of a video or a window, from the values of its views.
+RowOf = Callable[[ViewTensors], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A command over many videos, whose rows are kept in `OUTPUT.parts` until its output is written.
+
+    A launcher's processes divide the videos; the main one writes.
+    """
+
+    model: OpenedModel
+    samples: Sequence[Sample]
+    settings: dict[str, Any]  # JSON values that the rows follow from, besides the model and the videos
+    output: Path | None = None  # None: the rows are in a temporary folder
+    others: Sequence[Path] = ()  # further files that are written with the output
+    overwrite: bool = False
+
+    @cached_property
+    def processes(self) -> Processes:
+        """The processes of the launcher, each of which must ask for them."""
+        return processes_of(self.model.runtime)
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        """All that the rows follow from; a message names the keys.
+
+        Sizes and times of files are part of it: the rows of changed videos are not continued.
+        """
+        if self.output is None:
+            return {}
+        versions = hashlib.sha256()
+        for video in dict.fromkeys(sample.video for sample in self.samples):
+            with suppress(OSError):  # a missing file
+                versions.update(repr([video_version(file) for file in video_files(video)]).encode())
+        return {
+            **encoding_of(self.model),
+            "videos": fingerprint(self.samples, Path(), None),
+            "versions of videos": versions.hexdigest()[:16],
+            "precision": self.model.runtime.precision,
+            **self.settings,
+            "files": [str(path) for path in self.others],
+        }
+
+    @property
+    def parts(self) -> Path | None:
+        """The folder of the rows."""
+        return None if self.output is None else self.output.with_name(f"{self.output.name}.parts")
+
+    def may_replace(self) -> bool:
+        """Whether existing files may be replaced: with --overwrite, or after an interrupted call."""
+        parts = self.parts
+        if self.overwrite or parts is None:
+            return self.overwrite
+        return self.processes.decide(lambda: saved_plan(parts) == self.plan)
+
+    def check_output(self) -> None:
+        """Refuse an output that is an input, or that exists and must not be replaced."""
+        if self.output is not None and self.parts is not None:
+            for path in (self.output, self.parts):
+                refuse_inputs(path, [*all_weights(self.model.file), *(each.video for each in self.samples)])
+            check_new_file(self.output, overwrite=self.may_replace())
+
+    @contextmanager
+    def open(self) -> Iterator[RowStore]:
+        """Open the rows of this job."""
+        with ExitStack() as stack:
+            folder = self.parts or Path(
+                self.processes.decide(lambda: stack.enter_context(TemporaryDirectory(prefix="everest-")))
+            )
+            yield stack.enter_context(
+                open_row_store(folder, self.plan, restart=self.overwrite, processes=self.processes)
+            )
+
+
+def encoding_of(model: OpenedModel) -> dict[str, Any]:
+    """The settings that features follow from, as JSON values; rows with equal settings are comparable."""
+    if is_of_timm(model.file):
+        weights = state_hash(model.module.state_dict())
+    else:
+        with model.file.open("rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"weights": weights, "keep": model.keep, "views": repr(model.views)}
+
+
+def add_rows(
+    store: RowStore,
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    compute: Compute,
+    row_of: RowOf,
+    *,
+    batch: int,
+    report: Report,
+    workers: int | None = None,
+) -> JoinedRows | None:
+    """Add the rows of the videos that a store does not have yet; a unit is a forward pass of `batch` videos.
+
+    Args:
+        workers: see `compute_over_videos`.
+    Returns:
+        The rows of all, with the results of each video; None in a process other than the main one.
+    """
+    units = divided(samples, batch)
+    done = sum(len(store.results(unit)) for unit in range(len(units)))
+    if done:
+        report(notice(f"resuming after {done} of {len(samples)} videos"))
+    mine, others = store.remaining(len(units))
+    parts = [units[unit] for unit in mine]
+    processes = store.processes.count
+    computed = compute_over_videos(
+        model, samples, compute, parts=parts, workers=workers, report=report, processes=processes
+    )
+    for unit, pairs in zip(mine, computed, strict=True):
+        results = [values if isinstance(values, Unreadable) else None for _, values in pairs]
+        rows = [row_of(values) for _, values in pairs if not isinstance(values, Unreadable)]
+        store.add(unit, results, _stacked(rows), is_last=True)
+    joined = store.join()
+    if joined is None:
+        return None
+    results = [[result] for of_unit in joined.results for result in of_unit]
+    _report_problems(samples, results, [index for unit in others for index in units[unit]], report)
+    return joined._replace(results=results)
+
+
+def add_window_rows(
+    store: RowStore,
+    model: OpenedModel,
+    samples: Sequence[Sample],
+    compute: Compute,
+    row_of: Callable[[Window, ViewTensors], dict[str, Tensor]],
+    *,
+    window: float | None,
+    step: float | None,
+    batch: int,
+    report: Report,
+    of_video: Callable[[Sample], dict[str, Tensor]] = lambda sample: {},
+) -> JoinedRows | None:
+    """Add the rows of the windows that a store does not have yet; a unit is a video.
+
+    Args:
+        of_video: further tensors of a video that has a row.
+    Returns:
+        The rows of all, with the results of each video; None in a process other than the main one.
+    """
+    done, windows = store.done
+    if done or windows:
+        others = f" and {counted(windows, 'window')} of others" if windows else ""
+        report(notice(f"resuming after {done} of {counted(len(samples), 'video')}{others}"))
+    mine, videos_of_others = store.remaining(len(samples))
+    for unit in mine:
+        sample = samples[unit]
+        passes = compute_over_windows(
+            model,
+            sample,
+            compute,
+            window=window,
+            step=step,
+            batch=batch,
+            report=report,
+            done=store.results(unit),
+        )
+        for items in passes:
+            results = [item if isinstance(item, Unreadable) else None for item in items]
+            rows = [row_of(*item) for item in items if not isinstance(item, Unreadable)]
+            store.add(unit, results, _stacked(rows), is_last=False)
+        has_rows = None in store.results(unit)
+        store.add(unit, [], of_video(sample) if has_rows else {}, is_last=True)
+    joined = store.join()
+    if joined is not None:
+        _report_problems(samples, joined.results, videos_of_others, report)
+    return joined
+
+
+def _report_problems(
+    samples: Sequence[Sample], results: Sequence[Sequence[Result]], numbers: Sequence[int], report: Report
+) -> None:
+    """Report the problems of the videos that other processes have read."""
+    for number in numbers:
+        for result in results[number]:
+            if result is not None and not result.is_window:
+                report(notice(f"{samples[number].video_id}: {result.reason}"))
+
+
+def times_of(window: Window) -> dict[str, Tensor]:
+    """The start and the end of a window in seconds, as tensors to keep."""
+    starts, ends = torch.tensor([window.start, window.end], dtype=torch.float64)
+    return {"starts": starts, "ends": ends}
+
+
+def _stacked(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}

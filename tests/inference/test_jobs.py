@@ -1,0 +1,179 @@
+"""Jobs over many videos: killed, resumed, and divided among processes, with the same files."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from damage import with_hole
+from processes import start
+from small_runs import called, contents, refused, run
+
+from everest.inference.row_store import RowStore, open_row_store
+
+WINDOWS = ["--window", "0.5", "--step", "0.02"]
+JOBS = {
+    "predict": ["predict", "--views", "2x1", "--batch", 3, "--format", "csv"],
+    "timeline": ["timeline", *WINDOWS, "--batch", 4],
+    "extract": ["extract", "--features", "tokens", "--batch", 3],
+    "extract, windows": ["extract", *WINDOWS, "--batch", 4],
+}
+ENDINGS = {"predict": "csv", "timeline": "csv", "extract": "npz"}
+ON_CPU = ["--gpus", "cpu"] if torch.cuda.is_available() else []
+# Ends like `kill -9` once so many results are kept.
+KILLED_AFTER = """
+import os, signal, sys
+from everest.inference.row_store import RowStore
+from everest_cli.main import main
+add, number = RowStore.add, int(sys.argv.pop(1))
+def add_or_die(self, *values, **options):
+    add(self, *values, **options)
+    if sum(map(len, self._results.values())) >= number:
+        self.sync()
+        os.kill(os.getpid(), signal.SIGKILL)
+RowStore.add = add_or_die
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def videos(clip_files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of seven videos, with one that is damaged and one that is none."""
+    folder = tmp_path_factory.mktemp("videos")
+    (folder / "text.mp4").write_text("no video")
+    with_hole(clip_files / "clip2.mp4", 0.7, folder / "hole.mp4")
+    names = [
+        folder / "text.mp4",
+        folder / "hole.mp4",
+        *sorted(clip_files.glob("*.mp4")),
+        clip_files / "clip1.mp4",
+    ]
+    (folder / "list.txt").write_text("\n".join(map(str, names)))
+    return folder / "list.txt"
+
+
+def job(name: str, model: Path, videos: Path, folder: Path) -> list[object]:
+    command, *options = JOBS[name]
+    return [command, videos, "-c", model, *options, "-o", folder / f"out.{ENDINGS[str(command)]}", "-q"]
+
+
+def launched(
+    command: list[object], processes: int, program: tuple[str, ...] = ("-m", "everest_cli")
+) -> list[str]:
+    """A command, started by torchrun as so many processes."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes]
+    # Without its option `-m`, torchrun takes the path of a script.
+    return [str(word) for word in (sys.executable, *torchrun, *program, *command, *ON_CPU)]
+
+
+def test_rows_that_no_journal_counts_are_forgotten(tmp_path: Path):
+    def add(store: RowStore, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            rows = {"x": torch.full((2, 3), number), f"only{number % 3}": torch.full((number,), number)}
+            store.add(number // 2, [None, None], rows, is_last=number % 2 == 1)
+
+    def joined(store: RowStore) -> dict[str, list[Any]]:
+        assert store.join()
+        return {name: array.tolist() for name, array in store.arrays().items()}
+
+    with open_row_store(tmp_path / "whole", {}) as store:
+        add(store, range(8))
+        whole = joined(store)
+    for killed, synced in ((1, 0), (2, 1), (5, 2), (7, 7)):
+        with open_row_store(tmp_path / "open", {}, restart=True) as store:
+            add(store, range(synced))
+            store.sync()
+            add(store, range(synced, killed))
+            shutil.copytree(tmp_path / "open", tmp_path / f"killed{killed}")  # as a kill would leave it
+        with open_row_store(tmp_path / f"killed{killed}", {}) as store:
+            add(store, range(sum(len(store.results(unit)) for unit in range(4)) // 2, 8))
+            assert joined(store) == whole
+            store.remove()
+        assert not (tmp_path / f"killed{killed}").exists()
+
+
+def test_a_killed_timeline_goes_on_inside_a_video(classifier_run: Path, videos: Path, tmp_path: Path):
+    command = job("timeline", classifier_run, videos, tmp_path / "killed")
+    program = [sys.executable, "-c", KILLED_AFTER, "120", *map(str, command)]
+    assert subprocess.run(program, capture_output=True).returncode == -signal.SIGKILL
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {"out.safetensors.parts"}
+    other = "its rows were begun with other batch; undo"
+    assert other in refused(*command, "--batch", 2, code=2)
+    resumed = called(*command, code=4)
+    assert "resuming after 2 of 7 videos and " in resumed.stderr
+    called(*job("timeline", classifier_run, videos, tmp_path / "whole"), code=4)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert "out.csv: exists" in refused(*command, code=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", JOBS)
+def test_two_processes_write_the_files_of_one_also_after_kills(classifier_run, videos, tmp_path, name):
+    whole, divided = tmp_path / "whole", tmp_path / "divided"
+    called(*job(name, classifier_run, videos, whole), code=4)
+    command = job(name, classifier_run, videos, divided)
+    (tmp_path / "killed.py").write_text(KILLED_AFTER)
+    killed = launched(
+        [2 if name in ("predict", "extract") else 60, *command], 2, (str(tmp_path / "killed.py"),)
+    )
+    ended = subprocess.run(killed, capture_output=True, text=True, timeout=300)
+    assert ended.returncode != 0
+    assert "SIGKILL" in ended.stderr  # which torchrun says after it has ended the other process
+    assert [path.suffix for path in divided.iterdir()] == [".parts"]
+    ended = subprocess.run(launched(command, 3), capture_output=True, text=True, timeout=300)
+    assert ended.stdout.split() == [str(command[command.index("-o") + 1])], ended.stderr
+    assert ended.stderr.count("resuming after ") == 1
+    assert contents(divided) == contents(whole)
+
+
+def test_processes_that_one_command_starts_join_their_rows(classifier_run, videos, tmp_path):
+    words = ["predict", videos, "-c", classifier_run, "--format", "csv"]
+    expected = run(*words, code=4)
+    program = [sys.executable, "-m", "everest_cli", *map(str, words), "--gpus", "cpu", "--processes", "2"]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=300)
+    assert (ended.returncode, ended.stdout) == (4, expected), ended.stderr
+    assert ended.stderr.count("text.mp4: ") == 1
+
+
+@pytest.mark.slow
+def test_ten_kills_at_any_moment_change_no_byte(classifier_run: Path, videos: Path, tmp_path: Path):
+    command = job("timeline", classifier_run, videos, tmp_path / "killed")
+    began = time.monotonic()
+    start(*job("timeline", classifier_run, videos, tmp_path / "whole")).wait()
+    seconds = time.monotonic() - began
+    generator = random.Random(0)
+    for _ in range(10):
+        process = start(*command)
+        time.sleep(generator.uniform(0.4, 1) * seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if (tmp_path / "killed" / "out.csv").exists():
+            called(*command, code=4 if (tmp_path / "killed" / "out.safetensors.parts").exists() else 2)
+            assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+            shutil.rmtree(tmp_path / "killed")
+    called(*command, code=4)
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("command", ["predict", "timeline"])
+def test_a_video_that_cannot_be_waited_for_ends_a_short_job(
+    classifier_run: Path, tmp_path: Path, command: str
+):
+    recipe = (classifier_run / "recipe.yaml").read_text()
+    settings = {"workers: 0": "workers: 1", "data_timeout: 300": "data_timeout: 3"}
+    for before, after in settings.items():
+        assert before in recipe
+        recipe = recipe.replace(before, after)
+    (tmp_path / "impatient.yaml").write_text(recipe)
+    os.mkfifo(tmp_path / "pipe.mp4")  # opening it waits for a writer
+    options = ["-c", classifier_run, "-r", tmp_path / "impatient.yaml", "-q"]
+    error = refused(command, tmp_path / "pipe.mp4", *options, code=4)
+    assert "within 3 s (train.data_timeout) from " in error

@@ -1,14 +1,17 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from everest.annotations.bout import Bout
+from everest.annotations.bout import Bout, by_label
 from everest.annotations.formats import read_annotations, recognize, write_annotations
+from everest.annotations.labels import read_labels
 from everest.annotations.matching import VideoFinder, VideoTimes
+from everest.annotations.records import LeftOut
 from everest.errors import DataError
 
 # Version 7, aggregated, without the lengths of the media; `arena` and `Time` are variables of the user.
@@ -179,13 +182,13 @@ def test_a_project_has_the_same_bouts(tmp_path: Path):
         ([0.5, "", "groom", "", ""], "'groom' is started at 0.500 s and not stopped; fix it in BORIS"),
         ([9, "", "peck", "", ""], "'peck' from 9.000 to 9.000 s is outside of its media, which have 4.0"),
         ({"time offset": 60.0}, "'groom' from -59.500 to -59.000 s less the time offset of 60 s is outside"),
-        ({"type": "IMAGES"}, "is of images, which have no times"),
         (["nan", "", "peck", "", ""], "'day 1': 'peck' from nan to nan s is outside of its media"),
-        ([None, "", "peck", "", ""], "'day 1': an event has no time; correct or delete it in BORIS"),
+        ([None, "", "peck", "", ""], "'day 1': event 1: has no time; correct or delete it in BORIS"),
         ([float("nan"), "", "peck", "", "", "NA"], "an event has no time: correct or delete it in BORIS"),
-        ([10**400, "", "peck", "", ""], "cannot be read as boris: a number is too large"),
-        (["x", "", "peck", "", ""], "cannot be read as boris: could not convert"),
-        ({"events": None}, "cannot be read as boris: unexpected structure; export the file again"),
+        ([10**400, "", "peck", "", ""], "observation 'day 1': event 1: a number is too large"),
+        (["x", "", "peck", "", ""], "observation 'day 1': event 1: could not convert"),
+        ([1.0, "", "peck"], "event 1: has 3 of the fields time, subject, behavior, modifiers, comment"),
+        ({"events": None}, "observation 'day 1': unexpected structure; export the file again"),
     ],
 )
 def test_a_project_that_makes_no_sense_is_refused_in_one_line(tmp_path: Path, changes: Any, message: str):
@@ -268,3 +271,141 @@ def test_boris_cannot_hold_overlapping_bouts_of_two_origins(tmp_path: Path):
     with pytest.raises(DataError, match=r"with different origins overlap at 0\.500 s"):
         write_annotations(tmp_path / "a.boris", bouts, "boris")
     assert not (tmp_path / "a.boris").exists()
+
+
+@pytest.mark.parametrize("code", ["Groom", "groom ", "peck2", None])
+@pytest.mark.parametrize("times", [(1.0, 2.0), (1.0, 2.0, 3.0)])
+def test_a_behavior_that_the_ethogram_lacks_is_named(tmp_path: Path, code: str | None, times: tuple[float]):
+    document = project(events=[[time, "", code or "groom", "", ""] for time in times])
+    known = "the ethogram has 'groom', 'peck'"
+    if code is None:
+        document["behaviors_conf"], known = {}, "the ethogram has no behavior"
+    message = f"observation 'day 1': events of '{code or 'groom'}', but {known}; add or rename them in BORIS"
+    with pytest.raises(DataError, match=re.escape(message)):
+        read_annotations(written(tmp_path, json.dumps(document), "cages.boris"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "ends"),
+    [("State event with coding map", [1.0]), ("Point event with coding map", [0.5, 1.0]), ("state", None)],
+)
+def test_the_type_of_a_behavior_decides_what_an_event_is(tmp_path: Path, kind: str, ends: list | None):
+    document = project(events=[[time, None, "groom", "", "", "NA"] for time in (0.5, 1.0)])
+    document["behaviors_conf"]["1"]["type"] = kind
+    file = written(tmp_path, json.dumps(document), "cages.boris")
+    if ends is None:
+        with pytest.raises(DataError, match="event 1: 'groom' is of the type 'state' in the ethogram, not a"):
+            read_annotations(file)
+    else:
+        assert [bout.end for bout in read_annotations(file) if bout.label == "groom"] == ends
+
+
+def test_what_a_project_has_besides_bouts_is_counted(tmp_path: Path):
+    document = project()
+    observations = document["observations"]
+    for place, comment in ((0, "slow"), (2, "NA")):  # start and stop of a bout
+        observations["day 1"]["events"][place][3:5] = ["head|None", comment]
+    observations["day 1"]["file"]["2"] = ["side.mp4"]
+    observations["photos"] = observations["live"] | {"type": "IMAGES"}
+    observations["later"] = observations["live"] | {"events": []}
+    file, left_out = written(tmp_path, json.dumps(document), "cages.boris"), LeftOut()
+    assert len(read_annotations(file, left_out=left_out)) == 5
+    assert left_out == {
+        "comment of an event": 1,
+        "media file of another player": 1,
+        "modifier of an event": 3,
+        "observation of images": 1,
+        "observation without an event": 1,
+    }
+    labels = read_labels([file], ["cage1.mp4", "cage2.mp4"])
+    assert labels.notices[0] == "left out, no such video: live"
+    document["observations"] = {"photos": observations["photos"]}
+    with pytest.raises(DataError, match=r"has no bout that is read, only observation of images \(1\)"):
+        read_annotations(written(tmp_path, json.dumps(document), "cages.boris"))
+
+
+@pytest.mark.parametrize("player", ["2", "8"])
+@pytest.mark.parametrize(
+    ("delay", "expected"),
+    [
+        (0.0, [("groom", 1.0, 3.5), ("peck", 0.5, 0.5)]),
+        (0.75, [("groom", 0.25, 2.75)]),  # begins later, after the point event
+        (-1.5, [("groom", 2.5, 4.0), ("peck", 2.0, 2.0)]),  # ends before the bout does
+    ],
+)
+def test_the_video_may_be_shown_by_any_player_at_its_own_time(tmp_path, player, delay, expected):
+    document = project(
+        file={"1": ["front.mp4"], player: ["side0.mp4", "side1.mp4"]},
+        events=[
+            [time, "", name, "", ""] for time, name in ((10.5, "peck"), (11.0, "groom"), (13.5, "groom"))
+        ],
+        media_info={
+            "length": {"front.mp4": 9.0, "side0.mp4": 2.0, "side1.mp4": 2.0},
+            "offset": {"1": 0.0, player: delay},
+        },
+        **{"time offset": 10.0},
+    )
+    labels = read_labels([written(tmp_path, json.dumps(document), "cages.boris")], ["side0.mp4", "side1.mp4"])
+    found = {  # times over both files
+        name: (
+            min(bout.start + 2 * (bout.video == "side1.mp4") for bout in bouts),
+            max(bout.end + 2 * (bout.video == "side1.mp4") for bout in bouts),
+        )
+        for name, bouts in by_label(bout for each in labels.bouts.values() for bout in each).items()
+    }
+    assert found == {name: (pytest.approx(start), pytest.approx(end)) for name, start, end in expected}
+    assert labels.left_out["bout outside the media of the player"] == 2 - len(expected)
+
+
+@pytest.mark.parametrize("text", [EVENTS_8, EVENTS_7])
+def test_a_table_states_the_media_of_all_players(tmp_path: Path, clip_files: Path, text: str):
+    above = "Player #1\tC:\\videos\\cage1.mp4\t\t\t\t\t\t\t\n"
+    text = text.replace(above, above + above.replace("#1\tC:\\videos\\cage1", "#2\tside"))
+    side = tmp_path / "side.mp4"
+    side.symlink_to(clip_files / "clip0.mp4")
+    labels = read_labels([written(tmp_path, text)], [str(side)])
+    assert {bout.label for bout in labels.bouts[str(side)]} == {"groom", "peck"}
+    assert labels.left_out["media file of another player"] == (2 if text == EVENTS_8 else 1)
+
+
+ROWS = [("cage1.mp4", 0.5, 1.25), ("cage2.mp4", 0.25, 0.75), ("cage2.mp4", 1.0, 1.5)]  # seconds of each file
+
+
+@pytest.mark.parametrize("separator", ",\t")
+@pytest.mark.parametrize("folder", ["", "C:\\lab\\"])
+@pytest.mark.parametrize("name", [None, "", "NA", "obs1"])  # of the observation; None: no column
+@pytest.mark.parametrize("is_events", [True, False])
+def test_rows_that_cannot_be_queued_are_of_their_own_files(
+    tmp_path: Path, clip_files: Path, separator: str, folder: str, name: str | None, is_events: bool
+):
+    more = {} if name is None else {"Observation id": name}
+    rows = [
+        more | {"Media file name": folder + file, "Subject": "", "Behavior": "groom"} | times
+        for file, start, end in ROWS
+        for times in (
+            [{"Time": start, "Status": "START"}, {"Time": end, "Status": "STOP"}]
+            if is_events
+            else [{"Behavior type": "STATE", "Start (s)": start, "Stop (s)": end}]
+        )
+    ]
+    lines = [separator.join(map(str, row)) for row in (rows[0], *(row.values() for row in rows))]
+    videos = [tmp_path / "cage1.mp4", tmp_path / "cage2.mp4"]
+    for video in videos:
+        video.symlink_to(clip_files / "clip0.mp4")  # 2 s
+    labels = read_labels([written(tmp_path, "\n".join(lines))], list(map(str, videos)))
+    found = [(Path(bout.video).name, bout.start, bout.end) for each in labels.bouts.values() for bout in each]
+    assert sorted(found) == ROWS
+
+
+def test_a_stated_queue_that_the_rows_contradict_is_refused(tmp_path: Path):
+    text = EVENTS_8.replace("12.750,a/cage2.mp4", "14.000,a/cage1.mp4")
+    with pytest.raises(
+        DataError, match=r"at 14 s an event names a/cage1.mp4, which its queue of media does not"
+    ):
+        read_annotations(written(tmp_path, text))
+    text = EVENTS_8.replace("peck,,left", ",,left")
+    with pytest.raises(DataError, match="line 3: it names no behavior"):
+        read_annotations(written(tmp_path, text))
+    left_out = LeftOut()
+    read_annotations(written(tmp_path, EVENTS_8), left_out=left_out)
+    assert left_out == {"media file of another player": 1, "modifier of an event": 1}

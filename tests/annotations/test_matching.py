@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from everest.annotations.bout import Bout, merge_overlaps
-from everest.annotations.matching import VideoFinder, match_videos
+from everest.annotations.matching import VideoFinder
 from everest.errors import DataError
 
 NAMES = ("monday/cage1.mp4", "tuesday/cage1.mp4", "monday/Cage 2.MP4", "clip.01.mkv", "v_abc123.mp4")
@@ -43,15 +43,6 @@ def test_a_name_of_two_videos_is_refused(name: str):
 def test_an_exact_name_goes_before_one_in_other_letters():
     videos = VideoFinder([Path("/a/Run.mp4"), Path("/a/run.mp4"), Path("/a/run.avi")])
     assert [videos.find(name) for name in ("Run.mp4", "run.mp4", "run.avi")] == videos.videos
-
-
-def test_names_without_a_video_are_reported_once():
-    names = ("monday/cage1.mp4", "cage9.mp4", "cage9.mp4", "clip.01")
-    bouts = [Bout(video=name, start=0, end=1, label="run") for name in names]
-    matched, unmatched = match_videos(bouts, VIDEOS)
-    assert matched == {Path("/data/monday/cage1.mp4"): bouts[:1], Path("/data/clip.01.mkv"): bouts[3:]}
-    assert unmatched == ["cage9.mp4"]
-    assert match_videos([], VIDEOS) == ({}, [])
 
 
 def test_overlapping_bouts_of_one_kind_are_merged_and_touching_ones_are_not():

@@ -41,7 +41,7 @@ def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Pa
         (["-o", "bouts.csv", "--overwrite"], 2, "is an input of this command"),
         (["--to", "csv", "-o", "bouts.csv"], 2, "is an input of this command"),
         (["--videos", "nowhere"], 4, "nowhere: no such video or folder"),
-        (["--videos", "OTHER"], 4, "no file matches the annotations, which name C:\\lab\\clip0.mp4, clip1"),
+        (["--videos", "OTHER"], 4, "names C:\\lab\\clip0.mp4, clip1, clip9.mp4; the videos are x.mp4"),
     ],
 )
 def test_wrong_input_is_named(bouts, clip_files, tmp_path, monkeypatch, options, code, message):

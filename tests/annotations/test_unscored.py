@@ -7,6 +7,7 @@ from small_runs import called, json_of, refused, run
 
 from everest.annotations.bout import UNSCORED, Bout
 from everest.annotations.formats import read_annotations
+from everest.annotations.labels import read_labels
 from everest.annotations.matching import VideoFinder
 
 
@@ -72,7 +73,8 @@ def test_a_table_that_ends_early_needs_the_rate(tmp_path: Path, clip_files: Path
     ],
 )
 def test_time_outside_the_intervals_of_observations_is_unscored(tmp_path, intervals, expected):
-    assert unscored(read_annotations(project(tmp_path, **intervals))) == expected
+    (bouts,) = read_labels([project(tmp_path, **intervals)]).bouts.values()
+    assert unscored(bouts) == expected
 
 
 def test_time_outside_the_checked_windows_of_a_budget_is_unscored(tmp_path: Path, clip_files: Path):

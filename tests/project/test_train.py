@@ -229,8 +229,8 @@ def test_lists_that_are_divided_are_used_and_readable_videos_are_divided(class_f
 
 def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, monkeypatch):
     bouts = Path(shutil.copy(recordings.with_name("bouts.csv"), tmp_path))
-    read = Mock(wraps=windows.read_annotations)
-    monkeypatch.setattr(windows, "read_annotations", read)
+    read = Mock(wraps=windows.read_labels)
+    monkeypatch.setattr(windows, "read_labels", read)
     command = ("train", recordings, "--annotations", bouts, "-o", tmp_path / "project", *FEW)
     document = json_of(*command)
     assert read.call_count == 3  # for the lists, the validation and the test

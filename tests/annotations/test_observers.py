@@ -1,0 +1,166 @@
+"""Several people who coded one video, and several subjects: whose bouts count."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import called, json_of, refused
+
+from everest.annotations.labels import read_labels
+from everest.annotations.observers import WhoseBouts
+from everest.errors import DataError
+
+Spans = list[tuple[float, float, str]]  # start, end, class
+
+ANNA: Spans = [(0, 1, "walk"), (1, 2, "run")]
+BEN: Spans = [(0, 1.25, "walk"), (1.25, 2, "run")]
+
+
+def boris(folder: Path, codings: dict[str, Spans], *, variable: str | None = None) -> Path:
+    """A project with an observation of clip0 for each observer."""
+    document: dict[str, Any] = {
+        "behaviors_conf": {
+            str(number): {"code": name, "type": "State event"} for number, name in enumerate(("walk", "run"))
+        },
+        "observations": {
+            (name if variable is None else f"o{number}"): {
+                "file": {"1": ["C:/lab/clip0.mp4"]},
+                "events": [[time, "", label, "", ""] for *times, label in spans for time in times],
+                "independent_variables": {} if variable is None else {variable: name},
+                "media_info": {"length": {"C:/lab/clip0.mp4": 2.0}},
+            }
+            for number, (name, spans) in enumerate(codings.items())
+        },
+    }
+    (folder / "p.boris").write_text(json.dumps(document))
+    return folder / "p.boris"
+
+
+def table(folder: Path, name: str, columns: str, rows: list[tuple[Any, ...]]) -> Path:
+    file = folder / name
+    file.write_text("\n".join([columns, *(",".join(map(str, row)) for row in rows)]))
+    return file
+
+
+def files_of(kind: str, folder: Path, codings: dict[str, Spans]) -> list[Path]:
+    """The codings as an annotation program or a lab keeps them."""
+    rows = [(name, *span) for name, spans in codings.items() for span in spans]
+    if kind == "files":
+        return [
+            table(folder, f"{name}.csv", "start,end,label,video", [(*span, "clip0.mp4") for span in spans])
+            for name, spans in codings.items()
+        ]
+    if kind in ("observer", "Observer"):
+        return [
+            table(folder, "a.csv", f"{kind},start,end,label,video", [(*row, "clip0.mp4") for row in rows])
+        ]
+    if kind == "aggregated":
+        columns = "Observation id,Start (s),Stop (s),Behavior,Media file name"
+        return [table(folder, "a.csv", columns, [(*row, "clip0.mp4") for row in rows])]
+    if kind == "tabular":  # the program that wrote it names observers in a variable
+        events = [
+            ("day 1", name, time, label, status, "clip0.mp4")
+            for name, start, end, label in rows
+            for time, status in ((start, "START"), (end, "STOP"))
+        ]
+        columns = "Observation id,Observer,Time,Behavior,Status,Media file path"
+        return [table(folder, "a.csv", columns, events)]
+    return [boris(folder, codings, variable=None if kind == "boris" else "Observer")]
+
+
+KINDS = ("boris", "variable", "aggregated", "tabular", "observer", "Observer", "files")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_observers_who_differ_are_refused_and_one_may_be_chosen(
+    tmp_path: Path, clip_files: Path, kind: str
+):
+    files = files_of(kind, tmp_path, {"anna": ANNA, "ben": BEN})
+    for videos in ([], [str(clip_files / "clip0.mp4")]):
+        with pytest.raises(
+            DataError, match=r"clip0.mp4: 2 observations \(anna, ben\) differ in 'run'; choose"
+        ):
+            read_labels(files, videos)
+    for name, expected in (("anna", ANNA), ("b*", BEN)):
+        (bouts,) = read_labels(files, whose=WhoseBouts(observers=[name])).bouts.values()
+        assert [(bout.start, bout.end, bout.label) for bout in bouts] == expected
+    with pytest.raises(DataError, match=r"--observer carl: not in .*, which has anna, ben"):
+        read_labels(files, whose=WhoseBouts(observers=["carl"]))
+
+
+@pytest.mark.parametrize(
+    ("other", "joined"),
+    [
+        (ANNA, 2),  # a copy
+        ([(0.5, 0.75, "rear")], 3),  # other classes
+        ([(2, 2.5, "run"), (3, 4, "walk")], 4),  # other times
+        ([(0.5, 0.75, "walk")], None),
+        ([(0, 1, "walk"), (1, 2, "run"), (1.5, 1.5, "walk")], None),  # a point event
+    ],
+)
+def test_codings_of_other_classes_or_times_are_joined(tmp_path: Path, other: Spans, joined: int | None):
+    files = files_of("files", tmp_path, {"anna": ANNA, "ben": other})
+    if joined is None:
+        with pytest.raises(DataError, match="2 observations"):
+            read_labels(files)
+    else:
+        labels = read_labels(files)
+        assert len(labels.bouts["clip0.mp4"]) == joined
+        assert labels.notices == ["joined: the codings of anna, ben; --observer keeps one"]
+
+
+def test_other_subjects_complement_each_other_and_one_may_be_chosen(tmp_path: Path):
+    columns = "video,start,end,label,observer,subject"
+    rows = [("a.mp4", 0, 1, "walk", "anna", "m1"), ("a.mp4", 0.5, 2, "walk", "ben", "m2")]
+    rows += [("b.mp4", 0, 1, "walk", "anna", "m2"), ("a.mp4", 3, 4, "unscored", "", "")]
+    file = table(tmp_path, "a.csv", columns, rows)
+    labels = read_labels([file])
+    assert labels.together == ["m1", "m2"]
+    assert labels.notices[-1] == "taken together, bouts of several subjects: m1, m2; --subject keeps one"
+    only = read_labels([file], whose=WhoseBouts(subject="m1")).bouts
+    assert {video: [bout.label for bout in bouts] for video, bouts in only.items()} == {
+        "a.mp4": ["walk", "unscored"]  # b.mp4 has no bout of it
+    }
+    with pytest.raises(DataError, match=r"--subject m3: not in .*, which has m1, m2"):
+        read_labels([file], whose=WhoseBouts(subject="m3"))
+    table(tmp_path, "a.csv", columns, [rows[0], (*rows[1][:-1], "")])  # ben may mean m1
+    with pytest.raises(DataError, match="2 observations"):
+        read_labels([file])
+
+
+def test_two_corrections_differ_and_a_prediction_gives_way(tmp_path: Path):
+    columns = "video,start,end,label,origin"
+    rows = [("clip0.mp4", 0, 1, "walk", "curated"), ("clip0.mp4", 1, 2, "run", "automated")]
+    first, second = table(tmp_path, "1.csv", columns, rows), table(tmp_path, "2.csv", columns, rows[1:])
+    assert len(read_labels([first, second]).bouts["clip0.mp4"]) == 2
+    table(tmp_path, "2.csv", columns, [("clip0.mp4", 0, 1.5, "walk", "curated")])
+    with pytest.raises(DataError, match=r"2 observations \(1, 2\) differ in 'walk'"):
+        read_labels([first, second])
+
+
+def test_every_command_that_reads_labels_asks_whose_they_are(
+    classifier_run: Path, clip_files: Path, tmp_path: Path
+):
+    file = boris(tmp_path, {"anna": ANNA, "ben": BEN})
+    output = tmp_path / "w.csv"
+    commands: dict[str, list[Any]] = {
+        "annotations": ["prepare annotations", file, "--videos", clip_files],
+        "windows": ["prepare windows", clip_files, "--seconds", 1, "--labels", file, "-o", output],
+        "train": ["train", clip_files, "--annotations", file, "-o", tmp_path / "project", "--dry-run"],
+        "timeline": ["timeline", clip_files / "clip0.mp4", "-c", classifier_run, "--truth", file],
+    }
+    for command in commands.values():
+        assert "2 observations (anna, ben) differ in 'run'; choose" in refused(*command, code=4)
+    found = json_of(*commands["annotations"], "--observer", "ben")
+    assert found["classes"]["walk"] == {"bouts": 1, "seconds": 1.25}
+    assert found["left_out"] == []
+    called(*commands["windows"], "--observer", "anna", "--subject", "no subject")
+    assert [row["label"] for row in csv.DictReader(output.read_text().splitlines())] == ["walk", "run"]
+    assert "only 1 recording" in refused(*commands["train"], "--observer", "anna", code=4)
+    for name, option in (("windows", "--labels"), ("train", "--annotations"), ("timeline", "--truth")):
+        words = commands[name]
+        place = words.index(option)
+        without = [*words[:place], *words[place + 2 :], "--subject", "x"]
+        assert option in refused(*without, code=2)

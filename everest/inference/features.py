@@ -58,8 +58,9 @@ def extract(
 ) -> list[tuple[str, str]]:
     """Write the features of videos, one row for each readable video or window, and the names of the videos.
 
-    The feature of a view is the input of the classifier's head, or the mean of an autoencoder's encoded
-    tokens. Until the file is complete, its rows are kept in `OUT.parts`, where another call resumes.
+    The feature of a view is the input of the classifier's head; of another model, the mean of the encoded
+    tokens and their change over time (everest.models.pooling.mean_and_change). Until the file is complete,
+    its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
         batch: videos or windows in one forward pass.
@@ -70,8 +71,7 @@ def extract(
         The unreadable videos, each with the reason; a video that is damaged somewhere has its intact windows.
     """
     check_counts(batch=batch)
-    if level not in LEVELS:
-        raise unknown_name("--features", level, LEVELS)
+    _check_level(model, level, option="--features")
     if window is None and step is not None:
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
     check_seconds(window=window, step=step)
@@ -104,6 +104,13 @@ def extract(
     if not names:
         raise _none_readable(samples, skipped)
     return skipped
+
+
+def _check_level(model: OpenedModel, level: str, *, option: str) -> None:
+    if level not in LEVELS:
+        raise unknown_name(option, level, LEVELS)
+    if level == "tokens":
+        _ = model.transformer  # raises
 
 
 def _none_readable(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:
@@ -145,8 +152,7 @@ def features_of(
     report: Report,
 ) -> VideoFeatures:
     """Compute the features of videos in memory, as `extract` writes them."""
-    if level not in LEVELS:
-        raise unknown_name("level", level, LEVELS)
+    _check_level(model, level, option="level")
     encoded = compute_over_videos(model, samples, model.features, batch=batch, workers=workers, report=report)
     pairs = [pair for part in encoded for pair in part]
     skipped = [(sample.video_id, values.reason) for sample, values in pairs if isinstance(values, Unreadable)]
@@ -169,7 +175,8 @@ def encoding_of(model: OpenedModel) -> dict[str, Any]:
     else:
         with model.file.open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights": weights, "keep": model.keep, "views": repr(model.views)}
+    encoding = {"weights": weights, "keep": model.keep, "views": repr(model.views)}
+    return encoding if model.module.classes else encoding | {"pooling": "mean-change"}
 
 
 def add_rows(

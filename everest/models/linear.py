@@ -22,7 +22,7 @@ from everest.models.vit import require_clips
 from everest.video.pixels import IMAGENET, PixelStatistics
 
 SIDE: Final = 16  # heuristic: rows and columns of an image
-NO_TOKENS: Final = "a linear model on images has no tokens to leave out"
+NO_TOKENS: Final = "a linear model on images has no tokens"
 
 
 def mean_image(clips: Tensor, side: int) -> Tensor:

@@ -3,25 +3,28 @@ their change, a linear model on images, and the mean of two."""
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from small_runs import json_of, run
+from small_runs import json_of, refused, run
 from tiny_models import randomized
 
 import everest
 from everest.checkpoints.describe import save_classifier
-from everest.config.heads import Head
+from everest.config.heads import Head, Task
 from everest.config.recipe import load_recipe
 from everest.config.settings import Recipe
+from everest.errors import CheckpointError
 from everest.inference.timelines import Timelines
 from everest.models.classifier import Classifier
-from everest.models.linear import ImageSpec
-from everest.models.mean import MeanClassifier
+from everest.models.linear import SIDE, ImageSpec, image_features
+from everest.models.mean import MeanClassifier, MeanSpec
 from everest.models.spec import classifier_spec
+from everest.system.weights import read_weights
 
 NAMES = ("walk", "run")
 HEADS = (Head(outputs=2),)
@@ -96,7 +99,8 @@ def test_it_is_opened_by_every_command_that_predicts(folder: Path, clip_files: P
     saved = tmp_path / "timeline.safetensors"
     run("timeline -q", video, "-c", folder, "--save", saved)
     assert np.allclose(np.diff(Timelines.load(saved).videos[0].starts), 0.125)
-    assert json_of("budget", "--timeline", saved)
+    drawn = run("budget --draw 2 --window 0.5", "--timeline", saved, "--output", tmp_path / "windows.csv")
+    assert "windows.csv" in drawn
     evaluation = json_of("eval -q", "-c", folder, "--predictions", tmp_path / "predictions.csv")
     assert evaluation["videos"] == 4
     assert everest.evaluate(model)["top1"] == evaluation["top1"]
@@ -107,22 +111,93 @@ def test_it_is_opened_by_every_command_that_predicts(folder: Path, clip_files: P
     assert (facts["kind"], facts["classes"]) == ("classifier", list(NAMES))
 
 
+@pytest.mark.parametrize("folder", ["frozen", "images", "mean"], indirect=True)  # networks: test_export.py
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_its_graph_computes_the_same(folder: Path, clip_files: Path, tmp_path: Path, precision: str):
     pytest.importorskip("onnxruntime")
-    file = tmp_path / "model.onnx"
+    file, recipe = tmp_path / "model.onnx", folder / "model" / "recipe.yaml"
     calibrate = ["--precision", "int8", "--calibrate", clip_files] if precision == "int8" else []
-    document = json_of("export --to onnx", folder, "--out", file, *calibrate)
-    assert document["difference"] < (1e-4 if precision == "fp32" else 1)
-    ours, theirs = (
-        json_of(
-            "eval -q", "-c", checkpoint, "--recipe", folder / "model" / "recipe.yaml", "--predictions", csv
-        )
-        for checkpoint, csv in ((folder, tmp_path / "ours.csv"), (file, tmp_path / "theirs.csv"))
+    json_of("export --to onnx", folder, "--out", file, *calibrate)
+    tables = []
+    for checkpoint in (folder, file):
+        predictions = tmp_path / f"{checkpoint.name}.csv"
+        run("eval -q", "-c", checkpoint, "--recipe", recipe, "--predictions", predictions)
+        tables.append(list(csv.DictReader(predictions.read_text().splitlines())))
+    for ours, theirs in zip(*tables, strict=True):
+        assert ours["predicted"] == theirs["predicted"]
+        difference = abs(float(ours["probability"]) - float(theirs["probability"]))
+        assert difference < (1e-3 if precision == "fp32" else 0.1)
+
+
+def test_features_are_the_input_of_the_head(folder: Path, clip_files: Path, tmp_path: Path):
+    model, video = everest.load_model(folder), clip_files / "clip1.mp4"
+    out = tmp_path / "features.npz"
+    run("extract -q --views 1x1", video, "-c", folder, "--output", out)
+    features = torch.from_numpy(np.load(out)["features"])
+    width = {"network": 24, "frozen": 48, "images": 2 * SIDE**2, "mean": 48 + 2 * SIDE**2}
+    assert features.shape == (1, width[folder.parent.name.rstrip("0123456789")])
+    assert torch.equal(everest.extract(model, video, clips=1, crops=1).features, features)
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+def test_a_mean_has_the_mean_of_the_outputs(loaded: Recipe, task: Task):
+    torch.manual_seed(0)
+    outputs = 1 if task == "regression" else 3
+    only = Head(task=task, outputs=outputs, mean=5.0 * (outputs == 1), std=2.0)
+    for heads in ((only,), (replace(only, name="a"), Head(name="b", outputs=4))):
+        joined = mean(loaded, heads).eval()
+        clips = torch.randint(0, 256, (5, 3, 4, 32, 32), dtype=torch.uint8)
+        with torch.no_grad():
+            joined.members[0].head.bias.copy_(torch.linspace(-60, 60, joined.num_classes))
+            expected = sum(member.outputs(member(clips)) for member in joined.members) / 2
+            found = joined.outputs(joined(clips))
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+            assert not torch.allclose(joined(clips, keep=0.25), joined(clips))
+    assert MeanSpec.from_settings(joined.spec.dump(), source=Path("here")) == joined.spec
+
+
+def test_images_are_those_of_the_bytes_and_have_no_tokens(loaded: Recipe):
+    model = images(loaded)
+    clips = torch.randint(0, 256, (2, 3, 4, 32, 32), dtype=torch.uint8)
+    clips[0] = clips[0, :, :1]  # still
+    found = model.features(model.pixels.normalize(clips))
+    assert torch.equal(found, image_features(clips))
+    assert not found[0, SIDE**2 :].any()
+    expected = (
+        clips[1].float().mean(dim=(0, 1)).unflatten(0, (SIDE, 2)).unflatten(2, (SIDE, 2)).mean(dim=(1, 3))
     )
-    assert ours["keep"] == theirs["keep"]
-    values = [
-        np.loadtxt(tmp_path / f"{name}.csv", delimiter=",", skiprows=1, usecols=-1)
-        for name in ("ours", "theirs")
-    ]
-    assert np.abs(values[0] - values[1]).max() < (1e-4 if precision == "fp32" else 0.1)
+    torch.testing.assert_close(found[1, : SIDE**2], expected.flatten())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(clips), model.head(found))
+    with pytest.raises(ValueError, match="a linear model on images has no tokens"):
+        model(clips, keep=0.5)
+    with pytest.raises(ValueError, match="expected clips of shape"):
+        model(clips[:, :, :2])
+
+
+def test_what_needs_tokens_is_refused(loaded: Recipe, recipe: Path, clip_files: Path, tmp_path: Path):
+    run_folder, video = tmp_path / "run", clip_files / "clip0.mp4"
+    file = save_classifier(run_folder, images(loaded), loaded, class_names=NAMES)
+    out = ("--output", tmp_path / "out.npz")
+    none = "a linear model on images, which has no transformer; name a run of pretrain or finetune"
+    assert none in refused("extract --features tokens", video, "-c", run_folder, *out, code=6)
+    assert none in refused("visualize-mask", video, "-c", run_folder, "-o", tmp_path, code=6)
+    assert none in refused("probe -q", "-c", run_folder, code=6)
+    assert none in refused("finetune -q", "-r", recipe, "--init", file, "-o", tmp_path / "new", code=6)
+    assert "use --to onnx" in refused("export --to hf", file, "-o", tmp_path / "hf", code=6)
+    export = ("export --to onnx", run_folder, "-o", tmp_path / "m.onnx")
+    for command in (("predict", video, "-c", run_folder), export):
+        message = refused(*command, "--keep", 0.5, code=2)
+        assert "--keep 0.5: a linear model on images has no tokens; leave it out" in message
+
+
+def test_equal_content_has_equal_bytes_and_other_settings_are_refused(loaded: Recipe, tmp_path: Path):
+    torch.manual_seed(0)
+    model = mean(loaded)
+    first, again = (save_classifier(tmp_path / name, model, loaded, class_names=NAMES) for name in "ab")
+    assert first.read_bytes() == again.read_bytes()
+    weights = read_weights(first)
+    settings = weights.settings | {"heads": [{"outputs": 3}]}
+    replace(weights, settings=settings).save(first)
+    with pytest.raises(CheckpointError, match="other clips or heads than the mean"):
+        everest.load_model(first)

@@ -23,10 +23,11 @@ from everest.engine.plan import cosine_lr
 from everest.engine.step_log import StepRecord
 from everest.inference.model import encode_clips
 from everest.models.classifier import VideoClassifier, soft_targets, supervised_loss
+from everest.models.linear import difference_image
 from everest.models.spec import classifier_spec, pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes.classifiers import linear, nearest_neighbors
-from everest.probes.probe import difference_image
+from everest.probes.probe import DIFFERENCE_SIDE
 from everest.system.accelerator import make_accelerator
 
 IMAGE: Final = "difference image"  # a baseline of the probes, without an encoder
@@ -157,7 +158,7 @@ def _probe(job: Job, frames: Frames, clips: Sequence[Listed]) -> Row:
 def _features(job: Job, views: Tensor) -> Tensor:
     """The features (N, D) of views (N, 3, T, H, W)."""
     if job.arm == IMAGE:
-        return torch.cat([difference_image(part) for part in views.split(64)])
+        return torch.cat([difference_image(part, DIFFERENCE_SIDE) for part in views.split(64)])
     torch.manual_seed(job.recipe.train.seed)
     model = cast(PretrainingModel, pretrain_spec(job.recipe, tokenizer=None).build().to(views.device).eval())
     if job.weights is not None:

@@ -45,8 +45,8 @@ from everest.annotations.formats import read_annotations, write_annotations
 from everest.config.heads import Head
 from everest.inference.timelines import Timelines
 from everest.metrics.intervals import bootstrap
+from everest.models.linear import difference_image
 from everest.probes.classifiers import linear
-from everest.probes.probe import difference_image
 from everest.video.reader import probe, read_frames
 from everest.video.writer import write_video
 

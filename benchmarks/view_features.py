@@ -33,10 +33,11 @@ import everest
 from everest.config.heads import Head
 from everest.config.recipe import load_recipe
 from everest.inference.model import encode_clips
+from everest.models.linear import difference_image
 from everest.models.spec import pretrain_spec
 from everest.models.video_model import PretrainingModel
 from everest.probes import classifiers
-from everest.probes.probe import difference_image
+from everest.probes.probe import DIFFERENCE_SIDE
 
 RESULTS: Final = HERE / "results" / "view_features.json"
 RESULTS_OF_LETTERS: Final = HERE / "results" / "view_features_letters.json"
@@ -170,7 +171,7 @@ def of_unit(arm: str, unit: int, clips: Clips, folder: Path) -> dict[str, Any]:
     for name in clips.sets:
         pixels, rows, held_out = clips.pixels(name), clips.rows(name), clips.held_out(unit, name)
         if model is None:
-            result[name] = measured(difference_image(pixels).numpy(), rows, held_out, unit)
+            result[name] = measured(difference_image(pixels, DIFFERENCE_SIDE).numpy(), rows, held_out, unit)
             continue
         tokens = tokens_of(model, pixels)  # (N, K, D)
         result[name] = measured(tokens.mean(axis=1), rows, held_out, unit)

@@ -19,8 +19,8 @@ from everest.inference.predictions import predicting
 from everest.inference.timelines import Timelines, computed_timelines, timeline_job
 from everest.lists.inputs import named_samples
 from everest.lists.sample import Sample
-from everest.models.classifier import VideoClassifier
-from everest.models.spec import Transformer, classifier_spec
+from everest.models.classifier import Classifier
+from everest.models.video_model import ClipModel
 from everest.system.events import Report, silent
 from everest.system.storage import parse_location
 
@@ -28,7 +28,7 @@ Videos = str | Path | Sequence[str | Path]
 
 
 def predict(
-    model: VideoClassifier,
+    model: Classifier,
     videos: Videos,
     *,
     top: int | None = None,
@@ -72,7 +72,7 @@ def predict(
 
 
 def timeline(
-    model: VideoClassifier,
+    model: Classifier,
     videos: Videos,
     *,
     window: float | None = None,
@@ -109,7 +109,7 @@ def timeline(
 
 
 def extract(
-    model: Transformer,
+    model: ClipModel,
     videos: Videos,
     *,
     level: str = "video",
@@ -125,7 +125,8 @@ def extract(
     """Compute the features of videos in memory, as `everest extract` writes them.
 
     Args:
-        level: `video`, the mean over the views of a video; `views`; or `tokens`.
+        level: `video`, the mean over the views of a video; `views`; or `tokens`. The features of a view are
+            the input of a classifier's head; of another model the mean of the tokens and their change.
         keep: None: all tokens of an autoencoder or of a converted encoder. For the others see `predict`.
     Raises:
         CheckpointError: the features are no finite numbers.
@@ -139,7 +140,7 @@ def extract(
 
 
 def evaluate(
-    model: VideoClassifier,
+    model: Classifier,
     *,
     data: str | Path | None = None,
     test: str | None = None,
@@ -178,14 +179,13 @@ def evaluate(
         data=replace(recipe.data, root=str(parse_location(root).resolve()), test=test or recipe.data.test),
         train=replace(recipe.train, workers=recipe.train.workers if workers is None else workers),
     )
-    spec = classifier_spec(recipe, model.heads)
     files = EvaluationFiles(
         predictions=None if predictions is None else Path(predictions),
         page=None if page is None else Path(page),
         overwrite=overwrite,
     )
     files.check(model.file)
-    return evaluate_classifier(model, spec, recipe, opened.runtime, report=report, files=files)[0]
+    return evaluate_classifier(model, model.spec, recipe, opened.runtime, report=report, files=files)[0]
 
 
 def _samples(videos: Videos, data: str | Path | None) -> list[Sample]:

@@ -222,7 +222,7 @@ def export(
 
     weights = find_weights(checkpoint, which=which)
     refuse_inputs(out, all_weights(weights))
-    opened = open_model(weights, kind="transformer")
+    opened = open_model(weights, kind="clips")
     measured = None if evaluation is None else read_evaluation(evaluation)
     if to == "hf":
         from everest.checkpoints.transformers import write_folder

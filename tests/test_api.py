@@ -151,7 +151,7 @@ def given(ids: list[list[int]]) -> everest.TokenSelection:
     return everest.TokenSelection(visible=visible, target=visible[:, :0])
 
 
-@pytest.mark.parametrize("pooling", ["mean", "first", "class-attention"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "class-attention", "mean-change"])
 def test_a_classifier_takes_given_tokens(pooling):
     model = everest.create_model(
         "vit-tiny", kind="classifier", num_classes=3, frames=4, size=32, tubelet=(2, 8, 8), pooling=pooling
@@ -164,7 +164,8 @@ def test_a_classifier_takes_given_tokens(pooling):
         chosen = everest.TokenSelection(visible=kept, target=kept[:, :0])
         assert torch.equal(model(x, selection=chosen), model(x, keep=0.25))
         few = given([[0, 5, 31], [1, 2, 3]])
-        assert torch.equal(model(x, selection=few), model.head(model.pooled(model.encoder(x, few.visible))))
+        pooled = model.pooled(model.encoder(x, few.visible), few.visible)
+        assert torch.equal(model(x, selection=few), model.head(pooled))
         # what the decoder would predict has no effect
         with_target = everest.TokenSelection(visible=few.visible, target=few.visible + 0)
         assert torch.equal(model(x, selection=with_target), model(x, selection=few))

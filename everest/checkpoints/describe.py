@@ -16,15 +16,21 @@ from everest.checkpoints.load import (
     recipe_beside,
 )
 from everest.config.heads import head_settings
-from everest.config.recipe import load_recipe
+from everest.config.recipe import dump_recipe, load_recipe
 from everest.config.settings import DataSettings, Recipe
+from everest.config.stage_settings import FinetuneSettings, PretrainSettings
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError
+from everest.models.classifier import Classifier
+from everest.models.clip_spec import ClipSpec
 from everest.models.spec import ModelSpec
-from everest.models.video_model import VideoModel
+from everest.models.video_model import ClipModel
+from everest.system.files import write_text
 from everest.system.processes import warn_on_main
-from everest.system.run_folder import RECIPE
+from everest.system.run_folder import RECIPE, WEIGHTS
 from everest.system.text import counted
+from everest.system.weights import Weights
+from everest.system.weights_header import ClipSettings
 from everest.tokenizer.network import AdaptiveTokenizer
 from everest.video.pixels import IMAGENET, USUAL, PixelStatistics
 
@@ -46,7 +52,7 @@ def load_model(checkpoint: str | Path, *, which: Which | None = None) -> AnyMode
 
 
 def describe(
-    model: VideoModel, recipe: Recipe, *, file: Path | None = None, class_names: tuple[str, ...] | None = None
+    model: ClipModel, recipe: Recipe, *, file: Path | None = None, class_names: tuple[str, ...] | None = None
 ) -> None:
     """Set what a model knows of its clips and classes; the recipe must have its clip size and backbone."""
     stage = getattr(recipe, model.stage)
@@ -62,18 +68,57 @@ def describe(
     )
 
 
+def save_classifier(
+    folder: Path,
+    module: Classifier,
+    recipe: Recipe,
+    *,
+    class_names: tuple[str, ...] | None,
+    origin: dict[str, Any] | None = None,
+) -> Path:
+    """Write a classifier and its recipe to a folder that every command takes as --checkpoint.
+
+    Equal content has equal bytes. The weights come last: a folder with weights is complete.
+
+    Args:
+        origin: describes the weights that it was made from (everest.checkpoints.init.InitWeights).
+    Returns:
+        The file of the weights.
+    """
+    weights = Weights(
+        kind="classifier",
+        settings=module.spec.dump(),
+        classes=class_names,
+        recipe=recipe.name,
+        step=0,
+        origin=origin,
+        clip=clip_settings(recipe, recipe.finetune),
+        tensors=module.state_dict(),
+    )
+    (folder / WEIGHTS).unlink(missing_ok=True)  # it would be next to another recipe
+    write_text(folder / RECIPE, dump_recipe(recipe))
+    weights.save(folder / WEIGHTS)
+    return folder / WEIGHTS
+
+
+def clip_settings(recipe: Recipe, section: PretrainSettings | FinetuneSettings) -> ClipSettings:
+    """How a stage reads clips, for the header of its weights."""
+    clip: ClipSettings = {"stride": section.stride, "sampling": section.sampling}
+    return clip if recipe.data.fps is None else {**clip, "fps": recipe.data.fps}
+
+
 def trained_clip(opened: LoadedModel) -> ClipFormat | None:
-    """Return the clips that a transformer was trained on; None if the file does not state their stride."""
+    """Return the clips that a model was trained on; None if the file does not state their stride."""
     if opened.weights.clip is None and recipe_beside(opened.file) is None:
         return None
-    describe(opened.transformer, recipe_of(opened, notify=None), file=opened.file)
-    return opened.transformer.clip
+    describe(opened.model, recipe_of(opened, notify=None), file=opened.file)
+    return opened.model.clip
 
 
 def describe_weights(opened: LoadedModel) -> dict[str, Any]:
     """Return the document of `everest convert --inspect --json` for weights that everest wrote."""
     weights, spec = opened.weights, opened.spec
-    is_model = isinstance(spec, ModelSpec)
+    is_model = isinstance(spec, ClipSpec)
     return {
         "checkpoint": str(opened.file),
         "family": "everest",
@@ -103,7 +148,7 @@ def sampled_frames(*, stride: int, sampling: str, fps: float | None) -> str:
 
 
 def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
-    """Return the recipe of a transformer's run, with the clip size of the weights.
+    """Return the recipe of a model's run, with the clip size of the weights.
 
     Without a recipe next to the weights, it has the stride that they were trained with, if their header
     states it, and the views of the recipe `ucf101`.
@@ -112,7 +157,7 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
         notify: receives a notice when `ucf101` is used.
     """
     file, spec = opened.file, opened.spec
-    assert isinstance(spec, ModelSpec)
+    assert isinstance(spec, ClipSpec)
     if run := recipe_beside(file):
         recipe = load_recipe(run, imports=False)
         data = replace(recipe.data, frames=spec.frames, size=spec.size)
@@ -137,11 +182,12 @@ def recipe_of(opened: LoadedModel, *, notify: Notify | None) -> Recipe:
             f"{file}: no {RECIPE} next to it, so clips are drawn as in recipe {FALLBACK}, at stride "
             f"{finetune.stride}; {by}"
         )
+    model = spec.model if isinstance(spec, ModelSpec) else recipe.model
     data = data.with_pixels(spec.pixels)
-    return replace(recipe, data=data, model=spec.model, pretrain=pretrain, finetune=finetune)
+    return replace(recipe, data=data, model=model, pretrain=pretrain, finetune=finetune)
 
 
-def as_trained(recipe: Recipe, spec: ModelSpec, *, source: Path) -> Recipe:
+def as_trained(recipe: Recipe, spec: ClipSpec, *, source: Path) -> Recipe:
     """Return a recipe with the channels, mean and std of a model, which the weights determine."""
     pixels = recipe.data.pixels
     if pixels not in (spec.pixels, USUAL[spec.channels], IMAGENET):

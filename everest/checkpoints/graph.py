@@ -19,16 +19,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.checkpoints.describe import trained_clip
-from everest.checkpoints.load import LoadedModel
+from everest.checkpoints.load import LoadedModel, read_clip_spec
 from everest.config.heads import MULTI_LABEL, Head
 from everest.data.frames import SAMPLINGS
 from everest.data.views import ClipFormat
 from everest.errors import CheckpointError, EnvironmentProblem, RecipeError, shown
+from everest.methods.grid import TokenGrid
 from everest.methods.strategies import AllTokens
-from everest.models.classifier import VideoClassifier, outputs_of
+from everest.models.classifier import Classifier, outputs_of
+from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens
+from everest.models.linear import NO_TOKENS
 from everest.models.spec import ModelSpec
-from everest.models.video_model import PretrainingModel, SelectingModel, VideoEncoder
+from everest.models.video_model import ClipModel, PretrainingModel, SelectingModel, VideoEncoder
 from everest.system.text import parse_json
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ MEAN_IN_STDS: Final = 500.0
 class Graph(nn.Module):
     """Normalized clips (B, C, T, H, W) to outputs (B, outputs) and the ids (B, K) of the encoded tokens.
 
-    Without a selection of tokens there are no ids.
+    Without a selection of tokens, or with those of several models, there are no ids.
 
     An encoder has features. A classifier's head of classes has logits, its head of numbers has an output in
     the unit of the labels.
@@ -63,14 +66,16 @@ class Graph(nn.Module):
     std: Tensor  # (outputs,) 1 for a class; of an encoder (1,), as `mean`
     mean: Tensor  # (outputs,) 0 for a class
 
-    def __init__(self, model: SelectingModel, spec: ModelSpec, precision: GraphPrecision) -> None:
+    def __init__(self, model: ClipModel, spec: ClipSpec, precision: GraphPrecision) -> None:
         super().__init__()
         self.model, self.spec, self.precision = model, spec, precision
-        heads = model.heads if isinstance(model, VideoClassifier) else ()
+        heads = model.heads if isinstance(model, Classifier) else ()
         tasks = {head.task for head in heads}
         name = "values" if tasks == {"regression"} else "logits" if tasks else "features"
-        self.outputs = (name,) if spec.kind == "pretrain" else (name, KEPT)
-        self.head_widths = [head.outputs for head in heads] or [model.encoder.width]
+        self.outputs = (name, KEPT) if isinstance(spec, ModelSpec) and spec.kind != "pretrain" else (name,)
+        self.head_widths = [head.outputs for head in heads]
+        if isinstance(model, SelectingModel):
+            self.head_widths = self.head_widths or [2 * model.encoder.width]
         columns = [head for head in heads for _ in range(head.outputs)] or [Head(outputs=1)]
         self.register_buffer("std", torch.tensor([head.std for head in columns]), persistent=False)
         self.register_buffer("mean", torch.tensor([head.mean for head in columns]), persistent=False)
@@ -79,8 +84,10 @@ class Graph(nn.Module):
         self.metadata: dict[str, str] = {}
 
     def forward(self, frames: Tensor) -> tuple[Tensor, ...]:
+        if not isinstance(self.model, SelectingModel):
+            return (self.model(frames) * self.std + self.mean,)
         ids = self.model.kept_tokens(frames)
-        outputs = self.model.head(self.model.pooled(self.model.encode(frames, ids)))
+        outputs = self.model.head(self.model.pooled(self.model.encode(frames, ids), ids))
         return (outputs * self.std + self.mean, ids)[: len(self.outputs)]
 
 
@@ -91,15 +98,21 @@ def exportable(opened: LoadedModel, *, keep: float | None, precision: GraphPreci
         keep: the ratio of the tokens that the graph of a classifier or an encoder encodes; None: as trained.
         precision: see `Graph`.
     """
-    spec, model = opened.spec, opened.transformer
-    assert isinstance(spec, ModelSpec)
+    spec, model = opened.spec, opened.model
+    assert isinstance(spec, ClipSpec)
     if isinstance(model, PretrainingModel):
+        assert isinstance(spec, ModelSpec)
         if keep is not None:
             raise RecipeError("--keep: a pre-trained model encodes all tokens; --keep goes with a classifier")
         with torch.device("meta"):  # without the decoder: it encodes all tokens, as `extract` does
             alone = VideoEncoder(spec, selector=AllTokens())
         alone.encoder, model = model.encoder, alone
+    elif keep is not None and not isinstance(spec, ModelSpec):
+        why = NO_TOKENS if spec.num_tokens is None else "the members of a mean keep tokens as trained"
+        raise RecipeError(f"--keep {keep:g}: {why}; leave it out")
     elif keep is not None:
+        assert isinstance(spec, ModelSpec)
+        assert isinstance(model, SelectingModel)
         spec = replace(spec, selection=spec.selection.at_evaluation(keep))
         try:
             count_tokens(spec)
@@ -121,7 +134,7 @@ def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
     yield "settings", spec.dump()
     yield "classes", weights.classes
     heads = []  # what they predict, the mean and std of numbers, and what was chosen on data.val
-    for head in graph.model.heads if isinstance(graph.model, VideoClassifier) else ():
+    for head in graph.spec.heads:
         facts: dict[str, Any] = {"name": head.name, "task": head.task, "outputs": head.outputs}
         if head.task == "regression":
             facts |= {"mean": head.mean, "std": head.std}
@@ -138,26 +151,27 @@ def _metadata(opened: LoadedModel, graph: Graph) -> Iterator[tuple[str, Any]]:
     yield "input", {"name": INPUT, "dtype": "float32", "layout": layout, "values": values}
 
 
-def sample_pixels(spec: ModelSpec, batch: int) -> Tensor:
+def sample_pixels(spec: ClipSpec, batch: int) -> Tensor:
     """Return (batch, C, T, H, W) uint8 noise, the same at every call, on which exports are compared.
 
     Every token has its own strength. With uniform noise all tokens would be equally important up to rounding
     errors, in which two libraries differ. Half of the places, drawn for each clip, are still: they repeat the
     first slice. Tokens there are equally important, so the first ones in token order have to be kept.
     """
-    generator, grid = torch.Generator().manual_seed(batch), spec.grid
+    generator = torch.Generator().manual_seed(batch)
+    grid = max(spec.encoded, key=lambda grid: grid.num_tokens, default=TokenGrid(t=spec.frames, h=4, w=4))
     strength = torch.rand(batch, 1, grid.t, grid.h, grid.w, generator=generator)
     strength = F.interpolate(strength, size=(spec.frames, *spec.size))  # (batch, 1, T, H, W)
     noise = torch.rand(batch, spec.channels, spec.frames, *spec.size, generator=generator)
     pixels = (256 * strength * noise).to(torch.uint8)
     places = torch.rand(batch, grid.per_slice, generator=generator).argsort(dim=1) < grid.per_slice // 2
     still = F.interpolate(places.view(batch, 1, grid.h, grid.w).float(), size=spec.size).bool()
-    repeated = pixels[:, :, : spec.model.tubelet[0]].repeat(1, 1, grid.t, 1, 1)
+    repeated = pixels[:, :, : spec.frames // grid.t].repeat(1, 1, grid.t, 1, 1)
     return torch.where(still.unsqueeze(2), repeated, pixels)
 
 
 class ExportedClassifier(nn.Module):
-    """An exported classifier, which takes clips of bytes as a `VideoClassifier` does.
+    """An exported classifier, which takes clips of bytes as a `Classifier` does.
 
     Attributes:
         spec: of the model that was exported, with the token selection of the file.
@@ -170,7 +184,7 @@ class ExportedClassifier(nn.Module):
         super().__init__()
         settings, classes, clip = (parse_json(metadata[name]) for name in ("settings", "classes", "clip"))
         self.file, self._session = file, session
-        self.spec = ModelSpec.from_settings(settings, source=file)
+        self.spec = read_clip_spec(settings, source=file)
         self.heads = self.spec.heads
         self.num_classes = sum(head.outputs for head in self.heads)
         self.class_names: tuple[str, ...] | None = None if classes is None else tuple(classes)
@@ -192,8 +206,7 @@ class ExportedClassifier(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         """Compute the outputs (B, outputs) of clips (B, C, T, H, W) uint8, on the CPU."""
         clips = self.spec.pixels.normalize(frames.cpu()).contiguous()
-        outputs, _ = self._session.run(None, {INPUT: clips.numpy()})
-        return torch.from_numpy(outputs)
+        return torch.from_numpy(self._session.run(None, {INPUT: clips.numpy()})[0])
 
     def outputs(self, logits: Tensor) -> Tensor:
         """Convert logits (..., outputs) to float32 probabilities; numbers are in their unit already."""
@@ -219,7 +232,7 @@ def open_exported(file: Path) -> ExportedClassifier:
     metadata = session.get_modelmeta().custom_metadata_map
     inputs, outputs = ([each.name for each in part] for part in (session.get_inputs(), session.get_outputs()))
     is_ours = metadata.get("format") == "everest" and metadata.get("kind") == "classifier"
-    if not is_ours or inputs != [INPUT] or outputs[1:] != [KEPT]:
+    if not is_ours or inputs != [INPUT] or outputs[1:] not in ([KEPT], []):
         raise CheckpointError(
             f"{file}: not an ONNX classifier exported by everest; export a fine-tuned run with "
             "everest export --to onnx"

@@ -165,7 +165,13 @@ def _quantize(file: Path, batches: Sequence[Tensor]) -> None:
     add_pre_process_metadata(model)  # torch has inferred all shapes; without it there is a warning
     stored = {tensor.name for tensor in model.graph.initializer}
     selecting = {node.name for node in nodes_behind(model, KEPT)}
-    products = [node for node in model.graph.node if node.op_type == "MatMul" and node.input[1] in stored]
+    products = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in stored and node.name not in selecting
+    ]
+    if not products:  # a linear model; with an empty list, onnxruntime would quantize all nodes
+        return
     inputs = ({INPUT: clips.numpy()} for clips in batches)
     reader: Any = SimpleNamespace(get_next=partial(next, inputs, None))
     quantize_static(
@@ -173,7 +179,7 @@ def _quantize(file: Path, batches: Sequence[Tensor]) -> None:
         file,
         reader,
         quant_format=QuantFormat.QDQ,
-        nodes_to_quantize=[node.name for node in products if node.name not in selecting],
+        nodes_to_quantize=products,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
@@ -202,7 +208,7 @@ def calibration_clips(opened: LoadedModel, source: Path, *, notify: Notify) -> l
         notify: receives which videos are unreadable.
     """
     samples = named_samples([source], root=None)
-    module, count, clips = opened.transformer, min(len(samples), MOST_CLIPS), []
+    module, count, clips = opened.model, min(len(samples), MOST_CLIPS), []
     describe(module, recipe_of(opened, notify=notify), file=opened.file)
     for number in range(count):
         try:

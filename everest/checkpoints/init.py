@@ -185,7 +185,7 @@ def _other_parts(
     # unless its size differs).
     parts: list[tuple[str, tuple[str, ...], str | None]] = []
     if spec.kind == "classifier" and saved.kind != "classifier":
-        if spec.model.pooling == "first":  # an average has a norm of its own
+        if spec.model.pooling in ("first", "mean-change"):  # which norm tokens; an average has its own norm
             parts.append(("the last norm", ("norm.",), None))
     elif spec.kind == "classifier":
         pooling = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import torch
 from torch import Tensor
@@ -24,19 +24,25 @@ from everest.foreign.files import (
     refuse_broken_links,
 )
 from everest.methods.strategies import Strategy
+from everest.models.clip_spec import ClipSpec
 from everest.models.embedding import with_tubelet_frames
+from everest.models.linear import ImageSpec
+from everest.models.mean import MeanSpec
 from everest.models.positions import interpolated
-from everest.models.spec import ModelSpec, Transformer
+from everest.models.spec import WITHOUT_TRANSFORMER, ModelSpec, Transformer
+from everest.models.video_model import ClipModel
 from everest.system.hub import TIMM_PREFIX, split_timm
 from everest.system.processes import warn_on_main
-from everest.system.run_folder import BEST, FINETUNE, PROJECT, RECIPE, WEIGHTS
+from everest.system.run_folder import BEST, FINETUNE, MODEL, PROJECT, RECIPE, WEIGHTS
 from everest.system.weights import PICKLES, Weights, load_tensors, read_weights, require_fitting
 from everest.system.weights_header import read_header
 from everest.tokenizer.network import AdaptiveTokenizer, TokenizerSpec
 
 Which = Literal["newest", "best"]
-Kind = Literal["classifier", "transformer", "tokenizer"]  # transformer: any but a tokenizer
-AnyModel = Transformer | AdaptiveTokenizer
+# clips: any but a tokenizer; transformer: any with an encoder of tokens
+Kind = Literal["classifier", "clips", "transformer", "tokenizer"]
+CLASSIFIERS: Final[dict[str, type[ClipSpec]]] = {"images": ImageSpec, "mean": MeanSpec}  # beside ModelSpec
+AnyModel = ClipModel | AdaptiveTokenizer
 Notify = Callable[[str], None]  # receives a line for the user
 IMAGE_FRAMES: Final = 8  # of a video, for weights of single images; heuristic
 # Heuristic: pixels of the longer side of a frame, for weights of single images. A CPU takes two seconds for 8
@@ -51,19 +57,26 @@ class LoadedModel:
 
     file: Path
     weights: Weights
-    spec: ModelSpec | TokenizerSpec  # of `module`: the saved one with the requested clip and selection
+    spec: ClipSpec | TokenizerSpec  # of `module`: the saved one with the requested clip and selection
     module: AnyModel  # in eval mode, on the CPU
 
     @property
-    def saved(self) -> ModelSpec:
-        """The saved spec of a transformer."""
-        return ModelSpec.from_settings(self.weights.settings, source=self.file)
+    def saved(self) -> ClipSpec:
+        """The saved spec of a model on clips."""
+        return read_clip_spec(self.weights.settings, source=self.file)
+
+    @property
+    def model(self) -> ClipModel:
+        """The module of any checkpoint but a tokenizer's."""
+        assert not isinstance(self.module, AdaptiveTokenizer)
+        return self.module
 
     @property
     def transformer(self) -> Transformer:
-        """The module of a checkpoint of `pretrain` or `finetune`, or of a converted encoder."""
-        assert not isinstance(self.module, AdaptiveTokenizer)
-        return self.module
+        """The module of a checkpoint with an encoder of tokens; CheckpointError if it has none."""
+        if isinstance(self.module, Transformer):
+            return self.module
+        raise wrong_kind(self.weights.settings["kind"], "transformer", source=self.file)
 
 
 def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: bool = False) -> Path:
@@ -79,7 +92,7 @@ def find_weights(checkpoint: str | Path, *, which: Which | None = None, quiet: b
         return Path(checkpoint)
     path = locate(str(checkpoint), notify=warn_on_main)
     if (path / PROJECT).is_file():
-        path /= FINETUNE
+        path /= MODEL if (path / MODEL / WEIGHTS).is_file() else FINETUNE
     best = path / BEST
     if which != "newest" and best.is_file():
         if which is None and not quiet:
@@ -161,47 +174,47 @@ def open_model(
     frames: int | None = None,
     size: tuple[int, int] | None = None,
     selection: Strategy | None = None,
-    check: Callable[[ModelSpec], None] | None = None,
+    check: Callable[[ClipSpec], None] | None = None,
 ) -> LoadedModel:
     """Rebuild the module of a checkpoint.
 
     Args:
         kind: the only kind that is accepted; None: any.
-        frames, size, selection: clip and token selection of a transformer; None: as saved, but the clip of
+        frames, size, selection: clip and token selection of a model on clips; None: as saved, but the clip of
             image weights as in `clip_of`.
-        check: raises if a transformer's spec does not suit the caller; called before the module is built.
+        check: raises if the spec of a model on clips does not suit the caller; called before it is built.
     """
     file = find_weights(checkpoint, which=which)
     weights = open_weights(file)
-    if kind not in (None, "transformer", weights.kind):
+    if kind not in (None, "clips", "transformer", weights.kind):
         raise wrong_kind(weights.kind, kind, source=file)
-    if weights.kind == "tokenizer" and kind != "transformer":
+    if weights.kind == "tokenizer" and kind in (None, "tokenizer"):
         spec = TokenizerSpec.from_settings(weights.settings, source=file)
     else:
-        spec = ModelSpec.from_settings(weights.settings, source=file)
+        read = ModelSpec.from_settings if kind == "transformer" else read_clip_spec
+        spec = read(weights.settings, source=file)
         if weights.classes and spec.only_head and len(weights.classes) != spec.num_classes:
             names = f"{len(weights.classes)} names of classes"
             raise CheckpointError(f"{file}: {names}, its head has {spec.num_classes}")
         usual = clip_of(spec)
-        frames, size, selection = frames or usual[0], size or usual[1], selection or spec.selection
-        spec = replace(spec, frames=frames, size=size, selection=selection)
+        spec = spec.for_clips(frames=frames or usual[0], size=size or usual[1], selection=selection)
         if check is not None:
             check(spec)
     return LoadedModel(file=file, weights=weights, spec=spec, module=build_model(spec, weights, source=file))
 
 
-def is_of_images(spec: ModelSpec) -> bool:
+def is_of_images(spec: ClipSpec) -> bool:
     """Whether the weights are of an encoder of single images, of another program."""
-    return spec.kind == "encoder" and spec.frames == 1
+    return isinstance(spec, ModelSpec) and spec.kind == "encoder" and spec.frames == 1
 
 
-def clip_of(spec: ModelSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[int, int]]:
+def clip_of(spec: ClipSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[int, int]]:
     """The frames and the (height, width) of clips for weights: their own, but for those of single images.
 
     Args:
         on_cpu: whether a CPU will compute, which takes smaller frames; None: as on this machine.
     """
-    if not is_of_images(spec):
+    if not (isinstance(spec, ModelSpec) and is_of_images(spec)):
         return spec.frames, spec.size
     if on_cpu is None:
         on_cpu = not torch.cuda.is_available()
@@ -211,21 +224,37 @@ def clip_of(spec: ModelSpec, *, on_cpu: bool | None = None) -> tuple[int, tuple[
     return IMAGE_FRAMES, (height, width)
 
 
-def build_model(spec: ModelSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:
+def read_clip_spec(settings: dict[str, Any], *, source: Path) -> ClipSpec:
+    """Read the settings of any model on clips, by the kind that they state."""
+    return CLASSIFIERS.get(str(settings.get("kind")), ModelSpec).from_settings(settings, source=source)
+
+
+def build_model(spec: ClipSpec | TokenizerSpec, weights: Weights, *, source: Path) -> AnyModel:
     """Return the module of `spec` with the tensors of `weights`, in eval mode.
 
     Learned positions are interpolated if `spec` has another clip than the weights.
     """
     tensors, blank = weights.tensors, spec
-    if isinstance(spec, ModelSpec):
-        saved = ModelSpec.from_settings(weights.settings, source=source)
-        tensors, blank = fitted(tensors, saved, spec, notify=warn_on_main), spec.without_files()
+    if isinstance(spec, ClipSpec):
+        saved = read_clip_spec(weights.settings, source=source)
+        tensors, blank = _fitted_parts(tensors, saved, spec), spec.without_files()
     with torch.device("meta"):  # sizes that are not the sizes in the file are refused before they take memory
         require_fitting(blank.build().state_dict(), tensors, source=str(source))
     with torch.random.fork_rng(devices=[]):  # the first weights, which those of the file replace
         module = spec.build()
     load_tensors(module, tensors, source=str(source))
     return module.eval()
+
+
+def _fitted_parts(tensors: dict[str, Tensor], saved: ClipSpec, spec: ClipSpec) -> dict[str, Tensor]:
+    """`fitted` for each encoder of a model."""
+    for prefix, part in spec.parts.items():
+        before = saved.parts[prefix]
+        if isinstance(part, ModelSpec) and isinstance(before, ModelSpec):
+            own = {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+            changed = fitted(own, before, part, notify=warn_on_main)
+            tensors = tensors | {f"{prefix}{name}": x for name, x in changed.items()}
+    return tensors
 
 
 def fitted(
@@ -244,15 +273,15 @@ def fitted(
     return tensors
 
 
-def clip_shape(spec: ModelSpec) -> str:
+def clip_shape(spec: ClipSpec) -> str:
     """Frames, height and width of a model's clips, for messages."""
     return f"{spec.frames} x {spec.size[0]} x {spec.size[1]}"
 
 
 def wrong_kind(saved: str, kind: Kind, *, source: str | Path) -> CheckpointError:
     """The error for a model of kind `saved` where one of `kind` is needed; it names the command to run."""
-    if saved == "tokenizer":
-        text = "a tokenizer, which has no transformer; name a run of pretrain or finetune"
+    if saved in WITHOUT_TRANSFORMER:
+        text = f"{WITHOUT_TRANSFORMER[saved]}, which has no transformer; name a run of pretrain or finetune"
     else:
         article = "an" if saved == "encoder" else "a"
         fix = "fine-tune it first: everest finetune --init CHECKPOINT"

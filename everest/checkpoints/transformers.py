@@ -30,6 +30,7 @@ from everest.foreign.translation import FAMILIES
 from everest.methods.grid import TokenSelection
 from everest.methods.strategies import AllTokens
 from everest.models.classifier import VideoClassifier
+from everest.models.clip_spec import ClipSpec
 from everest.models.cost import count_tokens
 from everest.models.spec import ModelSpec
 from everest.system.files import write_text
@@ -62,7 +63,9 @@ def write_folder(folder: Path, opened: LoadedModel, *, card: str | None = None) 
         model and of the written weights, and where transformers computes something else.
     """
     spec, weights = opened.spec, opened.weights
-    assert isinstance(spec, ModelSpec)
+    assert isinstance(spec, ClipSpec)
+    if not isinstance(spec, ModelSpec):
+        raise CheckpointError(f"{opened.file}: transformers has no {spec.title}; use --to onnx")
     obstacles = ", ".join(_obstacles(spec))
     if obstacles:
         lacking = f"transformers' VideoMAE does not support {obstacles}"
@@ -159,7 +162,8 @@ def _obstacles(spec: ModelSpec) -> Iterator[str]:
         "an encoder alone": spec.kind == "encoder" or spec.views is not None,
         "pretrain.camera_motion": spec.camera > 0,
         "data.channels=1": spec.channels == 1,
-        "model.pooling=class-attention": spec.kind == "classifier" and model.pooling == "class-attention",
+        f"model.pooling={model.pooling}": spec.kind == "classifier"
+        and model.pooling not in ("mean", "first"),
         f"model.tubelet={as_yaml(model.tubelet)}": model.tubelet[1] != model.tubelet[2],
         "data.task=regression": spec.only_head is not None and spec.only_head.task == "regression",
         "data.heads": bool(spec.heads) and spec.only_head is None,

@@ -94,7 +94,7 @@ Gelu = Literal["exact", "tanh", "quick"]  # tanh: as SigLIP; quick: by a sigmoid
 # frames: normalized pixels; differences: their change since the frame before (everest.models.embedding).
 Input = Literal["frames", "differences"]
 Attends = Literal["joint", "slice"]
-Pooling = Annotated[Literal["mean", "first", "class-attention"], WITH_HYPHENS]
+Pooling = Annotated[Literal["mean", "first", "class-attention", "mean-change"], WITH_HYPHENS]
 Size = Annotated[
     Length | tuple[Length, Length],
     BeforeValidator(lambda size: tuple(size) if isinstance(size, list) else size),

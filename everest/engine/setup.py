@@ -10,6 +10,7 @@ from accelerate.utils import gather_object
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+from everest.checkpoints.describe import clip_settings
 from everest.config.settings import Recipe, TrainedSection
 from everest.config.tokenizer import TokenizerSettings
 from everest.data.clips import VideoClips
@@ -30,7 +31,7 @@ from everest.system.files import IN_USE_FIX
 from everest.system.processes import free_host_memory, local_processes, num_readers
 from everest.system.storage import parse_location
 from everest.system.weights import Weights
-from everest.system.weights_header import ClipSettings, read_header
+from everest.system.weights_header import read_header
 from everest.tokenizer.network import TokenizerSpec
 
 if TYPE_CHECKING:
@@ -67,11 +68,6 @@ def set_up_training(
     videos = _check_data(recipe, spec, clips, context, classes)
     plan, scarce = _fitting_plan(recipe, section, spec, context, len(clips), other_bytes)
     network = _new_network(recipe, section, spec, context, classes, init)
-    clip: ClipSettings | None = None  # how the stage reads clips
-    if not isinstance(section, TokenizerSettings):
-        clip = {"stride": section.stride, "sampling": section.sampling}
-        if recipe.data.fps is not None:
-            clip["fps"] = recipe.data.fps
     training = Training(
         context,
         recipe,
@@ -87,7 +83,7 @@ def set_up_training(
             recipe=recipe.name,
             step=0,
             origin=init and init.origin,
-            clip=clip,
+            clip=None if isinstance(section, TokenizerSettings) else clip_settings(recipe, section),
         ),
         videos=videos,
     )

@@ -16,7 +16,8 @@ from everest.checkpoints.load import ONNX_SUFFIX, LoadedModel
 from everest.config.recipe import load_recipe
 from everest.errors import RecipeError
 from everest.evaluation.metric_text import metric_rows, views_text
-from everest.models.cost import count_macs, count_tokens
+from everest.models.clip_spec import ClipSpec
+from everest.models.cost import count_tokens, total_macs
 from everest.models.spec import ModelSpec
 from everest.system.run_folder import RECIPE
 from everest.system.text import read_own_json, reading_own
@@ -45,7 +46,7 @@ def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: 
         file: the name of the exported file next to the card.
     """
     spec, weights = opened.spec, opened.weights
-    assert isinstance(spec, ModelSpec)
+    assert isinstance(spec, ClipSpec)
     if evaluation is not None:
         heads = {head.name for head in spec.heads}
         classes = [row["name"] for row in evaluation.get("per_class", ())]
@@ -78,16 +79,17 @@ def model_card(opened: LoadedModel, *, evaluation: dict[str, Any] | None, file: 
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n# {name}\n\n{body}\n"))
 
 
-def _model_lines(opened: LoadedModel, spec: ModelSpec) -> Iterator[str]:
-    counts = count_tokens(spec)
+def _model_lines(opened: LoadedModel, spec: ClipSpec) -> Iterator[str]:
     clip = trained_clip(opened)
-    parameters = sum(parameter.numel() for parameter in opened.transformer.parameters())
+    parameters = sum(parameter.numel() for parameter in opened.model.parameters())
     height, width = spec.size
-    size = spec.model.backbone_size
     yield f"- {opened.weights.kind} of step {opened.weights.step}, recipe `{opened.weights.recipe}`"
-    yield f"- ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({spec.model.backbone})"
-    yield f"- {parameters:,} parameters, {count_macs(spec).total / 1e9:.2f} GMACs for a clip"
-    yield f"- encodes {counts.visible} of {counts.total} tokens of a clip ({spec.selection.strategy})"
+    yield f"- {spec.title}"
+    yield f"- {parameters:,} parameters, {total_macs(spec) / 1e9:.2f} GMACs for a clip"
+    for part in spec.parts.values():
+        if isinstance(part, ModelSpec):
+            counts = count_tokens(part)
+            yield f"- encodes {counts.visible} of {counts.total} tokens of a clip ({part.selection.strategy})"
     frames = f"{spec.frames} frames of {height} x {width} pixels"
     stride = "" if clip is None else sampled_frames(stride=clip.stride, sampling=clip.sampling, fps=clip.fps)
     yield f"- clips: {frames}; {stride or 'the weights do not state their stride'}"

@@ -29,7 +29,8 @@ from everest.lists.classes import Classes
 from everest.metrics.head_metrics import metrics_of, per_class
 from everest.metrics.intervals import FEW_GROUPS
 from everest.metrics.predicted import Predictions, refuse_too_many_skipped, write_predictions
-from everest.models.classifier import VideoClassifier
+from everest.models.classifier import Classifier
+from everest.models.clip_spec import ClipSpec
 from everest.models.cost import view_cost
 from everest.models.spec import ModelSpec
 from everest.system.compute import HostCopy, Runtime
@@ -38,7 +39,7 @@ from everest.system.files import check_new_file, check_new_folder, refuse_inputs
 from everest.system.run_folder import BEST
 from everest.system.storage import parse_location
 
-Classifier = VideoClassifier | ExportedClassifier
+AnyClassifier = Classifier | ExportedClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,8 @@ def evaluate(
 
 
 def evaluate_classifier(
-    model: Classifier,
-    spec: ModelSpec,
+    model: AnyClassifier,
+    spec: ClipSpec,
     recipe: Recipe,
     runtime: Runtime,
     *,
@@ -161,7 +162,7 @@ class VideoScore(NamedTuple):
 
 @torch.inference_mode()
 def evaluate_views(
-    model: Classifier, clips: VideoClips, runtime: Runtime, *, settings: TrainSettings, report: Report
+    model: AnyClassifier, clips: VideoClips, runtime: Runtime, *, settings: TrainSettings, report: Report
 ) -> Predictions:
     """Run a classifier over all views of all videos; returns the predictions in the order of the list.
 
@@ -227,7 +228,7 @@ def _measured(predictions: Predictions, classes: Classes) -> dict[str, Any]:
 
 def open_classifier(
     file: Path, recipe: Recipe, *, saved_selection: bool, report: Report
-) -> tuple[Classifier, ModelSpec, Recipe]:
+) -> tuple[AnyClassifier, ClipSpec, Recipe]:
     """Open a classifier for the clips of a recipe; see `evaluate`.
 
     Returns the classifier, its spec, and the recipe with the pixels and the selection of the classifier.
@@ -249,12 +250,13 @@ def open_classifier(
             check=partial(_check_recipe, recipe, source=file),
         )
         spec, model, names = opened.spec, opened.module, opened.weights.classes
-        assert isinstance(spec, ModelSpec)
-        assert isinstance(model, VideoClassifier)
-    if requested.at_evaluation() != spec.selection.at_evaluation():
+        assert isinstance(spec, ClipSpec)
+        assert isinstance(model, Classifier)
+    selects = spec.selects  # None: the recipe's selection has no meaning
+    if selects is not None and requested.at_evaluation() != selects.at_evaluation():
         saved, wanted = (
             ", ".join(f"{name} {value}" for name, value in asdict(selection).items() if value is not None)
-            for selection in (spec.selection, requested)
+            for selection in (selects, requested)
         )
         text = f"tokens are selected as in the weights: {saved}; recipe {recipe.name} has {wanted}; {fix}"
         report(notice(text))
@@ -265,8 +267,9 @@ def open_classifier(
         )
         report(notice(text))
     recipe = as_trained(recipe, spec, source=file)
-    recipe = replace(recipe, finetune=replace(recipe.finetune, selection=spec.selection))
-    if isinstance(model, VideoClassifier):
+    if selects is not None:
+        recipe = replace(recipe, finetune=replace(recipe.finetune, selection=selects))
+    if isinstance(model, Classifier):
         describe(model, recipe, file=file, class_names=names)
     return model, spec, recipe
 
@@ -291,11 +294,13 @@ def _open_onnx(file: Path, recipe: Recipe, report: Report) -> ExportedClassifier
     return model
 
 
-def _check_recipe(recipe: Recipe, spec: ModelSpec, *, source: Path) -> None:
+def _check_recipe(recipe: Recipe, spec: ClipSpec, *, source: Path) -> None:
     """Raise CheckpointError if a classifier has other tubelets, heads or classes than the recipe."""
     data = recipe.data
     only = spec.only_head
-    pairs: dict[str, tuple[Any, Any]] = {"model.tubelet": (spec.model.tubelet, recipe.model.tubelet)}
+    pairs: dict[str, tuple[Any, Any]] = {}
+    if isinstance(spec, ModelSpec):
+        pairs["model.tubelet"] = (spec.model.tubelet, recipe.model.tubelet)
     if data.heads is not None:
         pairs["data.heads"] = (head_settings(spec.heads) or {}, data.heads)
     elif only is not None:

@@ -42,7 +42,8 @@ def fact_rows(result: dict[str, Any], unit: str = "video") -> Iterator[tuple[str
     groups = f", from {counted(result['groups'], 'group')}" if result["groups"] < result["videos"] else ""
     yield f"{unit}s", f"{result['videos']}{groups}"
     yield "skipped (unreadable)", str(result["skipped"])
-    tokens = counted(result["tokens"], "token")
-    yield "a view", f"keep ratio {result['keep']:g}, {tokens}, {result['gmacs']} GMACs"
+    kept = result["tokens"] is not None  # a linear model on images has no tokens
+    tokens = f"keep ratio {result['keep']:g}, {counted(result['tokens'], 'token')}, " if kept else ""
+    yield "a view", f"{tokens}{result['gmacs']} GMACs"
     yield "time", f"{result['seconds']} s"
     yield from ((name, str(result[name])) for name in ("checkpoint", "recipe", "report") if name in result)

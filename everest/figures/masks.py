@@ -134,7 +134,7 @@ def apply_model(model: MaskedAutoencoder, clip: Tensor, *, noise: Tensor) -> Cli
     )
 
 
-def embedding_of(model: AnyModel | None) -> Embedding:
+def embedding_of(model: VideoModel | AdaptiveTokenizer | None) -> Embedding:
     """What measures the change of tokens: a model, a tokenizer with its scores, or raw pixels."""
     if isinstance(model, AdaptiveTokenizer):
         return RawPixels(model.tubelet, scores=FrozenTokenizer.wrap(model).scores)

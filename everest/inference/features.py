@@ -50,8 +50,9 @@ def extract(
 ) -> list[tuple[str, str]] | None:
     """Write the features of videos, one row for each readable video or window, and the names of the videos.
 
-    The feature of a view is the input of the classifier's head, or the mean of an autoencoder's encoded
-    tokens. Until the file is complete, its rows are kept in `OUT.parts`, where another call resumes.
+    The feature of a view is the input of the classifier's head; of another model, the mean of the encoded
+    tokens and their change over time (everest.models.pooling.mean_and_change). Until the file is complete,
+    its rows are kept in `OUT.parts`, where another call resumes.
 
     Args:
         batch: videos or windows in one forward pass.
@@ -63,8 +64,7 @@ def extract(
         None in a process other than the main one.
     """
     check_counts(batch=batch)
-    if level not in LEVELS:
-        raise unknown_name("--features", level, LEVELS)
+    _check_level(model, level, option="--features")
     if window is None and step is not None:
         raise RecipeError("--step: belongs to --window; set the seconds of a window")
     check_seconds(window=window, step=step)
@@ -107,6 +107,13 @@ def extract(
     return skipped
 
 
+def _check_level(model: OpenedModel, level: str, *, option: str) -> None:
+    if level not in LEVELS:
+        raise unknown_name(option, level, LEVELS)
+    if level == "tokens":
+        _ = model.transformer  # raises
+
+
 def _none_readable(samples: Sequence[Sample], skipped: Sequence[tuple[str, str]]) -> DataError:
     first = f", first {': '.join(skipped[0])}" if skipped else ""
     return DataError(f"none of {len(samples)} videos can be read{first}")
@@ -132,8 +139,7 @@ def features_of(
     report: Report,
 ) -> VideoFeatures:
     """Compute the features of videos in memory, as `extract` writes them."""
-    if level not in LEVELS:
-        raise unknown_name("level", level, LEVELS)
+    _check_level(model, level, option="level")
     parts = divided(samples, batch)
     encoded = compute_over_videos(model, samples, model.features, parts=parts, workers=workers, report=report)
     pairs = [pair for part in encoded for pair in part]

@@ -120,7 +120,8 @@ def encoding_of(model: OpenedModel) -> dict[str, Any]:
     else:
         with model.file.open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"weights": weights, "keep": model.keep, "views": repr(model.views)}
+    encoding = {"weights": weights, "keep": model.keep, "views": repr(model.views)}
+    return encoding if model.module.classes else encoding | {"pooling": "mean-change"}
 
 
 def add_rows(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from everest.checkpoints.describe import as_trained, describe, recipe_of
-from everest.checkpoints.load import open_model, wrong_kind
+from everest.checkpoints.load import Kind, open_model, wrong_kind
 from everest.config.settings import Recipe
 from everest.data.recipe_clips import evaluation_views
 from everest.data.views import EvalViews
@@ -23,9 +23,12 @@ from everest.lists.classes import Classes
 from everest.methods.grid import num_kept
 from everest.methods.selector import choose
 from everest.methods.strategies import AllTokens
-from everest.models.classifier import VideoClassifier
-from everest.models.spec import ModelSpec, Transformer
-from everest.models.video_model import SelectingModel, VideoEncoder, VideoModel
+from everest.models.classifier import Classifier
+from everest.models.clip_spec import ClipSpec
+from everest.models.linear import NO_TOKENS
+from everest.models.pooling import mean_and_change
+from everest.models.spec import Transformer
+from everest.models.video_model import ClipModel, SelectingModel, VideoEncoder
 from everest.system.accelerator import make_accelerator, runtime_of
 from everest.system.compute import Runtime, choose_precision
 from everest.tokenizer.network import AdaptiveTokenizer
@@ -36,11 +39,12 @@ class Features(NamedTuple):
 
     ids: Tensor  # (B, K) int64 ascending: the encoded tokens
     tokens: Tensor  # (B, K, D) after the last block
-    pooled: Tensor  # (B, D): the input of a classifier's head; the mean token of another model
+    # (B, F): the input of a classifier's head; of another model `mean_and_change` of the tokens, (B, 2D)
+    pooled: Tensor
 
 
 def encode_clips(module: Transformer, frames: Tensor, keep: float | None) -> Features:
-    """Encode normalized clips (B, C, T, H, W).
+    """Encode normalized clips (B, C, T, H, W) by the tokens of a transformer.
 
     Args:
         keep: the ratio of the tokens to encode. None: as a classifier was trained, or as the selector of an
@@ -51,21 +55,21 @@ def encode_clips(module: Transformer, frames: Tensor, keep: float | None) -> Fea
     if isinstance(module, SelectingModel):
         ids = module.kept_tokens(frames, keep)
         tokens = module.encode(frames, ids)
-        return Features(ids, tokens, module.pooled(tokens))
+        return Features(ids, tokens, module.pooled(tokens, ids))
     encoder.check(frames)
     selector = AllTokens() if keep is None else AllTokens().keeping(keep)
     noise = frames.new_zeros(frames.size(0), encoder.grid.num_tokens)  # nothing here is drawn
     x = module.to_input(frames)
     ids = choose(selector, x, encoder.grid, encoder.patch_embed, noise).visible
     tokens = encoder(x, ids)
-    return Features(ids, tokens, tokens.mean(dim=1))
+    return Features(ids, tokens, mean_and_change(tokens, ids, encoder.grid))
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedModel:
     """A model on its device, and how it reads videos."""
 
-    module: Transformer
+    module: ClipModel
     recipe: Recipe  # clip size, stride, sampling and views of videos
     keep: float | None  # ratio of the tokens to encode; None: see `encode_clips`
     runtime: Runtime
@@ -76,6 +80,7 @@ class OpenedModel:
         cls,
         file: Path,
         *,
+        kind: Kind = "clips",
         recipe: Recipe | None = None,
         clips: int | None = None,
         crops: int | None = None,
@@ -86,6 +91,7 @@ class OpenedModel:
         """Open a checkpoint for a command, and set up this process to compute (`make_accelerator`).
 
         Args:
+            kind: the only kind of models that is accepted, as `open_model` has them.
             recipe: gives the size and stride of clips. None: see everest.checkpoints.describe.recipe_of.
             clips, crops: views of a video; None: as in the evaluation of the recipe.
             cpu: use the CPU even if there is a GPU.
@@ -93,17 +99,17 @@ class OpenedModel:
         """
         opened = open_model(
             file,
-            kind="transformer",
+            kind=kind,
             frames=None if recipe is None else recipe.data.frames,
             size=None if recipe is None else recipe.data.frame_size,
-            check=lambda spec: check_keep(keep, spec.grid.num_tokens, name="--keep "),
+            check=lambda spec: check_keep(keep, spec.num_tokens, name="--keep "),
         )
-        assert isinstance(opened.spec, ModelSpec)
+        assert isinstance(opened.spec, ClipSpec)
         if recipe is None:
             recipe = recipe_of(opened, notify=notify)
         else:
             recipe = as_trained(recipe, opened.spec, source=opened.file)
-        module = opened.transformer
+        module = opened.model
         describe(module, recipe, file=opened.file, class_names=opened.weights.classes)
         train = recipe.train
         runtime = runtime_of(make_accelerator(train.precision, tf32=train.tf32, cpu=cpu))
@@ -118,7 +124,7 @@ class OpenedModel:
     @classmethod
     def of(
         cls,
-        module: Transformer,
+        module: ClipModel | AdaptiveTokenizer,
         *,
         clips: int | None = None,
         crops: int | None = None,
@@ -131,9 +137,9 @@ class OpenedModel:
         """
         if isinstance(module, AdaptiveTokenizer):
             raise wrong_kind("tokenizer", "transformer", source=type(module).__name__)
-        if not isinstance(module, VideoModel):
+        if not isinstance(module, ClipModel):
             raise TypeError(f"expected a model, got {type(module).__name__}; everest.load_model opens one")
-        check_keep(keep, module.encoder.grid.num_tokens, name="keep=")
+        check_keep(keep, module.spec.num_tokens, name="keep=")
         chosen = choose_precision(precision or module.recipe.train.precision, module.device)
         return cls(
             module=module.eval(),
@@ -160,9 +166,16 @@ class OpenedModel:
         return Classes(heads=module.heads, names=module.class_names)
 
     @property
-    def classifier(self) -> VideoClassifier:
+    def transformer(self) -> Transformer:
+        """The module; raises CheckpointError if the model has no encoder of tokens."""
+        if isinstance(self.module, Transformer):
+            return self.module
+        raise wrong_kind(self.module.spec.kind, "transformer", source=self.source)
+
+    @property
+    def classifier(self) -> Classifier:
         """The module; raises CheckpointError if the model is no classifier."""
-        if not isinstance(self.module, VideoClassifier):
+        if not isinstance(self.module, Classifier):
             kind = "encoder" if isinstance(self.module, VideoEncoder) else "pretrain"
             raise wrong_kind(kind, "classifier", source=self.source)
         return self.module
@@ -183,12 +196,19 @@ class OpenedModel:
 
     @torch.inference_mode()
     def features(self, clips: Tensor) -> dict[str, Tensor]:
-        """Map (B, C, T, H, W) uint8 to the fields of Features, float32 on the CPU, all finite."""
+        """Map (B, C, T, H, W) uint8 to the fields of Features, float32 on the CPU, all finite.
+
+        A model without tokens has `pooled` alone.
+        """
+        frames = self._normalized(clips)
         with self.runtime.autocast():
-            ids, tokens, pooled = encode_clips(self.module, self._normalized(clips), self.keep)
-        features = Features(ids.cpu(), tokens.float().cpu(), pooled.float().cpu())
-        require_finite_outputs(features.pooled, source=self.source)
-        return features._asdict()
+            if isinstance(self.module, Transformer):
+                features = encode_clips(self.module, frames, self.keep)._asdict()
+            else:
+                features = {"pooled": self.classifier.features(frames, self.keep)}
+        features = {name: (x if name == "ids" else x.float()).cpu() for name, x in features.items()}
+        require_finite_outputs(features["pooled"], source=self.source)
+        return features
 
     def _normalized(self, clips: Tensor) -> Tensor:
         return self.module.pixels.normalize(clips.to(self.module.device, non_blocking=True))
@@ -209,9 +229,11 @@ def check_counts(**counts: int | None) -> None:
             raise RecipeError(f"{name}={count}: must be at least 1")
 
 
-def check_keep(keep: float | None, num_tokens: int, *, name: str) -> None:
+def check_keep(keep: float | None, num_tokens: int | None, *, name: str) -> None:
     """Raise RecipeError unless a keep ratio, whose option is `name`, leaves some of the tokens of a clip."""
-    if keep is not None and not (0 < keep <= 1 and num_kept(num_tokens, keep)):
+    if keep is not None and num_tokens is None:
+        raise RecipeError(f"{name}{keep:g}: {NO_TOKENS}; leave it out")
+    if keep is not None and num_tokens is not None and not (0 < keep <= 1 and num_kept(num_tokens, keep)):
         raise RecipeError(
             f"{name}{keep:g}: must be more than 0, at most 1, and leave some of {num_tokens} tokens"
         )

@@ -32,7 +32,7 @@ from everest.inference.windows import Window, check_seconds
 from everest.lists.classes import Classes
 from everest.lists.sample import Sample
 from everest.system.events import Report, heading
-from everest.system.run_folder import FINETUNE, FOLDS, PROJECT
+from everest.system.run_folder import FINETUNE, FOLDS, MODEL, PROJECT
 from everest.system.text import parse_json, read_own_json, reading_own, validated
 from everest.system.weights import read_tensors, write_tensors
 from everest.system.weights_header import read_metadata
@@ -241,7 +241,7 @@ def _trained_window(weights: Path | None) -> float | None:
     """The seconds of the windows that `everest train` made for the run of some weights; None: unknown."""
     run = Path() if weights is None else weights.absolute().parent
     project = run.parent.parent.parent if run.parent.parent.name == FOLDS else run.parent
-    if run.name != FINETUNE or not (project / PROJECT).is_file():
+    if run.name not in (MODEL, FINETUNE) or not (project / PROJECT).is_file():
         return None
     fix = "restore the file, or give --window"
     with reading_own(project / PROJECT, fix=fix):

@@ -1,4 +1,4 @@
-"""The classifier of fine-tuning and evaluation: encoder, pooling of the kept tokens, linear heads.
+"""Classifiers: their heads and losses, and the one that pools the tokens of an encoder.
 
 B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 """
@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from everest.config.heads import MULTI_LABEL, Heads
+from everest.methods.importance import full_precision
 from everest.methods.selector import Selector
-from everest.models.block import EPS
-from everest.models.positions import learned_rows
-from everest.models.video_model import SelectingModel
+from everest.models.pooling import ClassAttentionPooling, mean_and_change
+from everest.models.video_model import ClipModel, SelectingModel
 from everest.models.vit import Architecture, init_linear_layers
 
 
@@ -27,7 +27,7 @@ def outputs_of(logits: Tensor, heads: Heads) -> Tensor:
     The probabilities of a single-label head sum to 1; each probability of a multi-label head is from 0 to 1.
     """
     outputs = []
-    for part, head in zip(_by_head(logits.float(), heads), heads, strict=True):
+    for part, head in zip(by_head(logits.float(), heads), heads, strict=True):
         if head.task == "regression":
             outputs.append(part * head.std + head.mean)
         else:
@@ -35,7 +35,8 @@ def outputs_of(logits: Tensor, heads: Heads) -> Tensor:
     return torch.cat(outputs, dim=-1)
 
 
-def _by_head(outputs: Tensor, heads: Heads) -> tuple[Tensor, ...]:
+def by_head(outputs: Tensor, heads: Heads) -> tuple[Tensor, ...]:
+    """Split logits or outputs (..., C) into those of each head."""
     return outputs.split([head.outputs for head in heads], dim=-1)
 
 
@@ -72,7 +73,7 @@ def supervised_loss(
         class_weights: of each head, (classes,); None: all classes count the same. The weight of a multi-label
             class is that of its positive videos.
     """
-    parts = zip(_by_head(logits, heads), _by_head(targets, heads), heads, class_weights, strict=True)
+    parts = zip(by_head(logits, heads), by_head(targets, heads), heads, class_weights, strict=True)
     losses = []
     for predicted, target, head, weights in parts:
         if head.task == "regression":
@@ -87,50 +88,35 @@ def supervised_loss(
 HEAD_SCALE = 0.001  # released fine-tuning scripts: the weights of the head start near zero
 
 
-class ClassAttentionPooling(nn.Module):
-    """A learned class token attends to the kept tokens once (Touvron et al. 2021, CaiT; LVMAE for ViT-L).
+class ExactLinear(nn.Linear):
+    """A Linear that computes in float32 under autocast, too.
 
-    A class-attention layer of CaiT from timm: norm, attention of the class token over itself and the tokens,
-    norm, MLP, both with a residual to the class token. LayerScale starts at 1: CaiT's 1e-4 stabilizes stacks
-    of many layers, but in one layer it would hide almost all of the clip from the head.
+    For weights that were solved for: large ones cancel, which numbers of 8 bits do not survive.
     """
 
-    def __init__(self, width: int, heads: int, *, eps: float = EPS) -> None:
-        from timm.models.cait import LayerScaleBlockClassAttn  # here: timm takes a second to import
-
-        super().__init__()
-        self.class_token = learned_rows(1, width)
-        norm: Any = partial(nn.LayerNorm, eps=eps)
-        self.block = LayerScaleBlockClassAttn(width, heads, qkv_bias=True, norm_layer=norm, init_values=1.0)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Pool tokens (B, K, D) to (B, D)."""
-        class_token = self.class_token.expand(tokens.size(0), -1, -1)  # (B, 1, D)
-        return self.block(tokens, class_token)[:, 0]
+    def forward(self, input: Tensor) -> Tensor:
+        with full_precision(input.device):
+            return super().forward(input.float())
 
 
-class VideoClassifier(SelectingModel):
-    """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
+class Classifier(ClipModel):
+    """A model that predicts classes or numbers, whatever it computes them from.
 
-    Args:
-        heads: what is predicted. Each has its rows of one matrix.
+    Attributes:
+        heads: what is predicted. Each has its columns of the logits.
     """
 
-    def __init__(
-        self, architecture: Architecture, *, selector: Selector, heads: Heads, drop_path: float = 0.0
-    ) -> None:
-        super().__init__(architecture, selector=selector, final_norm=False, drop_path=drop_path)
-        self.heads = heads
-        self.num_classes = sum(head.outputs for head in heads)  # the outputs of all heads
-        self.pooling = architecture.model.pooling
-        width, norms = self.encoder.width, architecture.norms
-        if self.pooling == "class-attention":
-            self.pool = ClassAttentionPooling(width, self.encoder.num_heads, eps=norms.eps)
-        self.norm = nn.LayerNorm(width, eps=norms.last_eps if self.pooling == "mean" else norms.eps)
-        self.head = nn.Linear(width, self.num_classes)
-        init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
-        with torch.no_grad():
-            self.head.weight.mul_(HEAD_SCALE)
+    stage: ClassVar = "finetune"
+    heads: Heads
+
+    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """The outputs of all heads."""
+        return sum(head.outputs for head in self.heads)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -143,12 +129,45 @@ class VideoClassifier(SelectingModel):
         """Convert logits (..., outputs) to float32 probabilities or numbers, as `outputs_of`."""
         return outputs_of(logits, self.heads)
 
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """Pool encoded tokens (B, K, D) to (B, D).
+
+class VideoClassifier(SelectingModel, Classifier):
+    """Classifies clips from the tokens that its selector keeps (EVEREST §4.1, rho_pre of Table 8).
+
+    Args:
+        heads: what is predicted. Each has its rows of one matrix.
+    """
+
+    def __init__(
+        self, architecture: Architecture, *, selector: Selector, heads: Heads, drop_path: float = 0.0
+    ) -> None:
+        super().__init__(architecture, selector=selector, final_norm=False, drop_path=drop_path)
+        self.heads = heads
+        self.pooling = architecture.model.pooling
+        width, norms = self.encoder.width, architecture.norms
+        if self.pooling == "class-attention":
+            self.pool = ClassAttentionPooling(width, self.encoder.num_heads, eps=norms.eps)
+        self.norm = nn.LayerNorm(width, eps=norms.last_eps if self.pooling == "mean" else norms.eps)
+        if self.pooling == "mean-change":
+            self.head = ExactLinear(2 * width, self.num_classes)
+        else:
+            self.head = nn.Linear(width, self.num_classes)
+        init_linear_layers(self, init=partial(nn.init.trunc_normal_, std=0.02))
+        with torch.no_grad():
+            self.head.weight.mul_(HEAD_SCALE)
+
+    def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Pool encoded tokens (B, K, D) with their ids (B, K) to the input of the head.
 
         `mean` averages the kept tokens, then norms; `first` norms and takes the first kept token;
-        `class-attention` norms the output of a learned class token.
+        `class-attention` norms the output of a learned class token: (B, D). `mean-change` norms, then takes
+        the mean and the change over time (everest.models.pooling.mean_and_change): (B, 2D).
         """
-        if self.pooling == "class-attention":
-            return self.norm(self.pool(tokens))
-        return self.norm(tokens.mean(dim=1)) if self.pooling == "mean" else self.norm(tokens)[:, 0]
+        match self.pooling:
+            case "class-attention":
+                return self.norm(self.pool(tokens))
+            case "mean":
+                return self.norm(tokens.mean(dim=1))
+            case "first":
+                return self.norm(tokens)[:, 0]
+            case _:  # mean-change
+                return mean_and_change(self.norm(tokens), ids, self.encoder.grid)

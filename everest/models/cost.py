@@ -23,6 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from everest.errors import RecipeError
 from everest.methods.camera import NUMBERS
 from everest.models.block import Block
+from everest.models.clip_spec import ClipSpec
+from everest.models.linear import ImageSpec
 from everest.models.memory import model_on_meta
 from everest.models.spec import ModelSpec
 
@@ -131,12 +133,30 @@ def count_tokens(spec: ModelSpec) -> Tokens:
     return Tokens(total=total, kept=visible + scored, visible=visible, target=target)
 
 
-def view_cost(spec: ModelSpec) -> dict[str, Any]:
-    """Return the tokens that a classifier keeps, and the GMACs of one view (the papers' GFLOPs; Table 10)."""
-    spec = replace(spec, selection=spec.selection.at_evaluation())
-    tokens = count_tokens(spec)
+def total_macs(spec: ClipSpec) -> int:
+    """Count the multiply-accumulates of one clip's forward pass, of all parts of a model."""
+    total = 0
+    for part in spec.parts.values():
+        if isinstance(part, ModelSpec):
+            total += count_macs(part).total
+        elif isinstance(part, ImageSpec):
+            total += part.num_features * (part.num_classes or 0)
+    return total
+
+
+def view_cost(spec: ClipSpec) -> dict[str, Any]:
+    """Return the tokens that a classifier keeps, and the GMACs of one view (the papers' GFLOPs; Table 10).
+
+    `keep` and `tokens` are None of a model without tokens.
+    """
+    parts = [
+        replace(part, selection=part.selection.at_evaluation()) if isinstance(part, ModelSpec) else part
+        for part in spec.parts.values()
+    ]
+    tokens = [count_tokens(part) for part in parts if isinstance(part, ModelSpec)]
+    visible, total = sum(each.visible for each in tokens), sum(each.total for each in tokens)
     return {
-        "keep": round(tokens.visible / tokens.total, 4),
-        "tokens": tokens.visible,
-        "gmacs": round(count_macs(spec).total / 1e9, 4),
+        "keep": round(visible / total, 4) if tokens else None,
+        "tokens": visible if tokens else None,
+        "gmacs": round(sum(map(total_macs, parts)) / 1e9, 4),
     }

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import torch
-from pydantic import TypeAdapter
 
-from everest.config.heads import Head, Heads
+from everest.config.heads import Heads
 from everest.config.settings import Recipe
 from everest.config.stage_settings import (
     FeatureTargetSettings,
@@ -24,28 +23,33 @@ from everest.config.values import NotNegative, ShareBelowOne, settings
 from everest.errors import CheckpointError, RecipeError
 from everest.methods.grid import TokenGrid, check_num_tokens
 from everest.methods.ranked import num_candidates
+from everest.methods.selector import Selector
 from everest.methods.strategies import AllTokens, StoredStrategy
 from everest.methods.targets import BoundTarget, FeatureTargets, PixelTargets, Target, TargetMaker, TeacherUse
 from everest.models.classifier import VideoClassifier
+from everest.models.clip_spec import ClipSpec
 from everest.models.mae import MaskedAutoencoder
 from everest.models.positions import INTERPOLATED
 from everest.models.video_model import PretrainingModel, VideoEncoder
 from everest.models.views import ViewModel
 from everest.models.vit import Architecture
 from everest.system.run_folder import is_own_tokenizer, own_tokenizer
-from everest.system.weights import read_spec
 from everest.tokenizer.spec import TokenizerUse
-from everest.video.pixels import USUAL
 
 if TYPE_CHECKING:  # most models have no tokenizer
     from everest.tokenizer.targets import FrozenTokenizer
 
 Transformer = PretrainingModel | VideoClassifier | VideoEncoder  # of each kind of ModelSpec
+WITHOUT_TRANSFORMER: Final = {  # by the kind in their settings
+    "tokenizer": "a tokenizer",
+    "images": "a linear model on images",
+    "mean": "the mean of several models",
+}
 
 
 @settings
-class ModelSpec(Architecture):
-    """All that is needed to rebuild a module: the `settings` of its safetensors file."""
+class ModelSpec(Architecture, ClipSpec):
+    """All that is needed to rebuild a module with an encoder."""
 
     kind: Literal["pretrain", "classifier", "encoder"]
     selection: StoredStrategy
@@ -59,19 +63,17 @@ class ModelSpec(Architecture):
     drop_path: ShareBelowOne = 0.0  # classifier, in training
 
     @property
-    def num_classes(self) -> int | None:
-        """The outputs of all heads; None of a model without any."""
-        return sum(head.outputs for head in self.heads) or None
+    def title(self) -> str:
+        size = self.model.backbone_size
+        return f"ViT of width {size.width}, depth {size.depth}, {size.heads} heads ({self.model.backbone})"
 
     @property
-    def only_head(self) -> Head | None:
-        """The head of a classifier whose heads have no names; None of another model."""
-        return self.heads[0] if self.heads and not self.heads[0].name else None
+    def selects(self) -> Selector:
+        return self.selection
 
     @property
-    def channels(self) -> int:
-        """C, of a clip."""
-        return self.pixels.channels
+    def encoded(self) -> Sequence[TokenGrid]:
+        return [self.grid]
 
     @property
     def offered_grid(self) -> TokenGrid:
@@ -83,31 +85,31 @@ class ModelSpec(Architecture):
         """The frames that the loader returns."""
         return self.offered_grid.t * self.model.tubelet[0]
 
-    def dump(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return _SPEC.dump_python(self, mode="json")
-
-    @staticmethod
-    def from_settings(settings: dict[str, Any], *, source: Path) -> ModelSpec:
-        """Read the values that `dump` returns, from the file `source`."""
-        if settings.get("kind") == "tokenizer":
-            raise CheckpointError(
-                f"{source}: a tokenizer, which has no transformer; name a run of pretrain or finetune"
-            )
-        spec = read_spec(_SPEC, settings, source=source)
-        if problem := next(spec.problems(), None):
-            raise CheckpointError(f"{source}: its settings do not describe a model: {problem}")
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
+        if lacking := WITHOUT_TRANSFORMER.get(str(settings.get("kind"))):
+            fix = "name a run of pretrain or finetune"
+            raise CheckpointError(f"{source}: {lacking}, which has no transformer; {fix}")
+        spec = super().from_settings(settings, source=source)
         tokenizer, moved = spec.tokenizer, own_tokenizer(source.parent)  # a run may be moved with its own
         if tokenizer and tokenizer.path and is_own_tokenizer(tokenizer.path) and moved.is_file():
             return replace(spec, tokenizer=replace(tokenizer, path=str(moved.resolve())))
         return spec
 
+    def for_clips(
+        self,
+        *,
+        frames: int | None = None,
+        size: tuple[int, int] | None = None,
+        selection: StoredStrategy | None = None,
+    ) -> Self:
+        frames, size, selection = frames or self.frames, size or self.size, selection or self.selection
+        return replace(self, frames=frames, size=size, selection=selection)
+
     def problems(self) -> Iterator[str]:
-        """Yields the contradictions of the settings, which `build` relies on."""
+        yield from super().problems()
         yield from (f"model.{key}: {text}" for key, text in self.model.problems())
         yield from (f"selection.{key}: {text}" for key, text in self.selection.problems())
-        if self.channels not in USUAL:
-            yield f"pixels: {self.channels} channels, neither 1 nor 3"
         if self.channels == 1 and (self.tokenizer or isinstance(self.target, Target)):
             yield "pixels: 1 channel, where tokenizer or target take 3"
         if self.is_autoencoder and self.target is None:
@@ -120,16 +122,8 @@ class ModelSpec(Architecture):
             yield "teacher: missing"
         if (self.position_grid is None) == self.model.positions.startswith(INTERPOLATED):
             yield "position_grid: for interpolated positions, and only for these"
-        if self.kind == "classifier":
-            names = {head.name for head in self.heads}
-            if not names:
-                yield "heads: missing"
-            if len(self.heads) > 1 and ("" in names or len(names) < len(self.heads)):
-                yield "heads: each of several needs a name of its own"
-            if any(head.task == "regression" and head.outputs != 1 for head in self.heads):
-                yield "heads: regression has one output"
-            if any(len(head.thresholds) != head.outputs for head in self.heads):
-                yield "heads: thresholds of other classes"
+        if self.kind == "classifier" and not self.heads:
+            yield "heads: missing"
         try:
             check_num_tokens(self.grid)
             blank = torch.empty(1, self.grid.num_tokens, device="meta")
@@ -138,19 +132,18 @@ class ModelSpec(Architecture):
         except RecipeError as error:
             yield str(error)
 
-    def with_positions_of(self, grid: TokenGrid) -> ModelSpec:
+    def with_positions_of(self, grid: TokenGrid) -> Self:
         """The same model; interpolated positions are those of clips of `grid`."""
         is_interpolated = self.model.positions.startswith(INTERPOLATED)
         return replace(self, position_grid=(grid.t, grid.h, grid.w) if is_interpolated else None)
 
-    def without_files(self) -> ModelSpec:
-        """The same model with an untrained tokenizer, for a device on which tensors have no values."""
+    def without_files(self) -> Self:
+        """The same model with an untrained tokenizer."""
         if self.tokenizer is None:
             return self
         return replace(self, tokenizer=replace(self.tokenizer, path=None, sha256=None))
 
     def build(self) -> Transformer:
-        """Make the module with new weights, from torch's default generator."""
         selector, heads, drop_path = self.selection, self.heads, self.drop_path
         if self.kind == "encoder":
             model = VideoEncoder(self, selector=selector)
@@ -216,9 +209,6 @@ class ModelSpec(Architecture):
         if self.teacher is None:
             return None
         return ModelSpec.from_settings(self.teacher.settings, source=Path(self.teacher.name))
-
-
-_SPEC = TypeAdapter(ModelSpec)
 
 
 def pretrain_spec(

@@ -1,4 +1,4 @@
-"""Models on clips: the base of all, of those that pre-training trains, of those that predict no tokens.
+"""Models on clips: the base of all, of those with an encoder, with a decoder or views, with a selection.
 
 B batch, C channels, T frames, H W pixels, N tokens, K kept tokens, D width.
 """
@@ -19,19 +19,20 @@ from everest.methods.grid import TokenSelection
 from everest.methods.importance import Embedding
 from everest.methods.selector import Selector, choose
 from everest.models.embedding import frame_differences
+from everest.models.pooling import mean_and_change
 from everest.models.vit import Architecture, Encoder, init_linear_layers
 
 if TYPE_CHECKING:  # a model alone reads neither recipes nor videos
     from everest.config.settings import Recipe
     from everest.data.views import ClipFormat
+    from everest.video.pixels import PixelStatistics
 
 
-class VideoModel(nn.Module):
-    """A model on clips of videos.
+class ClipModel(nn.Module):
+    """A model on clips of videos, whatever it computes from them.
 
     Attributes, which `everest.load_model` and `everest.create_model` set:
-        spec: the ModelSpec that has built the model.
-        input_kind: the input that `to_input` computes: frames or their differences.
+        spec: the specification that has built the model.
         pixels: the mean and std by which clips are normalized, and their number of channels.
         clip: the clips that the model was trained on; `transform` reads one.
         recipe: the stride, the views and the lists of `everest.predict`, `extract` and `evaluate`.
@@ -41,10 +42,37 @@ class VideoModel(nn.Module):
 
     spec: Any
     stage: ClassVar[Literal["pretrain", "finetune"]]  # the section of a recipe that trains such a model
+    pixels: PixelStatistics
     clip: ClipFormat
     recipe: Recipe
     file: Path | None
     class_names: tuple[str, ...] | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Only a classifier has some."""
+        return ()
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    def transform(self, video: str | Path) -> Tensor:
+        """Read the middle of a video as the model takes it.
+
+        Returns:
+            (1, C, T, H, W) float32, normalized, on the device of the model.
+        """
+        return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
+
+
+class VideoModel(ClipModel):
+    """A model with an encoder of tokens.
+
+    Attributes:
+        input_kind: the input that `to_input` computes: frames or their differences.
+    """
 
     def __init__(
         self, architecture: Architecture, *, selector: Selector, final_norm: bool, drop_path: float = 0.0
@@ -54,11 +82,6 @@ class VideoModel(nn.Module):
         self.pixels = architecture.pixels
         self.selector = selector
         self.encoder = Encoder(architecture, final_norm=final_norm, drop_path=drop_path)
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Only a classifier has some."""
-        return ()
 
     @property
     def embedding(self) -> Embedding:
@@ -79,19 +102,6 @@ class VideoModel(nn.Module):
     def encode(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D)."""
         return self.encoder(self.to_input(frames), ids)
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return next(self.parameters()).device
-
-    def transform(self, video: str | Path) -> Tensor:
-        """Read the middle of a video as the model takes it.
-
-        Returns:
-            (1, C, T, H, W) float32, normalized, on the device of the model.
-        """
-        return self.pixels.normalize(self.clip.read(video).to(self.device))[None]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -153,7 +163,7 @@ class SelectingModel(VideoModel):
     """A model that encodes the tokens of its selector and pools them."""
 
     stage: ClassVar = "finetune"
-    head: nn.Module  # features (B, D) to the outputs
+    head: nn.Module  # features (B, F) to the outputs
 
     def kept_tokens(
         self,
@@ -187,9 +197,17 @@ class SelectingModel(VideoModel):
             raise ValueError(f"keep={keep} leaves none of {grid.num_tokens} tokens")
         return ids
 
-    def pooled(self, tokens: Tensor) -> Tensor:
-        """Pool encoded tokens (B, K, D) to (B, D): their mean, unless a model pools otherwise."""
-        return tokens.mean(dim=1)
+    def pooled(self, tokens: Tensor, ids: Tensor) -> Tensor:
+        """Pool encoded tokens (B, K, D) with their ids (B, K): by `mean_and_change` to (B, 2D).
+
+        A classifier may pool otherwise.
+        """
+        return mean_and_change(tokens, ids, self.encoder.grid)
+
+    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The input (B, F) of the head for clips (B, C, T, H, W), bytes or normalized."""
+        ids = self.kept_tokens(frames, keep)  # (B, K)
+        return self.pooled(self.encode(frames, ids), ids)
 
     def forward(
         self,
@@ -204,10 +222,10 @@ class SelectingModel(VideoModel):
         Args:
             keep, noise, selection: which tokens are encoded; see `kept_tokens`.
         Returns:
-            Of a classifier the logits (B, outputs) of all heads, joined; of an encoder the features (B, D).
+            Of a classifier the logits (B, outputs) of all heads, joined; of an encoder the features (B, 2D).
         """
         ids = self.kept_tokens(frames, keep, noise, selection)  # (B, K)
-        return self.head(self.pooled(self.encode(frames, ids)))
+        return self.head(self.pooled(self.encode(frames, ids), ids))
 
 
 class VideoEncoder(SelectingModel):

@@ -42,6 +42,16 @@ def init_linear_layers(*modules: nn.Module, init: Callable[[Tensor], Tensor]) ->
                     nn.init.zeros_(layer.bias)
 
 
+def require_clips(frames: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError if `frames` are not clips of a shape (C, T, H, W), or if the batch is empty."""
+    is_clip = frames.dtype == torch.uint8 or frames.is_floating_point()
+    if not is_clip or frames.dim() != 5 or tuple(frames.shape[1:]) != shape or frames.size(0) == 0:
+        raise ValueError(
+            f"expected clips of shape (B, {', '.join(map(str, shape))}), B at least 1, of uint8 or "
+            f"normalized to float; got {frames.dtype} {tuple(frames.shape)}"
+        )
+
+
 @settings
 class Norms:
     """The LayerNorms of a model. The defaults are the values of everest and of the released programs."""
@@ -129,13 +139,7 @@ class Encoder(nn.Module):
         """Raise ValueError if `frames` are not clips of `grid`, or if the batch is empty."""
         grid = grid or self.grid
         t, p, q = self.patch_embed.tubelet
-        expected = (self.pixels.channels, grid.t * t, grid.h * p, grid.w * q)
-        is_clip = frames.dtype == torch.uint8 or frames.is_floating_point()
-        if not is_clip or frames.dim() != 5 or tuple(frames.shape[1:]) != expected or frames.size(0) == 0:
-            raise ValueError(
-                f"expected clips of shape (B, {', '.join(map(str, expected))}), B at least 1, of uint8 or "
-                f"normalized to float; got {frames.dtype} {tuple(frames.shape)}"
-            )
+        require_clips(frames, (self.pixels.channels, grid.t * t, grid.h * p, grid.w * q))
 
     def forward(self, frames: Tensor, ids: Tensor) -> Tensor:
         """Encode only the tokens `ids` (B, K) of clips (B, C, T, H, W), bytes or normalized: (B, K, D).

@@ -140,13 +140,13 @@ class Prober:
         with self._evaluating() as model:
 
             def pooled(batch: Batch) -> Floats:
-                """The mean (R, D) of all encoded tokens."""
+                """The mean of all encoded tokens and their change over time: (R, 2D)."""
                 frames = model.pixels.normalize(batch.frames.flatten(0, 1))
                 return encode_clips(model, frames, None).pooled.float().cpu().numpy()
 
             encoded = self._run_passes(self._clips, pooled)
             loss, mean_loss = self._held_out_losses(model)
-        features = np.concatenate([part.value for part in encoded])  # (N, D)
+        features = np.concatenate([part.value for part in encoded])  # (N, 2D)
         if not np.isfinite(features).all():
             raise DivergedError(
                 f"step {training.steps_done}: the features of the probe are not finite; lower base_lr or set "
@@ -156,7 +156,9 @@ class Prober:
 
         def measures() -> Row:
             """Of the readable videos; None without labels, or where a probe is impossible."""
-            spread_features = features[list(spaced(range(len(features)), MOST_VIDEOS))]
+            # The measures of collapse are of the mean: its spread is what their thresholds were found for.
+            spread = list(spaced(range(len(features)), MOST_VIDEOS))
+            spread_features = features[spread, : self._spec.model.backbone_size.width]
             row: Row = dict.fromkeys(LABELED_VALUES)
             row |= {"rank_me": rank_me(spread_features), "feature_std": feature_std(spread_features)}
             if self._classes is not None:

@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from everest.checkpoints.describe import describe
@@ -34,6 +33,7 @@ from everest.inference.videos import ViewTensors
 from everest.lists.sample import Sample
 from everest.metrics.head_metrics import chance_of, metrics_of
 from everest.metrics.predicted import Predictions, label_array
+from everest.models.linear import difference_image
 from everest.probes.classifiers import (
     RETRIEVED,
     Floats,
@@ -63,21 +63,11 @@ PROBES: Final[dict[str, Callable[[OpenedModel], ClassifierFunction]]] = {
     "linear": lambda model: partial(linear, seed=model.recipe.train.seed),
     ATTENTIVE: lambda model: partial(
         attentive,
-        heads=model.module.encoder.num_heads,
+        heads=model.transformer.encoder.num_heads,
         seed=model.recipe.train.seed,
         device=model.module.device,
     ),
 }
-
-
-def difference_image(clips: Tensor, side: int = DIFFERENCE_SIDE) -> Tensor:
-    """The mean absolute change from frame to frame of clips (B, C, T, H, W) uint8, as small images (B, P).
-
-    It is zero for clips of one frame.
-    """
-    luma = clips.float().mean(dim=1)  # (B, T, H, W)
-    change = luma.diff(dim=1).abs().sum(dim=1) / max(luma.size(1) - 1, 1)  # (B, H, W)
-    return F.adaptive_avg_pool2d(change, side).flatten(1)
 
 
 def random_encoder(model: OpenedModel) -> FeatureFunction:
@@ -92,7 +82,7 @@ def random_encoder(model: OpenedModel) -> FeatureFunction:
 
 BASELINES: Final[dict[str, Callable[[OpenedModel], FeatureFunction]]] = {
     "random_encoder": random_encoder,
-    "difference_image": lambda model: difference_image,
+    "difference_image": lambda model: partial(difference_image, side=DIFFERENCE_SIDE),
 }
 
 

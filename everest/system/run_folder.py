@@ -43,7 +43,8 @@ OWN_FILES: Final = (  # replaced by a new run
     *(REPORT, REPORT_IMAGE),
 )
 PROJECT: Final = "project.json"  # of everest train, whose folder holds runs
-FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the classifier
+MODEL: Final = "model"  # in a folder of everest train: the classifier that it delivers
+FINETUNE: Final = "finetune"  # in a folder of everest train: the run of the network
 FOLDS: Final = "folds"  # in a folder of everest train: a folder with a run for each fold
 TOKENIZER: Final = "tokenizer"  # in a run of LVMAE: the folder of the tokenizer stage
 PACKAGES: Final = ("everest-video", "torch", "torchvision", "timm", "accelerate", "av")  # with versions

@@ -18,6 +18,7 @@ from everest.system.text import json_text, parse_json, validated
 
 FORMAT: Final = "everest"
 VERSION: Final = 1  # of the header
+KINDS: Final = {"classifier": ("classifier", "images", "mean")}  # in settings, by the kind of the header
 PARSED: Final = ("settings", "classes", "step", "origin", "clip")  # its JSON texts
 
 
@@ -35,7 +36,7 @@ class WeightsHeader:
     """All of a `model.safetensors` but its tensors: what is needed to rebuild the module around them."""
 
     kind: Literal["pretrain", "classifier", "encoder", "tokenizer"]
-    settings: dict[str, Any]  # of everest.models.spec.ModelSpec or everest.tokenizer.spec.TokenizerSpec
+    settings: dict[str, Any]  # of a ClipSpec (everest.models.clip_spec), or a TokenizerSpec
     classes: tuple[str, ...] | None
     recipe: str  # its name
     step: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
@@ -68,7 +69,7 @@ def read_header(path: Path) -> WeightsHeader:
         values = {"kind": texts["kind"], "recipe": texts["recipe"]}
         values |= {key: parse_json(texts[key]) for key in texts.keys() & PARSED}
         header = validated(_HEADER, values)
-        if header.settings.get("kind", header.kind) != header.kind:
+        if header.settings.get("kind", header.kind) not in KINDS.get(header.kind, (header.kind,)):
             raise ValueError("settings of another kind")
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({shown(error)})") from error

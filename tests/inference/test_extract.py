@@ -34,9 +34,14 @@ def test_the_levels_are_of_the_same_features(
     assert tokens["features"].shape == (4, 2, kept if keep is None else 16, 24)
     assert tokens["token_ids"].shape == tokens["features"].shape[:3]
     assert (tokens["token_ids"].diff(dim=-1) > 0).all()
-    mean = tokens["features"].mean(dim=2)
+    encoded, ids = (tokens[name].flatten(0, 1) for name in ("features", "token_ids"))
+    model = everest.load_model(checkpoint)
     with torch.no_grad():
-        expected = everest.load_model(checkpoint).norm(mean) if kind == "classifier" else mean
+        if kind == "classifier":
+            expected = model.norm(encoded.mean(dim=1))
+        else:
+            expected = mean_and_change(encoded, ids, model.encoder.grid)
+    expected = expected.unflatten(0, (4, 2))
     torch.testing.assert_close(views["features"], expected, atol=1e-6, rtol=1e-5)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 import everest
 from everest.data.views import EvalViews
 from everest.lists.sample import Sample
+from everest.models.pooling import mean_and_change
 from everest_cli.options import is_on_cpu
 from everest_cli.predict import as_csv, as_table
 
@@ -129,9 +130,10 @@ def test_features_equal_those_of_the_model(classifier_run, autoencoder_run, clip
     model, x = everest.load_model(checkpoint), views(video, frames=4, size=32, stride=2, clips=2)
     with torch.no_grad():
         if kind == "classifier":
-            expected = model.pooled(model.encode(x, model.kept_tokens(x)))
+            expected = model.features(x)
         else:
-            expected = model.encoder(x, torch.arange(32).expand(2, -1)).mean(dim=1)
+            ids = torch.arange(32).expand(2, -1)
+            expected = mean_and_change(model.encoder(x, ids), ids, model.encoder.grid)
     torch.testing.assert_close(load_file(out)["features"], expected[None], atol=1e-6, rtol=1e-6)
     assert "exists; choose another name" in refused("extract", video, "-c", checkpoint, "-o", out, code=2)
 

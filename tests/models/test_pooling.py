@@ -1,4 +1,4 @@
-"""Pooling by class attention: the layer, training, checkpoints, commands and costs."""
+"""Pooling by the change of tokens, and by class attention: the layer, training, checkpoints and costs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import STILL, called, json_of, killed_copy, run, same_run, small_recipe, weights
-from tiny_models import grouped
+from tiny_models import grouped, randomized, tiny
 
 import everest
 from everest.config.heads import named_heads
 from everest.config.recipe import load_recipe
-from everest.models.classifier import ClassAttentionPooling
+from everest.methods.grid import TokenGrid
+from everest.models.pooling import ClassAttentionPooling, mean_and_change
 from everest.system.run_folder import RunFolder
 from everest.system.weights_header import read_header
 
@@ -47,7 +48,51 @@ def trained(recipe: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-# --- the layer ----------------------------------------------------------------------------------------------
+# --- mean and change ----------------------------------------------------------------------------------------
+
+GRID = TokenGrid(t=4, h=2, w=3)
+
+
+def chosen_tokens(keep: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (3, K, 5) and their ids (3, K), which differ from clip to clip."""
+    generator = torch.Generator().manual_seed(keep)
+    ids = torch.rand(3, GRID.num_tokens, generator=generator).argsort(dim=1)[:, :keep].sort(dim=1).values
+    return torch.randn(3, keep, 5, generator=generator), ids
+
+
+@pytest.mark.parametrize("keep", [1, 6, 13, 24])
+def test_the_change_is_the_mean_over_pairs_of_slices(keep: int):
+    tokens, ids = chosen_tokens(keep)
+    found = mean_and_change(tokens, ids, GRID)
+    assert torch.equal(found[:, :5], tokens.mean(dim=1))
+    for clip, row, measured in zip(tokens, ids.tolist(), found, strict=True):
+        known = dict(zip(row, clip, strict=True))
+        pairs = [(known[i + 6] - x).abs() for i, x in known.items() if i + 6 in known]
+        change = torch.stack(pairs).mean(dim=0) if pairs else torch.zeros(5)
+        torch.testing.assert_close(measured[5:], change)
+
+
+def test_the_order_of_tokens_has_no_effect_and_all_tokens_give_the_difference_of_slices():
+    tokens, ids = chosen_tokens(24)
+    found, order = mean_and_change(tokens, ids, GRID), torch.randperm(24)
+    torch.testing.assert_close(mean_and_change(tokens[:, order], ids[:, order], GRID), found)
+    slices = tokens.unflatten(1, (4, 6))
+    torch.testing.assert_close(found[:, 5:], slices.diff(dim=1).abs().mean(dim=(1, 2)))
+    assert not mean_and_change(slices[:, :1].expand(-1, 4, -1, -1).flatten(1, 2), ids, GRID)[:, 5:].any()
+
+
+def test_a_still_clip_has_no_change_without_positions_in_time():
+    model = randomized(tiny("encoder", frames=4, tubelet=(1, 8, 8), positions="learned-separable")).eval()
+    picture = torch.randn(2, 3, 1, 32, 32)
+    with torch.no_grad():
+        model.encoder.position.temporal.zero_()
+        still = model(picture.expand(-1, -1, 4, -1, -1))
+        moving = model(torch.randn(2, 3, 4, 32, 32))
+    assert still.shape == (2, 48)
+    assert still[:, 24:].abs().max() < 1e-5 < 0.1 < moving[:, 24:].abs().mean()
+
+
+# --- the layer of class attention ---------------------------------------------------------------------------
 
 
 def test_the_class_token_attends_once_like_plain_attention():

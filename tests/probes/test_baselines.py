@@ -6,8 +6,9 @@ import torch
 from small_runs import called, json_of
 
 from everest.inference.model import OpenedModel
+from everest.models.linear import difference_image
 from everest.probes.classifiers import LabeledFeatures, class_and_group, precision_of_nearest
-from everest.probes.probe import DIFFERENCE_SIDE, difference_image, random_encoder
+from everest.probes.probe import DIFFERENCE_SIDE, random_encoder
 from everest_cli.evaluate import nearest_texts
 
 
@@ -55,12 +56,13 @@ def test_persons_that_look_alike_are_told_from_classes_that_do():
 def test_a_difference_image_shows_where_something_moves():
     clips = torch.zeros(2, 3, 5, 64, 96, dtype=torch.uint8)
     clips[1, :, 2:, :32, :48] = 100  # once, in the first quarter
-    still, moving = difference_image(clips)
+    still, moving = difference_image(clips, DIFFERENCE_SIDE)
     assert not still.any()
     image = moving.unflatten(0, (DIFFERENCE_SIDE, DIFFERENCE_SIDE))
     assert image[: DIFFERENCE_SIDE // 2, : DIFFERENCE_SIDE // 2].numpy() == pytest.approx(100 / 4)
     assert image.sum() == image[: DIFFERENCE_SIDE // 2, : DIFFERENCE_SIDE // 2].sum()
-    assert not difference_image(torch.full((2, 3, 1, 64, 64), 7, dtype=torch.uint8)).any()  # a single frame
+    one_frame = torch.full((2, 3, 1, 64, 64), 7, dtype=torch.uint8)
+    assert not difference_image(one_frame, DIFFERENCE_SIDE).any()
 
 
 def test_the_random_encoder_has_the_width_and_other_features(autoencoder_run: Path, clip_files: Path):

@@ -1,0 +1,111 @@
+"""What the specifications of all models on clips have in common: the `settings` of a safetensors file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import TypeAdapter
+
+from everest.config.heads import Head, Heads
+from everest.errors import CheckpointError
+from everest.methods.grid import TokenGrid
+from everest.methods.selector import Selector
+from everest.models.video_model import ClipModel
+from everest.system.weights import read_spec
+from everest.video.pixels import USUAL, PixelStatistics
+
+
+class ClipSpec(ABC):
+    """All that is needed to rebuild a module: frozen settings with the fields below, and others."""
+
+    frames: int  # T
+    size: tuple[int, int]  # height, width
+    pixels: PixelStatistics  # of the clips
+    heads: Heads  # what a classifier predicts
+
+    @property
+    def num_classes(self) -> int | None:
+        """The outputs of all heads; None of a model without any."""
+        return sum(head.outputs for head in self.heads) or None
+
+    @property
+    def only_head(self) -> Head | None:
+        """The head of a classifier whose heads have no names; None of another model."""
+        return self.heads[0] if self.heads and not self.heads[0].name else None
+
+    @property
+    def channels(self) -> int:
+        """C, of a clip."""
+        return self.pixels.channels
+
+    @property
+    def parts(self) -> Mapping[str, ClipSpec]:
+        """The models that it joins, by the prefix of their tensors; of most models only itself."""
+        return {"": self}
+
+    @property
+    def encoded(self) -> Sequence[TokenGrid]:
+        """The grids of the tokens that its parts choose from; empty if it has none."""
+        return [grid for part in self.parts.values() for grid in part.encoded]
+
+    @property
+    def num_tokens(self) -> int | None:
+        """The tokens that a keep ratio must leave some of: the fewest of its parts; None: it has none."""
+        return min((grid.num_tokens for grid in self.encoded), default=None)
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """The model in a few words, such as for a card."""
+
+    @property
+    @abstractmethod
+    def selects(self) -> Selector | None:
+        """The selection of its tokens; None if it has no tokens, or those of several models."""
+
+    @abstractmethod
+    def for_clips(
+        self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
+    ) -> Self:
+        """The same model for other clips, and with another selection if it has one; None: as it is."""
+
+    @abstractmethod
+    def build(self) -> ClipModel:
+        """Make the module with new weights, from torch's default generator."""
+
+    def without_files(self) -> Self:
+        """The same model for a device on which tensors have no values, where it may read no file."""
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return _adapter(type(self)).dump_python(self, mode="json")
+
+    @classmethod
+    def from_settings(cls, settings: dict[str, Any], *, source: Path) -> Self:
+        """Read the values that `dump` returns, from the file `source`."""
+        spec = read_spec(_adapter(cls), settings, source=source)
+        if problem := next(spec.problems(), None):
+            raise CheckpointError(f"{source}: its settings do not describe a model: {problem}")
+        return spec
+
+    def problems(self) -> Iterator[str]:
+        """Yields the contradictions of the settings, which `build` relies on."""
+        if self.channels not in USUAL:
+            yield f"pixels: {self.channels} channels, neither 1 nor 3"
+        names = {head.name for head in self.heads}
+        if len(self.heads) > 1 and ("" in names or len(names) < len(self.heads)):
+            yield "heads: each of several needs a name of its own"
+        if any(head.task == "regression" and head.outputs != 1 for head in self.heads):
+            yield "heads: regression has one output"
+        if any(len(head.thresholds) != head.outputs for head in self.heads):
+            yield "heads: thresholds of other classes"
+
+
+@cache
+def _adapter(spec: type[Any]) -> TypeAdapter[Any]:
+    return TypeAdapter(spec)

@@ -1,0 +1,144 @@
+"""The mean of classifiers: one model whose outputs are the mean of theirs.
+
+M members, B batch, C channels, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from everest.config.heads import MULTI_LABEL, Heads
+from everest.config.values import Count, Length, settings
+from everest.models.classifier import Classifier, by_head
+from everest.models.clip_spec import ClipSpec
+from everest.models.linear import NO_TOKENS, ImageClassifier, ImageSpec
+from everest.models.spec import ModelSpec
+from everest.video.pixels import PixelStatistics
+
+MemberSpec = Annotated[ModelSpec | ImageSpec, Field(discriminator="kind")]
+
+
+@settings
+class MeanSpec(ClipSpec):
+    """All that is needed to rebuild a `MeanClassifier`."""
+
+    kind: Literal["mean"] = "mean"
+    frames: Count
+    size: tuple[Length, Length]
+    pixels: PixelStatistics
+    heads: Heads
+    members: Annotated[tuple[MemberSpec, ...], Field(min_length=2, max_length=16)]  # our choice
+
+    @classmethod
+    def of(cls, members: Sequence[ModelSpec | ImageSpec]) -> Self:
+        """The mean of classifiers, with the clips and the heads of the first one."""
+        first = members[0]
+        return cls(
+            frames=first.frames,
+            size=first.size,
+            pixels=first.pixels,
+            heads=first.heads,
+            members=tuple(members),
+        )
+
+    @property
+    def parts(self) -> Mapping[str, ClipSpec]:
+        return {f"members.{number}.": member for number, member in enumerate(self.members)}
+
+    @property
+    def title(self) -> str:
+        return f"mean of the outputs of a {' and a '.join(member.title for member in self.members)}"
+
+    @property
+    def selects(self) -> None:
+        return None
+
+    def for_clips(
+        self, *, frames: int | None = None, size: tuple[int, int] | None = None, selection: Any = None
+    ) -> Self:
+        members = tuple(member.for_clips(frames=frames, size=size) for member in self.members)
+        return replace(self, frames=frames or self.frames, size=size or self.size, members=members)
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        own = (self.frames, self.size, self.pixels, _without_thresholds(self.heads))
+        for number, member in enumerate(self.members):
+            yield from (f"members.{number}: {problem}" for problem in member.problems())
+            if not member.heads:
+                yield f"members.{number}: not a classifier"
+            elif (member.frames, member.size, member.pixels, _without_thresholds(member.heads)) != own:
+                yield f"members.{number}: other clips or heads than the mean"
+
+    def build(self) -> MeanClassifier:
+        return MeanClassifier(self, [member.build() for member in self.members])
+
+
+def _without_thresholds(heads: Heads) -> Heads:
+    """Heads without what was chosen on the outputs of one model."""
+    return tuple(replace(head, chosen_thresholds=()) for head in heads)
+
+
+class MeanClassifier(Classifier):
+    """Classifies clips by the mean of the outputs of its members.
+
+    Args:
+        members: classifiers of the same clips and heads; each keeps its tokens as it was trained.
+    Raises:
+        ValueError: they are none, or `spec` is of other members.
+    """
+
+    def __init__(self, spec: MeanSpec, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        if problem := next(spec.problems(), None):
+            raise ValueError(problem)
+        self.spec, self.heads, self.pixels = spec, spec.heads, spec.pixels
+        self.members = nn.ModuleList(members)
+
+    @classmethod
+    def of(cls, members: Sequence[Classifier]) -> Self:
+        """The mean of modules as they are."""
+        return cls(MeanSpec.of([member.spec for member in members]), members)
+
+    def features(self, frames: Tensor, keep: float | None = None) -> Tensor:
+        """The inputs of the heads of all members, joined: (B, sum of F); see `forward`."""
+        return torch.cat([part.float() for part in self._of_members("features", frames, keep)], dim=1)
+
+    def forward(self, frames: Tensor, *, keep: float | None = None) -> Tensor:
+        """Compute logits (B, outputs) of clips (B, C, T, H, W) whose outputs are the mean of the members'.
+
+        Args:
+            keep: the ratio of the tokens that members with an encoder encode; None: as trained.
+        Raises:
+            ValueError: `keep` is given, and no member has an encoder.
+        """
+        logits = self._of_members("forward", frames, keep)
+        stacked = torch.stack([part.float() for part in logits])  # (M, B, outputs)
+        pairs = zip(by_head(stacked, self.heads), self.heads, strict=True)
+        return torch.cat([_mean(part, head.task) for part, head in pairs], dim=-1)
+
+    def _of_members(self, method: str, frames: Tensor, keep: float | None) -> list[Tensor]:
+        images = [isinstance(member, ImageClassifier) for member in self.members]
+        if keep is not None and all(images):
+            raise ValueError(f"keep={keep}: {NO_TOKENS}")
+        return [
+            getattr(member, method)(frames, keep=None if is_image else keep)
+            for member, is_image in zip(self.members, images, strict=True)
+        ]
+
+
+def _mean(logits: Tensor, task: str) -> Tensor:
+    """The logits (B, outputs) of a head whose outputs are the mean of those of `logits` (M, B, outputs)."""
+    if task == "regression":
+        return logits.mean(dim=0)
+    if task == MULTI_LABEL:  # log of the mean of p, and of 1 - p
+        yes, no = (F.logsigmoid(sign * logits).logsumexp(dim=0) for sign in (1, -1))
+        return yes - no
+    return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(logits.size(0))

@@ -1,0 +1,61 @@
+"""From the encoded tokens of a clip to one vector.
+
+B batch, K tokens, D width, N tokens of the grid, P tokens of a slice.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from everest.methods.grid import TokenGrid
+from everest.models.block import EPS
+from everest.models.positions import learned_rows
+
+
+def mean_and_change(tokens: Tensor, ids: Tensor, grid: TokenGrid) -> Tensor:
+    """The mean of the tokens, and the mean absolute change of a token from one slice to the next.
+
+    Each token is compared with the token at the same place one slice later, if that is among `ids`, too.
+    The change is zero if there is no such pair, as in clips of one slice.
+
+    Args:
+        tokens: (B, K, D).
+        ids: (B, K) int64, their numbers in the grid.
+    Returns:
+        (B, 2D) float32: the mean, then the change.
+    """
+    tokens = tokens.float()
+    # The row of each token id among `ids`, -1 if it is not there. Ids after the last slice are never there.
+    rows = ids.new_full((ids.size(0), grid.num_tokens + grid.per_slice), -1)  # (B, N + P)
+    numbers = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
+    later = rows.scatter(1, ids, numbers).gather(1, ids + grid.per_slice)  # (B, K)
+    is_pair = (later >= 0).unsqueeze(-1)  # (B, K, 1)
+    following = tokens.gather(1, later.clamp(min=0).unsqueeze(-1).expand_as(tokens))  # (B, K, D)
+    total = ((following - tokens).abs() * is_pair).sum(dim=1)  # (B, D)
+    return torch.cat([tokens.mean(dim=1), total / is_pair.sum(dim=1).clamp(min=1)], dim=1)
+
+
+class ClassAttentionPooling(nn.Module):
+    """A learned class token attends to the kept tokens once (Touvron et al. 2021, CaiT; LVMAE for ViT-L).
+
+    A class-attention layer of CaiT from timm: norm, attention of the class token over itself and the tokens,
+    norm, MLP, both with a residual to the class token. LayerScale starts at 1: CaiT's 1e-4 stabilizes stacks
+    of many layers, but in one layer it would hide almost all of the clip from the head.
+    """
+
+    def __init__(self, width: int, heads: int, *, eps: float = EPS) -> None:
+        from timm.models.cait import LayerScaleBlockClassAttn  # here: timm takes a second to import
+
+        super().__init__()
+        self.class_token = learned_rows(1, width)
+        norm: Any = partial(nn.LayerNorm, eps=eps)
+        self.block = LayerScaleBlockClassAttn(width, heads, qkv_bias=True, norm_layer=norm, init_values=1.0)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Pool tokens (B, K, D) to (B, D)."""
+        class_token = self.class_token.expand(tokens.size(0), -1, -1)  # (B, 1, D)
+        return self.block(tokens, class_token)[:, 0]

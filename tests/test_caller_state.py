@@ -80,7 +80,7 @@ def state_of(accelerator: Accelerator) -> dict[str, Any]:
         "cuDNN": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "threads of torch": (torch.get_num_threads(), torch.get_num_interop_threads()),
-        "threads": [thread.name for thread in threading.enumerate()],
+        "threads": [each.name for each in threading.enumerate() if not each.daemon],  # readers may still end
         "children": [child.name for child in multiprocessing.active_children()],
         "default": (torch.get_default_dtype(), torch.get_default_device()),
         "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),

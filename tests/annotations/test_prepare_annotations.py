@@ -27,6 +27,16 @@ def test_every_kind_is_written_and_read_again(bouts: Path, clip_files: Path, tmp
     assert refused("prepare annotations", bouts, "--videos", clip_files, "--to", kind, "-o", output, code=2)
 
 
+def test_rows_without_a_label_are_counted(bouts: Path):
+    bouts.write_text("video,start,end,label\nclip0.mp4,0,1,walk\nclip0.mp4,1,2,\n")
+    assert called("prepare annotations", bouts).stderr.splitlines()[-1] == "left out: row without a label (1)"
+    left_out = [{"reason": "row without a label", "count": 1}]
+    assert json_of("prepare annotations", bouts)["left_out"] == left_out
+    bouts.write_text("video,start,end,label\nclip0.mp4,1,2,\n")
+    message = refused("prepare annotations", bouts, code=4)
+    assert "has no bout that is read, only row without a label (1)" in message
+
+
 def test_bouts_after_the_end_of_a_video_are_reported(bouts: Path, clip_files: Path):
     bouts.write_text("video,start,end,label\nclip0.mp4,1,9,walk\nclip0.mp4,0,1,walk\n")
     shown = called("prepare annotations", bouts, "--videos", clip_files)

@@ -229,6 +229,19 @@ def test_lists_that_are_divided_are_used_and_readable_videos_are_divided(class_f
 
 def test_annotated_recordings_give_timelines(recordings: Path, tmp_path: Path, monkeypatch):
     bouts = Path(shutil.copy(recordings.with_name("bouts.csv"), tmp_path))
+    header, *rows = bouts.read_text().split()
+    noted = [
+        f"{header},subject",
+        *(f"{row},m{number % 2}" for number, row in enumerate(rows)),
+        "r0.mp4,0,1,,m0",
+    ]
+    (tmp_path / "noted.csv").write_text("\n".join(noted))
+    plan = json_of("train", recordings, "--annotations", tmp_path / "noted.csv", "--dry-run", *FEW)
+    assert plan["left_out"] == [{"reason": "row without a label", "count": 1}]
+    assert {
+        "left out of the annotations: row without a label (1)",
+        "bouts of 2 subjects (m0, m1) are taken together; see --subject",
+    } <= set(plan["lines"])
     read = Mock(wraps=windows.read_labels)
     monkeypatch.setattr(windows, "read_labels", read)
     command = ("train", recordings, "--annotations", bouts, "-o", tmp_path / "project", *FEW)

@@ -13,6 +13,7 @@ from small_runs import called, refused
 
 import everest
 from everest.inference.row_store import open_row_store
+from everest.models.pooling import mean_and_change
 
 VIEWS = ["--views", "2x1"]
 
@@ -73,7 +74,6 @@ def test_both_kinds_of_file_hold_the_same_and_equal_calls_write_equal_files(
 KILLED_AFTER_23 = """
 import os, signal
 from everest.inference.row_store import RowStore
-from everest.models.pooling import mean_and_change
 from everest_cli.main import main
 add = RowStore.add
 def add_or_die(self, video, found):

@@ -91,7 +91,9 @@ class ModelSettings:
     mlp: v.MlpKind = "plain"  # of the encoder's blocks
     gelu: v.Gelu = "exact"  # of the encoder's blocks, if their MLP is plain
     embedding_layers: Annotated[int, Field(ge=1, le=3)] = 1  # EVEREST Table 15
-    pooling: v.Pooling = "mean"  # of the kept tokens; first: the first token (released program: --use_cls)
+    # Of the kept tokens; first: the first token (released program: --use_cls); mean-change: our choice, for
+    # features of a frozen encoder (everest.models.pooling.mean_and_change).
+    pooling: v.Pooling = "mean"
     decoder_depth: v.Depth = 4  # released scripts
     width: v.Length | None = None  # channels of a token in the encoder; None, here and below: the backbone's
     depth: v.Depth | None = None  # blocks of the encoder

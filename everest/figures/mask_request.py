@@ -143,9 +143,9 @@ def request_masks(
     """
     if opened is not None and recipe is not None:
         raise RecipeError("--recipe: a checkpoint has its own clips; leave out --recipe or --checkpoint")
-    module = None if opened is None else opened.module
-    if opened is not None and not isinstance(module, AdaptiveTokenizer):
-        module = opened.transformer
+    module: VideoModel | AdaptiveTokenizer | None = None
+    if opened is not None:
+        module = opened.module if isinstance(opened.module, AdaptiveTokenizer) else opened.transformer
     default_selector, default_clip = _defaults(opened, recipe, given_clip)
     scores = default_selector if isinstance(module, AdaptiveTokenizer) else None
     if scores is not None:

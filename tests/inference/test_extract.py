@@ -10,6 +10,7 @@ from small_runs import called, refused
 
 import everest
 from everest.inference.row_store import open_row_store
+from everest.models.pooling import mean_and_change
 
 VIEWS = ["--views", "2x1"]
 

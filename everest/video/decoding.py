@@ -271,6 +271,7 @@ def _is_complete(path: Video, codec: VideoCodecContext, since_key: Sequence[Pack
     outputs = set()
     for ending in ENDINGS:
         again = VideoCodecContext.create(codec.name, "r")
+        assert isinstance(again, VideoCodecContext)
         again.thread_count = 1
         again.options = decoder_options(codec.name)
         checksums = []

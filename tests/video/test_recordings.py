@@ -324,7 +324,7 @@ def test_a_bare_stream_that_ends_in_the_first_bytes_of_a_picture_shows_no_frame_
     file = written(tmp_path, "h264", "h264-open", "none")
     content = file.read_bytes()
     with av.open(str(file)) as container:
-        begins = [packet.pos for packet in container.demux(video=0) if packet.size]
+        begins = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
     for begin in begins[31::2]:
         for kept in (0, 9, 10, 12, 14):
             cut = tmp_path / f"{begin + kept}.h264"

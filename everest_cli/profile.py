@@ -37,8 +37,8 @@ def profile(
     batch: int | None = option("--batch N", "Clips per step, for --measure; windows, for --latency.", min=1),
     videos: int | None = option("--videos N", "Plan a pre-training run on N videos.", min=1),
     epochs: int | None = option("--epochs E", "Epochs of the planned run [the recipe's].", min=1),
-    gpu: str | None = option("--gpu G", "GPU of the planned run: h200, a100, 4090, t4."),
-    gpus: str = o.ONE_GPU,
+    gpu: str | None = option("--gpu G", "GPU of the planned run: h100, h200, a100, 4090, t4."),
+    gpus: str = option("--gpus auto|N|cpu|mps", "Device to measure on, or N GPUs to plan for.", "auto"),
     as_json: bool = o.AS_JSON,
 ) -> None:
     """Compute the cost of a recipe: GMACs, parameters, tokens and memory of every stage.
@@ -46,8 +46,9 @@ def profile(
     With --videos and --gpu, also the hours and the memory of a run on that GPU, in words. With
     --checkpoint and --latency, only the time of a trained model: for a video, and hours of video per hour.
 
-    Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu a100
+    Example: everest profile --backbone vit-b --videos 10000 --epochs 800 --gpu h100 --gpus 4
     """
+    plans_several = gpu is not None and gpus.isdecimal() and int(gpus) > 0
     refuse(
         {
             "--latency and --checkpoint: give both or neither": (checkpoint is None) == latency,
@@ -56,8 +57,9 @@ def profile(
             and (videos or epochs),
             "--gpu plans a run: add --videos N, the number of training videos": gpu and videos is None,
             "--window and --step need --latency": not latency and (window or step),
-            "--batch and --gpus need --measure, --data or --latency": (
-                (batch or gpus != "auto") and not (measured or data or latency)
+            "--batch needs --measure, --data or --latency": batch and not (measured or data or latency),
+            "--gpus needs --measure, --data or --latency, or is a number from 1 beside --gpu": (
+                gpus != "auto" and not (measured or data or latency or plans_several)
             ),
         }
     )
@@ -89,12 +91,21 @@ def profile(
     document: dict[str, Any] = {**profile(profiled), "compare": []}
     if comparing:
         document["compare"] = [{"method": name, **profile(changed(named))} for name, named in METHODS.items()]
-    if gpu is not None and videos is not None:
-        document["plan"] = plan_pretraining(profiled, gpu, videos=videos, epochs=epochs)
     if measured or data is not None:
-        measurements = time_stages(profiled, batch=batch, loads=data is not None, cpu=is_on_cpu(gpus))
+        on_cpu = is_on_cpu("auto" if plans_several else gpus)
+        measurements = time_stages(profiled, batch=batch, loads=data is not None, cpu=on_cpu)
         for stage, measurement in measurements.items():
             document["stages"][stage] |= measurement
+    if gpu is not None and videos is not None:
+        loading = document["stages"]["pretrain"].get("loading")
+        document["plan"] = plan_pretraining(
+            profiled,
+            gpu,
+            videos=videos,
+            epochs=epochs,
+            gpus=int(gpus) if plans_several else 1,
+            loader=None if loading is None else loading["clips_per_second"],
+        )
     if as_json:
         print_json(document)
     else:

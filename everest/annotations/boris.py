@@ -21,7 +21,7 @@ from everest.annotations.bout import LONGEST, Bout, Bouts, Span, merge_overlaps,
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
 from everest.annotations.records import NO_EVENT, LeftOut, in_record
 from everest.errors import DataError, first_names, shown
-from everest.system.text import json_text, read_json
+from everest.system.text import NoNumber, json_text, read_json
 
 EMPTY: Final = read_json(Path(__file__).with_name("boris_empty.json"))  # its parts, as BORIS needs them
 POINT: Final = "Point event"
@@ -37,9 +37,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     """
     try:
         document = read_json(path)
-    except ValueError as error:
-        if "NaN" not in str(error):
-            raise
+    except NoNumber as error:
         raise ValueError(f"{error}; an event has no time: correct or delete it in BORIS") from error
     types = {}
     for key, behavior in document["behaviors_conf"].items():

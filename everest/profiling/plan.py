@@ -1,7 +1,8 @@
 """The hours and the memory of pre-training on another GPU, without measuring anything on it.
 
-A planned run is arithmetic: FLOPs of the model over an assumed share of the GPU's peak, and seconds of the
-loader as measured on one machine.
+A planned run is arithmetic: FLOPs of the model over a share of the GPU's peak, and seconds of the loader. The
+speeds are those of a machine with an H100 and 16 cores (benchmarks/performance.md). ViT-B with 15 workers had
+371 clips/s there (planned: 390) with one view of a decoded video, and 923 (planned: 999) with four views.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ GIB: Final = 2**30
 FORWARD_AND_BACKWARD: Final = 3  # a backward pass computes about twice what the forward pass does
 MEMORY_USED: Final = 0.9  # heuristic: share of the memory; estimates do not cover everything
 NARROW: Final = 768  # width of ViT-B, below which a step waits for the launches of its kernels
-# Assumed shares of the peak in a training step without train.compile. Estimates for the step of ViT-B, from
-# the traffic and the products of its kernels: 20 to 28 % of the 790 TFLOP/s that large products reach on an
-# H200. Narrower models have smaller products. Products of float32 are slower, and everything else is not.
-SHARE: Final = 0.2
-NARROW_SHARE: Final = 0.1
+# Shares of the peak in compiled steps on an H100: of ViT-B with 128 to 1,024 clips, and of ViT-S.
+# The share of float32 is an estimate: products are slower, and everything else is not.
+SHARE: Final = 0.3
+NARROW_SHARE: Final = 0.13
 FP32_SHARE: Final = 0.4
-PASS_SECONDS: Final = 0.02  # between two passes: launches, the copy of the clips, waits (16 ms estimated)
+PASS_SECONDS: Final = 0.006  # of a pass besides its FLOPs, by the same steps
 USUAL_WORKERS: Final = 8  # default: cores for one GPU, if the recipe leaves the number of workers open
-# CPU milliseconds (benchmarks/performance.md): a clip of 16 frames of H.264, 320 x 240, keyframes every 12;
-# a further view of a decoded video; handing a clip over to the training process.
-DECODE_MS: Final = 13.0
-VIEW_MS: Final = 1.9
+# Milliseconds of a worker while all cores read: a clip of 16 frames of H.264, 320 x 240, keyframes every 12
+# (alone, it takes 31 ms); a further view of a decoded video; handing a clip over to the training process.
+DECODE_MS: Final = 38.4
+VIEW_MS: Final = 7.1
 HAND_OVER_MS: Final = 0.1
 MS_FRAMES: Final = 16
 
@@ -46,6 +46,7 @@ class Gpu:
 
 
 GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architecture, and of the T4
+    "h100": Gpu("H100", half_tflops=989, fp32_tflops=67, gib=79),
     "h200": Gpu("H200", half_tflops=989, fp32_tflops=67, gib=139),
     "a100": Gpu("A100 (80 GB)", half_tflops=312, fp32_tflops=19.5, gib=79),
     "4090": Gpu("RTX 4090", half_tflops=165, fp32_tflops=82.6, gib=23.5),
@@ -53,15 +54,27 @@ GPUS: Final = {  # NVIDIA's data sheets of the SXM parts, of the Ada architectur
 }
 
 
-def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int | None) -> dict[str, Any]:
-    """Estimate the pre-training of a recipe on one GPU, `gpu_name` of `GPUS` in any case of letters.
+def plan_pretraining(
+    recipe: Recipe,
+    gpu_name: str,
+    *,
+    videos: int,
+    epochs: int | None,
+    gpus: int = 1,
+    loader: float | None = None,
+) -> dict[str, Any]:
+    """Estimate the pre-training of a recipe on GPUs, `gpu_name` of `GPUS` in any case of letters.
 
     Args:
         videos: in the training list.
         epochs: None takes the recipe's.
+        gpus: number of GPUs of one machine.
+        loader: clips per second of the machine's loader, if it was measured.
     Returns:
         The values of `"plan"` in `everest profile --json`: `hours` of the run, None if it does not fit;
-        `fits`; `batch`, clips in one pass; `memory_gib`; `sentence`.
+        `fits`; `batch`, clips in one pass; `limit`, `step` or `loader`; `memory_gib`; `sentence`.
+    Raises:
+        RecipeError: the GPU is unknown, or the batch does not divide over the GPUs.
     """
     gpu = GPUS.get(gpu_name.lower())
     if gpu is None:
@@ -72,29 +85,32 @@ def plan_pretraining(recipe: Recipe, gpu_name: str, *, videos: int, epochs: int 
     clip_bytes = cost.activation_bytes_per_clip
     largest = max(0, int(gpu.gib * GIB * MEMORY_USED) - state_bytes) // clip_bytes
     together = stage.views_per_decode  # clips that stay together in a pass
-    plan = plan_stage(stage, num_videos=videos, processes=1, largest_micro_batch=max(largest, together))
+    plan = plan_stage(stage, num_videos=videos, processes=gpus, largest_micro_batch=max(largest, together))
     fits = largest >= plan.micro_batch
     memory = (state_bytes + plan.micro_batch * clip_bytes) / GIB
     run = f"Pre-training {recipe.model.backbone} on {videos:,} videos for {plan.epochs:,} epochs"
     gpu_seconds, speed_text = _gpu_time(recipe, cost, plan, gpu)
-    loader_seconds, loader_text = _loader_time(recipe, cost, plan)
+    loader_seconds, loader_text = _loader_time(recipe, cost, plan, loader)
     hours = max(gpu_seconds, loader_seconds) / 3600
-    limit = "reading videos" if loader_seconds > gpu_seconds else "the GPU"
-    sentence = (
-        f"{run} takes about {hours:.1f} hours on one {gpu.name}, limited by {limit}. It fits in memory: "
-    )
+    limit = "loader" if loader_seconds > gpu_seconds else "step"
+    limited = "reading videos" if limit == "loader" else "the GPU" if gpus == 1 else "the GPUs"
+    place = f"{'one' if gpus == 1 else gpus} {gpu.name}"
+    sentence = f"{run} takes about {hours:.1f} hours on {place}, limited by {limited}. It fits in memory: "
     need = f"{memory:.1f} of {gpu.gib:g} GiB"
     sentence += f"{plan.micro_batch} clips per pass need about {need}."
     if not fits:
         remedy = "try train.checkpointing=true, a smaller model, or shorter or smaller clips"
         need += f", of which {MEMORY_USED:.0%} can be used"
-        sentence = f"{run} does not fit on one {gpu.name}: one pass needs {need}; {remedy}."
-    assumed = f"Assumed, not measured: {speed_text}, and {loader_text}; expect half to twice the time."
+        sentence = f"{run} does not fit on {place}: one pass needs {need}; {remedy}."
+    several = "" if gpus == 1 else f", {gpus} GPUs as fast as {gpus} times one"
+    assumed = f"Assumed: {speed_text}{several}, and {loader_text}; expect half to twice the time."
     return {
         "gpu": gpu.name,
+        "gpus": gpus,
         "hours": hours if fits else None,
         "fits": fits,
         "batch": plan.micro_batch if fits else 0,
+        "limit": limit,
         "memory_gib": round(memory, 2),
         "sentence": f"{sentence} {assumed}",
     }
@@ -109,15 +125,23 @@ def _gpu_time(recipe: Recipe, cost: StageCost, plan: StagePlan, gpu: Gpu) -> tup
         peak = gpu.fp32_tflops
     passes = FORWARD_AND_BACKWARD + recipe.train.checkpointing  # the forward pass is repeated
     clip_flops = 2 * (passes * cost.macs.total + (count_frozen_macs(cost.spec) or 0))
-    flops = plan.steps * plan.batch_size * clip_flops
+    flops = plan.steps * plan.batch_size // plan.processes * clip_flops  # of one GPU
     seconds = flops / (peak * 1e12 * share) + plan.steps * plan.accumulation * PASS_SECONDS
     return seconds, f"{share:.0%} of {peak:g} TFLOP/s"
 
 
-def _loader_time(recipe: Recipe, cost: StageCost, plan: StagePlan) -> tuple[float, str]:
-    """The seconds in which the workers read all clips, and their assumed speed as text."""
+def _loader_time(
+    recipe: Recipe, cost: StageCost, plan: StagePlan, measured: float | None
+) -> tuple[float, str]:
+    """The seconds in which the workers read all clips, and their speed as text."""
+    clips = plan.steps * plan.batch_size
+    if measured is not None:
+        return clips / measured, f"the {measured:.0f} clips/s that this machine's loader reached"
     workers = USUAL_WORKERS if recipe.train.workers == "auto" else max(recipe.train.workers, 1)
+    workers *= plan.processes
     clip_ms = (DECODE_MS + VIEW_MS * (plan.views - 1)) / plan.views + HAND_OVER_MS
     clip_ms *= cost.spec.offered_frames / MS_FRAMES
-    seconds = plan.steps * plan.batch_size * clip_ms / 1000 / workers
-    return seconds, f"{workers} workers at {1000 / clip_ms:.0f} clips/s each (320 x 240, H.264)"
+    return (
+        clips * clip_ms / 1000 / workers,
+        f"{workers} workers at {1000 / clip_ms:.0f} clips/s each (320 x 240, H.264)",
+    )

@@ -46,6 +46,10 @@ def json_text(document: Any, *, indent: int | None = None) -> str:
     return json.dumps(document, indent=indent, allow_nan=False)
 
 
+class NoNumber(ValueError):
+    """A number of a document is `NaN` or infinite."""
+
+
 def parse_json(text: str | bytes) -> Any:
     """The value of a JSON document; ValueError if it is damaged, nested too deeply or not finite."""
     try:
@@ -65,7 +69,7 @@ def _finite(text: str) -> float:
     """A number of a document; `NaN` and `Infinity`, which Python also reads, are none."""
     number = float(text)
     if text.endswith(("NaN", "Infinity")):
-        raise ValueError(f"{text} is no JSON value")
+        raise NoNumber(f"{text} is no JSON value")
     if not math.isfinite(number):
         raise ValueError(f"{text[:20]} is too large for a number")
     return number

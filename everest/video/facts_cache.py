@@ -25,7 +25,7 @@ from everest.video.index import CountedIndex, StampedIndex
 from everest.video.source import Member, Video, video_version
 from everest.video.stream import VideoError
 
-FACTS_VERSION: Final = 11  # raise it with every change of the facts or of how they are found
+FACTS_VERSION: Final = 12  # raise it with every change of the facts or of how they are found
 STORED: Final = np.dtype("<i8")
 MOST_FRAMES: Final = 2**23  # heuristic: of all files in memory, 16 bytes each
 

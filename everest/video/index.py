@@ -15,7 +15,6 @@ Frames at the start of a recording that refer to frames before it are left out, 
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,9 +27,9 @@ import numpy as np
 from av import Packet, VideoCodecContext, VideoFrame, VideoStream
 from av.container import InputContainer
 
-from everest.video.decoding import MOST_HELD, Decoded, Entry, Loss, Skips, Survey, decode_frames
+from everest.video.decoding import MOST_HELD, Decoded, Entry, Loss, Skips, Survey, checksum, decode_frames
 from everest.video.source import Video
-from everest.video.stream import VideoError, decoder_errors, packets
+from everest.video.stream import VideoError, packets
 from everest.video.times import RepairedTimes, numbers_among_lost, repair_times
 
 STAMPED_FORMATS: Final = ("mov", "matroska")  # beginnings of FFmpeg's names
@@ -295,7 +294,7 @@ def count_frames(
                 candidates.append(survey.keys[-1])
                 compared_until = len(outputs) + MOST_HELD + FRAMES_COMPARED
             if len(outputs) < compared_until:
-                checksums[output] = _checksum(path, frame)
+                checksums[output] = checksum(path, frame)
             outputs.append(output)
             stamps.append(frame.pts)
             last_duration = frame.duration or 0
@@ -323,7 +322,7 @@ def _working(
             break
         reached: dict[int, int] = {}
         with suppress(VideoError), closing(decode_frames(path, entry)) as decoded:
-            reached = {output: _checksum(path, frame) for frame, output in islice(decoded, FRAMES_COMPARED)}
+            reached = {output: checksum(path, frame) for frame, output in islice(decoded, FRAMES_COMPARED)}
         first = bisect_left(outputs, min(reached, default=0))
         expected = outputs[first : first + len(reached)]
         if reached and reached == {output: checksums.get(output) for output in expected}:
@@ -331,11 +330,3 @@ def _working(
         else:
             failed += 1
     return working
-
-
-def _checksum(path: Video, frame: VideoFrame) -> int:
-    """Of the first plane, which is the luma of most formats, without the padding of its rows."""
-    with decoder_errors(path):
-        plane = frame.planes[0]
-        rows = np.frombuffer(bytes(plane), dtype=np.uint8).reshape(plane.height, -1)
-        return zlib.crc32(rows[:, : plane.width].tobytes())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from fractions import Fraction
 from itertools import pairwise
 from math import inf
@@ -309,8 +309,7 @@ def read_image(file: Location) -> np.ndarray:
 
 def _exif_orientation(image: Image.Image) -> Orientation:
     """The orientation that EXIF data state; as stored if there are none, or if they are damaged."""
-    try:
+    value = None
+    with suppress(SyntaxError, struct.error):
         value = image.getexif().get(ExifTags.Base.Orientation)
-    except (SyntaxError, struct.error):
-        value = None
-    return EXIF_ORIENTATIONS.get(value, Orientation())
+    return EXIF_ORIENTATIONS.get(value or 1, Orientation())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -317,3 +318,19 @@ def test_a_cut_flv_file_that_seems_to_begin_a_stream_is_read_to_the_cut(tmp_path
     first = next(number for number in range(COUNT) if number not in numbers)
     assert 0 < first <= len(numbers) < COUNT
     assert known_damage(file) == f"damaged: no intact frames from {first / RATE:.2f} to 6.00 s"
+
+
+def test_a_bare_stream_that_ends_in_the_first_bytes_of_a_picture_shows_no_frame_twice(tmp_path):
+    file = written(tmp_path, "h264", "h264-open", "none")
+    content = file.read_bytes()
+    with av.open(str(file)) as container:
+        begins = [packet.pos or 0 for packet in container.demux(video=0) if packet.size]
+    for begin in begins[31::2]:
+        for kept in (0, 9, 10, 12, 14):
+            cut = tmp_path / f"{begin + kept}.h264"
+            cut.write_bytes(content[: begin + kept])
+            frames = intact_frames(cut, list(range(probe(cut).frames)))
+            numbers = [number_of(frame.numpy()) for frame in frames if frame is not None]
+            assert numbers == sorted(set(numbers)), (begin, kept)
+            if kept == 0:  # pictures that are whole stay
+                assert len(numbers) == begins.index(begin)

@@ -100,9 +100,8 @@ def test_the_device_is_named_in_one_way(classifier_run, clip_files, tmp_path, mo
     called("probe", *options, "--gpus", "cpu", "--probes", "knn")
     called("profile", *("-b", "vit-tiny"), *("--frames", 4, "--size", 64), "--gpus", "cpu", "--measure")
     monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
-    command = ("predict", video, *options)
-    assert "--gpus 2: this command uses one device" in refused(*command, "--gpus", 2, code=2)
-    assert "this machine has 3" in refused(*command, "--gpus", 7, code=5)
+    assert "--gpus 2: this command uses one device" in refused("probe", *options, "--gpus", 2, code=2)
+    assert "this machine has 3" in refused("predict", video, *options, "--gpus", 7, code=5)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     assert not is_on_cpu("1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"

@@ -186,7 +186,8 @@ def _project_classes(path: Path) -> set[str]:
         parser.read_string(config.read_text(encoding="utf-8-sig"))
         settings = parser.items(CONFIG_SECTION)
     except ConfigParserError as error:
-        raise ValueError(f"{config} cannot be read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{config} cannot be read: {reason}") from error
     return {value.strip() for key, value in settings if key.startswith(CONFIG_CLASS) and value.strip()}
 
 

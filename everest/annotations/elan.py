@@ -76,7 +76,7 @@ def read(path: Path, fps: float | None, videos: VideoFinder, left_out: LeftOut) 
     for named, found in zip(media, is_found, strict=True):
         if has_bouts and named is not shown_file:
             # Named are further videos of the user, which have no bouts; or all, if none is the user's.
-            name = f"media file {shown(named[0])}" if found == any(is_found) else "media file of no video"
+            name = f"media file {shown(named[0])}" if found == any(is_found) else "other media file"
             left_out[name] += 1
 
 

@@ -149,20 +149,18 @@ def _class_columns(
         ends = dropwhile(is_feature.__getitem__, reversed(places))
         classes = list(takewhile(lambda place: is_binary[place] and not is_feature[place], ends))[::-1]
     elif others and BACKGROUND in header:  # DeepEthogram has columns of classes only
-        raise ValueError(f"no column of 0 and 1: {first_names([header[place] for place in others])}")
+        names = first_names([header[place] for place in others])
+        raise ValueError(f"columns with other values than 0, 1 and -1: {names}")
     if not any(header[place] != BACKGROUND for place in classes):
-        raise ValueError(f"no column of 0 and 1 at its end (columns: {first_names(header)})")
+        where = f"for {first_names(sorted(stated))}" if stated else "at its end"
+        raise ValueError(f"no column of 0 and 1 {where} (columns: {first_names(header)})")
     for name in sorted(stated - {header[place] for place in classes}):
         left_out[f"class without a column of 0 and 1 '{shown(name)}'"] += 1
     for place in places:
         name = header[place]
-        is_known = name.lower().endswith(POSE) or name.lower().startswith(COUNTS) or name in stated
-        if (
-            place in classes
-            or is_known
-            or name.startswith(PROBABILITY)
-            or (is_simba and not is_binary[place])
-        ):
+        is_known = name.lower().endswith(POSE) or name.lower().startswith(COUNTS)
+        is_known = is_known or name.startswith(PROBABILITY) or name in stated
+        if place in classes or is_known or (is_simba and not is_binary[place]):
             continue  # features of a table of SimBA are no records, unless they may be classes
         kind = "column that is no class" if is_binary[place] else "column of other values than 0 and 1"
         kind = "column of a region" if is_simba and REGION.search(name) else kind
@@ -188,7 +186,8 @@ def _project_classes(path: Path) -> set[str]:
         parser.read_string(config.read_text(encoding="utf-8-sig"))
         settings = parser.items(CONFIG_SECTION)
     except ConfigParserError as error:
-        raise ValueError(f"{config} cannot be read: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{config} cannot be read: {reason}") from error
     return {value.strip() for key, value in settings if key.startswith(CONFIG_CLASS) and value.strip()}
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from everest.annotations.bout import Bout
 from everest.annotations.formats import read_annotations, recognize, write_annotations
+from everest.annotations.matching import VideoFinder
+from everest.annotations.records import LeftOut
 from everest.errors import DataError
 
 EAF = """\
@@ -16,9 +18,10 @@ EAF = """\
     xsi:noNamespaceSchemaLocation="http://www.mpi.nl/tools/elan/EAFv3.0.xsd">
     <LICENSE LICENSE_URL=""/>
     <HEADER MEDIA_FILE="" TIME_UNITS="milliseconds">
+        <MEDIA_DESCRIPTOR MEDIA_URL="file:///D:/my%20videos/cage1.wav" MIME_TYPE="audio/x-wav"/>
         <MEDIA_DESCRIPTOR MEDIA_URL="file:///D:/my%20videos/cage1.mp4" MIME_TYPE="video/mp4"
             RELATIVE_MEDIA_URL="./cage1.mp4" {origin}/>
-        <MEDIA_DESCRIPTOR MEDIA_URL="file:///D:/my%20videos/side.mp4" MIME_TYPE="video/mp4"/>
+        <MEDIA_DESCRIPTOR MEDIA_URL="" RELATIVE_MEDIA_URL="./side.mp4" MIME_TYPE="" TIME_ORIGIN="-900"/>
         <PROPERTY NAME="URN">urn:nl-mpi-tools-elan-eaf:7a4f0ad5-9b4b-4c3b-8a29-0d7e5b6ad0a1</PROPERTY>
         <PROPERTY NAME="lastUsedAnnotationId">5</PROPERTY>
     </HEADER>
@@ -40,6 +43,11 @@ EAF = """\
         <ANNOTATION>
             <ALIGNABLE_ANNOTATION ANNOTATION_ID="a2" TIME_SLOT_REF1="ts1" TIME_SLOT_REF2="ts3">
                 <ANNOTATION_VALUE>left wing</ANNOTATION_VALUE>
+            </ALIGNABLE_ANNOTATION>
+        </ANNOTATION>
+        <ANNOTATION>
+            <ALIGNABLE_ANNOTATION ANNOTATION_ID="a5" TIME_SLOT_REF1="ts3" TIME_SLOT_REF2="ts2">
+                <ANNOTATION_VALUE>right wing</ANNOTATION_VALUE>
             </ALIGNABLE_ANNOTATION>
         </ANNOTATION>
     </TIER>
@@ -127,15 +135,47 @@ def check_schema(root: ElementTree.Element) -> None:
 
 
 @pytest.mark.parametrize(("origin", "later"), [("", 0.0), ('TIME_ORIGIN="2000"', 2.0)])
-def test_the_tiers_without_a_parent_have_bouts(tmp_path: Path, origin: str, later: float):
+def test_all_annotations_with_times_are_bouts(tmp_path: Path, origin: str, later: float):
     file = tmp_path / "cage1.eaf"
     file.write_text(EAF.replace("{origin}", origin))
     assert recognize(file) == "elan"
+    left_out = LeftOut()
     video = "file:///D:/my%20videos/cage1.mp4"
-    assert read_annotations(file) == [
+    assert read_annotations(file, left_out=left_out) == [
         Bout(video=video, start=0.5 + later, end=1.25 + later, label="groom & rest", subject="female"),
+        Bout(video=video, start=0.5 + later, end=0.875 + later, label="left wing"),
+        Bout(video=video, start=0.875 + later, end=1.25 + later, label="right wing"),
         Bout(video=video, start=1.8 + later, end=1.8 + later, label="peck", origin="curated"),
     ]
+    assert left_out == {
+        "annotation without times of the tier 'notes'": 1,
+        "media file ./side.mp4": 1,
+        "media file file:///D:/my%20videos/cage1.wav": 1,
+    }
+
+
+def test_the_media_file_that_is_the_users_video_counts(tmp_path: Path):
+    file = tmp_path / "cage1.eaf"
+    file.write_text(EAF.replace("{origin}", ""))
+
+    def read(*names: str) -> tuple[set[str], list[tuple[float, float, str]], LeftOut]:
+        left_out = LeftOut()
+        bouts = read_annotations(file, videos=VideoFinder(map(Path, names)), left_out=left_out)
+        return (
+            {bout.video for bout in bouts},
+            [(bout.start, bout.end, bout.label) for bout in bouts],
+            left_out,
+        )
+
+    names, bouts, left_out = read("side.mp4")  # begins 0.9 s after the time 0 of ELAN
+    assert names == {"./side.mp4"}
+    assert bouts == [(0, 0.35, "groom & rest"), (0, 0.35, "right wing"), (0.9, 0.9, "peck")]
+    assert left_out["annotation before the first frame"] == 1
+    assert left_out["other media file"] == 2
+    names, bouts, left_out = read("cage1.mp4", "side.mp4")
+    assert names == {"file:///D:/my%20videos/cage1.mp4"}
+    assert len(bouts) == 4
+    assert left_out["media file ./side.mp4"] == left_out["other media file"] == 1
 
 
 @pytest.mark.parametrize(
@@ -146,6 +186,16 @@ def test_the_tiers_without_a_parent_have_bouts(tmp_path: Path, origin: str, late
         ("<ANNOTATION_DOCUMENT>", "not XML: no element found"),
         (EAF.replace("{origin}", "").replace(' TIME_VALUE="1250"', ""), "the annotation a1 has no time"),
         (EAF.replace("{origin}", "").replace('TIME_SLOT_ID="ts1"', 'TIME_SLOT_ID="t"'), "'ts1' is missing"),
+        (
+            EAF.replace("{origin}", "").replace('REF2="ts2"', 'REF2="ts3"'),
+            "tier 'behavior': the annotation a1 ",
+        ),
+        (EAF.replace("{origin}", 'TIME_ORIGIN="x"'), "a media file: invalid literal"),
+        (EAF.replace("{origin}", "").replace('"milliseconds"', '"PAL-frames"'), "its times are PAL-frames"),
+        (
+            EAF.replace("{origin}", "").replace("ALIGNABLE_", "REF_"),
+            "is read, only annotation without times of",
+        ),
         (EAF.replace("{origin}", "").replace('"1250"', '"100"'), "starts at 0.5 s and ends at 0.1 s"),
     ],
 )

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from everest.annotations.bout import ORIGINS, Bout
 from everest.annotations.formats import FORMATS, read_annotations, recognize, write_annotations
 from everest.annotations.matching import VideoFinder, VideoTimes, stem
+from everest.annotations.records import LeftOut
 from everest.errors import DataError
 
 GROOM = {"value": {"ranges": [{"start": 5, "end": 8}], "timelinelabels": ["groom"]}, "origin": "manual"}
 PECK = {"value": {"ranges": [{"start": 9, "end": 9}], "timelinelabels": ["peck"]}}
 PECK |= {"type": "timelinelabels", "origin": "prediction-changed"}
 BOX = {"value": {"sequence": [], "labels": ["bird"]}, "type": "videorectangle"}
+SOUND = {"start": 5.0, "end": 8.0, "channel": 0, "labels": ["rear"]}  # seconds
+NO_END = {"id": "q", "value": {"ranges": [{"start": 3}], "timelinelabels": ["groom"]}}
 LABEL_STUDIO = [
     {
         "annotations": [
@@ -122,6 +125,113 @@ def test_exports_of_other_programs_are_recognized_and_read(tmp_path, name, conte
     assert read_annotations(file, fps=fps) == bouts
 
 
+COPY = {"value": {"sequence": [], "timelinelabels": ["groom"]}, "type": "timelinelabels"}  # of a box
+OTHERS = [
+    {"value": {"start": 1.0, "end": 2.0, "choices": ["sure"]}, "type": "choices"},
+    {"value": {"start": 1.0, "end": 2.0, "text": ["a song"]}, "type": "textarea"},
+    {"value": {"start": 1, "end": 9, "text": "a person", "labels": ["PER"]}, "type": "labels"},  # characters
+    {
+        "value": {"start": "0", "end": "0", "startOffset": 1, "paragraphlabels": ["Q"]},
+        "type": "paragraphlabels",
+    },
+    {"from_id": "a", "to_id": "b", "type": "relation", "direction": "right"},
+    {"value": {"ranges": [{"start": 5, "end": 8}]}, "type": "timelinelabels"},
+]
+MIXED = [
+    {
+        "data": {"clip": "https://example.org/cage1.mp4?key=1"},
+        "annotations": [
+            {"completed_by": 1, "result": [PECK]},
+            {"completed_by": {"id": 2, "email": "bo@example.org"}, "result": [GROOM]},
+            {"completed_by": 1, "result": [GROOM, BOX, COPY, *OTHERS, {"value": SOUND, "type": "labels"}]},
+            {"completed_by": 3},
+        ],
+        "predictions": [{"result": [PECK]}],
+        "drafts": [{"result": []}],
+    },
+    {"data": {"text": "x"}, "annotations": [{"result": OTHERS[:1]}]},
+    {"data": {"video": "cage2.mp4"}},
+]
+MIXED_LEFT_OUT = {
+    **{"box": 2, "region of the kind choices": 2, "region of the kind textarea": 1, "draft": 1},
+    **{
+        "region of the kind labels": 1,
+        "region of the kind paragraphlabels": 1,
+        "region of the kind relation": 1,
+    },
+    **{"region of time without a class": 1, "earlier annotation of an annotator": 1},
+    **{"prediction of an annotated task": 1, "task without a region": 1},
+}
+REGIONS = "Cage Animal_1 Nose in zone,Zone_1_Animal_2_facing"
+ZONES = SIMBA.replace("groom", f"light,{REGIONS},groom").replace(",0,0\n", ",1,1.0,1,0,0\n")
+ZONES = ZONES.replace(",1,0\n", ",1,0.0,0,1,0\n").replace(",1,1\n", ",0,0,0,1,1\n")
+ZONES_LEFT_OUT = {f"column of a region '{name}'": 1 for name in REGIONS.split(",")}
+ZONES_LEFT_OUT |= {"column that is no class 'light'": 1}
+NOTES = (
+    "frame,time,groom,peck\n0,0.5,0,0\n1,1.5,1,0\n2,2.5,1,1\n",
+    {"column of other values than 0 and 1 'time'": 1},
+)
+NO_CUES = {"block NOTE": 1, "block STYLE": 1, "cue without a text": 1}
+VIDEO = "https://example.org/cage1.mp4?key=1"
+MINIMAL_OF_TWO = {"video": "cage1.mp4", "annotator": 7, "sound": [SOUND], "how": {"choices": ["a"]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "bouts", "left_out"),
+    [
+        (
+            "tasks.json",
+            MIXED,
+            [
+                *(bout(0.25, 0.5, "groom", video=VIDEO), bout(5, 8, "rear", video=VIDEO)),
+                bout(0.25, 0.5, "groom", video=VIDEO),
+            ],
+            MIXED_LEFT_OUT,
+        ),
+        ("min.json", [MINIMAL_OF_TWO], [bout(5, 8, "rear")], {"region of the kind choices": 1}),
+        (
+            "list.json",
+            [{"video": "cage1.mp4", "label": label, "start": 5, "end": "8"} for label in ("rear", "")],
+            [bout(5, 8, "rear")],
+            {"region of time without a class": 1},
+        ),
+        ("net.json", ACTIVITYNET, [cage(0.25, 0.5, "groom")], {"video without annotations (testing)": 1}),
+        ("cage1.csv", ZONES, FRAMES_OF_TWO, ZONES_LEFT_OUT),
+        ("cage1.csv", NOTES[0], FRAMES_OF_TWO, NOTES[1]),
+        ("cage1.vtt", VTT + "\n00:05.000 --> 00:06.000\n<c></c>\n", CUES, NO_CUES),
+    ],
+)
+def test_what_is_no_bout_is_counted(
+    tmp_path: Path, name: str, content: Any, bouts: list[Bout], left_out: dict
+):
+    counted = LeftOut()
+    assert read_annotations(written(tmp_path, name, content), fps=16, left_out=counted) == bouts
+    assert counted == left_out
+
+
+def test_annotators_of_a_task_are_told_apart(tmp_path: Path):
+    file = written(tmp_path, "tasks.json", MIXED)
+    assert [each.observer for each in read_annotations(file, fps=16)] == ["1", "1", "bo@example.org"]
+    (first, second, *others) = MIXED[0]["annotations"]
+    with_truth = MIXED[0] | {"annotations": [first, second | {"ground_truth": True}, *others]}
+    file = written(tmp_path, "tasks.json", [with_truth])
+    assert [each.observer for each in read_annotations(file, fps=16)] == ["bo@example.org"]
+
+
+def test_the_project_of_simba_names_the_classes(tmp_path: Path):
+    folder = tmp_path / "csv" / "targets_inserted"
+    folder.mkdir(parents=True)
+    table = written(folder, "cage1.csv", ZONES)
+    settings = (
+        "[SML settings]\nno_targets = 2\ntarget_name_1 = peck\ntarget_name_2 = Zone_1_Animal_2_facing\n"
+    )
+    written(tmp_path, "project_config.ini", settings + "model_path_1 = 100%\n")
+    assert {each.label for each in read_annotations(table, fps=16)} == {"peck", "Zone_1_Animal_2_facing"}
+    written(tmp_path, "project_config.ini", "peck")
+    with pytest.raises(DataError, match=r"project_config\.ini cannot be read: "):
+        read_annotations(table, fps=16)
+
+
 def test_frames_have_the_times_of_the_video(tmp_path: Path, clip_files: Path):
     (tmp_path / "cage1.mp4").symlink_to(clip_files / "clip0.mp4")  # 32 frames, 16 a second
     table = written(tmp_path, "cage1_labels.csv", DEEPETHOGRAM.replace("0,1,0,0\n", "0,1,0,0\n" * 29))
@@ -153,9 +263,38 @@ def of_segment(segment: list) -> dict:
         ("a.csv", f"{HEADER}\na.mp4,2,1,run\n", "line 2: the bout 'run' of a.mp4 starts at 2.0 s and ends "),
         ("a.csv", f"{HEADER}\na.mp4,0,1,sit\n,1,2,sit\n", "line 3: it names no video"),
         ("a.csv", f"{HEADER},origin\na.mp4,0,1,run,me\n", "line 2: the origin is 'me' and not one of"),
-        ("a.json", [{"annotations": [], "data": {"text": "x"}}], "task 1 names no video"),
+        (
+            "a.json",
+            [{"annotations": [{"result": [GROOM]}], "data": {"text": "x"}}],
+            "the task names no video",
+        ),
+        (
+            "a.json",
+            [{"video": "a", "x": [GROOM]}, {"video": "b", "y": [NO_END]}],
+            "task 2: region q: 'end' is",
+        ),
+        ("a.json", [{"video": "a", "label": "run", "start": 1}], "task 1: 'end' is missing"),
+        (
+            "a.json",
+            [{"video": "a", "x": [SOUND | {"start": None}]}],
+            "task 1: region 1: unexpected structure",
+        ),
+        ("a.json", [{"annotations": [{"result": [BOX]}]}], "no bout that is read, only box (1)"),
+        ("a.json", [{"video": "a", "act": "run"}], "no bout that is read, only task with act only (1)"),
+        (
+            "a.json",
+            {"database": {"x": {"subset": "testing"}}},
+            "only video without annotations (testing) (1)",
+        ),
+        ("a.vtt", "WEBVTT\n\nNOTE x\n", "no bout that is read, only block NOTE (1)"),
+        ("a.srt", f"{SRT_CUE[:-4]}", "no bout that is read, only cue without a text (1)"),
+        (
+            "a.csv",
+            ",background,run,sit\n0,1,0,0\n1,0,0,2\n",
+            "columns with other values than 0, 1 and -1: sit",
+        ),
         ("a.json", [{"video": "a.mp4", "x": [{"timelinelabels": ["a"], "ranges": []}]}], "set --fps to the"),
-        ("a.json", {"database": {"x": {"annotations": [{"label": "a"}]}}}, "'segment' is missing"),
+        ("a.json", {"database": {"x": {"annotations": [{"label": "a"}]}}}, "video 'x': 'segment' is "),
         ("a.vtt", "WEBVTT\n\n1 --> 2\nrun\n", "line 3: '1 --> 2' has no times such as"),
         ("a.tsv", "video\tstart\tend\tlabel\na\t1,5\t2\trun\n", "line 2: '1,5' is no number; write decimals"),
         ("a.srt", "a story", "line 1: 'a story' has no times"),
@@ -164,11 +303,15 @@ def of_segment(segment: list) -> dict:
         ("a.vtt", "WEBVTT\nKind: x\nKey: y\n" + SRT_CUE, "line 5: '00:00:01,000 --> 00:00:02,000'"),
         ("a.srt", SRT_CUE.replace("01,000 -->", "01,000 --> " + "9" * 400), "line 2: "),
         ("a.eaf", "<html></html>", "its first element is <html>, and not <ANNOTATION_DOCUMENT>"),
-        ("a.csv", ",background,run\n0,1,x\n", "no column of 0 and 1"),
+        ("a.csv", "frame,run\n0,x\n", "no column of 0 and 1 at its end (columns: frame, run)"),
         ("a.boris", "[1, 2", "cannot be read as boris: damaged JSON: Expecting"),
         ("a.json", of_segment([0, 10**400]), "too large"),
         ("a.json", of_segment([0]), STRUCTURE),
-        ("a.json", [{"video": "a", "x": [{"timelinelabels": "a", "ranges": []}]}], "task 1: timelinelabels"),
+        (
+            "a.json",
+            [{"video": "a", "x": [{"timelinelabels": "a", "ranges": []}]}],
+            "region 1: timelinelabels",
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, name: str, content: Any, message: str):
